@@ -1,0 +1,60 @@
+const sizeUnits: Record<string, number> = {
+  B: 1,
+  K: 1024,
+  KB: 1000,
+  KiB: 1024,
+  M: 1024 ** 2,
+  MB: 1000 ** 2,
+  MiB: 1024 ** 2,
+  G: 1024 ** 3,
+  GB: 1000 ** 3,
+  GiB: 1024 ** 3,
+  T: 1024 ** 4,
+  TB: 1000 ** 4,
+  TiB: 1024 ** 4,
+}
+const durationUnits: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+
+/** Bytes from `20GiB`, `512MB`, `1.5G` or a plain number of bytes; undefined when it is none. */
+export function parseSize(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)?$/.exec(text.trim())
+  if (!match) return undefined
+  const unit = match[2] === undefined ? 1 : sizeUnits[match[2]]
+  return unit === undefined ? undefined : Math.round(Number(match[1]) * unit)
+}
+
+/** Milliseconds from `10s`, `1h30m`, `250ms`, `7d`, or `0`; undefined when it is none. A bare number other than 0 has no unit and is none. */
+export function parseDuration(text: string): number | undefined {
+  const trimmed = text.trim()
+  if (trimmed === '0') return 0
+  if (!/^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+$/.test(trimmed)) return undefined
+  let total = 0
+  for (const [, amount, unit] of trimmed.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g))
+    total += Number(amount) * durationUnits[unit!]!
+  return Math.round(total)
+}
+
+/** `1.4 GB`: bytes for a person, in powers of 1000 as disks and networks are sold. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB']
+  let value = bytes
+  let unit = 0
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000
+    unit += 1
+  }
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`
+}
+
+/** `3 h 12 min`, `45 s`, `320 ms`: a duration for a person. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`
+  const seconds = ms / 1000
+  if (seconds < 10) return `${seconds.toFixed(1)} s`
+  if (seconds < 60) return `${Math.round(seconds)} s`
+  const minutes = Math.floor(seconds / 60)
+  if (minutes < 60) return `${minutes} min`
+  const hours = Math.floor(minutes / 60)
+  if (hours < 48) return minutes % 60 === 0 ? `${hours} h` : `${hours} h ${minutes % 60} min`
+  return `${Math.floor(hours / 24)} d`
+}

@@ -1,0 +1,39 @@
+/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two of the field's own for what it leaves open. */
+export type OciErrorCode =
+  | 'BLOB_UNKNOWN'
+  | 'BLOB_UPLOAD_INVALID'
+  | 'BLOB_UPLOAD_UNKNOWN'
+  | 'DIGEST_INVALID'
+  | 'MANIFEST_BLOB_UNKNOWN'
+  | 'MANIFEST_INVALID'
+  | 'MANIFEST_UNKNOWN'
+  | 'NAME_INVALID'
+  | 'NAME_UNKNOWN'
+  | 'SIZE_INVALID'
+  | 'UNAUTHORIZED'
+  | 'DENIED'
+  | 'UNSUPPORTED'
+  | 'TOOMANYREQUESTS'
+  | 'UNAVAILABLE'
+  | 'UNKNOWN'
+
+/** A failure that the client is told about, as an HTTP status and the specification's JSON body. */
+export class OciError extends Error {
+  override name = 'OciError'
+  readonly code: OciErrorCode
+  readonly status: number
+  /** Extra response headers, lower-case names (`retry-after`, `content-range` …). */
+  readonly headers: Readonly<Record<string, string>>
+
+  constructor(code: OciErrorCode, status: number, message: string, headers: Record<string, string> = {}) {
+    super(message)
+    this.code = code
+    this.status = status
+    this.headers = headers
+  }
+
+  /** The body: `{"errors":[{"code","message"}]}`. */
+  body(): string {
+    return JSON.stringify({ errors: [{ code: this.code, message: this.message }] })
+  }
+}

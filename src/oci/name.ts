@@ -1,0 +1,40 @@
+const component = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/
+const tag = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
+const hostLabel = /^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$/
+
+/** Longest repository name accepted: with its registry it must fit the 255 characters clients allow. */
+const longestName = 255
+
+/**
+ * Whether the text is a repository name.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
+ */
+export function isRepositoryName(text: string): boolean {
+  return text.length > 0 && text.length <= longestName && text.split('/').every((part) => component.test(part))
+}
+
+export function isTag(text: string): boolean {
+  return tag.test(text)
+}
+
+/**
+ * A registry's `host` or `host:port` in lower case, or undefined: DNS names, IPv4 and bracketed IPv6 literals, no scheme,
+ * no user info, no path.
+ */
+export function parseRegistryHost(text: string): string | undefined {
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:[\]/@?#%\s]+)(?::(\d{1,5}))?$/.exec(text)
+  if (!match || text.length > 255) return undefined
+  const [, host, port] = match
+  if (port !== undefined && (Number(port) < 1 || Number(port) > 65_535)) return undefined
+  if (!host!.startsWith('[') && !host!.split('.').every((label) => label.length <= 63 && hostLabel.test(label)))
+    return undefined
+  return text.toLowerCase()
+}
+
+/**
+ * Whether a first path segment names a registry rather than a part of a repository: it has a dot or a port, or is
+ * `localhost`. The rule of every client's reference parser.
+ */
+export function looksLikeRegistry(segment: string): boolean {
+  return segment === 'localhost' || segment.includes('.') || segment.includes(':')
+}

@@ -1,0 +1,150 @@
+import { parseDigest, type Digest } from './digest.ts'
+import { OciError } from './errors.ts'
+import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from './name.ts'
+import { parseReference, type Reference } from './reference.ts'
+
+/** A repository as the request names it. `registry` is undefined when nothing in the request names one. */
+export interface Repository {
+  readonly registry: string | undefined
+  readonly name: string
+  /** Whether the registry was named by `?ns=`, as clients do that were configured to mirror any registry. */
+  readonly byNamespace: boolean
+}
+
+/** A registry request's URL, read once. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints */
+export type Route =
+  | { readonly kind: 'base' }
+  | { readonly kind: 'catalog'; readonly registry: string | undefined; readonly page: Page }
+  | ({ readonly kind: 'manifest'; readonly reference: Reference } & Repository)
+  | ({ readonly kind: 'blob'; readonly digest: Digest } & Repository)
+  | ({ readonly kind: 'tags'; readonly page: Page } & Repository)
+  | ({ readonly kind: 'referrers'; readonly digest: Digest; readonly artifactType: string | undefined } & Repository)
+  | ({ readonly kind: 'uploads' } & Repository)
+  | ({ readonly kind: 'upload'; readonly id: string } & Repository)
+
+/** The paging parameters of a listing, as they came: the listing decides what they mean. */
+export interface Page {
+  readonly n: string | undefined
+  readonly last: string | undefined
+}
+
+/**
+ * How a listener's repositories are addressed. `proxy` reads the five shapes that name an upstream (`?ns=`, a first segment
+ * that is a registry, `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
+ */
+export type Addressing = 'proxy' | 'plain'
+
+/**
+ * Reads a request target (`/v2/…?…`). Throws an OciError: 404 for what is no registry path, 400 for a bad name, digest or `ns`.
+ */
+export function parseRoute(target: string, addressing: Addressing): Route {
+  const mark = target.indexOf('?')
+  const query = mark === -1 ? undefined : new URLSearchParams(target.slice(mark + 1))
+  const segments = (mark === -1 ? target : target.slice(0, mark)).split('/').map(decodeSegment)
+  if (segments[0] !== '') throw notFound()
+
+  let prefix: string | undefined
+  let at = 1
+  if (addressing === 'proxy' && segments[1] !== 'v2' && segments[2] === 'v2') {
+    prefix = registryOf(segments[1]!)
+    at = 2
+  }
+  if (segments[at] !== 'v2') throw notFound()
+  const path = segments.slice(at + 1)
+  const ns = namespaceOf(query)
+  const named = ns ?? prefix
+  if (path.length === 0 || (path.length === 1 && path[0] === '')) return { kind: 'base' }
+  if (path.length === 1 && path[0] === '_catalog') return { kind: 'catalog', registry: named, page: pageOf(query) }
+
+  const repository = (end: number): Repository =>
+    addressing === 'plain'
+      ? { registry: undefined, name: checkedName(path.slice(0, end)), byNamespace: false }
+      : proxiedRepository(path.slice(0, end), named, ns !== undefined)
+  const last = path.length - 1
+  const [before, leaf] = [path[last - 1], path[last]!]
+
+  if (before === 'manifests') return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf) }
+  if (before === 'blobs' && leaf !== 'uploads')
+    return { kind: 'blob', ...repository(last - 1), digest: digestOrThrow(leaf) }
+  if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: pageOf(query) }
+  if (before === 'referrers') {
+    const artifactType = query?.get('artifactType') ?? undefined
+    return { kind: 'referrers', ...repository(last - 1), digest: digestOrThrow(leaf), artifactType }
+  }
+  if (before === 'blobs') return { kind: 'uploads', ...repository(last - 1) }
+  if (path[last - 2] === 'blobs' && before === 'uploads') {
+    return leaf === ''
+      ? { kind: 'uploads', ...repository(last - 2) }
+      : { kind: 'upload', ...repository(last - 2), id: leaf }
+  }
+  throw notFound()
+}
+
+/** `ns` wins over everything; then `upstream/<registry>/`; then a first segment that looks like a registry. */
+function proxiedRepository(path: string[], named: string | undefined, byNamespace: boolean): Repository {
+  if (named !== undefined) {
+    const rest =
+      path[0] === 'upstream' && path[1]?.toLowerCase() === named
+        ? path.slice(2)
+        : path[0]?.toLowerCase() === named
+          ? path.slice(1)
+          : path
+    return { registry: named, name: checkedName(rest.length === 0 ? path : rest), byNamespace }
+  }
+  if (path[0] === 'upstream' && path.length > 2 && looksLikeRegistry(path[1]!)) {
+    return { registry: registryOf(path[1]!), name: checkedName(path.slice(2)), byNamespace }
+  }
+  if (path.length > 1 && looksLikeRegistry(path[0]!)) {
+    return { registry: registryOf(path[0]!), name: checkedName(path.slice(1)), byNamespace }
+  }
+  return { registry: undefined, name: checkedName(path), byNamespace }
+}
+
+function namespaceOf(query: URLSearchParams | undefined): string | undefined {
+  const values = query?.getAll('ns') ?? []
+  if (values.length > 1) throw new OciError('NAME_INVALID', 400, 'The query parameter ns is given more than once.')
+  return values[0] === undefined || values[0] === '' ? undefined : registryOf(values[0])
+}
+
+function registryOf(text: string): string {
+  const host = parseRegistryHost(text)
+  if (host === undefined)
+    throw new OciError('NAME_INVALID', 400, 'The registry is not a host name with an optional port.')
+  // Docker Hub's other names mean the same registry.
+  return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+}
+
+function checkedName(path: string[]): string {
+  const name = path.join('/')
+  if (!isRepositoryName(name)) throw new OciError('NAME_INVALID', 400, 'The repository name is not valid.')
+  return name
+}
+
+function referenceOf(text: string): Reference {
+  const reference = parseReference(text)
+  if (reference) return reference
+  if (text.includes(':')) throw invalidDigest()
+  throw new OciError('MANIFEST_INVALID', 400, 'The reference is neither a tag nor a digest.')
+}
+
+function digestOrThrow(text: string): Digest {
+  const digest = parseDigest(text)
+  if (!digest) throw invalidDigest()
+  return digest
+}
+
+function pageOf(query: URLSearchParams | undefined): Page {
+  return { n: query?.get('n') ?? undefined, last: query?.get('last') ?? undefined }
+}
+
+function decodeSegment(segment: string): string {
+  if (!segment.includes('%')) return segment
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    throw new OciError('NAME_INVALID', 400, 'The path is not valid percent-encoded UTF-8.')
+  }
+}
+
+const invalidDigest = () => new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
+const notFound = () => new OciError('UNKNOWN', 404, 'There is nothing at this path; a registry answers below /v2/.')

@@ -1,0 +1,3 @@
+export interface Download {
+  x: 1
+}

@@ -1,0 +1,99 @@
+/**
+ * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
+ *
+ * GET  /healthz            {"status":"ok"}
+ * GET  /metrics            Prometheus text
+ * GET  /api/status         StatusReport
+ * POST /api/cache/rm       RemoveRequest → RemovalReport
+ * POST /api/cache/prune    PruneRequest → RemovalReport
+ * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
+ * POST /api/stop           202, then the server drains and ends
+ *
+ * GET from loopback needs no token; everything else needs `Authorization: Bearer <token>`.
+ */
+export interface StatusReport {
+  version: string
+  running: true
+  runtime: 'process' | 'container'
+  pid: number
+  /** ISO 8601. */
+  startedAt: string
+  uptimeSeconds: number
+  /** ISO 8601: totals are counted since then, across restarts. */
+  since: string
+  endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
+  cache: CacheCounters
+  upstreams: Record<string, UpstreamReport>
+  storage: { path: string; bytes: number; maxBytes: number; blobs: number; manifests: number; pushedBytes: number }
+  refusedHosts: Record<string, number>
+  images: ImageReport[]
+}
+
+export interface CacheCounters {
+  requests: number
+  hits: number
+  misses: number
+  collapsed: number
+  revalidated: number
+  staleServed: number
+  errors: number
+  digestMismatches: number
+  hitRatio: number
+  bytesServed: number
+  bytesFromUpstream: number
+  bytesSaved: number
+}
+
+export interface UpstreamReport {
+  hits: number
+  misses: number
+  bytesFromUpstream: number
+  state: 'ok' | 'failing' | 'open'
+  rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
+}
+
+export interface ImageReport {
+  /** `docker.io/library/alpine:3.20`, or with `@sha256:…` when only ever asked for by digest. */
+  name: string
+  digest: string
+  /** Bytes of it that are held. */
+  bytes: number
+  pulls: number
+  /** ISO 8601; absent when never pulled. */
+  lastPulled?: string
+  /** ISO 8601: when the upstream last confirmed the tag. */
+  checkedAt?: string
+}
+
+export interface RemoveRequest {
+  /** Image names as `cache ls` prints them, repositories (`docker.io/library/alpine`), or digests. */
+  names: string[]
+  dryRun: boolean
+}
+
+export interface PruneRequest {
+  dryRun: boolean
+}
+
+export interface RemovalReport {
+  /** Names of images that went. */
+  images: string[]
+  blobs: number
+  bytes: number
+  /** Names that matched nothing. */
+  unknown: string[]
+}
+
+export interface VerifyRequest {
+  /** Move damaged content aside so that it is fetched again; false only reports. */
+  quarantine: boolean
+}
+
+export interface VerifyProgress {
+  checked: number
+  total: number
+  checkedBytes: number
+  totalBytes: number
+  damaged: string[]
+  done: boolean
+}

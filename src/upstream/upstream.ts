@@ -1,0 +1,125 @@
+import type { Digest } from '../oci/digest.ts'
+import type { Page } from '../oci/route.ts'
+import type { Reference } from '../oci/reference.ts'
+
+/** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
+export type Access = 'credentialed' | 'anonymous'
+
+export interface AskOptions {
+  readonly access: Access
+  /** Ends the attempt; not tied to a client, for a fetch serves many. */
+  readonly signal?: AbortSignal
+}
+
+/** One registry out there. Every call throws an `UpstreamError` and nothing else for what the upstream did or failed to do. */
+export interface Upstream {
+  /** The name clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
+  readonly host: string
+  /** Whose word a call with this access would bring: `anonymous`, or a stable name of the credential's owner. */
+  identity(access: Access): Promise<string>
+  /** HEAD of a manifest: costs no quota. */
+  resolve(name: string, reference: Reference, options: AskOptions): Promise<ManifestHead>
+  /** GET of a manifest, at most 4 MiB; the bytes are as the upstream sent them and not yet checked against anything. */
+  manifest(name: string, reference: Reference, options: AskOptions): Promise<FetchedManifest>
+  /** HEAD of a blob. */
+  statBlob(name: string, digest: Digest, options: AskOptions): Promise<BlobHead>
+  /** GET of a blob from byte `from` on. */
+  blob(name: string, digest: Digest, options: AskOptions & BlobOptions): Promise<FetchedBlob>
+  /** The tags list, as the upstream sends it. */
+  tags(name: string, page: Page, options: AskOptions): Promise<FetchedList>
+  /** The referrers list; `undefined` when the upstream knows no such endpoint (404). */
+  referrers(
+    name: string,
+    digest: Digest,
+    artifactType: string | undefined,
+    options: AskOptions,
+  ): Promise<FetchedList | undefined>
+  health(): UpstreamHealth
+}
+
+export interface BlobOptions {
+  /** First byte wanted. */
+  readonly from: number
+  /** What the descriptor says, when known: tells a content-encoded answer from a plain one. */
+  readonly expectedSize?: number | undefined
+}
+
+export interface ManifestHead {
+  /** What the upstream says; never used as a key before content proved it. */
+  readonly digest: Digest | undefined
+  readonly mediaType: string
+  /** Bytes, when the upstream says. */
+  readonly size: number | undefined
+  readonly identity: string
+}
+
+export interface FetchedManifest {
+  readonly mediaType: string
+  readonly bytes: Uint8Array<ArrayBuffer>
+  readonly identity: string
+}
+
+export interface BlobHead {
+  readonly size: number | undefined
+  readonly identity: string
+}
+
+export interface FetchedBlob {
+  /** Bytes of the whole blob, when the upstream says. */
+  readonly size: number | undefined
+  readonly identity: string
+  /** Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut. */
+  readonly body: AsyncIterable<Uint8Array>
+}
+
+export interface FetchedList {
+  readonly contentType: string
+  readonly bytes: Uint8Array<ArrayBuffer>
+  /** The `Link` header's target, with its query only. */
+  readonly next: string | undefined
+  /** `OCI-Filters-Applied`. */
+  readonly filtersApplied: string | undefined
+}
+
+export interface UpstreamHealth {
+  readonly state: 'ok' | 'failing' | 'open'
+  readonly rateLimit: RateLimit | undefined
+}
+
+/** Docker Hub's `ratelimit-*` headers. */
+export interface RateLimit {
+  readonly limit: number
+  readonly remaining: number
+  readonly windowSeconds: number
+  /** `docker-ratelimit-source`: whom the quota belongs to. */
+  readonly source: string | undefined
+  /** Wall clock ms. */
+  readonly at: number
+}
+
+/**
+ * `absent` 404 · `denied` 401/403 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
+ * `invalid` answered with something that cannot be used (too large, wrong bytes, untrusted redirect).
+ */
+export type UpstreamFailure = 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid'
+
+export class UpstreamError extends Error {
+  override name = 'UpstreamError'
+  readonly failure: UpstreamFailure
+  /** The upstream's own status, or what to answer when it gave none (502, 503, 504). */
+  readonly status: number
+  /** With `limited`, and with `unavailable` while a circuit is open. */
+  readonly retryAfterSeconds: number | undefined
+
+  constructor(
+    failure: UpstreamFailure,
+    status: number,
+    message: string,
+    options: { retryAfterSeconds?: number | undefined; cause?: unknown } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.failure = failure
+    this.status = status
+    this.retryAfterSeconds = options.retryAfterSeconds
+  }
+}
