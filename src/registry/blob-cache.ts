@@ -1,0 +1,175 @@
+import type { Logger } from '../lib/logger.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
+import type { RefStore } from '../store/ref-store.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import type { Download } from './download.ts'
+import { Downloads, type RunningDownload } from './downloads.ts'
+import type { Place } from './place.ts'
+import type { BlobAnswer } from './registry.ts'
+import { provenanceOf } from './provenance.ts'
+import type { Stats } from './stats.ts'
+import { betterIdentity, findWord, type Word } from './word.ts'
+
+/** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
+export class BlobCache {
+  readonly downloads = new Downloads()
+  readonly #ending = new AbortController()
+  readonly #blobs: BlobStore
+  readonly #refs: RefStore
+  readonly #stats: Stats
+  readonly #runningTime: () => number
+  readonly #makeRoom: (bytes: number) => Promise<void>
+  readonly #onStored: () => void
+  readonly #logger: Logger
+
+  constructor(deps: {
+    blobs: BlobStore
+    refs: RefStore
+    stats: Stats
+    runningTime: () => number
+    makeRoom: (bytes: number) => Promise<void>
+    onStored: () => void
+    logger: Logger
+  }) {
+    this.#blobs = deps.blobs
+    this.#refs = deps.refs
+    this.#stats = deps.stats
+    this.#runningTime = deps.runningTime
+    this.#makeRoom = deps.makeRoom
+    this.#onStored = deps.onStored
+    this.#logger = deps.logger
+  }
+
+  /** Throws the upstream's UpstreamError. */
+  async get(place: Place, digest: Digest): Promise<BlobAnswer> {
+    for (;;) {
+      const ended = this.downloads.ended
+      const word = findWord(place.record(), digest, place.identity)
+      if (word) {
+        const blob = await this.#blobs.open(digest, word.size)
+        if (blob) return this.#held(place, blob, 'hit')
+        // A fetch that ended while the disk was asked has put it there.
+        if (this.downloads.ended !== ended) continue
+      } else if ((await this.#blobs.stat(digest)) !== undefined) {
+        return this.#vouched(place, digest)
+      }
+      if (place.caller.head) return this.#told(place, digest)
+      const running = this.downloads.get(digest)
+      if (running) return this.#join(place, running, word)
+      if (this.downloads.ended !== ended) continue
+      const download = this.#start(place, digest, word)
+      return this.#arriving(place, download, 'miss')
+    }
+  }
+
+  /** Ends the fetches under way: what they got so far is fetched again. */
+  async close(): Promise<void> {
+    this.#ending.abort(new UpstreamError('unavailable', 503, 'The mirror is stopping.'))
+    await this.downloads.settle()
+  }
+
+  /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
+  async #vouched(place: Place, digest: Digest): Promise<BlobAnswer> {
+    const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
+    const blob = await this.#blobs.open(digest, head.size)
+    if (blob) {
+      this.#learn(place, digest, blob.size, head.identity)
+      return this.#held(place, blob, 'revalidated')
+    }
+    if (place.caller.head) return this.#passed(place, digest, head.size)
+    const running = this.downloads.get(digest)
+    return this.#arriving(
+      place,
+      running?.download ?? this.#start(place, digest, undefined),
+      running ? 'collapsed' : 'miss',
+    )
+  }
+
+  /** A second repository that joins a running fetch needs its own word. */
+  async #join(place: Place, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
+    const { origin, download } = running
+    const same = origin.host === place.host && origin.name === place.name && origin.access === place.caller.access
+    if (!word && !same) {
+      const head = await place.upstream.statBlob(place.name, download.digest, { access: place.caller.access })
+      if (head.size !== undefined) this.#learn(place, download.digest, head.size, head.identity)
+      if (!download.canFollowFrom(0)) return this.get(place, download.digest)
+    }
+    return this.#arriving(place, download, 'collapsed')
+  }
+
+  async #told(place: Place, digest: Digest): Promise<BlobAnswer> {
+    const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
+    return this.#passed(place, digest, head.size)
+  }
+
+  #start(place: Place, digest: Digest, word: Word | undefined): Download {
+    const { access } = place.caller
+    const expectedSize = word?.size
+    const { signal } = this.#ending
+    const download = this.downloads.start(
+      { host: place.host, name: place.name, access },
+      {
+        digest,
+        expectedSize,
+        open: (from) => place.upstream.blob(place.name, digest, { access, from, expectedSize, signal }),
+        signal,
+        store: this.#blobs,
+        makeRoom: this.#makeRoom,
+        onBytes: (bytes) => this.#stats.fetched(place.host, bytes),
+        onMismatch: () => this.#stats.mismatched(),
+        logger: this.#logger,
+      },
+    )
+    void this.#follow(place, download)
+    return download
+  }
+
+  /** Files what a finished download taught. */
+  async #follow(place: Place, download: Download): Promise<void> {
+    const stored = await download.settled
+    if (!stored) return
+    const { identity } = await download.started
+    if (download.size !== undefined) this.#learn(place, download.digest, download.size, identity)
+    this.#onStored()
+  }
+
+  async #arriving(place: Place, download: Download, outcome: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+    await download.started
+    return {
+      digest: download.digest,
+      size: download.size,
+      body: { kind: 'arriving', download },
+      provenance: provenanceOf(place.host, outcome),
+    }
+  }
+
+  #held(place: Place, blob: OpenBlob, outcome: 'hit' | 'revalidated'): BlobAnswer {
+    const own = place.record()?.blobs.get(blob.digest)
+    if (own && !place.caller.head) own.usedAt = this.#runningTime()
+    return {
+      digest: blob.digest,
+      size: blob.size,
+      body: { kind: 'stored', blob },
+      provenance: provenanceOf(place.host, outcome),
+    }
+  }
+
+  #passed(place: Place, digest: Digest, size: number | undefined): BlobAnswer {
+    return { digest, size, body: { kind: 'none' }, provenance: provenanceOf(place.host, 'passed') }
+  }
+
+  /** Notes the upstream's word about a blob that no manifest of the repository names yet. */
+  #learn(place: Place, digest: Digest, size: number, identity: string): void {
+    const known = findWord(place.record(), digest, identity)
+    if (known?.size === size) return
+    const record = place.ensure()
+    const before = record.blobs.get(digest)
+    record.blobs.set(digest, {
+      size,
+      identity: betterIdentity(before?.identity, identity),
+      usedAt: this.#runningTime(),
+    })
+    this.#refs.touch(record)
+  }
+}

@@ -1,0 +1,127 @@
+import { LRUCache } from 'lru-cache'
+import { OciError } from '../oci/errors.ts'
+import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
+import { referenceText, type Reference } from '../oci/reference.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import { anonymousIdentity, type ManifestRecord, type RefStore } from '../store/ref-store.ts'
+import { UpstreamError, type FetchedManifest } from '../upstream/upstream.ts'
+import { outlineManifest, type ManifestOutline } from './manifest-links.ts'
+import { placeKey, type Place } from './place.ts'
+import { SingleFlight } from './single-flight.ts'
+import type { Stats } from './stats.ts'
+import { betterIdentity } from './word.ts'
+
+/** A manifest that we hold. */
+export interface HeldManifest {
+  readonly digest: Digest
+  readonly mediaType: string
+  readonly bytes: Uint8Array<ArrayBuffer>
+}
+
+/** 4 MiB: what the specification asks registries to take, and all that clients read (decision D4). */
+export const manifestLimit = 4 * 1024 * 1024
+const memoryBytes = 32 * 1024 * 1024
+
+/** Manifests: in memory, on disk, or fetched, checked and kept. */
+export class ManifestCache {
+  readonly #memory = new LRUCache<Digest, Uint8Array<ArrayBuffer>>({
+    maxSize: memoryBytes,
+    sizeCalculation: (bytes) => bytes.length + 256,
+  })
+  readonly #flights = new SingleFlight<HeldManifest>()
+  readonly #blobs: BlobStore
+  readonly #refs: RefStore
+  readonly #stats: Stats
+  readonly #runningTime: () => number
+  readonly #onStored: () => void
+
+  constructor(deps: {
+    blobs: BlobStore
+    refs: RefStore
+    stats: Stats
+    runningTime: () => number
+    onStored: () => void
+  }) {
+    this.#blobs = deps.blobs
+    this.#refs = deps.refs
+    this.#stats = deps.stats
+    this.#runningTime = deps.runningTime
+    this.#onStored = deps.onStored
+  }
+
+  /** The bytes of a manifest we hold; the caller has the upstream's word for it. Hashed on every load from disk (D2). */
+  async load(digest: Digest): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    const known = this.#memory.get(digest)
+    if (known) return known
+    const bytes = await this.#blobs.read(digest, manifestLimit)
+    if (bytes) this.#memory.set(digest, bytes)
+    return bytes
+  }
+
+  /** Drops the copies in memory, so that the disk is asked again. */
+  forget(): void {
+    this.#memory.clear()
+  }
+
+  /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
+  fetch(place: Place, reference: Reference): { readonly result: Promise<HeldManifest>; readonly joined: boolean } {
+    return this.#flights.run(placeKey(place, referenceText(reference)), async () => {
+      const fetched = await place.upstream.manifest(place.name, reference, { access: place.caller.access })
+      this.#stats.fetched(place.host, fetched.bytes.length)
+      return this.keep(place, reference, fetched)
+    })
+  }
+
+  /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */
+  async keep(place: Place, reference: Reference, fetched: FetchedManifest): Promise<HeldManifest> {
+    const { bytes, identity } = fetched
+    const wanted = reference.kind === 'digest' ? reference.digest : undefined
+    const digest = digestOf(bytes, wanted ? digestAlgorithm(wanted) : 'sha256')
+    if (wanted && digest !== wanted) {
+      this.#stats.mismatched()
+      throw new UpstreamError('invalid', 502, `${place.host} answered ${wanted} with a manifest of another digest.`)
+    }
+    const outline = outlineManifest(bytes, fetched.mediaType)
+    if (outline === 'schema1') {
+      throw new OciError(
+        'MANIFEST_INVALID',
+        415,
+        'The image has only a schema 1 manifest, a format that was retired and is not mirrored.',
+      )
+    }
+    if (outline === 'not-a-manifest') {
+      throw new UpstreamError('invalid', 502, `${place.host} answered with something that is not a manifest.`)
+    }
+    await this.#publish(digest, bytes)
+    this.learn(place, digest, bytes.length, identity, outline)
+    return { digest, mediaType: outline.mediaType, bytes }
+  }
+
+  /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
+  learn(place: Place, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
+    const record = place.ensure()
+    const known = record.manifests.get(digest)
+    if (known?.identity === identity || known?.identity === anonymousIdentity) return
+    const learned: ManifestRecord = {
+      mediaType: outline.mediaType,
+      size,
+      links: outline.links,
+      identity: betterIdentity(known?.identity, identity),
+      pulls: known?.pulls ?? 0,
+      lastPulled: known?.lastPulled ?? 0,
+      usedAt: this.#runningTime(),
+    }
+    record.manifests.set(digest, learned)
+    this.#refs.touch(record)
+  }
+
+  async #publish(digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#memory.set(digest, bytes)
+    try {
+      await this.#blobs.put(digest, bytes)
+    } catch {
+      return // a full disk: the client is served from memory, the next one from the upstream
+    }
+    this.#onStored()
+  }
+}

@@ -1,0 +1,66 @@
+import type { ManifestLink } from '../oci/descriptor.ts'
+import { parseDigest } from '../oci/digest.ts'
+import { bareMediaType, mediaType } from '../oci/media-types.ts'
+
+/** What a registry has to know of a manifest. Everything else in it is its clients' business. */
+export interface ManifestOutline {
+  /** The type to serve it with: the upstream's, or the manifest's own where the upstream's says nothing. */
+  readonly mediaType: string
+  readonly links: readonly ManifestLink[]
+}
+
+export type OutlineProblem = 'not-a-manifest' | 'schema1'
+
+/**
+ * Reads a manifest or index of any current kind.
+ * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
+ */
+export function outlineManifest(bytes: Uint8Array, contentType: string): ManifestOutline | OutlineProblem {
+  const json = parseObject(bytes)
+  if (!json) return 'not-a-manifest'
+  if (json['schemaVersion'] === 1 || 'fsLayers' in json) return 'schema1'
+  if (json['schemaVersion'] !== 2 && !('mediaType' in json)) return 'not-a-manifest'
+
+  const links: ManifestLink[] = []
+  const add = (kind: ManifestLink['kind'], list: unknown) => {
+    for (const entry of Array.isArray(list) ? list : []) {
+      const link = linkOf(kind, entry)
+      if (link) links.push(link)
+    }
+  }
+  add('manifest', json['manifests'])
+  add('blob', [json['config']])
+  add('blob', json['layers'])
+  add('blob', json['blobs'])
+  return { mediaType: typeOf(json, contentType), links }
+}
+
+function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
+  if (!isObject(entry)) return undefined
+  const { digest: text, size, mediaType: type } = entry
+  const digest = typeof text === 'string' ? parseDigest(text) : undefined
+  if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) return undefined
+  return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
+}
+
+/** Upstreams that store manifests as plain files send them as `application/json` or worse. */
+function typeOf(json: Record<string, unknown>, contentType: string): string {
+  const sent = bareMediaType(contentType)
+  if (sent.startsWith('application/vnd.')) return sent
+  const own = json['mediaType']
+  if (typeof own === 'string' && /^[\w.+-]+\/[\w.+-]+$/.test(own)) return own
+  return Array.isArray(json['manifests']) ? mediaType.ociIndex : mediaType.ociManifest
+}
+
+function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+    return isObject(value) ? value : undefined
+  } catch {
+    return undefined // JSON.parse and a fatal decoder throw for nothing but bad input
+  }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

@@ -1,0 +1,52 @@
+import { deferred, type Deferred } from '../lib/deferred.ts'
+
+/**
+ * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
+ * while it is full, so that a full disk slows the upstream down instead of filling the memory.
+ */
+export class Overflow {
+  readonly #limit: number
+  readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
+  #held = 0
+  #room: Deferred<void> | undefined
+  /** Whether bytes were let go that a newcomer would need. */
+  dropped = false
+
+  constructor(limit: number) {
+    this.#limit = limit
+  }
+
+  get full(): boolean {
+    return this.#held > this.#limit
+  }
+
+  /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
+  async push(start: number, bytes: Uint8Array): Promise<void> {
+    this.#chunks.push({ start, bytes })
+    this.#held += bytes.length
+    if (!this.full) return
+    this.#room ??= deferred()
+    await this.#room.promise
+  }
+
+  /** Copies bytes at the position into the buffer; how many, 0 when they are not here. */
+  read(buffer: Uint8Array, position: number): number {
+    const chunk = this.#chunks.find(({ start, bytes }) => position >= start && position < start + bytes.length)
+    if (!chunk) return 0
+    const part = chunk.bytes.subarray(position - chunk.start, position - chunk.start + buffer.length)
+    buffer.set(part)
+    return part.length
+  }
+
+  /** Lets go of everything before this position: the slowest follower's. */
+  dropBefore(position: number): void {
+    while (this.#chunks[0] && this.#chunks[0].start + this.#chunks[0].bytes.length <= position) {
+      this.#held -= this.#chunks.shift()!.bytes.length
+      this.dropped = true
+    }
+    if (!this.full) {
+      this.#room?.resolve()
+      this.#room = undefined
+    }
+  }
+}

@@ -1,0 +1,52 @@
+import { OciError, type OciErrorCode } from '../oci/errors.ts'
+import type { UpstreamError } from '../upstream/upstream.ts'
+import type { Provenance } from './registry.ts'
+
+const cacheStatus: Record<Provenance['outcome'], string> = {
+  hit: 'mirror; hit',
+  revalidated: 'mirror; hit; fwd=stale; fwd-status=200',
+  stale: 'mirror; hit; detail=stale-on-error',
+  miss: 'mirror; fwd=miss; stored',
+  collapsed: 'mirror; fwd=miss; collapsed',
+  passed: 'mirror; fwd=miss; fwd-status=200',
+}
+
+/** Where an answer came from, in RFC 9211's words. */
+export function provenanceOf(registry: string, outcome: Provenance['outcome']): Provenance {
+  return { registry, outcome, cacheStatus: cacheStatus[outcome] }
+}
+
+/**
+ * What a client is told when an upstream did not deliver. An outage is never a 404: clients take that for "does not exist".
+ * 401 and 403 come without a challenge, so that clients go to the origin with their own credentials.
+ */
+export function toOciError(error: UpstreamError, registry: string, absent: OciErrorCode): OciError {
+  const headers: Record<string, string> = {
+    'oci-namespace': registry,
+    'cache-status': `mirror; fwd=miss; fwd-status=${error.status}`,
+  }
+  if (error.retryAfterSeconds !== undefined)
+    headers['retry-after'] = String(Math.max(1, Math.ceil(error.retryAfterSeconds)))
+  switch (error.failure) {
+    case 'absent':
+      return new OciError(absent, 404, error.message, headers)
+    case 'denied':
+      return new OciError(
+        error.status === 403 ? 'DENIED' : 'UNAUTHORIZED',
+        error.status === 403 ? 403 : 401,
+        error.message,
+        headers,
+      )
+    case 'limited':
+      return new OciError('TOOMANYREQUESTS', 429, error.message, { 'retry-after': '60', ...headers })
+    case 'unavailable':
+      return new OciError(
+        'UNAVAILABLE',
+        [502, 503, 504].includes(error.status) ? error.status : 502,
+        error.message,
+        headers,
+      )
+    case 'invalid':
+      return new OciError('UNKNOWN', 502, error.message, headers)
+  }
+}

@@ -1,0 +1,287 @@
+import type { Clock } from '../lib/clock.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Digest } from '../oci/digest.ts'
+import { OciError, type OciErrorCode } from '../oci/errors.ts'
+import { mediaType } from '../oci/media-types.ts'
+import { referenceText, type Reference } from '../oci/reference.ts'
+import type { Page, Repository } from '../oci/route.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import { anonymousIdentity, type RefStore } from '../store/ref-store.ts'
+import { UpstreamError, type Upstream } from '../upstream/upstream.ts'
+import { BlobCache } from './blob-cache.ts'
+import { mayServeStale } from './freshness.ts'
+import { pageOf, referrersIndex, referrersTag } from './listings.ts'
+import { ManifestCache } from './manifest-cache.ts'
+import { outlineManifest } from './manifest-links.ts'
+import { NegativeCache } from './negative-cache.ts'
+import { openPlace, placeKey, type Place } from './place.ts'
+import { provenanceOf, toOciError } from './provenance.ts'
+import { PullTracker } from './pull-tracker.ts'
+import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
+import type { Stats } from './stats.ts'
+import { TagLookup, type TagPolicy } from './tag-lookup.ts'
+import { findWord, revokeWord } from './word.ts'
+
+export interface PullThroughOptions {
+  /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
+  readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
+  readonly blobs: BlobStore
+  readonly refs: RefStore
+  readonly stats: Stats
+  readonly policy: TagPolicy
+  /** Running time in ms, for eviction. */
+  readonly runningTime: () => number
+  /** Frees disk space. */
+  readonly makeRoom: (bytes: number) => Promise<void>
+  /** Called when something new was stored. */
+  readonly onStored: () => void
+  readonly clock: Clock
+  readonly logger: Logger
+}
+
+/** How long a "no" is remembered. */
+const negativeMilliseconds = 5000
+
+/**
+ * The cache: what upstreams hold, from our own disk where we have it and their word for it.
+ *
+ * A digest names its content for ever: held and vouched for, it is served without a question. A tag is a question, asked
+ * again when its answer has grown old (`TagLookup`). What is missing is fetched once for everybody (`ManifestCache`,
+ * `BlobCache`), checked against its digest, and kept.
+ */
+export class PullThrough implements Registry {
+  readonly #blobs: BlobCache
+  readonly #manifests: ManifestCache
+  readonly #tags: TagLookup
+  readonly #refused: NegativeCache
+  readonly #pulls: PullTracker
+  readonly #options: PullThroughOptions
+
+  constructor(options: PullThroughOptions) {
+    this.#options = options
+    this.#manifests = new ManifestCache(options)
+    this.#tags = new TagLookup({ ...options, manifests: this.#manifests })
+    this.#blobs = new BlobCache(options)
+    this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
+    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime)
+  }
+
+  async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
+    return this.#at(repository, caller, 'MANIFEST_UNKNOWN', referenceText(reference), async (place) => {
+      const answer =
+        reference.kind === 'tag'
+          ? await this.#byTag(place, reference.tag)
+          : await this.#byDigest(place, reference.digest)
+      const record = place.record()
+      if (record && answer.digest) this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
+      return answer
+    })
+  }
+
+  async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', digest, (place) => this.#blobs.get(place, digest))
+  }
+
+  async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
+    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
+      try {
+        const list = await place.upstream.tags(place.name, page, { access: caller.access })
+        return { ...list, provenance: provenanceOf(place.host, 'passed') }
+      } catch (error) {
+        const known = this.#knownTags(place)
+        if (!(error instanceof UpstreamError) || known.length === 0 || !this.#maySubstitute(error)) throw error
+        const { entries, next } = pageOf(known, page)
+        return jsonList({ name: place.name, tags: entries }, next, provenanceOf(place.host, 'stale'))
+      }
+    })
+  }
+
+  /** From the upstream's referrers API; where there is none, from the tag that clients then keep the list under. */
+  async referrers(
+    repository: Repository,
+    digest: Digest,
+    artifactType: string | undefined,
+    caller: Caller,
+  ): Promise<ListAnswer> {
+    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
+      const list = await place.upstream.referrers(place.name, digest, artifactType, { access: caller.access })
+      if (list) return { ...list, provenance: provenanceOf(place.host, 'passed') }
+      const { manifests, provenance } = await this.#taggedReferrers(place, digest)
+      return {
+        contentType: mediaType.ociIndex,
+        bytes: referrersIndex(manifests, artifactType),
+        next: undefined,
+        filtersApplied: artifactType === undefined ? undefined : 'artifactType',
+        provenance,
+      }
+    })
+  }
+
+  /** What is cached, with the registry in the name. */
+  async catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer> {
+    const names: string[] = []
+    for (const { host, name, manifests } of this.#options.refs.all()) {
+      const visible =
+        caller.access === 'credentialed' ||
+        [...manifests.values()].some(({ identity }) => identity === anonymousIdentity)
+      if (visible && manifests.size > 0 && (registry === undefined || host === registry)) names.push(`${host}/${name}`)
+    }
+    const { entries, next } = pageOf(names.toSorted(), page)
+    return jsonList({ repositories: entries }, next, {
+      registry: undefined,
+      outcome: 'passed',
+      cacheStatus: 'mirror; hit',
+    })
+  }
+
+  /** Whether a blob is being fetched: not to be evicted under its followers. */
+  isArriving(digest: Digest): boolean {
+    return this.#blobs.downloads.has(digest)
+  }
+
+  /** Ends the fetches under way. */
+  close(): Promise<void> {
+    return this.#blobs.close()
+  }
+
+  /** Drops copies in memory after content was removed. */
+  forget(): void {
+    this.#manifests.forget()
+  }
+
+  async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
+    const found = await this.#tags.find(place, tag)
+    if (found.kind === 'told') return { ...found.head, body: undefined, provenance: provenanceOf(place.host, 'passed') }
+    if (found.kind === 'fetched') return manifestAnswer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
+    const answer = await this.#byDigest(place, found.digest)
+    return answer.provenance.outcome === 'hit'
+      ? { ...answer, provenance: provenanceOf(place.host, found.outcome) }
+      : answer
+  }
+
+  async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {
+    const word = findWord(place.record(), digest, place.identity)
+    const bytes = word && (await this.#manifests.load(digest))
+    if (bytes) {
+      const type = word.mediaType ?? typeOfManifest(bytes)
+      if (!place.record()?.manifests.has(digest)) this.#learn(place, digest, bytes, type, word.identity)
+      return manifestAnswer(place, { digest, bytes, mediaType: type }, 'hit')
+    }
+    if (!word && (await this.#options.blobs.stat(digest)) !== undefined) return this.#vouched(place, digest)
+    if (place.caller.head) return this.#told(place, digest)
+    const { result, joined } = this.#manifests.fetch(place, { kind: 'digest', digest })
+    return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
+  }
+
+  /** The bytes are here for another repository: served once this one's upstream says that it holds them too (decision D5). */
+  async #vouched(place: Place, digest: Digest): Promise<ManifestAnswer> {
+    const told = await this.#told(place, digest)
+    const bytes = await this.#manifests.load(digest)
+    if (!bytes) return place.caller.head ? told : manifestAnswer(place, await this.#fetch(place, digest), 'miss')
+    this.#learn(place, digest, bytes, told.mediaType, place.identity)
+    return manifestAnswer(place, { digest, bytes, mediaType: told.mediaType }, 'revalidated')
+  }
+
+  async #told(place: Place, digest: Digest): Promise<ManifestAnswer> {
+    const head = await place.upstream.resolve(place.name, { kind: 'digest', digest }, { access: place.caller.access })
+    return {
+      digest,
+      mediaType: head.mediaType,
+      size: head.size,
+      body: undefined,
+      provenance: provenanceOf(place.host, 'passed'),
+    }
+  }
+
+  #fetch(place: Place, digest: Digest) {
+    return this.#manifests.fetch(place, { kind: 'digest', digest }).result
+  }
+
+  #learn(place: Place, digest: Digest, bytes: Uint8Array, contentType: string, identity: string): void {
+    const outline = outlineManifest(bytes, contentType)
+    if (typeof outline === 'object') this.#manifests.learn(place, digest, bytes.length, identity, outline)
+  }
+
+  async #taggedReferrers(place: Place, digest: Digest): Promise<{ manifests: unknown[]; provenance: Provenance }> {
+    try {
+      const whole: Place = { ...place, caller: { ...place.caller, head: false } }
+      const { body, provenance } = await this.#byTag(whole, referrersTag(digest))
+      const index = JSON.parse(new TextDecoder().decode(body)) as { manifests?: unknown }
+      return { manifests: Array.isArray(index.manifests) ? index.manifests : [], provenance }
+    } catch (error) {
+      if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
+      return { manifests: [], provenance: provenanceOf(place.host, 'passed') }
+    }
+  }
+
+  #knownTags(place: Place): string[] {
+    const usable = [...(place.record()?.tags ?? [])].filter(
+      ([, { identity }]) => identity === anonymousIdentity || identity === place.identity,
+    )
+    return usable.map(([tag]) => tag).toSorted()
+  }
+
+  #maySubstitute(error: UpstreamError): boolean {
+    return this.#options.policy.offline || mayServeStale(this.#options.policy.stale, error.failure)
+  }
+
+  /** Finds the place, answers a remembered "no" at once, and turns an upstream's failure into what the client is told. */
+  async #at<T>(
+    repository: Repository,
+    caller: Caller,
+    absent: OciErrorCode,
+    what: string | undefined,
+    answer: (place: Place) => Promise<T>,
+  ): Promise<T> {
+    const route = this.#options.route(repository)
+    if (!route) throw unknownRegistry(repository)
+    const { host } = route.upstream
+    try {
+      const place = await openPlace(this.#options.refs, route.upstream, route.name, caller)
+      const key = what === undefined ? undefined : placeKey(place, what)
+      const refusal = key === undefined || caller.noCache ? undefined : this.#refused.get(key)
+      if (refusal) throw refusal
+      try {
+        return await answer(place)
+      } catch (error) {
+        if (error instanceof UpstreamError) this.#heardNo(place, key, error)
+        throw error
+      }
+    } catch (error) {
+      throw error instanceof UpstreamError ? toOciError(error, host, absent) : error
+    }
+  }
+
+  #heardNo(place: Place, key: string | undefined, error: UpstreamError): void {
+    if (key !== undefined) this.#refused.remember(key, error)
+    const record = place.record()
+    if (error.failure === 'denied' && record && revokeWord(record, place.identity)) this.#options.refs.touch(record)
+  }
+}
+
+function manifestAnswer(
+  place: Place,
+  manifest: { digest: Digest; mediaType: string; bytes: Uint8Array<ArrayBuffer> },
+  outcome: Provenance['outcome'],
+): ManifestAnswer {
+  const { digest, mediaType: type, bytes } = manifest
+  return { digest, mediaType: type, size: bytes.length, body: bytes, provenance: provenanceOf(place.host, outcome) }
+}
+
+function typeOfManifest(bytes: Uint8Array): string {
+  const outline = outlineManifest(bytes, '')
+  return typeof outline === 'object' ? outline.mediaType : mediaType.ociManifest
+}
+
+function jsonList(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {
+  return { contentType: 'application/json', bytes: new TextEncoder().encode(JSON.stringify(value)), next, provenance }
+}
+
+function unknownRegistry({ registry, name }: Repository): OciError {
+  const host = registry ?? 'the default upstream'
+  return new OciError(
+    'NAME_UNKNOWN',
+    404,
+    `${host} is not mirrored (asked for ${name}). To allow it add "upstreams: {${host}: {}}" to mirror.yaml.`,
+  )
+}

@@ -1,0 +1,163 @@
+import { readFile } from 'node:fs/promises'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Provenance } from './registry.ts'
+
+/** Totals since `since`, across restarts. */
+export interface Totals {
+  requests: number
+  hits: number
+  misses: number
+  collapsed: number
+  revalidated: number
+  staleServed: number
+  errors: number
+  digestMismatches: number
+  bytesServed: number
+  bytesFromUpstream: number
+  bytesSaved: number
+}
+
+export interface UpstreamTotals {
+  hits: number
+  misses: number
+  bytesFromUpstream: number
+}
+
+/** One answered request for a manifest or blob. */
+export interface Served {
+  readonly provenance: Provenance
+  /** Body bytes that left. */
+  readonly bytes: number
+  /** A GET; a HEAD of what we do not hold counts only as a request. */
+  readonly head: boolean
+}
+
+/** What the cache has done. A damaged file means that counting starts anew, nothing worse. */
+export class Stats {
+  readonly totals: Totals = {
+    requests: 0,
+    hits: 0,
+    misses: 0,
+    collapsed: 0,
+    revalidated: 0,
+    staleServed: 0,
+    errors: 0,
+    digestMismatches: 0,
+    bytesServed: 0,
+    bytesFromUpstream: 0,
+    bytesSaved: 0,
+  }
+  readonly upstreams = new Map<string, UpstreamTotals>()
+  /** Host header values that were refused, and how often; in this process only, and bounded. */
+  readonly refusedHosts = new Map<string, number>()
+  /** Wall clock ms. */
+  since: number
+
+  constructor(now: number) {
+    this.since = now
+  }
+
+  /** Counts an answer with a 2xx or 304 status. */
+  served({ provenance, bytes, head }: Served): void {
+    const { totals } = this
+    totals.requests += 1
+    totals.bytesServed += bytes
+    if (provenance.outcome === 'passed' || provenance.registry === undefined) return
+    const upstream = this.#upstream(provenance.registry)
+    if (provenance.outcome === 'miss' || provenance.outcome === 'collapsed') {
+      if (head) return
+      totals.misses += 1
+      upstream.misses += 1
+      if (provenance.outcome === 'collapsed') {
+        totals.collapsed += 1
+        totals.bytesSaved += bytes
+      }
+      return
+    }
+    totals.hits += 1
+    upstream.hits += 1
+    totals.bytesSaved += bytes
+    if (provenance.outcome === 'revalidated') totals.revalidated += 1
+    if (provenance.outcome === 'stale') totals.staleServed += 1
+  }
+
+  failed(): void {
+    this.totals.errors += 1
+  }
+
+  fetched(host: string, bytes: number): void {
+    this.totals.bytesFromUpstream += bytes
+    this.#upstream(host).bytesFromUpstream += bytes
+  }
+
+  mismatched(): void {
+    this.totals.digestMismatches += 1
+  }
+
+  refused(host: string): void {
+    const name = host.slice(0, 255)
+    if (this.refusedHosts.has(name) || this.refusedHosts.size < 100) {
+      this.refusedHosts.set(name, (this.refusedHosts.get(name) ?? 0) + 1)
+    }
+  }
+
+  /** hits / (hits + misses), 0 before the first. */
+  get hitRatio(): number {
+    const { hits, misses } = this.totals
+    return hits + misses === 0 ? 0 : hits / (hits + misses)
+  }
+
+  async load(path: string): Promise<void> {
+    let text: string
+    try {
+      text = await readFile(path, 'utf8')
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return
+      throw error
+    }
+    const saved = parseSaved(text)
+    if (!saved) return
+    this.since = saved.since
+    copyNumbers(this.totals, saved.totals)
+    for (const [host, counts] of Object.entries(saved.upstreams)) copyNumbers(this.#upstream(host), counts)
+  }
+
+  async save(path: string): Promise<void> {
+    const { since, totals, upstreams } = this
+    await writeFileAtomic(path, JSON.stringify({ since, totals, upstreams: Object.fromEntries(upstreams) }))
+  }
+
+  #upstream(host: string): UpstreamTotals {
+    let counts = this.upstreams.get(host)
+    if (!counts) this.upstreams.set(host, (counts = { hits: 0, misses: 0, bytesFromUpstream: 0 }))
+    return counts
+  }
+}
+
+function parseSaved(text: string): { since: number; totals: object; upstreams: Record<string, object> } | undefined {
+  try {
+    const value = JSON.parse(text) as { since?: unknown; totals?: unknown; upstreams?: unknown } | null
+    const upstreams = Object.entries(value?.upstreams ?? {}).filter((entry): entry is [string, object] =>
+      isObject(entry[1]),
+    )
+    if (typeof value?.since !== 'number' || !isObject(value.totals)) return undefined
+    return { since: value.since, totals: value.totals, upstreams: Object.fromEntries(upstreams) }
+  } catch {
+    return undefined // not JSON: a damaged file
+  }
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
+/** Takes over the counters that the target knows and the source has as numbers. */
+function copyNumbers(target: object, source: object): void {
+  const values = source as Record<string, unknown>
+  const counters = target as Record<string, number>
+  for (const key of Object.keys(target)) {
+    const value = values[key]
+    if (typeof value === 'number' && Number.isFinite(value) && value >= 0) counters[key] = value
+  }
+}

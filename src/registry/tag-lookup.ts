@@ -1,0 +1,185 @@
+import type { Clock } from '../lib/clock.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { Reference } from '../oci/reference.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import { anonymousIdentity, type RefStore, type TagRecord } from '../store/ref-store.ts'
+import { UpstreamError, type ManifestHead } from '../upstream/upstream.ts'
+import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
+import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
+import { placeKey, type Place } from './place.ts'
+import { SingleFlight } from './single-flight.ts'
+import { betterIdentity, revokeWord } from './word.ts'
+
+/** What a tag means now. */
+export type TagAnswer =
+  | { readonly kind: 'known'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
+  | { readonly kind: 'fetched'; readonly manifest: HeldManifest; readonly joined: boolean }
+  /** A HEAD for a tag that is not held: what the upstream says of it. */
+  | { readonly kind: 'told'; readonly head: ManifestHead }
+
+export interface TagPolicy {
+  readonly freshFor: (host: string) => number
+  readonly stale: StalePolicy
+  readonly offline: boolean
+  /** A check that takes longer answers from the cache and goes on behind it; ms. */
+  readonly patience: number
+}
+
+type CheckResult =
+  | { readonly kind: 'confirmed'; readonly digest: Digest }
+  | { readonly kind: 'fetched'; readonly manifest: HeldManifest }
+  | { readonly kind: 'failed'; readonly error: unknown }
+
+/** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
+export class TagLookup {
+  readonly #checks = new SingleFlight<CheckResult>()
+  /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
+  readonly #checkedAt = new WeakMap<TagRecord, number>()
+  readonly #manifests: ManifestCache
+  readonly #blobs: Pick<BlobStore, 'stat'>
+  readonly #refs: RefStore
+  readonly #policy: TagPolicy
+  readonly #clock: Clock
+  readonly #logger: Logger
+
+  constructor(deps: {
+    manifests: ManifestCache
+    blobs: Pick<BlobStore, 'stat'>
+    refs: RefStore
+    policy: TagPolicy
+    clock: Clock
+    logger: Logger
+  }) {
+    this.#manifests = deps.manifests
+    this.#blobs = deps.blobs
+    this.#refs = deps.refs
+    this.#policy = deps.policy
+    this.#clock = deps.clock
+    this.#logger = deps.logger
+  }
+
+  /** Throws the upstream's UpstreamError when it cannot be answered otherwise. */
+  async find(place: Place, tag: string): Promise<TagAnswer> {
+    const policy = this.#policy
+    const known = this.#usable(place, tag)
+    const held = known && (await this.#isHeld(place, known.digest)) ? known : undefined
+    if (!held) return this.#ask(place, tag)
+
+    const { noCache } = place.caller
+    const age = {
+      checkedAt: this.#checkedAt.get(held),
+      now: this.#clock.monotonic(),
+      freshFor: policy.freshFor(place.host),
+    }
+    if (isFresh({ ...age, noCache, offline: policy.offline }))
+      return { kind: 'known', digest: held.digest, outcome: 'hit' }
+
+    const check = this.#checks.run(placeKey(place, tag), () => this.#check(place, tag, held))
+    const result = await this.#within(check)
+    if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
+    if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
+    if (result.kind === 'fetched') return { kind: 'fetched', manifest: result.manifest, joined: check.joined }
+    if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
+      throw result.error
+    return { kind: 'known', digest: held.digest, outcome: 'stale' }
+  }
+
+  /** Notes that the upstream was heard about a tag. */
+  confirm(place: Place, tag: string, digest: Digest, identity: string): void {
+    const record = place.ensure()
+    const known = record.tags.get(tag)
+    const better = known?.digest === digest ? betterIdentity(known.identity, identity) : identity
+    const entry = known ?? { digest, identity: better, checkedAt: 0, pulls: 0, lastPulled: 0 }
+    entry.digest = digest
+    entry.identity = better
+    entry.checkedAt = this.#clock.wall()
+    record.tags.set(tag, entry)
+    this.#checkedAt.set(entry, this.#clock.monotonic())
+    this.#refs.touch(record)
+  }
+
+  /** A tag that is not held: a HEAD is passed on, a GET fetches. */
+  async #ask(place: Place, tag: string): Promise<TagAnswer> {
+    const reference: Reference = { kind: 'tag', tag }
+    if (place.caller.head) {
+      const head = await place.upstream.resolve(place.name, reference, { access: place.caller.access })
+      // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
+      if (head.digest) this.confirm(place, tag, head.digest, head.identity)
+      return { kind: 'told', head }
+    }
+    const { result, joined } = this.#manifests.fetch(place, reference)
+    const manifest = await result
+    this.confirm(place, tag, manifest.digest, place.identity)
+    return { kind: 'fetched', manifest, joined }
+  }
+
+  /** One question to the upstream about a tag that is held; the body is fetched only when the digest has changed. */
+  async #check(place: Place, tag: string, held: TagRecord): Promise<CheckResult> {
+    try {
+      const digest = await this.#resolve(place, tag)
+      if (digest && (digest === held.digest || (await this.#isHeld(place, digest)))) {
+        this.confirm(place, tag, digest, place.identity)
+        return { kind: 'confirmed', digest }
+      }
+      const manifest = await this.#manifests.fetch(place, { kind: 'tag', tag }).result
+      this.confirm(place, tag, manifest.digest, place.identity)
+      return { kind: 'fetched', manifest }
+    } catch (error) {
+      this.#failed(place, tag, held, error)
+      return { kind: 'failed', error }
+    }
+  }
+
+  /** The upstream's digest for a tag; undefined when it only tells with the body. */
+  async #resolve(place: Place, tag: string): Promise<Digest | undefined> {
+    try {
+      const head = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
+      return head.digest
+    } catch (error) {
+      if (error instanceof UpstreamError && error.failure === 'invalid') return undefined
+      throw error
+    }
+  }
+
+  #failed(place: Place, tag: string, held: TagRecord, error: unknown): void {
+    this.#logger.warn(
+      { upstream: place.host, repository: place.name, tag, reason: String(error) },
+      'a tag could not be confirmed',
+    )
+    const record = place.record()
+    if (!record || !(error instanceof UpstreamError)) return
+    if (mayServeStale(this.#policy.stale, error.failure)) {
+      // A dead upstream costs one time-out per window, not one per pull.
+      this.#checkedAt.set(held, this.#clock.monotonic())
+      return
+    }
+    if (error.failure !== 'absent' && error.failure !== 'denied') return
+    record.tags.delete(tag)
+    if (error.failure === 'denied') revokeWord(record, place.identity)
+    this.#refs.touch(record)
+  }
+
+  #usable(place: Place, tag: string): TagRecord | undefined {
+    const known = place.record()?.tags.get(tag)
+    return known && (known.identity === anonymousIdentity || known.identity === place.identity) ? known : undefined
+  }
+
+  async #isHeld(place: Place, digest: Digest): Promise<boolean> {
+    return place.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
+  }
+
+  /** The check's result, or `slow` once it has taken longer than anyone should wait with an answer at hand. */
+  async #within(check: {
+    readonly result: Promise<CheckResult>
+    readonly startedAt: number
+  }): Promise<CheckResult | 'slow'> {
+    const patience = new AbortController()
+    const left = Math.max(0, this.#policy.patience - (performance.now() - check.startedAt))
+    try {
+      return await Promise.race([check.result, this.#clock.sleep(left, patience.signal).then(() => 'slow' as const)])
+    } finally {
+      patience.abort()
+    }
+  }
+}

@@ -1,0 +1,47 @@
+import type { Digest } from '../oci/digest.ts'
+import { isForeignLayer } from '../oci/media-types.ts'
+import { anonymousIdentity, type RepositoryRecord } from '../store/ref-store.ts'
+
+/**
+ * An upstream's word that a repository holds some content (decision D5: having the bytes is not a right to serve them).
+ * It comes from a manifest of that repository that names the content, or from an answer about the content itself.
+ */
+export interface Word {
+  readonly identity: string
+  readonly size: number
+  /** Of a manifest; of a blob whatever its descriptor says. */
+  readonly mediaType: string | undefined
+}
+
+/** Every word a repository's record holds on a digest; the most useful one first. */
+export function findWord(record: RepositoryRecord | undefined, digest: Digest, identity: string): Word | undefined {
+  if (!record) return undefined
+  const good = (word: { identity: string }) => word.identity === anonymousIdentity || word.identity === identity
+  const manifest = record.manifests.get(digest)
+  if (manifest && good(manifest)) return manifest
+  const blob = record.blobs.get(digest)
+  if (blob && good(blob)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
+  for (const parent of record.manifests.values()) {
+    if (!good(parent)) continue
+    const link = parent.links.find((link) => link.digest === digest && !isForeignLayer(link.mediaType))
+    if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
+  }
+  return undefined
+}
+
+/** Whose word stands when a second one comes: nobody's in particular is the better one, for it is good for everybody. */
+export function betterIdentity(known: string | undefined, learned: string): string {
+  return known === anonymousIdentity ? known : learned
+}
+
+/** Takes back what one identity was told: the upstream has refused it. True when that changed the record. */
+export function revokeWord(record: RepositoryRecord, identity: string): boolean {
+  if (identity === anonymousIdentity) return false
+  let changed = false
+  for (const entries of [record.tags, record.manifests, record.blobs] as Map<string, { identity: string }>[]) {
+    for (const [key, entry] of entries) {
+      if (entry.identity === identity) changed = entries.delete(key) || changed
+    }
+  }
+  return changed
+}

@@ -1,0 +1,221 @@
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { startDownload, type Download, type DownloadOptions } from '../../../src/registry/download.ts'
+import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
+import { UpstreamError, type FetchedBlob } from '../../../src/upstream/upstream.ts'
+import { withStore } from '../../support/temporary-store.ts'
+
+const blob = randomBytes(400_000)
+const digest = digestOf(blob)
+/** Pauses between tries are not what is tested here. */
+const hasty: Clock = { ...systemClock, sleep: () => Promise.resolve() }
+
+async function* chunks(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += size) {
+    yield bytes.subarray(at, at + size)
+    await sleep(1)
+  }
+}
+
+function answer(body: AsyncIterable<Uint8Array>, size: number | undefined = blob.length): FetchedBlob {
+  return { size, identity: 'anonymous', body }
+}
+
+function start(
+  store: Pick<BlobStore, 'create'>,
+  open: DownloadOptions['open'],
+  extra: Partial<DownloadOptions> = {},
+): Download {
+  return startDownload({
+    digest,
+    expectedSize: undefined,
+    open,
+    store,
+    makeRoom: () => Promise.resolve(),
+    onBytes() {},
+    onMismatch() {},
+    onSettled() {},
+    signal: new AbortController().signal,
+    logger: silentLogger,
+    clock: hasty,
+    ...extra,
+  })
+}
+
+/** All bytes a follower gets, and the error that ended it, if one did. */
+async function readAll(download: Download, from = 0, pause = 0): Promise<{ bytes: Buffer; error?: unknown }> {
+  const follower = download.follow(from)
+  const parts: Buffer[] = []
+  try {
+    for (;;) {
+      const buffer = Buffer.alloc(30_000)
+      const count = await follower.read(buffer)
+      if (count === 0) return { bytes: Buffer.concat(parts) }
+      parts.push(buffer.subarray(0, count))
+      if (pause > 0) await sleep(pause)
+    }
+  } catch (error) {
+    return { bytes: Buffer.concat(parts), error }
+  } finally {
+    follower.close()
+  }
+}
+
+describe('a download', () => {
+  test('gives every follower the same bytes, early and late, from any position', () =>
+    withStore(async ({ blobs }) => {
+      const download = start(blobs, () => Promise.resolve(answer(chunks(blob))))
+      const early = [readAll(download), readAll(download, 0, 2), readAll(download, 123_456)]
+      await sleep(10)
+      const [first, slow, part, late] = await Promise.all([...early, readAll(download)])
+      expect(first!.bytes.equals(blob)).toBe(true)
+      expect(slow!.bytes.equals(blob)).toBe(true)
+      expect(part!.bytes.equals(blob.subarray(123_456))).toBe(true)
+      expect(late!.bytes.equals(blob)).toBe(true)
+      expect(await download.settled).toBe(true)
+      expect(await blobs.stat(digest)).toBe(blob.length)
+    }))
+
+  test('finishes when everybody has left', () =>
+    withStore(async ({ blobs }) => {
+      const download = start(blobs, () => Promise.resolve(answer(chunks(blob))))
+      await download.started
+      download.follow(0).close()
+      expect(await download.settled).toBe(true)
+    }))
+
+  test('holds the tail back until the digest agrees, and keeps nothing that is wrong', () =>
+    withStore(async ({ blobs }) => {
+      const wrong = Buffer.from(blob)
+      wrong[0]! ^= 1
+      let mismatches = 0
+      const download = start(blobs, () => Promise.resolve(answer(chunks(wrong))), { onMismatch: () => mismatches++ })
+      const readers = await Promise.all([readAll(download), readAll(download)])
+      for (const { bytes, error } of readers) {
+        expect(bytes.length).toBeLessThanOrEqual(blob.length - 32 * 1024)
+        expect(error).toMatchObject({ failure: 'invalid' })
+      }
+      expect(mismatches).toBe(1)
+      expect(await download.settled).toBe(false)
+      expect(await blobs.stat(digest)).toBeUndefined()
+    }))
+
+  test('resumes a broken body where it broke', () =>
+    withStore(async ({ blobs }) => {
+      const asked: number[] = []
+      async function* broken(from: number, upTo: number): AsyncGenerator<Uint8Array> {
+        yield* chunks(blob.subarray(from, upTo))
+        throw new UpstreamError('unavailable', 502, 'cut')
+      }
+      const download = start(blobs, (from) => {
+        asked.push(from)
+        return Promise.resolve(answer(asked.length < 3 ? broken(from, from + 100_000) : chunks(blob.subarray(from))))
+      })
+      expect((await readAll(download)).bytes.equals(blob)).toBe(true)
+      expect(asked).toEqual([0, 100_000, 200_000])
+    }))
+
+  test('gives up after three resumptions, and everybody hears of it', () =>
+    withStore(async ({ blobs }) => {
+      let asked = 0
+      // eslint-disable-next-line require-yield
+      async function* dead(): AsyncGenerator<Uint8Array> {
+        throw new UpstreamError('unavailable', 502, 'cut')
+      }
+      const download = start(blobs, () => {
+        asked += 1
+        return Promise.resolve(answer(dead()))
+      })
+      const readers = await Promise.all([readAll(download), readAll(download)])
+      for (const { error } of readers) expect(error).toMatchObject({ failure: 'unavailable' })
+      expect(asked).toBe(4)
+      expect(await download.settled).toBe(false)
+    }))
+
+  test('refuses another size than the descriptor gives', () =>
+    withStore(async ({ blobs }) => {
+      const download = start(blobs, () => Promise.resolve(answer(chunks(blob), blob.length + 1)), {
+        expectedSize: blob.length,
+      })
+      await expect(download.started).rejects.toMatchObject({ failure: 'invalid', status: 502 })
+    }))
+
+  test('refuses a body that is longer or shorter than announced', () =>
+    withStore(async ({ blobs }) => {
+      for (const size of [blob.length - 1, blob.length + 1]) {
+        const download = start(blobs, () => Promise.resolve(answer(chunks(blob), size)))
+        expect((await readAll(download)).error).toMatchObject({ failure: 'invalid' })
+      }
+    }))
+
+  test('an empty blob is a blob', () =>
+    withStore(async ({ blobs }) => {
+      const empty = digestOf(Buffer.alloc(0))
+      const download = start(blobs, () => Promise.resolve(answer(chunks(Buffer.alloc(0)), 0)), { digest: empty })
+      expect(await readAll(download)).toEqual({ bytes: Buffer.alloc(0) })
+      expect(await download.settled).toBe(true)
+    }))
+
+  test('an upstream that tells no size is followed to its end', () =>
+    withStore(async ({ blobs }) => {
+      const download = start(blobs, () =>
+        Promise.resolve({ size: undefined, identity: 'anonymous', body: chunks(blob) }),
+      )
+      expect((await readAll(download)).bytes.equals(blob)).toBe(true)
+    }))
+})
+
+describe('a download on a full disk', () => {
+  /** A store whose disk takes so many bytes and no more. */
+  function fullAfter(store: Pick<BlobStore, 'create'>, limit: number): Pick<BlobStore, 'create'> {
+    return {
+      async create() {
+        const writer = await store.create()
+        const write = async (chunk: Uint8Array) => {
+          if (writer.size + chunk.length > limit)
+            throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' })
+          await writer.write(chunk)
+        }
+        return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
+      },
+    }
+  }
+  function bound(target: BlobWriter, key: string | symbol): unknown {
+    const value: unknown = Reflect.get(target, key, target)
+    return typeof value === 'function' ? (value.bind(target) as unknown) : value
+  }
+
+  test.each([0, 120_000])('serves everybody who waits, and keeps nothing (room for %i bytes)', (limit) =>
+    withStore(async ({ blobs }) => {
+      const asked: number[] = []
+      const download = start(fullAfter(blobs, limit), () => Promise.resolve(answer(chunks(blob))), {
+        makeRoom: (bytes) => {
+          asked.push(bytes)
+          return Promise.resolve()
+        },
+      })
+      const readers = await Promise.all([readAll(download), readAll(download, 0, 1), readAll(download, 200_000)])
+      expect(readers[0].bytes.equals(blob)).toBe(true)
+      expect(readers[1].bytes.equals(blob)).toBe(true)
+      expect(readers[2].bytes.equals(blob.subarray(200_000))).toBe(true)
+      expect(asked).toHaveLength(1)
+      expect(await download.settled).toBe(false)
+      expect(await blobs.stat(digest)).toBeUndefined()
+    }),
+  )
+
+  test('ends when nobody waits any more', () =>
+    withStore(async ({ blobs }) => {
+      const download = start(fullAfter(blobs, 100_000), () => Promise.resolve(answer(chunks(blob))))
+      const follower = download.follow(0)
+      await follower.read(Buffer.alloc(1000))
+      await sleep(10)
+      follower.close()
+      expect(await download.settled).toBe(false)
+      expect(download.canFollowFrom(0)).toBe(false)
+    }))
+})

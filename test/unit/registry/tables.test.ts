@@ -1,0 +1,236 @@
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { isFresh, mayServeStale } from '../../../src/registry/freshness.ts'
+import { pageOf, referrersIndex, referrersTag } from '../../../src/registry/listings.ts'
+import { outlineManifest } from '../../../src/registry/manifest-links.ts'
+import { PullTracker } from '../../../src/registry/pull-tracker.ts'
+import { SingleFlight } from '../../../src/registry/single-flight.ts'
+import { Stats } from '../../../src/registry/stats.ts'
+import { betterIdentity, findWord, revokeWord } from '../../../src/registry/word.ts'
+import type { ManifestRecord, RepositoryRecord } from '../../../src/store/ref-store.ts'
+
+const digests = ['a', 'b', 'c', 'd'].map((text) => digestOf(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
+const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
+
+describe('freshness of tags', () => {
+  const age = { checkedAt: 100, now: 150, freshFor: 100, noCache: false, offline: false }
+  test('fresh for a while, then not; never on no-cache, always offline, not after a start', () => {
+    expect(isFresh(age)).toBe(true)
+    expect(isFresh({ ...age, now: 200 })).toBe(false)
+    expect(isFresh({ ...age, noCache: true })).toBe(false)
+    expect(isFresh({ ...age, noCache: true, offline: true })).toBe(true)
+    expect(isFresh({ ...age, checkedAt: undefined })).toBe(false)
+    expect(isFresh({ ...age, freshFor: 0, now: 100 })).toBe(false)
+  })
+
+  test('stale stands in for outages, and for a "no" only when told so', () => {
+    for (const failure of ['limited', 'unavailable', 'invalid'] as const) {
+      expect([
+        mayServeStale('on-error', failure),
+        mayServeStale('always', failure),
+        mayServeStale('never', failure),
+      ]).toEqual([true, true, false])
+    }
+    for (const failure of ['absent', 'denied'] as const) {
+      expect([
+        mayServeStale('on-error', failure),
+        mayServeStale('always', failure),
+        mayServeStale('never', failure),
+      ]).toEqual([false, true, false])
+    }
+  })
+})
+
+describe('outlines of manifests', () => {
+  const descriptor = (digest: Digest) => ({ mediaType: 'x/y', digest, size: 3 })
+  test('an image manifest names its config and layers, an index its manifests', () => {
+    const manifest = { schemaVersion: 2, config: descriptor(digests[0]), layers: [descriptor(digests[1])] }
+    expect(outlineManifest(bytesOf(manifest), 'application/vnd.oci.image.manifest.v1+json')).toMatchObject({
+      links: [
+        { kind: 'blob', digest: digests[0], size: 3 },
+        { kind: 'blob', digest: digests[1], size: 3 },
+      ],
+    })
+    const index = { schemaVersion: 2, manifests: [descriptor(digests[2])] }
+    expect(outlineManifest(bytesOf(index), 'application/json; charset=utf-8')).toEqual({
+      mediaType: 'application/vnd.oci.image.index.v1+json',
+      links: [{ kind: 'manifest', digest: digests[2], size: 3, mediaType: 'x/y' }],
+    })
+  })
+
+  test.each([
+    ['<html>captive portal</html>', 'not-a-manifest'],
+    ['[]', 'not-a-manifest'],
+    ['{}', 'not-a-manifest'],
+    ['null', 'not-a-manifest'],
+    ['{"schemaVersion":1,"fsLayers":[]}', 'schema1'],
+    ['['.repeat(100_000), 'not-a-manifest'],
+  ])('%.30s is %s', (text, problem) => {
+    expect(outlineManifest(bytesOf(text), 'application/json')).toBe(problem)
+  })
+
+  test('what is no descriptor is passed over, __proto__ included', () => {
+    const text = `{"schemaVersion":2,"__proto__":{"x":1},"config":null,"layers":[1,null,{"digest":"sha256:x","size":1},{"digest":"${digests[0]}","size":-1},{"digest":"${digests[0]}","size":1e400}],"manifests":{}}`
+    expect(outlineManifest(bytesOf(text), '')).toMatchObject({ links: [] })
+    expect(({} as { x?: number }).x).toBeUndefined()
+  })
+})
+
+describe('pages of lists', () => {
+  const all = ['a', 'b', 'c']
+  test('n, last, and the next page', () => {
+    expect(pageOf(all, { n: undefined, last: undefined })).toEqual({ entries: all, next: undefined })
+    expect(pageOf(all, { n: '2', last: undefined })).toEqual({ entries: ['a', 'b'], next: 'n=2&last=b' })
+    expect(pageOf(all, { n: '2', last: 'b' })).toEqual({ entries: ['c'], next: undefined })
+    expect(pageOf(all, { n: '0', last: undefined })).toEqual({ entries: [], next: undefined })
+    expect(pageOf(all, { n: '999999999', last: undefined }).entries).toEqual(all)
+  })
+
+  test.each(['-1', 'x', '', '1.5'])('n=%s is refused', (n) => {
+    expect(() => pageOf(all, { n, last: undefined })).toThrow('number')
+  })
+
+  test('referrers are kept under a tag where there is no API, and filtered by type', () => {
+    expect(referrersTag(digests[0])).toBe(digests[0].replace(':', '-'))
+    expect(referrersTag(digestOf(Buffer.from(''), 'sha512'))).toHaveLength('sha512-'.length + 64)
+    const index = JSON.parse(Buffer.from(referrersIndex([{ artifactType: 'a/b' }, {}, null], 'a/b')).toString()) as {
+      manifests: unknown[]
+    }
+    expect(index.manifests).toEqual([{ artifactType: 'a/b' }])
+  })
+})
+
+function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRecord {
+  const blank = { mediaType: 'm/t', size: 1, identity: 'anonymous', links: [], pulls: 0, lastPulled: 0, usedAt: 0 }
+  return {
+    host: 'r.example',
+    name: 'app',
+    tags: new Map(),
+    manifests: new Map(manifests.map(([digest, rest]) => [digest, { ...blank, ...rest }])),
+    blobs: new Map(),
+  }
+}
+
+describe("an upstream's word", () => {
+  const link = (digest: Digest, mediaType = 'l/t') => ({ kind: 'blob' as const, digest, size: 7, mediaType })
+
+  test('comes from a manifest that names the content, for whom it was given', () => {
+    const record = recordOf([[digests[0], { identity: 'me', links: [link(digests[1])] }]])
+    expect(findWord(record, digests[1], 'me')).toMatchObject({ size: 7 })
+    expect(findWord(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
+    expect(findWord(record, digests[1], 'anonymous')).toBeUndefined()
+    expect(findWord(record, digests[2], 'me')).toBeUndefined()
+    expect(findWord(undefined, digests[1], 'me')).toBeUndefined()
+  })
+
+  test('nobody vouches for foreign layers by naming them', () => {
+    const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
+    expect(findWord(recordOf([[digests[0], { links: [foreign] }]]), digests[1], 'anonymous')).toBeUndefined()
+  })
+
+  test('what was given to nobody in particular stays good for everybody', () => {
+    expect(betterIdentity('anonymous', 'me')).toBe('anonymous')
+    expect(betterIdentity('me', 'anonymous')).toBe('anonymous')
+    expect(betterIdentity(undefined, 'me')).toBe('me')
+  })
+
+  test('is taken back for one identity only', () => {
+    const record = recordOf([
+      [digests[0], { identity: 'me' }],
+      [digests[1], { identity: 'anonymous' }],
+    ])
+    expect(revokeWord(record, 'me')).toBe(true)
+    expect([...record.manifests.keys()]).toEqual([digests[1]])
+    expect(revokeWord(record, 'anonymous')).toBe(false)
+  })
+})
+
+describe('counting pulls', () => {
+  function tracked() {
+    let now = 0
+    const record = recordOf([
+      [digests[0], { links: [{ kind: 'manifest', digest: digests[1], size: 1, mediaType: 'm/t' }] }],
+      [digests[1], {}],
+    ])
+    const tag = { digest: digests[0], identity: 'anonymous', checkedAt: 0, pulls: 0, lastPulled: 0 }
+    record.tags.set('1', tag)
+    const clock = { ...systemClock, monotonic: () => now }
+    const tracker = new PullTracker({ touch() {} }, clock, () => 42)
+    const byTag = (head: boolean) => tracker.saw('c', record, { kind: 'tag', tag: '1' }, digests[0], head)
+    const byDigest = (digest: Digest, client = 'c') =>
+      tracker.saw(client, record, { kind: 'digest', digest }, digest, false)
+    return { record, tag, byTag, byDigest, wait: (ms: number) => (now += ms) }
+  }
+
+  test("containerd's HEAD, index and manifest are one pull", () => {
+    const { tag, byTag, byDigest, record } = tracked()
+    byTag(true)
+    expect(tag.pulls).toBe(0)
+    byDigest(digests[0])
+    byDigest(digests[1])
+    expect(tag.pulls).toBe(1)
+    expect(record.manifests.get(digests[0])!.usedAt).toBe(42)
+    expect(record.manifests.get(digests[1])!.pulls).toBe(0)
+  })
+
+  test("podman's GET by tag and by digest are one pull, and a second one later is a second", () => {
+    const { tag, byTag, byDigest, wait } = tracked()
+    byTag(false)
+    byDigest(digests[1])
+    expect(tag.pulls).toBe(1)
+    wait(11_000)
+    byTag(false)
+    expect(tag.pulls).toBe(2)
+  })
+
+  test('polling with HEAD is no pull and keeps nothing alive', () => {
+    const { tag, byTag, record } = tracked()
+    byTag(true)
+    byTag(true)
+    expect(tag.pulls).toBe(0)
+    expect(record.manifests.get(digests[0])!.usedAt).toBe(0)
+  })
+
+  test('a pull by digest alone counts for the digest, with its platform manifest once', () => {
+    const { tag, byDigest, record } = tracked()
+    byDigest(digests[0], 'other')
+    byDigest(digests[1], 'other')
+    expect(tag.pulls).toBe(0)
+    expect(record.manifests.get(digests[0])!.pulls).toBe(1)
+    expect(record.manifests.get(digests[1])!.pulls).toBe(0)
+  })
+})
+
+test('a flight is shared while it lasts, and forgotten before its waiters wake', async () => {
+  const flights = new SingleFlight<number>()
+  let starts = 0
+  const start = () => Promise.reject(new Error(`no ${++starts}`))
+  const [first, second] = [flights.run('k', start), flights.run('k', start)]
+  expect([first.joined, second.joined]).toEqual([false, true])
+  await expect(first.result).rejects.toThrow('no 1')
+  await expect(second.result).rejects.toThrow('no 1')
+  const again = flights.run('k', start)
+  expect(again.joined).toBe(false)
+  await expect(again.result).rejects.toThrow('no 2')
+})
+
+test('statistics count as the contract says', () => {
+  const stats = new Stats(0)
+  const served = (outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed', head = false) =>
+    stats.served({ provenance: { registry: 'r.example', outcome, cacheStatus: '' }, bytes: 10, head })
+  for (const outcome of ['hit', 'revalidated', 'stale', 'miss', 'collapsed'] as const) served(outcome)
+  served('passed', true)
+  expect(stats.totals).toMatchObject({
+    requests: 6,
+    hits: 3,
+    misses: 2,
+    collapsed: 1,
+    revalidated: 1,
+    staleServed: 1,
+    bytesSaved: 40,
+    bytesServed: 60,
+  })
+  expect(stats.hitRatio).toBe(0.6)
+  expect(stats.upstreams.get('r.example')).toMatchObject({ hits: 3, misses: 2 })
+})
