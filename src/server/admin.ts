@@ -1,0 +1,136 @@
+import { timingSafeEqual } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { MirrorError } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { OciError } from '../oci/errors.ts'
+import type {
+  PruneRequest,
+  RemovalReport,
+  RemoveRequest,
+  StatusReport,
+  VerifyProgress,
+  VerifyRequest,
+} from './admin-api.ts'
+import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
+import { sendError, sendWhole } from './respond.ts'
+
+/** What the admin listener can have done. */
+export interface AdminActions {
+  status(): Promise<StatusReport>
+  /** Prometheus text and its content type. */
+  metrics(): Promise<{ readonly contentType: string; readonly text: string }>
+  remove(request: RemoveRequest): Promise<RemovalReport>
+  prune(request: PruneRequest): Promise<RemovalReport>
+  verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  stop(): void
+}
+
+export interface AdminOptions {
+  readonly actions: AdminActions
+  readonly guard: HostGuard
+  readonly token: string
+  readonly logger: Logger
+}
+
+const largestBody = 1024 * 1024
+
+/** Health, status, metrics and control; see admin-api.ts for the shapes. */
+export function createAdminHandler(
+  options: AdminOptions,
+): (request: IncomingMessage, response: ServerResponse) => void {
+  return (request, response) => {
+    answer(request, response, options).catch((reason: unknown) => {
+      if (!(reason instanceof OciError)) options.logger.error({ error: String(reason) }, 'an admin request failed')
+      const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
+      sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
+    })
+  }
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { actions, guard, token }: AdminOptions,
+): Promise<void> {
+  guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
+  const path = request.url!.split('?', 1)[0]!
+  const reads = request.method === 'GET' || request.method === 'HEAD'
+  if (reads && path === '/healthz') return sendJson(request, response, { status: 'ok' })
+  if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
+
+  if (reads && path === '/api/status') return sendJson(request, response, await actions.status())
+  if (reads && path === '/metrics') {
+    const { contentType, text } = await actions.metrics()
+    sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
+    return
+  }
+  if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
+  // A page in a browser may send a POST anywhere; its Origin gives it away.
+  if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
+
+  switch (path) {
+    case '/api/cache/rm': {
+      const { names, dryRun } = await readJson(request)
+      if (!Array.isArray(names) || !names.every((name): name is string => typeof name === 'string')) {
+        throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
+      }
+      return sendJson(request, response, await actions.remove({ names, dryRun: dryRun === true }))
+    }
+    case '/api/cache/prune': {
+      const { dryRun } = await readJson(request)
+      return sendJson(request, response, await actions.prune({ dryRun: dryRun === true }))
+    }
+    case '/api/cache/verify': {
+      const { quarantine } = await readJson(request)
+      return sendProgress(response, (signal) => actions.verify({ quarantine: quarantine !== false }, signal))
+    }
+    case '/api/stop':
+      sendJson(request, response, { stopping: true }, 202)
+      return actions.stop()
+    default:
+      throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
+  }
+}
+
+function checkToken(request: IncomingMessage, token: string): void {
+  const given = Buffer.from(/^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '')
+  const wanted = Buffer.from(token)
+  if (given.length === wanted.length && timingSafeEqual(given, wanted)) return
+  throw new OciError('UNAUTHORIZED', 401, 'This needs the token in the state folder.')
+}
+
+async function readJson(request: IncomingMessage): Promise<Record<string, unknown>> {
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length
+    if (size > largestBody) throw new OciError('SIZE_INVALID', 413, 'The body is too large.')
+    chunks.push(chunk)
+  }
+  try {
+    const value: unknown = JSON.parse(Buffer.concat(chunks).toString() || '{}')
+    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
+  } catch {
+    // answered below
+  }
+  throw new OciError('UNKNOWN', 400, 'The body is not a JSON object.')
+}
+
+function sendJson(request: IncomingMessage, response: ServerResponse, value: unknown, status = 200): void {
+  sendWhole(request, response, status, { 'content-type': 'application/json' }, Buffer.from(JSON.stringify(value)))
+}
+
+/** One JSON line a step; a client that leaves ends the work. */
+async function sendProgress(
+  response: ServerResponse,
+  steps: (signal: AbortSignal) => AsyncIterable<VerifyProgress>,
+): Promise<void> {
+  const gone = new AbortController()
+  response.once('close', () => gone.abort())
+  response.writeHead(200, { 'content-type': 'application/x-ndjson' })
+  for await (const step of steps(gone.signal)) {
+    if (gone.signal.aborted) return
+    response.write(`${JSON.stringify(step)}\n`)
+  }
+  response.end()
+}

@@ -1,0 +1,111 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { OciError } from '../oci/errors.ts'
+import { mediaType } from '../oci/media-types.ts'
+import { parseRange, type ByteRange } from '../oci/range.ts'
+import type { Download } from '../registry/download.ts'
+import { toOciError } from '../registry/provenance.ts'
+import type { BlobAnswer } from '../registry/registry.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import { commonHeaders, matchesEtag, provenanceHeaders } from './respond.ts'
+import { copyBody, type BufferPool, type SendBlob } from './send-blob.ts'
+
+export interface BlobSending {
+  readonly sendBlob: SendBlob
+  readonly buffers: BufferPool
+  /** A client that takes nothing for so long is cut off; ms. */
+  readonly idle: number
+}
+
+/** Sends a blob, or the part of it that was asked for, from the disk or along with its arrival. Returns the body bytes that left. */
+export async function sendBlobAnswer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: BlobAnswer,
+  sending: BlobSending,
+  signal: AbortSignal,
+): Promise<number> {
+  const { digest, size, body } = answer
+  try {
+    const headers: Record<string, string | number> = {
+      ...commonHeaders,
+      ...provenanceHeaders(answer.provenance),
+      'docker-content-digest': digest,
+      etag: `"${digest}"`,
+      'accept-ranges': 'bytes',
+    }
+    if (matchesEtag(request, `"${digest}"`)) {
+      response.writeHead(304, headers).end()
+      return 0
+    }
+    headers['content-type'] = mediaType.octetStream
+    const range = size === undefined ? undefined : requestedRange(request, digest, size)
+    if (range) headers['content-range'] = `bytes ${range.start}-${range.end}/${size}`
+    const length = range ? range.end - range.start + 1 : size
+    if (length !== undefined) headers['content-length'] = length
+    const status = range ? 206 : 200
+
+    if (request.method === 'HEAD' || body.kind === 'none') {
+      response.writeHead(status, headers).end()
+      return 0
+    }
+    if (body.kind === 'arriving') {
+      return await sendArriving(
+        response,
+        { status, headers, start: range?.start ?? 0, length },
+        body.download,
+        sending,
+        signal,
+      )
+    }
+    response.writeHead(status, headers)
+    if (size !== undefined && size > 0)
+      await sending.sendBlob(response, body.blob, range ?? { start: 0, end: size - 1 }, signal)
+    response.end()
+    return length ?? 0
+  } finally {
+    if (body.kind === 'stored') await body.blob.close()
+  }
+}
+
+/**
+ * Follows a download. The head waits for the first bytes that may leave: a blob that turns out wrong before that becomes an
+ * error the client can read; after it, the connection is cut short of its Content-Length.
+ */
+async function sendArriving(
+  response: ServerResponse,
+  head: { status: number; headers: Record<string, string | number>; start: number; length: number | undefined },
+  download: Download,
+  sending: BlobSending,
+  signal: AbortSignal,
+): Promise<number> {
+  const follower = download.follow(head.start)
+  let sent = 0
+  const read = async (buffer: Uint8Array) => {
+    const count = await follower.read(buffer, signal)
+    if (!response.headersSent) response.writeHead(head.status, head.headers)
+    sent += count
+    return count
+  }
+  try {
+    if (head.length === 0) await follower.read(new Uint8Array(0), signal)
+    await copyBody(response, head.length, read, { ...sending, signal })
+    if (!response.headersSent) response.writeHead(head.status, head.headers)
+    response.end()
+    return sent
+  } catch (error) {
+    throw error instanceof UpstreamError
+      ? toOciError(error, String(head.headers['oci-namespace']), 'BLOB_UNKNOWN')
+      : error
+  } finally {
+    follower.close()
+  }
+}
+
+/** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14. */
+function requestedRange(request: IncomingMessage, digest: string, size: number): ByteRange | undefined {
+  const condition = request.headers['if-range']
+  if (condition !== undefined && condition !== `"${digest}"`) return undefined
+  const range = parseRange(request.headers.range, size)
+  if (range !== 'unsatisfiable') return range
+  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, { 'content-range': `bytes */${size}` })
+}

@@ -1,0 +1,139 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Logger } from '../lib/logger.ts'
+import { OciError } from '../oci/errors.ts'
+import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
+import type { Caller, Provenance, Registry } from '../registry/registry.ts'
+import type { Stats } from '../registry/stats.ts'
+import { logAccess } from './access-log.ts'
+import { sendBlobAnswer, type BlobSending } from './blobs.ts'
+import { plainAddress, type HostGuard } from './host-guard.ts'
+import { sendList } from './listings.ts'
+import { sendManifest } from './manifests.ts'
+import { sendError, sendWhole } from './respond.ts'
+
+export interface HandleOptions {
+  readonly registry: Registry
+  readonly addressing: Addressing
+  /** What this listener's clients may see. */
+  readonly access: Caller['access']
+  readonly guard: HostGuard
+  readonly stats: Stats
+  readonly sending: BlobSending
+  readonly logger: Logger
+}
+
+/** What was sent, for the statistics and the log. */
+interface Sent {
+  readonly bytes: number
+  readonly provenance?: Provenance
+}
+
+/** Turns requests into calls on a registry, and back. The one place where a failure becomes an answer. */
+export function createHandler(options: HandleOptions): (request: IncomingMessage, response: ServerResponse) => void {
+  const { stats, logger } = options
+  return (request, response) => {
+    const begun = performance.now()
+    const gone = new AbortController()
+    response.once('close', () => gone.abort(new Error('the client is gone')))
+    void serve(request, response, begun, gone.signal)
+  }
+
+  async function serve(
+    request: IncomingMessage,
+    response: ServerResponse,
+    begun: number,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const milliseconds = () => performance.now() - begun
+    try {
+      const { bytes, provenance } = await answer(request, response, options, signal)
+      if (provenance) stats.served({ provenance, bytes, head: request.method === 'HEAD' })
+      logAccess(logger, request, { status: response.statusCode, bytes, provenance, milliseconds: milliseconds() })
+    } catch (reason) {
+      const error = reason instanceof OciError ? reason : failureOf(reason, signal, logger)
+      if (error && (error.status === 429 || error.status >= 500)) stats.failed()
+      if (error) sendError(request, response, error)
+      else response.destroy()
+      logAccess(logger, request, {
+        status: error?.status ?? 499,
+        bytes: 0,
+        error: error?.message,
+        milliseconds: milliseconds(),
+      })
+    }
+  }
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  options: HandleOptions,
+  signal: AbortSignal,
+): Promise<Sent> {
+  const { registry, guard } = options
+  // An unread body would be taken for the next request.
+  if (request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0) {
+    response.setHeader('connection', 'close')
+  }
+  guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    throw new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', {
+      allow: 'GET, HEAD',
+    })
+  }
+  const route = parseRoute(request.url!, options.addressing)
+  const caller = callerOf(request, options)
+  switch (route.kind) {
+    case 'base':
+      return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
+    case 'manifest': {
+      const found = await registry.manifest(repositoryOf(route), route.reference, caller)
+      return { bytes: sendManifest(request, response, found), provenance: found.provenance }
+    }
+    case 'blob': {
+      const found = await registry.blob(repositoryOf(route), route.digest, caller)
+      return {
+        bytes: await sendBlobAnswer(request, response, found, options.sending, signal),
+        provenance: found.provenance,
+      }
+    }
+    case 'tags':
+      return { bytes: sendList(request, response, await registry.tags(repositoryOf(route), route.page, caller)) }
+    case 'referrers':
+      return {
+        bytes: sendList(
+          request,
+          response,
+          await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller),
+        ),
+      }
+    case 'catalog':
+      return { bytes: sendList(request, response, await registry.catalog(route.registry, route.page, caller)) }
+    case 'uploads':
+    case 'upload':
+      throw new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', {
+        allow: '',
+      })
+  }
+}
+
+function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: string }>) {
+  return { registry, name, byNamespace }
+}
+
+function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
+  const address = plainAddress(request.socket.remoteAddress ?? '')
+  return {
+    access: options.access,
+    client: `${address} ${request.headers['user-agent'] ?? ''}`,
+    noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
+    head: request.method === 'HEAD',
+  }
+}
+
+/** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
+function failureOf(reason: unknown, signal: AbortSignal, logger: Logger): OciError | undefined {
+  if (signal.aborted) return undefined
+  logger.error({ error: reason instanceof Error ? reason.stack : String(reason) }, 'a request failed')
+  return new OciError('UNKNOWN', 500, 'The mirror failed; its log says how.')
+}

@@ -1,0 +1,132 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { OciError } from '../oci/errors.ts'
+
+export interface ListenOptions {
+  readonly host: string
+  /** 0 picks a free one. */
+  readonly port: number
+  /** PEM texts. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined
+  /** Open connections at most; undefined for no limit. */
+  readonly maxConnections?: number | undefined
+}
+
+export interface Listener {
+  readonly host: string
+  readonly port: number
+  /** `http://127.0.0.1:5055` */
+  readonly url: string
+  /** Takes no more requests, lets those under way finish for so long, then cuts them. */
+  close(graceMilliseconds: number): Promise<void>
+}
+
+/** A port that is taken, or an address that is not ours. */
+export class ListenError extends MirrorError {
+  override name = 'ListenError'
+  readonly host: string
+  readonly port: number
+  readonly errno: string | undefined
+
+  constructor(options: { host: string; port: number; cause: unknown }) {
+    const errno = errnoOf(options.cause)
+    const where = `${options.host.includes(':') ? `[${options.host}]` : options.host}:${options.port}`
+    const why: Record<string, string> = {
+      EADDRINUSE: 'another program is listening there',
+      EADDRNOTAVAIL: 'this machine has no such address',
+      EACCES: 'ports below 1024 need more rights',
+    }
+    super(`Cannot listen on ${where}: ${why[errno ?? ''] ?? String(options.cause)}.`, { cause: options.cause })
+    this.host = options.host
+    this.port = options.port
+    this.errno = errno
+  }
+}
+
+/**
+ * Serves HTTP on one address. Heads must arrive within 10 s; bodies, in either direction, have no total limit: Node's own
+ * 300 s would cut slow pulls and large pushes.
+ */
+export async function listen(
+  options: ListenOptions,
+  handle: (request: IncomingMessage, response: ServerResponse) => void,
+): Promise<Listener> {
+  const settings = {
+    headersTimeout: 10_000,
+    requestTimeout: 0,
+    connectionsCheckingInterval: 2000,
+    keepAliveTimeout: 75_000,
+    noDelay: true,
+  }
+  const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
+  let closing = false
+  let open = 0
+  const limit = options.maxConnections ?? Infinity
+
+  server.on('connection', (socket) => {
+    open += 1
+    socket.once('close', () => (open -= 1))
+    // Far beyond the limit even saying no takes descriptors that are not there.
+    if (open > limit * 1.5) socket.destroy()
+  })
+  server.on('clientError', refuseMalformed)
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    if (closing) response.setHeader('connection', 'close')
+    if (open <= limit) return handle(request, response)
+    const busy = new OciError('TOOMANYREQUESTS', 503, 'The mirror has as many connections as it can hold.')
+    response
+      .writeHead(503, { 'retry-after': '1', connection: 'close', 'content-type': 'application/json' })
+      .end(busy.body())
+  })
+
+  const { host } = options
+  await new Promise<void>((resolve, reject) => {
+    const onError = (cause: Error) => reject(new ListenError({ host, port: options.port, cause }))
+    server.once('error', onError)
+    server.listen({ host, port: options.port, backlog: 1024, ipv6Only: host !== '::' }, () => {
+      server.off('error', onError)
+      resolve()
+    })
+  })
+  const { port } = server.address() as AddressInfo
+  const scheme = options.tls ? 'https' : 'http'
+  return {
+    host,
+    port,
+    url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`,
+    async close(graceMilliseconds) {
+      closing = true
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      server.closeIdleConnections()
+      // A connection that finishes its last answer is idle only then.
+      const sweep = setInterval(() => server.closeIdleConnections(), 200)
+      const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
+      await closed
+      clearInterval(sweep)
+      clearTimeout(cut)
+    },
+  }
+}
+
+/** What never became a request: answered in the specification's form, and the connection closed. */
+function refuseMalformed(error: Error, socket: Duplex): void {
+  const code = errnoOf(error)
+  if (code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const [status, phrase] =
+    code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large']
+      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'Request Timeout']
+        : [400, 'Bad Request']
+  const body = new OciError('UNKNOWN', status, 'The request is not valid HTTP.').body()
+  socket.end(
+    `HTTP/1.1 ${status} ${phrase}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    () => socket.destroy(),
+  )
+}

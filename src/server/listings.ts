@@ -1,0 +1,22 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { ListAnswer } from '../registry/registry.ts'
+import { provenanceHeaders, sendWhole } from './respond.ts'
+
+/** Sends a list. The next page is below the path the client used, which may name the upstream in several ways. */
+export function sendList(request: IncomingMessage, response: ServerResponse, answer: ListAnswer): number {
+  const [path, query = ''] = request.url!.split('?', 2)
+  const ns = new URLSearchParams(query).get('ns')
+  const namespace = ns === null ? '' : `&ns=${encodeURIComponent(ns)}`
+  return sendWhole(
+    request,
+    response,
+    200,
+    {
+      ...provenanceHeaders(answer.provenance),
+      'content-type': answer.contentType,
+      ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
+      ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),
+    },
+    answer.bytes,
+  )
+}

@@ -1,0 +1,52 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { OciError } from '../oci/errors.ts'
+import type { Provenance } from '../registry/registry.ts'
+
+/** What every answer of a registry carries. */
+export const commonHeaders = {
+  'docker-distribution-api-version': 'registry/2.0',
+  'x-content-type-options': 'nosniff',
+} as const
+
+/** The headers that say where an answer came from. */
+export function provenanceHeaders({ registry, cacheStatus, outcome }: Provenance): Record<string, string> {
+  return {
+    ...(registry === undefined ? {} : { 'oci-namespace': registry }),
+    'cache-status': cacheStatus,
+    ...(outcome === 'stale' ? { warning: '110 mirror "Response is Stale"' } : {}),
+  }
+}
+
+/** Whether the client holds this content already. RFC 9110 §13.1.2. */
+export function matchesEtag(request: IncomingMessage, etag: string): boolean {
+  const header = request.headers['if-none-match']
+  if (header === undefined) return false
+  return header.split(',').some((tag) => tag.trim() === '*' || tag.trim().replace(/^W\//, '') === etag)
+}
+
+/** Ends a response with a whole body; a HEAD gets its head only. Returns the body bytes that left. */
+export function sendWhole(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  headers: Record<string, string | number>,
+  body: Uint8Array,
+): number {
+  response.writeHead(status, { ...commonHeaders, ...headers, 'content-length': body.length })
+  if (request.method === 'HEAD') {
+    response.end()
+    return 0
+  }
+  response.end(body)
+  return body.length
+}
+
+/** Answers with the specification's JSON error body; a response that has begun can only be cut. */
+export function sendError(request: IncomingMessage, response: ServerResponse, error: OciError): void {
+  if (response.headersSent) {
+    response.destroy()
+    return
+  }
+  const headers = { ...error.headers, 'content-type': 'application/json' }
+  sendWhole(request, response, error.status, headers, Buffer.from(error.body()))
+}
