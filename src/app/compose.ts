@@ -1,0 +1,105 @@
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import type { Config } from '../config/config.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { systemClock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { PullThrough } from '../registry/pull-through.ts'
+import { Stats } from '../registry/stats.ts'
+import { openStore, type Store } from '../store/open-store.ts'
+import { createScrub } from '../store/scrub.ts'
+import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
+
+/** The parts of a running cache. */
+export interface Parts {
+  readonly store: Store
+  readonly upstreams: UpstreamDirectory
+  readonly cache: PullThrough
+  readonly sweeper: Sweeper
+  readonly stats: Stats
+  /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
+  close(): Promise<void>
+}
+
+const statsSaveMs = 10_000
+
+/** Plugs the cache together: the only place that knows every part of it. */
+export async function compose(config: Config, paths: MirrorPaths, logger: Logger): Promise<Parts> {
+  const clock = systemClock
+  const { cache: settings } = config
+  const upstreams = createUpstreamDirectory({ config, env: process.env, homedir: homedir(), clock, logger })
+  const store = await openStore({
+    root: cacheRoot(paths),
+    verifyReads: settings.verifyReads,
+    minFree: settings.minFree,
+    logger,
+    clock,
+  })
+
+  const statsFile = join(paths.stateDir, 'stats.json')
+  const stats = new Stats(clock.wall())
+  await stats.load(statsFile)
+  const saveStats = () => saveOrLog(() => stats.save(statsFile), logger)
+  const saving = setInterval(() => void saveStats(), statsSaveMs).unref()
+
+  const sweeper = createSweeper({
+    store,
+    limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
+    isInUse: (digest) => cache.isArriving(digest),
+    logger,
+    clock,
+  })
+  const scrub = createScrub({ store, logger, clock })
+  const cache: PullThrough = new PullThrough({
+    route: (repository) => upstreams.route(repository),
+    blobs: store.blobs,
+    refs: store.refs,
+    stats,
+    policy: {
+      freshFor: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
+      stale: settings.stale,
+      offline: settings.offline,
+      patience: settings.timeouts.revalidate,
+    },
+    runningTime: () => store.runningClock.now(),
+    makeRoom: async (bytes) => {
+      await sweeper.sweep({ dryRun: false, needBytes: bytes })
+    },
+    onStored: () => sweeper.poke(),
+    clock,
+    logger,
+  })
+
+  return {
+    store,
+    upstreams,
+    cache,
+    sweeper,
+    stats,
+    async close() {
+      clearInterval(saving)
+      await cache.close()
+      await upstreams.close()
+      await scrub.close()
+      await sweeper.close()
+      await saveStats()
+      await store.close()
+    },
+  }
+}
+
+/** The cache's folder below the data folder. */
+export function cacheRoot({ dataDir }: MirrorPaths): string {
+  return join(dataDir, 'cache')
+}
+
+async function saveOrLog(save: () => Promise<void>, logger: Logger): Promise<void> {
+  try {
+    await save()
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    logger.error({ error: String(error) }, 'could not save the statistics')
+  }
+}

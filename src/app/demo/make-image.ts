@@ -1,0 +1,68 @@
+import { randomBytes } from 'node:crypto'
+import { gzipSync } from 'node:zlib'
+import { digestOf, type Digest } from '../../oci/digest.ts'
+import { mediaType } from '../../oci/media-types.ts'
+
+/** A manifest and everything below it, as a registry serves it. */
+export interface DemoImage {
+  readonly digest: Digest
+  readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array }>
+  readonly blobs: ReadonlyMap<Digest, Uint8Array>
+}
+
+const layerSizes = [12_000_000, 9_000_000, 5_000_000, 400_000]
+
+/** A multi-arch image as real ones are: an index, two platforms that share their first layer, four layers each. */
+export function makeDemoImage(): DemoImage {
+  const blobs = new Map<Digest, Uint8Array>()
+  const manifests = new Map<Digest, { mediaType: string; bytes: Uint8Array }>()
+  const addBlob = (type: string, bytes: Uint8Array) => {
+    const digest = digestOf(bytes)
+    blobs.set(digest, bytes)
+    return { mediaType: type, digest, size: bytes.length }
+  }
+  const addManifest = (type: string, content: object) => {
+    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: type, ...content }))
+    const digest = digestOf(bytes)
+    manifests.set(digest, { mediaType: type, bytes })
+    return { mediaType: type, digest, size: bytes.length }
+  }
+
+  const shared = makeLayer('shared', layerSizes[0]!)
+  const platforms = ['amd64', 'arm64'].map((architecture) => {
+    const tars = [shared, ...layerSizes.slice(1).map((size, at) => makeLayer(`${architecture}-${at}`, size))]
+    const layers = tars.map((tar) => addBlob(mediaType.ociLayerGzip, gzipSync(tar, { level: 0 })))
+    const rootfs = { type: 'layers', diff_ids: tars.map((tar) => digestOf(tar)) }
+    const config = addBlob(
+      mediaType.ociConfig,
+      Buffer.from(JSON.stringify({ architecture, os: 'linux', config: {}, rootfs })),
+    )
+    return { ...addManifest(mediaType.ociManifest, { config, layers }), platform: { os: 'linux', architecture } }
+  })
+  return { digest: addManifest(mediaType.ociIndex, { manifests: platforms }).digest, manifests, blobs }
+}
+
+/** A tar archive with one file of random bytes. POSIX.1-1988 (ustar). */
+function makeLayer(name: string, size: number): Uint8Array {
+  const header = Buffer.alloc(512)
+  header.write(`demo/${name}`, 0)
+  header.write(octal(0o644, 8), 100)
+  header.write(octal(0, 8), 108)
+  header.write(octal(0, 8), 116)
+  header.write(octal(size, 12), 124)
+  header.write(octal(0, 12), 136)
+  header.write('        0', 148)
+  header.write('ustar\u000000', 257)
+  header.write(
+    `${header
+      .reduce((sum, byte) => sum + byte, 0)
+      .toString(8)
+      .padStart(6, '0')}\0 `,
+    148,
+  )
+  return Buffer.concat([header, randomBytes(size), Buffer.alloc((512 - (size % 512)) % 512), Buffer.alloc(1024)])
+}
+
+function octal(value: number, length: number): string {
+  return `${value.toString(8).padStart(length - 1, '0')}\0`
+}

@@ -1,0 +1,105 @@
+import { networkInterfaces } from 'node:os'
+import type { Logger } from '../lib/logger.ts'
+import type { Docker } from '../runtime/docker.ts'
+import { ListenError, type Listener } from '../server/listen.ts'
+
+export interface NetworkListenersOptions {
+  readonly docker: Docker
+  /** Names of the networks whose containers shall reach us. */
+  readonly networks: readonly string[]
+  /** Listens on a gateway address. Throws ListenError. */
+  readonly open: (address: string) => Promise<Listener[]>
+  /** Hears of every change: the URL to use on each network that has one. */
+  readonly onChange: (endpoints: Record<string, string>) => void
+  readonly logger: Logger
+}
+
+export interface NetworkListeners {
+  close(graceMilliseconds: number): Promise<void>
+}
+
+/** How soon an address that is not there yet, or a port that is taken, is tried again. */
+const retryMs = 2000
+
+/**
+ * Listens on the gateway address of each network as soon as the network exists, and no longer than that. Containers cannot
+ * reach the host's loopback; the gateway of their own network they can.
+ */
+export function startNetworkListeners(options: NetworkListenersOptions): NetworkListeners {
+  const { docker, networks, logger } = options
+  const stop = new AbortController()
+  /** By address. */
+  const open = new Map<string, { readonly network: string; readonly listeners: readonly Listener[] }>()
+  const complained = new Set<string>()
+  let retry: NodeJS.Timeout | undefined
+  let work: Promise<void> = Promise.resolve()
+
+  /** One look after the other, so that two never open the same address. */
+  const look = () => {
+    work = work
+      .then(reconcile)
+      .catch((error: unknown) => logger.error({ error: String(error) }, 'looking at the networks failed'))
+  }
+
+  async function reconcile(): Promise<void> {
+    clearTimeout(retry)
+    if (stop.signal.aborted) return
+    const wanted = new Map<string, string>()
+    for (const network of networks) {
+      for (const address of await docker.networkGateways(network)) wanted.set(address, network)
+    }
+    for (const [address, { network, listeners }] of open) {
+      if (wanted.get(address) === network && isOurs(address)) continue
+      open.delete(address)
+      await Promise.all(listeners.map((listener) => listener.close(0)))
+      logger.info({ network, address }, 'the network is gone')
+    }
+    for (const [address, network] of wanted) if (!open.has(address)) await tryOpen(address, network)
+    options.onChange(endpoints())
+  }
+
+  async function tryOpen(address: string, network: string): Promise<void> {
+    // The gateway of an engine elsewhere, in a VM say, is no address of this machine.
+    if (!isOurs(address)) return later()
+    try {
+      const listeners = await options.open(address)
+      open.set(address, { network, listeners })
+      complained.delete(address)
+      logger.info({ network, url: listeners[0]?.url }, 'containers of this network reach the mirror here')
+    } catch (error) {
+      if (!(error instanceof ListenError)) throw error
+      if (!complained.has(address))
+        logger.warn({ network, reason: error.message }, 'cannot listen for the containers of this network')
+      complained.add(address)
+      later()
+    }
+  }
+
+  function later(): void {
+    clearTimeout(retry)
+    retry = setTimeout(look, retryMs).unref()
+  }
+
+  function endpoints(): Record<string, string> {
+    const urls: Record<string, string> = {}
+    for (const { network, listeners } of open.values()) urls[network] ??= listeners[0]!.url
+    return urls
+  }
+
+  const watching = docker.watchNetworks(look, stop.signal)
+  return {
+    async close(graceMilliseconds) {
+      stop.abort()
+      clearTimeout(retry)
+      await watching
+      await work
+      await Promise.all(
+        [...open.values()].flatMap(({ listeners }) => listeners.map((listener) => listener.close(graceMilliseconds))),
+      )
+    },
+  }
+}
+
+function isOurs(address: string): boolean {
+  return Object.values(networkInterfaces()).some((infos) => infos?.some((info) => info.address === address))
+}

@@ -1,0 +1,187 @@
+import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { createSecureContext } from 'node:tls'
+import type { Config, ListenAddress } from '../config/config.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { systemClock } from '../lib/clock.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
+import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
+import { createAdminHandler, type AdminActions } from '../server/admin.ts'
+import type { StatusReport } from '../server/admin-api.ts'
+import { createHandler } from '../server/handle.ts'
+import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
+import { listen, type Listener } from '../server/listen.ts'
+import { renderMetrics } from '../server/metrics.ts'
+import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
+import { verifyStore } from '../store/verify.ts'
+import { openAdminToken } from './admin-token.ts'
+import { compose } from './compose.ts'
+import { connectionLimit } from './connection-limit.ts'
+import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
+import { createStatusReport } from './status-report.ts'
+
+export interface StartOptions {
+  readonly home: MirrorPaths
+  readonly version: string
+  readonly runtime: StatusReport['runtime']
+  readonly logger: Logger
+  /** Somebody asked over the admin listener that the mirror end. */
+  readonly onStopRequested?: () => void
+  /** The networks' addresses have changed; `endpoints` is up to date. */
+  readonly onEndpointsChanged?: () => void
+}
+
+export interface RunningMirror {
+  readonly endpoints: StatusReport['endpoints']
+  /** Lets pulls under way finish, up to 30 s, then ends. */
+  close(): Promise<void>
+}
+
+const drainMs = 30_000
+
+/** Starts a mirror in this process. Throws MirrorError for what its user can mend; then nothing is left running. */
+export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
+  const { logger, home } = options
+  const tls = readTls(config.tls)
+  const parts = await compose(config, home, logger)
+  const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
+  const close = async () => {
+    await Promise.all(closing.map((end) => end(drainMs)))
+    await parts.close()
+  }
+  try {
+    const guard = createHostGuard(guardNames(config), (host) => parts.stats.refused(host))
+    const buffers = new BufferPool()
+    const { idle } = config.cache.timeouts
+    const sending = { buffers, idle, sendBlob: createPortableSendBlob({ idle, buffers }) }
+    const maxConnections = connectionLimit()
+
+    const openCache = async (host: string, port: number): Promise<Listener> => {
+      const trusted = isLoopbackAddress(host) || host === 'localhost' || config.cache.shareCredentials
+      const access = trusted ? 'credentialed' : 'anonymous'
+      const handle = createHandler({
+        registry: parts.cache,
+        addressing: 'proxy',
+        access,
+        guard,
+        stats: parts.stats,
+        sending,
+        logger,
+      })
+      return listen({ host, port, tls, maxConnections }, handle)
+    }
+    const endpoints: StatusReport['endpoints'] = { cache: [], registry: [], admin: [], networks: {} }
+    const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
+    endpoints.cache.push(...cacheListeners.map(({ url }) => url))
+
+    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes: config.cache.maxSize }
+    const actions = createAdminActions(
+      parts,
+      () => createStatusReport(parts, context),
+      options.onStopRequested ?? (() => {}),
+    )
+    const token = await openAdminToken(home.tokenFile)
+    const handleAdmin = createAdminHandler({ actions, guard, token, logger })
+    const adminListeners = await listenAll(
+      config.admin.listen,
+      (host, port) => listen({ host, port }, handleAdmin),
+      closing,
+    )
+    endpoints.admin.push(...adminListeners.map(({ url }) => url))
+
+    for (const { host, url } of [...cacheListeners, ...adminListeners]) {
+      if (!isLoopbackAddress(host) && host !== 'localhost')
+        logger.warn({ url }, 'this address is reachable from other machines')
+    }
+    const gatewayPort = cacheListeners[0]?.port
+    const openGateway = async (address: string) =>
+      gatewayPort === undefined ? [] : [await openCache(address, gatewayPort)]
+    const networks = await watchNetworks(config, openGateway, logger, (urls) => {
+      endpoints.networks = urls
+      options.onEndpointsChanged?.()
+    })
+    if (networks) closing.push((grace) => networks.close(grace))
+    logger.info({ endpoints }, 'the mirror is up')
+    return { endpoints, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Listens on each address; with several and port 0, each picks its own. */
+async function listenAll(
+  addresses: readonly ListenAddress[],
+  open: (host: string, port: number) => Promise<Listener>,
+  closing: ((graceMilliseconds: number) => Promise<void>)[],
+): Promise<Listener[]> {
+  const listeners: Listener[] = []
+  for (const { host, port } of addresses) {
+    const listener = await open(host, port)
+    closing.push((grace) => listener.close(grace))
+    listeners.push(listener)
+  }
+  return listeners
+}
+
+/** On Linux a process reaches its networks' containers by their gateways; elsewhere the engine lives in a VM. */
+async function watchNetworks(
+  config: Config,
+  openCache: (address: string) => Promise<Listener[]>,
+  logger: Logger,
+  onChange: (urls: Record<string, string>) => void,
+): Promise<NetworkListeners | undefined> {
+  const { networks } = config
+  if (process.platform !== 'linux' || networks.length === 0) return undefined
+  const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
+  if (!endpoint) return undefined
+  const docker = createDockerodeDocker(endpoint, { clock: systemClock })
+  return startNetworkListeners({ docker, networks, open: openCache, onChange, logger })
+}
+
+function createAdminActions(
+  parts: Awaited<ReturnType<typeof compose>>,
+  status: () => StatusReport,
+  stop: () => void,
+): AdminActions {
+  const { sweeper, cache, store } = parts
+  return {
+    status: () => Promise.resolve(status()),
+    metrics: () => renderMetrics(status()),
+    async remove({ names, dryRun }) {
+      const removal = await sweeper.remove(names, dryRun)
+      if (!dryRun) cache.forget()
+      return removal
+    },
+    prune: ({ dryRun }) => sweeper.sweep({ dryRun }),
+    async *verify({ quarantine }, signal) {
+      for await (const state of verifyStore(store, { quarantine, signal })) {
+        yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
+      }
+      cache.forget()
+    },
+    stop,
+  }
+}
+
+function guardNames(config: Config): string[] {
+  const listening = [...config.cache.listen, ...config.admin.listen, ...config.registry.listen].map(({ host }) => host)
+  return [...config.allowedHosts, ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
+}
+
+function readTls(tls: Config['tls']): { cert: string; key: string } | undefined {
+  if (!tls) return undefined
+  try {
+    const pair = { cert: readFileSync(tls.cert, 'utf8'), key: readFileSync(tls.key, 'utf8') }
+    createSecureContext(pair)
+    return pair
+  } catch (cause) {
+    throw new MirrorError(`The certificate and key of "tls" cannot be used: ${String(cause)}`, {
+      exit: exitCode.usage,
+      hints: ['"tls" in mirror.yaml needs two PEM files that belong together: {cert: ./tls.crt, key: ./tls.key}'],
+      cause,
+    })
+  }
+}

@@ -1,0 +1,81 @@
+import type { Totals } from '../registry/stats.ts'
+import type { ImageReport, StatusReport, UpstreamReport } from '../server/admin-api.ts'
+import { listImages } from '../store/images.ts'
+import type { UpstreamHealth } from '../upstream/upstream.ts'
+import type { Parts } from './compose.ts'
+
+export interface StatusContext {
+  readonly version: string
+  readonly runtime: StatusReport['runtime']
+  /** Wall clock ms. */
+  readonly startedAt: number
+  readonly endpoints: StatusReport['endpoints']
+  readonly maxBytes: number
+}
+
+/** What `mirror status --json` prints, from the running parts. */
+export function createStatusReport({ store, stats, upstreams }: Parts, context: StatusContext): StatusReport {
+  const manifests = new Set<string>()
+  for (const record of store.refs.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
+  const { bytes, blobs } = store.blobs.usage
+  return {
+    version: context.version,
+    running: true,
+    runtime: context.runtime,
+    pid: process.pid,
+    startedAt: iso(context.startedAt),
+    uptimeSeconds: Math.max(0, Math.round((Date.now() - context.startedAt) / 1000)),
+    since: iso(stats.since),
+    endpoints: context.endpoints,
+    cache: counters(stats.totals, stats.hitRatio),
+    upstreams: upstreamReports(stats.upstreams, [...upstreams.all()]),
+    storage: {
+      path: store.layout.home,
+      bytes,
+      maxBytes: context.maxBytes,
+      blobs,
+      manifests: manifests.size,
+      pushedBytes: 0,
+    },
+    refusedHosts: Object.fromEntries(stats.refusedHosts),
+    images: imageReports({ store }),
+  }
+}
+
+/** What is cached, as images. */
+export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
+  return listImages(store.refs, new Map(store.blobs.entries())).map(
+    ({ name, digest, bytes, pulls, lastPulled, checkedAt }) => ({
+      name,
+      digest,
+      bytes,
+      pulls,
+      ...(lastPulled === undefined ? {} : { lastPulled: iso(lastPulled) }),
+      ...(checkedAt === undefined ? {} : { checkedAt: iso(checkedAt) }),
+    }),
+  )
+}
+
+function counters(totals: Totals, hitRatio: number): StatusReport['cache'] {
+  return { ...totals, hitRatio: Math.round(hitRatio * 10_000) / 10_000 }
+}
+
+function upstreamReports(
+  counted: ReadonlyMap<string, { hits: number; misses: number; bytesFromUpstream: number }>,
+  asked: readonly { readonly host: string; health(): UpstreamHealth }[],
+): Record<string, UpstreamReport> {
+  const reports = new Map<string, UpstreamReport>()
+  for (const [host, counts] of counted) reports.set(host, { ...counts, state: 'ok' })
+  for (const upstream of asked) {
+    const { host } = upstream
+    const { state, rateLimit } = upstream.health()
+    const counts = reports.get(host) ?? { hits: 0, misses: 0, bytesFromUpstream: 0 }
+    const quota = rateLimit && { ...rateLimit, source: rateLimit.source ?? '', at: iso(rateLimit.at) }
+    reports.set(host, { ...counts, state, ...(quota ? { rateLimit: quota } : {}) })
+  }
+  return Object.fromEntries(reports)
+}
+
+function iso(milliseconds: number): string {
+  return new Date(milliseconds).toISOString()
+}
