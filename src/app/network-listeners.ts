@@ -7,8 +7,10 @@ export interface NetworkListenersOptions {
   readonly docker: Docker
   /** Names of the networks whose containers shall reach us. */
   readonly networks: readonly string[]
-  /** Listens on a gateway address. Throws ListenError. */
-  readonly open: (address: string) => Promise<Listener[]>
+  /** Listens on a gateway address; undefined when something that listens on all addresses does already. Throws ListenError. */
+  readonly open: (address: string) => Promise<Listener | undefined>
+  /** The URL that reaches us at an address. */
+  readonly urlOf: (address: string) => string
   /** Hears of every change: the URL to use on each network that has one. */
   readonly onChange: (endpoints: Record<string, string>) => void
   readonly logger: Logger
@@ -29,7 +31,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   const { docker, networks, logger } = options
   const stop = new AbortController()
   /** By address. */
-  const open = new Map<string, { readonly network: string; readonly listeners: readonly Listener[] }>()
+  const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
   const complained = new Set<string>()
   let retry: NodeJS.Timeout | undefined
   let work: Promise<void> = Promise.resolve()
@@ -48,10 +50,10 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     for (const network of networks) {
       for (const address of await docker.networkGateways(network)) wanted.set(address, network)
     }
-    for (const [address, { network, listeners }] of open) {
+    for (const [address, { network, listener }] of open) {
       if (wanted.get(address) === network && isOurs(address)) continue
       open.delete(address)
-      await Promise.all(listeners.map((listener) => listener.close(0)))
+      await listener?.close(0)
       logger.info({ network, address }, 'the network is gone')
     }
     for (const [address, network] of wanted) if (!open.has(address)) await tryOpen(address, network)
@@ -62,10 +64,9 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     // The gateway of an engine elsewhere, in a VM say, is no address of this machine.
     if (!isOurs(address)) return later()
     try {
-      const listeners = await options.open(address)
-      open.set(address, { network, listeners })
+      open.set(address, { network, listener: await options.open(address) })
       complained.delete(address)
-      logger.info({ network, url: listeners[0]?.url }, 'containers of this network reach the mirror here')
+      logger.info({ network, url: options.urlOf(address) }, 'containers of this network reach the mirror here')
     } catch (error) {
       if (!(error instanceof ListenError)) throw error
       if (!complained.has(address))
@@ -82,7 +83,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
 
   function endpoints(): Record<string, string> {
     const urls: Record<string, string> = {}
-    for (const { network, listeners } of open.values()) urls[network] ??= listeners[0]!.url
+    for (const [address, { network }] of open) urls[network] ??= options.urlOf(address)
     return urls
   }
 
@@ -93,9 +94,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       clearTimeout(retry)
       await watching
       await work
-      await Promise.all(
-        [...open.values()].flatMap(({ listeners }) => listeners.map((listener) => listener.close(graceMilliseconds))),
-      )
+      await Promise.all([...open.values()].map(({ listener }) => listener?.close(graceMilliseconds)))
     },
   }
 }

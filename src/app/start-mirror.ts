@@ -95,10 +95,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       if (!isLoopbackAddress(host) && host !== 'localhost')
         logger.warn({ url }, 'this address is reachable from other machines')
     }
-    const gatewayPort = cacheListeners[0]?.port
-    const openGateway = async (address: string) =>
-      gatewayPort === undefined ? [] : [await openCache(address, gatewayPort)]
-    const networks = await watchNetworks(config, openGateway, logger, (urls) => {
+    const networks = await watchNetworks(config, cacheListeners, openCache, logger, (urls) => {
       endpoints.networks = urls
       options.onEndpointsChanged?.()
     })
@@ -129,16 +126,26 @@ async function listenAll(
 /** On Linux a process reaches its networks' containers by their gateways; elsewhere the engine lives in a VM. */
 async function watchNetworks(
   config: Config,
-  openCache: (address: string) => Promise<Listener[]>,
+  cacheListeners: readonly Listener[],
+  openCache: (address: string, port: number) => Promise<Listener>,
   logger: Logger,
   onChange: (urls: Record<string, string>) => void,
 ): Promise<NetworkListeners | undefined> {
   const { networks } = config
-  if (process.platform !== 'linux' || networks.length === 0) return undefined
+  const [first] = cacheListeners
+  if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
   if (!endpoint) return undefined
-  const docker = createDockerodeDocker(endpoint, { clock: systemClock })
-  return startNetworkListeners({ docker, networks, open: openCache, onChange, logger })
+  const everywhere = cacheListeners.some(({ host }) => host === '0.0.0.0' || host === '::')
+  return startNetworkListeners({
+    docker: createDockerodeDocker(endpoint, { clock: systemClock }),
+    networks,
+    open: async (address) => (everywhere ? undefined : openCache(address, first.port)),
+    urlOf: (address) =>
+      `${config.tls ? 'https' : 'http'}://${address.includes(':') ? `[${address}]` : address}:${first.port}`,
+    onChange,
+    logger,
+  })
 }
 
 function createAdminActions(

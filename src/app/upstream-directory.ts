@@ -35,7 +35,7 @@ export function createUpstreamDirectory({
   clock,
   logger,
 }: UpstreamDirectoryOptions): UpstreamDirectory {
-  const routing = createRouting({
+  const route = createRouting({
     configured: new Set(Object.keys(config.upstreams)),
     defaultUpstream: config.defaultUpstream,
   })
@@ -75,8 +75,8 @@ export function createUpstreamDirectory({
 
   return {
     route(repository) {
-      const route = routing.route(repository)
-      return route && { upstream: open(route.host), name: route.name }
+      const place = route(repository)
+      return place && { upstream: open(place.host), name: place.name }
     },
     *all() {
       for (const { upstream } of upstreams.values()) yield upstream
