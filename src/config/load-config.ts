@@ -1,0 +1,109 @@
+import { readFile } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { formatProblem, type ConfigProblem } from './config-tree.ts'
+import type { Config, ListenAddress } from './config.ts'
+import { defaultConfig } from './defaults.ts'
+import { mergeConfig } from './merge-config.ts'
+import type { MirrorPaths, Surroundings } from './paths.ts'
+import type { FlagLayer } from './settings.ts'
+import { readEnvironment } from './read-environment.ts'
+
+/** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
+export interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
+  paths: MirrorPaths
+}
+
+/**
+ * The configuration: defaults < mirror.yaml < `MIRROR_*` < flags. A missing file is an empty one, unless the user named it.
+ * Throws one MirrorError (exit 2) with every problem of every source.
+ */
+export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput): Promise<Config> {
+  const problems: ConfigProblem[] = []
+  let config = defaultConfig()
+
+  const text = await readConfigFile(paths)
+  if (text !== undefined) {
+    // Loaded only when there is something to parse: an unconfigured mirror starts without a YAML parser.
+    const { parseConfigFile } = await import('./parse-config.ts')
+    const file = parseConfigFile({ text, path: paths.configFile, label: basename(paths.configFile), homedir })
+    problems.push(...file.problems)
+    config = mergeConfig(config, file.layer)
+  }
+  const environment = readEnvironment(env, cwd)
+  problems.push(...environment.problems)
+  config = applyFlags(mergeConfig(config, environment.layer), environment.flags)
+  if (problems.length === 0) problems.push(...sharedAddresses(config, paths))
+  if (problems.length > 0) throw badConfig(problems, paths)
+  return config
+}
+
+async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Promise<string | undefined> {
+  try {
+    return await readFile(configFile, 'utf8')
+  } catch (error) {
+    const code = errnoOf(error)
+    if (code === 'ENOENT' && !configFileNamed) return undefined
+    if (code === undefined) throw error
+    throw new MirrorError(`The configuration file ${configFile} cannot be read: ${(error as Error).message}`, {
+      exit: exitCode.usage,
+      hints: code === 'ENOENT' ? [`mirror init --config ${configFile}   (writes one)`] : [],
+      cause: error,
+    })
+  }
+}
+
+function applyFlags(config: Config, flags: FlagLayer): Config {
+  return {
+    ...config,
+    cache: { ...config.cache, listen: onPort(config.cache.listen, flags.cachePort) },
+    registry: {
+      ...config.registry,
+      enabled: flags.noRegistry === true ? false : config.registry.enabled,
+      listen: onPort(config.registry.listen, flags.registryPort),
+    },
+    admin: { ...config.admin, listen: onPort(config.admin.listen, flags.adminPort) },
+  }
+}
+
+function onPort(listen: ListenAddress[], port: number | undefined): ListenAddress[] {
+  return port === undefined ? listen : listen.map(({ host }) => ({ host, port }))
+}
+
+/** Two listeners on one address: the second would find its port taken, by ourselves. */
+function sharedAddresses(config: Config, paths: MirrorPaths): ConfigProblem[] {
+  const owners = new Map<string, string>()
+  const problems: ConfigProblem[] = []
+  const claim = (owner: string, listen: ListenAddress[]) => {
+    for (const { host, port } of listen) {
+      if (port === 0) continue
+      const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+      const earlier = owners.get(address)
+      if (earlier !== undefined)
+        problems.push({
+          place: { source: basename(paths.configFile) },
+          path: owner,
+          message: `${owner} names ${address}, which ${earlier} has already`,
+        })
+      owners.set(address, owner)
+    }
+  }
+  claim('cache.listen', config.cache.listen)
+  if (config.registry.enabled) claim('registry.listen', config.registry.listen)
+  claim('admin.listen', config.admin.listen)
+  return problems
+}
+
+function badConfig(problems: ConfigProblem[], paths: MirrorPaths): MirrorError {
+  const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`
+  return new MirrorError(
+    `The configuration has ${count}, so nothing was done:\n${problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        `Mend ${paths.configFile} or the variable named above`,
+        'mirror init --dry-run   (prints every key with its default)',
+      ],
+    },
+  )
+}

@@ -1,0 +1,115 @@
+import { isIP, isIPv6 } from 'node:net'
+import { parseDuration, parseSize } from '../lib/units.ts'
+import { parseRegistryHost } from '../oci/name.ts'
+import type { ListenAddress } from './config.ts'
+import type { ReadText } from './fields.ts'
+
+/** Bytes. */
+export const size: ReadText<number> = (text, problem) => {
+  const bytes = parseSize(text)
+  return bytes !== undefined && Number.isSafeInteger(bytes)
+    ? bytes
+    : problem(`must be a size such as 20GiB or 500MB, not ${quote(text)}`)
+}
+
+/** Milliseconds. */
+export const duration: ReadText<number> = (text, problem) => {
+  const ms = parseDuration(text)
+  if (ms !== undefined && Number.isSafeInteger(ms)) return ms
+  if (/^\d+(\.\d+)?$/.test(text)) return problem(`needs a unit: ${text}s, ${text}m or ${text}h`)
+  return problem(`must be a duration such as 10s, 5m or 1h30m, not ${quote(text)}`)
+}
+
+/** Milliseconds of a time-out: never 0, which would be no time at all, and at most an hour. */
+export const timeout: ReadText<number> = (text, problem, context) => {
+  const ms = duration(text, problem, context)
+  return ms === undefined || (ms > 0 && ms <= 3_600_000) ? ms : problem('must be more than 0 and at most 1h')
+}
+
+export const boolean: ReadText<boolean> = (text, problem) => {
+  if (text === 'true' || text === '1') return true
+  if (text === 'false' || text === '0') return false
+  return problem(`must be true or false, not ${quote(text)}`)
+}
+
+export function integer(least: number, most: number): ReadText<number> {
+  return (text, problem) => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+    return value >= least && value <= most ? value : problem(`must be a whole number from ${least} to ${most}`)
+  }
+}
+
+export function oneOf<const T extends string>(...words: T[]): ReadText<T> {
+  return (text, problem) =>
+    words.find((word) => word === text) ?? problem(`must be one of ${words.join(', ')}, not ${quote(text)}`)
+}
+
+/** Any text but none. */
+export const text: ReadText<string> = (text, problem) => (text.trim() === '' ? problem('must not be empty') : text)
+
+/** A file, absolute. */
+export const filePath: ReadText<string> = (text, problem, context) =>
+  text.trim() === '' ? problem('must name a file') : context.resolvePath(text)
+
+/** `127.0.0.1:5055`, `[::1]:5055`, `localhost:0`. What leaves the address or the port open is refused, not guessed. */
+export const listenAddress: ReadText<ListenAddress> = (text, problem) => {
+  const portAlone = /^:?(\d+)$/.exec(text)?.[1]
+  if (portAlone !== undefined)
+    return problem(
+      `needs an address: 127.0.0.1:${portAlone} for this machine alone, 0.0.0.0:${portAlone} for everybody`,
+    )
+  if (isIPv6(text)) return problem(`needs brackets and a port: [${text}]:5055`)
+  const match = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text)
+  const host = match?.[1] ?? match?.[2]?.toLowerCase()
+  const isAddress = match?.[1] === undefined ? isIP(host ?? '') === 4 || host === 'localhost' : isIPv6(match[1])
+  if (host === undefined || !isAddress)
+    return problem(`must be an IP address and a port, such as 127.0.0.1:5055 or [::1]:5055, not ${quote(text)}`)
+  if (match?.[3] === undefined) return problem(`needs a port: ${text}:5055`)
+  const port = Number(match[3])
+  return port <= 65_535 ? { host, port } : problem('has a port above 65535')
+}
+
+/** A registry's `host` or `host:port`; Docker Hub by any of its names is `docker.io`. */
+export const registryHost: ReadText<string> = (text, problem) => {
+  const host = parseRegistryHost(text)
+  if (host === undefined)
+    return problem(`must be a registry's host name with an optional port, such as ghcr.io, not ${quote(text)}`)
+  return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+}
+
+/** A `host` or `host:port`, as it is. */
+export const hostAndPort: ReadText<string> = (text, problem) =>
+  parseRegistryHost(text) ?? problem(`must be a host name with an optional port, not ${quote(text)}`)
+
+/** A name, or an address, that a Host header may carry; ports do not matter there. */
+export const hostName: ReadText<string> = (text, problem) => {
+  const host = parseRegistryHost(isIPv6(text) ? `[${text}]` : text)
+  return host !== undefined && !/:\d+$/.test(host)
+    ? host
+    : problem(`must be a host name without a port, not ${quote(text)}`)
+}
+
+/** The name of a Docker network. */
+export const networkName: ReadText<string> = (text, problem) =>
+  /^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(text) ? text : problem(`must be the name of a Docker network, not ${quote(text)}`)
+
+/** The name of an environment variable. */
+export const variableName: ReadText<string> = (text, problem) =>
+  /^[A-Za-z_][A-Za-z0-9_]*$/.test(text) ? text : problem('must be the name of an environment variable')
+
+/** A registry's base URL without a trailing slash. */
+export const baseUrl: ReadText<string> = (text, problem) => {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:'))
+    return problem('must be a URL that starts with https:// or http://')
+  // The URL is not repeated: what stands in it may be a secret.
+  if (url.username !== '' || url.password !== '')
+    return problem('must not hold a user name or password; credentials have a key of their own')
+  if (text.includes('?') || text.includes('#')) return problem('must not have a query or a fragment')
+  if (/\/v2\/*$/.test(url.pathname)) return problem('must end before /v2, which is added')
+  return `${url.origin}${url.pathname.replace(/\/+$/, '')}`
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
+}

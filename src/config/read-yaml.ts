@@ -1,0 +1,90 @@
+import { Alias, LineCounter, Scalar, YAMLMap, YAMLSeq, parseDocument } from 'yaml'
+import type { ConfigEntry, ConfigNode, ConfigProblem, Place } from './config-tree.ts'
+
+// A configuration is small; what is larger is a mistake, or aliases that expand without end.
+const longestText = 256 * 1024
+const mostNodes = 10_000
+const deepest = 16
+
+/** Reads YAML 1.2 text into a tree with positions. Problems: syntax, several documents, unbounded content. */
+export function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
+  const start: Place = { source, line: 1, column: 1 }
+  const nothing: ConfigNode = { kind: 'absent', place: start }
+  if (text.length > longestText || isNestedTooDeep(text))
+    return {
+      root: nothing,
+      problems: [{ place: start, path: '', message: 'is too large or too deep for a configuration' }],
+    }
+
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2', uniqueKeys: false })
+  const placeAt = (offset: number | undefined): Place => {
+    if (offset === undefined) return start
+    const { line, col } = lines.linePos(offset)
+    return { source, line: Math.max(line, 1), column: Math.max(col, 1) }
+  }
+  const problems: ConfigProblem[] = [...document.errors, ...document.warnings].slice(0, 20).map((error) => ({
+    place: placeAt(error.pos[0]),
+    path: '',
+    message: `is not valid YAML: ${error.message}`,
+  }))
+  // What stands in a broken document is guesswork: its values would only raise problems that are none.
+  if (document.errors.length > 0) return { root: nothing, problems }
+
+  const anchors = new Map<string, unknown>()
+  let nodes = 0
+  let unbounded = false
+  const root = toNode(document.contents, start, 0)
+  return { root, problems }
+
+  function toNode(node: unknown, parent: Place, depth: number): ConfigNode {
+    if (node instanceof Alias) {
+      const place = placeAt(node.range?.[0])
+      if (!anchors.has(node.source)) problems.push({ place, path: '', message: `has no anchor named ${node.source}` })
+      return toNode(anchors.get(node.source), place, depth + 1)
+    }
+    const range = node instanceof Scalar || node instanceof YAMLMap || node instanceof YAMLSeq ? node.range : undefined
+    const place = range ? placeAt(range[0]) : parent
+    nodes += 1
+    if (nodes > mostNodes || depth > deepest) {
+      if (!unbounded) problems.push({ place, path: '', message: 'has too many values, or aliases without end' })
+      unbounded = true
+      return { kind: 'absent', place }
+    }
+    if (node instanceof YAMLMap) {
+      if (node.anchor) anchors.set(node.anchor, node)
+      const entries: ConfigEntry[] = []
+      for (const { key, value } of node.items) {
+        const keyNode = toNode(key, place, depth + 1)
+        if (keyNode.kind === 'scalar')
+          entries.push({ key: keyNode.text, keyPlace: keyNode.place, value: toNode(value, keyNode.place, depth + 1) })
+        else problems.push({ place: keyNode.place, path: '', message: 'has a key that is not a word' })
+      }
+      return { kind: 'map', place, entries }
+    }
+    if (node instanceof YAMLSeq) {
+      if (node.anchor) anchors.set(node.anchor, node)
+      return { kind: 'list', place, items: node.items.map((item) => toNode(item, place, depth + 1)) }
+    }
+    if (!(node instanceof Scalar)) return { kind: 'absent', place }
+    if (node.anchor) anchors.set(node.anchor, node)
+    if (node.value === null || node.value === undefined) return { kind: 'absent', place }
+    return {
+      kind: 'scalar',
+      place,
+      text: typeof node.value === 'string' ? node.value : (node.source ?? String(node.value)),
+    }
+  }
+}
+
+/** Whether collections are opened so deep that the parser, which recurses with them, would run out of stack. */
+function isNestedTooDeep(text: string): boolean {
+  if (/(?:[-?:][ \t]+){64}/.test(text)) return true
+  let depth = 0
+  for (const character of text) {
+    if (character === '[' || character === '{') depth += 1
+    else if (character === ']' || character === '}') depth = Math.max(0, depth - 1)
+    if (depth > 64) return true
+  }
+  return false
+}

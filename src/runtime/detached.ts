@@ -1,0 +1,95 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { open, readFile } from 'node:fs/promises'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import { isReadinessMessage, type ReadinessMessage } from './readiness.ts'
+import type { StartedMirror } from './runtime.ts'
+
+export interface DetachedOptions {
+  /** The program and its arguments, for this very Node. */
+  args: string[]
+  env: NodeJS.ProcessEnv
+  /** Its stdout and stderr are appended here. */
+  logFile: string
+  timeoutMs: number
+  /** Ends the start, and the process with it. */
+  signal: AbortSignal
+}
+
+/**
+ * Starts a mirror that outlives this process, and returns when it answers. Throws the child's own MirrorError when it says why
+ * it cannot; one with the end of its log when it dies without a word.
+ */
+export async function startDetached(options: DetachedOptions): Promise<StartedMirror> {
+  const log = await open(options.logFile, 'a', 0o600)
+  try {
+    const { size } = await log.stat()
+    const child = spawn(process.execPath, options.args, {
+      detached: true,
+      windowsHide: true,
+      env: options.env,
+      stdio: ['ignore', log.fd, log.fd, 'ipc'],
+    })
+    const outcome = await readinessOf(child, options)
+    if (outcome.type === 'ready') {
+      child.disconnect()
+      child.unref()
+      return { pid: child.pid!, endpoints: outcome.endpoints }
+    }
+    if (outcome.type === 'failed') throw new MirrorError(outcome.message, { hints: outcome.hints, exit: outcome.exit })
+    throw new MirrorError(`The mirror could not be started: ${outcome.reason}.`, {
+      hints: [...(await endOf(options.logFile, size)), `The whole log: ${options.logFile}`],
+      exit: outcome.type === 'interrupted' ? exitCode.interrupted : exitCode.bug,
+    })
+  } finally {
+    await log.close()
+  }
+}
+
+type Outcome = ReadinessMessage | { type: 'died' | 'interrupted'; reason: string }
+
+function readinessOf(child: ChildProcess, { timeoutMs, signal }: DetachedOptions): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const settle = (outcome: Outcome) => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', onAbort)
+      child.removeAllListeners()
+      // A child that is being killed may still fail to be: nobody is interested any more.
+      child.on('error', () => {})
+      if (outcome.type !== 'ready') {
+        if (child.connected) child.disconnect()
+        child.kill('SIGKILL')
+        child.unref()
+      }
+      resolve(outcome)
+    }
+    const onAbort = () => settle({ type: 'interrupted', reason: 'it was interrupted' })
+    const timer = setTimeout(
+      () => settle({ type: 'died', reason: `it did not answer within ${timeoutMs / 1000} s` }),
+      timeoutMs,
+    )
+    signal.addEventListener('abort', onAbort, { once: true })
+    child.once('error', (error) => settle({ type: 'died', reason: error.message }))
+    child.on('message', (message) => {
+      if (isReadinessMessage(message)) settle(message)
+    })
+    child.once('exit', (code, killedBy) =>
+      settle({
+        type: 'died',
+        reason: killedBy === null ? `it ended with exit code ${code}` : `it was killed by ${killedBy}`,
+      }),
+    )
+    if (signal.aborted) onAbort()
+  })
+}
+
+/** The last lines that a log got since it had `from` bytes. */
+async function endOf(logFile: string, from: number): Promise<string[]> {
+  const bytes = await readFile(logFile)
+  return bytes
+    .subarray(from)
+    .toString('utf8')
+    .trim()
+    .split('\n')
+    .slice(-5)
+    .filter((line) => line !== '')
+}

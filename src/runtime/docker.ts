@@ -1,0 +1,12 @@
+/** The Docker engine, as far as a mirror cares: where containers of a network can reach this machine. */
+export interface Docker {
+  /** Whether an engine answers. */
+  ping(): Promise<boolean>
+  /** The gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name; none when there is no engine. */
+  networkGateways(name: string): Promise<string[]>
+  /**
+   * Calls back once at first, and whenever networks may have changed: one came or went, the engine came or went. Ends when
+   * the signal aborts; an engine that is absent is waited for.
+   */
+  watchNetworks(onChange: () => void, signal: AbortSignal): Promise<void>
+}

@@ -1,0 +1,104 @@
+import { access, readFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
+import { join } from 'node:path'
+import type Dockerode from 'dockerode'
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Docker } from './docker.ts'
+import type { DockerEndpoint } from './docker-endpoint.ts'
+
+export interface DockerodeOptions {
+  clock: Clock
+  /** How long to wait for an engine that is not there before looking again; ms. */
+  retryMs?: number
+}
+
+/** The Docker engine behind an endpoint. It need not be there: then it has no networks, and is looked for again. */
+export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs = 5000 }: DockerodeOptions): Docker {
+  let client: Dockerode | undefined
+
+  /** The library is loaded once there is something to talk to: half a second that machines without Docker are spared. */
+  async function connect(): Promise<Dockerode> {
+    if (endpoint.kind === 'socket') await access(endpoint.path)
+    client ??= await createClient(endpoint)
+    return client
+  }
+
+  return {
+    async ping() {
+      const answer = await orAbsent(async () => (await connect()).ping())
+      return answer !== undefined
+    },
+
+    async networkGateways(name) {
+      const filters = { name: [name], driver: ['bridge'] }
+      const networks = await orAbsent(async () => (await connect()).listNetworks({ filters }))
+      const addresses = (networks ?? [])
+        // The engine's filter matches parts of names.
+        .filter((network) => network.Name === name)
+        .flatMap((network) => network.IPAM?.Config ?? [])
+        // Older engines write an IPv6 gateway with its prefix length.
+        .map(({ Gateway }) => (Gateway ?? '').replace(/\/\d+$/, ''))
+        .filter((address) => isIP(address) !== 0)
+      return [...new Set(addresses)]
+    },
+
+    async watchNetworks(onChange, signal) {
+      let seen: boolean | undefined
+      while (!signal.aborted) {
+        const present = await orAbsent(async () => {
+          const events = await (await connect()).getEvents({ filters: { type: ['network'] }, abortSignal: signal })
+          // Subscribed first, looked at afterwards: nothing that happens in between is missed.
+          seen = true
+          onChange()
+          await untilEnd(events, onChange, signal)
+          return true
+        })
+        if (signal.aborted) return
+        if (present === undefined && seen !== false) {
+          seen = false
+          onChange()
+        }
+        await clock.sleep(retryMs, signal).catch(() => {})
+      }
+    },
+  }
+}
+
+async function createClient(endpoint: DockerEndpoint): Promise<Dockerode> {
+  const { default: Dockerode } = await import('dockerode')
+  if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
+  const { host, port, tlsFolder } = endpoint
+  if (tlsFolder === undefined) return new Dockerode({ host, port, protocol: 'http' })
+  const [ca, cert, key] = await Promise.all(
+    ['ca.pem', 'cert.pem', 'key.pem'].map((file) => readFile(join(tlsFolder, file))),
+  )
+  return new Dockerode({ host, port, protocol: 'https', ca, cert, key })
+}
+
+/** Each event calls back; resolves when the engine goes away or the signal aborts. */
+async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const stop = () => {
+      signal.removeEventListener('abort', stop)
+      if ('destroy' in events && typeof events.destroy === 'function') events.destroy()
+      resolve()
+    }
+    events.on('data', onEvent)
+    for (const end of ['end', 'close', 'error']) events.once(end, stop)
+    signal.addEventListener('abort', stop, { once: true })
+    if (signal.aborted) stop()
+  })
+}
+
+/** An engine that is not there, or does not let us in, or is just going down, is a normal state. */
+async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await ask()
+  } catch (error) {
+    if (errnoOf(error) !== undefined) return undefined
+    // The engine's own refusals, and our own wish to end.
+    if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
+    throw error
+  }
+}

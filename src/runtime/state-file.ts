@@ -1,0 +1,82 @@
+import { readFile, rm } from 'node:fs/promises'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { errnoOf } from '../lib/errors.ts'
+import { isSameProcess } from './process-identity.ts'
+import type { Endpoints, MirrorState } from './runtime.ts'
+
+/** What a mirror wrote about itself; a file that is damaged counts as absent. */
+export async function readState(stateFile: string): Promise<MirrorState | undefined> {
+  let text: string
+  try {
+    text = await readFile(stateFile, 'utf8')
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    throw error
+  }
+  return parseState(text)
+}
+
+/** The state of a mirror that really runs. */
+export async function findRunning(stateFile: string): Promise<MirrorState | undefined> {
+  const state = await readState(stateFile)
+  return state !== undefined && (await isSameProcess(state.pid, state.processIdentity)) ? state : undefined
+}
+
+export async function writeState(stateFile: string, state: MirrorState): Promise<void> {
+  await writeFileAtomic(stateFile, `${JSON.stringify(state, null, 2)}\n`)
+}
+
+/** Removes the file if it is still the one of this process; a successor's stays. */
+export async function removeState(stateFile: string, pid: number): Promise<void> {
+  const state = await readState(stateFile)
+  if (state === undefined || state.pid === pid) await rm(stateFile, { force: true })
+}
+
+function parseState(text: string): MirrorState | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+  if (!isObject(value) || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
+  const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile } = value
+  const endpoints = parseEndpoints(value['endpoints'])
+  if (typeof pid !== 'number' || typeof version !== 'string' || typeof startedAt !== 'string') return undefined
+  if (runtime !== 'process' && runtime !== 'container') return undefined
+  return {
+    pid,
+    processIdentity: typeof processIdentity === 'string' ? processIdentity : undefined,
+    version,
+    runtime,
+    startedAt,
+    configHashes: stringsOf(configHashes),
+    endpoints,
+    logFile: typeof logFile === 'string' ? logFile : undefined,
+  }
+}
+
+function parseEndpoints(value: Record<string, unknown>): Endpoints {
+  return {
+    cache: urlsOf(value['cache']),
+    registry: urlsOf(value['registry']),
+    admin: urlsOf(value['admin']),
+    networks: stringsOf(value['networks']),
+  }
+}
+
+function urlsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((url) => typeof url === 'string') : []
+}
+
+function stringsOf(value: unknown): Record<string, string> {
+  if (!isObject(value)) return {}
+  return Object.fromEntries(
+    Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+  )
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

@@ -1,0 +1,277 @@
+import { open, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises'
+import { syncFolder } from '../lib/atomic-file.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
+import { BlobIndex } from './blob-index.ts'
+import type { BlobStore, BlobWriter, OpenBlob } from './blob-store.ts'
+import { BlobTrust, type BlobTrustOptions } from './blob-trust.ts'
+import { FileBlobWriter } from './file-blob-writer.ts'
+import { FileOpenBlob } from './file-open-blob.ts'
+import { freeSpace } from './free-space.ts'
+import { hashesTo, hashFile, readWhole } from './hash-file.ts'
+import { KeyedQueue } from './keyed-queue.ts'
+import { makeStoreFolders, type StoreLayout } from './layout.ts'
+
+export interface FileBlobStoreOptions extends BlobTrustOptions {
+  readonly layout: StoreLayout
+  /** Bytes that writers leave free on the disk. */
+  readonly minFree: number
+  readonly logger: Logger
+  readonly freeSpace?: (path: string) => Promise<number>
+}
+
+/** Blobs as files, named by their digest. Its folders exist, and no other process writes to them. */
+export class FileBlobStore implements BlobStore {
+  readonly ready: Promise<void>
+  readonly #options: FileBlobStoreOptions
+  readonly #layout: StoreLayout
+  readonly #index = new BlobIndex()
+  readonly #closing = new AbortController()
+  /** Publishing and taking away of one digest never overlap, so that disk and index agree. */
+  readonly #changes = new KeyedQueue<Digest>()
+  readonly #trust: BlobTrust
+  #isReady = false
+
+  constructor(options: FileBlobStoreOptions) {
+    this.#options = options
+    this.#layout = options.layout
+    this.#trust = new BlobTrust(options)
+    this.ready = this.#scan()
+  }
+
+  get usage(): { readonly bytes: number; readonly blobs: number } {
+    return { bytes: this.#index.bytes, blobs: this.#index.sizes.size }
+  }
+
+  /** Sizes of what is published, as it changes. */
+  get sizes(): ReadonlyMap<Digest, number> {
+    return this.#index.sizes
+  }
+
+  /** Whether no blob is left whose bytes an unclean stop may have damaged unseen. */
+  get isTrusted(): boolean {
+    return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.#index.sizes.keys())
+  }
+
+  entries(): Iterable<readonly [Digest, number]> {
+    return this.#index.sizes.entries()
+  }
+
+  async stat(digest: Digest): Promise<number | undefined> {
+    const known = this.#index.sizes.get(digest)
+    if (known !== undefined || this.#isReady) return known
+    try {
+      const found = await stat(this.#layout.blob(digest))
+      return found.isFile() ? found.size : undefined
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return undefined
+      throw error
+    }
+  }
+
+  async open(digest: Digest, expectedSize?: number): Promise<OpenBlob | undefined> {
+    const file = await this.#openSized(digest, expectedSize)
+    if (!file) return undefined
+    return this.#keepIf(digest, file, () => this.#trust.isSound(digest, file.handle, file.ino))
+  }
+
+  async read(digest: Digest, limit: number): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    const file = await this.#openSized(digest, undefined)
+    if (!file) return undefined
+    if (file.size > limit) {
+      await file.handle.close()
+      return undefined
+    }
+    let bytes = new Uint8Array(0)
+    const blob = await this.#keepIf(digest, file, async () => {
+      bytes = (await readWhole(file.handle)) ?? bytes
+      return digestOf(bytes, digestAlgorithm(digest)) === digest
+    })
+    if (!blob) return undefined
+    await blob.close()
+    this.#trust.add(digest)
+    return bytes
+  }
+
+  async create(): Promise<BlobWriter> {
+    const options = {
+      path: this.#layout.temporaryBlob(),
+      minFree: this.#options.minFree,
+      freeSpace: this.#options.freeSpace ?? freeSpace,
+      publish: (path: string, digest: Digest, size: number) => this.#publish(path, digest, size),
+    }
+    try {
+      return await FileBlobWriter.create(options)
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error
+      // Somebody has emptied the folder under us.
+      await makeStoreFolders(this.#layout)
+      return FileBlobWriter.create(options)
+    }
+  }
+
+  async put(digest: Digest, bytes: Uint8Array): Promise<void> {
+    const writer = await this.create()
+    try {
+      await writer.write(bytes)
+      await writer.commit(digest)
+    } finally {
+      await writer.close()
+    }
+  }
+
+  remove(digest: Digest): Promise<void> {
+    return this.#changes.run(digest, async () => {
+      await rm(this.#layout.blob(digest), { force: true })
+      this.#forget(digest)
+    })
+  }
+
+  quarantine(digest: Digest): Promise<void> {
+    return this.#quarantine(digest, undefined)
+  }
+
+  /**
+   * Hashes a blob now, whatever is believed of it; yields the bytes of every step. A damaged one is quarantined if wanted.
+   */
+  async *check(digest: Digest, quarantine: boolean): AsyncGenerator<number, 'sound' | 'damaged' | 'absent'> {
+    const handle = await this.#openFile(digest)
+    if (!handle) return 'absent'
+    try {
+      const { ino } = await handle.stat()
+      if ((yield* hashFile(handle, digestAlgorithm(digest))) === digest) {
+        this.#trust.add(digest)
+        return 'sound'
+      }
+      if (quarantine) await this.#quarantine(digest, ino)
+      return 'damaged'
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** Ends the look through the disk; blobs that are open stay so. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    await this.ready
+  }
+
+  async #scan(): Promise<void> {
+    try {
+      await this.#index.scan(this.#layout, this.#closing.signal)
+      this.#isReady = !this.#closing.signal.aborted
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      // Blobs that were not seen are still found by `stat` and `open`.
+      this.#options.logger.error({ error: String(error) }, 'could not look through the stored blobs')
+    }
+  }
+
+  async #openFile(digest: Digest): Promise<FileHandle | undefined> {
+    try {
+      return await open(this.#layout.blob(digest), 'r')
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error
+      if (this.#index.sizes.has(digest)) await this.#noteAbsent(digest)
+      return undefined
+    }
+  }
+
+  /** Somebody else has removed the file, unless it has been published a moment ago. */
+  #noteAbsent(digest: Digest): Promise<void> {
+    return this.#changes.run(digest, async () => {
+      if (!(await isThere(this.#layout.blob(digest)))) this.#forget(digest)
+    })
+  }
+
+  async #openSized(digest: Digest, expectedSize: number | undefined): Promise<SizedFile | undefined> {
+    const handle = await this.#openFile(digest)
+    if (!handle) return undefined
+    let isKept = false
+    try {
+      const { size, ino } = await handle.stat()
+      const expected = expectedSize ?? this.#index.sizes.get(digest) ?? size
+      isKept = size === expected
+      if (isKept) return { handle, size, ino }
+      // A descriptor may lie: a manifest of one repository must not be able to take away what another one needs.
+      if (!(await hashesTo(digest, handle))) await this.#quarantine(digest, ino)
+      return undefined
+    } finally {
+      if (!isKept) await handle.close()
+    }
+  }
+
+  /** The blob, when the test holds; else it is closed and quarantined. */
+  async #keepIf(digest: Digest, file: SizedFile, test: () => Promise<boolean>): Promise<OpenBlob | undefined> {
+    let isKept = false
+    try {
+      isKept = await test()
+      if (isKept) return new FileOpenBlob(digest, file.size, file.handle)
+      await this.#quarantine(digest, file.ino)
+      return undefined
+    } finally {
+      if (!isKept) await file.handle.close()
+    }
+  }
+
+  #publish(temporary: string, digest: Digest, size: number): Promise<void> {
+    return this.#changes.run(digest, async () => {
+      const path = this.#layout.blob(digest)
+      await rename(temporary, path).catch(async (error: unknown) => {
+        if (errnoOf(error) !== 'ENOENT' || !(await isThere(temporary))) throw error
+        await makeStoreFolders(this.#layout)
+        await rename(temporary, path)
+      })
+      try {
+        await syncFolder(this.#layout.blobFolder(digestAlgorithm(digest)))
+      } catch (error) {
+        // What may be gone after a power cut has not been published.
+        this.#forget(digest)
+        await rm(path, { force: true })
+        throw error
+      }
+      this.#index.set(digest, size)
+      this.#trust.add(digest)
+    })
+  }
+
+  /** With an inode, only that very file: it may have been replaced by a good one since it was looked at. */
+  #quarantine(digest: Digest, inode: number | undefined): Promise<void> {
+    return this.#changes.run(digest, async () => {
+      const path = this.#layout.blob(digest)
+      try {
+        if (inode !== undefined && (await stat(path)).ino !== inode) return
+        const target = this.#layout.quarantined(digest)
+        await rename(path, target)
+        const now = new Date()
+        await utimes(target, now, now)
+        this.#options.logger.warn({ digest, movedTo: target }, 'a stored blob is damaged; it will be fetched again')
+      } catch (error) {
+        if (errnoOf(error) !== 'ENOENT') throw error
+      }
+      this.#forget(digest)
+    })
+  }
+
+  #forget(digest: Digest): void {
+    this.#index.delete(digest)
+    this.#trust.delete(digest)
+  }
+}
+
+interface SizedFile {
+  readonly handle: FileHandle
+  readonly size: number
+  readonly ino: number
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false
+    throw error
+  }
+}

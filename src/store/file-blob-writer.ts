@@ -1,0 +1,111 @@
+import { open, rm, type FileHandle } from 'node:fs/promises'
+import { errnoOf } from '../lib/errors.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobWriter } from './blob-store.ts'
+
+const checkEveryBytes = 8 * 1024 * 1024
+
+export interface FileBlobWriterOptions {
+  /** A new name in the store's own file system. */
+  readonly path: string
+  /** Bytes to leave free on the disk. */
+  readonly minFree: number
+  readonly freeSpace: (path: string) => Promise<number>
+  /** Takes the finished, durable temp file into the store. */
+  readonly publish: (path: string, digest: Digest, size: number) => Promise<void>
+}
+
+/** Writes a temp file. The disk's reserve counts as a full disk: an `Error` with code ENOSPC. */
+export class FileBlobWriter implements BlobWriter {
+  readonly #handle: FileHandle
+  readonly #options: FileBlobWriterOptions
+  #state: 'open' | 'damaged' | 'published' | 'aborted' = 'open'
+  #size = 0
+  /** Bytes that may be written before the disk is looked at again. */
+  #allowance = 0
+
+  private constructor(handle: FileHandle, options: FileBlobWriterOptions) {
+    this.#handle = handle
+    this.#options = options
+  }
+
+  static async create(options: FileBlobWriterOptions): Promise<FileBlobWriter> {
+    const handle = await open(options.path, 'wx+', 0o600)
+    const writer = new FileBlobWriter(handle, options)
+    try {
+      await writer.#reserve(0)
+    } catch (error) {
+      await writer.close()
+      throw error
+    }
+    return writer
+  }
+
+  get size(): number {
+    return this.#size
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    this.#mustBeOpen()
+    if (chunk.length > this.#allowance) await this.#reserve(chunk.length)
+    this.#allowance -= chunk.length
+    try {
+      let written = 0
+      while (written < chunk.length)
+        written += (await this.#handle.write(chunk, written, chunk.length - written, this.#size + written)).bytesWritten
+    } catch (error) {
+      await this.#cutBack()
+      throw error
+    }
+    this.#size += chunk.length
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const length = Math.min(buffer.length, this.#size - position)
+    if (length <= 0) return 0
+    return (await this.#handle.read(buffer, 0, length, position)).bytesRead
+  }
+
+  async commit(digest: Digest): Promise<void> {
+    this.#mustBeOpen()
+    await this.#handle.sync()
+    await this.#options.publish(this.#options.path, digest, this.#size)
+    this.#state = 'published'
+  }
+
+  async abort(): Promise<void> {
+    if (this.#state === 'published' || this.#state === 'aborted') return
+    this.#state = 'aborted'
+    await rm(this.#options.path, { force: true })
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.abort()
+    } finally {
+      await this.#handle.close()
+    }
+  }
+
+  #mustBeOpen(): void {
+    if (this.#state !== 'open') throw new Error(`the blob being written is ${this.#state}`)
+  }
+
+  async #reserve(bytes: number): Promise<void> {
+    const { minFree, path, freeSpace } = this.#options
+    const spare = minFree === 0 ? Infinity : (await freeSpace(path)) - minFree
+    if (spare < bytes)
+      throw Object.assign(new Error(`ENOSPC: no space left above the reserve of ${minFree} bytes`), { code: 'ENOSPC' })
+    this.#allowance = Math.max(bytes, Math.min(spare, checkEveryBytes))
+  }
+
+  /** A failed write may have left a part of its chunk. */
+  async #cutBack(): Promise<void> {
+    try {
+      await this.#handle.truncate(this.#size)
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      this.#state = 'damaged'
+    }
+  }
+}

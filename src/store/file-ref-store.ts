@@ -1,0 +1,121 @@
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { eachLimited } from './each-limited.ts'
+import { KeyedQueue } from './keyed-queue.ts'
+import type { StoreLayout } from './layout.ts'
+import type { RefStore, RepositoryRecord } from './ref-store.ts'
+import { parseRepository, serializeRepository } from './repository-file.ts'
+
+export interface FileRefStoreOptions {
+  readonly layout: StoreLayout
+  readonly logger: Logger
+  /** How long changes of a record are gathered before they are written, ms. */
+  readonly writeDelay?: number
+}
+
+const readsAtOnce = 32
+const writesAtOnce = 8
+
+/** Repository records in memory, written behind. A write that fails is tried again with the next change. */
+export class FileRefStore implements RefStore {
+  readonly #options: FileRefStoreOptions
+  readonly #records = new Map<string, RepositoryRecord>()
+  readonly #changed = new Set<RepositoryRecord>()
+  readonly #writes = new KeyedQueue<RepositoryRecord>()
+  readonly #listeners = new Set<(record: RepositoryRecord) => void>()
+  #timer: NodeJS.Timeout | undefined
+  #closed = false
+
+  private constructor(options: FileRefStoreOptions) {
+    this.#options = options
+  }
+
+  /** Loads every record. A damaged file is removed, and what it said is asked for again. */
+  static async open(options: FileRefStoreOptions): Promise<FileRefStore> {
+    const store = new FileRefStore(options)
+    const { repositories } = options.layout
+    const names = (await readdir(repositories)).filter((name) => name.endsWith('.json'))
+    await eachLimited(names, readsAtOnce, (name) => store.#load(options.layout.entry(repositories, name)))
+    return store
+  }
+
+  get(host: string, name: string): RepositoryRecord | undefined {
+    return this.#records.get(keyOf(host, name))
+  }
+
+  ensure(host: string, name: string): RepositoryRecord {
+    const known = this.get(host, name)
+    if (known) return known
+    const record = { host, name, tags: new Map(), manifests: new Map(), blobs: new Map() }
+    this.#records.set(keyOf(host, name), record)
+    return record
+  }
+
+  all(): Iterable<RepositoryRecord> {
+    return this.#records.values()
+  }
+
+  touch(record: RepositoryRecord): void {
+    this.#changed.add(record)
+    for (const listener of this.#listeners) listener(record)
+    if (this.#closed || this.#timer) return
+    this.#timer = setTimeout(() => void this.flush(), this.#options.writeDelay ?? 500)
+    this.#timer.unref()
+  }
+
+  async flush(): Promise<void> {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    await eachLimited([...this.#changed], writesAtOnce, (record) => this.#writes.run(record, () => this.#write(record)))
+    await this.#writes.idle()
+  }
+
+  /** Tells of every change from now on; the result ends it. */
+  onTouch(listener: (record: RepositoryRecord) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  /** Writes all changes; later ones stay in memory. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.flush()
+  }
+
+  async #load(path: string): Promise<void> {
+    const { layout, logger } = this.#options
+    try {
+      const record = parseRepository(await readFile(path, 'utf8'))
+      if (record && layout.repository(record.host, record.name) === path) {
+        this.#records.set(keyOf(record.host, record.name), record)
+        return
+      }
+      logger.warn({ path }, 'a repository record is damaged; it will be built anew')
+      await rm(path, { recursive: true, force: true })
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      logger.warn({ path, error: String(error) }, 'a repository record cannot be read; it will be built anew')
+    }
+  }
+
+  async #write(record: RepositoryRecord): Promise<void> {
+    if (!this.#changed.delete(record)) return
+    const { layout, logger } = this.#options
+    const path = layout.repository(record.host, record.name)
+    const isEmpty = record.tags.size + record.manifests.size + record.blobs.size === 0
+    try {
+      if (isEmpty) await rm(path, { force: true })
+      else await writeFileAtomic(path, serializeRepository(record))
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      this.#changed.add(record)
+      logger.error({ path, error: String(error) }, 'could not write a repository record; trying again with the next')
+    }
+  }
+}
+
+function keyOf(host: string, name: string): string {
+  return `${host}/${name}`
+}

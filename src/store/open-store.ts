@@ -1,0 +1,136 @@
+import { rm, stat } from 'node:fs/promises'
+import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf, MirrorError } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { FileBlobStore } from './file-blob-store.ts'
+import { FileRefStore } from './file-ref-store.ts'
+import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
+import { removeLeftovers } from './leftovers.ts'
+import type { RepositoryRecord } from './ref-store.ts'
+import { openRunningClock, type RunningClock } from './running-clock.ts'
+import { acquireStoreLock, type StoreLock } from './store-lock.ts'
+
+export interface StoreOptions {
+  /** The cache's folder; made when it is not there. */
+  readonly root: string
+  readonly verifyReads: 'auto' | 'always'
+  /** Bytes to leave free on the disk. */
+  readonly minFree: number
+  readonly logger: Logger
+  readonly clock: Clock
+}
+
+/** The cellar of one process. */
+export interface Store {
+  readonly layout: StoreLayout
+  readonly blobs: FileBlobStore
+  readonly refs: FileRefStore
+  readonly runningClock: RunningClock
+  /** Writes everything down and lets the next process in. Writers are to be closed before. */
+  close(): Promise<void>
+}
+
+const clockSaveMs = 60_000
+
+/**
+ * Opens the store, or makes an empty one. Whatever is damaged in it counts as absent. Throws `MirrorError` when another
+ * process has it, a newer version wrote it, or its folder cannot be used.
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const layout = storeLayout(options.root)
+  try {
+    await refuseNewerStore(options.root)
+    const isNew = !(await exists(layout.blobs))
+    await makeStoreFolders(layout)
+    const lock = await acquireStoreLock(layout, options.clock)
+    try {
+      return await openLocked(options, layout, lock, isNew)
+    } catch (error) {
+      await lock.release()
+      throw error
+    }
+  } catch (error) {
+    throw asUnusable(error, options.root)
+  }
+}
+
+async function openLocked(
+  { verifyReads, minFree, logger, clock }: StoreOptions,
+  layout: StoreLayout,
+  lock: StoreLock,
+  isNew: boolean,
+): Promise<Store> {
+  await removeLeftovers(layout, clock.wall())
+  const suspect = !isNew && !(await exists(layout.cleanMarker))
+  if (suspect) logger.info({ path: layout.root }, 'the last stop was not clean; blobs are checked when first read')
+  const refs = await FileRefStore.open({ layout, logger })
+  const runningClock = await openRunningClock(layout.runningClock, latestUse(refs.all()), clock)
+  await rm(layout.cleanMarker, { force: true })
+  await syncFolder(layout.home)
+  const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
+  const saveClock = () => attempt(logger, 'could not save the running time', () => runningClock.save())
+  const timer = setInterval(() => void saveClock(), clockSaveMs).unref()
+
+  const shut = async () => {
+    clearInterval(timer)
+    try {
+      await blobs.close()
+      await refs.close()
+      await saveClock()
+      // Blobs that nobody has checked since an unclean stop stay suspect.
+      if (blobs.isTrusted)
+        await attempt(logger, 'could not mark the store as clean', () => writeFileAtomic(layout.cleanMarker, ''))
+    } finally {
+      await lock.release()
+    }
+  }
+  let closed: Promise<void> | undefined
+  return { layout, blobs, refs, runningClock, close: () => (closed ??= shut()) }
+}
+
+function latestUse(records: Iterable<RepositoryRecord>): number {
+  let latest = 0
+  for (const record of records) {
+    for (const { usedAt } of record.manifests.values()) latest = Math.max(latest, usedAt)
+    for (const { usedAt } of record.blobs.values()) latest = Math.max(latest, usedAt)
+  }
+  return latest
+}
+
+/** What the disk refuses is said, and costs no more than the thing itself. */
+async function attempt(logger: Logger, message: string, action: () => Promise<void>): Promise<void> {
+  try {
+    await action()
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    logger.error({ error: String(error) }, message)
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false
+    throw error
+  }
+}
+
+function asUnusable(error: unknown, root: string): unknown {
+  const code = errnoOf(error)
+  if (error instanceof MirrorError || code === undefined) return error
+  const next: Record<string, string> = {
+    EACCES: `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`,
+    EPERM: `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`,
+    EROFS: 'Its file system is mounted read-only',
+    ENOSPC: 'The disk is full: free some space',
+    EEXIST: 'A file is in the way of a folder: move it',
+    ENOTDIR: 'A file is in the way of a folder: move it',
+  }
+  return new MirrorError(`The folder ${root} cannot be used for the store (${code}).`, {
+    hints: [...(next[code] === undefined ? [] : [next[code]]), 'Or choose another folder, by MIRROR_HOME or --data'],
+    cause: error,
+  })
+}

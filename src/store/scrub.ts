@@ -1,0 +1,59 @@
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { removeOldQuarantine } from './leftovers.ts'
+import type { Store } from './open-store.ts'
+import { verifyStore } from './verify.ts'
+
+export interface ScrubOptions {
+  readonly store: Pick<Store, 'blobs' | 'layout'>
+  readonly clock: Clock
+  readonly logger: Logger
+  /** From the start to the first round, ms. */
+  readonly firstAfter?: number
+  /** From the end of a round to the next, ms. */
+  readonly every?: number
+  readonly bytesPerSecond?: number
+}
+
+/** Looks for bit rot in the background, so slowly that nobody notices. */
+export interface Scrub {
+  close(): Promise<void>
+}
+
+const hour = 3_600_000
+
+export function createScrub(options: ScrubOptions): Scrub {
+  const { store, clock, logger, firstAfter = hour, every = 24 * hour, bytesPerSecond = 8 * 1024 * 1024 } = options
+  const closing = new AbortController()
+  const { signal } = closing
+  let round: Promise<void> = Promise.resolve()
+
+  const scrub = async () => {
+    try {
+      for await (const { checked, total, damaged } of verifyStore(store, {
+        quarantine: true,
+        signal,
+        bytesPerSecond,
+        clock,
+      }))
+        if (checked === total) logger.info({ checked, damaged: damaged.length }, 'checked the stored blobs')
+      await removeOldQuarantine(store.layout, clock.wall())
+    } catch (error) {
+      if (signal.aborted) return
+      if (errnoOf(error) === undefined) throw error
+      logger.error({ error: String(error) }, 'could not check the stored blobs')
+    }
+    timer = wait(every)
+  }
+  const wait = (ms: number) => setTimeout(() => void (round = scrub()), ms).unref()
+  let timer = wait(firstAfter)
+
+  return {
+    async close() {
+      closing.abort()
+      clearTimeout(timer)
+      await round
+    },
+  }
+}

@@ -1,0 +1,139 @@
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Digest } from '../oci/digest.ts'
+import { carryOut, preview, type Removed } from './carry-out.ts'
+import type { EvictionPlan } from './eviction-plan.ts'
+import { planEviction } from './eviction.ts'
+import { freeSpace } from './free-space.ts'
+import { FreshClaims } from './fresh-claims.ts'
+import { inSlices } from './in-slices.ts'
+import type { Store } from './open-store.ts'
+import { planRemoval } from './removal.ts'
+
+export interface SweeperOptions {
+  readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
+  readonly limits: SweeperLimits
+  /** Whether a blob is being fetched or sent. */
+  readonly isInUse: (digest: Digest) => boolean
+  readonly logger: Logger
+  readonly clock: Clock
+  /** Between two looks at the limits, ms. */
+  readonly interval?: number
+  readonly freeSpace?: (path: string) => Promise<number>
+}
+
+export interface SweeperLimits {
+  /** Bytes; 0 = no limit. */
+  readonly maxSize: number
+  /** Running time ms; 0 = keep. */
+  readonly maxAge: number
+  /** Bytes to leave free on the disk. */
+  readonly minFree: number
+}
+
+export interface SweepRequest {
+  /** Says what would go, and touches nothing. */
+  readonly dryRun: boolean
+  /** Bytes that somebody wants to write, beyond what the disk has. */
+  readonly needBytes?: number
+}
+
+/** What went, or would go. */
+export interface Removal extends Removed {
+  /** Names that matched nothing. */
+  readonly unknown: string[]
+}
+
+/** Keeps the store within its limits. One sweep at a time; the others wait for their turn. */
+export interface Sweeper {
+  sweep(request: SweepRequest): Promise<Removal>
+  /** Removes images, repositories or digests by name, whatever the limits say. */
+  remove(names: readonly string[], dryRun: boolean): Promise<Removal>
+  /** To be called after a blob was published: sweeps soon when there is too much. */
+  poke(): void
+  /** Ends the sweep that is running at its next step. */
+  close(): Promise<void>
+}
+
+const pokeDelayMs = 100
+
+export function createSweeper(options: SweeperOptions): Sweeper {
+  const { store, limits, isInUse, logger, clock } = options
+  const closing = new AbortController()
+  let last: Promise<unknown> = Promise.resolve()
+  let poked: NodeJS.Timeout | undefined
+
+  const inTurn = (dryRun: boolean, isForced: boolean, plan: () => Promise<Plan>): Promise<Removal> => {
+    const result = last.then(() => run(dryRun, isForced, plan))
+    last = result.catch(() => undefined)
+    return result
+  }
+
+  const run = async (dryRun: boolean, isForced: boolean, makePlan: () => Promise<Plan>): Promise<Removal> => {
+    await store.blobs.ready
+    const claims = new FreshClaims(store.refs)
+    try {
+      const { signal } = closing
+      const plan = await inSlices(await makePlan(), clock, signal)
+      if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
+      const unknown = plan.unknown ?? []
+      if (dryRun) return { ...preview(plan), unknown }
+      const { blobs } = store
+      const removed = await carryOut(plan, { blobs, claims, isInUse, isForced, logger, clock, signal })
+      if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
+      return { ...removed, unknown }
+    } finally {
+      claims.close()
+    }
+  }
+
+  const shortage = async (): Promise<number> => {
+    if (limits.minFree === 0) return 0
+    return Math.max(0, limits.minFree - (await (options.freeSpace ?? freeSpace)(store.layout.home)))
+  }
+
+  const sweep = ({ dryRun, needBytes = 0 }: SweepRequest) =>
+    inTurn(dryRun, false, async () =>
+      planEviction({
+        limits: { maxSize: limits.maxSize, maxAge: limits.maxAge, needBytes: needBytes + (await shortage()) },
+        records: store.refs.all(),
+        sizes: store.blobs.sizes,
+        now: store.runningClock.now(),
+        isInUse,
+      }),
+    )
+
+  const sweepUnasked = async () => {
+    try {
+      await sweep({ dryRun: false })
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      logger.error({ error: String(error) }, 'could not keep the store within its limits')
+    }
+  }
+  const timer = setInterval(() => void sweepUnasked(), options.interval ?? 60_000).unref()
+
+  return {
+    sweep,
+    remove: (names, dryRun) =>
+      inTurn(dryRun, true, async () =>
+        planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
+      ),
+    poke() {
+      if (closing.signal.aborted || poked || limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+      poked = setTimeout(() => {
+        poked = undefined
+        void sweepUnasked()
+      }, pokeDelayMs).unref()
+    },
+    async close() {
+      closing.abort()
+      clearInterval(timer)
+      clearTimeout(poked)
+      await last
+    },
+  }
+}
+
+type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>

@@ -1,0 +1,64 @@
+import { systemClock, type Clock } from '../lib/clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { Store } from './open-store.ts'
+
+export interface VerifyOptions {
+  /** Moves damaged blobs aside, so that they are fetched again; false only reports. */
+  readonly quarantine: boolean
+  /** Ends it: the generator throws its reason. */
+  readonly signal: AbortSignal
+  /** As fast as it goes when undefined. */
+  readonly bytesPerSecond?: number
+  readonly clock?: Clock
+}
+
+export interface VerifyState {
+  /** Blobs. */
+  readonly checked: number
+  readonly total: number
+  readonly checkedBytes: number
+  readonly totalBytes: number
+  readonly damaged: readonly Digest[]
+}
+
+const reportEveryMs = 100
+
+/** Hashes every blob there is. Says how far it is ten times a second, and at the end. */
+export async function* verifyStore(
+  { blobs }: Pick<Store, 'blobs'>,
+  { quarantine, signal, bytesPerSecond = Infinity, clock = systemClock }: VerifyOptions,
+): AsyncGenerator<VerifyState, void> {
+  await blobs.ready
+  const digests = [...blobs.sizes.keys()]
+  const started = clock.monotonic()
+  const totalBytes = blobs.usage.bytes
+  const damaged: Digest[] = []
+  let checked = 0
+  let checkedBytes = 0
+  let reported = started
+  const state = () => ({ checked, total: digests.length, checkedBytes, totalBytes, damaged: [...damaged] })
+
+  for (const digest of digests) {
+    const check = blobs.check(digest, quarantine)
+    try {
+      for (;;) {
+        signal.throwIfAborted()
+        const { done, value } = await check.next()
+        if (done) {
+          if (value === 'damaged') damaged.push(digest)
+          break
+        }
+        checkedBytes += value
+        const ahead = started + (checkedBytes / bytesPerSecond) * 1000 - clock.monotonic()
+        if (ahead > 0) await clock.sleep(ahead, signal)
+        if (clock.monotonic() - reported < reportEveryMs) continue
+        reported = clock.monotonic()
+        yield state()
+      }
+    } finally {
+      await check.return('absent')
+    }
+    checked += 1
+  }
+  yield state()
+}

@@ -1,0 +1,127 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { changedParts, configHashes } from '../../../src/config/config-hashes.ts'
+import { defaultConfig } from '../../../src/config/defaults.ts'
+import { loadConfig } from '../../../src/config/load-config.ts'
+import { mirrorPaths } from '../../../src/config/paths.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
+
+let home: string
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-config-'))
+})
+afterEach(() => rm(home, { recursive: true }))
+
+function load(env: Record<string, string> = {}) {
+  const all = { MIRROR_HOME: home, ...env }
+  const paths = mirrorPaths({ platform: process.platform, env: all, homedir: home, cwd: home })
+  return loadConfig({ paths, env: all, homedir: home, cwd: home })
+}
+
+const write = (text: string) => writeFile(join(home, 'mirror.yaml'), text)
+
+async function refusal(env: Record<string, string> = {}): Promise<MirrorError> {
+  const error = await load(env).then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+  expect(error).toBeInstanceOf(MirrorError)
+  expect((error as MirrorError).exit).toBe(2)
+  return error as MirrorError
+}
+
+describe('the configuration', () => {
+  test('is the default without a file', async () => {
+    expect(await load()).toEqual(defaultConfig())
+  })
+
+  test('takes the environment over the file, and the file over the defaults', async () => {
+    await write('cache: {maxSize: 1GiB, tagFreshness: 1m, timeouts: {idle: 1s}}\nlog: {level: warn}')
+    const { cache, log } = await load({ MIRROR_CACHE_MAX_SIZE: '2GiB', MIRROR_CACHE_TIMEOUTS_CONNECT: '2s' })
+    expect(cache).toMatchObject({ maxSize: 2 * 1024 ** 3, tagFreshness: 60_000, stale: 'on-error' })
+    expect(cache.timeouts).toEqual({ connect: 2000, headers: 10_000, idle: 1000, revalidate: 3000 })
+    expect(log.level).toBe('warn')
+  })
+
+  test('has a variable for every key outside the upstreams', async () => {
+    const config = await load({
+      MIRROR_CACHE_LISTEN: '127.0.0.1:1, [::1]:2',
+      MIRROR_CACHE_OFFLINE: 'true',
+      MIRROR_REGISTRY_ENABLED: '0',
+      MIRROR_REGISTRY_AUTH_HTPASSWD: 'htpasswd',
+      MIRROR_ADMIN_LISTEN: '127.0.0.1:3',
+      MIRROR_NETWORKS: 'kind,dev',
+      MIRROR_ALLOWED_HOSTS: 'mirror.lan',
+      MIRROR_LOG_LEVEL: 'debug',
+      MIRROR_DEFAULT_UPSTREAM: 'ghcr.io',
+      MIRROR_TLS_CERT: 'a',
+      MIRROR_TLS_KEY: '/b',
+    })
+    expect(config).toMatchObject({
+      cache: {
+        listen: [
+          { host: '127.0.0.1', port: 1 },
+          { host: '::1', port: 2 },
+        ],
+        offline: true,
+      },
+      registry: { enabled: false, auth: { htpasswd: join(home, 'htpasswd') } },
+      admin: { listen: [{ host: '127.0.0.1', port: 3 }] },
+      networks: ['kind', 'dev'],
+      allowedHosts: ['mirror.lan'],
+      log: { level: 'debug' },
+      defaultUpstream: 'ghcr.io',
+      tls: { cert: join(home, 'a'), key: '/b' },
+    })
+  })
+
+  test('takes ports from the flags last, on every address', async () => {
+    await write('cache: {listen: ["127.0.0.1:7000", "[::1]:7000"]}')
+    const config = await load({ MIRROR_CACHE_PORT: '0', MIRROR_ADMIN_PORT: '7001', MIRROR_NO_REGISTRY: 'true' })
+    expect(config.cache.listen.map(({ port }) => port)).toEqual([0, 0])
+    expect(config.admin.listen).toEqual([{ host: '127.0.0.1', port: 7001 }])
+    expect(config.registry.enabled).toBe(false)
+  })
+
+  test('ignores empty variables, others of the same prefix, and what Kubernetes makes of a service', async () => {
+    const env = { MIRROR_LOG_LEVEL: '', MIRROR_SERVICE_HOST: '10.0.0.1', MIRROR_CACHE_PORT: 'tcp://10.0.0.1:5055' }
+    expect(await load(env)).toEqual(defaultConfig())
+  })
+
+  test('is refused with the problems of the file and of the environment together', async () => {
+    await write('log: {level: loud}')
+    const { message } = await refusal({ MIRROR_CACHE_MAX_SIZE: 'big', MIRROR_CACHE_PORT: '70000' })
+    expect(message).toContain('has 3 problems')
+    expect(message).toContain('mirror.yaml:1:14 log.level: must be one of')
+    expect(message).toContain('MIRROR_CACHE_MAX_SIZE: must be a size')
+    expect(message).toContain('MIRROR_CACHE_PORT: must be a whole number from 0 to 65535')
+  })
+
+  test('is refused when two listeners want one address', async () => {
+    const { message } = await refusal({ MIRROR_ADMIN_PORT: '5055' })
+    expect(message).toContain('admin.listen names 127.0.0.1:5055, which cache.listen has already')
+  })
+
+  test('is refused when the file that was named is not there', async () => {
+    const { message, hints } = await refusal({ MIRROR_CONFIG: 'absent.yaml' })
+    expect(message).toContain('absent.yaml')
+    expect(hints.join()).toContain('mirror init')
+  })
+
+  test('is refused when its file is a folder', async () => {
+    expect((await refusal({ MIRROR_CONFIG: '.' })).message).toContain('cannot be read')
+  })
+})
+
+describe('hashes of the configuration', () => {
+  test('tell which parts changed, whatever the order of keys', () => {
+    const before = configHashes(defaultConfig(), '/data')
+    const same = defaultConfig()
+    const reordered = { ...same, cache: Object.fromEntries(Object.entries(same.cache).toReversed()) as never }
+    expect(changedParts(before, configHashes(reordered, '/data'))).toEqual([])
+    const other = { ...defaultConfig(), networks: [], log: { level: 'debug' as const } }
+    expect(changedParts(before, configHashes(other, '/elsewhere'))).toEqual(['networks', 'log', 'data'])
+  })
+})

@@ -1,0 +1,152 @@
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { setTimeout } from 'node:timers/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { FileRefStore } from '../../../src/store/file-ref-store.ts'
+import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { parseRepository, serializeRepository } from '../../../src/store/repository-file.ts'
+import { addManifest, digestFor, emptyRecord } from './support/records.ts'
+import { temporaryFolder } from './support/store.ts'
+
+async function newLayout(): Promise<StoreLayout> {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  return layout
+}
+
+async function openRefs(layout: StoreLayout, writeDelay = 10): Promise<FileRefStore> {
+  const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay })
+  onTestFinished(() => refs.close())
+  return refs
+}
+
+function fill(refs: FileRefStore, host: string, name: string): void {
+  const record = refs.ensure(host, name)
+  addManifest(record, `${host}/${name} index`, { tags: ['v1', '__proto__'], manifests: ['child'], usedAt: 5.5 })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  refs.touch(record)
+}
+
+describe('repository records', () => {
+  test('are there again after they were written, name for name', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    const names: [string, string][] = [
+      ['docker.io', 'library/app'],
+      ['docker.io:443', 'library/app'],
+      ['[::1]:5000', 'a'],
+      ['ghcr.io', `${'x'.repeat(127)}/${'y'.repeat(127)}`],
+      [`${'h'.repeat(60)}.${'h'.repeat(60)}.example:5000`, 'z'.repeat(255)],
+    ]
+    for (const [host, name] of names) fill(refs, host, name)
+    await refs.flush()
+    const again = await openRefs(layout)
+    expect([...again.all()]).toHaveLength(names.length)
+    for (const [host, name] of names) expect(again.get(host, name)).toEqual(refs.get(host, name))
+    expect(Object.getPrototypeOf({})).not.toHaveProperty('digest')
+  })
+
+  test('are written soon after a change, and what came meanwhile with them', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'library/app')
+    await setTimeout(20)
+    for (let more = 0; more < 50; more++) {
+      refs.ensure('docker.io', 'library/app').tags.get('v1')!.pulls += 1
+      refs.touch(refs.ensure('docker.io', 'library/app'))
+      if (more % 10 === 0) await setTimeout(2)
+    }
+    await refs.flush()
+    expect((await openRefs(layout)).get('docker.io', 'library/app')!.tags.get('v1')!.pulls).toBe(50)
+    expect((await readdir(layout.repositories)).length).toBe(1)
+  })
+
+  test('that are empty have no file', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    const record = refs.ensure('docker.io', 'library/app')
+    record.tags.clear()
+    record.manifests.clear()
+    record.blobs.clear()
+    refs.touch(record)
+    await refs.flush()
+    expect(await readdir(layout.repositories)).toEqual([])
+    expect(refs.ensure('docker.io', 'library/app')).toBe(record)
+  })
+
+  test('that cannot be written are written with the next change, and nobody is bothered', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout, 60_000)
+    await rm(layout.repositories, { recursive: true })
+    await writeFile(layout.repositories, 'in the way')
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    await rm(layout.repositories)
+    await makeStoreFolders(layout)
+    fill(refs, 'ghcr.io', 'other')
+    await refs.flush()
+    expect([...(await openRefs(layout)).all()]).toHaveLength(2)
+  })
+
+  test('tell of every change', async () => {
+    const refs = await openRefs(await newLayout())
+    const touched: string[] = []
+    const stop = refs.onTouch(({ name }) => touched.push(name))
+    fill(refs, 'docker.io', 'a')
+    stop()
+    fill(refs, 'docker.io', 'b')
+    expect(touched).toEqual(['a'])
+  })
+})
+
+describe('a damaged repository file', () => {
+  const whole = () => {
+    const record = emptyRecord()
+    addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
+    record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+    return serializeRepository(record)
+  }
+
+  test('counts as absent wherever it is cut', () => {
+    const text = whole()
+    expect(parseRepository(text)).toBeDefined()
+    for (let length = 0; length < text.length; length++) expect(parseRepository(text.slice(0, length))).toBeUndefined()
+  })
+
+  test.each([
+    ['null', 'null'],
+    ['another format', whole().replace('"format":1', '"format":2')],
+    ['an impossible host', whole().replace('docker.io', '../../etc')],
+    ['an impossible name', whole().replace('library/app', '../app')],
+    ['an impossible tag', whole().replace('"tag":"v1"', '"tag":"../v1"')],
+    ['a digest in capitals', whole().replace(digestFor('layer'), digestFor('layer').toUpperCase())],
+    ['an endless number', whole().replace('"usedAt":7', '"usedAt":1e400')],
+    ['a negative number', whole().replace('"usedAt":7', '"usedAt":-7')],
+    ['text for a number', whole().replace('"usedAt":7', '"usedAt":"7"')],
+    ['an unknown kind of link', whole().replace('"kind":"blob"', '"kind":"snake"')],
+    ['no list', whole().replace(/"tags":\[.*?\]/, '"tags":{"length":1}')],
+    ['depth', `${'['.repeat(100_000)}${']'.repeat(100_000)}`],
+  ])('counts as absent with %s', (_, text) => {
+    expect(parseRepository(text)).toBeUndefined()
+  })
+
+  test('is removed at start, and the others are there', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'good')
+    fill(refs, 'docker.io', 'half')
+    fill(refs, 'docker.io', 'moved')
+    await refs.flush()
+    const half = layout.repository('docker.io', 'half')
+    await writeFile(half, (await readFile(half)).subarray(0, 100))
+    const moved = layout.repository('docker.io', 'elsewhere')
+    await writeFile(moved, await readFile(layout.repository('docker.io', 'moved')))
+    await rm(layout.repository('docker.io', 'moved'))
+    await writeFile(layout.entry(layout.repositories, 'folder.json'), '')
+    const again = await openRefs(layout)
+    expect([...again.all()].map(({ name }) => name)).toEqual(['good'])
+    expect(await readdir(layout.repositories)).toHaveLength(1)
+  })
+})

@@ -1,0 +1,150 @@
+import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
+import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import { addManifest, digestFor } from './support/records.ts'
+import { openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
+
+async function refusal(open: Promise<Store>): Promise<MirrorError> {
+  const error = await open.catch((error: unknown) => error)
+  expect(error).toBeInstanceOf(MirrorError)
+  return error as MirrorError
+}
+
+describe('opening a store', () => {
+  test('makes every folder for the user alone', async () => {
+    const root = join(await temporaryFolder(), 'data', 'cache')
+    const { layout } = await openTestStore(root)
+    const folders = [root, layout.home, layout.blobs, layout.blobFolder('sha512'), layout.temporary]
+    folders.push(layout.repositories, layout.quarantine)
+    for (const folder of folders) expect((await stat(folder)).mode & 0o777, folder).toBe(0o700)
+    expect((await stat(layout.lock)).mode & 0o777).toBe(0o600)
+  })
+
+  test('finds everything again after a close', async () => {
+    const root = await temporaryFolder()
+    const first = await openTestStore(root)
+    const digest = await putText(first, 'abc')
+    const record = first.refs.ensure('docker.io', 'library/app')
+    addManifest(record, 'index', { tags: ['v1'] })
+    first.refs.touch(record)
+    await first.close()
+    await first.close()
+    expect((await readdir(first.layout.home)).toSorted()).toEqual(
+      ['blobs', 'clean', 'quarantine', 'repositories', 'running.json', 'tmp'].toSorted(),
+    )
+    const second = await openTestStore(root)
+    expect(second.refs.get('docker.io', 'library/app')).toEqual(record)
+    expect(await openText(second, digest)).toBe('abc')
+    await second.blobs.ready
+    expect(second.blobs.usage).toEqual({ bytes: 3, blobs: 1 })
+    expect(await readdir(second.layout.home)).not.toContain('clean')
+  })
+
+  test('clears away what dead processes have left', async () => {
+    const root = await temporaryFolder()
+    const layout = storeLayout(root)
+    await makeStoreFolders(layout)
+    await writeFile(layout.temporaryBlob(), 'half a blob')
+    await mkdir(join(layout.temporary, 'folder'))
+    await writeFile(join(layout.repositories, '.x.json.0123'), '{')
+    await writeFile(join(layout.home, '.running.json.0123'), '{')
+    const old = layout.quarantined(digestFor('old'))
+    await writeFile(old, 'old')
+    const aged = new Date(Date.now() - 8 * 24 * 3_600_000)
+    await utimes(old, aged, aged)
+    const recent = layout.quarantined(digestFor('recent'))
+    await writeFile(recent, 'recent')
+    await openTestStore(root)
+    expect(await readdir(layout.temporary)).toEqual([])
+    expect(await readdir(layout.repositories)).toEqual([])
+    expect((await readdir(layout.home)).filter((name) => name.startsWith('.'))).toEqual([])
+    expect(await readdir(layout.quarantine)).toHaveLength(1)
+  })
+
+  test('refuses a store of a newer version, and leaves it as it is', async () => {
+    const root = await temporaryFolder()
+    await mkdir(join(root, 'v12'))
+    const error = await refusal(openTestStore(root))
+    expect(error.exit).toBe(exitCode.usage)
+    expect(error.message).toContain('newer version')
+    expect(error.hints.length).toBeGreaterThan(0)
+    expect(await readdir(root)).toEqual(['v12'])
+  })
+
+  test('says which folder cannot be used, and why', async () => {
+    const root = join(await temporaryFolder(), 'cache')
+    await writeFile(root, 'a file')
+    const error = await refusal(openTestStore(root))
+    expect(error.message).toContain(root)
+    expect(error.hints[0]).toContain('in the way')
+  })
+
+  test('says how to make a folder writable', async ({ skip }) => {
+    if (process.platform === 'win32' || process.getuid?.() === 0) skip('root may write everywhere')
+    const parent = await temporaryFolder()
+    await chmod(parent, 0o500)
+    expect((await refusal(openTestStore(join(parent, 'cache')))).hints[0]).toContain('chown')
+    await chmod(parent, 0o700)
+  })
+
+  test('gives the lock back when it fails later on', async () => {
+    const root = await temporaryFolder()
+    const layout = storeLayout(root)
+    await makeStoreFolders(layout)
+    await mkdir(layout.cleanMarker)
+    await refusal(openTestStore(root))
+    expect(await readdir(layout.home)).not.toContain('lock')
+  })
+
+  test('two stores in one process do not know each other', async () => {
+    const one = await openTestStore(await temporaryFolder())
+    const other = await openTestStore(await temporaryFolder())
+    const digest = await putText(one, 'abc')
+    expect(await openText(other, digest)).toBeUndefined()
+    await one.close()
+    await putText(other, 'abc')
+    expect(await openText(other, digest)).toBe('abc')
+  })
+})
+
+describe('the running time', () => {
+  test('goes on from where it was, whatever the wall clock did, and never from before a known use', async () => {
+    const root = await temporaryFolder()
+    let monotonic = 1_000
+    let wall = 1e12
+    const clock = { wall: () => wall, monotonic: () => monotonic, sleep: async () => {} }
+    const first = await openTestStore(root, { clock })
+    expect(first.runningClock.now()).toBe(0)
+    monotonic += 5_000
+    expect(first.runningClock.now()).toBe(5_000)
+    await first.close()
+
+    monotonic = 50
+    wall += 1e11
+    const second = await openTestStore(root, { clock })
+    monotonic += 10
+    expect(second.runningClock.now()).toBe(5_010)
+    const record = second.refs.ensure('docker.io', 'library/app')
+    addManifest(record, 'index', { usedAt: 9_000 })
+    second.refs.touch(record)
+    await second.close()
+    expect((await openTestStore(root, { clock })).runningClock.now()).toBe(9_000)
+  })
+
+  test.each(['', '{', '[]', 'null', '{"runningMs":-1}', '{"runningMs":1e400}', '{"runningMs":"5"}'])(
+    'starts again when what was saved is damaged: %s',
+    async (text) => {
+      const root = await temporaryFolder()
+      const layout = storeLayout(root)
+      await makeStoreFolders(layout)
+      await writeFile(layout.runningClock, text)
+      const store = await openTestStore(root)
+      expect(store.runningClock.now()).toBeLessThan(60_000)
+      await store.runningClock.save()
+      expect(JSON.parse(await readFile(layout.runningClock, 'utf8'))).toHaveProperty('runningMs')
+    },
+  )
+})

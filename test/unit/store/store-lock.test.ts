@@ -1,0 +1,111 @@
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
+import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { describeSelf } from '../../../src/store/lock-holder.ts'
+import { acquireStoreLock } from '../../../src/store/store-lock.ts'
+import { buildStoreProgram, startStoreProgram } from './support/child.ts'
+import { temporaryFolder } from './support/store.ts'
+
+const nonce = '0123456789abcdef0123456789abcdef'
+const onLinux = process.platform === 'linux'
+
+async function layoutWithLock(content?: string): Promise<StoreLayout> {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  if (content !== undefined) await writeFile(layout.lock, content)
+  return layout
+}
+
+async function lockFiles(layout: StoreLayout): Promise<string[]> {
+  return (await readdir(layout.home)).filter((name) => name.startsWith('lock'))
+}
+
+describe('the lock of a store', () => {
+  test('is refused to a second instance in this process, and free after release', async () => {
+    const layout = await layoutWithLock()
+    const lock = await acquireStoreLock(layout, systemClock)
+    const error = await acquireStoreLock(layout, systemClock).catch((error: unknown) => error)
+    expect(error).toBeInstanceOf(MirrorError)
+    expect(error).toMatchObject({ exit: exitCode.bug, message: expect.stringContaining(`${process.pid}`) })
+    expect((error as MirrorError).hints.join('\n')).toContain('mirror down')
+    await lock.release()
+    expect(await lockFiles(layout)).toEqual([])
+    await (await acquireStoreLock(layout, systemClock)).release()
+  })
+
+  test.each([
+    ['is empty', ''],
+    ['is half written', '{"pid":12'],
+    ['is something else', '[]'],
+    ['has a number that is none', `{"pid":"1","nonce":"${nonce}"}`],
+    ['names no process', `{"pid":-1,"nonce":"${nonce}"}`],
+    ['would lead out of the folder', '{"pid":1,"nonce":"../../../../etc/passwd"}'],
+    ['is of a process that is gone', `{"pid":2147483646,"nonce":"${nonce}"}`],
+  ])('is recovered when it %s', async (_, content) => {
+    const layout = await layoutWithLock(content)
+    const lock = await acquireStoreLock(layout, systemClock)
+    expect(JSON.parse(await readFile(layout.lock, 'utf8'))).toMatchObject({ pid: process.pid })
+    expect(await lockFiles(layout)).toEqual(['lock'])
+    await lock.release()
+  })
+
+  test.runIf(onLinux)('is recovered when its process number was given away again', async () => {
+    const self = await describeSelf(nonce)
+    for (const other of [{ bootId: 'another boot' }, { processStart: '1' }]) {
+      const layout = await layoutWithLock(JSON.stringify({ ...self, ...other }))
+      await (await acquireStoreLock(layout, systemClock)).release()
+    }
+    const layout = await layoutWithLock(JSON.stringify(self))
+    await expect(acquireStoreLock(layout, systemClock)).rejects.toThrow('in use')
+  })
+
+  test('is recovered though the one that recovered it was killed half way', async () => {
+    const dead = (id: string) => JSON.stringify({ pid: 2147483646, nonce: id })
+    const layout = await layoutWithLock(dead(nonce))
+    await writeFile(`${layout.lock}.${nonce}`, dead(nonce.replace('0', 'f')))
+    const lock = await acquireStoreLock(layout, systemClock)
+    expect(await lockFiles(layout)).toEqual(['lock'])
+    await lock.release()
+  })
+
+  test('is given to exactly one of many that find it stale at once', async () => {
+    for (const content of [undefined, '', `{"pid":2147483646,"nonce":"${nonce}"}`]) {
+      const layout = await layoutWithLock(content)
+      const all = await Promise.allSettled(Array.from({ length: 12 }, () => acquireStoreLock(layout, systemClock)))
+      const won = all.filter((result) => result.status === 'fulfilled')
+      expect(won).toHaveLength(1)
+      for (const result of all) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(MirrorError)
+      await won[0]!.value.release()
+    }
+  })
+
+  test("release leaves somebody else's lock alone", async () => {
+    const layout = await layoutWithLock()
+    const lock = await acquireStoreLock(layout, systemClock)
+    await writeFile(layout.lock, `{"pid":1,"nonce":"${nonce}"}`)
+    await lock.release()
+    expect(await lockFiles(layout)).toEqual(['lock'])
+  })
+})
+
+describe('processes on one store', () => {
+  test('one at a time: the second is refused, and gets in after kill -9 or an ordered stop of the first', async () => {
+    const folder = await temporaryFolder()
+    const program = await buildStoreProgram(join(folder, 'program'))
+    const root = join(folder, 'cache')
+
+    const first = await startStoreProgram(program, root)
+    expect(first.answer).toBe('open')
+    expect((await startStoreProgram(program, root)).answer).toBe('refused')
+    await first.kill()
+
+    // All of them find the lock of the killed one.
+    const racers = await Promise.all(Array.from({ length: 4 }, () => startStoreProgram(program, root)))
+    expect(racers.map(({ answer }) => answer).toSorted()).toEqual(['open', 'refused', 'refused', 'refused'])
+    await racers.find(({ answer }) => answer === 'open')!.stop()
+    expect(await lockFiles(storeLayout(root))).toEqual([])
+  })
+})
