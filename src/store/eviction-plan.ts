@@ -10,7 +10,7 @@ export interface EvictionPlan {
   readonly bytes: number
 }
 
-/** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. */
+/** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. Uses the survey up. */
 export class EvictionPlanner {
   readonly #holders: Map<Digest, number>
   readonly #sizes: ReadonlyMap<Digest, number>
@@ -20,7 +20,7 @@ export class EvictionPlanner {
   #bytes = 0
 
   constructor(holdings: Holdings, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
-    this.#holders = new Map(holdings.holders)
+    this.#holders = holdings.holders
     this.#sizes = sizes
     this.#isInUse = isInUse
   }

@@ -45,8 +45,10 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const goal = Math.max(limits.maxSize > 0 ? total - limits.maxSize : 0, limits.needBytes)
   const isEnough = () => planner.bytes >= goal
 
+  yield
   const byAge = holdings.all.toSorted((a, b) => a.usedAt - b.usedAt)
   const newest = byAge.findLast(({ kind }) => kind === 'image')
+  yield
   const kept: Holding[] = []
   for (const holding of byAge) {
     const isExpired = limits.maxAge > 0 && now - holding.usedAt > limits.maxAge

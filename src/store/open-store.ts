@@ -66,7 +66,7 @@ async function openLocked(
   if (suspect) logger.info({ path: layout.root }, 'the last stop was not clean; blobs are checked when first read')
   const refs = await FileRefStore.open({ layout, logger })
   const runningClock = await openRunningClock(layout.runningClock, latestUse(refs.all()), clock)
-  await rm(layout.cleanMarker, { force: true })
+  await rm(layout.cleanMarker, { recursive: true, force: true })
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
   const saveClock = () => attempt(logger, 'could not save the running time', () => runningClock.save())

@@ -98,6 +98,16 @@ describe('a damaged blob', () => {
     expect(await openText(store, digest)).toBe(text)
   })
 
+  test('does not take the good one with it that has replaced it meanwhile', async () => {
+    const store = await openTestStore(await temporaryFolder(), { verifyReads: 'always' })
+    const digest = await putText(store, text)
+    await truncate(store.layout.blob(digest), 16 * 1024 * 1024)
+    const opening = openText(store, digest)
+    await putText(store, text)
+    expect(await opening).toBeUndefined()
+    expect(await openText(store, digest)).toBe(text)
+  })
+
   test('is not what a lying descriptor makes of a good one', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = await putText(store, text)
@@ -146,6 +156,7 @@ describe('after a stop that was not clean', () => {
     await flipByte(storeLayout(root).blob(digest))
     const store = await openTestStore(root)
     expect(await openText(store, digest)).toBeUndefined()
+    await store.blobs.ready
     await store.close()
     expect(await readdir(store.layout.home)).toContain('clean')
   })

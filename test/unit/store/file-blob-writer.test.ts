@@ -101,9 +101,10 @@ describe('a full disk', () => {
     const store = await openTestStore(join(folder, 'cache'))
     const writer = await store.blobs.create()
     const chunk = Buffer.alloc(300 * 1024, 'x')
-    let failure: unknown
-    while (!failure) await writer.write(chunk).catch((error: unknown) => (failure = error))
-    expect(failure).toMatchObject({ code: 'ENOSPC' })
+    const fill = async () => {
+      for (;;) await writer.write(chunk)
+    }
+    await expect(fill()).rejects.toMatchObject({ code: 'ENOSPC' })
     expect(writer.size % chunk.length).toBe(0)
     const [name] = await readdir(store.layout.temporary)
     expect((await stat(join(store.layout.temporary, name!))).size).toBe(writer.size)

@@ -101,14 +101,14 @@ describe('repository records', () => {
   })
 })
 
-describe('a damaged repository file', () => {
-  const whole = () => {
-    const record = emptyRecord()
-    addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
-    record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
-    return serializeRepository(record)
-  }
+function whole(): string {
+  const record = emptyRecord()
+  addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  return serializeRepository(record)
+}
 
+describe('a damaged repository file', () => {
   test('counts as absent wherever it is cut', () => {
     const text = whole()
     expect(parseRepository(text)).toBeDefined()

@@ -1,6 +1,7 @@
 import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
@@ -92,11 +93,11 @@ describe('opening a store', () => {
 
   test('gives the lock back when it fails later on', async () => {
     const root = await temporaryFolder()
-    const layout = storeLayout(root)
-    await makeStoreFolders(layout)
-    await mkdir(layout.cleanMarker)
-    await refusal(openTestStore(root))
-    expect(await readdir(layout.home)).not.toContain('lock')
+    const wall = vi.fn(() => {
+      throw new Error('no clock')
+    })
+    await expect(openTestStore(root, { clock: { ...systemClock, wall } })).rejects.toThrow('no clock')
+    expect(await readdir(storeLayout(root).home)).not.toContain('lock')
   })
 
   test('two stores in one process do not know each other', async () => {

@@ -1,5 +1,6 @@
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
@@ -17,6 +18,10 @@ async function layoutWithLock(content?: string): Promise<StoreLayout> {
   await makeStoreFolders(layout)
   if (content !== undefined) await writeFile(layout.lock, content)
   return layout
+}
+
+function deadHolder(nonce: string): string {
+  return JSON.stringify({ pid: 2147483646, nonce })
 }
 
 async function lockFiles(layout: StoreLayout): Promise<string[]> {
@@ -63,9 +68,8 @@ describe('the lock of a store', () => {
   })
 
   test('is recovered though the one that recovered it was killed half way', async () => {
-    const dead = (id: string) => JSON.stringify({ pid: 2147483646, nonce: id })
-    const layout = await layoutWithLock(dead(nonce))
-    await writeFile(`${layout.lock}.${nonce}`, dead(nonce.replace('0', 'f')))
+    const layout = await layoutWithLock(deadHolder(nonce))
+    await writeFile(`${layout.lock}.${nonce}`, deadHolder(nonce.replace('0', 'f')))
     const lock = await acquireStoreLock(layout, systemClock)
     expect(await lockFiles(layout)).toEqual(['lock'])
     await lock.release()
@@ -80,6 +84,19 @@ describe('the lock of a store', () => {
       for (const result of all) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(MirrorError)
       await won[0]!.value.release()
     }
+  })
+
+  test('is not recovered while another process does so, and then it is the other one that has it', async () => {
+    const layout = await layoutWithLock(deadHolder(nonce))
+    const other = JSON.stringify(await describeSelf('f'.repeat(32)))
+    await writeFile(`${layout.lock}.${nonce}`, other)
+    const acquiring = acquireStoreLock(layout, systemClock).catch((error: unknown) => error)
+    await setTimeout(50)
+    expect(await readFile(layout.lock, 'utf8')).toBe(deadHolder(nonce))
+    await writeFile(layout.lock, other)
+    await rm(`${layout.lock}.${nonce}`)
+    expect(await acquiring).toBeInstanceOf(MirrorError)
+    expect(await readFile(layout.lock, 'utf8')).toBe(other)
   })
 
   test("release leaves somebody else's lock alone", async () => {
@@ -104,7 +121,7 @@ describe('processes on one store', () => {
 
     // All of them find the lock of the killed one.
     const racers = await Promise.all(Array.from({ length: 4 }, () => startStoreProgram(program, root)))
-    expect(racers.map(({ answer }) => answer).toSorted()).toEqual(['open', 'refused', 'refused', 'refused'])
+    expect(racers.map(({ answer }) => String(answer)).toSorted()).toEqual(['open', 'refused', 'refused', 'refused'])
     await racers.find(({ answer }) => answer === 'open')!.stop()
     expect(await lockFiles(storeLayout(root))).toEqual([])
   })

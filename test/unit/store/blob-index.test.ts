@@ -1,0 +1,35 @@
+import { writeFile } from 'node:fs/promises'
+import { expect, test } from 'vitest'
+import { BlobIndex } from '../../../src/store/blob-index.ts'
+import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
+import { digestFor } from './support/records.ts'
+import { temporaryFolder } from './support/store.ts'
+
+test('changes made while the disk is looked through win over what is seen there', async () => {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  for (const name of ['kept', 'removed', 'replaced', 'back']) await writeFile(layout.blob(digestFor(name)), '12345')
+  const index = new BlobIndex()
+  const scan = index.scan(layout, new AbortController().signal)
+  // The files are still there: the scan may have read their sizes just before they went.
+  index.delete(digestFor('removed'))
+  index.set(digestFor('replaced'), 7)
+  index.delete(digestFor('back'))
+  index.set(digestFor('back'), 6)
+  await scan
+  expect(Object.fromEntries(index.sizes)).toEqual({
+    [digestFor('kept')]: 5,
+    [digestFor('replaced')]: 7,
+    [digestFor('back')]: 6,
+  })
+  expect(index.bytes).toBe(18)
+})
+
+test('an aborted look through the disk ends', async () => {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  await writeFile(layout.blob(digestFor('one')), '12345')
+  const index = new BlobIndex()
+  await index.scan(layout, AbortSignal.abort())
+  expect(index.sizes.size).toBe(0)
+})

@@ -1,0 +1,101 @@
+import { readFile, readdir, writeFile } from 'node:fs/promises'
+import { setTimeout } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import { createScrub } from '../../../src/store/scrub.ts'
+import { verifyStore, type VerifyOptions, type VerifyState } from '../../../src/store/verify.ts'
+import { openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
+
+async function storeWithDamage(): Promise<{ store: Store; good: Digest; bad: Digest }> {
+  const store = await openTestStore(await temporaryFolder())
+  const good = await putText(store, 'good')
+  const bad = await putText(store, 'bad bytes')
+  const path = store.layout.blob(bad)
+  const bytes = await readFile(path)
+  bytes[0]! ^= 1
+  await writeFile(path, bytes)
+  return { store, good, bad }
+}
+
+async function lastState(store: Store, options: Partial<VerifyOptions> = {}): Promise<VerifyState | undefined> {
+  let last: VerifyState | undefined
+  const { signal } = new AbortController()
+  for await (const state of verifyStore(store, { quarantine: true, signal, ...options })) last = state
+  return last
+}
+
+describe('verifying every byte', () => {
+  test('finds a flipped byte and moves the blob aside', async () => {
+    const { store, good, bad } = await storeWithDamage()
+    const expected = { checked: 2, total: 2, checkedBytes: 13, totalBytes: 13, damaged: [bad] }
+    expect(await lastState(store, { quarantine: false })).toEqual(expected)
+    expect(store.blobs.usage.blobs).toBe(2)
+    expect(await lastState(store)).toEqual(expected)
+    expect(await store.blobs.stat(bad)).toBeUndefined()
+    expect(await openText(store, good)).toBe('good')
+    expect(await lastState(store)).toMatchObject({ checked: 1, damaged: [] })
+  })
+
+  test('of an empty store is done at once', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    expect(await lastState(store)).toEqual({ checked: 0, total: 0, checkedBytes: 0, totalBytes: 0, damaged: [] })
+  })
+
+  test('keeps to its rate, and says how far it is', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    const bytes = Buffer.alloc(1024 * 1024)
+    await store.blobs.put(digestOf(bytes), bytes)
+    let now = 0
+    const clock = { ...systemClock, monotonic: () => now, sleep: async (ms: number) => void (now += ms) }
+    const states: number[] = []
+    const { signal } = new AbortController()
+    for await (const { checkedBytes } of verifyStore(store, {
+      quarantine: true,
+      signal,
+      clock,
+      bytesPerSecond: 256 * 1024,
+    }))
+      states.push(checkedBytes)
+    expect(now).toBe(4_000)
+    expect(states).toEqual([1, 2, 3, 4, 4].map((quarters) => quarters * 256 * 1024))
+  })
+
+  test('can be ended, and leaves no file open', async () => {
+    const { store } = await storeWithDamage()
+    const ending = new AbortController()
+    const clock = { ...systemClock, sleep: async () => ending.abort(new Error('enough')) }
+    await expect(lastState(store, { signal: ending.signal, clock, bytesPerSecond: 1 })).rejects.toThrow('enough')
+    if (process.platform === 'linux') expect(await openBlobFiles(store)).toBe(0)
+  })
+})
+
+describe('the scrub', () => {
+  test('finds a flipped byte by itself, and ends when it is told', async () => {
+    const { store, good } = await storeWithDamage()
+    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfter: 1, every: 1 })
+    while (store.blobs.usage.blobs === 2) await setTimeout(5)
+    await scrub.close()
+    expect(await readdir(store.layout.quarantine)).toHaveLength(1)
+    expect(await openText(store, good)).toBe('good')
+  })
+
+  test('ends in the middle of a slow round', async () => {
+    const { store } = await storeWithDamage()
+    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfter: 0, bytesPerSecond: 1 })
+    await setTimeout(20)
+    await scrub.close()
+    expect(store.blobs.usage.blobs).toBeGreaterThan(0)
+  })
+})
+
+/** Files of the store that this process has open. */
+async function openBlobFiles(store: Store): Promise<number> {
+  const { readlink } = await import('node:fs/promises')
+  const links = await Promise.all(
+    (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')),
+  )
+  return links.filter((link) => link.startsWith(store.layout.blobs)).length
+}
