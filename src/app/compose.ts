@@ -1,4 +1,3 @@
-import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
@@ -26,10 +25,10 @@ export interface Parts {
 const statsSaveMs = 10_000
 
 /** Plugs the cache together: the only place that knows every part of it. */
-export async function compose(config: Config, paths: MirrorPaths, logger: Logger): Promise<Parts> {
+export async function compose(config: Config, paths: MirrorPaths, version: string, logger: Logger): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
-  const upstreams = createUpstreamDirectory({ config, env: process.env, homedir: homedir(), clock, logger })
+  const upstreams = createUpstreamDirectory({ config, env: process.env, userAgent: `mirror/${version}`, clock, logger })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,

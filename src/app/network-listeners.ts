@@ -94,7 +94,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       clearTimeout(retry)
       await watching
       await work
-      await Promise.all([...open.values()].map(({ listener }) => listener?.close(graceMilliseconds)))
+      await Promise.all([...open.values()].map(async ({ listener }) => listener?.close(graceMilliseconds)))
     },
   }
 }

@@ -45,7 +45,7 @@ const drainMs = 30_000
 export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
   const { logger, home } = options
   const tls = readTls(config.tls)
-  const parts = await compose(config, home, logger)
+  const parts = await compose(config, home, options.version, logger)
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async () => {
     await Promise.all(closing.map((end) => end(drainMs)))

@@ -44,16 +44,14 @@ export function createStatusReport({ store, stats, upstreams }: Parts, context: 
 
 /** What is cached, as images. */
 export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
-  return listImages(store.refs, new Map(store.blobs.entries())).map(
-    ({ name, digest, bytes, pulls, lastPulled, checkedAt }) => ({
-      name,
-      digest,
-      bytes,
-      pulls,
-      ...(lastPulled === undefined ? {} : { lastPulled: iso(lastPulled) }),
-      ...(checkedAt === undefined ? {} : { checkedAt: iso(checkedAt) }),
-    }),
-  )
+  return listImages(store.refs, store.blobs.sizes).map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => ({
+    name,
+    digest,
+    bytes,
+    pulls,
+    ...(lastPulled === undefined ? {} : { lastPulled: iso(lastPulled) }),
+    ...(checkedAt === undefined ? {} : { checkedAt: iso(checkedAt) }),
+  }))
 }
 
 function counters(totals: Totals, hitRatio: number): StatusReport['cache'] {

@@ -1,13 +1,15 @@
 import { readFileSync } from 'node:fs'
-import { X509Certificate } from 'node:crypto'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Clock } from '../lib/clock.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runCommand } from '../lib/run-command.ts'
 import type { Repository } from '../oci/route.ts'
+import { trustedCertificates } from '../upstream/certificates.ts'
+import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
+import { readProxies } from '../upstream/proxies.ts'
 import { createRouting, defaultUpstreamUrl } from '../upstream/routing.ts'
 import type { Upstream } from '../upstream/upstream.ts'
 
@@ -22,7 +24,8 @@ export interface UpstreamDirectory {
 export interface UpstreamDirectoryOptions {
   readonly config: Config
   readonly env: Readonly<Record<string, string | undefined>>
-  readonly homedir: string
+  /** What upstreams see as the client. */
+  readonly userAgent: string
   readonly clock: Clock
   readonly logger: Logger
 }
@@ -31,7 +34,7 @@ export interface UpstreamDirectoryOptions {
 export function createUpstreamDirectory({
   config,
   env,
-  homedir,
+  userAgent,
   clock,
   logger,
 }: UpstreamDirectoryOptions): UpstreamDirectory {
@@ -42,6 +45,8 @@ export function createUpstreamDirectory({
   const authorities = new Map(
     Object.entries(config.upstreams).map(([host, { ca }]) => [host, ca && readAuthority(host, ca)]),
   )
+  const dockerConfig = dockerConfigPath(env)
+  readProxies(env)
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
@@ -62,7 +67,8 @@ export function createUpstreamDirectory({
       allowPrivate: host in config.upstreams,
       timeouts: config.cache.timeouts,
       env,
-      homedir,
+      dockerConfig,
+      userAgent,
       clock,
       random: Math.random,
       logger,
@@ -90,13 +96,12 @@ export function createUpstreamDirectory({
 function readAuthority(host: string, path: string): string {
   try {
     const pem = readFileSync(path, 'utf8')
-    void new X509Certificate(pem)
+    trustedCertificates(pem, host)
     return pem
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    throw new MirrorError(`The certificate file ${path} (upstreams.${host}.ca) cannot be used: ${reason}`, {
+    if (errnoOf(cause) === undefined) throw cause
+    throw new MirrorError(`The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${String(cause)}`, {
       exit: exitCode.usage,
-      hints: ['It must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)'],
       cause,
     })
   }

@@ -45,7 +45,6 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
     const config = defaultConfig()
     config.cache.listen = [{ host: '127.0.0.1', port: 0 }]
     config.admin.listen = [{ host: '127.0.0.1', port: 0 }]
-    config.cache.tagFreshness = 0
     config.networks = []
     config.upstreams = {
       [registry]: {

@@ -1,0 +1,36 @@
+import { loadConfig } from '../config/load-config.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { findRunning } from '../runtime/state-file.ts'
+import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
+import { adminOf } from './mirror-status.ts'
+
+/** What is cached, whether or not a mirror runs. */
+export interface CacheAccess {
+  list(): Promise<ImageReport[]>
+  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
+  /** Evicts to the configured limits. */
+  prune(dryRun: boolean): Promise<RemovalReport>
+  /** Hashes everything. `quarantine`: damaged content is moved aside, so that it is fetched again. */
+  verify(quarantine: boolean, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  close(): Promise<void>
+}
+
+/** By the running mirror, which alone may write to its store; by the store itself when none runs. */
+export async function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
+  const paths = mirrorPaths(surroundings)
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined) {
+    const config = await loadConfig({ ...surroundings, paths })
+    // Only this way needs the store's code.
+    const { openStoredCache } = await import('./stored-cache.ts')
+    return openStoredCache(config, paths)
+  }
+  const admin = adminOf(running, paths)
+  return {
+    list: async () => (await admin.status()).images,
+    remove: (names, dryRun) => admin.remove({ names, dryRun }),
+    prune: (dryRun) => admin.prune({ dryRun }),
+    verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
+    async close() {},
+  }
+}

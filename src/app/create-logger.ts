@@ -1,0 +1,36 @@
+import type { LogFields, Logger } from '../lib/logger.ts'
+import { redact } from '../lib/redact.ts'
+
+export interface LoggerOptions {
+  level: 'debug' | 'info' | 'warn' | 'error'
+  /** Takes each JSON line; stderr when there is none. */
+  write?: ((line: string) => void) | undefined
+}
+
+/** A logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. What looks like a secret is struck out. */
+export async function createLogger({ level, write }: LoggerOptions): Promise<Logger> {
+  const { pino } = await import('pino')
+  const options = {
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label: string) => ({ level: label }) },
+  }
+  // Synchronous: the last words before an end are the ones that matter.
+  const log = pino(options, write === undefined ? pino.destination({ fd: 2, sync: true }) : { write })
+  return {
+    debug: (fields, message) => log.isLevelEnabled('debug') && log.debug(redacted(fields), redact(message)),
+    info: (fields, message) => log.isLevelEnabled('info') && log.info(redacted(fields), redact(message)),
+    warn: (fields, message) => log.warn(redacted(fields), redact(message)),
+    error: (fields, message) => log.error(redacted(fields), redact(message)),
+  }
+}
+
+function redacted(fields: LogFields): LogFields {
+  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, redactedValue(value)]))
+}
+
+function redactedValue(value: unknown): unknown {
+  if (typeof value === 'string') return redact(value)
+  return value instanceof Error ? redact(value.stack ?? value.message) : value
+}

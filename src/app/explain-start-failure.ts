@@ -1,0 +1,56 @@
+import type { Config } from '../config/config.ts'
+import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { runCommand } from '../lib/run-command.ts'
+import { findPortHolder } from '../runtime/port-holder.ts'
+import { ListenError } from '../server/listen.ts'
+
+/** The same failure with what the user needs to mend it: who holds the port and which flag moves it, which folder is closed. */
+export async function explainStartFailure(error: unknown, config: Config): Promise<unknown> {
+  if (error instanceof ListenError)
+    return error.errno === 'EADDRINUSE' ? busyPort(error, config) : misplaced(error, config)
+  const code = errnoOf(error)
+  if (error instanceof MirrorError || code === undefined || !fileProblems.has(code)) return error
+  return new MirrorError(`The mirror cannot use its files: ${(error as Error).message}.`, {
+    hints: ['MIRROR_HOME=<a folder of yours> mirror up', 'mirror up --data <a folder with room>'],
+    cause: error,
+  })
+}
+
+const fileProblems = new Set([
+  'EACCES',
+  'EPERM',
+  'EROFS',
+  'ENOSPC',
+  'EDQUOT',
+  'ENOTDIR',
+  'EISDIR',
+  'ELOOP',
+  'ENAMETOOLONG',
+])
+
+async function busyPort(error: ListenError, config: Config): Promise<MirrorError> {
+  const holder = await findPortHolder(error.port, { platform: process.platform, runCommand })
+  const who = holder === undefined ? 'another program' : `${holder.command} (pid ${holder.pid})`
+  const { name, key } = listenerOf(error, config)
+  const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
+  return new MirrorError(`Port ${error.port}, which the ${name} wants, is taken by ${who}.`, {
+    hints: [`mirror up --${name}-port ${other}`, `or stop the other program, or set ${key} in mirror.yaml`],
+    cause: error,
+  })
+}
+
+function misplaced(error: ListenError, config: Config): MirrorError {
+  const { name, key } = listenerOf(error, config)
+  const hint =
+    error.errno === 'EACCES'
+      ? `mirror up --${name}-port ${error.port + 5000}`
+      : `mirror.yaml: ${key}: ["127.0.0.1:${error.port}"]`
+  return new MirrorError(error.message, { hints: [hint], cause: error })
+}
+
+/** Whose address it is. */
+function listenerOf({ host, port }: ListenError, config: Config): { name: string; key: string } {
+  const names = ['cache', 'registry', 'admin'] as const
+  const name = names.find((name) => config[name].listen.some((at) => at.host === host && at.port === port)) ?? 'cache'
+  return { name, key: `${name}.listen` }
+}

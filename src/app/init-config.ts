@@ -1,0 +1,57 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { formatProblem } from '../config/config-tree.ts'
+import { parseConfig } from '../config/parse-config.ts'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+
+/** What a user chooses for a new mirror.yaml; everything else is its default. */
+export interface ConfigChoices {
+  cachePort: number
+  /** `20GiB` */
+  maxSize: string
+  /** Registries besides the well-known ones. */
+  upstreams: readonly string[]
+}
+
+export interface InitRequest {
+  choices: ConfigChoices
+  /** Absolute. */
+  configFile: string
+  /** mirror.yaml of the package's templates. */
+  template: string
+  homedir: string
+}
+
+/** A commented mirror.yaml. Throws a MirrorError (exit 2) when a choice is none. */
+export async function renderConfig({ choices, configFile, template, homedir }: InitRequest): Promise<string> {
+  const { cachePort, maxSize, upstreams } = choices
+  // JSON is YAML, and escapes whatever was typed.
+  const text = (await readFile(template, 'utf8'))
+    .replace('@LISTEN@', () => JSON.stringify([`127.0.0.1:${cachePort}`]))
+    .replace('@MAX_SIZE@', () => maxSize.replaceAll(/[^\w.]/g, '?'))
+    .replace('@UPSTREAMS@', () => upstreams.map((host) => `\n  ${JSON.stringify(host)}: {}`).join(''))
+    .replace(/^upstreams: $/m, 'upstreams:')
+  const parsed = parseConfig({ text, path: configFile, label: 'mirror.yaml', homedir })
+  if ('config' in parsed) return text
+  throw new MirrorError(
+    `These choices make no configuration:\n${parsed.problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
+    { exit: exitCode.usage, hints: ['mirror init --help'] },
+  )
+}
+
+/** Writes it. A file that is there already is replaced only when that is asked for. */
+export async function writeConfig(configFile: string, text: string, { force }: { force: boolean }): Promise<void> {
+  if (force) return writeFileAtomic(configFile, text)
+  await mkdir(dirname(configFile), { recursive: true, mode: 0o700 })
+  try {
+    await writeFile(configFile, text, { flag: 'wx', mode: 0o600 })
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error
+    throw new MirrorError(`${configFile} is there already, and was left as it is.`, {
+      exit: exitCode.usage,
+      hints: ['mirror init --dry-run   (prints a new one)', 'mirror init --force   (replaces it)'],
+      cause: error,
+    })
+  }
+}

@@ -1,0 +1,142 @@
+import { fstatSync } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import type { Config } from '../config/config.ts'
+import { configHashes } from '../config/config-hashes.ts'
+import { loadConfig } from '../config/load-config.ts'
+import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { deferred } from '../lib/deferred.ts'
+import { MirrorError, errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { keepState } from '../runtime/keep-state.ts'
+import { limitLog } from '../runtime/limit-log.ts'
+import { processIdentity } from '../runtime/process-identity.ts'
+import { reportFailure, reportReady } from '../runtime/readiness.ts'
+import type { Endpoints } from '../runtime/runtime.ts'
+import { findRunning } from '../runtime/state-file.ts'
+import { createLogger } from './create-logger.ts'
+import { explainStartFailure } from './explain-start-failure.ts'
+import { startMirror } from './start-mirror.ts'
+
+export interface ServeRequest {
+  surroundings: Surroundings
+  version: string
+  /** Takes each line of the log; stderr when there is none. */
+  writeLog?: (line: string) => void
+  /** Hears that the mirror answers. */
+  onReady?: (endpoints: Endpoints) => void
+}
+
+const logCheckMs = 3_600_000
+
+/**
+ * Serves in this process until a signal, or a request to the admin listener, tells it to end; then drains. Whoever started
+ * this process and waits on its channel hears that it is ready, or why not.
+ */
+export async function serveMirror(request: ServeRequest): Promise<void> {
+  const paths = mirrorPaths(request.surroundings)
+  const ending = new Ending()
+  let config: Config | undefined
+  try {
+    config = await loadConfig({ ...request.surroundings, paths })
+    const hashes = configHashes(config, paths.dataDir)
+    await refuseSecond(paths)
+    const logger = await createLogger({ level: config.log.level, write: request.writeLog })
+    const startedAt = new Date().toISOString()
+    const identity = await processIdentity(process.pid)
+    const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
+
+    let noteChange: (() => void) | undefined
+    const mirror = await startMirror(config, {
+      home: paths,
+      version: request.version,
+      runtime: 'process',
+      logger,
+      onStopRequested: () => ending.begin('asked to'),
+      onEndpointsChanged: () => noteChange?.(),
+    })
+    try {
+      const kept = await keepState({
+        stateFile: paths.stateFile,
+        logger,
+        state: () => ({
+          pid: process.pid,
+          processIdentity: identity,
+          version: request.version,
+          runtime: 'process',
+          startedAt,
+          configHashes: hashes,
+          endpoints: mirror.endpoints,
+          logFile,
+        }),
+      })
+      noteChange = () => kept.update()
+      if (logFile !== undefined) keepLogSmall(logFile, logger)
+      await reportReady(process, mirror.endpoints)
+      request.onReady?.(mirror.endpoints)
+      logger.info({ reason: await ending.begun }, 'the mirror is ending')
+      await mirror.close()
+      await kept.remove()
+    } catch (error) {
+      await mirror.close()
+      throw error
+    }
+  } catch (error) {
+    const explained = config === undefined ? error : await explainStartFailure(error, config)
+    await reportFailure(process, explained)
+    throw explained
+  } finally {
+    ending.dispose()
+  }
+}
+
+/** The wish that this process end: the first one drains, a second one waits no longer. */
+class Ending {
+  readonly #wish = deferred<string>()
+  readonly begun = this.#wish.promise
+  #hasBegun = false
+  readonly #onSignal = (signal: NodeJS.Signals) => {
+    if (this.#hasBegun) process.exit(130)
+    this.begin(signal)
+  }
+
+  constructor() {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, this.#onSignal)
+  }
+
+  begin(reason: string): void {
+    this.#hasBegun = true
+    this.#wish.resolve(reason)
+  }
+
+  dispose(): void {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, this.#onSignal)
+  }
+}
+
+async function refuseSecond(paths: MirrorPaths): Promise<void> {
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined || running.pid === process.pid) return
+  throw new MirrorError(`A mirror is running already (pid ${running.pid}), with its state in ${paths.stateDir}.`, {
+    hints: [
+      'mirror status',
+      'mirror down',
+      'MIRROR_HOME=<another folder> mirror serve   (a second one, on other ports)',
+    ],
+  })
+}
+
+function keepLogSmall(logFile: string, logger: Logger): void {
+  const limit = () => limitLog(logFile).catch((error: unknown) => logger.warn({ error }, 'the log cannot be put aside'))
+  setInterval(() => void limit(), logCheckMs).unref()
+}
+
+/** Whether what we write to stderr ends up in this file. */
+async function isStderr(file: string): Promise<boolean> {
+  try {
+    const [ours, theirs] = [fstatSync(2), await stat(file)]
+    return ours.dev === theirs.dev && ours.ino === theirs.ino
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return false
+  }
+}

@@ -1,0 +1,63 @@
+import type { MirrorPaths } from '../config/paths.ts'
+import type { Clock } from '../lib/clock.ts'
+import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { createAdminClient } from '../runtime/admin-client.ts'
+import { isSameProcess } from '../runtime/process-identity.ts'
+import type { MirrorState } from '../runtime/runtime.ts'
+import { findRunning, removeState } from '../runtime/state-file.ts'
+
+export interface StopRequest {
+  paths: MirrorPaths
+  clock: Clock
+  platform: NodeJS.Platform
+}
+
+export interface StoppedMirror {
+  pid: number
+  /** It did not end by itself. */
+  killed: boolean
+}
+
+/** Pulls in flight get 30 s; what takes longer hangs. */
+const patienceMs = 40_000
+const lookMs = 50
+
+/** Ends the running mirror and waits for it to be gone; undefined when there was none. */
+export async function stopMirror({ paths, clock, platform }: StopRequest): Promise<StoppedMirror | undefined> {
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined) return undefined
+  await askToEnd(running, paths, platform)
+  const killed = !(await isGone(running, clock, patienceMs))
+  if (killed) {
+    signal(running.pid, 'SIGKILL')
+    await isGone(running, clock, 5000)
+  }
+  await removeState(paths.stateFile, running.pid)
+  return { pid: running.pid, killed }
+}
+
+async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: NodeJS.Platform): Promise<void> {
+  const [url] = endpoints.admin
+  // Windows has no signals: a process that gets one is ended at once.
+  if (platform !== 'win32' || url === undefined) return signal(pid, 'SIGTERM')
+  await createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 5000 }).stop()
+}
+
+async function isGone({ pid, processIdentity }: MirrorState, clock: Clock, withinMs: number): Promise<boolean> {
+  const end = clock.monotonic() + withinMs
+  while (await isSameProcess(pid, processIdentity)) {
+    if (clock.monotonic() > end) return false
+    await clock.sleep(lookMs)
+  }
+  return true
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name)
+  } catch (error) {
+    if (errnoOf(error) === 'ESRCH') return
+    if (errnoOf(error) !== 'EPERM') throw error
+    throw new MirrorError(`The mirror (pid ${pid}) belongs to another user, so it cannot be stopped.`, { cause: error })
+  }
+}

@@ -1,0 +1,43 @@
+import type { Config } from '../config/config.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLogger } from '../lib/logger.ts'
+import { openStore } from '../store/open-store.ts'
+import { createSweeper } from '../store/sweeper.ts'
+import { verifyStore } from '../store/verify.ts'
+import type { CacheAccess } from './cache-access.ts'
+import { cacheRoot } from './compose.ts'
+import { imageReports } from './status-report.ts'
+
+/** The cache on the disk, while no mirror runs. */
+export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Promise<CacheAccess> {
+  const common = { logger: silentLogger, clock: systemClock }
+  const store = await openStore({
+    root: cacheRoot(paths),
+    verifyReads: cache.verifyReads,
+    minFree: cache.minFree,
+    ...common,
+  })
+  const sweeper = createSweeper({
+    store,
+    limits: { maxSize: cache.maxSize, maxAge: cache.maxAge, minFree: cache.minFree },
+    isInUse: () => false,
+    ...common,
+  })
+  return {
+    async list() {
+      await store.blobs.ready
+      return imageReports({ store })
+    },
+    remove: (names, dryRun) => sweeper.remove(names, dryRun),
+    prune: (dryRun) => sweeper.sweep({ dryRun }),
+    async *verify(quarantine, signal) {
+      for await (const state of verifyStore(store, { quarantine, signal }))
+        yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
+    },
+    async close() {
+      await sweeper.close()
+      await store.close()
+    },
+  }
+}

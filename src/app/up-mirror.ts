@@ -1,0 +1,108 @@
+import { mkdir } from 'node:fs/promises'
+import { changedParts, configHashes } from '../config/config-hashes.ts'
+import type { Config } from '../config/config.ts'
+import { loadConfig } from '../config/load-config.ts'
+import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import type { Clock } from '../lib/clock.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { startDetached } from '../runtime/detached.ts'
+import { limitLog } from '../runtime/limit-log.ts'
+import type { Endpoints, MirrorState, StartedMirror } from '../runtime/runtime.ts'
+import { findRunning } from '../runtime/state-file.ts'
+import { explainStartFailure } from './explain-start-failure.ts'
+import { adminOf } from './mirror-status.ts'
+import { stopMirror } from './stop-mirror.ts'
+
+export interface UpRequest {
+  /** With the flags in its `env`, as the variables they stand for. */
+  surroundings: Surroundings
+  version: string
+  /** bin/run.js */
+  program: string
+  clock: Clock
+  signal: AbortSignal
+}
+
+/** What `up` has to do, and with what. */
+export interface UpPlan {
+  action: 'start' | 'replace' | 'nothing'
+  /** Why it is to be replaced: `version`, `unreachable`, or parts of the configuration. */
+  changed: string[]
+  running: MirrorState | undefined
+  /** Where the running one answers now. */
+  endpoints: Endpoints | undefined
+  paths: MirrorPaths
+  config: Config
+}
+
+export interface UpReport {
+  outcome: 'started' | 'replaced' | 'already-up'
+  changed: string[]
+  pid: number
+  version: string
+  endpoints: Endpoints
+}
+
+/** An answer that has not come by then will not come. */
+const readyWithinMs = 60_000
+
+/** Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, and touches nothing. */
+export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
+  const paths = mirrorPaths(surroundings)
+  const config = await loadConfig({ ...surroundings, paths })
+  const running = await findRunning(paths.stateFile)
+  const plan = { paths, config, running, changed: [], endpoints: undefined }
+  if (running === undefined) return { ...plan, action: 'start' }
+  const changed = changedParts(running.configHashes, configHashes(config, paths.dataDir))
+  if (running.version !== version) changed.unshift('version')
+  if (changed.length > 0) return { ...plan, action: 'replace', changed }
+  const endpoints = await answering(running, paths)
+  return endpoints === undefined
+    ? { ...plan, action: 'replace', changed: ['unreachable'] }
+    : { ...plan, action: 'nothing', endpoints }
+}
+
+/** Has the configured mirror running in the background: starts it, replaces one that differs, or leaves it be. */
+export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpReport> {
+  const { paths, clock } = { ...plan, ...request }
+  const { version, surroundings } = request
+  if (plan.action === 'nothing')
+    return { outcome: 'already-up', changed: [], pid: plan.running!.pid, version, endpoints: plan.endpoints! }
+  if (plan.action === 'replace') await stopMirror({ paths, clock, platform: surroundings.platform })
+  try {
+    const { pid, endpoints } = await start(request, paths)
+    return {
+      outcome: plan.action === 'replace' ? 'replaced' : 'started',
+      changed: plan.changed,
+      pid,
+      version,
+      endpoints,
+    }
+  } catch (error) {
+    // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
+    const again = error instanceof MirrorError ? await planUp(request) : undefined
+    if (again?.action === 'nothing') return upMirror(request, again)
+    throw await explainStartFailure(error, plan.config)
+  }
+}
+
+async function start({ program, surroundings, signal }: UpRequest, paths: MirrorPaths): Promise<StartedMirror> {
+  await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
+  await limitLog(paths.logFile)
+  return startDetached({
+    args: [program, 'serve'],
+    env: { ...surroundings.env },
+    logFile: paths.logFile,
+    timeoutMs: readyWithinMs,
+    signal,
+  })
+}
+
+async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
+  try {
+    return (await adminOf(running, paths).status()).endpoints
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}

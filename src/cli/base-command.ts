@@ -1,0 +1,91 @@
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { Command } from '@oclif/core/command'
+import type { Surroundings } from '../config/paths.ts'
+import { MirrorError, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
+import { createPaint, wantsColor, type Paint } from './paint.ts'
+import { isDebugging, renderError } from './render-error.ts'
+
+/** What every command shares: errors become a message and an exit code, Ctrl-C ends with 130, a closed pipe ends quietly. */
+export abstract class BaseCommand extends Command {
+  readonly #interrupt = new AbortController()
+  readonly #onInterrupt = () => {
+    this.#interrupt.abort()
+    // What waits for the signal comes first: a child to kill, a file to close.
+    setTimeout(() => process.exit(exitCode.interrupted), 100)
+  }
+
+  /** Aborts on Ctrl-C, just before the process ends. */
+  protected get interrupted(): AbortSignal {
+    return this.#interrupt.signal
+  }
+
+  protected override async init(): Promise<void> {
+    await super.init()
+    process.stdout.on('error', (error) => {
+      // The reader, `head` say, has seen enough.
+      if (errnoOf(error) === 'EPIPE') process.exit(exitCode.done)
+      throw error
+    })
+    process.on('SIGINT', this.#onInterrupt)
+  }
+
+  /** From here on the command itself decides how it ends when interrupted. */
+  protected takeOverInterrupt(): void {
+    process.off('SIGINT', this.#onInterrupt)
+  }
+
+  /** Data: the result that was asked for. */
+  protected print(text: string): void {
+    process.stdout.write(`${text}\n`)
+  }
+
+  protected printJson(value: unknown): void {
+    this.print(JSON.stringify(value, null, 2))
+  }
+
+  /** Talk: what a person may want to know besides. */
+  protected say(text: string): void {
+    process.stderr.write(`${text}\n`)
+  }
+
+  protected paintFor(stream: { isTTY?: boolean }): Paint {
+    return createPaint(wantsColor(stream, process.env))
+  }
+
+  /** bin/run.js of this very package. */
+  protected get program(): string {
+    return join(this.config.root, 'bin', 'run.js')
+  }
+
+  /** The machine as this command sees it; flags that stand for variables take their place. */
+  protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
+    const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
+    return { platform: process.platform, env: { ...process.env, ...given }, homedir: homedir(), cwd: process.cwd() }
+  }
+
+  protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
+    // An exit that the command chose.
+    if (errnoOf(error) === 'EEXIT') throw error
+    if (this.interrupted.aborted) this.exit(exitCode.interrupted)
+    process.stderr.write(
+      renderError(this.asUsage(error), this.paintFor(process.stderr), { debug: isDebugging(process.env) }),
+    )
+    this.exit(this.codeOf(error))
+  }
+
+  private codeOf(error: Error & { oclif?: { exit?: number } }): ExitCode {
+    if (error instanceof MirrorError) return error.exit
+    return error.oclif?.exit === exitCode.usage ? exitCode.usage : exitCode.bug
+  }
+
+  /** The framework's own complaints about flags and arguments, in our form. */
+  private asUsage(error: Error & { oclif?: { exit?: number } }): Error {
+    if (error.oclif?.exit !== exitCode.usage) return error
+    const message = error.message.replace(/\s*See more help with --help\s*$/, '').replaceAll(/\s*\n\s*/g, ' ')
+    return new MirrorError(message, {
+      exit: exitCode.usage,
+      hints: [`mirror ${(this.id ?? '').replaceAll(':', ' ')} --help`],
+    })
+  }
+}

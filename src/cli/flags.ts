@@ -1,0 +1,77 @@
+import { boolean, integer, string } from '@oclif/core/flags'
+
+// Each shared flag in one place; a flag and its MIRROR_* variable mean the same.
+
+export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' })
+
+export const dryRunFlag = boolean({ description: 'only say what would be done', env: 'MIRROR_DRY_RUN' })
+
+export const configFlag = string({
+  description: 'the configuration file, instead of the usual one',
+  helpValue: 'FILE',
+  env: 'MIRROR_CONFIG',
+})
+
+export const dataFlag = string({
+  description: 'the folder for cached content',
+  helpValue: 'DIR',
+  env: 'MIRROR_DATA',
+})
+
+export const cachePortFlag = integer({
+  description: 'the port of the cache (5055); 0 picks a free one',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_CACHE_PORT',
+})
+
+export const registryPortFlag = integer({
+  description: 'the port of the registry for pushed images (5001)',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_REGISTRY_PORT',
+})
+
+export const adminPortFlag = integer({
+  description: 'the port for status and control (5056)',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_ADMIN_PORT',
+})
+
+export const noRegistryFlag = boolean({
+  description: 'without a registry for pushed images',
+  env: 'MIRROR_NO_REGISTRY',
+})
+
+export const networkFlag = string({
+  description: 'a Docker network whose containers shall reach the mirror; may be given more than once',
+  helpValue: 'NAME',
+  multiple: true,
+  env: 'MIRROR_NETWORKS',
+})
+
+/** The variables that flags of `up` stand for: the server reads them, wherever it is started. */
+export function flagsAsVariables(flags: {
+  config?: string | undefined
+  data?: string | undefined
+  'cache-port'?: number | undefined
+  'registry-port'?: number | undefined
+  'admin-port'?: number | undefined
+  'no-registry'?: boolean | undefined
+  network?: string[] | undefined
+}): Record<string, string | undefined> {
+  return {
+    MIRROR_CONFIG: flags.config,
+    MIRROR_DATA: flags.data,
+    MIRROR_CACHE_PORT: flags['cache-port']?.toString(),
+    MIRROR_REGISTRY_PORT: flags['registry-port']?.toString(),
+    MIRROR_ADMIN_PORT: flags['admin-port']?.toString(),
+    MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
+    // From its variable the framework takes a single text.
+    MIRROR_NETWORKS: flags.network === undefined ? undefined : [flags.network].flat().join(','),
+  }
+}

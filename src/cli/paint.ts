@@ -1,0 +1,33 @@
+import { styleText } from 'node:util'
+
+/** Colours for a person; without them, the text as it is. */
+export interface Paint {
+  readonly bold: Coat
+  readonly dim: Coat
+  readonly green: Coat
+  readonly yellow: Coat
+  readonly red: Coat
+}
+
+export type Coat = (text: string) => string
+
+/** Whether a stream wants colours. https://no-color.org, and FORCE_COLOR as Node reads it. */
+export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<string, string | undefined>>): boolean {
+  if (env['NO_COLOR']) return false
+  if (env['FORCE_COLOR'] !== undefined) return env['FORCE_COLOR'] !== '0' && env['FORCE_COLOR'] !== 'false'
+  return stream.isTTY === true && env['TERM'] !== 'dumb'
+}
+
+export function createPaint(inColor: boolean): Paint {
+  const style =
+    (name: keyof Paint): Coat =>
+    (text) =>
+      inColor && text !== '' ? styleText(name, text) : text
+  return {
+    bold: style('bold'),
+    dim: style('dim'),
+    green: style('green'),
+    yellow: style('yellow'),
+    red: style('red'),
+  }
+}

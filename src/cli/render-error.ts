@@ -1,0 +1,22 @@
+import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { redact } from '../lib/redact.ts'
+import type { Paint } from './paint.ts'
+
+/** What happened and why, then what to do next. The stack only for who debugs the mirror itself. */
+export function renderError(error: unknown, paint: Paint, { debug }: { debug: boolean }): string {
+  const message = redact(error instanceof Error ? error.message : String(error))
+  const lines = [`${paint.red('mirror:')} ${message}`]
+  const hints = error instanceof MirrorError ? error.hints : bugHints(error)
+  if (hints.length > 0) lines.push('', paint.bold('Next:'), ...hints.map((hint) => `  ${redact(hint)}`))
+  if (debug && error instanceof Error) lines.push('', redact(error.stack ?? ''))
+  return `${lines.join('\n')}\n`
+}
+
+/** Whether `DEBUG` names the mirror. */
+export function isDebugging(env: Readonly<Record<string, string | undefined>>): boolean {
+  return (env['DEBUG'] ?? '').split(/[\s,]+/).some((name) => name === '*' || name.startsWith('mirror'))
+}
+
+function bugHints(error: unknown): string[] {
+  return errnoOf(error) === undefined ? ['This is a bug in mirror; DEBUG=mirror* shows where'] : []
+}

@@ -1,0 +1,37 @@
+import { formatBytes } from '../lib/units.ts'
+import type { ImageReport } from '../server/admin-api.ts'
+import type { Paint } from './paint.ts'
+import { renderAge } from './render-age.ts'
+import { renderTable } from './render-table.ts'
+
+/** What is cached, one image a line. `now`: wall clock ms. */
+export function renderImages(images: readonly ImageReport[], paint: Paint, now: number): string {
+  return renderTable(
+    [
+      { title: 'IMAGE' },
+      { title: 'SIZE', align: 'right' },
+      { title: 'PULLS', align: 'right' },
+      { title: 'LAST PULLED' },
+      { title: 'CHECKED' },
+    ],
+    images.map(({ name, bytes, pulls, lastPulled, checkedAt }) => [
+      shortName(name),
+      formatBytes(bytes),
+      String(pulls),
+      ago(lastPulled, now),
+      ago(checkedAt, now),
+    ]),
+    paint,
+  )
+}
+
+/** A digest is told from others by its first digits. */
+function shortName(name: string): string {
+  return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+$/, '@$1:$2…')
+}
+
+function ago(time: string | undefined, now: number): string {
+  if (time === undefined) return '–'
+  // A clock that was set back makes no future.
+  return `${renderAge(Math.max(0, now - Date.parse(time)))} ago`
+}

@@ -1,0 +1,27 @@
+import { BaseCommand } from '../../cli/base-command.ts'
+import { jsonFlag } from '../../cli/flags.ts'
+
+export default class CacheLs extends BaseCommand {
+  static override summary = 'What is cached, image by image'
+  static override description = 'Also while no mirror runs. What images share is counted for each.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --json | jq -r .[].name',
+  ]
+  static override flags = { json: jsonFlag }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(CacheLs)
+    const { openCacheAccess } = await import('../../app/cache-access.ts')
+    const cache = await openCacheAccess(this.surroundings())
+    try {
+      const images = await cache.list()
+      if (flags.json) return this.printJson(images)
+      if (images.length === 0) return this.say('Nothing is cached yet.')
+      const { renderImages } = await import('../../cli/render-images.ts')
+      this.print(renderImages(images, this.paintFor(process.stdout), Date.now()))
+    } finally {
+      await cache.close()
+    }
+  }
+}

@@ -1,0 +1,26 @@
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
+import { renderRemoval } from '../../cli/render-removal.ts'
+
+export default class CachePrune extends BaseCommand {
+  static override summary = 'Evict to the configured limits now: least recently pulled images first'
+  static override description = 'A running mirror does so by itself. The limits are cache.maxSize, maxAge and minFree.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> --dry-run',
+    '<%= config.bin %> <%= command.id %> --json',
+  ]
+  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(CachePrune)
+    const { openCacheAccess } = await import('../../app/cache-access.ts')
+    const cache = await openCacheAccess(this.surroundings())
+    try {
+      const removal = await cache.prune(flags['dry-run'])
+      if (flags.json) return this.printJson(removal)
+      this.print(renderRemoval(removal, flags['dry-run']))
+    } finally {
+      await cache.close()
+    }
+  }
+}

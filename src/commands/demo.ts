@@ -1,0 +1,22 @@
+import { BaseCommand } from '../cli/base-command.ts'
+import { jsonFlag } from '../cli/flags.ts'
+
+export default class Demo extends BaseCommand {
+  static override summary =
+    'the whole story on one machine without internet: a pull that misses, one that hits, the numbers'
+  static override description =
+    'Makes an image and an upstream registry that is as far away as a real one, starts a mirror in a temporary folder, and pulls three times: cold, warm, and with the upstream switched off. Leaves nothing behind.'
+  static override examples = ['<%= config.bin %> <%= command.id %>', '<%= config.bin %> <%= command.id %> --json']
+  static override flags = { json: jsonFlag }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(Demo)
+    const { runDemo } = await import('../app/demo/run-demo.ts')
+    if (flags.json) return this.printJson(await runDemo(() => {}))
+
+    const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')
+    const paint = this.paintFor(process.stdout)
+    const story = await runDemo((step) => this.print(renderDemoStep(step, paint)))
+    this.print(renderDemoEnd(story, paint))
+  }
+}

@@ -1,0 +1,92 @@
+import { fileURLToPath } from 'node:url'
+import { boolean, integer, string } from '@oclif/core/flags'
+import type { ConfigChoices } from '../app/init-config.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import { configFlag, dryRunFlag } from '../cli/flags.ts'
+import { mirrorPaths } from '../config/paths.ts'
+import { parseSize } from '../lib/units.ts'
+
+export default class Init extends BaseCommand {
+  static override summary = 'Write a commented mirror.yaml'
+  static override description =
+    'Asks on a terminal; each question has a flag. A file that is there already is left alone.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --yes --max-size 50GiB --upstream registry.corp.example',
+    '<%= config.bin %> <%= command.id %> --dry-run',
+  ]
+  static override flags = {
+    'cache-port': integer({
+      description: 'the port of the cache (5055)',
+      helpValue: 'N',
+      min: 0,
+      max: 65_535,
+      env: 'MIRROR_CACHE_PORT',
+    }),
+    'max-size': string({
+      description: 'how large the cache may grow (20GiB); 0 = no limit',
+      helpValue: 'SIZE',
+      env: 'MIRROR_CACHE_MAX_SIZE',
+    }),
+    upstream: string({
+      description: 'a registry besides the well-known ones; may be given more than once',
+      helpValue: 'HOST',
+      multiple: true,
+      env: 'MIRROR_UPSTREAM',
+    }),
+    yes: boolean({ char: 'y', description: 'ask nothing', env: 'MIRROR_YES' }),
+    force: boolean({ description: 'replace a file that is there already', env: 'MIRROR_FORCE' }),
+    config: configFlag,
+    'dry-run': dryRunFlag,
+  }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(Init)
+    const surroundings = this.surroundings({ MIRROR_CONFIG: flags.config })
+    const { configFile } = mirrorPaths(surroundings)
+    const { renderConfig, writeConfig } = await import('../app/init-config.ts')
+    const choices = await this.choices(flags)
+    const template = fileURLToPath(new URL('../../templates/mirror.yaml', import.meta.url))
+    const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
+    if (flags['dry-run']) {
+      process.stdout.write(text)
+      return this.say(`Would be written to ${configFile}`)
+    }
+    await writeConfig(configFile, text, { force: flags.force })
+    this.print(configFile)
+    this.say('Written. It takes effect with: mirror up')
+  }
+
+  private async choices(flags: {
+    'cache-port'?: number | undefined
+    'max-size'?: string | undefined
+    upstream?: string[] | undefined
+    yes: boolean
+    'dry-run': boolean
+  }): Promise<ConfigChoices> {
+    const { createPrompt } = await import('../cli/prompt.ts')
+    const silent = flags.yes || flags['dry-run']
+    const prompt = silent ? undefined : createPrompt(process.stdin, process.stdout)
+    const maxSize =
+      flags['max-size'] ??
+      (await prompt?.ask('How large may the cache grow?', {
+        default: '20GiB',
+        problem: (answer) => (parseSize(answer) === undefined ? 'A size such as 20GiB, or 0 for no limit' : undefined),
+      }))
+    const cachePort =
+      flags['cache-port'] ??
+      (await prompt?.ask('Which port shall it be on?', {
+        default: '5055',
+        problem: (answer) => (/^\d{1,5}$/.test(answer) && Number(answer) <= 65_535 ? undefined : 'A port'),
+      }))
+    // From its variable the framework takes a single text.
+    const upstreams =
+      (flags.upstream === undefined ? undefined : [flags.upstream].flat().join(',')) ??
+      (await prompt?.ask('Registries besides the public ones (host names, separated by commas)?', { default: '' }))
+    return {
+      cachePort: Number(cachePort ?? 5055),
+      maxSize: maxSize ?? '20GiB',
+      upstreams: (upstreams ?? '').split(',').flatMap((host) => host.trim() || []),
+    }
+  }
+}

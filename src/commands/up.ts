@@ -1,0 +1,127 @@
+import { boolean, string } from '@oclif/core/flags'
+import type { UpPlan, UpReport } from '../app/up-mirror.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import {
+  adminPortFlag,
+  cachePortFlag,
+  configFlag,
+  dataFlag,
+  dryRunFlag,
+  flagsAsVariables,
+  jsonFlag,
+  networkFlag,
+  noRegistryFlag,
+  registryPortFlag,
+} from '../cli/flags.ts'
+import { nextSteps, renderUp, renderUpPlan } from '../cli/render-up.ts'
+import { renderLogLine } from '../cli/render-log-line.ts'
+import type { Surroundings } from '../config/paths.ts'
+
+export default class Up extends BaseCommand {
+  static override summary = 'Start the mirror, and return when it answers'
+  static override description =
+    'Run again, it says that the mirror is up; with a changed configuration or version it replaces the running one and says ' +
+    'why. Pulls in flight get up to 30 s to finish.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --cache-port 6055 --network kind --network dev',
+    '<%= config.bin %> <%= command.id %> --autostart',
+    '<%= config.bin %> <%= command.id %> --dry-run --json',
+  ]
+  static override flags = {
+    foreground: boolean({ description: 'stay in this process until SIGTERM or Ctrl-C', env: 'MIRROR_FOREGROUND' }),
+    network: networkFlag,
+    'cache-port': cachePortFlag,
+    'registry-port': registryPortFlag,
+    'admin-port': adminPortFlag,
+    'no-registry': noRegistryFlag,
+    data: dataFlag,
+    config: configFlag,
+    autostart: boolean({
+      description: 'come back after a reboot (systemd user unit, launchd)',
+      env: 'MIRROR_AUTOSTART',
+      exclusive: ['foreground'],
+    }),
+    runtime: string({
+      description: 'where the server lives',
+      options: ['process'],
+      default: 'process',
+      env: 'MIRROR_RUNTIME',
+    }),
+    json: jsonFlag,
+    'dry-run': dryRunFlag,
+  }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(Up)
+    const { planUp, upMirror } = await import('../app/up-mirror.ts')
+    const { version } = this.config
+    const surroundings = this.surroundings(flagsAsVariables(flags))
+    const plan = await planUp({ surroundings, version })
+    const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
+
+    if (flags['dry-run']) {
+      const { action, changed } = plan
+      if (flags.json) return this.printJson({ action, changed, dryRun: true, autostart: autostart?.file })
+      this.print(renderUpPlan(plan))
+      if (autostart) this.print(`Would write ${autostart.file}.`)
+      return
+    }
+    if (flags.foreground) return this.serve(plan, surroundings)
+
+    const { systemClock } = await import('../lib/clock.ts')
+    const report = await upMirror(
+      { surroundings, version, program: this.program, clock: systemClock, signal: this.interrupted },
+      plan,
+    )
+    const notes = (await autostart?.install()) ?? []
+    if (flags.json) return this.printJson({ ...report, autostart: autostart?.file })
+    this.print(renderUp(report, this.paintFor(process.stdout)))
+    if (autostart) this.print(`It comes back after a reboot: ${autostart.file}`)
+    for (const note of notes) this.say(`  ${note}`)
+    this.say(nextSteps(report.endpoints))
+  }
+
+  private async autostart(surroundings: Surroundings, plan: UpPlan) {
+    const { autostartOf, autostartSpec, autostartWarnings } = await import('../app/autostart-mirror.ts')
+    const autostart = autostartOf(surroundings)
+    await autostart.check()
+    return {
+      file: autostart.file,
+      install: async () => [
+        ...(await autostart.install(autostartSpec(this.program, surroundings, plan.paths))),
+        ...autostartWarnings(plan.config),
+      ],
+    }
+  }
+
+  /** The server in this very process. */
+  private async serve({ action, running, paths }: UpPlan, surroundings: Surroundings): Promise<void> {
+    if (action === 'nothing') return this.print(`mirror is up already (pid ${running!.pid}), in the background.`)
+    this.takeOverInterrupt()
+    const { serveMirror } = await import('../app/serve-mirror.ts')
+    if (action === 'replace') {
+      const { stopMirror } = await import('../app/stop-mirror.ts')
+      const { systemClock } = await import('../lib/clock.ts')
+      await stopMirror({ paths, clock: systemClock, platform: surroundings.platform })
+    }
+    const paint = this.paintFor(process.stderr)
+    await serveMirror({
+      surroundings,
+      version: this.config.version,
+      ...(process.stderr.isTTY && { writeLog: (line: string) => this.say(renderLogLine(line.trimEnd(), paint)) }),
+      onReady: (endpoints) => {
+        const { version } = this.config
+        const report = {
+          outcome: 'started' as const,
+          changed: [],
+          pid: process.pid,
+          version,
+          endpoints,
+        } satisfies UpReport
+        this.print(renderUp(report, this.paintFor(process.stdout)))
+      },
+    })
+    this.exit()
+  }
+}

@@ -1,0 +1,152 @@
+import type { Clock } from '../lib/clock.ts'
+import { parseChallenges } from '../oci/challenge.ts'
+import { identityOf, type Credential, type Credentials } from './credential.ts'
+import type { Answer } from './exchange.ts'
+import { basicAuthorization, type BearerChallenge, type Token } from './token-request.ts'
+import type { TokenCache, TokenRequest } from './token-cache.ts'
+import { mayReceiveCredential } from './trust.ts'
+import { UpstreamError } from './upstream.ts'
+
+/** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
+export interface Authorizer {
+  /**
+   * Sends a request about a repository until it is not answered with a 401 that could be mended. `send` gets the Authorization
+   * header's value. Without a credential the upstream is asked as nobody; with one never.
+   */
+  send(
+    call: {
+      readonly name: string
+      readonly credential: Credential | undefined
+      readonly signal?: AbortSignal | undefined
+    },
+    send: (authorization: string | undefined) => Promise<Answer>,
+  ): Promise<{ readonly answer: Answer; readonly identity: string }>
+}
+
+export interface AuthorizerOptions {
+  readonly host: string
+  readonly url: URL
+  readonly tokenHosts: readonly string[]
+  readonly credentials: Credentials
+  readonly tokens: TokenCache
+  readonly clock: Clock
+}
+
+type Challenge = ({ readonly scheme: 'bearer' } & BearerChallenge) | { readonly scheme: 'basic' }
+
+type Authorization =
+  | { readonly header: string; readonly challenge: Challenge; readonly request: TokenRequest; readonly token: Token }
+  | { readonly header: string; readonly challenge: Challenge; readonly token?: undefined }
+
+/** As a guess, without, with an old token, with a new one. */
+const mostSends = 4
+
+export function createAuthorizer(options: AuthorizerOptions): Authorizer {
+  const { host, tokens, clock } = options
+  // What the upstream last asked for, so that the next repository is not asked about twice.
+  let remembered: Challenge | undefined
+
+  return {
+    async send({ name, credential, signal }, send) {
+      const startedAt = clock.monotonic()
+      let current = credential
+      let refusedGuess: { readonly challenge: Challenge; readonly error: UpstreamError } | undefined
+      let used = await guess()
+      let guessed = used !== undefined
+
+      for (let sends = 1; ; sends++) {
+        const answer = await send(used?.header)
+        if (answer.status !== 401 || answer.foreign) return { answer, identity: identityOf(current, host) }
+        answer.discard()
+        const challenge = readChallenge(answer)
+        const mended = challenge && sends < mostSends && (await mend(challenge))
+        if (!mended) return { answer, identity: identityOf(current, host) }
+      }
+
+      async function guess(): Promise<Authorization | undefined> {
+        if (!remembered) return undefined
+        const challenge = remembered
+        try {
+          return await authorize(challenge)
+        } catch (error) {
+          if (!(error instanceof UpstreamError) || (error.failure !== 'denied' && error.failure !== 'invalid'))
+            throw error
+          refusedGuess = { challenge, error }
+          return undefined
+        }
+      }
+
+      /** Decides how to ask again after a 401; false when there is no better way. */
+      async function mend(challenge: Challenge): Promise<boolean> {
+        const wasGuessed = guessed
+        guessed = false
+        if (used?.token) {
+          tokens.drop(used.request, used.token)
+          // A token for another repository can make a registry name another realm (nvcr.io): ask without.
+          if (wasGuessed && !isSameChallenge(challenge, used.challenge)) {
+            used = undefined
+            return true
+          }
+          if (used.token.obtainedAt >= startedAt) return false
+        } else if (used) {
+          const renewed = current && (await options.credentials.renew(current))
+          if (!renewed) return false
+          current = renewed
+        }
+        if (refusedGuess && isSameChallenge(challenge, refusedGuess.challenge)) throw refusedGuess.error
+        used = await authorize(challenge)
+        if (used) remembered = challenge
+        return used !== undefined
+      }
+
+      async function authorize(challenge: Challenge): Promise<Authorization | undefined> {
+        if (challenge.scheme === 'bearer') return authorizeByToken(challenge)
+        if (current?.kind !== 'password') return undefined
+        return { header: basicAuthorization(current.username, current.password), challenge }
+      }
+
+      async function authorizeByToken(challenge: Challenge & BearerChallenge): Promise<Authorization> {
+        if (current && !mayReceiveCredential(challenge.realm, options.url, options.tokenHosts)) {
+          throw untrustedRealm(host, challenge.realm)
+        }
+        const request = { challenge, name, credential: current }
+        try {
+          const token = await tokens.get(request, signal)
+          return { header: `Bearer ${token.value}`, challenge, request, token }
+        } catch (error) {
+          if (!current || !(error instanceof UpstreamError) || error.failure !== 'denied') throw error
+          const renewed = await options.credentials.renew(current)
+          if (!renewed) throw error
+          current = renewed
+          const token = await tokens.get({ ...request, credential: renewed }, signal)
+          return { header: `Bearer ${token.value}`, challenge, request: { ...request, credential: renewed }, token }
+        }
+      }
+    },
+  }
+}
+
+function readChallenge(answer: Answer): Challenge | undefined {
+  const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
+  for (const { scheme, parameters } of challenges) {
+    const realm = parameters.get('realm') ?? ''
+    if (scheme !== 'bearer' || !URL.canParse(realm)) continue
+    const url = new URL(realm)
+    if (url.protocol !== 'http:' && url.protocol !== 'https:') continue
+    url.hash = ''
+    return { scheme: 'bearer', realm: url, service: parameters.get('service') }
+  }
+  return challenges.some(({ scheme }) => scheme === 'basic') ? { scheme: 'basic' } : undefined
+}
+
+function isSameChallenge(a: Challenge, b: Challenge): boolean {
+  if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
+  return a.realm.href === b.realm.href && a.service === b.service
+}
+
+function untrustedRealm(host: string, realm: URL): UpstreamError {
+  const message =
+    `${host} wants its credential sent to ${realm.protocol}//${realm.host}, which is not known to belong to it. ` +
+    `If it does, add ${realm.host} to upstreams."${host}".tokenHosts.`
+  return new UpstreamError('denied', 401, message)
+}

@@ -1,0 +1,39 @@
+import { createHash } from 'node:crypto'
+import { UpstreamError } from './upstream.ts'
+
+/** Who we are to an upstream. */
+export type Credential =
+  | { readonly kind: 'password'; readonly username: string; readonly password: string }
+  /** An OAuth2 refresh token, as `docker login` gets it from some registries. */
+  | { readonly kind: 'identity-token'; readonly token: string }
+
+/** Where an upstream's credential comes from. */
+export interface Credentials {
+  /** The credential as it is now; undefined when there is none. Throws an UpstreamError (denied) when it cannot be had. */
+  find(): Promise<Credential | undefined>
+  /** After the upstream refused a credential: another one than that, if the source has one by now. */
+  renew(refused: Credential): Promise<Credential | undefined>
+}
+
+/** A credential from a user name and a secret, as Docker keeps them: the name `<token>` marks a refresh token. */
+export function credentialOf(username: string, secret: string): Credential {
+  if (username === '<token>') return { kind: 'identity-token', token: secret }
+  return { kind: 'password', username, password: secret }
+}
+
+/** A stable name for a credential's owner. It holds no secret; a token without an owner's name is told by its hash. */
+export function identityOf(credential: Credential | undefined, host: string): string {
+  if (!credential) return 'anonymous'
+  if (credential.kind === 'password') return `${credential.username}@${host}`
+  return `token-${createHash('sha256').update(credential.token).digest('hex').slice(0, 16)}@${host}`
+}
+
+export function isSameCredential(a: Credential, b: Credential): boolean {
+  if (a.kind === 'password') return b.kind === 'password' && a.username === b.username && a.password === b.password
+  return b.kind === 'identity-token' && a.token === b.token
+}
+
+/** The error of a credential that is configured and cannot be had: never a reason to ask as nobody instead. */
+export function unusableCredential(host: string, why: string): UpstreamError {
+  return new UpstreamError('denied', 401, `The credential for ${host} cannot be used: ${why}.`)
+}

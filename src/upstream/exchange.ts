@@ -1,0 +1,191 @@
+import type { Dispatcher, EnvHttpProxyAgent } from 'undici'
+import { redact } from '../lib/redact.ts'
+import type { AddressGuard } from './address-guard.ts'
+import { bodyFailure, requestFailure } from './network-failure.ts'
+import type { Proxies } from './proxies.ts'
+import { redirectTarget } from './trust.ts'
+import { UpstreamError } from './upstream.ts'
+
+/** The one door to the network: connections, deadlines, redirects. No retry and no credential of its own. */
+export interface Exchange {
+  /** One request and its redirects. Throws an UpstreamError when no answer comes, or the signal's reason. */
+  send(request: ExchangeRequest): Promise<Answer>
+  /** Ends every connection. */
+  close(): Promise<void>
+}
+
+export interface ExchangeRequest {
+  readonly method: 'GET' | 'HEAD' | 'POST'
+  readonly url: URL
+  /** Lower-case names. `authorization` goes no further than the origin of `url`. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly body?: string
+  /** Blobs have connections of their own, so that a question never waits behind layers. */
+  readonly lane: Lane
+  readonly signal?: AbortSignal | undefined
+}
+
+export type Lane = 'questions' | 'blobs'
+
+export interface Answer {
+  readonly status: number
+  /** Whether another origin answered than the one that was asked. */
+  readonly foreign: boolean
+  /** The value of a header, by its lower-case name; several values are joined. */
+  readonly header: (name: string) => string | undefined
+  /** Read once, or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
+  readonly body: AsyncIterable<Uint8Array>
+  /** Lets go of the body. */
+  discard(): void
+}
+
+export interface ExchangeOptions {
+  /** The upstream's name, for messages. */
+  readonly host: string
+  /** Milliseconds. */
+  readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
+  readonly guard: AddressGuard
+  readonly proxies: Proxies
+  /** PEM certificates to trust instead of the usual ones. */
+  readonly certificates: string[] | undefined
+  readonly userAgent: string
+}
+
+const mostHops = 5
+const connectionsPerOrigin = 16
+const keepAliveMs = 15_000
+/** A body up to this size is read to keep its connection; a longer one is cut. */
+const discardBytes = 64 * 1024
+
+export function createExchange(options: ExchangeOptions): Exchange {
+  const { host, timeouts, guard } = options
+  const agents = new Map<Lane, Promise<EnvHttpProxyAgent>>()
+  let closed = false
+
+  async function createAgent(): Promise<EnvHttpProxyAgent> {
+    const { EnvHttpProxyAgent } = await import('undici')
+    const trust = options.certificates && { ca: options.certificates }
+    const connect = { timeout: timeouts.connect, ...trust }
+    return new EnvHttpProxyAgent({
+      ...options.proxies,
+      // A proxy is asked in the plain way for http, for many allow CONNECT to port 443 only.
+      proxyTunnel: false,
+      connections: connectionsPerOrigin,
+      keepAliveTimeout: keepAliveMs,
+      // Behind a proxy names are the proxy's to resolve, and only literal addresses can be judged here.
+      connect: { ...connect, lookup: guard.lookup },
+      requestTls: connect,
+      proxyTls: connect,
+    })
+  }
+
+  function agentFor(lane: Lane): Promise<EnvHttpProxyAgent> {
+    const agent = agents.get(lane) ?? createAgent()
+    agents.set(lane, agent)
+    return agent
+  }
+
+  async function ask(request: ExchangeRequest, url: URL, headers: Record<string, string>): Promise<Answer> {
+    guard.checkLiteral(url)
+    if (closed) throw new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
+    const agent = await agentFor(request.lane)
+    request.signal?.throwIfAborted()
+    try {
+      const response = await agent.request({
+        origin: url.origin,
+        path: url.pathname + url.search,
+        method: request.method,
+        headers,
+        body: request.body ?? null,
+        headersTimeout: timeouts.headers,
+        bodyTimeout: timeouts.idle,
+        signal: request.signal ?? null,
+      })
+      return answerOf(host, response, url.origin !== request.url.origin, request.signal)
+    } catch (error) {
+      request.signal?.throwIfAborted()
+      throw requestFailure(host, url.hostname === request.url.hostname ? host : url.hostname, error)
+    }
+  }
+
+  return {
+    async send(request) {
+      const headers: Record<string, string> = {
+        'user-agent': options.userAgent,
+        'accept-encoding': 'identity',
+        ...request.headers,
+      }
+      let url = request.url
+      for (let hops = 0; ; hops++) {
+        const answer = await ask(request, url, { ...headers })
+        const location = answer.header('location')
+        if (!isRedirect(answer.status) || location === undefined) return answer
+        answer.discard()
+        const target = redirectTarget(url, location)
+        if (typeof target === 'string') throw refusedRedirect(host, target)
+        if (request.method === 'POST') throw refusedRedirect(host, 'what is posted holds a secret')
+        if (hops === mostHops)
+          throw refusedRedirect(host, `it is the sixth in a row, to ${redact(withoutQuery(target))}`)
+        // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull: never across host boundaries.
+        if (target.origin !== url.origin) delete headers['authorization']
+        url = target
+      }
+    },
+    async close() {
+      closed = true
+      await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
+    },
+  }
+}
+
+function answerOf(
+  host: string,
+  response: Dispatcher.ResponseData,
+  foreign: boolean,
+  signal: AbortSignal | undefined,
+): Answer {
+  const { body, headers } = response
+  // A body that is let go of ends with an error that nobody waits for.
+  body.on('error', () => {})
+  let discarded = false
+  return {
+    status: response.statusCode,
+    foreign,
+    header(name) {
+      const value = headers[name]
+      return Array.isArray(value) ? value.join(', ') : value
+    },
+    body: readBody(host, body, signal),
+    discard() {
+      if (discarded) return
+      discarded = true
+      if (body.readableDidRead) body.destroy()
+      else void body.dump({ limit: discardBytes }).catch(() => {})
+    },
+  }
+}
+
+async function* readBody(
+  host: string,
+  body: Dispatcher.ResponseData['body'],
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  try {
+    for await (const chunk of body) yield chunk as Uint8Array
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw bodyFailure(host, error)
+  } finally {
+    body.destroy()
+  }
+}
+
+function isRedirect(status: number): boolean {
+  return status === 301 || status === 302 || status === 303 || status === 307 || status === 308
+}
+
+function refusedRedirect(host: string, why: string): UpstreamError {
+  return new UpstreamError('invalid', 502, `A redirect by ${host} is not followed: ${why}.`)
+}
+
+const withoutQuery = (url: URL) => `${url.origin}${url.pathname}`

@@ -1,0 +1,126 @@
+import { parseDigest } from '../oci/digest.ts'
+import { bareMediaType, manifestAccept } from '../oci/media-types.ts'
+import { referenceText } from '../oci/reference.ts'
+import { numberOf, planBlob, readBlob } from './blob-body.ts'
+import { encodingOf } from './content-encoding.ts'
+import type { Answer } from './exchange.ts'
+import { createInquiry, type InquiryOptions } from './inquiry.ts'
+import { readSmallBody } from './small-body.ts'
+import { UpstreamError, type AskOptions, type FetchedList, type Upstream } from './upstream.ts'
+
+/** An upstream that holds connections. */
+export interface HttpUpstream extends Upstream {
+  /** Ends every connection; what still runs fails. */
+  close(): Promise<void>
+}
+
+export type HttpUpstreamOptions = InquiryOptions
+
+/** 4 MiB: what clients read, and the specification asks registries to take (decision D4). */
+const documentBytes = 4 * 1024 * 1024
+
+/**
+ * A registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull
+ */
+export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
+  const { host } = options
+  const inquiry = createInquiry(options)
+
+  function fetchList(name: string, path: string, accept: string, options: AskOptions): Promise<FetchedList> {
+    return inquiry.ask({ ...options, method: 'GET', name, path, headers: { accept } }, async ({ answer }) => ({
+      contentType: answer.header('content-type') ?? 'application/json',
+      bytes: await readSmallBody(answer, documentBytes, host),
+      next: nextQuery(answer.header('link')),
+      filtersApplied: answer.header('oci-filters-applied'),
+    }))
+  }
+
+  return {
+    host,
+    identity: (access) => inquiry.identity(access),
+    health: () => inquiry.health(),
+    close: () => inquiry.close(),
+
+    resolve(name, reference, options) {
+      const path = `manifests/${referenceText(reference)}`
+      const headers = { accept: manifestAccept }
+      return inquiry.ask({ ...options, method: 'HEAD', name, path, headers }, ({ answer, identity }) => {
+        answer.discard()
+        return {
+          digest: parseDigest(answer.header('docker-content-digest') ?? ''),
+          mediaType: bareMediaType(answer.header('content-type') ?? ''),
+          size: sizeOf(answer),
+          identity,
+        }
+      })
+    },
+
+    manifest(name, reference, options) {
+      const path = `manifests/${referenceText(reference)}`
+      const headers = { accept: manifestAccept }
+      return inquiry.ask({ ...options, method: 'GET', name, path, headers }, async ({ answer, identity }) => ({
+        mediaType: bareMediaType(answer.header('content-type') ?? ''),
+        bytes: await readSmallBody(answer, documentBytes, host),
+        identity,
+      }))
+    },
+
+    statBlob(name, digest, options) {
+      return inquiry.ask({ ...options, method: 'HEAD', name, path: `blobs/${digest}` }, ({ answer, identity }) => {
+        answer.discard()
+        return { size: sizeOf(answer), identity }
+      })
+    },
+
+    async blob(name, digest, { from, expectedSize, ...options }) {
+      // Always from the registry, never from where it last redirected to: such links expire.
+      const open = (start: number) => {
+        const headers: Record<string, string> = start > 0 ? { range: `bytes=${start}-` } : {}
+        return inquiry.ask(
+          { ...options, method: 'GET', name, path: `blobs/${digest}`, headers, lane: 'blobs' },
+          ({ answer, identity }) => ({ answer, identity, plan: planBlob(answer, from, expectedSize, host) }),
+        )
+      }
+      let opened = await open(from)
+      if (!opened.plan) {
+        opened.answer.discard()
+        opened = await open(0)
+      }
+      const { answer, identity, plan } = opened
+      if (!plan) throw new Error('An answer to a request without a range cannot be a part.')
+      return { size: plan.size, identity, body: readBlob(answer, plan, host) }
+    },
+
+    tags(name, { n, last }, options) {
+      return fetchList(name, `tags/list${queryOf({ n, last })}`, 'application/json', options)
+    },
+
+    async referrers(name, digest, artifactType, options) {
+      const path = `referrers/${digest}${queryOf({ artifactType })}`
+      try {
+        return await fetchList(name, path, manifestAccept, options)
+      } catch (error) {
+        if (error instanceof UpstreamError && error.failure === 'absent') return undefined
+        throw error
+      }
+    },
+  }
+}
+
+/** The length of what a GET would bring, unless that would come encoded. */
+function sizeOf(answer: Answer): number | undefined {
+  return encodingOf(answer) === undefined ? numberOf(answer.header('content-length')) : undefined
+}
+
+function queryOf(parameters: Record<string, string | undefined>): string {
+  const given = Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
+}
+
+/** The query of a `Link: <…>; rel="next"`; where it points to otherwise is the upstream's own affair. */
+function nextQuery(link: string | undefined): string | undefined {
+  const target = /<([^>]*)>\s*;[^<]*\brel="?next"?/i.exec(link ?? '')?.[1]
+  const mark = target?.indexOf('?') ?? -1
+  return target === undefined || mark === -1 ? undefined : target.slice(mark + 1).replace(/#.*$/, '')
+}

@@ -1,0 +1,46 @@
+import { errnoOf } from '../lib/errors.ts'
+import { TransientError } from './transient-error.ts'
+import { UpstreamError } from './upstream.ts'
+
+const refused = new Map([
+  ['ECONNREFUSED', 'refused the connection'],
+  ['EHOSTUNREACH', 'cannot be reached'],
+  ['ENETUNREACH', 'cannot be reached'],
+  ['EADDRNOTAVAIL', 'cannot be reached'],
+  ['ENOTFOUND', 'has no address'],
+  ['EAI_AGAIN', 'has no address at the moment'],
+])
+const timedOut = new Map([
+  ['UND_ERR_CONNECT_TIMEOUT', 'did not accept the connection in time'],
+  ['ETIMEDOUT', 'did not accept the connection in time'],
+  ['UND_ERR_HEADERS_TIMEOUT', 'did not answer in time'],
+])
+const certificate =
+  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
+
+/** What went wrong before an answer came from `target`, a host name, on behalf of the upstream `host`. */
+export function requestFailure(host: string, target: string, error: unknown): UpstreamError {
+  if (error instanceof UpstreamError) return error
+  const code = errnoOf(error) ?? ''
+  const where = target === host ? host : `${host} (${target})`
+  const why = refused.get(code)
+  if (why) return new TransientError('unavailable', 502, `${where} ${why}.`, { breaksCircuit: true, cause: error })
+  const late = timedOut.get(code)
+  if (late) return new TransientError('unavailable', 504, `${where} ${late}.`, { breaksCircuit: true, cause: error })
+  if (certificate.test(code)) {
+    const message = `${where} could not prove who it is (${code}); a CA of your own goes to upstreams."${host}".ca.`
+    return new UpstreamError('unavailable', 502, message, { cause: error })
+  }
+  return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
+    cause: error,
+  })
+}
+
+/** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */
+export function bodyFailure(host: string, error: unknown): UpstreamError {
+  if (error instanceof UpstreamError) return error
+  const code = errnoOf(error) ?? ''
+  const stalled = code === 'UND_ERR_BODY_TIMEOUT'
+  const message = stalled ? `${host} stopped sending.` : `${host} broke off in mid-body (${code || 'no reason given'}).`
+  return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
+}

@@ -1,0 +1,51 @@
+import { decodeBytes, encodingOf } from './content-encoding.ts'
+import type { Answer } from './exchange.ts'
+import { UpstreamError } from './upstream.ts'
+
+/**
+ * A whole body of at most `limit` bytes, decoded where it is really encoded. Throws an UpstreamError (invalid) for a larger one,
+ * whose connection is dropped at once.
+ */
+export async function readSmallBody(answer: Answer, limit: number, where: string): Promise<Uint8Array<ArrayBuffer>> {
+  const raw = await readBounded(answer, limit, where)
+  const encoding = encodingOf(answer)
+  if (encoding === undefined || isJson(raw)) return raw
+  const decoded = await decodeBytes(raw, encoding, limit, where)
+  if (!decoded) throw tooLarge(where, limit)
+  return new Uint8Array(decoded)
+}
+
+async function readBounded(answer: Answer, limit: number, where: string): Promise<Uint8Array<ArrayBuffer>> {
+  if (Number(answer.header('content-length') ?? 0) > limit) {
+    answer.discard()
+    throw tooLarge(where, limit)
+  }
+  const chunks: Uint8Array[] = []
+  let length = 0
+  for await (const chunk of answer.body) {
+    length += chunk.length
+    if (length > limit) throw tooLarge(where, limit)
+    chunks.push(chunk)
+  }
+  const bytes = new Uint8Array(length)
+  let at = 0
+  for (const chunk of chunks) {
+    bytes.set(chunk, at)
+    at += chunk.length
+  }
+  return bytes
+}
+
+function isJson(bytes: Uint8Array): boolean {
+  try {
+    JSON.parse(new TextDecoder().decode(bytes))
+    return true
+  } catch {
+    return false
+  }
+}
+
+function tooLarge(where: string, limit: number): UpstreamError {
+  const shown = `${limit / 1024 / 1024} MiB`
+  return new UpstreamError('invalid', 502, `${where} answered with more than ${shown}, which is refused.`)
+}

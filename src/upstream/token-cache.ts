@@ -1,0 +1,58 @@
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../lib/clock.ts'
+import { identityOf, type Credential } from './credential.ts'
+import type { Exchange } from './exchange.ts'
+import { requestToken, type BearerChallenge, type Token } from './token-request.ts'
+import { untilAborted } from './until-aborted.ts'
+
+/** The tokens of one upstream, by realm, service, scope and whose credential got them. */
+export interface TokenCache {
+  /** A token that is good for a while yet; one request serves all who wait for the same. */
+  get(request: TokenRequest, signal: AbortSignal | undefined): Promise<Token>
+  /** Forgets a token that was refused, unless another one has taken its place. */
+  drop(request: TokenRequest, token: Token): void
+}
+
+export interface TokenRequest {
+  readonly challenge: BearerChallenge
+  /** The repository: a token serves one, for registries refuse tokens that have grown too long. */
+  readonly name: string
+  readonly credential: Credential | undefined
+}
+
+const mostTokens = 1000
+
+export function createTokenCache(host: string, deps: { exchange: Exchange; clock: Clock }): TokenCache {
+  const tokens = new LRUCache<string, Token>({ max: mostTokens })
+  const flights = new Map<string, Promise<Token>>()
+
+  const keyOf = ({ challenge: { realm, service }, name, credential }: TokenRequest) =>
+    JSON.stringify([realm.href, service, scopeOf(name), identityOf(credential, host)])
+
+  async function fetchToken(key: string, { challenge, name, credential }: TokenRequest): Promise<Token> {
+    try {
+      const token = await requestToken(host, challenge, scopeOf(name), credential, deps)
+      tokens.set(key, token)
+      return token
+    } finally {
+      flights.delete(key)
+    }
+  }
+
+  return {
+    get(request, signal) {
+      const key = keyOf(request)
+      const known = tokens.get(key)
+      if (known && deps.clock.monotonic() < known.refreshAt) return Promise.resolve(known)
+      const flight = flights.get(key) ?? fetchToken(key, request)
+      flights.set(key, flight)
+      return untilAborted(flight, signal)
+    },
+    drop(request, token) {
+      const key = keyOf(request)
+      if (tokens.peek(key) === token) tokens.delete(key)
+    },
+  }
+}
+
+const scopeOf = (name: string) => `repository:${name}:pull`

@@ -1,0 +1,104 @@
+import type { Clock } from '../lib/clock.ts'
+import { redact } from '../lib/redact.ts'
+import type { Credential } from './credential.ts'
+import type { Answer, Exchange, ExchangeRequest } from './exchange.ts'
+import { limitFailure } from './limited-error.ts'
+import { readSmallBody } from './small-body.ts'
+import { TransientError } from './transient-error.ts'
+import { UpstreamError } from './upstream.ts'
+
+/** What a Bearer challenge asks a token for. */
+export interface BearerChallenge {
+  readonly realm: URL
+  readonly service: string | undefined
+}
+
+export interface Token {
+  readonly value: string
+  /** Monotonic ms. */
+  readonly obtainedAt: number
+  /** Monotonic ms: ask for another one from then on. */
+  readonly refreshAt: number
+}
+
+const answerBytes = 1024 * 1024
+const clientId = 'dev-mirror'
+
+/**
+ * Asks a realm for a token: by GET, with Basic when there is a password, or by POST for a refresh token.
+ * https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
+ */
+export async function requestToken(
+  host: string,
+  challenge: BearerChallenge,
+  scope: string,
+  credential: Credential | undefined,
+  { exchange, clock }: { exchange: Exchange; clock: Clock },
+): Promise<Token> {
+  const answer = await exchange.send(requestFor(challenge, scope, credential))
+  const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
+  if (answer.status !== 200) throw await refusal(where, answer, credential !== undefined, clock)
+  const token = parseToken(await readSmallBody(answer, answerBytes, where), clock.monotonic())
+  if (!token) throw new UpstreamError('invalid', 502, `${where} answered with something that holds no token.`)
+  return token
+}
+
+/** The Authorization header's value for a user name and password. */
+export function basicAuthorization(username: string, password: string): string {
+  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
+}
+
+function requestFor(challenge: BearerChallenge, scope: string, credential: Credential | undefined): ExchangeRequest {
+  const parameters: [string, string][] = [['scope', scope]]
+  if (challenge.service !== undefined) parameters.unshift(['service', challenge.service])
+  if (credential?.kind === 'identity-token') {
+    const form = new URLSearchParams([
+      ['grant_type', 'refresh_token'],
+      ...parameters,
+      ['client_id', clientId],
+      ['refresh_token', credential.token],
+    ])
+    const headers = { 'content-type': 'application/x-www-form-urlencoded' }
+    return { method: 'POST', url: challenge.realm, headers, body: form.toString(), lane: 'questions' }
+  }
+  const url = new URL(challenge.realm)
+  for (const [name, value] of parameters) url.searchParams.append(name, value)
+  if (credential) url.searchParams.append('account', credential.username)
+  const headers = credential ? { authorization: basicAuthorization(credential.username, credential.password) } : {}
+  return { method: 'GET', url, headers, lane: 'questions' }
+}
+
+async function refusal(where: string, answer: Answer, credentialed: boolean, clock: Clock): Promise<UpstreamError> {
+  const { status } = answer
+  if (status === 429) return limitFailure(where, answer, clock)
+  answer.discard()
+  if (status >= 500) {
+    const message = `${where} answered ${status} when asked for a token.`
+    return new TransientError('unavailable', 502, message, { breaksCircuit: true })
+  }
+  // Servers differ in the status for a refused refresh token: RFC 6749 §5.2 says 400.
+  if (status === 400 || status === 401 || status === 403) {
+    const whom = credentialed ? 'refused the credential' : 'gives no token without a credential'
+    return new UpstreamError('denied', status === 403 ? 403 : 401, `${where} ${whom}.`)
+  }
+  return new UpstreamError('invalid', 502, `${where} answered ${status} when asked for a token.`)
+}
+
+function parseToken(bytes: Uint8Array, now: number): Token | undefined {
+  const answer = parseObject(bytes)
+  const value = answer?.['token'] || answer?.['access_token']
+  if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
+  const told = answer?.['expires_in']
+  const lifetimeMs = (typeof told === 'number' && told > 0 ? told : 60) * 1000
+  return { value, obtainedAt: now, refreshAt: now + Math.max(lifetimeMs - 10_000, lifetimeMs / 2) }
+}
+
+function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder().decode(bytes))
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
