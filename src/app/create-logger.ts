@@ -32,5 +32,7 @@ function redacted(fields: LogFields): LogFields {
 
 function redactedValue(value: unknown): unknown {
   if (typeof value === 'string') return redact(value)
-  return value instanceof Error ? redact(value.stack ?? value.message) : value
+  if (value instanceof Error) return redact(value.stack ?? value.message)
+  if (Array.isArray(value)) return value.map(redactedValue)
+  return typeof value === 'object' && value !== null ? redacted(value as LogFields) : value
 }

@@ -1,4 +1,4 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { access, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { formatProblem } from '../config/config-tree.ts'
 import { parseConfig } from '../config/parse-config.ts'
@@ -28,9 +28,9 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
   const { cachePort, maxSize, upstreams } = choices
   // JSON is YAML, and escapes whatever was typed.
   const text = (await readFile(template, 'utf8'))
-    .replace('@LISTEN@', () => JSON.stringify([`127.0.0.1:${cachePort}`]))
-    .replace('@MAX_SIZE@', () => maxSize.replaceAll(/[^\w.]/g, '?'))
-    .replace('@UPSTREAMS@', () => upstreams.map((host) => `\n  ${JSON.stringify(host)}: {}`).join(''))
+    .replace("'@LISTEN@'", () => JSON.stringify([`127.0.0.1:${cachePort}`]))
+    .replace("'@MAX_SIZE@'", () => maxSize.replaceAll(/[^\w.]/g, '?'))
+    .replace("'@UPSTREAMS@'", () => upstreams.map((host) => `\n  ${JSON.stringify(host)}: {}`).join(''))
     .replace(/^upstreams: $/m, 'upstreams:')
   const parsed = parseConfig({ text, path: configFile, label: 'mirror.yaml', homedir })
   if ('config' in parsed) return text
@@ -47,11 +47,25 @@ export async function writeConfig(configFile: string, text: string, { force }: {
   try {
     await writeFile(configFile, text, { flag: 'wx', mode: 0o600 })
   } catch (error) {
-    if (errnoOf(error) !== 'EEXIST') throw error
-    throw new MirrorError(`${configFile} is there already, and was left as it is.`, {
-      exit: exitCode.usage,
-      hints: ['mirror init --dry-run   (prints a new one)', 'mirror init --force   (replaces it)'],
-      cause: error,
-    })
+    if (errnoOf(error) === 'EEXIST') throw alreadyThere(configFile)
+    throw error
   }
+}
+
+/** Throws a MirrorError (exit 2) when there is a file already: best before a user is asked anything. */
+export async function refuseExisting(configFile: string): Promise<void> {
+  try {
+    await access(configFile)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return
+    throw error
+  }
+  throw alreadyThere(configFile)
+}
+
+function alreadyThere(configFile: string): MirrorError {
+  return new MirrorError(`${configFile} is there already, and was left as it is.`, {
+    exit: exitCode.usage,
+    hints: ['mirror init --dry-run   (prints a new one)', 'mirror init --force   (replaces it)'],
+  })
 }

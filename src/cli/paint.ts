@@ -1,5 +1,3 @@
-import { styleText } from 'node:util'
-
 /** Colours for a person; without them, the text as it is. */
 export interface Paint {
   readonly bold: Coat
@@ -19,15 +17,9 @@ export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<str
 }
 
 export function createPaint(inColor: boolean): Paint {
-  const style =
-    (name: keyof Paint): Coat =>
+  const coat =
+    (on: number, off: number): Coat =>
     (text) =>
-      inColor && text !== '' ? styleText(name, text) : text
-  return {
-    bold: style('bold'),
-    dim: style('dim'),
-    green: style('green'),
-    yellow: style('yellow'),
-    red: style('red'),
-  }
+      inColor && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text
+  return { bold: coat(1, 22), dim: coat(2, 22), green: coat(32, 39), yellow: coat(33, 39), red: coat(31, 39) }
 }

@@ -1,3 +1,5 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
+
 /** Questions to a person at a terminal. */
 export interface Prompt {
   /** `problem`: what is wrong with an answer, if anything. */
@@ -10,16 +12,22 @@ export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boole
   return {
     async ask(question, { default: preset, problem }) {
       const { default: inquirer } = await import('inquirer')
-      const { answer } = await inquirer.prompt<{ answer: string }>([
-        {
-          type: 'input',
-          name: 'answer',
-          message: question,
-          default: preset,
-          validate: (text: string) => problem?.(text) ?? true,
-        },
-      ])
-      return answer
+      try {
+        const { answer } = await inquirer.prompt<{ answer: string }>([
+          {
+            type: 'input',
+            name: 'answer',
+            message: question,
+            default: preset,
+            validate: (text: string) => problem?.(text) ?? true,
+          },
+        ])
+        return answer
+      } catch (error) {
+        // On a terminal that is being asked at, Ctrl-C is no signal but this.
+        if (!(error instanceof Error) || error.name !== 'ExitPromptError') throw error
+        throw new MirrorError('Interrupted: nothing was done.', { exit: exitCode.interrupted, cause: error })
+      }
     },
   }
 }

@@ -223,7 +223,7 @@ export function startDownload(options: DownloadOptions): Download {
     },
     started: started.promise,
     settled,
-    canFollowFrom: (position) => !overflow?.dropped || position >= arrived,
+    canFollowFrom: (position) => running && (!overflow?.dropped || position >= arrived),
     follow(start) {
       const follower = { position: start }
       followers.add(follower)

@@ -76,7 +76,7 @@ export class TagLookup {
       return { kind: 'known', digest: held.digest, outcome: 'hit' }
 
     const check = this.#checks.run(placeKey(place, tag), () => this.#check(place, tag, held))
-    const result = await this.#within(check)
+    const result = policy.stale === 'never' ? await check.result : await this.#within(check)
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') return { kind: 'fetched', manifest: result.manifest, joined: check.joined }

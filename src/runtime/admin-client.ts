@@ -1,6 +1,5 @@
 import { readFile } from 'node:fs/promises'
 import { request, type IncomingMessage } from 'node:http'
-import { createInterface } from 'node:readline'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type {
   PruneRequest,
@@ -31,7 +30,12 @@ export interface AdminClientOptions {
 }
 
 export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOptions): AdminClient {
-  async function ask(method: string, path: string, body?: object, signal?: AbortSignal): Promise<IncomingMessage> {
+  async function ask(
+    method: string,
+    path: string,
+    body?: object,
+    signal?: AbortSignal,
+  ): Promise<AsyncIterable<string>> {
     const token = await readToken(tokenFile)
     const sent = request(new URL(path, reachable(url)), {
       method,
@@ -52,8 +56,17 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     // A time-out while the body arrives surfaces where the body is read.
     sent.on('error', (error) => response.destroy(error))
     const status = response.statusCode ?? 0
-    if (status >= 200 && status < 300) return response
-    throw refused(status, await textOf(response))
+    if (status >= 200 && status < 300) return textIn(response)
+    throw refused(status, await wholeOf(textIn(response)))
+  }
+
+  async function* textIn(response: IncomingMessage): AsyncGenerator<string> {
+    try {
+      for await (const text of response.setEncoding('utf8')) yield text as string
+    } catch (error) {
+      if (!(error instanceof Error) || errnoOf(error) !== 'ECONNRESET') throw error
+      throw unreachable('it broke off in the middle of its answer', error)
+    }
   }
 
   function unreachable(why: string, cause?: unknown): MirrorError {
@@ -72,24 +85,36 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     return new MirrorError(`The mirror on ${url} answered ${status}: ${answer.trim().slice(0, 500)}`)
   }
 
-  const json = async <T>(response: IncomingMessage) => JSON.parse(await textOf(response)) as T
   return {
-    status: async () => json(await ask('GET', '/api/status')),
-    remove: async (names) => json(await ask('POST', '/api/cache/rm', names)),
-    prune: async (how) => json(await ask('POST', '/api/cache/prune', how)),
+    status: async () => jsonOf(await ask('GET', '/api/status')),
+    remove: async (names) => jsonOf(await ask('POST', '/api/cache/rm', names)),
+    prune: async (how) => jsonOf(await ask('POST', '/api/cache/prune', how)),
     async *verify(how, signal) {
-      const response = await ask('POST', '/api/cache/verify', how, signal)
-      for await (const line of createInterface({ input: response, crlfDelay: Infinity }))
-        if (line !== '') yield JSON.parse(line) as VerifyProgress
+      const answer = await ask('POST', '/api/cache/verify', how, signal)
+      for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
     },
-    stop: async () => void (await textOf(await ask('POST', '/api/stop'))),
+    stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
 }
 
-async function textOf(response: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = []
-  for await (const chunk of response) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks).toString('utf8')
+async function jsonOf<T>(answer: AsyncIterable<string>): Promise<T> {
+  return JSON.parse(await wholeOf(answer)) as T
+}
+
+async function wholeOf(answer: AsyncIterable<string>): Promise<string> {
+  let whole = ''
+  for await (const text of answer) whole += text
+  return whole
+}
+
+async function* linesOf(answer: AsyncIterable<string>): AsyncGenerator<string> {
+  let rest = ''
+  for await (const text of answer) {
+    const lines = (rest + text).split('\n')
+    rest = lines.pop()!
+    yield* lines
+  }
+  if (rest !== '') yield rest
 }
 
 async function readToken(tokenFile: string): Promise<string | undefined> {

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
@@ -134,6 +135,11 @@ function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
 /** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
 function failureOf(reason: unknown, signal: AbortSignal, logger: Logger): OciError | undefined {
   if (signal.aborted) return undefined
+  const code = errnoOf(reason)
+  if (code === 'EMFILE' || code === 'ENFILE') {
+    logger.warn({ code }, 'no file descriptors are left')
+    return new OciError('UNAVAILABLE', 503, 'The mirror has as many files open as it may.', { 'retry-after': '1' })
+  }
   logger.error({ error: reason instanceof Error ? reason.stack : String(reason) }, 'a request failed')
   return new OciError('UNKNOWN', 500, 'The mirror failed; its log says how.')
 }

@@ -60,7 +60,11 @@ const discardBytes = 64 * 1024
 export function createExchange(options: ExchangeOptions): Exchange {
   const { host, timeouts, guard } = options
   const agents = new Map<Lane, Promise<EnvHttpProxyAgent>>()
+  // The agents lose sight of a connection once its last request has begun, so that ending them does not end it.
+  const running = new Set<AbortController>()
   let closed = false
+
+  const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
 
   async function createAgent(): Promise<EnvHttpProxyAgent> {
     const { EnvHttpProxyAgent } = await import('undici')
@@ -87,9 +91,17 @@ export function createExchange(options: ExchangeOptions): Exchange {
 
   async function ask(request: ExchangeRequest, url: URL, headers: Record<string, string>): Promise<Answer> {
     guard.checkLiteral(url)
-    if (closed) throw new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
     const agent = await agentFor(request.lane)
     request.signal?.throwIfAborted()
+    if (closed) throw stopping()
+    const run = new AbortController()
+    const onAbort = () => run.abort(request.signal?.reason)
+    const finish = () => {
+      request.signal?.removeEventListener('abort', onAbort)
+      running.delete(run)
+    }
+    request.signal?.addEventListener('abort', onAbort, { once: true })
+    running.add(run)
     try {
       const response = await agent.request({
         origin: url.origin,
@@ -99,11 +111,13 @@ export function createExchange(options: ExchangeOptions): Exchange {
         body: request.body ?? null,
         headersTimeout: timeouts.headers,
         bodyTimeout: timeouts.idle,
-        signal: request.signal ?? null,
+        signal: run.signal,
       })
-      return answerOf(host, response, url.origin !== request.url.origin, request.signal)
+      response.body.on('close', finish)
+      return answerOf(host, response, url.origin !== request.url.origin, run.signal)
     } catch (error) {
-      request.signal?.throwIfAborted()
+      finish()
+      run.signal.throwIfAborted()
       throw requestFailure(host, url.hostname === request.url.hostname ? host : url.hostname, error)
     }
   }
@@ -133,17 +147,13 @@ export function createExchange(options: ExchangeOptions): Exchange {
     },
     async close() {
       closed = true
+      for (const run of running) run.abort(stopping())
       await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
     },
   }
 }
 
-function answerOf(
-  host: string,
-  response: Dispatcher.ResponseData,
-  foreign: boolean,
-  signal: AbortSignal | undefined,
-): Answer {
+function answerOf(host: string, response: Dispatcher.ResponseData, foreign: boolean, signal: AbortSignal): Answer {
   const { body, headers } = response
   // A body that is let go of ends with an error that nobody waits for.
   body.on('error', () => {})
@@ -168,12 +178,12 @@ function answerOf(
 async function* readBody(
   host: string,
   body: Dispatcher.ResponseData['body'],
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   try {
     for await (const chunk of body) yield chunk as Uint8Array
   } catch (error) {
-    signal?.throwIfAborted()
+    signal.throwIfAborted()
     throw bodyFailure(host, error)
   } finally {
     body.destroy()

@@ -1,0 +1,213 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { createServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+
+const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+
+let home: string
+let servers: ChildProcess[]
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-cli-'))
+  servers = []
+})
+afterEach(async () => {
+  await mirror('down')
+  for (const server of servers) if (server.exitCode === null) server.kill('SIGKILL')
+  await rm(home, { recursive: true })
+})
+
+const anyPort = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
+
+function start(args: string[], env: Record<string, string> = {}): ChildProcess {
+  // Nothing of the machine's own settings: no proxy, no colours, no other mirror.
+  const base = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` }
+  return spawn(process.execPath, [program, ...args], { env: { ...base, ...anyPort, ...env }, cwd: home })
+}
+
+async function mirror(...args: string[]) {
+  return finished(start(args))
+}
+
+async function finished(child: ChildProcess) {
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const [exit, signal] = (await once(child, 'close')) as [number | null, string | null]
+  return { exit: exit ?? signal, stdout, stderr }
+}
+
+const write = (text: string) => writeFile(join(home, 'mirror.yaml'), text)
+
+describe('mirror up', () => {
+  test('starts, says where, is idempotent, replaces a changed one, and goes down', async () => {
+    const up = await mirror('up', '--json')
+    expect(up).toMatchObject({ exit: 0, stderr: '' })
+    const started = JSON.parse(up.stdout)
+    expect(started).toMatchObject({ outcome: 'started', endpoints: { registry: [], networks: {} } })
+    expect((await fetch(`${started.endpoints.cache[0]}/v2/`)).status).toBe(200)
+
+    expect(JSON.parse((await mirror('up', '--json')).stdout)).toMatchObject({ outcome: 'already-up', pid: started.pid })
+
+    await write('log: {level: debug}\ncache: {maxSize: 1GiB}')
+    const plan = await mirror('up', '--json', '--dry-run')
+    expect(JSON.parse(plan.stdout)).toEqual({ action: 'replace', changed: ['cache', 'log'], dryRun: true })
+    const replaced = await mirror('up')
+    expect(replaced.stdout).toContain('changed: cache, log')
+    expect(replaced.stderr).toContain('docker pull 127.0.0.1:')
+
+    const status = JSON.parse((await mirror('status', '--json')).stdout)
+    expect(status).toMatchObject({ running: true, runtime: 'process', storage: { maxBytes: 1024 ** 3 }, images: [] })
+    expect(status.pid).not.toBe(started.pid)
+
+    const down = await mirror('down')
+    expect(down).toMatchObject({ exit: 0, stderr: '' })
+    expect(down.stdout).toContain(`pid ${status.pid}`)
+    expect(await mirror('down')).toMatchObject({ exit: 0, stdout: 'No mirror was running.\n' })
+    await expect(stat(join(home, 'state/mirror.json'))).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+
+  test('finds, after a crash, that nothing runs, and starts again', async () => {
+    const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
+    process.kill(pid, 'SIGKILL')
+    await expect.poll(async () => (await mirror('status')).exit).toBe(3)
+    expect(JSON.parse((await mirror('up', '--json')).stdout)).toMatchObject({ outcome: 'started' })
+  })
+
+  test('called twice at once makes one mirror', async () => {
+    const server = createServer()
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as AddressInfo
+    await new Promise((resolve) => server.close(resolve))
+    const both = await Promise.all([0, 1].map(() => finished(start(['up', '--json', '--cache-port', `${port}`]))))
+    expect(both.map(({ exit }) => exit)).toEqual([0, 0])
+    const [a, b] = both.map(({ stdout }) => JSON.parse(stdout))
+    expect(a.pid).toBe(b.pid)
+  })
+
+  test('on a busy port says who holds it and which flag helps', async () => {
+    const server = createServer()
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as AddressInfo
+    const { exit, stdout, stderr } = await mirror('up', '--cache-port', `${port}`)
+    server.close()
+    expect({ exit, stdout }).toEqual({ exit: 1, stdout: '' })
+    expect(stderr).toContain(`Port ${port}`)
+    expect(stderr).toContain('mirror up --cache-port')
+    if (process.platform === 'linux') expect(stderr).toContain(`pid ${process.pid}`)
+  })
+
+  test('with a bad mirror.yaml tells every problem, exits with 2 and starts nothing', async () => {
+    await write('cache: {maxSize: lots}\nunknown: 1\n')
+    const { exit, stderr } = await mirror('up')
+    expect(exit).toBe(2)
+    expect(stderr).toContain('mirror.yaml:1:18 cache.maxSize:')
+    expect(stderr).toContain('mirror.yaml:2:1 unknown:')
+    await expect(stat(join(home, 'state'))).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+
+  test.each([
+    ['SIGTERM', 0],
+    ['SIGINT', 0],
+  ] as const)('--foreground serves until %s', async (signal, exit) => {
+    const child = start(['up', '--foreground'])
+    servers.push(child)
+    const ended = finished(child)
+    await expect.poll(async () => (await mirror('status')).exit, { timeout: 10_000 }).toBe(0)
+    child.kill(signal)
+    expect(await ended).toMatchObject({ exit, stdout: expect.stringContaining('is up') })
+    expect((await mirror('status')).exit).toBe(3)
+  })
+})
+
+describe('mirror serve', () => {
+  test('logs JSON lines on stderr, is found by the others, and refuses a second', async () => {
+    const child = start(['serve'])
+    servers.push(child)
+    const ended = finished(child)
+    await expect.poll(async () => (await mirror('status')).exit, { timeout: 10_000 }).toBe(0)
+    const second = await mirror('serve')
+    expect(second.exit).toBe(1)
+    expect(second.stderr).toContain(`pid ${child.pid}`)
+    expect((await mirror('down')).exit).toBe(0)
+    const { exit, stdout, stderr } = await ended
+    expect({ exit, stdout }).toEqual({ exit: 0, stdout: '' })
+    for (const line of stderr.trim().split('\n')) expect(JSON.parse(line)).toHaveProperty('msg')
+  })
+})
+
+describe('the other commands', () => {
+  test('status when nothing runs exits with 3', async () => {
+    expect(await mirror('status', '--json')).toEqual({ exit: 3, stdout: '{\n  "running": false\n}\n', stderr: '' })
+    expect(await mirror('status')).toMatchObject({ exit: 3, stdout: '', stderr: expect.stringContaining('mirror up') })
+  })
+
+  test('the cache can be looked at and checked with and without a mirror', async () => {
+    for (const prepare of [[], ['up']]) {
+      if (prepare.length > 0) await mirror(...prepare)
+      expect(await mirror('cache', 'ls', '--json')).toMatchObject({ exit: 0, stdout: '[]\n' })
+      expect(await mirror('cache', 'prune', '--dry-run')).toMatchObject({ exit: 0, stdout: 'Nothing would go.\n' })
+      expect(JSON.parse((await mirror('cache', 'verify', '--json')).stdout)).toMatchObject({ checked: 0, damaged: [] })
+      const removal = await mirror('cache', 'rm', 'docker.io/library/none:1', '--json')
+      expect(removal.exit).toBe(2)
+      expect(JSON.parse(removal.stdout)).toMatchObject({ images: [], unknown: ['docker.io/library/none:1'] })
+    }
+  })
+
+  test('logs show the end of the log', async () => {
+    expect((await mirror('logs')).exit).toBe(3)
+    await mirror('up')
+    const { exit, stdout } = await mirror('logs', '--lines', '1')
+    expect(exit).toBe(0)
+    expect(JSON.parse(stdout)).toHaveProperty('time')
+  })
+
+  test('init writes a file that is good, once', async () => {
+    const { exit, stdout } = await mirror('init', '--max-size', '5GiB', '--upstream', 'registry.corp.example')
+    expect({ exit, stdout }).toEqual({ exit: 0, stdout: `${join(home, 'mirror.yaml')}\n` })
+    const text = await readFile(join(home, 'mirror.yaml'), 'utf8')
+    expect(text).toContain('maxSize: 5GiB')
+    expect((await mirror('up', '--dry-run')).exit).toBe(0)
+    expect((await mirror('init')).exit).toBe(2)
+    expect((await mirror('init', '--force', '--dry-run')).stdout).toContain('maxSize: 20GiB')
+    expect(await readFile(join(home, 'mirror.yaml'), 'utf8')).toBe(text)
+  })
+
+  test.each([
+    [['up', '--unknown']],
+    [['up', '--cache-port', 'x']],
+    [['up', '--runtime', 'other']],
+    [['up', '--config', 'absent.yaml']],
+    [['cache', 'rm']],
+    [['unknown']],
+  ])('wrong usage exits with 2: %j', async (args) => {
+    expect(await mirror(...args)).toMatchObject({ exit: 2, stdout: '' })
+  })
+
+  test('Ctrl-C ends a command with 130', async () => {
+    const child = start(['status', '--watch'])
+    const ended = finished(child)
+    await once(child.stdout!, 'data')
+    child.kill('SIGINT')
+    expect((await ended).exit).toBe(130)
+  })
+
+  test('every command has help with examples', async () => {
+    const manifest = JSON.parse(
+      await readFile(fileURLToPath(new URL('../../oclif.manifest.json', import.meta.url)), 'utf8'),
+    )
+    for (const command of Object.values<{ id: string; examples?: unknown[]; flags: Record<string, { env?: string }> }>(
+      manifest.commands,
+    )) {
+      expect(command.examples, command.id).not.toHaveLength(0)
+      for (const [name, flag] of Object.entries(command.flags))
+        expect(flag.env, `${command.id} --${name}`).toMatch(/^MIRROR_/)
+    }
+    expect((await mirror('up', '--help')).stdout).toContain('EXAMPLES')
+  })
+})

@@ -1,0 +1,48 @@
+import { createServer, type AddressInfo } from 'node:net'
+import { describe, expect, test } from 'vitest'
+import { explainStartFailure } from '../../../src/app/explain-start-failure.ts'
+import { defaultConfig } from '../../../src/config/defaults.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
+import { ListenError } from '../../../src/server/listen.ts'
+
+const systemError = (code: string, message = code) => Object.assign(new Error(message), { code })
+
+describe('why the mirror does not start', () => {
+  test('a busy port names who holds it and the flag that moves the listener', async () => {
+    const server = createServer()
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as AddressInfo
+    const config = { ...defaultConfig(), admin: { listen: [{ host: '127.0.0.1', port }] } }
+    const busy = new ListenError({ host: '127.0.0.1', port, cause: systemError('EADDRINUSE') })
+    const explained = (await explainStartFailure(busy, config)) as MirrorError
+    server.close()
+    expect(explained).toMatchObject({ name: 'MirrorError', exit: 1 })
+    expect(explained.message).toContain(`Port ${port}, which the admin wants`)
+    if (process.platform === 'linux') expect(explained.message).toContain(`(pid ${process.pid})`)
+    expect(explained.hints[0]).toMatch(/^mirror up --admin-port \d+$/)
+  })
+
+  test('an address of another machine names the key to change', async () => {
+    const config = {
+      ...defaultConfig(),
+      cache: { ...defaultConfig().cache, listen: [{ host: '192.0.2.1', port: 5055 }] },
+    }
+    const error = new ListenError({ host: '192.0.2.1', port: 5055, cause: systemError('EADDRNOTAVAIL') })
+    const explained = (await explainStartFailure(error, config)) as MirrorError
+    expect(explained.message).toContain('192.0.2.1:5055')
+    expect(explained.hints[0]).toContain('cache.listen')
+  })
+
+  test('a closed folder or a full disk is the user’s to mend', async () => {
+    for (const code of ['EACCES', 'ENOSPC', 'EROFS'])
+      expect(await explainStartFailure(systemError(code, `${code}: mkdir '/x'`), defaultConfig())).toMatchObject({
+        name: 'MirrorError',
+        message: expect.stringContaining("mkdir '/x'"),
+      })
+  })
+
+  test('everything else stays what it is', async () => {
+    for (const error of [new Error('bug'), new MirrorError('said'), systemError('ERR_INVALID_ARG_TYPE')])
+      expect(await explainStartFailure(error, defaultConfig())).toBe(error)
+  })
+})

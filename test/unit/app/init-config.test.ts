@@ -1,0 +1,71 @@
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { renderConfig, writeConfig } from '../../../src/app/init-config.ts'
+import { defaultConfig } from '../../../src/config/defaults.ts'
+import { parseConfig } from '../../../src/config/parse-config.ts'
+
+const template = fileURLToPath(new URL('../../../templates/mirror.yaml', import.meta.url))
+const choices = { cachePort: 5055, maxSize: '20GiB', upstreams: [] as string[] }
+const render = (chosen: Partial<typeof choices> = {}) =>
+  renderConfig({ choices: { ...choices, ...chosen }, configFile: '/m/mirror.yaml', template, homedir: '/home/me' })
+const parse = (text: string) => parseConfig({ text, path: '/m/mirror.yaml', label: 'mirror.yaml', homedir: '/home/me' })
+
+let folder: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-init-'))
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+describe('a new mirror.yaml', () => {
+  test('means the defaults', async () => {
+    expect(parse(await render())).toEqual({ config: defaultConfig() })
+  })
+
+  test('shows the defaults in its comments', async () => {
+    const text = await render()
+    // Every commented key, but for those of the example upstream and the files nobody has by default.
+    const active = text
+      .split('\n')
+      .filter((line) => !/^ +# (?:registry\.corp|  )/.test(line) && !/htpasswd|tls:/.test(line))
+      .map((line) => line.replace(/^( *)# ((?: *)[A-Za-z]+:(?: |$).*)$/, '$1$2'))
+      .join('\n')
+    expect(active).toContain('\n  maxAge: 168h')
+    expect(active).toContain('\nregistry:\n  enabled: true')
+    expect(parse(active)).toEqual({ config: defaultConfig() })
+  })
+
+  test('holds what was chosen', async () => {
+    const parsed = parse(
+      await render({ cachePort: 0, maxSize: '0', upstreams: ['registry.corp.example:5000', 'a.example'] }),
+    )
+    expect(parsed).toMatchObject({
+      config: {
+        cache: { maxSize: 0, listen: [{ host: '127.0.0.1', port: 0 }] },
+        upstreams: { 'registry.corp.example:5000': {}, 'a.example': { url: 'https://a.example' } },
+      },
+    })
+  })
+
+  test.each([
+    { maxSize: 'lots' },
+    { maxSize: '1GiB\nadmin: {}' },
+    { upstreams: ['not a host'] },
+    { upstreams: ['a": {}\n  "b'] },
+  ])('is refused with exit code 2 for %j', async (chosen) => {
+    await expect(render(chosen)).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
+  })
+
+  test('is private, and is not written over another unless forced', async () => {
+    const file = join(folder, 'new', 'mirror.yaml')
+    await writeConfig(file, 'a', { force: false })
+    expect((await stat(file)).mode & 0o777).toBe(0o600)
+    await writeFile(file, 'mine')
+    await expect(writeConfig(file, 'b', { force: false })).rejects.toMatchObject({ name: 'MirrorError', exit: 2 })
+    expect(await readFile(file, 'utf8')).toBe('mine')
+    await writeConfig(file, 'b', { force: true })
+    expect(await readFile(file, 'utf8')).toBe('b')
+  })
+})

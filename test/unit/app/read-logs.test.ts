@@ -1,0 +1,73 @@
+import { appendFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { readLogs } from '../../../src/app/read-logs.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+
+let folder: string
+let logFile: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-logs-'))
+  logFile = join(folder, 'log')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+// Looks often, so that nothing has to wait.
+const clock = { ...systemClock, sleep: (_ms: number, signal?: AbortSignal) => systemClock.sleep(5, signal) }
+
+async function read(lines: number): Promise<string[]> {
+  const seen: string[] = []
+  const signal = new AbortController().signal
+  await readLogs({ logFile, lines, follow: false, signal, clock, write: (line) => seen.push(line) })
+  return seen
+}
+
+describe('the log', () => {
+  test.each([
+    [0, []],
+    [1, ['c']],
+    [2, ['b', 'c']],
+    [9, ['a', 'b', 'c']],
+  ])('ends with its last %d lines', async (lines, expected) => {
+    await writeFile(logFile, 'a\nb\nc\n')
+    expect(await read(lines)).toEqual(expected)
+  })
+
+  test('may end in the middle of a line, and be longer than a block', async () => {
+    const long = 'é'.repeat(100_000)
+    await writeFile(logFile, `first\n${long}\n${long}x`)
+    expect(await read(1)).toEqual([long, `${long}x`])
+    expect(await read(9)).toEqual(['first', long, `${long}x`])
+  })
+
+  test('is empty when it is empty, and none when there is none', async () => {
+    await expect(read(1)).rejects.toMatchObject({ code: 'ENOENT' })
+    await writeFile(logFile, '')
+    expect(await read(1)).toEqual([])
+  })
+
+  test('is followed, also through its being put aside, until the signal aborts', async () => {
+    await writeFile(logFile, 'a\nb\n')
+    const seen: string[] = []
+    const stop = new AbortController()
+    const reading = readLogs({
+      logFile,
+      lines: 1,
+      follow: true,
+      signal: stop.signal,
+      clock,
+      write: (line) => seen.push(line),
+    })
+    await appendFile(logFile, 'c\npart')
+    await expect.poll(() => seen).toEqual(['b', 'c'])
+    await appendFile(logFile, 'ial\n')
+    await expect.poll(() => seen).toEqual(['b', 'c', 'partial'])
+    await truncate(logFile)
+    await systemClock.sleep(50)
+    await appendFile(logFile, 'new\n')
+    await expect.poll(() => seen).toEqual(['b', 'c', 'partial', 'new'])
+    stop.abort()
+    await reading
+  })
+})

@@ -1,0 +1,92 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { createAdminClient } from '../../../src/runtime/admin-client.ts'
+
+let folder: string
+const ends: (() => void)[] = []
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-admin-'))
+})
+afterEach(async () => {
+  for (const end of ends.splice(0)) end()
+  await rm(folder, { recursive: true })
+})
+
+async function clientOf(handle: (request: IncomingMessage, response: ServerResponse) => void, timeoutMs = 5000) {
+  const server = createServer(handle)
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  ends.push(() => server.close().closeAllConnections())
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  return createAdminClient({ url, tokenFile: join(folder, 'token'), timeoutMs })
+}
+
+describe('the admin client', () => {
+  test('asks with the token of the state folder', async () => {
+    await writeFile(join(folder, 'token'), 'secret\n')
+    const client = await clientOf(({ method, url, headers }, response) => {
+      response.end(
+        JSON.stringify({ images: [`${method} ${url} ${headers.authorization}`], blobs: 0, bytes: 0, unknown: [] }),
+      )
+    })
+    expect((await client.remove({ names: [], dryRun: true })).images).toEqual(['POST /api/cache/rm Bearer secret'])
+  })
+
+  test('sends its request as JSON', async () => {
+    const client = await clientOf((request, response) => void request.pipe(response))
+    expect(await client.remove({ names: ['a', 'é'], dryRun: true })).toEqual({ names: ['a', 'é'], dryRun: true })
+  })
+
+  test('reads progress line by line, wherever the network cuts them', async () => {
+    const client = await clientOf((_request, response) => {
+      response.write('{"checked":1}\n{"che')
+      setTimeout(() => response.end('cked":2,"done":true}\n'), 20)
+    })
+    const steps = []
+    for await (const step of client.verify({ quarantine: true }, new AbortController().signal)) steps.push(step)
+    expect(steps).toEqual([{ checked: 1 }, { checked: 2, done: true }])
+  })
+
+  test('a mirror that is not there is an error with exit code 4', async () => {
+    const client = createAdminClient({ url: 'http://127.0.0.1:1', tokenFile: join(folder, 'token'), timeoutMs: 1000 })
+    await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+  })
+
+  test('a mirror that is silent is an error, not a wait without end', async () => {
+    const client = await clientOf(() => {}, 100)
+    await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+  })
+
+  test('a mirror that falls silent or breaks off in the middle of its answer is an error too', async () => {
+    const silent = await clientOf((_request, response) => void response.write('{"vers'), 100)
+    await expect(silent.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+    const broken = await clientOf((_request, response) => {
+      response.write('{"vers')
+      setTimeout(() => response.destroy(), 20)
+    })
+    await expect(broken.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+  })
+
+  test('a refused token says which file holds it, and not the token', async () => {
+    await writeFile(join(folder, 'token'), 'secret')
+    const client = await clientOf((_request, response) => void response.writeHead(401).end('{}'))
+    const error = await client.stop().catch((error: unknown) => error as Error)
+    expect(error).toMatchObject({ name: 'MirrorError', message: expect.stringContaining(join(folder, 'token')) })
+    expect(String(error)).not.toContain('secret')
+  })
+
+  test('an interrupt ends a verification', async () => {
+    const client = await clientOf((_request, response) => void response.write('{"checked":1}\n'))
+    const interrupt = new AbortController()
+    const read = async () => {
+      for await (const step of client.verify({ quarantine: false }, interrupt.signal)) {
+        expect(step.checked).toBe(1)
+        interrupt.abort()
+      }
+    }
+    await expect(read()).rejects.toThrow()
+  })
+})

@@ -1,0 +1,151 @@
+import { createHash } from 'node:crypto'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { findDockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
+import { createDockerodeDocker } from '../../../src/runtime/dockerode-docker.ts'
+
+let home: string
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-docker-'))
+})
+afterEach(() => rm(home, { recursive: true }))
+
+const find = (env: Record<string, string> = {}, platform: NodeJS.Platform = 'linux') =>
+  findDockerEndpoint({ platform, env, homedir: home })
+
+async function write(path: string, value: unknown) {
+  const file = join(home, '.docker', path)
+  await mkdir(dirname(file), { recursive: true })
+  await writeFile(file, typeof value === 'string' ? value : JSON.stringify(value))
+}
+
+const contextFolder = (kind: string, name: string) =>
+  join('contexts', kind, createHash('sha256').update(name).digest('hex'))
+
+describe('the endpoint of the Docker engine', () => {
+  test('is the usual socket of the platform', async () => {
+    expect(await find()).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
+    expect(await find({}, 'win32')).toEqual({ kind: 'socket', path: '//./pipe/docker_engine' })
+  })
+
+  test.each([
+    ['unix:///run/user/7/docker.sock', { kind: 'socket', path: '/run/user/7/docker.sock' }],
+    ['tcp://10.0.0.7', { kind: 'tcp', host: '10.0.0.7', port: 2375, tlsFolder: undefined }],
+    ['tcp://[::1]:99', { kind: 'tcp', host: '::1', port: 99, tlsFolder: undefined }],
+    ['ssh://me@there', undefined],
+  ])('is what DOCKER_HOST says: %s', async (host, endpoint) => {
+    expect(await find({ DOCKER_HOST: host })).toEqual(endpoint)
+  })
+
+  test('has the certificates of DOCKER_CERT_PATH when it is to be verified', async () => {
+    const env = { DOCKER_HOST: 'tcp://there', DOCKER_TLS_VERIFY: '1', DOCKER_CERT_PATH: '/certs' }
+    expect(await find(env)).toEqual({ kind: 'tcp', host: 'there', port: 2376, tlsFolder: '/certs' })
+  })
+
+  test('is that of the current context, or of DOCKER_CONTEXT', async () => {
+    await write('config.json', { currentContext: 'rootless' })
+    await write(`${contextFolder('meta', 'rootless')}/meta.json`, { Endpoints: { docker: { Host: 'unix:///r.sock' } } })
+    await write(`${contextFolder('meta', 'far')}/meta.json`, { Endpoints: { docker: { Host: 'tcp://far:5' } } })
+    await write(`${contextFolder('tls', 'far')}/docker/ca.pem`, '')
+    expect(await find()).toEqual({ kind: 'socket', path: '/r.sock' })
+    const tlsFolder = join(home, '.docker', contextFolder('tls', 'far'), 'docker')
+    expect(await find({ DOCKER_CONTEXT: 'far' })).toEqual({ kind: 'tcp', host: 'far', port: 5, tlsFolder })
+    expect(await find({ DOCKER_CONTEXT: 'default' })).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
+  })
+
+  test.each(['', 'null', '{"currentContext": 7}', '{'])('is the usual one when config.json is %j', async (text) => {
+    await write('config.json', text)
+    expect(await find()).toEqual({ kind: 'socket', path: '/var/run/docker.sock' })
+  })
+})
+
+/** As much of an engine as is asked for its networks. */
+class Engine {
+  networks: object[] = []
+  readonly #events = new Set<ServerResponse>()
+  readonly #server: Server = createServer((request, response) => {
+    const path = request.url!.split('?')[0]
+    if (path === '/_ping') response.end('OK')
+    else if (path === '/networks')
+      response.setHeader('content-type', 'application/json').end(JSON.stringify(this.networks))
+    else if (path === '/events') {
+      response.flushHeaders()
+      this.#events.add(response)
+    } else response.writeHead(404).end('{"message":"no"}')
+  })
+
+  async start(socket: string) {
+    await new Promise<void>((resolve) => this.#server.listen(socket, resolve))
+  }
+
+  changeNetworks(networks: object[]) {
+    this.networks = networks
+    for (const response of this.#events) response.write('{"Type":"network","Action":"create"}\n')
+  }
+
+  async stop() {
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => resolve())
+      this.#server.closeAllConnections()
+    })
+  }
+}
+
+const network = (name: string, ...gateways: string[]) => ({
+  Name: name,
+  Driver: 'bridge',
+  IPAM: { Config: gateways.map((Gateway) => ({ Gateway })) },
+})
+
+const dockerAt = (path: string) => createDockerodeDocker({ kind: 'socket', path }, { clock: systemClock, retryMs: 20 })
+
+describe('Docker', () => {
+  test('that is not there has no networks', async () => {
+    const docker = dockerAt(join(home, 'docker.sock'))
+    expect(await docker.ping()).toBe(false)
+    expect(await docker.networkGateways('kind')).toEqual([])
+  })
+
+  test('tells the gateways of the network of exactly this name', async () => {
+    const engine = new Engine()
+    await engine.start(join(home, 'docker.sock'))
+    const docker = dockerAt(join(home, 'docker.sock'))
+    engine.networks = [
+      network('kind', '172.18.0.1', 'fc00::1/64', ''),
+      network('kindly', '172.19.0.1'),
+      { Name: 'kind' },
+    ]
+    expect(await docker.ping()).toBe(true)
+    expect(await docker.networkGateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
+    expect(await docker.networkGateways('none')).toEqual([])
+    await engine.stop()
+  })
+
+  test('is watched while it comes, changes and goes', async () => {
+    const socket = join(home, 'docker.sock')
+    const docker = dockerAt(socket)
+    const stop = new AbortController()
+    let changes = 0
+    const watching = docker.watchNetworks(() => (changes += 1), stop.signal)
+    await expect.poll(() => changes).toBe(1)
+
+    const engine = new Engine()
+    await engine.start(socket)
+    await expect.poll(() => changes).toBe(2)
+    engine.changeNetworks([network('kind', '172.18.0.1')])
+    await expect.poll(() => changes).toBe(3)
+    await engine.stop()
+    await expect.poll(() => changes).toBe(4)
+
+    const again = new Engine()
+    await again.start(socket)
+    await expect.poll(() => changes).toBe(5)
+    stop.abort()
+    await watching
+    await again.stop()
+  })
+})

@@ -1,0 +1,124 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { keepState } from '../../../src/runtime/keep-state.ts'
+import { isSameProcess, processIdentity } from '../../../src/runtime/process-identity.ts'
+import type { MirrorState } from '../../../src/runtime/runtime.ts'
+import { findRunning, readState, removeState, writeState } from '../../../src/runtime/state-file.ts'
+
+let folder: string
+let file: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-state-'))
+  file = join(folder, 'state', 'mirror.json')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+const stateOf = async (pid: number): Promise<MirrorState> => ({
+  pid,
+  processIdentity: await processIdentity(pid),
+  version: '1.2.3',
+  runtime: 'process',
+  startedAt: '2026-01-02T03:04:05.000Z',
+  configHashes: { cache: 'abc' },
+  endpoints: {
+    cache: ['http://127.0.0.1:1'],
+    registry: [],
+    admin: ['http://127.0.0.1:2'],
+    networks: { kind: 'http://172.18.0.1:1' },
+  },
+  logFile: '/log',
+})
+
+describe('the state file', () => {
+  test('is read as it was written, and is private', async () => {
+    const state = await stateOf(process.pid)
+    await writeState(file, state)
+    expect(await readState(file)).toEqual(state)
+    expect((await stat(file)).mode & 0o777).toBe(0o600)
+    expect((await stat(join(folder, 'state'))).mode & 0o777).toBe(0o700)
+  })
+
+  test.each(['', '{', 'null', '[]', '{"pid":"7"}', '{"pid":7,"endpoints":{},"configHashes":{}}', '\0\0\0'])(
+    'counts as absent when it is damaged: %j',
+    async (text) => {
+      await writeState(file, await stateOf(process.pid))
+      await writeFile(file, text)
+      expect(await readState(file)).toBeUndefined()
+    },
+  )
+
+  test('is no state when there is no file', async () => {
+    expect(await readState(file)).toBeUndefined()
+  })
+
+  test('finds the process that wrote it, and not another with its number', async () => {
+    const state = await stateOf(process.pid)
+    await writeState(file, state)
+    expect(await findRunning(file)).toEqual(state)
+    await writeState(file, { ...state, processIdentity: 'an-earlier-boot:12' })
+    expect(await findRunning(file)).toBeUndefined()
+  })
+
+  test('is removed by its own process only', async () => {
+    await writeState(file, await stateOf(process.pid))
+    await removeState(file, process.pid + 1)
+    expect(await readState(file)).toBeDefined()
+    await removeState(file, process.pid)
+    expect(await readState(file)).toBeUndefined()
+  })
+})
+
+const keep = async (state: MirrorState) =>
+  keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 20 })
+
+describe('a kept state', () => {
+  test('is written anew when it was damaged or lost', async () => {
+    const state = await stateOf(process.pid)
+    const kept = await keep(state)
+    try {
+      await writeFile(file, 'garbage')
+      await expect.poll(() => readState(file)).toEqual(state)
+      await rm(file)
+      await expect.poll(() => readState(file)).toEqual(state)
+    } finally {
+      await kept.remove()
+    }
+    expect(await readState(file)).toBeUndefined()
+  })
+
+  test('follows its changes', async () => {
+    const state = await stateOf(process.pid)
+    const kept = await keep(state)
+    try {
+      state.endpoints.networks = { dev: 'http://172.19.0.1:1' }
+      kept.update()
+      await expect
+        .poll(async () => JSON.parse(await readFile(file, 'utf8')).endpoints.networks)
+        .toEqual(state.endpoints.networks)
+    } finally {
+      await kept.remove()
+    }
+  })
+})
+
+describe('a process', () => {
+  test('is the same as long as it lives', async () => {
+    const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)'])
+    const pid = child.pid!
+    const identity = await processIdentity(pid)
+    expect(await isSameProcess(pid, identity)).toBe(true)
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    expect(await isSameProcess(pid, identity)).toBe(false)
+    expect(await isSameProcess(pid, undefined)).toBe(false)
+  })
+
+  test.each([0, -1, 1.5, Number.NaN, 2 ** 40])('never has the number %d', async (pid) => {
+    expect(await isSameProcess(pid, undefined)).toBe(false)
+  })
+})

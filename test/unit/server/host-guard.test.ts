@@ -1,0 +1,63 @@
+import { describe, expect, test } from 'vitest'
+import { OciError } from '../../../src/oci/errors.ts'
+import { createHostGuard, isLoopbackAddress, plainAddress } from '../../../src/server/host-guard.ts'
+
+function statusOf(hosts: string[], localAddress = '127.0.0.1', allowed: string[] = []): number {
+  const guard = createHostGuard(allowed, () => {})
+  try {
+    guard.check({ rawHeaders: ['Accept', '*/*', ...hosts.flatMap((host) => ['Host', host])], localAddress })
+    return 200
+  } catch (error) {
+    if (error instanceof OciError) return error.status
+    throw error
+  }
+}
+
+describe('the Host header', () => {
+  test.each([
+    'localhost',
+    'localhost:5055',
+    'LOCALHOST.',
+    '127.0.0.1:5055',
+    '127.1.2.3',
+    '[::1]:5055',
+    'host.docker.internal:5055',
+    'mirror:5055',
+  ])('%s is us', (host) => expect(statusOf([host])).toBe(200))
+
+  test.each(['evil.example', 'evil.example:5055', '10.0.0.1', 'localhost.evil.example', '[2001:db8::1]', ''])(
+    '%s is not',
+    (host) => expect(statusOf([host])).toBe(421),
+  )
+
+  test('a literal address passes when the connection came to it', () => {
+    expect(statusOf(['172.18.0.1:5055'], '::ffff:172.18.0.1')).toBe(200)
+    expect(statusOf(['172.18.0.1:5055'], '172.19.0.1')).toBe(421)
+    expect(statusOf(['[fc00::1]:5055'], 'fc00::1')).toBe(200)
+  })
+
+  test('names from the configuration pass', () => {
+    expect(statusOf(['Mirror.Corp.Example:5055'], '127.0.0.1', ['mirror.corp.example'])).toBe(200)
+  })
+
+  test('none or two are no HTTP', () => {
+    expect(statusOf([])).toBe(400)
+    expect(statusOf(['localhost', 'evil.example'])).toBe(400)
+  })
+
+  test('refused names are told', () => {
+    const refused: string[] = []
+    const guard = createHostGuard([], (host) => refused.push(host))
+    expect(() => guard.check({ rawHeaders: ['Host', 'evil.example:80'], localAddress: '127.0.0.1' })).toThrow(
+      'allowedHosts',
+    )
+    expect(refused).toEqual(['evil.example'])
+  })
+})
+
+test('addresses are compared in one form', () => {
+  expect(plainAddress('::ffff:10.0.0.1')).toBe('10.0.0.1')
+  expect(plainAddress('fe80::1%eth0')).toBe('fe80::1')
+  expect(isLoopbackAddress('::ffff:127.0.0.1')).toBe(true)
+  expect(isLoopbackAddress('127.evil.example')).toBe(false)
+})

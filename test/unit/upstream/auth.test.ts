@@ -1,0 +1,388 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { digestOf } from '../../../src/oci/digest.ts'
+import type { HttpUpstreamOptions } from '../../../src/upstream/http-upstream.ts'
+import { failureOf, fakeClock, openUpstream } from './support/open-upstream.ts'
+import { eventually, reply, serve, type Served } from './support/serve.ts'
+
+const tag = { kind: 'tag', tag: 'v1' } as const
+const digest = digestOf(Buffer.from('x'))
+const anonymous = { access: 'anonymous' } as const
+const credentialed = { access: 'credentialed' } as const
+const basic = (pair: string) => `Basic ${Buffer.from(pair).toString('base64')}`
+const withPassword = (password = 'right') =>
+  ({
+    credentials: { from: 'password-env', username: 'ann', passwordEnv: 'PASSWORD' },
+    env: { PASSWORD: password },
+  }) satisfies Partial<HttpUpstreamOptions>
+
+interface RegistryOptions {
+  readonly realm?: (self: Served) => string
+  readonly token?: (request: IncomingMessage, response: ServerResponse, count: number) => void
+  readonly accepts?: (token: string, name: string) => boolean
+}
+
+/** A registry with a token endpoint at `/token`; tokens are named after their number and scope. */
+async function serveRegistry(options: RegistryOptions = {}) {
+  let tokens = 0
+  const server: Served = await serve((request, response) => {
+    if (request.url!.startsWith('/token')) {
+      tokens += 1
+      if (options.token) return options.token(request, response, tokens)
+      return sendToken(request, response, tokens)
+    }
+    const name = /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(request.url!)![1]!
+    const token = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
+    const accepts = options.accepts ?? ((token, name) => token.endsWith(`:repository:${name}:pull`))
+    if (token !== undefined && accepts(token, name)) return reply(response, 200, {}, '{}')
+    const realm = options.realm?.(server) ?? `${server.url}/token`
+    reply(response, 401, {
+      'www-authenticate': `Bearer realm="${realm}",service="it",scope="repository:other:pull,push"`,
+    })
+  })
+  const count = (what: 'token' | 'v2') => server.log.filter((line) => line.includes(` /${what}`)).length
+  return { server, count }
+}
+
+function sendToken(request: IncomingMessage, response: ServerResponse, count: number, extra: object = {}): void {
+  const scope = new URL(request.url!, 'http://x').searchParams.get('scope')
+  reply(response, 200, {}, JSON.stringify({ token: `${count}:${scope}`, expires_in: 300, ...extra }))
+}
+
+describe('tokens', () => {
+  test('one request serves 50 parallel cold questions', async () => {
+    const { server, count } = await serveRegistry()
+    const upstream = openUpstream(server.url)
+    await Promise.all(Array.from({ length: 50 }, () => upstream.manifest('a', tag, anonymous)))
+    expect(count('token')).toBe(1)
+  })
+
+  test('are asked for one repository and pull only, and kept', async () => {
+    const { server, count } = await serveRegistry()
+    const upstream = openUpstream(server.url)
+    for (let i = 0; i < 5; i++) await upstream.manifest('a/b', tag, anonymous)
+    expect([count('token'), count('v2')]).toEqual([1, 6])
+    expect(server.log[1]).toBe('GET /token?service=it&scope=repository%3Aa%2Fb%3Apull')
+    expect(server.requests[1]!.headers.authorization).toBeUndefined()
+  })
+
+  test('for another repository cost no second 401', async () => {
+    const { server } = await serveRegistry()
+    const upstream = openUpstream(server.url)
+    await upstream.manifest('a', tag, anonymous)
+    await upstream.manifest('b', tag, anonymous)
+    expect(server.log.slice(3).map((line) => line.split('?')[0])).toEqual(['GET /token', 'GET /v2/b/manifests/v1'])
+  })
+
+  test('are renewed ten seconds before they expire', async () => {
+    const clock = fakeClock()
+    const { server, count } = await serveRegistry()
+    const upstream = openUpstream(server.url, { clock })
+    await upstream.manifest('a', tag, anonymous)
+    clock.pass(289_000)
+    await upstream.manifest('a', tag, anonymous)
+    expect(count('token')).toBe(1)
+    clock.pass(1000)
+    await upstream.manifest('a', tag, anonymous)
+    expect(count('token')).toBe(2)
+  })
+
+  test.each([
+    ['absent', undefined, 50_000],
+    ['shorter than the margin', 8, 4000],
+  ])('with an expires_in that is %s', async (_, expires_in, goodFor) => {
+    const clock = fakeClock()
+    const { server, count } = await serveRegistry({
+      token: (request, response, n) => sendToken(request, response, n, { expires_in }),
+    })
+    const upstream = openUpstream(server.url, { clock })
+    await upstream.manifest('a', tag, anonymous)
+    clock.pass(goodFor - 1)
+    await upstream.manifest('a', tag, anonymous)
+    expect(count('token')).toBe(1)
+    clock.pass(1)
+    await upstream.manifest('a', tag, anonymous)
+    expect(count('token')).toBe(2)
+  })
+
+  test('that die early are dropped and asked for once more, by one for all', async () => {
+    let oldest = 1
+    const { server, count } = await serveRegistry({ accepts: (token) => Number.parseInt(token, 10) >= oldest })
+    const upstream = openUpstream(server.url)
+    await upstream.manifest('a', tag, anonymous)
+    oldest = 2
+    await Promise.all(Array.from({ length: 20 }, () => upstream.manifest('a', tag, anonymous)))
+    expect(count('token')).toBe(2)
+  })
+
+  test('that are refused though they are new are not asked for again and again', async () => {
+    const { server, count } = await serveRegistry({ accepts: () => false })
+    const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
+    expect([error.failure, error.status]).toEqual(['denied', 401])
+    expect([count('token'), count('v2')]).toEqual([1, 2])
+  })
+
+  test('of one repository that make another name another realm lead back to asking without', async () => {
+    const other = await serve((request, response) => sendToken(request, response, 7))
+    const server: Served = await serve((request, response) => {
+      const { authorization } = request.headers
+      const isA = request.url!.includes('/a/')
+      if (request.url!.startsWith('/token')) {
+        const refuse = request.url!.includes('b%3Apull')
+        return refuse ? reply(response, 403) : sendToken(request, response, 1)
+      }
+      if (authorization === (isA ? 'Bearer 1:repository:a:pull' : 'Bearer 7:repository:b:pull')) {
+        return reply(response, 200, {}, '{}')
+      }
+      const realm = isA ? `${server.url}/token` : `${other.url}/token`
+      reply(response, 401, { 'www-authenticate': `Bearer realm="${realm}",service="it"` })
+    })
+    const upstream = openUpstream(server.url)
+    await upstream.manifest('a', tag, anonymous)
+    await upstream.manifest('b', tag, anonymous)
+    expect(other.log).toHaveLength(1)
+  })
+
+  test('may be called access_token', async () => {
+    const { server } = await serveRegistry({
+      token: (_, response) => reply(response, 200, {}, '{"access_token":"1:repository:a:pull"}'),
+    })
+    await openUpstream(server.url).manifest('a', tag, anonymous)
+  })
+
+  test('an abort ends one wait and not the request that others share', async () => {
+    const waiting: (() => void)[] = []
+    const { server, count } = await serveRegistry({
+      token: (request, response, n) => void waiting.push(() => sendToken(request, response, n)),
+    })
+    const upstream = openUpstream(server.url)
+    const abort = new AbortController()
+    const leaving = upstream.manifest('a', tag, { ...anonymous, signal: abort.signal })
+    const staying = upstream.manifest('a', tag, anonymous)
+    await eventually(() => count('token') === 1 && count('v2') === 2)
+    abort.abort(new Error('enough'))
+    await expect(leaving).rejects.toThrow('enough')
+    waiting.pop()!()
+    await staying
+    expect(count('token')).toBe(1)
+  })
+})
+
+describe('a token endpoint that fails', () => {
+  test('with 503 is asked again', async () => {
+    const { server } = await serveRegistry({
+      token: (request, response, n) => (n < 3 ? reply(response, 503) : sendToken(request, response, n)),
+    })
+    await openUpstream(server.url).manifest('a', tag, anonymous)
+  })
+
+  test.each<[number, string, string, number]>([
+    [500, '', 'unavailable', 502],
+    [401, '', 'denied', 401],
+    [403, '', 'denied', 403],
+    [404, '', 'invalid', 502],
+    [200, '<html>welcome</html>', 'invalid', 502],
+    [200, '{"token":"with\\nline"}', 'invalid', 502],
+  ])('with %i %j is %j', async (status, body, failure, answer) => {
+    const { server } = await serveRegistry({ token: (_, response) => reply(response, status, {}, body) })
+    const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
+    expect([error.failure, error.status]).toEqual([failure, answer])
+  })
+
+  test('with 429 is not asked again before its time', async () => {
+    const { server, count } = await serveRegistry({
+      token: (_, response) => reply(response, 429, { 'retry-after': 7 }),
+    })
+    const upstream = openUpstream(server.url)
+    expect(await failureOf(upstream.manifest('a', tag, anonymous))).toMatchObject({
+      failure: 'limited',
+      retryAfterSeconds: 7,
+    })
+    await failureOf(upstream.manifest('b', tag, anonymous))
+    expect(count('token')).toBe(1)
+  })
+
+  test('to 50 questions at once has failed once', async () => {
+    const waiting: (() => void)[] = []
+    const { server, count } = await serveRegistry({
+      token: (_, response) => void waiting.push(() => reply(response, 503)),
+    })
+    const upstream = openUpstream(server.url)
+    const asking = Array.from({ length: 50 }, () => failureOf(upstream.manifest('a', tag, anonymous)))
+    for (let wave = 1; wave <= 3; wave++) {
+      await eventually(() => waiting.length === 1 && count('v2') === 50 * wave)
+      waiting.pop()!()
+    }
+    await Promise.all(asking)
+    expect([count('token'), upstream.health().state]).toEqual([3, 'failing'])
+  })
+})
+
+describe('a credential', () => {
+  test('goes to the realm of its own registry, and its tokens to nobody else', async () => {
+    const { server, count } = await serveRegistry({
+      token: (request, response, n) => {
+        if (request.headers.authorization === undefined) return reply(response, 401)
+        expect(request.headers.authorization).toBe(basic('ann:right'))
+        expect(request.url).toContain('account=ann')
+        sendToken(request, response, n)
+      },
+    })
+    const upstream = openUpstream(server.url, withPassword())
+    expect((await upstream.manifest('a', tag, credentialed)).identity).toBe('ann@registry.example')
+    expect(await upstream.identity('credentialed')).toBe('ann@registry.example')
+    expect(await upstream.identity('anonymous')).toBe('anonymous')
+    expect((await failureOf(upstream.manifest('a', tag, anonymous))).failure).toBe('denied')
+    expect(count('token')).toBe(2)
+  })
+
+  test('never goes to a realm elsewhere, and the way out is named', async () => {
+    const thief = await serve((request, response) => sendToken(request, response, 1))
+    const { server } = await serveRegistry({ realm: () => `${thief.url}/token` })
+    const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', tag, credentialed))
+    expect([error.failure, error.status]).toEqual(['denied', 401])
+    expect(error.message).toContain(`add 127.0.0.1:${thief.port} to upstreams."registry.example".tokenHosts`)
+    expect(thief.connections).toBe(0)
+  })
+
+  test('goes to a realm that the user named', async () => {
+    const other = await serve((request, response) => sendToken(request, response, 1))
+    const { server } = await serveRegistry({ realm: () => `${other.url}/token` })
+    const tokenHosts = [`127.0.0.1:${other.port}`]
+    await openUpstream(server.url, { ...withPassword(), tokenHosts }).manifest('a', tag, credentialed)
+    expect(other.requests[0]!.headers.authorization).toBe(basic('ann:right'))
+  })
+
+  test('is lost by a redirect of the token endpoint', async () => {
+    const thief = await serve((_, response) => reply(response, 200, {}, '{"token":"1:repository:a:pull"}'))
+    const { server } = await serveRegistry({ token: (_, response) => reply(response, 307, { location: thief.url }) })
+    await openUpstream(server.url, withPassword()).manifest('a', tag, credentialed)
+    expect(thief.requests[0]!.headers.authorization).toBeUndefined()
+  })
+
+  test('that is refused is not replaced by nobody, nor shown', async () => {
+    const { server } = await serveRegistry({
+      token: (request, response, n) =>
+        request.headers.authorization ? reply(response, 401, {}, 'no hunter2') : sendToken(request, response, n),
+    })
+    const error = await failureOf(openUpstream(server.url, withPassword('hunter2')).manifest('a', tag, credentialed))
+    expect(error.failure).toBe('denied')
+    expect(error.message).not.toContain('hunter2')
+    expect(server.log.filter((line) => line.includes('/token'))).toHaveLength(1)
+  })
+
+  test('that cannot be had is not replaced by nobody', async () => {
+    const { server } = await serveRegistry()
+    const upstream = openUpstream(server.url, { ...withPassword(), env: {} })
+    expect((await failureOf(upstream.manifest('a', tag, credentialed))).failure).toBe('denied')
+    expect(server.log).toEqual([])
+  })
+
+  test('from a helper is renewed when it is refused', async () => {
+    const clock = fakeClock()
+    let secret = 'old'
+    const { server } = await serveRegistry({
+      token: (request, response, n) =>
+        request.headers.authorization === basic('AWS:new') ? sendToken(request, response, n) : reply(response, 401),
+    })
+    const folder = await mkdtemp(join(tmpdir(), 'mirror-auth-'))
+    onTestFinished(() => rm(folder, { recursive: true }))
+    const dockerConfig = join(folder, 'config.json')
+    await writeFile(dockerConfig, '{"credsStore":"it"}')
+    const upstream = openUpstream(server.url, {
+      clock,
+      credentials: { from: 'docker-config' },
+      dockerConfig,
+      runCommand: async () => ({
+        exitCode: 0,
+        stdout: JSON.stringify({ Username: 'AWS', Secret: secret }),
+        stderr: '',
+      }),
+    })
+    await upstream.identity('credentialed')
+    clock.pass(60_000)
+    secret = 'new'
+    expect((await upstream.manifest('a', tag, credentialed)).identity).toBe('AWS@registry.example')
+  })
+
+  test('that is an identity token is posted, and never redirected', async () => {
+    const bodies: string[] = []
+    const post = (location?: string) => (request: IncomingMessage, response: ServerResponse) => {
+      expect(request.method).toBe('POST')
+      request.on('data', (chunk: Buffer) => bodies.push(chunk.toString()))
+      request.on('end', () => {
+        if (location) reply(response, 307, { location })
+        else reply(response, 200, {}, '{"access_token":"1:repository:a:pull"}')
+      })
+    }
+    const token = {
+      credentials: { from: 'password-env', username: '<token>', passwordEnv: 'PASSWORD' },
+      env: { PASSWORD: 'refresh' },
+    } as const
+    const good = await serveRegistry({ token: post() })
+    const fetched = await openUpstream(good.server.url, token).manifest('a', tag, credentialed)
+    expect(fetched.identity).toMatch(/^token-[0-9a-f]{16}@registry\.example$/)
+    expect(Object.fromEntries(new URLSearchParams(bodies[0]))).toEqual({
+      grant_type: 'refresh_token',
+      service: 'it',
+      scope: 'repository:a:pull',
+      client_id: 'dev-mirror',
+      refresh_token: 'refresh',
+    })
+    const thief = await serve((_, response) => reply(response, 200))
+    const bad = await serveRegistry({ token: post(thief.url) })
+    expect((await failureOf(openUpstream(bad.server.url, token).manifest('a', tag, credentialed))).failure).toBe(
+      'invalid',
+    )
+    expect(thief.log).toEqual([])
+  })
+
+  test('answers a Basic challenge, at once the second time', async () => {
+    const server = await serve((request, response) => {
+      if (request.headers.authorization === basic('ann:right')) return reply(response, 200)
+      reply(response, 401, { 'www-authenticate': 'Basic realm="it"' })
+    })
+    const upstream = openUpstream(server.url, withPassword())
+    await upstream.statBlob('a', digest, credentialed)
+    await upstream.statBlob('b', digest, credentialed)
+    expect(server.log).toHaveLength(3)
+    expect((await failureOf(upstream.statBlob('a', digest, anonymous))).status).toBe(401)
+    const wrong = openUpstream(server.url, withPassword('wrong'))
+    expect((await failureOf(wrong.statBlob('a', digest, credentialed))).status).toBe(401)
+  })
+
+  test('limits of one identity are not those of another', async () => {
+    const server = await serve((request, response) => {
+      if (request.headers.authorization) return reply(response, 200)
+      if (request.url!.includes('/private/')) return reply(response, 401, { 'www-authenticate': 'Basic realm="it"' })
+      reply(response, 429, {}, 'slow down')
+    })
+    const upstream = openUpstream(server.url, withPassword())
+    await upstream.statBlob('private', digest, credentialed)
+    expect((await failureOf(upstream.statBlob('a', digest, anonymous))).failure).toBe('limited')
+    await upstream.statBlob('a', digest, credentialed)
+  })
+})
+
+describe('nobody', () => {
+  test('may be sent to a realm elsewhere', async () => {
+    const other = await serve((request, response) => sendToken(request, response, 1))
+    const { server } = await serveRegistry({ realm: () => `${other.url}/token?account=x` })
+    await openUpstream(server.url, withPassword()).manifest('a', tag, anonymous)
+    expect(other.log).toEqual(['GET /token?account=x&service=it&scope=repository%3Aa%3Apull'])
+    expect(other.requests[0]!.headers.authorization).toBeUndefined()
+  })
+
+  test.each(['http://169.254.169.254/token', 'http://metadata.test/token'])('may not be sent to %s', async (realm) => {
+    const { server } = await serveRegistry({ realm: () => realm })
+    const upstream = openUpstream(server.url, {
+      lookup: (_host, _options, callback) => callback(null, [{ address: '169.254.169.254', family: 4 }]),
+    })
+    const error = await failureOf(upstream.manifest('a', tag, anonymous))
+    expect([error.failure, error.status]).toEqual(['invalid', 502])
+    expect(server.log).toHaveLength(1)
+  })
+})

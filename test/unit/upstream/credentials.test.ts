@@ -1,0 +1,202 @@
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { CommandResult, RunCommand } from '../../../src/lib/run-command.ts'
+import { identityOf } from '../../../src/upstream/credential.ts'
+import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
+import { dockerConfigPath } from '../../../src/upstream/docker-config.ts'
+import { failureOf, fakeClock } from './support/open-upstream.ts'
+
+const basic = (pair: string) => Buffer.from(pair).toString('base64')
+const done = (stdout: string, exitCode = 0): CommandResult => ({ exitCode, stdout, stderr: 'secret on stderr' })
+const found = (Username: string, Secret: string) => done(JSON.stringify({ ServerURL: 'x', Username, Secret }))
+
+async function setUp(host: string, config: unknown, run: RunCommand = async () => undefined) {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-credentials-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  const dockerConfig = join(folder, 'config.json')
+  const write = (content: unknown) =>
+    writeFile(dockerConfig, typeof content === 'string' ? content : JSON.stringify(content))
+  if (config !== undefined) await write(config)
+  const runs: string[] = []
+  const clock = fakeClock()
+  const create = (source: CredentialsSource, env: Record<string, string> = {}) =>
+    createCredentials({
+      host,
+      source,
+      dockerConfig,
+      env,
+      clock,
+      runCommand: (file, args, options) => {
+        runs.push([file, ...args, options.input].join(' '))
+        return run(file, args, options)
+      },
+    })
+  return { folder, clock, runs, write, create, credentials: create({ from: 'docker-config' }) }
+}
+
+const none: RunCommand = async () => done('credentials not found in native keychain\n', 1)
+const password = (username: string, password: string) => ({ kind: 'password', username, password })
+
+describe("Docker's config.json", () => {
+  test.each([
+    ['docker.io', 'https://index.docker.io/v1/'],
+    ['docker.io', 'docker.io'],
+    ['docker.io', 'https://registry-1.docker.io/v2/'],
+    ['ghcr.io', 'ghcr.io'],
+    ['ghcr.io', 'https://ghcr.io'],
+    ['ghcr.io', 'http://GHCR.io/v2/'],
+    ['localhost:5000', 'localhost:5000'],
+  ])('for %s is found under %s', async (host, key) => {
+    const { credentials } = await setUp(host, { auths: { [key]: { auth: basic('ann:pass:word') } } })
+    expect(await credentials.find()).toEqual(password('ann', 'pass:word'))
+  })
+
+  test('that is missing, or says nothing of the registry, means nobody', async () => {
+    expect(await (await setUp('ghcr.io', undefined)).credentials.find()).toBeUndefined()
+    expect(
+      await (await setUp('ghcr.io', { auths: { 'quay.io': { auth: basic('a:b') } } })).credentials.find(),
+    ).toBeUndefined()
+    expect(await (await setUp('ghcr.io', { auths: { 'ghcr.io': {} } })).credentials.find()).toBeUndefined()
+  })
+
+  test('may hold a plain pair, an identity token, or one in disguise', async () => {
+    const plain = await setUp('a.example', { auths: { 'a.example': { username: 'u', password: 'p' } } })
+    expect(await plain.credentials.find()).toEqual(password('u', 'p'))
+    const token = await setUp('a.example', { auths: { 'a.example': { auth: basic('0000:'), identitytoken: 'T' } } })
+    expect(await token.credentials.find()).toEqual({ kind: 'identity-token', token: 'T' })
+    const disguised = await setUp('a.example', { auths: { 'a.example': { auth: basic('<token>:T') } } })
+    expect(await disguised.credentials.find()).toEqual({ kind: 'identity-token', token: 'T' })
+  })
+
+  test.each([['{"auths": {"ghcr.io": hunter2'], [{ auths: { 'ghcr.io': { auth: basic('hunter2') } } }]])(
+    'that is broken is said aloud without quoting it',
+    async (content) => {
+      const { credentials } = await setUp('ghcr.io', content)
+      const error = await failureOf(credentials.find())
+      expect(error.failure).toBe('denied')
+      expect(error.message).not.toContain('hunter2')
+    },
+  )
+
+  test('is read again when it changes, at most once a second', async () => {
+    const { credentials, clock, write } = await setUp('ghcr.io', undefined)
+    expect(await credentials.find()).toBeUndefined()
+    await write({ auths: { 'ghcr.io': { auth: basic('ann:new') } } })
+    expect(await credentials.find()).toBeUndefined()
+    clock.pass(1000)
+    expect(await credentials.find()).toEqual(password('ann', 'new'))
+  })
+
+  test('lies where DOCKER_CONFIG says', () => {
+    expect(dockerConfigPath({ DOCKER_CONFIG: '/etc/it' })).toBe('/etc/it/config.json')
+    expect(dockerConfigPath({})).toMatch(/\.docker.config\.json$/)
+  })
+})
+
+describe('credential helpers', () => {
+  test("a registry's helper comes before the store, and the store before the file", async () => {
+    const config = {
+      auths: { 'ghcr.io': { auth: basic('file:f') } },
+      credsStore: 'store',
+      credHelpers: { 'ghcr.io': 'own' },
+    }
+    const own = await setUp('ghcr.io', config, async () => found('own', 'o'))
+    expect(await own.credentials.find()).toEqual(password('own', 'o'))
+    expect(own.runs).toEqual(['docker-credential-own get ghcr.io'])
+    const store = await setUp('ghcr.io', { ...config, credHelpers: {} }, async () => found('<token>', 's'))
+    expect(await store.credentials.find()).toEqual({ kind: 'identity-token', token: 's' })
+    expect(store.runs).toEqual(['docker-credential-store get ghcr.io'])
+  })
+
+  test('are asked about Docker Hub by its old name', async () => {
+    const { credentials, runs } = await setUp('docker.io', { credsStore: 'store' }, async () => found('u', 'p'))
+    await credentials.find()
+    expect(runs).toEqual(['docker-credential-store get https://index.docker.io/v1/'])
+  })
+
+  test('that hold nothing leave it to the file', async () => {
+    const nobody = await setUp('ghcr.io', { credsStore: 'store' }, none)
+    expect(await nobody.credentials.find()).toBeUndefined()
+    const filed = await setUp('ghcr.io', { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('u:p') } } }, none)
+    expect(await filed.credentials.find()).toEqual(password('u', 'p'))
+  })
+
+  test.each<[string, RunCommand]>([
+    ['is not installed', async () => undefined],
+    ['failed with exit code 1', async () => done('no', 1)],
+    ['did not finish', async () => ({ exitCode: undefined, stdout: '', stderr: '' })],
+    ['is no credential', async () => done('hunter2')],
+  ])('that cannot help are named: %s', async (why, run) => {
+    const { credentials } = await setUp('ghcr.io', { credsStore: 'broken' }, run)
+    const error = await failureOf(credentials.find())
+    expect([error.failure, error.status]).toEqual(['denied', 401])
+    expect(error.message).toContain('docker-credential-broken')
+    expect(error.message).toContain(why)
+    expect(error.message).not.toMatch(/secret|hunter2/)
+  })
+
+  test('are run once for all who wait, and again after ten minutes', async () => {
+    const { credentials, runs, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('u', 'p'))
+    await Promise.all(Array.from({ length: 20 }, () => credentials.find()))
+    clock.pass(599_000)
+    await credentials.find()
+    expect(runs).toHaveLength(1)
+    clock.pass(1000)
+    await credentials.find()
+    expect(runs).toHaveLength(2)
+  })
+
+  test('are run again when their word was refused, and only another word counts', async () => {
+    let secret = 'old'
+    const { credentials, runs, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('u', secret))
+    const old = (await credentials.find())!
+    clock.pass(5000)
+    expect(await credentials.renew(old)).toBeUndefined()
+    secret = 'new'
+    expect(await credentials.renew(old)).toBeUndefined()
+    clock.pass(5000)
+    expect(await credentials.renew(old)).toEqual(password('u', 'new'))
+    expect(runs).toHaveLength(3)
+  })
+
+  test('that are no program name are not run', async () => {
+    const { credentials, runs } = await setUp('ghcr.io', { credsStore: '../../bin/sh' })
+    expect((await failureOf(credentials.find())).failure).toBe('denied')
+    expect(runs).toEqual([])
+  })
+})
+
+describe('a password', () => {
+  test('comes from a file, as it is now', async () => {
+    const { folder, create } = await setUp('ghcr.io', undefined)
+    const passwordFile = join(folder, 'password')
+    const credentials = create({ from: 'password-file', username: 'ann', passwordFile })
+    expect((await failureOf(credentials.find())).message).toContain(passwordFile)
+    await writeFile(passwordFile, 'one\n')
+    await chmod(passwordFile, 0o600)
+    const one = (await credentials.find())!
+    expect(one).toEqual(password('ann', 'one'))
+    expect(await credentials.renew(one)).toBeUndefined()
+    await writeFile(passwordFile, 'two')
+    expect(await credentials.renew(one)).toEqual(password('ann', 'two'))
+    await writeFile(passwordFile, '\n')
+    expect((await failureOf(credentials.find())).message).toContain('empty')
+  })
+
+  test('comes from the environment', async () => {
+    const { create } = await setUp('ghcr.io', undefined)
+    const source = { from: 'password-env', username: 'ann', passwordEnv: 'GHCR_TOKEN' } as const
+    expect(await create(source, { GHCR_TOKEN: 'p' }).find()).toEqual(password('ann', 'p'))
+    expect((await failureOf(create(source).find())).message).toContain('GHCR_TOKEN')
+  })
+})
+
+test('an identity is stable and holds no secret', () => {
+  expect(identityOf(undefined, 'ghcr.io')).toBe('anonymous')
+  expect(identityOf({ kind: 'password', username: 'AWS', password: 'x' }, 'ghcr.io')).toBe('AWS@ghcr.io')
+  const a = identityOf({ kind: 'identity-token', token: 'hunter2' }, 'ghcr.io')
+  expect(a).not.toContain('hunter2')
+  expect(identityOf({ kind: 'identity-token', token: 'other' }, 'ghcr.io')).not.toBe(a)
+})

@@ -1,0 +1,224 @@
+import { createServer, request as httpRequest, type Server } from 'node:http'
+import { connect, type AddressInfo } from 'node:net'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { MirrorError } from '../../../src/lib/errors.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { testCertificate } from './support/certificate.ts'
+import { failureOf, openUpstream, readAll } from './support/open-upstream.ts'
+import { reply, serve } from './support/serve.ts'
+
+const digest = digestOf(Buffer.from('blob'))
+const tag = { kind: 'tag', tag: 'v1' } as const
+const credentialed = { access: 'credentialed' } as const
+const anonymous = { access: 'anonymous' } as const
+const withPassword = {
+  credentials: { from: 'password-env', username: 'ann', passwordEnv: 'PASSWORD' },
+  env: { PASSWORD: 'hunter2' },
+} as const
+
+/** A registry that wants a password and then sends everybody elsewhere. */
+const sendingTo = (location: string | ((url: string) => string), status = 307) =>
+  serve((request, response) => {
+    if (!request.headers.authorization) return reply(response, 401, { 'www-authenticate': 'Basic realm="x"' })
+    reply(response, status, { location: typeof location === 'string' ? location : location(request.url!) })
+  })
+
+/** A forward proxy: absolute URLs and CONNECT, both to where `port` says. */
+async function serveProxy(port: number): Promise<{ url: string; log: string[] }> {
+  const log: string[] = []
+  const server: Server = createServer((request, response) => {
+    log.push(`${request.method} ${request.url}`)
+    const { pathname } = new URL(request.url!)
+    const onward = httpRequest({ port, method: request.method, path: pathname }, (answer) => {
+      response.writeHead(answer.statusCode!, answer.headers)
+      answer.pipe(response)
+    })
+    onward.end()
+  })
+  server.on('connect', (request, socket) => {
+    log.push(`CONNECT ${request.url}`)
+    const onward = connect(port, '127.0.0.1', () => {
+      socket.write('HTTP/1.1 200 OK\r\n\r\n')
+      onward.pipe(socket).pipe(onward)
+    })
+    onward.on('error', () => socket.destroy())
+    socket.on('error', () => onward.destroy())
+    socket.on('close', () => onward.destroy())
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => server.close().closeAllConnections())
+  return { url: `127.0.0.1:${(server.address() as AddressInfo).port}`, log }
+}
+
+describe('redirects', () => {
+  test.each([301, 302, 303, 307, 308])(
+    'a %i to another port loses the Authorization and keeps the Range',
+    async (status) => {
+      const storage = await serve((_, response) => reply(response, 206, { 'content-range': 'bytes 2-3/4' }, 'ob'))
+      const registry = await sendingTo(`${storage.url}/x?X-Amz-Signature=abc`, status)
+      const upstream = openUpstream(registry.url, withPassword)
+      const { body, identity } = await upstream.blob('a', digest, { ...credentialed, from: 2 })
+      expect((await readAll(body)).toString()).toBe('ob')
+      expect(identity).toBe('ann@registry.example')
+      expect(registry.requests.at(-1)!.headers.authorization).toMatch(/^Basic /)
+      expect(storage.requests[0]!.headers.authorization).toBeUndefined()
+      expect(storage.requests[0]!.headers.range).toBe('bytes=2-')
+    },
+  )
+
+  test('on the same origin keep the Authorization', async () => {
+    const registry = await serve((request, response) => {
+      if (!request.headers.authorization) return reply(response, 401, { 'www-authenticate': 'Basic realm="x"' })
+      if (request.url === '/moved') return reply(response, 200, {}, 'blob')
+      reply(response, 307, { location: '/moved' })
+    })
+    const { body } = await openUpstream(registry.url, withPassword).blob('a', digest, { ...credentialed, from: 0 })
+    expect((await readAll(body)).toString()).toBe('blob')
+  })
+
+  test('do not get the Authorization back by returning', async () => {
+    const seen: (string | undefined)[] = []
+    const there = await serve((_, response) => reply(response, 307, { location: `${registry.url}/back` }))
+    const registry = await serve((request, response) => {
+      if (request.url === '/back') {
+        seen.push(request.headers.authorization)
+        return reply(response, 200, {}, 'blob')
+      }
+      if (!request.headers.authorization) return reply(response, 401, { 'www-authenticate': 'Basic realm="x"' })
+      reply(response, 307, { location: there.url })
+    })
+    await openUpstream(registry.url, withPassword).statBlob('a', digest, credentialed)
+    expect(seen).toEqual([undefined])
+  })
+
+  test.each([
+    [5, true],
+    [6, false],
+  ])('%i in a row: followed %s', async (hops, followed) => {
+    const registry = await serve((request, response) => {
+      const hop = Number(/hop=(\d)/.exec(request.url!)?.[1] ?? 0)
+      if (hop === hops) return reply(response, 200, {}, 'blob')
+      reply(response, 307, { location: `/x?hop=${hop + 1}` })
+    })
+    const asking = openUpstream(registry.url).statBlob('a', digest, anonymous)
+    if (followed) expect((await asking).size).toBe(4)
+    else expect(await failureOf(asking)).toMatchObject({ failure: 'invalid', status: 502 })
+    expect(registry.log).toHaveLength(6)
+  })
+
+  test.each([
+    'http://169.254.169.254/latest/meta-data',
+    'http://[fe80::1]/',
+    'file:///etc/passwd',
+    'http://user:pw@127.0.0.1/',
+  ])('to %s are refused without a try', async (location) => {
+    const registry = await sendingTo(location)
+    const error = await failureOf(openUpstream(registry.url, withPassword).statBlob('a', digest, credentialed))
+    expect([error.failure, error.status]).toEqual(['invalid', 502])
+    expect(error.message).not.toContain('pw')
+    expect(registry.log).toHaveLength(2)
+  })
+
+  test('to a name with a more private address are refused without a connection', async () => {
+    const registry = await serve((_, response) => reply(response, 307, { location: 'http://metadata.test/' }))
+    const upstream = openUpstream(registry.url, {
+      lookup: (_host, _options, callback) => callback(null, [{ address: '169.254.169.254', family: 4 }]),
+    })
+    const error = await failureOf(upstream.statBlob('a', digest, anonymous))
+    expect(error.failure).toBe('invalid')
+    expect(error.message).toContain('metadata.test')
+  })
+
+  test('from https to http are refused', async () => {
+    const plain = await serve((_, response) => reply(response, 200, {}, 'blob'))
+    const registry = await serve((_, response) => reply(response, 307, { location: plain.url }), testCertificate)
+    const upstream = openUpstream(registry.url, { ca: testCertificate.cert })
+    expect((await failureOf(upstream.statBlob('a', digest, anonymous))).failure).toBe('invalid')
+    expect(plain.log).toEqual([])
+  })
+
+  test('an expired link is healed by a new one from the registry', async () => {
+    const storage = await serve((request, response) => reply(response, request.url === '/2' ? 200 : 403, {}, 'blob'))
+    const registry = await serve((_, response) =>
+      reply(response, 307, { location: `${storage.url}/${registry.log.length}` }),
+    )
+    const upstream = openUpstream(registry.url)
+    expect((await readAll((await upstream.blob('a', digest, { ...anonymous, from: 0 })).body)).toString()).toBe('blob')
+    expect(registry.log).toHaveLength(2)
+  })
+
+  test('storage that stays broken is unavailable, and does not count against the registry', async () => {
+    const storage = await serve((_, response) => reply(response, 500))
+    const registry = await sendingTo(storage.url)
+    const upstream = openUpstream(registry.url, withPassword)
+    const error = await failureOf(upstream.blob('a', digest, { ...credentialed, from: 0 }))
+    expect([error.failure, error.status]).toEqual(['unavailable', 502])
+    expect(upstream.health().state).toBe('ok')
+  })
+})
+
+describe('an upstream that was not configured by name', () => {
+  test.each(['127.0.0.1', 'localhost'])('is not asked at %s', async (hostname) => {
+    const server = await serve((_, response) => reply(response, 200))
+    const upstream = openUpstream(`http://${hostname}:${server.port}`, { allowPrivate: false })
+    const error = await failureOf(upstream.resolve('a', tag, anonymous))
+    expect(error.failure).toBe('invalid')
+    expect(error.message).toContain('configured by name')
+    expect(server.connections).toBe(0)
+  })
+})
+
+describe('an own CA', () => {
+  test('is trusted for its upstream', async () => {
+    const server = await serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
+    const { size } = await openUpstream(server.url, { ca: testCertificate.cert }).statBlob('a', digest, anonymous)
+    expect(size).toBe(4)
+  })
+
+  test('is named as the remedy when a certificate is not trusted', async () => {
+    const server = await serve((_, response) => reply(response, 200), testCertificate)
+    const error = await failureOf(openUpstream(server.url).statBlob('a', digest, anonymous))
+    expect(error.failure).toBe('unavailable')
+    expect(error.message).toContain('upstreams."registry.example".ca')
+  })
+
+  test.each(['', 'no PEM', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----'])('%j is refused', (ca) => {
+    expect(() => openUpstream('https://registry.example', { ca })).toThrow(MirrorError)
+  })
+})
+
+describe('proxies', () => {
+  test.each(['http_proxy', 'HTTP_PROXY'])('%s is asked for http, without a scheme too', async (variable) => {
+    const server = await serve((_, response) => reply(response, 200, {}, 'blob'))
+    const proxy = await serveProxy(server.port)
+    const upstream = openUpstream('http://registry.test:5000', { env: { [variable]: proxy.url } })
+    expect((await upstream.statBlob('a', digest, anonymous)).size).toBe(4)
+    expect(proxy.log).toEqual([`HEAD http://registry.test:5000/v2/a/blobs/${digest}`])
+  })
+
+  test('HTTPS_PROXY is tunnelled through for https, with the own CA', async () => {
+    const server = await serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
+    const proxy = await serveProxy(server.port)
+    const env = { HTTPS_PROXY: `http://${proxy.url}` }
+    const upstream = openUpstream('https://localhost.test', { env, ca: testCertificate.cert })
+    const error = await failureOf(upstream.statBlob('a', digest, anonymous))
+    expect(error.message).toContain('ERR_TLS_CERT_ALTNAME_INVALID')
+    expect(proxy.log[0]).toBe('CONNECT localhost.test:443')
+  })
+
+  test('NO_PROXY and loopback addresses are asked directly', async () => {
+    const server = await serve((_, response) => reply(response, 200, {}, 'blob'))
+    const proxy = await serveProxy(server.port)
+    const lookup = openUpstream(`http://registry.test:${server.port}`, {
+      env: { HTTP_PROXY: proxy.url, NO_PROXY: '.test' },
+      lookup: (_host, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),
+    })
+    await lookup.statBlob('a', digest, anonymous)
+    await openUpstream(server.url, { env: { HTTP_PROXY: proxy.url } }).statBlob('a', digest, anonymous)
+    expect(proxy.log).toEqual([])
+  })
+
+  test('one that is no URL is refused', () => {
+    expect(() => openUpstream('http://registry.test', { env: { HTTPS_PROXY: 'socks5://x' } })).toThrow(/HTTPS_PROXY/)
+  })
+})

@@ -1,0 +1,43 @@
+import { describe, expect, test } from 'vitest'
+import { builtInUpstreams, createRouting, defaultUpstreamUrl } from '../../../src/upstream/routing.ts'
+
+const route = createRouting({ configured: new Set(['registry.corp.example:5000']), defaultUpstream: 'docker.io' })
+const ask = (registry: string | undefined, name: string, byNamespace = false) => route({ registry, name, byNamespace })
+
+describe('routing', () => {
+  test('a request that names no registry means the default upstream', () => {
+    expect(ask(undefined, 'bitnami/redis')).toEqual({ host: 'docker.io', name: 'bitnami/redis' })
+  })
+
+  test('a single-segment name is below library/ on Docker Hub, and nowhere else', () => {
+    expect(ask('docker.io', 'alpine')).toEqual({ host: 'docker.io', name: 'library/alpine' })
+    expect(ask('registry.k8s.io', 'pause')).toEqual({ host: 'registry.k8s.io', name: 'pause' })
+  })
+
+  test.each([...builtInUpstreams, 'registry.corp.example:5000'])('%s may be asked', (host) => {
+    expect(ask(host, 'a/b')).toEqual({ host, name: 'a/b' })
+  })
+
+  test.each(['169.254.169.254', '127.0.0.1:1', 'evil.example', 'registry.corp.example', 'ghcr.io.evil.example'])(
+    '%s may not be asked',
+    (host) => {
+      expect(ask(host, 'a/b', true)).toBeUndefined()
+    },
+  )
+
+  test('*.pkg.dev may be asked by clients that send ns, and by no others', () => {
+    expect(ask('europe-docker.pkg.dev', 'p/r/i', true)).toEqual({ host: 'europe-docker.pkg.dev', name: 'p/r/i' })
+    expect(ask('europe-docker.pkg.dev', 'p/r/i')).toBeUndefined()
+    expect(ask('a.evil.pkg.dev.example', 'p/r/i', true)).toBeUndefined()
+  })
+
+  test('a default upstream needs no entry', () => {
+    const route = createRouting({ configured: new Set(), defaultUpstream: 'registry.corp.example' })
+    expect(route({ registry: undefined, name: 'app', byNamespace: false })?.host).toBe('registry.corp.example')
+  })
+
+  test('Docker Hub answers under another name than its own', () => {
+    expect(defaultUpstreamUrl('docker.io')).toBe('https://registry-1.docker.io')
+    expect(defaultUpstreamUrl('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
+  })
+})

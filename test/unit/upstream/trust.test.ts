@@ -1,0 +1,156 @@
+import { describe, expect, test } from 'vitest'
+import { classifyAddress, isMorePrivate, literalAddress } from '../../../src/upstream/address-class.ts'
+import { createAddressGuard, type LookupAll } from '../../../src/upstream/address-guard.ts'
+import { mayReceiveCredential, redirectTarget } from '../../../src/upstream/trust.ts'
+
+const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
+  mayReceiveCredential(new URL(realm), new URL(upstream), tokenHosts)
+
+describe('a realm may see the credential', () => {
+  test.each([
+    ['on the same host and port', 'https://registry.example', 'https://registry.example/token'],
+    ['on the same host and port over http', 'http://127.0.0.1:5000', 'http://127.0.0.1:5000/token'],
+    ['on the same registrable domain', 'https://registry-1.docker.io', 'https://auth.docker.io/token'],
+    ['on another port of the same domain', 'https://registry.corp.example', 'https://registry.corp.example:8443/token'],
+    ['where NVIDIA keeps it', 'https://nvcr.io', 'https://authn.nvidia.com/token'],
+  ])('%s', (_, upstream, realm) => {
+    expect(trusts(upstream, realm)).toBe(true)
+  })
+
+  test('on a host the user named, by its port when it has one', () => {
+    expect(trusts('https://a.example', 'https://auth.other.example/token', ['Auth.other.example'])).toBe(true)
+    expect(trusts('https://a.example', 'https://auth.other.example:444/token', ['auth.other.example:444'])).toBe(true)
+    expect(trusts('https://a.example', 'https://auth.other.example:444/token', ['auth.other.example'])).toBe(false)
+  })
+})
+
+describe('a realm may not see the credential', () => {
+  test.each([
+    ['on a foreign host', 'https://registry.example', 'https://evil.test/token'],
+    ['on a host that only ends alike', 'https://docker.io', 'https://evildocker.io/token'],
+    ['on another customer of one public suffix', 'https://me.github.io', 'https://you.github.io/token'],
+    ['over http when the upstream is https', 'https://registry.example', 'http://registry.example/token'],
+    ['over http on a sister host', 'http://registry.corp.example', 'http://auth.corp.example/token'],
+    ['on another port of a literal address', 'https://10.0.0.1:5000', 'https://10.0.0.1:5001/token'],
+    ['on another port of localhost', 'https://localhost:5000', 'https://localhost:5001/token'],
+    ['on another literal address', 'https://10.0.0.1', 'https://10.0.0.2/token'],
+    ['where NVIDIA keeps it, for anybody else', 'https://registry.example', 'https://authn.nvidia.com/token'],
+    ['of another scheme', 'https://registry.example', 'ftp://registry.example/token'],
+  ])('%s', (_, upstream, realm) => {
+    expect(trusts(upstream, realm)).toBe(false)
+  })
+
+  test('over http on a named host, when the upstream is https', () => {
+    expect(trusts('https://a.example', 'http://auth.example', ['auth.example'])).toBe(false)
+  })
+})
+
+describe('a redirect', () => {
+  test('may be relative', () => {
+    expect(String(redirectTarget(new URL('https://a.example/v2/x'), '../y?z=1'))).toBe('https://a.example/y?z=1')
+  })
+
+  test.each([
+    ['https://a.example', 'http://a.example/x'],
+    ['https://a.example', 'file:///etc/passwd'],
+    ['https://a.example', 'https://user:secret@b.example/'],
+    ['https://a.example', 'https://'],
+  ])('from %s to %s is refused', (from, to) => {
+    expect(typeof redirectTarget(new URL(from), to)).toBe('string')
+  })
+})
+
+describe('addresses', () => {
+  test.each([
+    ['8.8.8.8', 'public'],
+    ['2606:4700::1', 'public'],
+    ['198.18.0.7', 'public'],
+    ['10.1.2.3', 'private'],
+    ['172.31.0.1', 'private'],
+    ['192.168.1.1', 'private'],
+    ['100.100.100.200', 'private'],
+    ['fd00:ec2::254', 'private'],
+    ['127.8.8.8', 'loopback'],
+    ['0.0.0.0', 'loopback'],
+    ['::1', 'loopback'],
+    ['::ffff:127.0.0.1', 'loopback'],
+    ['::ffff:169.254.169.254', 'link-local'],
+    ['169.254.169.254', 'link-local'],
+    ['fe80::1%eth0', 'link-local'],
+    ['255.255.255.255', 'link-local'],
+  ])('%s is %s', (address, expected) => {
+    expect(classifyAddress(address)).toBe(expected)
+  })
+
+  test('odd spellings of an address are seen through', () => {
+    expect(literalAddress(new URL('http://0x7f.1/'))).toBe('127.0.0.1')
+    expect(literalAddress(new URL('http://2852039166/'))).toBe('169.254.169.254')
+    expect(literalAddress(new URL('http://[::ffff:a00:1]/'))).toBe('::ffff:a00:1')
+    expect(literalAddress(new URL('http://registry.example/'))).toBeUndefined()
+  })
+
+  test('link-local is only for those who are there', () => {
+    expect(isMorePrivate('link-local', 'loopback')).toBe(true)
+    expect(isMorePrivate('private', 'loopback')).toBe(false)
+    expect(isMorePrivate('loopback', 'private')).toBe(true)
+    expect(isMorePrivate('private', 'public')).toBe(true)
+  })
+})
+
+describe('the address guard', () => {
+  const zone: Record<string, string[]> = {
+    'registry.corp.example': ['10.0.0.5'],
+    'storage.corp.example': ['10.0.0.6'],
+    'rebind.example': ['127.0.0.1'],
+    'mixed.example': ['169.254.169.254', '9.9.9.9'],
+    'registry.public.example': ['9.9.9.9'],
+  }
+  const lookup: LookupAll = (hostname, _options, callback) =>
+    callback(
+      null,
+      zone[hostname]!.map((address) => ({ address, family: 4 })),
+    )
+  const guard = (url: string, allowPrivate: boolean, tokenHosts: string[] = []) =>
+    createAddressGuard({ host: 'it', url: new URL(url), allowPrivate, tokenHosts, lookup })
+  const resolve = (from: ReturnType<typeof guard>, hostname: string) =>
+    new Promise<string[]>((done, fail) =>
+      from.lookup(hostname, { all: true }, (error, found) =>
+        error ? fail(error) : done((found as { address: string }[]).map(({ address }) => address)),
+      ),
+    )
+
+  test('lets a private upstream lead to its neighbours, and to nothing nearer', async () => {
+    const it = guard('https://registry.corp.example', true)
+    await resolve(it, 'registry.corp.example')
+    expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
+    await expect(resolve(it, 'rebind.example')).rejects.toThrow(/more private address/)
+  })
+
+  test('lets a public upstream lead to public addresses only', async () => {
+    const it = guard('https://registry.public.example', true)
+    await resolve(it, 'registry.public.example')
+    await expect(resolve(it, 'storage.corp.example')).rejects.toThrow(/more private address/)
+    expect(await resolve(it, 'mixed.example')).toEqual(['9.9.9.9'])
+  })
+
+  test('lets hosts the user named be anywhere', async () => {
+    const it = guard('https://registry.public.example', true, ['storage.corp.example:8443'])
+    expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
+  })
+
+  test('wants an upstream that was not configured by name to be public', async () => {
+    await expect(resolve(guard('https://registry.corp.example', false), 'registry.corp.example')).rejects.toThrow(
+      /configured by name/,
+    )
+    expect(() => guard('https://10.0.0.1', false).checkLiteral(new URL('https://10.0.0.1/v2/'))).toThrow(/by name/)
+    expect(() => guard('https://10.0.0.1', true).checkLiteral(new URL('https://10.0.0.1/v2/'))).not.toThrow()
+  })
+
+  test('answers sockets that want one address', async () => {
+    const it = guard('https://registry.public.example', false)
+    const one = await new Promise((done) =>
+      it.lookup('registry.public.example', {}, (_error, address, family) => done([address, family])),
+    )
+    expect(one).toEqual(['9.9.9.9', 4])
+  })
+})
