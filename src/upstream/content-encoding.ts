@@ -52,7 +52,7 @@ function isUnzippable(encoding: string): boolean {
 }
 
 function isDecoderError(error: unknown): boolean {
-  return /^(Z_|ERR_BROTLI|ERR__ERROR|ERR_PADDING|ERR_ZLIB|ERR_)/.test(errnoOf(error) ?? '')
+  return /^(Z_|ERR_)/.test(errnoOf(error) ?? '')
 }
 
 function undecodable(where: string, encoding: string): UpstreamError {

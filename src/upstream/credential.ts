@@ -33,7 +33,10 @@ export function isSameCredential(a: Credential, b: Credential): boolean {
   return b.kind === 'identity-token' && a.token === b.token
 }
 
-/** The error of a credential that is configured and cannot be had: never a reason to ask as nobody instead. */
+/**
+ * The error of a credential that is configured and cannot be had: never a reason to ask as nobody instead. The upstream has
+ * said nothing, so it is an outage and no refusal: what is cached is still served.
+ */
 export function unusableCredential(host: string, why: string): UpstreamError {
-  return new UpstreamError('denied', 401, `The credential for ${host} cannot be used: ${why}.`)
+  return new UpstreamError('unavailable', 503, `The credential for ${host} cannot be used: ${why}.`)
 }

@@ -40,10 +40,12 @@ export function createTokenCache(host: string, deps: { exchange: Exchange; clock
   }
 
   return {
-    get(request, signal) {
+    async get(request, signal) {
+      // Before a request begins whose failure nobody would be there to meet.
+      signal?.throwIfAborted()
       const key = keyOf(request)
       const known = tokens.get(key)
-      if (known && deps.clock.monotonic() < known.refreshAt) return Promise.resolve(known)
+      if (known && deps.clock.monotonic() < known.refreshAt) return known
       const flight = flights.get(key) ?? fetchToken(key, request)
       flights.set(key, flight)
       return untilAborted(flight, signal)

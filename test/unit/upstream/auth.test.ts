@@ -277,7 +277,7 @@ describe('a credential', () => {
   test('that cannot be had is not replaced by nobody', async () => {
     const { server } = await serveRegistry()
     const upstream = openUpstream(server.url, { ...withPassword(), env: {} })
-    expect((await failureOf(upstream.manifest('a', tag, credentialed))).failure).toBe('denied')
+    expect((await failureOf(upstream.manifest('a', tag, credentialed))).failure).toBe('unavailable')
     expect(server.log).toEqual([])
   })
 

@@ -75,7 +75,7 @@ describe("Docker's config.json", () => {
     async (content) => {
       const { credentials } = await setUp('ghcr.io', content)
       const error = await failureOf(credentials.find())
-      expect(error.failure).toBe('denied')
+      expect(error.failure).toBe('unavailable')
       expect(error.message).not.toContain('hunter2')
     },
   )
@@ -131,7 +131,7 @@ describe('credential helpers', () => {
   ])('that cannot help are named: %s', async (why, run) => {
     const { credentials } = await setUp('ghcr.io', { credsStore: 'broken' }, run)
     const error = await failureOf(credentials.find())
-    expect([error.failure, error.status]).toEqual(['denied', 401])
+    expect([error.failure, error.status]).toEqual(['unavailable', 503])
     expect(error.message).toContain('docker-credential-broken')
     expect(error.message).toContain(why)
     expect(error.message).not.toMatch(/secret|hunter2/)
@@ -163,7 +163,7 @@ describe('credential helpers', () => {
 
   test('that are no program name are not run', async () => {
     const { credentials, runs } = await setUp('ghcr.io', { credsStore: '../../bin/sh' })
-    expect((await failureOf(credentials.find())).failure).toBe('denied')
+    expect((await failureOf(credentials.find())).failure).toBe('unavailable')
     expect(runs).toEqual([])
   })
 })

@@ -307,6 +307,21 @@ describe('encoded answers', () => {
     expect((await readAll(body)).equals(layer)).toBe(true)
   })
 
+  test('an encoded blob that is reset fails like any other, and one that is left leaves no connection', async () => {
+    const packed = gzipSync(blob, { level: 0 })
+    const server = await serve((request, response) => {
+      response.writeHead(200, { 'content-encoding': 'gzip', 'content-length': packed.length })
+      response.write(packed.subarray(0, 40_000))
+      if (server.log.length === 1) setTimeout(() => request.socket.resetAndDestroy(), 50)
+    })
+    const upstream = openUpstream(server.url)
+    const cut = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    expect(await failureOf(readAll(cut.body))).toMatchObject({ failure: 'unavailable', status: 502 })
+    const left = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    for await (const chunk of left.body) if (chunk.length > 0) break
+    await eventually(() => server.sockets.size === 0, 1500)
+  })
+
   test('a blob that cannot be decoded is invalid, and leaves no connection', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-encoding': 'gzip' })
