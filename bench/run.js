@@ -41,7 +41,8 @@ try {
     for (const [name, measure] of Object.entries(subjects)) samples[name].push(measure())
   }
   const bare = median(samples['`node -e 0`'])
-  const row = (name, values) => `| ${name} | ${median(values).toFixed(0)} ms | ${(median(values) / bare).toFixed(2)} × |`
+  const row = (name, values) =>
+    `| ${name} | ${median(values).toFixed(0)} ms | ${(median(values) / bare).toFixed(2)} × |`
   const [cpu] = cpus()
   const text = [
     '# Results',

@@ -17,10 +17,16 @@ const advance = size * 0.6
 const leading = 20
 const width = Math.ceil(Math.max(...lines.map((line) => plain(line).length)) * advance) + 48
 const height = lines.length * leading + 56
-const colours = { 1: 'font-weight="700"', 2: 'fill="#7d8590"', 31: 'fill="#ff7b72"', 32: 'fill="#3fb950"', 33: 'fill="#d29922"', 36: 'fill="#39c5cf"' }
+const colours = {
+  1: 'font-weight="700"',
+  2: 'fill="#7d8590"',
+  31: 'fill="#ff7b72"',
+  32: 'fill="#3fb950"',
+  33: 'fill="#d29922"',
+  36: 'fill="#39c5cf"',
+}
 
 function plain(line) {
-  // eslint-disable-next-line no-control-regex
   return line.replaceAll(/\u001B\[[\d;]*m/g, '')
 }
 
@@ -32,7 +38,6 @@ function draw(line, at) {
   const active = new Set()
   let column = 0
   let spans = ''
-  // eslint-disable-next-line no-control-regex
   for (const part of line.split(/(\u001B\[[\d;]*m)/)) {
     const code = /^\u001B\[([\d;]*)m$/.exec(part)
     if (code) {

@@ -1,0 +1,61 @@
+import { describe, expect, test } from 'vitest'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { get } from '../support/get.ts'
+import { rawHttp } from '../support/raw-http.ts'
+import { app, startScene } from '../support/scene.ts'
+
+describe('the Host header', () => {
+  test.each([
+    'localhost',
+    'localhost:5055',
+    'LOCALHOST',
+    '127.0.0.1',
+    '127.0.0.1:5055',
+    '[::1]:5055',
+    'host.docker.internal:5055',
+    'mirror.corp.example',
+  ])('%s is ours', async (host) => {
+    const { mirror, image } = await startScene({ allowedHosts: ['mirror.corp.example'] })
+    expectContent(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), image.digest)
+  })
+
+  test.each([
+    'evil.example',
+    'evil.example:5055',
+    '169.254.169.254',
+    'localhost.evil.example',
+    '127.0.0.1.nip.example',
+  ])('%s is refused, counted and named', async (host) => {
+    const { upstream, mirror } = await startScene()
+    expectError(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), 421)
+    await mirror.get('/v2/', { headers: { host } })
+    expect(upstream.requests).toEqual([])
+    expect((await mirror.status()).refusedHosts).toEqual({ [host.replace(/:\d+$/, '')]: 2 })
+  })
+
+  test('given twice is a 400, even when both are ours', async () => {
+    const { mirror } = await startScene()
+    const request = 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+    expect((await rawHttp(mirror.url, request)).statuses).toEqual([400])
+  })
+
+  test('missing is a 400', async () => {
+    const { mirror } = await startScene()
+    expect((await rawHttp(mirror.url, 'GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n')).statuses).toEqual([400])
+  })
+
+  test('is asked of the admin listener, too', async () => {
+    const { mirror } = await startScene()
+    for (const path of ['/healthz', '/api/status', '/metrics']) {
+      expectError(await get(mirror.adminUrl, path, { headers: { host: 'evil.example' } }), 421)
+    }
+  })
+})
+
+test('the number of names that are remembered is bounded', async () => {
+  const { mirror } = await startScene()
+  await Promise.all(
+    Array.from({ length: 200 }, (_, at) => mirror.get('/v2/', { headers: { host: `h${at}.evil.example` } })),
+  )
+  expect(Object.keys((await mirror.status()).refusedHosts).length).toBeLessThanOrEqual(100)
+})

@@ -1,0 +1,122 @@
+import { readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { expectError } from '../support/expect-content.ts'
+import { status } from '../support/faults.ts'
+import { get } from '../support/get.ts'
+import { app, startScene } from '../support/scene.ts'
+
+describe('what is counted', () => {
+  test('a cold pull is misses, a warm one hits; bytes saved are those of hits', async () => {
+    const { mirror, image, layer, layerBytes } = await startScene({ cache: { tagFreshness: 60_000 } })
+    for (const _ of ['cold', 'warm']) {
+      await mirror.get(`${app}/manifests/v1`)
+      await mirror.get(`${app}/blobs/${layer}`)
+      await mirror.untilStored(2)
+    }
+    const size = image.bytes.length + layerBytes.length
+    const { cache, upstreams, storage } = await mirror.status()
+    expect(cache).toMatchObject({
+      requests: 4,
+      hits: 2,
+      misses: 2,
+      collapsed: 0,
+      revalidated: 0,
+      staleServed: 0,
+      errors: 0,
+      digestMismatches: 0,
+      hitRatio: 0.5,
+      bytesServed: 2 * size,
+      bytesFromUpstream: size,
+      bytesSaved: size,
+    })
+    expect(upstreams).toEqual({ 'docker.io': { hits: 2, misses: 2, bytesFromUpstream: size, state: 'ok' } })
+    expect(storage).toMatchObject({ bytes: size, blobs: 2, manifests: 1, pushedBytes: 0 })
+  })
+
+  test('a tag that was confirmed is a hit, and counted as such', async () => {
+    const { mirror } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/manifests/v1`)
+    expect((await mirror.status()).cache).toMatchObject({ hits: 1, misses: 1, revalidated: 1 })
+  })
+
+  test('an absence is neither hit nor miss nor error; an outage is an error', async () => {
+    const { upstream, mirror } = await startScene()
+    await mirror.get(`${app}/manifests/absent`)
+    expect((await mirror.status()).cache).toMatchObject({ hits: 0, misses: 0, errors: 0 })
+    upstream.on({}, status(503))
+    await mirror.get(`${app}/manifests/v1`)
+    expect((await mirror.status()).cache).toMatchObject({ hits: 0, misses: 0, errors: 1 })
+    expect((await mirror.status()).upstreams['docker.io']?.state).toBe('failing')
+  })
+
+  test('a ping counts for nothing that is shown in the ratio', async () => {
+    const { mirror } = await startScene()
+    for (const path of ['/v2/', '/v2/_catalog', `${app}/tags/list`]) await mirror.get(path)
+    expect((await mirror.status()).cache).toMatchObject({ hits: 0, misses: 0, hitRatio: 0 })
+  })
+
+  test('a pull by tag and then by digest is one pull of one image', async () => {
+    const { mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/manifests/${image.digest}`)
+    const { images } = await mirror.status()
+    expect(images).toEqual([
+      {
+        name: 'docker.io/library/app:v1',
+        digest: image.digest,
+        bytes: image.bytes.length,
+        pulls: 1,
+        lastPulled: expect.any(String),
+        checkedAt: expect.any(String),
+      },
+    ])
+  })
+})
+
+describe('the admin listener', () => {
+  test('answers health, status and metrics to the loopback without a token', async () => {
+    const { mirror } = await startScene()
+    expect(JSON.parse((await get(mirror.adminUrl, '/healthz')).body.toString())).toEqual({ status: 'ok' })
+    const metrics = await get(mirror.adminUrl, '/metrics')
+    expect(metrics.headers['content-type']).toMatch(/^text\/plain/)
+    expect(metrics.body.toString()).toMatch(/^# TYPE \w+ counter$/m)
+  })
+
+  test('shows where it is, since when, and on what', async () => {
+    const { mirror } = await startScene()
+    await sleep(5)
+    const report = await mirror.status()
+    expect(report).toMatchObject({ running: true, version: '0.0.0-test', runtime: 'process', pid: process.pid })
+    expect(report.endpoints).toMatchObject({ cache: [mirror.url], admin: [mirror.adminUrl] })
+    expect(Date.parse(report.startedAt)).toBeLessThanOrEqual(Date.now())
+  })
+
+  test.each(['/api/cache/rm', '/api/cache/prune', '/api/cache/verify', '/api/stop'])(
+    'changes nothing without the token: %s',
+    async (path) => {
+      const { mirror } = await startScene()
+      const token = 'f'.repeat(64)
+      for (const headers of [{}, { authorization: `Bearer ${token}` }, { authorization: 'Basic x' }]) {
+        expectError(await get(mirror.adminUrl, path, { method: 'POST', headers, body: '{}' }), 401)
+      }
+      expect((await get(mirror.adminUrl, '/healthz')).status).toBe(200)
+    },
+  )
+
+  test('takes no change from a page in a browser, token or not', async () => {
+    const { mirror } = await startScene()
+    const token = (await readFile(mirror.paths.tokenFile, 'utf8')).trim()
+    const headers = { authorization: `Bearer ${token}`, origin: 'http://evil.example' }
+    expectError(await get(mirror.adminUrl, '/api/cache/prune', { method: 'POST', headers, body: '{}' }), 403)
+  })
+
+  test('says what is wrong with a bad body', async () => {
+    const { mirror } = await startScene()
+    expectError(await mirror.post('/api/cache/rm', { names: 'all' }), 400)
+    expectError(await mirror.post('/api/cache/rm', []), 400)
+    expectError(await mirror.post('/api/nothing', {}), 404)
+  })
+})

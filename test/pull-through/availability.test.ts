@@ -1,0 +1,268 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { hang, late, reset, status, times } from '../support/faults.ts'
+import { makeImage } from '../support/images.ts'
+import { startTestMirror, temporaryHome } from '../support/mirror.ts'
+import { app, startScene } from '../support/scene.ts'
+import { anyBlob, anyManifest, anyManifestHead, startUpstream, type TestUpstream } from '../support/upstream.ts'
+
+const absent = digestOf(Buffer.from('nobody has this'))
+
+const outages: [string, (upstream: TestUpstream) => unknown][] = [
+  ['refuses', (upstream) => upstream.stop()],
+  ['resets', (upstream) => upstream.on({}, reset)],
+  ['hangs', (upstream) => upstream.on({}, hang)],
+  ['answers 503', (upstream) => upstream.on({}, status(503))],
+]
+
+describe('an upstream that stumbles', () => {
+  test.each([
+    ['a manifest', anyManifest],
+    ['a blob', anyBlob],
+  ])('%s is asked for three times: 503, 503, 200', async (_, match) => {
+    const { upstream, mirror, image, layer } = await startScene()
+    upstream.on(match, times(2, status(503)))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    expect(upstream.count(match)).toBe(3)
+  })
+
+  test('a manifest is asked for three times: reset, reset, 200', async () => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.on(anyManifest, times(2, reset))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expect(upstream.count(anyManifest)).toBe(3)
+  })
+
+  test('an upstream that is back a moment later costs no failure', async () => {
+    const { upstream, mirror, image } = await startScene()
+    await upstream.stop()
+    const [answer] = await Promise.all([mirror.get(`${app}/manifests/v1`), sleep(100).then(upstream.start)])
+    expectContent(answer, image.digest)
+  })
+})
+
+describe.each(outages)('an upstream that %s', (_, breakIt) => {
+  test('a cached tag is served stale and says so; what it names is served without a question', async () => {
+    const { upstream, mirror, image, layer } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/blobs/${layer}`)
+    await breakIt(upstream)
+    const begun = performance.now()
+    const stale = await mirror.get(`${app}/manifests/v1`)
+    expect(performance.now() - begun).toBeLessThan(2000)
+    expectContent(stale, image.digest)
+    expect(stale.headers['cache-status']).toBe('mirror; hit; detail=stale-on-error')
+    expect(stale.headers['warning']).toMatch(/^110 /)
+
+    // Tries of the tag may still go on behind; nobody asks about a digest.
+    const byDigest = { path: /sha256:/ }
+    const asked = upstream.count(byDigest)
+    expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    expect(upstream.count(byDigest)).toBe(asked)
+    expect((await mirror.status()).cache.staleServed).toBe(1)
+  })
+
+  test('what is not cached is an outage, never an absence', async () => {
+    const { upstream, mirror, layer } = await startScene({ cache: { timeouts: { headers: 300 } } })
+    await breakIt(upstream)
+    expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
+    expectError(await mirror.get(`${app}/blobs/${layer}`), [502, 503, 504])
+    expect((await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })).status).toBeGreaterThanOrEqual(502)
+  })
+})
+
+describe('stale content', () => {
+  test('costs one time-out a freshness window, not one a pull', async () => {
+    const { upstream, mirror, image } = await startScene({
+      cache: { tagFreshness: 60_000, timeouts: { headers: 200, revalidate: 5000 } },
+    })
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, hang)
+    expectContent(await mirror.get(`${app}/manifests/v1`, { headers: { 'cache-control': 'no-cache' } }), image.digest)
+    const asked = upstream.requests.length
+    for (let pull = 0; pull < 5; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expect(upstream.requests.length).toBe(asked)
+  })
+
+  test('with stale: never an outage is an outage, however long the tries take', async () => {
+    const { upstream, mirror } = await startScene({ cache: { stale: 'never', timeouts: { revalidate: 50 } } })
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, status(503))
+    expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
+  })
+
+  test.each([401, 403, 404])('with stale: always a %i does not take a cached tag away', async (code) => {
+    const { upstream, mirror, image } = await startScene({ cache: { stale: 'always' } })
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, status(code))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+  })
+})
+
+describe("the upstream's word counts", () => {
+  test.each([
+    [404, 'MANIFEST_UNKNOWN'],
+    [401, 'UNAUTHORIZED'],
+    [403, 'DENIED'],
+  ])('%i for a cached tag is passed on, and public content is still served by digest', async (code, name) => {
+    const { upstream, mirror, image, layer } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/blobs/${layer}`)
+    upstream.on({}, status(code))
+    const answer = await mirror.get(`${app}/manifests/v1`)
+    expectError(answer, code, name)
+    expect(answer.headers['www-authenticate']).toBeUndefined()
+    expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+  })
+})
+
+describe('what the upstream does not have', () => {
+  test.each([
+    ['a tag', '/manifests/absent', 'MANIFEST_UNKNOWN'],
+    ['a manifest by digest', `/manifests/${absent}`, 'MANIFEST_UNKNOWN'],
+    ['a blob', `/blobs/${absent}`, 'BLOB_UNKNOWN'],
+    ['the tags of a repository', '-nope/tags/list', 'NAME_UNKNOWN'],
+  ])('%s is a 404, for GET and HEAD', async (_, path, code) => {
+    const { mirror } = await startScene()
+    const head = await mirror.get(`${app}${path}`, { method: 'HEAD' })
+    expect(head.status).toBe(404)
+    expectError(await mirror.get(`${app}${path}`), 404, code)
+  })
+
+  test('is remembered for a moment', async () => {
+    const { upstream, mirror } = await startScene()
+    await mirror.get(`${app}/manifests/absent`)
+    const asked = upstream.requests.length
+    expectError(await mirror.get(`${app}/manifests/absent`), 404)
+    expect(upstream.requests.length).toBe(asked)
+  })
+
+  test('is asked for again at once by a client that insists', async () => {
+    const { upstream, mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/absent`)
+    upstream.push('library/app', 'absent', image)
+    const headers = { 'cache-control': 'no-cache' }
+    expectContent(await mirror.get(`${app}/manifests/absent`, { headers }), image.digest)
+  })
+})
+
+describe('HEAD of what is not held', () => {
+  test('a blob: the size from the upstream, and no fill', async () => {
+    const { upstream, mirror, layer, layerBytes } = await startScene()
+    const answer = await mirror.get(`${app}/blobs/${layer}`, { method: 'HEAD' })
+    expect(answer).toMatchObject({ status: 200, headers: { 'content-length': String(layerBytes.length) } })
+    expect(upstream.count({ method: 'GET', path: /\/blobs\// })).toBe(0)
+    expect((await mirror.status()).storage.blobs).toBe(0)
+  })
+
+  test('a tag: type, digest and length from the upstream', async () => {
+    const { upstream, mirror, image } = await startScene()
+    const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+    expect(answer).toMatchObject({
+      status: 200,
+      headers: {
+        'content-length': String(image.bytes.length),
+        'content-type': image.mediaType,
+        'docker-content-digest': image.digest,
+      },
+    })
+    expect(upstream.count(anyManifest)).toBe(0)
+    expect((await mirror.status()).cache).toMatchObject({ requests: 1, hits: 0, misses: 0 })
+  })
+})
+
+describe('a mirror whose upstream is away from the start', () => {
+  test('starts, and serves what it holds by tag and by digest', async () => {
+    const home = await temporaryHome()
+    const { upstream, mirror, image, layer } = await startScene({ home })
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/blobs/${layer}`)
+    await mirror.close()
+    await upstream.stop()
+
+    const second = await startTestMirror({ home, upstreams: { 'docker.io': upstream.url } })
+    expectContent(await second.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await second.get(`${app}/manifests/${image.digest}`), image.digest)
+    expectContent(await second.get(`${app}/blobs/${layer}`), layer)
+    expectError(await second.get(`${app}/manifests/v2`), [502, 503, 504])
+  })
+
+  test('starts empty, and works when the upstream comes', async () => {
+    const image = makeImage()
+    const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+    await upstream.stop()
+    const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url } })
+    expectError(await mirror.get(`${app}/manifests/v1`), [502, 503, 504])
+    await upstream.start()
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+  })
+
+  test('in offline mode opens no connection, and serves what it holds', async () => {
+    const home = await temporaryHome()
+    const { upstream, mirror, image, layer } = await startScene({ home })
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/blobs/${layer}`)
+    await mirror.close()
+
+    const before = upstream.connections.accepted
+    const second = await startTestMirror({ home, cache: { offline: true }, upstreams: { 'docker.io': upstream.url } })
+    expectContent(await second.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await second.get(`${app}/blobs/${layer}`), layer)
+    expectError(await second.get(`${app}/manifests/v2`), [502, 503, 504])
+    expectError(await second.get(`${app}/blobs/${absent}`), [502, 503, 504])
+    expect(JSON.parse((await second.get(`${app}/tags/list`)).body.toString())).toEqual({
+      name: 'library/app',
+      tags: ['v1'],
+    })
+    expect(upstream.connections.accepted).toBe(before)
+  })
+})
+
+describe('the circuit breaker', () => {
+  test('opens after five failures in a row: then nothing is asked, and cached tags are served at once', async () => {
+    const { upstream, mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, status(503))
+    for (const tag of ['a', 'b', 'c']) await mirror.get(`${app}/manifests/${tag}`)
+    expect((await mirror.status()).upstreams['docker.io']?.state).toBe('open')
+
+    const asked = upstream.requests.length
+    expect(asked - 1).toBe(5)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    const refused = await mirror.get(`${app}/manifests/d`)
+    expectError(refused, 503, 'UNAVAILABLE')
+    expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0)
+    expect(upstream.requests.length).toBe(asked)
+  })
+
+  test.each([401, 403, 404, 429])('stays shut however often the upstream answers %i', async (code) => {
+    const { upstream, mirror } = await startScene()
+    upstream.on(anyManifest, status(code, { 'retry-after': '0' }))
+    for (let ask = 0; ask < 7; ask++) await mirror.get(`${app}/manifests/t${ask}`)
+    expect((await mirror.status()).upstreams['docker.io']?.state).not.toBe('open')
+  })
+})
+
+describe('a check of a tag that takes long', () => {
+  test('is answered from the cache, and goes on behind it', async () => {
+    const { upstream, mirror, image } = await startScene({
+      cache: { tagFreshness: 200, timeouts: { revalidate: 150 } },
+    })
+    await mirror.get(`${app}/manifests/v1`)
+    const changed = makeImage({ seed: 2 })
+    upstream.push('library/app', 'v1', changed)
+    upstream.on(anyManifestHead, late(500))
+    await sleep(250)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    await expect.poll(() => upstream.count(anyManifest)).toBe(2)
+    await upstream.stop()
+    await expect
+      .poll(async () => (await mirror.get(`${app}/manifests/v1`)).headers['docker-content-digest'])
+      .toBe(changed.digest)
+  })
+})

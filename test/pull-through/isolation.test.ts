@@ -1,0 +1,179 @@
+import { networkInterfaces } from 'node:os'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { late, slow } from '../support/faults.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { startTestMirror, temporaryHome } from '../support/mirror.ts'
+import { noise } from '../support/noise.ts'
+import { app, startScene } from '../support/scene.ts'
+import { anyBlob, startUpstream } from '../support/upstream.ts'
+
+async function startTwo() {
+  const images = [makeImage({ layers: [noise(1000, 1)] }), makeImage({ layers: [noise(1000, 2)] })] as const
+  const one = await startUpstream({ images: { 'library/app': { v1: images[0] } } })
+  const two = await startUpstream({ images: { 'library/app': { v1: images[1] } } })
+  const mirror = await startTestMirror({ upstreams: { 'one.example': one.url, 'two.example': two.url } })
+  return { images, one, two, mirror }
+}
+
+describe('two upstreams with a repository of one name', () => {
+  test('never mix: each answers with its own', async () => {
+    const { images, mirror } = await startTwo()
+    for (const _ of ['cold', 'warm']) {
+      for (const [at, ns] of ['one.example', 'two.example'].entries()) {
+        const image = images[at]!
+        expectContent(await mirror.get(`${app}/manifests/v1?ns=${ns}`), image.digest)
+        expectContent(await mirror.get(`${app}/blobs/${image.layers[0]}?ns=${ns}`), image.layers[0]!)
+      }
+    }
+  })
+
+  test('what one holds is not to be had from the other', async () => {
+    const { images, mirror } = await startTwo()
+    const [first] = images
+    await mirror.get(`${app}/manifests/v1?ns=one.example`)
+    await mirror.get(`${app}/blobs/${first.layers[0]}?ns=one.example`)
+    expectError(await mirror.get(`${app}/manifests/${first.digest}?ns=two.example`), 404, 'MANIFEST_UNKNOWN')
+    expectError(await mirror.get(`${app}/blobs/${first.layers[0]}?ns=two.example`), 404, 'BLOB_UNKNOWN')
+  })
+
+  test('dropping one leaves the other', async () => {
+    const { images, one, two, mirror } = await startTwo()
+    for (const ns of ['one.example', 'two.example']) await mirror.get(`${app}/manifests/v1?ns=${ns}`)
+    const removal = await mirror.post('/api/cache/rm', { names: ['one.example/library/app'], dryRun: false })
+    expect(removal.status).toBe(200)
+    await one.stop()
+    await two.stop()
+    expectContent(await mirror.get(`${app}/manifests/v1?ns=two.example`), images[1].digest)
+    expectError(await mirror.get(`${app}/manifests/v1?ns=one.example`), [502, 503, 504])
+  })
+})
+
+describe('bytes that are held are no right to serve them (one upstream, two repositories)', () => {
+  const shared = noise(200_000, 5)
+  const digest = digestOf(shared)
+  const secret = makeImage({ layers: [shared], seed: 1 })
+
+  async function startShared() {
+    const scene = await startScene({ image: secret })
+    await scene.mirror.get(`${app}/manifests/v1`)
+    return scene
+  }
+
+  test('a repository that does not hold the blob gets a 404 from its upstream, not our copy', async () => {
+    const { upstream, mirror } = await startShared()
+    await mirror.get(`${app}/blobs/${digest}`)
+    upstream.push('library/other', 'v1', makeImage({ seed: 2 }))
+    for (const method of ['GET', 'HEAD']) {
+      expect((await mirror.get(`/v2/library/other/blobs/${digest}`, { method })).status).toBe(404)
+    }
+    expect((await mirror.get(`/v2/library/other/manifests/${secret.digest}`)).status).toBe(404)
+  })
+
+  test('a repository whose upstream says that it holds the blob gets our copy for one HEAD', async () => {
+    const { upstream, mirror } = await startShared()
+    await mirror.get(`${app}/blobs/${digest}`)
+    upstream.push('library/other', 'v1', makeImage({ layers: [shared], seed: 2 }))
+    const { length } = upstream.requests
+    expectContent(await mirror.get(`/v2/library/other/blobs/${digest}`), digest)
+    expectContent(await mirror.get(`/v2/library/other/blobs/${digest}`), digest)
+    expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
+  })
+
+  test('a manifest of the repository that names the blob is word enough', async () => {
+    const { upstream, mirror } = await startShared()
+    await mirror.get(`${app}/blobs/${digest}`)
+    upstream.push('library/other', 'v1', makeImage({ layers: [shared], seed: 2 }))
+    await mirror.get('/v2/library/other/manifests/v1')
+    const { length } = upstream.requests
+    expectContent(await mirror.get(`/v2/library/other/blobs/${digest}`), digest)
+    expect(upstream.requests.length).toBe(length)
+  })
+
+  test('a manifest that names it as a foreign layer is not', async () => {
+    const { upstream, mirror } = await startShared()
+    await mirror.get(`${app}/blobs/${digest}`)
+    const type = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip'
+    const layers = [{ mediaType: type, digest, size: shared.length, urls: [`${upstream.url}/foreign`] }]
+    upstream.push('library/other', 'v1', makeImage({ mediaTypes: 'docker', seed: 2, manifest: { layers } }))
+    expect((await mirror.get('/v2/library/other/manifests/v1')).status).toBe(200)
+    expectError(await mirror.get(`/v2/library/other/blobs/${digest}`), 404, 'BLOB_UNKNOWN')
+    expect(upstream.count({ path: '/foreign' })).toBe(0)
+  })
+
+  test('a word that comes after the fetch it was for has ended is good for what is stored by then', async () => {
+    const { upstream, mirror } = await startShared()
+    upstream.push('library/holder', 'v1', makeImage({ layers: [shared], seed: 3 }))
+    upstream.on(anyBlob, slow(1_000_000))
+    upstream.on({ method: 'HEAD', path: /library\/holder\/blobs/ }, late(600))
+    const running = mirror.get(`${app}/blobs/${digest}`)
+    await expect.poll(() => upstream.count(anyBlob)).toBe(1)
+    expectContent(await mirror.get(`/v2/library/holder/blobs/${digest}`), digest)
+    expectContent(await running, digest)
+    expect(upstream.count(anyBlob)).toBe(1)
+  })
+
+  test('joining a running fetch needs a word of its own', async () => {
+    const { upstream, mirror } = await startShared()
+    upstream.on(anyBlob, slow(200_000))
+    upstream.push('library/holder', 'v1', makeImage({ layers: [shared], seed: 3 }))
+    upstream.push('library/other', 'v1', makeImage({ seed: 2 }))
+    const running = mirror.get(`${app}/blobs/${digest}`)
+    await expect.poll(() => upstream.count(anyBlob)).toBe(1)
+    expectError(await mirror.get(`/v2/library/other/blobs/${digest}`), 404, 'BLOB_UNKNOWN')
+    expectContent(await mirror.get(`/v2/library/holder/blobs/${digest}`), digest)
+    expectContent(await running, digest)
+    expect(upstream.count({ method: 'GET', path: /library\/holder\/blobs/ })).toBe(0)
+  })
+})
+
+const outside = Object.values(networkInterfaces())
+  .flat()
+  .find((address) => address && !address.internal && address.family === 'IPv4')?.address
+
+async function startBoth(shareCredentials: boolean) {
+  const passwordFile = join(await temporaryHome(), 'password')
+  await writeFile(passwordFile, 'open-sesame', { mode: 0o600 })
+  const scene = await startScene({
+    image: makeImage({ layers: [noise(200_000)] }),
+    auth: { scheme: 'bearer', users: { puller: 'open-sesame' }, private: ['library/app'] },
+    upstream: { credentials: { from: 'password-file', username: 'puller', passwordFile } },
+    cache: {
+      shareCredentials,
+      listen: [
+        { host: '127.0.0.1', port: 0 },
+        { host: outside!, port: 0 },
+      ],
+    },
+  })
+  scene.upstream.push('library/open', 'v1', makeImage({ layers: [10], seed: 2 }))
+  return { ...scene, outer: scene.mirror.urls[1]! }
+}
+
+describe.skipIf(outside === undefined)('credentials serve loopback listeners only', () => {
+  test('another address is asked for anonymously, and is not served what a credential has fetched', async () => {
+    const { mirror, upstream, outer, image, layer } = await startBoth(false)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    upstream.on(anyBlob, slow(200_000))
+    const running = mirror.get(`${app}/blobs/${layer}`)
+    await expect.poll(() => upstream.count(anyBlob)).toBe(1)
+    for (const path of ['manifests/v1', `manifests/${image.digest}`, `blobs/${layer}`]) {
+      expectError(await get(outer, `${app}/${path}`), 401)
+    }
+    expectContent(await running, layer)
+    expectError(await get(outer, `${app}/blobs/${layer}`), 401)
+    expect((await get(outer, '/v2/_catalog')).body.toString()).not.toContain('library/app')
+
+    expect((await get(outer, '/v2/library/open/manifests/v1')).status).toBe(200)
+  })
+
+  test('unless the configuration shares them', async () => {
+    const { outer, image, layer } = await startBoth(true)
+    expectContent(await get(outer, `${app}/manifests/v1`), image.digest)
+    expectContent(await get(outer, `${app}/blobs/${layer}`), layer)
+  })
+})

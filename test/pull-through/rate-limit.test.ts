@@ -1,0 +1,89 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { headers, status, times } from '../support/faults.ts'
+import { makeImage } from '../support/images.ts'
+import { app, startScene } from '../support/scene.ts'
+import { anyManifest, anyManifestHead } from '../support/upstream.ts'
+
+const quotaBody = JSON.stringify({
+  errors: [{ code: 'TOOMANYREQUESTS', message: 'You have reached your unauthenticated pull rate limit.' }],
+})
+
+test('a limited upstream without a cached answer is a 429 with its Retry-After, never a 404', async () => {
+  const { upstream, mirror } = await startScene()
+  upstream.on({}, status(429, { 'retry-after': '60' }))
+  const answer = await mirror.get(`${app}/manifests/v1`)
+  expectError(answer, 429, 'TOOMANYREQUESTS')
+  expect(Number(answer.headers['retry-after'])).toBeGreaterThan(50)
+})
+
+test('until Retry-After nobody is made to ask again, whatever they want', async () => {
+  const { upstream, mirror, layer } = await startScene()
+  upstream.on({}, status(429, { 'retry-after': '60' }))
+  await mirror.get(`${app}/manifests/v1`)
+  const before = upstream.requests.length
+  expectError(await mirror.get(`${app}/manifests/v1`), 429)
+  expectError(await mirror.get('/v2/library/other/manifests/v1'), 429)
+  expectError(await mirror.get(`${app}/blobs/${layer}`), 429)
+  expect(upstream.requests.length).toBe(before)
+})
+
+test('after Retry-After the upstream is asked again', async () => {
+  const { upstream, mirror, image } = await startScene()
+  upstream.on({}, status(429, { 'retry-after': '1' }))
+  expectError(await mirror.get(`${app}/manifests/v1`), 429)
+  upstream.heal()
+  await sleep(1100)
+  expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+})
+
+test('a cached tag is served while the upstream is limited', async () => {
+  const { upstream, mirror, image } = await startScene()
+  await mirror.get(`${app}/manifests/v1`)
+  upstream.on({}, status(429, { 'retry-after': '60' }))
+  const answer = await mirror.get(`${app}/manifests/v1`)
+  expectContent(answer, image.digest)
+  expect(answer.headers['cache-status']).toBe('mirror; hit; detail=stale-on-error')
+})
+
+test('a used-up pull quota stops manifests only: tags are still confirmed and blobs still fetched', async () => {
+  const { upstream, mirror, image, layer } = await startScene()
+  await mirror.get(`${app}/manifests/v1`)
+  upstream.push('library/app', 'v2', makeImage({ seed: 2 }))
+  upstream.on(anyManifest, status(429, { 'retry-after': '60', 'ratelimit-remaining': '0;w=21600' }, quotaBody))
+  expectError(await mirror.get(`${app}/manifests/v2`), 429)
+
+  const heads = upstream.count(anyManifestHead)
+  const confirmed = await mirror.get(`${app}/manifests/v1`)
+  expectContent(confirmed, image.digest)
+  expect(confirmed.headers['cache-status']).toBe('mirror; hit; fwd=stale; fwd-status=200')
+  expect(upstream.count(anyManifestHead)).toBe(heads + 1)
+  expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+})
+
+test('a retry-after of less than a second is waited out', async () => {
+  const { upstream, mirror, image } = await startScene()
+  upstream.on(anyManifest, times(2, status(429, { 'retry-after': '880\u00b5s' })))
+  expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+})
+
+test("Docker Hub's quota is read off its answers and shown", async () => {
+  const { upstream, mirror } = await startScene()
+  upstream.on(
+    { path: /\/manifests\// },
+    headers({
+      'ratelimit-limit': '100;w=21600',
+      'ratelimit-remaining': '76;w=21600',
+      'docker-ratelimit-source': '192.0.2.1',
+    }),
+  )
+  await mirror.get(`${app}/manifests/v1`)
+  expect((await mirror.status()).upstreams['docker.io']?.rateLimit).toEqual({
+    limit: 100,
+    remaining: 76,
+    windowSeconds: 21600,
+    source: '192.0.2.1',
+    at: expect.stringMatching(/^\d{4}-\d\d-\d\dT/),
+  })
+})

@@ -1,0 +1,24 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { digestAlgorithm, digestHex, type Digest } from '../../src/oci/digest.ts'
+import type { TestMirror } from './mirror.ts'
+
+/** Every file below a mirror's home, as paths. */
+export async function filesOf({ home }: Pick<TestMirror, 'home'>): Promise<string[]> {
+  const entries = await readdir(home, { recursive: true, withFileTypes: true })
+  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name))
+}
+
+/** The file of a stored blob. */
+export async function blobFile(mirror: Pick<TestMirror, 'home'>, digest: Digest): Promise<string> {
+  const name = join('blobs', digestAlgorithm(digest), digestHex(digest))
+  const file = (await filesOf(mirror)).find((path) => path.endsWith(name))
+  if (file === undefined) throw new Error(`${digest} is not stored`)
+  return file
+}
+
+/** Files of the store that are not published. */
+export async function temporaryFiles(mirror: Pick<TestMirror, 'home'>): Promise<string[]> {
+  const folder = join(mirror.home, 'data', 'cache', 'v1', 'tmp')
+  return (await filesOf(mirror)).filter((file) => file.startsWith(folder))
+}

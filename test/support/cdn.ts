@@ -1,0 +1,34 @@
+import { randomUUID } from 'node:crypto'
+import { ranged } from './byte-range.ts'
+import { startFaultyServer, type FaultyServer } from './faulty-server.ts'
+
+/** A blob store as registries redirect to. */
+export interface Cdn extends FaultyServer {
+  /** A presigned URL for a body. It is good for one request, or for as many as are made before it expires. */
+  sign(body: Buffer, options?: { readonly uses?: number; readonly livesFor?: number }): string
+}
+
+/** Like S3, it answers 400 to a request that carries an Authorization of its own beside the signature. Ends with the test. */
+export async function startCdn(): Promise<Cdn> {
+  const signed = new Map<string, { body: Buffer; uses: number; diesAt: number }>()
+  const server = await startFaultyServer((request) => {
+    if (request.headers.authorization !== undefined) return xmlError(400, 'InvalidArgument')
+    const signature = new URL(request.url!, 'http://cdn.invalid').searchParams.get('X-Amz-Signature')
+    const grant = signed.get(signature ?? '')
+    if (!grant || grant.uses < 1 || grant.diesAt < performance.now()) return xmlError(403, 'AccessDenied')
+    grant.uses -= 1
+    return ranged(request, grant.body, { 'content-type': 'binary/octet-stream' })
+  })
+  return Object.assign(server, {
+    sign(body: Buffer, { uses = 1, livesFor = Infinity } = {}) {
+      const signature = randomUUID()
+      signed.set(signature, { body, uses, diesAt: performance.now() + livesFor })
+      return `${server.url}/bucket/blob?X-Amz-Credential=key-of-the-cdn&X-Amz-Signature=${signature}`
+    },
+  })
+}
+
+function xmlError(status: number, code: string) {
+  const body = Buffer.from(`<?xml version="1.0"?><Error><Code>${code}</Code></Error>`)
+  return { status, headers: { 'content-type': 'application/xml' }, body }
+}

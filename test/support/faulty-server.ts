@@ -1,0 +1,125 @@
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import { onTestFinished } from 'vitest'
+
+/** One line of the log. */
+export interface SeenRequest {
+  readonly method: string
+  /** With its query. */
+  readonly path: string
+  readonly headers: IncomingHttpHeaders
+}
+
+/** What the server would answer. Without a `content-length` header it is the body's. */
+export interface Reply {
+  readonly status: number
+  readonly headers?: Readonly<Record<string, string>>
+  readonly body?: Buffer
+}
+
+export interface Exchange {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  /** What a healthy server would answer. */
+  readonly reply: Reply
+  /** Which request of its rule this is, from 0. */
+  readonly nth: number
+}
+
+/** Answers in the server's stead. */
+export type Fault = (exchange: Exchange) => void | Promise<void>
+
+/** Every member given must fit. A string is the whole path without its query; an expression looks at path and query. */
+export interface Match {
+  readonly method?: string
+  readonly path?: string | RegExp
+}
+
+export interface FaultyServer {
+  readonly url: string
+  /** `127.0.0.1:40000` */
+  readonly host: string
+  /** Every request since the start, oldest first. */
+  readonly requests: readonly SeenRequest[]
+  count(match?: Match): number
+  /** Connections accepted since the start, and those open now. */
+  readonly connections: { readonly accepted: number; readonly open: number }
+  /** Breaks what fits from now on; of several rules that fit, the latest rules. Returns how to take it back. */
+  on(match: Match, fault: Fault): () => void
+  /** Takes every fault back. */
+  heal(): void
+  /** Cuts all connections and refuses new ones. */
+  stop(): Promise<void>
+  /** Takes connections again, on the same port. */
+  start(): Promise<void>
+  close(): Promise<void>
+}
+
+/** A real HTTP server on a free loopback port that can be broken in every way while it runs. Ends with the test. */
+export async function startFaultyServer(
+  answer: (request: IncomingMessage) => Reply | Promise<Reply>,
+): Promise<FaultyServer> {
+  const requests: SeenRequest[] = []
+  const rules: { match: Match; fault: Fault; seen: number }[] = []
+  const sockets = new Set<Socket>()
+  let accepted = 0
+
+  async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const seen = { method: request.method!, path: request.url!, headers: request.headers }
+    requests.push(seen)
+    const reply = await answer(request)
+    const rule = rules.findLast(({ match }) => fits(match, seen))
+    if (rule) await rule.fault({ request, response, reply, nth: rule.seen++ })
+    else send(response, reply)
+  }
+  const server = createServer((request, response) => void respond(request, response))
+  server.keepAliveTimeout = 60_000
+  server.on('connection', (socket) => {
+    accepted += 1
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.once('close', () => sockets.delete(socket))
+  })
+
+  let port = 0
+  const start = () => new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  const stop = () =>
+    new Promise<void>((resolve) => {
+      server.close(() => resolve())
+      for (const socket of sockets) socket.destroy()
+    })
+  await start()
+  port = (server.address() as AddressInfo).port
+  onTestFinished(stop)
+
+  return {
+    url: `http://127.0.0.1:${port}`,
+    host: `127.0.0.1:${port}`,
+    requests,
+    count: (match = {}) => requests.filter((seen) => fits(match, seen)).length,
+    get connections() {
+      return { accepted, open: sockets.size }
+    },
+    on(match, fault) {
+      const rule = { match, fault, seen: 0 }
+      rules.push(rule)
+      return () => void rules.splice(rules.indexOf(rule), 1)
+    },
+    heal: () => void rules.splice(0),
+    stop,
+    start,
+    close: stop,
+  }
+}
+
+/** Sends a reply as it is. */
+export function send(response: ServerResponse, { status, headers, body }: Reply): void {
+  response.writeHead(status, { 'content-length': String(body?.length ?? 0), ...headers })
+  response.end(response.req.method === 'HEAD' ? undefined : body)
+}
+
+function fits({ method, path }: Match, seen: SeenRequest): boolean {
+  if (method !== undefined && method !== seen.method) return false
+  if (path === undefined) return true
+  return typeof path === 'string' ? seen.path.split('?', 1)[0] === path : path.test(seen.path)
+}

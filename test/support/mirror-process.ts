@@ -1,0 +1,103 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, onTestFinished } from 'vitest'
+import { isReadinessMessage } from '../../src/runtime/readiness.ts'
+import { findRunning } from '../../src/runtime/state-file.ts'
+import type { StatusReport } from '../../src/server/admin-api.ts'
+import { get, type Answer, type GetOptions } from './get.ts'
+import { temporaryHome } from './mirror.ts'
+
+export interface MirrorProcessOptions {
+  /** Base URLs by registry host. */
+  readonly upstreams: Readonly<Record<string, string>>
+  /** Settings of `cache`, as mirror.yaml has them. */
+  readonly cache?: Readonly<Record<string, unknown>>
+  /** The home of an earlier mirror; else a new one, gone after the test. */
+  readonly home?: string
+  /** A program that runs the server: itself, then its arguments. */
+  readonly wrapper?: readonly string[]
+  readonly env?: Readonly<Record<string, string>>
+}
+
+export interface MirrorProcess {
+  readonly url: string
+  readonly adminUrl: string
+  readonly home: string
+  /** Of the server itself, not of a wrapper. */
+  readonly pid: number
+  /** Its exit code, or the signal that ended it. */
+  readonly ended: Promise<number | NodeJS.Signals | null>
+  get(path: string, options?: GetOptions): Promise<Answer>
+  status(): Promise<StatusReport>
+  /** What it has said on stderr. */
+  log(): string
+  kill(signal: NodeJS.Signals): void
+  /** A number of bytes from /proc/PID/status: `VmRSS` now, `VmHWM` the most there ever was. */
+  memory(field: 'VmRSS' | 'VmHWM'): Promise<number>
+}
+
+const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+
+/** Starts the compiled server as a process of its own. Ends with the test. */
+export async function startMirrorProcess(options: MirrorProcessOptions): Promise<MirrorProcess> {
+  const home = options.home ?? (await temporaryHome())
+  await writeFile(join(home, 'mirror.yaml'), configText(options))
+  const [file, ...args] = [...(options.wrapper ?? []), process.execPath, program, 'serve']
+  const child = spawn(file, args, {
+    env: { ...process.env, ...options.env, MIRROR_HOME: home },
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+  })
+  let log = ''
+  child.stderr!.on('data', (chunk: Buffer) => (log += chunk.toString()))
+  const ended = new Promise<number | NodeJS.Signals | null>((resolve) =>
+    child.once('exit', (code, signal) => resolve(code ?? signal)),
+  )
+  let pid = child.pid!
+  onTestFinished(async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    // A wrapper ends when what it runs ends.
+    process.kill(pid, 'SIGKILL')
+    await ended
+  })
+
+  const ready = once(child, 'message').then(([message]) => message as unknown)
+  const message = await Promise.race([ready, ended.then((end) => `it ended with ${end}: ${log}`)])
+  if (!isReadinessMessage(message) || message.type !== 'ready') throw new Error(JSON.stringify(message))
+  const stateFile = join(home, 'state', 'mirror.json')
+  await expect.poll(async () => (pid = (await findRunning(stateFile))?.pid ?? 0)).toBeGreaterThan(0)
+  child.disconnect()
+
+  const [url, adminUrl] = [message.endpoints.cache[0]!, message.endpoints.admin[0]!]
+  return {
+    url,
+    adminUrl,
+    home,
+    pid,
+    ended,
+    get: (path, init) => get(url, path, init),
+    status: async () => JSON.parse((await get(adminUrl, '/api/status')).body.toString()) as StatusReport,
+    log: () => log,
+    kill: (signal) => void process.kill(pid, signal),
+    async memory(field) {
+      const text = await readFile(`/proc/${pid}/status`, 'utf8')
+      return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)![1]) * 1024
+    },
+  }
+}
+
+/** JSON is YAML. */
+function configText({ upstreams, cache }: MirrorProcessOptions): string {
+  return JSON.stringify({
+    cache: { listen: ['127.0.0.1:0'], minFree: 0, tagFreshness: 0, ...cache },
+    registry: { enabled: false },
+    admin: { listen: ['127.0.0.1:0'] },
+    networks: [],
+    log: { level: 'debug' },
+    upstreams: Object.fromEntries(
+      Object.entries(upstreams).map(([host, url]) => [host, { url, credentials: 'anonymous' }]),
+    ),
+  })
+}

@@ -1,0 +1,127 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished } from 'vitest'
+import { startMirror } from '../../src/app/start-mirror.ts'
+import type { CacheConfig, Config, UpstreamConfig } from '../../src/config/config.ts'
+import { defaultConfig } from '../../src/config/defaults.ts'
+import { mirrorPaths, type MirrorPaths } from '../../src/config/paths.ts'
+import type { LogFields, Logger } from '../../src/lib/logger.ts'
+import type { StatusReport } from '../../src/server/admin-api.ts'
+import { get, type Answer, type GetOptions } from './get.ts'
+
+export interface TestMirrorOptions {
+  /** By registry host: a base URL asked anonymously, or what differs from that. */
+  readonly upstreams?: Readonly<Record<string, string | ({ readonly url: string } & Partial<UpstreamConfig>)>>
+  /** What differs from the defaults for tests: short time-outs, tags never fresh. */
+  readonly cache?: Partial<Omit<CacheConfig, 'timeouts'>> & { readonly timeouts?: Partial<CacheConfig['timeouts']> }
+  readonly allowedHosts?: string[]
+  /** PEM files. */
+  readonly tls?: { readonly cert: string; readonly key: string }
+  /** The home of an earlier mirror; else a new one, gone after the test. */
+  readonly home?: string
+}
+
+export interface TestMirror {
+  readonly url: string
+  /** Every address the cache listens on. */
+  readonly urls: readonly string[]
+  readonly adminUrl: string
+  readonly home: string
+  readonly paths: MirrorPaths
+  /** Everything that was logged, at every level. */
+  readonly log: readonly string[]
+  get(path: string, options?: GetOptions): Promise<Answer>
+  status(): Promise<StatusReport>
+  /** Resolves when so many blobs, manifests among them, are published: a client has its last byte a moment before. */
+  untilStored(blobs: number): Promise<void>
+  /** Every change on the admin listener needs the token. */
+  post(path: string, body: unknown): Promise<Answer>
+  close(): Promise<void>
+}
+
+const timeouts = { connect: 500, headers: 1000, idle: 1000, revalidate: 500 }
+
+/** Starts the real mirror in this process, on free ports. Ends with the test. */
+export async function startTestMirror(options: TestMirrorOptions = {}): Promise<TestMirror> {
+  const home = options.home ?? (await temporaryHome())
+  const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
+  const log: string[] = []
+  const running = await startMirror(testConfig(options), {
+    home: paths,
+    version: '0.0.0-test',
+    runtime: 'process',
+    logger: recordingLogger(log),
+  })
+  let closing: Promise<void> | undefined
+  const close = () => (closing ??= running.close())
+  onTestFinished(close)
+
+  const [url, adminUrl] = [running.endpoints.cache[0]!, running.endpoints.admin[0]!]
+  const status = async () => JSON.parse((await get(adminUrl, '/api/status')).body.toString()) as StatusReport
+  return {
+    url,
+    urls: running.endpoints.cache,
+    adminUrl,
+    home,
+    paths,
+    log,
+    get: (path, init) => get(url, path, init),
+    status,
+    async untilStored(blobs) {
+      await expect.poll(async () => (await status()).storage.blobs).toBe(blobs)
+    },
+    async post(path, body) {
+      const token = (await readFile(paths.tokenFile, 'utf8')).trim()
+      const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+      return get(adminUrl, path, { method: 'POST', headers, body: JSON.stringify(body) })
+    },
+    close,
+  }
+}
+
+/** A folder for a mirror; gone after the test. */
+export async function temporaryHome(): Promise<string> {
+  const home = await mkdtemp(join(tmpdir(), 'mirror-test-'))
+  onTestFinished(() => rm(home, { recursive: true, force: true }))
+  return home
+}
+
+function testConfig({ upstreams = {}, cache = {}, allowedHosts = [], tls }: TestMirrorOptions): Config {
+  const defaults = defaultConfig()
+  const { timeouts: changed, ...settings } = cache
+  return {
+    ...defaults,
+    cache: {
+      ...defaults.cache,
+      listen: [{ host: '127.0.0.1', port: 0 }],
+      minFree: 0,
+      tagFreshness: 0,
+      ...settings,
+      timeouts: { ...timeouts, ...changed },
+    },
+    registry: { ...defaults.registry, enabled: false },
+    admin: { listen: [{ host: '127.0.0.1', port: 0 }] },
+    networks: [],
+    allowedHosts,
+    tls,
+    upstreams: Object.fromEntries(
+      Object.entries(upstreams).map(([host, upstream]) => [
+        host,
+        {
+          credentials: { from: 'anonymous' as const },
+          tokenHosts: [],
+          ca: undefined,
+          tagFreshness: undefined,
+          ...(typeof upstream === 'string' ? { url: upstream } : upstream),
+        },
+      ]),
+    ),
+  }
+}
+
+function recordingLogger(log: string[]): Logger {
+  const at = (level: string) => (fields: LogFields, message: string) =>
+    void log.push(`${level} ${message} ${JSON.stringify(fields)}`)
+  return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }
+}

@@ -1,0 +1,36 @@
+import { connect } from 'node:net'
+
+/**
+ * Sends bytes as they are and collects what comes back until the server closes, for so long at most. `closed`: whether the
+ * server did.
+ */
+export function rawHttp(
+  baseUrl: string,
+  bytes: string | Buffer,
+  milliseconds = 2000,
+): Promise<{ readonly text: string; readonly statuses: number[]; readonly closed: boolean }> {
+  const { hostname, port } = new URL(baseUrl)
+  return new Promise((resolve) => {
+    const socket = connect(Number(port), hostname, () => socket.write(bytes))
+    const chunks: Buffer[] = []
+    let closed = true
+    const timer = setTimeout(() => {
+      closed = false
+      socket.destroy()
+    }, milliseconds)
+    socket.on('data', (chunk: Buffer) => void chunks.push(chunk))
+    socket.on('error', () => {})
+    socket.once('end', () => socket.end())
+    socket.once('close', () => {
+      clearTimeout(timer)
+      const text = Buffer.concat(chunks).toString('latin1')
+      const statuses = [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map(([, status]) => Number(status))
+      resolve({ text, statuses, closed })
+    })
+  })
+}
+
+/** A GET of exactly this path, and `Connection: close`. */
+export function rawGet(path: string, extra = ''): string {
+  return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n${extra}\r\n`
+}

@@ -1,0 +1,38 @@
+import { makeImage, type TestImage } from './images.ts'
+import { startTestMirror, type TestMirror, type TestMirrorOptions } from './mirror.ts'
+import { noise } from './noise.ts'
+import { startUpstream, type TestUpstream } from './upstream.ts'
+import type { AuthOptions } from './upstream-auth.ts'
+import type { UpstreamConfig } from '../../src/config/config.ts'
+import type { Digest } from '../../src/oci/digest.ts'
+
+export interface SceneOptions extends Omit<TestMirrorOptions, 'upstreams'> {
+  /** `library/app:v1`; an image of one layer of 300 kB when not given. */
+  readonly image?: TestImage
+  readonly auth?: AuthOptions
+  /** How the mirror asks the upstream. */
+  readonly upstream?: Partial<UpstreamConfig>
+}
+
+export interface Scene {
+  readonly upstream: TestUpstream
+  readonly mirror: TestMirror
+  readonly image: TestImage
+  /** Digest and bytes of the image's first layer. */
+  readonly layer: Digest
+  readonly layerBytes: Buffer
+}
+
+export const layerSize = 300_000
+
+/** Where the scene's repository is. */
+export const app = '/v2/library/app'
+
+/** A mirror, and as its docker.io a registry with one image, `library/app:v1`. */
+export async function startScene(options: SceneOptions = {}): Promise<Scene> {
+  const { image = makeImage({ layers: [noise(layerSize)] }), auth, upstream: asked, ...rest } = options
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } }, ...(auth ? { auth } : {}) })
+  const mirror = await startTestMirror({ ...rest, upstreams: { 'docker.io': { url: upstream.url, ...asked } } })
+  const layer = image.layers[0] ?? image.digest
+  return { upstream, mirror, image, layer, layerBytes: image.blobs.get(layer) ?? image.bytes }
+}
