@@ -1,4 +1,3 @@
-import { networkInterfaces } from 'node:os'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
@@ -51,7 +50,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       for (const address of await docker.networkGateways(network)) wanted.set(address, network)
     }
     for (const [address, { network, listener }] of open) {
-      if (wanted.get(address) === network && isOurs(address)) continue
+      if (wanted.get(address) === network) continue
       open.delete(address)
       await listener?.close(0)
       logger.info({ network, address }, 'the network is gone')
@@ -61,15 +60,14 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   }
 
   async function tryOpen(address: string, network: string): Promise<void> {
-    // The gateway of an engine elsewhere, in a VM say, is no address of this machine.
-    if (!isOurs(address)) return later()
     try {
       open.set(address, { network, listener: await options.open(address) })
       complained.delete(address)
       logger.info({ network, url: options.urlOf(address) }, 'containers of this network reach the mirror here')
     } catch (error) {
       if (!(error instanceof ListenError)) throw error
-      if (!complained.has(address))
+      // Not (yet) an address of this machine: the network is just being made, or its engine lives in a VM.
+      if (error.errno !== 'EADDRNOTAVAIL' && !complained.has(address))
         logger.warn({ network, reason: error.message }, 'cannot listen for the containers of this network')
       complained.add(address)
       later()
@@ -97,8 +95,4 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       await Promise.all([...open.values()].map(async ({ listener }) => listener?.close(graceMilliseconds)))
     },
   }
-}
-
-function isOurs(address: string): boolean {
-  return Object.values(networkInterfaces()).some((infos) => infos?.some((info) => info.address === address))
 }
