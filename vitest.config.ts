@@ -9,6 +9,8 @@ export default defineConfig({
         test: {
           ...shared,
           name: 'fast',
+          // Most tests wait for sockets and clocks: more of them than cores run well together.
+          maxWorkers: 3,
           include: ['test/**/*.test.ts'],
           exclude: ['test/e2e/**'],
           testTimeout: 20_000,

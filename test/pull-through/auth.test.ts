@@ -179,6 +179,23 @@ describe('what was fetched with a credential', () => {
     expect(upstream.requests.length).toBe(before)
   })
 
+  test("is served to another credential only on the upstream's word to that one, and not fetched again", async () => {
+    const home = await temporaryHome()
+    const both = { ...auth, users: { ...users, other: 'their-own' } }
+    const credentials = await passwordFile('open-sesame')
+    const { upstream, mirror, layer } = await startScene({ home, auth: both, upstream: { credentials } })
+    await mirror.get(`${app}/manifests/v1`)
+    await mirror.get(`${app}/blobs/${layer}`)
+    await mirror.close()
+
+    const changed = { url: upstream.url, credentials: await passwordFile('their-own', 'other') }
+    const second = await startTestMirror({ home, upstreams: { 'docker.io': changed } })
+    const { length } = upstream.requests
+    expectContent(await second.get(`${app}/blobs/${layer}`), layer)
+    const asked = upstream.requests.slice(length).filter(({ path }) => path.includes('/blobs/'))
+    expect(new Set(asked.map(({ method }) => method))).toEqual(new Set(['HEAD']))
+  })
+
   test('is not served any more once the upstream has refused the credential', async () => {
     const credentials = await passwordFile('open-sesame')
     const { upstream, mirror, image, layer } = await startScene({ auth, upstream: { credentials } })

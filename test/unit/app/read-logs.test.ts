@@ -59,6 +59,7 @@ describe('the log', () => {
       clock,
       write: (line) => seen.push(line),
     })
+    await expect.poll(() => seen).toEqual(['b'])
     await appendFile(logFile, 'c\npart')
     await expect.poll(() => seen).toEqual(['b', 'c'])
     await appendFile(logFile, 'ial\n')
