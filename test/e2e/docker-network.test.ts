@@ -1,0 +1,51 @@
+import { describe, expect, inject, test } from 'vitest'
+import { dockerSocket, startDockerd } from './support/dockerd.ts'
+import { listeningAddresses } from './support/listening-addresses.ts'
+import { busyboxTar, runnableImage } from './support/runnable-image.ts'
+import { startScene } from './support/scene.ts'
+
+const { missing } = inject('e2e')
+
+describe.skipIf(missing !== undefined)('a mirror as a plain process, and a Docker network that comes and goes', () => {
+  test('containers reach it at the gateway of the network for as long as the network exists', async () => {
+    const image = await runnableImage(4, 'oci')
+    const scene = await startScene({
+      registries: ['docker.io'],
+      content: { 'library/runnable': { one: image } },
+      networks: ['kind'],
+      env: (folder) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` }),
+    })
+    const { docker, feed } = await startDockerd(scene, '', {})
+    await feed(await busyboxTar(), 'import', '-', 'busybox:local')
+    const networks = async () => (await scene.mirror.status()).endpoints.networks
+    const soon = { timeout: 15_000, interval: 200 }
+    expect(await networks()).toStrictEqual({})
+
+    for (const subnet of ['172.29.1.0/24', '172.29.2.0/24']) {
+      const gateway = subnet.replace('.0/24', '.1')
+      await docker('network', 'create', '--subnet', subnet, '--gateway', gateway, 'kind')
+      await expect.poll(networks, soon).toStrictEqual({ kind: `http://${gateway}:5055` })
+      expect(await listeningAddresses(scene.mirror.pid, 5055)).toStrictEqual(['127.0.0.1', gateway].toSorted())
+
+      const wget = (path: string) =>
+        docker(
+          'run',
+          '--rm',
+          '--network',
+          'kind',
+          'busybox:local',
+          'wget',
+          '-q',
+          '-O',
+          '-',
+          `http://${gateway}:5055${path}`,
+        )
+      await wget('/v2/')
+      expect(await wget('/v2/library/runnable/manifests/one')).toBe(image.bytes.toString())
+
+      await docker('network', 'rm', 'kind')
+      await expect.poll(() => listeningAddresses(scene.mirror.pid, 5055), soon).toStrictEqual(['127.0.0.1'])
+      expect(await networks()).toStrictEqual({})
+    }
+  })
+})

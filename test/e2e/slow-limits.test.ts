@@ -1,0 +1,158 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { filesOf, temporaryFiles } from '../support/blob-file.ts'
+import { expectContent } from '../support/expect-content.ts'
+import { slow } from '../support/faults.ts'
+import { get, type Answer } from '../support/get.ts'
+import { hostilePaths } from '../support/hostile-paths.ts'
+import { makeImage } from '../support/images.ts'
+import { temporaryHome } from '../support/mirror.ts'
+import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
+import { noise } from '../support/noise.ts'
+import { rawGet, rawHttp } from '../support/raw-http.ts'
+import { app } from '../support/scene.ts'
+import { anyBlob, startUpstream } from '../support/upstream.ts'
+
+const MB = 1_000_000
+const has = (program: string) => spawnSync(program, ['-V']).status === 0
+const isRoot = process.getuid?.() === 0
+
+async function startWithImage(size: number) {
+  const image = makeImage({ layers: [noise(size)] })
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  return { image, layer: image.layers[0]!, upstream, upstreams: { 'docker.io': upstream.url } }
+}
+
+test('64 file descriptors and 200 clients: everyone gets the content or a 503 with Retry-After, and it works on', async () => {
+  const { upstream, upstreams, layer } = await startWithImage(2 * MB)
+  const mirror = await startMirrorProcess({ upstreams, wrapper: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'] })
+  upstream.on(anyBlob, slow(4 * MB))
+  const settled = await Promise.allSettled(Array.from({ length: 200 }, () => mirror.get(`${app}/blobs/${layer}`)))
+  const answers = settled.flatMap((each): Answer[] => (each.status === 'fulfilled' ? [each.value] : []))
+  expect(answers.length).toBeGreaterThan(0)
+  for (const answer of answers) {
+    if (answer.status === 200) expectContent(answer, layer)
+    else expect([answer.status, answer.headers['retry-after']]).toEqual([503, expect.any(String)])
+  }
+  await sleep(2000)
+  expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+  expect(upstream.count(anyBlob)).toBe(1)
+})
+
+async function startOnSmallDisk(upstreams: Record<string, string>): Promise<MirrorProcess> {
+  const home = await temporaryHome()
+  expect(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=40m,mode=700', 'tmpfs', home]).status).toBe(0)
+  onTestFinished(() => void spawnSync('umount', ['--lazy', home]))
+  return startMirrorProcess({ upstreams, home })
+}
+
+describe.skipIf(!isRoot)('a disk of 40 MB', () => {
+  test('and a blob of 60 MB: the client gets it, nothing is left, the next pulls work', async () => {
+    const { upstream, upstreams, image, layer } = await startWithImage(60 * MB)
+    const small = makeImage({ layers: [noise(5 * MB, 1)], seed: 1 })
+    upstream.push('library/app', 'small', small)
+    const mirror = await startOnSmallDisk(upstreams)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    for (const _ of ['once', 'again']) {
+      expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+      await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+    }
+    expectContent(await mirror.get(`${app}/manifests/small`), small.digest)
+    expectContent(await mirror.get(`${app}/blobs/${small.layers[0]!}`), small.layers[0]!)
+    expect(spawnSync('ls', [mirror.home]).status).toBe(0)
+  })
+
+  test('and images that together do not fit: room is made, and every byte is right', async () => {
+    const upstream = await startUpstream()
+    const images = [1, 2, 3, 4, 5].map((seed) => makeImage({ layers: [noise(15 * MB, seed)], seed }))
+    for (const [at, image] of images.entries()) upstream.push('library/app', `t${at}`, image)
+    const mirror = await startOnSmallDisk({ 'docker.io': upstream.url })
+    for (const at of [0, 1, 2, 3, 4, 0, 1]) {
+      const image = images[at]!
+      expectContent(await mirror.get(`${app}/manifests/t${at}`), image.digest)
+      expectContent(await mirror.get(`${app}/blobs/${image.layers[0]!}`), image.layers[0]!)
+    }
+    await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+    expect((await mirror.status()).storage.bytes).toBeGreaterThan(14 * MB)
+  })
+})
+
+describe.skipIf(!has('strace'))('a disk that fails', () => {
+  test.each([
+    ['on every fsync', 'fsync,fdatasync:error=EIO'],
+    ['with ENOSPC from the third write on', 'pwrite64:error=ENOSPC:when=3+'],
+    ['with EIO from the third write on', 'pwrite64:error=EIO:when=3+'],
+    ['on every rename', 'rename,renameat,renameat2:error=EIO'],
+  ])('%s: the client gets every byte, and nothing is published', async (_, injection) => {
+    const { upstream, upstreams, layer } = await startWithImage(5 * MB)
+    const calls = injection.slice(0, injection.indexOf(':'))
+    const home = await temporaryHome()
+    // The store has to be set up before its disk fails.
+    const healthy = await startMirrorProcess({ upstreams, home })
+    healthy.kill('SIGTERM')
+    await healthy.ended
+
+    const mirror = await startMirrorProcess({ upstreams, home })
+    const strace = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${injection}`]
+    const tracer = spawn('strace', [...strace, '-p', String(mirror.pid)], { stdio: 'ignore' })
+    onTestFinished(() => void tracer.kill('SIGKILL'))
+    await sleep(1000)
+
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+    expect(await filesOf(mirror)).not.toContainEqual(expect.stringContaining(layer.slice('sha256:'.length)))
+    tracer.kill('SIGINT')
+    await sleep(500)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    await expect.poll(async () => (await mirror.status()).storage.blobs).toBe(1)
+    expect(upstream.count(anyBlob)).toBe(2)
+  })
+})
+
+describe.skipIf(!has('strace'))('seen from the kernel', () => {
+  test('hostile paths and registries open no file outside the store and no connection', async () => {
+    const { upstreams } = await startWithImage(1000)
+    const trace = join(await temporaryHome(), 'trace')
+    const mirror = await startMirrorProcess({
+      upstreams,
+      wrapper: ['strace', '-f', '-qq', '-o', trace, '-e', 'trace=openat,open,creat,connect,sendto,sendmmsg'],
+    })
+    await mirror.get('/v2/')
+    await sleep(500)
+    const before = (await readFile(trace, 'utf8')).length
+    const registries = [
+      '169.254.169.254',
+      '127.0.0.1:1',
+      'a%40b',
+      'docker.io/../x',
+      'docker.io&ns=ghcr.io',
+      'a'.repeat(300),
+    ]
+    const targets = [...hostilePaths, ...registries.map((ns) => `${app}/manifests/v1?ns=${ns}`)]
+    for (const target of targets) {
+      const { statuses } = await rawHttp(mirror.url, rawGet(target))
+      expect([400, 404], target).toContain(statuses[0])
+    }
+    const seen = (await readFile(trace, 'utf8')).slice(before).split('\n')
+    const opened = seen.flatMap((line) => /(?:openat\(AT_FDCWD, |open\(|creat\()"([^"]*)"/.exec(line)?.[1] ?? [])
+    expect(opened.filter((path) => !path.startsWith(mirror.home) && !path.startsWith('/proc/'))).toEqual([])
+    expect(seen.filter((line) => line.includes('connect('))).toEqual([])
+  })
+})
+
+test('a mirror of many repositories starts and stops without losing one', async () => {
+  const upstream = await startUpstream()
+  const image = makeImage({ layers: [10] })
+  for (let at = 0; at < 200; at++) upstream.push(`library/r${at}`, 'v1', image)
+  const upstreams = { 'docker.io': upstream.url }
+  const first = await startMirrorProcess({ upstreams })
+  await Promise.all(Array.from({ length: 200 }, (_, at) => get(first.url, `/v2/library/r${at}/manifests/v1`)))
+  first.kill('SIGTERM')
+  expect(await first.ended).toBe(0)
+  const second = await startMirrorProcess({ upstreams, home: first.home })
+  expect((await second.status()).images).toHaveLength(200)
+  expect(await temporaryFiles(second)).toEqual([])
+})

@@ -1,0 +1,90 @@
+import { expect, test } from 'vitest'
+import { expectContent } from '../support/expect-content.ts'
+import { open } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { startMirrorProcess } from '../support/mirror-process.ts'
+import { noise } from '../support/noise.ts'
+import { pull } from '../support/pull.ts'
+import { app } from '../support/scene.ts'
+import { anyBlob, anyManifest, startUpstream } from '../support/upstream.ts'
+import { endless } from '../support/faults.ts'
+
+const MiB = 1024 * 1024
+const content = noise(60_000_000)
+const image = makeImage({ layers: [content] })
+const path = `${app}/blobs/${image.layers[0]!}`
+const clients = <T>(count: number, each: () => Promise<T>) => Promise.all(Array.from({ length: count }, each))
+
+async function startBoth(cache: Record<string, unknown> = {}) {
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  const mirror = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url }, cache })
+  return { upstream, mirror }
+}
+
+test('a hundred clients on one cold blob of 60 MB cost one fetch and no more than 256 MiB', async () => {
+  const { upstream, mirror } = await startBoth()
+  const pulls = await clients(100, () => pull(mirror.url, path, content))
+  expect(pulls.filter(({ right }) => !right)).toEqual([])
+  expect(upstream.count(anyBlob)).toBe(1)
+  expect(await mirror.memory('VmHWM')).toBeLessThanOrEqual(256 * MiB)
+})
+
+test('a hundred clients on one warm blob of 60 MB cost no more than 256 MiB', async () => {
+  const { mirror } = await startBoth()
+  await pull(mirror.url, path, content)
+  const pulls = await clients(100, () => pull(mirror.url, path, content))
+  expect(pulls.filter(({ right }) => !right)).toEqual([])
+  expect(await mirror.memory('VmHWM')).toBeLessThanOrEqual(256 * MiB)
+})
+
+test('a thousand clients on one cold blob of 5 MB cost one fetch and no more than 384 MiB', async () => {
+  const small = noise(5_000_000, 1)
+  const other = makeImage({ layers: [small] })
+  const { upstream, mirror } = await startBoth()
+  upstream.push('library/app', 'small', other)
+  const pulls = await clients(1000, () => pull(mirror.url, `${app}/blobs/${other.layers[0]!}`, small))
+  expect(pulls.filter(({ right }) => !right)).toEqual([])
+  expect(upstream.count(anyBlob)).toBe(1)
+  expect(await mirror.memory('VmHWM')).toBeLessThanOrEqual(384 * MiB)
+})
+
+test('a client that reads nothing neither slows the others, nor costs memory, nor stays', async () => {
+  const alone = await startBoth({ timeouts: { idle: '3s' } })
+  const begunAlone = performance.now()
+  await clients(20, () => pull(alone.mirror.url, path, content))
+  const aloneTook = performance.now() - begunAlone
+
+  const { upstream, mirror } = await startBoth({ timeouts: { idle: '3s' } })
+  await mirror.get('/v2/')
+  const stuck = await open(mirror.url, path)
+  const begun = performance.now()
+  const pulls = await clients(20, () => pull(mirror.url, path, content))
+  expect(performance.now() - begun).toBeLessThanOrEqual(1.5 * aloneTook + 500)
+  expect(pulls.filter(({ right }) => !right)).toEqual([])
+  expect(upstream.count(anyBlob)).toBe(1)
+  const growth = (await mirror.memory('VmHWM')) - (await alone.mirror.memory('VmHWM'))
+  expect(growth).toBeLessThanOrEqual(50 * MiB)
+
+  // Node looks at a socket's progress once an idle time: it is cut after one or two of them.
+  await new Promise((resolve) => setTimeout(resolve, 8000))
+  let got = 0
+  stuck.on('data', (chunk: Buffer) => (got += chunk.length)).on('error', () => {})
+  await new Promise((resolve) => stuck.once('close', resolve))
+  expect(stuck.complete).toBe(false)
+  expect(got).toBeLessThan(content.length)
+})
+
+test('upstream manifests that are too large or never end do not add up: no more than 20 MiB above the first', async () => {
+  const { upstream, mirror } = await startBoth()
+  const large = makeImage({ manifest: { annotations: { padding: 'x'.repeat(5_500_000) } } })
+  const good = makeImage({ manifest: { annotations: { padding: 'x'.repeat(4_000_000) } } })
+  upstream.push('library/app', 'large', large)
+  upstream.push('library/app', 'good', good)
+  expectContent(await mirror.get(`${app}/manifests/good`), good.digest)
+  expect((await mirror.get(`${app}/manifests/large`)).status).toBe(502)
+  upstream.on(anyManifest, endless)
+  expect((await mirror.get(`${app}/manifests/endless`)).status).toBe(502)
+  const before = await mirror.memory('VmHWM')
+  for (let at = 0; at < 20; at++) expect((await mirror.get(`${app}/manifests/endless-${at}`)).status).toBe(502)
+  expect((await mirror.memory('VmHWM')) - before).toBeLessThanOrEqual(20 * MiB)
+})

@@ -1,0 +1,44 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { startDaemon } from './daemon.ts'
+import { type RunOptions, run } from './run.ts'
+import type { Scene } from './scene.ts'
+import { searchPath } from './search-path.ts'
+
+export interface Dockerd {
+  /** Runs the docker CLI against it. */
+  docker(...args: string[]): Promise<string>
+  /** The same with bytes for its stdin. */
+  feed(input: Uint8Array, ...args: string[]): Promise<string>
+}
+
+/** Where the dockerd of the scene with this folder listens. */
+export function dockerSocket(folder: string): string {
+  return join(folder, 'docker.sock')
+}
+
+/** A dockerd in the scene, from the programs below `root` (empty: the system's), with everything of its own. */
+export async function startDockerd(scene: Scene, root: string, settings: object): Promise<Dockerd> {
+  const home = join(scene.folder, 'dockerd')
+  await mkdir(home)
+  const socket = dockerSocket(scene.folder)
+  const configFile = join(home, 'daemon.json')
+  const hosts = [`unix://${socket}`]
+  const places = { 'data-root': join(home, 'data'), 'exec-root': join(home, 'exec'), pidfile: join(home, 'pid') }
+  await writeFile(configFile, JSON.stringify({ hosts, ...places, ...settings }))
+
+  const env = { PATH: searchPath(root), HOME: home, DOCKER_HOST: `unix://${socket}` }
+  const cli = (args: string[], options: RunOptions) => run(join(root, '/usr/bin/docker'), args, { ...options, env })
+  const daemon = await startDaemon({
+    command: scene.namespace.enterApart([join(root, '/usr/sbin/dockerd'), '--config-file', configFile]),
+    env,
+    logFile: join(home, 'log'),
+    ready: () => cli(['version'], {}),
+  })
+  onTestFinished(daemon.stop)
+  return {
+    docker: (...args) => cli(args, {}),
+    feed: (input, ...args) => cli(args, { input }),
+  }
+}

@@ -1,0 +1,37 @@
+import { existsSync } from 'node:fs'
+import { rm, writeFile } from 'node:fs/promises'
+import { run } from './run.ts'
+
+const packages = [
+  'docker.io',
+  'containerd',
+  'runc',
+  'podman',
+  'busybox-static',
+  'iproute2',
+  'iptables',
+  'strace',
+  'faketime',
+]
+const policyFile = '/usr/sbin/policy-rc.d'
+
+/** Installs those of Debian 12's own clients that are missing, and starts none of their services. */
+export async function installClients(): Promise<void> {
+  const missing: string[] = []
+  for (const name of packages) {
+    const status = await run('dpkg-query', ['-W', '-f', '${db:Status-Status}', name]).catch(() => 'unknown')
+    if (status !== 'installed') missing.push(name)
+  }
+  if (missing.length === 0) return
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+  await run('apt-get', ['-qq', 'update'], { env, timeoutMs: 120_000 })
+  // The packages' services must not come up: this machine is not ours, and the tests start their own.
+  const ownPolicy = !existsSync(policyFile)
+  if (ownPolicy) await writeFile(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' })
+  try {
+    const install = ['-qq', '--yes', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', 'install', ...missing]
+    await run('apt-get', install, { env, timeoutMs: 240_000 })
+  } finally {
+    if (ownPolicy) await rm(policyFile)
+  }
+}

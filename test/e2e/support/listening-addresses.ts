@@ -1,0 +1,21 @@
+import { readFile } from 'node:fs/promises'
+
+/** IPv4 addresses that somebody listens on at the port, in the network of the process, sorted. See proc_pid_net(5). */
+export async function listeningAddresses(pid: number, port: number): Promise<string[]> {
+  const table = await readFile(`/proc/${pid}/net/tcp`, 'utf8')
+  const listening = '0A'
+  return table
+    .split('\n')
+    .slice(1)
+    .map((line) => line.trim().split(/\s+/))
+    .filter(
+      ([, local, , state]) => state === listening && local?.endsWith(port.toString(16).toUpperCase().padStart(4, '0')),
+    )
+    .map(([, local]) => dotted(local!))
+    .toSorted()
+}
+
+/** `0100007F:13BF` is 127.0.0.1, by the byte order of both architectures this runs on. */
+function dotted(local: string): string {
+  return Buffer.from(local.slice(0, 8), 'hex').toReversed().join('.')
+}

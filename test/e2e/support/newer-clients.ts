@@ -1,0 +1,72 @@
+import { lstat, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { run } from './run.ts'
+
+const packages = ['docker.io', 'docker-cli', 'containerd']
+const programs = ['usr/sbin/dockerd', 'usr/bin/docker', 'usr/bin/containerd']
+
+/**
+ * dockerd, docker and containerd of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then.
+ */
+export async function newerClients(): Promise<string> {
+  const kept = join(tmpdir(), 'mirror-e2e-newer-clients')
+  const found = await lstat(kept).catch(() => undefined)
+  // Everybody may write to the temporary folder: what root runs from there must be root's own.
+  if (found?.isDirectory() && found.uid === 0) return kept
+  if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
+  const source = await debianMirror()
+  const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-newer-'))
+  try {
+    const unpacked = await unpackSuite('sid', source, work).catch(() => unpackSuite('trixie', source, work))
+    await rename(unpacked, kept)
+    return kept
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}
+
+/** Where this machine gets its own release from. */
+async function debianMirror(): Promise<string> {
+  const format = '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)'
+  const targets = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])
+  const mirror = targets
+    .split('\n')
+    .map((line) => /^Debian Debian main (\S+)$/.exec(line)?.[1])
+    .find((uri) => uri !== undefined)
+  if (mirror === undefined) throw new Error('apt knows no mirror of Debian itself')
+  return mirror
+}
+
+/** Fetches the packages with an apt state of their own, unpacks them below `work` and sees that they run here. */
+async function unpackSuite(suite: string, source: string, work: string): Promise<string> {
+  const folder = join(work, suite)
+  const root = join(folder, 'root')
+  for (const part of ['lists/partial', 'cache/archives/partial', 'debs', 'root']) {
+    await mkdir(join(folder, part), { recursive: true })
+  }
+  const sourceList = join(folder, 'sources.list')
+  const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
+  await writeFile(sourceList, `deb [signed-by=${keyring}] ${source} ${suite} main\n`)
+  const settings = {
+    'Dir::Etc::SourceList': sourceList,
+    'Dir::Etc::SourceParts': '/dev/null',
+    'Dir::Etc::Preferences': '/dev/null',
+    'Dir::Etc::PreferencesParts': '/dev/null',
+    'Dir::State::Lists': join(folder, 'lists'),
+    'Dir::Cache': join(folder, 'cache'),
+    // A mirror that lags behind makes no difference to what is tested here.
+    'Acquire::Check-Valid-Until': 'false',
+    'Acquire::Languages': 'none',
+    'Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled': 'false',
+    'APT::Sandbox::User': 'root',
+  }
+  const apt = ['-qq', ...Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])]
+  const debs = join(folder, 'debs')
+  await run('apt-get', [...apt, 'update'], { timeoutMs: 120_000 })
+  await run('apt-get', [...apt, 'download', ...packages], { cwd: debs, timeoutMs: 180_000 })
+  for (const deb of await readdir(debs)) await run('dpkg', ['-x', join(debs, deb), root])
+  for (const program of programs) await run(join(root, program), ['--version'])
+  return root
+}

@@ -1,0 +1,39 @@
+import { expect } from 'vitest'
+import type { Scene } from './scene.ts'
+
+export interface PullTwice {
+  /** Pulls through the mirror and sees that what came really is there. */
+  pull: () => Promise<void>
+  /** Takes what was pulled away from the client. */
+  forget: () => Promise<void>
+}
+
+/**
+ * What every client shall see: a pull fetches each content once, and a pull after everything was removed from the client, with the
+ * upstream gone, fetches nothing and gives the same.
+ */
+export async function expectPullsTwice({ upstream, mirror }: Scene, { pull, forget }: PullTwice): Promise<void> {
+  await pull()
+  const asked = await upstream.requests()
+  const fetched = asked.filter(({ method }) => method === 'GET').map(({ path }) => path)
+  const blobs = fetched.filter((path) => path.includes('/blobs/'))
+  expect(blobs, 'a config and three layers').toHaveLength(4)
+  expect(new Set(blobs).size, 'different ones').toBe(4)
+  expect(
+    fetched.filter((path) => path.includes('/manifests/')),
+    'an index and a manifest',
+  ).toHaveLength(2)
+  const first = await mirror.status()
+  expect(first.cache.misses).toBeGreaterThan(0)
+
+  await forget()
+  await upstream.disconnect()
+  await pull()
+  expect(await upstream.requests()).toStrictEqual(asked)
+  const second = await mirror.status()
+  expect(second.cache.hits - first.cache.hits, 'manifests and blobs of the second pull').toBeGreaterThanOrEqual(5)
+  expect(second.cache.misses).toBe(first.cache.misses)
+  expect(second.cache.bytesFromUpstream).toBe(first.cache.bytesFromUpstream)
+  expect(second.cache.staleServed, 'a tag that could not be asked for again').toBeGreaterThan(0)
+  expect(second.cache.errors).toBe(0)
+}

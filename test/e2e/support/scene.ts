@@ -1,0 +1,66 @@
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { inject, onTestFinished } from 'vitest'
+import { type Mirror, startMirror } from './mirror.ts'
+import { type NetworkNamespace, addNetworkNamespace } from './network-namespace.ts'
+import { type Upstream, startUpstream } from './upstream.ts'
+import { type Content, writeContent } from './write-content.ts'
+
+/** Where the scene's mirror answers. */
+export const mirrorAddress = '127.0.0.1:5055'
+
+/** A network with a mirror in it and an upstream that only the mirror knows. */
+export interface Scene {
+  /** For whatever the test writes; gone at the end. */
+  folder: string
+  namespace: NetworkNamespace
+  upstream: Upstream
+  mirror: Mirror
+}
+
+export interface SceneOptions {
+  content: Content
+  /** Registries that the upstream stands for. */
+  registries: readonly string[]
+  /** Docker networks the mirror looks for. */
+  networks?: readonly string[]
+  /** The environment of the mirror, given the scene's folder. */
+  env?: (folder: string) => NodeJS.ProcessEnv
+}
+
+/** Builds a scene that is taken down when the test ends. Tags are never fresh in it: the mirror asks for them again each time. */
+export async function startScene(options: SceneOptions): Promise<Scene> {
+  const { prefix } = inject('e2e')
+  // Short: a socket's path has 107 bytes.
+  const folder = await mkdtemp(join(tmpdir(), prefix))
+  // What is registered last is taken down first, whichever way the test ends.
+  onTestFinished(() => rm(folder, { recursive: true, force: true }))
+  const namespace = await addNetworkNamespace(basename(folder))
+  onTestFinished(() => namespace.remove())
+
+  const contentFolder = join(folder, 'content')
+  await writeContent(contentFolder, options.content)
+  const upstream = await startUpstream(namespace, contentFolder)
+  onTestFinished(() => upstream.close())
+
+  const home = join(folder, 'mirror')
+  await mkdir(home)
+  const upstreamConfig = { url: upstream.url, credentials: 'anonymous' }
+  const mirror = await startMirror({
+    home,
+    config: {
+      cache: { listen: [mirrorAddress], tagFreshness: '0s' },
+      registry: { enabled: false },
+      networks: options.networks ?? [],
+      upstreams: Object.fromEntries(options.registries.map((registry) => [registry, upstreamConfig])),
+    },
+    ...(options.env && { env: options.env(folder) }),
+    enter: namespace.enter,
+  })
+  onTestFinished(async ({ task }) => {
+    await mirror.stop()
+    if (task.result?.state === 'fail') console.error(`The mirror's log:\n${await readFile(mirror.logFile, 'utf8')}`)
+  })
+  return { folder, namespace, upstream, mirror }
+}

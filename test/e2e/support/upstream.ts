@@ -1,0 +1,40 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { stopChild } from './daemon.ts'
+import type { NetworkNamespace } from './network-namespace.ts'
+
+export interface UpstreamRequest {
+  method: string
+  path: string
+  userAgent: string | undefined
+}
+
+export interface Upstream {
+  /** Inside the namespace. */
+  url: string
+  /** What it was asked so far, also after `disconnect`. */
+  requests(): Promise<UpstreamRequest[]>
+  /** From now on nobody can connect to it. */
+  disconnect(): Promise<void>
+  close(): Promise<void>
+}
+
+/** A registry that serves the content folder (see writeContent) at a port of the namespace that it tells only to the caller. */
+export async function startUpstream(namespace: NetworkNamespace, contentFolder: string): Promise<Upstream> {
+  const program = fileURLToPath(new URL('upstream.mjs', import.meta.url))
+  const [file, ...args] = namespace.enter([process.execPath, program, contentFolder])
+  const child = spawn(file!, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const answer = async (question?: string) => {
+    const answered = once(child, 'message')
+    if (question !== undefined) child.send(question)
+    return (await answered)[0] as unknown
+  }
+  const { port } = (await answer()) as { port: number }
+  return {
+    url: `http://127.0.0.1:${port}`,
+    requests: async () => (await answer('requests')) as UpstreamRequest[],
+    disconnect: async () => void (await answer('close')),
+    close: () => stopChild(child),
+  }
+}
