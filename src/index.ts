@@ -1,0 +1,9 @@
+/** For programs that embed a mirror: load or make a configuration, start, close. */
+export { startMirror, type RunningMirror, type StartOptions } from './app/start-mirror.ts'
+export { defaultConfig } from './config/defaults.ts'
+export { loadConfig } from './config/load-config.ts'
+export { mirrorPaths, type MirrorPaths } from './config/paths.ts'
+export type { Config } from './config/config.ts'
+export { MirrorError } from './lib/errors.ts'
+export { silentLogger, type Logger } from './lib/logger.ts'
+export type { StatusReport } from './server/admin-api.ts'
