@@ -10,7 +10,7 @@ const host = `[host."http://${mirrorAddress}"]\ncapabilities = ["pull", "resolve
 const hosts = { 'docker.io': `server = "https://registry-1.docker.io"\n${host}`, _default: host }
 
 describe.skipIf(missing !== undefined).each([
-  ["Debian 12's", ''],
+  ["this Debian's own", ''],
   ["Debian's newest", newer],
 ])('%s containerd with hosts.toml, through CRI,', (_, root) => {
   test.each([

@@ -27,19 +27,8 @@ describe.skipIf(missing !== undefined)('a mirror as a plain process, and a Docke
       await expect.poll(networks, soon).toStrictEqual({ kind: `http://${gateway}:5055` })
       expect(await listeningAddresses(scene.mirror.pid, 5055)).toStrictEqual(['127.0.0.1', gateway].toSorted())
 
-      const wget = (path: string) =>
-        docker(
-          'run',
-          '--rm',
-          '--network',
-          'kind',
-          'busybox:local',
-          'wget',
-          '-q',
-          '-O',
-          '-',
-          `http://${gateway}:5055${path}`,
-        )
+      const inside = ['run', '--rm', '--network', 'kind', 'busybox:local']
+      const wget = (path: string) => docker(...inside, 'wget', '-q', '-O', '-', `http://${gateway}:5055${path}`)
       await wget('/v2/')
       expect(await wget('/v2/library/runnable/manifests/one')).toBe(image.bytes.toString())
 

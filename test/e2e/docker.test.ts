@@ -15,7 +15,7 @@ describe.skipIf(missing !== undefined)('dockerd with registry-mirrors', () => {
     mediaTypes: 'oci',
   } as const
   test.each([
-    ["Debian 12's", classic],
+    ["this Debian's own", classic],
     ["Debian's newest, with containerd's image store,", containerd],
   ])('%s fetches an image of Docker Hub once, and has it again without Docker Hub', async (_, setting) => {
     const { root, features, driver, mediaTypes } = setting

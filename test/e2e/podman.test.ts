@@ -35,16 +35,18 @@ insecure = true
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', HOME: home, CONTAINERS_REGISTRIES_CONF: registries }
   const stores = ['--root', join(home, 'root'), '--runroot', join(home, 'run'), '--tmpdir', join(home, 'tmp')]
   // runc and cgroupfs run on machines without systemd and with mixed cgroups, too.
-  const engine = ['--storage-driver', 'overlay', '--runtime', 'runc', '--cgroup-manager', 'cgroupfs']
+  const engine = [
+    '--storage-driver',
+    'overlay',
+    '--runtime',
+    'runc',
+    '--cgroup-manager',
+    'cgroupfs',
+    '--events-backend',
+    'file',
+  ]
   return (...args) => {
-    const [file, ...rest] = scene.namespace.enterApart([
-      'podman',
-      ...stores,
-      ...engine,
-      '--events-backend',
-      'file',
-      ...args,
-    ])
+    const [file, ...rest] = scene.namespace.enterApart(['podman', ...stores, ...engine, ...args])
     return run(file!, rest, { env })
   }
 }
@@ -62,10 +64,10 @@ describe.skipIf(missing !== undefined)('podman with a registries.conf', () => {
     await expectPullsTwice(scene, {
       async pull() {
         await podman('pull', '--quiet', reference)
+        // podman would raise these limits, which not every machine allows.
         const limits = ['--ulimit', 'nofile=1024:1024', '--ulimit', 'nproc=1024:1024']
-        expect(await podman('run', '--rm', '--network', 'none', ...limits, reference, 'cat', '/greeting')).toBe(
-          greeting,
-        )
+        const said = await podman('run', '--rm', '--network', 'none', ...limits, reference, 'cat', '/greeting')
+        expect(said).toBe(greeting)
       },
       async forget() {
         await podman('image', 'rm', reference)

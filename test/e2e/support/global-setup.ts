@@ -1,10 +1,9 @@
-import { readFile, readdir, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { TestProject } from 'vitest/node'
 import { installClients } from './install-clients.ts'
-import { removeNetworkNamespace } from './network-namespace.ts'
 import { newerClients } from './newer-clients.ts'
+import { removeLeftovers, runPrefix } from './remove-leftovers.ts'
 import { run } from './run.ts'
 
 declare module 'vitest' {
@@ -20,16 +19,19 @@ declare module 'vitest' {
   }
 }
 
-/** Gets the real clients, once for the whole run; what a broken-off test may have left is taken away at the end. */
-export default async function setUp(project: TestProject): Promise<() => Promise<void>> {
-  const prefix = `mirror-e2e-${process.pid}-`
+/** Gets the real clients, once for the whole run. However it ends, nothing of it stays but the programs. */
+export default async function setUp(project: TestProject): Promise<void> {
+  const prefix = runPrefix(process.pid)
   const missing = await reasonToSkip()
   if (missing !== undefined) {
     console.warn(`The tests with real clients are skipped: ${missing}.`)
     project.provide('e2e', { missing, newer: '', prefix })
-    return async () => {}
+    return
   }
   await installClients()
+  removeLeftovers()
+  // Tests clean up after themselves, but not when the run is interrupted.
+  process.once('exit', removeLeftovers)
   const newer = await newerClients()
   for (const root of ['', newer]) {
     for (const program of ['/usr/sbin/dockerd', '/usr/bin/containerd']) {
@@ -37,7 +39,6 @@ export default async function setUp(project: TestProject): Promise<() => Promise
     }
   }
   project.provide('e2e', { missing, newer, prefix })
-  return () => removeLeftovers(prefix)
 }
 
 async function reasonToSkip(): Promise<string | undefined> {
@@ -45,11 +46,4 @@ async function reasonToSkip(): Promise<string | undefined> {
   const release = await readFile('/etc/os-release', 'utf8').catch(() => '')
   if (!/^ID=debian$/m.test(release)) return "they need Debian, for its releases' docker, podman and containerd"
   return undefined
-}
-
-async function removeLeftovers(prefix: string): Promise<void> {
-  const names = (await run('ip', ['netns', 'list'])).split('\n').map((line) => line.split(' ')[0]!)
-  for (const name of names.filter((name) => name.startsWith(prefix))) await removeNetworkNamespace(name)
-  const folders = (await readdir(tmpdir())).filter((name) => name.startsWith(prefix))
-  for (const name of folders) await rm(join(tmpdir(), name), { recursive: true, force: true })
 }

@@ -30,18 +30,16 @@ export async function addNetworkNamespace(name: string): Promise<NetworkNamespac
     enter,
     enterApart: (command) =>
       enter(['unshare', '--mount', '--propagation', 'private', 'sh', '-c', standApart, 'apart', ...command]),
-    remove: () => removeNetworkNamespace(name),
+    async remove() {
+      const pids = (await run('ip', ['netns', 'pids', name])).split('\n').filter(Boolean)
+      for (const pid of pids) killIfAlive(Number(pid))
+      await run('ip', ['netns', 'delete', name])
+    },
   }
 }
 
-/** Ends the processes of the namespace by their ids, children of daemons that broke down included, and removes it. */
-export async function removeNetworkNamespace(name: string): Promise<void> {
-  const pids = (await run('ip', ['netns', 'pids', name])).split('\n').filter(Boolean).map(Number)
-  for (const pid of pids) killIfAlive(pid)
-  await run('ip', ['netns', 'delete', name])
-}
-
-function killIfAlive(pid: number): void {
+/** Ends a process that may have ended by itself. */
+export function killIfAlive(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL')
   } catch (error) {

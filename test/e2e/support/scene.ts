@@ -35,7 +35,7 @@ export async function startScene(options: SceneOptions): Promise<Scene> {
   // Short: a socket's path has 107 bytes.
   const folder = await mkdtemp(join(tmpdir(), prefix))
   // What is registered last is taken down first, whichever way the test ends.
-  onTestFinished(() => rm(folder, { recursive: true, force: true }))
+  onTestFinished(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }))
   const namespace = await addNetworkNamespace(basename(folder))
   onTestFinished(() => namespace.remove())
 

@@ -11,8 +11,8 @@ const { tags, types } = JSON.parse(readFileSync(join(folder, 'content.json'), 'u
 const requests = []
 
 const server = createServer((request, response) => {
-  const { method, url, headers } = request
-  requests.push({ method, path: url, userAgent: headers['user-agent'] })
+  const { method, url } = request
+  requests.push({ method, path: url })
   if (url === '/v2/') return response.end('{}')
   const [, name, kind, reference] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)$/.exec(url) ?? []
   const digest = kind === 'manifests' ? (tags[`${name}:${reference}`] ?? reference) : reference

@@ -7,7 +7,6 @@ import type { NetworkNamespace } from './network-namespace.ts'
 export interface UpstreamRequest {
   method: string
   path: string
-  userAgent: string | undefined
 }
 
 export interface Upstream {

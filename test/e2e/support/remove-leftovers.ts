@@ -1,0 +1,30 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { killIfAlive } from './network-namespace.ts'
+
+/** Names of a run's network namespaces and temporary folders begin so; the run is known by the id of its process. */
+export function runPrefix(pid: number): string {
+  return `mirror-e2e-${pid}-`
+}
+
+/**
+ * Ends and removes what runs left behind that did not come to their end: this process's own, and those of processes that are no more.
+ * Synchronous, for the last moment of a process that was interrupted.
+ */
+export function removeLeftovers(): void {
+  const isLeft = (name: string) => {
+    const pid = /^mirror-e2e-(\d+)-/.exec(name)?.[1]
+    return pid !== undefined && (Number(pid) === process.pid || !existsSync(`/proc/${pid}`))
+  }
+  const ip = (...args: string[]) => execFileSync('ip', ['netns', ...args], { encoding: 'utf8' }).split('\n')
+  const namespaces = ip('list').map((line) => line.split(' ')[0]!)
+  for (const name of namespaces.filter(isLeft)) {
+    for (const pid of ip('pids', name).filter(Boolean)) killIfAlive(Number(pid))
+    ip('delete', name)
+  }
+  for (const name of readdirSync(tmpdir()).filter(isLeft)) {
+    rmSync(join(tmpdir(), name), { recursive: true, force: true, maxRetries: 10 })
+  }
+}
