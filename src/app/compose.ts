@@ -64,7 +64,12 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     },
     runningTime: () => store.runningClock.now(),
     makeRoom: async (bytes) => {
-      await sweeper.sweep({ dryRun: false, needBytes: bytes })
+      try {
+        await sweeper.sweep({ dryRun: false, needBytes: bytes })
+      } catch (error) {
+        // Whoever needs the room finds out that it is not there.
+        logger.error({ error: String(error) }, 'could not make room')
+      }
     },
     onStored: () => sweeper.poke(),
     clock,

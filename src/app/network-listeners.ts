@@ -85,7 +85,9 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     return urls
   }
 
-  const watching = docker.watchNetworks(look, stop.signal)
+  const watching = docker
+    .watchNetworks(look, stop.signal)
+    .catch((error: unknown) => logger.error({ error: String(error) }, 'the networks are no longer watched'))
   return {
     async close(graceMilliseconds) {
       stop.abort()

@@ -89,7 +89,7 @@ export class BlobCache {
   /** A second repository that joins a running fetch needs its own word. */
   async #join(place: Place, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
     const { origin, download } = running
-    const same = origin.host === place.host && origin.name === place.name && origin.access === place.caller.access
+    const same = origin.host === place.host && origin.name === place.name && origin.identity === place.identity
     if (!word && !same) {
       const head = await place.upstream.statBlob(place.name, download.digest, { access: place.caller.access })
       if (head.size !== undefined) this.#learn(place, download.digest, head.size, head.identity)
@@ -108,11 +108,12 @@ export class BlobCache {
     const expectedSize = word?.size
     const { signal } = this.#ending
     const download = this.downloads.start(
-      { host: place.host, name: place.name, access },
+      { host: place.host, name: place.name, identity: place.identity },
       {
         digest,
         expectedSize,
-        open: (from) => place.upstream.blob(place.name, digest, { access, from, expectedSize, signal }),
+        open: (from, attempt) =>
+          place.upstream.blob(place.name, digest, { access, from, expectedSize, signal: attempt }),
         signal,
         store: this.#blobs,
         makeRoom: this.#makeRoom,

@@ -35,8 +35,8 @@ export interface DownloadOptions {
   readonly digest: Digest
   /** What the descriptor says. */
   readonly expectedSize: number | undefined
-  /** Asks the upstream for the blob from a byte on. */
-  readonly open: (from: number) => Promise<FetchedBlob>
+  /** Asks the upstream for the blob from a byte on; the signal ends that attempt. */
+  readonly open: (from: number, signal: AbortSignal) => Promise<FetchedBlob>
   readonly store: Pick<BlobStore, 'create'>
   /** Asks for room on a full disk; resolves when what could be done was done. */
   readonly makeRoom: (bytes: number) => Promise<void>
@@ -107,14 +107,7 @@ export function startDownload(options: DownloadOptions): Download {
   async function fill(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
-        const answer = await options.open(arrived)
-        size ??= answer.size
-        if (answer.size !== undefined && answer.size !== size)
-          throw invalid(`the upstream offers ${answer.size} bytes instead of ${size}`)
-        begun = true
-        started.resolve({ identity: answer.identity })
-        await prepareWriter()
-        for await (const chunk of answer.body) await append(chunk)
+        await tryOnce()
         return
       } catch (error) {
         const pause = resumePauses[attempt]
@@ -123,6 +116,26 @@ export function startDownload(options: DownloadOptions): Download {
         logger.warn({ digest, at: arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, options.signal)
       }
+    }
+  }
+
+  /** One request. Whatever its end, nothing of it is left: a body that nobody reads would keep its connection for ever. */
+  async function tryOnce(): Promise<void> {
+    const attempt = new AbortController()
+    const end = () => attempt.abort(options.signal.reason)
+    options.signal.addEventListener('abort', end, { once: true })
+    try {
+      const answer = await options.open(arrived, attempt.signal)
+      size ??= answer.size
+      if (answer.size !== undefined && answer.size !== size)
+        throw invalid(`the upstream offers ${answer.size} bytes instead of ${size}`)
+      begun = true
+      started.resolve({ identity: answer.identity })
+      await prepareWriter()
+      for await (const chunk of answer.body) await append(chunk)
+    } finally {
+      options.signal.removeEventListener('abort', end)
+      attempt.abort()
     }
   }
 
@@ -209,7 +222,13 @@ export function startDownload(options: DownloadOptions): Download {
   }
 
   async function release(): Promise<void> {
-    if (!running && followers.size === 0) await writer?.close()
+    if (running || followers.size > 0) return
+    try {
+      await writer?.close()
+    } catch (error) {
+      // A disk that has failed meanwhile; the next start sweeps what is left there.
+      logger.error({ digest, error: String(error) }, 'closing a download failed')
+    }
   }
 
   // Nobody may be waiting for the start when it fails.
@@ -232,9 +251,7 @@ export function startDownload(options: DownloadOptions): Download {
         close() {
           if (!followers.delete(follower)) return
           dropPassed()
-          void release().catch((error: unknown) =>
-            logger.error({ digest, error: String(error) }, 'closing a download failed'),
-          )
+          void release()
         },
       }
     },

@@ -1,11 +1,11 @@
 import type { Digest } from '../oci/digest.ts'
 import { startDownload, type Download, type DownloadOptions } from './download.ts'
 
-/** Which repository, and with whose credential, a download was started for. */
+/** Which repository, and by whose credential, a download was started for. */
 export interface Origin {
   readonly host: string
   readonly name: string
-  readonly access: 'credentialed' | 'anonymous'
+  readonly identity: string
 }
 
 export interface RunningDownload {

@@ -1,4 +1,6 @@
 import { LRUCache } from 'lru-cache'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
@@ -16,6 +18,8 @@ export interface HeldManifest {
   readonly digest: Digest
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
+  /** Whose word it came with. */
+  readonly identity: string
 }
 
 /** 4 MiB: what the specification asks registries to take, and all that clients read (decision D4). */
@@ -33,20 +37,26 @@ export class ManifestCache {
   readonly #refs: RefStore
   readonly #stats: Stats
   readonly #runningTime: () => number
+  readonly #makeRoom: (bytes: number) => Promise<void>
   readonly #onStored: () => void
+  readonly #logger: Logger
 
   constructor(deps: {
     blobs: BlobStore
     refs: RefStore
     stats: Stats
     runningTime: () => number
+    makeRoom: (bytes: number) => Promise<void>
     onStored: () => void
+    logger: Logger
   }) {
     this.#blobs = deps.blobs
     this.#refs = deps.refs
     this.#stats = deps.stats
     this.#runningTime = deps.runningTime
+    this.#makeRoom = deps.makeRoom
     this.#onStored = deps.onStored
+    this.#logger = deps.logger
   }
 
   /** The bytes of a manifest we hold; the caller has the upstream's word for it. Hashed on every load from disk (D2). */
@@ -56,6 +66,18 @@ export class ManifestCache {
     const bytes = await this.#blobs.read(digest, manifestLimit)
     if (bytes) this.#memory.set(digest, bytes)
     return bytes
+  }
+
+  /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
+  async hold(place: Place, digest: Digest, contentType: string, identity: string): Promise<HeldManifest | undefined> {
+    const bytes = await this.load(digest)
+    if (!bytes) return undefined
+    const known = place.record()?.manifests.get(digest)
+    if (known && known.identity === identity) return { digest, mediaType: known.mediaType, bytes, identity }
+    const outline = outlineManifest(bytes, contentType)
+    if (typeof outline === 'string') return undefined
+    this.learn(place, digest, bytes.length, identity, outline)
+    return { digest, mediaType: outline.mediaType, bytes, identity }
   }
 
   /** Drops the copies in memory, so that the disk is asked again. */
@@ -87,6 +109,7 @@ export class ManifestCache {
         'MANIFEST_INVALID',
         415,
         'The image has only a schema 1 manifest, a format that was retired and is not mirrored.',
+        { 'oci-namespace': place.host, 'cache-status': 'mirror; fwd=miss; fwd-status=200' },
       )
     }
     if (outline === 'not-a-manifest') {
@@ -94,7 +117,7 @@ export class ManifestCache {
     }
     await this.#publish(digest, bytes)
     this.learn(place, digest, bytes.length, identity, outline)
-    return { digest, mediaType: outline.mediaType, bytes }
+    return { digest, mediaType: outline.mediaType, bytes, identity }
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
@@ -115,13 +138,18 @@ export class ManifestCache {
     this.#refs.touch(record)
   }
 
+  /** A disk that takes no more costs the next client a question, and this one nothing. */
   async #publish(digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
     this.#memory.set(digest, bytes)
-    try {
-      await this.#blobs.put(digest, bytes)
-    } catch {
-      return // a full disk: the client is served from memory, the next one from the upstream
+    for (const lastTry of [false, true]) {
+      try {
+        await this.#blobs.put(digest, bytes)
+        return this.#onStored()
+      } catch (error) {
+        if (errnoOf(error) === undefined) throw error
+        this.#logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
+        if (!lastTry) await this.#makeRoom(bytes.length)
+      }
     }
-    this.#onStored()
   }
 }

@@ -1,5 +1,5 @@
 import type { RefStore, RepositoryRecord } from '../store/ref-store.ts'
-import { UpstreamError, type Upstream } from '../upstream/upstream.ts'
+import { UpstreamError, type Access, type Upstream } from '../upstream/upstream.ts'
 import type { Caller } from './registry.ts'
 
 /** A repository of an upstream, as one caller may see it. */
@@ -17,30 +17,47 @@ export interface Place {
   readonly ensure: () => RepositoryRecord
 }
 
-export async function openPlace(refs: RefStore, upstream: Upstream, name: string, caller: Caller): Promise<Place> {
+export async function openPlace(
+  refs: RefStore,
+  upstream: Upstream,
+  name: string,
+  caller: Caller,
+  identities: Identities,
+): Promise<Place> {
   const { host } = upstream
   return {
     host,
     name,
     upstream,
     caller,
-    identity: await identityOf(upstream, caller),
+    identity: await identities.of(upstream, caller.access),
     record: () => refs.get(host, name),
     ensure: () => refs.ensure(host, name),
   }
 }
 
-/** Names a question to this repository, for sharing its answer among callers of the same standing. */
+/** Names a question to this repository, for sharing its answer among callers with the same credential, or without one. */
 export function placeKey(place: Place, what: string): string {
-  return `${place.caller.access} ${place.host}/${place.name} ${what}`
+  return `${place.identity} ${place.host}/${place.name} ${what}`
 }
 
-/** A credential that cannot be had makes nobody of its owner: what is public is still served, and a question upstream fails by itself. */
-async function identityOf(upstream: Upstream, caller: Caller): Promise<string> {
-  try {
-    return await upstream.identity(caller.access)
-  } catch (error) {
-    if (error instanceof UpstreamError) return 'unknown'
-    throw error
+/** Whose credential each upstream is asked with. */
+export class Identities {
+  readonly #known = new Map<string, string>()
+
+  /**
+   * A credential that cannot be had for now (a helper that needs the network, a locked key chain) leaves its owner who he was:
+   * what is cached for him is still served, and a question to the upstream fails by itself.
+   */
+  async of(upstream: Upstream, access: Access): Promise<string> {
+    const key = `${access} ${upstream.host}`
+    try {
+      const identity = await upstream.identity(access)
+      this.#known.set(key, identity)
+      return identity
+    } catch (error) {
+      if (error instanceof UpstreamError) return this.#known.get(key) ?? 'unknown'
+      throw error
+    }
   }
 }

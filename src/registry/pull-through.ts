@@ -7,20 +7,19 @@ import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { anonymousIdentity, type RefStore } from '../store/ref-store.ts'
-import { UpstreamError, type Upstream } from '../upstream/upstream.ts'
+import { UpstreamError, type ManifestHead, type Upstream } from '../upstream/upstream.ts'
 import { BlobCache } from './blob-cache.ts'
 import { mayServeStale } from './freshness.ts'
 import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
-import { outlineManifest } from './manifest-links.ts'
 import { NegativeCache } from './negative-cache.ts'
-import { openPlace, placeKey, type Place } from './place.ts'
+import { Identities, openPlace, placeKey, type Place } from './place.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import type { Stats } from './stats.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
-import { findWord, revokeWord } from './word.ts'
+import { findManifestWord, revokeWord } from './word.ts'
 
 export interface PullThroughOptions {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
@@ -55,6 +54,7 @@ export class PullThrough implements Registry {
   readonly #tags: TagLookup
   readonly #refused: NegativeCache
   readonly #pulls: PullTracker
+  readonly #identities = new Identities()
   readonly #options: PullThroughOptions
 
   constructor(options: PullThroughOptions) {
@@ -67,7 +67,7 @@ export class PullThrough implements Registry {
   }
 
   async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
-    return this.#at(repository, caller, 'MANIFEST_UNKNOWN', referenceText(reference), async (place) => {
+    return this.#at(repository, caller, 'MANIFEST_UNKNOWN', `manifests/${referenceText(reference)}`, async (place) => {
       const answer =
         reference.kind === 'tag'
           ? await this.#byTag(place, reference.tag)
@@ -79,10 +79,12 @@ export class PullThrough implements Registry {
   }
 
   async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
-    return this.#at(repository, caller, 'BLOB_UNKNOWN', digest, (place) => this.#blobs.get(place, digest))
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, (place) => this.#blobs.get(place, digest))
   }
 
   async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
+    // Upstreams disagree on how to refuse a bad page; we refuse it for all of them.
+    pageOf([], page)
     return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
       try {
         const list = await place.upstream.tags(place.name, page, { access: caller.access })
@@ -151,7 +153,7 @@ export class PullThrough implements Registry {
 
   async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
     const found = await this.#tags.find(place, tag)
-    if (found.kind === 'told') return { ...found.head, body: undefined, provenance: provenanceOf(place.host, 'passed') }
+    if (found.kind === 'told') return toldAnswer(place, found.head, found.head.digest)
     if (found.kind === 'fetched') return manifestAnswer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
     const answer = await this.#byDigest(place, found.digest)
     return answer.provenance.outcome === 'hit'
@@ -160,46 +162,29 @@ export class PullThrough implements Registry {
   }
 
   async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const word = findWord(place.record(), digest, place.identity)
-    const bytes = word && (await this.#manifests.load(digest))
-    if (bytes) {
-      const type = word.mediaType ?? typeOfManifest(bytes)
-      if (!place.record()?.manifests.has(digest)) this.#learn(place, digest, bytes, type, word.identity)
-      return manifestAnswer(place, { digest, bytes, mediaType: type }, 'hit')
-    }
+    const word = findManifestWord(place.record(), digest, place.identity)
+    const held = word && (await this.#manifests.hold(place, digest, word.mediaType, word.identity))
+    if (held) return manifestAnswer(place, held, 'hit')
     if (!word && (await this.#options.blobs.stat(digest)) !== undefined) return this.#vouched(place, digest)
-    if (place.caller.head) return this.#told(place, digest)
-    const { result, joined } = this.#manifests.fetch(place, { kind: 'digest', digest })
-    return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
+    if (place.caller.head) return toldAnswer(place, await this.#resolve(place, digest), digest)
+    return this.#fetch(place, digest)
   }
 
   /** The bytes are here for another repository: served once this one's upstream says that it holds them too (decision D5). */
   async #vouched(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const told = await this.#told(place, digest)
-    const bytes = await this.#manifests.load(digest)
-    if (!bytes) return place.caller.head ? told : manifestAnswer(place, await this.#fetch(place, digest), 'miss')
-    this.#learn(place, digest, bytes, told.mediaType, place.identity)
-    return manifestAnswer(place, { digest, bytes, mediaType: told.mediaType }, 'revalidated')
+    const head = await this.#resolve(place, digest)
+    const held = await this.#manifests.hold(place, digest, head.mediaType, head.identity)
+    if (held) return manifestAnswer(place, held, 'revalidated')
+    return place.caller.head ? toldAnswer(place, head, digest) : this.#fetch(place, digest)
   }
 
-  async #told(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const head = await place.upstream.resolve(place.name, { kind: 'digest', digest }, { access: place.caller.access })
-    return {
-      digest,
-      mediaType: head.mediaType,
-      size: head.size,
-      body: undefined,
-      provenance: provenanceOf(place.host, 'passed'),
-    }
+  #resolve(place: Place, digest: Digest): Promise<ManifestHead> {
+    return place.upstream.resolve(place.name, { kind: 'digest', digest }, { access: place.caller.access })
   }
 
-  #fetch(place: Place, digest: Digest) {
-    return this.#manifests.fetch(place, { kind: 'digest', digest }).result
-  }
-
-  #learn(place: Place, digest: Digest, bytes: Uint8Array, contentType: string, identity: string): void {
-    const outline = outlineManifest(bytes, contentType)
-    if (typeof outline === 'object') this.#manifests.learn(place, digest, bytes.length, identity, outline)
+  async #fetch(place: Place, digest: Digest): Promise<ManifestAnswer> {
+    const { result, joined } = this.#manifests.fetch(place, { kind: 'digest', digest })
+    return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
   }
 
   async #taggedReferrers(place: Place, digest: Digest): Promise<{ manifests: unknown[]; provenance: Provenance }> {
@@ -237,7 +222,7 @@ export class PullThrough implements Registry {
     if (!route) throw unknownRegistry(repository)
     const { host } = route.upstream
     try {
-      const place = await openPlace(this.#options.refs, route.upstream, route.name, caller)
+      const place = await openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities)
       const key = what === undefined ? undefined : placeKey(place, what)
       const refusal = key === undefined || caller.noCache ? undefined : this.#refused.get(key)
       if (refusal) throw refusal
@@ -255,7 +240,9 @@ export class PullThrough implements Registry {
   #heardNo(place: Place, key: string | undefined, error: UpstreamError): void {
     if (key !== undefined) this.#refused.remember(key, error)
     const record = place.record()
-    if (error.failure === 'denied' && record && revokeWord(record, place.identity)) this.#options.refs.touch(record)
+    // Only a refusal of content voids content: who may not list tags may still pull.
+    if (key === undefined || error.failure !== 'denied' || this.#options.policy.stale === 'always') return
+    if (record && revokeWord(record, place.identity)) this.#options.refs.touch(record)
   }
 }
 
@@ -268,9 +255,10 @@ function manifestAnswer(
   return { digest, mediaType: type, size: bytes.length, body: bytes, provenance: provenanceOf(place.host, outcome) }
 }
 
-function typeOfManifest(bytes: Uint8Array): string {
-  const outline = outlineManifest(bytes, '')
-  return typeof outline === 'object' ? outline.mediaType : mediaType.ociManifest
+/** What the upstream says of a manifest that we do not hold. */
+function toldAnswer(place: Place, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
+  const { mediaType: type, size } = head
+  return { digest, mediaType: type, size, body: undefined, provenance: provenanceOf(place.host, 'passed') }
 }
 
 function jsonList(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {

@@ -1,7 +1,7 @@
+import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Reference } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { anonymousIdentity, type RefStore, type TagRecord } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead } from '../upstream/upstream.ts'
@@ -34,6 +34,9 @@ type CheckResult =
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
   readonly #checks = new SingleFlight<CheckResult>()
+  readonly #heads = new SingleFlight<ManifestHead>()
+  /** What upstreams said of tags that are not held. */
+  readonly #told = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
   readonly #checkedAt = new WeakMap<TagRecord, number>()
   readonly #manifests: ManifestCache
@@ -101,29 +104,37 @@ export class TagLookup {
 
   /** A tag that is not held: a HEAD is passed on, a GET fetches. */
   async #ask(place: Place, tag: string): Promise<TagAnswer> {
-    const reference: Reference = { kind: 'tag', tag }
-    if (place.caller.head) {
-      const head = await place.upstream.resolve(place.name, reference, { access: place.caller.access })
-      // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
-      if (head.digest) this.confirm(place, tag, head.digest, head.identity)
-      return { kind: 'told', head }
-    }
-    const { result, joined } = this.#manifests.fetch(place, reference)
+    if (place.caller.head) return { kind: 'told', head: await this.#tell(place, tag) }
+    const { result, joined } = this.#manifests.fetch(place, { kind: 'tag', tag })
     const manifest = await result
-    this.confirm(place, tag, manifest.digest, place.identity)
+    this.confirm(place, tag, manifest.digest, manifest.identity)
     return { kind: 'fetched', manifest, joined }
+  }
+
+  /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
+  async #tell(place: Place, tag: string): Promise<ManifestHead> {
+    const key = placeKey(place, tag)
+    const told = this.#told.get(key)
+    const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(place.host) }
+    if (told && isFresh({ ...age, noCache: place.caller.noCache, offline: false })) return told.head
+    const head = await this.#heads.run(key, () => this.#resolve(place, tag)).result
+    this.#told.set(key, { head, at: this.#clock.monotonic() })
+    // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
+    if (head.digest) this.confirm(place, tag, head.digest, head.identity)
+    return head
   }
 
   /** One question to the upstream about a tag that is held; the body is fetched only when the digest has changed. */
   async #check(place: Place, tag: string, held: TagRecord): Promise<CheckResult> {
     try {
-      const digest = await this.#resolve(place, tag)
-      if (digest && (digest === held.digest || (await this.#isHeld(place, digest)))) {
-        this.confirm(place, tag, digest, place.identity)
+      const head = await this.#resolveOrNothing(place, tag)
+      const digest = head?.digest
+      if (head && digest && (digest === held.digest || (await this.#isHeld(place, digest)))) {
+        this.confirm(place, tag, digest, head.identity)
         return { kind: 'confirmed', digest }
       }
       const manifest = await this.#manifests.fetch(place, { kind: 'tag', tag }).result
-      this.confirm(place, tag, manifest.digest, place.identity)
+      this.confirm(place, tag, manifest.digest, manifest.identity)
       return { kind: 'fetched', manifest }
     } catch (error) {
       this.#failed(place, tag, held, error)
@@ -131,11 +142,14 @@ export class TagLookup {
     }
   }
 
-  /** The upstream's digest for a tag; undefined when it only tells with the body. */
-  async #resolve(place: Place, tag: string): Promise<Digest | undefined> {
+  #resolve(place: Place, tag: string): Promise<ManifestHead> {
+    return place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
+  }
+
+  /** Undefined where the upstream answers HEAD with nonsense: then only the body tells. */
+  async #resolveOrNothing(place: Place, tag: string): Promise<ManifestHead | undefined> {
     try {
-      const head = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
-      return head.digest
+      return await this.#resolve(place, tag)
     } catch (error) {
       if (error instanceof UpstreamError && error.failure === 'invalid') return undefined
       throw error

@@ -13,7 +13,7 @@ export interface Word {
   readonly mediaType: string | undefined
 }
 
-/** Every word a repository's record holds on a digest; the most useful one first. */
+/** The word a repository's record holds on a blob, good for this identity. A manifest is a blob too. */
 export function findWord(record: RepositoryRecord | undefined, digest: Digest, identity: string): Word | undefined {
   if (!record) return undefined
   const good = (word: { identity: string }) => word.identity === anonymousIdentity || word.identity === identity
@@ -24,6 +24,23 @@ export function findWord(record: RepositoryRecord | undefined, digest: Digest, i
   for (const parent of record.manifests.values()) {
     if (!good(parent)) continue
     const link = parent.links.find((link) => link.digest === digest && !isForeignLayer(link.mediaType))
+    if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
+  }
+  return undefined
+}
+
+/** The word a repository's record holds on a manifest: a layer's digest is no manifest, whoever asks for it as one. */
+export function findManifestWord(
+  record: RepositoryRecord | undefined,
+  digest: Digest,
+  identity: string,
+): (Word & { readonly mediaType: string }) | undefined {
+  if (!record) return undefined
+  const good = (word: { identity: string }) => word.identity === anonymousIdentity || word.identity === identity
+  const manifest = record.manifests.get(digest)
+  if (manifest && good(manifest)) return manifest
+  for (const parent of record.manifests.values()) {
+    const link = good(parent) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
   return undefined

@@ -38,7 +38,7 @@ export async function sendBlobAnswer(
       return 0
     }
     headers['content-type'] = mediaType.octetStream
-    const range = size === undefined ? undefined : requestedRange(request, digest, size)
+    const range = size === undefined ? undefined : requestedRange(request, answer, size)
     if (range) headers['content-range'] = `bytes ${range.start}-${range.end}/${size}`
     const length = range ? range.end - range.start + 1 : size
     if (length !== undefined) headers['content-length'] = length
@@ -101,11 +101,19 @@ async function sendArriving(
   }
 }
 
-/** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14. */
-function requestedRange(request: IncomingMessage, digest: string, size: number): ByteRange | undefined {
+/** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14: Range means something for GET only. */
+function requestedRange(
+  request: IncomingMessage,
+  { digest, provenance }: BlobAnswer,
+  size: number,
+): ByteRange | undefined {
+  if (request.method !== 'GET') return undefined
   const condition = request.headers['if-range']
   if (condition !== undefined && condition !== `"${digest}"`) return undefined
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
-  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, { 'content-range': `bytes */${size}` })
+  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, {
+    ...provenanceHeaders(provenance),
+    'content-range': `bytes */${size}`,
+  })
 }

@@ -35,7 +35,13 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
   return (request, response) => {
     const begun = performance.now()
     const gone = new AbortController()
-    response.once('close', () => gone.abort(new Error('the client is gone')))
+    const leave = () => gone.abort(new Error('the client is gone'))
+    // A response that waits for its turn on a pipelined connection is not told that the connection is gone.
+    request.socket.once('close', leave)
+    response.once('close', () => {
+      request.socket.off('close', leave)
+      leave()
+    })
     void serve(request, response, begun, gone.signal)
   }
 

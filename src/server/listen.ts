@@ -63,24 +63,40 @@ export async function listen(
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
   let closing = false
-  let open = 0
+  /** Open connections, and how many answers each is owed. */
+  const connections = new Map<Duplex, number>()
   const limit = options.maxConnections ?? Infinity
 
-  server.on('connection', (socket) => {
-    open += 1
-    socket.once('close', () => (open -= 1))
+  server.on(options.tls ? 'secureConnection' : 'connection', (socket: Duplex) => {
+    connections.set(socket, 0)
+    socket.once('close', () => connections.delete(socket))
     // Far beyond the limit even saying no takes descriptors that are not there.
-    if (open > limit * 1.5) socket.destroy()
+    if (closing || connections.size > limit * 1.5) socket.destroy()
   })
-  server.on('clientError', refuseMalformed)
+  server.on('clientError', (error: Error, socket: Duplex) => {
+    // What is not HTTP while an answer is under way would be answered into the middle of its body.
+    if (connections.get(socket)) socket.destroy()
+    else refuseMalformed(error, socket)
+  })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    const { socket } = request
+    connections.set(socket, (connections.get(socket) ?? 0) + 1)
+    response.once('close', () => {
+      const owed = connections.get(socket)
+      if (owed !== undefined) connections.set(socket, owed - 1)
+    })
     if (closing) response.setHeader('connection', 'close')
-    if (open <= limit) return handle(request, response)
+    if (connections.size <= limit) return handle(request, response)
     const busy = new OciError('TOOMANYREQUESTS', 503, 'The mirror has as many connections as it can hold.')
     response
       .writeHead(503, { 'retry-after': '1', connection: 'close', 'content-type': 'application/json' })
       .end(busy.body())
   })
+
+  /** Node itself would wait for a connection that has never said a word. */
+  const dropIdle = () => {
+    for (const [socket, owed] of connections) if (owed === 0) socket.destroy()
+  }
 
   const { host } = options
   await new Promise<void>((resolve, reject) => {
@@ -100,9 +116,8 @@ export async function listen(
     async close(graceMilliseconds) {
       closing = true
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
-      server.closeIdleConnections()
-      // A connection that finishes its last answer is idle only then.
-      const sweep = setInterval(() => server.closeIdleConnections(), 200)
+      dropIdle()
+      const sweep = setInterval(dropIdle, 200)
       const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
       await closed
       clearInterval(sweep)

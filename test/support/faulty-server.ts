@@ -2,6 +2,9 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Serv
 import type { AddressInfo, Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
+/** An address of each worker's own: a server that is stopped finds its port free when it starts again. */
+const loopback = process.platform === 'linux' ? `127.0.1.${process.env['VITEST_POOL_ID'] ?? 1}` : '127.0.0.1'
+
 /** One line of the log. */
 export interface SeenRequest {
   readonly method: string
@@ -37,7 +40,7 @@ export interface Match {
 
 export interface FaultyServer {
   readonly url: string
-  /** `127.0.0.1:40000` */
+  /** `127.0.1.1:40000` */
   readonly host: string
   /** Every request since the start, oldest first. */
   readonly requests: readonly SeenRequest[]
@@ -82,7 +85,7 @@ export async function startFaultyServer(
   })
 
   let port = 0
-  const start = () => new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  const start = () => new Promise<void>((resolve) => server.listen(port, loopback, resolve))
   const stop = () =>
     new Promise<void>((resolve) => {
       server.close(() => resolve())
@@ -93,8 +96,8 @@ export async function startFaultyServer(
   onTestFinished(stop)
 
   return {
-    url: `http://127.0.0.1:${port}`,
-    host: `127.0.0.1:${port}`,
+    url: `http://${loopback}:${port}`,
+    host: `${loopback}:${port}`,
     requests,
     count: (match = {}) => requests.filter((seen) => fits(match, seen)).length,
     get connections() {

@@ -11,6 +11,7 @@ interface Case {
   sizes: Record<string, number>
   maxSize?: number
   maxAge?: number
+  reserveBytes?: number
   needBytes?: number
   now?: number
   inUse?: string[]
@@ -18,12 +19,12 @@ interface Case {
 
 /** The plan, in the names that stand for digests. */
 function planned(given: Case): { images: string[]; blobs: string[]; bytes: number } {
-  const { maxSize = 0, maxAge = 0, needBytes = 0, now = 100 } = given
+  const { maxSize = 0, maxAge = 0, reserveBytes = 0, needBytes = 0, now = 100 } = given
   const inUse = new Set((given.inUse ?? []).map(digestFor))
   const plan = toEnd({
     records: given.records,
     sizes: sizesOf(given.sizes),
-    limits: { maxSize, maxAge, needBytes },
+    limits: { maxSize, maxAge, reserveBytes, needBytes },
     now,
     isInUse: (digest) => inUse.has(digest),
   })
@@ -117,7 +118,7 @@ describe('what is evicted', () => {
     const given = { ...twoImages(), inUse: ['old', 'new'] }
     expect(planned({ ...given, needBytes: 1 }).blobs).toEqual(['old layer'])
     expect(planned({ ...given, needBytes: 101 }).blobs).toEqual(['old layer', 'base'])
-    expect(planned({ ...given, needBytes: 9999 })).toEqual({
+    expect(planned({ ...given, reserveBytes: 9999 })).toEqual({
       images: [],
       blobs: ['old layer', 'base', 'new layer'],
       bytes: 1200,
@@ -140,6 +141,18 @@ describe('what is evicted', () => {
   test('is as much as is needed, whatever the size is', () => {
     expect(planned({ ...twoImages(), needBytes: 101 })).toMatchObject({ images: ['app:old'], bytes: 101 })
     expect(planned({ ...twoImages(), maxSize: 1300, needBytes: 102 }).bytes).toBeGreaterThan(101)
+  })
+
+  test('is nothing for what could not be written even if everything went', () => {
+    expect(planned({ ...twoImages(), needBytes: 1202 }).bytes).toBe(1202)
+    expect(planned({ ...twoImages(), needBytes: 1203 })).toEqual(nothing)
+    expect(planned({ ...twoImages(), needBytes: 1202, inUse: ['old'] })).toEqual(nothing)
+    const limits = { maxSize: 1201, reserveBytes: 1, needBytes: 1203 }
+    expect(planned({ ...twoImages(), ...limits })).toMatchObject({ images: ['app:old'], bytes: 101 })
+  })
+
+  test('is all there is when the disk lacks even more of its reserve', () => {
+    expect(planned({ ...twoImages(), reserveBytes: 9999 }).bytes).toBe(1202)
   })
 
   test('is a blob confirmed by itself in its turn, and only with its last holder', () => {
@@ -186,7 +199,7 @@ describe('forgetting an image', () => {
     const plan = toEnd({
       records: [record],
       sizes: sizesOf({ gone: 1 }),
-      limits: { maxSize: 0, maxAge: 45, needBytes: 0 },
+      limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })
@@ -196,7 +209,7 @@ describe('forgetting an image', () => {
     const { forget: gone } = toEnd({
       records: [record],
       sizes: sizesOf({ gone: 1 }),
-      limits: { maxSize: 0, maxAge: 45, needBytes: 0 },
+      limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })
@@ -214,7 +227,7 @@ describe('forgetting an image', () => {
     const { forget: gone } = toEnd({
       records: [record],
       sizes: sizesOf({ image: 1 }),
-      limits: { maxSize: 0, maxAge: 1, needBytes: 0 },
+      limits: { maxSize: 0, maxAge: 1, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })

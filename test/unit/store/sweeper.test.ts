@@ -1,3 +1,4 @@
+import { readdir, utimes, writeFile } from 'node:fs/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -117,6 +118,53 @@ describe('a sweep', () => {
     expect((await sweeper.sweep({ dryRun: true, needBytes })).images).toHaveLength(2)
   })
 
+  test('removes no more than what the disk lacks for what is to be written', async () => {
+    const { store } = await threeImages()
+    let free = 150
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    const imagesFor = async (needBytes: number) => (await sweeper.sweep({ dryRun: true, needBytes })).images.length
+    expect(await Promise.all([imagesFor(50), imagesFor(51), imagesFor(50 + total), imagesFor(51 + total)])).toEqual([
+      0, 1, 2, 0,
+    ])
+    free = Infinity
+    expect(await imagesFor(1)).toBe(1)
+  })
+
+  test('asks the disk also when it has no reserve', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { freeSpace: async () => 10 })
+    expect((await sweeper.sweep({ dryRun: true, needBytes: 10 })).images).toEqual([])
+    expect((await sweeper.sweep({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
+  })
+
+  test('drops damaged blobs that were kept before anything else, the oldest first', async () => {
+    const { store } = await threeImages()
+    const { layout } = store
+    for (const [at, name] of ['first', 'second', 'third'].entries()) {
+      const path = layout.quarantined(digestFor(name))
+      await writeFile(path, '0123456789')
+      await utimes(path, at + 1, at + 1)
+    }
+    const left = async () => {
+      const names = await readdir(layout.quarantine)
+      return ['first', 'second', 'third'].filter((name) =>
+        names.some((entry) => entry.includes(digestFor(name).slice('sha256:'.length))),
+      )
+    }
+    let free = 100
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    await sweeper.sweep({ dryRun: false })
+    expect(await left()).toEqual(['first', 'second', 'third'])
+    expect((await sweeper.sweep({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
+    expect(await left()).toEqual(['first', 'second', 'third'])
+    free = 99
+    expect((await sweeper.sweep({ dryRun: false })).blobs).toBe(0)
+    expect(await left()).toEqual(['second', 'third'])
+    free = 100
+    expect((await sweeper.sweep({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
+    expect(await left()).toEqual([])
+  })
+
   test('runs by itself', async () => {
     const { store } = await threeImages()
     sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 }, interval: 5 })
@@ -147,8 +195,10 @@ describe('a sweep', () => {
     const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
     await sweeper.close()
     sweeper.poke()
-    await sweeper.sweep({ dryRun: false })
+    await writeFile(store.layout.quarantined(digestFor('bad')), 'bad')
+    await sweeper.sweep({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
     expect(store.blobs.usage.bytes).toBe(total)
+    expect(await readdir(store.layout.quarantine)).toHaveLength(1)
   })
 
   test('of many blobs lets other work in between', async () => {

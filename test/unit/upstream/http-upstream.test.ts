@@ -59,8 +59,22 @@ describe('questions', () => {
     ])
   })
 
+  test.each([400, 404, 405, 410, 501])('a %i to the referrers list says that there is no such list', async (status) => {
+    const server = await serve((_, response) => reply(response, status))
+    expect(await openUpstream(server.url).referrers('a', digest, undefined, anonymous)).toBeUndefined()
+    expect(server.log).toHaveLength(1)
+  })
+
+  test.each([403, 416])('a %i to the referrers list is a failure', async (status) => {
+    const server = await serve((_, response) => reply(response, status))
+    await failureOf(openUpstream(server.url).referrers('a', digest, undefined, anonymous))
+  })
+
   test.each([
     [404, 'absent', 404],
+    [410, 'absent', 404],
+    [451, 'denied', 403],
+    [400, 'invalid', 502],
     [401, 'denied', 401],
     [403, 'denied', 403],
     [405, 'invalid', 502],
@@ -196,6 +210,23 @@ describe('limits', () => {
     expect(upstream.health().state).toBe('ok')
     limited = false
     clock.pass(15_000)
+    await upstream.manifest('a', tag, anonymous)
+    expect(server.log).toHaveLength(2)
+  })
+
+  test('asking in vain does not make the wait longer', async () => {
+    const clock = fakeClock()
+    // Time goes on while an answer is being made up.
+    const ticking = { ...clock, monotonic: () => (clock.pass(10), clock.monotonic()) }
+    const server = await serve((_, response) => {
+      if (server.log.length === 1) reply(response, 429, { 'retry-after': 20 })
+      else reply(response, 200, type, manifest)
+    })
+    const upstream = openUpstream(server.url, { clock: ticking })
+    await failureOf(upstream.manifest('a', tag, anonymous))
+    const end = clock.monotonic() + 20_000
+    for (let asked = 0; asked < 50; asked++) await failureOf(upstream.manifest('a', tag, anonymous))
+    clock.pass(end - clock.monotonic())
     await upstream.manifest('a', tag, anonymous)
     expect(server.log).toHaveLength(2)
   })
@@ -393,6 +424,53 @@ describe('blobs', () => {
     })
     const { body } = await openUpstream(server.url).blob('a', blobDigest, { ...anonymous, from: 0 })
     for await (const chunk of body) if (chunk.length > 0) break
+    await eventually(() => server.sockets.size === 0)
+  })
+
+  test.each<[string, (body: AsyncIterable<Uint8Array>, abort: AbortController) => unknown]>([
+    ['let go of', (body) => body[Symbol.asyncIterator]().return?.()],
+    ['called off', (_, abort) => abort.abort()],
+  ])('that are %s before anybody reads leave the way free for the next', async (_, end) => {
+    const server = await serve((_, response) => {
+      if (server.log.length > 40) return reply(response, 200, {}, blob)
+      response.writeHead(200, { 'content-length': 1e9 })
+      response.write(blob)
+    })
+    // The deadline of a body would free the connections too, in the end.
+    const upstream = openUpstream(server.url, { timeouts: { connect: 1000, headers: 1000, idle: 60_000 } })
+    for (let opened = 0; opened < 40; opened++) {
+      const abort = new AbortController()
+      const { body } = await upstream.blob('a', blobDigest, { ...anonymous, from: 0, signal: abort.signal })
+      await end(body, abort)
+    }
+    await eventually(() => server.sockets.size === 0)
+    const { body } = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    expect((await readAll(body)).toString()).toBe(blob)
+  })
+
+  test('that are let go of before they come leave no connection', async () => {
+    const server = await serve((_, response) => {
+      response.writeHead(200, { 'content-length': 10 })
+      response.flushHeaders()
+    })
+    const upstream = openUpstream(server.url, { timeouts: { connect: 1000, headers: 1000, idle: 60_000 } })
+    const { body } = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    await body[Symbol.asyncIterator]().return?.()
+    await eventually(() => server.sockets.size === 0)
+  })
+
+  test('that are let go of while the upstream stalls end at once, and stay ended', async () => {
+    const server = await serve((_, response) => {
+      response.writeHead(200, { 'content-length': blob.length })
+      response.flushHeaders()
+    })
+    const upstream = openUpstream(server.url, { timeouts: { connect: 1000, headers: 1000, idle: 60_000 } })
+    const { body } = await upstream.blob('a', blobDigest, { ...anonymous, from: 0 })
+    const iterator = body[Symbol.asyncIterator]()
+    const reading = failureOf(iterator.next())
+    await iterator.return?.()
+    expect((await reading).failure).toBe('unavailable')
+    expect(await iterator.next()).toEqual({ done: true, value: undefined })
     await eventually(() => server.sockets.size === 0)
   })
 

@@ -157,6 +157,38 @@ describe('redirects', () => {
   })
 })
 
+describe('storage that cannot be asked', () => {
+  test('for nobody listens there does not count against the registry', async () => {
+    const storage = await serve(() => {})
+    await storage.close()
+    const registry = await sendingTo(storage.url)
+    const upstream = openUpstream(registry.url, withPassword)
+    const error = await failureOf(upstream.statBlob('a', digest, credentialed))
+    expect([error.failure, error.status]).toEqual(['unavailable', 502])
+    expect(upstream.health().state).toBe('ok')
+  })
+
+  test('for it does not answer in time does not count against the registry', async () => {
+    const storage = await serve(() => {})
+    const registry = await sendingTo(storage.url)
+    const timeouts = { connect: 1000, headers: 100, idle: 1000 }
+    const upstream = openUpstream(registry.url, { ...withPassword, timeouts })
+    const error = await failureOf(upstream.statBlob('a', digest, credentialed))
+    expect([error.failure, error.status]).toEqual(['unavailable', 504])
+    expect(upstream.health().state).toBe('ok')
+  })
+
+  test('counts where the registry only moved it on its own origin', async () => {
+    const registry = await serve((request, response) => {
+      if (request.url === '/moved') return
+      reply(response, 307, { location: '/moved' })
+    })
+    const upstream = openUpstream(registry.url, { timeouts: { connect: 1000, headers: 100, idle: 1000 } })
+    await failureOf(upstream.statBlob('a', digest, anonymous))
+    expect(upstream.health().state).toBe('failing')
+  })
+})
+
 describe('an upstream that was not configured by name', () => {
   test.each(['127.0.0.1', 'localhost'])('is not asked at %s', async (hostname) => {
     const server = await serve((_, response) => reply(response, 200))
