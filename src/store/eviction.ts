@@ -19,7 +19,9 @@ export interface EvictionLimits {
   readonly maxSize: number
   /** Running time ms; 0 = keep. */
   readonly maxAge: number
-  /** Bytes to be freed whatever the size is. */
+  /** Bytes that the disk lacks of its reserve: freed whatever the size is, or as many of them as can be. */
+  readonly reserveBytes: number
+  /** Bytes to be freed for something to be written, the reserve's included: all of them, or none when they are too many. */
   readonly needBytes: number
 }
 
@@ -35,14 +37,17 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const holdings = yield* surveyHoldings(records)
   const planner = new EvictionPlanner(holdings, sizes, isInUse)
   let total = 0
+  let removable = 0
   const unnamed: Digest[] = []
   let steps = 0
   for (const [digest, size] of sizes) {
     total += size
+    if (limits.needBytes > 0 && !isInUse(digest)) removable += size
     if (!holdings.holders.has(digest)) unnamed.push(digest)
     if (++steps % pauseEvery === 0) yield
   }
-  const goal = Math.max(limits.maxSize > 0 ? total - limits.maxSize : 0, limits.needBytes)
+  const needed = limits.needBytes <= removable ? limits.needBytes : 0
+  const goal = Math.max(limits.maxSize > 0 ? total - limits.maxSize : 0, limits.reserveBytes, needed)
   const isEnough = () => planner.bytes >= goal
 
   yield

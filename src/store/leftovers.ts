@@ -1,7 +1,6 @@
-import { readdir, rm, stat } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import type { StoreLayout } from './layout.ts'
-
-const quarantineMs = 7 * 24 * 3_600_000
+import { removeOldQuarantine } from './quarantine.ts'
 
 /** Clears away what dead processes left half done, and old damaged blobs. Needs the store's lock. */
 export async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<void> {
@@ -10,14 +9,6 @@ export async function removeLeftovers(layout: StoreLayout, wallNow: number): Pro
   await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
   await removeEntries(layout, layout.repositories, (name) => name.startsWith('.'))
   await removeOldQuarantine(layout, wallNow)
-}
-
-/** Damaged blobs are kept for a week, for who wants to know what happened to them. */
-export async function removeOldQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
-  for (const name of await readdir(layout.quarantine)) {
-    const path = layout.entry(layout.quarantine, name)
-    if (wallNow - (await stat(path)).mtimeMs > quarantineMs) await rm(path, { recursive: true, force: true })
-  }
 }
 
 async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name: string) => boolean): Promise<void> {

@@ -1,7 +1,7 @@
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { removeOldQuarantine } from './leftovers.ts'
+import { removeOldQuarantine } from './quarantine.ts'
 import type { Store } from './open-store.ts'
 import { verifyStore } from './verify.ts'
 

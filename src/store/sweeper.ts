@@ -4,11 +4,12 @@ import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import { carryOut, preview, type Removed } from './carry-out.ts'
 import type { EvictionPlan } from './eviction-plan.ts'
-import { planEviction } from './eviction.ts'
+import { planEviction, type EvictionLimits } from './eviction.ts'
 import { freeSpace } from './free-space.ts'
 import { FreshClaims } from './fresh-claims.ts'
 import { inSlices } from './in-slices.ts'
 import type { Store } from './open-store.ts'
+import { dropQuarantined } from './quarantine.ts'
 import { planRemoval } from './removal.ts'
 
 export interface SweeperOptions {
@@ -35,7 +36,7 @@ export interface SweeperLimits {
 export interface SweepRequest {
   /** Says what would go, and touches nothing. */
   readonly dryRun: boolean
-  /** Bytes that somebody wants to write, beyond what the disk has. */
+  /** Bytes that somebody wants to write. Nothing goes for them when there is room, or could not be enough of it. */
   readonly needBytes?: number
 }
 
@@ -75,7 +76,7 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     const claims = new FreshClaims(store.refs)
     try {
       const { signal } = closing
-      const plan = await inSlices(await makePlan(), clock, signal)
+      const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
       if (dryRun) return { ...preview(plan), unknown }
@@ -88,15 +89,27 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     }
   }
 
-  const shortage = async (): Promise<number> => {
-    if (limits.minFree === 0) return 0
-    return Math.max(0, limits.minFree - (await (options.freeSpace ?? freeSpace)(store.layout.home)))
+  /** The limits for the cache, after damaged blobs that were kept have made what room they can. */
+  const findLimits = async (dryRun: boolean, wanted: number): Promise<EvictionLimits> => {
+    const { maxSize, maxAge, minFree } = limits
+    const free = minFree + wanted > 0 ? await (options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
+    const reserveBytes = Math.max(0, minFree - free)
+    // A disk that does not tell has shown that it is full.
+    const needBytes = free === Infinity ? wanted : wanted > 0 ? Math.max(0, minFree + wanted - free) : 0
+    const shortage = Math.max(reserveBytes, needBytes)
+    const freed = shortage > 0 ? await dropQuarantined(store.layout, { bytes: shortage, dryRun, logger }) : 0
+    return {
+      maxSize,
+      maxAge,
+      reserveBytes: Math.max(0, reserveBytes - freed),
+      needBytes: Math.max(0, needBytes - freed),
+    }
   }
 
   const sweep = ({ dryRun, needBytes = 0 }: SweepRequest) =>
     inTurn(dryRun, false, async () =>
       planEviction({
-        limits: { maxSize: limits.maxSize, maxAge: limits.maxAge, needBytes: needBytes + (await shortage()) },
+        limits: await findLimits(dryRun, needBytes),
         records: store.refs.all(),
         sizes: store.blobs.sizes,
         now: store.runningClock.now(),

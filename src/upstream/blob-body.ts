@@ -40,8 +40,24 @@ export function planBlob(
   return partial ? undefined : { size: expectedSize, skip: from, encoding }
 }
 
-/** The wanted bytes. Throws an UpstreamError when they break off or cannot be decoded. */
-export async function* readBlob(answer: Answer, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
+/**
+ * The wanted bytes, once. Throws an UpstreamError when they break off or cannot be decoded. Its iterator's `return` lets go of
+ * the answer whenever it is called: before the first byte was asked for, and while one is waited for.
+ */
+export function readBlob(answer: Answer, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
+  // A generator that has not begun runs no `finally`, and one that waits for a chunk does not before that has come.
+  const chunks = wantedBytes(answer, plan, host)
+  const iterator: AsyncIterator<Uint8Array> = {
+    next: () => chunks.next(),
+    return() {
+      answer.discard()
+      return chunks.return(undefined)
+    },
+  }
+  return { [Symbol.asyncIterator]: () => iterator }
+}
+
+async function* wantedBytes(answer: Answer, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
   let skip = plan.skip
   const body = plan.encoding === undefined ? answer.body : decodeBody(answer, plan.encoding, host)
   for await (const chunk of body) {

@@ -54,8 +54,9 @@ export interface ExchangeOptions {
 const mostHops = 5
 const connectionsPerOrigin = 16
 const keepAliveMs = 15_000
-/** A body up to this size is read to keep its connection; a longer one is cut. */
+/** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
 const discardBytes = 64 * 1024
+const discardMs = 1000
 
 export function createExchange(options: ExchangeOptions): Exchange {
   const { host, timeouts, guard } = options
@@ -94,6 +95,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
     const agent = await agentFor(request.lane)
     request.signal?.throwIfAborted()
     if (closed) throw stopping()
+    const foreign = url.origin !== request.url.origin
     const run = new AbortController()
     const onAbort = () => run.abort(request.signal?.reason)
     const finish = () => {
@@ -114,11 +116,12 @@ export function createExchange(options: ExchangeOptions): Exchange {
         signal: run.signal,
       })
       response.body.on('close', finish)
-      return answerOf(host, response, url.origin !== request.url.origin, run.signal)
+      return answerOf(host, response, foreign, run.signal)
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
-      throw requestFailure(host, url.hostname === request.url.hostname ? host : url.hostname, error)
+      const target = url.hostname === request.url.hostname ? host : url.hostname
+      throw requestFailure({ host, target, foreign }, error)
     }
   }
 
@@ -158,6 +161,7 @@ function answerOf(host: string, response: Dispatcher.ResponseData, foreign: bool
   // A body that is let go of ends with an error that nobody waits for.
   body.on('error', () => {})
   let discarded = false
+  let isRead = false
   return {
     status: response.statusCode,
     foreign,
@@ -165,12 +169,12 @@ function answerOf(host: string, response: Dispatcher.ResponseData, foreign: bool
       const value = headers[name]
       return Array.isArray(value) ? value.join(', ') : value
     },
-    body: readBody(host, body, signal),
+    body: readBody(host, body, signal, () => (isRead = true)),
     discard() {
       if (discarded) return
       discarded = true
-      if (body.readableDidRead) body.destroy()
-      else void body.dump({ limit: discardBytes }).catch(() => {})
+      if (isRead) body.destroy()
+      else void body.dump({ limit: discardBytes, signal: AbortSignal.timeout(discardMs) }).catch(() => {})
     },
   }
 }
@@ -179,7 +183,9 @@ async function* readBody(
   host: string,
   body: Dispatcher.ResponseData['body'],
   signal: AbortSignal,
+  onBegin: () => void,
 ): AsyncGenerator<Uint8Array> {
+  onBegin()
   try {
     for await (const chunk of body) yield chunk as Uint8Array
   } catch (error) {

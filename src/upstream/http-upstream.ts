@@ -4,7 +4,7 @@ import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
 import { encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
-import { createInquiry, type InquiryOptions } from './inquiry.ts'
+import { createInquiry, type InquiryOptions, type Question } from './inquiry.ts'
 import { readSmallBody } from './small-body.ts'
 import { UpstreamError, type AskOptions, type FetchedList, type Upstream } from './upstream.ts'
 
@@ -18,6 +18,8 @@ export type HttpUpstreamOptions = InquiryOptions
 
 /** 4 MiB: what clients read, and the specification asks registries to take (decision D4). */
 const documentBytes = 4 * 1024 * 1024
+/** What registries without the referrers API answer instead of 404, for they take its path for a bad or an unknown one. */
+const noReferrers = [400, 405, 501]
 
 /**
  * A registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.
@@ -27,8 +29,12 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   const { host } = options
   const inquiry = createInquiry(options)
 
-  function fetchList(name: string, path: string, accept: string, options: AskOptions): Promise<FetchedList> {
-    return inquiry.ask({ ...options, method: 'GET', name, path, headers: { accept } }, async ({ answer }) => ({
+  function fetchList(
+    question: Pick<Question, 'name' | 'path' | 'meansAbsent'>,
+    accept: string,
+    options: AskOptions,
+  ): Promise<FetchedList> {
+    return inquiry.ask({ ...options, ...question, method: 'GET', headers: { accept } }, async ({ answer }) => ({
       contentType: answer.header('content-type') ?? 'application/json',
       bytes: await readSmallBody(answer, documentBytes, host),
       next: nextQuery(answer.header('link')),
@@ -93,13 +99,13 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     },
 
     tags(name, { n, last }, options) {
-      return fetchList(name, `tags/list${queryOf({ n, last })}`, 'application/json', options)
+      return fetchList({ name, path: `tags/list${queryOf({ n, last })}` }, 'application/json', options)
     },
 
     async referrers(name, digest, artifactType, options) {
       const path = `referrers/${digest}${queryOf({ artifactType })}`
       try {
-        return await fetchList(name, path, manifestAccept, options)
+        return await fetchList({ name, path, meansAbsent: noReferrers }, manifestAccept, options)
       } catch (error) {
         if (error instanceof UpstreamError && error.failure === 'absent') return undefined
         throw error

@@ -51,6 +51,8 @@ export interface Question extends AskOptions {
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly lane?: Lane
+  /** Statuses that mean the same as a 404 here. */
+  readonly meansAbsent?: readonly number[]
 }
 
 export interface Reply {
@@ -103,8 +105,17 @@ export function createInquiry(options: InquiryOptions): Inquiry {
       return answer
     })
     const isWanted = answer.status === 200 || (answer.status === 206 && headers['range'] !== undefined)
-    if (!isWanted) throw await refusal(host, answer, clock)
+    if (!isWanted) throw await refusal(host, answer, clock, question.meansAbsent)
     return read({ answer, identity })
+  }
+
+  async function noteLimit<T>(identity: string, answered: Promise<T>): Promise<T> {
+    try {
+      return await answered
+    } catch (error) {
+      if (error instanceof LimitedError) cooldown.note(identity, error.limit)
+      throw error
+    }
   }
 
   return {
@@ -115,12 +126,11 @@ export function createInquiry(options: InquiryOptions): Inquiry {
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(() => attempt(question, credential, read))
+        return circuit.run(() => noteLimit(identity, attempt(question, credential, read)))
       }
       try {
         return await withRetries(once, { clock, random, signal })
       } catch (error) {
-        if (error instanceof LimitedError) cooldown.note(identity, error.limit)
         if (error instanceof UpstreamError) {
           const fields = { upstream: host, repository: name, method, path, reason: error.message }
           logger.debug(fields, 'an upstream request failed')

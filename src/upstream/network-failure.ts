@@ -18,15 +18,25 @@ const timedOut = new Map([
 const certificate =
   /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
 
-/** What went wrong before an answer came from `target`, a host name, on behalf of the upstream `host`. */
-export function requestFailure(host: string, target: string, error: unknown): UpstreamError {
+export interface Hop {
+  /** The upstream. */
+  readonly host: string
+  /** The host name that was asked on its behalf. */
+  readonly target: string
+  /** Whether it is of another origin than the one that was asked first. */
+  readonly foreign: boolean
+}
+
+/** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
+export function requestFailure({ host, target, foreign }: Hop, error: unknown): UpstreamError {
   if (error instanceof UpstreamError) return error
   const code = errnoOf(error) ?? ''
   const where = target === host ? host : `${host} (${target})`
   const why = refused.get(code)
-  if (why) return new TransientError('unavailable', 502, `${where} ${why}.`, { breaksCircuit: true, cause: error })
+  if (why) return new TransientError('unavailable', 502, `${where} ${why}.`, { breaksCircuit: !foreign, cause: error })
   const late = timedOut.get(code)
-  if (late) return new TransientError('unavailable', 504, `${where} ${late}.`, { breaksCircuit: true, cause: error })
+  if (late)
+    return new TransientError('unavailable', 504, `${where} ${late}.`, { breaksCircuit: !foreign, cause: error })
   if (certificate.test(code)) {
     const message = `${where} could not prove who it is (${code}); a CA of your own goes to upstreams."${host}".ca.`
     return new UpstreamError('unavailable', 502, message, { cause: error })

@@ -27,7 +27,7 @@ export interface Upstream {
   blob(name: string, digest: Digest, options: AskOptions & BlobOptions): Promise<FetchedBlob>
   /** The tags list, as the upstream sends it. */
   tags(name: string, page: Page, options: AskOptions): Promise<FetchedList>
-  /** The referrers list; `undefined` when the upstream knows no such endpoint (404). */
+  /** The referrers list; `undefined` when the upstream knows no such endpoint (404, 410, 400, 405 or 501). */
   referrers(
     name: string,
     digest: Digest,
@@ -68,7 +68,10 @@ export interface FetchedBlob {
   /** Bytes of the whole blob, when the upstream says. */
   readonly size: number | undefined
   readonly identity: string
-  /** Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut. */
+  /**
+   * Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut.
+   * Holds a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
+   */
   readonly body: AsyncIterable<Uint8Array>
 }
 
@@ -98,7 +101,7 @@ export interface RateLimit {
 }
 
 /**
- * `absent` 404 · `denied` 401/403 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
+ * `absent` 404/410 · `denied` 401/403/451 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
  * `invalid` answered with something that cannot be used (too large, wrong bytes, untrusted redirect).
  */
 export type UpstreamFailure = 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid'
