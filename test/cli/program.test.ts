@@ -21,7 +21,12 @@ afterEach(async () => {
   await rm(home, { recursive: true })
 })
 
-const anyPort = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
+const anyPort = {
+  MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+  MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+  MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+  MIRROR_NETWORKS: '',
+}
 
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
   // Nothing of the machine's own settings: no proxy, no colours, no other mirror.
@@ -49,7 +54,8 @@ describe('mirror up', () => {
     const up = await mirror('up', '--json')
     expect(up).toMatchObject({ exit: 0, stderr: '' })
     const started = JSON.parse(up.stdout)
-    expect(started).toMatchObject({ outcome: 'started', endpoints: { registry: [], networks: {} } })
+    expect(started).toMatchObject({ outcome: 'started', endpoints: { networks: {} } })
+    expect((await fetch(`${started.endpoints.registry[0]}/v2/`)).status).toBe(200)
     expect((await fetch(`${started.endpoints.cache[0]}/v2/`)).status).toBe(200)
 
     expect(JSON.parse((await mirror('up', '--json')).stdout)).toMatchObject({ outcome: 'already-up', pid: started.pid })
