@@ -30,6 +30,7 @@ const doors: Record<string, RegExp> = {
   yaml: /^(clients|config)\//,
   '@oclif/core': /^(cli|commands)\//,
   undici: /^upstream\/exchange\.ts$/,
+  bcryptjs: /^server\/basic-auth\.ts$/,
   koffi: /^server\/send-blob-native\.ts$/,
 }
 

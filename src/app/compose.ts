@@ -9,6 +9,7 @@ import { Stats } from '../registry/stats.ts'
 import { openStore, type Store } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
 
 /** The parts of a running cache. */
@@ -18,6 +19,8 @@ export interface Parts {
   readonly cache: PullThrough
   readonly sweeper: Sweeper
   readonly stats: Stats
+  /** Undefined when the registry is switched off. */
+  readonly pushed: RegistryParts | undefined
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -76,20 +79,34 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     logger,
   })
 
+  const closeCache = async () => {
+    clearInterval(saving)
+    await cache.close()
+    await upstreams.close()
+    await scrub.close()
+    await sweeper.close()
+    await saveStats()
+    await store.close()
+  }
+  const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
+  let pushed: RegistryParts | undefined
+  try {
+    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom)
+  } catch (error) {
+    await closeCache()
+    throw error
+  }
+
   return {
     store,
     upstreams,
     cache,
     sweeper,
     stats,
+    pushed,
     async close() {
-      clearInterval(saving)
-      await cache.close()
-      await upstreams.close()
-      await scrub.close()
-      await sweeper.close()
-      await saveStats()
-      await store.close()
+      await pushed?.close()
+      await closeCache()
     },
   }
 }

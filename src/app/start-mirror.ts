@@ -20,6 +20,8 @@ import { openAdminToken } from './admin-token.ts'
 import { compose } from './compose.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
+import { registryOpener } from './registry-listeners.ts'
+import { createRegistryActions } from './registry-actions.ts'
 import { createStatusReport } from './status-report.ts'
 
 export interface StartOptions {
@@ -76,6 +78,10 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
+    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, logger, tls, maxConnections })
+    const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry, closing) : []
+    endpoints.registry.push(...registryListeners.map(({ url }) => url))
+
     const context = { ...options, startedAt: Date.now(), endpoints, maxBytes: config.cache.maxSize }
     const actions = createAdminActions(
       parts,
@@ -91,11 +97,15 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     )
     endpoints.admin.push(...adminListeners.map(({ url }) => url))
 
-    for (const { host, url } of [...cacheListeners, ...adminListeners]) {
+    for (const { host, url } of [...cacheListeners, ...registryListeners, ...adminListeners]) {
       if (!isLoopbackAddress(host) && host !== 'localhost')
         logger.warn({ url }, 'this address is reachable from other machines')
     }
-    const networks = await watchNetworks(config, cacheListeners, openCache, logger, (urls) => {
+    const openers = [
+      { listeners: cacheListeners, open: openCache },
+      ...(openRegistry ? [{ listeners: registryListeners, open: openRegistry }] : []),
+    ]
+    const networks = await watchNetworks(config, openers, logger, (urls) => {
       endpoints.networks = urls
       options.onEndpointsChanged?.()
     })
@@ -126,21 +136,19 @@ async function listenAll(
 /** On Linux a process reaches its networks' containers by their gateways; elsewhere the engine lives in a VM. */
 async function watchNetworks(
   config: Config,
-  cacheListeners: readonly Listener[],
-  openCache: (address: string, port: number) => Promise<Listener>,
+  openers: readonly ListenerOpener[],
   logger: Logger,
   onChange: (urls: Record<string, string>) => void,
 ): Promise<NetworkListeners | undefined> {
   const { networks } = config
-  const [first] = cacheListeners
+  const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
   if (!endpoint) return undefined
-  const everywhere = cacheListeners.some(({ host }) => host === '0.0.0.0' || host === '::')
   return startNetworkListeners({
     docker: createDockerodeDocker(endpoint, { clock: systemClock }),
     networks,
-    open: async (address) => (everywhere ? undefined : openCache(address, first.port)),
+    open: (address) => openOnAddress(address, openers),
     urlOf: (address) =>
       `${config.tls ? 'https' : 'http'}://${address.includes(':') ? `[${address}]` : address}:${first.port}`,
     onChange,
@@ -148,12 +156,35 @@ async function watchNetworks(
   })
 }
 
+/** Who listens on the addresses of the configuration, and how to listen on another one. */
+interface ListenerOpener {
+  readonly listeners: readonly Listener[]
+  readonly open: (address: string, port: number) => Promise<Listener>
+}
+
+/** Everything that listens, on one more address with the same ports; undefined when all of it does already. */
+async function openOnAddress(address: string, openers: readonly ListenerOpener[]): Promise<Listener | undefined> {
+  const opened: Listener[] = []
+  const close = async (grace: number) => void (await Promise.all(opened.map((listener) => listener.close(grace))))
+  try {
+    for (const { listeners, open } of openers) {
+      const [first] = listeners
+      const everywhere = listeners.some(({ host }) => host === '0.0.0.0' || host === '::')
+      if (first && !everywhere) opened.push(await open(address, first.port))
+    }
+  } catch (error) {
+    await close(0)
+    throw error
+  }
+  return opened[0] && { ...opened[0], close }
+}
+
 function createAdminActions(
   parts: Awaited<ReturnType<typeof compose>>,
   status: () => StatusReport,
   stop: () => void,
 ): AdminActions {
-  const { sweeper, cache, store } = parts
+  const { sweeper, cache, store, pushed } = parts
   return {
     status: () => Promise.resolve(status()),
     metrics: () => renderMetrics(status()),
@@ -169,6 +200,7 @@ function createAdminActions(
       }
       cache.forget()
     },
+    registry: pushed && createRegistryActions(pushed.keeper),
     stop,
   }
 }

@@ -14,7 +14,7 @@ export interface StatusContext {
 }
 
 /** What `mirror status --json` prints, from the running parts. */
-export function createStatusReport({ store, stats, upstreams }: Parts, context: StatusContext): StatusReport {
+export function createStatusReport({ store, stats, upstreams, pushed }: Parts, context: StatusContext): StatusReport {
   const manifests = new Set<string>()
   for (const record of store.refs.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
   const { bytes, blobs } = store.blobs.usage
@@ -35,8 +35,9 @@ export function createStatusReport({ store, stats, upstreams }: Parts, context: 
       maxBytes: context.maxBytes,
       blobs,
       manifests: manifests.size,
-      pushedBytes: 0,
+      pushedBytes: pushed?.store.blobs.usage.bytes ?? 0,
     },
+    registry: registryCounters(pushed),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
     images: imageReports({ store }),
   }
@@ -52,6 +53,16 @@ export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
     ...(lastPulled === undefined ? {} : { lastPulled: iso(lastPulled) }),
     ...(checkedAt === undefined ? {} : { checkedAt: iso(checkedAt) }),
   }))
+}
+
+function registryCounters(pushed: Parts['pushed']): StatusReport['registry'] {
+  const counts = { repositories: 0, tags: 0, manifests: 0 }
+  for (const { tags, manifests } of pushed?.store.repositories.all() ?? []) {
+    if (manifests.size > 0) counts.repositories += 1
+    counts.tags += tags.size
+    counts.manifests += manifests.size
+  }
+  return { ...counts, bytes: pushed?.store.blobs.usage.bytes ?? 0, uploads: pushed?.sessions.count ?? 0 }
 }
 
 function counters(totals: Totals, hitRatio: number): StatusReport['cache'] {

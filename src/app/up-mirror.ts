@@ -46,6 +46,10 @@ export interface UpReport {
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000
 
+/** So often, and so many times, another mirror that is starting is looked for. */
+const lookEveryMs = 100
+const looksForOther = 10
+
 /** Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, and touches nothing. */
 export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const paths = mirrorPaths(surroundings)
@@ -80,10 +84,20 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     }
   } catch (error) {
     // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
-    const again = error instanceof MirrorError ? await planUp(request) : undefined
-    if (again?.action === 'nothing') return upMirror(request, again)
+    const again = error instanceof MirrorError ? await planOnceUp(request, clock) : undefined
+    if (again) return upMirror(request, again)
     throw await explainStartFailure(error, plan.config)
   }
+}
+
+/** It has the store and the ports a moment before it says that it is up. */
+async function planOnceUp(request: UpRequest, clock: Clock): Promise<UpPlan | undefined> {
+  for (let look = 0; look < looksForOther; look++) {
+    if (look > 0) await clock.sleep(lookEveryMs)
+    const plan = await planUp(request)
+    if (plan.action === 'nothing') return plan
+  }
+  return undefined
 }
 
 async function start({ program, surroundings, signal }: UpRequest, paths: MirrorPaths): Promise<StartedMirror> {

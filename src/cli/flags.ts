@@ -1,10 +1,22 @@
-import { boolean, integer, string } from '@oclif/core/flags'
+import { boolean, custom, integer, string } from '@oclif/core/flags'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import { parseDuration } from '../lib/units.ts'
 
 // Each shared flag in one place; a flag and its MIRROR_* variable mean the same.
 
 export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' })
 
 export const dryRunFlag = boolean({ description: 'only say what would be done', env: 'MIRROR_DRY_RUN' })
+
+/** A duration, in ms. */
+export const durationFlag = custom<number>({
+  helpValue: 'DURATION',
+  parse: (text) => {
+    const duration = parseDuration(text)
+    if (duration !== undefined) return Promise.resolve(duration)
+    throw new MirrorError(`${JSON.stringify(text)} is not a duration such as 36h or 14d.`, { exit: exitCode.usage })
+  },
+})
 
 export const configFlag = string({
   description: 'the configuration file, instead of the usual one',

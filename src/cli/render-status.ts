@@ -19,13 +19,18 @@ export function renderStatus(report: StatusReport, paint: Paint, now: number): s
   return blocks.join('\n\n')
 }
 
-function endpointFacts({ endpoints }: StatusReport): [string, string][] {
+function endpointFacts({ endpoints, registry }: StatusReport): [string, string][] {
   return [
     ...endpoints.cache.map((url): [string, string] => ['cache', url]),
     ...Object.entries(endpoints.networks).map(([name, url]): [string, string] => ['', `${url} (network ${name})`]),
-    ...endpoints.registry.map((url): [string, string] => ['registry', url]),
+    ...endpoints.registry.map((url): [string, string] => ['registry', `${url} (${pushed(registry)})`]),
     ...endpoints.admin.map((url): [string, string] => ['admin', url]),
   ]
+}
+
+function pushed({ repositories, tags, bytes }: StatusReport['registry']): string {
+  const noun = repositories === 1 ? 'repository' : 'repositories'
+  return `${count(repositories)} ${noun}, ${count(tags)} ${tags === 1 ? 'tag' : 'tags'}, ${formatBytes(bytes)}`
 }
 
 function cacheFacts({ cache, storage, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {

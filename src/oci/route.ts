@@ -15,17 +15,30 @@ export interface Repository {
 export type Route =
   | { readonly kind: 'base' }
   | { readonly kind: 'catalog'; readonly registry: string | undefined; readonly page: Page }
-  | ({ readonly kind: 'manifest'; readonly reference: Reference } & Repository)
+  | ({ readonly kind: 'manifest'; readonly reference: Reference; readonly tags: readonly string[] } & Repository)
   | ({ readonly kind: 'blob'; readonly digest: Digest } & Repository)
   | ({ readonly kind: 'tags'; readonly page: Page } & Repository)
-  | ({ readonly kind: 'referrers'; readonly digest: Digest; readonly artifactType: string | undefined } & Repository)
-  | ({ readonly kind: 'uploads' } & Repository)
-  | ({ readonly kind: 'upload'; readonly id: string } & Repository)
+  | ({
+      readonly kind: 'referrers'
+      readonly digest: Digest
+      readonly artifactType: string | undefined
+      readonly page: Page
+    } & Repository)
+  | ({ readonly kind: 'uploads'; readonly wanted: UploadQuery } & Repository)
+  | ({ readonly kind: 'upload'; readonly id: string; readonly wanted: UploadQuery } & Repository)
 
 /** The paging parameters of a listing, as they came: the listing decides what they mean. */
 export interface Page {
   readonly n: string | undefined
   readonly last: string | undefined
+}
+
+/** What the query of a push says, as it came: only a registry that takes pushes reads it. */
+export interface UploadQuery {
+  readonly digest: string | undefined
+  readonly algorithm: string | undefined
+  readonly mount: string | undefined
+  readonly from: string | undefined
 }
 
 /**
@@ -63,19 +76,29 @@ export function parseRoute(target: string, addressing: Addressing): Route {
   const last = path.length - 1
   const [before, leaf] = [path[last - 1], path[last]!]
 
-  if (before === 'manifests') return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf) }
+  if (before === 'manifests') {
+    const tags = query?.getAll('tag') ?? []
+    return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf), tags }
+  }
   if (before === 'blobs' && leaf !== 'uploads')
     return { kind: 'blob', ...repository(last - 1), digest: digestOrThrow(leaf) }
   if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: pageOf(query) }
   if (before === 'referrers') {
     const artifactType = query?.get('artifactType') ?? undefined
-    return { kind: 'referrers', ...repository(last - 1), digest: digestOrThrow(leaf), artifactType }
+    return {
+      kind: 'referrers',
+      ...repository(last - 1),
+      digest: digestOrThrow(leaf),
+      artifactType,
+      page: pageOf(query),
+    }
   }
-  if (before === 'blobs') return { kind: 'uploads', ...repository(last - 1) }
+  const wanted = uploadQueryOf(query)
+  if (before === 'blobs') return { kind: 'uploads', ...repository(last - 1), wanted }
   if (path[last - 2] === 'blobs' && before === 'uploads') {
     return leaf === ''
-      ? { kind: 'uploads', ...repository(last - 2) }
-      : { kind: 'upload', ...repository(last - 2), id: leaf }
+      ? { kind: 'uploads', ...repository(last - 2), wanted }
+      : { kind: 'upload', ...repository(last - 2), id: leaf, wanted }
   }
   throw notFound()
 }
@@ -135,6 +158,11 @@ function digestOrThrow(text: string): Digest {
 
 function pageOf(query: URLSearchParams | undefined): Page {
   return { n: query?.get('n') ?? undefined, last: query?.get('last') ?? undefined }
+}
+
+function uploadQueryOf(query: URLSearchParams | undefined): UploadQuery {
+  const value = (name: string) => query?.get(name) ?? undefined
+  return { digest: value('digest'), algorithm: value('digest-algorithm'), mount: value('mount'), from: value('from') }
 }
 
 function decodeSegment(segment: string): string {

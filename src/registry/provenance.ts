@@ -2,13 +2,14 @@ import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
 import type { Provenance } from './registry.ts'
 
-const cacheStatus: Record<Provenance['outcome'], string> = {
+const cacheStatus: Record<Provenance['outcome'], string | undefined> = {
   hit: 'mirror; hit',
   revalidated: 'mirror; hit; fwd=stale; fwd-status=200',
   stale: 'mirror; hit; detail=stale-on-error',
   miss: 'mirror; fwd=miss; stored',
   collapsed: 'mirror; fwd=miss; collapsed',
   passed: 'mirror; fwd=miss; fwd-status=200',
+  own: undefined,
 }
 
 /** Where an answer came from, in RFC 9211's words. */

@@ -1,4 +1,4 @@
-import type { Digest } from '../oci/digest.ts'
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
@@ -26,6 +26,7 @@ export interface Registry {
     digest: Digest,
     artifactType: string | undefined,
     caller: Caller,
+    page: Page,
   ): Promise<ListAnswer>
   catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer>
 }
@@ -34,9 +35,9 @@ export interface Registry {
 export interface Provenance {
   /** The upstream's name, for `OCI-Namespace`; undefined for content of no upstream. */
   readonly registry: string | undefined
-  readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed'
-  /** The `Cache-Status` header's value. */
-  readonly cacheStatus: string
+  readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
+  /** The `Cache-Status` header's value; undefined for what no cache has to do with. */
+  readonly cacheStatus: string | undefined
 }
 
 export interface ManifestAnswer {
@@ -69,4 +70,54 @@ export interface ListAnswer {
   readonly next: string | undefined
   readonly filtersApplied?: string | undefined
   readonly provenance: Provenance
+}
+
+/**
+ * A registry that takes pushes. What it has answered for is on the disk, and stays there until somebody deletes it. Throws
+ * `OciError` for everything the client has to be told. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
+ */
+export interface PushRegistry extends Registry {
+  /** Begins an upload. `algorithm`: of the digest to come, when the client has said so. */
+  startUpload(repository: Repository, algorithm: DigestAlgorithm | undefined): UploadState
+  uploadState(repository: Repository, id: string): UploadState
+  /** Adds a chunk; one that breaks off leaves what came of it. */
+  appendUpload(repository: Repository, id: string, chunk: UploadChunk): Promise<UploadState>
+  /** Adds a last chunk, if there is one, and publishes the blob. A wrong digest ends the upload. */
+  finishUpload(repository: Repository, id: string, digest: Digest, chunk: UploadChunk | undefined): Promise<void>
+  cancelUpload(repository: Repository, id: string): Promise<void>
+  /** Begins and finishes an upload in one. */
+  putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void>
+  /** Takes a blob over from another repository, or from any that has it; false when there is none. */
+  mountBlob(repository: Repository, digest: Digest, from: string | undefined): Promise<boolean>
+  putManifest(repository: Repository, reference: Reference, manifest: PushedBody): Promise<ManifestPushed>
+  /** A tag alone, or a manifest with all its tags. */
+  deleteManifest(repository: Repository, reference: Reference): Promise<void>
+  deleteBlob(repository: Repository, digest: Digest): Promise<void>
+}
+
+export interface UploadState {
+  readonly id: string
+  /** Bytes held so far. */
+  readonly size: number
+}
+
+/** A part of a blob as it arrives. */
+export interface UploadChunk {
+  /** The position its client takes it to have; undefined when it did not say. */
+  readonly start: number | undefined
+  readonly bytes: AsyncIterable<Uint8Array>
+}
+
+export interface PushedBody {
+  /** The Content-Type it came with, without parameters; undefined when there was none. */
+  readonly mediaType: string | undefined
+  readonly bytes: Uint8Array
+  /** Tags to set besides, of a push by digest. */
+  readonly tags: readonly string[]
+}
+
+export interface ManifestPushed {
+  readonly digest: Digest
+  /** The manifest it refers to. */
+  readonly subject: Digest | undefined
 }

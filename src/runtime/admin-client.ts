@@ -3,6 +3,9 @@ import { request, type IncomingMessage } from 'node:http'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type {
   PruneRequest,
+  PushedImageReport,
+  RegistryGcRequest,
+  RegistryPruneRequest,
   RemovalReport,
   RemoveRequest,
   StatusReport,
@@ -17,6 +20,11 @@ export interface AdminClient {
   prune(how: PruneRequest): Promise<RemovalReport>
   /** Progress until `done`. */
   verify(how: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  /** What was pushed. */
+  pushedImages(): Promise<PushedImageReport[]>
+  removePushed(names: RemoveRequest): Promise<RemovalReport>
+  collectPushed(how: RegistryGcRequest): Promise<RemovalReport>
+  prunePushed(how: RegistryPruneRequest): Promise<RemovalReport>
   /** Asks it to drain and end. */
   stop(): Promise<void>
 }
@@ -93,6 +101,10 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
       const answer = await ask('POST', '/api/cache/verify', how, signal)
       for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
     },
+    pushedImages: async () => jsonOf(await ask('GET', '/api/registry')),
+    removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', names)),
+    collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', how)),
+    prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', how)),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
 }

@@ -7,6 +7,10 @@
  * POST /api/cache/rm       RemoveRequest → RemovalReport
  * POST /api/cache/prune    PruneRequest → RemovalReport
  * POST /api/cache/verify   VerifyRequest → NDJSON of VerifyProgress, the last with `done`
+ * GET  /api/registry       PushedImageReport[]
+ * POST /api/registry/rm    RemoveRequest → RemovalReport
+ * POST /api/registry/gc    RegistryGcRequest → RemovalReport
+ * POST /api/registry/prune RegistryPruneRequest → RemovalReport
  * POST /api/stop           202, then the server drains and ends
  *
  * GET from loopback needs no token; everything else needs `Authorization: Bearer <token>`.
@@ -25,8 +29,19 @@ export interface StatusReport {
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
   storage: { path: string; bytes: number; maxBytes: number; blobs: number; manifests: number; pushedBytes: number }
+  registry: RegistryCounters
   refusedHosts: Record<string, number>
   images: ImageReport[]
+}
+
+/** What was pushed; all 0 where no registry runs. */
+export interface RegistryCounters {
+  repositories: number
+  tags: number
+  manifests: number
+  bytes: number
+  /** Under way. */
+  uploads: number
 }
 
 export interface CacheCounters {
@@ -72,6 +87,35 @@ export interface RemoveRequest {
 }
 
 export interface PruneRequest {
+  dryRun: boolean
+}
+
+/** An image that was pushed. */
+export interface PushedImageReport {
+  /** `app:1.2`, or `app@sha256:…` of one without a tag. */
+  name: string
+  digest: string
+  /** What images share is counted for each. */
+  bytes: number
+  /** ISO 8601. */
+  pushedAt: string
+}
+
+export interface RegistryGcRequest {
+  /** Images without a tag go too. */
+  untagged: boolean
+  /** What came within this time stays; ms. */
+  grace: number
+  dryRun: boolean
+}
+
+export interface RegistryPruneRequest {
+  /** Tags pushed before so long go; ms. */
+  olderThan: number
+  /** So many tags of each repository stay, the newest ones. */
+  keep: number
+  /** Of one repository only. */
+  repository?: string
   dryRun: boolean
 }
 

@@ -11,6 +11,7 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from './admin-api.ts'
+import { changeRegistry, type RegistryActions } from './admin-registry.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
 import { sendError, sendWhole } from './respond.ts'
 
@@ -22,6 +23,8 @@ export interface AdminActions {
   remove(request: RemoveRequest): Promise<RemovalReport>
   prune(request: PruneRequest): Promise<RemovalReport>
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  /** Undefined when the registry is switched off. */
+  readonly registry: RegistryActions | undefined
   stop(): void
 }
 
@@ -64,6 +67,7 @@ async function answer(
     sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
     return
   }
+  if (reads && path === '/api/registry') return sendJson(request, response, registryOf(actions).list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST anywhere; its Origin gives it away.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
@@ -84,12 +88,23 @@ async function answer(
       const { quarantine } = await readJson(request)
       return sendProgress(response, (signal) => actions.verify({ quarantine: quarantine !== false }, signal))
     }
+    case '/api/registry/rm':
+    case '/api/registry/gc':
+    case '/api/registry/prune': {
+      const registry = registryOf(actions)
+      return sendJson(request, response, await changeRegistry(path, await readJson(request), registry))
+    }
     case '/api/stop':
       sendJson(request, response, { stopping: true }, 202)
       return actions.stop()
     default:
       throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   }
+}
+
+function registryOf({ registry }: AdminActions): RegistryActions {
+  if (registry) return registry
+  throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
 }
 
 function checkToken(request: IncomingMessage, token: string): void {

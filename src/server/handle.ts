@@ -10,6 +10,8 @@ import { sendBlobAnswer, type BlobSending } from './blobs.ts'
 import { plainAddress, type HostGuard } from './host-guard.ts'
 import { sendList } from './listings.ts'
 import { sendManifest } from './manifests.ts'
+import { answerPush, type PushOptions } from './pushes.ts'
+import { drainBody } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
 
 export interface HandleOptions {
@@ -18,7 +20,10 @@ export interface HandleOptions {
   /** What this listener's clients may see. */
   readonly access: Caller['access']
   readonly guard: HostGuard
-  readonly stats: Stats
+  /** Undefined where nothing counts: of a registry that is no cache. */
+  readonly stats: Stats | undefined
+  /** Undefined for a registry that is read-only. */
+  readonly push?: PushOptions | undefined
   readonly sending: BlobSending
   readonly logger: Logger
 }
@@ -54,13 +59,14 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     const milliseconds = () => performance.now() - begun
     try {
       const { bytes, provenance } = await answer(request, response, options, signal)
-      if (provenance) stats.served({ provenance, bytes, head: request.method === 'HEAD' })
+      if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
       logAccess(logger, request, { status: response.statusCode, bytes, provenance, milliseconds: milliseconds() })
     } catch (reason) {
       const error = reason instanceof OciError ? reason : failureOf(reason, signal, logger)
-      if (error && (error.status === 429 || error.status >= 500)) stats.failed()
+      if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
       if (error) sendError(request, response, error)
       else response.destroy()
+      if (options.push) drainBody(request)
       logAccess(logger, request, {
         status: error?.status ?? 499,
         bytes: 0,
@@ -77,18 +83,20 @@ async function answer(
   options: HandleOptions,
   signal: AbortSignal,
 ): Promise<Sent> {
-  const { registry, guard } = options
+  const { registry, guard, push } = options
   // An unread body would be taken for the next request.
-  if (request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0) {
-    response.setHeader('connection', 'close')
-  }
+  if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
-  if (request.method !== 'GET' && request.method !== 'HEAD') {
+  if (!push && request.method !== 'GET' && request.method !== 'HEAD') {
     throw new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', {
       allow: 'GET, HEAD',
     })
   }
   const route = parseRoute(request.url!, options.addressing)
+  if (push) {
+    await push.authorize?.(request)
+    if (await answerPush(request, response, route, push)) return { bytes: 0 }
+  }
   const caller = callerOf(request, options)
   switch (route.kind) {
     case 'base':
@@ -111,7 +119,7 @@ async function answer(
         bytes: sendList(
           request,
           response,
-          await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller),
+          await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller, route.page),
         ),
       }
     case 'catalog':
@@ -122,6 +130,10 @@ async function answer(
         allow: '',
       })
   }
+}
+
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
 function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: string }>) {

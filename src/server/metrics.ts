@@ -29,6 +29,9 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
   gauge('storage_bytes', 'Bytes in the cache', storage.bytes)
   gauge('storage_max_bytes', 'The limit of the cache, 0 for none', storage.maxBytes)
   gauge('storage_blobs', 'Blobs in the cache', storage.blobs)
+  gauge('registry_bytes', 'Bytes that were pushed', report.registry.bytes)
+  gauge('registry_tags', 'Tags that were pushed', report.registry.tags)
+  gauge('registry_uploads', 'Uploads under way', report.registry.uploads)
   gauge('uptime_seconds', 'Seconds since the start', report.uptimeSeconds)
 
   const labelNames = ['upstream']

@@ -12,7 +12,7 @@ export const commonHeaders = {
 export function provenanceHeaders({ registry, cacheStatus, outcome }: Provenance): Record<string, string> {
   return {
     ...(registry === undefined ? {} : { 'oci-namespace': registry }),
-    'cache-status': cacheStatus,
+    ...(cacheStatus === undefined ? {} : { 'cache-status': cacheStatus }),
     ...(outcome === 'stale' ? { warning: '110 mirror "Response is Stale"' } : {}),
   }
 }
@@ -39,6 +39,13 @@ export function sendWhole(
   }
   response.end(body)
   return body.length
+}
+
+/** Ends a response that says everything in its head. */
+export function sendEmpty(response: ServerResponse, status: number, headers: Record<string, string>): void {
+  // A 204 has no body by definition, and must not give a length.
+  const length = status === 204 ? {} : { 'content-length': 0 }
+  response.writeHead(status, { ...commonHeaders, ...headers, ...length }).end()
 }
 
 /** Answers with the specification's JSON error body; a response that has begun can only be cut. */

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, readdir } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
@@ -29,6 +29,10 @@ export interface StoreLayout {
   quarantined(digest: Digest): string
   /** One file a repository. Hashed: a name may be longer than a file name, and differ from another in nothing a file system sees. */
   repository(host: string, name: string): string
+  /** The journal of a pushed repository, named in the same way. */
+  journal(name: string): string
+  /** A new name in `quarantine` for a file that nobody can read. */
+  setAside(path: string): string
   /** An entry that `readdir` has named. */
   entry(folder: string, name: string): string
 }
@@ -56,6 +60,8 @@ export function storeLayout(root: string): StoreLayout {
     quarantined: (digest) => join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${random()}`),
     repository: (host, name) =>
       join(repositories, `${createHash('sha256').update(`${host}/${name}`).digest('hex')}.json`),
+    journal: (name) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
+    setAside: (path) => join(quarantine, `${basename(path)}-${random()}`),
     entry: join,
   }
 }

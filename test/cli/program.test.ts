@@ -5,6 +5,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { digestOf } from '../../src/oci/digest.ts'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
@@ -21,7 +22,12 @@ afterEach(async () => {
   await rm(home, { recursive: true })
 })
 
-const anyPort = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
+const anyPort = {
+  MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+  MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+  MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+  MIRROR_NETWORKS: '',
+}
 
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
   // Nothing of the machine's own settings: no proxy, no colours, no other mirror.
@@ -49,7 +55,8 @@ describe('mirror up', () => {
     const up = await mirror('up', '--json')
     expect(up).toMatchObject({ exit: 0, stderr: '' })
     const started = JSON.parse(up.stdout)
-    expect(started).toMatchObject({ outcome: 'started', endpoints: { registry: [], networks: {} } })
+    expect(started).toMatchObject({ outcome: 'started', endpoints: { networks: {} } })
+    expect((await fetch(`${started.endpoints.registry[0]}/v2/`)).status).toBe(200)
     expect((await fetch(`${started.endpoints.cache[0]}/v2/`)).status).toBe(200)
 
     expect(JSON.parse((await mirror('up', '--json')).stdout)).toMatchObject({ outcome: 'already-up', pid: started.pid })
@@ -157,6 +164,39 @@ describe('the other commands', () => {
       expect(removal.exit).toBe(2)
       expect(JSON.parse(removal.stdout)).toMatchObject({ images: [], unknown: ['docker.io/library/none:1'] })
     }
+  })
+
+  test('the registry can be looked at and tidied with and without a mirror', async () => {
+    const up = JSON.parse((await mirror('up', '--json')).stdout)
+    const [base] = up.endpoints.registry
+    const config = Buffer.from('{}')
+    const type = 'application/vnd.oci.image.manifest.v1+json'
+    const descriptor = { mediaType: 'application/x', digest: digestOf(config), size: 2 }
+    for (const name of ['app', 'other']) {
+      const body = { method: 'POST', body: config }
+      expect((await fetch(`${base}/v2/${name}/blobs/uploads/?digest=${digestOf(config)}`, body)).status).toBe(201)
+      const manifest = JSON.stringify({ schemaVersion: 2, mediaType: type, config: descriptor, layers: [] })
+      const put = { method: 'PUT', body: manifest, headers: { 'content-type': type } }
+      expect((await fetch(`${base}/v2/${name}/manifests/v1`, put)).status).toBe(201)
+    }
+    for (const isUp of [true, false]) {
+      if (!isUp) await mirror('down')
+      expect(JSON.parse((await mirror('registry', 'ls', '--json')).stdout)).toMatchObject([
+        { name: 'app:v1' },
+        { name: 'other:v1' },
+      ])
+      expect((await mirror('registry', 'ls')).stdout).toContain('app:v1')
+      const gc = await mirror('registry', 'gc', '--grace', '0', '--untagged', '--json')
+      expect(JSON.parse(gc.stdout)).toMatchObject({ images: [], blobs: 0 })
+      expect((await mirror('registry', 'prune', '--older-than', '1h', '--keep', '0')).stdout).toBe('Nothing went.\n')
+      expect((await mirror('registry', 'rm', 'app:v1', '--dry-run')).stdout).toContain('app:v1')
+      expect((await mirror('registry', 'rm', 'none:v1')).exit).toBe(2)
+    }
+    expect((await mirror('registry', 'rm', 'app:v1')).exit).toBe(0)
+    expect((await mirror('registry', 'prune', '--older-than', '0', '--keep', '0', 'other')).exit).toBe(0)
+    expect((await mirror('registry', 'gc', '--grace', '0')).exit).toBe(0)
+    expect((await mirror('registry', 'ls', '--json')).stdout).toBe('[]\n')
+    expect((await mirror('registry', 'gc', '--grace', 'long')).exit).toBe(2)
   })
 
   test('logs show the end of the log', async () => {

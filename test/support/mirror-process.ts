@@ -15,6 +15,8 @@ export interface MirrorProcessOptions {
   readonly upstreams: Readonly<Record<string, string>>
   /** Settings of `cache`, as mirror.yaml has them. */
   readonly cache?: Readonly<Record<string, unknown>>
+  /** With a registry for pushed images. */
+  readonly registry?: boolean
   /** The home of an earlier mirror; else a new one, gone after the test. */
   readonly home?: string
   /** A program that runs the server: itself, then its arguments. */
@@ -25,6 +27,8 @@ export interface MirrorProcessOptions {
 export interface MirrorProcess {
   readonly url: string
   readonly adminUrl: string
+  /** Undefined without a registry. */
+  readonly registryUrl: string | undefined
   readonly home: string
   /** Of the server itself, not of a wrapper. */
   readonly pid: number
@@ -74,6 +78,7 @@ export async function startMirrorProcess(options: MirrorProcessOptions): Promise
   return {
     url,
     adminUrl,
+    registryUrl: message.endpoints.registry[0],
     home,
     pid,
     ended,
@@ -89,10 +94,10 @@ export async function startMirrorProcess(options: MirrorProcessOptions): Promise
 }
 
 /** JSON is YAML. */
-function configText({ upstreams, cache }: MirrorProcessOptions): string {
+function configText({ upstreams, cache, registry = false }: MirrorProcessOptions): string {
   return JSON.stringify({
     cache: { listen: ['127.0.0.1:0'], minFree: 0, tagFreshness: 0, ...cache },
-    registry: { enabled: false },
+    registry: { enabled: registry, listen: ['127.0.0.1:0'] },
     admin: { listen: ['127.0.0.1:0'] },
     networks: [],
     log: { level: 'debug' },

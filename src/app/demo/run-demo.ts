@@ -45,6 +45,7 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
     const config = defaultConfig()
     config.cache.listen = [{ host: '127.0.0.1', port: 0 }]
     config.admin.listen = [{ host: '127.0.0.1', port: 0 }]
+    config.registry.enabled = false
     config.networks = []
     config.upstreams = {
       [registry]: {

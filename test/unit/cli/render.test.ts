@@ -51,6 +51,7 @@ const report: StatusReport = {
     bytesFromUpstream: 1.6e9,
     bytesSaved: 3.4e9,
   },
+  registry: { repositories: 0, tags: 0, manifests: 0, bytes: 0, uploads: 0 },
   upstreams: {
     'docker.io': {
       hits: 900,

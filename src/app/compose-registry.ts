@@ -1,0 +1,57 @@
+import { join } from 'node:path'
+import type { Config } from '../config/config.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { systemClock } from '../lib/clock.ts'
+import type { Logger } from '../lib/logger.ts'
+import { LocalRegistry } from '../registry/local.ts'
+import { createRegistryKeeper, type RegistryKeeper } from '../registry/registry-keeper.ts'
+import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
+import { createScrub } from '../store/scrub.ts'
+import { UploadSessions } from '../store/upload-sessions.ts'
+import { connectionLimit } from './connection-limit.ts'
+
+/** The parts of a running registry for pushed images. */
+export interface RegistryParts {
+  readonly store: PushedStore
+  readonly sessions: UploadSessions
+  readonly registry: LocalRegistry
+  readonly keeper: RegistryKeeper
+  /** Listeners are to be closed before. */
+  close(): Promise<void>
+}
+
+const uploadIdleMs = 3_600_000
+const mostUploads = 512
+
+/** Plugs the registry together. `makeRoom` frees bytes on the disk, if something there can be had again. */
+export async function composeRegistry(
+  config: Config,
+  paths: MirrorPaths,
+  logger: Logger,
+  makeRoom: (bytes: number) => Promise<void>,
+): Promise<RegistryParts> {
+  const clock = systemClock
+  const store = await openPushedStore({ root: registryRoot(paths), minFree: config.cache.minFree, logger, clock })
+  // Each upload may hold a file open.
+  const limit = Math.min(mostUploads, connectionLimit() ?? mostUploads)
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs })
+  const keeper = createRegistryKeeper({ store, clock, logger })
+  const scrub = createScrub({ store, clock, logger })
+  return {
+    store,
+    sessions,
+    registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
+    keeper,
+    async close() {
+      await sessions.close()
+      await keeper.close()
+      await scrub.close()
+      await store.close()
+    },
+  }
+}
+
+/** The registry's folder below the data folder. */
+export function registryRoot({ dataDir }: MirrorPaths): string {
+  return join(dataDir, 'registry')
+}

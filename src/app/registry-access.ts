@@ -1,0 +1,36 @@
+import { loadConfig } from '../config/load-config.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { findRunning } from '../runtime/state-file.ts'
+import type { PushedImageReport, RegistryGcRequest, RegistryPruneRequest, RemovalReport } from '../server/admin-api.ts'
+import { adminOf } from './mirror-status.ts'
+
+/** What was pushed, whether or not a mirror runs. */
+export interface RegistryAccess {
+  list(): Promise<PushedImageReport[]>
+  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
+  /** Removes what nothing leads to. */
+  gc(how: RegistryGcRequest): Promise<RemovalReport>
+  /** Removes old tags with their images. */
+  prune(how: RegistryPruneRequest): Promise<RemovalReport>
+  close(): Promise<void>
+}
+
+/** By the running mirror, which alone may write to its store; by the store itself when none runs. */
+export async function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
+  const paths = mirrorPaths(surroundings)
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined) {
+    const config = await loadConfig({ ...surroundings, paths })
+    // Only this way needs the store's code.
+    const { openStoredRegistry } = await import('./stored-registry.ts')
+    return openStoredRegistry(config, paths)
+  }
+  const admin = adminOf(running, paths)
+  return {
+    list: () => admin.pushedImages(),
+    remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
+    gc: (how) => admin.collectPushed(how),
+    prune: (how) => admin.prunePushed(how),
+    async close() {},
+  }
+}

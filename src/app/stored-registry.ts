@@ -1,0 +1,27 @@
+import type { Config } from '../config/config.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLogger } from '../lib/logger.ts'
+import { createRegistryKeeper } from '../registry/registry-keeper.ts'
+import { openPushedStore } from '../store/pushed-store.ts'
+import { registryRoot } from './compose-registry.ts'
+import type { RegistryAccess } from './registry-access.ts'
+import { createRegistryActions } from './registry-actions.ts'
+
+/** What was pushed, on the disk, while no mirror runs. */
+export async function openStoredRegistry({ cache }: Config, paths: MirrorPaths): Promise<RegistryAccess> {
+  const common = { logger: silentLogger, clock: systemClock }
+  const store = await openPushedStore({ root: registryRoot(paths), minFree: cache.minFree, ...common })
+  const keeper = createRegistryKeeper({ store, ...common })
+  const actions = createRegistryActions(keeper)
+  return {
+    list: () => Promise.resolve(actions.list()),
+    remove: (names, dryRun) => actions.remove({ names, dryRun }),
+    gc: (how) => actions.gc(how),
+    prune: (how) => actions.prune(how),
+    async close() {
+      await keeper.close()
+      await store.close()
+    },
+  }
+}

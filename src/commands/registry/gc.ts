@@ -1,0 +1,39 @@
+import { boolean } from '@oclif/core/flags'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
+import { renderRemoval } from '../../cli/render-removal.ts'
+
+export default class RegistryGc extends BaseCommand {
+  static override summary = 'Remove from the registry what no image needs'
+  static override description =
+    'A running mirror does so every hour. It can run beside pushes: what came, or was asked for, within the grace stays.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> --dry-run',
+    '<%= config.bin %> <%= command.id %> --untagged',
+  ]
+  static override flags = {
+    json: jsonFlag,
+    'dry-run': dryRunFlag,
+    untagged: boolean({ description: 'images without a tag go too', env: 'MIRROR_UNTAGGED' }),
+    grace: durationFlag({
+      description: 'what is younger stays; shorter than a push takes, it can break one',
+      env: 'MIRROR_GRACE',
+      default: 24 * 3_600_000,
+      defaultHelp: () => Promise.resolve('24h'),
+    }),
+  }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(RegistryGc)
+    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const registry = await openRegistryAccess(this.surroundings())
+    try {
+      const { untagged, grace, 'dry-run': dryRun } = flags
+      const removal = await registry.gc({ untagged, grace, dryRun })
+      if (flags.json) return this.printJson(removal)
+      this.print(renderRemoval(removal, dryRun))
+    } finally {
+      await registry.close()
+    }
+  }
+}

@@ -1,0 +1,27 @@
+import { BaseCommand } from '../../cli/base-command.ts'
+import { jsonFlag } from '../../cli/flags.ts'
+
+export default class RegistryLs extends BaseCommand {
+  static override summary = 'What was pushed, image by image'
+  static override description = 'Also while no mirror runs. What images share is counted for each.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --json | jq -r .[].name',
+  ]
+  static override flags = { json: jsonFlag }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(RegistryLs)
+    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const registry = await openRegistryAccess(this.surroundings())
+    try {
+      const images = await registry.list()
+      if (flags.json) return this.printJson(images)
+      if (images.length === 0) return this.say('Nothing was pushed yet.')
+      const { renderPushedImages } = await import('../../cli/render-pushed-images.ts')
+      this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now()))
+    } finally {
+      await registry.close()
+    }
+  }
+}

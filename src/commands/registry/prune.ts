@@ -1,0 +1,54 @@
+import { string } from '@oclif/core/args'
+import { integer } from '@oclif/core/flags'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
+import { renderRemoval } from '../../cli/render-removal.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+
+export default class RegistryPrune extends BaseCommand {
+  static override summary = 'Remove old tags, and the images that only they lead to'
+  static override description =
+    'For tools that push a new tag with every build. Of each repository the newest tags stay, and all that are young enough.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> --older-than 14d --keep 5',
+    '<%= config.bin %> <%= command.id %> team/app --older-than 2h --keep 1 --dry-run',
+  ]
+  static override args = { repository: string({ description: 'only this one' }) }
+  static override flags = {
+    json: jsonFlag,
+    'dry-run': dryRunFlag,
+    'older-than': durationFlag({
+      description: 'tags pushed before so long go',
+      env: 'MIRROR_OLDER_THAN',
+      default: 14 * 24 * 3_600_000,
+      defaultHelp: () => Promise.resolve('14d'),
+    }),
+    keep: integer({
+      description: 'so many tags of each repository stay, the newest ones',
+      helpValue: 'N',
+      min: 0,
+      env: 'MIRROR_KEEP',
+      default: 5,
+    }),
+  }
+
+  override async run(): Promise<void> {
+    const { args, flags } = await this.parse(RegistryPrune)
+    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const registry = await openRegistryAccess(this.surroundings())
+    try {
+      const { keep, 'dry-run': dryRun } = flags
+      const only = args.repository === undefined ? {} : { repository: args.repository }
+      const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...only, dryRun })
+      if (flags.json) this.printJson(removal)
+      else this.print(renderRemoval(removal, dryRun))
+      if (removal.unknown.length > 0)
+        throw new MirrorError(`There is no repository ${removal.unknown.join(', ')}.`, {
+          exit: exitCode.usage,
+          hints: ['mirror registry ls'],
+        })
+    } finally {
+      await registry.close()
+    }
+  }
+}

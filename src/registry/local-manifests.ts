@@ -1,0 +1,129 @@
+import type { Digest } from '../oci/digest.ts'
+import { digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { isForeignLayer, mediaType } from '../oci/media-types.ts'
+import type { Reference } from '../oci/reference.ts'
+import type { Repository } from '../oci/route.ts'
+import { KeyedQueue } from '../store/keyed-queue.ts'
+import type { PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedStore } from '../store/pushed-store.ts'
+import { referrersTag } from './listings.ts'
+import { changeReferrersList, referrerEntry } from './pushed-referrers.ts'
+import { readPushedManifest, type ReadManifest } from './read-pushed-manifest.ts'
+import type { ManifestPushed, PushedBody } from './registry.ts'
+import { tellFullDisk } from './tell-full-disk.ts'
+
+/** Bytes. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests */
+export const largestManifest = 4 * 1024 * 1024
+
+/** Manifests on their way into the local registry, and out of it. */
+export class LocalManifests {
+  readonly #store: PushedStore
+  readonly #wallClock: () => number
+  /** Changes of one client-made list of referrers never overlap. */
+  readonly #lists = new KeyedQueue<string>()
+
+  constructor(store: PushedStore, wallClock: () => number) {
+    this.#store = store
+    this.#wallClock = wallClock
+  }
+
+  async put({ name }: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
+    const read = readPushedManifest(body.bytes, body.mediaType)
+    const digest = digestOf(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
+    if (reference.kind === 'digest' && reference.digest !== digest)
+      throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
+
+    const { repositories, runningClock } = this.#store
+    const release = repositories.claim([digest, ...read.links.map((link) => link.digest)])
+    try {
+      checkLinks(repositories.get(name), read)
+      const pushedAt = this.#wallClock()
+      const manifest = { ...read, size: body.bytes.length, pushedAt, heldSince: runningClock.now() }
+      const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
+      await tellFullDisk(async () => {
+        await this.#store.blobs.put(digest, body.bytes)
+        await repositories.commit(name, [
+          { op: 'manifest', digest, ...manifest },
+          ...tags.map((tag) => ({ op: 'tag' as const, tag, digest, pushedAt })),
+        ])
+        if (read.subject !== undefined) await this.#keepInStep(name, read.subject, digest, manifest)
+      })
+      return { digest, subject: read.subject }
+    } finally {
+      release()
+    }
+  }
+
+  async delete({ name }: Repository, reference: Reference): Promise<void> {
+    const repository = this.#store.repositories.get(name)
+    if (reference.kind === 'tag') {
+      if (!repository?.tags.has(reference.tag))
+        throw new OciError('MANIFEST_UNKNOWN', 404, `There is no tag ${reference.tag} in ${name}.`)
+      return this.#store.repositories.commit(name, [{ op: 'untag', tag: reference.tag }])
+    }
+    const { digest } = reference
+    const manifest = repository?.manifests.get(digest)
+    if (!repository || !manifest)
+      throw new OciError('MANIFEST_UNKNOWN', 404, `There is no manifest ${digest} in ${name}.`)
+    const tags = [...repository.tags].filter(([, tag]) => tag.digest === digest)
+    const untag = tags.map(([tag]): PushedChange => ({ op: 'untag', tag }))
+    await this.#store.repositories.commit(name, [...untag, { op: 'drop-manifest', digest }])
+    await this.dropUnheld(digest)
+    if (manifest.subject !== undefined) await this.#keepInStep(name, manifest.subject, digest, undefined)
+  }
+
+  /** Removes bytes from the disk that no repository holds any more. */
+  async dropUnheld(digest: Digest): Promise<void> {
+    if (!this.#store.repositories.isHeld(digest)) await this.#store.blobs.remove(digest)
+  }
+
+  /**
+   * Where a client once made a list of referrers under a tag, old clients go on reading it: it says what the API says.
+   * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
+   */
+  #keepInStep(name: string, subject: Digest, digest: Digest, manifest: PushedManifest | undefined): Promise<void> {
+    const tag = referrersTag(subject)
+    return this.#lists.run(`${name}:${tag}`, async () => {
+      const { repositories, blobs, runningClock } = this.#store
+      const repository = repositories.get(name)
+      const old = repository?.tags.get(tag)?.digest
+      const known = old === undefined ? undefined : repository!.manifests.get(old)
+      if (old === undefined || known?.mediaType !== mediaType.ociIndex) return
+      const before = await blobs.read(old, largestManifest)
+      const entry = manifest && referrerEntry(digest, manifest)
+      const bytes = before && changeReferrersList(before, digest, entry)
+      if (!bytes || bytes.length > largestManifest) return
+      const made = digestOf(bytes)
+      const release = repositories.claim([made])
+      try {
+        await blobs.put(made, bytes)
+        const pushedAt = this.#wallClock()
+        const read = readPushedManifest(bytes, known.mediaType)
+        const isShared = [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
+        await repositories.commit(name, [
+          { op: 'manifest', digest: made, ...read, size: bytes.length, pushedAt, heldSince: runningClock.now() },
+          { op: 'tag', tag, digest: made, pushedAt },
+          ...(isShared ? [] : [{ op: 'drop-manifest' as const, digest: old }]),
+        ])
+        await this.dropUnheld(old)
+      } finally {
+        release()
+      }
+    })
+  }
+}
+
+/** Refuses a manifest that names what the repository does not hold. */
+function checkLinks(repository: PushedRepository | undefined, { links }: ReadManifest): void {
+  for (const { kind, digest, size, mediaType: type } of links) {
+    if (kind === 'blob' && isForeignLayer(type)) continue
+    const blob = repository?.blobs.get(digest)
+    // Build caches list their layers in an index.
+    const held = kind === 'blob' ? blob : (repository?.manifests.get(digest) ?? blob)
+    if (!held)
+      throw new OciError('MANIFEST_BLOB_UNKNOWN', 400, `The manifest names ${digest}, which was not pushed before it.`)
+    if (held.size !== size)
+      throw new OciError('MANIFEST_INVALID', 400, `The manifest gives ${digest} ${size} bytes; it has ${held.size}.`)
+  }
+}

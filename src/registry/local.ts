@@ -1,0 +1,199 @@
+import type { Clock } from '../lib/clock.ts'
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { mediaType } from '../oci/media-types.ts'
+import { referenceText, type Reference } from '../oci/reference.ts'
+import type { Page, Repository } from '../oci/route.ts'
+import type { PushedBlob, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedStore } from '../store/pushed-store.ts'
+import type { UploadSessions } from '../store/upload-sessions.ts'
+import { pageOf, referrersIndex } from './listings.ts'
+import { LocalManifests, largestManifest } from './local-manifests.ts'
+import { LocalUploads } from './local-uploads.ts'
+import { pageOfReferrers } from './pushed-referrers.ts'
+import type {
+  BlobAnswer,
+  Caller,
+  ListAnswer,
+  ManifestAnswer,
+  ManifestPushed,
+  Provenance,
+  PushedBody,
+  PushRegistry,
+  UploadChunk,
+  UploadState,
+} from './registry.ts'
+
+export interface LocalRegistryOptions {
+  readonly store: PushedStore
+  readonly sessions: UploadSessions
+  /** Frees bytes on the disk, if something there can be had again. */
+  readonly makeRoom: (bytes: number) => Promise<void>
+  readonly clock: Clock
+}
+
+const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
+
+/** How often it is written down that clients still ask for a blob; a part of the grace that garbage has. */
+const noteHeldMs = 3_600_000
+
+/** The registry that keeps what is pushed to it. Each repository is a world of its own; only bytes on the disk are shared. */
+export class LocalRegistry implements PushRegistry {
+  readonly #store: PushedStore
+  readonly #uploads: LocalUploads
+  readonly #manifests: LocalManifests
+
+  constructor(options: LocalRegistryOptions) {
+    this.#store = options.store
+    this.#uploads = new LocalUploads(options)
+    this.#manifests = new LocalManifests(options.store, () => options.clock.wall())
+  }
+
+  async manifest({ name }: Repository, reference: Reference, { head }: Caller): Promise<ManifestAnswer> {
+    const repository = this.#known(name)
+    const digest = reference.kind === 'digest' ? reference.digest : repository.tags.get(reference.tag)?.digest
+    const record = digest && repository.manifests.get(digest)
+    if (record) {
+      const { mediaType: type, size } = record
+      const answer = { digest, mediaType: type, size, provenance }
+      if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
+      const body = await this.#store.blobs.read(digest, largestManifest)
+      if (body) return { ...answer, body }
+    }
+    throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${referenceText(reference)} in ${name}.`)
+  }
+
+  async blob({ name }: Repository, digest: Digest, { head }: Caller): Promise<BlobAnswer> {
+    const record = this.#known(name).blobs.get(digest)
+    if (record) {
+      const { size } = record
+      await this.#noteHeld(name, digest, record)
+      if (head && (await this.#store.blobs.stat(digest)) === size)
+        return { digest, size, body: { kind: 'none' }, provenance }
+      const blob = await this.#store.blobs.open(digest, size)
+      if (blob) return { digest, size, body: { kind: 'stored', blob }, provenance }
+    }
+    throw unknownBlob(name, digest)
+  }
+
+  tags({ name }: Repository, page: Page): Promise<ListAnswer> {
+    const { entries, next } = pageOf([...this.#known(name).tags.keys()].toSorted(), page)
+    return Promise.resolve(listAnswer({ name, tags: entries }, next))
+  }
+
+  referrers(
+    { name }: Repository,
+    digest: Digest,
+    artifactType: string | undefined,
+    _caller: Caller,
+    page: Page,
+  ): Promise<ListAnswer> {
+    const { entries, next } = pageOfReferrers(this.#store.repositories.get(name), digest, artifactType, page)
+    return Promise.resolve({
+      contentType: mediaType.ociIndex,
+      bytes: referrersIndex(entries, undefined),
+      next,
+      filtersApplied: artifactType === undefined ? undefined : 'artifactType',
+      provenance,
+    })
+  }
+
+  catalog(_registry: string | undefined, page: Page): Promise<ListAnswer> {
+    const names = [...this.#store.repositories.all()].filter(({ manifests }) => manifests.size > 0)
+    const { entries, next } = pageOf(names.map(({ name }) => name).toSorted(), page)
+    return Promise.resolve(listAnswer({ repositories: entries }, next))
+  }
+
+  startUpload(repository: Repository, algorithm: DigestAlgorithm | undefined): UploadState {
+    return this.#uploads.start(repository, algorithm)
+  }
+
+  uploadState(repository: Repository, id: string): UploadState {
+    return this.#uploads.find(repository, id)
+  }
+
+  async appendUpload(repository: Repository, id: string, chunk: UploadChunk): Promise<UploadState> {
+    return this.#uploads.append(this.#uploads.find(repository, id), chunk)
+  }
+
+  async finishUpload(
+    repository: Repository,
+    id: string,
+    digest: Digest,
+    chunk: UploadChunk | undefined,
+  ): Promise<void> {
+    await this.#uploads.finish(this.#uploads.find(repository, id), digest, chunk)
+  }
+
+  async cancelUpload(repository: Repository, id: string): Promise<void> {
+    await this.#uploads.find(repository, id).cancel()
+  }
+
+  async putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void> {
+    const session = this.#uploads.start(repository, digest.startsWith('sha512:') ? 'sha512' : 'sha256')
+    try {
+      await this.#uploads.finish(session, digest, chunk)
+    } finally {
+      await session.cancel()
+    }
+  }
+
+  async mountBlob({ name }: Repository, digest: Digest, from: string | undefined): Promise<boolean> {
+    const { repositories, blobs, runningClock } = this.#store
+    const release = repositories.claim([digest])
+    try {
+      const sources = from === undefined ? repositories.all() : [repositories.get(from)]
+      const size = findSize(sources, digest)
+      if (size === undefined || (await blobs.stat(digest)) !== size) return false
+      await repositories.commit(name, [{ op: 'blob', digest, size, heldSince: runningClock.now() }])
+      return true
+    } finally {
+      release()
+    }
+  }
+
+  putManifest(repository: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
+    return this.#manifests.put(repository, reference, body)
+  }
+
+  async deleteManifest(repository: Repository, reference: Reference): Promise<void> {
+    this.#known(repository.name)
+    await this.#manifests.delete(repository, reference)
+  }
+
+  async deleteBlob({ name }: Repository, digest: Digest): Promise<void> {
+    if (!this.#known(name).blobs.has(digest)) throw unknownBlob(name, digest)
+    await this.#store.repositories.commit(name, [{ op: 'drop-blob', digest }])
+    await this.#manifests.dropUnheld(digest)
+  }
+
+  #known(name: string): PushedRepository {
+    const repository = this.#store.repositories.get(name)
+    if (repository && repository.tags.size + repository.manifests.size + repository.blobs.size > 0) return repository
+    throw new OciError('NAME_UNKNOWN', 404, `There is no repository ${name}.`)
+  }
+
+  /** A client that learns that a blob is here will not push it again: garbage it must not be for a while. */
+  async #noteHeld(name: string, digest: Digest, { size, heldSince }: PushedBlob): Promise<void> {
+    const now = this.#store.runningClock.now()
+    if (now - heldSince < noteHeldMs) return
+    await this.#store.repositories.commit(name, [{ op: 'blob', digest, size, heldSince: now }])
+  }
+}
+
+function findSize(sources: Iterable<PushedRepository | undefined>, digest: Digest): number | undefined {
+  for (const source of sources) {
+    const size = source?.blobs.get(digest)?.size
+    if (size !== undefined) return size
+  }
+  return undefined
+}
+
+function listAnswer(value: unknown, next: string | undefined): ListAnswer {
+  const bytes = new TextEncoder().encode(JSON.stringify(value))
+  return { contentType: 'application/json', bytes, next, provenance }
+}
+
+function unknownBlob(name: string, digest: Digest): OciError {
+  return new OciError('BLOB_UNKNOWN', 404, `There is no blob ${digest} in ${name}.`)
+}

@@ -1,0 +1,115 @@
+import type { ManifestLink } from '../oci/descriptor.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { mediaType } from '../oci/media-types.ts'
+import { isUnambiguousJson } from '../oci/strict-json.ts'
+
+/** What a registry must know of a manifest that it is to hold. */
+export interface ReadManifest {
+  readonly mediaType: string
+  readonly links: readonly ManifestLink[]
+  readonly subject: Digest | undefined
+  /** As a list of referrers gives it. */
+  readonly artifactType: string | undefined
+  readonly annotations: Readonly<Record<string, string>> | undefined
+}
+
+const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
+const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
+const validType = /^application\/[a-z0-9][\w.+-]*$/i
+
+/**
+ * Reads a manifest or index that a client pushes, and refuses what two readers could take for two things (CVE-2021-41190).
+ * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md
+ */
+export function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): ReadManifest {
+  const json = parse(bytes)
+  if (json['schemaVersion'] === 1 || 'fsLayers' in json || 'signatures' in json)
+    throw invalid('Manifests of schema version 1 are not supported; push with a newer client.')
+  if (json['schemaVersion'] !== undefined && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
+
+  const isIndex = 'manifests' in json
+  if (isIndex && ('layers' in json || 'config' in json || 'blobs' in json))
+    throw invalid('It has the fields of an image and of an index.')
+  const type = typeOf(json, contentType, isIndex)
+  if (isIndex ? imageTypes.includes(type) : indexTypes.includes(type))
+    throw invalid(`Its fields are not those of ${type}.`)
+  if ((isIndex || imageTypes.includes(type)) && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
+
+  const config = json['config'] === undefined ? [] : [linkOf('blob', json['config'], 'config')]
+  const links = [
+    ...linksOf('manifest', json, 'manifests'),
+    ...config,
+    ...linksOf('blob', json, 'layers'),
+    ...linksOf('blob', json, 'blobs'),
+  ]
+  if (imageTypes.includes(type) && config.length === 0) throw invalid('It has no config.')
+  const own = stringOf(json, 'artifactType')
+  return {
+    mediaType: type,
+    links,
+    subject: json['subject'] === undefined ? undefined : linkOf('manifest', json['subject'], 'subject').digest,
+    artifactType: own !== undefined && own !== '' ? own : config[0]?.mediaType,
+    annotations: annotationsOf(json['annotations']),
+  }
+}
+
+function parse(bytes: Uint8Array): Record<string, unknown> {
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    const value: unknown = JSON.parse(text)
+    if (isObject(value) && isUnambiguousJson(text)) return value
+  } catch (error) {
+    // A fatal decoder throws TypeError, the parser SyntaxError, for nothing but bad input.
+    if (!(error instanceof SyntaxError) && !(error instanceof TypeError)) throw error
+  }
+  throw invalid('It is not a JSON object with distinct keys.')
+}
+
+function typeOf(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {
+  const own = stringOf(json, 'mediaType')
+  if (own !== undefined && contentType !== undefined && own !== contentType)
+    throw invalid(`Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`)
+  const type = own ?? contentType ?? (isIndex ? mediaType.ociIndex : mediaType.ociManifest)
+  if (!validType.test(type) || type.length > 255) throw invalid('Its media type is none.')
+  return type
+}
+
+function linksOf(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
+  const list = json[field]
+  if (list === undefined || list === null) return []
+  if (!Array.isArray(list)) throw invalid(`${field} is not a list.`)
+  return list.map((entry) => linkOf(kind, entry, field))
+}
+
+function linkOf(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
+  if (!isObject(entry)) throw invalid(`${field} holds something that is no descriptor.`)
+  const { digest: text, size, mediaType: type } = entry
+  const digest = typeof text === 'string' ? parseDigest(text) : undefined
+  if (!digest) throw invalid(`${field} has a digest that is neither a sha256 nor a sha512 one.`)
+  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
+    throw invalid(`${field} has a size that is not a number of bytes.`)
+  return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
+}
+
+function annotationsOf(value: unknown): Record<string, string> | undefined {
+  if (value === undefined || value === null) return undefined
+  if (!isObject(value) || !Object.values(value).every((text) => typeof text === 'string'))
+    throw invalid('annotations is not a map of texts.')
+  return value as Record<string, string>
+}
+
+function stringOf(json: Record<string, unknown>, field: string): string | undefined {
+  const value = json[field]
+  if (value === undefined || value === null) return undefined
+  if (typeof value !== 'string') throw invalid(`${field} is not a text.`)
+  return value
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function invalid(why: string): OciError {
+  return new OciError('MANIFEST_INVALID', 400, `The manifest is not valid. ${why}`)
+}

@@ -1,0 +1,155 @@
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
+import { KeyedQueue } from '../store/keyed-queue.ts'
+import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedStore } from '../store/pushed-store.ts'
+import { planForgetting } from './pushed-closure.ts'
+import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
+import { listPushedImages, type PushedImage } from './pushed-images.ts'
+
+/** For so long, of running time, what nothing leads to stays: a manifest that names it may be on its way. */
+export const usualGrace = 24 * 3_600_000
+
+/** What went from the registry, or would go. */
+export interface RegistryRemoval {
+  /** Names of images. */
+  readonly images: string[]
+  readonly blobs: number
+  readonly bytes: number
+  /** Names that matched nothing. */
+  readonly unknown: string[]
+}
+
+export interface PruneOptions {
+  /** Tags pushed before so long go; ms. */
+  readonly olderThan: number
+  /** So many tags of each repository stay, the newest ones. */
+  readonly keep: number
+  /** Undefined for all. */
+  readonly repository: string | undefined
+  readonly dryRun: boolean
+}
+
+/** Keeps the registry in order, on request and by the hour. One task at a time; pushes go on beside it. */
+export interface RegistryKeeper {
+  list(): PushedImage[]
+  /** Removes images, repositories or digests by name. */
+  remove(names: readonly string[], dryRun: boolean): Promise<RegistryRemoval>
+  gc(options: GarbageOptions): Promise<RegistryRemoval>
+  prune(options: PruneOptions): Promise<RegistryRemoval>
+  close(): Promise<void>
+}
+
+export interface RegistryKeeperOptions {
+  readonly store: PushedStore
+  readonly clock: Clock
+  readonly logger: Logger
+  /** Between two collections, ms. */
+  readonly interval?: number
+}
+
+const hour = 3_600_000
+/** Lists of referrers and signatures hang on these; they go with their image. */
+const attachedTag = /^sha(?:256|512)-[0-9a-f]{64}/
+
+export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKeeper {
+  const { store, clock, logger } = options
+  const { repositories } = store
+  const turns = new KeyedQueue<'all'>()
+
+  const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
+    const { manifests, blobs, bytes } = await collectGarbage(store, how)
+    if (!how.dryRun && blobs > 0) logger.info({ manifests: manifests.length, blobs, bytes }, 'removed unused content')
+    return { images: manifests, blobs, bytes, unknown: [] }
+  }
+
+  /** Does the changes and takes away what they leave behind; or only says so. */
+  const forget = async (plans: ReadonlyMap<PushedRepository, PushedChange[]>, dryRun: boolean) => {
+    const images = [...plans].flatMap(([{ name }, changes]) => changes.map((change) => nameOf(name, change)))
+    if (!dryRun) for (const [{ name }, changes] of plans) await repositories.commit(name, changes)
+    const before = new Map([...plans].map(([{ name }, changes]) => [name, changes]))
+    const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before })
+    return { images: images.filter((name) => name !== undefined).toSorted(), blobs, bytes }
+  }
+
+  const planPrune = ({ olderThan, keep, repository: only }: PruneOptions) => {
+    const plans = new Map<PushedRepository, PushedChange[]>()
+    for (const repository of repositories.all()) {
+      if (only !== undefined && repository.name !== only) continue
+      const byAge = [...repository.tags]
+        .filter(([tag]) => !attachedTag.test(tag))
+        .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
+      const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
+      const changes = planForgetting(
+        repository,
+        old.map(([tag]) => tag),
+        [],
+      )
+      if (changes.length > 0) plans.set(repository, changes)
+    }
+    return plans
+  }
+
+  const collectUnasked = async () => {
+    try {
+      await turns.run('all', () => gc({ grace: usualGrace, untagged: false, dryRun: false }))
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      logger.error({ error: String(error) }, 'could not remove unused content')
+    }
+  }
+  const timer = setInterval(() => void collectUnasked(), options.interval ?? hour).unref()
+
+  return {
+    list: () => listPushedImages(repositories.all()),
+    remove: (names, dryRun) =>
+      turns.run('all', async () => {
+        const { plans, unknown } = planRemoval([...repositories.all()], names)
+        return { ...(await forget(plans, dryRun)), unknown }
+      }),
+    gc: (how) => turns.run('all', () => gc(how)),
+    prune: (how) =>
+      turns.run('all', async () => {
+        const isUnknown = how.repository !== undefined && repositories.get(how.repository) === undefined
+        return { ...(await forget(planPrune(how), how.dryRun)), unknown: isUnknown ? [how.repository] : [] }
+      }),
+    async close() {
+      clearInterval(timer)
+      await turns.idle()
+    },
+  }
+}
+
+/** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. */
+function planRemoval(all: readonly PushedRepository[], names: readonly string[]) {
+  const matched = new Set<string>()
+  const plans = new Map<PushedRepository, PushedChange[]>()
+  for (const repository of all) {
+    const tags: string[] = []
+    const digests: Digest[] = []
+    for (const name of names) {
+      const found = tags.length + digests.length
+      const digest = parseDigest(name.slice(name.lastIndexOf('@') + 1))
+      if (name === repository.name) {
+        tags.push(...repository.tags.keys())
+        digests.push(...repository.manifests.keys())
+      } else if (digest && (name === digest || name === `${repository.name}@${digest}`)) {
+        if (repository.manifests.has(digest)) digests.push(digest)
+      } else if (name.startsWith(`${repository.name}:`)) {
+        const tag = name.slice(repository.name.length + 1)
+        if (repository.tags.has(tag)) tags.push(tag)
+      }
+      if (tags.length + digests.length > found) matched.add(name)
+    }
+    const changes = planForgetting(repository, tags, digests)
+    if (changes.length > 0) plans.set(repository, changes)
+  }
+  return { plans, unknown: names.filter((name) => !matched.has(name)) }
+}
+
+function nameOf(repository: string, change: PushedChange): string | undefined {
+  if (change.op === 'untag') return `${repository}:${change.tag}`
+  return change.op === 'drop-manifest' ? `${repository}@${change.digest}` : undefined
+}

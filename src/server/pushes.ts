@@ -1,0 +1,91 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { OciError } from '../oci/errors.ts'
+import { bareMediaType } from '../oci/media-types.ts'
+import { isTag } from '../oci/name.ts'
+import type { Route } from '../oci/route.ts'
+import { largestManifest } from '../registry/local-manifests.ts'
+import type { PushRegistry } from '../registry/registry.ts'
+import { readSmallBody } from './request-body.ts'
+import { sendEmpty } from './respond.ts'
+import { answerUpload } from './uploads.ts'
+
+export interface PushOptions {
+  readonly registry: PushRegistry
+  /** Whether clients may delete. */
+  readonly deletes: boolean
+  /** A body that brings nothing for so long is given up; ms. */
+  readonly idle: number
+  /** Throws an OciError 401 for a caller who may not; undefined when everybody may. */
+  readonly authorize: ((request: IncomingMessage) => Promise<void>) | undefined
+}
+
+const mostTags = 100
+
+/**
+ * Answers a request that changes something, or asks for the state of an upload; false for one that only reads.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
+ */
+export async function answerPush(
+  request: IncomingMessage,
+  response: ServerResponse,
+  route: Route,
+  options: PushOptions,
+): Promise<boolean> {
+  const method = request.method!
+  const reads = method === 'GET' || method === 'HEAD'
+  // A page in a browser may send a form anywhere; its Origin gives it away.
+  if (!reads && request.headers.origin !== undefined)
+    throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
+  if (route.kind === 'uploads' || route.kind === 'upload') {
+    await answerUpload(request, response, route, options)
+    return true
+  }
+  if (reads) return false
+  if (route.kind === 'manifest' && method === 'PUT') await putManifest(request, response, route, options)
+  else if ((route.kind === 'manifest' || route.kind === 'blob') && method === 'DELETE')
+    await answerDelete(response, route, options)
+  else {
+    const allow = { manifest: 'GET, HEAD, PUT, DELETE', blob: 'GET, HEAD, DELETE' }[route.kind as string] ?? 'GET, HEAD'
+    throw new OciError('UNSUPPORTED', 405, `There is nothing to ${method} at this path.`, { allow })
+  }
+  return true
+}
+
+async function putManifest(
+  request: IncomingMessage,
+  response: ServerResponse,
+  route: Extract<Route, { kind: 'manifest' }>,
+  { registry, idle }: PushOptions,
+): Promise<void> {
+  const { reference, name } = route
+  const tags = [...new Set(route.tags)]
+  if (tags.length > mostTags)
+    throw new OciError('UNSUPPORTED', 414, `More than ${mostTags} tags do not fit into one push.`)
+  if (tags.length > 0 && reference.kind === 'tag')
+    throw new OciError('UNSUPPORTED', 400, 'Tags besides can be set with a push by digest only.')
+  if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'A tag besides is none.')
+  const type = request.headers['content-type']
+  const bytes = await readSmallBody(request, largestManifest, idle)
+  const mediaType = type === undefined ? undefined : bareMediaType(type)
+  const { digest, subject } = await registry.putManifest(route, reference, { mediaType, bytes, tags })
+  sendEmpty(response, 201, {
+    location: `/v2/${name}/manifests/${digest}`,
+    'docker-content-digest': digest,
+    ...(subject === undefined ? {} : { 'oci-subject': subject }),
+    ...(tags.length === 0 ? {} : { 'oci-tag': tags.join(', ') }),
+  })
+}
+
+async function answerDelete(
+  response: ServerResponse,
+  route: Extract<Route, { kind: 'manifest' | 'blob' }>,
+  { registry, deletes }: PushOptions,
+): Promise<void> {
+  if (!deletes)
+    throw new OciError('UNSUPPORTED', 405, 'Deleting is switched off: "registry.deletes" in mirror.yaml.', {
+      allow: 'GET, HEAD, PUT',
+    })
+  if (route.kind === 'manifest') await registry.deleteManifest(route, route.reference)
+  else await registry.deleteBlob(route, route.digest)
+  sendEmpty(response, 202, {})
+}

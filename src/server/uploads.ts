@@ -1,0 +1,124 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import type { Route } from '../oci/route.ts'
+import { uploadHeaders } from '../registry/local-uploads.ts'
+import type { PushRegistry, UploadChunk, UploadState } from '../registry/registry.ts'
+import { readBody } from './request-body.ts'
+import { sendEmpty } from './respond.ts'
+
+export interface UploadOptions {
+  readonly registry: PushRegistry
+  /** A body that brings nothing for so long is given up; ms. */
+  readonly idle: number
+}
+
+type UploadsRoute = Extract<Route, { kind: 'uploads' }>
+type UploadRoute = Extract<Route, { kind: 'upload' }>
+
+/** Blobs on their way in. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs */
+export async function answerUpload(
+  request: IncomingMessage,
+  response: ServerResponse,
+  route: UploadsRoute | UploadRoute,
+  options: UploadOptions,
+): Promise<void> {
+  const { registry, idle } = options
+  if (route.kind === 'uploads') {
+    if (request.method !== 'POST') throw notAllowed(request, 'POST')
+    return beginUpload(request, response, route, options)
+  }
+  const { id, name } = route
+  const sendState = (status: number, state: UploadState) =>
+    sendEmpty(response, status, uploadHeaders({ repository: name, ...pick(state) }))
+  switch (request.method) {
+    case 'GET':
+    case 'HEAD':
+      return sendState(204, registry.uploadState(route, id))
+    case 'PATCH':
+      return sendState(202, await registry.appendUpload(route, id, chunkOf(request, idle)))
+    case 'PUT': {
+      registry.uploadState(route, id)
+      const digest = neededDigest(route.wanted.digest)
+      await registry.finishUpload(route, id, digest, chunkOf(request, idle))
+      return sendPublished(response, name, digest)
+    }
+    case 'DELETE':
+      await registry.cancelUpload(route, id)
+      return sendEmpty(response, 204, {})
+    default:
+      throw notAllowed(request, 'GET, HEAD, PATCH, PUT, DELETE')
+  }
+}
+
+/** POST: a mount, a whole blob, or the start of an upload. A mount that cannot be becomes the start of one. */
+async function beginUpload(
+  request: IncomingMessage,
+  response: ServerResponse,
+  route: UploadsRoute,
+  { registry, idle }: UploadOptions,
+): Promise<void> {
+  const { name, wanted } = route
+  if (wanted.mount !== undefined) {
+    const digest = neededDigest(wanted.mount)
+    if (await registry.mountBlob(route, digest, wanted.from)) return sendPublished(response, name, digest)
+  } else if (wanted.digest !== undefined) {
+    const digest = neededDigest(wanted.digest)
+    await registry.putBlob(route, digest, chunkOf(request, idle))
+    return sendPublished(response, name, digest)
+  }
+  const state = registry.startUpload(route, neededAlgorithm(wanted.algorithm))
+  // A body without a digest has no meaning here; unread it would be taken for the next request.
+  request.resume()
+  sendEmpty(response, 202, uploadHeaders({ repository: name, ...pick(state) }))
+}
+
+function sendPublished(response: ServerResponse, name: string, digest: Digest): void {
+  sendEmpty(response, 201, { location: `/v2/${name}/blobs/${digest}`, 'docker-content-digest': digest })
+}
+
+function pick({ id, size }: UploadState): UploadState {
+  return { id, size }
+}
+
+/** The body, and where its client takes it to begin. Throws 400 for a Content-Range that is none, or not the body's. */
+function chunkOf(request: IncomingMessage, idle: number): UploadChunk {
+  const header = request.headers['content-range']
+  const bytes = readBody(request, idle)
+  if (header === undefined) return { start: undefined, bytes }
+  const match = /^(?:bytes )?(\d+)-(\d+)(?:\/(?:\d+|\*))?$/.exec(header.trim())
+  const [start, end] = match ? [Number(match[1]), Number(match[2])] : [NaN, NaN]
+  const length = request.headers['content-length']
+  if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || end < start)
+    throw new OciError('BLOB_UPLOAD_INVALID', 400, 'The Content-Range is not of the form first-last.')
+  if (length !== undefined && Number(length) !== end - start + 1)
+    throw new OciError('SIZE_INVALID', 400, 'The Content-Range and the Content-Length do not agree.')
+  return { start, bytes: sized(bytes, end - start + 1) }
+}
+
+/** The bytes, which must be as many as were announced. */
+async function* sized(bytes: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array, void> {
+  let left = length
+  for await (const chunk of bytes) {
+    left -= chunk.length
+    if (left < 0) throw new OciError('SIZE_INVALID', 400, 'The body is longer than its Content-Range.')
+    yield chunk
+  }
+  if (left > 0) throw new OciError('SIZE_INVALID', 400, 'The body is shorter than its Content-Range.')
+}
+
+function neededDigest(text: string | undefined): Digest {
+  const digest = text === undefined ? undefined : parseDigest(text)
+  if (digest) return digest
+  const why = text === undefined ? 'The query parameter digest is missing.' : 'The digest is not a valid one.'
+  throw new OciError('DIGEST_INVALID', 400, why)
+}
+
+function neededAlgorithm(text: string | undefined): DigestAlgorithm | undefined {
+  if (text === undefined || text === 'sha256' || text === 'sha512') return text
+  throw new OciError('DIGEST_INVALID', 400, 'The digest algorithm is neither sha256 nor sha512.')
+}
+
+function notAllowed(request: IncomingMessage, allow: string): OciError {
+  return new OciError('UNSUPPORTED', 405, `There is nothing to ${request.method} at this path.`, { allow })
+}

@@ -1,0 +1,76 @@
+import { randomBytes } from 'node:crypto'
+import type { Clock } from '../lib/clock.ts'
+import type { DigestAlgorithm } from '../oci/digest.ts'
+import type { BlobStore } from './blob-store.ts'
+import { UploadSession } from './upload-session.ts'
+
+export interface UploadSessionsOptions {
+  readonly blobs: BlobStore
+  readonly clock: Clock
+  /** Open ones at most. */
+  readonly limit: number
+  /** A session that nothing happens to for so long is gone; ms. */
+  readonly idle: number
+}
+
+const looksPerIdle = 20
+
+/**
+ * The uploads under way. They live in memory, with their bytes in temp files that go at the next start: a client begins
+ * anew then, as it does with an upload it never began.
+ */
+export class UploadSessions {
+  readonly #options: UploadSessionsOptions
+  readonly #sessions = new Map<string, UploadSession>()
+  readonly #timer: NodeJS.Timeout
+
+  constructor(options: UploadSessionsOptions) {
+    this.#options = options
+    const every = Math.max(10, Math.min(60_000, options.idle / looksPerIdle))
+    this.#timer = setInterval(() => void this.#expire(), every).unref()
+  }
+
+  get count(): number {
+    return this.#sessions.size
+  }
+
+  /** A new session of a repository; undefined when there are too many that hold something. */
+  start(repository: string, algorithm: DigestAlgorithm): UploadSession | undefined {
+    if (this.#sessions.size >= this.#options.limit && !this.#dropOldestEmpty()) return undefined
+    const id = randomBytes(16).toString('hex')
+    const { blobs, clock } = this.#options
+    const forget = () => void this.#sessions.delete(id)
+    const session = new UploadSession({ id, repository, algorithm, blobs, clock, forget })
+    this.#sessions.set(id, session)
+    return session
+  }
+
+  /** Undefined when there is none, or it is another repository's. */
+  find(repository: string, id: string): UploadSession | undefined {
+    const session = this.#sessions.get(id)
+    return session?.repository === repository ? session : undefined
+  }
+
+  /** Ends all of them. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer)
+    await Promise.all([...this.#sessions.values()].map((session) => session.cancel()))
+  }
+
+  /** Sessions that never got a byte are what probes and impatient clients leave behind. The map is in order of age. */
+  #dropOldestEmpty(): boolean {
+    for (const [id, session] of this.#sessions) {
+      if (session.size > 0 || session.isBusy) continue
+      return this.#sessions.delete(id)
+    }
+    return false
+  }
+
+  async #expire(): Promise<void> {
+    const { clock, idle } = this.#options
+    const old = [...this.#sessions.values()].filter(
+      (session) => !session.isBusy && clock.monotonic() - session.usedAt > idle,
+    )
+    await Promise.all(old.map((session) => session.cancel()))
+  }
+}

@@ -1,0 +1,281 @@
+import { describe, expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { mediaType } from '../../src/oci/media-types.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { makeImage, makeIndex, manifestOf } from '../support/images.ts'
+import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'
+
+const image = makeImage()
+const limit = 4 * 1024 * 1024
+
+const manifestWith = (fields: Record<string, unknown>, type: string = mediaType.ociManifest) =>
+  manifestOf(Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: type, ...fields })), type)
+
+async function withBlobs(): Promise<TestRegistry> {
+  const registry = await startTestRegistry()
+  for (const blob of image.blobs.values()) await registry.pushBlob('app', blob)
+  return registry
+}
+
+const fields = JSON.parse(image.bytes.toString()) as { config: object; layers: object[] }
+
+describe('Pushing manifests', () => {
+  test('by tag: 201 with Location and digest; pulled by tag and digest byte for byte with its type', async () => {
+    const registry = await startTestRegistry()
+    const pushed = await registry.push('team/app', 'v1', image)
+    expect(pushed.headers).toMatchObject({
+      location: `/v2/team/app/manifests/${image.digest}`,
+      'docker-content-digest': image.digest,
+    })
+    for (const reference of ['v1', image.digest]) {
+      const answer = await registry.get(`/v2/team/app/manifests/${reference}`)
+      expectContent(answer, image.digest)
+      expect(answer.headers['content-type']).toBe(image.mediaType)
+      const head = await registry.ask('HEAD', `/v2/team/app/manifests/${reference}`)
+      expect(head).toMatchObject({ status: 200, headers: { 'content-length': String(image.bytes.length) } })
+      expect(head.body.length).toBe(0)
+    }
+  })
+
+  test('by a sha512 digest: it is held and answered under that digest, and the children too', async () => {
+    const registry = await startTestRegistry()
+    const [config, layer] = [Buffer.from('{}'), Buffer.from('layer')]
+    const descriptors = [config, layer].map((blob) => ({
+      mediaType: 'application/x',
+      digest: digestOf(blob, 'sha512'),
+      size: blob.length,
+    }))
+    for (const blob of [config, layer]) await registry.pushBlob('app', blob, digestOf(blob, 'sha512'))
+    const made = manifestWith({ config: descriptors[0], layers: [descriptors[1]] })
+    const digest = digestOf(made.bytes, 'sha512')
+    const answer = await registry.pushManifest('app', digest, made)
+    expect(answer).toMatchObject({ status: 201, headers: { 'docker-content-digest': digest } })
+    const got = await registry.get(`/v2/app/manifests/${digest}`)
+    expect(got.headers['docker-content-digest']).toBe(digest)
+    expect(got.body.equals(made.bytes)).toBe(true)
+  })
+
+  test('by a digest that is not its own: 400', async () => {
+    const registry = await withBlobs()
+    expectError(await registry.pushManifest('app', digestOf(Buffer.from('x')), image), 400, 'DIGEST_INVALID')
+  })
+
+  test('by digest with tags besides: OCI-Tag names them, and all of them pull', async () => {
+    const registry = await withBlobs()
+    const tags = Array.from({ length: 12 }, (_, at) => `t${at}`)
+    const query = tags.map((tag) => `tag=${tag}`).join('&')
+    const answer = await registry.pushManifest('app', `${image.digest}?${query}`, image)
+    expect(answer).toMatchObject({ status: 201, headers: { 'oci-tag': tags.join(', ') } })
+    expectContent(await registry.get('/v2/app/manifests/t11'), image.digest)
+    expectError(await registry.pushManifest('app', `${image.digest}?tag=-bad`, image), 400)
+  })
+
+  test.each(['oci', 'docker'] as const)('an index of images, %s', async (mediaTypes) => {
+    const registry = await startTestRegistry()
+    const index = makeIndex([makeImage({ mediaTypes }), makeImage({ mediaTypes, seed: 2 })], { mediaTypes })
+    await registry.push('app', 'multi', index)
+    const answer = await registry.get('/v2/app/manifests/multi', { accept: mediaType.dockerManifest })
+    expectContent(answer, index.digest)
+    expect(answer.headers['content-type']).toBe(index.mediaType)
+  })
+
+  test('an index of indexes, an empty index, and one with fields of its own', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'nested', makeIndex([makeIndex([image])]))
+    await registry.push('app', 'empty', makeIndex([]))
+    const odd = manifestWith({ manifests: [], 'org.example.custom': { a: [1] } }, mediaType.ociIndex)
+    expect((await registry.pushManifest('app', 'odd', odd)).status).toBe(201)
+  })
+
+  test('an artifact with any artifactType, and one of a type nobody knows', async () => {
+    const registry = await withBlobs()
+    const artifact = manifestWith({ ...fields, artifactType: 'application/x.anything' })
+    expect((await registry.pushManifest('app', 'a', artifact)).status).toBe(201)
+    const unknown = manifestWith({ artifactType: 'x', blobs: fields.layers }, 'application/vnd.example.thing.v1+json')
+    expect((await registry.pushManifest('app', 'b', unknown)).status).toBe(201)
+  })
+
+  test('a build cache, whose index lists layers', async () => {
+    const registry = await withBlobs()
+    const cache = manifestWith({ manifests: [...fields.layers, fields.config] }, mediaType.ociIndex)
+    expect((await registry.pushManifest('app', 'cache', cache)).status).toBe(201)
+  })
+
+  test('what it names must be there, in this repository', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('other', 'v1', image)
+    expectError(await registry.pushManifest('app', 'v1', image), 400, 'MANIFEST_BLOB_UNKNOWN')
+    expectError(await registry.pushManifest('app', 'v1', makeIndex([image])), 400, 'MANIFEST_BLOB_UNKNOWN')
+    expect((await registry.get('/v2/app/manifests/v1')).status).toBe(404)
+  })
+
+  test.each([
+    'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
+    'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+  ])('an absent layer of type %s is no hindrance', async (type) => {
+    const registry = await withBlobs()
+    const foreign = { mediaType: type, digest: digestOf(Buffer.from('far')), size: 3, urls: ['https://far.example/'] }
+    const made = manifestWith({ ...fields, layers: [foreign] })
+    expect((await registry.pushManifest('app', 'v1', made)).status).toBe(201)
+  })
+
+  test('the Content-Type may carry parameters or be missing; it is answered bare', async () => {
+    const registry = await withBlobs()
+    const path = '/v2/app/manifests/v1'
+    const headers = { 'content-type': `${image.mediaType}; charset=utf-8` }
+    expect((await registry.ask('PUT', path, { body: image.bytes, headers })).status).toBe(201)
+    expect((await registry.ask('PUT', path, { body: image.bytes })).status).toBe(201)
+    expect((await registry.get(path)).headers['content-type']).toBe(image.mediaType)
+  })
+
+  test.each([limit - 1, limit, 3_900_000])('a manifest of %i bytes is taken', async (size) => {
+    const registry = await withBlobs()
+    const made = padded(size)
+    expect((await registry.pushManifest('app', 'big', made)).status).toBe(201)
+    expectContent(await registry.get('/v2/app/manifests/big'), made.digest)
+  })
+
+  test.each(['content-length', 'chunked'])('one of more than 4 MiB is refused with 413 (%s)', async (framing) => {
+    const registry = await withBlobs()
+    const made = padded(limit + 1)
+    const headers = framing === 'chunked' ? { 'transfer-encoding': 'chunked' } : {}
+    const answer = await registry.ask('PUT', '/v2/app/manifests/big', {
+      body: made.bytes,
+      headers: { 'content-type': made.mediaType, ...headers },
+    })
+    expectError(answer, 413, 'SIZE_INVALID')
+  })
+
+  function padded(size: number) {
+    const bare = manifestWith({ ...fields, annotations: { pad: '' } }).bytes.length
+    return manifestWith({ ...fields, annotations: { pad: 'x'.repeat(size - bare) } })
+  }
+})
+
+describe('a manifest that two readers could take for two things is refused with 400', () => {
+  const schema1 = 'application/vnd.docker.distribution.manifest.v1+prettyjws'
+  test.each([
+    ['with layers and manifests', { ...fields, manifests: [] }, mediaType.ociManifest, undefined],
+    ['with layers, called an index', fields, mediaType.ociIndex, undefined],
+    ['with manifests, called an image', { manifests: [] }, mediaType.ociManifest, undefined],
+    ['whose mediaType is not its Content-Type', fields, mediaType.ociManifest, mediaType.dockerManifest],
+    ['of schema 1', { schemaVersion: 1, fsLayers: [], mediaType: undefined }, schema1, undefined],
+    ['without a config', { layers: [] }, mediaType.ociManifest, undefined],
+    [
+      'with a digest that is none',
+      { ...fields, layers: [{ digest: 'md5:1', size: 1 }] },
+      mediaType.ociManifest,
+      undefined,
+    ],
+    ['with a negative size', { ...fields, config: { ...fields.config, size: -1 } }, mediaType.ociManifest, undefined],
+    [
+      'with a size that is not the blob’s',
+      { ...fields, config: { ...fields.config, size: 1 } },
+      mediaType.ociManifest,
+      undefined,
+    ],
+    ['with layers that are no list', { ...fields, layers: {} }, mediaType.ociManifest, undefined],
+    ['with annotations that are no texts', { ...fields, annotations: { a: 1 } }, mediaType.ociManifest, undefined],
+  ])('%s', async (_what, content, type, contentType) => {
+    const registry = await withBlobs()
+    const { bytes } = manifestWith(content, type)
+    expectError(
+      await registry.pushManifest('app', 'v1', { bytes, mediaType: contentType ?? type }),
+      400,
+      'MANIFEST_INVALID',
+    )
+  })
+
+  const text = image.bytes.toString()
+  test.each([
+    ['no JSON', 'nonsense'],
+    ['a list', '[]'],
+    ['null', 'null'],
+    ['100,000 deep', '['.repeat(100_000) + ']'.repeat(100_000)],
+    ['deep inside', text.replace('{', `{"deep":${'['.repeat(100_000)}${']'.repeat(100_000)},`)],
+    ['with a key twice', text.replace('{', '{"layers":[],')],
+    ['with a key twice, escaped', text.replace('{', '{"l\\u0061yers":[],')],
+    ['not UTF-8', Buffer.concat([Buffer.from('{"a":"'), Buffer.from([0xff]), Buffer.from('"}')])],
+    ['with a size of 1e400', text.replace(/"size":\d+/, '"size":1e400')],
+  ])('%s', async (_what, body) => {
+    const registry = await withBlobs()
+    const bytes = Buffer.from(body)
+    expectError(
+      await registry.pushManifest('app', 'v1', { bytes, mediaType: image.mediaType }),
+      400,
+      'MANIFEST_INVALID',
+    )
+    expect(({} as Record<string, unknown>)['x']).toBeUndefined()
+  })
+
+  test('tens of thousands of layers that are not there', async () => {
+    const registry = await withBlobs()
+    const layers = Array.from({ length: 30_000 }, (_, at) => ({
+      mediaType: 'application/x',
+      digest: digestOf(Buffer.from(String(at))),
+      size: 1,
+    }))
+    expectError(await registry.pushManifest('app', 'v1', manifestWith({ ...fields, layers })), 400)
+  })
+
+  test('__proto__ is a field like any other', async () => {
+    const registry = await withBlobs()
+    const bytes = Buffer.from(text.replace('{', '{"__proto__":{"x":1},'))
+    expect((await registry.pushManifest('app', 'v1', { bytes, mediaType: image.mediaType })).status).toBe(201)
+    expect(({} as Record<string, unknown>)['x']).toBeUndefined()
+  })
+})
+
+describe('Deleting tags and manifests', () => {
+  test('a tag goes alone', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'v1', image)
+    await registry.pushManifest('app', 'v2', image)
+    expect((await registry.ask('DELETE', '/v2/app/manifests/v1')).status).toBe(202)
+    expect((await registry.get('/v2/app/manifests/v1')).status).toBe(404)
+    expectError(await registry.ask('DELETE', '/v2/app/manifests/v1'), 404, 'MANIFEST_UNKNOWN')
+    expectContent(await registry.get('/v2/app/manifests/v2'), image.digest)
+    expectContent(await registry.get(`/v2/app/manifests/${image.digest}`), image.digest)
+  })
+
+  test('a manifest goes with its tags, at once, and only here', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'v1', image)
+    await registry.push('other', 'v1', image)
+    expect((await registry.ask('DELETE', `/v2/app/manifests/${image.digest}`)).status).toBe(202)
+    for (const reference of ['v1', image.digest])
+      expect((await registry.get(`/v2/app/manifests/${reference}`)).status).toBe(404)
+    expect((await registry.ask('DELETE', `/v2/app/manifests/${image.digest}`)).status).toBe(404)
+    expectContent(await registry.get('/v2/other/manifests/v1'), image.digest)
+    expect(jsonOf(await registry.get('/v2/app/tags/list'))).toEqual({ name: 'app', tags: [] })
+  })
+
+  test('in a repository that does not exist it is a 404', async () => {
+    const registry = await startTestRegistry()
+    expectError(await registry.ask('DELETE', `/v2/none/manifests/${image.digest}`), 404, 'NAME_UNKNOWN')
+    expectError(await registry.get('/v2/none/manifests/v1'), 404, 'NAME_UNKNOWN')
+  })
+
+  test('with deletes switched off all three are a 405', async () => {
+    const registry = await startTestRegistry({ registry: { deletes: false } })
+    await registry.push('app', 'v1', image)
+    for (const path of ['manifests/v1', `manifests/${image.digest}`, `blobs/${image.layers[0]}`])
+      expectError(await registry.ask('DELETE', `/v2/app/${path}`), 405, 'UNSUPPORTED')
+    expectContent(await registry.get('/v2/app/manifests/v1'), image.digest)
+  })
+})
+
+test('pushes survive a restart, with type, tags and links', async () => {
+  const registry = await startTestRegistry()
+  await registry.push('app', 'v1', makeIndex([image]))
+  await registry.close()
+  const again = await startTestRegistry({ home: registry.home })
+  expectContent(await again.get('/v2/app/manifests/v1'), makeIndex([image]).digest)
+  expectContent(await again.get(`/v2/app/blobs/${image.layers[0]}`), image.layers[0]!)
+  expect((await again.status()).registry).toMatchObject({ repositories: 1, tags: 1, manifests: 2 })
+})
+
+test.each(['OPTIONS', 'TRACE', 'POST'])('%s of a manifest is a 405', async (method) => {
+  const registry = await startTestRegistry()
+  expectError(await registry.ask(method, '/v2/app/manifests/v1'), 405, 'UNSUPPORTED')
+})

@@ -1,0 +1,155 @@
+import { appendFile, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { openPushedStore, type PushedStore } from '../../../src/store/pushed-store.ts'
+import type { PushedChange } from '../../../src/store/pushed-repository.ts'
+import { bytesOf, temporaryFolder } from './support/store.ts'
+
+const open = (root: string) => openPushedStore({ root, minFree: 0, logger: silentLogger, clock: systemClock })
+
+/** Runs the body with the store at the root, and closes it. */
+async function using<T>(root: string, body: (store: PushedStore) => Promise<T>): Promise<T> {
+  const store = await open(root)
+  try {
+    return await body(store)
+  } finally {
+    await store.close()
+  }
+}
+
+const blob = (text: string): PushedChange => ({ op: 'blob', digest: digestOf(bytesOf(text)), size: 1, heldSince: 0 })
+const tag = (name: string): PushedChange => ({ op: 'tag', tag: name, digest: digestOf(bytesOf('m')), pushedAt: 1 })
+const tagsOf = (store: PushedStore, name = 'app') => [...(store.repositories.get(name)?.tags.keys() ?? [])].toSorted()
+
+async function journalOf(root: string): Promise<string> {
+  const folder = join(root, 'v1', 'repositories')
+  return join(
+    folder,
+    (await readdir(folder)).find((name) => name.endsWith('.jsonl'))!,
+  )
+}
+
+describe('a repository journal', () => {
+  test('keeps every kind of change across a restart', async () => {
+    const root = await temporaryFolder()
+    const digest = digestOf(bytesOf('m'))
+    const manifest: PushedChange = {
+      op: 'manifest',
+      digest,
+      mediaType: 'application/x',
+      size: 3,
+      links: [{ kind: 'blob', mediaType: 'application/y', digest: digestOf(bytesOf('b')), size: 1 }],
+      subject: digestOf(bytesOf('s')),
+      artifactType: 'application/z',
+      annotations: { a: 'b' },
+      pushedAt: 5,
+      heldSince: 6,
+    }
+    const before = await using(root, async ({ repositories }) => {
+      await repositories.commit('app', [blob('b'), blob('gone'), manifest, tag('v1'), tag('__proto__'), tag('gone')])
+      await repositories.commit('app', [
+        { op: 'untag', tag: 'gone' },
+        { ...blob('gone'), op: 'drop-blob' } as PushedChange,
+      ])
+      return structuredClone(repositories.get('app'))
+    })
+    await using(root, async ({ repositories }) => expect(repositories.get('app')).toEqual(before))
+  })
+
+  test.each([1, 10, 40])('whose last line is torn by %i bytes loses that line alone, and goes on', async (torn) => {
+    const root = await temporaryFolder()
+    await using(root, async ({ repositories }) => {
+      await repositories.commit('app', [tag('v1')])
+      await repositories.commit('app', [tag('v2'), tag('v3')])
+    })
+    const path = await journalOf(root)
+    await truncate(path, (await readFile(path)).length - torn)
+    await using(root, async (store) => {
+      expect(tagsOf(store)).toEqual(['v1'])
+      await store.repositories.commit('app', [tag('v4')])
+    })
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v4']))
+  })
+
+  test('with rubbish at its end or in its middle keeps the rest', async () => {
+    const root = await temporaryFolder()
+    await using(root, async ({ repositories }) => repositories.commit('app', [tag('v1')]))
+    await appendFile(await journalOf(root), '\0\0\0\n[{"op":"tag"}]\n')
+    await using(root, async (store) => {
+      await store.repositories.commit('app', [tag('v2')])
+      expect(tagsOf(store)).toEqual(['v1', 'v2'])
+    })
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v2']))
+  })
+
+  test('whose head is damaged is set aside, not deleted, and hinders nobody', async () => {
+    const root = await temporaryFolder()
+    await using(root, async ({ repositories }) => {
+      await repositories.commit('app', [tag('v1')])
+      await repositories.commit('other', [tag('v1')])
+    })
+    await writeFile(await journalOf(root), 'nonsense')
+    await using(root, async (store) => {
+      expect([...store.repositories.all()].length).toBe(1)
+      expect((await readdir(store.layout.quarantine)).length).toBe(1)
+    })
+  })
+
+  test('takes commits that come at once, all of them', async () => {
+    const root = await temporaryFolder()
+    const names = Array.from({ length: 200 }, (_, at) => `t${at}`).toSorted()
+    await using(root, async ({ repositories }) => {
+      await Promise.all(names.map((name) => repositories.commit('app', [tag(name)])))
+    })
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(names))
+  })
+
+  test('is written anew when it has grown long over little', async () => {
+    const root = await temporaryFolder()
+    await using(root, async ({ repositories }) => {
+      const pushes = Array.from({ length: 1200 }, () => repositories.commit('app', [tag('latest')]))
+      await Promise.all(pushes)
+      await repositories.commit('app', [tag('v1')])
+    })
+    expect((await readFile(await journalOf(root), 'utf8')).split('\n').length).toBeLessThan(10)
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['latest', 'v1']))
+  })
+
+  test('that cannot be written refuses the commit, shows nothing of it, and heals', async () => {
+    const root = await temporaryFolder()
+    await using(root, async (store) => {
+      await store.repositories.commit('app', [tag('v1')])
+      const path = await journalOf(root)
+      await rm(path)
+      await mkdir(path)
+      await expect(store.repositories.commit('app', [tag('v2')])).rejects.toMatchObject({ code: 'EISDIR' })
+      expect(tagsOf(store)).toEqual(['v1'])
+      await rm(path, { recursive: true })
+      await store.repositories.commit('app', [tag('v3')])
+    })
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1', 'v3']))
+  })
+
+  test('of a repository that holds nothing any more is gone after a restart', async () => {
+    const root = await temporaryFolder()
+    await using(root, async ({ repositories }) => {
+      await repositories.commit('app', [tag('v1')])
+      await repositories.commit('app', [{ op: 'untag', tag: 'v1' }])
+      expect([...repositories.all()]).toEqual([])
+    })
+    await using(root, async (store) => expect(await readdir(store.layout.repositories)).toEqual([]))
+  })
+})
+
+test('removals can be seen before they are on the disk', async () => {
+  const root = await temporaryFolder()
+  await using(root, async ({ repositories }) => {
+    await repositories.commit('app', [blob('b')])
+    const removed = repositories.commit('app', [{ op: 'drop-blob', digest: digestOf(bytesOf('b')) }])
+    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(false)
+    await removed
+  })
+})

@@ -1,0 +1,81 @@
+import { readdir } from 'node:fs/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+import { bytesOf, openTestStore, openText, temporaryFolder } from './support/store.ts'
+
+async function setUp(options: { limit?: number; idle?: number; clock?: Clock } = {}) {
+  const store = await openTestStore(await temporaryFolder())
+  const { limit = 10, idle = 60_000, clock = systemClock } = options
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle })
+  onTestFinished(() => sessions.close())
+  return { store, sessions }
+}
+
+const temporaryFiles = async (store: Store) => (await readdir(store.layout.temporary)).length
+
+describe('upload sessions', () => {
+  test('make no file before the first byte', async () => {
+    const { store, sessions } = await setUp()
+    const session = sessions.start('app', 'sha256')!
+    expect(await temporaryFiles(store)).toBe(0)
+    await session.append(bytesOf('a'))
+    expect(await temporaryFiles(store)).toBe(1)
+  })
+
+  test.each(['sha256', 'sha512'] as const)('publish under %s, whatever was expected', async (algorithm) => {
+    const { store, sessions } = await setUp()
+    const digest = digestOf(bytesOf('abc'), algorithm)
+    for (const expected of ['sha256', 'sha512'] as const) {
+      const session = sessions.start('app', expected)!
+      await session.append(bytesOf('ab'))
+      await session.append(bytesOf('c'))
+      expect((await session.exclusively(() => session.publish(digest)))?.result).toBe(true)
+    }
+    expect(await openText(store, digest)).toBe('abc')
+    expect(sessions.count).toBe(0)
+    expect(await temporaryFiles(store)).toBe(0)
+  })
+
+  test('beyond the limit drop the oldest empty one, and refuse when all hold something', async () => {
+    const { sessions } = await setUp({ limit: 2 })
+    const [first, second] = [sessions.start('app', 'sha256')!, sessions.start('app', 'sha256')!]
+    await first.append(bytesOf('a'))
+    const third = sessions.start('app', 'sha256')!
+    expect(sessions.find('app', second.id)).toBeUndefined()
+    await third.append(bytesOf('a'))
+    expect(sessions.start('app', 'sha256')).toBeUndefined()
+    expect(sessions.find('app', first.id)).toBe(first)
+  })
+
+  test('that are idle for too long are gone with their files; one at work is not', async () => {
+    let now = 0
+    const clock = { ...systemClock, monotonic: () => now }
+    const { store, sessions } = await setUp({ idle: 200, clock })
+    const [idle, busy] = [sessions.start('app', 'sha256')!, sessions.start('app', 'sha256')!]
+    await idle.append(bytesOf('a'))
+    let finish = () => {}
+    const working = busy.exclusively(() => new Promise<void>((resolve) => (finish = resolve)))
+    now = 1000
+    await expect.poll(() => sessions.count).toBe(1)
+    await expect.poll(() => temporaryFiles(store)).toBe(0)
+    expect(sessions.find('app', busy.id)).toBe(busy)
+    finish()
+    await working
+  })
+
+  test('let one task at a time in, and clean up after one that was cancelled under it', async () => {
+    const { store, sessions } = await setUp()
+    const session = sessions.start('app', 'sha256')!
+    await session.exclusively(async () => {
+      await session.append(bytesOf('a'))
+      expect(await session.exclusively(async () => 1)).toBeUndefined()
+      await session.cancel()
+      expect(sessions.find('app', session.id)).toBeUndefined()
+      expect(await temporaryFiles(store)).toBe(1)
+    })
+    expect(await temporaryFiles(store)).toBe(0)
+  })
+})
