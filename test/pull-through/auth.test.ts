@@ -201,6 +201,7 @@ describe('what was fetched with a credential', () => {
     const { upstream, mirror, image, layer } = await startScene({ auth, upstream: { credentials } })
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)
+    await mirror.untilStored(2)
     upstream.on({}, status(403))
     expectError(await mirror.get(`${app}/manifests/v1`), 403, 'DENIED')
     expectError(await mirror.get(`${app}/manifests/${image.digest}`), 403)
