@@ -108,7 +108,7 @@ function imageTable({ images, endpoints }: StatusReport, paint: Paint, now: numb
 }
 
 function facts(rows: readonly [string, string][], paint: Paint): string {
-  return rows.map(([name, value]) => `  ${paint.dim(name.padEnd(9))}${value}`).join('\n')
+  return rows.map(([name, value]) => `  ${paint.dim(name.padEnd(10))}${value}`).join('\n')
 }
 
 function count(value: number): string {

@@ -57,8 +57,6 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../app/up-mirror.ts')
     const { version } = this.config
     const surroundings = this.surroundings(flagsAsVariables(flags))
-    if (flags['registry-port'] !== undefined)
-      this.say('This version does not serve the registry for pushed images: --registry-port changes nothing yet.')
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
 

@@ -71,12 +71,12 @@ describe('the status', () => {
   test('tells what matters first, in aligned columns', () => {
     expect(renderStatus(report, plain, now)).toBe(`● mirror 1.2.3 is up for 3 h 12 min (pid 42)
 
-  cache    http://127.0.0.1:5055
-           http://172.18.0.1:5055 (network kind)
-  admin    http://127.0.0.1:5056
-  pulls    1,000 hits, 250 misses: 80 % from the cache
-  saved    3.4 GB of 5.0 GB served since 2026-11-01; 1.6 GB came from upstream
-  disk     5.0 GB, 20.0 GB allowed, 25 % full (/data)
+  cache     http://127.0.0.1:5055
+            http://172.18.0.1:5055 (network kind)
+  admin     http://127.0.0.1:5056
+  pulls     1,000 hits, 250 misses: 80 % from the cache
+  saved     3.4 GB of 5.0 GB served since 2026-11-01; 1.6 GB came from upstream
+  disk      5.0 GB, 20.0 GB allowed, 25 % full (/data)
 
 UPSTREAM   HITS  MISSES  FETCHED  STATE  QUOTA
 docker.io   900     200   1.5 GB  ok     76 of 100 pulls left in 6 h
