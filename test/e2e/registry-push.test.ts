@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, readdir } from 'node:fs/promises'
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, inject, test } from 'vitest'
 import type { StatusReport } from '../../src/server/admin-api.ts'
@@ -99,7 +99,7 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
     const { scene, image } = await startRegistryScene(mediaTypes)
     const skopeo = (...args: string[]) => {
       const [file, ...rest] = scene.namespace.enterApart(['skopeo', ...args])
-      return run(file!, rest)
+      return run(file!, rest, { env: { PATH: process.env['PATH'], HOME: scene.folder } })
     }
     const insecure = ['--src-tls-verify=false', '--dest-tls-verify=false']
     const copy = (from: string, to: string) =>
@@ -116,5 +116,31 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
       await copy(`${name}@${image.digest}`, `dir:${copied}`)
       expect(await readdir(copied)).toEqual(expect.arrayContaining([...image.blobs.keys()].map(fileOf)))
     }
+  })
+
+  test('oras attaches to an image, finds by the API of referrers what it attached, and copies both', async () => {
+    const { scene } = await startRegistryScene('oci')
+    const home = await mkdtemp(join(scene.folder, 'oras-'))
+    const oras = (command: string, ...args: string[]) => {
+      const [file, ...rest] = scene.namespace.enterApart([join(newer, 'usr/bin/oras'), command, ...args])
+      return run(file!, rest, { cwd: home, env: { PATH: process.env['PATH'], HOME: home } })
+    }
+    const plain = ['--from-plain-http', '--to-plain-http', '--recursive']
+    await oras('copy', ...plain, `${mirrorAddress}/library/runnable:one`, `${application}:1`)
+    await writeFile(join(home, 'bill'), 'of materials\n')
+    const attach = ['--plain-http', '--format', 'json', '--artifact-type', 'application/vnd.example.bill']
+    const said = await oras('attach', ...attach, `${application}:1`, 'bill:text/plain')
+    const { digest } = JSON.parse(said) as { digest: string }
+    // An index, two images and what is attached: to a registry without that API, oras pushes a list at a tag as well.
+    await expectPushed(scene, { repositories: 1, tags: 1, manifests: 4, uploads: 0 })
+
+    await oras('copy', ...plain, `${application}:1`, `${sibling}:1`)
+    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 8, uploads: 0 })
+    for (const name of [application, sibling]) {
+      expect(await oras('discover', '--plain-http', '--format', 'json', `${name}:1`)).toContain(`${name}@${digest}`)
+    }
+    await rm(join(home, 'bill'))
+    await oras('pull', '--plain-http', `${sibling}@${digest}`)
+    expect(await readFile(join(home, 'bill'), 'utf8')).toBe('of materials\n')
   })
 })
