@@ -7,6 +7,7 @@ const packages = [
   'containerd',
   'runc',
   'podman',
+  'skopeo',
   'busybox-static',
   'iproute2',
   'iptables',

@@ -4,17 +4,20 @@ export interface NetworkNamespace {
   name: string
   /** The command line that runs the given one with this namespace's network. */
   enter(command: readonly string[]): string[]
-  /** The same, and what it writes to /etc, /run and /dev/shm, or mounts, is gone with its last process. */
+  /** The same, and what it mounts or writes to /etc, /run, /dev/shm and /var/lib/containers is gone with its last process. */
   enterApart(command: readonly string[]): string[]
   /** Ends whatever still runs in it, then it is gone. */
   remove(): Promise<void>
 }
 
-// Daemons keep sockets, locks and keys at fixed places of the system, where this machine's own ones may have theirs.
+// Programs keep sockets, locks, keys and notes about blobs at fixed places of the system, where this machine's own ones may
+// have theirs.
 const standApart = `set -e
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir /run/etc /run/etc-work
+mkdir -p -m 700 /var/lib/containers
+mount -t tmpfs tmpfs /var/lib/containers
 mount -t overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work overlay /etc
 exec "$@"`
 

@@ -3,15 +3,20 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from './run.ts'
 
-const packages = ['docker.io', 'docker-cli', 'containerd']
-const programs = ['usr/sbin/dockerd', 'usr/bin/docker', 'usr/bin/containerd']
+const packages = ['docker.io', 'docker-cli', 'containerd', 'oras']
+const programs = [
+  ['usr/sbin/dockerd', '--version'],
+  ['usr/bin/docker', '--version'],
+  ['usr/bin/containerd', '--version'],
+  ['usr/bin/oras', 'version'],
+] as const
 
 /**
- * dockerd, docker and containerd of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * dockerd, docker, containerd and oras of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
  * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then.
  */
 export async function newerClients(): Promise<string> {
-  const kept = join(tmpdir(), 'mirror-e2e-newer-clients')
+  const kept = join(tmpdir(), `mirror-e2e-newer-clients-${packages.join('-')}`)
   const found = await lstat(kept).catch(() => undefined)
   // Everybody may write to the temporary folder: what root runs from there must be root's own.
   if (found?.isDirectory() && found.uid === 0) return kept
@@ -67,6 +72,6 @@ async function unpackSuite(suite: string, source: string, work: string): Promise
   await run('apt-get', [...apt, 'update'], { timeoutMs: 120_000 })
   await run('apt-get', [...apt, 'download', ...packages], { cwd: debs, timeoutMs: 180_000 })
   for (const deb of await readdir(debs)) await run('dpkg', ['-x', join(debs, deb), root])
-  for (const program of programs) await run(join(root, program), ['--version'])
+  for (const [program, version] of programs) await run(join(root, program), [version])
   return root
 }

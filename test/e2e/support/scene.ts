@@ -10,6 +10,9 @@ import { type Content, writeContent } from './write-content.ts'
 /** Where the scene's mirror answers. */
 export const mirrorAddress = '127.0.0.1:5055'
 
+/** Where its registry to push to answers, in a scene that has one. */
+export const registryAddress = '127.0.0.1:5001'
+
 /** A network with a mirror in it and an upstream that only the mirror knows. */
 export interface Scene {
   /** For whatever the test writes; gone at the end. */
@@ -25,6 +28,8 @@ export interface SceneOptions {
   registries: readonly string[]
   /** Docker networks the mirror looks for. */
   networks?: readonly string[]
+  /** Whether the mirror runs its registry to push to; it does not when not given. */
+  registry?: boolean
   /** The environment of the mirror, given the scene's folder. */
   env?: (folder: string) => NodeJS.ProcessEnv
 }
@@ -51,7 +56,7 @@ export async function startScene(options: SceneOptions): Promise<Scene> {
     home,
     config: {
       cache: { listen: [mirrorAddress], tagFreshness: '0s' },
-      registry: { enabled: false },
+      registry: { enabled: options.registry ?? false, listen: [registryAddress] },
       networks: options.networks ?? [],
       upstreams: Object.fromEntries(options.registries.map((registry) => [registry, upstreamConfig])),
     },
