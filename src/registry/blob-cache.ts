@@ -1,44 +1,22 @@
-import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
-import type { RefStore } from '../store/ref-store.ts'
+import type { OpenBlob } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import { Downloads, type RunningDownload } from './downloads.ts'
+import type { CacheParts } from './cache-parts.ts'
 import type { Place } from './place.ts'
 import type { BlobAnswer } from './registry.ts'
 import { provenanceOf } from './provenance.ts'
-import type { Stats } from './stats.ts'
 import { betterIdentity, findWord, type Word } from './word.ts'
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
   readonly downloads = new Downloads()
   readonly #ending = new AbortController()
-  readonly #blobs: BlobStore
-  readonly #refs: RefStore
-  readonly #stats: Stats
-  readonly #runningTime: () => number
-  readonly #makeRoom: (bytes: number) => Promise<void>
-  readonly #onStored: () => void
-  readonly #logger: Logger
+  readonly #parts: CacheParts
 
-  constructor(deps: {
-    blobs: BlobStore
-    refs: RefStore
-    stats: Stats
-    runningTime: () => number
-    makeRoom: (bytes: number) => Promise<void>
-    onStored: () => void
-    logger: Logger
-  }) {
-    this.#blobs = deps.blobs
-    this.#refs = deps.refs
-    this.#stats = deps.stats
-    this.#runningTime = deps.runningTime
-    this.#makeRoom = deps.makeRoom
-    this.#onStored = deps.onStored
-    this.#logger = deps.logger
+  constructor(parts: CacheParts) {
+    this.#parts = parts
   }
 
   /** Throws the upstream's UpstreamError. */
@@ -47,11 +25,11 @@ export class BlobCache {
       const ended = this.downloads.ended
       const word = findWord(place.record(), digest, place.identity)
       if (word) {
-        const blob = await this.#blobs.open(digest, word.size)
+        const blob = await this.#parts.blobs.open(digest, word.size)
         if (blob) return this.#held(place, blob, 'hit')
         // A fetch that ended while the disk was asked has put it there.
         if (this.downloads.ended !== ended) continue
-      } else if ((await this.#blobs.stat(digest)) !== undefined) {
+      } else if ((await this.#parts.blobs.stat(digest)) !== undefined) {
         return this.#vouched(place, digest)
       }
       if (place.caller.head) return this.#told(place, digest)
@@ -72,7 +50,7 @@ export class BlobCache {
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
   async #vouched(place: Place, digest: Digest): Promise<BlobAnswer> {
     const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
-    const blob = await this.#blobs.open(digest, head.size)
+    const blob = await this.#parts.blobs.open(digest, head.size)
     if (blob) {
       this.#learn(place, digest, blob.size, head.identity)
       return this.#held(place, blob, 'revalidated')
@@ -115,11 +93,11 @@ export class BlobCache {
         open: (from, attempt) =>
           place.upstream.blob(place.name, digest, { access, from, expectedSize, signal: attempt }),
         signal,
-        store: this.#blobs,
-        makeRoom: this.#makeRoom,
-        onBytes: (bytes) => this.#stats.fetched(place.host, bytes),
-        onMismatch: () => this.#stats.mismatched(),
-        logger: this.#logger,
+        store: this.#parts.blobs,
+        makeRoom: this.#parts.makeRoom,
+        onBytes: (bytes) => this.#parts.stats.fetched(place.host, bytes),
+        onMismatch: () => this.#parts.stats.mismatched(),
+        logger: this.#parts.logger,
       },
     )
     void this.#follow(place, download)
@@ -132,7 +110,7 @@ export class BlobCache {
     if (!stored) return
     const { identity } = await download.started
     if (download.size !== undefined) this.#learn(place, download.digest, download.size, identity)
-    this.#onStored()
+    this.#parts.onStored()
   }
 
   async #arriving(place: Place, download: Download, outcome: 'miss' | 'collapsed'): Promise<BlobAnswer> {
@@ -147,7 +125,7 @@ export class BlobCache {
 
   #held(place: Place, blob: OpenBlob, outcome: 'hit' | 'revalidated'): BlobAnswer {
     const own = place.record()?.blobs.get(blob.digest)
-    if (own && !place.caller.head) own.usedAt = this.#runningTime()
+    if (own && !place.caller.head) own.usedAt = this.#parts.runningTime()
     return {
       digest: blob.digest,
       size: blob.size,
@@ -169,8 +147,8 @@ export class BlobCache {
     record.blobs.set(digest, {
       size,
       identity: betterIdentity(before?.identity, identity),
-      usedAt: this.#runningTime(),
+      usedAt: this.#parts.runningTime(),
     })
-    this.#refs.touch(record)
+    this.#parts.refs.touch(record)
   }
 }

@@ -1,16 +1,14 @@
 import { LRUCache } from 'lru-cache'
 import { errnoOf } from '../lib/errors.ts'
-import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
-import type { BlobStore } from '../store/blob-store.ts'
-import { anonymousIdentity, type ManifestRecord, type RefStore } from '../store/ref-store.ts'
+import { anonymousIdentity, type ManifestRecord } from '../store/ref-store.ts'
 import { UpstreamError, type FetchedManifest } from '../upstream/upstream.ts'
+import type { CacheParts } from './cache-parts.ts'
 import { outlineManifest, type ManifestOutline } from './manifest-links.ts'
 import { placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
-import type { Stats } from './stats.ts'
 import { betterIdentity } from './word.ts'
 
 /** A manifest that we hold. */
@@ -33,37 +31,17 @@ export class ManifestCache {
     sizeCalculation: (bytes) => bytes.length + 256,
   })
   readonly #flights = new SingleFlight<HeldManifest>()
-  readonly #blobs: BlobStore
-  readonly #refs: RefStore
-  readonly #stats: Stats
-  readonly #runningTime: () => number
-  readonly #makeRoom: (bytes: number) => Promise<void>
-  readonly #onStored: () => void
-  readonly #logger: Logger
+  readonly #parts: CacheParts
 
-  constructor(deps: {
-    blobs: BlobStore
-    refs: RefStore
-    stats: Stats
-    runningTime: () => number
-    makeRoom: (bytes: number) => Promise<void>
-    onStored: () => void
-    logger: Logger
-  }) {
-    this.#blobs = deps.blobs
-    this.#refs = deps.refs
-    this.#stats = deps.stats
-    this.#runningTime = deps.runningTime
-    this.#makeRoom = deps.makeRoom
-    this.#onStored = deps.onStored
-    this.#logger = deps.logger
+  constructor(parts: CacheParts) {
+    this.#parts = parts
   }
 
   /** The bytes of a manifest we hold; the caller has the upstream's word for it. Hashed on every load from disk (D2). */
   async load(digest: Digest): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const known = this.#memory.get(digest)
     if (known) return known
-    const bytes = await this.#blobs.read(digest, manifestLimit)
+    const bytes = await this.#parts.blobs.read(digest, manifestLimit)
     if (bytes) this.#memory.set(digest, bytes)
     return bytes
   }
@@ -89,7 +67,7 @@ export class ManifestCache {
   fetch(place: Place, reference: Reference): { readonly result: Promise<HeldManifest>; readonly joined: boolean } {
     return this.#flights.run(placeKey(place, referenceText(reference)), async () => {
       const fetched = await place.upstream.manifest(place.name, reference, { access: place.caller.access })
-      this.#stats.fetched(place.host, fetched.bytes.length)
+      this.#parts.stats.fetched(place.host, fetched.bytes.length)
       return this.keep(place, reference, fetched)
     })
   }
@@ -100,7 +78,7 @@ export class ManifestCache {
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
     const digest = digestOf(bytes, wanted ? digestAlgorithm(wanted) : 'sha256')
     if (wanted && digest !== wanted) {
-      this.#stats.mismatched()
+      this.#parts.stats.mismatched()
       throw new UpstreamError('invalid', 502, `${place.host} answered ${wanted} with a manifest of another digest.`)
     }
     const outline = outlineManifest(bytes, fetched.mediaType)
@@ -132,10 +110,10 @@ export class ManifestCache {
       identity: betterIdentity(known?.identity, identity),
       pulls: known?.pulls ?? 0,
       lastPulled: known?.lastPulled ?? 0,
-      usedAt: this.#runningTime(),
+      usedAt: this.#parts.runningTime(),
     }
     record.manifests.set(digest, learned)
-    this.#refs.touch(record)
+    this.#parts.refs.touch(record)
   }
 
   /** A disk that takes no more costs the next client a question, and this one nothing. */
@@ -143,12 +121,12 @@ export class ManifestCache {
     this.#memory.set(digest, bytes)
     for (const lastTry of [false, true]) {
       try {
-        await this.#blobs.put(digest, bytes)
-        return this.#onStored()
+        await this.#parts.blobs.put(digest, bytes)
+        return this.#parts.onStored()
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
-        this.#logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
-        if (!lastTry) await this.#makeRoom(bytes.length)
+        this.#parts.logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
+        if (!lastTry) await this.#parts.makeRoom(bytes.length)
       }
     }
   }

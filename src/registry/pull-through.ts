@@ -1,14 +1,13 @@
 import type { Clock } from '../lib/clock.ts'
-import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import type { BlobStore } from '../store/blob-store.ts'
-import { anonymousIdentity, type RefStore } from '../store/ref-store.ts'
+import { anonymousIdentity } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead, type Upstream } from '../upstream/upstream.ts'
 import { BlobCache } from './blob-cache.ts'
+import type { CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
 import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
@@ -17,25 +16,14 @@ import { Identities, openPlace, placeKey, type Place } from './place.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
-import type { Stats } from './stats.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
 import { findManifestWord, revokeWord } from './word.ts'
 
-export interface PullThroughOptions {
+export interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
   readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
-  readonly blobs: BlobStore
-  readonly refs: RefStore
-  readonly stats: Stats
   readonly policy: TagPolicy
-  /** Running time in ms, for eviction. */
-  readonly runningTime: () => number
-  /** Frees disk space. */
-  readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called when something new was stored. */
-  readonly onStored: () => void
   readonly clock: Clock
-  readonly logger: Logger
 }
 
 /** How long a "no" is remembered. */

@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
+import { readBootId, readProcessStat } from '../lib/process-stat.ts'
 
 /** Who holds a lock: enough to tell a live process from a dead one whose number was given away again. */
 export interface LockHolder {
@@ -14,8 +14,8 @@ export interface LockHolder {
 
 /** This process as a holder. */
 export async function describeSelf(nonce: string): Promise<LockHolder> {
-  const { started } = await processState(process.pid)
-  return { pid: process.pid, bootId: await currentBootId(), processStart: started, nonce }
+  const stat = await readProcessStat(process.pid)
+  return { pid: process.pid, bootId: await readBootId(), processStart: stat?.started, nonce }
 }
 
 /** Parses a lock file; undefined when it is damaged. */
@@ -36,7 +36,7 @@ export function parseLockHolder(text: string): LockHolder | undefined {
 
 /** Whether the process that wrote this still runs. */
 export async function isHolderAlive(holder: LockHolder): Promise<boolean> {
-  const bootId = await currentBootId()
+  const bootId = await readBootId()
   if (holder.bootId !== undefined && bootId !== undefined && holder.bootId !== bootId) return false
   try {
     process.kill(holder.pid, 0)
@@ -44,33 +44,11 @@ export async function isHolderAlive(holder: LockHolder): Promise<boolean> {
     if (errnoOf(error) === 'ESRCH') return false
     if (errnoOf(error) !== 'EPERM') throw error
   }
-  const { ended, started } = await processState(holder.pid)
-  if (ended) return false
-  return holder.processStart === undefined || started === undefined || holder.processStart === started
+  const stat = await readProcessStat(holder.pid)
+  if (stat?.ended) return false
+  return holder.processStart === undefined || stat?.started === undefined || holder.processStart === stat.started
 }
 
 function stringOrNone(value: unknown): string | undefined {
   return typeof value === 'string' ? value : undefined
-}
-
-async function currentBootId(): Promise<string | undefined> {
-  return (await readProc('/proc/sys/kernel/random/boot_id'))?.trim()
-}
-
-/** State and start time of a process: fields 3 and 22 of proc_pid_stat(5). */
-async function processState(pid: number): Promise<{ ended: boolean; started: string | undefined }> {
-  const stat = await readProc(`/proc/${pid}/stat`)
-  if (stat === undefined) return { ended: false, started: undefined }
-  // The name in parentheses may hold anything, spaces and parentheses included.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  return { ended: fields[0] === 'Z' || fields[0] === 'X', started: fields[19] }
-}
-
-async function readProc(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8')
-  } catch (error) {
-    if (['ENOENT', 'ESRCH', 'EACCES', 'EPERM'].includes(errnoOf(error) ?? '')) return undefined
-    throw error
-  }
 }

@@ -4,7 +4,7 @@ import { defaultConfig } from '../../../src/config/defaults.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 
 const specOf = (env: Record<string, string>) => {
-  const surroundings = { platform: 'linux', env, homedir: '/home/me', cwd: '/work' } as const
+  const surroundings = { platform: 'linux', env, homedir: '/home/me', cwd: '/place' } as const
   return autostartSpec('/opt/mirror/bin/run.js', surroundings, mirrorPaths(surroundings))
 }
 
@@ -12,8 +12,8 @@ describe('what is started with the machine', () => {
   test('is this very program, with absolute places', () => {
     const spec = specOf({ MIRROR_HOME: 'here', MIRROR_CONFIG: 'my.yaml', MIRROR_DATA: '/big' })
     expect(spec.command).toEqual([process.execPath, '/opt/mirror/bin/run.js', 'serve'])
-    expect(spec.env).toEqual({ MIRROR_HOME: '/work/here', MIRROR_CONFIG: '/work/my.yaml', MIRROR_DATA: '/big' })
-    expect(spec.logFile).toBe('/work/here/state/mirror.log')
+    expect(spec.env).toEqual({ MIRROR_HOME: '/place/here', MIRROR_CONFIG: '/place/my.yaml', MIRROR_DATA: '/big' })
+    expect(spec.logFile).toBe('/place/here/state/mirror.log')
   })
 
   test('keeps the settings, the way to upstreams and to Docker, and no other variables', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 
-const linux = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/work' } as const
+const linux = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/place' } as const
 
 describe('the places of files', () => {
   test('on Linux are those of XDG', () => {
@@ -43,16 +43,16 @@ describe('the places of files', () => {
 
   test.each(['linux', 'darwin'] as const)('on %s are all below MIRROR_HOME when it is set', (platform) => {
     expect(mirrorPaths({ ...linux, platform, env: { MIRROR_HOME: 'here', XDG_DATA_HOME: '/data' } })).toMatchObject({
-      configFile: '/work/here/mirror.yaml',
-      dataDir: '/work/here/data',
-      logFile: '/work/here/state/mirror.log',
+      configFile: '/place/here/mirror.yaml',
+      dataDir: '/place/here/data',
+      logFile: '/place/here/state/mirror.log',
     })
   })
 
   test('MIRROR_CONFIG and MIRROR_DATA move one place each', () => {
     const env = { MIRROR_HOME: '/m', MIRROR_CONFIG: 'my.yaml', MIRROR_DATA: '/big/disk' }
     expect(mirrorPaths({ ...linux, env })).toMatchObject({
-      configFile: '/work/my.yaml',
+      configFile: '/place/my.yaml',
       configFileNamed: true,
       dataDir: '/big/disk',
       stateDir: '/m/state',

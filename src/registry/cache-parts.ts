@@ -1,0 +1,18 @@
+import type { Logger } from '../lib/logger.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { RefStore } from '../store/ref-store.ts'
+import type { Stats } from './stats.ts'
+
+/** What the caches of manifests and blobs stand on. */
+export interface CacheParts {
+  readonly blobs: BlobStore
+  readonly refs: RefStore
+  readonly stats: Stats
+  /** Running time in ms, for eviction. */
+  readonly runningTime: () => number
+  /** Frees disk space; resolves when what could be done was done. */
+  readonly makeRoom: (bytes: number) => Promise<void>
+  /** Called when something new was stored. */
+  readonly onStored: () => void
+  readonly logger: Logger
+}
