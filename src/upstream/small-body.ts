@@ -20,20 +20,16 @@ async function readBounded(answer: Answer, limit: number, where: string): Promis
     answer.discard()
     throw tooLarge(where, limit)
   }
-  const chunks: Uint8Array[] = []
-  let length = 0
+  // Grows in place: pieces that were kept until the end would wait for the collector, all of them, after every refusal.
+  const buffer = new ArrayBuffer(0, { maxByteLength: limit })
+  const bytes = new Uint8Array(buffer)
   for await (const chunk of answer.body) {
-    length += chunk.length
-    if (length > limit) throw tooLarge(where, limit)
-    chunks.push(chunk)
-  }
-  const bytes = new Uint8Array(length)
-  let at = 0
-  for (const chunk of chunks) {
+    const at = buffer.byteLength
+    if (at + chunk.length > limit) throw tooLarge(where, limit)
+    buffer.resize(at + chunk.length)
     bytes.set(chunk, at)
-    at += chunk.length
   }
-  return bytes
+  return bytes.slice()
 }
 
 function isJson(bytes: Uint8Array): boolean {
