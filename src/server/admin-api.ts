@@ -1,3 +1,5 @@
+import type { Totals } from '../registry/stats.ts'
+
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
  *
@@ -44,19 +46,9 @@ export interface RegistryCounters {
   uploads: number
 }
 
-export interface CacheCounters {
-  requests: number
-  hits: number
-  misses: number
-  collapsed: number
-  revalidated: number
-  staleServed: number
-  errors: number
-  digestMismatches: number
+/** The totals of the cache, and hits / (hits + misses). */
+export interface CacheCounters extends Totals {
   hitRatio: number
-  bytesServed: number
-  bytesFromUpstream: number
-  bytesSaved: number
 }
 
 export interface UpstreamReport {

@@ -1,6 +1,7 @@
 import { open, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises'
 import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { isThere } from '../lib/is-there.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
 import { BlobIndex } from './blob-index.ts'
@@ -264,14 +265,4 @@ interface SizedFile {
   readonly handle: FileHandle
   readonly size: number
   readonly ino: number
-}
-
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await stat(path)
-    return true
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false
-    throw error
-  }
 }

@@ -1,7 +1,8 @@
-import { rm, stat } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { isThere } from '../lib/is-there.ts'
 import type { Logger } from '../lib/logger.ts'
 import { FileBlobStore } from './file-blob-store.ts'
 import { FileRefStore } from './file-ref-store.ts'
@@ -41,7 +42,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const layout = storeLayout(options.root)
   try {
     await refuseNewerStore(options.root)
-    const isNew = !(await exists(layout.blobs))
+    const isNew = !(await isThere(layout.blobs))
     await makeStoreFolders(layout)
     const lock = await acquireStoreLock(layout, options.clock)
     try {
@@ -62,7 +63,7 @@ async function openLocked(
   isNew: boolean,
 ): Promise<Store> {
   await removeLeftovers(layout, clock.wall())
-  const suspect = !isNew && !(await exists(layout.cleanMarker))
+  const suspect = !isNew && !(await isThere(layout.cleanMarker))
   if (suspect) logger.info({ path: layout.root }, 'the last stop was not clean; blobs are checked when first read')
   const refs = await FileRefStore.open({ layout, logger })
   const runningClock = await openRunningClock(layout.runningClock, latestUse(refs.all()), clock)
@@ -105,16 +106,6 @@ async function attempt(logger: Logger, message: string, action: () => Promise<vo
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     logger.error({ error: String(error) }, message)
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path)
-    return true
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false
-    throw error
   }
 }
 
