@@ -101,7 +101,8 @@ function refuseFlag(flag: string, key: string, { flags, daemonJson }: DockerTarg
 /** Loopback addresses are insecure by themselves. */
 function needsInsecure(cache: string, version: string | undefined): boolean {
   const { protocol, hostname } = new URL(cache)
-  if (protocol !== 'http:' || hostname === 'localhost' || hostname === '[::1]' || /^127\./.test(hostname)) return false
+  if (protocol !== 'http:' || hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.'))
+    return false
   return (majorOf(version) ?? 0) < firstWithScheme
 }
 

@@ -37,7 +37,7 @@ export function readJsonObject(path: string, text: string): Record<string, unkno
   const first = errors[0]
   if (first !== undefined) {
     const name = printParseErrorCode(first.error)
-    refuse(first.offset, complaints[name] ?? `${name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, ' ').toLowerCase()}`)
+    refuse(first.offset, complaints[name] ?? name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, ' ').toLowerCase())
   }
   try {
     JSON.parse(json)
