@@ -63,7 +63,6 @@ export function renderConfigured(clients: readonly ListedClient[], paint: Paint)
 
 /** Who still points at a mirror that has ended, and what becomes of their pulls. */
 export function renderPointing(clients: readonly ConfiguredClient[]): string {
-  some.map(({ client, title }) => `${client} (${title})`).join(', ')
   const free = clients.filter(({ fallback }) => fallback)
   const bound = clients.filter(({ fallback }) => !fallback)
   return [
