@@ -1,8 +1,9 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
-import { majorOf, type DockerTarget } from './docker-target.ts'
+import type { DockerTarget } from './docker-target.ts'
 import { putFirst, readJsonObject, takeOut } from './edit-json.ts'
 import type { FilesNow } from './files-now.ts'
+import { majorAndMinor } from './version.ts'
 
 const mirrorsKey = 'registry-mirrors'
 const insecureKey = 'insecure-registries'
@@ -103,7 +104,7 @@ function needsInsecure(cache: string, version: string | undefined): boolean {
   const { protocol, hostname } = new URL(cache)
   if (protocol !== 'http:' || hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.'))
     return false
-  return (majorOf(version) ?? 0) < firstWithScheme
+  return (majorAndMinor(version)?.[0] ?? 0) < firstWithScheme
 }
 
 function hostOf(entry: string): string {

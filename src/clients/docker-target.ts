@@ -1,3 +1,5 @@
+import { majorAndMinor } from './version.ts'
+
 /** One engine, as far as it was found out. */
 export interface DockerTarget {
   readonly daemonJson: string
@@ -20,14 +22,8 @@ const firstWithFolders = 28
 
 /** Which form this engine understands. */
 export function dockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {
-  const major = majorOf(version)
+  const major = majorAndMinor(version)?.[0]
   if (certsFolder === undefined || imageStore === 'classic' || (major !== undefined && major < firstWithFolders))
     return 'mirrors'
   return major === undefined || imageStore === undefined ? 'both' : 'folders'
-}
-
-/** `28.5.2+dfsg4` is 28. */
-export function majorOf(version: string | undefined): number | undefined {
-  const major = /^v?(\d+)(?:\.|$)/.exec(version ?? '')?.[1]
-  return major === undefined ? undefined : Number(major)
 }

@@ -99,7 +99,8 @@ function addMember(json: string, root: Node, key: string, value: string): string
   // Set as its neighbour is: the same space before it, and around its colon.
   const [name, neighbour] = last.children!
   const colon = json.slice(endOf(name!), neighbour!.offset)
-  return splice(json, endOf(last), endOf(last), `,${gapBefore(json, last)}${JSON.stringify(key)}${colon}${value}`)
+  const set = /[\r\n]/.test(colon) ? ': ' : colon
+  return splice(json, endOf(last), endOf(last), `,${gapBefore(json, last)}${JSON.stringify(key)}${set}${value}`)
 }
 
 /** Without one of several neighbours, its comma, and the space that set it apart. */

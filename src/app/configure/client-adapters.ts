@@ -5,6 +5,7 @@ import type { ClientAdapter } from './client-adapter.ts'
 /** Each client's adapter, loaded when it is asked for. */
 const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   docker: async () => (await import('./docker.ts')).dockerAdapter,
+  buildkit: async () => (await import('./buildkit.ts')).buildkitAdapter,
 }
 
 /** The adapter of a client that the user names. Throws MirrorError (usage). */

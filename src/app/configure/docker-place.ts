@@ -1,5 +1,6 @@
 import { planDocker, stripDocker } from '../../clients/docker.ts'
-import { dockerForm, majorOf, type DockerTarget } from '../../clients/docker-target.ts'
+import { dockerForm, type DockerTarget } from '../../clients/docker-target.ts'
+import { majorAndMinor } from '../../clients/version.ts'
 import type { ConfigPlan, MirrorForClient } from '../../clients/client-config.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { systemClock } from '../../lib/clock.ts'
@@ -133,7 +134,7 @@ function afterwards({ site, target, dockerd, machine }: DockerPlaceOptions): str
       return []
     default: {
       const command = reloadCommand(machine.detached ? undefined : dockerd)
-      const major = majorOf(target.version)
+      const major = majorAndMinor(target.version)?.[0]
       return [
         `${command}   (dockerd reads its file again; --reload does it for you)`,
         ...(major === undefined || major < firstWithLiveBuilds
