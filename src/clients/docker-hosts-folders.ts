@@ -1,7 +1,7 @@
 import { BlockList, isIP } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
-import { insecureIn } from './docker-daemon-json.ts'
+import { insecureIn, isSameUrl, mirrorsIn } from './docker-daemon-json.ts'
 import type { DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml, type HostsFile } from './hosts-toml.ts'
@@ -17,6 +17,7 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
     ...(target.flags['insecure-registry'] ?? []),
     ...insecureIn(target.daemonJson, files.text(target.daemonJson)),
   ]
+  const others = otherMirrors(mirror, target, files)
   const changes: FileChange[] = []
   const notes: string[] = []
   for (const registry of mirror.registries) {
@@ -30,7 +31,11 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
     } else {
       const certificates = certificatesIn(folder, files)
       const server = mirror.fallback ? originOf(registry) : mirror.cache
-      changes.push(...files.change(path, renderHostsToml({ server, mirror: mirror.cache, ...certificates })))
+      const isHub = registry === 'docker.io'
+      const hosts = { server, mirror: mirror.cache, ...(isHub && { others }), ...certificates }
+      changes.push(...files.change(path, renderHostsToml(hosts)))
+      if (isHub && others.length > 0)
+        notes.push(`${others.join(' and ')} are named in ${path} as well: registry-mirrors are not asked beside it.`)
       if (Object.keys(certificates).length > 0)
         notes.push(`The certificates in ${folder} are named in its hosts.toml, or they would no longer be looked at.`)
     }
@@ -51,6 +56,17 @@ export function stripHostsFolders({ cache }: { readonly cache: string }, root: s
       const text = files.text(path)!
       return isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, cache)) : []
     })
+}
+
+/** The mirrors of Docker Hub that it has by daemon.json or by a flag, and would no longer be asked. */
+function otherMirrors({ cache }: MirrorForClient, target: DockerTarget, files: FilesNow): string[] {
+  const text = files.text(target.daemonJson)
+  const named = [
+    ...target.mirrors,
+    ...(target.flags['registry-mirror'] ?? []),
+    ...((text === undefined ? undefined : mirrorsIn(target.daemonJson, text)) ?? []),
+  ]
+  return [...new Set(named.map((url) => url.replace(/\/+$/, '')))].filter((url) => !isSameUrl(url, cache))
 }
 
 /** Docker Hub's name is not its address. */

@@ -8,6 +8,8 @@ export interface DockerTarget {
   /** `28.5.2`; undefined when nobody could tell. */
   readonly version: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
+  /** The mirrors of Docker Hub that the engine itself says it has. */
+  readonly mirrors: readonly string[]
   /** Registries, and networks in CIDR form, that the engine itself says are insecure. */
   readonly insecure: readonly string[]
   /** What dockerd was given as flags, which its daemon.json may not repeat: values by the flag's name, without dashes. */

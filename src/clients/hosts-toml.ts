@@ -4,6 +4,8 @@ export interface HostsFile {
   /** The registry's own address, which is asked last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
+  /** Other mirrors of this registry, to be asked after ours. */
+  readonly others?: readonly string[]
   /** Paths of certificates that were in use for this registry. */
   readonly ca?: readonly string[]
   /** Pairs of a certificate and its key that this registry was shown. */
@@ -16,14 +18,15 @@ const header = '# Written by mirror. To take it back: mirror configure --undo\n'
  * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
-export function renderHostsToml({ server, mirror, ca, client }: HostsFile): string {
+export function renderHostsToml({ server, mirror, others = [], ca, client }: HostsFile): string {
+  const hosts = [mirror, ...others].map((url): [string, JsonMap] => [url, { capabilities: ['pull', 'resolve'] }])
   return (
     header +
     stringify({
       ...(server !== undefined && { server }),
       ...(ca !== undefined && { ca: [...ca] }),
       ...(client !== undefined && { client: client.map((pair) => [...pair]) }),
-      host: { [mirror]: { capabilities: ['pull', 'resolve'] } },
+      host: Object.fromEntries(hosts),
     })
   )
 }
@@ -56,7 +59,7 @@ const ourKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
 
 function read(text: string): { all: JsonMap; host: object } | undefined {
   try {
-    const all = parse(text)
+    const all = parse(text.replaceAll('\r\n', '\n'))
     const { host = {} } = all
     return typeof host === 'object' ? { all, host } : undefined
   } catch (error) {

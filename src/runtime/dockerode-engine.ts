@@ -23,17 +23,15 @@ export function createDockerodeEngine(endpoint: DockerEndpoint): DockerEngine {
 
     async tryPull(image, timeoutMs) {
       const client = await openClient(endpoint)
-      try {
-        const failed = await pull(client, image, AbortSignal.timeout(timeoutMs))
-        await orAbsent(async () => client.getImage(image).remove({ abortSignal: AbortSignal.timeout(answerMs) }))
-        return { failed }
-      } catch (error) {
-        if (!(error instanceof Error)) throw error
-        if (error.name === 'TimeoutError' || error.name === 'AbortError')
-          return { failed: `the pull took longer than ${timeoutMs / 1000} s` }
-        if ('statusCode' in error || 'code' in error) return { failed: error.message }
+      const limit = AbortSignal.timeout(timeoutMs)
+      const failed = await pull(client, image, limit).catch((error: unknown) => {
+        if (limit.aborted) return `the pull took longer than ${timeoutMs / 1000} s`
+        if (error instanceof Error && ('statusCode' in error || 'code' in error)) return error.message
         throw error
-      }
+      })
+      const abortSignal = AbortSignal.timeout(answerMs)
+      await orAbsent(async () => client.getImage(image).remove({ abortSignal }))
+      return { failed }
     },
   }
 }

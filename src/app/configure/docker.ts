@@ -59,6 +59,7 @@ export const dockerAdapter: ClientAdapter = {
         certsFolder,
         version,
         imageStore: imageStore as DockerTarget['imageStore'],
+        mirrors: [],
         insecure: [],
         flags: {},
       },
@@ -89,6 +90,7 @@ function seenPlace(machine: Machine, site: DockerSite, engine: FoundEngine, opti
       certsFolder,
       version: options.clientVersion ?? info.version,
       imageStore: options.imageStore ?? info.imageStore,
+      mirrors: info.mirrors,
       insecure: info.insecure,
       flags: dockerd ? dockerdFlags(dockerd.args) : {},
     },
@@ -137,7 +139,7 @@ function targetOf(
   version: string | undefined,
   { imageStore }: ClientOptions,
 ): DockerTarget {
-  return { daemonJson, certsFolder, version, imageStore, insecure: [], flags: {} }
+  return { daemonJson, certsFolder, version, imageStore, mirrors: [], insecure: [], flags: {} }
 }
 
 interface InstalledDockerd {

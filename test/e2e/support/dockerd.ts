@@ -8,7 +8,9 @@ import { searchPath } from './search-path.ts'
 
 export interface Dockerd {
   /** Of dockerd itself. */
-  pid: number
+  readonly pid: number
+  /** Ends it and starts it again with its daemon.json as it is; of its /etc nothing is kept. */
+  restart(): Promise<void>
   /** Its daemon.json. */
   configFile: string
   /** Runs a command where it sees the network and the files that dockerd sees. */
@@ -41,15 +43,22 @@ export async function startDockerd(
 
   const env = { PATH: searchPath(root), HOME: home, DOCKER_HOST: `unix://${socket}` }
   const cli = (args: string[], options: RunOptions) => run(join(root, '/usr/bin/docker'), args, { ...options, env })
-  const daemon = await startDaemon({
+  const options = {
     command: scene.namespace.enterApart([join(root, '/usr/sbin/dockerd'), '--config-file', configFile, ...flags]),
     env,
     logFile: join(home, 'log'),
     ready: () => cli(['version'], {}),
-  })
-  onTestFinished(daemon.stop)
+  }
+  let daemon = await startDaemon(options)
+  onTestFinished(() => daemon.stop())
   return {
-    pid: daemon.pid,
+    get pid() {
+      return daemon.pid
+    },
+    async restart() {
+      await daemon.stop()
+      daemon = await startDaemon(options)
+    },
     configFile,
     enter: (command) => ['nsenter', `--target=${daemon.pid}`, '--mount', '--net', ...command],
     docker: (...args) => cli(args, {}),
