@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { planDocker, stripDocker } from '../../clients/docker.ts'
 import { dockerForm, type DockerTarget } from '../../clients/docker-target.ts'
 import { majorAndMinor } from '../../clients/version.ts'
@@ -114,13 +115,10 @@ function planByHand({ cache }: MirrorForClient, kind: DockerSite['kind'], notes:
   }
 }
 
-function idOf({ kind, daemonJson, scope }: DockerSite, { root }: Machine): string {
-  if (kind === 'file') return `${daemonJson}`
-  if (kind === 'system')
-    return daemonJson?.startsWith(root) && /[/\\]etc[/\\]docker[/\\]/.test(daemonJson)
-      ? scope
-      : `${scope} ${daemonJson}`
-  return kind
+/** Engines of the system with files of their own are places of their own. */
+function idOf({ kind, daemonJson = kind }: DockerSite, { root }: Machine): string {
+  const isUsual = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
+  return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
 }
 
 /** What makes the engine take notice of its changed daemon.json. */

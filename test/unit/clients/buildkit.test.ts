@@ -45,7 +45,7 @@ describe('a buildkitd.toml', () => {
       '[registry."docker.io"]\nhttp = false\n\n[registry."gcr.io"]\nmirrors = ["a.example", "b.example"]\n',
       '[worker.oci]\r\n  gc = true\r\n',
     ])
-      expect(strip(`${plan(text)}`)?.trimEnd()).toBe(text.trimEnd())
+      expect(strip(plan(text))?.trimEnd()).toBe(text.trimEnd())
   })
 
   test('that was ours and has nothing else in it goes', () => {
