@@ -5,7 +5,7 @@ import type { Repository } from '../oci/route.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSession } from '../store/upload-session.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import type { UploadChunk, UploadState } from './registry.ts'
+import type { UploadChunk, UploadName, UploadState, User } from './registry.ts'
 import { tellFullDisk } from './tell-full-disk.ts'
 
 export interface LocalUploadsOptions {
@@ -25,15 +25,15 @@ export class LocalUploads {
     this.#options = options
   }
 
-  start({ name }: Repository, algorithm: DigestAlgorithm | undefined): UploadSession {
-    const session = this.#options.sessions.start(name, algorithm ?? 'sha256')
+  start({ name }: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadSession {
+    const session = this.#options.sessions.start({ repository: name, user, algorithm: algorithm ?? 'sha256' })
     if (session) return session
     throw new OciError('TOOMANYREQUESTS', 429, 'Too many uploads are open.', { 'retry-after': '5' })
   }
 
-  find({ name }: Repository, id: string): UploadSession {
-    const session = this.#options.sessions.find(name, id)
-    if (session) return session
+  find({ name }: Repository, { id, user }: UploadName): UploadSession {
+    const session = this.#options.sessions.find(id)
+    if (session?.repository === name && session.user === user) return session
     throw unknownUpload()
   }
 

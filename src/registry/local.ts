@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
-import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import { digestAlgorithm, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
@@ -21,7 +21,9 @@ import type {
   PushedBody,
   PushRegistry,
   UploadChunk,
+  UploadName,
   UploadState,
+  User,
 } from './registry.ts'
 
 export interface LocalRegistryOptions {
@@ -104,33 +106,33 @@ export class LocalRegistry implements PushRegistry {
     return Promise.resolve(listAnswer({ repositories: entries }, next))
   }
 
-  startUpload(repository: Repository, algorithm: DigestAlgorithm | undefined): UploadState {
-    return this.#uploads.start(repository, algorithm)
+  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadState {
+    return this.#uploads.start(repository, user, algorithm)
   }
 
-  uploadState(repository: Repository, id: string): UploadState {
-    return this.#uploads.find(repository, id)
+  uploadState(repository: Repository, upload: UploadName): UploadState {
+    return this.#uploads.find(repository, upload)
   }
 
-  async appendUpload(repository: Repository, id: string, chunk: UploadChunk): Promise<UploadState> {
-    return this.#uploads.append(this.#uploads.find(repository, id), chunk)
+  async appendUpload(repository: Repository, upload: UploadName, chunk: UploadChunk): Promise<UploadState> {
+    return this.#uploads.append(this.#uploads.find(repository, upload), chunk)
   }
 
   async finishUpload(
     repository: Repository,
-    id: string,
+    upload: UploadName,
     digest: Digest,
     chunk: UploadChunk | undefined,
   ): Promise<void> {
-    await this.#uploads.finish(this.#uploads.find(repository, id), digest, chunk)
+    await this.#uploads.finish(this.#uploads.find(repository, upload), digest, chunk)
   }
 
-  async cancelUpload(repository: Repository, id: string): Promise<void> {
-    await this.#uploads.find(repository, id).cancel()
+  async cancelUpload(repository: Repository, upload: UploadName): Promise<void> {
+    await this.#uploads.find(repository, upload).cancel()
   }
 
   async putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void> {
-    const session = this.#uploads.start(repository, digest.startsWith('sha512:') ? 'sha512' : 'sha256')
+    const session = this.#uploads.start(repository, undefined, digestAlgorithm(digest))
     try {
       await this.#uploads.finish(session, digest, chunk)
     } finally {

@@ -16,6 +16,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
     expect(answer.status).toBe(202)
     expect(answer.headers.location).toMatch(/^\/v2\/app\/blobs\/uploads\/[0-9a-f]{32}$/)
     expect(answer.headers.range).toBe('0-0')
+    expect(answer.headers['oci-chunk-min-length']).toBe('1048576')
   })
 
   test.each(['sha256', 'sha512'] as const)('PUT with the body publishes it under its %s digest', async (algorithm) => {
