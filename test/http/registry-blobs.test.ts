@@ -227,6 +227,16 @@ describe('Pushing a blob in chunks', () => {
   })
 })
 
+test('a push is a line in the log, of every request of it', async () => {
+  const registry = await startTestRegistry()
+  await registry.ask('PUT', `${await registry.begin('app')}?digest=${digest}`, { body: bytes })
+  const lines = registry.log.filter((line) => line.startsWith('info request'))
+  expect(lines.map((line) => /"method":"(\w+)".*"status":(\d+)/.exec(line)!.slice(1))).toEqual([
+    ['POST', '202'],
+    ['PUT', '201'],
+  ])
+})
+
 describe('Cancel a blob upload', () => {
   test('DELETE ends a session with 204, as kaniko probes', async () => {
     const registry = await startTestRegistry()
