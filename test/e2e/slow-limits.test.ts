@@ -118,6 +118,7 @@ describe.skipIf(!has('strace'))('seen from the kernel', () => {
     const trace = join(await temporaryHome(), 'trace')
     const mirror = await startMirrorProcess({
       upstreams,
+      registry: true,
       wrapper: ['strace', '-f', '-qq', '-o', trace, '-e', 'trace=openat,open,creat,connect,sendto,sendmmsg'],
     })
     await mirror.get('/v2/')
@@ -135,6 +136,13 @@ describe.skipIf(!has('strace'))('seen from the kernel', () => {
     for (const target of targets) {
       const { statuses } = await rawHttp(mirror.url, rawGet(target))
       expect([400, 404], target).toContain(statuses[0])
+    }
+    const uploads = ['..%2f..%2fx', '%00', 'a/b', 'a'.repeat(400)].map((id) => `${app}/blobs/uploads/${id}`)
+    for (const target of [...hostilePaths, ...uploads]) {
+      for (const method of ['GET', 'PUT', 'PATCH', 'DELETE']) {
+        const { statuses } = await rawHttp(mirror.registryUrl!, rawGet(target).replace('GET', method))
+        expect([400, 404, 405], `${method} ${target}`).toContain(statuses[0])
+      }
     }
     const seen = (await readFile(trace, 'utf8')).slice(before).split('\n')
     const opened = seen.flatMap((line) => /(?:openat\(AT_FDCWD, |open\(|creat\()"([^"]*)"/.exec(line)?.[1] ?? [])
