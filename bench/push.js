@@ -19,7 +19,9 @@ const loads = [
 
 /** A section of RESULTS.md, as lines. */
 export async function benchPush() {
-  const version = /v[\d.]+/.exec(spawnSync('docker-registry', ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[0]
+  const version = /\d+(?:\.\d+)+/.exec(
+    spawnSync('docker-registry', ['--version'], { encoding: 'utf8' }).stdout ?? '',
+  )?.[0]
   const home = mkdtempSync(join(tmpdir(), 'mirror-bench-push-'))
   const subjects = []
   try {
