@@ -177,4 +177,4 @@ function decodeSegment(segment: string): string {
 }
 
 const invalidDigest = () => new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
-const notFound = () => new OciError('UNKNOWN', 404, 'There is nothing at this path; a registry answers below /v2/.')
+const notFound = () => new OciError('UNSUPPORTED', 404, 'There is nothing at this path; a registry answers below /v2/.')

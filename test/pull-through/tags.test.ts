@@ -54,6 +54,17 @@ describe('a cached image', () => {
     expect(upstream.count(anyManifest)).toBe(1)
   })
 
+  test('is told by its digest and size to a HEAD, also when the upstream does not say them', async () => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.on(anyManifestHead, headers({ 'docker-content-digest': undefined, etag: undefined }))
+    const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+    expect(answer).toMatchObject({
+      status: 200,
+      headers: { 'docker-content-digest': image.digest, 'content-length': String(image.bytes.length) },
+    })
+    expect(answer.body.length).toBe(0)
+  })
+
   test('asked for by a hundred at once after tagFreshness costs one HEAD', async () => {
     const { upstream, mirror, image } = await startScene({ cache: { tagFreshness: 1000 } })
     await mirror.get(`${app}/manifests/v1`)
