@@ -259,7 +259,7 @@ describe('Cancel a blob upload', () => {
   test('there is a cap on open sessions; empty ones give way to new ones', async () => {
     const registry = await startTestRegistry()
     const first = await registry.begin('app')
-    for (let at = 0; at < 600; at += 50) await Promise.all(Array.from({ length: 50 }, () => registry.begin('app')))
+    for (let at = 0; at < 2000; at += 100) await Promise.all(Array.from({ length: 100 }, () => registry.begin('app')))
     expect((await registry.status()).registry.uploads).toBeLessThanOrEqual(512)
     expectError(await registry.get(first), 404, 'BLOB_UPLOAD_UNKNOWN')
   })
