@@ -8,6 +8,9 @@ import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
 import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
 import type { Machine } from './client-adapter.ts'
 
+/** Where `docker` looks when nothing else was chosen. */
+const usualSocket = '/var/run/docker.sock'
+
 /** An engine that answers. */
 export interface FoundEngine {
   readonly endpoint: DockerEndpoint
@@ -42,9 +45,8 @@ async function endpointsOf({ platform, env, home }: Machine): Promise<DockerEndp
       ],
     })
   }
-  const own = await findDockerEndpoint({ platform, env: {}, homedir: join(home, '.no-context') })
-  if (platform === 'win32' || chosen.kind === 'tcp' || own?.kind !== 'socket' || chosen.path !== own.path)
-    return [chosen]
+  const isChosen = Boolean(env['DOCKER_HOST']) || chosen.kind === 'tcp' || chosen.path !== usualSocket
+  if (isChosen || platform === 'win32') return [chosen]
   const others = [
     ...(env['XDG_RUNTIME_DIR'] ? [join(env['XDG_RUNTIME_DIR'], 'docker.sock')] : []),
     ...['.docker/desktop/docker.sock', '.docker/run/docker.sock', '.colima/default/docker.sock'].map((path) =>

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { createDockerodeEngine } from '../../../src/runtime/dockerode-engine.ts'
-import { startTestEngine } from '../../support/docker-engine.ts'
+import { startConfigurableEngine } from '../../support/configurable-engine.ts'
 
 let folder: string
 let socket: string
@@ -21,7 +21,7 @@ describe('what a Docker engine says about itself', () => {
   })
 
   test('is its version, its image store, and what it has configured', async () => {
-    await startTestEngine(socket, {
+    await startConfigurableEngine(socket, {
       info: {
         ServerVersion: '28.5.2',
         DriverStatus: [['driver-type', 'io.containerd.snapshotter.v1']],
@@ -46,7 +46,7 @@ describe('what a Docker engine says about itself', () => {
   })
 
   test('is little, of an old one or another program', async () => {
-    await startTestEngine(socket, {
+    await startConfigurableEngine(socket, {
       info: { DriverStatus: null, SecurityOptions: null, RegistryConfig: null },
       components: [{ Name: 'Podman Engine' }],
     })
@@ -63,7 +63,7 @@ describe('a pull to try', () => {
   const image = 'docker.io/mirror-check/00:check'
 
   test('that succeeds leaves no image', async () => {
-    const { requests } = await startTestEngine(socket)
+    const { requests } = await startConfigurableEngine(socket)
     expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: undefined })
     expect(requests).toEqual(['POST /images/create', `DELETE /images/${image}`])
   })
@@ -77,12 +77,12 @@ describe('a pull to try', () => {
     ],
     ['at once', 500, '{"message":"no such image"}', /no such image/],
   ])('that fails %s tells why', async (_, status, body, failed) => {
-    await startTestEngine(socket, { pull: (_, response) => void response.writeHead(status).end(body) })
+    await startConfigurableEngine(socket, { pull: (_, response) => void response.writeHead(status).end(body) })
     expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: expect.stringMatching(failed) })
   })
 
   test('that takes too long ends, and says so', async () => {
-    await startTestEngine(socket, { pull: (_, response) => response.flushHeaders() })
+    await startConfigurableEngine(socket, { pull: (_, response) => response.flushHeaders() })
     expect(await engineHere().tryPull(image, 200)).toEqual({ failed: 'the pull took longer than 0.2 s' })
   })
 

@@ -6,7 +6,7 @@ import { buildkitAdapter } from '../../../../src/app/configure/buildkit.ts'
 import type { ClientOptions, Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
 import type { RunCommand } from '../../../../src/lib/run-command.ts'
-import { startTestEngine } from '../../../support/docker-engine.ts'
+import { startConfigurableEngine } from '../../../support/configurable-engine.ts'
 
 let home: string
 beforeEach(async () => {
@@ -99,7 +99,7 @@ describe('BuildKit', () => {
     expect(await homeOf()).toEqual({ in: 'host' })
     expect(await homeOf({ platform: 'darwin' })).toMatchObject({ in: 'vm', hostName: 'host.docker.internal' })
     expect(await homeOf({ env: { DOCKER_HOST: 'tcp://10.0.0.7' } })).toMatchObject({ in: 'apart' })
-    await startTestEngine(socket, { info: { SecurityOptions: ['name=rootless'] } })
+    await startConfigurableEngine(socket, { info: { SecurityOptions: ['name=rootless'] } })
     expect(await homeOf()).toMatchObject({ in: 'apart' })
   })
 

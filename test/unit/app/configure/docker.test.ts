@@ -6,7 +6,7 @@ import type { ClientOptions, Machine } from '../../../../src/app/configure/clien
 import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
 import type { CommandResult } from '../../../../src/lib/run-command.ts'
-import { startTestEngine, type TestEngineOptions } from '../../../support/docker-engine.ts'
+import { startConfigurableEngine, type ConfigurableEngineOptions } from '../../../support/configurable-engine.ts'
 
 let home: string
 let socket: string
@@ -49,8 +49,12 @@ const machine = (more: Partial<Machine> = {}, says: Record<string, string> = {})
   ...more,
 })
 
-async function placeWith(engine: TestEngineOptions, more: Partial<Machine> = {}, options: Partial<ClientOptions> = {}) {
-  await startTestEngine(socket, engine)
+async function placeWith(
+  engine: ConfigurableEngineOptions,
+  more: Partial<Machine> = {},
+  options: Partial<ClientOptions> = {},
+) {
+  await startConfigurableEngine(socket, engine)
   const [place] = await dockerAdapter.places(machine(more), { ...anything, ...options })
   return place!
 }
@@ -63,7 +67,7 @@ describe("Docker's engine", () => {
     expect(await dockerAdapter.find(machine({}, { dockerd: 'Docker version 20.10.24+dfsg1, build 5d6db84\n' }))).toBe(
       'docker 20.10.24+dfsg1 (no engine answers)',
     )
-    await startTestEngine(socket, { info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    await startConfigurableEngine(socket, { info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
     expect(await dockerAdapter.find(machine())).toBe('docker 28.5.2 (containerd image store)')
   })
 
@@ -171,7 +175,7 @@ describe("Docker's engine", () => {
   test('is offered beside the others of this machine, where none was chosen', async () => {
     const runtime = join(home, 'run')
     await mkdir(runtime)
-    await startTestEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
+    await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
     const places = await dockerAdapter.places(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
       ...anything,
       scope: 'user',
