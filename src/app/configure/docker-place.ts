@@ -127,7 +127,7 @@ function afterwards({ site, target, dockerd, machine }: DockerPlaceOptions): str
     case 'desktop':
       return ['Restart Docker Desktop: docker desktop restart']
     case 'orbstack':
-      return ['Restart OrbStack’s engine: orb restart docker']
+      return ['Restart its engine: orb restart docker']
     case 'file':
       return []
     default: {
