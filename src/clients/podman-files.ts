@@ -4,15 +4,17 @@ export interface PodmanFiles {
   readonly system: readonly string[]
   /** `~/.config/containers`; undefined where no user's files count. */
   readonly user: string | undefined
+  /** What `CONTAINERS_REGISTRIES_CONF` puts in the place of every `registries.conf`. */
+  readonly named: string | undefined
   /** Since version 6 drop-ins are sorted by name across folders, and one hides its namesakes in earlier folders. */
   readonly modern: boolean
 }
 
 /** All that may hold settings of registries. */
-export function podmanWants({ system, user, modern }: PodmanFiles): { files: string[]; trees: string[] } {
+export function podmanWants({ system, user, named, modern }: PodmanFiles): { files: string[]; trees: string[] } {
   const folders = [...system, ...(user === undefined ? [] : [user])]
   return {
-    files: folders.map(mainFileIn),
+    files: [...(named === undefined ? [] : [named]), ...folders.map(mainFileIn)],
     trees: folders.flatMap((folder) => dropInFoldersIn(folder, modern && folder !== user)),
   }
 }
@@ -22,10 +24,11 @@ export function podmanWants({ system, user, modern }: PodmanFiles): { files: str
  * the files that are there.
  * https://github.com/containers/image/blob/main/docs/containers-registries.conf.d.5.md
  */
-export function inReadingOrder({ system, user, modern }: PodmanFiles, paths: readonly string[]): string[] {
+export function inReadingOrder({ system, user, named, modern }: PodmanFiles, paths: readonly string[]): string[] {
   const there = new Set(paths)
   const users = user === undefined ? [] : [user]
-  const main = [...users, ...system.toReversed()].map(mainFileIn).find((path) => there.has(path))
+  const mains = named === undefined ? [...users, ...system.toReversed()].map(mainFileIn) : [named]
+  const main = mains.find((path) => there.has(path))
   // The user's own file makes versions before 6 forget the system's drop-ins, too.
   const usersAlone = user !== undefined && main === mainFileIn(user) && !modern
   const dropIns = [...(usersAlone ? [] : system), ...users]

@@ -39,7 +39,9 @@ function withoutOurs(path: string, text: string, isOurs: (table: JsonMap | undef
     kept.push(...mirrors.map((section, at) => (theirs[at] ? section : remarkBelow(section))))
   }
   const after = preamble!.replace(podmanHeader, '') + kept.join('')
-  if (!isDeepStrictEqual(structuredClone(readToml(path, after)), expected(structuredClone(readToml(path, text)), isOurs))) {
+  if (
+    !isDeepStrictEqual(structuredClone(readToml(path, after)), expected(structuredClone(readToml(path, text)), isOurs))
+  ) {
     throw new MirrorError(`${path} was changed in a way that mirror's own tables cannot be told apart any more.`, {
       exit: exitCode.usage,
       hints: [`take the tables that point at the mirror out of ${path} by hand`],

@@ -119,11 +119,13 @@ function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: s
   return { tables, notes }
 }
 
-/** The registry to push to speaks HTTP, which podman has to be told; under the name that images bear everywhere. */
+/** The registry to push to speaks HTTP, which podman has to be told. */
 function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): JsonMap[] {
   if (registry === undefined || !registry.startsWith('http:')) return []
-  const { host, port } = new URL(registry)
-  const name = `localhost:${port || 80}`
+  const { host, hostname, port } = new URL(registry)
+  // On its own machine, and in a virtual machine on it, images bear its name there.
+  const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(hostname)
+  const name = near ? `localhost:${port || '80'}` : host
   return governing(found, name) ? [] : [{ prefix: name, location: host, insecure: true }]
 }
 
@@ -175,7 +177,9 @@ function chooseName(
 }
 
 function pushes({ fallback }: MirrorForClient): string[] {
-  return fallback ? [] : ['Without a way to the registries themselves, pushes to them fail as well: the mirror takes none.']
+  return fallback
+    ? []
+    : ['Without a way to the registries themselves, pushes to them fail as well: the mirror takes none.']
 }
 
 function trust(cache: string): string {
