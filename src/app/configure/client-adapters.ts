@@ -4,6 +4,7 @@ import type { ClientAdapter } from './client-adapter.ts'
 
 /** Each client's adapter, loaded when it is asked for. */
 const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
+  containerd: async () => (await import('./containerd.ts')).containerdAdapter,
   podman: async () => (await import('./podman.ts')).podmanAdapter,
 }
 
