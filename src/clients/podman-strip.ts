@@ -75,8 +75,9 @@ function remarkBelow(section: string): string {
   return remark.trim() === '' ? '' : remark
 }
 
-function saysNothing({ prefix, location, mirror: _, ...keys }: JsonMap): boolean {
-  return prefix === location && Object.keys(keys).length === 0
+function saysNothing(table: JsonMap): boolean {
+  const names = Object.keys(table).filter((name) => name !== 'mirror')
+  return names.every((name) => name === 'prefix' || name === 'location') && table['prefix'] === table['location']
 }
 
 /** What shall be left, by meaning. */

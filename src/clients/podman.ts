@@ -110,7 +110,7 @@ function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: s
   for (const { registry, table, note } of decisions) {
     const other = table && tables.find(({ location }) => location === table['location'])
     if (other && mustAgree.some((key) => other[key] !== table[key])) {
-      notes.push(`${registry} is left out: ${String(other['prefix'])} is taken from it in another way.`)
+      notes.push(`${registry} is left out: ${trimmed(other['prefix'])} is taken from it in another way.`)
       continue
     }
     if (table) tables.push(table)

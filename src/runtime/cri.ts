@@ -1,4 +1,5 @@
-import { connect as connectHttp2 } from 'node:http2'
+import { once } from 'node:events'
+import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect } from 'node:net'
 
 /** The parts of Kubernetes' container runtime interface that images are pulled by, over the runtime's socket. */
@@ -52,30 +53,45 @@ function varint(value: number): Buffer {
 }
 
 /** One gRPC call whose answer matters by its status only. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
-function unaryCall(socket: string, path: string, message: Buffer, timeoutMs: number): Promise<void> {
-  const session = connectHttp2('http://localhost', { createConnection: () => connect(socket) })
+async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<void> {
+  const socket = connect(path)
+  // Afterwards a session would only say that its stream was cancelled.
+  await once(socket, 'connect')
+  const session = connectHttp2('http://localhost', { createConnection: () => socket })
   const head = Buffer.alloc(5)
   head.writeUInt32BE(message.length, 1)
-  return new Promise<void>((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     session.on('error', reject)
     const stream = session.request({
       ':method': 'POST',
-      ':path': path,
+      ':path': method,
       'content-type': 'application/grpc',
       te: 'trailers',
     })
     stream.setTimeout(timeoutMs, () => reject(new CriError(4, `no answer within ${timeoutMs / 1000} s`)))
     stream.on('error', reject)
-    let status: Record<string, unknown> = {}
+    let status: IncomingHttpHeaders = {}
     // A failure without a body has its status in the head.
     stream.on('response', (headers) => (status = headers))
     stream.on('trailers', (trailers) => (status = trailers))
     stream.on('end', () => {
       const code = Number(status['grpc-status'] ?? 2)
       if (code === 0) resolve()
-      else reject(new CriError(code, decodeURIComponent(String(status['grpc-message'] ?? `status ${code}`))))
+      else reject(new CriError(code, messageOf(status) ?? `status ${code}`))
     })
     stream.resume()
     stream.end(Buffer.concat([head, message]))
   }).finally(() => session.destroy())
+}
+
+/** What went wrong, in the runtime's words: percent-encoded, unless somebody forgot. */
+function messageOf(status: IncomingHttpHeaders): string | undefined {
+  const message = status['grpc-message']
+  if (typeof message !== 'string') return undefined
+  try {
+    return decodeURIComponent(message)
+  } catch (error) {
+    if (!(error instanceof URIError)) throw error
+    return message
+  }
 }
