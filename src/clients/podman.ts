@@ -75,7 +75,7 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
   const { mirror: theirs, 'mirror-by-digest-only': digestsOnly, ...keys } = found?.table ?? {}
   if (found && keys['blocked'] === true)
     return { registry, note: `${registry} is blocked in ${found.where}, and stays so.` }
-  const { host, protocol } = new URL(mirror.cache)
+  const { host, insecure } = endpointOf(mirror.cache)
   const location = trimmed(keys['location']) || registry
   const upstream = location.replace(/^(registry-1|index)\.docker\.io(?=\/|$)/, 'docker.io')
   const asked = upstream.split('/')[0]!
@@ -88,7 +88,11 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
         `${registry} is taken from ${location}, says ${found.where}, and stays so. To have that mirrored, name ${asked} ` +
         `under "upstreams" in mirror.yaml.`,
     }
-  const ours = { location: `${host}/${upstream}`, ...(protocol === 'http:' && { insecure: true }) }
+  // Behind its first slash a location has no colon; the mirror knows a port by an underscore, too, if the host has a dot.
+  const path = upstream.replace(/^([^/]*\.[^/]*):(\d+)(?=\/|$)/, '$1_$2')
+  if (path.includes(':'))
+    return { registry, note: `${registry} cannot come through the mirror: podman knows no mirror for such a name.` }
+  const ours = { location: `${host}/${path}`, ...insecure }
   // podman can be kept from the origin only by not being told of it.
   if (!mirror.fallback) return { registry, table: { prefix: registry, ...ours } }
   const others = tablesOf(theirs).filter((one) => trimmed(one['location']) !== ours.location)
@@ -99,6 +103,14 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
     table: { ...keys, prefix: registry, location, mirror: [ours, ...kept] },
     ...(kept.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are kept, after ours.` }),
   }
+}
+
+/** An address as a location: without its scheme, and with a port where only that tells a host from a repository. */
+function endpointOf(address: string): { host: string; insecure: JsonMap } {
+  const { host, protocol } = new URL(address)
+  const plain = protocol === 'http:'
+  const bare = !/[.:]/.test(host) && host !== 'localhost'
+  return { host: bare ? `${host}:${plain ? 80 : 443}` : host, insecure: plain ? { insecure: true } : {} }
 }
 
 /** podman refuses a file in which two tables of one location differ in these keys. */
@@ -122,11 +134,12 @@ function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: s
 /** The registry to push to speaks HTTP, which podman has to be told. */
 function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): JsonMap[] {
   if (registry === undefined || !registry.startsWith('http:')) return []
-  const { host, hostname, port } = new URL(registry)
+  const { hostname, port } = new URL(registry)
+  const { host, insecure } = endpointOf(registry)
   // On its own machine, and in a virtual machine on it, images bear its name there.
   const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(hostname)
   const name = near ? `localhost:${port || '80'}` : host
-  return governing(found, name) ? [] : [{ prefix: name, location: host, insecure: true }]
+  return governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
 }
 
 /** Says which parts of a registry have settings of their own: the longest prefix wins. */

@@ -57,7 +57,8 @@ describe("podman's drop-in", () => {
       'registry.corp.example:8443': {
         prefix: 'registry.corp.example:8443',
         location: 'registry.corp.example:8443',
-        mirror: [{ location: '127.0.0.1:5055/registry.corp.example:8443', insecure: true }],
+        // A colon there would be no valid image reference.
+        mirror: [{ location: '127.0.0.1:5055/registry.corp.example_8443', insecure: true }],
       },
     })
   })
@@ -67,6 +68,11 @@ describe("podman's drop-in", () => {
     expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror.lan/docker.io' }] })
     expect(JSON.stringify(tables)).not.toContain('insecure')
     expect(plan.todo.join()).toContain('/etc/containers/certs.d/mirror.lan/ca.crt')
+  })
+
+  test('gives a host without a dot its port, or it would be taken for a repository', () => {
+    const { tables } = planned(system, {}, { cache: 'http://mirror' })
+    expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror:80/docker.io', insecure: true }] })
   })
 
   test('says that the registry to push to speaks HTTP', () => {
@@ -139,6 +145,12 @@ describe("podman's drop-in", () => {
     const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
     expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
     expect(plan.notes.join('\n')).toContain(note)
+  })
+
+  test('leaves out a registry whose name fits in no image reference of the mirror', () => {
+    const { tables, plan } = planned(system, {}, { registries: ['docker.io', 'localhost:5000', '[::1]:5000'] })
+    expect(Object.keys(tables)).toEqual(['docker.io'])
+    expect(plan.notes.join()).toContain('localhost:5000 cannot come through the mirror')
   })
 
   test('writes nothing when nothing is left to mirror', () => {
