@@ -63,7 +63,7 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
     },
     strip: (mirror, files) => stripPodman(mirror, target, files),
     ...(!machine.detached && { pull: (image: string) => pullByPodman(machine.runCommand, image, name) }),
-    reasons: reasonsFor(details, layout),
+    reasons: reasonsFor(details, layout, machine.env['CONTAINER_HOST']),
   }
 }
 
@@ -107,7 +107,11 @@ async function versionOf({ runCommand }: Machine, program: string): Promise<stri
   return result?.exitCode === 0 ? /\d+\.\d+[\w.~-]*/.exec(result.stdout)?.[0] : undefined
 }
 
-function reasonsFor({ scope, machine: name }: PlaceDetails, layout: PodmanFiles): ClientPlace['reasons'] {
+function reasonsFor(
+  { scope, machine: name }: PlaceDetails,
+  layout: PodmanFiles,
+  remote: string | undefined,
+): ClientPlace['reasons'] {
   const configure = name === undefined ? `mirror configure podman --scope ${scope}` : 'mirror configure podman'
   return [
     { why: 'It is not configured, or another file says something else about docker.io', fix: configure },
@@ -122,6 +126,9 @@ function reasonsFor({ scope, machine: name }: PlaceDetails, layout: PodmanFiles)
             fix: 'unset CONTAINERS_REGISTRIES_CONF',
           },
         ]),
+    ...(remote === undefined
+      ? []
+      : [{ why: `podman pulls at ${remote}, where other files count`, fix: 'unset CONTAINER_HOST' }]),
     name === undefined
       ? {
           why: 'A podman service that runs for long has read its files before',
