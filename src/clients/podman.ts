@@ -34,7 +34,7 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
   const candidates = podmanDropIns(target)
   for (const path of candidates) refuseForeign(path, files)
   const layout = target.scope === 'user' ? target.files : { ...target.files, user: undefined }
-  const others = files.paths.filter((path) => !isWrittenByMirror(files.text(path)!))
+  const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.text(path)!))
   const found = registryTables(inReadingOrder(layout, others), files)
   const decisions = mirror.registries.map((registry) => mirrorTable(mirror, registry, governing(found, registry)))
   const { tables, notes } = agreeing(decisions)
