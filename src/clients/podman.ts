@@ -93,16 +93,15 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
   if (path.includes(':'))
     return { registry, note: `${registry} cannot come through the mirror: podman knows no mirror for such a name.` }
   const ours = { location: `${host}/${path}`, ...insecure }
-  // podman can be kept from the origin only by not being told of it.
-  if (!mirror.fallback) return { registry, table: { prefix: registry, ...ours } }
   const others = tablesOf(theirs).filter((one) => trimmed(one['location']) !== ours.location)
+  const become = (what: string) =>
+    others.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are ${what}.` }
+  // podman can be kept from the origin only by not being told of it.
+  if (!mirror.fallback) return { registry, table: { prefix: registry, ...ours }, ...become('left out') }
   // Said of all mirrors, it would hold for ours as well.
   const kept = digestsOnly === true ? others.map((one) => ({ ...one, 'pull-from-mirror': 'digest-only' })) : others
-  return {
-    registry,
-    table: { ...keys, prefix: registry, location, mirror: [ours, ...kept] },
-    ...(kept.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are kept, after ours.` }),
-  }
+  const table = { ...keys, prefix: registry, location, mirror: [ours, ...kept] }
+  return { registry, table, ...become('kept, after ours') }
 }
 
 /** An address as a location: without its scheme, and with a port where only that tells a host from a repository. */
