@@ -6,6 +6,8 @@ import type { ClientAdapter } from './client-adapter.ts'
 const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   docker: async () => (await import('./docker.ts')).dockerAdapter,
   buildkit: async () => (await import('./buildkit.ts')).buildkitAdapter,
+  containerd: async () => (await import('./containerd.ts')).containerdAdapter,
+  podman: async () => (await import('./podman.ts')).podmanAdapter,
 }
 
 /** The adapter of a client that the user names. Throws MirrorError (usage). */

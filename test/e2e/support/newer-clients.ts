@@ -1,6 +1,7 @@
 import { lstat, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
 const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'crane', 'cosign', 'docker-buildx'] as const
@@ -35,18 +36,6 @@ export async function newerClients(): Promise<string> {
   } finally {
     await rm(work, { recursive: true, force: true })
   }
-}
-
-/** Where this machine gets its own release from. */
-async function debianMirror(): Promise<string> {
-  const format = '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)'
-  const targets = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])
-  const mirror = targets
-    .split('\n')
-    .map((line) => /^Debian Debian main (\S+)$/.exec(line)?.[1])
-    .find((uri) => uri !== undefined)
-  if (mirror === undefined) throw new Error('apt knows no mirror of Debian itself')
-  return mirror
 }
 
 /** Fetches the packages with an apt state of their own, unpacks them below `work` and sees that they run here. */
