@@ -19,7 +19,11 @@ export function dockerSocket(folder: string): string {
 }
 
 /** A dockerd in the scene, from the programs below `root` (empty: the system's), with everything of its own. */
-export async function startDockerd(scene: Scene, root: string, settings: object): Promise<Dockerd> {
+export async function startDockerd(
+  scene: Pick<Scene, 'folder' | 'namespace'>,
+  root: string,
+  settings: object,
+): Promise<Dockerd> {
   const home = join(scene.folder, 'dockerd')
   await mkdir(home)
   const socket = dockerSocket(scene.folder)

@@ -3,16 +3,17 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from './run.ts'
 
-const packages = ['docker.io', 'docker-cli', 'containerd', 'oras']
+const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'kind']
 const programs = [
   ['usr/sbin/dockerd', '--version'],
   ['usr/bin/docker', '--version'],
   ['usr/bin/containerd', '--version'],
   ['usr/bin/oras', 'version'],
+  ['usr/bin/kind', 'version'],
 ] as const
 
 /**
- * dockerd, docker, containerd and oras of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * dockerd, docker, containerd, oras and kind of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
  * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then.
  */
 export async function newerClients(): Promise<string> {
