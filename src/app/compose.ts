@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
@@ -9,6 +10,7 @@ import { Stats } from '../registry/stats.ts'
 import { openStore, type Store } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { Canaries } from '../upstream/canaries.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
 
@@ -16,6 +18,7 @@ import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-dire
 export interface Parts {
   readonly store: Store
   readonly upstreams: UpstreamDirectory
+  readonly canaries: Canaries
   readonly cache: PullThrough
   readonly sweeper: Sweeper
   readonly stats: Stats
@@ -31,7 +34,12 @@ const statsSaveMs = 10_000
 export async function compose(config: Config, paths: MirrorPaths, version: string, logger: Logger): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
-  const upstreams = createUpstreamDirectory({ config, env: process.env, userAgent: `mirror/${version}`, clock, logger })
+  const canaries = new Canaries(
+    () => clock.monotonic(),
+    () => randomBytes(16).toString('hex'),
+  )
+  const userAgent = `mirror/${version}`
+  const upstreams = createUpstreamDirectory({ config, canaries, env: process.env, userAgent, clock, logger })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,
@@ -100,6 +108,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   return {
     store,
     upstreams,
+    canaries,
     cache,
     sweeper,
     stats,

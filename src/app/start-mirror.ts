@@ -17,6 +17,7 @@ import { renderMetrics } from '../server/metrics.ts'
 import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
 import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
+import { createCanaryActions } from './canary-actions.ts'
 import { compose } from './compose.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
@@ -201,6 +202,7 @@ function createAdminActions(
       cache.forget()
     },
     registry: pushed && createRegistryActions(pushed.keeper),
+    ...createCanaryActions(parts),
     stop,
   }
 }

@@ -95,7 +95,7 @@ function preferLoopback(urls: readonly string[]): string | undefined {
 }
 
 function isLoopback(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || /^127\./.test(hostname)
+  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
 }
 
 /** The URL with another host; one that means "every address" becomes the loopback one. */

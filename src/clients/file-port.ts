@@ -18,8 +18,10 @@ export interface FilePort {
    * Returns the folders it had to make, outermost first.
    */
   write(path: string, content: Uint8Array, attributes: Omit<FileState, 'bytes'> | undefined): Promise<string[]>
-  /** No failure when it is gone already. */
+  /** What a symbolic link points to, not the link. No failure when it is gone already. */
   remove(path: string): Promise<void>
+  /** Whether `write` may replace or make this file. */
+  mayWrite(path: string): Promise<boolean>
   /** Only if it is empty; no failure otherwise. */
   removeFolder(path: string): Promise<void>
 }

@@ -1,6 +1,21 @@
-import { chown, mkdir, open, readdir, readFile, realpath, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { randomBytes } from 'node:crypto'
-import { basename, dirname, join } from 'node:path'
+import { constants } from 'node:fs'
+import {
+  access,
+  chown,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { FilePort } from './file-port.ts'
@@ -10,6 +25,8 @@ const newFileMode = 0o644
 const newFolderMode = 0o755
 /** Folders of client configurations are flat; anything deeper is somebody's mistake. */
 const deepest = 5
+/** As many symbolic links as Linux follows. */
+const mostHops = 40
 
 /** The files of this machine. */
 export const localFiles: FilePort = {
@@ -49,8 +66,21 @@ export const localFiles: FilePort = {
   },
 
   async remove(path) {
-    await rm(path, { force: true })
-    await orAbsent(() => syncFolder(dirname(path)))
+    const target = await realTarget(path)
+    await rm(target, { force: true })
+    await orAbsent(() => syncFolder(dirname(target)))
+  },
+
+  async mayWrite(path) {
+    let folder = dirname(await realTarget(path))
+    while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
+    try {
+      await access(folder, constants.W_OK | constants.X_OK)
+      return true
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      return false
+    }
   },
 
   async removeFolder(path) {
@@ -62,9 +92,17 @@ export const localFiles: FilePort = {
   },
 }
 
-/** The file that a path leads to; a link that leads nowhere yet is followed as far as it goes. */
-async function realTarget(path: string): Promise<string> {
-  return (await orAbsent(() => realpath(path))) ?? path
+/** The file that a path leads to; a link to a file that is not there yet leads to where that file will be. */
+async function realTarget(path: string, hops = 0): Promise<string> {
+  const real = await orAbsent(() => realpath(path))
+  if (real !== undefined) return real
+  const link = await orAbsent(() => readlinkOf(path))
+  if (link === undefined || hops > mostHops) return path
+  return realTarget(resolve(dirname(path), link), hops + 1)
+}
+
+async function readlinkOf(path: string): Promise<string | undefined> {
+  return (await lstat(path)).isSymbolicLink() ? readlink(path) : undefined
 }
 
 async function makeFolder(folder: string): Promise<string[]> {

@@ -59,6 +59,8 @@ export interface ClientPlace {
   readonly details: PlaceDetails
   readonly home: ClientHome
   readonly files: FilePort
+  /** All of its files are our own, below our state folder: written without a question. */
+  readonly ours?: true
   /** What has to be read before `plan` and `strip`. */
   readonly wants: WantedFiles
   /** Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
@@ -81,6 +83,8 @@ export interface ClientPlace {
 export interface ClientReload {
   /** `send SIGHUP to dockerd (pid 812)`. */
   readonly says: string
+  /** What the user can do instead: `systemctl restart docker`, in a sentence. */
+  readonly byHand: string
   /** Throws MirrorError. */
   run(): Promise<void>
   /** Files as they have to be during the reload that undoes: a key that is merely missing would be ignored. */

@@ -1,0 +1,21 @@
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { clientNames, type ClientName } from '../../clients/client-config.ts'
+import type { ClientAdapter } from './client-adapter.ts'
+
+/** Each client's adapter, loaded when it is asked for. */
+const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {}
+
+/** The adapter of a client that the user names. Throws MirrorError (usage). */
+export async function adapterOf(name: string): Promise<ClientAdapter> {
+  const client = clientNames.find((known) => known === name)
+  const adapter = client && load[client]
+  if (adapter) return adapter()
+  throw new MirrorError(`There is no client ${JSON.stringify(name)}.`, {
+    exit: exitCode.usage,
+    hints: [`mirror configure CLIENT, with one of: ${Object.keys(load).join(', ')}`],
+  })
+}
+
+export async function allAdapters(): Promise<ClientAdapter[]> {
+  return Promise.all(Object.values(load).map((adapter) => adapter()))
+}
