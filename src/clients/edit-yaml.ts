@@ -50,7 +50,7 @@ export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
   if (!isCollection(node)) throw yamlRefusal(yaml, holder, 'there should be a map or a list here')
   if (node.items.length === 1 && holder.length > 0) return removeFromYaml(yaml, holder)
   const at = isSeq(node) ? Number(step) : node.items.findIndex((item) => isPair(item) && keyOf(item) === step)
-  return replaced(yaml, without(yaml, node as YAMLMap | YAMLSeq, at, path), holder, (value) => {
+  return replaced(yaml, without(yaml, node, at, path), holder, (value) => {
     if (Array.isArray(value)) return asList(value).toSpliced(at, 1)
     return Object.fromEntries(Object.entries(value as object).filter(([key]) => key !== step))
   })
@@ -120,7 +120,7 @@ function without(yaml: YamlText, node: YAMLMap | YAMLSeq, at: number, path: Yaml
   const item = node.items[at]!
   if (node.flow) {
     const next = node.items[at + 1]
-    const from = at === 0 ? startOf(item) : endOf(node.items[at - 1]!)
+    const from = at === 0 ? startOf(item) : endOf(node.items[at - 1])
     return spliced(text, from, (at === 0 && next !== undefined ? startOf(next) : endOf(item)) - from, '')
   }
   const dash = isSeq(node) && node.srcToken?.type === 'block-seq' ? node.srcToken.items[at]?.start : undefined

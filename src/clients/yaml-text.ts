@@ -56,7 +56,7 @@ export function yamlNode({ document }: YamlText, path: YamlPath): Node | undefin
 /** The refusal (usage) to touch a file because of what stands at a place in it. */
 export function yamlRefusal(yaml: YamlText, path: YamlPath, what: string, hints: string[] = []): MirrorError {
   let known = path
-  while (known.length > 0 && yamlNode(yaml, known)?.range == null) known = known.slice(0, -1)
+  while (known.length > 0 && !yamlNode(yaml, known)?.range) known = known.slice(0, -1)
   return yamlProblem(yaml, yamlNode(yaml, known)?.range?.[0] ?? 0, what, hints)
 }
 

@@ -3,7 +3,9 @@ import { clientNames, type ClientName } from '../../clients/client-config.ts'
 import type { ClientAdapter } from './client-adapter.ts'
 
 /** Each client's adapter, loaded when it is asked for. */
-const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {}
+const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
+  kind: async () => (await import('./kind.ts')).kindAdapter,
+}
 
 /** The adapter of a client that the user names. Throws MirrorError (usage). */
 export async function adapterOf(name: string): Promise<ClientAdapter> {

@@ -68,6 +68,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
   })
+  await place.settle?.(plan.changes.map(({ path }) => path))
 }
 
 /** What a record keeps of `--root`. */

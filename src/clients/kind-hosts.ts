@@ -1,0 +1,59 @@
+import type { FileChange, MirrorForClient } from './client-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { renderHostsToml } from './hosts-toml.ts'
+import { isWrittenByMirror } from './written-by-mirror.ts'
+
+/** A folder below a containerd's `config_path`, and the hosts.toml in it. */
+export interface HostsFolder {
+  readonly name: string
+  readonly text: string
+}
+
+/** Where kind's nodes, and everybody else, keep these folders. */
+export const usualConfigPath = '/etc/containerd/certs.d'
+
+/**
+ * The folders that make a containerd use the mirror for every registry, and find the registry for pushed images under the name
+ * that it has on this machine. A colon in a folder's name would end the path in `docker run --volume`, so the port is written in
+ * containerd's other way.
+ */
+export function hostsFolders({ cache, registry, fallback }: MirrorForClient): HostsFolder[] {
+  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache })
+  const folders = [{ name: '_default', text: everything }]
+  if (registry !== undefined)
+    folders.push({
+      name: `localhost_${portOf(registry)}_`,
+      // Without it the node's own port would be asked as well, and its refusal be all that the user gets to see.
+      text: renderHostsToml({ server: registry, mirror: registry }),
+    })
+  return folders
+}
+
+/** The changes that put the folders below `configPath`; `join` knows the separator there. */
+export function hostsChanges(
+  folders: readonly HostsFolder[],
+  configPath: string,
+  files: FilesNow,
+  join: (...parts: string[]) => string,
+): FileChange[] {
+  return folders.flatMap(({ name, text }) => files.change(join(configPath, name, 'hosts.toml'), text))
+}
+
+/** The changes that take our own files below a folder away. */
+export function withoutHosts(configPath: string, files: FilesNow): FileChange[] {
+  const ours = files.paths.filter(
+    (path) =>
+      path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) && isWrittenByMirror(files.text(path) ?? ''),
+  )
+  return ours.flatMap((path) => files.change(path, undefined))
+}
+
+/** `localhost:5001`: how this machine calls the registry for pushed images. */
+export function localRegistryName(registry: string): string {
+  return `localhost:${portOf(registry)}`
+}
+
+function portOf(url: string): string {
+  const { port, protocol } = new URL(url)
+  return port !== '' ? port : protocol === 'https:' ? '443' : '80'
+}
