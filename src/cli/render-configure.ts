@@ -1,6 +1,7 @@
 import type { CheckResult } from '../app/configure/check-client.ts'
 import type { PreparedClient } from '../app/configure/configure-client.ts'
 import type { ListedClient } from '../app/configure/list-configured.ts'
+import type { ConfiguredClient } from '../clients/configured.ts'
 import type { Paint } from './paint.ts'
 import { renderTable } from './render-table.ts'
 
@@ -58,6 +59,21 @@ export function renderConfigured(clients: readonly ListedClient[], paint: Paint)
     rows,
     paint,
   )
+}
+
+/** Who still points at a mirror that has ended, and what becomes of their pulls. */
+export function renderPointing(clients: readonly ConfiguredClient[]): string {
+  const free = clients.filter(({ fallback }) => fallback)
+  const bound = clients.filter(({ fallback }) => !fallback)
+  return [
+    ...(free.length === 0 ? [] : [`Still pointed at it, and pulling from the origin now: ${names(free)}.`]),
+    ...(bound.length === 0 ? [] : [`Still pointed at it, and not able to pull until it is up: ${names(bound)}.`]),
+    'To take them back: mirror configure --undo',
+  ].join('\n')
+}
+
+function names(clients: readonly ConfiguredClient[]): string {
+  return clients.map(({ client, title }) => `${client} (${title})`).join(', ')
 }
 
 function sentence(text: string): string {

@@ -19,6 +19,8 @@ export interface ConfiguredClient {
   readonly since: string
   readonly cache: string
   readonly registry: string | undefined
+  /** Whether the client goes to the origin when the mirror fails. */
+  readonly fallback: boolean
   readonly files: readonly ConfiguredFile[]
   /** Folders that were made for them, outermost first. */
   readonly folders: readonly string[]

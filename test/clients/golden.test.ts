@@ -58,7 +58,7 @@ async function textOf(file: string): Promise<string | undefined> {
 }
 
 describe('before, the command, after, and back', () => {
-  test.runIf(cases.length > 0).each(cases)('%s', async (name) => {
+  test.each(cases)('%s', async (name) => {
     const golden = join(here, name)
     const work = await mkdtemp(join(tmpdir(), 'mirror-golden-'))
     onTestFinished(() => rm(work, { recursive: true, force: true }))

@@ -61,6 +61,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       since,
       cache: address.cache,
       registry: address.registry,
+      fallback: address.fallback,
     },
     earlier,
     withoutOurs(path) {

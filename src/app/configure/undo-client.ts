@@ -3,6 +3,7 @@ import { openConfiguredClients, type ConfiguredClient } from '../../clients/conf
 import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
 import { adapterOf } from './client-adapters.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
+import { rootOf } from './configure-client.ts'
 import { readFiles } from './read-files.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
@@ -10,6 +11,21 @@ export interface PreparedUndo {
   readonly record: ConfiguredClient
   readonly place: ClientPlace
   readonly plan: UndoPlan
+}
+
+/** What was configured on this machine, or below its `--root`, as far as it was asked for. Throws MirrorError for an unknown client. */
+export async function recordsOf(
+  machine: Machine,
+  wanted: { client: string | undefined; scope: string | undefined; cluster: string | undefined },
+): Promise<ConfiguredClient[]> {
+  if (wanted.client !== undefined) await adapterOf(wanted.client)
+  return (await openConfiguredClients(machine.stateDir).list()).filter(
+    ({ client, root, details }) =>
+      root === rootOf(machine) &&
+      (wanted.client === undefined || client === wanted.client) &&
+      (wanted.scope === undefined || details['scope'] === wanted.scope) &&
+      (wanted.cluster === undefined || details['cluster'] === wanted.cluster),
+  )
 }
 
 /** Throws MirrorError for a backup that is gone, or a place that cannot be reached. */

@@ -25,6 +25,7 @@ const entry = {
   since: '2026-01-01T00:00:00.000Z',
   cache: 'http://127.0.0.1:5055',
   registry: undefined,
+  fallback: true,
 } as const
 
 async function apply(
