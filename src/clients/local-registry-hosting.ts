@@ -1,4 +1,4 @@
-import { stringify } from 'yaml'
+import { parse, stringify } from 'yaml'
 import { localRegistryName } from './kind-hosts.ts'
 
 /** Where Tilt, skaffold and others look up which registry a cluster pulls from. */
@@ -17,22 +17,20 @@ export function renderHosting(registry: string): string {
   return renderConfigMap({ metadata: { labels: ours }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
 }
 
-/** The same for one as a cluster has it: without what the cluster itself keeps about it. */
-export function renderConfigMap(found: {
+/** A ConfigMap as a cluster tells it, without what the cluster itself keeps about it. */
+export function plainConfigMap(yaml: string): string {
+  return renderConfigMap(parse(yaml) as ConfigMap)
+}
+
+interface ConfigMap {
   readonly metadata?: { readonly labels?: Readonly<Record<string, string>> }
   readonly data?: Readonly<Record<string, string>>
-}): string {
-  const { metadata, data } = found
+}
+
+function renderConfigMap({ metadata, data }: ConfigMap): string {
   const labels = metadata?.labels
-  return stringify(
-    {
-      apiVersion: 'v1',
-      kind: 'ConfigMap',
-      metadata: { ...hostingConfigMap, ...(labels && { labels }) },
-      data: data ?? {},
-    },
-    { lineWidth: 0 },
-  )
+  const all = { ...hostingConfigMap, ...(labels && { labels }) }
+  return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
 }
 
 /** Whether the ConfigMap is one of ours, and not of another tool's registry. */

@@ -1,5 +1,5 @@
 import type { FilePort } from '../../clients/file-port.ts'
-import { renderConfigMap } from '../../clients/local-registry-hosting.ts'
+import { plainConfigMap } from '../../clients/local-registry-hosting.ts'
 import { shellFiles } from '../../clients/shell-files.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { CommandResult } from '../../lib/run-command.ts'
@@ -55,10 +55,9 @@ export function configMapFile(name: string, namespace: string, kubectl: Exec): F
   const where = ['configmap', name, '--namespace', namespace, '--ignore-not-found']
   return {
     async read() {
-      const json = await said(['get', ...where, '--output', 'json'])
-      if (json.trim() === '') return undefined
-      const text = renderConfigMap(JSON.parse(json) as Parameters<typeof renderConfigMap>[0])
-      return { bytes: Buffer.from(text), mode: 0o644, uid: 0, gid: 0 }
+      const text = await said(['get', ...where, '--output', 'yaml'])
+      if (text.trim() === '') return undefined
+      return { bytes: Buffer.from(plainConfigMap(text)), mode: 0o644, uid: 0, gid: 0 }
     },
     async list() {
       return []

@@ -9,9 +9,25 @@ import { run } from './run.ts'
 const containerdPrograms = ['/usr/bin/containerd', '/usr/bin/containerd-shim-runc-v2', '/usr/bin/ctr']
 const systemPrograms = [
   '/usr/sbin/runc',
-  ...['bash', 'cat', 'cp', 'env', 'ls', 'mkdir', 'mount', 'pgrep', 'rm', 'setsid', 'sleep', 'stat', 'uname'].map(
-    (name) => `/usr/bin/${name}`,
-  ),
+  ...[
+    ...[
+      'base64',
+      'bash',
+      'cat',
+      'chmod',
+      'chown',
+      'cp',
+      'dirname',
+      'env',
+      'find',
+      'ls',
+      'mkdir',
+      'mktemp',
+      'mount',
+      'mv',
+    ],
+    ...['pgrep', 'readlink', 'rm', 'rmdir', 'setsid', 'sleep', 'stat', 'sync', 'uname'],
+  ].map((name) => `/usr/bin/${name}`),
 ]
 
 /** The file that every kindest/node up to kind 0.33 has: version 2, without a word about registries. */
@@ -57,13 +73,27 @@ END
 exit 0
 `
 
+// A ConfigMap is all that a cluster without Kubernetes has to keep.
+const kubectl = `#!/bin/bash
+kept=/var/lib/stand-in-configmap.yaml
+case "$*" in
+  *" get namespace "*) echo namespace/kube-public;;
+  *" get configmap "*) [ -f $kept ] && cat $kept;;
+  *" apply "*) cat > $kept;;
+  *" delete configmap "*) rm -f $kept;;
+esac
+exit 0
+`
+
 const files: Readonly<Record<string, string>> = {
   '/kind/version': 'v1.32.2\n',
+  '/kind/manifests/default-cni.yaml': '',
+  '/kind/manifests/default-storage.yaml': '',
   '/etc/containerd/config.toml': containerdConfig,
   '/usr/local/bin/entrypoint': entrypoint,
   '/usr/local/bin/systemctl': systemctl,
   '/usr/local/bin/kubeadm': kubeadm,
-  '/usr/local/bin/kubectl': '#!/bin/bash\nexit 0\n',
+  '/usr/local/bin/kubectl': kubectl,
   '/usr/local/bin/kubelet': '#!/bin/bash\nexit 0\n',
 }
 

@@ -24,10 +24,15 @@ export interface KindHostOptions {
 export interface KindHost extends Dockerd {
   /** Runs the real kind: its stdout. */
   kind(...args: string[]): Promise<string>
+  /** The same with a text for its stdin. */
+  kindFrom(input: string, ...args: string[]): Promise<string>
+  /** What docker and kind need to find the engine. */
+  readonly env: NodeJS.ProcessEnv
   readonly folder: string
 }
 
-const nodeImage = 'local/kind-node:e2e'
+/** The stand-in for kindest/node. */
+export const nodeImage = 'local/kind-node:e2e'
 
 /** A dockerd in the scene, with the stand-in node image in it. Ends with the test. */
 export async function startKindHost(
@@ -39,7 +44,7 @@ export async function startKindHost(
   const dockerd = await startDockerd(scene, options.docker, settings)
   await importKindNodeImage(dockerd, options.containerd, nodeImage)
   const env = {
-    PATH: searchPath(options.docker),
+    PATH: `${join(options.kind, 'usr/bin')}:${searchPath(options.docker)}`,
     HOME: folder,
     KUBECONFIG: join(folder, 'kubeconfig'),
     DOCKER_HOST: `unix://${dockerSocket(folder)}`,
@@ -47,7 +52,9 @@ export async function startKindHost(
   return {
     ...dockerd,
     folder,
-    kind: (...args) => run(join(options.kind, 'usr/bin/kind'), args, { env, timeoutMs: 120_000 }),
+    env,
+    kind: (...args) => run('kind', args, { env, timeoutMs: 120_000 }),
+    kindFrom: (input, ...args) => run('kind', args, { env, timeoutMs: 120_000, input: Buffer.from(input) }),
   }
 }
 
