@@ -3,7 +3,7 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { registrySection, withConfigPath } from './containerd-registry-section.ts'
 import type { FilesNow } from './files-now.ts'
-import { hostsChanges, hostsFolders, localRegistryName, usualConfigPath, withoutHosts } from './kind-hosts.ts'
+import { hostsChanges, hostsFolders, localRegistryName, usualConfigPath, withoutHosts } from './hosts-folders.ts'
 import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
 import { isWrittenByMirror } from './written-by-mirror.ts'
 

@@ -1,7 +1,7 @@
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'
-import { hostsChanges, hostsFolders, withoutHosts } from './kind-hosts.ts'
+import { hostsChanges, hostsFolders, withoutHosts } from './hosts-folders.ts'
 
 export interface KindTarget {
   /** The folder of this machine whose folders the nodes mount. */

@@ -2,9 +2,11 @@ import type { ClientHome } from '../../clients/client-address.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { ClientAdapter, Machine } from './client-adapter.ts'
+import { dockerNetworkHome, kindNetwork } from './docker-network-home.ts'
 import { findKindCluster, kindClusterPlace, recallKindCluster } from './kind-cluster-place.ts'
 import { clusterFile, kindFilesPlace } from './kind-files-place.ts'
 import { kindNodes, kindProgram } from './kind-nodes.ts'
+import { versionOf } from './version-of.ts'
 
 /** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
 export const kindAdapter: ClientAdapter = {
@@ -12,9 +14,8 @@ export const kindAdapter: ClientAdapter = {
   summary: 'kind: a cluster file, or the nodes of a running cluster',
 
   async find(machine) {
-    const version = await machine.runCommand('kind', ['version', '--quiet'], { timeoutMs: 5000 })
-    if (version?.exitCode !== 0) return undefined
-    return `kind ${version.stdout.trim()}`
+    const version = await versionOf(machine, 'kind', 'version', '--quiet')
+    return version && `kind ${version}`
   },
 
   async places(machine, { file, cluster }) {
@@ -49,10 +50,7 @@ function kindHome({ env, platform }: Machine): ClientHome {
       why: `they are containers of ${program}, whose networks the mirror does not look for`,
       hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
     }
-  const network = env['KIND_EXPERIMENTAL_DOCKER_NETWORK'] || 'kind'
-  // Where Docker is never native.
-  const inVm = platform === 'darwin' || platform === 'win32'
-  return { in: 'network', what, network, ...(inVm && { hostName: 'host.docker.internal' }) }
+  return dockerNetworkHome({ platform }, what, kindNetwork(env))
 }
 
 /** The nodes mount folders of the machine that the engine runs on, and ours are on this one. */

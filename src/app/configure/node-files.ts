@@ -44,7 +44,13 @@ type Exec = (args: readonly string[], input?: string) => Promise<CommandResult |
 
 /** The files of a node. */
 export function nodeFiles(name: string, exec: Exec): FilePort {
-  return shellFiles(`the node ${name}`, (script) => exec(['sh'], script))
+  return shellFiles(`the node ${name}`, async (script) => orGone(await exec(['sh'], script)))
+}
+
+/** A node or cluster that was deleted has nothing to be read or taken back any more, which is no failure. */
+function orGone(result: CommandResult | undefined): CommandResult | undefined {
+  const isGone = result?.exitCode !== 0 && /no such container|context .* does not exist/i.test(result?.stderr ?? '')
+  return isGone ? { exitCode: 0, stdout: '', stderr: '' } : result
 }
 
 /**
@@ -76,7 +82,7 @@ export function configMapFile(name: string, namespace: string, kubectl: Exec): F
   }
 
   async function said(args: readonly string[], input?: string): Promise<string> {
-    const result = await kubectl(args, input)
+    const result = orGone(await kubectl(args, input))
     if (result?.exitCode === 0) return result.stdout
     const why = result?.stderr.trim().split('\n').at(-1)
     throw new MirrorError(`kubectl cannot get at the cluster${why ? `: ${why}` : '.'}`, { exit: exitCode.missing })

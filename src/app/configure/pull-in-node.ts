@@ -1,7 +1,6 @@
 import { registrySection } from '../../clients/containerd-registry-section.ts'
+import { pullTimeoutMs } from './pull-by-crictl.ts'
 import type { KindNodes } from './kind-nodes.ts'
-
-const pullTimeout = 120_000
 
 /**
  * Pulls an image in a node as its kubelet would, and removes it: undefined when it came, else what was said. Nodes without
@@ -13,7 +12,7 @@ export async function pullInNode(nodes: KindNodes, node: string, image: string):
   const hosts = config.flatMap((path) => ['--hosts-dir', path])
   const ctr = ['ctr', '--namespace', 'k8s.io', 'images']
   const pull = hasCrictl ? ['crictl', 'pull', image] : [...ctr, 'pull', ...hosts, image]
-  const result = await nodes.exec(node, pull, undefined, pullTimeout)
+  const result = await nodes.exec(node, pull, undefined, pullTimeoutMs)
   await nodes.exec(node, hasCrictl ? ['crictl', 'rmi', image] : [...ctr, 'rm', image])
   if (result?.exitCode === 0) return undefined
   return `${node}: ${result?.stderr.trim() || result?.stdout.trim() || 'the pull did not end'}`

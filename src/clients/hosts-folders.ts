@@ -9,7 +9,7 @@ export interface HostsFolder {
   readonly text: string
 }
 
-/** Where kind's nodes, and everybody else, keep these folders. */
+/** Where nodes of kind and minikube, and most others, keep these folders. */
 export const usualConfigPath = '/etc/containerd/certs.d'
 
 /**
