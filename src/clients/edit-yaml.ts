@@ -137,8 +137,9 @@ function block(text: string, value: object, indent: number): string {
   return lines.map((line) => (line === '' ? '' : margin + line) + newlineOf(text)).join('')
 }
 
+/** In one line; as JSON, which is YAML too, so that a JSON file stays one. */
 function flow(value: object): string {
-  return stringify(value, { lineWidth: 0, collectionStyle: 'flow' }).trimEnd()
+  return JSON.stringify(value, undefined, 1).replaceAll(/\n\s*/g, ' ')
 }
 
 function startOf(item: unknown): number {

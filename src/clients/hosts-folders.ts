@@ -1,3 +1,4 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { renderHostsToml } from './hosts-toml.ts'
@@ -29,14 +30,25 @@ export function hostsFolders({ cache, registry, fallback }: MirrorForClient): Ho
   return folders
 }
 
-/** The changes that put the folders below `configPath`; `join` knows the separator there. */
+/**
+ * The changes that put the folders below `configPath`; `join` knows the separator there. Throws a MirrorError (usage) for a
+ * hosts.toml that somebody else has put in the same place.
+ */
 export function hostsChanges(
   folders: readonly HostsFolder[],
   configPath: string,
   files: FilesNow,
   join: (...parts: string[]) => string,
 ): FileChange[] {
-  return folders.flatMap(({ name, text }) => files.change(join(configPath, name, 'hosts.toml'), text))
+  return folders.flatMap(({ name, text }) => {
+    const path = join(configPath, name, 'hosts.toml')
+    const there = files.text(path)
+    if (there === undefined || there === text || isWrittenByMirror(there)) return files.change(path, text)
+    throw new MirrorError(`${path} is not the mirror's, so it is left alone.`, {
+      exit: exitCode.usage,
+      hints: [`remove ${path}, if it is no longer needed, and try again`],
+    })
+  })
 }
 
 /** The changes that take our own files below a folder away. */

@@ -31,7 +31,8 @@ export function planRegistries(mirror: MirrorForClient, path: string, files: Fil
   const before = files.text(path)
   const yaml = readYamlText(before ?? '', path)
   if (yamlValue(yaml) === null || isAllOurs(yaml)) {
-    const kept = before === undefined || isWrittenByMirror(before) ? '' : before.replace(/[^\n]$/, '$&\n')
+    const [own = ''] = (before ?? '').split(writtenByMirror)
+    const kept = own.replace(/[^\n]$/, '$&\n')
     return { changes: files.change(path, `${kept}${writtenByMirror}${stringify(fresh)}`), notes: [] }
   }
   const own = Object.keys(mirrorsOf(yaml)).filter((name) => name !== everyRegistry && name !== alias)

@@ -98,11 +98,7 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
       notes.push(`${name} mounts ${folder.name} from this machine; mirror configure kind writes it there.`)
       return false
     }
-    if (there === undefined || isWrittenByMirror(there)) return true
-    throw new MirrorError(`${file} is somebody else's, so it is left alone.`, {
-      exit: exitCode.usage,
-      hints: [`docker exec ${name} rm ${file.slice(name.length + 1)}   (if you no longer need it)`],
-    })
+    return true
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
   const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isWrittenByMirror(files.text(path) ?? ''))

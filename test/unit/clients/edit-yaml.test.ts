@@ -27,9 +27,9 @@ describe('addYamlKey', () => {
       3,
       'm:\n  x: |-\n    one\n    two\n  y: 3\n\nz: 1\n',
     ],
-    ['a map in braces', 'm: {x: 1,  z: [ ]}\n', ['m', 'y'], { a: 1 }, 'm: {x: 1,  z: [ ], y: { a: 1 }}\n'],
-    ['a map in braces with nothing in it', 'm: {} # c\n', ['m', 'y'], 3, 'm: { y: 3 } # c\n'],
-    ['a key with nothing behind it', 'm: # c\nn: 1\n', ['m', 'y'], 3, 'm: { y: 3 } # c\nn: 1\n'],
+    ['a map in braces', 'm: {x: 1,  z: [ ]}\n', ['m', 'y'], { a: 1 }, 'm: {x: 1,  z: [ ], "y": { "a": 1 }}\n'],
+    ['a map in braces with nothing in it', 'm: {} # c\n', ['m', 'y'], 3, 'm: { "y": 3 } # c\n'],
+    ['a key with nothing behind it', 'm: # c\nn: 1\n', ['m', 'y'], 3, 'm: { "y": 3 } # c\nn: 1\n'],
     ['maps that are not there', 'n: 1\n', ['m', 'o', 'y'], 3, 'n: 1\nm:\n  o:\n    y: 3\n'],
   ])('adds to %s', (_, before, path, value, after) => {
     expect(addYamlKey(read(before), path, value).text).toBe(after)
@@ -50,11 +50,11 @@ describe('addYamlItem', () => {
   test.each([
     ['the end', 'l:\n- a # one\n# tail\n', 'end' as const, 'l:\n- a # one\n- new\n# tail\n'],
     ['the start', 'l:\n  # first\n  - a\n', 'start' as const, 'l:\n  # first\n  - new\n  - a\n'],
-    ['the end of one in brackets', 'l: [a,b]\n', 'end' as const, 'l: [a,b, new]\n'],
-    ['the start of one in brackets', 'l: [ "a" ]\n', 'start' as const, 'l: [ new, "a" ]\n'],
+    ['the end of one in brackets', 'l: [a,b]\n', 'end' as const, 'l: [a,b, "new"]\n'],
+    ['the start of one in brackets', 'l: [ "a" ]\n', 'start' as const, 'l: [ "new", "a" ]\n'],
     ['one that is not there', 'k: 1\n', 'end' as const, 'k: 1\nl:\n- new\n'],
-    ['one that is nothing', 'l:\nk: 1\n', 'end' as const, 'l: [ new ]\nk: 1\n'],
-    ['one that is empty', 'l: []\n', 'end' as const, 'l: [ new ]\n'],
+    ['one that is nothing', 'l:\nk: 1\n', 'end' as const, 'l: [ "new" ]\nk: 1\n'],
+    ['one that is empty', 'l: []\n', 'end' as const, 'l: [ "new" ]\n'],
   ])('adds to a list at %s', (_, before, where, after) => {
     expect(addYamlItem(read(before), ['l'], 'new', where).text).toBe(after)
   })
