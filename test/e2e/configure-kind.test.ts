@@ -1,15 +1,21 @@
 import { readFile, readdir, writeFile } from 'node:fs/promises'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, inject, test } from 'vitest'
 import { configure } from './support/configure.ts'
 import { dockerSocket } from './support/dockerd.ts'
 import { type KindHost, nodeImage, pullInNode, startKindHost } from './support/kind.ts'
+import { run } from './support/run.ts'
 import { runnableImage } from './support/runnable-image.ts'
 import { type Scene, startScene } from './support/scene.ts'
+import { searchPath } from './support/search-path.ts'
 
 const { missing, newer } = inject('e2e')
 
 const image = 'docker.io/library/runnable:one'
+/** In the tree of a golden case. */
+const fileOf = 'after/kind.yaml'
 const gcr = 'gcr.io/org/runnable:one'
 
 async function startWithKind(containerd: string): Promise<{ scene: Scene; host: KindHost }> {
@@ -40,6 +46,21 @@ async function createWith(host: KindHost, name: string, clusterFile: string): Pr
   await host.kindFrom(clusterFile, 'create', 'cluster', '--name', name, '--config', '-', '--image', nodeImage)
   return (await host.kind('get', 'nodes', '--name', name)).trim()
 }
+
+const golden = fileURLToPath(new URL('../clients/kind/', import.meta.url))
+
+describe.skipIf(missing !== undefined)('the cluster files that come out of it', () => {
+  test.each(existsSync(golden) ? readdirSync(golden).filter((name) => existsSync(join(golden, name, fileOf))) : [])(
+    'are read by kind: %s',
+    async (name) => {
+      const env = { PATH: `${join(newer, 'usr/bin')}:${searchPath('')}`, DOCKER_HOST: 'unix:///var/empty/docker.sock' }
+      const create = run('kind', ['create', 'cluster', '--config', join(golden, name, fileOf)], { env })
+      // What kind does next, once it understands the file, is to look for an engine.
+      await expect(create).rejects.toThrow('Cannot connect to the Docker daemon')
+      await expect(create).rejects.not.toThrow('decode')
+    },
+  )
+})
 
 describe.skipIf(missing !== undefined).each([
   ["this Debian's own", ''],

@@ -5,30 +5,11 @@ import { existsSync } from 'node:fs'
 import type { Dockerd } from './dockerd.ts'
 import { run } from './run.ts'
 
-// What kind runs in a node, and what those programs run themselves.
+// What runs in a node, and what those who look into it run there.
 const containerdPrograms = ['/usr/bin/containerd', '/usr/bin/containerd-shim-runc-v2', '/usr/bin/ctr']
-const systemPrograms = [
-  '/usr/sbin/runc',
-  ...[
-    ...[
-      'base64',
-      'bash',
-      'cat',
-      'chmod',
-      'chown',
-      'cp',
-      'dirname',
-      'env',
-      'find',
-      'ls',
-      'mkdir',
-      'mktemp',
-      'mount',
-      'mv',
-    ],
-    ...['pgrep', 'readlink', 'rm', 'rmdir', 'setsid', 'sleep', 'stat', 'sync', 'uname'],
-  ].map((name) => `/usr/bin/${name}`),
-]
+const ordinary =
+  'base64 bash cat chmod chown cp dirname env find ls mkdir mktemp mount mv pgrep readlink rm rmdir setsid sleep stat sync uname'
+const systemPrograms = ['/usr/sbin/runc', ...ordinary.split(' ').map((name) => `/usr/bin/${name}`)]
 
 /** The file that every kindest/node up to kind 0.33 has: version 2, without a word about registries. */
 const containerdConfig = `version = 2
