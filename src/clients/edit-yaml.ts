@@ -52,7 +52,9 @@ export function removeFromYaml(yaml: YamlText, path: YamlPath): YamlText {
   const at = isSeq(node) ? Number(step) : node.items.findIndex((item) => isPair(item) && keyOf(item) === step)
   return replaced(yaml, without(yaml, node, at, path), holder, (value) => {
     if (Array.isArray(value)) return asList(value).toSpliced(at, 1)
-    return Object.fromEntries(Object.entries(value as object).filter(([key]) => key !== step))
+    const rest = Object.entries(value as object).filter(([key]) => key !== step)
+    // A file whose last line went says nothing at all.
+    return rest.length === 0 && !node.flow ? null : Object.fromEntries(rest)
   })
 }
 

@@ -73,6 +73,7 @@ describe('removeFromYaml', () => {
     ['an item in brackets', 'l: [a, b, c]\n', ['l', 1], 'l: [a, c]\n'],
     ['the first item in brackets', 'l: [ a, b]\n', ['l', 0], 'l: [ b]\n'],
     ['a key in braces', 'm: {a: 1, b: [2]}\n', ['m', 'b'], 'm: {a: 1}\n'],
+    ['all there is, but for comments', '# a\na:\n- b\n# c\n', ['a', 0], '# a\n# c\n'],
     ['what is empty then', 'a: 1\nm:\n  n:\n  - x\n', ['m', 'n', 0], 'a: 1\n'],
   ])('takes away %s', (_, before, path, after) => {
     expect(removeFromYaml(read(before), path).text).toBe(after)
