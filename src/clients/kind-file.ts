@@ -14,9 +14,10 @@ export interface KindMount {
 
 /**
  * What makes every containerd that kind has shipped look at the folder, whatever its version: nodes' own files are of version 2,
- * and kind passes over a patch of another one. https://kind.sigs.k8s.io/docs/user/configuration/#containerdconfigpatches
+ * and kind passes over a patch of another one. The comment tells it from the user's own, which is the same in many tutorials.
+ * https://kind.sigs.k8s.io/docs/user/configuration/#containerdconfigpatches
  */
-const patch = `[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "${usualConfigPath}"`
+const patch = `# added by mirror\n[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "${usualConfigPath}"`
 const header = { kind: 'Cluster', apiVersion: 'kind.x-k8s.io/v1alpha4' }
 
 /** A cluster file for a cluster of one node. */
