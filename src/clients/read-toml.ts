@@ -4,13 +4,14 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 /** Parses a user's TOML, which may begin with a byte order mark. Throws a MirrorError (usage) that names line and column. */
 export function readToml(path: string, text: string): JsonMap {
   try {
-    return parse(text.replace(/^\uFEFF/, ''))
+    // The parser takes a carriage return for a control character where a comment ends.
+    return parse(text.replace(/^\uFEFF/, '').replaceAll('\r\n', '\n'))
   } catch (cause) {
     if (!isTomlError(cause)) throw cause
     const why = cause.message.replace(/ at row \d+[\s\S]*$/, '')
     throw new MirrorError(`${path}:${cause.line + 1}:${cause.col + 1}: this is no TOML, so it is left alone: ${why}.`, {
       exit: exitCode.usage,
-      hints: [`mend ${path}, which its own program cannot read either, and try again`],
+      hints: [`mend ${path}, and try again`],
       cause,
     })
   }

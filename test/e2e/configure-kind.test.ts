@@ -31,7 +31,9 @@ async function startWithKind(containerd: string): Promise<{ scene: Scene; host: 
     env: (folder) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` }),
   })
   const host = await startKindHost(scene, { docker: '', containerd, kind: newer })
-  await host.docker('network', 'create', 'kind')
+  // As kind makes it.
+  const masquerade = 'com.docker.network.bridge.enable_ip_masquerade=true'
+  await host.docker('network', 'create', '--opt', masquerade, '--ipv6', '--subnet', 'fc00:f853:ccd:e793::/64', 'kind')
   await expect
     .poll(async () => (await scene.mirror.status()).endpoints.networks, { timeout: 15_000, interval: 200 })
     .toHaveProperty('kind')
