@@ -24,7 +24,7 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
   return {
     check({ rawHeaders, localAddress }) {
       const values = rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]!.toLowerCase() === 'host')
-      if (values.length !== 1) throw new OciError('UNKNOWN', 400, 'A request needs exactly one Host header.')
+      if (values.length !== 1) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
       const host = hostname(values[0]!)
       if (names.has(host) || isLoopbackAddress(host) || (isIP(host) !== 0 && host === plainAddress(localAddress ?? '')))
         return

@@ -8,12 +8,17 @@ export const commonHeaders = {
   'x-content-type-options': 'nosniff',
 } as const
 
-/** The headers that say where an answer came from. */
+/**
+ * The headers that say where an answer came from.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
+ */
 export function provenanceHeaders({ registry, cacheStatus, outcome }: Provenance): Record<string, string> {
   return {
     ...(registry === undefined ? {} : { 'oci-namespace': registry }),
     ...(cacheStatus === undefined ? {} : { 'cache-status': cacheStatus }),
-    ...(outcome === 'stale' ? { warning: '110 mirror "Response is Stale"' } : {}),
+    ...(outcome === 'stale'
+      ? { warning: '299 - "This is what the mirror has; its upstream could not be asked."' }
+      : {}),
   }
 }
 

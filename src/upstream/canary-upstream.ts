@@ -35,8 +35,8 @@ export function createCanaryUpstream(host: string, canary: Canary): Upstream {
       return { digest, mediaType, size: bytes.length, identity }
     },
     async manifest(_name, reference) {
-      const { mediaType, bytes } = find(reference)
-      return { mediaType, bytes, identity }
+      const { digest, mediaType, bytes } = find(reference)
+      return { digest, mediaType, bytes, identity }
     },
     async statBlob(_name, digest) {
       return { size: findBlob(digest).length, identity }

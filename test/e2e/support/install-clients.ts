@@ -8,6 +8,7 @@ const packages = [
   'runc',
   'podman',
   'skopeo',
+  'buildah',
   'busybox-static',
   'iproute2',
   'iptables',
