@@ -1,71 +1,43 @@
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { FileChange, MirrorForClient } from './client-config.ts'
+import { basename, dirname, join } from 'node:path'
 import type { FilesNow } from './files-now.ts'
-import { renderHostsToml } from './hosts-toml.ts'
-import { isWrittenByMirror } from './written-by-mirror.ts'
+import { isOurHostsToml, type HostsFile } from './hosts-toml.ts'
 
-/** A folder below a containerd's `config_path`, and the hosts.toml in it. */
+/** A folder that containerd looks into for one registry, or for all: `_default`. */
 export interface HostsFolder {
   readonly name: string
-  readonly text: string
+  /** Of its own hosts.toml, if it has one. */
+  readonly hosts: string | undefined
+  /** The names of all its files. */
+  readonly files: readonly string[]
 }
 
-/** Where nodes of kind and minikube, and most others, keep these folders. */
-export const usualConfigPath = '/etc/containerd/certs.d'
-
-/**
- * The folders that make a containerd use the mirror for every registry, and find the registry for pushed images under the name
- * that it has on this machine. A colon in a folder's name would end the path in `docker run --volume`, so the port is written in
- * containerd's other way.
- */
-export function hostsFolders({ cache, registry, fallback }: MirrorForClient): HostsFolder[] {
-  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache })
-  const folders = [{ name: '_default', text: everything }]
-  if (registry !== undefined)
-    folders.push({
-      name: `localhost_${portOf(registry)}_`,
-      // Without it the node's own port would be asked as well, and its refusal be all that the user gets to see.
-      text: renderHostsToml({ server: registry, mirror: registry }),
-    })
-  return folders
+/** The folders below a root of hosts folders, as far as there is anything in them. */
+export function hostsFoldersIn(root: string, files: FilesNow): HostsFolder[] {
+  const below = files.paths.filter((path) => dirname(dirname(path)) === root)
+  return [...new Set(below.map((path) => basename(dirname(path))))].map((name) => ({
+    name,
+    hosts: files.text(join(root, name, 'hosts.toml')),
+    files: below.filter((path) => basename(dirname(path)) === name).map((path) => basename(path)),
+  }))
 }
 
-/**
- * The changes that put the folders below `configPath`; `join` knows the separator there. Throws a MirrorError (usage) for a
- * hosts.toml that somebody else has put in the same place.
- */
-export function hostsChanges(
-  folders: readonly HostsFolder[],
-  configPath: string,
-  files: FilesNow,
-  join: (...parts: string[]) => string,
-): FileChange[] {
-  return folders.flatMap(({ name, text }) => {
-    const path = join(configPath, name, 'hosts.toml')
-    const there = files.text(path)
-    if (there === undefined || there === text || isWrittenByMirror(there)) return files.change(path, text)
-    throw new MirrorError(`${path} is not the mirror's, so it is left alone.`, {
-      exit: exitCode.usage,
-      hints: [`remove ${path}, if it is no longer needed, and try again`],
-    })
-  })
+/** Whether there is nothing but a hosts.toml of ours in it. */
+export function isOurFolder({ hosts, files }: HostsFolder): boolean {
+  return files.length === 1 && hosts !== undefined && isOurHostsToml(hosts)
 }
 
-/** The changes that take our own files below a folder away. */
-export function withoutHosts(configPath: string, files: FilesNow): FileChange[] {
-  const ours = files.paths.filter(
-    (path) =>
-      path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) && isWrittenByMirror(files.text(path) ?? ''),
-  )
-  return ours.flatMap((path) => files.change(path, undefined))
+/** The names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
+export function folderNames(registry: string): string[] {
+  const underscored = registry.replace(/:(\d+)$/, '_$1_')
+  return underscored === registry ? [registry] : [underscored, registry]
 }
 
-/** `localhost:5001`: how this machine calls the registry for pushed images. */
-export function localRegistryName(registry: string): string {
-  return `localhost:${portOf(registry)}`
-}
-
-function portOf(url: string): string {
-  const { port, protocol } = new URL(url)
-  return port !== '' ? port : protocol === 'https:' ? '443' : '80'
+/** What containerd finds by itself as long as there is no hosts.toml: authorities as .crt, a client's own as .cert with .key. */
+export function certificatesOf({ files }: HostsFolder): Pick<HostsFile, 'ca' | 'client'> {
+  const ca = files.filter((name) => name.endsWith('.crt'))
+  const client = files
+    .filter((name) => name.endsWith('.cert'))
+    .map((name) => [name, name.replace(/\.cert$/, '.key')] as const)
+    .filter(([, key]) => files.includes(key))
+  return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
 }

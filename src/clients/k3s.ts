@@ -2,7 +2,7 @@ import { stringify } from 'yaml'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import { addYamlItem, addYamlKey, removeFromYaml } from './edit-yaml.ts'
 import type { FilesNow } from './files-now.ts'
-import { localRegistryName } from './hosts-folders.ts'
+import { localRegistryName } from './node-hosts.ts'
 import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
 import { type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
 

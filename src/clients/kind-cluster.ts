@@ -3,9 +3,9 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { registrySection, withConfigPath } from './containerd-registry-section.ts'
 import type { FilesNow } from './files-now.ts'
-import { hostsChanges, hostsFolders, localRegistryName, usualConfigPath, withoutHosts } from './hosts-folders.ts'
+import { isOurHostsToml } from './hosts-toml.ts'
+import { hostsChanges, hostsFolders, localRegistryName, usualConfigPath, withoutHosts } from './node-hosts.ts'
 import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
-import { isWrittenByMirror } from './written-by-mirror.ts'
 
 /** A node of a running cluster, as it was found. */
 export interface KindNode {
@@ -59,10 +59,14 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
 }
 
 /** See ClientPlace.strip. */
-export function stripKindCluster(target: KindClusterTarget, files: FilesNow): FileChange[] {
+export function stripKindCluster(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  target: KindClusterTarget,
+  files: FilesNow,
+): FileChange[] {
   const hosting = target.hosting !== undefined && isOurHosting(files.text(target.hosting) ?? '') ? [target.hosting] : []
   return [
-    ...target.nodes.flatMap(({ name }) => withoutHosts(nodePath(name, '/'), files)),
+    ...target.nodes.flatMap(({ name }) => withoutHosts(nodePath(name, '/'), mirror, files)),
     ...hosting.flatMap((path) => files.change(path, undefined)),
   ]
 }
@@ -101,7 +105,7 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
     return true
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
-  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isWrittenByMirror(files.text(path) ?? ''))
+  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurHostsToml(files.text(path) ?? ''))
   const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
   )

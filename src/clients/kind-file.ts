@@ -2,7 +2,7 @@ import { posix } from 'node:path'
 import { stringify } from 'yaml'
 import { type RegistrySection, registrySection } from './containerd-registry-section.ts'
 import { addYamlItem, removeFromYaml } from './edit-yaml.ts'
-import { usualConfigPath } from './hosts-folders.ts'
+import { usualConfigPath } from './node-hosts.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 import { type YamlPath, type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
 

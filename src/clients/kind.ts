@@ -1,7 +1,7 @@
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'
-import { hostsChanges, hostsFolders, withoutHosts } from './hosts-folders.ts'
+import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
 
 export interface KindTarget {
   /** The folder of this machine whose folders the nodes mount. */
@@ -28,10 +28,14 @@ export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTa
 }
 
 /** See ClientPlace.strip. */
-export function stripKind({ folder, file }: KindTarget, files: FilesNow): FileChange[] {
+export function stripKind(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  { folder, file }: KindTarget,
+  files: FilesNow,
+): FileChange[] {
   const text = file === undefined ? undefined : files.text(file)
   return [
-    ...withoutHosts(folder, files),
+    ...withoutHosts(folder, mirror, files),
     ...(file === undefined || text === undefined ? [] : files.change(file, stripClusterFile(text, file, folder))),
   ]
 }

@@ -1,5 +1,5 @@
 import { parse, stringify } from 'yaml'
-import { localRegistryName } from './hosts-folders.ts'
+import { localRegistryName } from './node-hosts.ts'
 
 /** Where Tilt, skaffold and others look up which registry a cluster pulls from. */
 export const hostingConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const

@@ -1,6 +1,6 @@
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { hostsChanges, hostsFolders, withoutHosts } from './hosts-folders.ts'
+import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
 
 export interface MinikubeTarget {
   /** Where minikube keeps what it copies into its nodes as `/etc/containerd/certs.d`. */
@@ -40,6 +40,10 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
 }
 
 /** See ClientPlace.strip. */
-export function stripMinikube({ folder }: MinikubeTarget, files: FilesNow): FileChange[] {
-  return withoutHosts(folder, files)
+export function stripMinikube(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  { folder }: MinikubeTarget,
+  files: FilesNow,
+): FileChange[] {
+  return withoutHosts(folder, mirror, files)
 }

@@ -1,5 +1,5 @@
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
-import { localRegistryName } from './hosts-folders.ts'
+import { localRegistryName } from './node-hosts.ts'
 
 /** skaffold finds the registry by the ConfigMap in the cluster; in others it is told by its environment. */
 export function planSkaffold({ registry }: MirrorForClient): ConfigPlan {

@@ -1,5 +1,5 @@
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
-import { localRegistryName } from './hosts-folders.ts'
+import { localRegistryName } from './node-hosts.ts'
 
 /** Tilt finds the registry by the ConfigMap in the cluster; in others the Tiltfile names it. */
 export function planTilt({ registry }: MirrorForClient): ConfigPlan {

@@ -5,7 +5,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, test } from 'vitest'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const program = join(here, '..', '..', 'bin', 'run.js')
@@ -62,7 +62,8 @@ async function textOf(file: string): Promise<string | undefined> {
 }
 
 describe('before, the command, after, and back', () => {
-  test.each(cases)('%s', async (name) => {
+  // Most of the time goes into starting the program.
+  test.concurrent.for(cases)('%s', async (name, { expect, onTestFinished }) => {
     const golden = join(here, name)
     const work = await mkdtemp(join(tmpdir(), 'mirror-golden-'))
     onTestFinished(() => rm(work, { recursive: true, force: true }))

@@ -4,6 +4,10 @@ import type { ClientAdapter } from './client-adapter.ts'
 
 /** Each client's adapter, loaded when it is asked for. */
 const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
+  docker: async () => (await import('./docker.ts')).dockerAdapter,
+  buildkit: async () => (await import('./buildkit.ts')).buildkitAdapter,
+  containerd: async () => (await import('./containerd.ts')).containerdAdapter,
+  podman: async () => (await import('./podman.ts')).podmanAdapter,
   kind: async () => (await import('./kind.ts')).kindAdapter,
   kaniko: async () => (await import('./kaniko.ts')).kanikoAdapter,
   k3d: async () => (await import('./k3d.ts')).k3dAdapter,

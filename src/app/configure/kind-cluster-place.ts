@@ -69,7 +69,7 @@ export function kindClusterPlace(
       trees: found.map((node) => nodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
     },
     plan: (mirror, files) => planKindCluster(mirror, target, files),
-    strip: (_mirror, files) => stripKindCluster(target, files),
+    strip: (mirror, files) => stripKindCluster(mirror, target, files),
     async settle(paths) {
       for (const node of names) {
         if (!paths.includes(nodePath(node, containerdConfig))) continue

@@ -36,7 +36,7 @@ export function kindFilesPlace(
         })
       return planKind(mirror, target, files)
     },
-    strip: (_mirror, files) => stripKind(target, files),
+    strip: (mirror, files) => stripKind(mirror, target, files),
     async pull(image) {
       const mounting = (await nodes.list()).filter((node) => node.isRunning && mounts(node, folder))
       if (mounting.length === 0) return { failed: `No running node of kind mounts ${folder}.` }

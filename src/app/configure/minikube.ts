@@ -34,7 +34,7 @@ function place(machine: Machine, cluster: string | undefined): ClientPlace {
     files: localFiles,
     wants: { files: [], trees: [folder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
-    strip: (_mirror, files) => stripMinikube(target, files),
+    strip: (mirror, files) => stripMinikube(mirror, target, files),
     pull(image) {
       const inNode = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']
       const crictl = (args: readonly string[]) =>

@@ -105,7 +105,7 @@ describe('a running cluster of kind', () => {
   test('loses no more than what is ours', () => {
     const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, `${after ?? ''}# mine\n`]))
     const target = { cluster: 'dev', nodes: [node()], hosting }
-    expect(stripKindCluster(target, files(now)).map(({ path, after }) => [path, after])).toEqual([
+    expect(stripKindCluster(mirror, target, files(now)).map(({ path, after }) => [path, after])).toEqual([
       ['/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml', undefined],
       ['/dev-control-plane/etc/containerd/certs.d/localhost_5001_/hosts.toml', undefined],
       [hosting, undefined],

@@ -30,7 +30,7 @@ describe('a cluster file', () => {
     const changed = merged(before)
       .replace('# two', '# 2')
       .replace('role: control-plane\n', 'role: control-plane\n  image: x\n')
-    expect(stripKind(target, files(changed))).toEqual([
+    expect(stripKind(mirror, target, files(changed))).toEqual([
       {
         path: file,
         before: changed,
@@ -41,7 +41,7 @@ describe('a cluster file', () => {
 
   test('keeps a patch of its own beside ours when ours goes', () => {
     const before = `${header}containerdConfigPatches:\n- a = 1\nnodes: [{role: worker}]\n`
-    expect(stripKind(target, files(`${merged(before)}# more\n`))[0]?.after).toBe(`${before}# more\n`)
+    expect(stripKind(mirror, target, files(`${merged(before)}# more\n`))[0]?.after).toBe(`${before}# more\n`)
   })
 
   test('of nodes that are mounted already by another patch gets nothing twice', () => {
