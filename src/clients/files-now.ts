@@ -1,4 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { FileChange } from './client-config.ts'
 
 /** Files as they are at this moment, read before anything is planned. */
 export class FilesNow {
@@ -33,11 +34,18 @@ export class FilesNow {
     }
   }
 
+  /** As they would be after these changes. */
+  with(changes: readonly FileChange[]): FilesNow {
+    const files = new Map(this.#files)
+    for (const { path, after } of changes) {
+      if (after === undefined) files.delete(path)
+      else files.set(path, new TextEncoder().encode(after))
+    }
+    return new FilesNow(files)
+  }
+
   /** The plan's change of one file; none when the text is what it was. */
-  change(
-    path: string,
-    after: string | undefined,
-  ): { path: string; before: string | undefined; after: string | undefined }[] {
+  change(path: string, after: string | undefined): FileChange[] {
     const before = this.text(path)
     return before === after ? [] : [{ path, before, after }]
   }

@@ -32,7 +32,10 @@ const mostHops = 40
 export const localFiles: FilePort = {
   async read(path) {
     return orAbsent(async () => {
-      const { mode, uid, gid } = await stat(path)
+      const what = await stat(path)
+      // To read from a pipe is to wait for whoever writes to it.
+      if (!what.isFile()) throw Object.assign(new Error('it is no regular file'), { code: 'EINVAL' })
+      const { mode, uid, gid } = what
       return { bytes: await readFile(path), mode: mode & 0o7777, uid, gid }
     })
   },

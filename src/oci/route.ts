@@ -43,7 +43,7 @@ export interface UploadQuery {
 
 /**
  * How a listener's repositories are addressed. `proxy` reads the five shapes that name an upstream (`?ns=`, a first segment
- * that is a registry, `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
+ * that is a registry (`host_port` for `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
  */
 export type Addressing = 'proxy' | 'plain'
 
@@ -116,10 +116,10 @@ function proxiedRepository(path: string[], named: string | undefined, byNamespac
     return { registry: named, name: checkedName(rest.length === 0 ? path : rest), byNamespace }
   }
   if (path[0] === 'upstream' && path.length > 2 && looksLikeRegistry(path[1]!)) {
-    return { registry: registryOf(path[1]!), name: checkedName(path.slice(2)), byNamespace }
+    return { registry: registryInPath(path[1]!), name: checkedName(path.slice(2)), byNamespace }
   }
   if (path.length > 1 && looksLikeRegistry(path[0]!)) {
-    return { registry: registryOf(path[0]!), name: checkedName(path.slice(1)), byNamespace }
+    return { registry: registryInPath(path[0]!), name: checkedName(path.slice(1)), byNamespace }
   }
   return { registry: undefined, name: checkedName(path), byNamespace }
 }
@@ -128,6 +128,11 @@ function namespaceOf(query: URLSearchParams | undefined): string | undefined {
   const values = query?.getAll('ns') ?? []
   if (values.length > 1) throw new OciError('NAME_INVALID', 400, 'The query parameter ns is given more than once.')
   return values[0] === undefined || values[0] === '' ? undefined : registryOf(values[0])
+}
+
+/** A registry as a path segment: a port may follow an underscore, because no image reference has a colon there. */
+function registryInPath(segment: string): string {
+  return registryOf(segment.replace(/_(?=\d{1,5}$)/, ':'))
 }
 
 function registryOf(text: string): string {

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { applyPlan } from '../../clients/apply-plan.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from '../../clients/client-config.ts'
+import type { FilesNow } from '../../clients/files-now.ts'
 import { isSamePlace, openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
@@ -32,12 +33,14 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, registries, defaultUpstream, fallback }
   const files = await readFiles(place.files, place.wants)
-  const plan = place.plan(address, files)
-  await refuseForeign(plan.changes, request)
-  await place.validate?.(plan.changes)
   const earlier = (await openConfiguredClients(machine.stateDir).list()).find((record) =>
     isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
   )
+  // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
+  const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
+  const plan = planFrom(files, outdated, (now) => place.plan(address, now))
+  await refuseForeign(plan.changes, request)
+  await place.validate?.(plan.changes)
   return { ...request, address, why, warning, plan, earlier }
 }
 
@@ -69,6 +72,14 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
   })
+  await place.settle?.(plan.changes.map(({ path }) => path))
+}
+
+/** The plan for files that changed so first, as one change of each file from what it really is. */
+function planFrom(files: FilesNow, first: readonly FileChange[], plan: (now: FilesNow) => ConfigPlan): ConfigPlan {
+  const planned = plan(files.with(first))
+  const after = new Map([...first, ...planned.changes].map((change) => [change.path, change.after]))
+  return { ...planned, changes: [...after].flatMap(([path, text]) => files.change(path, text)) }
 }
 
 /** What a record keeps of `--root`. */

@@ -9,6 +9,7 @@ const packages = [
   'podman',
   'skopeo',
   'buildah',
+  'mmdebstrap',
   'busybox-static',
   'iproute2',
   'iptables',

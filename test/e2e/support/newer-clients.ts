@@ -1,9 +1,10 @@
 import { lstat, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
-const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'crane', 'cosign'] as const
+const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'crane', 'cosign', 'docker-buildx', 'kind'] as const
 const programs: Readonly<Record<(typeof packages)[number], readonly [string, string]>> = {
   'docker.io': ['usr/sbin/dockerd', '--version'],
   'docker-cli': ['usr/bin/docker', '--version'],
@@ -11,12 +12,14 @@ const programs: Readonly<Record<(typeof packages)[number], readonly [string, str
   oras: ['usr/bin/oras', 'version'],
   crane: ['usr/bin/crane', '--help'],
   cosign: ['usr/bin/cosign', 'version'],
+  'docker-buildx': ['usr/libexec/docker/cli-plugins/docker-buildx', 'version'],
+  kind: ['usr/bin/kind', 'version'],
 }
 /** cosign 3 signs in another way, which needs services that are far away. */
 const suitesOf = { sid: { cosign: 'trixie' }, trixie: { crane: undefined } } as const
 
 /**
- * dockerd, docker, containerd, oras, crane and cosign of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * dockerd, docker, containerd, oras, crane, cosign, buildx and kind of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
  * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then, which has no crane.
  */
 export async function newerClients(): Promise<string> {
@@ -34,18 +37,6 @@ export async function newerClients(): Promise<string> {
   } finally {
     await rm(work, { recursive: true, force: true })
   }
-}
-
-/** Where this machine gets its own release from. */
-async function debianMirror(): Promise<string> {
-  const format = '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)'
-  const targets = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])
-  const mirror = targets
-    .split('\n')
-    .map((line) => /^Debian Debian main (\S+)$/.exec(line)?.[1])
-    .find((uri) => uri !== undefined)
-  if (mirror === undefined) throw new Error('apt knows no mirror of Debian itself')
-  return mirror
 }
 
 /** Fetches the packages with an apt state of their own, unpacks them below `work` and sees that they run here. */

@@ -26,6 +26,10 @@ describe('the five shapes that name an upstream', () => {
     ['/v2/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/localhost:5000/app/manifests/1', 'localhost:5000', 'app', false],
     ['/v2/localhost/app/manifests/1', 'localhost', 'app', false],
+    // podman's spelling of a port, which must be valid within an image reference.
+    ['/v2/registry.example_8443/org/app/manifests/1', 'registry.example:8443', 'org/app', false],
+    ['/v2/upstream/registry.example_8443/app/manifests/1', 'registry.example:8443', 'app', false],
+    ['/v2/org_8443/app/manifests/1', undefined, 'org_8443/app', false],
     ['/v2/upstream/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/ghcr.io/v2/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/library/alpine/manifests/3.20', undefined, 'library/alpine', false],
