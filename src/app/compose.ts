@@ -9,6 +9,7 @@ import { Stats } from '../registry/stats.ts'
 import { openStore, type Store } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
 
@@ -21,6 +22,7 @@ export interface Parts {
   readonly stats: Stats
   /** Undefined when the registry is switched off. */
   readonly pushed: RegistryParts | undefined
+  readonly blobs: SendBlobChoice
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -31,6 +33,11 @@ const statsSaveMs = 10_000
 export async function compose(config: Config, paths: MirrorPaths, version: string, logger: Logger): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
+  const blobs = await chooseSendBlob({
+    idle: settings.timeouts.idle,
+    plain: config.tls === undefined,
+    env: process.env,
+  })
   const upstreams = createUpstreamDirectory({ config, env: process.env, userAgent: `mirror/${version}`, clock, logger })
   const store = await openStore({
     root: cacheRoot(paths),
@@ -104,6 +111,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     sweeper,
     stats,
     pushed,
+    blobs,
     async close() {
       await pushed?.close()
       await closeCache()

@@ -1,6 +1,8 @@
+import { readdir } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { comeAndGo } from '../support/come-and-go.ts'
 import { slow } from '../support/faults.ts'
 import { get, open } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
@@ -25,6 +27,26 @@ function drip(url: string, text: string): Promise<number> {
       resolve(performance.now() - begun)
     })
   })
+}
+
+/** A minute of clients that leave at random: whether everyone else got every byte, and no file or socket stays open. */
+async function leaveAtRandom(): Promise<boolean> {
+  const layers = [300, 300_000, 3_000_000, 20_000_000].map((size, seed) => noise(size, seed))
+  const image = makeImage({ layers })
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  const mirror = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url } })
+  const descriptors = async () => (await readdir(`/proc/${mirror.pid}/fd`)).length
+  const visits = layers.map((content, at) => ({ path: `${app}/blobs/${image.layers[at]!}`, content }))
+  for (const { path, content } of visits) expect((await pull(mirror.url, path, content)).right).toBe(true)
+  await sleep(1000)
+  const before = await descriptors()
+
+  const seen = await comeAndGo(mirror.url, visits, { clients: 24, milliseconds: 60_000 })
+  expect(seen).toMatchObject({ wrong: 0, broken: 0 })
+  expect(Math.min(seen.whole, seen.left)).toBeGreaterThan(100)
+  await expect.poll(descriptors, { timeout: 10_000 }).toBeLessThanOrEqual(before)
+  expect((await mirror.status()).cache.errors).toBe(0)
+  return true
 }
 
 const many = <T>(count: number, each: () => Promise<T>) => Promise.all(Array.from({ length: count }, each))
@@ -56,7 +78,7 @@ test('clients that send a byte a second are shown out, and nobody else notices t
 })
 
 test(
-  'a download at 100 kB/s for 330 s finishes, be it the upstream or the client that is slow',
+  'a download at 100 kB/s for 330 s finishes, be it the upstream or the client that is slow; and a minute of clients that leave at random does no harm',
   { timeout: 420_000 },
   async () => {
     const content = noise(33_000_000)
@@ -79,6 +101,6 @@ test(
       }
       return response.complete && got === content.length
     }
-    expect(await Promise.all([slowUpstream(), slowClient()])).toEqual([true, true])
+    expect(await Promise.all([slowUpstream(), slowClient(), leaveAtRandom()])).toEqual([true, true, true])
   },
 )
