@@ -1,22 +1,27 @@
 import type { Digest } from '../oci/digest.ts'
-import type { OpenBlob } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import { Downloads, type RunningDownload } from './downloads.ts'
 import type { CacheParts } from './cache-parts.ts'
 import type { Place } from './place.ts'
-import type { BlobAnswer } from './registry.ts'
+import type { BlobAnswer, BlobBody } from './registry.ts'
 import { provenanceOf } from './provenance.ts'
+import type { SmallContents } from './small-contents.ts'
 import { betterIdentity, findWord, type Word } from './word.ts'
+
+/** Blobs up to this size, configs above all, are served from memory. */
+const smallBytes = 64 * 1024
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
   readonly downloads = new Downloads()
   readonly #ending = new AbortController()
   readonly #parts: CacheParts
+  readonly #contents: SmallContents
 
-  constructor(parts: CacheParts) {
+  constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
+    this.#contents = contents
   }
 
   /** Throws the upstream's UpstreamError. */
@@ -25,8 +30,10 @@ export class BlobCache {
       const ended = this.downloads.ended
       const word = findWord(place.record(), digest, place.identity)
       if (word) {
+        const content = word.size <= smallBytes && (await this.#contents.loadStored(digest, word.size))
+        if (content) return this.#held(place, digest, content.size, { kind: 'whole', content }, 'hit')
         const blob = await this.#parts.blobs.open(digest, word.size)
-        if (blob) return this.#held(place, blob, 'hit')
+        if (blob) return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A fetch that ended while the disk was asked has put it there.
         if (this.downloads.ended !== ended) continue
       } else if ((await this.#parts.blobs.stat(digest)) !== undefined) {
@@ -53,7 +60,7 @@ export class BlobCache {
     const blob = await this.#parts.blobs.open(digest, head.size)
     if (blob) {
       this.#learn(place, digest, blob.size, head.identity)
-      return this.#held(place, blob, 'revalidated')
+      return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
     }
     if (place.caller.head) return this.#passed(place, digest, head.size)
     const running = this.downloads.get(digest)
@@ -123,15 +130,10 @@ export class BlobCache {
     }
   }
 
-  #held(place: Place, blob: OpenBlob, outcome: 'hit' | 'revalidated'): BlobAnswer {
-    const own = place.record()?.blobs.get(blob.digest)
+  #held(place: Place, digest: Digest, size: number, body: BlobBody, outcome: 'hit' | 'revalidated'): BlobAnswer {
+    const own = place.record()?.blobs.get(digest)
     if (own && !place.caller.head) own.usedAt = this.#parts.runningTime()
-    return {
-      digest: blob.digest,
-      size: blob.size,
-      body: { kind: 'stored', blob },
-      provenance: provenanceOf(place.host, outcome),
-    }
+    return { digest, size, body, provenance: provenanceOf(place.host, outcome) }
   }
 
   #passed(place: Place, digest: Digest, size: number | undefined): BlobAnswer {

@@ -15,6 +15,7 @@ import { NegativeCache } from './negative-cache.ts'
 import { Identities, openPlace, placeKey, type Place } from './place.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
+import { bytesOf, SmallContents, type SmallContent } from './small-contents.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
 import { findManifestWord, revokeWord } from './word.ts'
@@ -28,6 +29,8 @@ export interface PullThroughOptions extends CacheParts {
 
 /** How long a "no" is remembered. */
 const negativeMilliseconds = 5000
+/** Memory for manifests and configs. */
+const smallContentBytes = 32 * 1024 * 1024
 
 /**
  * The cache: what upstreams hold, from our own disk where we have it and their word for it.
@@ -40,6 +43,7 @@ export class PullThrough implements Registry {
   readonly #blobs: BlobCache
   readonly #manifests: ManifestCache
   readonly #tags: TagLookup
+  readonly #contents: SmallContents
   readonly #refused: NegativeCache
   readonly #pulls: PullTracker
   readonly #identities = new Identities()
@@ -47,9 +51,10 @@ export class PullThrough implements Registry {
 
   constructor(options: PullThroughOptions) {
     this.#options = options
-    this.#manifests = new ManifestCache(options)
+    this.#contents = new SmallContents(options.blobs, smallContentBytes)
+    this.#manifests = new ManifestCache(options, this.#contents)
     this.#tags = new TagLookup({ ...options, manifests: this.#manifests })
-    this.#blobs = new BlobCache(options)
+    this.#blobs = new BlobCache(options, this.#contents)
     this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
     this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime)
   }
@@ -136,7 +141,7 @@ export class PullThrough implements Registry {
 
   /** Drops copies in memory after content was removed. */
   forget(): void {
-    this.#manifests.forget()
+    this.#contents.clear()
   }
 
   async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
@@ -179,7 +184,7 @@ export class PullThrough implements Registry {
     try {
       const whole: Place = { ...place, caller: { ...place.caller, head: false } }
       const { body, provenance } = await this.#byTag(whole, referrersTag(digest))
-      const index = JSON.parse(new TextDecoder().decode(body)) as { manifests?: unknown }
+      const index = JSON.parse(new TextDecoder().decode(body && bytesOf(body))) as { manifests?: unknown }
       return { manifests: Array.isArray(index.manifests) ? index.manifests : [], provenance }
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
@@ -236,11 +241,11 @@ export class PullThrough implements Registry {
 
 function manifestAnswer(
   place: Place,
-  manifest: { digest: Digest; mediaType: string; bytes: Uint8Array<ArrayBuffer> },
+  manifest: { digest: Digest; mediaType: string; content: SmallContent },
   outcome: Provenance['outcome'],
 ): ManifestAnswer {
-  const { digest, mediaType: type, bytes } = manifest
-  return { digest, mediaType: type, size: bytes.length, body: bytes, provenance: provenanceOf(place.host, outcome) }
+  const { digest, mediaType: type, content } = manifest
+  return { digest, mediaType: type, size: content.size, body: content, provenance: provenanceOf(place.host, outcome) }
 }
 
 /** What the upstream says of a manifest that we do not hold. */

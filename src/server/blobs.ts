@@ -6,7 +6,8 @@ import type { Download } from '../registry/download.ts'
 import { toOciError } from '../registry/provenance.ts'
 import type { BlobAnswer } from '../registry/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { commonHeaders, matchesEtag, provenanceHeaders } from './respond.ts'
+import { addProvenance, answerHeaders, matchesEtag, sendWhole, type Headers } from './respond.ts'
+import type { ClientDeparture } from './client-departure.ts'
 import { copyBody, type BufferPool, type SendBlob } from './send-blob.ts'
 
 export interface BlobSending {
@@ -22,17 +23,14 @@ export async function sendBlobAnswer(
   response: ServerResponse,
   answer: BlobAnswer,
   sending: BlobSending,
-  signal: AbortSignal,
+  client: ClientDeparture,
 ): Promise<number> {
   const { digest, size, body } = answer
   try {
-    const headers: Record<string, string | number> = {
-      ...commonHeaders,
-      ...provenanceHeaders(answer.provenance),
-      'docker-content-digest': digest,
-      etag: `"${digest}"`,
-      'accept-ranges': 'bytes',
-    }
+    const headers = answerHeaders(answer.provenance)
+    headers['docker-content-digest'] = digest
+    headers['etag'] = `"${digest}"`
+    headers['accept-ranges'] = 'bytes'
     if (matchesEtag(request, `"${digest}"`)) {
       response.writeHead(304, headers).end()
       return 0
@@ -44,6 +42,10 @@ export async function sendBlobAnswer(
     if (length !== undefined) headers['content-length'] = length
     const status = range ? 206 : 200
 
+    if (body.kind === 'whole') {
+      const whole = body.content.body
+      return sendWhole(request, response, status, headers, range ? whole.slice(range.start, range.end + 1) : whole)
+    }
     if (request.method === 'HEAD' || body.kind === 'none') {
       response.writeHead(status, headers).end()
       return 0
@@ -54,12 +56,12 @@ export async function sendBlobAnswer(
         { status, headers, start: range?.start ?? 0, length },
         body.download,
         sending,
-        signal,
+        client.signal,
       )
     }
     response.writeHead(status, headers)
     if (size !== undefined && size > 0)
-      await sending.sendBlob(response, body.blob, range ?? { start: 0, end: size - 1 }, signal)
+      await sending.sendBlob(response, body.blob, range ?? { start: 0, end: size - 1 }, client.signal)
     response.end()
     return length ?? 0
   } finally {
@@ -73,7 +75,7 @@ export async function sendBlobAnswer(
  */
 async function sendArriving(
   response: ServerResponse,
-  head: { status: number; headers: Record<string, string | number>; start: number; length: number | undefined },
+  head: { status: number; headers: Headers; start: number; length: number | undefined },
   download: Download,
   sending: BlobSending,
   signal: AbortSignal,
@@ -112,8 +114,7 @@ function requestedRange(
   if (condition !== undefined && condition !== `"${digest}"`) return undefined
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
-  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, {
-    ...provenanceHeaders(provenance),
-    'content-range': `bytes */${size}`,
-  })
+  const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
+  addProvenance(headers, provenance)
+  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)
 }
