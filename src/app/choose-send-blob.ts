@@ -23,7 +23,7 @@ export async function chooseSendBlob(options: {
   const wanted = plain && !isSet(env['MIRROR_NO_SENDFILE'])
   const { platform, arch } = process
   const native = wanted ? await createNativeSendBlob({ idle, portable, platform, arch }) : undefined
-  return { kind: native ? 'sendfile' : 'portable', sending: { idle, buffers, sendBlob: native ?? portable } }
+  return { kind: native ? 'sendfile' : 'portable', sending: { idle, sendBlob: native ?? portable } }
 }
 
 function isSet(value: string | undefined): boolean {

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
@@ -6,6 +7,7 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
+import { createHashPool } from '../store/hash-pool.ts'
 import { openStore, type Store } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
@@ -60,11 +62,13 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     logger,
     clock,
   })
+  const hashes = createHashPool(availableParallelism())
   const scrub = createScrub({ store, logger, clock })
   const cache: PullThrough = new PullThrough({
     route: (repository) => upstreams.route(repository),
     blobs: store.blobs,
     refs: store.refs,
+    hashes,
     stats,
     policy: {
       freshFor: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
@@ -89,6 +93,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   const closeCache = async () => {
     clearInterval(saving)
     await cache.close()
+    await hashes.close()
     await upstreams.close()
     await scrub.close()
     await sweeper.close()

@@ -101,6 +101,7 @@ export class BlobCache {
           place.upstream.blob(place.name, digest, { access, from, expectedSize, signal: attempt }),
         signal,
         store: this.#parts.blobs,
+        hashes: this.#parts.hashes,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => this.#parts.stats.fetched(place.host, bytes),
         onMismatch: () => this.#parts.stats.mismatched(),

@@ -1,5 +1,6 @@
 import type { Logger } from '../lib/logger.ts'
 import type { BlobStore } from '../store/blob-store.ts'
+import type { HashPool } from '../store/hash-pool.ts'
 import type { RefStore } from '../store/ref-store.ts'
 import type { Stats } from './stats.ts'
 
@@ -7,6 +8,7 @@ import type { Stats } from './stats.ts'
 export interface CacheParts {
   readonly blobs: BlobStore
   readonly refs: RefStore
+  readonly hashes: Pick<HashPool, 'follow'>
   readonly stats: Stats
   /** Running time in ms, for eviction. */
   readonly runningTime: () => number

@@ -31,8 +31,10 @@ export async function createNativeSendBlob(options: NativeSendingOptions): Promi
   if (!kernel) return undefined
   return async (response, blob, range, signal) => {
     const { socket } = response
-    // A response that waits for its turn on a pipelined connection has no socket yet, and one with TLS no plain one.
-    if (!socket || descriptorOf(socket) === undefined) return portable(response, blob, range, signal)
+    // A response that waits for its turn on a pipelined connection has no socket yet, one with TLS no plain one, and one
+    // without a length says before each chunk how long it is.
+    if (!socket || response.chunkedEncoding || descriptorOf(socket) === undefined)
+      return portable(response, blob, range, signal)
     response.flushHeaders()
     let { start } = range
     while (start <= range.end) {

@@ -70,6 +70,7 @@ export interface FetchedBlob {
   readonly identity: string
   /**
    * Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut.
+   * The chunks are the taker's, their memory as well.
    * Holds a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
    */
   readonly body: AsyncIterable<Uint8Array>
