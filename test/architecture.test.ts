@@ -28,6 +28,8 @@ const doors: Record<string, RegExp> = {
   inquirer: /^cli\/prompt\.ts$/,
   '@iarna/toml': /^clients\//,
   yaml: /^(clients|config)\//,
+  'jsonc-parser': /^clients\//,
+  diff: /^cli\/render-diff\.ts$/,
   '@oclif/core': /^(cli|commands)\//,
   undici: /^upstream\/exchange\.ts$/,
   bcryptjs: /^server\/basic-auth\.ts$/,

@@ -5,6 +5,7 @@ import { systemClock } from '../lib/clock.ts'
 import type { Logger } from '../lib/logger.ts'
 import { LocalRegistry } from '../registry/local.ts'
 import { createRegistryKeeper, type RegistryKeeper } from '../registry/registry-keeper.ts'
+import type { MakeRoom } from '../registry/with-room.ts'
 import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { UploadSessions } from '../store/upload-sessions.ts'
@@ -23,12 +24,12 @@ export interface RegistryParts {
 const uploadIdleMs = 3_600_000
 const mostUploads = 512
 
-/** Plugs the registry together. `makeRoom` frees bytes on the disk, if something there can be had again. */
+/** Plugs the registry together. */
 export async function composeRegistry(
   config: Config,
   paths: MirrorPaths,
   logger: Logger,
-  makeRoom: (bytes: number) => Promise<void>,
+  makeRoom: MakeRoom,
 ): Promise<RegistryParts> {
   const clock = systemClock
   const store = await openPushedStore({ root: registryRoot(paths), minFree: config.cache.minFree, logger, clock })

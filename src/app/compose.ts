@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
@@ -12,6 +13,7 @@ import { openStore, type Store } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
+import { Canaries } from '../upstream/canaries.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
 
@@ -19,6 +21,7 @@ import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-dire
 export interface Parts {
   readonly store: Store
   readonly upstreams: UpstreamDirectory
+  readonly canaries: Canaries
   readonly cache: PullThrough
   readonly sweeper: Sweeper
   readonly stats: Stats
@@ -40,7 +43,12 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     plain: config.tls === undefined,
     env: process.env,
   })
-  const upstreams = createUpstreamDirectory({ config, env: process.env, userAgent: `mirror/${version}`, clock, logger })
+  const canaries = new Canaries(
+    () => clock.monotonic(),
+    () => randomBytes(16).toString('hex'),
+  )
+  const userAgent = `mirror/${version}`
+  const upstreams = createUpstreamDirectory({ config, canaries, env: process.env, userAgent, clock, logger })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,
@@ -112,6 +120,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   return {
     store,
     upstreams,
+    canaries,
     cache,
     sweeper,
     stats,

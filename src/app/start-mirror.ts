@@ -16,6 +16,7 @@ import { listen, type Listener } from '../server/listen.ts'
 import { renderMetrics } from '../server/metrics.ts'
 import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
+import { createCanaryActions } from './canary-actions.ts'
 import { compose } from './compose.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
@@ -198,6 +199,7 @@ function createAdminActions(
       cache.forget()
     },
     registry: pushed && createRegistryActions(pushed.keeper),
+    ...createCanaryActions(parts),
     stop,
   }
 }

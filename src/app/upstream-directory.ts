@@ -5,6 +5,8 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runCommand } from '../lib/run-command.ts'
 import type { Repository } from '../oci/route.ts'
+import type { Canaries } from '../upstream/canaries.ts'
+import { createCanaryUpstream } from '../upstream/canary-upstream.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
@@ -23,6 +25,8 @@ export interface UpstreamDirectory {
 
 export interface UpstreamDirectoryOptions {
   readonly config: Config
+  /** Served as if every registry had them. */
+  readonly canaries: Canaries
   readonly env: Readonly<Record<string, string | undefined>>
   /** What upstreams see as the client. */
   readonly userAgent: string
@@ -33,6 +37,7 @@ export interface UpstreamDirectoryOptions {
 /** Reads the certificate files at once, so that a bad one stops the start and not a pull. Throws MirrorError. */
 export function createUpstreamDirectory({
   config,
+  canaries,
   env,
   userAgent,
   clock,
@@ -81,6 +86,11 @@ export function createUpstreamDirectory({
 
   return {
     route(repository) {
+      const canary = canaries.find(repository.name)
+      if (canary) {
+        const host = repository.registry ?? config.defaultUpstream
+        return { upstream: createCanaryUpstream(host, canary), name: canary.repository }
+      }
       const place = route(repository)
       return place && { upstream: open(place.host), name: place.name }
     },

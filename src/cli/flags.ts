@@ -8,6 +8,8 @@ export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' 
 
 export const dryRunFlag = boolean({ description: 'only say what would be done', env: 'MIRROR_DRY_RUN' })
 
+export const yesFlag = boolean({ char: 'y', description: 'ask nothing', env: 'MIRROR_YES' })
+
 /** A duration, in ms. */
 export const durationFlag = custom<number>({
   helpValue: 'DURATION',

@@ -1,8 +1,9 @@
+import { parseObject } from '../lib/json-object.ts'
 import type { Paint } from './paint.ts'
 
 /** A JSON line of the log as `12:03:04 info  the mirror is up  pid=7`; what is no such line, as it is. */
 export function renderLogLine(line: string, paint: Paint): string {
-  const fields = parse(line)
+  const fields = parseObject(line)
   if (fields === undefined) return line
   const { level, time, msg, ...others } = fields
   const clock = typeof time === 'string' ? localTime(time) : ''
@@ -10,16 +11,6 @@ export function renderLogLine(line: string, paint: Paint): string {
   const color = word === 'error' ? paint.red : word === 'warn' ? paint.yellow : paint.green
   const rest = Object.entries(others).map(([name, value]) => paint.dim(` ${name}=${fieldText(value)}`))
   return `${paint.dim(clock)} ${color(word.padEnd(5))} ${fieldText(msg)}${rest.length > 0 ? ` ${rest.join('')}` : ''}`
-}
-
-function parse(line: string): Record<string, unknown> | undefined {
-  if (!line.startsWith('{')) return undefined
-  try {
-    return JSON.parse(line) as Record<string, unknown>
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }
 
 function localTime(time: string): string {

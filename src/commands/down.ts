@@ -35,10 +35,19 @@ export default class Down extends BaseCommand {
     const stopped = await stopMirror({ paths, clock: systemClock, platform: surroundings.platform })
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined
 
-    if (flags.json) return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved })
+    const { openConfiguredClients } = await import('../clients/configured.ts')
+    const pointing = (await openConfiguredClients(paths.stateDir).list()).filter(({ root }) => root === undefined)
+    if (flags.json) {
+      const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
+      return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, clients })
+    }
     if (stopped === undefined) this.print('No mirror was running.')
     else if (stopped.killed) this.print(`The mirror (pid ${stopped.pid}) did not end in time and was killed.`)
     else this.print(`The mirror (pid ${stopped.pid}) has ended. What it cached stays in ${paths.dataDir}`)
+    if (stopped !== undefined && pointing.length > 0) {
+      const { renderPointing } = await import('../cli/render-configure.ts')
+      this.say(renderPointing(pointing))
+    }
     if (autostartRemoved) this.print('It does not come back after a reboot any more.')
   }
 

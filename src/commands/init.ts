@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url'
 import { boolean, integer, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { configFlag, dryRunFlag } from '../cli/flags.ts'
+import { configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { parseSize } from '../lib/units.ts'
 
@@ -34,7 +34,7 @@ export default class Init extends BaseCommand {
       multiple: true,
       env: 'MIRROR_UPSTREAM',
     }),
-    yes: boolean({ char: 'y', description: 'ask nothing', env: 'MIRROR_YES' }),
+    yes: yesFlag,
     force: boolean({ description: 'replace a file that is there already', env: 'MIRROR_FORCE' }),
     config: configFlag,
     'dry-run': dryRunFlag,

@@ -1,4 +1,4 @@
-/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two of the field's own for what it leaves open. */
+/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two more for 5xx answers, which it leaves open. */
 export type OciErrorCode =
   | 'BLOB_UNKNOWN'
   | 'BLOB_UPLOAD_INVALID'

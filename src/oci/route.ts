@@ -43,14 +43,15 @@ export interface UploadQuery {
 
 /**
  * How a listener's repositories are addressed. `proxy` reads the five shapes that name an upstream (`?ns=`, a first segment
- * that is a registry, `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
+ * that is a registry (`host_port` for `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
  */
 export type Addressing = 'proxy' | 'plain'
 
 /**
  * Reads a request target (`/v2/…?…`). Throws an OciError: 404 for what is no registry path, 400 for a bad name, digest or `ns`.
+ * What can be no tag is a 404 to whoever reads, for there is none, and a 400 to whoever would make one by PUT.
  */
-export function parseRoute(target: string, addressing: Addressing): Route {
+export function parseRoute(target: string, addressing: Addressing, method = 'GET'): Route {
   const mark = target.indexOf('?')
   const query = mark === -1 ? undefined : new URLSearchParams(target.slice(mark + 1))
   const segments = (mark === -1 ? target : target.slice(0, mark)).split('/').map(decodeSegment)
@@ -78,7 +79,7 @@ export function parseRoute(target: string, addressing: Addressing): Route {
 
   if (before === 'manifests') {
     const tags = query?.getAll('tag') ?? []
-    return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf), tags }
+    return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf, method), tags }
   }
   if (before === 'blobs' && leaf !== 'uploads')
     return { kind: 'blob', ...repository(last - 1), digest: digestOrThrow(leaf) }
@@ -115,10 +116,10 @@ function proxiedRepository(path: string[], named: string | undefined, byNamespac
     return { registry: named, name: checkedName(rest.length === 0 ? path : rest), byNamespace }
   }
   if (path[0] === 'upstream' && path.length > 2 && looksLikeRegistry(path[1]!)) {
-    return { registry: registryOf(path[1]!), name: checkedName(path.slice(2)), byNamespace }
+    return { registry: registryInPath(path[1]!), name: checkedName(path.slice(2)), byNamespace }
   }
   if (path.length > 1 && looksLikeRegistry(path[0]!)) {
-    return { registry: registryOf(path[0]!), name: checkedName(path.slice(1)), byNamespace }
+    return { registry: registryInPath(path[0]!), name: checkedName(path.slice(1)), byNamespace }
   }
   return { registry: undefined, name: checkedName(path), byNamespace }
 }
@@ -127,6 +128,11 @@ function namespaceOf(query: URLSearchParams | undefined): string | undefined {
   const values = query?.getAll('ns') ?? []
   if (values.length > 1) throw new OciError('NAME_INVALID', 400, 'The query parameter ns is given more than once.')
   return values[0] === undefined || values[0] === '' ? undefined : registryOf(values[0])
+}
+
+/** A registry as a path segment: a port may follow an underscore, because no image reference has a colon there. */
+function registryInPath(segment: string): string {
+  return registryOf(segment.replace(/_(?=\d{1,5}$)/, ':'))
 }
 
 function registryOf(text: string): string {
@@ -143,11 +149,12 @@ function checkedName(path: string[]): string {
   return name
 }
 
-function referenceOf(text: string): Reference {
+function referenceOf(text: string, method: string): Reference {
   const reference = parseReference(text)
   if (reference) return reference
   if (text.includes(':')) throw invalidDigest()
-  throw new OciError('MANIFEST_INVALID', 400, 'The reference is neither a tag nor a digest.')
+  const why = 'The reference is neither a tag nor a digest.'
+  throw method === 'PUT' ? new OciError('MANIFEST_INVALID', 400, why) : new OciError('MANIFEST_UNKNOWN', 404, why)
 }
 
 function digestOrThrow(text: string): Digest {
@@ -175,4 +182,4 @@ function decodeSegment(segment: string): string {
 }
 
 const invalidDigest = () => new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
-const notFound = () => new OciError('UNKNOWN', 404, 'There is nothing at this path; a registry answers below /v2/.')
+const notFound = () => new OciError('UNSUPPORTED', 404, 'There is nothing at this path; a registry answers below /v2/.')

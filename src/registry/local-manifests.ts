@@ -11,7 +11,7 @@ import { referrersTag } from './listings.ts'
 import { changeReferrersList, referrerEntry } from './pushed-referrers.ts'
 import { readPushedManifest, type ReadManifest } from './read-pushed-manifest.ts'
 import type { ManifestPushed, PushedBody } from './registry.ts'
-import { tellFullDisk } from './tell-full-disk.ts'
+import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 /** Bytes. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests */
 export const largestManifest = 4 * 1024 * 1024
@@ -19,12 +19,14 @@ export const largestManifest = 4 * 1024 * 1024
 /** Manifests on their way into the local registry, and out of it. */
 export class LocalManifests {
   readonly #store: PushedStore
+  readonly #makeRoom: MakeRoom
   readonly #wallClock: () => number
   /** Changes of one client-made list of referrers never overlap. */
   readonly #lists = new KeyedQueue<string>()
 
-  constructor(store: PushedStore, wallClock: () => number) {
+  constructor(store: PushedStore, makeRoom: MakeRoom, wallClock: () => number) {
     this.#store = store
+    this.#makeRoom = makeRoom
     this.#wallClock = wallClock
   }
 
@@ -41,7 +43,7 @@ export class LocalManifests {
       const pushedAt = this.#wallClock()
       const manifest = { ...read, size: body.bytes.length, pushedAt, heldSince: runningClock.now() }
       const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
-      await tellFullDisk(async () => {
+      await withRoom(this.#makeRoom, body.bytes.length * 2, async () => {
         await this.#store.blobs.put(digest, body.bytes)
         await repositories.commit(name, [
           { op: 'manifest', digest, ...manifest },
@@ -60,7 +62,7 @@ export class LocalManifests {
     if (reference.kind === 'tag') {
       if (!repository?.tags.has(reference.tag))
         throw new OciError('MANIFEST_UNKNOWN', 404, `There is no tag ${reference.tag} in ${name}.`)
-      return this.#store.repositories.commit(name, [{ op: 'untag', tag: reference.tag }])
+      return this.#commit(name, [{ op: 'untag', tag: reference.tag }])
     }
     const { digest } = reference
     const manifest = repository?.manifests.get(digest)
@@ -68,9 +70,13 @@ export class LocalManifests {
       throw new OciError('MANIFEST_UNKNOWN', 404, `There is no manifest ${digest} in ${name}.`)
     const tags = [...repository.tags].filter(([, tag]) => tag.digest === digest)
     const untag = tags.map(([tag]): PushedChange => ({ op: 'untag', tag }))
-    await this.#store.repositories.commit(name, [...untag, { op: 'drop-manifest', digest }])
+    await this.#commit(name, [...untag, { op: 'drop-manifest', digest }])
     await this.dropUnheld(digest)
     if (manifest.subject !== undefined) await this.#keepInStep(name, manifest.subject, digest, undefined)
+  }
+
+  #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
+    return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
   }
 
   /** Removes bytes from the disk that no repository holds any more. */

@@ -1,21 +1,17 @@
-import { errnoOf } from '../lib/errors.ts'
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Repository } from '../oci/route.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSession } from '../store/upload-session.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import type { UploadChunk, UploadState } from './registry.ts'
-import { tellFullDisk } from './tell-full-disk.ts'
+import type { UploadChunk, UploadName, UploadState, User } from './registry.ts'
+import { journalBytes, tellFullDisk, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalUploadsOptions {
   readonly store: PushedStore
   readonly sessions: UploadSessions
-  /** Frees bytes on the disk, if something there can be had again. */
-  readonly makeRoom: (bytes: number) => Promise<void>
+  readonly makeRoom: MakeRoom
 }
-
-const roomBytes = 64 * 1024 * 1024
 
 /** Blobs on their way into the local registry. */
 export class LocalUploads {
@@ -25,15 +21,15 @@ export class LocalUploads {
     this.#options = options
   }
 
-  start({ name }: Repository, algorithm: DigestAlgorithm | undefined): UploadSession {
-    const session = this.#options.sessions.start(name, algorithm ?? 'sha256')
+  start({ name }: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadSession {
+    const session = this.#options.sessions.start({ repository: name, user, algorithm: algorithm ?? 'sha256' })
     if (session) return session
     throw new OciError('TOOMANYREQUESTS', 429, 'Too many uploads are open.', { 'retry-after': '5' })
   }
 
-  find({ name }: Repository, id: string): UploadSession {
-    const session = this.#options.sessions.find(name, id)
-    if (session) return session
+  find({ name }: Repository, { id, user }: UploadName): UploadSession {
+    const session = this.#options.sessions.find(id)
+    if (session?.repository === name && session.user === user) return session
     throw unknownUpload()
   }
 
@@ -45,7 +41,7 @@ export class LocalUploads {
   }
 
   finish(session: UploadSession, digest: Digest, chunk: UploadChunk | undefined): Promise<void> {
-    const { store } = this.#options
+    const { store, makeRoom } = this.#options
     return alone(session, async () => {
       if (chunk) await this.#write(session, chunk)
       const { size } = session
@@ -54,7 +50,7 @@ export class LocalUploads {
         const isRight = await tellFullDisk(() => session.publish(digest))
         if (!isRight) throw new OciError('DIGEST_INVALID', 400, `What came does not hash to ${digest}.`)
         const held = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
-        await tellFullDisk(() => store.repositories.commit(session.repository, [held]))
+        await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [held]))
       } finally {
         release()
       }
@@ -66,19 +62,9 @@ export class LocalUploads {
       throw new OciError('BLOB_UPLOAD_INVALID', 416, `The next byte is number ${session.size}.`, uploadHeaders(session))
     for await (const chunk of bytes) {
       if (session.isOver) throw unknownUpload()
-      await this.#append(session, chunk)
+      await withRoom(this.#options.makeRoom, chunk.length, () => session.append(chunk))
     }
     if (session.isOver) throw unknownUpload()
-  }
-
-  async #append(session: UploadSession, chunk: Uint8Array): Promise<void> {
-    try {
-      return await session.append(chunk)
-    } catch (error) {
-      if (errnoOf(error) !== 'ENOSPC') throw error
-    }
-    await this.#options.makeRoom(roomBytes)
-    await tellFullDisk(() => session.append(chunk))
   }
 }
 

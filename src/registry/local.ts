@@ -1,10 +1,11 @@
 import type { Clock } from '../lib/clock.ts'
-import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import { errnoOf } from '../lib/errors.ts'
+import { digestAlgorithm, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import type { PushedBlob, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedBlob, PushedChange, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
 import { pageOf, referrersIndex } from './listings.ts'
@@ -21,15 +22,17 @@ import type {
   PushedBody,
   PushRegistry,
   UploadChunk,
+  UploadName,
   UploadState,
+  User,
 } from './registry.ts'
 import { SmallContents } from './small-contents.ts'
+import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {
   readonly store: PushedStore
   readonly sessions: UploadSessions
-  /** Frees bytes on the disk, if something there can be had again. */
-  readonly makeRoom: (bytes: number) => Promise<void>
+  readonly makeRoom: MakeRoom
   readonly clock: Clock
 }
 
@@ -44,6 +47,7 @@ const smallContentBytes = 8 * 1024 * 1024
 /** The registry that keeps what is pushed to it. Each repository is a world of its own; only bytes on the disk are shared. */
 export class LocalRegistry implements PushRegistry {
   readonly #store: PushedStore
+  readonly #makeRoom: MakeRoom
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
   readonly #contents: SmallContents
@@ -51,8 +55,9 @@ export class LocalRegistry implements PushRegistry {
   constructor(options: LocalRegistryOptions) {
     this.#store = options.store
     this.#contents = new SmallContents(options.store.blobs, smallContentBytes)
+    this.#makeRoom = options.makeRoom
     this.#uploads = new LocalUploads(options)
-    this.#manifests = new LocalManifests(options.store, () => options.clock.wall())
+    this.#manifests = new LocalManifests(options.store, options.makeRoom, () => options.clock.wall())
   }
 
   async manifest({ name }: Repository, reference: Reference, { head }: Caller): Promise<ManifestAnswer> {
@@ -112,33 +117,33 @@ export class LocalRegistry implements PushRegistry {
     return Promise.resolve(listAnswer({ repositories: entries }, next))
   }
 
-  startUpload(repository: Repository, algorithm: DigestAlgorithm | undefined): UploadState {
-    return this.#uploads.start(repository, algorithm)
+  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadState {
+    return this.#uploads.start(repository, user, algorithm)
   }
 
-  uploadState(repository: Repository, id: string): UploadState {
-    return this.#uploads.find(repository, id)
+  uploadState(repository: Repository, upload: UploadName): UploadState {
+    return this.#uploads.find(repository, upload)
   }
 
-  async appendUpload(repository: Repository, id: string, chunk: UploadChunk): Promise<UploadState> {
-    return this.#uploads.append(this.#uploads.find(repository, id), chunk)
+  async appendUpload(repository: Repository, upload: UploadName, chunk: UploadChunk): Promise<UploadState> {
+    return this.#uploads.append(this.#uploads.find(repository, upload), chunk)
   }
 
   async finishUpload(
     repository: Repository,
-    id: string,
+    upload: UploadName,
     digest: Digest,
     chunk: UploadChunk | undefined,
   ): Promise<void> {
-    await this.#uploads.finish(this.#uploads.find(repository, id), digest, chunk)
+    await this.#uploads.finish(this.#uploads.find(repository, upload), digest, chunk)
   }
 
-  async cancelUpload(repository: Repository, id: string): Promise<void> {
-    await this.#uploads.find(repository, id).cancel()
+  async cancelUpload(repository: Repository, upload: UploadName): Promise<void> {
+    await this.#uploads.find(repository, upload).cancel()
   }
 
   async putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void> {
-    const session = this.#uploads.start(repository, digest.startsWith('sha512:') ? 'sha512' : 'sha256')
+    const session = this.#uploads.start(repository, undefined, digestAlgorithm(digest))
     try {
       await this.#uploads.finish(session, digest, chunk)
     } finally {
@@ -153,7 +158,7 @@ export class LocalRegistry implements PushRegistry {
       const sources = from === undefined ? repositories.all() : [repositories.get(from)]
       const size = findSize(sources, digest)
       if (size === undefined || (await blobs.stat(digest)) !== size) return false
-      await repositories.commit(name, [{ op: 'blob', digest, size, heldSince: runningClock.now() }])
+      await this.#commit(name, [{ op: 'blob', digest, size, heldSince: runningClock.now() }])
       return true
     } finally {
       release()
@@ -171,7 +176,7 @@ export class LocalRegistry implements PushRegistry {
 
   async deleteBlob({ name }: Repository, digest: Digest): Promise<void> {
     if (!this.#known(name).blobs.has(digest)) throw unknownBlob(name, digest)
-    await this.#store.repositories.commit(name, [{ op: 'drop-blob', digest }])
+    await this.#commit(name, [{ op: 'drop-blob', digest }])
     await this.#manifests.dropUnheld(digest)
   }
 
@@ -181,11 +186,20 @@ export class LocalRegistry implements PushRegistry {
     throw new OciError('NAME_UNKNOWN', 404, `There is no repository ${name}.`)
   }
 
+  #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
+    return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
+  }
+
   /** A client that learns that a blob is here will not push it again: garbage it must not be for a while. */
   async #noteHeld(name: string, digest: Digest, { size, heldSince }: PushedBlob): Promise<void> {
     const now = this.#store.runningClock.now()
     if (now - heldSince < noteHeldMs) return
-    await this.#store.repositories.commit(name, [{ op: 'blob', digest, size, heldSince: now }])
+    try {
+      await this.#store.repositories.commit(name, [{ op: 'blob', digest, size, heldSince: now }])
+    } catch (error) {
+      // A disk that takes nothing more can still be read.
+      if (errnoOf(error) === undefined) throw error
+    }
   }
 }
 

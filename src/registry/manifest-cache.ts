@@ -59,7 +59,9 @@ export class ManifestCache {
   async keep(place: Place, reference: Reference, fetched: FetchedManifest): Promise<HeldManifest> {
     const { bytes, identity } = fetched
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
-    const digest = digestOf(bytes, wanted ? digestAlgorithm(wanted) : 'sha256')
+    // Only the algorithm is taken on trust: under another one the upstream's HEAD would never confirm the tag.
+    const named = wanted ?? fetched.digest
+    const digest = digestOf(bytes, named ? digestAlgorithm(named) : 'sha256')
     if (wanted && digest !== wanted) {
       this.#parts.stats.mismatched()
       throw new UpstreamError('invalid', 502, `${place.host} answered ${wanted} with a manifest of another digest.`)

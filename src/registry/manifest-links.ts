@@ -1,3 +1,4 @@
+import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { bareMediaType, mediaType } from '../oci/media-types.ts'
@@ -59,8 +60,4 @@ function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
   } catch {
     return undefined // JSON.parse and a fatal decoder throw for nothing but bad input
   }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -1,3 +1,4 @@
+import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
@@ -104,10 +105,6 @@ function stringOf(json: Record<string, unknown>, field: string): string | undefi
   if (value === undefined || value === null) return undefined
   if (typeof value !== 'string') throw invalid(`${field} is not a text.`)
   return value
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function invalid(why: string): OciError {

@@ -79,14 +79,19 @@ export interface ListAnswer {
  * `OciError` for everything the client has to be told. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
  */
 export interface PushRegistry extends Registry {
-  /** Begins an upload. `algorithm`: of the digest to come, when the client has said so. */
-  startUpload(repository: Repository, algorithm: DigestAlgorithm | undefined): UploadState
-  uploadState(repository: Repository, id: string): UploadState
+  /** Begins an upload of the user's. `algorithm`: of the digest to come, when the client has said so. */
+  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadState
+  uploadState(repository: Repository, upload: UploadName): UploadState
   /** Adds a chunk; one that breaks off leaves what came of it. */
-  appendUpload(repository: Repository, id: string, chunk: UploadChunk): Promise<UploadState>
+  appendUpload(repository: Repository, upload: UploadName, chunk: UploadChunk): Promise<UploadState>
   /** Adds a last chunk, if there is one, and publishes the blob. A wrong digest ends the upload. */
-  finishUpload(repository: Repository, id: string, digest: Digest, chunk: UploadChunk | undefined): Promise<void>
-  cancelUpload(repository: Repository, id: string): Promise<void>
+  finishUpload(
+    repository: Repository,
+    upload: UploadName,
+    digest: Digest,
+    chunk: UploadChunk | undefined,
+  ): Promise<void>
+  cancelUpload(repository: Repository, upload: UploadName): Promise<void>
   /** Begins and finishes an upload in one. */
   putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void>
   /** Takes a blob over from another repository, or from any that has it; false when there is none. */
@@ -95,6 +100,15 @@ export interface PushRegistry extends Registry {
   /** A tag alone, or a manifest with all its tags. */
   deleteManifest(repository: Repository, reference: Reference): Promise<void>
   deleteBlob(repository: Repository, digest: Digest): Promise<void>
+}
+
+/** Who pushes; undefined where nobody is asked for a name. */
+export type User = string | undefined
+
+/** An upload as a request names it. It is there for the user who began it, and for nobody else. */
+export interface UploadName {
+  readonly id: string
+  readonly user: User
 }
 
 export interface UploadState {

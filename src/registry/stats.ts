@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { isObject, parseObject } from '../lib/json-object.ts'
 import type { Provenance } from './registry.ts'
 
 /** Totals since `since`, across restarts. */
@@ -136,20 +137,10 @@ export class Stats {
 }
 
 function parseSaved(text: string): { since: number; totals: object; upstreams: Record<string, object> } | undefined {
-  try {
-    const value = JSON.parse(text) as { since?: unknown; totals?: unknown; upstreams?: unknown } | null
-    const upstreams = Object.entries(value?.upstreams ?? {}).filter((entry): entry is [string, object] =>
-      isObject(entry[1]),
-    )
-    if (typeof value?.since !== 'number' || !isObject(value.totals)) return undefined
-    return { since: value.since, totals: value.totals, upstreams: Object.fromEntries(upstreams) }
-  } catch {
-    return undefined // not JSON: a damaged file
-  }
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null
+  const { since, totals, upstreams } = parseObject(text) ?? {}
+  if (typeof since !== 'number' || !isObject(totals)) return undefined
+  const counted = Object.entries(upstreams ?? {}).filter((entry): entry is [string, object] => isObject(entry[1]))
+  return { since, totals, upstreams: Object.fromEntries(counted) }
 }
 
 /** Takes over the counters that the target knows and the source has as numbers. */

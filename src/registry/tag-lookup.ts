@@ -104,7 +104,11 @@ export class TagLookup {
 
   /** A tag that is not held: a HEAD is passed on, a GET fetches. */
   async #ask(place: Place, tag: string): Promise<TagAnswer> {
-    if (place.caller.head) return { kind: 'told', head: await this.#tell(place, tag) }
+    if (place.caller.head) {
+      const head = await this.#tell(place, tag)
+      if (head.digest) return { kind: 'told', head }
+      // A HEAD must say the digest, which only the body tells here.
+    }
     const { result, joined } = this.#manifests.fetch(place, { kind: 'tag', tag })
     const manifest = await result
     this.confirm(place, tag, manifest.digest, manifest.identity)

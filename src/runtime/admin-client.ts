@@ -2,6 +2,8 @@ import { readFile } from 'node:fs/promises'
 import { request, type IncomingMessage } from 'node:http'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type {
+  CanaryOffer,
+  CanaryReport,
   PruneRequest,
   PushedImageReport,
   RegistryGcRequest,
@@ -25,6 +27,9 @@ export interface AdminClient {
   removePushed(names: RemoveRequest): Promise<RemovalReport>
   collectPushed(how: RegistryGcRequest): Promise<RemovalReport>
   prunePushed(how: RegistryPruneRequest): Promise<RemovalReport>
+  /** Has it offer an image that only it has. */
+  offerCanary(): Promise<CanaryOffer>
+  endCanary(id: string): Promise<CanaryReport>
   /** Asks it to drain and end. */
   stop(): Promise<void>
 }
@@ -105,6 +110,8 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', names)),
     collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', how)),
     prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', how)),
+    offerCanary: async () => jsonOf(await ask('POST', '/api/canary')),
+    endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { id })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
 }

@@ -20,7 +20,7 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
   /** The library is loaded once there is something to talk to: half a second that machines without Docker are spared. */
   async function connect(): Promise<Dockerode> {
     if (endpoint.kind === 'socket') await access(endpoint.path)
-    client ??= await createClient(endpoint)
+    client ??= await openClient(endpoint)
     return client
   }
 
@@ -65,7 +65,8 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
   }
 }
 
-async function createClient(endpoint: DockerEndpoint): Promise<Dockerode> {
+/** The library is loaded here, and nowhere else. */
+export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   const { default: Dockerode } = await import('dockerode')
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   const { host, port, tlsFolder } = endpoint
@@ -92,7 +93,7 @@ async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, sign
 }
 
 /** An engine that is not there, or does not let us in, or is just going down, is a normal state. */
-async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {

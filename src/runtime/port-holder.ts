@@ -1,6 +1,6 @@
 import { readFile, readdir, readlink } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { errnoOf } from '../lib/errors.ts'
+import { ifVisible } from '../lib/if-visible.ts'
 import type { RunCommand } from '../lib/run-command.ts'
 
 /** Who listens on a TCP port. */
@@ -28,10 +28,10 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
     ...(await listeningInodes('/proc/net/tcp6', port)),
   ])
   if (inodes.size === 0) return undefined
-  for (const pid of await listOrNothing('/proc')) {
+  for (const pid of (await ifVisible(readdir('/proc'))) ?? []) {
     if (!/^\d+$/.test(pid)) continue
-    for (const fd of await listOrNothing(`/proc/${pid}/fd`)) {
-      const target = await orNothing(readlink(`/proc/${pid}/fd/${fd}`))
+    for (const fd of (await ifVisible(readdir(`/proc/${pid}/fd`))) ?? []) {
+      const target = await ifVisible(readlink(`/proc/${pid}/fd/${fd}`))
       const inode = /^socket:\[(\d+)\]$/.exec(target ?? '')?.[1]
       if (inode !== undefined && inodes.has(inode)) return { pid: Number(pid), command: await commandOf(pid) }
     }
@@ -42,7 +42,7 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
 /** proc(5), /proc/net/tcp: `sl local:port remote:port st … inode`, in hexadecimal; state 0A listens. */
 async function listeningInodes(table: string, port: number): Promise<string[]> {
   const wanted = port.toString(16).toUpperCase().padStart(4, '0')
-  const lines = ((await orNothing(readFile(table, 'utf8'))) ?? '').split('\n').slice(1)
+  const lines = ((await ifVisible(readFile(table, 'utf8'))) ?? '').split('\n').slice(1)
   return lines.flatMap((line) => {
     const fields = line.trim().split(/\s+/)
     return fields[1]?.endsWith(`:${wanted}`) && fields[3] === '0A' ? [fields[9]!] : []
@@ -51,7 +51,7 @@ async function listeningInodes(table: string, port: number): Promise<string[]> {
 
 /** The program and, for an interpreter, its script; never the other arguments, which may hold secrets. */
 async function commandOf(pid: string): Promise<string> {
-  const [program = '', ...args] = ((await orNothing(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
+  const [program = '', ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
   const name = basename(program) || 'unknown'
   if (!/^(node|python[\d.]*|ruby|perl|java|bun|deno)$/.test(name)) return name
   const script = args.find((argument) => argument !== '' && !argument.startsWith('-'))
@@ -69,18 +69,4 @@ async function askLsof(port: number, runCommand: RunCommand): Promise<PortHolder
       ?.slice(1)
   const pid = Number(field('p'))
   return Number.isSafeInteger(pid) && pid > 0 ? { pid, command: field('c') ?? 'unknown' } : undefined
-}
-
-async function listOrNothing(folder: string): Promise<string[]> {
-  return (await orNothing(readdir(folder))) ?? []
-}
-
-/** Processes end while they are looked at, and other users' are not ours to see. */
-async function orNothing<T>(read: Promise<T>): Promise<T | undefined> {
-  try {
-    return await read
-  } catch (error) {
-    if (['ENOENT', 'ESRCH', 'EACCES', 'EPERM', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return undefined
-    throw error
-  }
 }

@@ -1,6 +1,7 @@
 import { readFile, rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { isObject, parseObject } from '../lib/json-object.ts'
 import { isSameProcess } from './process-identity.ts'
 import type { Endpoints, MirrorState } from './runtime.ts'
 
@@ -33,14 +34,8 @@ export async function removeState(stateFile: string, pid: number): Promise<void>
 }
 
 function parseState(text: string): MirrorState | undefined {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
-  if (!isObject(value) || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
+  const value = parseObject(text)
+  if (!value || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
   const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile } = value
   const endpoints = parseEndpoints(value['endpoints'])
   if (typeof pid !== 'number' || typeof version !== 'string' || typeof startedAt !== 'string') return undefined
@@ -75,8 +70,4 @@ function stringsOf(value: unknown): Record<string, string> {
   return Object.fromEntries(
     Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
   )
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

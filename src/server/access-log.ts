@@ -27,6 +27,10 @@ export function logAccess(logger: Logger, request: IncomingMessage, access: Acce
     error: access.error,
   }
   if (access.status >= 500) logger.warn(fields, 'request')
-  else if (access.provenance || access.status >= 400) logger.info(fields, 'request')
+  else if (access.provenance || access.status >= 400 || !isReading(request)) logger.info(fields, 'request')
   else logger.debug(fields, 'request')
+}
+
+function isReading({ method }: IncomingMessage): boolean {
+  return method === 'GET' || method === 'HEAD'
 }

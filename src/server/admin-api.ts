@@ -13,6 +13,8 @@ import type { Totals } from '../registry/stats.ts'
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
+ * POST /api/canary         CanaryOffer
+ * POST /api/canary/end     { id } → CanaryReport
  * POST /api/stop           202, then the server drains and ends
  *
  * GET from loopback needs no token; everything else needs `Authorization: Bearer <token>`.
@@ -120,6 +122,20 @@ export interface RemovalReport {
   bytes: number
   /** Names that matched nothing. */
   unknown: string[]
+}
+
+/** An image that only this mirror has, under every registry's name, for some minutes. */
+export interface CanaryOffer {
+  id: string
+  /** `mirror-check/3f…`, below any registry. */
+  repository: string
+  tag: string
+  digest: string
+}
+
+export interface CanaryReport {
+  /** The registries under whose name the mirror was asked for it, with the number of questions. */
+  seen: Record<string, number>
 }
 
 export interface VerifyRequest {

@@ -4,6 +4,8 @@ import { MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type {
+  CanaryOffer,
+  CanaryReport,
   PruneRequest,
   RemovalReport,
   RemoveRequest,
@@ -25,6 +27,9 @@ export interface AdminActions {
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
   /** Undefined when the registry is switched off. */
   readonly registry: RegistryActions | undefined
+  offerCanary(): CanaryOffer
+  /** Undefined for one that is not offered. */
+  endCanary(id: string): Promise<CanaryReport | undefined>
   stop(): void
 }
 
@@ -93,6 +98,13 @@ async function answer(
     case '/api/registry/prune': {
       const registry = registryOf(actions)
       return sendJson(request, response, await changeRegistry(path, await readJson(request), registry))
+    }
+    case '/api/canary':
+      return sendJson(request, response, actions.offerCanary())
+    case '/api/canary/end': {
+      const report = await actions.endCanary(String((await readJson(request))['id']))
+      if (!report) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
+      return sendJson(request, response, report)
     }
     case '/api/stop':
       sendJson(request, response, { stopping: true }, 202)

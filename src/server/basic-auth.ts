@@ -4,8 +4,8 @@ import type { IncomingMessage } from 'node:http'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 
-/** Throws an OciError 401 for a request without good credentials. */
-export type Authorize = (request: IncomingMessage) => Promise<void>
+/** The user's name. Throws an OciError 401 for a request without good credentials. */
+export type Authorize = (request: IncomingMessage) => Promise<string>
 
 interface Users {
   readonly hashes: ReadonlyMap<string, string>
@@ -33,13 +33,15 @@ export async function createBasicAuth(path: string): Promise<Authorize> {
     if (given === undefined) throw unauthorized()
     const key = createHash('sha256').update(given).digest('base64')
     const { hashes, good } = users
-    if (good.has(key)) return
     const text = Buffer.from(given, 'base64').toString()
     const colon = text.indexOf(':')
-    const hash = hashes.get(text.slice(0, Math.max(0, colon)))
+    const user = text.slice(0, Math.max(0, colon))
+    if (good.has(key)) return user
+    const hash = hashes.get(user)
     const isGood = await compare(text.slice(colon + 1), hash ?? nobodysHash)
     if (!isGood || hash === undefined || colon === -1) throw unauthorized()
     if (good.size < mostRemembered) good.add(key)
+    return user
   }
 }
 

@@ -85,10 +85,10 @@ async function answer(
       allow: 'GET, HEAD',
     })
   }
-  const route = parseRoute(request.url!, options.addressing)
+  const route = parseRoute(request.url!, options.addressing, request.method)
   if (push) {
-    await push.authorize?.(request)
-    if (await answerPush(request, response, route, push)) return { bytes: 0 }
+    const user = await push.authorize?.(request)
+    if (await answerPush(request, response, route, push, user)) return { bytes: 0 }
   }
   const caller = callerOf(request, options)
   switch (route.kind) {

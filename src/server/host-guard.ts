@@ -27,7 +27,7 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
   return {
     check({ rawHeaders, localAddress = '' }) {
       const value = onlyHost(rawHeaders)
-      if (value === undefined) throw new OciError('UNKNOWN', 400, 'A request needs exactly one Host header.')
+      if (value === undefined) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
       const key = `${localAddress} ${value}`
       if (passed.has(key)) return
       const host = hostname(value)

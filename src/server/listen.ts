@@ -139,7 +139,7 @@ function refuseMalformed(error: Error, socket: Duplex): void {
       : code === 'ERR_HTTP_REQUEST_TIMEOUT'
         ? [408, 'Request Timeout']
         : [400, 'Bad Request']
-  const body = new OciError('UNKNOWN', status, 'The request is not valid HTTP.').body()
+  const body = new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.').body()
   socket.end(
     `HTTP/1.1 ${status} ${phrase}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
     () => socket.destroy(),

@@ -4,7 +4,8 @@ import { bareMediaType } from '../oci/media-types.ts'
 import { isTag } from '../oci/name.ts'
 import type { Route } from '../oci/route.ts'
 import { largestManifest } from '../registry/local-manifests.ts'
-import type { PushRegistry } from '../registry/registry.ts'
+import type { PushRegistry, User } from '../registry/registry.ts'
+import type { Authorize } from './basic-auth.ts'
 import { readSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 import { answerUpload } from './uploads.ts'
@@ -15,8 +16,8 @@ export interface PushOptions {
   readonly deletes: boolean
   /** A body that brings nothing for so long is given up; ms. */
   readonly idle: number
-  /** Throws an OciError 401 for a caller who may not; undefined when everybody may. */
-  readonly authorize: ((request: IncomingMessage) => Promise<void>) | undefined
+  /** Undefined when everybody may do everything. */
+  readonly authorize: Authorize | undefined
 }
 
 const mostTags = 100
@@ -30,6 +31,7 @@ export async function answerPush(
   response: ServerResponse,
   route: Route,
   options: PushOptions,
+  user: User,
 ): Promise<boolean> {
   const method = request.method!
   const reads = method === 'GET' || method === 'HEAD'
@@ -37,7 +39,7 @@ export async function answerPush(
   if (!reads && request.headers.origin !== undefined)
     throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
   if (route.kind === 'uploads' || route.kind === 'upload') {
-    await answerUpload(request, response, route, options)
+    await answerUpload(request, response, route, { ...options, user })
     return true
   }
   if (reads) return false

@@ -27,14 +27,17 @@ function addCommon(headers: Headers): void {
   headers['x-content-type-options'] = commonHeaders['x-content-type-options']
 }
 
-/** Adds the headers that say where an answer came from. */
+/**
+ * Adds the headers that say where an answer came from.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
+ */
 export function addProvenance(
   headers: Record<string, string> | Headers,
   { registry, cacheStatus, outcome }: Provenance,
 ): void {
   if (registry !== undefined) headers['oci-namespace'] = registry
   if (cacheStatus !== undefined) headers['cache-status'] = cacheStatus
-  if (outcome === 'stale') headers['warning'] = '110 mirror "Response is Stale"'
+  if (outcome === 'stale') headers['warning'] = '299 - "This is what the mirror has; its upstream could not be asked."'
 }
 
 /** Whether the client holds this content already. RFC 9110 §13.1.2. */

@@ -3,7 +3,7 @@ import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts
 import { OciError } from '../oci/errors.ts'
 import type { Route } from '../oci/route.ts'
 import { uploadHeaders } from '../registry/local-uploads.ts'
-import type { PushRegistry, UploadChunk, UploadState } from '../registry/registry.ts'
+import type { PushRegistry, UploadChunk, UploadState, User } from '../registry/registry.ts'
 import { readBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 
@@ -11,7 +11,11 @@ export interface UploadOptions {
   readonly registry: PushRegistry
   /** A body that brings nothing for so long is given up; ms. */
   readonly idle: number
+  readonly user: User
 }
+
+/** Bytes: a chunk is a request, which is most of the work below this. Smaller ones are taken all the same. */
+const usefulChunk = 1024 * 1024
 
 type UploadsRoute = Extract<Route, { kind: 'uploads' }>
 type UploadRoute = Extract<Route, { kind: 'upload' }>
@@ -23,28 +27,29 @@ export async function answerUpload(
   route: UploadsRoute | UploadRoute,
   options: UploadOptions,
 ): Promise<void> {
-  const { registry, idle } = options
+  const { registry, idle, user } = options
   if (route.kind === 'uploads') {
     if (request.method !== 'POST') throw notAllowed(request, 'POST')
     return beginUpload(request, response, route, options)
   }
   const { id, name } = route
+  const upload = { id, user }
   const sendState = (status: number, state: UploadState) =>
     sendEmpty(response, status, uploadHeaders({ repository: name, ...pick(state) }))
   switch (request.method) {
     case 'GET':
     case 'HEAD':
-      return sendState(204, registry.uploadState(route, id))
+      return sendState(204, registry.uploadState(route, upload))
     case 'PATCH':
-      return sendState(202, await registry.appendUpload(route, id, chunkOf(request, idle)))
+      return sendState(202, await registry.appendUpload(route, upload, chunkOf(request, idle)))
     case 'PUT': {
-      registry.uploadState(route, id)
+      registry.uploadState(route, upload)
       const digest = neededDigest(route.wanted.digest)
-      await registry.finishUpload(route, id, digest, chunkOf(request, idle))
+      await registry.finishUpload(route, upload, digest, chunkOf(request, idle))
       return sendPublished(response, name, digest)
     }
     case 'DELETE':
-      await registry.cancelUpload(route, id)
+      await registry.cancelUpload(route, upload)
       return sendEmpty(response, 204, {})
     default:
       throw notAllowed(request, 'GET, HEAD, PATCH, PUT, DELETE')
@@ -56,7 +61,7 @@ async function beginUpload(
   request: IncomingMessage,
   response: ServerResponse,
   route: UploadsRoute,
-  { registry, idle }: UploadOptions,
+  { registry, idle, user }: UploadOptions,
 ): Promise<void> {
   const { name, wanted } = route
   if (wanted.mount !== undefined) {
@@ -67,10 +72,11 @@ async function beginUpload(
     await registry.putBlob(route, digest, chunkOf(request, idle))
     return sendPublished(response, name, digest)
   }
-  const state = registry.startUpload(route, neededAlgorithm(wanted.algorithm))
+  const state = registry.startUpload(route, user, neededAlgorithm(wanted.algorithm))
   // A body without a digest has no meaning here; unread it would be taken for the next request.
   request.resume()
-  sendEmpty(response, 202, uploadHeaders({ repository: name, ...pick(state) }))
+  const headers = uploadHeaders({ repository: name, ...pick(state) })
+  sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(usefulChunk) })
 }
 
 function sendPublished(response: ServerResponse, name: string, digest: Digest): void {

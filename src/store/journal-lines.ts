@@ -1,7 +1,16 @@
-import type { ManifestLink } from '../oci/descriptor.ts'
-import { parseDigest, type Digest } from '../oci/digest.ts'
-import { isRepositoryName, isTag } from '../oci/name.ts'
+import { isRepositoryName } from '../oci/name.ts'
 import { applyChange, emptyRepository, type GrowingRepository, type PushedChange } from './pushed-repository.ts'
+import {
+  damaged,
+  readDigest,
+  readJson,
+  readLink,
+  readList,
+  readNumber,
+  readObject,
+  readTag,
+  readText,
+} from './read-fields.ts'
 
 const format = 1
 
@@ -25,102 +34,62 @@ export interface ReadJournal {
 /** The state a journal leads to; undefined when its first line is damaged. */
 export function readJournal(text: string): ReadJournal | undefined {
   const [first, ...rest] = text.split('\n')
-  const name = readLine(first!, readHead)
+  const name = readJson(first!, readHead)
   if (name === undefined) return undefined
   const repository = emptyRepository(name)
   // What comes after the last line feed is empty, or torn.
   const torn = rest.pop()
   let unreadable = torn === '' ? 0 : 1
   for (const line of rest) {
-    const changes = readLine(line, (value) => list(value).map(readChange))
+    const changes = readJson(line, (value) => readList(value).map(readChange))
     if (changes === undefined) unreadable += 1
     else for (const change of changes) applyChange(repository, change)
   }
   return { repository, lines: rest.length + 1, unreadable }
 }
 
-function readLine<T>(line: string, read: (value: unknown) => T): T | undefined {
-  try {
-    return read(JSON.parse(line))
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
-}
-
 function readHead(value: unknown): string {
-  const head = object(value)
-  const name = text(head['name'])
+  const head = readObject(value)
+  const name = readText(head['name'])
   return head['format'] === format && isRepositoryName(name) ? name : damaged()
 }
 
 function readChange(json: unknown): PushedChange {
-  const value = object(json)
+  const value = readObject(json)
   const op = value['op']
   switch (op) {
     case 'tag':
-      return { op, tag: tag(value['tag']), digest: digest(value['digest']), pushedAt: number(value['pushedAt']) }
+      return {
+        op,
+        tag: readTag(value['tag']),
+        digest: readDigest(value['digest']),
+        pushedAt: readNumber(value['pushedAt']),
+      }
     case 'untag':
-      return { op, tag: tag(value['tag']) }
+      return { op, tag: readTag(value['tag']) }
     case 'blob': {
       const { size, heldSince } = value
-      return { op, digest: digest(value['digest']), size: number(size), heldSince: number(heldSince) }
+      return { op, digest: readDigest(value['digest']), size: readNumber(size), heldSince: readNumber(heldSince) }
     }
     case 'drop-blob':
     case 'drop-manifest':
-      return { op, digest: digest(value['digest']) }
+      return { op, digest: readDigest(value['digest']) }
     case 'manifest':
       return {
         op,
-        digest: digest(value['digest']),
-        mediaType: text(value['mediaType']),
-        size: number(value['size']),
-        links: list(value['links']).map(readLink),
-        pushedAt: number(value['pushedAt']),
-        heldSince: number(value['heldSince']),
-        ...(value['subject'] === undefined ? {} : { subject: digest(value['subject']) }),
-        ...(value['artifactType'] === undefined ? {} : { artifactType: text(value['artifactType']) }),
+        digest: readDigest(value['digest']),
+        mediaType: readText(value['mediaType']),
+        size: readNumber(value['size']),
+        links: readList(value['links']).map(readLink),
+        pushedAt: readNumber(value['pushedAt']),
+        heldSince: readNumber(value['heldSince']),
+        ...(value['subject'] === undefined ? {} : { subject: readDigest(value['subject']) }),
+        ...(value['artifactType'] === undefined ? {} : { artifactType: readText(value['artifactType']) }),
         ...(value['annotations'] === undefined
           ? {}
-          : { annotations: object(value['annotations']) as Record<string, string> }),
+          : { annotations: readObject(value['annotations']) as Record<string, string> }),
       }
     default:
       return damaged()
   }
-}
-
-function readLink(json: unknown): ManifestLink {
-  const value = object(json)
-  const kind = value['kind']
-  if (kind !== 'manifest' && kind !== 'blob') return damaged()
-  const { mediaType, size } = value
-  return { kind, mediaType: text(mediaType), digest: digest(value['digest']), size: number(size) }
-}
-
-function object(value: unknown): Record<string, unknown> {
-  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : damaged()
-}
-
-function list(value: unknown): unknown[] {
-  return Array.isArray(value) ? value : damaged()
-}
-
-function text(value: unknown): string {
-  return typeof value === 'string' ? value : damaged()
-}
-
-function tag(value: unknown): string {
-  return isTag(text(value)) ? text(value) : damaged()
-}
-
-function number(value: unknown): number {
-  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : damaged()
-}
-
-function digest(value: unknown): Digest {
-  return parseDigest(text(value)) ?? damaged()
-}
-
-function damaged(): never {
-  throw new SyntaxError('not a line of a repository journal')
 }

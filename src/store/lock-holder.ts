@@ -1,4 +1,5 @@
 import { errnoOf } from '../lib/errors.ts'
+import { parseObject } from '../lib/json-object.ts'
 import { readBootId, readProcessStat } from '../lib/process-stat.ts'
 
 /** Who holds a lock: enough to tell a live process from a dead one whose number was given away again. */
@@ -20,15 +21,7 @@ export async function describeSelf(nonce: string): Promise<LockHolder> {
 
 /** Parses a lock file; undefined when it is damaged. */
 export function parseLockHolder(text: string): LockHolder | undefined {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
-  if (typeof value !== 'object' || value === null) return undefined
-  const { pid, bootId, processStart, nonce } = value as Record<string, unknown>
+  const { pid, bootId, processStart, nonce } = parseObject(text) ?? {}
   if (!Number.isSafeInteger(pid) || (pid as number) <= 0) return undefined
   if (typeof nonce !== 'string' || !/^[0-9a-f]{32}$/.test(nonce)) return undefined
   return { pid: pid as number, bootId: stringOrNone(bootId), processStart: stringOrNone(processStart), nonce }

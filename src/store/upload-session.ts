@@ -5,6 +5,8 @@ import type { BlobStore, BlobWriter } from './blob-store.ts'
 export interface UploadSessionOptions {
   readonly id: string
   readonly repository: string
+  /** Whose it is; undefined where nobody has a name. */
+  readonly user: string | undefined
   /** The algorithm the blob's digest will most likely have; another one costs reading everything again. */
   readonly algorithm: DigestAlgorithm
   readonly blobs: Pick<BlobStore, 'create'>
@@ -19,6 +21,7 @@ const rereadBytes = 256 * 1024
 export class UploadSession {
   readonly id: string
   readonly repository: string
+  readonly user: string | undefined
   readonly #options: UploadSessionOptions
   readonly #digester: Digester
   #writer: BlobWriter | undefined
@@ -30,6 +33,7 @@ export class UploadSession {
     this.#options = options
     this.id = options.id
     this.repository = options.repository
+    this.user = options.user
     this.#digester = createDigester(options.algorithm)
     this.#usedAt = options.clock.monotonic()
   }

@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Clock } from '../lib/clock.ts'
-import type { DigestAlgorithm } from '../oci/digest.ts'
 import type { BlobStore } from './blob-store.ts'
-import { UploadSession } from './upload-session.ts'
+import { UploadSession, type UploadSessionOptions } from './upload-session.ts'
 
 export interface UploadSessionsOptions {
   readonly blobs: BlobStore
@@ -34,21 +33,19 @@ export class UploadSessions {
     return this.#sessions.size
   }
 
-  /** A new session of a repository; undefined when there are too many that hold something. */
-  start(repository: string, algorithm: DigestAlgorithm): UploadSession | undefined {
+  /** A new session; undefined when there are too many that hold something. */
+  start(upload: Pick<UploadSessionOptions, 'repository' | 'user' | 'algorithm'>): UploadSession | undefined {
     if (this.#sessions.size >= this.#options.limit && !this.#dropOldestEmpty()) return undefined
     const id = randomBytes(16).toString('hex')
     const { blobs, clock } = this.#options
     const forget = () => void this.#sessions.delete(id)
-    const session = new UploadSession({ id, repository, algorithm, blobs, clock, forget })
+    const session = new UploadSession({ ...upload, id, blobs, clock, forget })
     this.#sessions.set(id, session)
     return session
   }
 
-  /** Undefined when there is none, or it is another repository's. */
-  find(repository: string, id: string): UploadSession | undefined {
-    const session = this.#sessions.get(id)
-    return session?.repository === repository ? session : undefined
+  find(id: string): UploadSession | undefined {
+    return this.#sessions.get(id)
   }
 
   /** Ends all of them. */

@@ -1,3 +1,4 @@
+import { parseObject } from '../lib/json-object.ts'
 import type { RunCommand } from '../lib/run-command.ts'
 import { credentialOf, unusableCredential, type Credential } from './credential.ts'
 
@@ -28,15 +29,7 @@ export async function askHelper(
 }
 
 function parseAnswer(text: string): Credential | undefined {
-  try {
-    const answer: unknown = JSON.parse(text)
-    if (typeof answer !== 'object' || answer === null || !('Username' in answer) || !('Secret' in answer))
-      return undefined
-    const { Username: username, Secret: secret } = answer
-    if (typeof username !== 'string' || typeof secret !== 'string' || username === '' || secret === '') return undefined
-    return credentialOf(username, secret)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
+  const { Username: username, Secret: secret } = parseObject(text) ?? {}
+  if (typeof username !== 'string' || typeof secret !== 'string' || username === '' || secret === '') return undefined
+  return credentialOf(username, secret)
 }

@@ -66,6 +66,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       const path = `manifests/${referenceText(reference)}`
       const headers = { accept: manifestAccept }
       return inquiry.ask({ ...options, method: 'GET', name, path, headers }, async ({ answer, identity }) => ({
+        digest: parseDigest(answer.header('docker-content-digest') ?? ''),
         mediaType: bareMediaType(answer.header('content-type') ?? ''),
         bytes: await readSmallBody(answer, documentBytes, host),
         identity,

@@ -1,4 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
+import { parseObject } from '../lib/json-object.ts'
 import { redact } from '../lib/redact.ts'
 import type { Credential } from './credential.ts'
 import type { Answer, Exchange, ExchangeRequest } from './exchange.ts'
@@ -85,20 +86,10 @@ async function refusal(where: string, answer: Answer, credentialed: boolean, clo
 }
 
 function parseToken(bytes: Uint8Array, now: number): Token | undefined {
-  const answer = parseObject(bytes)
+  const answer = parseObject(new TextDecoder().decode(bytes))
   const value = answer?.['token'] || answer?.['access_token']
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
   const told = answer?.['expires_in']
   const lifetimeMs = (typeof told === 'number' && told > 0 ? told : 60) * 1000
   return { value, obtainedAt: now, refreshAt: now + Math.max(lifetimeMs - 10_000, lifetimeMs / 2) }
-}
-
-function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(new TextDecoder().decode(bytes))
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

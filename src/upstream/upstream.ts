@@ -54,6 +54,8 @@ export interface ManifestHead {
 }
 
 export interface FetchedManifest {
+  /** What the upstream says; its bytes may hash to another one. */
+  readonly digest: Digest | undefined
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
   readonly identity: string

@@ -13,6 +13,7 @@ describe.skipIf(missing !== undefined)('a mirror as a plain process, and a Docke
       registries: ['docker.io'],
       content: { 'library/runnable': { one: image } },
       networks: ['kind'],
+      registry: true,
       env: (folder) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` }),
     })
     const { docker, feed } = await startDockerd(scene, '', {})
@@ -25,15 +26,19 @@ describe.skipIf(missing !== undefined)('a mirror as a plain process, and a Docke
       const gateway = subnet.replace('.0/24', '.1')
       await docker('network', 'create', '--subnet', subnet, '--gateway', gateway, 'kind')
       await expect.poll(networks, soon).toStrictEqual({ kind: `http://${gateway}:5055` })
-      expect(await listeningAddresses(scene.mirror.pid, 5055)).toStrictEqual(['127.0.0.1', gateway].toSorted())
+      for (const port of [5055, 5001])
+        expect(await listeningAddresses(scene.mirror.pid, port)).toStrictEqual(['127.0.0.1', gateway].toSorted())
 
       const inside = ['run', '--rm', '--network', 'kind', 'busybox:local']
       const wget = (path: string) => docker(...inside, 'wget', '-q', '-O', '-', `http://${gateway}:5055${path}`)
       await wget('/v2/')
       expect(await wget('/v2/library/runnable/manifests/one')).toBe(image.bytes.toString())
+      const pushed = await docker(...inside, 'wget', '-q', '-O', '-', `http://${gateway}:5001/v2/_catalog`)
+      expect(JSON.parse(pushed)).toStrictEqual({ repositories: [] })
 
       await docker('network', 'rm', 'kind')
-      await expect.poll(() => listeningAddresses(scene.mirror.pid, 5055), soon).toStrictEqual(['127.0.0.1'])
+      for (const port of [5055, 5001])
+        await expect.poll(() => listeningAddresses(scene.mirror.pid, port), soon).toStrictEqual(['127.0.0.1'])
       expect(await networks()).toStrictEqual({})
     }
   })

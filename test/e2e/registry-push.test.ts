@@ -1,36 +1,27 @@
-import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, inject, test } from 'vitest'
-import type { StatusReport } from '../../src/server/admin-api.ts'
 import { startDockerd } from './support/dockerd.ts'
 import { podmanRun, preparePodman } from './support/podman.ts'
 import { run } from './support/run.ts'
-import { greeting, runnableImage } from './support/runnable-image.ts'
-import { type Scene, mirrorAddress, registryAddress, startScene } from './support/scene.ts'
+import { application, expectPushed, sibling, startRegistryScene } from './support/registry-scene.ts'
+import { greeting } from './support/runnable-image.ts'
+import { type Scene, mirrorAddress, registryAddress } from './support/scene.ts'
 
 const { missing, newer } = inject('e2e')
-
-const application = `${registryAddress}/team/application`
-const sibling = `${registryAddress}/team/sibling`
-
-/** A scene with a registry to push to, and an image of Docker Hub to have something to push. */
-async function startRegistryScene(mediaTypes: 'oci' | 'docker') {
-  const image = await runnableImage(5, mediaTypes)
-  const content = { 'library/runnable': { one: image } }
-  const scene = await startScene({ registries: ['docker.io'], content, registry: true })
-  return { scene, image }
-}
-
-/** Sees what `mirror status --json` says was pushed. */
-async function expectPushed({ mirror }: Scene, counts: Omit<StatusReport['registry'], 'bytes'>) {
-  const { endpoints, registry } = await mirror.status()
-  expect(endpoints.registry).toStrictEqual([`http://${registryAddress}`])
-  expect(registry).toMatchObject(counts)
-}
 
 /** The name of a blob's file in a `dir:` of skopeo. */
 function fileOf(digest: string): string {
   return digest.replace('sha256:', '')
+}
+
+/** Runs one of the newer programs in the scene, in a home of its own: its stdout. */
+async function runTool(scene: Scene, name: string, args: readonly string[]): Promise<string> {
+  const home = join(scene.folder, name)
+  await mkdir(home, { recursive: true })
+  const [file, ...rest] = scene.namespace.enterApart([join(newer, 'usr/bin', name), ...args])
+  return run(file!, rest, { cwd: home, env: { PATH: process.env['PATH'], HOME: home, COSIGN_PASSWORD: '' } })
 }
 
 describe.skipIf(missing !== undefined)('the registry to push to', () => {
@@ -90,6 +81,88 @@ describe.skipIf(missing !== undefined)('the registry to push to', () => {
       expect(await podman(...podmanRun(`${name}:1`, 'cat', '/greeting'))).toBe(greeting)
       await podman('image', 'rm', `${name}:1`)
     }
+  })
+
+  test('podman pushes a list with --all of its images', async () => {
+    const { scene, image } = await startRegistryScene('oci')
+    const podman = await preparePodman(scene, `[[registry]]\nlocation = "${registryAddress}"\ninsecure = true\n`)
+    const source = `docker://${mirrorAddress}/docker.io/library/runnable:one`
+    await podman('manifest', 'create', 'list')
+    await podman('manifest', 'add', '--all', '--tls-verify=false', 'list', source)
+    for (const name of [application, sibling]) {
+      await podman('manifest', 'push', '--all', '--format', 'oci', '--tls-verify=false', 'list', `docker://${name}:1`)
+      const { manifests } = JSON.parse(await podman('manifest', 'inspect', `${name}:1`)) as {
+        manifests: { digest: string }[]
+      }
+      const children = [...image.manifests.keys()].filter((digest) => digest !== image.digest)
+      expect(manifests.map(({ digest }) => digest).toSorted()).toEqual(children.toSorted())
+      expect(await podman(...podmanRun(`${name}:1`, 'cat', '/greeting'))).toContain(greeting)
+    }
+    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 6, uploads: 0 })
+  })
+
+  test('buildah builds on an image of the cache, pushes the result to two repositories, and has it again', async () => {
+    const { scene } = await startRegistryScene('oci')
+    const home = await mkdtemp(join(scene.folder, 'buildah-'))
+    const stores = ['--root', join(home, 'root'), '--runroot', join(home, 'run'), '--storage-driver', 'overlay']
+    const buildah = async (command: string, ...args: string[]) => {
+      const [file, ...rest] = scene.namespace.enterApart(['buildah', ...stores, command, ...args])
+      return (await run(file!, rest, { cwd: home, env: { PATH: process.env['PATH'], HOME: home } })).trim()
+    }
+    const insecure = '--tls-verify=false'
+    const container = await buildah('from', insecure, `${mirrorAddress}/docker.io/library/runnable:one`)
+    await writeFile(join(home, 'note'), 'built\n')
+    await buildah('copy', container, join(home, 'note'), '/note')
+    const id = await buildah('commit', '--rm', container, 'built')
+    for (const name of [application, sibling]) await buildah('push', insecure, 'built', `docker://${name}:1`)
+    await expectPushed(scene, { repositories: 2, tags: 2, manifests: 2, uploads: 0 })
+
+    await buildah('rmi', '--all', '--force')
+    for (const name of [application, sibling]) {
+      expect(await buildah('pull', insecure, '--policy', 'always', `docker://${name}:1`)).toBe(id)
+      await buildah('rmi', '--all', '--force')
+    }
+  })
+
+  test.skipIf(!existsSync(join(newer, 'usr/bin/crane')))(
+    'crane copies an index whole, and takes its blobs over by mounts the second time (Debian 13 has no crane)',
+    async () => {
+      const { scene, image } = await startRegistryScene('oci')
+      const crane = (...args: string[]) => runTool(scene, 'crane', args)
+      await crane('copy', '--insecure', `${mirrorAddress}/docker.io/library/runnable:one`, `${application}:1`)
+      await crane('copy', '--insecure', `${application}:1`, `${sibling}:1`)
+      await expectPushed(scene, { repositories: 2, tags: 2, manifests: 6, uploads: 0 })
+      const log = await readFile(scene.mirror.logFile, 'utf8')
+      const mounts = log.split('\n').filter((line) => /"POST".*team\/sibling\/blobs.*mount=.*"status":201/.test(line))
+      expect(mounts).toHaveLength(image.blobs.size)
+      for (const name of [application, sibling]) {
+        expect(await crane('digest', '--insecure', `${name}:1`)).toBe(`${image.digest}\n`)
+        await crane('validate', '--remote', `${name}:1`, '--insecure')
+      }
+      expect(await crane('catalog', '--insecure', registryAddress)).toBe('team/application\nteam/sibling\n')
+      await crane('delete', '--insecure', `${sibling}:1`)
+      expect(await crane('ls', '--insecure', sibling)).toBe('')
+    },
+  )
+
+  test('cosign signs what was pushed, and verifies it', async () => {
+    const { scene, image } = await startRegistryScene('oci')
+    const cosign = (...args: string[]) => runTool(scene, 'cosign', args)
+    const source = `docker://${mirrorAddress}/docker.io/library/runnable:one`
+    const insecure = ['--src-tls-verify=false', '--dest-tls-verify=false']
+    const skopeo = ['skopeo', 'copy', '--all', '--preserve-digests', ...insecure, source, `docker://${application}:1`]
+    const [file, ...rest] = scene.namespace.enterApart(skopeo)
+    await run(file!, rest)
+    await cosign('generate-key-pair')
+    const signed = `${application}@${image.digest}`
+    const plain = '--allow-http-registry'
+    await cosign('sign', '--yes', '--key', 'cosign.key', '--tlog-upload=false', plain, signed)
+    const said = await cosign('verify', '--key', 'cosign.pub', '--insecure-ignore-tlog', plain, signed)
+    expect(said).toContain(image.digest)
+    // Without that key nobody has signed it.
+    await cosign('generate-key-pair', '--output-key-prefix', 'other')
+    const other = cosign('verify', '--key', 'other.pub', '--insecure-ignore-tlog', plain, signed)
+    await expect(other).rejects.toThrow(/no matching signatures|invalid signature/)
   })
 
   test.each([

@@ -3,8 +3,9 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
 import { filesOf, temporaryFiles } from '../support/blob-file.ts'
-import { expectContent } from '../support/expect-content.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
 import { get, type Answer } from '../support/get.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
@@ -46,7 +47,7 @@ async function startOnSmallDisk(upstreams: Record<string, string>): Promise<Mirr
   const home = await temporaryHome()
   expect(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=40m,mode=700', 'tmpfs', home]).status).toBe(0)
   onTestFinished(() => void spawnSync('umount', ['--lazy', home]))
-  return startMirrorProcess({ upstreams, home })
+  return startMirrorProcess({ upstreams, home, registry: true })
 }
 
 describe.skipIf(!isRoot)('a disk of 40 MB', () => {
@@ -77,6 +78,28 @@ describe.skipIf(!isRoot)('a disk of 40 MB', () => {
     }
     await expect.poll(() => temporaryFiles(mirror)).toEqual([])
     expect((await mirror.status()).storage.bytes).toBeGreaterThan(14 * MB)
+  })
+})
+
+describe.skipIf(!isRoot)('a disk of 40 MB with a cache on it that is full', () => {
+  test('makes room for a push; what was pushed stays, and what does not fit beside it is a clear 507', async () => {
+    const { upstreams, image, layer } = await startWithImage(30 * MB)
+    const mirror = await startOnSmallDisk(upstreams)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    const push = (seed: number) => {
+      const body = noise(25 * MB, seed)
+      const path = `/v2/app/blobs/uploads/?digest=${digestOf(body)}`
+      return get(mirror.registryUrl!, path, { method: 'POST', body })
+    }
+    const pushed = await push(1)
+    expect(pushed.status).toBe(201)
+    expect((await mirror.status()).storage.bytes).toBeLessThan(30 * MB)
+    const refused = await push(2)
+    expectError(refused, 507, 'DENIED')
+    expect(await filesOf(mirror)).not.toContainEqual(expect.stringContaining('/registry/v1/tmp/'))
+    expect((await mirror.status()).storage.pushedBytes).toBe(25 * MB)
+    expectContent(await get(mirror.registryUrl!, pushed.headers.location!), digestOf(noise(25 * MB, 1)))
   })
 })
 
@@ -118,6 +141,7 @@ describe.skipIf(!has('strace'))('seen from the kernel', () => {
     const trace = join(await temporaryHome(), 'trace')
     const mirror = await startMirrorProcess({
       upstreams,
+      registry: true,
       wrapper: ['strace', '-f', '-qq', '-o', trace, '-e', 'trace=openat,open,creat,connect,sendto,sendmmsg'],
     })
     await mirror.get('/v2/')
@@ -135,6 +159,13 @@ describe.skipIf(!has('strace'))('seen from the kernel', () => {
     for (const target of targets) {
       const { statuses } = await rawHttp(mirror.url, rawGet(target))
       expect([400, 404], target).toContain(statuses[0])
+    }
+    const uploads = ['..%2f..%2fx', '%00', 'a/b', 'a'.repeat(400)].map((id) => `${app}/blobs/uploads/${id}`)
+    for (const target of [...hostilePaths, ...uploads]) {
+      for (const method of ['GET', 'PUT', 'PATCH', 'DELETE']) {
+        const { statuses } = await rawHttp(mirror.registryUrl!, rawGet(target).replace('GET', method))
+        expect([400, 404, 405], `${method} ${target}`).toContain(statuses[0])
+      }
     }
     const seen = (await readFile(trace, 'utf8')).slice(before).split('\n')
     const opened = seen.flatMap((line) => /(?:openat\(AT_FDCWD, |open\(|creat\()"([^"]*)"/.exec(line)?.[1] ?? [])

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
 import { rawGet, rawHttp } from '../support/raw-http.ts'
+import { startTestRegistry } from '../support/registry.ts'
 import { app, startScene } from '../support/scene.ts'
 
 test('whatever the path, the answer is a 400 or a 404 in JSON; nothing is asked, nothing redirected', async () => {
@@ -55,15 +56,18 @@ const smuggling: [string, string][] = [
 describe('a request that can be read in two ways', () => {
   test.each(smuggling)('%s is refused and the connection closed', async (_, rest) => {
     const { upstream, mirror } = await startScene()
-    for (const method of ['GET', 'POST']) {
-      const answer = await rawHttp(mirror.url, `${method} /v2/ HTTP/1.1\r\nHost: localhost\r\n${rest}`)
-      expect(answer.statuses.length).toBeLessThanOrEqual(1)
-      expect([400, 405, 431]).toContain(answer.statuses[0])
-      expect(answer.closed).toBe(true)
-      expect(answer.text).toContain('{"errors":[{"code":')
-    }
+    const registry = await startTestRegistry()
+    for (const url of [mirror.url, registry.url])
+      for (const head of ['GET /v2/', 'POST /v2/', 'POST /v2/app/blobs/uploads/', 'PUT /v2/app/manifests/v1']) {
+        const answer = await rawHttp(url, `${head} HTTP/1.1\r\nHost: localhost\r\n${rest}`)
+        expect(answer.statuses.length, head).toBeLessThanOrEqual(1)
+        expect([400, 405, 431], head).toContain(answer.statuses[0])
+        expect(answer.closed, head).toBe(true)
+        expect(answer.text, head).toContain('{"errors":[{"code":')
+      }
     expect(upstream.requests).toEqual([])
     expect((await mirror.get('/v2/')).status).toBe(200)
+    expect(await registry.status()).toMatchObject({ registry: { uploads: 0, manifests: 0 } })
   })
 
   test('no HTTP at all is refused', async () => {

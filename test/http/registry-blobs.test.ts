@@ -16,6 +16,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
     expect(answer.status).toBe(202)
     expect(answer.headers.location).toMatch(/^\/v2\/app\/blobs\/uploads\/[0-9a-f]{32}$/)
     expect(answer.headers.range).toBe('0-0')
+    expect(answer.headers['oci-chunk-min-length']).toBe('1048576')
   })
 
   test.each(['sha256', 'sha512'] as const)('PUT with the body publishes it under its %s digest', async (algorithm) => {
@@ -226,6 +227,16 @@ describe('Pushing a blob in chunks', () => {
   })
 })
 
+test('a push is a line in the log, of every request of it', async () => {
+  const registry = await startTestRegistry()
+  await registry.ask('PUT', `${await registry.begin('app')}?digest=${digest}`, { body: bytes })
+  const lines = registry.log.filter((line) => line.startsWith('info request'))
+  expect(lines.map((line) => /"method":"(\w+)".*"status":(\d+)/.exec(line)!.slice(1))).toEqual([
+    ['POST', '202'],
+    ['PUT', '201'],
+  ])
+})
+
 describe('Cancel a blob upload', () => {
   test('DELETE ends a session with 204, as kaniko probes', async () => {
     const registry = await startTestRegistry()
@@ -248,7 +259,7 @@ describe('Cancel a blob upload', () => {
   test('there is a cap on open sessions; empty ones give way to new ones', async () => {
     const registry = await startTestRegistry()
     const first = await registry.begin('app')
-    for (let at = 0; at < 600; at += 50) await Promise.all(Array.from({ length: 50 }, () => registry.begin('app')))
+    for (let at = 0; at < 2000; at += 100) await Promise.all(Array.from({ length: 100 }, () => registry.begin('app')))
     expect((await registry.status()).registry.uploads).toBeLessThanOrEqual(512)
     expectError(await registry.get(first), 404, 'BLOB_UPLOAD_UNKNOWN')
   })

@@ -256,12 +256,13 @@ describe('Deleting tags and manifests', () => {
     expectError(await registry.get('/v2/none/manifests/v1'), 404, 'NAME_UNKNOWN')
   })
 
-  test('with deletes switched off all three are a 405', async () => {
+  test('with deletes switched off all three are a 405, and an upload can be cancelled', async () => {
     const registry = await startTestRegistry({ registry: { deletes: false } })
     await registry.push('app', 'v1', image)
     for (const path of ['manifests/v1', `manifests/${image.digest}`, `blobs/${image.layers[0]}`])
       expectError(await registry.ask('DELETE', `/v2/app/${path}`), 405, 'UNSUPPORTED')
     expectContent(await registry.get('/v2/app/manifests/v1'), image.digest)
+    expect((await registry.ask('DELETE', await registry.begin('app'))).status).toBe(204)
   })
 })
 

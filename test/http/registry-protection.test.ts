@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hash } from 'bcryptjs'
 import { describe, expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
 import { expectError } from '../support/expect-content.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -37,6 +38,23 @@ describe('registry.auth.htpasswd', () => {
     expect((await registry.ask('POST', '/v2/app/blobs/uploads/', { headers })).status).toBe(202)
     expect(registry.log.join('\n')).not.toContain('s3:cret')
     expect(registry.log.join('\n')).not.toContain(headers.authorization.slice(6))
+  })
+
+  test('an upload is there for the user who began it only', async () => {
+    const home = await temporaryHome()
+    const htpasswd = join(home, 'htpasswd')
+    await writeFile(htpasswd, `one:${await hash('1', 4)}\ntwo:${await hash('2', 4)}\n`)
+    const registry = await startTestRegistry({ home, registry: { auth: { htpasswd } } })
+    const [one, two] = [basic('one:1'), basic('two:2')]
+    const begun = await registry.ask('POST', '/v2/app/blobs/uploads/', { headers: one })
+    const location = begun.headers.location!
+    const digest = digestOf(Buffer.from('x'))
+    for (const method of ['GET', 'PATCH', 'PUT', 'DELETE']) {
+      const target = `${location}?digest=${digest}`
+      const body = method.startsWith('P') ? { body: 'x' } : {}
+      expectError(await registry.ask(method, target, { headers: two, ...body }), 404, 'BLOB_UPLOAD_UNKNOWN')
+    }
+    expect((await registry.ask('PUT', `${location}?digest=${digest}`, { headers: one, body: 'x' })).status).toBe(201)
   })
 
   test('a change of the file holds at once', async () => {

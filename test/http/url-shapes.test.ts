@@ -17,6 +17,7 @@ async function startTwo() {
     'ghcr.io': other.url,
     'localhost:5000': other.url,
     'registry.corp.example': other.url,
+    'registry.corp.example:8443': other.url,
   }
   return { docker, other, mirror: await startTestMirror({ upstreams }) }
 }
@@ -29,6 +30,12 @@ describe('which upstream a request means', () => {
     ['?ns= before a dotted first segment', '/v2/gcr.io/app/manifests/v1?ns=ghcr.io', 'ghcr.io', 'gcr.io/app'],
     ['a first segment with a dot', '/v2/ghcr.io/team/app/manifests/v1', 'ghcr.io', 'team/app'],
     ['a first segment with a port', '/v2/localhost:5000/team/app/manifests/v1', 'localhost:5000', 'team/app'],
+    [
+      'a port after an underscore',
+      '/v2/registry.corp.example_8443/team/app/manifests/v1',
+      'registry.corp.example:8443',
+      'team/app',
+    ],
     ['upstream/ in front', '/v2/upstream/ghcr.io/team/app/manifests/v1', 'ghcr.io', 'team/app'],
     ['the registry before v2', '/ghcr.io/v2/team/app/manifests/v1', 'ghcr.io', 'team/app'],
     ['nothing', '/v2/team/app/manifests/v1', 'docker.io', 'team/app'],

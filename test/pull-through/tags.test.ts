@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers, status } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
@@ -40,6 +41,28 @@ describe('a cached image', () => {
     await pull(scene)
     const asked = scene.upstream.requests.slice(length).map(({ method, path }) => `${method} ${path}`)
     expect(asked).toEqual([`HEAD ${app}/manifests/v1`])
+  })
+
+  test('whose upstream names it by a sha512 digest is confirmed by HEAD too', async () => {
+    const image = makeImage()
+    const digest = digestOf(image.bytes, 'sha512')
+    const { upstream, mirror } = await startScene({ image: { ...image, digest } })
+    for (const asked of ['GET', 'HEAD']) {
+      expect((await mirror.get(`${app}/manifests/v1`)).headers['docker-content-digest']).toBe(digest)
+      expect(upstream.requests.map(({ method }) => method)).toContain(asked)
+    }
+    expect(upstream.count(anyManifest)).toBe(1)
+  })
+
+  test('is told by its digest and size to a HEAD, also when the upstream does not say them', async () => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.on(anyManifestHead, headers({ 'docker-content-digest': undefined, etag: undefined }))
+    const answer = await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+    expect(answer).toMatchObject({
+      status: 200,
+      headers: { 'docker-content-digest': image.digest, 'content-length': String(image.bytes.length) },
+    })
+    expect(answer.body.length).toBe(0)
   })
 
   test('asked for by a hundred at once after tagFreshness costs one HEAD', async () => {

@@ -17,6 +17,8 @@ export interface MirrorProcessOptions {
   readonly cache?: Readonly<Record<string, unknown>>
   /** With a registry for pushed images. */
   readonly registry?: boolean
+  /** Docker networks it looks for; none when not given. */
+  readonly networks?: readonly string[]
   /** The home of an earlier mirror; else a new one, gone after the test. */
   readonly home?: string
   /** A program that runs the server: itself, then its arguments. */
@@ -94,12 +96,12 @@ export async function startMirrorProcess(options: MirrorProcessOptions): Promise
 }
 
 /** JSON is YAML. */
-function configText({ upstreams, cache, registry = false }: MirrorProcessOptions): string {
+function configText({ upstreams, cache, registry = false, networks = [] }: MirrorProcessOptions): string {
   return JSON.stringify({
     cache: { listen: ['127.0.0.1:0'], minFree: 0, tagFreshness: 0, ...cache },
     registry: { enabled: registry, listen: ['127.0.0.1:0'] },
     admin: { listen: ['127.0.0.1:0'] },
-    networks: [],
+    networks,
     log: { level: 'debug' },
     upstreams: Object.fromEntries(
       Object.entries(upstreams).map(([host, url]) => [host, { url, credentials: 'anonymous' }]),

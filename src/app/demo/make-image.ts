@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
+import { tarFile } from '../../lib/tar-file.ts'
 import { digestOf, type Digest } from '../../oci/digest.ts'
 import { mediaType } from '../../oci/media-types.ts'
 
@@ -42,27 +43,6 @@ export function makeDemoImage(): DemoImage {
   return { digest: addManifest(mediaType.ociIndex, { manifests: platforms }).digest, manifests, blobs }
 }
 
-/** A tar archive with one file of random bytes. POSIX.1-1988 (ustar). */
 function makeLayer(name: string, size: number): Uint8Array {
-  const header = Buffer.alloc(512)
-  header.write(`demo/${name}`, 0)
-  header.write(octal(0o644, 8), 100)
-  header.write(octal(0, 8), 108)
-  header.write(octal(0, 8), 116)
-  header.write(octal(size, 12), 124)
-  header.write(octal(0, 12), 136)
-  header.write('        0', 148)
-  header.write('ustar\u000000', 257)
-  header.write(
-    `${header
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, '0')}\0 `,
-    148,
-  )
-  return Buffer.concat([header, randomBytes(size), Buffer.alloc((512 - (size % 512)) % 512), Buffer.alloc(1024)])
-}
-
-function octal(value: number, length: number): string {
-  return `${value.toString(8).padStart(length - 1, '0')}\0`
+  return tarFile(`demo/${name}`, randomBytes(size))
 }

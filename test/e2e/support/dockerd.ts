@@ -7,6 +7,14 @@ import type { Scene } from './scene.ts'
 import { searchPath } from './search-path.ts'
 
 export interface Dockerd {
+  /** Of dockerd itself. */
+  readonly pid: number
+  /** Ends it and starts it again with its daemon.json as it is; of its /etc nothing is kept. */
+  restart(): Promise<void>
+  /** Its daemon.json. */
+  configFile: string
+  /** Runs a command where it sees the network and the files that dockerd sees. */
+  enter(command: readonly string[]): string[]
   /** Runs the docker CLI against it. */
   docker(...args: string[]): Promise<string>
   /** The same with bytes for its stdin. */
@@ -19,7 +27,12 @@ export function dockerSocket(folder: string): string {
 }
 
 /** A dockerd in the scene, from the programs below `root` (empty: the system's), with everything of its own. */
-export async function startDockerd(scene: Scene, root: string, settings: object): Promise<Dockerd> {
+export async function startDockerd(
+  scene: Scene,
+  root: string,
+  settings: object,
+  flags: readonly string[] = [],
+): Promise<Dockerd> {
   const home = join(scene.folder, 'dockerd')
   await mkdir(home)
   const socket = dockerSocket(scene.folder)
@@ -30,14 +43,24 @@ export async function startDockerd(scene: Scene, root: string, settings: object)
 
   const env = { PATH: searchPath(root), HOME: home, DOCKER_HOST: `unix://${socket}` }
   const cli = (args: string[], options: RunOptions) => run(join(root, '/usr/bin/docker'), args, { ...options, env })
-  const daemon = await startDaemon({
-    command: scene.namespace.enterApart([join(root, '/usr/sbin/dockerd'), '--config-file', configFile]),
+  const options = {
+    command: scene.namespace.enterApart([join(root, '/usr/sbin/dockerd'), '--config-file', configFile, ...flags]),
     env,
     logFile: join(home, 'log'),
     ready: () => cli(['version'], {}),
-  })
-  onTestFinished(daemon.stop)
+  }
+  let daemon = await startDaemon(options)
+  onTestFinished(() => daemon.stop())
   return {
+    get pid() {
+      return daemon.pid
+    },
+    async restart() {
+      await daemon.stop()
+      daemon = await startDaemon(options)
+    },
+    configFile,
+    enter: (command) => ['nsenter', `--target=${daemon.pid}`, '--mount', '--net', ...command],
     docker: (...args) => cli(args, {}),
     feed: (input, ...args) => cli(args, { input }),
   }

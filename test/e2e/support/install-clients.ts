@@ -8,6 +8,8 @@ const packages = [
   'runc',
   'podman',
   'skopeo',
+  'buildah',
+  'mmdebstrap',
   'busybox-static',
   'iproute2',
   'iptables',

@@ -1,19 +1,25 @@
 import { lstat, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
-const packages = ['docker.io', 'docker-cli', 'containerd', 'oras']
-const programs = [
-  ['usr/sbin/dockerd', '--version'],
-  ['usr/bin/docker', '--version'],
-  ['usr/bin/containerd', '--version'],
-  ['usr/bin/oras', 'version'],
-] as const
+const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'crane', 'cosign', 'docker-buildx'] as const
+const programs: Readonly<Record<(typeof packages)[number], readonly [string, string]>> = {
+  'docker.io': ['usr/sbin/dockerd', '--version'],
+  'docker-cli': ['usr/bin/docker', '--version'],
+  containerd: ['usr/bin/containerd', '--version'],
+  oras: ['usr/bin/oras', 'version'],
+  crane: ['usr/bin/crane', '--help'],
+  cosign: ['usr/bin/cosign', 'version'],
+  'docker-buildx': ['usr/libexec/docker/cli-plugins/docker-buildx', 'version'],
+}
+/** cosign 3 signs in another way, which needs services that are far away. */
+const suitesOf = { sid: { cosign: 'trixie' }, trixie: { crane: undefined } } as const
 
 /**
- * dockerd, docker, containerd and oras of Debian's newest suite, unpacked beside the system, which stays as it is: the folder that stands for `/`.
- * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then.
+ * dockerd, docker, containerd, oras, crane, cosign and buildx of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then, which has no crane.
  */
 export async function newerClients(): Promise<string> {
   const kept = join(tmpdir(), `mirror-e2e-newer-clients-${packages.join('-')}`)
@@ -32,20 +38,10 @@ export async function newerClients(): Promise<string> {
   }
 }
 
-/** Where this machine gets its own release from. */
-async function debianMirror(): Promise<string> {
-  const format = '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)'
-  const targets = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])
-  const mirror = targets
-    .split('\n')
-    .map((line) => /^Debian Debian main (\S+)$/.exec(line)?.[1])
-    .find((uri) => uri !== undefined)
-  if (mirror === undefined) throw new Error('apt knows no mirror of Debian itself')
-  return mirror
-}
-
 /** Fetches the packages with an apt state of their own, unpacks them below `work` and sees that they run here. */
-async function unpackSuite(suite: string, source: string, work: string): Promise<string> {
+async function unpackSuite(suite: 'sid' | 'trixie', source: string, work: string): Promise<string> {
+  const suites: Partial<Record<(typeof packages)[number], string | undefined>> = suitesOf[suite]
+  const wanted = packages.filter((name) => !(name in suites) || suites[name] !== undefined)
   const folder = join(work, suite)
   const root = join(folder, 'root')
   for (const part of ['lists/partial', 'cache/archives/partial', 'debs', 'root']) {
@@ -53,7 +49,8 @@ async function unpackSuite(suite: string, source: string, work: string): Promise
   }
   const sourceList = join(folder, 'sources.list')
   const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
-  await writeFile(sourceList, `deb [signed-by=${keyring}] ${source} ${suite} main\n`)
+  const lines = ['sid', 'trixie'].map((name) => `deb [signed-by=${keyring}] ${source} ${name} main\n`)
+  await writeFile(sourceList, lines.join(''))
   const settings = {
     'Dir::Etc::SourceList': sourceList,
     'Dir::Etc::SourceParts': '/dev/null',
@@ -70,8 +67,9 @@ async function unpackSuite(suite: string, source: string, work: string): Promise
   const apt = ['-qq', ...Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])]
   const debs = join(folder, 'debs')
   await run('apt-get', [...apt, 'update'], { timeoutMs: 120_000 })
-  await run('apt-get', [...apt, 'download', ...packages], { cwd: debs, timeoutMs: 180_000 })
+  const files = wanted.map((name) => `${name}/${suites[name] ?? suite}`)
+  await run('apt-get', [...apt, 'download', ...files], { cwd: debs, timeoutMs: 180_000 })
   for (const deb of await readdir(debs)) await run('dpkg', ['-x', join(debs, deb), root])
-  for (const [program, version] of programs) await run(join(root, program), [version])
+  for (const name of wanted) await run(join(root, programs[name][0]), [programs[name][1]])
   return root
 }

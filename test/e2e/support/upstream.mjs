@@ -14,7 +14,7 @@ const server = createServer((request, response) => {
   const { method, url } = request
   requests.push({ method, path: url })
   if (url === '/v2/') return response.end('{}')
-  const [, name, kind, reference] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)$/.exec(url) ?? []
+  const [, name, kind, reference] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)(?:\?.*)?$/.exec(url) ?? []
   const digest = kind === 'manifests' ? (tags[`${name}:${reference}`] ?? reference) : reference
   const file = join(folder, 'blobs', digest?.replace(':', '-') ?? '-')
   const size = statSync(file, { throwIfNoEntry: false })?.size

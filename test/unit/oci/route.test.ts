@@ -26,6 +26,10 @@ describe('the five shapes that name an upstream', () => {
     ['/v2/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/localhost:5000/app/manifests/1', 'localhost:5000', 'app', false],
     ['/v2/localhost/app/manifests/1', 'localhost', 'app', false],
+    // podman's spelling of a port, which must be valid within an image reference.
+    ['/v2/registry.example_8443/org/app/manifests/1', 'registry.example:8443', 'org/app', false],
+    ['/v2/upstream/registry.example_8443/app/manifests/1', 'registry.example:8443', 'app', false],
+    ['/v2/org_8443/app/manifests/1', undefined, 'org_8443/app', false],
     ['/v2/upstream/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/ghcr.io/v2/org/app/manifests/1', 'ghcr.io', 'org/app', false],
     ['/v2/library/alpine/manifests/3.20', undefined, 'library/alpine', false],
@@ -84,8 +88,8 @@ describe('what is refused before any path is built', () => {
     ['/v2/../etc/passwd', 404],
     ['/v2/%2e%2e/manifests/latest', 400],
     ['/v2/a%2f..%2fb/manifests/latest', 400],
-    ['/v2/a/manifests/..', 400],
-    ['/v2/a/manifests/%00', 400],
+    ['/v2/a/manifests/..', 404],
+    ['/v2/a/manifests/%00', 404],
     ['/v2/a/manifests/%zz', 400],
     ['/v2/A/manifests/latest', 400],
     ['/v2/a//b/manifests/latest', 400],
@@ -93,7 +97,8 @@ describe('what is refused before any path is built', () => {
     ['/v2/a/blobs/md5:d41d8cd98f00b204e9800998ecf8427e', 400],
     [`/v2/a/blobs/sha256:${'A'.repeat(64)}`, 400],
     ['/v2/a/blobs/sha256:baddigeststring', 400],
-    [`/v2/a/manifests/${'t'.repeat(129)}`, 400],
+    [`/v2/a/manifests/${'t'.repeat(129)}`, 404],
+    ['/v2/a/manifests/.INVALID_MANIFEST_NAME', 404],
     ['/v1/_ping', 404],
     ['/', 404],
     ['/favicon.ico', 404],
@@ -103,5 +108,11 @@ describe('what is refused before any path is built', () => {
     [`/v2/a/manifests/latest?ns=${'a'.repeat(300)}`, 400],
   ])('%s', (target, status) => {
     expect(refusal(target)).toBe(status)
+  })
+
+  test('what can be no tag cannot be pushed either', () => {
+    expect(() => parseRoute('/v2/a/manifests/.INVALID_MANIFEST_NAME', 'plain', 'PUT')).toThrow(
+      expect.objectContaining({ code: 'MANIFEST_INVALID', status: 400 }),
+    )
   })
 })

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer, type Server, type ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { findDockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../../../src/runtime/dockerode-docker.ts'
+import { DockerEngine, network } from '../../support/docker-engine.ts'
 
 let home: string
 beforeEach(async () => {
@@ -63,44 +63,6 @@ describe('the endpoint of the Docker engine', () => {
   })
 })
 
-/** As much of an engine as is asked for its networks. */
-class Engine {
-  networks: object[] = []
-  readonly #events = new Set<ServerResponse>()
-  readonly #server: Server = createServer((request, response) => {
-    const path = request.url!.split('?')[0]
-    if (path === '/_ping') response.end('OK')
-    else if (path === '/networks')
-      response.setHeader('content-type', 'application/json').end(JSON.stringify(this.networks))
-    else if (path === '/events') {
-      response.flushHeaders()
-      this.#events.add(response)
-    } else response.writeHead(404).end('{"message":"no"}')
-  })
-
-  async start(socket: string) {
-    await new Promise<void>((resolve) => this.#server.listen(socket, resolve))
-  }
-
-  changeNetworks(networks: object[]) {
-    this.networks = networks
-    for (const response of this.#events) response.write('{"Type":"network","Action":"create"}\n')
-  }
-
-  async stop() {
-    await new Promise<void>((resolve) => {
-      this.#server.close(() => resolve())
-      this.#server.closeAllConnections()
-    })
-  }
-}
-
-const network = (name: string, ...gateways: string[]) => ({
-  Name: name,
-  Driver: 'bridge',
-  IPAM: { Config: gateways.map((Gateway) => ({ Gateway })) },
-})
-
 const dockerAt = (path: string) => createDockerodeDocker({ kind: 'socket', path }, { clock: systemClock, retryMs: 20 })
 
 describe('Docker', () => {
@@ -111,7 +73,7 @@ describe('Docker', () => {
   })
 
   test('tells the gateways of the network of exactly this name', async () => {
-    const engine = new Engine()
+    const engine = new DockerEngine()
     await engine.start(join(home, 'docker.sock'))
     const docker = dockerAt(join(home, 'docker.sock'))
     engine.networks = [
@@ -133,7 +95,7 @@ describe('Docker', () => {
     const watching = docker.watchNetworks(() => (changes += 1), stop.signal)
     await expect.poll(() => changes).toBe(1)
 
-    const engine = new Engine()
+    const engine = new DockerEngine()
     await engine.start(socket)
     await expect.poll(() => changes).toBe(2)
     engine.changeNetworks([network('kind', '172.18.0.1')])
@@ -141,7 +103,7 @@ describe('Docker', () => {
     await engine.stop()
     await expect.poll(() => changes).toBe(4)
 
-    const again = new Engine()
+    const again = new DockerEngine()
     await again.start(socket)
     await expect.poll(() => changes).toBe(5)
     stop.abort()

@@ -14,12 +14,14 @@ async function setUp(options: { limit?: number; idle?: number; clock?: Clock } =
   return { store, sessions }
 }
 
+const upload = { repository: 'app', user: undefined, algorithm: 'sha256' } as const
+
 const temporaryFiles = async (store: Store) => (await readdir(store.layout.temporary)).length
 
 describe('upload sessions', () => {
   test('make no file before the first byte', async () => {
     const { store, sessions } = await setUp()
-    const session = sessions.start('app', 'sha256')!
+    const session = sessions.start(upload)!
     expect(await temporaryFiles(store)).toBe(0)
     await session.append(bytesOf('a'))
     expect(await temporaryFiles(store)).toBe(1)
@@ -29,7 +31,7 @@ describe('upload sessions', () => {
     const { store, sessions } = await setUp()
     const digest = digestOf(bytesOf('abc'), algorithm)
     for (const expected of ['sha256', 'sha512'] as const) {
-      const session = sessions.start('app', expected)!
+      const session = sessions.start({ ...upload, algorithm: expected })!
       await session.append(bytesOf('ab'))
       await session.append(bytesOf('c'))
       expect((await session.exclusively(() => session.publish(digest)))?.result).toBe(true)
@@ -41,39 +43,39 @@ describe('upload sessions', () => {
 
   test('beyond the limit drop the oldest empty one, and refuse when all hold something', async () => {
     const { sessions } = await setUp({ limit: 2 })
-    const [first, second] = [sessions.start('app', 'sha256')!, sessions.start('app', 'sha256')!]
+    const [first, second] = [sessions.start(upload)!, sessions.start(upload)!]
     await first.append(bytesOf('a'))
-    const third = sessions.start('app', 'sha256')!
-    expect(sessions.find('app', second.id)).toBeUndefined()
+    const third = sessions.start(upload)!
+    expect(sessions.find(second.id)).toBeUndefined()
     await third.append(bytesOf('a'))
-    expect(sessions.start('app', 'sha256')).toBeUndefined()
-    expect(sessions.find('app', first.id)).toBe(first)
+    expect(sessions.start(upload)).toBeUndefined()
+    expect(sessions.find(first.id)).toBe(first)
   })
 
   test('that are idle for too long are gone with their files; one at work is not', async () => {
     let now = 0
     const clock = { ...systemClock, monotonic: () => now }
     const { store, sessions } = await setUp({ idle: 200, clock })
-    const [idle, busy] = [sessions.start('app', 'sha256')!, sessions.start('app', 'sha256')!]
+    const [idle, busy] = [sessions.start(upload)!, sessions.start(upload)!]
     await idle.append(bytesOf('a'))
     let finish = () => {}
     const working = busy.exclusively(() => new Promise<void>((resolve) => (finish = resolve)))
     now = 1000
     await expect.poll(() => sessions.count).toBe(1)
     await expect.poll(() => temporaryFiles(store)).toBe(0)
-    expect(sessions.find('app', busy.id)).toBe(busy)
+    expect(sessions.find(busy.id)).toBe(busy)
     finish()
     await working
   })
 
   test('let one task at a time in, and clean up after one that was cancelled under it', async () => {
     const { store, sessions } = await setUp()
-    const session = sessions.start('app', 'sha256')!
+    const session = sessions.start(upload)!
     await session.exclusively(async () => {
       await session.append(bytesOf('a'))
       expect(await session.exclusively(async () => 1)).toBeUndefined()
       await session.cancel()
-      expect(sessions.find('app', session.id)).toBeUndefined()
+      expect(sessions.find(session.id)).toBeUndefined()
       expect(await temporaryFiles(store)).toBe(1)
     })
     expect(await temporaryFiles(store)).toBe(0)

@@ -1,0 +1,157 @@
+import { join, resolve } from 'node:path'
+import { planBuildkit, stripBuildkit } from '../../clients/buildkit.ts'
+import type { ClientHome } from '../../clients/client-address.ts'
+import { localFiles } from '../../clients/local-files.ts'
+import { majorAndMinor } from '../../clients/version.ts'
+import { MirrorError } from '../../lib/errors.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
+import { tryBuild } from './buildkit-build.ts'
+import { findEngines } from './docker-engines.ts'
+import { kindOf } from './docker-site.ts'
+
+/** Whose buildkitd it is: that of builders which buildx makes, or one that runs by itself. */
+type BuildkitKind = 'buildx' | 'buildkitd' | 'file'
+
+interface Found {
+  /** `0.29.1`; undefined: there is none, or none that says so. */
+  readonly buildx: string | undefined
+  readonly buildkitd: string | undefined
+  /** Where containers of Docker's engine live. */
+  readonly home: ClientHome
+}
+
+const timeoutMs = 5000
+
+/** BuildKit, in the containers that buildx makes for it or by itself. The one inside dockerd is Docker's. */
+export const buildkitAdapter: ClientAdapter = {
+  client: 'buildkit',
+  summary: 'buildkitd.toml, for builders that buildx makes and for a buildkitd of its own',
+
+  async find(machine) {
+    const buildx = await versionOf(machine, 'docker', ['buildx', 'version'])
+    if (buildx !== undefined) return `buildx ${buildx}`
+    const buildkitd = await versionOf(machine, 'buildkitd', ['--version'])
+    return buildkitd && `buildkitd ${buildkitd}`
+  },
+
+  async places(machine, options) {
+    const found = machine.detached ? undefined : await lookAround(machine)
+    if (options.file !== undefined)
+      return [placeOf(machine, 'file', resolve(machine.cwd, options.file), found, options)]
+    const buildx = placeOf(machine, 'buildx', buildxFile(machine), found, options)
+    const buildkitd = placeOf(
+      machine,
+      'buildkitd',
+      join(machine.root, 'etc', 'buildkit', 'buildkitd.toml'),
+      found,
+      options,
+    )
+    if (options.scope !== undefined) return [options.scope === 'user' ? buildx : buildkitd]
+    if (found === undefined) return [buildkitd]
+    const places = [...(found.buildx ? [buildx] : []), ...(found.buildkitd ? [buildkitd] : [])]
+    return places.length > 0 ? places : [buildx]
+  },
+
+  recall(machine, { kind, path = '' }) {
+    return placeOf(machine, kind as BuildkitKind, path, undefined, undefined)
+  },
+}
+
+function placeOf(
+  machine: Machine,
+  kind: BuildkitKind,
+  path: string,
+  found: Found | undefined,
+  options: ClientOptions | undefined,
+): ClientPlace {
+  const { runCommand, detached } = machine
+  const scope = kind === 'buildkitd' ? 'system' : 'user'
+  const titles = {
+    buildx: 'builders that buildx makes',
+    buildkitd: "this machine's buildkitd",
+    file: 'a buildkitd.toml',
+  }
+  const version = options?.clientVersion ?? found?.buildx
+  return {
+    id: kind === 'file' ? path : kind,
+    title: `${titles[kind]} (${path})`,
+    details: { kind, scope, path },
+    home: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
+    files: localFiles,
+    wants: { files: [path], trees: [] },
+    plan(mirror, files) {
+      const plan = planBuildkit(mirror, path, files)
+      const then =
+        kind === 'buildkitd'
+          ? ['sudo systemctl restart buildkit   (it reads its configuration when it starts)']
+          : [
+              `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is made)`,
+            ]
+      return { ...plan, todo: plan.changes.length > 0 ? then : [] }
+    },
+    strip: (mirror, files) => stripBuildkit(mirror, path, files),
+    ...(!detached && kind === 'buildx' && { pull: (image) => tryBuild(image, runCommand) }),
+    reasons: [
+      {
+        why: 'the builder is older than its configuration: it has read what was there when it was made',
+        fix: 'docker buildx rm BUILDER, and make it again',
+      },
+      { why: "the builder in use is Docker's own", fix: 'docker buildx ls   (or: mirror configure docker)' },
+      {
+        why: 'the builder has a network of its own, and 127.0.0.1 there is not this machine',
+        fix: createCommand('http://127.0.0.1:5055', undefined, version),
+      },
+    ],
+  }
+}
+
+/** A builder that reaches an address of this machine's loopback shares its network. */
+function createCommand(cache: string, file: string | undefined, version: string | undefined): string {
+  const { hostname } = new URL(cache)
+  const isLoopback = hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
+  const [major, minor] = majorAndMinor(version) ?? [0, 14]
+  const flag = major === 0 && minor < 14 ? '--config' : '--buildkitd-config'
+  return [
+    'docker buildx create --use --driver docker-container',
+    ...(isLoopback ? ['--driver-opt network=host'] : []),
+    ...(file === undefined ? [] : [`${flag} ${file}`]),
+  ].join(' ')
+}
+
+/** What buildx gives to each builder that is made without another. */
+function buildxFile({ env, home, detached }: Machine): string {
+  const docker = (!detached && env['DOCKER_CONFIG']) || join(home, '.docker')
+  return join((!detached && env['BUILDX_CONFIG']) || join(docker, 'buildx'), 'buildkitd.default.toml')
+}
+
+async function lookAround(machine: Machine): Promise<Found> {
+  const [buildx, buildkitd, home] = await Promise.all([
+    versionOf(machine, 'docker', ['buildx', 'version']),
+    versionOf(machine, 'buildkitd', ['--version']),
+    homeOfContainers(machine),
+  ])
+  return { buildx, buildkitd, home }
+}
+
+async function homeOfContainers(machine: Machine): Promise<ClientHome> {
+  const what = 'builders'
+  const inVm = { in: 'vm', what, hostName: 'host.docker.internal' } as const
+  try {
+    const [engine] = await findEngines(machine)
+    const kind = engine && kindOf(engine.info, machine)
+    if (kind === undefined) return machine.platform === 'linux' ? { in: 'host' } : inVm
+    if (kind === 'system' && engine?.dockerd?.sharesNetwork !== false) return { in: 'host' }
+    if (kind !== 'system' && kind !== 'rootless') return inVm
+    const why = "not even the host's network is that of this machine there"
+    return { in: 'apart', what, why, hints: [] }
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    return { in: 'apart', what, why: 'they run on another machine', hints: error.hints }
+  }
+}
+
+/** `github.com/docker/buildx v0.29.1 4d6…`, `buildkitd github.com/moby/buildkit v0.12.5 bac3f2b…` */
+async function versionOf({ runCommand }: Machine, file: string, args: string[]): Promise<string | undefined> {
+  const result = await runCommand(file, args, { timeoutMs })
+  return result?.exitCode === 0 ? /\bv?(\d+\.\d+\S*)/.exec(result.stdout)?.[1] : undefined
+}

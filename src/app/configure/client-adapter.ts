@@ -1,0 +1,92 @@
+import type { ClientHome } from '../../clients/client-address.ts'
+import type { ClientName, ConfigPlan, FileChange, MirrorForClient, WantedFiles } from '../../clients/client-config.ts'
+import type { FilePort } from '../../clients/file-port.ts'
+import type { FilesNow } from '../../clients/files-now.ts'
+import type { RunCommand } from '../../lib/run-command.ts'
+
+/** The machine whose clients are configured. */
+export interface Machine {
+  readonly platform: NodeJS.Platform
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** The user's home folder, or the folder that `--root` put in its place. */
+  readonly home: string
+  /** `/`, or the folder that `--root` put in its place. */
+  readonly root: string
+  /** Whether `--root` was given: then nothing is detected and no program or daemon is spoken to. */
+  readonly detached: boolean
+  readonly cwd: string
+  /** Our own state folder. */
+  readonly stateDir: string
+  readonly runCommand: RunCommand
+}
+
+/** What the user said about the client; undefined is "find out". */
+export interface ClientOptions {
+  readonly scope: 'user' | 'system' | undefined
+  readonly clientVersion: string | undefined
+  readonly imageStore: 'classic' | 'containerd' | undefined
+  /** A file of the user's to merge into, instead of the usual place. */
+  readonly file: string | undefined
+  /** A running cluster to configure, by name. */
+  readonly cluster: string | undefined
+}
+
+/** One program and how it is told about a mirror. */
+export interface ClientAdapter {
+  readonly client: ClientName
+  /** What it is that gets configured, for a list: `Docker: daemon.json, or a folder per registry`. */
+  readonly summary: string
+  /** What of it is on this machine (`podman 4.3.1`, `cluster dev`); undefined when there is nothing. Quick, and never throws. */
+  find(machine: Machine): Promise<string | undefined>
+  /**
+   * Where it could be configured here, the likeliest first. Not installed is no failure: then it is the usual place, with a
+   * note in the plan that the version is a guess. Throws MirrorError where there is nothing sensible to write.
+   */
+  places(machine: Machine, options: ClientOptions): Promise<ClientPlace[]>
+  /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
+  recall(machine: Machine, details: PlaceDetails): ClientPlace
+}
+
+/** All that is needed to find a place again; JSON. */
+export type PlaceDetails = Readonly<Record<string, string>>
+
+/** One place where a client keeps its configuration. */
+export interface ClientPlace {
+  /** Tells it from the client's other places, and stays the same from run to run: `system`, `user`, `cluster dev`. */
+  readonly id: string
+  /** For a list to choose from: `the whole system (/etc/docker)`. */
+  readonly title: string
+  readonly details: PlaceDetails
+  readonly home: ClientHome
+  readonly files: FilePort
+  /** All of its files are our own, below our state folder: written without a question. */
+  readonly ours?: true
+  /** What has to be read before `plan` and `strip`. */
+  readonly wants: WantedFiles
+  /** Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
+  plan(mirror: MirrorForClient, files: FilesNow): ConfigPlan
+  /** Pure: takes our own keys out of files that the user has changed since; `mirror` is what was written then. */
+  strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesNow): FileChange[]
+  /** Has the client itself look at what would be written. Throws MirrorError (usage) with what it says. */
+  validate?(changes: readonly FileChange[]): Promise<void>
+  /** How the client takes notice without a restart; absent where it does by itself. */
+  readonly reload?: ClientReload
+  /**
+   * Pulls an image by the client itself, and removes it again. Resolves to what the client said when the pull failed; absent
+   * where this client cannot be made to pull from here.
+   */
+  pull?(image: string): Promise<{ readonly failed: string | undefined }>
+  /** Why a pull may have gone past the mirror, the likeliest first, each with the command that mends it. */
+  readonly reasons: readonly { readonly why: string; readonly fix: string }[]
+}
+
+export interface ClientReload {
+  /** `send SIGHUP to dockerd (pid 812)`. */
+  readonly says: string
+  /** What the user can do instead: `systemctl restart docker`, in a sentence. */
+  readonly byHand: string
+  /** Throws MirrorError. */
+  run(): Promise<void>
+  /** Files as they have to be during the reload that undoes: a key that is merely missing would be ignored. */
+  interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
+}

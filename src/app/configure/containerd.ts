@@ -1,0 +1,145 @@
+import { join, posix } from 'node:path'
+import type { ClientHome } from '../../clients/client-address.ts'
+import { planContainerd, stripContainerd, type ContainerdTarget } from '../../clients/containerd.ts'
+import { readContainerdConfig } from '../../clients/containerd-config.ts'
+import { localFiles } from '../../clients/local-files.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { isThere } from '../../lib/is-there.ts'
+import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
+import { pullByContainerd } from './containerd-pull.ts'
+
+const usualSocket = '/run/containerd/containerd.sock'
+
+/** containerd, as kubelets and nerdctl use it. */
+export const containerdAdapter: ClientAdapter = {
+  client: 'containerd',
+  summary: 'containerd and nerdctl: hosts.toml files for the registries',
+
+  async find(machine) {
+    const version = await versionOf(machine)
+    return version === undefined ? undefined : `containerd ${version}`
+  },
+
+  async places(machine, { scope, clientVersion }) {
+    if (machine.platform !== 'linux' && !machine.detached)
+      throw new MirrorError('containerd runs on Linux, and this is none.', {
+        exit: exitCode.missing,
+        hints: ['mirror configure containerd --root DIR   (files to be copied to where it runs)'],
+      })
+    const version = clientVersion ?? (await versionOf(machine))
+    const system = () => placeFor(machine, 'system', version)
+    const user = () => placeFor(machine, 'user', version)
+    if (scope !== undefined) return [await placeFor(machine, scope, version)]
+    if (!(await runsRootless(machine))) return [await system()]
+    return process.getuid?.() === 0 ? [await system(), await user()] : [await user(), await system()]
+  },
+
+  recall: (machine, details) => placeOf(machine, details, undefined),
+}
+
+/** Looks at what containerd itself says of its configuration, where it may be asked. */
+async function placeFor(machine: Machine, scope: 'user' | 'system', version: string | undefined): Promise<ClientPlace> {
+  const config = configFolder(machine, scope)
+  const dump = scope === 'system' ? await dumpOf(machine) : undefined
+  const file = await localFiles.read(join(machine.root, config, 'config.toml'))
+  const text = dump ?? Buffer.from(file?.bytes ?? []).toString()
+  const { configPaths, address } = readContainerdConfig(posix.join(config, 'config.toml'), text)
+  const folders = configPaths.length > 0 ? configPaths : [posix.join(config, 'certs.d')]
+  return placeOf(
+    machine,
+    {
+      scope,
+      folders: folders.join(':'),
+      ...(version !== undefined && { version }),
+      ...(address !== undefined && { socket: address }),
+    },
+    dump,
+  )
+}
+
+function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefined): ClientPlace {
+  const { version, socket = usualSocket } = details
+  const scope = details['scope'] === 'user' ? 'user' : 'system'
+  const [hosts, ...others] = details['folders']!.split(':')
+  const config = configFolder(machine, scope)
+  const named = (name: string) => ({ name, path: join(machine.root, name) })
+  const target: ContainerdTarget = {
+    hosts: named(hosts!),
+    elsewhere: [...new Set([...others, posix.join(config, '..', 'docker', 'certs.d')])]
+      .filter((folder) => folder !== hosts)
+      .map((folder) => named(folder).path),
+    configFile: named(posix.join(config, 'config.toml')),
+    dump,
+    version,
+    rootless: scope === 'user',
+    nerdctlFile: named(posix.join(config, '..', 'nerdctl', 'nerdctl.toml')),
+  }
+  return {
+    id: scope,
+    title: `${scope === 'user' ? 'your rootless containerd' : 'the whole system'} (${target.hosts.path})`,
+    details,
+    home: homeOf(scope),
+    files: localFiles,
+    wants: {
+      files: [target.configFile.path, target.nerdctlFile.path],
+      trees: [target.hosts.path, ...target.elsewhere],
+    },
+    plan(mirror, files) {
+      const plan = planContainerd(mirror, target, files)
+      const guess = 'No containerd was found, so its version is a guess: say it with --client-version.'
+      return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
+    },
+    strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
+    ...(!machine.detached && {
+      pull: (image: string) =>
+        pullByContainerd({ runCommand: machine.runCommand, socket, hostsFolder: target.hosts.path }, image),
+    }),
+    reasons: [
+      { why: 'It is not configured', fix: 'mirror configure containerd' },
+      {
+        why: `config_path is not set to ${hosts}, or containerd was not restarted since`,
+        fix: 'containerd config dump | grep config_path; sudo systemctl restart containerd',
+      },
+      {
+        why: 'config_path names several folders, which versions since 2.1 may not understand',
+        fix: `config_path = "${hosts}"   (in ${target.configFile.name})`,
+      },
+      { why: 'containerd could not read a hosts.toml', fix: 'journalctl -u containerd | grep hosts.toml' },
+    ],
+  }
+}
+
+/** Where its configuration is, in the machine's own words: without what `--root` puts before it. */
+function configFolder({ home, env, detached }: Machine, scope: 'user' | 'system'): string {
+  if (scope === 'system') return '/etc/containerd'
+  if (detached) return '/.config/containerd'
+  return join(env['XDG_CONFIG_HOME'] ?? join(home, '.config'), 'containerd')
+}
+
+function homeOf(scope: 'user' | 'system'): ClientHome {
+  if (scope === 'system') return { in: 'host' }
+  return {
+    in: 'apart',
+    what: 'A rootless containerd',
+    why: 'it has a network of its own, where 127.0.0.1 is another',
+    hints: ['have the cache listen on an address of this machine, too: "cache.listen" in mirror.yaml'],
+  }
+}
+
+async function versionOf({ runCommand, detached }: Machine): Promise<string | undefined> {
+  if (detached) return undefined
+  const result = await runCommand('containerd', ['--version'], { timeoutMs: 5000 })
+  return result?.exitCode === 0 ? /\bv?(\d+\.\d+\.\d[\w.-]*)/.exec(result.stdout)?.[1] : undefined
+}
+
+/** Undefined where there is no containerd to ask, or it cannot read its own file. */
+async function dumpOf({ runCommand, detached }: Machine): Promise<string | undefined> {
+  if (detached) return undefined
+  const result = await runCommand('containerd', ['config', 'dump'], { timeoutMs: 10_000 })
+  return result?.exitCode === 0 ? result.stdout : undefined
+}
+
+async function runsRootless({ env, detached }: Machine): Promise<boolean> {
+  const runtimeFolder = env['XDG_RUNTIME_DIR']
+  return !detached && runtimeFolder !== undefined && isThere(join(runtimeFolder, 'containerd-rootless'))
+}

@@ -1,0 +1,63 @@
+import { realpath } from 'node:fs/promises'
+import { join } from 'node:path'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { ifVisible } from '../../lib/if-visible.ts'
+import { findDockerEndpoint, type DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerEngineInfo } from '../../runtime/docker-engine.ts'
+import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
+import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
+import type { Machine } from './client-adapter.ts'
+
+/** Where `docker` looks when nothing else was chosen. */
+const usualSocket = '/var/run/docker.sock'
+
+/** An engine that answers. */
+export interface FoundEngine {
+  readonly endpoint: DockerEndpoint
+  readonly info: DockerEngineInfo
+  /** Undefined when it does not run beside us, or could not be told from others. */
+  readonly dockerd: DockerdProcess | undefined
+}
+
+/**
+ * The engine that the `docker` command speaks to and, where nothing else was chosen, those at the other usual sockets. Throws a
+ * MirrorError (missing) for one on another machine, whose files are not here.
+ */
+export async function findEngines(machine: Machine): Promise<FoundEngine[]> {
+  const engines = await Promise.all((await endpointsOf(machine)).map(lookAt))
+  return engines.filter((engine) => engine !== undefined)
+}
+
+async function lookAt(endpoint: DockerEndpoint): Promise<FoundEngine | undefined> {
+  const info = await createDockerodeEngine(endpoint).info()
+  return info && !info.isPodman ? { endpoint, info, dockerd: await findDockerd(endpoint) } : undefined
+}
+
+async function endpointsOf({ platform, env, home }: Machine): Promise<DockerEndpoint[]> {
+  const chosen = await findDockerEndpoint({ platform, env, homedir: home })
+  if (chosen === undefined || (chosen.kind === 'tcp' && !/^(localhost|127\..*|::1)$/.test(chosen.host))) {
+    const where = chosen === undefined ? 'a way that only docker itself knows' : `${chosen.host}:${chosen.port}`
+    throw new MirrorError(`Docker's engine is reached by ${where}: its files are on another machine.`, {
+      exit: exitCode.missing,
+      hints: [
+        'mirror configure docker --mirror URL   (on that machine)',
+        'docker context use default   (for the engine of this one)',
+      ],
+    })
+  }
+  const isChosen = Boolean(env['DOCKER_HOST']) || chosen.kind === 'tcp' || chosen.path !== usualSocket
+  if (isChosen || platform === 'win32') return [chosen]
+  const others = [
+    ...(env['XDG_RUNTIME_DIR'] ? [join(env['XDG_RUNTIME_DIR'], 'docker.sock')] : []),
+    ...['.docker/desktop/docker.sock', '.docker/run/docker.sock', '.colima/default/docker.sock'].map((path) =>
+      join(home, path),
+    ),
+    join(home, '.orbstack', 'run', 'docker.sock'),
+  ]
+  const sockets = new Map<string, string>()
+  for (const path of [chosen.path, ...others]) {
+    const real = await ifVisible(realpath(path))
+    if (real !== undefined && !sockets.has(real)) sockets.set(real, path)
+  }
+  return [...sockets.values()].map((path) => ({ kind: 'socket', path }))
+}

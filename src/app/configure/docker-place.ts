@@ -1,0 +1,172 @@
+import { join } from 'node:path'
+import { planDocker, stripDocker } from '../../clients/docker.ts'
+import { dockerForm, type DockerTarget } from '../../clients/docker-target.ts'
+import { majorAndMinor } from '../../clients/version.ts'
+import type { ConfigPlan, MirrorForClient } from '../../clients/client-config.ts'
+import { localFiles } from '../../clients/local-files.ts'
+import { systemClock } from '../../lib/clock.ts'
+import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerdProcess } from '../../runtime/dockerd-process.ts'
+import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
+import type { ClientPlace, Machine } from './client-adapter.ts'
+import { dockerReload, reloadCommand } from './docker-reload.ts'
+import type { DockerSite } from './docker-site.ts'
+import { validateDaemonJson } from './validate-daemon-json.ts'
+
+export interface DockerPlaceOptions {
+  readonly machine: Machine
+  readonly site: DockerSite
+  readonly target: DockerTarget
+  /** Undefined: there is nobody to speak to. */
+  readonly endpoint: DockerEndpoint | undefined
+  readonly dockerd: DockerdProcess | undefined
+  /** How sure all this is. */
+  readonly notes: readonly string[]
+}
+
+const pullMs = 90_000
+/** Until then BuildKit keeps the mirrors that dockerd was started with. */
+const firstWithLiveBuilds = 26
+
+/** One engine as a place for a configuration. */
+export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
+  const { machine, site, target, endpoint, dockerd, notes } = options
+  const { kind, scope, title, home } = site
+  const { daemonJson, certsFolder, version, imageStore } = target
+  const form = dockerForm(target)
+  const hangsUp = endpoint !== undefined && form !== 'folders' && (kind === 'system' || kind === 'rootless')
+  return {
+    id: idOf(site, machine),
+    title,
+    details: {
+      kind,
+      scope,
+      daemonJson,
+      ...(certsFolder !== undefined && { certsFolder }),
+      ...(version !== undefined && { version }),
+      ...(imageStore !== undefined && { imageStore }),
+      ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }),
+    },
+    home,
+    files: localFiles,
+    wants: { files: [daemonJson], trees: certsFolder === undefined ? [] : [certsFolder] },
+    plan(mirror, files) {
+      const plan = planDocker(mirror, target, files)
+      const takesNotice = plan.changes.some(({ path }) => path === daemonJson)
+      return {
+        changes: plan.changes,
+        notes: [...notes, ...plan.notes],
+        todo: takesNotice ? [...plan.todo, ...afterwards(options)] : plan.todo,
+      }
+    },
+    strip: (mirror, files) => stripDocker(mirror, target, files),
+    ...(!machine.detached &&
+      (kind === 'system' || kind === 'rootless') && {
+        async validate(changes) {
+          const change = changes.find(({ path }) => path === daemonJson)
+          if (change) await validateDaemonJson(change, dockerd?.program ?? 'dockerd', machine.runCommand)
+        },
+      }),
+    ...(hangsUp && { reload: dockerReload(endpoint, daemonJson, dockerd, systemClock) }),
+    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
+    reasons: form === 'folders' ? foldersReasons : mirrorsReasons(options),
+  }
+}
+
+/** An engine whose settings are no file of this machine: what to put there goes to stdout. */
+export function dockerPlaceByHand(options: Omit<DockerPlaceOptions, 'target'>): ClientPlace {
+  const { site, endpoint, notes } = options
+  const { kind, scope, title, home } = site
+  return {
+    id: kind,
+    title,
+    details: { kind, scope, ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }) },
+    home,
+    files: localFiles,
+    wants: { files: [], trees: [] },
+    plan: (mirror) => planByHand(mirror, kind, notes),
+    strip: () => [],
+    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
+    reasons: [
+      {
+        why: 'the settings of the virtual machine do not name the mirror, or it was not restarted since',
+        fix: "docker info --format '{{.RegistryConfig.Mirrors}}'",
+      },
+    ],
+  }
+}
+
+function planByHand({ cache }: MirrorForClient, kind: DockerSite['kind'], notes: readonly string[]): ConfigPlan {
+  const { host } = new URL(cache)
+  const settings = { 'registry-mirrors': [cache], 'insecure-registries': [host] }
+  if (kind === 'colima')
+    return {
+      changes: [],
+      notes: [...notes, 'Docker in Colima mirrors Docker Hub only, and reads what Colima gives it.'],
+      todo: ['colima edit   (put this where "docker: {}" stands)', 'colima restart'],
+      // JSON is YAML.
+      output: `docker: ${JSON.stringify(settings)}\n`,
+    }
+  return {
+    changes: [],
+    notes: [...notes, "This Docker's settings are kept by the program that runs its virtual machine."],
+    todo: ['Add this to its engine settings (Docker Desktop: Settings, Docker Engine), and restart it there'],
+    output: `${JSON.stringify(settings, null, 2)}\n`,
+  }
+}
+
+/** Engines of the system with files of their own are places of their own. */
+function idOf({ kind, daemonJson = kind }: DockerSite, { root }: Machine): string {
+  const isUsual = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
+  return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
+}
+
+/** What makes the engine take notice of its changed daemon.json. */
+function afterwards({ site, target, dockerd, machine }: DockerPlaceOptions): string[] {
+  switch (site.kind) {
+    case 'desktop':
+      return ['Restart Docker Desktop: docker desktop restart']
+    case 'orbstack':
+      return ['Restart its engine: orb restart docker']
+    case 'file':
+      return []
+    default: {
+      const command = reloadCommand(machine.detached ? undefined : dockerd)
+      const major = majorAndMinor(target.version)?.[0]
+      return [
+        `${command}   (dockerd reads its file again; --reload does it for you)`,
+        ...(major === undefined || major < firstWithLiveBuilds
+          ? [
+              'docker build (BuildKit) before Docker 26 uses it only after a restart of dockerd, which stops containers.',
+            ]
+          : []),
+      ]
+    }
+  }
+}
+
+const foldersReasons = [
+  {
+    why: 'the engine uses its classic image store, and does not read hosts.toml',
+    fix: "docker info --format '{{.DriverStatus}}'   (containerd's says io.containerd.snapshotter.v1)",
+  },
+  { why: 'docker speaks to another engine than the one that was configured', fix: 'docker context ls' },
+  {
+    why: 'a hosts.toml is broken: dockerd goes on without it and tells only its log',
+    fix: 'journalctl -u docker -n 50 | grep hosts.toml',
+  },
+  { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
+]
+
+function mirrorsReasons({ dockerd, machine }: DockerPlaceOptions): ClientPlace['reasons'] {
+  const command = reloadCommand(machine.detached ? undefined : dockerd)
+  return [
+    { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
+    { why: 'dockerd has not read its daemon.json since it was written', fix: command },
+    { why: 'docker speaks to another engine than the one that was configured', fix: 'docker context ls' },
+    {
+      why: 'the engine does not reach the address that stands there',
+      fix: "docker info --format '{{.RegistryConfig.Mirrors}}'",
+    },
+  ]
+}

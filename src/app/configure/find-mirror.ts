@@ -1,0 +1,61 @@
+import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
+import { loadConfig } from '../../config/load-config.ts'
+import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
+import type { Config } from '../../config/config.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { findRunning } from '../../runtime/state-file.ts'
+import { builtInUpstreams } from '../../upstream/routing.ts'
+
+/** The mirror that clients are to be told about. */
+export interface FoundMirror {
+  /** Where a client that lives there reaches it; `warning` when that is doubtful. Throws MirrorError when it cannot be reached. */
+  addressFor(home: ClientHome): ClientAddress & { readonly warning: string | undefined }
+  /** `docker.io` first, then as they are configured and built in. */
+  readonly registries: readonly string[]
+  readonly defaultUpstream: string
+}
+
+/** The running mirror, or the one at `url`. Throws MirrorError: not running (3), or a bad URL (2). */
+export async function findMirror(surroundings: Surroundings, url: string | undefined): Promise<FoundMirror> {
+  const paths = mirrorPaths(surroundings)
+  const config = await loadConfig({ ...surroundings, paths })
+  const { defaultUpstream } = config
+  const known = { registries: registriesOf(config), defaultUpstream }
+  if (url !== undefined) {
+    const given = { cache: checkedUrl(url), registry: registryBeside(url, config) }
+    const why = `the mirror is at ${given.cache}, as you said`
+    return { ...known, addressFor: (home) => ({ ...given, why, warning: doubtAbout(given.cache, home) }) }
+  }
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined)
+    throw new MirrorError('No mirror is running that a client could be told about.', {
+      exit: exitCode.notRunning,
+      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
+    })
+  const endpoints = { ...running.endpoints, runtime: running.runtime }
+  return { ...known, addressFor: (home) => ({ ...clientAddress(home, endpoints), warning: undefined }) }
+}
+
+function registriesOf({ upstreams, defaultUpstream }: Config): string[] {
+  return [...new Set(['docker.io', ...builtInUpstreams, ...Object.keys(upstreams), defaultUpstream])]
+}
+
+/** Without a slash at its end. */
+function checkedUrl(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  const plain =
+    url && url.pathname === '/' && url.search === '' && url.hash === '' && url.username === '' && url.password === ''
+  if (plain && (url.protocol === 'http:' || url.protocol === 'https:')) return `${url.protocol}//${url.host}`
+  throw new MirrorError(`${JSON.stringify(text)} is not the URL of a mirror.`, {
+    exit: exitCode.usage,
+    hints: ['--mirror http://127.0.0.1:5055   (scheme, host and port, nothing else)'],
+  })
+}
+
+/** The registry for pushes beside a cache that was named: the same host, with the configured port. */
+function registryBeside(cache: string, { registry }: Config): string | undefined {
+  const port = registry.listen[0]?.port
+  if (!registry.enabled || port === undefined || port === 0) return undefined
+  const { protocol, hostname } = new URL(cache)
+  return `${protocol}//${hostname}:${port}`
+}

@@ -1,0 +1,21 @@
+import { resolve } from 'node:path'
+import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
+import { runCommand } from '../../lib/run-command.ts'
+import type { Machine } from './client-adapter.ts'
+
+/** The machine as clients' adapters see it; `root`: the folder that stands for `/` and `~`, and then nobody is spoken to. */
+export function machineAt(surroundings: Surroundings, root: string | undefined): Machine {
+  const { platform, env, homedir, cwd } = surroundings
+  const { stateDir } = mirrorPaths(surroundings)
+  const below = root === undefined ? undefined : resolve(cwd, root)
+  return {
+    platform,
+    env,
+    home: below ?? homedir,
+    root: below ?? '/',
+    detached: below !== undefined,
+    cwd,
+    stateDir,
+    runCommand,
+  }
+}

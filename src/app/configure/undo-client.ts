@@ -1,0 +1,70 @@
+import type { FileChange } from '../../clients/client-config.ts'
+import { openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
+import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
+import { adapterOf } from './client-adapters.ts'
+import type { ClientPlace, Machine } from './client-adapter.ts'
+import { rootOf } from './configure-client.ts'
+import { readFiles } from './read-files.ts'
+
+/** The way back for one client in one place, with nothing done yet. */
+export interface PreparedUndo {
+  readonly record: ConfiguredClient
+  readonly place: ClientPlace
+  readonly plan: UndoPlan
+}
+
+/** What was configured on this machine, or below its `--root`, as far as it was asked for. Throws MirrorError for an unknown client. */
+export async function recordsOf(
+  machine: Machine,
+  wanted: { client: string | undefined; scope: string | undefined; cluster: string | undefined },
+): Promise<ConfiguredClient[]> {
+  if (wanted.client !== undefined) await adapterOf(wanted.client)
+  return (await openConfiguredClients(machine.stateDir).list()).filter(
+    ({ client, root, details }) =>
+      root === rootOf(machine) &&
+      (wanted.client === undefined || client === wanted.client) &&
+      (wanted.scope === undefined || details['scope'] === wanted.scope) &&
+      (wanted.cluster === undefined || details['cluster'] === wanted.cluster),
+  )
+}
+
+/** Throws MirrorError for a backup that is gone, or a place that cannot be reached. */
+export async function prepareUndo(machine: Machine, record: ConfiguredClient): Promise<PreparedUndo> {
+  const place = await placeOf(machine, record)
+  const plan = await planUndo(record, place.files, async () => {
+    return place.strip(record, await readFiles(place.files, place.wants))
+  })
+  return { record, place, plan }
+}
+
+/**
+ * Goes the way back. `reload`: the client takes notice at once; for those that ignore a key that is merely missing, by an
+ * interim state of the files.
+ */
+export async function undoClient(
+  machine: Machine,
+  { record, place, plan }: PreparedUndo,
+  reload: boolean,
+): Promise<void> {
+  const how = reload ? place.reload : undefined
+  if (how?.interim) {
+    await put(place, how.interim(record, await readFiles(place.files, place.wants)))
+    await how.run()
+  }
+  await applyUndo(record, plan, place.files, openConfiguredClients(machine.stateDir))
+  if (how && !how.interim) await how.run()
+}
+
+/** The place of a record, found again without the client's help. */
+export async function placeOf(machine: Machine, record: ConfiguredClient): Promise<ClientPlace> {
+  const { root } = record
+  const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
+  return (await adapterOf(record.client)).recall(there, record.details)
+}
+
+async function put(place: ClientPlace, changes: readonly FileChange[]): Promise<void> {
+  for (const { path, after } of changes) {
+    if (after === undefined) await place.files.remove(path)
+    else await place.files.write(path, Buffer.from(after), await place.files.read(path))
+  }
+}

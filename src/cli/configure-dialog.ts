@@ -1,0 +1,74 @@
+import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import { configureClient, prepareClient, type PreparedClient } from '../app/configure/configure-client.ts'
+import type { FoundMirror } from '../app/configure/find-mirror.ts'
+import { agree } from './agree.ts'
+import { renderNotes } from './render-configure.ts'
+import { renderDiff } from './render-diff.ts'
+import type { Talk } from './talk.ts'
+
+export interface ConfigureChoices {
+  readonly fallback: boolean
+  readonly reload: boolean
+  readonly yes: boolean
+  readonly dryRun: boolean
+  readonly json: boolean
+}
+
+/** Shows what would be written, asks, and writes it. */
+export async function configureDialog(
+  talk: Talk,
+  request: { machine: Machine; adapter: ClientAdapter; place: ClientPlace; mirror: FoundMirror },
+  choices: ConfigureChoices,
+): Promise<void> {
+  const { adapter, place } = request
+  const { fallback, dryRun, json } = choices
+  const prepared = await prepareClient({ ...request, fallback })
+  const { changes, output } = prepared.plan
+  // Our own files need no agreement, and a cluster file on stdout no difference before it.
+  const asks = place.ours !== true && changes.length > 0
+  if (!json) {
+    if (asks) talk.print((await renderDiff(changes, talk.paint)).trimEnd())
+    talk.say(renderNotes(prepared, talk.paintAside))
+  }
+  const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
+  if (applies) await configureClient(prepared, new Date())
+  const reloaded = applies && choices.reload && (await reload(talk, place))
+  if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
+  if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
+  if (!applies) return
+  const again = `${adapter.client} is configured so already: ${place.title}.`
+  if (changes.length === 0) return talk.print(again)
+  talk.print(`Configured ${adapter.client}: ${place.title}. Back: mirror configure ${adapter.client} --undo`)
+}
+
+async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {
+  if (how === undefined) {
+    talk.say('There is nothing to reload: it reads its configuration with every pull.')
+    return false
+  }
+  await how.run()
+  talk.say(`Done: ${how.says}.`)
+  return true
+}
+
+function reportOf(
+  { adapter, place, address, warning, plan }: PreparedClient,
+  applied: boolean,
+  reloaded: boolean,
+): object {
+  return {
+    client: adapter.client,
+    place: place.id,
+    mirror: address.cache,
+    changes: plan.changes.map(({ path, before, after }) => ({
+      path,
+      action: before === undefined ? 'create' : after === undefined ? 'remove' : 'change',
+    })),
+    warnings: warning === undefined ? [] : [warning],
+    notes: plan.notes,
+    todo: plan.todo,
+    ...(plan.output !== undefined && { output: plan.output }),
+    applied,
+    reloaded,
+  }
+}

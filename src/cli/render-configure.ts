@@ -1,0 +1,81 @@
+import type { CheckResult } from '../app/configure/check-client.ts'
+import type { PreparedClient } from '../app/configure/configure-client.ts'
+import type { ListedClient } from '../app/configure/list-configured.ts'
+import type { ConfiguredClient } from '../clients/configured.ts'
+import type { Paint } from './paint.ts'
+import { renderTable } from './render-table.ts'
+
+/** What was found, and what is left to do; a line each. */
+export function renderNotes(
+  { why, warning, plan }: Pick<PreparedClient, 'why' | 'warning' | 'plan'>,
+  paint: Paint,
+): string {
+  return [
+    sentence(why),
+    ...(warning === undefined ? [] : [paint.yellow(`Warning: ${warning}`)]),
+    ...plan.notes,
+    ...plan.todo.map((step) => `${paint.bold('To do:')} ${step}`),
+  ].join('\n')
+}
+
+/** Whether a client was seen, and if not why that may be. */
+export function renderCheck(
+  client: string,
+  { seen, asked, failed, reasons, image }: CheckResult,
+  paint: Paint,
+): string {
+  if (seen) return `${paint.green('seen')}  ${client} came through the mirror for ${image}`
+  const what = asked
+    ? `${client} asked the mirror for ${image}, and then failed`
+    : failed === undefined
+      ? `${client} has pulled ${image} from somewhere else`
+      : `${client} did not ask the mirror for ${image}`
+  return [
+    `${paint.red('not seen')}  ${what}`,
+    ...(failed === undefined
+      ? []
+      : failed
+          .trim()
+          .split('\n')
+          .map((line) => paint.dim(`  ${line}`))),
+    ...(reasons.length === 0 ? [] : ['Why this may be, the likeliest first:']),
+    ...reasons.flatMap(({ why, fix }, at) => [`  ${at + 1}. ${why}`, `     ${paint.bold(fix)}`]),
+  ].join('\n')
+}
+
+export function renderConfigured(clients: readonly ListedClient[], paint: Paint): string {
+  if (clients.length === 0) return 'No client is configured by mirror.'
+  const rows = clients.flatMap(({ client, title, mirror, since, files }) =>
+    files.map(({ path, state }, at) => [
+      ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),
+      path,
+      // The last column: colours there move nothing.
+      state === 'as written' ? state : paint.yellow(state),
+    ]),
+  )
+  const titles = ['CLIENT', 'PLACE', 'MIRROR', 'SINCE (UTC)', 'FILE', 'STATE']
+  return renderTable(
+    titles.map((title) => ({ title })),
+    rows,
+    paint,
+  )
+}
+
+/** Who still points at a mirror that has ended, and what becomes of their pulls. */
+export function renderPointing(clients: readonly ConfiguredClient[]): string {
+  const free = clients.filter(({ fallback }) => fallback)
+  const bound = clients.filter(({ fallback }) => !fallback)
+  return [
+    ...(free.length === 0 ? [] : [`Still pointed at it, and pulling from the origin now: ${names(free)}.`]),
+    ...(bound.length === 0 ? [] : [`Still pointed at it, and not able to pull until it is up: ${names(bound)}.`]),
+    'To take them back: mirror configure --undo',
+  ].join('\n')
+}
+
+function names(clients: readonly ConfiguredClient[]): string {
+  return clients.map(({ client, title }) => `${client} (${title})`).join(', ')
+}
+
+function sentence(text: string): string {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`
+}

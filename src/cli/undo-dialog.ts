@@ -1,0 +1,46 @@
+import type { Machine } from '../app/configure/client-adapter.ts'
+import { prepareUndo, undoClient } from '../app/configure/undo-client.ts'
+import type { ConfiguredClient } from '../clients/configured.ts'
+import { agree } from './agree.ts'
+import { renderDiff } from './render-diff.ts'
+import type { Talk } from './talk.ts'
+
+export interface UndoChoices {
+  readonly reload: boolean
+  readonly yes: boolean
+  readonly dryRun: boolean
+  readonly json: boolean
+}
+
+/** What became of one record. */
+export interface UndoneClient {
+  readonly client: string
+  readonly place: string
+  readonly files: readonly string[]
+  readonly notes: readonly string[]
+  readonly applied: boolean
+}
+
+/** Shows what would be put back, asks, and does it. */
+export async function undoDialog(
+  talk: Talk,
+  machine: Machine,
+  record: ConfiguredClient,
+  choices: UndoChoices,
+): Promise<UndoneClient> {
+  const prepared = await prepareUndo(machine, record)
+  const { place, plan } = prepared
+  if (!choices.json) {
+    if (plan.changes.length > 0) talk.print((await renderDiff(plan.changes, talk.paint)).trimEnd())
+    for (const note of plan.notes) talk.say(note)
+  }
+  const asks = place.ours !== true && plan.changes.length > 0
+  const applied = !choices.dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
+  if (applied) await undoClient(machine, prepared, choices.reload)
+  if (applied && !choices.json) {
+    talk.print(`${record.client} is as it was: ${record.title}.`)
+    if (place.reload && !choices.reload) talk.say(`It may use the mirror until it takes notice. ${place.reload.byHand}`)
+  }
+  const { client, place: id } = record
+  return { client, place: id, files: plan.changes.map(({ path }) => path), notes: plan.notes, applied }
+}

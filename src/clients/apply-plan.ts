@@ -1,0 +1,99 @@
+import { createHash } from 'node:crypto'
+import { basename, join } from 'node:path'
+import { mkdir } from 'node:fs/promises'
+import { MirrorError } from '../lib/errors.ts'
+import type { FileChange } from './client-config.ts'
+import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
+import type { FilePort, FileState } from './file-port.ts'
+import { localFiles } from './local-files.ts'
+
+export interface ApplyRequest {
+  readonly changes: readonly FileChange[]
+  readonly files: FilePort
+  readonly configured: ConfiguredClients
+  /** Where backups of this moment go. */
+  readonly backupFolder: string
+  /** What is to be remembered, without the files. */
+  readonly entry: Omit<ConfiguredClient, 'files' | 'folders'>
+  /** What was remembered of an earlier time. */
+  readonly earlier: ConfiguredClient | undefined
+  /**
+   * A file that was changed after an earlier time, without our own keys: what an undo shall bring back. Undefined: the file
+   * would not be there.
+   */
+  readonly withoutOurs: (path: string) => string | undefined
+}
+
+/**
+ * Carries out a plan, the only place that does: a backup of each file, then the record that undo goes by, then the files, one
+ * by one, each in place whole or not at all. Ended at any moment, undo finds its way back. Throws MirrorError for a file that
+ * is no longer what the plan was made from.
+ */
+export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient> {
+  const { changes, files, configured, entry, earlier } = request
+  const states = new Map<string, FileState | undefined>()
+  for (const change of changes) states.set(change.path, await unchanged(change, files))
+
+  const recorded = new Map((earlier?.files ?? []).map((file) => [file.path, file]))
+  for (const [number, change] of changes.entries()) {
+    const before = await keepBefore(change, states.get(change.path), recorded.get(change.path), number, request)
+    recorded.set(change.path, {
+      path: change.path,
+      before,
+      written: change.after === undefined ? undefined : sha256(Buffer.from(change.after)),
+    })
+  }
+  let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
+  await configured.put(record)
+  for (const { path, after } of changes) {
+    if (after === undefined) {
+      await files.remove(path)
+      continue
+    }
+    const made = await files.write(path, Buffer.from(after), states.get(path))
+    const fresh = made.filter((folder) => !record.folders.includes(folder))
+    if (fresh.length === 0) continue
+    record = { ...record, folders: [...record.folders, ...fresh] }
+    await configured.put(record)
+  }
+  return record
+}
+
+export function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+/** The file as it is, which must be what the plan was made from. */
+async function unchanged({ path, before }: FileChange, files: FilePort): Promise<FileState | undefined> {
+  const state = await files.read(path)
+  const same =
+    before === undefined ? state === undefined : state !== undefined && Buffer.from(before).equals(state.bytes)
+  if (same) return state
+  throw new MirrorError(`${path} was changed by somebody else just now; nothing was written.`, {
+    hints: ['run the same command again'],
+  })
+}
+
+/** What undo will bring back, as a copy in the backup folder. */
+async function keepBefore(
+  { path }: FileChange,
+  state: FileState | undefined,
+  earlier: ConfiguredFile | undefined,
+  number: number,
+  { backupFolder, withoutOurs }: ApplyRequest,
+): Promise<ConfiguredFile['before']> {
+  const isOurs = earlier !== undefined && earlier.written === (state && sha256(state.bytes))
+  if (isOurs) return earlier.before
+  if (state === undefined) return undefined
+  const bytes = earlier === undefined ? state.bytes : textBytes(withoutOurs(path))
+  if (bytes === undefined) return undefined
+  const { mode, uid, gid } = state
+  const backup = join(backupFolder, `${number}-${basename(path)}`)
+  await mkdir(backupFolder, { recursive: true, mode: 0o700 })
+  await localFiles.write(backup, bytes, { mode, uid, gid })
+  return { backup, mode, uid, gid }
+}
+
+function textBytes(text: string | undefined): Uint8Array | undefined {
+  return text === undefined ? undefined : Buffer.from(text)
+}

@@ -1,0 +1,165 @@
+import { isDeepStrictEqual } from 'node:util'
+import { stringify, type JsonMap } from '@iarna/toml'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { readToml, stringsOf, tableOf } from './read-toml.ts'
+import { joinSections, tomlSections, type TomlSection } from './toml-sections.ts'
+import { writtenByMirror } from './written-by-mirror.ts'
+
+/**
+ * What has to stand in a buildkitd.toml: the mirror, as host and port, for each registry, and HTTP under the mirror's own name,
+ * where alone it means the mirror. Throws a MirrorError (usage) for a file that cannot be changed safely.
+ * https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md
+ */
+export function planBuildkit(mirror: MirrorForClient, path: string, files: FilesNow): ConfigPlan {
+  if (!mirror.fallback)
+    throw new MirrorError('BuildKit always goes to the origin when its mirrors fail: it cannot be told otherwise.', {
+      exit: exitCode.usage,
+      hints: ['Leave --no-fallback away'],
+    })
+  const { host, protocol } = new URL(mirror.cache)
+  const current = files.text(path)
+  const before = readToml(path, current ?? '')
+  const tables = registryTables(path, before)
+  let text = current ?? writtenByMirror
+  const wanted = { ...tables }
+  const notes: string[] = []
+  for (const registry of mirror.registries) {
+    const table = tables[registry]
+    const mirrors = mirrorsOf(path, registry, table)
+    if (mirrors?.includes(host)) continue
+    wanted[registry] = { ...table, mirrors: [host, ...(mirrors ?? [])] }
+    text = table === undefined ? append(text, registry, { mirrors: [host] }) : addMirror(text, registry, host, mirrors)
+    if (mirrors && mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay for ${registry}, and are asked next.`)
+  }
+  if (protocol === 'http:' && tables[host]?.['http'] !== true) {
+    const table = tables[host]
+    wanted[host] = { ...table, http: true }
+    text = table === undefined ? append(text, host, { http: true }) : addLine(text, host, 'http = true')
+  }
+  if (!isDeepStrictEqual(readAgain(text), { ...before, registry: wanted }))
+    throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
+      exit: exitCode.usage,
+      hints: [`Give each registry in ${path} a table of its own: [registry."docker.io"]`],
+    })
+  return { changes: files.change(path, text), notes, todo: [] }
+}
+
+/** Takes the mirror out of a file that was changed after us; undefined: nothing else was in it. */
+export function stripBuildkit({ cache }: { readonly cache: string }, path: string, files: FilesNow): FileChange[] {
+  const text = files.text(path)
+  if (text === undefined) return []
+  const { host } = new URL(cache)
+  const before = readToml(path, text)
+  const wanted = withoutMirror(before, host)
+  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) => stripSection(section, host))
+  const stripped = joinSections(sections)
+  if (stripped.trim() === '') return files.change(path, undefined)
+  return files.change(path, isDeepStrictEqual(readAgain(stripped), wanted) ? stripped : text)
+}
+
+function stripSection(section: TomlSection, host: string): TomlSection[] {
+  const registry = registryOf(section)
+  if (registry === undefined) return [section]
+  const lines = section.lines.flatMap((line) => {
+    if (registry === host && /^\s*http\s*=\s*true\s*$/.test(line)) return []
+    if (!/^\s*mirrors\s*=/.test(line)) return [line]
+    const item = JSON.stringify(host)
+    const rest = line.replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
+    return /^\s*mirrors\s*=\s*\[\s*\]\s*$/.test(rest) ? [] : [rest]
+  })
+  const isOurs = lines.length < section.lines.length && lines.every((line) => line.trim() === '')
+  return isOurs ? [] : [{ ...section, lines }]
+}
+
+function withoutMirror(all: JsonMap, host: string): JsonMap {
+  const { registry, ...others } = all
+  const left: JsonMap = {}
+  for (const [name, value] of Object.entries(tableOf(registry) ?? {})) {
+    const { mirrors, http, ...rest } = tableOf(value) ?? {}
+    const kept = Array.isArray(mirrors) ? mirrors.filter((one) => one !== host) : undefined
+    const table = {
+      ...rest,
+      ...(kept !== undefined && kept.length > 0 && { mirrors: kept }),
+      ...(http !== undefined && !(name === host && http === true) && { http }),
+    } as JsonMap
+    if (Object.keys(table).length > 0) left[name] = table
+  }
+  return Object.keys(left).length > 0 ? { ...others, registry: left } : others
+}
+
+/** A table of its own, at the end, made by a serialiser. */
+function append(text: string, registry: string, table: JsonMap): string {
+  const end = lineEndOf(text)
+  const gap = text === '' || text === writtenByMirror ? '' : text.endsWith('\n') ? end : end + end
+  return text + gap + stringify({ registry: { [registry]: table } }).replaceAll('\n', end)
+}
+
+function addMirror(text: string, registry: string, host: string, mirrors: readonly string[] | undefined): string {
+  if (mirrors === undefined) return addLine(text, registry, `mirrors = [ ${JSON.stringify(host)} ]`)
+  const item = JSON.stringify(host) + (mirrors.length > 0 ? ', ' : '')
+  return inSection(text, registry, ({ heading, lines }) => {
+    const at = lines.findIndex((line) => /^\s*mirrors\s*=\s*\[/.test(line))
+    return {
+      heading,
+      lines: lines.map((line, number) => (number === at ? line.replace(/(=\s*\[\s*)/, `$1${item}`) : line)),
+    }
+  })
+}
+
+/** Right after the line that names the table, indented as what follows it. */
+function addLine(text: string, registry: string, line: string): string {
+  const end = lineEndOf(text) === '\r\n' ? '\r' : ''
+  return inSection(text, registry, ({ heading, lines }) => {
+    const indent = /^[ \t]*(?=\S)/.exec(lines[0] ?? '')?.[0] ?? ''
+    return { heading, lines: [indent + line + end, ...lines] }
+  })
+}
+
+function inSection(text: string, registry: string, change: (section: TomlSection) => TomlSection): string {
+  return joinSections(
+    tomlSections(text).map((section) => (registryOf(section) === registry ? change(section) : section)),
+  )
+}
+
+/** The registry whose table a section is. */
+function registryOf({ heading }: TomlSection): string | undefined {
+  return /^\s*\[\s*registry\s*\.\s*(["'])(.+)\1\s*\]/.exec(heading ?? '')?.[2]
+}
+
+function registryTables(path: string, all: JsonMap): Record<string, JsonMap> {
+  const registries = tableOf(all['registry'] ?? {})
+  const entries = Object.entries(registries ?? {}).map(([name, value]) => [name, tableOf(value)] as const)
+  if (registries === undefined || entries.some(([, table]) => table === undefined)) throw wrong(path, 'registry')
+  return Object.fromEntries(entries) as Record<string, JsonMap>
+}
+
+function mirrorsOf(path: string, registry: string, table: JsonMap | undefined): readonly string[] | undefined {
+  const mirrors = table?.['mirrors']
+  if (mirrors === undefined) return undefined
+  const texts = stringsOf(mirrors)
+  if (Array.isArray(mirrors) && texts.length === mirrors.length) return texts
+  throw wrong(path, `mirrors of ${registry}`)
+}
+
+function wrong(path: string, what: string): MirrorError {
+  return new MirrorError(`${path} is left alone: its ${what} is nothing that BuildKit would take.`, {
+    exit: exitCode.usage,
+    hints: [`Mend ${path} and run this again`],
+  })
+}
+
+/** Undefined for what is no TOML any more. */
+function readAgain(text: string): JsonMap | undefined {
+  try {
+    return readToml('', text)
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+function lineEndOf(text: string): string {
+  return text.includes('\r\n') ? '\r\n' : '\n'
+}

@@ -1,0 +1,107 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
+
+/** Where a client lives, as far as it matters for reaching this machine's mirror. */
+export type ClientHome =
+  /** Beside the mirror: its loopback is ours. */
+  | { readonly in: 'host' }
+  /** A virtual machine that has a name for this one: `host.docker.internal`. */
+  | { readonly in: 'vm'; readonly what: string; readonly hostName: string }
+  /** Containers of a Docker network. */
+  | { readonly in: 'network'; readonly what: string; readonly network: string }
+  /** A network namespace of its own that the host's loopback cannot be reached from. */
+  | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+
+/** Where a running mirror answers, see `mirror status --json`. */
+export interface MirrorEndpoints {
+  readonly runtime: 'process' | 'container'
+  readonly cache: readonly string[]
+  readonly registry: readonly string[]
+  /** The cache's URL for the containers of each network. */
+  readonly networks: Readonly<Record<string, string>>
+}
+
+export interface ClientAddress {
+  readonly cache: string
+  readonly registry: string | undefined
+  /** One line for the user: who reaches what where, and why. */
+  readonly why: string
+}
+
+/**
+ * The address by which a client reaches the mirror: the one place that decides it. Throws a MirrorError (missing) when there
+ * is none.
+ */
+export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): ClientAddress {
+  const cache = preferLoopback(endpoints.cache)
+  if (cache === undefined) throw new MirrorError('The running mirror has no cache address.', { exit: exitCode.missing })
+  const registry = preferLoopback(endpoints.registry)
+  switch (home.in) {
+    case 'host':
+      return {
+        cache: withHost(cache),
+        registry: registry && withHost(registry),
+        why: `this machine reaches the mirror at ${withHost(cache)}`,
+      }
+    case 'vm':
+      return {
+        cache: withHost(cache, home.hostName),
+        registry: registry && withHost(registry, home.hostName),
+        why: `${home.what} runs in a virtual machine and reaches this one at ${withHost(cache, home.hostName)}`,
+      }
+    case 'network': {
+      const url = endpoints.networks[home.network]
+      if (url === undefined) throw unreachableNetwork(home.what, home.network, endpoints)
+      const { hostname } = new URL(url)
+      const where =
+        endpoints.runtime === 'container'
+          ? `its name on network ${home.network}`
+          : `the gateway of network ${home.network}`
+      const reached = endpoints.runtime === 'container' ? 'the mirror' : 'this process'
+      return {
+        cache: url,
+        registry: registry && withHost(registry, hostname),
+        why: `${home.what} reach ${reached} at ${url}, ${where}`,
+      }
+    }
+    case 'apart':
+      throw new MirrorError(`${home.what} cannot reach the mirror at ${withHost(cache)}: ${home.why}.`, {
+        exit: exitCode.missing,
+        hints: [...home.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+      })
+  }
+}
+
+/** A warning about an address that the user gave and this client hardly reaches; undefined when there is nothing to say. */
+export function doubtAbout(url: string, home: ClientHome): string | undefined {
+  if (home.in === 'host' || !isLoopback(new URL(url).hostname)) return undefined
+  return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
+}
+
+function unreachableNetwork(what: string, network: string, { networks }: MirrorEndpoints): MirrorError {
+  const others = Object.keys(networks)
+  const known = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
+  return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${known}.`, {
+    exit: exitCode.missing,
+    hints: [`mirror up --network ${network}`, `docker network inspect ${network}   (does it exist?)`],
+  })
+}
+
+function preferLoopback(urls: readonly string[]): string | undefined {
+  return (
+    urls.find((url) => new URL(url).hostname === '127.0.0.1') ??
+    urls.find((url) => isLoopback(new URL(url).hostname)) ??
+    urls[0]
+  )
+}
+
+function isLoopback(hostname: string): boolean {
+  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
+}
+
+/** The URL with another host; one that means "every address" becomes the loopback one. */
+function withHost(url: string, host?: string): string {
+  const { protocol, hostname, port } = new URL(url)
+  const everywhere: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
+  const authority = host ?? everywhere[hostname] ?? hostname
+  return `${protocol}//${authority}${port === '' ? '' : `:${port}`}`
+}

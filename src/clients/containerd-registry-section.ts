@@ -1,0 +1,62 @@
+import { parse, stringify } from '@iarna/toml'
+import { isDeepStrictEqual } from 'node:util'
+import { readToml, tableOf } from './read-toml.ts'
+
+/** What a containerd's configuration says about registries. */
+export interface RegistrySection {
+  /** The folders where hosts.toml is looked for; none when it is not looked for. */
+  readonly configPaths: readonly string[]
+  /** The old way, which must not stand beside `config_path`: `mirrors`, or `configs` with `tls`. Undefined: it is not used. */
+  readonly oldKey: string | undefined
+}
+
+// The plugin that pulls images: in containerd 1.x, and as 2.x calls it. 2.x reads files of version 2 under the old name, too.
+const plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images'] as const
+
+/** Reads a config.toml, a part of one, or what `containerd config dump` prints. Throws a MirrorError (usage) for what is no TOML. */
+export function registrySection(path: string, text: string): RegistrySection {
+  const all = tableOf(readToml(path, text)['plugins'])
+  const sections = plugins.map((name) => tableOf(tableOf(all?.[name])?.['registry']))
+  const configPath = sections
+    .map((section) => section?.['config_path'])
+    .find((value) => typeof value === 'string' && value !== '')
+  return {
+    configPaths: typeof configPath === 'string' ? configPath.split(':').filter(Boolean) : [],
+    oldKey: sections.map(oldKeyOf).find((key) => key !== undefined),
+  }
+}
+
+/**
+ * The config.toml with a `config_path`; all else stays as it is where the file allows it, which those of kind's nodes do.
+ * https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
+ */
+export function withConfigPath(path: string, text: string, configPath: string): string {
+  const before = readToml(path, text)
+  const plugin = plugins[Number(before['version']) >= 3 ? 1 : 0]
+  const all = tableOf(before['plugins']) ?? {}
+  const own = tableOf(all[plugin]) ?? {}
+  const registry = { ...tableOf(own['registry']), config_path: configPath }
+  const wanted = { ...before, plugins: { ...all, [plugin]: { ...own, registry } } }
+  const line = `  config_path = ${JSON.stringify(configPath)}\n`
+  const head = `[plugins."${plugin}".registry]\n`
+  const at = text.search(/^\[plugins\.["']io\.containerd\.(?:grpc\.v1\.cri|cri\.v1\.images)["']\.registry\]\s*$/m)
+  const end = at === -1 ? text.length : text.indexOf('\n', at) + 1
+  const put = at === -1 ? `${text === '' || text.endsWith('\n') ? '' : '\n'}${head}${line}` : line
+  const edited = text.slice(0, end) + put + text.slice(end)
+  return meansTheSame(edited, wanted) ? edited : stringify(wanted)
+}
+
+function meansTheSame(text: string, wanted: object): boolean {
+  try {
+    return isDeepStrictEqual(parse(text), wanted)
+  } catch (error) {
+    if (error instanceof Error && error.name === 'TomlError') return false
+    throw error
+  }
+}
+
+function oldKeyOf(section: ReturnType<typeof tableOf>): string | undefined {
+  if (Object.keys(tableOf(section?.['mirrors']) ?? {}).length > 0) return 'registry.mirrors'
+  const configs = Object.values(tableOf(section?.['configs']) ?? {})
+  return configs.some((config) => tableOf(config)?.['tls'] !== undefined) ? 'registry.configs … tls' : undefined
+}

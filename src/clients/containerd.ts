@@ -1,0 +1,175 @@
+import { basename, dirname, join } from 'node:path'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import { configPathLines, readContainerdConfig, type ContainerdConfig } from './containerd-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { certificatesOf, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
+import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { readToml, stringsOf } from './read-toml.ts'
+
+/** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
+export interface ContainerdTarget {
+  /** The first folder that it looks into for a registry's own folder. */
+  readonly hosts: { readonly name: string; readonly path: string }
+  /** Other folders that it, or nerdctl, looks into; a folder in the first one hides its namesakes there. */
+  readonly elsewhere: readonly string[]
+  readonly configFile: { readonly name: string; readonly path: string }
+  /** What `containerd config dump` printed; undefined: the file itself has to do. */
+  readonly dump: string | undefined
+  /** Of containerd; undefined when nobody knows. */
+  readonly version: string | undefined
+  readonly nerdctlFile: { readonly name: string; readonly path: string }
+  /** A user's own, which no kubelet uses. */
+  readonly rootless: boolean
+}
+
+/**
+ * A hosts.toml for all registries and one for docker.io, or one for each registry where the user has folders that the one for
+ * all would hide. Throws a MirrorError (usage) for a configuration that hosts.toml files cannot stand beside.
+ * https://github.com/containerd/containerd/blob/main/docs/hosts.md
+ */
+export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {
+  const { hosts, configFile } = target
+  const config = readContainerdConfig(configFile.name, target.dump ?? files.text(configFile.path) ?? '')
+  if (config.oldKey !== undefined) throw oldWay(config.oldKey, target)
+  const here = hostsFoldersIn(hosts.path, files)
+  const users = target.elsewhere.flatMap((root) =>
+    hostsFoldersIn(root, files)
+      .filter((folder) => !isOurFolder(folder))
+      .map(({ name }) => ({ name, path: join(root, name) })),
+  )
+  const usersDefault = here.find(
+    ({ name, hosts }) => name === '_default' && hosts !== undefined && !isOurHostsToml(hosts),
+  )
+  const forAll = users.length === 0 && usersDefault === undefined
+  const changes: FileChange[] = []
+  const notes: string[] = []
+  let mirrored = 0
+  for (const name of [...(forAll ? ['_default'] : []), ...mirror.registries]) {
+    const found = here.find((folder) => folderNames(name).includes(folder.name))
+    // What has no folder of its own is the business of the one for all.
+    if (forAll && found === undefined && !['_default', 'docker.io'].includes(name)) continue
+    const hidden = users.find((folder) => folderNames(name).includes(folder.name))
+    if (hidden) {
+      notes.push(`${hidden.path} is yours, and stays in use: ${name} does not come through the mirror.`)
+    } else if (found?.hosts !== undefined && !isOurHostsToml(found.hosts)) {
+      notes.push(`${join(hosts.path, found.name)} is yours, and stays: ${name} does not come through the mirror.`)
+    } else {
+      changes.push(...hostsChange(mirror, name, found, target, files, notes))
+      mirrored++
+    }
+  }
+  if (mirrored === 0)
+    throw new MirrorError('Nothing is left that containerd could get from the mirror.', {
+      exit: exitCode.usage,
+      hints: notes,
+    })
+  changes.push(...(forAll ? localRegistry(mirror, target, files) : []))
+  if (usersDefault)
+    notes.push(
+      `${join(hosts.path, '_default')} is yours. It no longer holds for registries that have a folder of their own.`,
+    )
+  if (users.length > 0)
+    notes.push(`A folder for all registries would hide ${users[0]!.path}, so there is one for each that mirror knows.`)
+  if (!mirror.fallback) notes.push('With --no-fallback nothing can be pushed to these registries either.')
+  notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
+  return { changes, notes, todo: [...switchOn(config, target, files), ...nerdctl(target, files), ...trust(mirror)] }
+}
+
+/** Takes the mirror out of every hosts.toml of ours. */
+export function stripContainerd(
+  mirror: { readonly cache: string; readonly registry: string | undefined },
+  hostsPath: string,
+  files: FilesNow,
+): FileChange[] {
+  return files.paths
+    .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === hostsPath)
+    .flatMap((path) => {
+      const text = files.text(path)!
+      const url = /^localhost_\d+_$/.test(basename(dirname(path))) ? mirror.registry : mirror.cache
+      return url !== undefined && isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, url)) : []
+    })
+}
+
+/** `name`: a registry, or `_default`; `found`: its folder, where it has one. */
+function hostsChange(
+  { cache, fallback }: MirrorForClient,
+  name: string,
+  found: HostsFolder | undefined,
+  { hosts }: ContainerdTarget,
+  files: FilesNow,
+  notes: string[],
+): FileChange[] {
+  const folder = join(hosts.path, found?.name ?? folderNames(name)[0]!)
+  const certificates = found ? certificatesOf(found) : {}
+  if (Object.keys(certificates).length > 0)
+    notes.push(`The certificates in ${folder} are named in its hosts.toml, or they would no longer be looked at.`)
+  const server = fallback ? originOf(name) : cache
+  const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, ...certificates })
+  return files.change(join(folder, 'hosts.toml'), text)
+}
+
+/** Docker Hub's name is not its address; of all registries at once only containerd knows it. */
+function originOf(name: string): string | undefined {
+  if (name === '_default') return undefined
+  return name === 'docker.io' ? 'https://registry-1.docker.io' : `https://${name}`
+}
+
+/** Keeps images of the registry to push to from being looked for in the cache first. */
+function localRegistry({ registry }: MirrorForClient, { hosts }: ContainerdTarget, files: FilesNow): FileChange[] {
+  if (registry === undefined) return []
+  const { port, protocol } = new URL(registry)
+  const [name] = folderNames(`localhost:${port || (protocol === 'https:' ? '443' : '80')}`)
+  const path = join(hosts.path, name!, 'hosts.toml')
+  const text = files.text(path)
+  if (text !== undefined && !isOurHostsToml(text)) return []
+  return files.change(path, renderHostsToml({ server: registry, mirror: registry }))
+}
+
+/** What makes containerd look at the files at all, unless it does. */
+function switchOn(config: ContainerdConfig, target: ContainerdTarget, files: FilesNow): string[] {
+  const { hosts, configFile, version, dump } = target
+  const text = files.text(configFile.path)
+  const second = version !== undefined && Number.parseInt(version, 10) >= 2
+  const format = text === undefined ? (second ? 3 : 2) : readContainerdConfig(configFile.name, text).version
+  const lines = [...(text === undefined ? [`version = ${format}`] : []), ...configPathLines(format, hosts.name)]
+  const set = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
+  if (config.criOff || target.rootless) return []
+  if (config.configPaths.length === 0) {
+    const may = dump === undefined && text === undefined ? 'unless it does so by itself, ' : ''
+    return [`For containerd to look into ${hosts.name}, ${may}put into ${configFile.name}:${set}`]
+  }
+  // Since 2.1 a list of folders may be taken for one folder, which does not exist.
+  return config.configPaths.length > 1
+    ? [
+        `config_path names more than one folder, and versions since 2.1 may then read none. In ${configFile.name} say:${set}`,
+      ]
+    : []
+}
+
+function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {
+  const text = files.text(nerdctlFile.path)
+  const folders = text === undefined ? [] : stringsOf(readToml(nerdctlFile.name, text)['hosts_dir'])
+  return folders.length === 0 || folders.includes(hosts.name)
+    ? []
+    : [`For nerdctl, add ${JSON.stringify(hosts.name)} to hosts_dir in ${nerdctlFile.name}.`]
+}
+
+function trust({ cache }: MirrorForClient): string[] {
+  return cache.startsWith('https:')
+    ? [`The system must trust the certificate of ${cache}: see update-ca-certificates(8), and restart containerd.`]
+    : []
+}
+
+function oldWay(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {
+  return new MirrorError(
+    `${configFile.name} has ${key}, the old way: containerd refuses it beside hosts.toml files, and reads none without config_path.`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        `write what is there as ${hosts.name}/<registry>/hosts.toml, or drop it`,
+        `take ${key} out of ${configFile.name}, set config_path = ${JSON.stringify(hosts.name)} instead, restart containerd, and try again`,
+      ],
+    },
+  )
+}

@@ -1,0 +1,115 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import type { DockerTarget } from './docker-target.ts'
+import { putFirst, readJsonObject, takeOut } from './edit-json.ts'
+import type { FilesNow } from './files-now.ts'
+import { majorAndMinor } from './version.ts'
+
+const mirrorsKey = 'registry-mirrors'
+const insecureKey = 'insecure-registries'
+
+/** Until then BuildKit loses the scheme of a mirror's URL and tries HTTPS, unless the host is called insecure. */
+const firstWithScheme = 28
+
+/** Puts the mirror before the mirrors that are there. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
+export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+  const { daemonJson: path } = target
+  const notes: string[] = []
+  const current = files.text(path)
+  const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
+  let text = current ?? '{}\n'
+
+  const mirrors = lists[mirrorsKey]
+  const ours = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
+  if (ours === -1) {
+    refuseFlag('registry-mirror', mirrorsKey, target)
+    text = putFirst(text, mirrorsKey, mirror.cache)
+    if (mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay, and are asked when the mirror fails.`)
+  } else if (ours > 0)
+    notes.push(`The mirror is in ${path} already; ${mirrors.slice(0, ours).join(' and ')} come first.`)
+
+  const { host } = new URL(mirror.cache)
+  if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => hostOf(entry) === host)) {
+    refuseFlag('insecure-registry', insecureKey, target)
+    text = putFirst(text, insecureKey, host)
+    notes.push(`${host} becomes one of the insecure-registries: builds would ask it by HTTPS otherwise.`)
+  }
+  return { changes: files.change(path, text), notes, todo: [] }
+}
+
+/** Takes the mirror out; `keep` leaves lists that become empty as `[]`, since a reload ignores keys that are missing. */
+export function stripDaemonJson(
+  { cache }: { readonly cache: string },
+  path: string,
+  files: FilesNow,
+  emptied: 'drop' | 'keep',
+): FileChange[] {
+  const text = files.text(path)
+  if (text === undefined) return []
+  readJsonObject(path, text)
+  const isMirror = (item: unknown) => typeof item === 'string' && isSameUrl(item, cache)
+  const isHost = (item: unknown) => typeof item === 'string' && hostOf(item) === new URL(cache).host
+  return files.change(path, takeOut(takeOut(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied))
+}
+
+/** The mirrors that a daemon.json names, as they stand there; undefined when it says nothing of them. */
+export function mirrorsIn(path: string, text: string): readonly string[] | undefined {
+  return mirrorsKey in readJsonObject(path, text) ? readLists(path, text)[mirrorsKey] : undefined
+}
+
+/** The registries that a daemon.json calls insecure. */
+export function insecureIn(path: string, text: string | undefined): readonly string[] {
+  return text === undefined ? [] : readLists(path, text)[insecureKey].map(hostOf)
+}
+
+/** dockerd writes a slash at the end of what it was given. */
+export function isSameUrl(one: string, other: string): boolean {
+  return one.replace(/\/+$/, '').toLowerCase() === other.replace(/\/+$/, '').toLowerCase()
+}
+
+function readLists(path: string, text: string): Record<typeof mirrorsKey | typeof insecureKey, readonly string[]> {
+  const object = readJsonObject(path, text)
+  const listAt = (key: string): readonly string[] => {
+    const list = object[key] ?? []
+    if (Array.isArray(list) && list.every((item) => typeof item === 'string')) return list
+    throw new MirrorError(
+      `${path} is left alone: its "${key}" is not a list of texts, and dockerd would not take it.`,
+      {
+        exit: exitCode.usage,
+        hints: [`Mend ${path} and run this again`],
+      },
+    )
+  }
+  return { [mirrorsKey]: listAt(mirrorsKey), [insecureKey]: listAt(insecureKey) }
+}
+
+/** dockerd does not start when the same thing is a flag and in its file. */
+function refuseFlag(flag: string, key: string, { flags, daemonJson }: DockerTarget): void {
+  const values = flags[flag]
+  if (values === undefined) return
+  throw new MirrorError(
+    `dockerd was started with --${flag}=${values.join(` --${flag}=`)}: with "${key}" in ${daemonJson} as well it would not start again.`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        'systemctl cat docker.service   (where the flag is likely to stand)',
+        `Move it from there to "${key}" in ${daemonJson}, restart dockerd, and run this again`,
+      ],
+    },
+  )
+}
+
+/** Loopback addresses are insecure by themselves. */
+function needsInsecure(cache: string, version: string | undefined): boolean {
+  const { protocol, hostname } = new URL(cache)
+  if (protocol !== 'http:' || hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.'))
+    return false
+  return (majorAndMinor(version)?.[0] ?? 0) < firstWithScheme
+}
+
+function hostOf(entry: string): string {
+  return entry
+    .replace(/^https?:\/\//, '')
+    .replace(/\/$/, '')
+    .toLowerCase()
+}

@@ -1,0 +1,75 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import { planDaemonJson, stripDaemonJson } from './docker-daemon-json.ts'
+import { planHostsFolders, stripHostsFolders } from './docker-hosts-folders.ts'
+import { dockerForm, type DockerForm, type DockerTarget } from './docker-target.ts'
+import type { FilesNow } from './files-now.ts'
+
+/**
+ * What has to be written for an engine to come through the mirror. Throws a MirrorError (usage) for files and flags that leave
+ * no safe way. https://docs.docker.com/engine/daemon/configure-registry/
+ */
+export function planDocker(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+  const form = dockerForm(target)
+  if (form !== 'folders') refuseForMirrors(mirror, form)
+  const parts = [
+    ...(form === 'folders' ? [] : [planDaemonJson(mirror, target, files)]),
+    ...(form === 'mirrors' ? [] : [planHostsFolders(mirror, target, files)]),
+  ]
+  return {
+    changes: parts.flatMap(({ changes }) => changes),
+    notes: [sayForm(form, mirror, target), ...parts.flatMap(({ notes }) => notes)],
+    todo: parts.flatMap(({ todo }) => todo),
+  }
+}
+
+/** Takes the mirror out of files that were changed after us. */
+export function stripDocker(
+  mirror: { readonly cache: string },
+  target: Pick<DockerTarget, 'daemonJson' | 'certsFolder'>,
+  files: FilesNow,
+): FileChange[] {
+  return [
+    ...stripDaemonJson(mirror, target.daemonJson, files, 'drop'),
+    ...(target.certsFolder === undefined ? [] : stripHostsFolders(mirror, target.certsFolder, files)),
+  ]
+}
+
+function refuseForMirrors(mirror: MirrorForClient, form: DockerForm): void {
+  const folders = 'mirror configure docker --client-version 28 --image-store containerd   (for such an engine)'
+  const refuse = (message: string, hints: string[]): never => {
+    throw new MirrorError(message, { exit: exitCode.usage, hints: form === 'both' ? [...hints, folders] : hints })
+  }
+  // dockerd asks its mirrors without saying for which registry, and means Docker Hub.
+  if (mirror.defaultUpstream !== 'docker.io')
+    refuse(
+      `Docker would get images of ${mirror.defaultUpstream} for those of Docker Hub: registry-mirrors are for Docker Hub ` +
+        'only, and the mirror takes requests without a name for its defaultUpstream.',
+      ['Remove "defaultUpstream" from mirror.yaml, then: mirror up'],
+    )
+  if (new URL(mirror.cache).pathname !== '/')
+    refuse(`dockerd takes no mirror with a path: ${mirror.cache}`, ['Give --mirror without one'])
+  if (!mirror.fallback)
+    refuse('dockerd always goes to Docker Hub when its mirrors fail: it cannot be told otherwise.', [
+      'Leave --no-fallback away',
+    ])
+}
+
+function sayForm(form: DockerForm, { cache }: MirrorForClient, { version, imageStore }: DockerTarget): string {
+  const { host } = new URL(cache)
+  const what = `Docker${version === undefined ? '' : ` ${version}`}`
+  const others = `Other registries: docker pull ${host}/ghcr.io/OWNER/IMAGE, or Docker 28 with the containerd image store.`
+  switch (form) {
+    case 'folders':
+      return `${what} with the containerd image store: every registry comes through the mirror, with no restart.`
+    case 'mirrors': {
+      const why = imageStore === 'classic' ? ' with the classic image store' : ''
+      return `${what}${why} mirrors Docker Hub only. ${others}`
+    }
+    case 'both':
+      return (
+        'It is a guess which form this Docker understands, so both are written: registry-mirrors for Docker Hub, and a ' +
+        'folder per registry for Docker 28 and later with the containerd image store.'
+      )
+  }
+}

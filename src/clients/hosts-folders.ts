@@ -1,0 +1,43 @@
+import { basename, dirname, join } from 'node:path'
+import type { FilesNow } from './files-now.ts'
+import { isOurHostsToml, type HostsFile } from './hosts-toml.ts'
+
+/** A folder that containerd looks into for one registry, or for all: `_default`. */
+export interface HostsFolder {
+  readonly name: string
+  /** Of its own hosts.toml, if it has one. */
+  readonly hosts: string | undefined
+  /** The names of all its files. */
+  readonly files: readonly string[]
+}
+
+/** The folders below a root of hosts folders, as far as there is anything in them. */
+export function hostsFoldersIn(root: string, files: FilesNow): HostsFolder[] {
+  const below = files.paths.filter((path) => dirname(dirname(path)) === root)
+  return [...new Set(below.map((path) => basename(dirname(path))))].map((name) => ({
+    name,
+    hosts: files.text(join(root, name, 'hosts.toml')),
+    files: below.filter((path) => basename(dirname(path)) === name).map((path) => basename(path)),
+  }))
+}
+
+/** Whether there is nothing but a hosts.toml of ours in it. */
+export function isOurFolder({ hosts, files }: HostsFolder): boolean {
+  return files.length === 1 && hosts !== undefined && isOurHostsToml(hosts)
+}
+
+/** The names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
+export function folderNames(registry: string): string[] {
+  const underscored = registry.replace(/:(\d+)$/, '_$1_')
+  return underscored === registry ? [registry] : [underscored, registry]
+}
+
+/** What containerd finds by itself as long as there is no hosts.toml: authorities as .crt, a client's own as .cert with .key. */
+export function certificatesOf({ files }: HostsFolder): Pick<HostsFile, 'ca' | 'client'> {
+  const ca = files.filter((name) => name.endsWith('.crt'))
+  const client = files
+    .filter((name) => name.endsWith('.cert'))
+    .map((name) => [name, name.replace(/\.cert$/, '.key')] as const)
+    .filter(([, key]) => files.includes(key))
+  return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
+}

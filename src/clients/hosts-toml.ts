@@ -1,0 +1,69 @@
+import { parse, stringify, type JsonMap } from '@iarna/toml'
+
+export interface HostsFile {
+  /** The registry's own address, which is asked last; undefined leaves it to the client. */
+  readonly server?: string
+  readonly mirror: string
+  /** Other mirrors of this registry, to be asked after ours. */
+  readonly others?: readonly string[]
+  /** Paths of certificates that were in use for this registry. */
+  readonly ca?: readonly string[]
+  /** Pairs of a certificate and its key that this registry was shown. */
+  readonly client?: readonly (readonly [string, string])[]
+}
+
+const header = '# Written by mirror. To take it back: mirror configure --undo\n'
+
+/**
+ * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
+ * https://github.com/containerd/containerd/blob/main/docs/hosts.md
+ */
+export function renderHostsToml({ server, mirror, others = [], ca, client }: HostsFile): string {
+  const hosts = [mirror, ...others].map((url): [string, JsonMap] => [url, { capabilities: ['pull', 'resolve'] }])
+  return (
+    header +
+    stringify({
+      ...(server !== undefined && { server }),
+      ...(ca !== undefined && { ca: [...ca] }),
+      ...(client !== undefined && { client: client.map((pair) => [...pair]) }),
+      host: Object.fromEntries(hosts),
+    })
+  )
+}
+
+/** Whether the file was written by renderHostsToml, whatever became of it since. */
+export function isOurHostsToml(text: string): boolean {
+  return text.startsWith(header.slice(0, header.indexOf('.')))
+}
+
+/**
+ * A file of ours that somebody has changed, without our mirror; undefined when nothing of theirs is in it. As it is when it
+ * cannot be read any more, or has no such mirror.
+ */
+export function hostsTomlWithout(text: string, mirror: string): string | undefined {
+  const found = read(text)
+  if (found === undefined || !(mirror in found.host)) return text
+  const isAllOurs = Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => ourKeys.has(key))
+  if (isAllOurs) return undefined
+  const lines = text.split('\n')
+  const start = lines.findIndex((line) => /^\s*\[\s*host\s*\./.test(line) && line.includes(mirror))
+  const length = lines.slice(start + 1).findIndex((line) => /^\s*\[/.test(line))
+  lines.splice(start, length === -1 ? lines.length - start : length + 1)
+  const rest = lines.join('\n').replace(header, '')
+  const left = read(rest)
+  // Spelled in a way that was not foreseen: better whole than wrong.
+  return start === -1 || left === undefined || mirror in left.host ? text : rest
+}
+
+const ourKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
+
+function read(text: string): { all: JsonMap; host: object } | undefined {
+  try {
+    const all = parse(text.replaceAll('\r\n', '\n'))
+    const { host = {} } = all
+    return typeof host === 'object' ? { all, host } : undefined
+  } catch (error) {
+    if (error instanceof Error && error.name === 'TomlError') return undefined
+    throw error
+  }
+}

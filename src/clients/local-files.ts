@@ -1,0 +1,147 @@
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import {
+  access,
+  chown,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import { syncFolder } from '../lib/atomic-file.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { FilePort } from './file-port.ts'
+
+/** What programs that run as other users may read. */
+const newFileMode = 0o644
+const newFolderMode = 0o755
+/** Folders of client configurations are flat; anything deeper is somebody's mistake. */
+const deepest = 5
+/** As many symbolic links as Linux follows. */
+const mostHops = 40
+
+/** The files of this machine. */
+export const localFiles: FilePort = {
+  async read(path) {
+    return orAbsent(async () => {
+      const what = await stat(path)
+      // To read from a pipe is to wait for whoever writes to it.
+      if (!what.isFile()) throw Object.assign(new Error('it is no regular file'), { code: 'EINVAL' })
+      const { mode, uid, gid } = what
+      return { bytes: await readFile(path), mode: mode & 0o7777, uid, gid }
+    })
+  },
+
+  async list(folder) {
+    return listBelow(folder, deepest)
+  },
+
+  async write(path, content, attributes) {
+    const target = await realTarget(path)
+    const folder = dirname(target)
+    const made = await makeFolder(folder)
+    const temporary = join(folder, `.${basename(target)}.${randomBytes(8).toString('hex')}`)
+    try {
+      const file = await open(temporary, 'wx', 0o600)
+      try {
+        await file.writeFile(content)
+        if (attributes && process.platform !== 'win32') await takeOver(temporary, attributes)
+        await file.chmod(attributes?.mode ?? newFileMode)
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await rename(temporary, target)
+    } catch (error) {
+      await rm(temporary, { force: true })
+      throw error
+    }
+    await syncFolder(folder)
+    return made
+  },
+
+  async remove(path) {
+    const target = await realTarget(path)
+    await rm(target, { force: true })
+    await orAbsent(() => syncFolder(dirname(target)))
+  },
+
+  async mayWrite(path) {
+    let folder = dirname(await realTarget(path))
+    while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
+    try {
+      await access(folder, constants.W_OK | constants.X_OK)
+      return true
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      return false
+    }
+  },
+
+  async removeFolder(path) {
+    try {
+      await rmdir(path)
+    } catch (error) {
+      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(error) ?? '')) throw error
+    }
+  },
+}
+
+/** The file that a path leads to; a link to a file that is not there yet leads to where that file will be. */
+async function realTarget(path: string, hops = 0): Promise<string> {
+  const real = await orAbsent(() => realpath(path))
+  if (real !== undefined) return real
+  const link = await orAbsent(() => readlinkOf(path))
+  if (link === undefined || hops > mostHops) return path
+  return realTarget(resolve(dirname(path), link), hops + 1)
+}
+
+async function readlinkOf(path: string): Promise<string | undefined> {
+  return (await lstat(path)).isSymbolicLink() ? readlink(path) : undefined
+}
+
+async function makeFolder(folder: string): Promise<string[]> {
+  const first = await mkdir(folder, { recursive: true, mode: newFolderMode })
+  if (first === undefined) return []
+  const made: string[] = []
+  for (let at = folder; ; at = dirname(at)) {
+    made.unshift(at)
+    if (at === first || at === dirname(at)) return made
+  }
+}
+
+/** Its owner as it was, where we may. Only a superuser can give files away, and then the owner is ours already. */
+async function takeOver(file: string, { uid, gid }: { uid: number; gid: number }): Promise<void> {
+  const { uid: ourUid, gid: ourGid } = await stat(file)
+  if (ourUid !== uid || ourGid !== gid) await chown(file, uid, gid)
+}
+
+async function listBelow(folder: string, depth: number): Promise<string[]> {
+  const names = (await orAbsent(() => readdir(folder))) ?? []
+  const found: string[] = []
+  for (const name of names.toSorted()) {
+    const path = join(folder, name)
+    // Through links, as the clients look.
+    const what = await orAbsent(() => stat(path))
+    if (what?.isFile()) found.push(path)
+    else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1)))
+  }
+  return found
+}
+
+async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await ask()
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    throw error
+  }
+}

@@ -1,0 +1,200 @@
+import { stringify, type JsonMap } from '@iarna/toml'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { dropInFolderIn, inReadingOrder, mainFileIn, type PodmanFiles } from './podman-files.ts'
+import { governing, registryTables, trimmed, type RegistryTable } from './podman-tables.ts'
+import { tablesOf } from './read-toml.ts'
+import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
+
+export interface PodmanTarget {
+  readonly files: PodmanFiles
+  /** Whose drop-in is written. */
+  readonly scope: 'user' | 'system'
+}
+
+/** Ours, the second for where another file's name would come after the first. */
+const dropInNames = ['50-mirror.conf', 'zz-mirror.conf']
+
+export const podmanHeader = `${writtenByMirror}# Changes are lost when it is written again: make them in a file of your own.\n`
+
+/** Where our drop-in may lie. */
+export function podmanDropIns({ files, scope }: PodmanTarget): string[] {
+  const folder = dropInFolderIn(scope === 'user' ? files.user! : files.system.at(-1)!)
+  return dropInNames.map((name) => `${folder}/${name}`)
+}
+
+/**
+ * A drop-in with a table per registry, the mirror first. What other files say about the same registries would be replaced by
+ * it, so it is taken over: their mirrors after ours, their other keys as they are. Throws a MirrorError (usage) where it
+ * cannot be.
+ * https://github.com/containers/image/blob/main/docs/containers-registries.conf.5.md
+ */
+export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files: FilesNow): ConfigPlan {
+  const candidates = podmanDropIns(target)
+  for (const path of candidates) refuseForeign(path, files)
+  const layout = target.scope === 'user' ? target.files : { ...target.files, user: undefined }
+  const others = files.paths.filter((path) => !path.endsWith('.conf') || !isWrittenByMirror(files.text(path)!))
+  const found = registryTables(inReadingOrder(layout, others), files)
+  const decisions = mirror.registries.map((registry) => mirrorTable(mirror, registry, governing(found, registry)))
+  const { tables, notes } = agreeing(decisions)
+  if (tables.length === 0)
+    throw new MirrorError('Nothing is left that podman could get from the mirror.', {
+      exit: exitCode.usage,
+      hints: notes,
+    })
+  const path = chooseName(candidates, tables, layout, others, files)
+  const text = podmanHeader + stringify({ registry: [...tables, ...localRegistry(mirror, found)] })
+  return {
+    changes: candidates.flatMap((one) =>
+      one === path ? files.change(one, text) : files.has(one) ? files.change(one, undefined) : [],
+    ),
+    notes: [...notes, ...narrower(mirror, found), ...usersOwn(mirror, target, others, files), ...pushes(mirror)],
+    todo: mirror.cache.startsWith('https:') ? [trust(mirror.cache)] : [],
+  }
+}
+
+function refuseForeign(path: string, files: FilesNow): void {
+  const text = files.text(path)
+  if (text === undefined || isWrittenByMirror(text)) return
+  throw new MirrorError(`${path} is there already and was not written by mirror, so it is left alone.`, {
+    exit: exitCode.usage,
+    hints: [`give ${path} another name that ends in .conf, and try again`],
+  })
+}
+
+/** What becomes of one registry, and what there is to say about it. */
+interface Decision {
+  readonly registry: string
+  readonly table?: JsonMap
+  readonly note?: string
+}
+
+/** `found`: what decides about the registry so far. */
+function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryTable | undefined): Decision {
+  const { mirror: theirs, 'mirror-by-digest-only': digestsOnly, ...keys } = found?.table ?? {}
+  if (found && keys['blocked'] === true)
+    return { registry, note: `${registry} is blocked in ${found.where}, and stays so.` }
+  const { host, insecure } = endpointOf(mirror.cache)
+  const location = trimmed(keys['location']) || registry
+  const upstream = location.replace(/^(registry-1|index)\.docker\.io(?=\/|$)/, 'docker.io')
+  const asked = upstream.split('/')[0]!
+  if (found && asked === host)
+    return { registry, note: `${registry} comes through the mirror already, by ${found.where}.` }
+  if (found && !mirror.registries.includes(asked))
+    return {
+      registry,
+      note:
+        `${registry} is taken from ${location}, says ${found.where}, and stays so. To have that mirrored, name ${asked} ` +
+        `under "upstreams" in mirror.yaml.`,
+    }
+  // Behind its first slash a location has no colon; the mirror knows a port by an underscore, too, if the host has a dot.
+  const path = upstream.replace(/^([^/]*\.[^/]*):(\d+)(?=\/|$)/, '$1_$2')
+  if (path.includes(':'))
+    return { registry, note: `${registry} cannot come through the mirror: podman knows no mirror for such a name.` }
+  const ours = { location: `${host}/${path}`, ...insecure }
+  const others = tablesOf(theirs).filter((one) => trimmed(one['location']) !== ours.location)
+  const become = (what: string) =>
+    others.length > 0 && { note: `The mirrors of ${registry} in ${found!.where} are ${what}.` }
+  // podman can be kept from the origin only by not being told of it.
+  if (!mirror.fallback) return { registry, table: { prefix: registry, ...ours }, ...become('left out') }
+  // Said of all mirrors, it would hold for ours as well.
+  const kept = digestsOnly === true ? others.map((one) => ({ ...one, 'pull-from-mirror': 'digest-only' })) : others
+  const table = { ...keys, prefix: registry, location, mirror: [ours, ...kept] }
+  return { registry, table, ...become('kept, after ours') }
+}
+
+/** An address as a location: without its scheme, and with a port where only that tells a host from a repository. */
+function endpointOf(address: string): { host: string; insecure: JsonMap } {
+  const { host, protocol } = new URL(address)
+  const plain = protocol === 'http:'
+  const bare = !/[.:]/.test(host) && host !== 'localhost'
+  return { host: bare ? `${host}:${plain ? 80 : 443}` : host, insecure: plain ? { insecure: true } : {} }
+}
+
+/** podman refuses a file in which two tables of one location differ in these keys. */
+const mustAgree = ['insecure', 'blocked', 'proxy']
+
+function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: string[] } {
+  const tables: JsonMap[] = []
+  const notes: string[] = []
+  for (const { registry, table, note } of decisions) {
+    const other = table && tables.find(({ location }) => location === table['location'])
+    if (other && mustAgree.some((key) => other[key] !== table[key])) {
+      notes.push(`${registry} is left out: ${trimmed(other['prefix'])} is taken from it in another way.`)
+      continue
+    }
+    if (table) tables.push(table)
+    if (note !== undefined) notes.push(note)
+  }
+  return { tables, notes }
+}
+
+/** The registry to push to speaks HTTP, which podman has to be told. */
+function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): JsonMap[] {
+  if (registry === undefined || !registry.startsWith('http:')) return []
+  const { hostname, port } = new URL(registry)
+  const { host, insecure } = endpointOf(registry)
+  // On its own machine, and in a virtual machine on it, images bear its name there.
+  const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(hostname)
+  const name = near ? `localhost:${port || '80'}` : host
+  return governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
+}
+
+/** Says which parts of a registry have settings of their own: the longest prefix wins. */
+function narrower({ registries }: MirrorForClient, found: readonly RegistryTable[]): string[] {
+  return found
+    .filter(({ prefix }) => registries.some((registry) => prefix.startsWith(`${registry}/`)))
+    .map(({ prefix, where }) => `${prefix} has settings of its own in ${where}, and does not come through the mirror.`)
+}
+
+/** For a drop-in of the system's: what the user's files say instead. */
+function usersOwn(
+  { registries }: MirrorForClient,
+  { files: layout, scope }: PodmanTarget,
+  others: readonly string[],
+  files: FilesNow,
+): string[] {
+  if (scope === 'user' || layout.user === undefined) return []
+  const advice = 'Configure yourself with --scope user.'
+  const main = mainFileIn(layout.user)
+  if (!layout.modern && files.has(main))
+    return [`Your podman reads ${main} instead of everything below ${layout.system.at(-1)}. ${advice}`]
+  const own = inReadingOrder({ ...layout, system: [] }, others)
+  return registryTables(own, files)
+    .filter(({ prefix }) => registries.includes(prefix))
+    .map(({ prefix, where }) => `For you, ${where} replaces what is written here about ${prefix}. ${advice}`)
+}
+
+/** A name under which our file is read after all others that speak of the same registries. */
+function chooseName(
+  candidates: readonly string[],
+  tables: readonly JsonMap[],
+  layout: PodmanFiles,
+  others: readonly string[],
+  files: FilesNow,
+): string {
+  const prefixes = new Set(tables.map(({ prefix }) => prefix))
+  let last: RegistryTable | undefined
+  for (const candidate of candidates) {
+    const order = inReadingOrder(layout, [...others, candidate])
+    const later = order.slice(order.indexOf(candidate) + 1)
+    last = registryTables(later, files).find(({ prefix }) => prefixes.has(prefix))
+    if (last === undefined && order.includes(candidate)) return candidate
+  }
+  throw new MirrorError(`${last?.where ?? 'Another file'} is read after mirror's own file and would replace it.`, {
+    exit: exitCode.usage,
+    hints: ['give that file a name that comes before zz-mirror.conf, and try again'],
+  })
+}
+
+function pushes({ fallback }: MirrorForClient): string[] {
+  return fallback
+    ? []
+    : ['Without a way to the registries themselves, pushes to them fail as well: the mirror takes none.']
+}
+
+function trust(cache: string): string {
+  const { host } = new URL(cache)
+  return `Unless the system trusts the mirror's certificate, put its authority into /etc/containers/certs.d/${host}/ca.crt.`
+}

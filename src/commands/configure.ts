@@ -1,0 +1,192 @@
+import { string as stringArgument } from '@oclif/core/args'
+import { boolean, string } from '@oclif/core/flags'
+import type { InferredFlags } from '@oclif/core/interfaces'
+import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
+import { createPrompt } from '../cli/prompt.ts'
+import type { Talk } from '../cli/talk.ts'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+
+export default class Configure extends BaseCommand {
+  static override summary = "Write a client's configuration, so that it pulls through the mirror"
+  static override description = `Shows the difference and asks before it writes; everything else in your files stays as it is.
+Without CLIENT it looks for the clients of this machine and offers them.`
+  static override examples = [
+    '<%= config.bin %> <%= command.id %> docker',
+    '<%= config.bin %> <%= command.id %> kind | kind create cluster --config -',
+    '<%= config.bin %> <%= command.id %> podman --scope user --yes',
+    '<%= config.bin %> <%= command.id %> docker --check',
+    '<%= config.bin %> <%= command.id %> docker --undo --reload',
+    '<%= config.bin %> <%= command.id %> --list',
+  ]
+  static override args = {
+    client: stringArgument({ description: 'docker, podman, containerd, kind, kaniko, buildkit, k3d …' }),
+  }
+  static override flags = {
+    list: boolean({
+      description: 'what is configured, where, since when',
+      env: 'MIRROR_LIST',
+      exclusive: ['undo', 'check'],
+    }),
+    undo: boolean({ description: 'put back what was there before', env: 'MIRROR_UNDO', exclusive: ['check'] }),
+    check: boolean({
+      description: 'prove by a pull that the client comes through the mirror; writes nothing, exit 5 when it does not',
+      env: 'MIRROR_CHECK',
+    }),
+    reload: boolean({
+      description: 'have the client take notice at once, without a restart',
+      env: 'MIRROR_RELOAD',
+    }),
+    'no-fallback': boolean({
+      description: 'no way to the origin when the mirror fails, for clients that can be told so',
+      env: 'MIRROR_NO_FALLBACK',
+    }),
+    mirror: string({
+      description: 'the address of the mirror, instead of that of the running one',
+      helpValue: 'URL',
+      env: 'MIRROR_URL',
+    }),
+    root: string({
+      description: 'write below this folder instead of / and ~, and speak to no daemon',
+      helpValue: 'DIR',
+      env: 'MIRROR_ROOT',
+    }),
+    scope: string({ description: 'whose configuration', options: ['user', 'system'], env: 'MIRROR_SCOPE' }),
+    file: string({
+      description: 'a file of yours to merge into, where the client has one',
+      helpValue: 'FILE',
+      env: 'MIRROR_FILE',
+    }),
+    cluster: string({ description: 'a running cluster, by name', helpValue: 'NAME', env: 'MIRROR_CLUSTER' }),
+    'client-version': string({
+      description: 'the version to write for, instead of the one found',
+      helpValue: 'V',
+      env: 'MIRROR_CLIENT_VERSION',
+    }),
+    'image-store': string({
+      description: "Docker's image store, instead of the one found",
+      options: ['classic', 'containerd'],
+      env: 'MIRROR_IMAGE_STORE',
+    }),
+    yes: yesFlag,
+    'dry-run': dryRunFlag,
+    json: jsonFlag,
+  }
+
+  override async run(): Promise<void> {
+    const { args, flags } = await this.parse(Configure)
+    const { machineAt } = await import('../app/configure/machine.ts')
+    const machine = machineAt(this.surroundings(), flags.root)
+    if (flags.list) return this.list(machine, flags)
+    if (flags.undo) return this.undo(machine, args.client, flags)
+    for (const adapter of await this.adaptersFor(machine, args.client, flags)) {
+      const place = await this.placeFor(machine, adapter, flags)
+      if (flags.check) await this.check(adapter, place, flags)
+      else await this.configure(machine, adapter, place, flags)
+    }
+  }
+
+  private async configure(
+    machine: Machine,
+    adapter: ClientAdapter,
+    place: ClientPlace,
+    flags: ConfigureFlags,
+  ): Promise<void> {
+    const { findMirror } = await import('../app/configure/find-mirror.ts')
+    const { configureDialog } = await import('../cli/configure-dialog.ts')
+    const mirror = await findMirror(this.surroundings(), flags.mirror)
+    const request = { machine, adapter, place, mirror }
+    await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+  }
+
+  private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
+    const { recordsOf } = await import('../app/configure/undo-client.ts')
+    const { undoDialog } = await import('../cli/undo-dialog.ts')
+    const { scope, cluster } = flags
+    const records = await recordsOf(machine, { client, scope, cluster })
+    const undone = []
+    for (const record of records) undone.push(await undoDialog(this.talk, machine, record, choicesOf(flags)))
+    if (flags.json) return this.printJson({ undone })
+    if (records.length === 0) this.print(`Nothing to undo: mirror has configured no ${client ?? 'client'} here.`)
+  }
+
+  private async check(adapter: ClientAdapter, place: ClientPlace, { json }: ConfigureFlags): Promise<void> {
+    const { checkClient } = await import('../app/configure/check-client.ts')
+    const { renderCheck } = await import('../cli/render-configure.ts')
+    const result = await checkClient(this.surroundings(), adapter, place)
+    if (json) this.printJson({ client: adapter.client, place: place.id, ...result })
+    else this.print(renderCheck(adapter.client, result, this.paintFor(process.stdout)))
+    if (!result.seen) this.exit(exitCode.checkFailed)
+  }
+
+  private async list(machine: Machine, { json }: ConfigureFlags): Promise<void> {
+    const { listConfigured } = await import('../app/configure/list-configured.ts')
+    const { renderConfigured } = await import('../cli/render-configure.ts')
+    const clients = await listConfigured(machine)
+    if (json) return this.printJson(clients)
+    this.print(renderConfigured(clients, this.paintFor(process.stdout)))
+  }
+
+  /** The client that was named, or those that are found here and chosen. */
+  private async adaptersFor(
+    machine: Machine,
+    name: string | undefined,
+    flags: ConfigureFlags,
+  ): Promise<readonly ClientAdapter[]> {
+    const { adapterOf } = await import('../app/configure/client-adapters.ts')
+    if (name !== undefined) return [await adapterOf(name)]
+    const { findClients } = await import('../app/configure/find-clients.ts')
+    const found = await findClients(machine)
+    if (flags.yes) return found.map(({ adapter }) => adapter)
+    if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
+    else if (found.length === 0)
+      this.print('No client was found here. To write for one anyway: mirror configure CLIENT')
+    else if (this.talk.prompt && !flags['dry-run']) {
+      const choices = found.map(({ adapter, what }) => ({ name: `${what}   ${adapter.summary}`, value: adapter }))
+      return this.talk.prompt.pick('Which of them shall pull through the mirror?', choices)
+    } else {
+      const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
+      this.print(['Found on this machine:', ...lines].join('\n'))
+    }
+    return []
+  }
+
+  private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {
+    const places = await adapter.places(machine, {
+      scope: flags.scope as 'user' | 'system' | undefined,
+      clientVersion: flags['client-version'],
+      imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
+      file: flags.file,
+      cluster: flags.cluster,
+    })
+    const [first] = places
+    if (first === undefined)
+      throw new MirrorError(`There is no place for a configuration of ${adapter.client} here.`, {
+        exit: exitCode.missing,
+      })
+    const asks = places.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
+    if (!asks || !this.talk.prompt) return first
+    return this.talk.prompt.choose(
+      'Where?',
+      places.map((place) => ({ name: place.title, value: place })),
+    )
+  }
+
+  private get talk(): Talk {
+    return {
+      print: (text) => this.print(text),
+      printJson: (value) => this.printJson(value),
+      say: (text) => this.say(text),
+      paint: this.paintFor(process.stdout),
+      paintAside: this.paintFor(process.stderr),
+      prompt: createPrompt(process.stdin, process.stdout),
+    }
+  }
+}
+
+type ConfigureFlags = InferredFlags<typeof Configure.flags>
+
+function choicesOf({ reload, yes, 'dry-run': dryRun, json }: ConfigureFlags) {
+  return { reload, yes, dryRun, json }
+}

@@ -1,0 +1,97 @@
+import { once } from 'node:events'
+import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
+import { connect } from 'node:net'
+
+/** The parts of Kubernetes' container runtime interface that images are pulled by, over the runtime's socket. */
+export interface Cri {
+  /** Throws a CriError with what the runtime says, or what the system says of a socket that cannot be reached. */
+  pullImage(image: string): Promise<void>
+  /** No failure when it is gone already. Throws as `pullImage`. */
+  removeImage(image: string): Promise<void>
+}
+
+/** A call that the runtime refused. */
+export class CriError extends Error {
+  override name = 'CriError'
+  /** A gRPC status. https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
+  readonly status: number
+
+  constructor(status: number, message: string) {
+    super(message)
+    this.status = status
+  }
+}
+
+/** The status of a runtime that does not speak this interface. */
+export const criUnimplemented = 12
+
+/** CRI v1: gRPC, with the two messages written by hand. https://github.com/kubernetes/cri-api */
+export function criClient(socket: string, timeoutMs: number): Cri {
+  const call = (method: string, image: string) =>
+    unaryCall(socket, `/runtime.v1.ImageService/${method}`, imageSpec(image), timeoutMs)
+  return {
+    pullImage: (image) => call('PullImage', image),
+    removeImage: (image) => call('RemoveImage', image),
+  }
+}
+
+/** An ImageSpec, whose first field is the image's name, as the first field of a request. */
+function imageSpec(image: string): Buffer {
+  return field(1, field(1, Buffer.from(image)))
+}
+
+/** A length-delimited protobuf field. https://protobuf.dev/programming-guides/encoding/ */
+function field(number: number, value: Buffer): Buffer {
+  return Buffer.concat([varint((number << 3) | 2), varint(value.length), value])
+}
+
+function varint(value: number): Buffer {
+  const bytes: number[] = []
+  let rest = value
+  for (; rest > 0x7f; rest >>>= 7) bytes.push((rest & 0x7f) | 0x80)
+  return Buffer.from([...bytes, rest])
+}
+
+/** One gRPC call whose answer matters by its status only. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
+async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<void> {
+  const socket = connect(path)
+  // Afterwards a session would only say that its stream was cancelled.
+  await once(socket, 'connect')
+  const session = connectHttp2('http://localhost', { createConnection: () => socket })
+  const head = Buffer.alloc(5)
+  head.writeUInt32BE(message.length, 1)
+  await new Promise<void>((resolve, reject) => {
+    session.on('error', reject)
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': method,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    })
+    stream.setTimeout(timeoutMs, () => reject(new CriError(4, `no answer within ${timeoutMs / 1000} s`)))
+    stream.on('error', reject)
+    let status: IncomingHttpHeaders = {}
+    // A failure without a body has its status in the head.
+    stream.on('response', (headers) => (status = headers))
+    stream.on('trailers', (trailers) => (status = trailers))
+    stream.on('end', () => {
+      const code = Number(status['grpc-status'] ?? 2)
+      if (code === 0) resolve()
+      else reject(new CriError(code, messageOf(status) ?? `status ${code}`))
+    })
+    stream.resume()
+    stream.end(Buffer.concat([head, message]))
+  }).finally(() => session.destroy())
+}
+
+/** What went wrong, in the runtime's words: percent-encoded, unless somebody forgot. */
+function messageOf(status: IncomingHttpHeaders): string | undefined {
+  const message = status['grpc-message']
+  if (typeof message !== 'string') return undefined
+  try {
+    return decodeURIComponent(message)
+  } catch (error) {
+    if (!(error instanceof URIError)) throw error
+    return message
+  }
+}

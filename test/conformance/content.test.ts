@@ -1,0 +1,78 @@
+import { expect, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { mediaType } from '../../src/oci/media-types.ts'
+import { get } from '../support/get.ts'
+import { startTestRegistry } from '../support/registry.ts'
+import { Content } from './support/content.ts'
+import { contentSets } from './support/content-sets.ts'
+import { pushBlob } from './support/push-blob.ts'
+import { deleteContent, listReferrers, listTags, pushContent, readContent } from './support/walk-content.ts'
+
+// The suite's TestAll, beside its blobs, in its development version.
+// https://github.com/opencontainers/distribution-spec/tree/main/conformance
+
+const repository = 'conformance/repo1'
+
+test('ping', async () => {
+  const { url } = await startTestRegistry()
+  expect((await get(url, '/v2/')).status).toBe(200)
+})
+
+test('empty: tag list, referrers', async () => {
+  const { url } = await startTestRegistry()
+  expect([200, 404]).toContain((await get(url, `/v2/${repository}/tags/list`)).status)
+  const answer = await get(url, `/v2/${repository}/referrers/${digestOf(Buffer.from('x'))}`)
+  expect(answer).toMatchObject({ status: 200, headers: { 'content-type': mediaType.ociIndex } })
+  const index = { schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] }
+  expect(JSON.parse(answer.body.toString())).toEqual(index)
+})
+
+test.each(Object.entries(contentSets))(
+  '%s: push, tag-list, head, pull, referrers, delete',
+  async (_name, makeContent) => {
+    const place = { url: (await startTestRegistry()).url, repository }
+    const content = makeContent()
+    await pushContent(place, content)
+    if (content.tags.size > 0) await listTags(place, content.tags.keys())
+    await readContent(place, content)
+    await listReferrers(place, content)
+    await deleteContent(place, content)
+  },
+)
+
+test('Bad Digest Image: a manifest with two more blanks is not that of its digest', async () => {
+  const { url } = await startTestRegistry()
+  const content = new Content()
+  const { digest } = content.image()
+  for (const [blob, bytes] of content.blobs) await pushBlob('post only', { url, repository, digest: blob, bytes })
+  const { bytes, mediaType: type } = content.manifests[0]!
+  const answer = await get(url, `/v2/${repository}/manifests/${digest}`, {
+    method: 'PUT',
+    headers: { 'content-type': type },
+    body: Buffer.concat([bytes, Buffer.from('  ')]),
+  })
+  expect(answer.status).toBe(400)
+  expect((await get(url, `/v2/${repository}/manifests/${digest}`)).status).toBe(404)
+})
+
+test.each([
+  ['by-digest', digestOf(Buffer.from('missing')) as string, [404]],
+  ['by-tag', 'missing-tag', [404]],
+  ['invalid-digest-format/manifest-get', 'sha256:baddigeststring', [400, 404]],
+])('missing-manifest/%s', async (_name, reference, expected) => {
+  const { url } = await startTestRegistry()
+  expect(expected).toContain((await get(url, `/v2/${repository}/manifests/${reference}`)).status)
+})
+
+test('invalid-digest-format/manifest-put', async () => {
+  const { url } = await startTestRegistry()
+  const content = new Content()
+  content.image({ layers: [300] })
+  for (const [digest, bytes] of content.blobs) await pushBlob('post only', { url, repository, digest, bytes })
+  const answer = await get(url, `/v2/${repository}/manifests/sha256:baddigeststring`, {
+    method: 'PUT',
+    headers: { 'content-type': mediaType.ociManifest },
+    body: content.manifests[0]!.bytes,
+  })
+  expect(answer.status).toBe(400)
+})

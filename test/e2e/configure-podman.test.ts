@@ -1,0 +1,146 @@
+import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, inject, test, type TestContext } from 'vitest'
+import { type Apart, startApart } from './support/apart.ts'
+import { newerPodman } from './support/newer-podman.ts'
+import { runnableImage } from './support/runnable-image.ts'
+import { type Scene, startScene } from './support/scene.ts'
+
+const { missing } = inject('e2e')
+
+const dropIns = '/etc/containers/registries.conf.d'
+const registries = ['docker.io', 'quay.io', 'registry.corp.example:8443']
+const references = ['docker.io/library/app:one', 'quay.io/org/app:one', 'registry.corp.example:8443/org/app:one']
+
+// podman's own choice needs systemd's journal and cgroups.
+const containersConf = '[engine]\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
+
+const systemPath = '/usr/sbin:/usr/bin:/sbin:/bin'
+
+/** How each program pulls; the first one that is installed also makes the pull of `--check`. */
+const pulls = {
+  podman: (reference: string) => ['podman', 'pull', '--quiet', reference],
+  buildah: (reference: string) => ['buildah', 'pull', '--quiet', reference],
+  skopeo: (reference: string, folder: string) => ['skopeo', 'copy', `docker://${reference}`, `dir:${folder}`],
+}
+type Program = keyof typeof pulls
+
+interface Machine {
+  scene: Scene
+  apart: Apart
+  /** Pulls by the program. */
+  pull(reference: string): Promise<string>
+}
+
+/** A machine on which `mirror` finds but one of the programs, this Debian's, or that of the Debian below `root`. */
+async function machineWith(program: Program, root: string): Promise<Machine> {
+  const image = await runnableImage(1, 'oci')
+  const content = { 'library/app': { one: image }, 'org/app': { one: image } }
+  const scene = await startScene({ content, registries })
+  const programs = join(scene.folder, 'programs')
+  await mkdir(programs)
+  const command = root === '' ? `/usr/bin/${program}` : `/usr/sbin/chroot ${root} ${program}`
+  const wrapper = `#!/bin/sh\nPATH=${systemPath} exec ${command} "$@"\n`
+  await writeFile(join(programs, program), wrapper, { mode: 0o755 })
+  const apart = await startApart(scene, programs)
+  await apart.run('sh', '-c', `cat > /etc/containers/containers.conf <<'END'\n${containersConf}END`)
+  if (root !== '') await apart.run('sh', '-c', asRoot(root))
+  return {
+    scene,
+    apart,
+    pull(reference) {
+      const [name, ...args] = pulls[program](reference, join(scene.folder, 'pulled'))
+      return apart.run(join(programs, name!), ...args)
+    },
+  }
+}
+
+/** Makes a folder fit for chroot, with this machine's podman configuration. */
+function asRoot(root: string): string {
+  return [
+    'set -e',
+    `mount --bind ${root} ${root}`,
+    `mount -t proc proc ${root}/proc`,
+    ...['/sys', '/dev', '/tmp'].map((folder) => `mount --rbind ${folder} ${root}${folder}`),
+    `mount -t tmpfs tmpfs ${root}/run`,
+    `mount -t tmpfs tmpfs ${root}/var/lib/containers`,
+    `mount --bind /etc/containers ${root}/etc/containers`,
+  ].join('\n')
+}
+
+async function expectConfigured(program: Program, root: string): Promise<void> {
+  const { scene, apart, pull } = await machineWith(program, root)
+  const before = await readdir(apart.outside(dropIns))
+
+  expect(await apart.mirror('configure', 'podman', '--check')).toMatchObject({ exit: 5 })
+  const configured = await apart.mirror('configure', 'podman', '--yes')
+  expect(configured, configured.stderr).toMatchObject({ exit: 0 })
+  for (const reference of references) await pull(reference)
+  const asked = await scene.upstream.requests()
+  expect(asked.filter(({ path }) => path.endsWith('/manifests/one')).length).toBeGreaterThanOrEqual(references.length)
+  const check = await apart.mirror('configure', 'podman', '--check')
+  expect(check, `${check.stdout}${check.stderr}`).toMatchObject({
+    exit: 0,
+    stdout: expect.stringMatching(/^seen/) as string,
+  })
+  expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({
+    exit: 0,
+    stdout: expect.stringContaining('configured so already') as string,
+  })
+
+  expect(await apart.mirror('configure', 'podman', '--undo', '--yes')).toMatchObject({ exit: 0 })
+  expect(await readdir(apart.outside(dropIns))).toEqual(before)
+  const unchecked = await apart.mirror('configure', 'podman', '--check')
+  expect(unchecked, unchecked.stderr).toMatchObject({ exit: 5, stdout: expect.stringMatching(/^not seen/) as string })
+}
+
+/** The newer ones' root; skips the test, with the reason, where it cannot be had. */
+async function newer({ skip }: TestContext): Promise<string> {
+  try {
+    return await newerPodman()
+  } catch (error) {
+    return skip(`there is no newer podman: ${(error as Error).message}`)
+  }
+}
+
+describe.skipIf(missing !== undefined).each(['podman', 'buildah', 'skopeo'] as const)('%s', (program) => {
+  test('of this Debian comes through the mirror by what configure wrote, and not after it was undone', async () => {
+    await expectConfigured(program, '')
+  })
+
+  test('of a newer Debian comes through the mirror by what configure wrote, and not after it was undone', async (context) => {
+    await expectConfigured(program, await newer(context))
+  })
+})
+
+describe.skipIf(missing !== undefined)('podman with settings of the user', () => {
+  test("goes to the mirror first and to the user's own mirror next", async () => {
+    const { apart, pull } = await machineWith('podman', '')
+    // Of Docker Hub there is no such image; the user's own mirror has it.
+    const corp = `[[registry]]\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:5055/quay.io"\ninsecure = true\n`
+    await apart.run('sh', '-c', `printf %s '${corp}' > ${dropIns}/99-corp.conf`)
+    expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({ exit: 0 })
+    expect(await apart.mirror('configure', 'podman', '--check')).toMatchObject({ exit: 0 })
+    await pull('docker.io/org/app:one')
+    expect(await apart.mirror('configure', 'podman', '--undo', '--yes')).toMatchObject({ exit: 0 })
+    expect(await readFile(apart.outside(`${dropIns}/99-corp.conf`), 'utf8')).toBe(corp)
+  })
+
+  test('says in its own words what it was told', async () => {
+    const { apart } = await machineWith('podman', '')
+    await apart.mirror('configure', 'podman', '--yes')
+    const info = JSON.parse(await apart.run('podman', 'info', '--format', 'json')) as {
+      registries: Record<string, { Mirrors: { Location: string; Insecure: boolean }[] }>
+    }
+    expect(info.registries['quay.io']!.Mirrors).toMatchObject([{ Location: '127.0.0.1:5055/quay.io', Insecure: true }])
+  })
+
+  test('is configured for oneself alone', async () => {
+    const { apart, pull } = await machineWith('podman', '')
+    expect(await apart.mirror('configure', 'podman', '--scope', 'user', '--yes')).toMatchObject({ exit: 0 })
+    await pull(references[1]!)
+    expect(await apart.mirror('configure', 'podman', '--scope', 'user', '--check')).toMatchObject({ exit: 0 })
+    expect(await apart.mirror('configure', 'podman', '--undo', '--yes')).toMatchObject({ exit: 0 })
+    expect(await readdir(apart.home)).not.toContain('.config')
+  })
+})

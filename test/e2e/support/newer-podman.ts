@@ -1,0 +1,36 @@
+import { chmod, lstat, mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { debianMirror } from './debian-mirror.ts'
+import { run } from './run.ts'
+
+const suite = 'trixie'
+const packages = ['podman', 'buildah', 'skopeo', 'crun', 'runc', 'ca-certificates']
+
+/**
+ * A Debian with a newer podman, buildah and skopeo, which do not run beside this one's libc: the folder that becomes their root.
+ * It is kept for the next run. An Error where it cannot be had.
+ */
+export async function newerPodman(): Promise<string> {
+  const kept = join(tmpdir(), `mirror-e2e-newer-podman-${suite}`)
+  const found = await lstat(kept).catch(() => undefined)
+  // Everybody may write to the temporary folder: what root runs from there must be root's own.
+  if (found?.isDirectory() && found.uid === 0) return kept
+  if (found) throw new Error(`${kept} is in the way: it should be a folder of root's`)
+  const work = await mkdtemp(join(tmpdir(), 'mirror-e2e-newer-podman-'))
+  try {
+    const root = join(work, 'root')
+    await mkdir(root)
+    await chmod(root, 0o755)
+    const settings = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"']
+    const what = ['--variant=essential', `--include=${packages.join(',')}`, ...settings]
+    await run('mmdebstrap', ['--quiet', ...what, suite, root, await debianMirror()], { timeoutMs: 240_000 })
+    await run('chroot', [root, 'podman', '--version'])
+    // Where its images go: the tests mount something there.
+    await mkdir(join(root, 'var/lib/containers'), { recursive: true })
+    await rename(root, kept)
+    return kept
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,23 @@
+import { expect } from 'vitest'
+import type { StatusReport } from '../../../src/server/admin-api.ts'
+import type { TestImage } from '../../support/images.ts'
+import { runnableImage } from './runnable-image.ts'
+import { type Scene, registryAddress, startScene } from './scene.ts'
+
+export const application = `${registryAddress}/team/application`
+export const sibling = `${registryAddress}/team/sibling`
+
+/** A scene with a registry to push to, and an image of Docker Hub to have something to push. */
+export async function startRegistryScene(mediaTypes: 'oci' | 'docker'): Promise<{ scene: Scene; image: TestImage }> {
+  const image = await runnableImage(5, mediaTypes)
+  const content = { 'library/runnable': { one: image } }
+  const scene = await startScene({ registries: ['docker.io'], content, registry: true })
+  return { scene, image }
+}
+
+/** Sees what `mirror status --json` says was pushed. */
+export async function expectPushed({ mirror }: Scene, counts: Omit<StatusReport['registry'], 'bytes'>): Promise<void> {
+  const { endpoints, registry } = await mirror.status()
+  expect(endpoints.registry).toStrictEqual([`http://${registryAddress}`])
+  expect(registry).toMatchObject(counts)
+}

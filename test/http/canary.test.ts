@@ -1,0 +1,46 @@
+import { describe, expect, test } from 'vitest'
+import { startTestMirror } from '../support/mirror.ts'
+
+interface Offer {
+  id: string
+  repository: string
+  tag: string
+  digest: string
+}
+
+describe('an image that only the mirror has', () => {
+  test.each([
+    ['by namespace', (offer: Offer) => `/v2/${offer.repository}/manifests/${offer.tag}?ns=docker.io`, 'docker.io'],
+    ['by path', (offer: Offer) => `/v2/ghcr.io/${offer.repository}/manifests/${offer.tag}`, 'ghcr.io'],
+    ['with nothing said', (offer: Offer) => `/v2/${offer.repository}/manifests/${offer.tag}`, 'docker.io'],
+  ])('is pulled %s through the cache, seen, and gone afterwards', async (_, pathOf, host) => {
+    const mirror = await startTestMirror({ cache: { offline: true } })
+    const offered = await mirror.post('/api/canary', {})
+    const offer = JSON.parse(offered.body.toString()) as Offer
+    const index = await mirror.get(pathOf(offer))
+    expect(index.status).toBe(200)
+    expect(index.headers['docker-content-digest']).toBe(offer.digest)
+    const child = (JSON.parse(index.body.toString()) as { manifests: { digest: string }[] }).manifests[0]!
+    const at = (path: string) => `/v2/${host}/${offer.repository}/${path}`
+    const manifest = JSON.parse((await mirror.get(at(`manifests/${child.digest}`))).body.toString()) as {
+      config: { digest: string }
+      layers: { digest: string }[]
+    }
+    for (const { digest } of [manifest.config, ...manifest.layers])
+      expect((await mirror.get(at(`blobs/${digest}`))).status).toBe(200)
+    await mirror.untilStored(4)
+
+    const end = await mirror.post('/api/canary/end', { id: offer.id })
+    expect(JSON.parse(end.body.toString())).toEqual({ seen: { [host]: 2 } })
+    expect((await mirror.get(pathOf(offer))).status).not.toBe(200)
+    expect(await mirror.status()).toMatchObject({ images: [], storage: { blobs: 0 } })
+    expect((await mirror.post('/api/canary/end', { id: offer.id })).status).toBe(404)
+  })
+
+  test('nobody has asked: nothing is seen', async () => {
+    const mirror = await startTestMirror()
+    const offer = JSON.parse((await mirror.post('/api/canary', {})).body.toString()) as Offer
+    const end = await mirror.post('/api/canary/end', { id: offer.id })
+    expect(JSON.parse(end.body.toString())).toEqual({ seen: {} })
+  })
+})

@@ -1,0 +1,46 @@
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { DockerEngine, network } from '../support/docker-engine.ts'
+import { errnoOf } from '../../src/lib/errors.ts'
+import { get } from '../support/get.ts'
+import { temporaryHome } from '../support/mirror.ts'
+import { startMirrorProcess } from '../support/mirror-process.ts'
+
+/** Another of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
+const gateway = '127.0.0.92'
+
+test.skipIf(process.platform !== 'linux')(
+  'cache and registry listen at the gateway of a network, on their own ports, for as long as it is there',
+  async () => {
+    const home = await temporaryHome()
+    const socket = join(home, 'docker.sock')
+    const engine = new DockerEngine()
+    await engine.start(socket)
+    onTestFinished(() => engine.stop())
+    const env = { DOCKER_HOST: `unix://${socket}` }
+    const mirror = await startMirrorProcess({ upstreams: {}, registry: true, networks: ['kind'], env })
+    const networks = async () => (await mirror.status()).endpoints.networks
+    const [cache, registry] = [mirror.url, mirror.registryUrl!].map((url) => url.replace('127.0.0.1', gateway))
+    expect(await networks()).toEqual({})
+
+    for (const body of ['once', 'again']) {
+      engine.changeNetworks([network('kind', gateway)])
+      await expect.poll(networks).toEqual({ kind: cache })
+      expect((await get(cache!, '/v2/')).status).toBe(200)
+      expect((await get(cache!, '/v2/app/blobs/uploads/', { method: 'POST' })).status).toBe(405)
+      const path = `/v2/app/blobs/uploads/?digest=${digestOf(Buffer.from(body))}`
+      const pushed = await get(registry!, path, { method: 'POST', body })
+      expect(pushed.status).toBe(201)
+      expect((await get(mirror.registryUrl!, pushed.headers.location!)).body.toString()).toBe(body)
+
+      engine.changeNetworks([])
+      await expect.poll(networks).toEqual({})
+      for (const url of [cache, registry]) {
+        const refused = await get(url!, '/v2/').catch(errnoOf)
+        expect(refused).toBe('ECONNREFUSED')
+      }
+    }
+    expect((await get(mirror.registryUrl!, '/v2/')).status).toBe(200)
+  },
+)

@@ -1,0 +1,40 @@
+import { createServer, type Server, type ServerResponse } from 'node:http'
+
+/** As much of an engine as is asked for its networks. */
+export class DockerEngine {
+  networks: object[] = []
+  readonly #events = new Set<ServerResponse>()
+  readonly #server: Server = createServer((request, response) => {
+    const path = request.url!.split('?')[0]
+    if (path === '/_ping') response.end('OK')
+    else if (path === '/networks')
+      response.setHeader('content-type', 'application/json').end(JSON.stringify(this.networks))
+    else if (path === '/events') {
+      response.flushHeaders()
+      this.#events.add(response)
+    } else response.writeHead(404).end('{"message":"no"}')
+  })
+
+  async start(socket: string): Promise<void> {
+    await new Promise<void>((resolve) => this.#server.listen(socket, resolve))
+  }
+
+  changeNetworks(networks: object[]): void {
+    this.networks = networks
+    for (const response of this.#events) response.write('{"Type":"network","Action":"create"}\n')
+  }
+
+  async stop(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => resolve())
+      this.#server.closeAllConnections()
+    })
+  }
+}
+
+/** A network as the engine tells of it. */
+export const network = (name: string, ...gateways: string[]) => ({
+  Name: name,
+  Driver: 'bridge',
+  IPAM: { Config: gateways.map((Gateway) => ({ Gateway })) },
+})

@@ -1,0 +1,25 @@
+// As much of dockerd as being told to reload takes: node dockerd.mjs SOCKET DAEMON.JSON [--flags]
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+
+const [socket, file] = process.argv.slice(2)
+let mirrors = []
+
+/** Like the real one: a key that is missing changes nothing, and a broken file is only complained about. */
+function load() {
+  try {
+    mirrors = JSON.parse(readFileSync(file, 'utf8'))['registry-mirrors'] ?? mirrors
+  } catch (error) {
+    console.error(error)
+  }
+}
+
+load()
+process.on('SIGHUP', load)
+process.on('SIGTERM', () => process.exit())
+createServer((request, response) => {
+  const answer = request.url.startsWith('/version')
+    ? { Version: '20.10.24', Components: [{ Name: 'Engine' }] }
+    : { ServerVersion: '20.10.24', RegistryConfig: { Mirrors: mirrors.map((mirror) => `${mirror}/`) } }
+  response.setHeader('content-type', 'application/json').end(JSON.stringify(answer))
+}).listen(socket, () => process.send('listening'))

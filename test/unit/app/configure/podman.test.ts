@@ -1,0 +1,121 @@
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { podmanAdapter } from '../../../../src/app/configure/podman.ts'
+import { type Answers, fails, machineWith, nothingSaid } from './support/machine-with.ts'
+
+const isRoot = process.getuid?.() === 0
+
+describe('podman on this machine', () => {
+  test.each([
+    [{ 'podman --version': 'podman version 4.3.1\n' }, 'podman 4.3.1'],
+    [{ 'buildah --version': 'buildah version 1.28.2 (image-spec 1.0.2)\n' }, 'buildah 1.28.2'],
+    [{ 'skopeo --version': 'skopeo version 1.9.3\n' }, 'skopeo 1.9.3'],
+    [{ 'podman --version': fails('broken') }, undefined],
+    [{}, undefined],
+  ])('is found by its programs: %o', async (answers: Answers, found) => {
+    expect(await podmanAdapter.find((await machineWith(answers)).machine)).toBe(found)
+  })
+
+  test('has places for the system and for the user, the likelier first', async () => {
+    const { machine, home } = await machineWith({ 'podman --version': 'podman version 5.4.2' })
+    const places = await podmanAdapter.places(machine, nothingSaid)
+    expect(places.map(({ id }) => id)).toEqual(isRoot ? ['system', 'user'] : ['user', 'system'])
+    expect(places.find(({ id }) => id === 'user')!.title).toContain(join(home, '.config/containers/registries.conf.d'))
+    const [only] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'system' })
+    expect(only!.wants.files).toContain('/etc/containers/registries.conf')
+    expect(podmanAdapter.recall(machine, only!.details).wants).toEqual(only!.wants)
+  })
+
+  test("prefers the user's where a file of theirs hides the system's", async () => {
+    const files = { '.config/containers/registries.conf': '' }
+    const { machine } = await machineWith({ 'podman --version': 'podman version 5.4.2' }, files)
+    expect((await podmanAdapter.places(machine, nothingSaid))[0]!.id).toBe('user')
+    const newer = await podmanAdapter.places(machine, { ...nothingSaid, clientVersion: '6.1' })
+    expect(newer[0]!.id).toBe(isRoot ? 'system' : 'user')
+  })
+
+  test('looks where XDG_CONFIG_HOME says only since version 6', async () => {
+    const { machine } = await machineWith({}, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
+    const user = async (clientVersion: string) =>
+      (await podmanAdapter.places(machine, { ...nothingSaid, scope: 'user', clientVersion }))[0]!.wants.files
+    expect(await user('5.8.6')).not.toContain('/xdg/containers/registries.conf')
+    expect(await user('6.0.0')).toContain('/xdg/containers/registries.conf')
+  })
+
+  test('is asked nothing below --root', async () => {
+    const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
+    const places = await podmanAdapter.places(machine, nothingSaid)
+    expect(places.map(({ title }) => title)).toEqual([
+      'the whole system (/tree/etc/containers/registries.conf.d)',
+      'you alone (/tree/.config/containers/registries.conf.d)',
+    ])
+    expect(await podmanAdapter.find(machine)).toBeUndefined()
+    expect(places[0]!.pull).toBeUndefined()
+    expect(asked).toEqual([])
+  })
+})
+
+describe('a pull by podman', () => {
+  const pull = async (answers: Answers) => {
+    const { machine, asked } = await machineWith(answers)
+    const [place] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
+    return { result: await place!.pull!('docker.io/a/b:c'), asked: asked.map(({ line }) => line) }
+  }
+
+  test('removes the image again', async () => {
+    const { result, asked } = await pull({ podman: '' })
+    expect(result).toEqual({ failed: undefined })
+    expect(asked).toEqual(['podman pull --quiet docker.io/a/b:c', 'podman image rm docker.io/a/b:c'])
+  })
+
+  test('says why it failed', async () => {
+    expect(await pull({ podman: fails('Error: denied\n') })).toEqual({
+      result: { failed: 'Error: denied' },
+      asked: ['podman pull --quiet docker.io/a/b:c'],
+    })
+  })
+
+  test('is made by buildah where there is no podman, or by skopeo', async () => {
+    expect((await pull({ buildah: '' })).asked.slice(1)).toEqual([
+      'buildah pull --quiet docker.io/a/b:c',
+      'buildah rmi docker.io/a/b:c',
+    ])
+    expect((await pull({ skopeo: fails('no') })).result).toEqual({ failed: 'no' })
+    await expect(pull({})).rejects.toThrow('Neither podman nor buildah nor skopeo')
+  })
+})
+
+describe('podman in a virtual machine', () => {
+  const list = JSON.stringify([
+    { Name: 'off', Running: false, Default: false },
+    { Name: 'other', Running: true, Default: false },
+    { Name: 'podman-machine-default', Running: true, Default: true },
+  ])
+  const answers = { 'podman --version': 'podman version 5.8.6', 'podman machine list': list }
+
+  test('is configured inside it, and reaches this one by name', async () => {
+    const { machine, asked } = await machineWith({ ...answers, podman: '' }, {}, { platform: 'darwin' })
+    const places = await podmanAdapter.places(machine, nothingSaid)
+    expect(places.map(({ id }) => id)).toEqual(['machine podman-machine-default', 'machine other'])
+    const [place] = places
+    expect(place!.home).toMatchObject({ in: 'vm', hostName: 'host.containers.internal' })
+    await place!.files.write('/etc/containers/registries.conf.d/50-mirror.conf', Buffer.from('x'), undefined)
+    expect(asked.at(-1)).toMatchObject({
+      line: 'podman machine ssh podman-machine-default sudo sh -s',
+      input: expect.stringContaining("'/etc/containers/registries.conf.d/50-mirror.conf'") as string,
+    })
+    await place!.pull!('a')
+    expect(asked.at(-2)!.line).toBe('podman --connection podman-machine-default pull --quiet a')
+    expect(podmanAdapter.recall(machine, place!.details)).toMatchObject({ id: place!.id, home: place!.home })
+  })
+
+  test('has to run', async () => {
+    for (const said of ['[]', fails('no such command'), JSON.stringify([{ Name: 'off', Running: false }])]) {
+      const { machine } = await machineWith({ 'podman machine list': said }, {}, { platform: 'win32' })
+      await expect(podmanAdapter.places(machine, nothingSaid)).rejects.toMatchObject({
+        exit: 4,
+        hints: ['podman machine start'],
+      })
+    }
+  })
+})

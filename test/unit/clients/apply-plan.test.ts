@@ -1,0 +1,159 @@
+import { chmod, lstat, mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { applyPlan } from '../../../src/clients/apply-plan.ts'
+import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/configured.ts'
+import { localFiles } from '../../../src/clients/local-files.ts'
+import { applyUndo, planUndo } from '../../../src/clients/undo.ts'
+
+let folder: string
+let target: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-apply-'))
+  target = join(folder, 'etc', 'daemon.json')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+const configured = () => openConfiguredClients(join(folder, 'state'))
+const entry = {
+  client: 'docker',
+  place: 'system',
+  title: 'the whole system',
+  details: {},
+  root: undefined,
+  since: '2026-01-01T00:00:00.000Z',
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  fallback: true,
+} as const
+
+async function apply(
+  path: string,
+  before: string | undefined,
+  after: string | undefined,
+  more: { earlier?: ConfiguredClient; withoutOurs?: () => string | undefined } = {},
+): Promise<ConfiguredClient> {
+  return applyPlan({
+    changes: [{ path, before, after }],
+    files: localFiles,
+    configured: configured(),
+    backupFolder: join(folder, 'state', 'backups', more.earlier ? 'two' : 'one'),
+    entry,
+    earlier: more.earlier,
+    withoutOurs: more.withoutOurs ?? (() => before),
+  })
+}
+
+const noStrip = () => Promise.reject(new Error('nothing was changed since'))
+
+async function undo(record: ConfiguredClient, strip: Parameters<typeof planUndo>[2] = noStrip) {
+  const plan = await planUndo(record, localFiles, strip)
+  await applyUndo(record, plan, localFiles, configured())
+  return plan
+}
+
+describe('writing and undoing', () => {
+  test('a new file in new folders comes, and all of it goes', async () => {
+    const record = await apply(target, undefined, '{}\n')
+    expect(await readFile(target, 'utf8')).toBe('{}\n')
+    expect((await stat(target)).mode & 0o777).toBe(0o644)
+    expect(record.folders).toEqual([join(folder, 'etc')])
+    expect(await configured().list()).toEqual([record])
+    await undo(record)
+    expect(await readdir(folder)).toEqual(['state'])
+    expect(await configured().list()).toEqual([])
+  })
+
+  test('content, mode and the link to it survive', async () => {
+    const real = join(folder, 'real.json')
+    const before = '\ufeff{\r\n\t"a": 1}'
+    await writeFile(real, before)
+    await chmod(real, 0o600)
+    await mkdir(join(folder, 'etc'))
+    await symlink('../real.json', target)
+    const record = await apply(target, before, '{"b": 2}')
+    expect(await readFile(real, 'utf8')).toBe('{"b": 2}')
+    expect((await stat(real)).mode & 0o777).toBe(0o600)
+    expect((await lstat(target)).isSymbolicLink()).toBe(true)
+    await undo(record)
+    expect(await readFile(real, 'utf8')).toBe(before)
+    expect((await stat(real)).mode & 0o777).toBe(0o600)
+    expect((await lstat(target)).isSymbolicLink()).toBe(true)
+  })
+
+  test('a link to a file that is not there yet stays a link', async () => {
+    await mkdir(join(folder, 'etc'))
+    await symlink('../real.json', target)
+    const record = await apply(target, undefined, '{}')
+    expect(await readFile(join(folder, 'real.json'), 'utf8')).toBe('{}')
+    await undo(record)
+    expect((await lstat(target)).isSymbolicLink()).toBe(true)
+    await expect(stat(target)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+
+  test('the backup has the mode of what it is a copy of', async () => {
+    await mkdir(join(folder, 'etc'))
+    await writeFile(target, 'secret')
+    await chmod(target, 0o640)
+    const { files } = await apply(target, 'secret', 'ours')
+    const backup = files[0]!.before!.backup
+    expect(await readFile(backup, 'utf8')).toBe('secret')
+    expect((await stat(backup)).mode & 0o777).toBe(0o640)
+    expect((await stat(join(folder, 'state', 'backups', 'one'))).mode & 0o777).toBe(0o700)
+  })
+
+  test('a file that changed after the plan was made is left alone', async () => {
+    await mkdir(join(folder, 'etc'))
+    await writeFile(target, 'newer')
+    await expect(apply(target, 'older', 'ours')).rejects.toThrow('changed by somebody else')
+    expect(await readFile(target, 'utf8')).toBe('newer')
+    expect(await configured().list()).toEqual([])
+  })
+
+  test('written twice, undo goes back to before the first time', async () => {
+    await mkdir(join(folder, 'etc'))
+    await writeFile(target, 'user')
+    const first = await apply(target, 'user', 'ours one')
+    const second = await apply(target, 'ours one', 'ours two', { earlier: first })
+    await undo(second)
+    expect(await readFile(target, 'utf8')).toBe('user')
+  })
+
+  test('changed in between, undo goes back to that, without our keys', async () => {
+    await mkdir(join(folder, 'etc'))
+    await writeFile(target, 'user')
+    const first = await apply(target, 'user', 'user ours')
+    await writeFile(target, 'user ours more')
+    const second = await apply(target, 'user ours more', 'user newer more', {
+      earlier: first,
+      withoutOurs: () => 'user more',
+    })
+    await undo(second)
+    expect(await readFile(target, 'utf8')).toBe('user more')
+  })
+
+  test('changed since, only our keys go, and it is said', async () => {
+    const record = await apply(target, undefined, 'ours')
+    await writeFile(target, 'ours and theirs')
+    const plan = await undo(record, () =>
+      Promise.resolve([{ path: target, before: 'ours and theirs', after: 'theirs' }]),
+    )
+    expect(await readFile(target, 'utf8')).toBe('theirs')
+    expect(plan.notes.join()).toContain('only mirror')
+  })
+
+  test('ended before the file was written, undo has nothing to do', async () => {
+    const record = await apply(target, undefined, 'ours')
+    await rm(target)
+    const plan = await undo(record)
+    expect(plan.changes).toEqual([])
+    expect(await configured().list()).toEqual([])
+  })
+
+  test('a damaged record is told, not passed over', async () => {
+    await mkdir(join(folder, 'state'))
+    await writeFile(join(folder, 'state', 'configured.json'), '{"clients": [{"client": "docker"}]}')
+    await expect(configured().list()).rejects.toThrow('damaged')
+  })
+})

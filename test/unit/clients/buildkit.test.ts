@@ -1,0 +1,69 @@
+import { describe, expect, test } from 'vitest'
+import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit.ts'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+
+const path = '/etc/buildkit/buildkitd.toml'
+const cache = 'http://127.0.0.1:5055'
+const mirror = {
+  cache,
+  registry: undefined,
+  registries: ['docker.io', 'gcr.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+
+const filesOf = (text: string | undefined) =>
+  new FilesNow(text === undefined ? new Map() : new Map([[path, Buffer.from(text)]]))
+
+function plan(text: string | undefined): string {
+  const [change] = planBuildkit(mirror, path, filesOf(text)).changes
+  return change!.after!
+}
+
+/** Undefined: the file goes. */
+function strip(text: string): string | undefined {
+  const [change] = stripBuildkit({ cache }, path, filesOf(text))
+  return change ? change.after : text
+}
+
+describe('a buildkitd.toml', () => {
+  test('says HTTP of the mirror only where it is meant: under its own name', () => {
+    const text = plan(undefined)
+    expect(text).toContain('[registry."docker.io"]\nmirrors = [ "127.0.0.1:5055" ]\n')
+    expect(text).toContain('[registry."127.0.0.1:5055"]\nhttp = true\n')
+    expect(text.match(/http/g)).toHaveLength(1)
+  })
+
+  test('that has it all stays', () => {
+    expect(planBuildkit(mirror, path, filesOf(plan(undefined))).changes).toEqual([])
+  })
+
+  test('of somebody else keeps every byte, and has it again without the mirror', () => {
+    for (const text of [
+      '# theirs\ndebug = true\n',
+      '[registry."docker.io"]\n  mirrors = ["a.example"]\n',
+      '[registry."docker.io"]\nhttp = false\n\n[registry."gcr.io"]\nmirrors = ["a.example", "b.example"]\n',
+      '[worker.oci]\r\n  gc = true\r\n',
+    ])
+      expect(strip(plan(text))?.trimEnd()).toBe(text.trimEnd())
+  })
+
+  test('that was ours and has nothing else in it goes', () => {
+    expect(strip(plan(undefined))).toBeUndefined()
+  })
+
+  test('that was ours keeps what was put into it since', () => {
+    const text = plan(undefined)
+      .replace('"127.0.0.1:5055" ]', '"127.0.0.1:5055", "a.example" ]')
+      .replace('http = true', 'http = true\ninsecure = true')
+    expect(strip(text)).toBe(
+      '[registry."docker.io"]\nmirrors = [ "a.example" ]\n\n[registry."127.0.0.1:5055"]\ninsecure = true\n',
+    )
+  })
+
+  test('that is spelled in a way that was not foreseen is refused, or kept', () => {
+    const text = 'registry."docker.io".mirrors = ["127.0.0.1:5055"]\n'
+    expect(() => plan('registry."docker.io".mirrors = ["a.example"]\n')).toThrow(expect.objectContaining({ exit: 2 }))
+    expect(strip(text)).toBe(text)
+  })
+})

@@ -1,0 +1,80 @@
+import { describe, expect, test } from 'vitest'
+import {
+  clientAddress,
+  doubtAbout,
+  type ClientHome,
+  type MirrorEndpoints,
+} from '../../../src/clients/client-address.ts'
+
+const endpoints: MirrorEndpoints = {
+  runtime: 'process',
+  cache: ['http://10.1.2.3:5055', 'http://127.0.0.1:5055'],
+  registry: ['http://127.0.0.1:5001'],
+  networks: { kind: 'http://172.18.0.1:5055' },
+}
+const kindNodes: ClientHome = { in: 'network', what: 'kind nodes', network: 'kind' }
+const machine: ClientHome = { in: 'vm', what: 'Docker Desktop', hostName: 'host.docker.internal' }
+
+describe('the address for a client', () => {
+  test('on the host is the loopback one', () => {
+    expect(clientAddress({ in: 'host' }, endpoints)).toEqual({
+      cache: 'http://127.0.0.1:5055',
+      registry: 'http://127.0.0.1:5001',
+      why: 'this machine reaches the mirror at http://127.0.0.1:5055',
+    })
+  })
+
+  test('of a mirror that listens everywhere is the loopback one too', () => {
+    const everywhere = { ...endpoints, cache: ['http://0.0.0.0:5055'], registry: [] }
+    expect(clientAddress({ in: 'host' }, everywhere)).toMatchObject({
+      cache: 'http://127.0.0.1:5055',
+      registry: undefined,
+    })
+  })
+
+  test("in a virtual machine is the host's name there", () => {
+    expect(clientAddress(machine, endpoints)).toMatchObject({
+      cache: 'http://host.docker.internal:5055',
+      registry: 'http://host.docker.internal:5001',
+    })
+  })
+
+  test('on a Docker network is the gateway of a process', () => {
+    expect(clientAddress(kindNodes, endpoints)).toEqual({
+      cache: 'http://172.18.0.1:5055',
+      registry: 'http://172.18.0.1:5001',
+      why: 'kind nodes reach this process at http://172.18.0.1:5055, the gateway of network kind',
+    })
+  })
+
+  test('on a Docker network is the name of a container', () => {
+    const container = { ...endpoints, runtime: 'container', networks: { kind: 'http://mirror:5055' } } as const
+    expect(clientAddress(kindNodes, container)).toMatchObject({
+      cache: 'http://mirror:5055',
+      registry: 'http://mirror:5001',
+      why: 'kind nodes reach the mirror at http://mirror:5055, its name on network kind',
+    })
+  })
+
+  test('on a network that is not served is an error that names the remedy', () => {
+    expect(() => clientAddress({ ...kindNodes, network: 'dev' }, endpoints)).toThrow(
+      expect.objectContaining({ exit: 4, hints: expect.arrayContaining(['mirror up --network dev']) }),
+    )
+  })
+
+  test('in a namespace of its own is an error with the reason', () => {
+    const home = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
+    expect(() => clientAddress(home, endpoints)).toThrow('its loopback is its own')
+  })
+})
+
+describe('a doubt about an address that was given', () => {
+  test.each([
+    ['http://127.0.0.1:5055', { in: 'host' } as const, false],
+    ['http://127.0.0.1:5055', kindNodes, true],
+    ['http://localhost:5055', machine, true],
+    ['http://mirror:5055', kindNodes, false],
+  ])('%s for a client in %o: %s', (url, home, doubtful) => {
+    expect(doubtAbout(url, home) !== undefined).toBe(doubtful)
+  })
+})

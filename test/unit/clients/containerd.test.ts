@@ -1,0 +1,202 @@
+import { parse } from '@iarna/toml'
+import { describe, expect, test } from 'vitest'
+import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import { planContainerd, stripContainerd, type ContainerdTarget } from '../../../src/clients/containerd.ts'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+
+const mirror: MirrorForClient = {
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  registries: ['docker.io', 'quay.io', 'registry.corp.example:8443'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+const here = (path: string) => ({ name: path, path })
+const target: ContainerdTarget = {
+  hosts: here('/etc/containerd/certs.d'),
+  elsewhere: ['/etc/docker/certs.d'],
+  configFile: here('/etc/containerd/config.toml'),
+  dump: undefined,
+  version: '1.7.24',
+  nerdctlFile: here('/etc/nerdctl/nerdctl.toml'),
+  rootless: false,
+}
+const configured = {
+  '/etc/containerd/config.toml':
+    'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/etc/containerd/certs.d"\n',
+}
+
+function filesOf(texts: Record<string, string>): FilesNow {
+  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+}
+
+function planned(texts: Record<string, string>, options: Partial<MirrorForClient> = {}, more: object = {}) {
+  const plan = planContainerd({ ...mirror, ...options }, { ...target, ...more }, filesOf({ ...configured, ...texts }))
+  const hosts = plan.changes.map(({ path, after }) => [
+    path.replace('/etc/containerd/certs.d/', '').replace('/hosts.toml', ''),
+    JSON.parse(JSON.stringify(parse(after!))) as object,
+  ])
+  return { plan, hosts: Object.fromEntries(hosts) as Record<string, object> }
+}
+
+const ours = { 'http://127.0.0.1:5055': { capabilities: ['pull', 'resolve'] } }
+
+describe("containerd's hosts folders", () => {
+  test('are one for all registries and one for Docker Hub, which are read without a restart', () => {
+    const { hosts, plan } = planned({})
+    expect(hosts).toEqual({
+      _default: { host: ours },
+      'docker.io': { server: 'https://registry-1.docker.io', host: ours },
+    })
+    expect(plan.todo).toEqual([])
+  })
+
+  test('keep images of the registry to push to away from the cache', () => {
+    const registry = 'http://127.0.0.1:5001'
+    expect(planned({}, { registry }).hosts['localhost_5001_']).toEqual({
+      server: registry,
+      host: { [registry]: { capabilities: ['pull', 'resolve'] } },
+    })
+    const own = { '/etc/containerd/certs.d/localhost_5001_/hosts.toml': 'server = "http://kind-registry:5000"\n' }
+    expect(planned(own, { registry }).hosts).not.toHaveProperty('localhost_5001_')
+  })
+
+  test('without a way to the origin have the mirror for their server', () => {
+    const { hosts } = planned({}, { fallback: false })
+    expect(hosts['_default']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
+    expect(hosts['docker.io']).toEqual({ server: 'http://127.0.0.1:5055', host: ours })
+  })
+
+  test('take over certificates, in whichever spelling their folder has', () => {
+    const { hosts } = planned({
+      '/etc/containerd/certs.d/quay.io/ca.crt': '',
+      '/etc/containerd/certs.d/registry.corp.example:8443/client.cert': '',
+      '/etc/containerd/certs.d/registry.corp.example:8443/client.key': '',
+      '/etc/containerd/certs.d/registry.corp.example:8443/lonely.cert': '',
+    })
+    expect(hosts['quay.io']).toEqual({ server: 'https://quay.io', ca: ['ca.crt'], host: ours })
+    expect(hosts['registry.corp.example:8443']).toEqual({
+      server: 'https://registry.corp.example:8443',
+      client: [['client.cert', 'client.key']],
+      host: ours,
+    })
+    expect(Object.keys(hosts)).toContain('_default')
+  })
+
+  test("leave a user's hosts.toml alone, and say what that means", () => {
+    const { hosts, plan } = planned({ '/etc/containerd/certs.d/docker.io/hosts.toml': '[host."https://hub.corp"]\n' })
+    expect(Object.keys(hosts)).toEqual(['_default'])
+    expect(plan.notes.join()).toContain('docker.io does not come through the mirror')
+  })
+
+  test.each([
+    ['certificates elsewhere', '/etc/docker/certs.d/registry.corp.example:8443/ca.crt', ['docker.io', 'quay.io']],
+    [
+      'a hosts.toml elsewhere',
+      '/etc/docker/certs.d/corp/hosts.toml',
+      ['docker.io', 'quay.io', 'registry.corp.example_8443_'],
+    ],
+    [
+      'one for all of their own',
+      '/etc/containerd/certs.d/_default/hosts.toml',
+      ['docker.io', 'quay.io', 'registry.corp.example_8443_'],
+    ],
+  ])('are one for each registry where the user has %s', (_, path, names) => {
+    const { hosts, plan } = planned({ [path]: '# mine\n' })
+    expect(Object.keys(hosts)).toEqual(names)
+    expect(plan.notes.join('\n')).toMatch(/A folder for all registries would hide|It no longer holds/)
+  })
+
+  test("do not take our own folders for the user's", () => {
+    const written = planned({}).plan.changes[0]!.after!
+    expect(Object.keys(planned({ '/etc/docker/certs.d/quay.io/hosts.toml': written }).hosts)).toContain('_default')
+  })
+
+  test('are written once', () => {
+    const { changes } = planned({}).plan
+    expect(planned(Object.fromEntries(changes.map(({ path, after }) => [path, after!]))).plan.changes).toEqual([])
+  })
+
+  test('are refused when every registry has files of the user', () => {
+    const own = { '/etc/docker/certs.d/docker.io/ca.crt': '' }
+    expect(() => planned(own, { registries: ['docker.io'] })).toThrow('Nothing is left')
+  })
+})
+
+describe("what is left to do in containerd's own configuration", () => {
+  const none = { '/etc/containerd/config.toml': 'version = 2\n' }
+  const todo = (texts: Record<string, string>, more: object = {}) => planned(texts, {}, more).plan.todo.join('\n')
+
+  test.each([
+    ['version = 2', '[plugins."io.containerd.grpc.v1.cri".registry]'],
+    ['version = 3', '[plugins."io.containerd.cri.v1.images".registry]'],
+    ['root = "/x"', '[plugins.cri.registry]'],
+  ])('is named in the format of a config.toml with %s', (text, section) => {
+    const said = todo({ '/etc/containerd/config.toml': `${text}\n` })
+    expect(said).toContain(`\n  ${section}\n    config_path = "/etc/containerd/certs.d"\n`)
+    expect(said).not.toContain('\n  version')
+  })
+
+  test.each([
+    ['1.6.20', 'version = 2', 'grpc.v1.cri'],
+    ['2.1.4', 'version = 3', 'cri.v1.images'],
+    [undefined, 'version = 2', 'grpc.v1.cri'],
+  ])('is a whole file where there is none, by version: %s', (version, format, section) => {
+    const plan = planContainerd(mirror, { ...target, version }, filesOf({}))
+    expect(plan.todo.join()).toContain(`\n  ${format}\n  [plugins."io.containerd.${section}".registry]`)
+  })
+
+  test('is taken from what containerd says, which may have it from another file', () => {
+    expect(todo(none, { dump: configured['/etc/containerd/config.toml'] })).toBe('')
+    expect(todo({}, { dump: 'version = 2\n' })).toContain('config_path')
+  })
+
+  test('is one folder instead of several', () => {
+    const text = configured['/etc/containerd/config.toml'].replace('certs.d"', 'certs.d:/etc/docker/certs.d"')
+    expect(todo({ '/etc/containerd/config.toml': text })).toContain('config_path = "/etc/containerd/certs.d"\n')
+  })
+
+  test('is nothing where no kubelet uses it', () => {
+    expect(todo({ '/etc/containerd/config.toml': 'disabled_plugins = ["cri"]\n' })).toBe('')
+    expect(todo(none, { rootless: true })).toBe('')
+  })
+
+  test.each([
+    ['registry.mirrors', 'registry.mirrors."docker.io"]\nendpoint = ["https://x"]'],
+    ['registry.configs', 'registry.configs."x".tls]\nca_file = "/x"'],
+  ])('makes the plan fail where %s is in use, which hosts.toml files must not stand beside', (key, text) => {
+    const dump = `version = 2\n[plugins."io.containerd.grpc.v1.cri".${text}\n`
+    expect(() => planned({}, {}, { dump })).toThrow(key)
+  })
+
+  test("nerdctl's list of folders is looked at", () => {
+    const file = '/etc/nerdctl/nerdctl.toml'
+    expect(todo({ [file]: 'hosts_dir = ["/x"]\n' })).toContain('add "/etc/containerd/certs.d" to hosts_dir')
+    expect(todo({ [file]: 'hosts_dir = ["/x", "/etc/containerd/certs.d"]\n' })).toBe('')
+  })
+})
+
+describe('taking the mirror out of hosts.toml files that were changed since', () => {
+  const then = { cache: mirror.cache, registry: 'http://127.0.0.1:5001' }
+  const stripped = (texts: Record<string, string>) => stripContainerd(then, '/etc/containerd/certs.d', filesOf(texts))
+
+  test('leaves no file where nothing else was in it, and what the user added otherwise', () => {
+    const written = Object.fromEntries(
+      planned({}, { registry: then.registry }).plan.changes.map(({ path, after }) => [path, after!]),
+    )
+    const hub = '/etc/containerd/certs.d/docker.io/hosts.toml'
+    const added = '\n[host."https://hub.corp.example"]\n  skip_verify = true # mine\n'
+    const changes = stripped({ ...written, [hub]: written[hub]! + added })
+    expect(changes.find(({ path }) => path === hub)!.after).toBe(
+      'server = "https://registry-1.docker.io"\n\n[host."https://hub.corp.example"]\n  skip_verify = true # mine\n',
+    )
+    expect(changes.filter(({ after }) => after === undefined).map(({ path }) => path)).toEqual([
+      '/etc/containerd/certs.d/_default/hosts.toml',
+      '/etc/containerd/certs.d/localhost_5001_/hosts.toml',
+    ])
+  })
+
+  test("does not touch the user's own files", () => {
+    expect(stripped({ '/etc/containerd/certs.d/quay.io/hosts.toml': '[host."http://127.0.0.1:5055"]\n' })).toEqual([])
+  })
+})

@@ -1,0 +1,207 @@
+import { describe, expect, test } from 'vitest'
+import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import { planDocker, stripDocker } from '../../../src/clients/docker.ts'
+import { stripDaemonJson } from '../../../src/clients/docker-daemon-json.ts'
+import { dockerForm, type DockerTarget } from '../../../src/clients/docker-target.ts'
+import { dockerdFlags } from '../../../src/clients/dockerd-flags.ts'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+
+const file = '/etc/docker/daemon.json'
+const folder = '/etc/docker/certs.d'
+
+const filesOf = (files: Record<string, string>) =>
+  new FilesNow(new Map(Object.entries(files).map(([path, text]) => [path, Buffer.from(text)])))
+
+const mirror = (more: Partial<MirrorForClient> = {}): MirrorForClient => ({
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  registries: ['docker.io', 'gcr.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+  ...more,
+})
+
+const target = (more: Partial<DockerTarget> = {}): DockerTarget => ({
+  daemonJson: file,
+  certsFolder: folder,
+  version: '27.5.1',
+  imageStore: 'classic',
+  mirrors: [],
+  insecure: [],
+  flags: {},
+  ...more,
+})
+
+const folders = (more: Partial<DockerTarget> = {}) => target({ version: '28.5.2', imageStore: 'containerd', ...more })
+
+const after = (plan: { changes: readonly { path: string; after: string | undefined }[] }) =>
+  Object.fromEntries(plan.changes.map((change) => [change.path, change.after]))
+
+describe('the form that an engine understands', () => {
+  test.each([
+    ['20.10.24+dfsg1', 'classic', folder, 'mirrors'],
+    ['27.5.1', 'containerd', folder, 'mirrors'],
+    ['28.0.0', 'classic', folder, 'mirrors'],
+    ['28.0.0', 'containerd', folder, 'folders'],
+    ['v29.1', 'containerd', folder, 'folders'],
+    ['28.0.0', 'containerd', undefined, 'mirrors'],
+    ['28.0.0', undefined, folder, 'both'],
+    ['27.0.0', undefined, folder, 'mirrors'],
+    [undefined, 'containerd', folder, 'both'],
+    [undefined, 'classic', folder, 'mirrors'],
+    [undefined, undefined, folder, 'both'],
+    ['dev', undefined, folder, 'both'],
+  ] as const)('of version %s with the %s store and folders at %s is %s', (version, imageStore, certsFolder, form) => {
+    expect(dockerForm(target({ version, imageStore, certsFolder }))).toBe(form)
+  })
+})
+
+describe("Docker's configuration", () => {
+  test('names Docker Hub by its address, and other registries by their names', () => {
+    const plan = after(planDocker(mirror(), folders(), filesOf({})))
+    expect(plan[`${folder}/docker.io/hosts.toml`]).toContain('server = "https://registry-1.docker.io"\n')
+    expect(plan[`${folder}/gcr.io/hosts.toml`]).toContain('server = "https://gcr.io"\n')
+    expect(Object.keys(plan)).toHaveLength(2)
+  })
+
+  test('is refused for a mirror that would take requests for Docker Hub to be for another registry', () => {
+    const other = mirror({ defaultUpstream: 'registry.corp.example' })
+    for (const imageStore of ['classic', undefined] as const)
+      expect(() => planDocker(other, target({ version: '28.0.0', imageStore }), filesOf({}))).toThrow(
+        expect.objectContaining({ exit: 2, message: expect.stringContaining('registry.corp.example') }),
+      )
+    expect(planDocker(other, folders(), filesOf({})).changes).toHaveLength(2)
+  })
+
+  test.each([
+    ['http://127.0.0.1:5055', '27.5.1', undefined],
+    ['http://127.1.2.3:5055', undefined, undefined],
+    ['http://localhost:5055', '20.10.0', undefined],
+    ['http://[::1]:5055', '20.10.0', undefined],
+    ['https://10.0.0.7:5055', '20.10.0', undefined],
+    ['http://10.0.0.7:5055', '28.0.0', undefined],
+    ['http://10.0.0.7:5055', '27.5.1', ['10.0.0.7:5055']],
+    ['http://host.docker.internal:5055', undefined, ['host.docker.internal:5055']],
+  ])('for a mirror at %s and version %s calls insecure: %j', (cache, version, insecure) => {
+    const text = after(planDocker(mirror({ cache }), target({ version }), filesOf({})))[file]!
+    const settings = { 'registry-mirrors': [cache], ...(insecure && { 'insecure-registries': insecure }) }
+    expect(JSON.parse(text)).toEqual(settings)
+  })
+
+  test('does not repeat what dockerd was given as a flag', () => {
+    const flags = dockerdFlags([
+      '-H',
+      'fd://',
+      '--registry-mirror',
+      'https://a.example',
+      '--registry-mirror=https://b.example',
+    ])
+    expect(() => planDocker(mirror(), target({ flags }), filesOf({}))).toThrow(
+      expect.objectContaining({ exit: 2, message: expect.stringContaining('--registry-mirror=https://b.example') }),
+    )
+    expect(planDocker(mirror(), folders({ flags }), filesOf({})).changes).toHaveLength(2)
+    const insecure = target({ flags: dockerdFlags(['--insecure-registry=10.0.0.0/8']) })
+    expect(() => planDocker(mirror({ cache: 'http://10.0.0.7:5055' }), insecure, filesOf({}))).toThrow(
+      /insecure-registry/,
+    )
+    expect(planDocker(mirror(), insecure, filesOf({})).changes).toHaveLength(1)
+  })
+
+  test('leaves registries alone that the engine asks insecurely, whoever said so', () => {
+    const registries = [
+      'a.example',
+      'b.example:5000',
+      'c.example',
+      '10.1.2.3:5000',
+      '127.0.0.1:5000',
+      'localhost:5000',
+      '[::1]:5000',
+      '9.9.9.9',
+    ]
+    const insecure = ['a.example', '10.0.0.0/8', '2001:db8::/32']
+    const flags = { 'insecure-registry': ['b.example:5000'] }
+    const files = filesOf({ [file]: '{"insecure-registries": ["http://C.example/"]}' })
+    const plan = planDocker(mirror({ registries }), folders({ insecure, flags }), files)
+    expect(plan.changes.map(({ path }) => path)).toEqual([`${folder}/9.9.9.9/hosts.toml`])
+    expect(plan.notes.filter((note) => note.includes('insecure'))).toHaveLength(7)
+  })
+
+  test("keeps somebody's own hosts.toml, and takes the certificates beside ours into it", () => {
+    const files = filesOf({
+      [`${folder}/docker.io/hosts.toml`]: 'server = "https://registry-1.docker.io"\n',
+      [`${folder}/gcr.io/b.crt`]: '',
+      [`${folder}/gcr.io/a.crt`]: '',
+      [`${folder}/gcr.io/me.cert`]: '',
+      [`${folder}/gcr.io/me.key`]: '',
+      [`${folder}/gcr.io/alone.cert`]: '',
+    })
+    const plan = after(planDocker(mirror(), folders(), files))
+    expect(Object.keys(plan)).toEqual([`${folder}/gcr.io/hosts.toml`])
+    expect(plan[`${folder}/gcr.io/hosts.toml`]).toContain(
+      'ca = [ "a.crt", "b.crt" ]\nclient = [ [ "me.cert", "me.key" ] ]\n',
+    )
+  })
+
+  test("carries over Docker Hub's other mirrors, which would no longer be asked", () => {
+    const flags = { 'registry-mirror': ['https://b.example/hub'] }
+    const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055", "https://a.example/"]}' })
+    const plan = planDocker(
+      mirror(),
+      folders({ mirrors: ['https://a.example/', 'http://127.0.0.1:5055/'], flags }),
+      files,
+    )
+    const hosts = after(plan)[`${folder}/docker.io/hosts.toml`]!.match(/^\[host.*$/gm)
+    expect(hosts).toEqual([
+      '[host."http://127.0.0.1:5055"]',
+      '[host."https://a.example"]',
+      '[host."https://b.example/hub"]',
+    ])
+    expect(after(plan)[`${folder}/gcr.io/hosts.toml`]).not.toContain('a.example')
+  })
+
+  test('is the same a second time, and follows a mirror that has moved', () => {
+    const first = after(planDocker(mirror(), folders(), filesOf({})))
+    const written = filesOf(first as Record<string, string>)
+    expect(planDocker(mirror(), folders(), written).changes).toEqual([])
+    const moved = after(planDocker(mirror({ cache: 'http://127.0.0.1:6055' }), folders(), written))
+    expect(moved[`${folder}/gcr.io/hosts.toml`]).not.toContain('5055')
+  })
+})
+
+describe('without the mirror', () => {
+  const strip = (files: Record<string, string>) =>
+    after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055' }, target(), filesOf(files)) })
+
+  test('a daemon.json keeps what others put there', () => {
+    const text =
+      '{\n  "registry-mirrors": ["http://127.0.0.1:5055/", "https://a.example"],\n  "insecure-registries": ["127.0.0.1:5055"],\n  "debug": true\n}\n'
+    expect(strip({ [file]: text })).toEqual({
+      [file]: '{\n  "registry-mirrors": ["https://a.example"],\n  "debug": true\n}\n',
+    })
+    expect(strip({ [file]: '{"debug": true}' })).toEqual({})
+  })
+
+  test('and for a reload that would ignore missing keys, lists stay as empty ones', () => {
+    const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055"], "debug": true}' })
+    const [change] = stripDaemonJson({ cache: 'http://127.0.0.1:5055' }, file, files, 'keep')
+    expect(change?.after).toBe('{"registry-mirrors": [], "debug": true}')
+  })
+
+  test('a hosts.toml of ours goes, one with more in it keeps that, and others are not looked at', () => {
+    const ours = after(planDocker(mirror(), folders(), filesOf({})))[`${folder}/gcr.io/hosts.toml`]!
+    const theirs = '[host."http://127.0.0.1:5055"]\n'
+    const more = '\n[host."https://a.example"]\n# theirs\ncapabilities = ["pull"]\n'
+    const stripped = strip({
+      [`${folder}/a.example/hosts.toml`]: ours,
+      [`${folder}/b.example/hosts.toml`]: ours + more,
+      [`${folder}/c.example/hosts.toml`]: theirs,
+      [`${folder}/d.example/hosts.toml`]: ours.replace('server', 'skip_verify = true\nserver'),
+      [`${folder}/e.example/hosts.toml`]: `${ours}broken`,
+    })
+    expect(stripped).toEqual({
+      [`${folder}/a.example/hosts.toml`]: undefined,
+      [`${folder}/b.example/hosts.toml`]: `server = "https://gcr.io"\n${more}`,
+      [`${folder}/d.example/hosts.toml`]: 'skip_verify = true\nserver = "https://gcr.io"\n',
+    })
+  })
+})

@@ -1,0 +1,55 @@
+import { describe, expect, test } from 'vitest'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+import { stripPodman } from '../../../src/clients/podman-strip.ts'
+import { planPodman, podmanHeader, type PodmanTarget } from '../../../src/clients/podman.ts'
+
+const path = '/etc/containers/registries.conf.d/50-mirror.conf'
+const target: PodmanTarget = {
+  files: { system: ['/etc/containers'], user: undefined, named: undefined, modern: false },
+  scope: 'system',
+}
+const mirror = { cache: 'http://127.0.0.1:5055', registry: 'http://127.0.0.1:5001' }
+const filesOf = (text: string) => new FilesNow(new Map([[path, Buffer.from(text)]]))
+const written = (fallback: boolean) => {
+  const registries = ['docker.io', 'quay.io']
+  const plan = { ...mirror, registries, defaultUpstream: 'docker.io', fallback }
+  return planPodman(plan, target, new FilesNow(new Map())).changes[0]!.after!
+}
+const strip = (text: string) => stripPodman(mirror, target, filesOf(text))
+const stripped = (text: string) => strip(text)[0]!.after
+
+describe('taking our tables out of a drop-in that was changed since', () => {
+  test.each([true, false])('leaves no file where nothing else was in it (fallback %s)', (fallback) => {
+    expect(strip(written(fallback))).toEqual([{ path, before: written(fallback), after: undefined }])
+    expect(stripped(`${written(fallback)}\n\n`)).toBeUndefined()
+  })
+
+  test.each(['\n', '\r\n'])("keeps the user's own tables and remarks byte for byte (line ends %j)", (end) => {
+    const own = `# mine${end}[[registry]]${end}\tlocation = "corp.example"  # ours${end}\tinsecure = true${end}[aliases]${end}"a" = "corp.example/a"${end}`
+    expect(stripped(written(true) + own)).toBe(own)
+    expect(stripped(written(true).replace(podmanHeader, podmanHeader + own))).toBe(own)
+    expect(stripped(written(false) + own)).toBe(own)
+  })
+
+  test('keeps a mirror that the user added to a table of ours', () => {
+    const text = written(true).replace(
+      '[[registry]]\nprefix = "quay.io"',
+      '  [[registry.mirror]]\n  location = "hub.corp.example"\n\n[[registry]]\nprefix = "quay.io"',
+    )
+    expect(stripped(text)).toBe(
+      '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n\n  [[registry.mirror]]\n  location = "hub.corp.example"\n\n',
+    )
+  })
+
+  test('keeps a table of ours that got a key of its own', () => {
+    const text = written(true).replace('location = "docker.io"\n', 'location = "docker.io"\nblocked = true\n')
+    expect(stripped(text)).toBe('[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\nblocked = true\n\n')
+  })
+
+  test('is refused where lines do not tell the tables apart', () => {
+    expect(() => strip(`registry = [{ location = "127.0.0.1:5055/docker.io" }, { location = "x" }]\n`)).toThrow(
+      'cannot be told apart',
+    )
+    expect(() => strip(`[[registry]]\nlocation = "docker.io" oops`)).toThrow(`${path}:2:`)
+  })
+})

@@ -1,0 +1,294 @@
+import { parse, type JsonMap } from '@iarna/toml'
+import { describe, expect, test } from 'vitest'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import type { PodmanFiles } from '../../../src/clients/podman-files.ts'
+import { planPodman, podmanHeader, type PodmanTarget } from '../../../src/clients/podman.ts'
+
+const mirror: MirrorForClient = {
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  registries: ['docker.io', 'quay.io', 'registry.corp.example:8443'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+const layout: PodmanFiles = {
+  system: ['/usr/share/containers', '/etc/containers'],
+  user: '/home/me/.config/containers',
+  named: undefined,
+  modern: false,
+}
+const system: PodmanTarget = { files: layout, scope: 'system' }
+const user: PodmanTarget = { files: layout, scope: 'user' }
+const ours = '/etc/containers/registries.conf.d/50-mirror.conf'
+const oursOfUser = '/home/me/.config/containers/registries.conf.d/50-mirror.conf'
+
+function filesOf(texts: Record<string, string>): FilesNow {
+  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+}
+
+/** The planned tables, by prefix; the only change is that of one file. */
+function planned(target: PodmanTarget, texts: Record<string, string>, options: Partial<MirrorForClient> = {}) {
+  const plan = planPodman({ ...mirror, ...options }, target, filesOf(texts))
+  const written = plan.changes.filter(({ after }) => after !== undefined)
+  expect(written).toHaveLength(1)
+  const tables = JSON.parse(JSON.stringify(parse(written[0]!.after!)['registry'])) as JsonMap[]
+  return { path: written[0]!.path, tables: Object.fromEntries(tables.map((table) => [table['prefix'], table])), plan }
+}
+
+const table = (prefix: string, more: string, mirrors: string[] = []) =>
+  [`[[registry]]`, `prefix = "${prefix}"`, more, ...mirrors.map((one) => `[[registry.mirror]]\n${one}`), ''].join('\n')
+
+describe("podman's drop-in", () => {
+  test('names the mirror first for every registry, by a path that tells them apart', () => {
+    const { path, tables } = planned(system, {})
+    expect(path).toBe(ours)
+    expect(tables).toEqual({
+      'docker.io': {
+        prefix: 'docker.io',
+        location: 'docker.io',
+        mirror: [{ location: '127.0.0.1:5055/docker.io', insecure: true }],
+      },
+      'quay.io': {
+        prefix: 'quay.io',
+        location: 'quay.io',
+        mirror: [{ location: '127.0.0.1:5055/quay.io', insecure: true }],
+      },
+      'registry.corp.example:8443': {
+        prefix: 'registry.corp.example:8443',
+        location: 'registry.corp.example:8443',
+        // A colon there would be no valid image reference.
+        mirror: [{ location: '127.0.0.1:5055/registry.corp.example_8443', insecure: true }],
+      },
+    })
+  })
+
+  test('trusts a certificate only where it is told to', () => {
+    const { tables, plan } = planned(system, {}, { cache: 'https://mirror.lan' })
+    expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror.lan/docker.io' }] })
+    expect(JSON.stringify(tables)).not.toContain('insecure')
+    expect(plan.todo.join()).toContain('/etc/containers/certs.d/mirror.lan/ca.crt')
+  })
+
+  test('gives a host without a dot its port, or it would be taken for a repository', () => {
+    const { tables } = planned(system, {}, { cache: 'http://mirror' })
+    expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror:80/docker.io', insecure: true }] })
+  })
+
+  test('says that the registry to push to speaks HTTP', () => {
+    const registry = 'http://127.0.0.1:5001'
+    expect(planned(system, {}, { registry }).tables['localhost:5001']).toEqual({
+      prefix: 'localhost:5001',
+      location: '127.0.0.1:5001',
+      insecure: true,
+    })
+    const own = { '/etc/containers/registries.conf': table('localhost:5001', 'location = "localhost:5001"') }
+    expect(planned(system, own, { registry }).tables['localhost:5001']).toBeUndefined()
+    const far = planned(system, {}, { registry: 'http://mirror.lan:5001' })
+    expect(far.tables['mirror.lan:5001']).toMatchObject({ location: 'mirror.lan:5001', insecure: true })
+  })
+
+  test('keeps the mirrors and keys of the table it replaces', () => {
+    const { tables, plan } = planned(system, {
+      '/etc/containers/registries.conf': table('docker.io', 'location = "docker.io"\nsome-key = "x"', [
+        'location = "hub.corp.example"\npull-from-mirror = "tag-only"',
+      ]),
+    })
+    expect(tables['docker.io']).toEqual({
+      prefix: 'docker.io',
+      location: 'docker.io',
+      'some-key': 'x',
+      mirror: [
+        { location: '127.0.0.1:5055/docker.io', insecure: true },
+        { location: 'hub.corp.example', 'pull-from-mirror': 'tag-only' },
+      ],
+    })
+    expect(plan.notes.join()).toContain('/etc/containers/registries.conf:1')
+  })
+
+  test('leaves mirrors that serve digests only at that, without binding ours to it', () => {
+    const { tables } = planned(system, {
+      '/etc/containers/registries.conf': table('quay.io', 'location = "quay.io"\nmirror-by-digest-only = true', [
+        'location = "quay.corp.example"',
+      ]),
+    })
+    expect(tables['quay.io']).toEqual({
+      prefix: 'quay.io',
+      location: 'quay.io',
+      mirror: [
+        { location: '127.0.0.1:5055/quay.io', insecure: true },
+        { location: 'quay.corp.example', 'pull-from-mirror': 'digest-only' },
+      ],
+    })
+  })
+
+  test('follows a location to another registry that the mirror knows', () => {
+    const { tables } = planned(system, {
+      '/etc/containers/registries.conf':
+        table('docker.io', 'location = "quay.io/hub"') + table('quay.io', 'location = "registry-1.docker.io"'),
+    })
+    expect(tables['docker.io']).toMatchObject({
+      location: 'quay.io/hub',
+      mirror: [{ location: '127.0.0.1:5055/quay.io/hub', insecure: true }],
+    })
+    expect(tables['quay.io']).toMatchObject({
+      location: 'registry-1.docker.io',
+      mirror: [{ location: '127.0.0.1:5055/docker.io', insecure: true }],
+    })
+  })
+
+  test.each([
+    ['blocked', 'location = "quay.io"\nblocked = true', 'is blocked in /etc/containers/registries.conf:1'],
+    ['taken from elsewhere', 'location = "proxy.corp.example/quay"', 'quay.io is taken from proxy.corp.example/quay'],
+    ['pointed here by hand', 'location = "127.0.0.1:5055/quay.io"', 'comes through the mirror already'],
+  ])('leaves a registry alone that is %s, and says so', (_, keys, note) => {
+    const { tables, plan } = planned(system, { '/etc/containers/registries.conf': table('quay.io', keys) })
+    expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
+    expect(plan.notes.join('\n')).toContain(note)
+  })
+
+  test('leaves out a registry whose name fits in no image reference of the mirror', () => {
+    const { tables, plan } = planned(system, {}, { registries: ['docker.io', 'localhost:5000', '[::1]:5000'] })
+    expect(Object.keys(tables)).toEqual(['docker.io'])
+    expect(plan.notes.join()).toContain('localhost:5000 cannot come through the mirror')
+  })
+
+  test('writes nothing when nothing is left to mirror', () => {
+    const files = filesOf({ '/etc/containers/registries.conf': table('docker.io', 'blocked = true\nlocation = "d"') })
+    const registry = 'http://127.0.0.1:5001'
+    expect(() => planPodman({ ...mirror, registry, registries: ['docker.io'] }, system, files)).toThrow(
+      'Nothing is left',
+    )
+  })
+
+  test('takes over what a wildcard says', () => {
+    const { tables } = planned(system, {
+      '/etc/containers/registries.conf': table('*.example', 'insecure = true') + table('*.corp.example', 'some = 1'),
+    })
+    expect(tables['docker.io']).not.toHaveProperty('insecure')
+    // A port is no part of the wildcard.
+    expect(tables['registry.corp.example:8443']).not.toHaveProperty('some')
+    const bare = { registries: ['registry.corp.example'] }
+    const wild = { '/etc/containers/registries.conf': table('*.example', 'a = 1') + table('*.corp.example', 'b = 1') }
+    expect(planned(system, wild, bare).tables['registry.corp.example']).toMatchObject({ b: 1 })
+  })
+
+  test('leaves out what podman would refuse: one location, secure here and insecure there', () => {
+    const { tables, plan } = planned(system, {
+      '/etc/containers/registries.conf': table('docker.io', 'location = "quay.io"\ninsecure = true'),
+    })
+    expect(Object.keys(tables)).toEqual(['docker.io', 'registry.corp.example:8443'])
+    expect(plan.notes.join()).toContain('quay.io is left out')
+  })
+
+  test('of two tables in one file takes the first, of two files the last, as podman does', () => {
+    const { tables } = planned(system, {
+      '/etc/containers/registries.conf': table('docker.io', 'location = "docker.io"', ['location = "one"']),
+      '/etc/containers/registries.conf.d/10.conf':
+        table('docker.io', 'location = "docker.io"', ['location = "two"']) +
+        table('docker.io/', 'location = "docker.io"', ['location = "three"']),
+      '/etc/containers/registries.conf.d/20.conf.off': table('docker.io', 'location = "docker.io"'),
+    })
+    expect(tables['docker.io']).toMatchObject({ mirror: [{}, { location: 'two' }] })
+    expect((tables['docker.io']!['mirror'] as unknown[]).length).toBe(2)
+  })
+
+  test('warns of parts of a registry that have settings of their own', () => {
+    const { plan } = planned(system, {
+      '/etc/containers/registries.conf': `\n\n${table('docker.io/library', 'location = "hub.corp.example"')}`,
+    })
+    expect(plan.notes.join()).toContain(
+      'docker.io/library has settings of its own in /etc/containers/registries.conf:3',
+    )
+  })
+
+  test('without a way to the origin is the only place that podman knows', () => {
+    const { tables, plan } = planned(system, {}, { fallback: false })
+    expect(tables['quay.io']).toEqual({ prefix: 'quay.io', location: '127.0.0.1:5055/quay.io', insecure: true })
+    expect(plan.notes.join()).toContain('pushes')
+  })
+
+  test('is not merged with itself, nor with that of the other scope', () => {
+    const first = planned(system, {}).plan.changes[0]!.after!
+    expect(planPodman(mirror, system, filesOf({ [ours]: first })).changes).toEqual([])
+    const later = planned(user, { [ours]: first.replaceAll(':5055', ':6055') })
+    expect(later.path).toBe(oursOfUser)
+    expect(later.tables['docker.io']!['mirror']).toHaveLength(1)
+  })
+
+  test('takes a later name where another file would be read after it, and leaves the first one', () => {
+    const corp = { '/etc/containers/registries.conf.d/99-corp.conf': table('docker.io', 'location = "docker.io"') }
+    const { path, plan } = planned(system, { ...corp, [ours]: `${podmanHeader}[[registry]]\nlocation = "x"\n` })
+    expect(path).toBe('/etc/containers/registries.conf.d/zz-mirror.conf')
+    expect(plan.changes).toContainEqual(expect.objectContaining({ path: ours, after: undefined }))
+    const harmless = { '/etc/containers/registries.conf.d/99-corp.conf': table('corp.example', 'location = "x"') }
+    expect(planned(system, harmless).path).toBe(ours)
+  })
+
+  test('is refused where another file is read after every name of ours', () => {
+    const files = { '/etc/containers/registries.conf.d/zzz.conf': table('docker.io', 'location = "docker.io"') }
+    expect(() => planned(system, files)).toThrow('/etc/containers/registries.conf.d/zzz.conf:1 is read after')
+  })
+
+  test("is refused where a file of that name is somebody else's", () => {
+    expect(() => planned(system, { [ours]: table('docker.io', 'location = "docker.io"') })).toThrow('left alone')
+  })
+
+  test.each([
+    ['no TOML', '[[registry]]\nlocation = = "x"', 'registries.conf:2:12'],
+    ['a key twice', '[[registry]]\nlocation = "x"\nlocation = "y"', 'registries.conf:3:'],
+    ['a control character', '# \u0001', 'registries.conf:1:'],
+  ])('is refused beside a file that holds %s', (_, text, where) => {
+    expect(() => planned(system, { '/etc/containers/registries.conf': text })).toThrow(where)
+  })
+})
+
+describe("the user's files", () => {
+  const main = '/home/me/.config/containers/registries.conf'
+  const corp = { '/etc/containers/registries.conf': table('docker.io', 'location = "docker.io"', ['location = "one"']) }
+
+  test('a registries.conf replaces all of the system before version 6', () => {
+    const texts = { ...corp, [main]: table('quay.io', 'location = "quay.io"', ['location = "two"']) }
+    const { tables, path } = planned(user, texts)
+    expect(path).toBe(oursOfUser)
+    expect(tables['docker.io']!['mirror']).toHaveLength(1)
+    expect(tables['quay.io']!['mirror']).toHaveLength(2)
+    expect(planned(system, texts).plan.notes.join()).toContain(`reads ${main} instead`)
+  })
+
+  test('drop-ins alone add to the system', () => {
+    expect(planned(user, corp).tables['docker.io']!['mirror']).toHaveLength(2)
+  })
+
+  test('drop-ins of the user win over the system, which a system-wide plan says', () => {
+    const own = { '/home/me/.config/containers/registries.conf.d/10.conf': table('quay.io', 'location = "quay.io"') }
+    expect(planned(system, own).plan.notes.join()).toContain('For you, /home/me')
+    expect(planned(user, own).path).toBe(oursOfUser)
+  })
+
+  test('CONTAINERS_REGISTRIES_CONF stands for every registries.conf', () => {
+    const named = { files: { ...layout, named: '/opt/my.conf' }, scope: 'user' as const }
+    const texts = { ...corp, '/opt/my.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']) }
+    const { tables } = planned(named, texts)
+    expect(tables['docker.io']!['mirror']).toHaveLength(1)
+    expect(tables['quay.io']!['mirror']).toHaveLength(2)
+  })
+
+  test('since version 6 drop-ins go by name across folders, and hide their namesakes', () => {
+    const modern = { files: { ...layout, modern: true }, scope: 'user' as const }
+    const texts = {
+      [main]: '',
+      '/usr/share/containers/registries.conf.d/90.conf': table('docker.io', 'location = "docker.io"', [
+        'location = "hidden"',
+      ]),
+      '/etc/containers/registries.conf.d/90.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']),
+      '/etc/containers/registries.rootless.conf.d/40.conf': table('docker.io', 'location = "docker.io"', [
+        'location = "three"',
+      ]),
+    }
+    const { tables, path } = planned(modern, texts)
+    expect(path).toBe('/home/me/.config/containers/registries.conf.d/zz-mirror.conf')
+    expect(tables['docker.io']).toMatchObject({ mirror: [{}, { location: 'three' }] })
+    expect(tables['quay.io']).toMatchObject({ mirror: [{}, { location: 'two' }] })
+  })
+})

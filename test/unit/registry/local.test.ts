@@ -1,0 +1,59 @@
+import { mkdtemp, mkdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { LocalRegistry } from '../../../src/registry/local.ts'
+import { openPushedStore } from '../../../src/store/pushed-store.ts'
+import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+
+const app = { registry: undefined, name: 'app', byNamespace: false }
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true } as const
+const bytes = Buffer.from('hello')
+const digest = digestOf(bytes)
+const hour = 3_600_000
+
+async function* once(): AsyncGenerator<Uint8Array> {
+  yield bytes
+}
+
+/** A registry that holds a blob, and the time it lives in. */
+async function setUp() {
+  const time = { now: 0 }
+  const clock = { ...systemClock, monotonic: () => time.now }
+  const root = await mkdtemp(join(tmpdir(), 'mirror-registry-'))
+  onTestFinished(() => rm(root, { recursive: true, force: true }))
+  const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock })
+  onTestFinished(() => store.close())
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: hour })
+  onTestFinished(() => sessions.close())
+  const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
+  await registry.putBlob(app, digest, { start: undefined, bytes: once() })
+  const heldSince = () => store.repositories.get('app')!.blobs.get(digest)!.heldSince
+  return { time, store, registry, heldSince }
+}
+
+test('a client that learns that a blob is there keeps it from being garbage; once an hour it is written down', async () => {
+  const { time, store, registry, heldSince } = await setUp()
+  const begun = heldSince()
+  time.now += hour / 2
+  await registry.blob(app, digest, caller)
+  expect(heldSince()).toBe(begun)
+  time.now += hour
+  await registry.blob(app, digest, caller)
+  expect(heldSince()).toBe(begun + 1.5 * hour)
+  expect((await readFile(store.layout.journal('app'), 'utf8')).split('\n')).toHaveLength(4)
+})
+
+test('a blob is read from a disk that takes nothing more', async () => {
+  const { time, store, registry, heldSince } = await setUp()
+  const journal = store.layout.journal('app')
+  await rm(journal)
+  await mkdir(journal)
+  time.now += 2 * hour
+  expect(await registry.blob(app, digest, caller)).toMatchObject({ digest, size: bytes.length })
+  expect(heldSince()).toBe(0)
+  await expect(registry.mountBlob({ ...app, name: 'app' }, digest, 'app')).rejects.toThrow(/EISDIR|ENOTEMPTY/)
+})

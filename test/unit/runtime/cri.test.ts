@@ -1,0 +1,88 @@
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer, type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { CriError, criClient, criUnimplemented } from '../../../src/runtime/cri.ts'
+
+type Answer = (stream: ServerHttp2Stream) => void
+
+const failing = (code: number, message: string): Answer => {
+  // A failure without a body is all head.
+  return (stream) => stream.respond({ 'grpc-status': code, 'grpc-message': message }, { endStream: true })
+}
+
+const succeeding: Answer = (stream) => {
+  stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true })
+  stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }))
+  stream.end(Buffer.from([0, 0, 0, 0, 0]))
+}
+
+/** A runtime that gives one answer to everything, and what it was asked. */
+async function runtime(answer: Answer) {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-cri-'))
+  const asked: { headers: IncomingHttpHeaders; body: Buffer }[] = []
+  const server = createServer()
+  server.on('stream', (stream, headers) => {
+    const chunks: Buffer[] = []
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk))
+    stream.on('end', () => {
+      asked.push({ headers, body: Buffer.concat(chunks) })
+      answer(stream)
+    })
+  })
+  const socket = join(folder, 'socket')
+  server.listen(socket)
+  await once(server, 'listening')
+  onTestFinished(async () => {
+    server.close()
+    await rm(folder, { recursive: true, force: true })
+  })
+  return { socket, asked }
+}
+
+describe('the interface of kubelets', () => {
+  test('is asked for an image by name, in gRPC', async () => {
+    const { socket, asked } = await runtime(succeeding)
+    const image = `docker.io/library/${'a'.repeat(200)}:1`
+    await criClient(socket, 5000).pullImage(image)
+    await criClient(socket, 5000).removeImage('a')
+    expect(asked.map(({ headers }) => headers[':path'])).toEqual([
+      '/runtime.v1.ImageService/PullImage',
+      '/runtime.v1.ImageService/RemoveImage',
+    ])
+    expect(asked[0]!.headers).toMatchObject({ ':method': 'POST', 'content-type': 'application/grpc', te: 'trailers' })
+    // flag, length; PullImageRequest.image, ImageSpec.image. A length over 127 takes two bytes.
+    expect(asked[1]!.body).toEqual(Buffer.from([0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0x61]))
+    const length = image.length
+    expect(asked[0]!.body.subarray(5)).toEqual(
+      Buffer.concat([
+        Buffer.from([0x0a, ((length + 3) & 0x7f) | 0x80, (length + 3) >> 7, 0x0a, (length & 0x7f) | 0x80, length >> 7]),
+        Buffer.from(image),
+      ]),
+    )
+  })
+
+  test.each([
+    [2, 'failed%20to pull: 100%25', 'failed to pull: 100%'],
+    [5, '100% broken', '100% broken'],
+    [criUnimplemented, 'unknown service', 'unknown service'],
+  ])('fails with the runtime’s status %i and words', async (status, message, words) => {
+    const { socket } = await runtime(failing(status, message))
+    const error = await criClient(socket, 5000)
+      .pullImage('a')
+      .catch((error: unknown) => error)
+    expect(error).toBeInstanceOf(CriError)
+    expect(error).toMatchObject({ status, message: words })
+  })
+
+  test('is not waited for without end', async () => {
+    const { socket } = await runtime(() => {})
+    await expect(criClient(socket, 50).pullImage('a')).rejects.toMatchObject({ status: 4 })
+  })
+
+  test('fails with the word of the system where nobody listens', async () => {
+    await expect(criClient('/nowhere/socket', 5000).pullImage('a')).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+})

@@ -1,0 +1,92 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { createDockerodeEngine } from '../../../src/runtime/dockerode-engine.ts'
+import { startConfigurableEngine } from '../../support/configurable-engine.ts'
+
+let folder: string
+let socket: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
+  socket = join(folder, 'docker.sock')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+const engineHere = () => createDockerodeEngine({ kind: 'socket', path: socket })
+
+describe('what a Docker engine says about itself', () => {
+  test('is nothing when it is not there', async () => {
+    expect(await engineHere().info()).toBeUndefined()
+  })
+
+  test('is its version, its image store, and what it has configured', async () => {
+    await startConfigurableEngine(socket, {
+      info: {
+        ServerVersion: '28.5.2',
+        DriverStatus: [['driver-type', 'io.containerd.snapshotter.v1']],
+        SecurityOptions: ['name=seccomp,profile=builtin', 'name=rootless'],
+        RegistryConfig: {
+          Mirrors: ['http://127.0.0.1:5055/'],
+          InsecureRegistryCIDRs: ['127.0.0.0/8'],
+          IndexConfigs: { 'docker.io': { Secure: true }, 'a.example:5000': { Secure: false } },
+        },
+      },
+    })
+    expect(await engineHere().info()).toEqual({
+      version: '28.5.2',
+      operatingSystem: 'Debian',
+      hostName: 'here',
+      imageStore: 'containerd',
+      isRootless: true,
+      isPodman: false,
+      mirrors: ['http://127.0.0.1:5055/'],
+      insecure: ['127.0.0.0/8', 'a.example:5000'],
+    })
+  })
+
+  test('is little, of an old one or another program', async () => {
+    await startConfigurableEngine(socket, {
+      info: { DriverStatus: null, SecurityOptions: null, RegistryConfig: null },
+      components: [{ Name: 'Podman Engine' }],
+    })
+    expect(await engineHere().info()).toMatchObject({
+      imageStore: 'classic',
+      isPodman: true,
+      mirrors: [],
+      insecure: [],
+    })
+  })
+})
+
+describe('a pull to try', () => {
+  const image = 'docker.io/mirror-check/00:check'
+
+  test('that succeeds leaves no image', async () => {
+    const { requests } = await startConfigurableEngine(socket)
+    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: undefined })
+    expect(requests).toEqual(['POST /images/create', `DELETE /images/${image}`])
+  })
+
+  test.each([
+    [
+      'in an answer that began as a success',
+      200,
+      '{"status":"Pulling"}\n{"errorDetail":{},"error":"no such image"}',
+      'no such image',
+    ],
+    ['at once', 500, '{"message":"no such image"}', /no such image/],
+  ])('that fails %s tells why', async (_, status, body, failed) => {
+    await startConfigurableEngine(socket, { pull: (_, response) => void response.writeHead(status).end(body) })
+    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: expect.stringMatching(failed) })
+  })
+
+  test('that takes too long ends, and says so', async () => {
+    await startConfigurableEngine(socket, { pull: (_, response) => response.flushHeaders() })
+    expect(await engineHere().tryPull(image, 200)).toEqual({ failed: 'the pull took longer than 0.2 s' })
+  })
+
+  test('at an engine that is gone says so', async () => {
+    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: expect.stringContaining('ENOENT') })
+  })
+})
