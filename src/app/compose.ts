@@ -77,6 +77,12 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     blobs: store.blobs,
     refs: store.refs,
     hashes,
+    ranges: {
+      perBlob: settings.prefetch.rangesPerBlob,
+      bytes: settings.prefetch.rangeBytes,
+      minSize: settings.prefetch.rangeMinSize,
+    },
+    prefetchLayers: settings.prefetch.layers,
     stats,
     policy: {
       freshFor: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,

@@ -1,3 +1,5 @@
+import { LRUCache } from 'lru-cache'
+import type { ManifestLink } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
@@ -18,6 +20,8 @@ export class BlobCache {
   readonly #ending = new AbortController()
   readonly #parts: CacheParts
   readonly #contents: SmallContents
+  /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
+  readonly #unclaimed = new LRUCache<Digest, true>({ max: 10_000 })
 
   constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
@@ -46,6 +50,15 @@ export class BlobCache {
       const download = this.#start(place, digest, word)
       return this.#arriving(place, download, 'miss')
     }
+  }
+
+  /** Begins to fetch what nobody has asked for yet; undefined when it is here, or on its way, or not known to be there. */
+  async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+    const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
+    const word = findWord(place.record(), digest, place.identity)
+    if (isHere || !word || this.downloads.has(digest) || this.#ending.signal.aborted) return undefined
+    this.#unclaimed.set(digest, true)
+    return this.#start(place, digest, word, signal)
   }
 
   /** Ends the fetches under way: what they got so far is fetched again. */
@@ -88,18 +101,19 @@ export class BlobCache {
     return this.#passed(place, digest, head.size)
   }
 
-  #start(place: Place, digest: Digest, word: Word | undefined): Download {
+  #start(place: Place, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
     const { access } = place.caller
     const expectedSize = word?.size
-    const { signal } = this.#ending
     const download = this.downloads.start(
       { host: place.host, name: place.name, identity: place.identity },
       {
         digest,
         expectedSize,
-        open: (from, attempt) =>
-          place.upstream.blob(place.name, digest, { access, from, expectedSize, signal: attempt }),
-        signal,
+        open: (from, attempt, to) =>
+          place.upstream.blob(place.name, digest, { access, from, to, expectedSize, signal: attempt }),
+        // Who asks for a part wants that part, not all of it as fast as can be.
+        ranges: place.caller.part ? undefined : this.#parts.ranges,
+        signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
         store: this.#parts.blobs,
         hashes: this.#parts.hashes,
         makeRoom: this.#parts.makeRoom,
@@ -121,7 +135,12 @@ export class BlobCache {
     this.#parts.onStored()
   }
 
-  async #arriving(place: Place, download: Download, outcome: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+  #claim({ caller }: Place, digest: Digest): boolean {
+    return !caller.head && this.#unclaimed.delete(digest)
+  }
+
+  async #arriving(place: Place, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+    const outcome = this.#claim(place, download.digest) ? 'miss' : joined
     await download.started
     return {
       digest: download.digest,
@@ -134,7 +153,7 @@ export class BlobCache {
   #held(place: Place, digest: Digest, size: number, body: BlobBody, outcome: 'hit' | 'revalidated'): BlobAnswer {
     const own = place.record()?.blobs.get(digest)
     if (own && !place.caller.head) own.usedAt = this.#parts.runningTime()
-    return { digest, size, body, provenance: provenanceOf(place.host, outcome) }
+    return { digest, size, body, provenance: provenanceOf(place.host, this.#claim(place, digest) ? 'miss' : outcome) }
   }
 
   #passed(place: Place, digest: Digest, size: number | undefined): BlobAnswer {

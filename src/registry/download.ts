@@ -6,6 +6,7 @@ import type { BlobStore, BlobWriter, OpenBlob } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hash-pool.ts'
 import type { ByteRange } from '../oci/range.ts'
 import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
+import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
 import { Intake } from './intake.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
@@ -17,6 +18,10 @@ export interface Download {
   readonly started: Promise<{ readonly identity: string }>
   /** It is over: published (true), or served without being kept (false), or failed (false). Never rejects. */
   readonly settled: Promise<boolean>
+  /** Whether somebody reads along. */
+  readonly isFollowed: boolean
+  /** Whether somebody ever did. */
+  readonly wasFollowed: boolean
   /** Whether a newcomer can still have it from this byte on. */
   canFollowFrom(position: number): boolean
   /** Reads along from `start`. The follower must be closed. */
@@ -42,8 +47,10 @@ export interface DownloadOptions {
   readonly digest: Digest
   /** What the descriptor says. */
   readonly expectedSize: number | undefined
-  /** Asks the upstream for the blob from a byte on; the signal ends that attempt. */
-  readonly open: (from: number, signal: AbortSignal) => Promise<FetchedBlob>
+  /** Asks the upstream for the blob from a byte on, up to another one if it is given; the signal ends that attempt. */
+  readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
+  /** How a large blob is fetched by several connections; undefined for never. */
+  readonly ranges?: RangePolicy | undefined
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
   /** Asks for room on a full disk; resolves when what could be done was done. */
@@ -76,6 +83,7 @@ export function startDownload(options: DownloadOptions): Download {
   let progress = deferred()
   let begun = false
   let running = true
+  let wasFollowed = false
 
   const announce = () => {
     progress.resolve()
@@ -135,13 +143,17 @@ export function startDownload(options: DownloadOptions): Download {
     options.signal.addEventListener('abort', end, { once: true })
     try {
       let received = intake.arrived
-      const answer = await options.open(received, attempt.signal)
+      const { ranges } = options
+      const inRanges = ranges && !begun && isRanged(size, ranges)
+      const answer = await options.open(received, attempt.signal, inRanges ? ranges.bytes - 1 : undefined)
       size ??= answer.size
       if (answer.size !== undefined && answer.size !== size)
         throw invalid(`the upstream offers ${answer.size} bytes instead of ${size}`)
       begun = true
       started.resolve({ identity: answer.identity })
-      await intake.prepare(size)
+      const isPart = inRanges && answer.isPart
+      await intake.prepare(size, isPart === true)
+      if (isPart) return await fillRanges(answer, ranges, attempt.signal)
       for await (const chunk of answer.body) {
         received += chunk.length
         if (size !== undefined && received > size) throw invalid('the body is longer than announced')
@@ -152,6 +164,27 @@ export function startDownload(options: DownloadOptions): Download {
       options.signal.removeEventListener('abort', end)
       attempt.abort()
       await intake.flush()
+    }
+  }
+
+  /** Whatever breaks them, what has come without a gap is good, and the rest is asked for in one. */
+  async function fillRanges(first: FetchedBlob, policy: RangePolicy, signal: AbortSignal): Promise<void> {
+    const { open, onBytes } = options
+    try {
+      await fetchRanges({
+        size: size!,
+        policy,
+        first,
+        open: (from, to, either) => open(from, either, to),
+        write: (position, bytes) => intake.writeAt(position, bytes),
+        onBytes,
+        onPrefix: (prefix) => intake.extend(prefix),
+        signal,
+      })
+    } catch (error) {
+      signal.throwIfAborted()
+      logger.warn({ digest, at: intake.arrived, reason: String(error) }, 'a download in ranges goes on in one')
+      await tryOnce()
     }
   }
 
@@ -224,12 +257,19 @@ export function startDownload(options: DownloadOptions): Download {
     get size() {
       return size
     },
+    get isFollowed() {
+      return followers.size > 0
+    },
+    get wasFollowed() {
+      return wasFollowed
+    },
     started: started.promise,
     settled,
     canFollowFrom: (position) => running && (!intake.hasDropped || position >= intake.arrived),
     follow(start) {
       const follower = { position: start }
       followers.add(follower)
+      wasFollowed = true
       return {
         next: (signal) => next(follower, signal),
         close() {

@@ -62,8 +62,8 @@ export class Intake {
     return this.#overflow?.dropped === true
   }
 
-  /** Opens the file. `size`: of the blob, when it is known. */
-  async prepare(size: number | undefined): Promise<void> {
+  /** Opens the file. `size`: of the blob, when it is known. `ahead`: it is to be written ahead. */
+  async prepare(size: number | undefined, ahead: boolean): Promise<void> {
     const { store, makeRoom, logger, digest } = this.#options
     this.#size = size
     for (let tries = 0; !this.#writer && !this.#overflow; tries++) {
@@ -75,7 +75,7 @@ export class Intake {
         else this.#overflow = new Overflow(overflowBytes)
       }
     }
-    this.#hash ??= this.#openHash(size)
+    this.#hash ??= this.#openHash(ahead ? undefined : size)
   }
 
   /** Takes bytes; waits when enough are under way. Throws what became of them, or of earlier ones. */
@@ -93,6 +93,19 @@ export class Intake {
     this.#startStoring()
     await this.#storing
     this.#throwFailure()
+  }
+
+  /** Writes ahead of what has arrived, to the disk or not at all. */
+  async writeAt(position: number, bytes: Uint8Array): Promise<void> {
+    if (!this.#writer || this.#overflow) throw new Error('there is no file to write ahead in')
+    await this.#writer.writeAt(position, bytes)
+  }
+
+  /** Says that everything before this position has been written ahead. */
+  extend(size: number): void {
+    if (size <= this.#arrived) return
+    this.#writer!.extend(size)
+    this.#arrive(size - this.#arrived, [], true)
   }
 
   /** The digest of all that has arrived. */

@@ -13,6 +13,7 @@ import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
 import { Identities, openPlace, placeKey, type Place } from './place.ts'
+import { Prefetcher } from './prefetcher.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
 import { bytesOf, SmallContents, type SmallContent } from './small-contents.ts'
@@ -24,6 +25,8 @@ export interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
   readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
   readonly policy: TagPolicy
+  /** Layers fetched ahead at a time, of one image; 0 for none. */
+  readonly prefetchLayers: number
   readonly clock: Clock
 }
 
@@ -46,6 +49,7 @@ export class PullThrough implements Registry {
   readonly #contents: SmallContents
   readonly #refused: NegativeCache
   readonly #pulls: PullTracker
+  readonly #prefetcher: Prefetcher
   readonly #identities = new Identities()
   readonly #options: PullThroughOptions
 
@@ -55,6 +59,12 @@ export class PullThrough implements Registry {
     this.#manifests = new ManifestCache(options, this.#contents)
     this.#tags = new TagLookup({ ...options, manifests: this.#manifests })
     this.#blobs = new BlobCache(options, this.#contents)
+    this.#prefetcher = new Prefetcher({
+      layers: options.policy.offline ? 0 : options.prefetchLayers,
+      clock: options.clock,
+      logger: options.logger,
+      fetch: (place, layer, signal) => this.#blobs.prefetch(place, layer, signal),
+    })
     this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
     this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime)
   }
@@ -66,13 +76,18 @@ export class PullThrough implements Registry {
           ? await this.#byTag(place, reference.tag)
           : await this.#byDigest(place, reference.digest)
       const record = place.record()
+      if (!caller.head && answer.digest) this.#prefetcher.sawManifest(place, answer.digest)
       if (record && answer.digest) this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
       return answer
     })
   }
 
   async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
-    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, (place) => this.#blobs.get(place, digest))
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, (place) => {
+      const answer = this.#blobs.get(place, digest)
+      if (!caller.head && !caller.part) this.#prefetcher.sawBlob(place, digest)
+      return answer
+    })
   }
 
   async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
@@ -136,6 +151,7 @@ export class PullThrough implements Registry {
 
   /** Ends the fetches under way. */
   close(): Promise<void> {
+    this.#prefetcher.close()
     return this.#blobs.close()
   }
 

@@ -15,6 +15,8 @@ export interface Caller {
   readonly noCache: boolean
   /** HEAD: no body is wanted, and nothing shall be fetched for it. */
   readonly head: boolean
+  /** A GET of a part. */
+  readonly part: boolean
 }
 
 /** Read access to repositories. Throws `OciError` for everything the client has to be told. */

@@ -140,6 +140,7 @@ function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
     client: `${address} ${request.headers['user-agent'] ?? ''}`,
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
+    part: request.headers.range !== undefined,
   }
 }
 

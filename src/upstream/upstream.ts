@@ -40,6 +40,8 @@ export interface Upstream {
 export interface BlobOptions {
   /** First byte wanted. */
   readonly from: number
+  /** Last byte wanted; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
+  readonly to?: number | undefined
   /** What the descriptor says, when known: tells a content-encoded answer from a plain one. */
   readonly expectedSize?: number | undefined
 }
@@ -67,6 +69,8 @@ export interface BlobHead {
 }
 
 export interface FetchedBlob {
+  /** Whether the body ends at the last byte that was wanted; else it is the rest of the blob. */
+  readonly isPart: boolean
   /** Bytes of the whole blob, when the upstream says. */
   readonly size: number | undefined
   readonly identity: string

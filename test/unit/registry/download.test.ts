@@ -25,7 +25,7 @@ async function* chunks(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Ar
 }
 
 function answer(body: AsyncIterable<Uint8Array>, size: number | undefined = blob.length): FetchedBlob {
-  return { size, identity: 'anonymous', body }
+  return { size, isPart: false, identity: 'anonymous', body }
 }
 
 function start(
@@ -176,7 +176,7 @@ describe('a download', () => {
   test('an upstream that tells no size is followed to its end', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () =>
-        Promise.resolve({ size: undefined, identity: 'anonymous', body: chunks(blob) }),
+        Promise.resolve({ size: undefined, isPart: false, identity: 'anonymous', body: chunks(blob) }),
       )
       expect((await readAll(download)).bytes.equals(blob)).toBe(true)
     }))
