@@ -83,8 +83,9 @@ export class PullThrough implements Registry {
   }
 
   async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
-    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, (place) => {
-      const answer = this.#blobs.get(place, digest)
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (place) => {
+      const answer = await this.#blobs.get(place, digest)
+      // Now that what the client itself has asked for is on its way.
       if (!caller.head && !caller.part) this.#prefetcher.sawBlob(place, digest)
       return answer
     })
