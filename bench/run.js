@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, release, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { benchPush } from './push.js'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const program = join(root, 'bin', 'run.js')
@@ -54,6 +55,7 @@ try {
     ...Object.entries(samples).map(([name, values]) => row(name, values)),
     row('`mirror up`, until it answers', ups),
     '',
+    ...(await benchPush()),
   ].join('\n')
   writeFileSync(join(root, 'bench', 'RESULTS.md'), text)
   process.stdout.write(text)
