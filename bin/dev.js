@@ -1,6 +1,5 @@
 #!/usr/bin/env node
-// Runs the compiled program with oclif's development output. TypeScript 7 has no API for oclif's own transpiling, so that is off.
-import { execute, settings } from '@oclif/core'
-
-settings.enableAutoTranspile = false
-await execute({ development: true, dir: import.meta.url })
+// Runs the compiled program with oclif's development output.
+process.setSourceMapsEnabled(true)
+const { main } = await import('../dist/cli/main.js')
+await main({ development: true })

@@ -1,9 +1,10 @@
-// Compiles src to dist and writes oclif.manifest.json, which spares every start of the program the look into dist/commands.
+// Makes dist/ (declarations from tsc, JavaScript from the bundler) and oclif.manifest.json, what the program knows of its commands.
 import { spawnSync } from 'node:child_process'
 import { rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { bundle } from './bundle/bundle.js'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const manifestFile = join(root, 'oclif.manifest.json')
@@ -15,7 +16,11 @@ const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/pack
 const compiled = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' })
 if (compiled.status !== 0) process.exit(compiled.status ?? 1)
 
+await bundle(root)
+
 const { Plugin } = await import('@oclif/core')
-const plugin = new Plugin({ root, type: 'core', ignoreManifest: true })
+const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true })
 await plugin.load()
-writeFileSync(manifestFile, `${JSON.stringify(plugin.manifest, null, 2)}\n`)
+const commands = Object.entries(plugin.manifest.commands).toSorted(([a], [b]) => (a < b ? -1 : 1))
+const manifest = { ...plugin.manifest, commands: Object.fromEntries(commands) }
+writeFileSync(manifestFile, `${JSON.stringify(manifest, null, 2)}\n`)

@@ -1,14 +1,15 @@
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { settingVariables } from '../config/read-environment.ts'
+import { packageRoot } from '../lib/package-root.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { createAutostart, type Autostart } from '../runtime/autostart.ts'
 import type { AutostartSpec } from '../runtime/autostart-file.ts'
 
 /** The way this machine starts things. Throws a MirrorError (exit 4) on a platform that has none. */
 export function autostartOf({ platform, env, homedir }: Surroundings): Autostart {
-  const templates = fileURLToPath(new URL('../../templates', import.meta.url))
+  const templates = join(packageRoot(), 'templates')
   return createAutostart({ platform, env, homedir, templates, runCommand })
 }
 

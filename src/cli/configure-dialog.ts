@@ -35,7 +35,7 @@ export async function configureDialog(
   const reloaded = applies && choices.reload && (await reload(talk, place))
   if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
   if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
-  if (!applies) return
+  if (!applies) return dryRun ? undefined : talk.say('Nothing was written.')
   const again = `${adapter.client} is configured so already: ${place.title}.`
   if (changes.length === 0) return talk.print(again)
   talk.print(`Configured ${adapter.client}: ${place.title}. Back: mirror configure ${adapter.client} --undo`)

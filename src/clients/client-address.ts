@@ -6,8 +6,8 @@ export type ClientHome =
   | { readonly in: 'host' }
   /** A virtual machine that has a name for this one: `host.docker.internal`. */
   | { readonly in: 'vm'; readonly what: string; readonly hostName: string }
-  /** Containers of a Docker network. */
-  | { readonly in: 'network'; readonly what: string; readonly network: string }
+  /** Containers of a Docker network; `hostName`: how they call this machine when their engine is in a virtual one. */
+  | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: string }
   /** A network namespace of its own that the host's loopback cannot be reached from. */
   | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
 
@@ -50,6 +50,12 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
       }
     case 'network': {
       const url = endpoints.networks[home.network]
+      if (url === undefined && home.hostName !== undefined)
+        return {
+          cache: withHost(cache, home.hostName),
+          registry: registry && withHost(registry, home.hostName),
+          why: `${home.what} are in a virtual machine and reach this one at ${withHost(cache, home.hostName)}`,
+        }
       if (url === undefined) throw unreachableNetwork(home.what, home.network, endpoints)
       const { hostname } = new URL(url)
       const where =

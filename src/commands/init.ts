@@ -1,9 +1,10 @@
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { boolean, integer, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths } from '../config/paths.ts'
+import { packageRoot } from '../lib/package-root.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
@@ -47,7 +48,7 @@ export default class Init extends BaseCommand {
     const { refuseExisting, renderConfig, writeConfig } = await import('../app/init-config.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile)
     const choices = await this.choices(flags)
-    const template = fileURLToPath(new URL('../../templates/mirror.yaml', import.meta.url))
+    const template = join(packageRoot(), 'templates', 'mirror.yaml')
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
       process.stdout.write(text)

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 
@@ -9,6 +8,8 @@ import { basename, dirname, join } from 'node:path'
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   const folder = dirname(path)
   await mkdir(folder, { recursive: true, mode: 0o700 })
+  // Fetched here, for a program that only reads files starts sooner without it.
+  const { randomBytes } = process.getBuiltinModule('node:crypto')
   const temporary = join(folder, `.${basename(path)}.${randomBytes(8).toString('hex')}`)
   try {
     const file = await open(temporary, 'wx', mode)

@@ -5,14 +5,14 @@ import { existsSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, test } from 'vitest'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const program = join(here, '..', '..', 'bin', 'run.js')
 
 /**
  * A case is a folder `<client>/<case>` with `before/` and `after/` (a missing one is an empty tree), `command` (the arguments
- * after `mirror configure`; `CASE` stands for the tree), and, where needed, `setup` (shell, run in the tree: modes, links),
+ * after `mirror configure`; `CASE` stands for the tree, there and in the files of `after/`), and, where needed, `setup` (shell, run in the tree: modes, links),
  * `exit` (the code, then nothing may have changed), `stdout` and `stderr` (texts that must be in it, a line each).
  */
 const cases = readdirSync(here, { withFileTypes: true })
@@ -27,10 +27,14 @@ async function treeOf(root: string): Promise<Record<string, string>> {
     const name = relative(root, path)
     if (entry.isSymbolicLink()) found[name] = `link to ${await readlink(path)}`
     else if (entry.isDirectory()) found[name] = 'folder'
-    else
-      found[name] = `${((await lstat(path)).mode & 0o777).toString(8)} ${JSON.stringify(await readFile(path, 'utf8'))}`
+    else found[name] = `${((await lstat(path)).mode & 0o777).toString(8)} ${await contentAt(path, root)}`
   }
   return found
+}
+
+/** The text of a file; the folder of the tree stands in it as `CASE`. */
+async function contentAt(path: string, root: string): Promise<string> {
+  return JSON.stringify((await readFile(path, 'utf8')).replaceAll(root, 'CASE'))
 }
 
 /** What a tree holds, whatever the modes that git does not keep. */
@@ -58,7 +62,8 @@ async function textOf(file: string): Promise<string | undefined> {
 }
 
 describe('before, the command, after, and back', () => {
-  test.each(cases)('%s', async (name) => {
+  // Most of the time goes into starting the program.
+  test.concurrent.for(cases)('%s', async (name, { expect, onTestFinished }) => {
     const golden = join(here, name)
     const work = await mkdtemp(join(tmpdir(), 'mirror-golden-'))
     onTestFinished(() => rm(work, { recursive: true, force: true }))

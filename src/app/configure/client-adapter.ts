@@ -69,6 +69,11 @@ export interface ClientPlace {
   strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesNow): FileChange[]
   /** Has the client itself look at what would be written. Throws MirrorError (usage) with what it says. */
   validate?(changes: readonly FileChange[]): Promise<void>
+  /**
+   * What a change of these files is nothing without, and nobody has to be asked about: after writing them, and after undoing.
+   * Throws MirrorError.
+   */
+  settle?(paths: readonly string[]): Promise<void>
   /** How the client takes notice without a restart; absent where it does by itself. */
   readonly reload?: ClientReload
   /**

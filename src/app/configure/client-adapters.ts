@@ -8,6 +8,14 @@ const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   buildkit: async () => (await import('./buildkit.ts')).buildkitAdapter,
   containerd: async () => (await import('./containerd.ts')).containerdAdapter,
   podman: async () => (await import('./podman.ts')).podmanAdapter,
+  kind: async () => (await import('./kind.ts')).kindAdapter,
+  kaniko: async () => (await import('./kaniko.ts')).kanikoAdapter,
+  k3d: async () => (await import('./k3d.ts')).k3dAdapter,
+  k3s: async () => (await import('./k3s.ts')).k3sAdapter,
+  minikube: async () => (await import('./minikube.ts')).minikubeAdapter,
+  testcontainers: async () => (await import('./testcontainers.ts')).testcontainersAdapter,
+  skaffold: async () => (await import('./skaffold.ts')).skaffoldAdapter,
+  tilt: async () => (await import('./tilt.ts')).tiltAdapter,
 }
 
 /** The adapter of a client that the user names. Throws MirrorError (usage). */

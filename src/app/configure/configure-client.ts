@@ -72,6 +72,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
   })
+  await place.settle?.(plan.changes.map(({ path }) => path))
 }
 
 /** The plan for files that changed so first, as one change of each file from what it really is. */

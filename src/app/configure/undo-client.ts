@@ -52,6 +52,7 @@ export async function undoClient(
     await how.run()
   }
   await applyUndo(record, plan, place.files, openConfiguredClients(machine.stateDir))
+  await place.settle?.(plan.changes.map(({ path }) => path))
   if (how && !how.interim) await how.run()
 }
 

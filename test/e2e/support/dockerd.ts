@@ -28,7 +28,7 @@ export function dockerSocket(folder: string): string {
 
 /** A dockerd in the scene, from the programs below `root` (empty: the system's), with everything of its own. */
 export async function startDockerd(
-  scene: Scene,
+  scene: Pick<Scene, 'folder' | 'namespace'>,
   root: string,
   settings: object,
   flags: readonly string[] = [],

@@ -1,0 +1,54 @@
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { build } from 'esbuild'
+import { absentPackages } from './absent-packages.js'
+import { fetchBuiltins } from './fetch-builtins.js'
+import { lazyRequires } from './lazy-requires.js'
+import { noticesOf } from './notices.js'
+
+// What starts with the program, or would open its many files at once. The rest has one door each, where Node loads it from
+// node_modules when it is needed.
+const bundled = ['@oclif/core', 'execa', 'lru-cache', 'tldts']
+
+/** Writes dist/: the program, a file a command, the library, what they share, and the notices of what was taken in. */
+export async function bundle(root) {
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const options = {
+    absWorkingDir: root,
+    outdir: 'dist',
+    outbase: 'src',
+    chunkNames: 'chunks/[name]-[hash]',
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20.19',
+    sourcemap: 'linked',
+    sourcesContent: false,
+    legalComments: 'none',
+    logLevel: 'warning',
+    metafile: true,
+    external: [...Object.keys(dependencies).filter((name) => !bundled.includes(name)), 'typescript'],
+    // CommonJS that was taken in asks for what was not.
+    banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
+    plugins: [lazyRequires, absentPackages],
+  }
+  const commands = readdirSync(join(root, 'src', 'commands'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts'))
+    .map((file) => join('src', 'commands', file))
+  const program = await build({
+    ...options,
+    entryPoints: ['src/cli/main.ts', ...commands],
+    inject: ['scripts/bundle/first-chunk.js'],
+  })
+  // On its own, so that who embeds a mirror does not load the program.
+  const library = await build({ ...options, entryPoints: ['src/index.ts'] })
+
+  const outputs = { ...program.metafile.outputs, ...library.metafile.outputs }
+  for (const file of Object.keys(outputs).filter((name) => name.endsWith('.js'))) {
+    const path = join(root, file)
+    writeFileSync(path, fetchBuiltins(readFileSync(path, 'utf8')))
+  }
+  const inputs = Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs })
+  writeFileSync(join(root, 'dist', 'NOTICES.txt'), noticesOf(inputs, root))
+}

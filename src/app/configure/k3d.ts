@@ -1,0 +1,109 @@
+import { join, resolve } from 'node:path'
+import type { FilePort } from '../../clients/file-port.ts'
+import { type K3dTarget, planK3d } from '../../clients/k3d.ts'
+import { stripRegistries } from '../../clients/k3s.ts'
+import { localFiles } from '../../clients/local-files.ts'
+import { hostingConfigMap, isOurHosting } from '../../clients/local-registry-hosting.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
+import { dockerNetworkHome } from './docker-network-home.ts'
+import { configMapFile } from './node-files.ts'
+import { pullByCrictl, pullTimeoutMs } from './pull-by-crictl.ts'
+import { versionOf } from './version-of.ts'
+
+/** k3d: clusters to be made, and what the tools of one that runs look up. https://k3d.io */
+export const k3dAdapter: ClientAdapter = {
+  client: 'k3d',
+  summary: 'k3d: a registries.yaml, and the command that makes a cluster with it',
+
+  async find(machine) {
+    return versionOf(machine, 'k3d', 'version')
+  },
+
+  async places(machine, options) {
+    const isNamed = options.cluster !== undefined && !machine.detached
+    return [place(machine, options, isNamed && (await answersKubectl(machine, options.cluster)))]
+  },
+
+  recall: (machine, { cluster, file, hosting }) => place(machine, { cluster, file }, hosting === 'yes'),
+}
+
+/** What k3d calls a cluster that was given no name. */
+const usualName = 'k3s-default'
+/** Among the files of this machine, where none is. */
+const hostingPath = `/kubernetes/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
+
+function place(
+  machine: Machine,
+  { cluster, file }: Pick<ClientOptions, 'cluster' | 'file'>,
+  hasHosting: boolean,
+): ClientPlace {
+  const name = cluster ?? usualName
+  const path = file === undefined ? ownFile(machine, name) : resolve(machine.cwd, file)
+  const target: K3dTarget = { cluster: name, path, hosting: hasHosting ? hostingPath : undefined }
+  return {
+    id: `cluster ${name}${file === undefined ? '' : `, file ${path}`}`,
+    title: `the cluster ${name} (${path})`,
+    details: {
+      ...(cluster !== undefined && { cluster }),
+      ...(file !== undefined && { file: path }),
+      ...(hasHosting && { hosting: 'yes' }),
+    },
+    home: dockerNetworkHome(machine, 'k3d nodes', `k3d-${name}`),
+    files: hasHosting ? withConfigMap(machine, name) : localFiles,
+    ...(file === undefined && !hasHosting && { ours: true as const }),
+    wants: { files: [path, ...(hasHosting ? [hostingPath] : [])], trees: [] },
+    plan: (mirror, files) => planK3d(mirror, target, files),
+    strip: (mirror, files) => [
+      ...stripRegistries(mirror, path, files),
+      ...(hasHosting && isOurHosting(files.text(hostingPath) ?? '') ? files.change(hostingPath, undefined) : []),
+    ],
+    pull(image) {
+      const inNode = ['exec', `k3d-${name}-server-0`, 'crictl']
+      const crictl = (args: readonly string[]) =>
+        machine.runCommand('docker', [...inNode, ...args], { timeoutMs: pullTimeoutMs })
+      return pullByCrictl(crictl, image, 'There is no docker here, by which the nodes are reached.')
+    },
+    reasons: [
+      {
+        why: 'the cluster was made without it',
+        fix: `k3d cluster delete ${name}; $(mirror configure k3d --cluster ${name})`,
+      },
+      {
+        why: 'the mirror does not serve the network of the cluster',
+        fix: `mirror up --network kind --network k3d-${name}`,
+      },
+    ],
+  }
+}
+
+function ownFile({ detached, home, stateDir }: Machine, cluster: string): string {
+  return join(detached ? join(home, '.local', 'state', 'mirror') : stateDir, 'k3d', cluster, 'registries.yaml')
+}
+
+function kubectl({ runCommand }: Machine, cluster: string) {
+  return (args: readonly string[], input?: string) =>
+    runCommand('kubectl', ['--context', `k3d-${cluster}`, ...args], {
+      timeoutMs: 15_000,
+      ...(input !== undefined && { input }),
+    })
+}
+
+async function answersKubectl(machine: Machine, cluster: string): Promise<boolean> {
+  const result = await kubectl(machine, cluster)(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
+  return result?.exitCode === 0 && result.stdout.trim() !== ''
+}
+
+/** The files of this machine, and one that is an object of the cluster. */
+function withConfigMap(machine: Machine, cluster: string): FilePort {
+  const { name, namespace } = hostingConfigMap
+  const object = configMapFile(name, namespace, kubectl(machine, cluster))
+  const at = (path: string) => (path === hostingPath ? object : localFiles)
+  return {
+    read: (path) => at(path).read(path),
+    list: (folder) => localFiles.list(folder),
+    write: (path, content, attributes) => at(path).write(path, content, attributes),
+    remove: (path) => at(path).remove(path),
+    mayWrite: (path) => at(path).mayWrite(path),
+    removeFolder: (path) => localFiles.removeFolder(path),
+  }
+}

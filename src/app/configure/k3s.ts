@@ -1,0 +1,80 @@
+import { join } from 'node:path'
+import { planRegistries, stripRegistries } from '../../clients/k3s.ts'
+import { localFiles } from '../../clients/local-files.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import type { ClientAdapter, ClientPlace, ClientReload, Machine } from './client-adapter.ts'
+import { pullByCrictl, pullTimeoutMs } from './pull-by-crictl.ts'
+import { versionOf } from './version-of.ts'
+
+/** k3s on this machine. https://docs.k3s.io/installation/private-registry */
+export const k3sAdapter: ClientAdapter = {
+  client: 'k3s',
+  summary: 'k3s: registries.yaml',
+
+  async find(machine) {
+    return versionOf(machine, 'k3s', '--version')
+  },
+
+  async places(machine) {
+    return [place(machine)]
+  },
+
+  recall: (machine) => place(machine),
+}
+
+function place(machine: Machine): ClientPlace {
+  const { root, runCommand } = machine
+  const path = join(root, 'etc', 'rancher', 'k3s', 'registries.yaml')
+  return {
+    id: 'system',
+    title: `the whole system (${path})`,
+    details: { scope: 'system' },
+    home: { in: 'host' },
+    files: localFiles,
+    wants: { files: [path], trees: [] },
+    plan(mirror, files) {
+      const { changes, notes } = planRegistries(mirror, path, files)
+      const todo = [
+        ...(changes.length === 0 ? [] : ['k3s reads it when it starts: systemctl restart k3s (k3s-agent on an agent)']),
+        ...(mirror.fallback
+          ? []
+          : ['start k3s with --disable-default-registry-endpoint: it asks the origin otherwise']),
+      ]
+      return { changes, notes, todo }
+    },
+    strip: (mirror, files) => stripRegistries(mirror, path, files),
+    ...(!machine.detached && { reload: restart(machine) }),
+    pull(image) {
+      return pullByCrictl(
+        (args) => runCommand('k3s', ['crictl', ...args], { timeoutMs: pullTimeoutMs }),
+        image,
+        'There is no k3s here.',
+      )
+    },
+    reasons: [
+      { why: 'k3s was not restarted since', fix: 'systemctl restart k3s' },
+      { why: 'it is not configured', fix: 'sudo mirror configure k3s' },
+      {
+        why: 'the file is not what k3s expects, which its log says',
+        fix: 'journalctl --unit k3s --no-pager --lines 50',
+      },
+    ],
+  }
+}
+
+function restart({ runCommand }: Machine): ClientReload {
+  return {
+    says: 'restarted k3s',
+    byHand: 'systemctl restart k3s',
+    async run() {
+      for (const unit of ['k3s', 'k3s-agent']) {
+        const result = await runCommand('systemctl', ['try-restart', unit], { timeoutMs: 120_000 })
+        if (result?.exitCode === 0) continue
+        throw new MirrorError(`${unit} was not restarted: ${result?.stderr.trim() || 'there is no systemctl'}`, {
+          exit: exitCode.missing,
+          hints: [`systemctl restart ${unit}`],
+        })
+      }
+    },
+  }
+}

@@ -1,0 +1,67 @@
+import type { ClientHome } from '../../clients/client-address.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { ClientAdapter, Machine } from './client-adapter.ts'
+import { dockerNetworkHome, kindNetwork } from './docker-network-home.ts'
+import { findKindCluster, kindClusterPlace, recallKindCluster } from './kind-cluster-place.ts'
+import { clusterFile, kindFilesPlace } from './kind-files-place.ts'
+import { kindNodes, kindProgram } from './kind-nodes.ts'
+import { versionOf } from './version-of.ts'
+
+/** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
+export const kindAdapter: ClientAdapter = {
+  client: 'kind',
+  summary: 'kind: a cluster file, or the nodes of a running cluster',
+
+  async find(machine) {
+    const version = await versionOf(machine, 'kind', 'version', '--quiet')
+    return version && `kind ${version}`
+  },
+
+  async places(machine, { file, cluster }) {
+    const program = kindProgram(machine.env)
+    const nodes = kindNodes(machine, program)
+    const home = kindHome(machine)
+    if (cluster === undefined) {
+      if (!machine.detached) await refuseRemote(machine)
+      return [kindFilesPlace(machine, nodes, clusterFile(machine, file), home)]
+    }
+    if (machine.detached || file !== undefined)
+      throw new MirrorError(`--cluster is about running nodes, not about files of this machine.`, {
+        exit: exitCode.usage,
+        hints: [`mirror configure kind --cluster ${cluster}`],
+      })
+    return [kindClusterPlace(nodes, await findKindCluster(nodes, cluster), home)]
+  },
+
+  recall(machine, details) {
+    if (details['cluster'] !== undefined) return recallKindCluster(machine, details, kindHome(machine))
+    return kindFilesPlace(machine, kindNodes(machine, kindProgram(machine.env)), details['file'], kindHome(machine))
+  },
+}
+
+function kindHome({ env, platform }: Machine): ClientHome {
+  const program = kindProgram(env)
+  const what = 'kind nodes'
+  if (program !== 'docker')
+    return {
+      in: 'apart',
+      what,
+      why: `they are containers of ${program}, whose networks the mirror does not look for`,
+      hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
+    }
+  return dockerNetworkHome({ platform }, what, kindNetwork(env))
+}
+
+/** The nodes mount folders of the machine that the engine runs on, and ours are on this one. */
+async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
+  if (kindProgram(env) !== 'docker') return
+  const endpoint = await findDockerEndpoint({ platform, env, homedir: home })
+  if (endpoint?.kind === 'socket') return
+  const host = endpoint?.host
+  if (host !== undefined && /^(?:localhost|127\..*|::1)$/.test(host)) return
+  throw new MirrorError('The Docker engine is on another machine, where nodes cannot mount folders of this one.', {
+    exit: exitCode.usage,
+    hints: ['kind create cluster', 'mirror configure kind --cluster NAME   (afterwards: through docker exec)'],
+  })
+}

@@ -1,0 +1,36 @@
+import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { planRegistries } from './k3s.ts'
+import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
+
+export interface K3dTarget {
+  readonly cluster: string
+  /** The registries.yaml that new clusters are made with. */
+  readonly path: string
+  /** The ConfigMap of the cluster, if it runs and answers; undefined: there is none to be told. */
+  readonly hosting: string | undefined
+}
+
+/** k3d: a registries.yaml, and the command that makes a cluster with it. https://k3d.io/stable/usage/registries/ */
+export function planK3d(mirror: MirrorForClient, { cluster, path, hosting }: K3dTarget, files: FilesNow): ConfigPlan {
+  const { changes, notes } = planRegistries(mirror, path, files)
+  const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
+  const create = ['k3d cluster create', cluster, '--registry-config', path, ...strict].join(' ')
+  const { registry } = mirror
+  const told = registry === undefined ? undefined : renderHosting(registry)
+  const there = hosting === undefined ? undefined : files.text(hosting)
+  const isOthers = there !== undefined && !isOurHosting(there)
+  if (isOthers) notes.push(`The cluster ${cluster} names a registry of its own to Tilt and skaffold, and keeps it.`)
+  return {
+    changes: [
+      ...changes,
+      ...(hosting === undefined || told === undefined || isOthers ? [] : files.change(hosting, told)),
+    ],
+    notes: [...notes, 'Clusters take it when they are made; one that runs goes on without.'],
+    todo:
+      hosting === undefined && told !== undefined
+        ? [`once it runs, mirror configure k3d --cluster ${cluster} tells Tilt and skaffold about the registry`]
+        : [],
+    output: `${create}\n`,
+  }
+}

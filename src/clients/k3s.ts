@@ -1,0 +1,119 @@
+import { stringify } from 'yaml'
+import type { FileChange, MirrorForClient } from './client-config.ts'
+import { addYamlItem, addYamlKey, removeFromYaml } from './edit-yaml.ts'
+import type { FilesNow } from './files-now.ts'
+import { localRegistryName } from './node-hosts.ts'
+import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
+import { type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
+
+/** What becomes of a registries.yaml, and what has to be said about it. */
+export interface RegistriesPlan {
+  readonly changes: FileChange[]
+  readonly notes: string[]
+}
+
+/** Stands for every registry that has no entry of its own. */
+const everyRegistry = '*'
+
+/**
+ * The registries.yaml of k3s, which k3d takes as well: the mirror before all other endpoints, for every registry that it may be
+ * asked for. https://docs.k3s.io/installation/private-registry
+ */
+export function planRegistries(mirror: MirrorForClient, path: string, files: FilesNow): RegistriesPlan {
+  const { cache, registry } = mirror
+  const alias = registry === undefined ? undefined : localRegistryName(registry)
+  const fresh = {
+    mirrors: {
+      [everyRegistry]: { endpoint: [cache] },
+      ...(alias !== undefined && { [alias]: { endpoint: [registry] } }),
+    },
+  }
+  const before = files.text(path)
+  const yaml = readYamlText(before ?? '', path)
+  if (yamlValue(yaml) === null || isAllOurs(yaml)) {
+    const [own = ''] = (before ?? '').split(writtenByMirror)
+    const kept = own.replace(/[^\n]$/, '$&\n')
+    return { changes: files.change(path, `${kept}${writtenByMirror}${stringify(fresh)}`), notes: [] }
+  }
+  const own = Object.keys(mirrorsOf(yaml)).filter((name) => name !== everyRegistry && name !== alias)
+  const served = own.filter((name) => mirror.registries.includes(name))
+  const notes: string[] = []
+  let after = withEndpoint(yaml, everyRegistry, cache)
+  for (const name of served) {
+    if (hasRewrite(after, name))
+      notes.push(`${name} keeps its own endpoints: what is rewritten for them would not be found here.`)
+    else after = withEndpoint(after, name, cache)
+  }
+  const others = own.filter((name) => !served.includes(name))
+  if (others.length > 0)
+    notes.push(
+      `${others.join(', ')} ${others.length === 1 ? 'keeps its' : 'keep their'} own endpoints: the mirror does not know them (upstreams in mirror.yaml).`,
+    )
+  if (alias !== undefined && registry !== undefined) {
+    if (mirrorsOf(after)[alias] === undefined) after = withEndpoint(after, alias, registry)
+    else if (!endpointsOf(after, alias).includes(registry))
+      notes.push(`${alias} is a registry of your own, and stays so.`)
+  }
+  return { changes: files.change(path, after.text), notes }
+}
+
+/** See ClientPlace.strip. */
+export function stripRegistries(
+  { cache, registry }: { readonly cache: string; readonly registry: string | undefined },
+  path: string,
+  files: FilesNow,
+): FileChange[] {
+  const before = files.text(path)
+  if (before === undefined) return []
+  let yaml = readYamlText(before, path)
+  for (const name of Object.keys(mirrorsOf(yaml))) {
+    for (const url of [cache, registry]) {
+      const at = endpointsOf(yaml, name).indexOf(url)
+      if (at !== -1) yaml = removeFromYaml(yaml, ['mirrors', name, 'endpoint', at])
+    }
+  }
+  const isEmpty = yamlValue(yaml) === null && yaml.text.trim() === writtenByMirror.trim()
+  return files.change(path, isEmpty ? undefined : yaml.text)
+}
+
+function withEndpoint(yaml: YamlText, name: string, url: string): YamlText {
+  if (hasRewrite(yaml, name))
+    throw yamlRefusal(
+      yaml,
+      ['mirrors', name],
+      'names are rewritten here, for the mirror as well, which would not know them',
+    )
+  if (mirrorsOf(yaml)[name] === undefined) return addYamlKey(yaml, ['mirrors', name], { endpoint: [url] })
+  return endpointsOf(yaml, name).includes(url) ? yaml : addYamlItem(yaml, ['mirrors', name, 'endpoint'], url, 'start')
+}
+
+/** Whether nothing but what we write is in it, for whatever address: then it is written anew. */
+function isAllOurs(yaml: YamlText): boolean {
+  const value = yamlValue(yaml)
+  if (!isWrittenByMirror(yaml.text) || typeof value !== 'object' || value === null) return false
+  const entries = Object.entries(mirrorsOf(yaml))
+  return (
+    Object.keys(value).every((key) => key === 'mirrors') &&
+    entries.every(([name, entry]) => {
+      const ours = name === everyRegistry || /^localhost:\d+$/.test(name)
+      return ours && Object.keys(entry ?? {}).join() === 'endpoint' && endpointsOf(yaml, name).length === 1
+    })
+  )
+}
+
+function mirrorsOf(yaml: YamlText): Readonly<Record<string, object | null>> {
+  const mirrors = yamlValue(yaml, ['mirrors']) ?? {}
+  if (typeof mirrors !== 'object' || Array.isArray(mirrors))
+    throw yamlRefusal(yaml, ['mirrors'], 'there should be a map here')
+  return mirrors as Record<string, object | null>
+}
+
+function endpointsOf(yaml: YamlText, name: string): unknown[] {
+  const endpoints = yamlValue(yaml, ['mirrors', name, 'endpoint']) ?? []
+  if (!Array.isArray(endpoints)) throw yamlRefusal(yaml, ['mirrors', name, 'endpoint'], 'there should be a list here')
+  return endpoints
+}
+
+function hasRewrite(yaml: YamlText, name: string): boolean {
+  return Object.keys(yamlValue(yaml, ['mirrors', name, 'rewrite']) ?? {}).length > 0
+}

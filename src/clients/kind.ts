@@ -1,0 +1,41 @@
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import type { FilesNow } from './files-now.ts'
+import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'
+import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
+
+export interface KindTarget {
+  /** The folder of this machine whose folders the nodes mount. */
+  readonly folder: string
+  /** The user's cluster file; undefined: one is printed. */
+  readonly file: string | undefined
+  readonly join: (...parts: string[]) => string
+}
+
+/** Clusters to be made: their cluster file, and the folders that it has the nodes mount. */
+export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTarget, files: FilesNow): ConfigPlan {
+  const folders = hostsFolders(mirror)
+  const mounts = folders.map(({ name }) => ({ hostPath: join(folder, name), name }))
+  const changes = hostsChanges(folders, folder, files, join)
+  const notes = [`The nodes mount ${mounts.map(({ hostPath }) => hostPath).join(' and ')}.`]
+  const todo = [
+    'once the cluster runs, mirror configure kind --cluster NAME tells Tilt and skaffold about the registry',
+  ]
+  if (file === undefined) return { changes, notes, todo, output: newClusterFile(mounts) }
+  const before = files.text(file)
+  const after = before === undefined ? newClusterFile(mounts) : mergeClusterFile(before, file, mounts)
+  const create = `kind create cluster --config ${file}   (a cluster that runs already: mirror configure kind --cluster NAME)`
+  return { changes: [...changes, ...files.change(file, after)], notes, todo: [create, ...todo] }
+}
+
+/** See ClientPlace.strip. */
+export function stripKind(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  { folder, file }: KindTarget,
+  files: FilesNow,
+): FileChange[] {
+  const text = file === undefined ? undefined : files.text(file)
+  return [
+    ...withoutHosts(folder, mirror, files),
+    ...(file === undefined || text === undefined ? [] : files.change(file, stripClusterFile(text, file, folder))),
+  ]
+}

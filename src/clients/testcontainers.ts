@@ -1,0 +1,22 @@
+import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+
+/** Testcontainers puts a prefix before the names of Docker Hub's images; the Docker engine then pulls by that name. */
+export function planTestcontainers({ cache }: MirrorForClient): ConfigPlan {
+  const { host, hostname, protocol } = new URL(cache)
+  const prefix = `${host}/docker.io/`
+  const isLoopback = hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
+  return {
+    changes: [],
+    notes: [
+      'Only images of Docker Hub get the prefix; those of other registries come through the mirror where the engine does: mirror configure docker.',
+      `Testcontainers for Java, Go and .NET also read it from ~/.testcontainers.properties: hub.image.name.prefix=${prefix}`,
+    ],
+    todo: [
+      'set it where your tests run: env $(mirror configure testcontainers) npm test',
+      ...(protocol === 'http:' && !isLoopback
+        ? [`name ${host} under insecure-registries of the Docker engine, which pulls by that name`]
+        : []),
+    ],
+    output: `TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX=${prefix}\n`,
+  }
+}

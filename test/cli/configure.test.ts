@@ -1,0 +1,167 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+
+const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+const before = '{\n  "debug": true\n}\n'
+
+let folder: string
+let root: string
+let daemonJson: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-configure-'))
+  root = join(folder, 'root')
+  daemonJson = join(root, 'etc', 'docker', 'daemon.json')
+  await mkdir(join(root, 'etc', 'docker'), { recursive: true })
+  await writeFile(daemonJson, before)
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+function start(file: string, args: readonly string[], input: 'ignore' | 'pipe' = 'ignore') {
+  const env = { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home'), TERM: 'xterm' }
+  return spawn(file, args, { cwd: folder, env, stdio: [input, 'pipe', 'pipe'] })
+}
+
+async function finished(child: ReturnType<typeof start>) {
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const [exit, signal] = (await once(child, 'close')) as [number | null, string | null]
+  return { exit: exit ?? signal, stdout, stderr }
+}
+
+const address = ['--mirror', 'http://127.0.0.1:5055']
+const configure = (...args: string[]) =>
+  finished(start(process.execPath, [program, 'configure', ...args, '--root', root]))
+
+async function files(): Promise<Record<string, string>> {
+  const found: Record<string, string> = {}
+  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name)
+    if (entry.isFile()) found[relative(root, path)] = await readFile(path, 'utf8')
+  }
+  return found
+}
+
+describe('mirror configure', () => {
+  test('shows the difference, and without a word of agreement writes nothing', async () => {
+    const asked = await configure('docker', ...address)
+    expect(asked).toMatchObject({ exit: 2 })
+    expect(asked.stdout).toContain('+  "registry-mirrors": ["http://127.0.0.1:5055"]')
+    expect(asked.stdout).toContain(`--- ${daemonJson}`)
+    expect(asked.stderr).toContain('--yes')
+    expect(await configure('docker', ...address, '--dry-run')).toMatchObject({ exit: 0 })
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+    expect(existsSync(join(folder, 'home', 'state'))).toBe(false)
+  })
+
+  test('says as JSON what it did; lists it; takes it back', async () => {
+    const done = JSON.parse((await configure('docker', ...address, '--yes', '--json')).stdout)
+    expect(done).toMatchObject({ client: 'docker', mirror: 'http://127.0.0.1:5055', applied: true })
+    expect(done.changes).toContainEqual({ path: daemonJson, action: 'change' })
+    expect(JSON.parse((await configure('docker', ...address, '--yes', '--json')).stdout).changes).toEqual([])
+
+    const [listed] = JSON.parse((await configure('--list', '--json')).stdout)
+    expect(listed).toMatchObject({ client: 'docker', mirror: 'http://127.0.0.1:5055' })
+    expect(listed.files).toContainEqual({ path: daemonJson, state: 'as written' })
+    await writeFile(daemonJson, `${await readFile(daemonJson, 'utf8')} `)
+    const table = (await configure('--list')).stdout
+    expect(table).toContain('changed since')
+
+    const undone = await configure('docker', '--undo', '--yes')
+    expect(undone.stderr).toContain('changed after mirror wrote it')
+    expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true })
+    expect((await configure('docker', '--undo', '--yes')).stdout).toContain('Nothing to undo')
+  })
+
+  test.each([
+    [['docker'], 3, 'mirror up'],
+    [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
+    [['docker', '--mirror', 'http://x/path'], 2, 'is not the URL of a mirror'],
+    [['dcoker', '--mirror', 'http://x:1'], 2, 'There is no client "dcoker"'],
+    [['docker', '--undo', '--check'], 2, 'cannot also be provided'],
+    [['docker', '--check'], 2, 'cannot be made to pull'],
+  ])('%j ends with %i', async (args, exit, says) => {
+    const answer = await configure(...args, '--yes')
+    expect(answer, answer.stderr).toMatchObject({ exit, stdout: '' })
+    expect(answer.stderr).toContain(says)
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test('killed at any moment, each file is the old or the new one, and undo finds the way back', async () => {
+    await configure('docker', ...address, '--yes')
+    const after = await files()
+    await configure('docker', '--undo', '--yes')
+    let half = 0
+    for (let round = 0; round < 12; round++) {
+      const child = start(process.execPath, [program, 'configure', 'docker', ...address, '--yes', '--root', root])
+      const ended = finished(child)
+      // From the moment on that it writes something.
+      while (child.exitCode === null && !existsSync(join(folder, 'home', 'state'))) await sleep(1)
+      await sleep(round)
+      child.kill('SIGKILL')
+      await ended
+      const now = await files()
+      const whole = Object.entries(now).filter(([path]) => !/\/\.[^/]+$/.test(path))
+      if (whole.length < Object.keys(after).length) half += 1
+      for (const [path, content] of whole)
+        expect([after[path], path.endsWith('daemon.json') ? before : undefined]).toContain(content)
+      const undone = await configure('docker', '--undo', '--yes')
+      expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+      expect(Object.entries(await files()).filter(([path]) => !/\/\.[^/]+$/.test(path))).toEqual([
+        ['etc/docker/daemon.json', before],
+      ])
+      await rm(join(folder, 'home', 'state'), { recursive: true, force: true })
+    }
+    expect(half).toBeGreaterThan(0)
+  }, 60_000)
+})
+
+/** util-linux' `script` gives a program a terminal. */
+describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('at a terminal', () => {
+  async function atTerminal(command: string, answers: readonly [question: string, answer: string][]) {
+    const child = start('/usr/bin/script', ['-qec', `${process.execPath} ${program} ${command}`, '/dev/null'], 'pipe')
+    let shown = ''
+    const left = [...answers]
+    child.stdout!.on('data', (chunk: Buffer) => {
+      shown += chunk.toString()
+      const [next] = left
+      if (!next || !shown.includes(next[0])) return
+      left.shift()
+      child.stdin!.write(next[1])
+    })
+    const { exit } = await finished(child)
+    child.stdin!.end()
+    return { exit, shown, left }
+  }
+
+  test('one question, in colour, and Enter writes', async () => {
+    const { exit, shown, left } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [
+      ['Write this?', '\r'],
+    ])
+    expect({ exit, left }, shown).toEqual({ exit: 0, left: [] })
+    expect(shown).toContain('\u001b[32m+  "registry-mirrors"')
+    expect(await readFile(daemonJson, 'utf8')).toContain('registry-mirrors')
+  })
+
+  test('a no writes nothing', async () => {
+    const { exit } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [['Write this?', 'n\r']])
+    expect(exit).toBe(0)
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test('Ctrl-C writes nothing and ends with 130', async () => {
+    const { exit } = await atTerminal(`configure docker ${address.join(' ')} --root ${root}`, [
+      ['Write this?', '\u0003'],
+    ])
+    expect(exit).toBe(130)
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+})

@@ -1,0 +1,72 @@
+import { execFile } from 'node:child_process'
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import * as library from '../../src/index.ts'
+import { packageRoot } from '../../src/lib/package-root.ts'
+import { startMirrorProcess } from '../support/mirror-process.ts'
+
+const dist = join(packageRoot(), 'dist')
+const run = promisify(execFile)
+
+async function temporaryFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-start-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  return folder
+}
+
+/** The files of this package and of others that a start of the program loads, by what Node says it has run. */
+async function filesLoadedBy(...args: string[]): Promise<string[]> {
+  const [home, coverage] = [await temporaryFolder(), await temporaryFolder()]
+  const env = { ...process.env, MIRROR_HOME: home, NODE_V8_COVERAGE: coverage }
+  // No mirror runs, so `status` ends with 3.
+  await run(process.execPath, [join(packageRoot(), 'bin', 'run.js'), ...args], { env }).catch((error: unknown) => {
+    if ((error as { code?: unknown }).code !== 3) throw error
+  })
+  const reports = await Promise.all(
+    (await readdir(coverage)).map(async (name) => {
+      const { result } = JSON.parse(await readFile(join(coverage, name), 'utf8')) as { result: { url: string }[] }
+      return result.map(({ url }) => url)
+    }),
+  )
+  return reports.flat().filter((url) => url.startsWith('file:'))
+}
+
+describe('a start', () => {
+  test.each([['--help'], ['status']])('of mirror %s loads a few files, and no library', async (argument) => {
+    const files = await filesLoadedBy(argument)
+    expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
+    expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
+    expect(files.length).toBeLessThan(15)
+  })
+
+  test.skipIf(process.platform === 'win32')('with 64 file descriptors works each time', async () => {
+    for (let time = 0; time < 5; time++) {
+      const mirror = await startMirrorProcess({
+        upstreams: {},
+        registry: true,
+        wrapper: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'],
+      })
+      expect((await mirror.get('/v2/')).status).toBe(200)
+      expect(await mirror.status()).toMatchObject({ running: true })
+    }
+  })
+})
+
+describe('the bundle', () => {
+  test("imports no module of Node's own, which would read its lazy exports", async () => {
+    const files = (await readdir(dist, { recursive: true })).filter((file) => file.endsWith('.js'))
+    for (const file of files)
+      expect(await readFile(join(dist, file), 'utf8'), file).not.toMatch(/^import [^"']*["']node:/m)
+  })
+
+  test('has the library that the sources have', async () => {
+    const url = pathToFileURL(join(dist, 'index.js')).href
+    const script = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(url)}))))`
+    const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', script])
+    expect((JSON.parse(stdout) as string[]).toSorted()).toEqual(Object.keys(library).toSorted())
+  })
+})

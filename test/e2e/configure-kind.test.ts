@@ -1,0 +1,144 @@
+import { readFile, readdir, writeFile } from 'node:fs/promises'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, inject, test } from 'vitest'
+import { configure } from './support/configure.ts'
+import { dockerSocket } from './support/dockerd.ts'
+import { type KindHost, nodeImage, pullInNode, startKindHost } from './support/kind.ts'
+import { run } from './support/run.ts'
+import { runnableImage } from './support/runnable-image.ts'
+import { type Scene, startScene } from './support/scene.ts'
+import { searchPath } from './support/search-path.ts'
+
+const { missing, newer } = inject('e2e')
+
+const image = 'docker.io/library/runnable:one'
+/** In the tree of a golden case. */
+const fileOf = 'after/kind.yaml'
+const gcr = 'gcr.io/org/runnable:one'
+
+async function startWithKind(containerd: string): Promise<{ scene: Scene; host: KindHost }> {
+  const scene = await startScene({
+    registries: ['docker.io', 'gcr.io'],
+    // Different ones: what a containerd has of one registry it does not ask another one for.
+    content: {
+      'library/runnable': { one: await runnableImage(31, 'oci') },
+      'org/runnable': { one: await runnableImage(32, 'docker') },
+    },
+    networks: ['kind'],
+    registry: true,
+    env: (folder) => ({ DOCKER_HOST: `unix://${dockerSocket(folder)}` }),
+  })
+  const host = await startKindHost(scene, { docker: '', containerd, kind: newer })
+  // As kind makes it.
+  const masquerade = 'com.docker.network.bridge.enable_ip_masquerade=true'
+  await host.docker('network', 'create', '--opt', masquerade, '--ipv6', '--subnet', 'fc00:f853:ccd:e793::/64', 'kind')
+  await expect
+    .poll(async () => (await scene.mirror.status()).endpoints.networks, { timeout: 15_000, interval: 200 })
+    .toHaveProperty('kind')
+  return { scene, host }
+}
+
+function configureKind(scene: Scene, { env }: KindHost) {
+  return (...args: string[]) => configure(scene, { enter: scene.namespace.enter, env }, 'kind', ...args)
+}
+
+async function createWith(host: KindHost, name: string, clusterFile: string): Promise<string> {
+  await host.kindFrom(clusterFile, 'create', 'cluster', '--name', name, '--config', '-', '--image', nodeImage)
+  return (await host.kind('get', 'nodes', '--name', name)).trim()
+}
+
+const golden = fileURLToPath(new URL('../clients/kind/', import.meta.url))
+
+describe.skipIf(missing !== undefined)('the cluster files that come out of it', () => {
+  test.each(existsSync(golden) ? readdirSync(golden).filter((name) => existsSync(join(golden, name, fileOf))) : [])(
+    'are read by kind: %s',
+    async (name) => {
+      const env = { PATH: `${join(newer, 'usr/bin')}:${searchPath('')}`, DOCKER_HOST: 'unix:///var/empty/docker.sock' }
+      const create = run('kind', ['create', 'cluster', '--config', join(golden, name, fileOf)], { env })
+      // What kind does next, once it understands the file, is to look for an engine.
+      await expect(create).rejects.toThrow('Cannot connect to the Docker daemon')
+      await expect(create).rejects.not.toThrow('decode')
+    },
+  )
+})
+
+describe.skipIf(missing !== undefined).each([
+  ["this Debian's own", ''],
+  ["Debian's newest", newer],
+])('mirror configure kind, with %s containerd in the nodes,', (_, containerd) => {
+  test('prints a cluster file: clusters made from it pull through the mirror, one for the other', async () => {
+    const { scene, host } = await startWithKind(containerd)
+    const mirror = configureKind(scene, host)
+    expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('not seen') })
+    const only = await mirror('--dry-run')
+    expect(only.stderr).toContain('certs.d/_default')
+    expect(await readdir(join(scene.folder, 'mirror', 'state'))).not.toContain('kind')
+
+    const printed = await mirror()
+    expect(printed, printed.stderr).toMatchObject({
+      exit: 0,
+      stderr: expect.stringContaining('the gateway of network kind'),
+    })
+    const first = await createWith(host, 'first', printed.stdout)
+    await pullInNode(host, first, image)
+    await pullInNode(host, first, gcr)
+    const fetched = await scene.upstream.requests()
+    expect(fetched.length).toBeGreaterThan(0)
+    expect(await mirror('--check')).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^seen/) })
+
+    await scene.upstream.disconnect()
+    const second = await createWith(host, 'second', printed.stdout)
+    await pullInNode(host, second, image)
+    await pullInNode(host, second, gcr)
+    expect(await scene.upstream.requests()).toStrictEqual(fetched)
+
+    const undone = await mirror('--undo', '--yes')
+    expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+    const folder = join(scene.folder, 'mirror', 'state', 'kind', 'certs.d')
+    expect(await readdir(folder, { recursive: true }), 'mounted, and empty').toStrictEqual([
+      '_default',
+      'localhost_5001_',
+    ])
+    expect(await mirror('--check')).toMatchObject({ exit: 5 })
+  })
+
+  test('configures the nodes of a running cluster, and puts them back', async () => {
+    const { scene, host } = await startWithKind(containerd)
+    const mirror = configureKind(scene, host)
+    const file = join(scene.folder, 'plain.yaml')
+    await writeFile(
+      file,
+      'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n- role: worker\n',
+    )
+    const nodes = (await createWith(host, 'plain', await readFile(file, 'utf8'))).split('\n')
+    expect(nodes).toHaveLength(2)
+    const config = () =>
+      Promise.all(nodes.map((node) => host.docker('exec', node, 'cat', '/etc/containerd/config.toml')))
+    const before = await config()
+    const cluster = ['--cluster', 'plain']
+    expect(await mirror(...cluster, '--check')).toMatchObject({ exit: 5 })
+    expect(await mirror('--cluster', 'other', '--yes')).toMatchObject({ exit: 4 })
+
+    const done = await mirror(...cluster, '--yes')
+    expect(done, done.stderr).toMatchObject({ exit: 0 })
+    for (const node of nodes) await pullInNode(host, node, image)
+    expect(await mirror(...cluster, '--check')).toMatchObject({ exit: 0 })
+    const configMap = ['exec', 'plain-control-plane', 'kubectl', '-', 'get', 'configmap', 'local-registry-hosting']
+    expect(await host.docker(...configMap)).toContain('host: localhost:5001')
+    expect(await mirror(...cluster, '--yes')).toMatchObject({ exit: 0, stdout: expect.stringContaining('so already') })
+
+    await host.docker('pull', '127.0.0.1:5055/library/runnable:one')
+    await host.docker('tag', '127.0.0.1:5055/library/runnable:one', 'localhost:5001/mine:one')
+    await host.docker('push', 'localhost:5001/mine:one')
+    await pullInNode(host, nodes[0]!, 'localhost:5001/mine:one')
+
+    const undone = await mirror(...cluster, '--undo', '--yes')
+    expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+    expect(await config()).toStrictEqual(before)
+    expect(await host.docker('exec', nodes[0]!, 'ls', '/etc/containerd/certs.d')).toBe('')
+    expect((await host.docker(...configMap)).trim()).toBe('')
+    expect(await mirror(...cluster, '--check')).toMatchObject({ exit: 5 })
+  })
+})

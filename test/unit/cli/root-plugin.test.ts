@@ -1,0 +1,17 @@
+import { Plugin } from '@oclif/core'
+import { expect, test } from 'vitest'
+import { rootPlugin } from '../../../src/cli/root-plugin.ts'
+import { packageRoot } from '../../../src/lib/package-root.ts'
+
+test('the package as a plugin is what the framework finds by itself', async () => {
+  const theirs = new Plugin({ root: packageRoot(), type: 'core', isRoot: true })
+  await theirs.load()
+  const ours = rootPlugin(packageRoot())
+
+  const { name, alias, version, root, pjson, type, moduleType, isRoot, valid, hasManifest, hooks } = theirs
+  const found = { name, alias, version, root, pjson, type, moduleType, isRoot, valid, hasManifest, hooks }
+  expect(ours).toMatchObject(found)
+  expect(ours.topics).toEqual(theirs.topics)
+  expect(ours.commandIDs).toEqual(theirs.commandIDs)
+  expect(JSON.parse(JSON.stringify(ours.commands))).toEqual(JSON.parse(JSON.stringify(theirs.commands)))
+})

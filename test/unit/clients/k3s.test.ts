@@ -1,0 +1,61 @@
+import { describe, expect, test } from 'vitest'
+import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+import { planK3d } from '../../../src/clients/k3d.ts'
+import { planRegistries, stripRegistries } from '../../../src/clients/k3s.ts'
+
+const mirror: MirrorForClient = {
+  cache: 'http://127.0.0.1:5055',
+  registry: 'http://127.0.0.1:5001',
+  registries: ['docker.io', 'quay.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+const path = '/etc/rancher/k3s/registries.yaml'
+
+function files(text: string | undefined): FilesNow {
+  return new FilesNow(new Map(text === undefined ? [] : [[path, Buffer.from(text)]]))
+}
+
+function planned(text: string | undefined, more: Partial<MirrorForClient> = {}): string {
+  return planRegistries({ ...mirror, ...more }, path, files(text)).changes[0]!.after!
+}
+
+describe('registries.yaml', () => {
+  test('that is all ours is written anew when the mirror moves', () => {
+    const moved = planned(planned(undefined), { cache: 'http://10.0.0.1:6055', registry: undefined })
+    expect(moved).toBe(planned(undefined, { cache: 'http://10.0.0.1:6055', registry: undefined }))
+  })
+
+  test('that was changed since loses no more than what is ours', () => {
+    const before = 'mirrors:\n  quay.io:\n    endpoint:\n    - https://mirror.corp.example\n'
+    const changed = `${planned(before)}configs: {}\n`
+    expect(stripRegistries(mirror, path, files(changed))).toEqual([
+      { path, before: changed, after: `${before}configs: {}\n` },
+    ])
+  })
+
+  test('of ours alone goes', () => {
+    const ours = planned(undefined)
+    expect(stripRegistries(mirror, path, files(ours))).toEqual([{ path, before: ours, after: undefined }])
+  })
+})
+
+describe('k3d', () => {
+  const hosting = '/kubernetes/kube-public/local-registry-hosting.yaml'
+
+  test('is given the command that makes a cluster, and its tools the registry', () => {
+    const plan = planK3d({ ...mirror, fallback: false }, { cluster: 'dev', path, hosting }, files(undefined))
+    expect(plan.output).toBe(
+      `k3d cluster create dev --registry-config ${path} --k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'\n`,
+    )
+    expect(plan.changes.map((change) => change.path)).toEqual([path, hosting])
+  })
+
+  test('keeps the registry that a cluster names itself', () => {
+    const own = new FilesNow(new Map([[hosting, Buffer.from('data: {}\n')]]))
+    const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, hosting }, own)
+    expect(changes.map((change) => change.path)).toEqual([path])
+    expect(notes).toContainEqual(expect.stringContaining('a registry of its own'))
+  })
+})

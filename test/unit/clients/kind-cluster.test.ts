@@ -1,0 +1,148 @@
+import { describe, expect, test } from 'vitest'
+import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import { registrySection, withConfigPath } from '../../../src/clients/containerd-registry-section.ts'
+import { FilesNow } from '../../../src/clients/files-now.ts'
+import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind-cluster.ts'
+import { exitCode } from '../../../src/lib/errors.ts'
+
+const mirror: MirrorForClient = {
+  cache: 'http://172.18.0.1:5055',
+  registry: 'http://172.18.0.1:5001',
+  registries: ['docker.io', 'gcr.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+const hosting = '/kubernetes/kube-public/local-registry-hosting.yaml'
+const config = 'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\n  snapshotter = "overlayfs"\n'
+const node = (more: Partial<KindNode> = {}): KindNode => ({
+  name: 'dev-control-plane',
+  configPaths: [],
+  mounts: [],
+  ...more,
+})
+
+function files(texts: Readonly<Record<string, string>>): FilesNow {
+  return new FilesNow(new Map(Object.entries(texts).map(([path, text]) => [path, Buffer.from(text)])))
+}
+
+function plan(nodes: readonly KindNode[], texts: Readonly<Record<string, string>>) {
+  return planKindCluster(mirror, { cluster: 'dev', nodes, hosting }, files(texts))
+}
+
+describe('a running cluster of kind', () => {
+  const fresh = plan([node()], { '/dev-control-plane/etc/containerd/config.toml': config })
+
+  test('gets folders, the path to them, and the ConfigMap about the registry', () => {
+    expect(fresh.changes.map(({ path }) => path)).toEqual([
+      '/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml',
+      '/dev-control-plane/etc/containerd/certs.d/localhost_5001_/hosts.toml',
+      '/dev-control-plane/etc/containerd/config.toml',
+      hosting,
+    ])
+    expect(fresh.changes[2]?.after).toBe(
+      `${config}[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n`,
+    )
+    expect(fresh.changes[3]?.after).toContain('hostFromClusterNetwork: 172.18.0.1:5001')
+    expect(fresh.notes).toEqual([expect.stringContaining('restarted')])
+  })
+
+  test('is left as it is when nothing is missing', () => {
+    const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, after ?? '']))
+    expect(plan([node({ configPaths: ['/etc/containerd/certs.d'] })], now)).toEqual({
+      changes: [],
+      notes: [],
+      todo: [],
+    })
+  })
+
+  test('keeps the config.toml of a node that looks somewhere already', () => {
+    const { changes } = plan([node({ configPaths: ['/srv/hosts', '/etc/docker/certs.d'] })], {})
+    expect(changes.map(({ path }) => path)).toEqual([
+      '/dev-control-plane/srv/hosts/_default/hosts.toml',
+      '/dev-control-plane/srv/hosts/localhost_5001_/hosts.toml',
+      hosting,
+    ])
+  })
+
+  test('is not written to where a node mounts the folder of this machine', () => {
+    const mounts = ['/etc/containerd/certs.d/_default', '/etc/containerd/certs.d/localhost_5001_']
+    const { changes, notes } = plan([node({ configPaths: ['/etc/containerd/certs.d'], mounts })], {})
+    expect(changes.map(({ path }) => path)).toEqual([hosting])
+    expect(notes).toHaveLength(2)
+  })
+
+  test('keeps registries of its own', () => {
+    const own = {
+      '/dev-control-plane/etc/containerd/certs.d/localhost:5001/hosts.toml': '[host."http://kind-registry:5000"]\n',
+      '/dev-control-plane/etc/containerd/certs.d/quay.io/hosts.toml': '[host."https://mirror.corp.example"]\n',
+      [hosting]: 'data:\n  localRegistryHosting.v1: |\n    host: "localhost:5000"\n',
+    }
+    const { changes, notes } = plan([node({ configPaths: ['/etc/containerd/certs.d'] })], own)
+    expect(changes.map(({ path }) => path)).toEqual(['/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml'])
+    expect(notes.join('\n')).toMatch(/about quay\.io[\s\S]*as localhost:5001[\s\S]*registry of its own/)
+  })
+
+  test.each([
+    [
+      'mirrors in config.toml',
+      {
+        '/dev-control-plane/etc/containerd/config.toml': `${config}[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]\nendpoint = ["http://m"]\n`,
+      },
+    ],
+    [
+      'a default of its own',
+      { '/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml': 'server = "http://m"\n' },
+    ],
+  ])('is refused with %s', (_, texts) => {
+    expect(() => plan([node()], texts)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
+  })
+
+  test('whose kubectl does not answer leaves a command to run', () => {
+    const { todo } = planKindCluster(mirror, { cluster: 'dev', nodes: [], hosting: undefined }, files({}))
+    expect(todo).toEqual([expect.stringMatching(/kubectl apply[\s\S]*name: local-registry-hosting/)])
+  })
+
+  test('loses no more than what is ours', () => {
+    const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, `${after ?? ''}# mine\n`]))
+    const target = { cluster: 'dev', nodes: [node()], hosting }
+    expect(stripKindCluster(mirror, target, files(now)).map(({ path, after }) => [path, after])).toEqual([
+      ['/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml', undefined],
+      ['/dev-control-plane/etc/containerd/certs.d/localhost_5001_/hosts.toml', undefined],
+      [hosting, undefined],
+    ])
+  })
+})
+
+describe('the registries of a config.toml', () => {
+  test.each([
+    ['', [], undefined],
+    ['[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = ""\n', [], undefined],
+    ["[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/a:/b'\n", ['/a', '/b'], undefined],
+    ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors]\n', [], undefined],
+    ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors.x]\nendpoint = []\n', [], 'registry.mirrors'],
+    ['[plugins."io.containerd.grpc.v1.cri".registry.configs.x.auth]\nusername = "u"\n', [], undefined],
+  ])('%j', (text, configPaths, oldKey) => {
+    expect(registrySection('c', text)).toEqual({ configPaths, oldKey })
+  })
+
+  test.each([
+    ['an empty one', '', '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/c"\n'],
+    [
+      'one of version 3',
+      'version = 3',
+      'version = 3\n[plugins."io.containerd.cri.v1.images".registry]\n  config_path = "/c"\n',
+    ],
+    [
+      'one with a section',
+      '[plugins."io.containerd.grpc.v1.cri".registry] \nx = 1 # one\n[y]\n',
+      '[plugins."io.containerd.grpc.v1.cri".registry] \n  config_path = "/c"\nx = 1 # one\n[y]\n',
+    ],
+    [
+      'one in another spelling, which is written anew',
+      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1}}}\n',
+      '[plugins."io.containerd.grpc.v1.cri".registry]\nx = 1\nconfig_path = "/c"\n',
+    ],
+  ])('get a path: %s', (_, before, after) => {
+    expect(withConfigPath('c', before, '/c')).toBe(after)
+  })
+})
