@@ -14,7 +14,6 @@ import { createHandler } from '../server/handle.ts'
 import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
 import { listen, type Listener } from '../server/listen.ts'
 import { renderMetrics } from '../server/metrics.ts'
-import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
 import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
@@ -56,9 +55,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   }
   try {
     const guard = createHostGuard(guardNames(config), (host) => parts.stats.refused(host))
-    const buffers = new BufferPool()
-    const { idle } = config.cache.timeouts
-    const sending = { buffers, idle, sendBlob: createPortableSendBlob({ idle, buffers }) }
+    const { sending } = parts.blobs
     const maxConnections = connectionLimit()
 
     const openCache = async (host: string, port: number): Promise<Listener> => {

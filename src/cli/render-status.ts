@@ -33,7 +33,7 @@ function pushed({ repositories, tags, bytes }: StatusReport['registry']): string
   return `${count(repositories)} ${noun}, ${count(tags)} ${tags === 1 ? 'tag' : 'tags'}, ${formatBytes(bytes)}`
 }
 
-function cacheFacts({ cache, storage, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {
+function cacheFacts({ cache, storage, sendBlob, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {
   const limit = storage.maxBytes === 0 ? 'no limit' : `${formatBytes(storage.maxBytes)} allowed`
   const share = storage.maxBytes === 0 ? '' : `, ${percent(storage.bytes / storage.maxBytes)} full`
   const rows: [string, string][] = [
@@ -46,6 +46,7 @@ function cacheFacts({ cache, storage, refusedHosts, since }: StatusReport, paint
       `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served since ${since.slice(0, 10)}; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
     ],
     ['disk', `${formatBytes(storage.bytes)}, ${limit}${share} (${storage.path})`],
+    ['sends', sendBlob === 'sendfile' ? 'blobs by the kernel (sendfile)' : 'blobs by reading them'],
   ]
   if (cache.staleServed > 0)
     rows.push(['stale', paint.yellow(`${count(cache.staleServed)} answers while an upstream failed`)])
