@@ -1,4 +1,4 @@
-import { sha256 } from '../../clients/apply-plan.ts'
+import { isAsWritten } from '../../clients/as-written.ts'
 import { openConfiguredClients, type ConfiguredClient, type ConfiguredFile } from '../../clients/configured.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf } from '../../lib/errors.ts'
@@ -32,11 +32,11 @@ async function listOne(machine: Machine, record: ConfiguredClient): Promise<List
   return { client, place: record.place, title, mirror: cache, since, files }
 }
 
-async function stateOf({ path, written }: ConfiguredFile, files: FilePort): Promise<FileState> {
+async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState> {
   try {
-    const state = await files.read(path)
-    if (state === undefined) return written === undefined ? 'as written' : 'gone'
-    return sha256(state.bytes) === written ? 'as written' : 'changed since'
+    const state = await files.read(file.path)
+    if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
+    return isAsWritten(file, state.bytes) ? 'as written' : 'changed since'
   } catch (error) {
     if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
     return 'unreachable'
