@@ -85,8 +85,10 @@ function isInsecure(registry: string, entries: readonly string[]): boolean {
   const networks = new BlockList()
   for (const entry of [...entries, '127.0.0.0/8', '::1/128']) {
     const [, network, bits] = /^([0-9a-fA-F.:]+)\/(\d{1,3})$/.exec(entry) ?? []
-    if (network !== undefined && isIP(network) !== 0)
-      networks.addSubnet(network, Number(bits), isIP(network) === 4 ? 'ipv4' : 'ipv6')
+    const version = isIP(network ?? '')
+    // dockerd takes what is no network for a name.
+    if (version !== 0 && Number(bits) <= (version === 4 ? 32 : 128))
+      networks.addSubnet(network!, Number(bits), version === 4 ? 'ipv4' : 'ipv6')
   }
   return networks.check(address, family === 4 ? 'ipv4' : 'ipv6')
 }

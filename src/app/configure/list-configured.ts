@@ -2,6 +2,7 @@ import { isAsWritten } from '../../clients/as-written.ts'
 import { openConfiguredClients, type ConfiguredClient, type ConfiguredFile } from '../../clients/configured.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf } from '../../lib/errors.ts'
+import { adapterOf } from './client-adapters.ts'
 import type { Machine } from './client-adapter.ts'
 import { placeOf } from './undo-client.ts'
 
@@ -18,9 +19,11 @@ export interface ListedClient {
 /** `unreachable`: it lies in a cluster or a VM that does not answer, or may not be read. */
 export type FileState = 'as written' | 'changed since' | 'gone' | 'unreachable'
 
-/** What is configured, where, since when, and whether it still is as it was written. */
-export async function listConfigured(machine: Machine): Promise<ListedClient[]> {
-  const records = await openConfiguredClients(machine.stateDir).list()
+/** What is configured, where, since when, and whether it still is as it was written. Throws MirrorError for an unknown client. */
+export async function listConfigured(machine: Machine, client: string | undefined): Promise<ListedClient[]> {
+  if (client !== undefined) await adapterOf(client)
+  const all = await openConfiguredClients(machine.stateDir).list()
+  const records = all.filter((record) => client === undefined || record.client === client)
   return Promise.all(records.map((record) => listOne(machine, record)))
 }
 

@@ -29,7 +29,7 @@ export async function recordsOf(
       (wanted.client === undefined || client === wanted.client) &&
       (wanted.scope === undefined || details['scope'] === wanted.scope) &&
       (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
-      (named === undefined || files.some(({ path }) => path === named)),
+      (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
   )
 }
 

@@ -118,7 +118,7 @@ describe("Docker's configuration", () => {
       '[::1]:5000',
       '9.9.9.9',
     ]
-    const insecure = ['a.example', '10.0.0.0/8', '2001:db8::/32']
+    const insecure = ['a.example', '10.0.0.0/8', '2001:db8::/32', '10.0.0.0/99']
     const flags = { 'insecure-registry': ['b.example:5000'] }
     const files = filesOf({ [file]: '{"insecure-registries": ["http://C.example/"]}' })
     const plan = planDocker(mirror({ registries }), folders({ insecure, flags }), files)
