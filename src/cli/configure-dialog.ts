@@ -35,15 +35,14 @@ export async function configureDialog(
   const reloaded = applies && choices.reload && (await reload(talk, place))
   if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
   if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
+  if (changes.length === 0) return talk.print(`${adapter.client} is configured so already: ${place.title}.`)
   if (!applies) return dryRun ? undefined : talk.say('Nothing was written.')
-  const again = `${adapter.client} is configured so already: ${place.title}.`
-  if (changes.length === 0) return talk.print(again)
   talk.print(`Configured ${adapter.client}: ${place.title}. Back: mirror configure ${adapter.client} --undo`)
 }
 
 async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {
   if (how === undefined) {
-    talk.say('There is nothing to reload: it reads its configuration with every pull.')
+    talk.say('There is nothing here that mirror could reload.')
     return false
   }
   await how.run()

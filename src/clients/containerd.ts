@@ -3,8 +3,9 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { configPathLines, readContainerdConfig, type ContainerdConfig } from './containerd-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { certificatesOf, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
+import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { originOf } from './origin-of.ts'
 import { readToml, stringsOf } from './read-toml.ts'
 
 /** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
@@ -87,7 +88,9 @@ export function stripContainerd(
     .flatMap((path) => {
       const text = files.text(path)!
       const url = /^localhost_\d+_$/.test(basename(dirname(path))) ? mirror.registry : mirror.cache
-      return url !== undefined && isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, url)) : []
+      return url !== undefined && isOurHostsToml(text)
+        ? files.change(path, hostsTomlWithout(text, url, basename(dirname(path))))
+        : []
     })
 }
 
@@ -101,18 +104,14 @@ function hostsChange(
   notes: string[],
 ): FileChange[] {
   const folder = join(hosts.path, found?.name ?? folderNames(name)[0]!)
-  const certificates = found ? certificatesOf(found) : {}
+  const certificates = found ? certificatesIn(found.files) : {}
   if (Object.keys(certificates).length > 0)
     notes.push(`The certificates in ${folder} are named in its hosts.toml, or they would no longer be looked at.`)
-  const server = fallback ? originOf(name) : cache
+  // Of all registries at once only containerd knows the address.
+  const origin = name === '_default' ? undefined : originOf(name)
+  const server = fallback ? origin : cache
   const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, ...certificates })
   return files.change(join(folder, 'hosts.toml'), text)
-}
-
-/** Docker Hub's name is not its address; of all registries at once only containerd knows it. */
-function originOf(name: string): string | undefined {
-  if (name === '_default') return undefined
-  return name === 'docker.io' ? 'https://registry-1.docker.io' : `https://${name}`
 }
 
 /** Keeps images of the registry to push to from being looked for in the cache first. */

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
@@ -78,7 +79,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     const { args, flags } = await this.parse(Configure)
     const { machineAt } = await import('../app/configure/machine.ts')
     const machine = machineAt(this.surroundings(), flags.root)
-    if (flags.list) return this.list(machine, flags)
+    if (flags.list) return this.list(machine, args.client, flags)
     if (flags.undo) return this.undo(machine, args.client, flags)
     for (const adapter of await this.adaptersFor(machine, args.client, flags)) {
       const place = await this.placeFor(machine, adapter, flags)
@@ -103,8 +104,8 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../app/configure/undo-client.ts')
     const { undoDialog } = await import('../cli/undo-dialog.ts')
-    const { scope, cluster } = flags
-    const records = await recordsOf(machine, { client, scope, cluster })
+    const { scope, cluster, file } = flags
+    const records = await recordsOf(machine, { client, scope, cluster, file })
     const undone = []
     for (const record of records) undone.push(await undoDialog(this.talk, machine, record, choicesOf(flags)))
     if (flags.json) return this.printJson({ undone })
@@ -120,12 +121,12 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     if (!result.seen) this.exit(exitCode.checkFailed)
   }
 
-  private async list(machine: Machine, { json }: ConfigureFlags): Promise<void> {
+  private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../app/configure/list-configured.ts')
     const { renderConfigured } = await import('../cli/render-configure.ts')
-    const clients = await listConfigured(machine)
+    const clients = await listConfigured(machine, client)
     if (json) return this.printJson(clients)
-    this.print(renderConfigured(clients, this.paintFor(process.stdout)))
+    this.print(renderConfigured(clients, client, this.paintFor(process.stdout)))
   }
 
   /** The client that was named, or those that are found here and chosen. */
@@ -160,6 +161,12 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       file: flags.file,
       cluster: flags.cluster,
     })
+    const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
+    if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file)))
+      throw new MirrorError(`${adapter.client} has no file of yours to merge into, so ${file} is left alone.`, {
+        exit: exitCode.usage,
+        hints: [`mirror configure ${adapter.client} --dry-run   (what would be written, and where)`],
+      })
     const [first] = places
     if (first === undefined)
       throw new MirrorError(`There is no place for a configuration of ${adapter.client} here.`, {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
@@ -93,6 +93,50 @@ describe('mirror configure', () => {
     expect(answer, answer.stderr).toMatchObject({ exit, stdout: '' })
     expect(answer.stderr).toContain(says)
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test.runIf(process.getuid?.() === 0)(
+    "another user's file in a folder of ours is refused before anything is written",
+    async () => {
+      const nobody = 65_534
+      await chmod(folder, 0o777)
+      for (const path of [root, join(root, 'etc'), join(root, 'etc', 'docker')]) await chown(path, nobody, nobody)
+      const child = spawn(process.execPath, [program, 'configure', 'docker', ...address, '--yes', '--root', root], {
+        cwd: folder,
+        env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
+        stdio: ['ignore', 'pipe', 'pipe'],
+        uid: nobody,
+        gid: nobody,
+      })
+      const refused = await finished(child)
+      expect(refused).toMatchObject({ exit: 2 })
+      expect(refused.stderr).toContain(`You may not write ${daemonJson}.`)
+      expect(refused.stderr).toContain('sudo mirror configure docker --mirror http://127.0.0.1:5055')
+      expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+      expect(await configure('--list')).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
+    },
+  )
+
+  test('a second dry run, and a reload of nobody, say what is so', async () => {
+    await configure('docker', ...address, '--yes')
+    const again = await configure('docker', ...address, '--dry-run', '--reload')
+    expect(again.stdout).toContain('docker is configured so already')
+    const reloaded = await configure('docker', ...address, '--yes', '--reload')
+    expect(reloaded.stderr).toContain('nothing here that mirror could reload')
+  })
+
+  test('a file that is named to a client which has none is refused, and not another one written', async () => {
+    const refused = await configure('podman', ...address, '--yes', '--file', 'mine.conf')
+    expect(refused).toMatchObject({ exit: 2 })
+    expect(refused.stderr).toContain('podman has no file of yours')
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test('a list of one client holds that one only', async () => {
+    await configure('docker', ...address, '--yes')
+    expect((await configure('docker', '--list')).stdout).toContain(daemonJson)
+    expect((await configure('podman', '--list')).stdout).toBe('No podman is configured by mirror.\n')
+    expect(await configure('nobody', '--list')).toMatchObject({ exit: 2 })
   })
 
   test('killed at any moment, each file is the old or the new one, and undo finds the way back', async () => {
