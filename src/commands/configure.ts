@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
-import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
@@ -96,6 +96,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   ): Promise<void> {
     const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
+    if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
     const mirror = await findMirror(this.surroundings(), flags.mirror)
     const request = { machine, adapter, place, mirror }
     await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
@@ -154,13 +155,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   }
 
   private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {
-    const places = await adapter.places(machine, {
-      scope: flags.scope as 'user' | 'system' | undefined,
-      clientVersion: flags['client-version'],
-      imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
-      file: flags.file,
-      cluster: flags.cluster,
-    })
+    const places = await adapter.places(machine, optionsOf(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
     if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file)))
       throw new MirrorError(`${adapter.client} has no file of yours to merge into, so ${file} is left alone.`, {
@@ -196,4 +191,14 @@ type ConfigureFlags = InferredFlags<typeof Configure.flags>
 
 function choicesOf({ reload, yes, 'dry-run': dryRun, json }: ConfigureFlags) {
   return { reload, yes, dryRun, json }
+}
+
+function optionsOf(flags: ConfigureFlags): ClientOptions {
+  return {
+    scope: flags.scope as 'user' | 'system' | undefined,
+    clientVersion: flags['client-version'],
+    imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
+    file: flags.file,
+    cluster: flags.cluster,
+  }
 }
