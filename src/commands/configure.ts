@@ -103,8 +103,8 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../app/configure/undo-client.ts')
     const { undoDialog } = await import('../cli/undo-dialog.ts')
-    const { scope, cluster } = flags
-    const records = await recordsOf(machine, { client, scope, cluster })
+    const { scope, cluster, file } = flags
+    const records = await recordsOf(machine, { client, scope, cluster, file })
     const undone = []
     for (const record of records) undone.push(await undoDialog(this.talk, machine, record, choicesOf(flags)))
     if (flags.json) return this.printJson({ undone })

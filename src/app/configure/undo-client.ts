@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import type { FileChange } from '../../clients/client-config.ts'
 import { openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
 import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
@@ -16,7 +17,7 @@ export interface PreparedUndo {
 /** What was configured on this machine, or below its `--root`, as far as it was asked for. Throws MirrorError for an unknown client. */
 export async function recordsOf(
   machine: Machine,
-  wanted: { client: string | undefined; scope: string | undefined; cluster: string | undefined },
+  wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
 ): Promise<ConfiguredClient[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
   return (await openConfiguredClients(machine.stateDir).list()).filter(
@@ -24,7 +25,8 @@ export async function recordsOf(
       root === rootOf(machine) &&
       (wanted.client === undefined || client === wanted.client) &&
       (wanted.scope === undefined || details['scope'] === wanted.scope) &&
-      (wanted.cluster === undefined || details['cluster'] === wanted.cluster),
+      (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
+      (wanted.file === undefined || details['file'] === resolve(machine.cwd, wanted.file)),
   )
 }
 
