@@ -21,7 +21,9 @@ test.each(['k3s', 'k3s-agent'])('a reload restarts %s, and minds no unit that th
 
 test('a reload says what systemctl says, or that nothing runs', async () => {
   const running = { 'systemctl is-active --quiet k3s.service': '' }
-  await expect(reloadWith({ ...running, 'systemctl restart': fails('Access denied\n') })).rejects.toThrow('Access denied')
+  await expect(reloadWith({ ...running, 'systemctl restart': fails('Access denied\n') })).rejects.toThrow(
+    'Access denied',
+  )
   await expect(reloadWith({ 'systemctl is-active': fails('') })).rejects.toThrow('does not run')
   await expect(reloadWith({})).rejects.toThrow('there is no systemctl')
 })
