@@ -63,11 +63,11 @@ function place(machine: Machine): ClientPlace {
 }
 
 function restart({ runCommand }: Machine): ClientReload {
+  const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
   return {
     says: 'restarted k3s',
     byHand: 'systemctl restart k3s',
     async run() {
-      const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
       // A node has one of the two, and systemctl fails for a unit that it does not know.
       for (const unit of ['k3s.service', 'k3s-agent.service']) {
         const active = await systemctl('is-active', '--quiet', unit)
