@@ -20,13 +20,14 @@ export async function recordsOf(
   wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
 ): Promise<ConfiguredClient[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
+  const file = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
   return (await openConfiguredClients(machine.stateDir).list()).filter(
-    ({ client, root, details }) =>
+    ({ client, root, details, files }) =>
       root === rootOf(machine) &&
       (wanted.client === undefined || client === wanted.client) &&
       (wanted.scope === undefined || details['scope'] === wanted.scope) &&
       (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
-      (wanted.file === undefined || details['file'] === resolve(machine.cwd, wanted.file)),
+      (file === undefined || details['file'] === file || files.some(({ path }) => path === file)),
   )
 }
 
