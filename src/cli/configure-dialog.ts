@@ -1,6 +1,7 @@
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
-import { configureClient, prepareClient, type PreparedClient } from '../app/configure/configure-client.ts'
+import { configureClient, prepareClient, rootOf, type PreparedClient } from '../app/configure/configure-client.ts'
 import type { FoundMirror } from '../app/configure/find-mirror.ts'
+import { shellWord } from '../lib/shell-word.ts'
 import { agree } from './agree.ts'
 import { renderNotes } from './render-configure.ts'
 import { renderDiff } from './render-diff.ts'
@@ -37,7 +38,16 @@ export async function configureDialog(
   if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
   if (changes.length === 0) return talk.print(`${adapter.client} is configured so already: ${place.title}.`)
   if (!applies) return dryRun ? undefined : talk.say('Nothing was written.')
-  talk.print(`Configured ${adapter.client}: ${place.title}. Back: mirror configure ${adapter.client} --undo`)
+  talk.print(`Configured ${adapter.client}: ${place.title}. Back: ${wayBack(prepared)}`)
+}
+
+/** The command that takes back this place, and no other of the same client. */
+function wayBack({ machine, adapter, place: { details } }: PreparedClient): string {
+  const said = { root: rootOf(machine), scope: details['scope'], cluster: details['cluster'], file: details['file'] }
+  const flags = Object.entries(said).flatMap(([name, value]) =>
+    value === undefined ? [] : [`--${name} ${shellWord(value)}`],
+  )
+  return ['mirror configure', adapter.client, ...flags, '--undo'].join(' ')
 }
 
 async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {

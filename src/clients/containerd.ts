@@ -74,7 +74,11 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     notes.push(`A folder for all registries would hide ${users[0]!.path}, so there is one for each that mirror knows.`)
   if (!mirror.fallback) notes.push('With --no-fallback nothing can be pushed to these registries either.')
   notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
-  return { changes, notes, todo: [...switchOn(config, target, files), ...nerdctl(target, files), ...trust(mirror)] }
+  return {
+    changes,
+    notes,
+    todo: [...switchOn(config, target, files, users), ...nerdctl(target, files), ...trust(mirror)],
+  }
 }
 
 /** Takes the mirror out of every hosts.toml of ours. */
@@ -126,7 +130,12 @@ function localRegistry({ registry }: MirrorForClient, { hosts }: ContainerdTarge
 }
 
 /** What makes containerd look at the files at all, unless it does. */
-function switchOn(config: ContainerdConfig, target: ContainerdTarget, files: FilesNow): string[] {
+function switchOn(
+  config: ContainerdConfig,
+  target: ContainerdTarget,
+  files: FilesNow,
+  users: readonly { readonly path: string }[],
+): string[] {
   const { hosts, configFile, version, dump } = target
   const text = files.text(configFile.path)
   const second = version !== undefined && Number.parseInt(version, 10) >= 2
@@ -139,11 +148,11 @@ function switchOn(config: ContainerdConfig, target: ContainerdTarget, files: Fil
     return [`For containerd to look into ${hosts.name}, ${may}put into ${configFile.name}:${set}`]
   }
   // Since 2.1 a list of folders may be taken for one folder, which does not exist.
-  return config.configPaths.length > 1
-    ? [
-        `config_path names more than one folder, and versions since 2.1 may then read none. In ${configFile.name} say:${set}`,
-      ]
-    : []
+  if (config.configPaths.length === 1) return []
+  const move = users.length > 0 ? `Move ${users.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
+  return [
+    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${configFile.name} say:${set}`,
+  ]
 }
 
 function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {

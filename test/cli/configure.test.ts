@@ -81,6 +81,19 @@ describe('mirror configure', () => {
     expect((await configure('docker', '--undo', '--yes')).stdout).toContain('Nothing to undo')
   })
 
+  test('takes back one of several files, as it was told how to', async () => {
+    const names = ['one file.yaml', 'other.yaml']
+    const text = 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'
+    for (const name of names) await writeFile(join(folder, name), text)
+    const one = await configure('kind', ...address, '--yes', '--file', names[0]!)
+    await configure('kind', ...address, '--yes', '--file', names[1]!)
+    const file = join(folder, names[0]!)
+    expect(one.stdout).toContain(`Back: mirror configure kind --root ${root} --file '${file}' --undo`)
+    expect(await configure('kind', '--yes', '--file', names[0]!, '--undo')).toMatchObject({ exit: 0 })
+    expect(await readFile(file, 'utf8')).toBe(text)
+    expect(await readFile(join(folder, names[1]!), 'utf8')).toContain('extraMounts')
+  })
+
   test.each([
     [['docker'], 3, 'mirror up'],
     [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
