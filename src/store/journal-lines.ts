@@ -66,7 +66,11 @@ function readChange(json: unknown): PushedChange {
         pushedAt: readNumber(value['pushedAt']),
       }
     case 'untag':
-      return { op, tag: readTag(value['tag']) }
+      return {
+        op,
+        tag: readTag(value['tag']),
+        ...(value['pushedAt'] === undefined ? {} : { pushedAt: readNumber(value['pushedAt']) }),
+      }
     case 'blob': {
       const { size, heldSince } = value
       return { op, digest: readDigest(value['digest']), size: readNumber(size), heldSince: readNumber(heldSince) }
