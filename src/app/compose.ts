@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
@@ -7,9 +8,11 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
-import { openStore, type Store } from '../store/open-store.ts'
+import { createHashPool } from '../store/hash-pool.ts'
+import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
 import { Canaries } from '../upstream/canaries.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
@@ -24,6 +27,7 @@ export interface Parts {
   readonly stats: Stats
   /** Undefined when the registry is switched off. */
   readonly pushed: RegistryParts | undefined
+  readonly blobs: SendBlobChoice
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -31,9 +35,20 @@ export interface Parts {
 const statsSaveMs = 10_000
 
 /** Plugs the cache together: the only place that knows every part of it. */
-export async function compose(config: Config, paths: MirrorPaths, version: string, logger: Logger): Promise<Parts> {
+export async function compose(
+  config: Config,
+  paths: MirrorPaths,
+  version: string,
+  logger: Logger,
+  lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
+): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
+  const blobs = await chooseSendBlob({
+    idle: settings.timeouts.idle,
+    plain: config.tls === undefined,
+    env: process.env,
+  })
   const canaries = new Canaries(
     () => clock.monotonic(),
     () => randomBytes(16).toString('hex'),
@@ -46,6 +61,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     minFree: settings.minFree,
     logger,
     clock,
+    ...lock,
   })
 
   const statsFile = join(paths.stateDir, 'stats.json')
@@ -61,11 +77,19 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     logger,
     clock,
   })
+  const hashes = createHashPool(availableParallelism())
   const scrub = createScrub({ store, logger, clock })
   const cache: PullThrough = new PullThrough({
     route: (repository) => upstreams.route(repository),
     blobs: store.blobs,
     refs: store.refs,
+    hashes,
+    ranges: {
+      perBlob: settings.prefetch.rangesPerBlob,
+      bytes: settings.prefetch.rangeBytes,
+      minSize: settings.prefetch.rangeMinSize,
+    },
+    prefetchLayers: settings.prefetch.layers,
     stats,
     policy: {
       freshFor: (host) => config.upstreams[host]?.tagFreshness ?? settings.tagFreshness,
@@ -90,6 +114,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   const closeCache = async () => {
     clearInterval(saving)
     await cache.close()
+    await hashes.close()
     await upstreams.close()
     await scrub.close()
     await sweeper.close()
@@ -99,7 +124,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
   let pushed: RegistryParts | undefined
   try {
-    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom)
+    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom, lock)
   } catch (error) {
     await closeCache()
     throw error
@@ -113,6 +138,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     sweeper,
     stats,
     pushed,
+    blobs,
     async close() {
       await pushed?.close()
       await closeCache()

@@ -1,5 +1,6 @@
 import type { LogFields, Logger } from '../lib/logger.ts'
 import { redact } from '../lib/redact.ts'
+import { createLogWriter } from './log-writer.ts'
 
 export interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'
@@ -16,8 +17,7 @@ export async function createLogger({ level, write }: LoggerOptions): Promise<Log
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   }
-  // Synchronous: the last words before an end are the ones that matter.
-  const log = pino(options, write === undefined ? pino.destination({ fd: 2, sync: true }) : { write })
+  const log = pino(options, write === undefined ? createLogWriter(2) : { write })
   return {
     debug: (fields, message) => log.isLevelEnabled('debug') && log.debug(redacted(fields), redact(message)),
     info: (fields, message) => log.isLevelEnabled('info') && log.info(redacted(fields), redact(message)),
@@ -27,7 +27,9 @@ export async function createLogger({ level, write }: LoggerOptions): Promise<Log
 }
 
 function redacted(fields: LogFields): LogFields {
-  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, redactedValue(value)]))
+  const safe: LogFields = {}
+  for (const key of Object.keys(fields)) safe[key] = redactedValue(fields[key])
+  return safe
 }
 
 function redactedValue(value: unknown): unknown {

@@ -14,7 +14,10 @@ export interface StatusContext {
 }
 
 /** What `mirror status --json` prints, from the running parts. */
-export function createStatusReport({ store, stats, upstreams, pushed }: Parts, context: StatusContext): StatusReport {
+export function createStatusReport(
+  { store, stats, upstreams, pushed, blobs: sent }: Parts,
+  context: StatusContext,
+): StatusReport {
   const manifests = new Set<string>()
   for (const record of store.refs.all()) for (const digest of record.manifests.keys()) manifests.add(digest)
   const { bytes, blobs } = store.blobs.usage
@@ -27,6 +30,7 @@ export function createStatusReport({ store, stats, upstreams, pushed }: Parts, c
     uptimeSeconds: Math.max(0, Math.round((Date.now() - context.startedAt) / 1000)),
     since: iso(stats.since),
     endpoints: context.endpoints,
+    sendBlob: sent.kind,
     cache: counters(stats.totals, stats.hitRatio),
     upstreams: upstreamReports(stats.upstreams, [...upstreams.all()]),
     storage: {

@@ -33,7 +33,7 @@ function pushed({ repositories, tags, bytes }: StatusReport['registry']): string
   return `${count(repositories)} ${noun}, ${count(tags)} ${tags === 1 ? 'tag' : 'tags'}, ${formatBytes(bytes)}`
 }
 
-function cacheFacts({ cache, storage, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {
+function cacheFacts({ cache, storage, sendBlob, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {
   const limit = storage.maxBytes === 0 ? 'no limit' : `${formatBytes(storage.maxBytes)} allowed`
   const share = storage.maxBytes === 0 ? '' : `, ${percent(storage.bytes / storage.maxBytes)} full`
   const rows: [string, string][] = [
@@ -46,6 +46,7 @@ function cacheFacts({ cache, storage, refusedHosts, since }: StatusReport, paint
       `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served since ${since.slice(0, 10)}; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
     ],
     ['disk', `${formatBytes(storage.bytes)}, ${limit}${share} (${storage.path})`],
+    ['sends', sendBlob === 'sendfile' ? 'blobs by the kernel (sendfile)' : 'blobs by reading them'],
   ]
   if (cache.staleServed > 0)
     rows.push(['stale', paint.yellow(`${count(cache.staleServed)} answers while an upstream failed`)])
@@ -86,7 +87,11 @@ function upstreamTable({ upstreams }: StatusReport, paint: Paint): string[] {
     ]),
     paint,
   )
-  return [table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))]
+  const painted = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))
+  const expired = rows.filter(([, { credentials }]) => credentials?.state === 'expired').map(([host]) => host)
+  if (expired.length === 0) return [painted]
+  const advice = 'asked without it until: mirror credentials refresh'
+  return [painted, paint.yellow(`The credential for ${expired.join(', ')} has expired; ${advice}`)]
 }
 
 const states = { ok: 'ok', failing: 'failing', open: 'down' } as const

@@ -1,4 +1,3 @@
-const component = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/
 const tag = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 const hostLabel = /^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$/
 
@@ -10,7 +9,25 @@ const longestName = 255
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
  */
 export function isRepositoryName(text: string): boolean {
-  return text.length > 0 && text.length <= longestName && text.split('/').every((part) => component.test(part))
+  if (text.length === 0 || text.length > longestName) return false
+  // Between letters and digits: a slash, a dot, one or two underscores, or any number of hyphens. One look at each character.
+  let separator = '/'
+  for (let at = 0; at < text.length; at++) {
+    const character = text[at]!
+    if (isLowerAlphanumeric(character)) separator = ''
+    else if (separator === '' && isSeparator(character)) separator = character
+    else if (separator === '_' && character === '_') separator = '__'
+    else if (separator !== '-' || character !== '-') return false
+  }
+  return separator === ''
+}
+
+function isSeparator(character: string): boolean {
+  return character === '/' || character === '.' || character === '_' || character === '-'
+}
+
+function isLowerAlphanumeric(character: string): boolean {
+  return (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9')
 }
 
 export function isTag(text: string): boolean {

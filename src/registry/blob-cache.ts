@@ -1,22 +1,31 @@
+import { LRUCache } from 'lru-cache'
+import type { ManifestLink } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { OpenBlob } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import { Downloads, type RunningDownload } from './downloads.ts'
 import type { CacheParts } from './cache-parts.ts'
 import type { Place } from './place.ts'
-import type { BlobAnswer } from './registry.ts'
+import type { BlobAnswer, BlobBody } from './registry.ts'
 import { provenanceOf } from './provenance.ts'
+import type { SmallContents } from './small-contents.ts'
 import { betterIdentity, findWord, type Word } from './word.ts'
+
+/** Blobs up to this size, configs above all, are served from memory. */
+const smallBytes = 64 * 1024
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
   readonly downloads = new Downloads()
   readonly #ending = new AbortController()
   readonly #parts: CacheParts
+  readonly #contents: SmallContents
+  /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
+  readonly #unclaimed = new LRUCache<Digest, true>({ max: 10_000 })
 
-  constructor(parts: CacheParts) {
+  constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
+    this.#contents = contents
   }
 
   /** Throws the upstream's UpstreamError. */
@@ -25,8 +34,10 @@ export class BlobCache {
       const ended = this.downloads.ended
       const word = findWord(place.record(), digest, place.identity)
       if (word) {
+        const content = word.size <= smallBytes && (await this.#contents.loadStored(digest, word.size))
+        if (content) return this.#held(place, digest, content.size, { kind: 'whole', content }, 'hit')
         const blob = await this.#parts.blobs.open(digest, word.size)
-        if (blob) return this.#held(place, blob, 'hit')
+        if (blob) return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A fetch that ended while the disk was asked has put it there.
         if (this.downloads.ended !== ended) continue
       } else if ((await this.#parts.blobs.stat(digest)) !== undefined) {
@@ -41,6 +52,15 @@ export class BlobCache {
     }
   }
 
+  /** Begins to fetch what nobody has asked for yet; undefined when it is here, or on its way, or not known to be there. */
+  async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+    const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
+    const word = findWord(place.record(), digest, place.identity)
+    if (isHere || !word || this.downloads.has(digest) || this.#ending.signal.aborted) return undefined
+    this.#unclaimed.set(digest, true)
+    return this.#start(place, digest, word, signal)
+  }
+
   /** Ends the fetches under way: what they got so far is fetched again. */
   async close(): Promise<void> {
     this.#ending.abort(new UpstreamError('unavailable', 503, 'The mirror is stopping.'))
@@ -53,7 +73,7 @@ export class BlobCache {
     const blob = await this.#parts.blobs.open(digest, head.size)
     if (blob) {
       this.#learn(place, digest, blob.size, head.identity)
-      return this.#held(place, blob, 'revalidated')
+      return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
     }
     if (place.caller.head) return this.#passed(place, digest, head.size)
     const running = this.downloads.get(digest)
@@ -81,19 +101,21 @@ export class BlobCache {
     return this.#passed(place, digest, head.size)
   }
 
-  #start(place: Place, digest: Digest, word: Word | undefined): Download {
+  #start(place: Place, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
     const { access } = place.caller
     const expectedSize = word?.size
-    const { signal } = this.#ending
     const download = this.downloads.start(
       { host: place.host, name: place.name, identity: place.identity },
       {
         digest,
         expectedSize,
-        open: (from, attempt) =>
-          place.upstream.blob(place.name, digest, { access, from, expectedSize, signal: attempt }),
-        signal,
+        open: (from, attempt, to) =>
+          place.upstream.blob(place.name, digest, { access, from, to, expectedSize, signal: attempt }),
+        // Who asks for a part wants that part, not all of it as fast as can be.
+        ranges: place.caller.part ? undefined : this.#parts.ranges,
+        signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
         store: this.#parts.blobs,
+        hashes: this.#parts.hashes,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => this.#parts.stats.fetched(place.host, bytes),
         onMismatch: () => this.#parts.stats.mismatched(),
@@ -113,7 +135,12 @@ export class BlobCache {
     this.#parts.onStored()
   }
 
-  async #arriving(place: Place, download: Download, outcome: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+  #claim({ caller }: Place, digest: Digest): boolean {
+    return !caller.head && this.#unclaimed.delete(digest)
+  }
+
+  async #arriving(place: Place, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+    const outcome = this.#claim(place, download.digest) ? 'miss' : joined
     await download.started
     return {
       digest: download.digest,
@@ -123,15 +150,10 @@ export class BlobCache {
     }
   }
 
-  #held(place: Place, blob: OpenBlob, outcome: 'hit' | 'revalidated'): BlobAnswer {
-    const own = place.record()?.blobs.get(blob.digest)
+  #held(place: Place, digest: Digest, size: number, body: BlobBody, outcome: 'hit' | 'revalidated'): BlobAnswer {
+    const own = place.record()?.blobs.get(digest)
     if (own && !place.caller.head) own.usedAt = this.#parts.runningTime()
-    return {
-      digest: blob.digest,
-      size: blob.size,
-      body: { kind: 'stored', blob },
-      provenance: provenanceOf(place.host, outcome),
-    }
+    return { digest, size, body, provenance: provenanceOf(place.host, this.#claim(place, digest) ? 'miss' : outcome) }
   }
 
   #passed(place: Place, digest: Digest, size: number | undefined): BlobAnswer {

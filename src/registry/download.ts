@@ -1,10 +1,13 @@
 import { systemClock, type Clock } from '../lib/clock.ts'
 import { deferred } from '../lib/deferred.ts'
 import type { Logger } from '../lib/logger.ts'
-import { createDigester, digestAlgorithm, type Digest } from '../oci/digest.ts'
-import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobStore, BlobWriter, OpenBlob } from '../store/blob-store.ts'
+import type { HashPool } from '../store/hash-pool.ts'
+import type { ByteRange } from '../oci/range.ts'
 import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
-import { Overflow } from './overflow.ts'
+import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
+import { Intake } from './intake.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {
@@ -15,6 +18,10 @@ export interface Download {
   readonly started: Promise<{ readonly identity: string }>
   /** It is over: published (true), or served without being kept (false), or failed (false). Never rejects. */
   readonly settled: Promise<boolean>
+  /** Whether somebody reads along. */
+  readonly isFollowed: boolean
+  /** Whether somebody ever did. */
+  readonly wasFollowed: boolean
   /** Whether a newcomer can still have it from this byte on. */
   canFollowFrom(position: number): boolean
   /** Reads along from `start`. The follower must be closed. */
@@ -24,20 +31,28 @@ export interface Download {
 /** One client's place in a download: its pace and its end are its own. */
 export interface Follower {
   /**
-   * The next bytes, as soon as they may be given away; 0 at the end. The last 32 KiB are held back until the digest agrees,
-   * so that nobody ever holds a complete wrong blob. Throws the download's UpstreamError, or the signal's reason.
+   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB are held back until the digest
+   * agrees, so that nobody ever holds a complete wrong blob. Throws the download's UpstreamError, or the signal's reason.
    */
-  read(buffer: Uint8Array, signal?: AbortSignal): Promise<number>
+  next(signal?: AbortSignal): Promise<Piece | undefined>
   close(): void
 }
+
+/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
+export type Piece =
+  | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
+  | { readonly kind: 'memory'; readonly bytes: Uint8Array }
 
 export interface DownloadOptions {
   readonly digest: Digest
   /** What the descriptor says. */
   readonly expectedSize: number | undefined
-  /** Asks the upstream for the blob from a byte on; the signal ends that attempt. */
-  readonly open: (from: number, signal: AbortSignal) => Promise<FetchedBlob>
+  /** Asks the upstream for the blob from a byte on, up to another one if it is given; the signal ends that attempt. */
+  readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
+  /** How a large blob is fetched by several connections; undefined for never. */
+  readonly ranges?: RangePolicy | undefined
   readonly store: Pick<BlobStore, 'create'>
+  readonly hashes: Pick<HashPool, 'follow'>
   /** Asks for room on a full disk; resolves when what could be done was done. */
   readonly makeRoom: (bytes: number) => Promise<void>
   readonly onBytes: (bytes: number) => void
@@ -52,39 +67,41 @@ export interface DownloadOptions {
 
 /** Bytes held back until the digest agrees; Harbor found 32 KiB in production (its pull request 23911). */
 const tailBytes = 32 * 1024
-/** Memory for what a full disk does not take. */
-const overflowBytes = 16 * 1024 * 1024
+/** Bytes of memory that a follower is given at a time. */
+const pieceBytes = 128 * 1024
 /** Pauses before the second, third and fourth request of a body that broke. */
 const resumePauses = [250, 500, 1000]
 
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, store, logger, clock = systemClock } = options
-  const digester = createDigester(digestAlgorithm(digest))
+  const { digest, logger, clock = systemClock } = options
   const started = deferred<{ identity: string }>()
   const followers = new Set<{ position: number }>()
   let size = options.expectedSize
-  let arrived = 0
   let verified = false
   let failure: Error | undefined
-  let writer: BlobWriter | undefined
-  let overflow: Overflow | undefined
   let progress = deferred()
   let begun = false
   let running = true
+  let wasFollowed = false
 
   const announce = () => {
     progress.resolve()
     progress = deferred()
   }
+  const intake = new Intake({ ...options, onArrived: announce, isAbandoned: () => followers.size === 0 })
   /** How many bytes may leave. */
-  const releasable = () => (verified ? arrived : Math.max(0, Math.min(arrived, (size ?? arrived) - tailBytes)))
+  const releasable = () => {
+    const { arrived } = intake
+    return verified ? arrived : Math.max(0, Math.min(arrived, (size ?? arrived) - tailBytes))
+  }
 
   async function run(): Promise<boolean> {
     try {
       await fill()
+      const { arrived } = intake
       if (size !== undefined && arrived !== size) throw invalid(`the body has ${arrived} bytes instead of ${size}`)
-      if (digester.digest() !== digest) {
+      if ((await intake.digest()) !== digest) {
         options.onMismatch()
         throw invalid('the bytes do not have the digest that was asked for')
       }
@@ -113,7 +130,7 @@ export function startDownload(options: DownloadOptions): Download {
         const pause = resumePauses[attempt]
         const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !options.signal.aborted
         if (!broke || pause === undefined) throw error
-        logger.warn({ digest, at: arrived, reason: error.message }, 'a download broke and is resumed')
+        logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, options.signal)
       }
     }
@@ -125,64 +142,55 @@ export function startDownload(options: DownloadOptions): Download {
     const end = () => attempt.abort(options.signal.reason)
     options.signal.addEventListener('abort', end, { once: true })
     try {
-      const answer = await options.open(arrived, attempt.signal)
+      let received = intake.arrived
+      const { ranges } = options
+      const inRanges = ranges && !begun && isRanged(size, ranges)
+      const answer = await options.open(received, attempt.signal, inRanges ? ranges.bytes - 1 : undefined)
       size ??= answer.size
       if (answer.size !== undefined && answer.size !== size)
         throw invalid(`the upstream offers ${answer.size} bytes instead of ${size}`)
       begun = true
       started.resolve({ identity: answer.identity })
-      await prepareWriter()
-      for await (const chunk of answer.body) await append(chunk)
+      const isPart = inRanges && answer.isPart
+      await intake.prepare(size, isPart === true)
+      if (isPart) return await fillRanges(answer, ranges, attempt.signal)
+      for await (const chunk of answer.body) {
+        received += chunk.length
+        if (size !== undefined && received > size) throw invalid('the body is longer than announced')
+        options.onBytes(chunk.length)
+        await intake.push(chunk)
+      }
     } finally {
       options.signal.removeEventListener('abort', end)
       attempt.abort()
+      await intake.flush()
     }
   }
 
-  async function append(chunk: Uint8Array): Promise<void> {
-    if (size !== undefined && arrived + chunk.length > size) throw invalid('the body is longer than announced')
-    digester.update(chunk)
-    options.onBytes(chunk.length)
-    if (!overflow && !(await writeToDisk(chunk))) overflow = new Overflow(overflowBytes)
-    const waits = overflow?.push(arrived, chunk)
-    arrived += chunk.length
-    announce()
-    if (followers.size === 0 && (overflow?.full || overflow?.dropped)) {
-      throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
-    }
-    await waits
-  }
-
-  async function writeToDisk(chunk: Uint8Array): Promise<boolean> {
-    for (const lastTry of [false, true]) {
-      try {
-        await writer!.write(chunk)
-        return true
-      } catch (error) {
-        logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
-        if (!lastTry) await options.makeRoom((size ?? arrived) - arrived + chunk.length)
-      }
-    }
-    return false
-  }
-
-  async function prepareWriter(): Promise<void> {
-    for (let tries = 0; !writer && !overflow; tries++) {
-      try {
-        writer = await store.create()
-      } catch (error) {
-        logger.warn({ digest, error: String(error) }, 'the disk takes no download')
-        if (tries === 0) await options.makeRoom(size ?? 0)
-        else overflow = new Overflow(overflowBytes)
-      }
+  /** Whatever breaks them, what has come without a gap is good, and the rest is asked for in one. */
+  async function fillRanges(first: FetchedBlob, policy: RangePolicy, signal: AbortSignal): Promise<void> {
+    const { open, onBytes } = options
+    try {
+      await fetchRanges({
+        size: size!,
+        policy,
+        first,
+        open: (from, to, either) => open(from, either, to),
+        write: (position, bytes) => intake.writeAt(position, bytes),
+        onBytes,
+        onPrefix: (prefix) => intake.extend(prefix),
+        signal,
+      })
+    } catch (error) {
+      signal.throwIfAborted()
+      logger.warn({ digest, at: intake.arrived, reason: String(error) }, 'a download in ranges goes on in one')
+      await tryOnce()
     }
   }
 
   async function publish(): Promise<boolean> {
-    if (overflow || !writer) return false
     try {
-      await writer.commit(digest)
-      return true
+      return await intake.publish(digest)
     } catch (error) {
       // The followers have, or will get, every right byte from the temp file; only the cache goes without.
       logger.error({ digest, error: String(error) }, 'a download could not be kept')
@@ -194,37 +202,46 @@ export function startDownload(options: DownloadOptions): Download {
     return new UpstreamError('invalid', 502, `The upstream's answer for ${digest} was refused: ${reason}.`)
   }
 
-  async function read(follower: { position: number }, buffer: Uint8Array, signal?: AbortSignal): Promise<number> {
+  async function next(follower: { position: number }, signal?: AbortSignal): Promise<Piece | undefined> {
     for (;;) {
       signal?.throwIfAborted()
-      const available = Math.min(buffer.length, releasable() - follower.position)
-      if (available > 0) {
-        const count = await readAt(buffer.subarray(0, available), follower.position)
-        if (count === 0) throw new UpstreamError('unavailable', 503, 'The download has moved on.')
-        follower.position += count
-        dropPassed()
-        return count
+      const start = follower.position
+      const end = releasable() - 1
+      if (end >= start) {
+        const piece = pieceOf(start, end)
+        follower.position += piece.kind === 'file' ? piece.range.end + 1 - start : piece.bytes.length
+        if (piece.kind === 'memory') dropPassed()
+        return piece
       }
       if (failure) throw failure
-      if (verified) return 0
+      if (verified) return undefined
       await nextProgress(progress.promise, signal)
     }
   }
 
-  async function readAt(buffer: Uint8Array, position: number): Promise<number> {
-    const onDisk = writer ? writer.size - position : 0
-    if (onDisk > 0) return writer!.read(buffer.subarray(0, Math.min(buffer.length, onDisk)), position)
-    return overflow?.read(buffer, position) ?? 0
+  function pieceOf(start: number, end: number): Piece {
+    const file = intake.file(start)
+    if (file) return { kind: 'file', file: asBlob(file), range: { start, end: Math.min(end, file.size - 1) } }
+    const buffer = new Uint8Array(Math.min(pieceBytes, end + 1 - start))
+    const count = intake.readOverflow(buffer, start)
+    if (count === 0) throw new UpstreamError('unavailable', 503, 'The download has moved on.')
+    return { kind: 'memory', bytes: buffer.subarray(0, count) }
+  }
+
+  /** The growing file, for senders: held open as long as somebody follows. */
+  function asBlob(file: BlobWriter): OpenBlob {
+    const { fd, size } = file
+    return { digest, size, fd, read: (buffer, position) => file.read(buffer, position), close: () => Promise.resolve() }
   }
 
   function dropPassed(): void {
-    overflow?.dropBefore(Math.min(arrived, ...[...followers].map(({ position }) => position)))
+    intake.dropBefore(Math.min(intake.arrived, ...[...followers].map(({ position }) => position)))
   }
 
   async function release(): Promise<void> {
     if (running || followers.size > 0) return
     try {
-      await writer?.close()
+      await intake.close()
     } catch (error) {
       // A disk that has failed meanwhile; the next start sweeps what is left there.
       logger.error({ digest, error: String(error) }, 'closing a download failed')
@@ -240,14 +257,21 @@ export function startDownload(options: DownloadOptions): Download {
     get size() {
       return size
     },
+    get isFollowed() {
+      return followers.size > 0
+    },
+    get wasFollowed() {
+      return wasFollowed
+    },
     started: started.promise,
     settled,
-    canFollowFrom: (position) => running && (!overflow?.dropped || position >= arrived),
+    canFollowFrom: (position) => running && (!intake.hasDropped || position >= intake.arrived),
     follow(start) {
       const follower = { position: start }
       followers.add(follower)
+      wasFollowed = true
       return {
-        read: (buffer, signal) => read(follower, buffer, signal),
+        next: (signal) => next(follower, signal),
         close() {
           if (!followers.delete(follower)) return
           dropPassed()

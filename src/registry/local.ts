@@ -9,7 +9,7 @@ import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from 
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
 import { pageOf, referrersIndex } from './listings.ts'
-import { LocalManifests, largestManifest } from './local-manifests.ts'
+import { LocalManifests } from './local-manifests.ts'
 import { LocalUploads } from './local-uploads.ts'
 import { pageOfReferrers } from './pushed-referrers.ts'
 import type {
@@ -26,6 +26,7 @@ import type {
   UploadState,
   User,
 } from './registry.ts'
+import { SmallContents } from './small-contents.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {
@@ -39,6 +40,9 @@ const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatu
 
 /** How often it is written down that clients still ask for something; a part of the grace that garbage has. */
 const noteHeldMs = 3_600_000
+/** Blobs up to this size, configs above all, are served from memory, as manifests are. */
+const smallBytes = 64 * 1024
+const smallContentBytes = 8 * 1024 * 1024
 
 /** The registry that keeps what is pushed to it. Each repository is a world of its own; only bytes on the disk are shared. */
 export class LocalRegistry implements PushRegistry {
@@ -46,9 +50,11 @@ export class LocalRegistry implements PushRegistry {
   readonly #makeRoom: MakeRoom
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
+  readonly #contents: SmallContents
 
   constructor(options: LocalRegistryOptions) {
     this.#store = options.store
+    this.#contents = new SmallContents(options.store.blobs, smallContentBytes)
     this.#makeRoom = options.makeRoom
     this.#uploads = new LocalUploads(options)
     this.#manifests = new LocalManifests(options.store, options.makeRoom, () => options.clock.wall())
@@ -65,7 +71,7 @@ export class LocalRegistry implements PushRegistry {
         await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
-      const body = await this.#store.blobs.read(digest, largestManifest)
+      const body = await this.#contents.loadStored(digest, size)
       if (body) return { ...answer, body }
     }
     throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${referenceText(reference)} in ${name}.`)
@@ -78,6 +84,8 @@ export class LocalRegistry implements PushRegistry {
       await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'blob', digest, size, heldSince }))
       if (head && (await this.#store.blobs.stat(digest)) === size)
         return { digest, size, body: { kind: 'none' }, provenance }
+      const content = size <= smallBytes && (await this.#contents.loadStored(digest, size))
+      if (content) return { digest, size, body: { kind: 'whole', content }, provenance }
       const blob = await this.#store.blobs.open(digest, size)
       if (blob) return { digest, size, body: { kind: 'stored', blob }, provenance }
     }

@@ -1,4 +1,3 @@
-import { LRUCache } from 'lru-cache'
 import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
@@ -9,58 +8,42 @@ import type { CacheParts } from './cache-parts.ts'
 import { outlineManifest, type ManifestOutline } from './manifest-links.ts'
 import { placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
+import { bytesOf, smallContent, type SmallContent, type SmallContents } from './small-contents.ts'
 import { betterIdentity } from './word.ts'
 
 /** A manifest that we hold. */
 export interface HeldManifest {
   readonly digest: Digest
   readonly mediaType: string
-  readonly bytes: Uint8Array<ArrayBuffer>
+  readonly content: SmallContent
   /** Whose word it came with. */
   readonly identity: string
 }
 
 /** 4 MiB: what the specification asks registries to take, and all that clients read (decision D4). */
 export const manifestLimit = 4 * 1024 * 1024
-const memoryBytes = 32 * 1024 * 1024
 
 /** Manifests: in memory, on disk, or fetched, checked and kept. */
 export class ManifestCache {
-  readonly #memory = new LRUCache<Digest, Uint8Array<ArrayBuffer>>({
-    maxSize: memoryBytes,
-    sizeCalculation: (bytes) => bytes.length + 256,
-  })
   readonly #flights = new SingleFlight<HeldManifest>()
   readonly #parts: CacheParts
+  readonly #contents: SmallContents
 
-  constructor(parts: CacheParts) {
+  constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
-  }
-
-  /** The bytes of a manifest we hold; the caller has the upstream's word for it. Hashed on every load from disk (D2). */
-  async load(digest: Digest): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    const known = this.#memory.get(digest)
-    if (known) return known
-    const bytes = await this.#parts.blobs.read(digest, manifestLimit)
-    if (bytes) this.#memory.set(digest, bytes)
-    return bytes
+    this.#contents = contents
   }
 
   /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
   async hold(place: Place, digest: Digest, contentType: string, identity: string): Promise<HeldManifest | undefined> {
-    const bytes = await this.load(digest)
-    if (!bytes) return undefined
+    const content = await this.#contents.load(digest, manifestLimit)
+    if (!content) return undefined
     const known = place.record()?.manifests.get(digest)
-    if (known && known.identity === identity) return { digest, mediaType: known.mediaType, bytes, identity }
-    const outline = outlineManifest(bytes, contentType)
+    if (known && known.identity === identity) return { digest, mediaType: known.mediaType, content, identity }
+    const outline = outlineManifest(bytesOf(content), contentType)
     if (typeof outline === 'string') return undefined
-    this.learn(place, digest, bytes.length, identity, outline)
-    return { digest, mediaType: outline.mediaType, bytes, identity }
-  }
-
-  /** Drops the copies in memory, so that the disk is asked again. */
-  forget(): void {
-    this.#memory.clear()
+    this.learn(place, digest, content.size, identity, outline)
+    return { digest, mediaType: outline.mediaType, content, identity }
   }
 
   /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
@@ -95,9 +78,11 @@ export class ManifestCache {
     if (outline === 'not-a-manifest') {
       throw new UpstreamError('invalid', 502, `${place.host} answered with something that is not a manifest.`)
     }
+    const content = smallContent(bytes)
+    this.#contents.set(digest, content)
     await this.#publish(digest, bytes)
     this.learn(place, digest, bytes.length, identity, outline)
-    return { digest, mediaType: outline.mediaType, bytes, identity }
+    return { digest, mediaType: outline.mediaType, content, identity }
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
@@ -120,7 +105,6 @@ export class ManifestCache {
 
   /** A disk that takes no more costs the next client a question, and this one nothing. */
   async #publish(digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    this.#memory.set(digest, bytes)
     for (const lastTry of [false, true]) {
       try {
         await this.#parts.blobs.put(digest, bytes)

@@ -13,8 +13,10 @@ import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
 import { Identities, openPlace, placeKey, type Place } from './place.ts'
+import { Prefetcher } from './prefetcher.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
+import { bytesOf, SmallContents, type SmallContent } from './small-contents.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
 import { findManifestWord, revokeWord } from './word.ts'
@@ -23,11 +25,15 @@ export interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
   readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
   readonly policy: TagPolicy
+  /** Layers fetched ahead at a time, of one image; 0 for none. */
+  readonly prefetchLayers: number
   readonly clock: Clock
 }
 
 /** How long a "no" is remembered. */
 const negativeMilliseconds = 5000
+/** Memory for manifests and configs. */
+const smallContentBytes = 32 * 1024 * 1024
 
 /**
  * The cache: what upstreams hold, from our own disk where we have it and their word for it.
@@ -40,16 +46,25 @@ export class PullThrough implements Registry {
   readonly #blobs: BlobCache
   readonly #manifests: ManifestCache
   readonly #tags: TagLookup
+  readonly #contents: SmallContents
   readonly #refused: NegativeCache
   readonly #pulls: PullTracker
+  readonly #prefetcher: Prefetcher
   readonly #identities = new Identities()
   readonly #options: PullThroughOptions
 
   constructor(options: PullThroughOptions) {
     this.#options = options
-    this.#manifests = new ManifestCache(options)
+    this.#contents = new SmallContents(options.blobs, smallContentBytes)
+    this.#manifests = new ManifestCache(options, this.#contents)
     this.#tags = new TagLookup({ ...options, manifests: this.#manifests })
-    this.#blobs = new BlobCache(options)
+    this.#blobs = new BlobCache(options, this.#contents)
+    this.#prefetcher = new Prefetcher({
+      layers: options.policy.offline ? 0 : options.prefetchLayers,
+      clock: options.clock,
+      logger: options.logger,
+      fetch: (place, layer, signal) => this.#blobs.prefetch(place, layer, signal),
+    })
     this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
     this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime)
   }
@@ -61,13 +76,19 @@ export class PullThrough implements Registry {
           ? await this.#byTag(place, reference.tag)
           : await this.#byDigest(place, reference.digest)
       const record = place.record()
+      if (!caller.head && answer.digest) this.#prefetcher.sawManifest(place, answer.digest)
       if (record && answer.digest) this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
       return answer
     })
   }
 
   async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
-    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, (place) => this.#blobs.get(place, digest))
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (place) => {
+      const answer = await this.#blobs.get(place, digest)
+      // Now that what the client itself has asked for is on its way.
+      if (!caller.head && !caller.part) this.#prefetcher.sawBlob(place, digest)
+      return answer
+    })
   }
 
   async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
@@ -131,12 +152,13 @@ export class PullThrough implements Registry {
 
   /** Ends the fetches under way. */
   close(): Promise<void> {
+    this.#prefetcher.close()
     return this.#blobs.close()
   }
 
   /** Drops copies in memory after content was removed. */
   forget(): void {
-    this.#manifests.forget()
+    this.#contents.clear()
   }
 
   async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
@@ -179,7 +201,7 @@ export class PullThrough implements Registry {
     try {
       const whole: Place = { ...place, caller: { ...place.caller, head: false } }
       const { body, provenance } = await this.#byTag(whole, referrersTag(digest))
-      const index = JSON.parse(new TextDecoder().decode(body)) as { manifests?: unknown }
+      const index = JSON.parse(new TextDecoder().decode(body && bytesOf(body))) as { manifests?: unknown }
       return { manifests: Array.isArray(index.manifests) ? index.manifests : [], provenance }
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
@@ -236,11 +258,11 @@ export class PullThrough implements Registry {
 
 function manifestAnswer(
   place: Place,
-  manifest: { digest: Digest; mediaType: string; bytes: Uint8Array<ArrayBuffer> },
+  manifest: { digest: Digest; mediaType: string; content: SmallContent },
   outcome: Provenance['outcome'],
 ): ManifestAnswer {
-  const { digest, mediaType: type, bytes } = manifest
-  return { digest, mediaType: type, size: bytes.length, body: bytes, provenance: provenanceOf(place.host, outcome) }
+  const { digest, mediaType: type, content } = manifest
+  return { digest, mediaType: type, size: content.size, body: content, provenance: provenanceOf(place.host, outcome) }
 }
 
 /** What the upstream says of a manifest that we do not hold. */

@@ -4,6 +4,7 @@ import type { Reference } from '../oci/reference.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
 import type { Access } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
+import type { SmallContent } from './small-contents.ts'
 
 /** Who asks, as far as a registry may care. */
 export interface Caller {
@@ -14,6 +15,8 @@ export interface Caller {
   readonly noCache: boolean
   /** HEAD: no body is wanted, and nothing shall be fetched for it. */
   readonly head: boolean
+  /** A GET of a part. */
+  readonly part: boolean
 }
 
 /** Read access to repositories. Throws `OciError` for everything the client has to be told. */
@@ -46,7 +49,7 @@ export interface ManifestAnswer {
   /** Bytes; undefined only where an upstream's HEAD did not say. */
   readonly size: number | undefined
   /** Undefined for a HEAD of what we do not hold. */
-  readonly body: Uint8Array<ArrayBuffer> | undefined
+  readonly body: SmallContent | undefined
   readonly provenance: Provenance
 }
 
@@ -60,6 +63,7 @@ export interface BlobAnswer {
 
 export type BlobBody =
   | { readonly kind: 'stored'; readonly blob: OpenBlob }
+  | { readonly kind: 'whole'; readonly content: SmallContent }
   | { readonly kind: 'arriving'; readonly download: Download }
   | { readonly kind: 'none' }
 

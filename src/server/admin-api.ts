@@ -30,6 +30,8 @@ export interface StatusReport {
   /** ISO 8601: totals are counted since then, across restarts. */
   since: string
   endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
+  /** How stored blobs leave: by the kernel alone, or through this process. */
+  sendBlob: 'sendfile' | 'portable'
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
   storage: { path: string; bytes: number; maxBytes: number; blobs: number; manifests: number; pushedBytes: number }
@@ -59,6 +61,8 @@ export interface UpstreamReport {
   bytesFromUpstream: number
   state: 'ok' | 'failing' | 'open'
   rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
+  /** A credential that was handed to a container; an expired one counts as none until it is handed over anew. */
+  credentials?: { state: 'valid' | 'expired'; expires?: string }
 }
 
 export interface ImageReport {

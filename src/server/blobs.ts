@@ -2,16 +2,16 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { parseRange, type ByteRange } from '../oci/range.ts'
-import type { Download } from '../registry/download.ts'
+import type { Download, Piece } from '../registry/download.ts'
 import { toOciError } from '../registry/provenance.ts'
 import type { BlobAnswer } from '../registry/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { commonHeaders, matchesEtag, provenanceHeaders } from './respond.ts'
-import { copyBody, type BufferPool, type SendBlob } from './send-blob.ts'
+import { addProvenance, answerHeaders, matchesEtag, sendWhole, type Headers } from './respond.ts'
+import type { ClientDeparture } from './client-departure.ts'
+import { writeChunk, type SendBlob } from './send-blob.ts'
 
 export interface BlobSending {
   readonly sendBlob: SendBlob
-  readonly buffers: BufferPool
   /** A client that takes nothing for so long is cut off; ms. */
   readonly idle: number
 }
@@ -22,17 +22,14 @@ export async function sendBlobAnswer(
   response: ServerResponse,
   answer: BlobAnswer,
   sending: BlobSending,
-  signal: AbortSignal,
+  client: ClientDeparture,
 ): Promise<number> {
   const { digest, size, body } = answer
   try {
-    const headers: Record<string, string | number> = {
-      ...commonHeaders,
-      ...provenanceHeaders(answer.provenance),
-      'docker-content-digest': digest,
-      etag: `"${digest}"`,
-      'accept-ranges': 'bytes',
-    }
+    const headers = answerHeaders(answer.provenance)
+    headers['docker-content-digest'] = digest
+    headers['etag'] = `"${digest}"`
+    headers['accept-ranges'] = 'bytes'
     if (matchesEtag(request, `"${digest}"`)) {
       response.writeHead(304, headers).end()
       return 0
@@ -44,6 +41,10 @@ export async function sendBlobAnswer(
     if (length !== undefined) headers['content-length'] = length
     const status = range ? 206 : 200
 
+    if (body.kind === 'whole') {
+      const whole = body.content.body
+      return sendWhole(request, response, status, headers, range ? whole.slice(range.start, range.end + 1) : whole)
+    }
     if (request.method === 'HEAD' || body.kind === 'none') {
       response.writeHead(status, headers).end()
       return 0
@@ -54,12 +55,12 @@ export async function sendBlobAnswer(
         { status, headers, start: range?.start ?? 0, length },
         body.download,
         sending,
-        signal,
+        client.signal,
       )
     }
     response.writeHead(status, headers)
     if (size !== undefined && size > 0)
-      await sending.sendBlob(response, body.blob, range ?? { start: 0, end: size - 1 }, signal)
+      await sending.sendBlob(response, body.blob, range ?? { start: 0, end: size - 1 }, client.signal)
     response.end()
     return length ?? 0
   } finally {
@@ -73,23 +74,26 @@ export async function sendBlobAnswer(
  */
 async function sendArriving(
   response: ServerResponse,
-  head: { status: number; headers: Record<string, string | number>; start: number; length: number | undefined },
+  head: { status: number; headers: Headers; start: number; length: number | undefined },
   download: Download,
   sending: BlobSending,
   signal: AbortSignal,
 ): Promise<number> {
   const follower = download.follow(head.start)
+  const { length = Infinity } = head
   let sent = 0
-  const read = async (buffer: Uint8Array) => {
-    const count = await follower.read(buffer, signal)
-    if (!response.headersSent) response.writeHead(head.status, head.headers)
-    sent += count
-    return count
-  }
   try {
-    if (head.length === 0) await follower.read(new Uint8Array(0), signal)
-    await copyBody(response, head.length, read, { ...sending, signal })
-    if (!response.headersSent) response.writeHead(head.status, head.headers)
+    // Also of an empty blob the digest must be right before it is given away.
+    for (let left = length; left > 0 || !response.headersSent;) {
+      const piece = await follower.next(signal)
+      if (!response.headersSent) response.writeHead(head.status, head.headers)
+      if (!piece) break
+      const count = Math.min(left, pieceSize(piece))
+      if (count > 0) await sendPiece(response, piece, count, sending, signal)
+      left -= count
+      sent += count
+    }
+    if (head.length !== undefined && sent < head.length) throw new Error('a body ended before its announced length')
     response.end()
     return sent
   } catch (error) {
@@ -99,6 +103,24 @@ async function sendArriving(
   } finally {
     follower.close()
   }
+}
+
+function pieceSize(piece: Piece): number {
+  return piece.kind === 'file' ? piece.range.end + 1 - piece.range.start : piece.bytes.length
+}
+
+/** Sends the first bytes of a piece. */
+async function sendPiece(
+  response: ServerResponse,
+  piece: Piece,
+  count: number,
+  sending: BlobSending,
+  signal: AbortSignal,
+): Promise<void> {
+  if (piece.kind === 'memory')
+    return writeChunk(response, piece.bytes.subarray(0, count), { signal, idle: sending.idle })
+  const { start } = piece.range
+  return sending.sendBlob(response, piece.file, { start, end: start + count - 1 }, signal)
 }
 
 /** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14: Range means something for GET only. */
@@ -112,8 +134,7 @@ function requestedRange(
   if (condition !== undefined && condition !== `"${digest}"`) return undefined
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
-  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, {
-    ...provenanceHeaders(provenance),
-    'content-range': `bytes */${size}`,
-  })
+  const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
+  addProvenance(headers, provenance)
+  throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)
 }

@@ -6,6 +6,7 @@ import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
 import type { Caller, Provenance, Registry } from '../registry/registry.ts'
 import type { Stats } from '../registry/stats.ts'
 import { logAccess } from './access-log.ts'
+import { ClientDeparture } from './client-departure.ts'
 import { sendBlobAnswer, type BlobSending } from './blobs.ts'
 import { plainAddress, type HostGuard } from './host-guard.ts'
 import { sendList } from './listings.ts'
@@ -39,30 +40,22 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
   const { stats, logger } = options
   return (request, response) => {
     const begun = performance.now()
-    const gone = new AbortController()
-    const leave = () => gone.abort(new Error('the client is gone'))
-    // A response that waits for its turn on a pipelined connection is not told that the connection is gone.
-    request.socket.once('close', leave)
-    response.once('close', () => {
-      request.socket.off('close', leave)
-      leave()
-    })
-    void serve(request, response, begun, gone.signal)
+    void serve(request, response, begun, new ClientDeparture(request, response))
   }
 
   async function serve(
     request: IncomingMessage,
     response: ServerResponse,
     begun: number,
-    signal: AbortSignal,
+    client: ClientDeparture,
   ): Promise<void> {
     const milliseconds = () => performance.now() - begun
     try {
-      const { bytes, provenance } = await answer(request, response, options, signal)
+      const { bytes, provenance } = await answer(request, response, options, client)
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
       logAccess(logger, request, { status: response.statusCode, bytes, provenance, milliseconds: milliseconds() })
     } catch (reason) {
-      const error = reason instanceof OciError ? reason : failureOf(reason, signal, logger)
+      const error = reason instanceof OciError ? reason : failureOf(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
       if (error) sendError(request, response, error)
       else response.destroy()
@@ -83,7 +76,7 @@ async function answer(
   request: IncomingMessage,
   response: ServerResponse,
   options: HandleOptions,
-  signal: AbortSignal,
+  client: ClientDeparture,
 ): Promise<Sent> {
   const { registry, guard, push } = options
   // An unread body would be taken for the next request.
@@ -110,7 +103,7 @@ async function answer(
     case 'blob': {
       const found = await registry.blob(repositoryOf(route), route.digest, caller)
       return {
-        bytes: await sendBlobAnswer(request, response, found, options.sending, signal),
+        bytes: await sendBlobAnswer(request, response, found, options.sending, client),
         provenance: found.provenance,
       }
     }
@@ -149,12 +142,13 @@ function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
     client: `${address} ${request.headers['user-agent'] ?? ''}`,
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
+    part: request.headers.range !== undefined,
   }
 }
 
 /** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
-function failureOf(reason: unknown, signal: AbortSignal, logger: Logger): OciError | undefined {
-  if (signal.aborted) return undefined
+function failureOf(reason: unknown, client: ClientDeparture, logger: Logger): OciError | undefined {
+  if (client.hasHappened) return undefined
   const code = errnoOf(reason)
   if (code === 'EMFILE' || code === 'ENFILE') {
     logger.warn({ code }, 'no file descriptors are left')

@@ -1,4 +1,5 @@
 import { isIP } from 'node:net'
+import { LRUCache } from 'lru-cache'
 import { OciError } from '../oci/errors.ts'
 
 /** Names under which containers and VMs know this machine, and the name of our own container. */
@@ -21,18 +22,36 @@ export interface HostGuard {
 /** `allowed`: extra names from the configuration. `onRefused` hears of every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
   const names = new Set([...wellKnownNames, ...allowed.map((name) => name.toLowerCase())])
+  // Clients say the same with every request.
+  const passed = new LRUCache<string, true>({ max: 1000 })
   return {
-    check({ rawHeaders, localAddress }) {
-      const values = rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]!.toLowerCase() === 'host')
-      if (values.length !== 1) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
-      const host = hostname(values[0]!)
-      if (names.has(host) || isLoopbackAddress(host) || (isIP(host) !== 0 && host === plainAddress(localAddress ?? '')))
+    check({ rawHeaders, localAddress = '' }) {
+      const value = onlyHost(rawHeaders)
+      if (value === undefined) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
+      const key = `${localAddress} ${value}`
+      if (passed.has(key)) return
+      const host = hostname(value)
+      if (names.has(host) || isLoopbackAddress(host) || (isIP(host) !== 0 && host === plainAddress(localAddress))) {
+        passed.set(key, true)
         return
+      }
       onRefused(host)
       const advice = `If clients are to reach the mirror by this name, add it to "allowedHosts" in mirror.yaml.`
       throw new OciError('DENIED', 421, `The Host ${JSON.stringify(host.slice(0, 255))} is not this mirror. ${advice}`)
     },
   }
+}
+
+/** The one Host header's value; undefined when there is none, or more of them. */
+function onlyHost(rawHeaders: readonly string[]): string | undefined {
+  let found: string | undefined
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!
+    if (name.length !== 4 || name.toLowerCase() !== 'host') continue
+    if (found !== undefined) return undefined
+    found = rawHeaders[at + 1]!
+  }
+  return found
 }
 
 /** The name in a Host header: lower case, without port and brackets. */
@@ -44,6 +63,7 @@ function hostname(value: string): string {
 
 /** An IPv4 address that came mapped into IPv6 (`::ffff:10.0.0.1`) as plain IPv4; a zone is dropped. */
 export function plainAddress(address: string): string {
+  if (!address.includes(':')) return address
   return address
     .toLowerCase()
     .replace(/^::ffff:(?=\d+\.)/, '')

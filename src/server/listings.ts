@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ListAnswer } from '../registry/registry.ts'
-import { provenanceHeaders, sendWhole } from './respond.ts'
+import { answerHeaders, sendWhole } from './respond.ts'
 
 /** Sends a list. The next page is below the path the client used, which may name the upstream in several ways. */
 export function sendList(request: IncomingMessage, response: ServerResponse, answer: ListAnswer): number {
@@ -12,7 +12,7 @@ export function sendList(request: IncomingMessage, response: ServerResponse, ans
     response,
     200,
     {
-      ...provenanceHeaders(answer.provenance),
+      ...answerHeaders(answer.provenance),
       'content-type': answer.contentType,
       ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
       ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),

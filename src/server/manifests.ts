@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ManifestAnswer } from '../registry/registry.ts'
-import { commonHeaders, matchesEtag, provenanceHeaders, sendWhole } from './respond.ts'
+import { answerHeaders, matchesEtag, sendWhole } from './respond.ts'
 
 /**
  * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, for another form has another digest.
@@ -8,17 +8,18 @@ import { commonHeaders, matchesEtag, provenanceHeaders, sendWhole } from './resp
  */
 export function sendManifest(request: IncomingMessage, response: ServerResponse, answer: ManifestAnswer): number {
   const { digest, mediaType, size, body, provenance } = answer
-  const etag = digest && `"${digest}"`
-  const headers = {
-    ...provenanceHeaders(provenance),
-    ...(digest ? { 'docker-content-digest': digest, etag: `"${digest}"` } : {}),
+  const headers = answerHeaders(provenance)
+  if (digest) {
+    headers['docker-content-digest'] = digest
+    headers['etag'] = `"${digest}"`
+    if (matchesEtag(request, `"${digest}"`)) {
+      response.writeHead(304, headers).end()
+      return 0
+    }
   }
-  if (etag && matchesEtag(request, etag)) {
-    response.writeHead(304, { ...commonHeaders, ...headers }).end()
-    return 0
-  }
-  if (body) return sendWhole(request, response, 200, { ...headers, 'content-type': mediaType }, body)
-  const length = size === undefined ? {} : { 'content-length': size }
-  response.writeHead(200, { ...commonHeaders, ...headers, 'content-type': mediaType, ...length }).end()
+  headers['content-type'] = mediaType
+  if (body) return sendWhole(request, response, 200, headers, body.body)
+  if (size !== undefined) headers['content-length'] = size
+  response.writeHead(200, headers).end()
   return 0
 }

@@ -9,17 +9,35 @@ export const commonHeaders = {
 } as const
 
 /**
- * The headers that say where an answer came from.
+ * Headers in the making. They are assigned one by one: spreading objects leaves the collector of Node 20 several times the work,
+ * and the process twice the memory.
+ */
+export type Headers = Record<string, string | number>
+
+/** The headers of every answer, and those that say where this one came from. */
+export function answerHeaders(provenance: Provenance): Headers {
+  const headers: Headers = {}
+  addCommon(headers)
+  addProvenance(headers, provenance)
+  return headers
+}
+
+function addCommon(headers: Headers): void {
+  headers['docker-distribution-api-version'] = commonHeaders['docker-distribution-api-version']
+  headers['x-content-type-options'] = commonHeaders['x-content-type-options']
+}
+
+/**
+ * Adds the headers that say where an answer came from.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
  */
-export function provenanceHeaders({ registry, cacheStatus, outcome }: Provenance): Record<string, string> {
-  return {
-    ...(registry === undefined ? {} : { 'oci-namespace': registry }),
-    ...(cacheStatus === undefined ? {} : { 'cache-status': cacheStatus }),
-    ...(outcome === 'stale'
-      ? { warning: '299 - "This is what the mirror has; its upstream could not be asked."' }
-      : {}),
-  }
+export function addProvenance(
+  headers: Record<string, string> | Headers,
+  { registry, cacheStatus, outcome }: Provenance,
+): void {
+  if (registry !== undefined) headers['oci-namespace'] = registry
+  if (cacheStatus !== undefined) headers['cache-status'] = cacheStatus
+  if (outcome === 'stale') headers['warning'] = '299 - "This is what the mirror has; its upstream could not be asked."'
 }
 
 /** Whether the client holds this content already. RFC 9110 §13.1.2. */
@@ -29,20 +47,26 @@ export function matchesEtag(request: IncomingMessage, etag: string): boolean {
   return header.split(',').some((tag) => tag.trim() === '*' || tag.trim().replace(/^W\//, '') === etag)
 }
 
-/** Ends a response with a whole body; a HEAD gets its head only. Returns the body bytes that left. */
+/**
+ * Ends a response with a whole body, of which a string has a character for each byte; a HEAD gets its head only. `headers` is
+ * completed. Returns the body bytes that left.
+ */
 export function sendWhole(
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
-  headers: Record<string, string | number>,
-  body: Uint8Array,
+  headers: Headers,
+  body: Uint8Array | string,
 ): number {
-  response.writeHead(status, { ...commonHeaders, ...headers, 'content-length': body.length })
+  addCommon(headers)
+  headers['content-length'] = body.length
+  response.writeHead(status, headers)
   if (request.method === 'HEAD') {
     response.end()
     return 0
   }
-  response.end(body)
+  if (typeof body === 'string') response.end(body, 'latin1')
+  else response.end(body)
   return body.length
 }
 

@@ -40,8 +40,8 @@ export async function copyBody(
   }
 }
 
-/** Resolves when the kernel has taken the chunk. */
-function writeChunk(
+/** Resolves when the kernel has taken the chunk. Rejects when the client leaves, or takes nothing for `idle` ms. */
+export function writeChunk(
   response: ServerResponse,
   chunk: Uint8Array,
   options: { signal: AbortSignal; idle: number },

@@ -40,10 +40,16 @@ export interface OpenBlob {
 
 /** A blob being written to a temp file that others may read while it grows. */
 export interface BlobWriter {
-  /** Bytes written so far. */
+  /** Bytes written so far, without a gap. */
   readonly size: number
+  /** The descriptor, for those that read along by themselves. */
+  readonly fd: number
   /** Appends. ENOSPC and other failures are thrown as they come; the file then holds exactly `size` bytes. */
-  write(chunk: Uint8Array): Promise<void>
+  write(...chunks: Uint8Array[]): Promise<void>
+  /** Writes ahead, at a position beyond `size`; `extend` makes it count. A failure is a failure of `write`. */
+  writeAt(position: number, chunk: Uint8Array): Promise<void>
+  /** Says that everything up to this size has been written by `writeAt`. */
+  extend(size: number): void
   /** Reads back what was written, also after commit and abort, until `close`. */
   read(buffer: Uint8Array, position: number): Promise<number>
   /** fsync, rename into place, fsync of the folder. The caller has checked that the bytes hash to this digest. */

@@ -43,7 +43,7 @@ export function createCanaryUpstream(host: string, canary: Canary): Upstream {
     },
     async blob(_name, digest, { from }) {
       const bytes = findBlob(digest)
-      return { size: bytes.length, identity, body: once(bytes.subarray(from)) }
+      return { size: bytes.length, isPart: false, identity, body: once(new Uint8Array(bytes.subarray(from))) }
     },
     async tags(name) {
       const bytes = Buffer.from(JSON.stringify({ name, tags: [tag] }))

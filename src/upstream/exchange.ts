@@ -52,7 +52,8 @@ export interface ExchangeOptions {
 }
 
 const mostHops = 5
-const connectionsPerOrigin = 16
+/** More than a pull uses with all that is fetched ahead, so that nothing a client asks for waits behind what it did not. */
+const connectionsPerOrigin = 48
 const keepAliveMs = 15_000
 /** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
 const discardBytes = 64 * 1024

@@ -80,23 +80,25 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       })
     },
 
-    async blob(name, digest, { from, expectedSize, ...options }) {
+    async blob(name, digest, { from, to, expectedSize, ...options }) {
       // Always from the registry, never from where it last redirected to: such links expire.
-      const open = (start: number) => {
-        const headers: Record<string, string> = start > 0 ? { range: `bytes=${start}-` } : {}
+      const open = (start: number, end: number | undefined) => {
+        const isWhole = start === 0 && end === undefined
+        const headers: Record<string, string> = isWhole ? {} : { range: `bytes=${start}-${end ?? ''}` }
         return inquiry.ask(
           { ...options, method: 'GET', name, path: `blobs/${digest}`, headers, lane: 'blobs' },
           ({ answer, identity }) => ({ answer, identity, plan: planBlob(answer, from, expectedSize, host) }),
         )
       }
-      let opened = await open(from)
+      let opened = await open(from, to)
       if (!opened.plan) {
         opened.answer.discard()
-        opened = await open(0)
+        opened = await open(0, undefined)
       }
       const { answer, identity, plan } = opened
       if (!plan) throw new Error('An answer to a request without a range cannot be a part.')
-      return { size: plan.size, identity, body: readBlob(answer, plan, host) }
+      const isPart = to !== undefined && answer.status === 206
+      return { size: plan.size, isPart, identity, body: readBlob(answer, plan, host) }
     },
 
     tags(name, { n, last }, options) {

@@ -40,6 +40,8 @@ export interface Upstream {
 export interface BlobOptions {
   /** First byte wanted. */
   readonly from: number
+  /** Last byte wanted; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
+  readonly to?: number | undefined
   /** What the descriptor says, when known: tells a content-encoded answer from a plain one. */
   readonly expectedSize?: number | undefined
 }
@@ -67,11 +69,14 @@ export interface BlobHead {
 }
 
 export interface FetchedBlob {
+  /** Whether the body ends at the last byte that was wanted; else it is the rest of the blob. */
+  readonly isPart: boolean
   /** Bytes of the whole blob, when the upstream says. */
   readonly size: number | undefined
   readonly identity: string
   /**
    * Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut.
+   * The chunks are the taker's, their memory as well.
    * Holds a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
    */
   readonly body: AsyncIterable<Uint8Array>

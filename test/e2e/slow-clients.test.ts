@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { readdir } from 'node:fs/promises'
 import { request, type IncomingMessage } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { comeAndGo } from '../support/come-and-go.ts'
 import { slow } from '../support/faults.ts'
 import { get, open } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
@@ -29,6 +31,26 @@ function drip(url: string, text: string): Promise<number> {
       resolve(performance.now() - begun)
     })
   })
+}
+
+/** A minute of clients that leave at random: whether everyone else got every byte, and no file or socket stays open. */
+async function leaveAtRandom(): Promise<boolean> {
+  const layers = [300, 300_000, 3_000_000, 20_000_000].map((size, seed) => noise(size, seed))
+  const image = makeImage({ layers })
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  const mirror = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url } })
+  const descriptors = async () => (await readdir(`/proc/${mirror.pid}/fd`)).length
+  const visits = layers.map((content, at) => ({ path: `${app}/blobs/${image.layers[at]!}`, content }))
+  for (const { path, content } of visits) expect((await pull(mirror.url, path, content)).right).toBe(true)
+  await sleep(1000)
+  const before = await descriptors()
+
+  const seen = await comeAndGo(mirror.url, visits, { clients: 24, milliseconds: 60_000 })
+  expect(seen).toMatchObject({ wrong: 0, broken: 0 })
+  expect(Math.min(seen.whole, seen.left)).toBeGreaterThan(100)
+  await expect.poll(descriptors, { timeout: 10_000 }).toBeLessThanOrEqual(before)
+  expect((await mirror.status()).cache.errors).toBe(0)
+  return true
 }
 
 /**
@@ -100,7 +122,7 @@ test('clients that send a byte a second are shown out of both ports, and nobody 
 })
 
 test(
-  'what takes 300 s and more finishes: downloads from a slow upstream and by a slow client, a slow PATCH, a push of 3 GB',
+  'what takes 300 s and more finishes: downloads from a slow upstream and by a slow client, a slow PATCH, a push of 3 GB; clients that leave at random do no harm',
   { timeout: 480_000 },
   async () => {
     const content = noise(33_000_000)
@@ -141,11 +163,12 @@ test(
       const head = await get(url, `/v2/large/blobs/${digest}`, { method: 'HEAD' })
       return { status, length: head.headers['content-length'], isFlat: growth <= 50 * 2 ** 20 }
     }
-    expect(await Promise.all([slowUpstream(), slowClient(), slowPatch(), largePush()])).toEqual([
+    expect(await Promise.all([slowUpstream(), slowClient(), slowPatch(), largePush(), leaveAtRandom()])).toEqual([
       true,
       true,
       true,
       { status: 201, length: '3000000000', isFlat: true },
+      true,
     ])
   },
 )

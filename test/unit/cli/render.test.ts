@@ -37,6 +37,7 @@ const report: StatusReport = {
     admin: ['http://127.0.0.1:5056'],
     networks: { kind: 'http://172.18.0.1:5055' },
   },
+  sendBlob: 'sendfile',
   cache: {
     requests: 1300,
     hits: 1000,
@@ -77,6 +78,7 @@ describe('the status', () => {
   pulls     1,000 hits, 250 misses: 80 % from the cache
   saved     3.4 GB of 5.0 GB served since 2026-11-01; 1.6 GB came from upstream
   disk      5.0 GB, 20.0 GB allowed, 25 % full (/data)
+  sends     blobs by the kernel (sendfile)
 
 UPSTREAM   HITS  MISSES  FETCHED  STATE  QUOTA
 docker.io   900     200   1.5 GB  ok     76 of 100 pulls left in 6 h
@@ -241,8 +243,7 @@ test('a removal is told with what it frees', () => {
 
 test('a replaced mirror says why', () => {
   const { endpoints } = report
-  const up = { outcome: 'replaced', changed: ['version', 'cache'], pid: 7, version: '2.0.0', endpoints } as const
-  expect(renderUp({ ...up, changed: [...up.changed] }, plain)).toContain(
-    'in place of the one before: changed: version, cache',
-  )
+  const changed = ['version', 'cache']
+  const up = { outcome: 'replaced' as const, changed, pid: 7, version: '2.0.0', endpoints, moved: [] }
+  expect(renderUp(up, plain)).toContain('in place of the one before: changed: version, cache')
 })

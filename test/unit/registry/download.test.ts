@@ -1,16 +1,19 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { startDownload, type Download, type DownloadOptions } from '../../../src/registry/download.ts'
+import { startDownload, type Download, type DownloadOptions, type Piece } from '../../../src/registry/download.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { UpstreamError, type FetchedBlob } from '../../../src/upstream/upstream.ts'
+import { createHashPool } from '../../../src/store/hash-pool.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
 const blob = randomBytes(400_000)
 const digest = digestOf(blob)
+const hashes = createHashPool(2)
+afterAll(() => hashes.close())
 /** Pauses between tries are not what is tested here. */
 const hasty: Clock = { ...systemClock, sleep: () => Promise.resolve() }
 
@@ -22,7 +25,7 @@ async function* chunks(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Ar
 }
 
 function answer(body: AsyncIterable<Uint8Array>, size: number | undefined = blob.length): FetchedBlob {
-  return { size, identity: 'anonymous', body }
+  return { size, isPart: false, identity: 'anonymous', body }
 }
 
 function start(
@@ -35,6 +38,7 @@ function start(
     expectedSize: undefined,
     open,
     store,
+    hashes,
     makeRoom: () => Promise.resolve(),
     onBytes() {},
     onMismatch() {},
@@ -46,16 +50,24 @@ function start(
   })
 }
 
+/** The bytes of a piece. */
+async function bytesOf(piece: Piece): Promise<Buffer> {
+  if (piece.kind === 'memory') return Buffer.from(piece.bytes)
+  const { start, end } = piece.range
+  const buffer = Buffer.alloc(end + 1 - start)
+  expect(await piece.file.read(buffer, start)).toBe(buffer.length)
+  return buffer
+}
+
 /** All bytes a follower gets, and the error that ended it, if one did. */
 async function readAll(download: Download, from = 0, pause = 0): Promise<{ bytes: Buffer; error?: unknown }> {
   const follower = download.follow(from)
   const parts: Buffer[] = []
   try {
     for (;;) {
-      const buffer = Buffer.alloc(30_000)
-      const count = await follower.read(buffer)
-      if (count === 0) return { bytes: Buffer.concat(parts) }
-      parts.push(buffer.subarray(0, count))
+      const piece = await follower.next()
+      if (!piece) return { bytes: Buffer.concat(parts) }
+      parts.push(await bytesOf(piece))
       if (pause > 0) await sleep(pause)
     }
   } catch (error) {
@@ -164,7 +176,7 @@ describe('a download', () => {
   test('an upstream that tells no size is followed to its end', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () =>
-        Promise.resolve({ size: undefined, identity: 'anonymous', body: chunks(blob) }),
+        Promise.resolve({ size: undefined, isPart: false, identity: 'anonymous', body: chunks(blob) }),
       )
       expect((await readAll(download)).bytes.equals(blob)).toBe(true)
     }))
@@ -176,10 +188,10 @@ describe('a download on a full disk', () => {
     return {
       async create() {
         const writer = await store.create()
-        const write = async (chunk: Uint8Array) => {
-          if (writer.size + chunk.length > limit)
+        const write = async (...chunks: Uint8Array[]) => {
+          if (writer.size + Buffer.concat(chunks).length > limit)
             throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' })
-          await writer.write(chunk)
+          await writer.write(...chunks)
         }
         return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
       },
@@ -213,7 +225,7 @@ describe('a download on a full disk', () => {
     withStore(async ({ blobs }) => {
       const download = start(fullAfter(blobs, 100_000), () => Promise.resolve(answer(chunks(blob))))
       const follower = download.follow(0)
-      await follower.read(Buffer.alloc(1000))
+      await follower.next()
       await sleep(10)
       follower.close()
       expect(await download.settled).toBe(false)

@@ -10,7 +10,7 @@ import { openPushedStore } from '../../../src/store/pushed-store.ts'
 import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 
 const app = { registry: undefined, name: 'app', byNamespace: false }
-const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true } as const
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true, part: false } as const
 const bytes = Buffer.from('hello')
 const digest = digestOf(bytes)
 const hour = 3_600_000

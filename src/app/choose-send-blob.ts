@@ -1,0 +1,31 @@
+import { createNativeSendBlob } from '../server/send-blob-native.ts'
+import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
+import type { BlobSending } from '../server/blobs.ts'
+
+export interface SendBlobChoice {
+  /** How stored blobs leave. */
+  readonly kind: 'sendfile' | 'portable'
+  readonly sending: BlobSending
+}
+
+/**
+ * The fastest way to send blobs that there is here. `idle`: a client that takes nothing for so long is cut off, ms.
+ * `plain`: clients come without TLS, so that the kernel can write to them by itself.
+ */
+export async function chooseSendBlob(options: {
+  readonly idle: number
+  readonly plain: boolean
+  readonly env: Readonly<Record<string, string | undefined>>
+}): Promise<SendBlobChoice> {
+  const { idle, plain, env } = options
+  const buffers = new BufferPool()
+  const portable = createPortableSendBlob({ idle, buffers })
+  const wanted = plain && !isSet(env['MIRROR_NO_SENDFILE'])
+  const { platform, arch } = process
+  const native = wanted ? await createNativeSendBlob({ idle, portable, platform, arch }) : undefined
+  return { kind: native ? 'sendfile' : 'portable', sending: { idle, sendBlob: native ?? portable } }
+}
+
+function isSet(value: string | undefined): boolean {
+  return value !== undefined && value !== '' && value !== '0' && value !== 'false'
+}

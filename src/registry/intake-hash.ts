@@ -1,0 +1,39 @@
+import { createDigester, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import type { HashPool } from '../store/hash-pool.ts'
+
+/** Hashes what arrives, in order. */
+export interface IntakeHash {
+  /** `storedUpTo`: the size of the file with these chunks; undefined where it does not have them. */
+  take(chunks: readonly Uint8Array[], storedUpTo: number | undefined): void
+  /** The digest of everything; the hash is used up. */
+  digest(): Promise<Digest>
+  /** Resolves when the file is not used any more. */
+  close(): Promise<void>
+}
+
+/** On this thread: for what is hashed sooner than another thread wakes. */
+export function hashHere(algorithm: DigestAlgorithm): IntakeHash {
+  const digester = createDigester(algorithm)
+  return {
+    take: (chunks) => chunks.forEach((chunk) => digester.update(chunk)),
+    digest: () => Promise.resolve(digester.digest()),
+    close: () => Promise.resolve(),
+  }
+}
+
+/** On a thread of its own, which reads the file as it grows. */
+export function hashInThread(
+  hashes: Pick<HashPool, 'follow'>,
+  algorithm: DigestAlgorithm,
+  descriptor: number,
+): IntakeHash {
+  const hash = hashes.follow(algorithm, descriptor)
+  return {
+    take(chunks, storedUpTo) {
+      if (storedUpTo !== undefined) hash.advance(storedUpTo, chunks)
+      else for (const chunk of chunks) hash.append(chunk)
+    },
+    digest: () => hash.digest(),
+    close: () => hash.close(),
+  }
+}

@@ -1,0 +1,211 @@
+import type { Logger } from '../lib/logger.ts'
+import { digestAlgorithm, type Digest } from '../oci/digest.ts'
+import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
+import type { HashPool } from '../store/hash-pool.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import { hashHere, hashInThread, type IntakeHash } from './intake-hash.ts'
+import { Overflow } from './overflow.ts'
+
+export interface IntakeOptions {
+  readonly digest: Digest
+  readonly store: Pick<BlobStore, 'create'>
+  readonly hashes: Pick<HashPool, 'follow'>
+  /** Asks for room on a full disk; resolves when what could be done was done. */
+  readonly makeRoom: (bytes: number) => Promise<void>
+  /** Called when more can be read. */
+  readonly onArrived: () => void
+  /** Whether nobody reads along. */
+  readonly isAbandoned: () => boolean
+  readonly logger: Logger
+}
+
+/** Memory for what a full disk does not take. */
+const overflowBytes = 16 * 1024 * 1024
+/** Bytes worth a write: each costs a thread's waking, and a client's. */
+const writeBytes = 512 * 1024
+/** How long fewer bytes wait for others, ms. */
+const writeDelay = 2
+/** Bytes that wait while earlier ones are being written; beyond that the upstream waits. */
+const mostWaiting = 2 * writeBytes
+/** Blobs up to this size are hashed here: a thread would take longer to say so. */
+const smallBytes = 256 * 1024
+
+/**
+ * Where a download's bytes go, in order: to the disk, in writes as large as they come together, and from a full disk on to
+ * memory; and into the hash. What has arrived can be read at any position.
+ */
+export class Intake {
+  readonly #options: IntakeOptions
+  #writer: BlobWriter | undefined
+  #overflow: Overflow | undefined
+  #hash: IntakeHash | undefined
+  /** The announced size of the blob, for estimates. */
+  #size: number | undefined
+  #arrived = 0
+  #gathered: Uint8Array[] = []
+  #gatheredBytes = 0
+  #storing: Promise<void> | undefined
+  #timer: NodeJS.Timeout | undefined
+  #failure: { readonly error: unknown } | undefined
+
+  constructor(options: IntakeOptions) {
+    this.#options = options
+  }
+
+  /** Bytes that can be read. */
+  get arrived(): number {
+    return this.#arrived
+  }
+
+  /** Whether bytes were let go that a newcomer would need. */
+  get hasDropped(): boolean {
+    return this.#overflow?.dropped === true
+  }
+
+  /** Opens the file. `size`: of the blob, when it is known. `ahead`: it is to be written ahead. */
+  async prepare(size: number | undefined, ahead: boolean): Promise<void> {
+    const { store, makeRoom, logger, digest } = this.#options
+    this.#size = size
+    for (let tries = 0; !this.#writer && !this.#overflow; tries++) {
+      try {
+        this.#writer = await store.create()
+      } catch (error) {
+        logger.warn({ digest, error: String(error) }, 'the disk takes no download')
+        if (tries === 0) await makeRoom(size ?? 0)
+        else this.#overflow = new Overflow(overflowBytes)
+      }
+    }
+    this.#hash ??= this.#openHash(ahead ? undefined : size)
+  }
+
+  /** Takes bytes; waits when enough are under way. Throws what became of them, or of earlier ones. */
+  async push(chunk: Uint8Array): Promise<void> {
+    this.#gathered.push(chunk)
+    this.#gatheredBytes += chunk.length
+    if (this.#gatheredBytes >= writeBytes) this.#startStoring()
+    else this.#timer ??= setTimeout(() => this.#startStoring(), writeDelay)
+    if (this.#gatheredBytes > mostWaiting) await this.#storing
+    this.#throwFailure()
+  }
+
+  /** Resolves when all that was pushed has arrived, or throws why not. */
+  async flush(): Promise<void> {
+    this.#startStoring()
+    await this.#storing
+    this.#throwFailure()
+  }
+
+  /** Writes ahead of what has arrived, to the disk or not at all. */
+  async writeAt(position: number, bytes: Uint8Array): Promise<void> {
+    if (!this.#writer || this.#overflow) throw new Error('there is no file to write ahead in')
+    await this.#writer.writeAt(position, bytes)
+  }
+
+  /** Says that everything before this position has been written ahead. */
+  extend(size: number): void {
+    if (size <= this.#arrived) return
+    this.#writer!.extend(size)
+    this.#arrive(size - this.#arrived, [], true)
+  }
+
+  /** The digest of all that has arrived. */
+  async digest(): Promise<Digest> {
+    return this.#hash!.digest()
+  }
+
+  /** Keeps what has arrived under the digest, durably; false for what is not on the disk as a whole. */
+  async publish(digest: Digest): Promise<boolean> {
+    if (this.#overflow || !this.#writer) return false
+    await this.#writer.commit(digest)
+    return true
+  }
+
+  /** The file, when it has the byte at this position: it goes up to `arrived` in `size`. */
+  file(position: number): BlobWriter | undefined {
+    return this.#writer && this.#writer.size > position ? this.#writer : undefined
+  }
+
+  /** Copies bytes that the disk did not take; how many, 0 when they were let go. */
+  readOverflow(buffer: Uint8Array, position: number): number {
+    return this.#overflow?.read(buffer, position) ?? 0
+  }
+
+  /** Lets go of memory before this position: the slowest reader's. */
+  dropBefore(position: number): void {
+    this.#overflow?.dropBefore(position)
+  }
+
+  /** Lets go of the file. */
+  async close(): Promise<void> {
+    await this.#storing
+    await this.#hash?.close()
+    await this.#writer?.close()
+  }
+
+  #startStoring(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    if (this.#gatheredBytes > 0) this.#storing ??= this.#store()
+  }
+
+  async #store(): Promise<void> {
+    try {
+      while (this.#gathered.length > 0) {
+        const chunks = this.#gathered
+        const length = this.#gatheredBytes
+        this.#gathered = []
+        this.#gatheredBytes = 0
+        if (!this.#overflow && (await this.#writeToDisk(chunks, length))) this.#arrive(length, chunks, true)
+        else for (const chunk of chunks) await this.#keepInMemory(chunk)
+      }
+    } catch (error) {
+      this.#failure = { error }
+      this.#gathered = []
+      this.#gatheredBytes = 0
+    } finally {
+      this.#storing = undefined
+    }
+  }
+
+  /** Once: what has arrived is good, and a further attempt may go on from there. */
+  #throwFailure(): void {
+    const failed = this.#failure
+    this.#failure = undefined
+    if (failed) throw failed.error
+  }
+
+  async #keepInMemory(chunk: Uint8Array): Promise<void> {
+    this.#overflow ??= new Overflow(overflowBytes)
+    const room = this.#overflow.push(this.#arrived, chunk)
+    this.#arrive(chunk.length, [chunk], false)
+    if (this.#options.isAbandoned() && (this.#overflow.full || this.#overflow.dropped))
+      throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
+    await room
+  }
+
+  #arrive(length: number, chunks: readonly Uint8Array[], isStored: boolean): void {
+    this.#arrived += length
+    this.#hash!.take(chunks, isStored ? this.#arrived : undefined)
+    this.#options.onArrived()
+  }
+
+  async #writeToDisk(chunks: readonly Uint8Array[], length: number): Promise<boolean> {
+    const { digest, makeRoom, logger } = this.#options
+    for (const lastTry of [false, true]) {
+      try {
+        await this.#writer!.write(...chunks)
+        return true
+      } catch (error) {
+        logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
+        if (!lastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + length)
+      }
+    }
+    return false
+  }
+
+  #openHash(size: number | undefined): IntakeHash {
+    const algorithm = digestAlgorithm(this.#options.digest)
+    if (!this.#writer || (size !== undefined && size <= smallBytes)) return hashHere(algorithm)
+    return hashInThread(this.#options.hashes, algorithm, this.#writer.fd)
+  }
+}

@@ -1,0 +1,147 @@
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { ManifestLink } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import { isForeignLayer } from '../oci/media-types.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import type { Download } from './download.ts'
+import type { Place } from './place.ts'
+
+export interface PrefetcherOptions {
+  /** Layers fetched ahead at a time, of one image; 0 switches it off. */
+  readonly layers: number
+  readonly clock: Clock
+  readonly logger: Logger
+  /** Begins to fetch a layer that nobody has asked for; undefined when there is nothing to fetch. */
+  readonly fetch: (place: Place, layer: ManifestLink, signal: AbortSignal) => Promise<Download | undefined>
+}
+
+/** Manifests that a client has got of a repository, whose layers it may be about to ask for. */
+const mostManifests = 8
+/** Without a request for so long, and without anybody reading along, nobody wants the image any more. */
+const patienceMs = 10_000
+const lookEveryMs = 1000
+
+/** An image that somebody is pulling. */
+interface Pull {
+  readonly place: Place
+  readonly waiting: ManifestLink[]
+  readonly running: Map<Download, AbortController>
+  /** Monotonic ms. */
+  askedAt: number
+}
+
+/**
+ * Fetches the layers that a client will ask for next: those behind the one it asks for, in the manifest it got last, more at a
+ * time than it would. A layer that a client has joined is fetched to its end, as any other; the rest is let go of when the
+ * client does not go on.
+ */
+export class Prefetcher {
+  readonly #options: PrefetcherOptions
+  readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
+  /** By client and manifest. */
+  readonly #pulls = new Map<string, Pull>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(options: PrefetcherOptions) {
+    this.#options = options
+  }
+
+  /** A client was given a manifest. */
+  sawManifest(place: Place, digest: Digest): void {
+    if (this.#options.layers === 0) return
+    const key = keyOf(place)
+    const known = this.#manifests.get(key)
+    if (known?.[0] === digest) return
+    this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, mostManifests))
+  }
+
+  /** A client asks for the whole of a blob. */
+  sawBlob(place: Place, digest: Digest): void {
+    if (this.#options.layers === 0) return
+    for (const manifest of this.#manifests.get(keyOf(place)) ?? []) {
+      const layers = place.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
+      const at = layers.findIndex((layer) => layer.digest === digest)
+      if (at !== -1) return this.#pulled(place, manifest, layers.slice(at + 1))
+    }
+  }
+
+  /** Ends what is fetched for nobody. */
+  close(): void {
+    clearInterval(this.#timer)
+    for (const pull of this.#pulls.values()) abandon(pull)
+    this.#pulls.clear()
+  }
+
+  #pulled(place: Place, manifest: Digest, following: readonly ManifestLink[]): void {
+    const key = `${keyOf(place)} ${manifest}`
+    const now = this.#options.clock.monotonic()
+    const known = this.#pulls.get(key)
+    if (known) {
+      known.askedAt = now
+      return
+    }
+    if (following.length === 0) return
+    const pull: Pull = { place, waiting: [...following], running: new Map(), askedAt: now }
+    this.#pulls.set(key, pull)
+    this.#timer ??= setInterval(() => this.#look(), lookEveryMs).unref()
+    for (let lane = 0; lane < Math.min(this.#options.layers, following.length); lane++) void this.#fetchAll(pull)
+  }
+
+  /** One layer after the other, until there are no more. */
+  async #fetchAll(pull: Pull): Promise<void> {
+    for (let layer = pull.waiting.shift(); layer; layer = pull.waiting.shift()) {
+      const ending = new AbortController()
+      const download = await this.#begin(pull, layer, ending.signal)
+      if (!download) continue
+      pull.running.set(download, ending)
+      // A full disk, or an upstream that refuses, is out of quota or does not answer: clients ask for what they need.
+      if (!(await download.settled)) pull.waiting.length = 0
+      pull.running.delete(download)
+    }
+  }
+
+  async #begin({ place, waiting }: Pull, layer: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+    try {
+      return await this.#options.fetch(place, layer, signal)
+    } catch (error) {
+      // Whoever asks for the layer finds out what is wrong with the disk.
+      if (errnoOf(error) === undefined) throw error
+      this.#options.logger.warn({ digest: layer.digest, error: String(error) }, 'a layer is not fetched ahead')
+      waiting.length = 0
+      return undefined
+    }
+  }
+
+  /** Lets go of pulls that nobody goes on with. */
+  #look(): void {
+    const now = this.#options.clock.monotonic()
+    for (const [key, pull] of this.#pulls) {
+      const isRead = [...pull.running.keys()].some((download) => download.isFollowed)
+      if (isRead || now - pull.askedAt < patienceMs) continue
+      abandon(pull)
+      this.#pulls.delete(key)
+    }
+    if (this.#pulls.size > 0) return
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+}
+
+function abandon({ waiting, running }: Pull): void {
+  waiting.length = 0
+  for (const [download, ending] of running)
+    if (!download.wasFollowed)
+      ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
+}
+
+function keyOf({ host, name, identity, caller }: Place): string {
+  return `${caller.client} ${identity} ${host}/${name}`
+}
+
+/** Whether a link is what a pull goes on with: not the config, which tools read by itself, and not what is elsewhere. */
+function isLayer({ kind, mediaType }: ManifestLink): boolean {
+  return kind === 'blob' && !mediaType.endsWith('json') && !isForeignLayer(mediaType)
+}

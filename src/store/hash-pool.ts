@@ -1,0 +1,149 @@
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { hashWorker, type HashAnswer, type HashOrder } from './hash-worker.ts'
+
+/** Hashes files while they grow, on threads of their own: the event loop has other things to do. */
+export interface HashPool {
+  /** Begins at the start of a file that is being written. */
+  follow(algorithm: DigestAlgorithm, descriptor: number): FileHash
+  /** Ends the threads; hashes that are not finished fail. */
+  close(): Promise<void>
+}
+
+export interface FileHash {
+  /**
+   * Says that the file has so many bytes by now, these chunks last. Chunks that are all of their memory may be taken away, and
+   * are empty then: sent to the thread they cost nothing here, kept here they would be the collector's work.
+   */
+  advance(size: number, chunks: readonly Uint8Array[]): void
+  /** Adds bytes that the file does not have. */
+  append(bytes: Uint8Array): void
+  /** The digest of all bytes so far; the hash is used up. Throws what reading the file threw. */
+  digest(): Promise<Digest>
+  /** Resolves when the descriptor is not used any more. */
+  close(): Promise<void>
+}
+
+/** Threads at most: with more than the disk and the network can feed, none would be faster. */
+const mostThreads = 4
+/** Bytes sent to a thread at most; what comes faster than it hashes it reads from the file. */
+const mostHeld = 8 * 1024 * 1024
+
+interface Thread {
+  readonly worker: Worker
+  readonly waiting: Map<number, (answer: HashAnswer) => void>
+  /** Hashes that are not over. */
+  jobs: number
+  /** Bytes that were sent there and are not hashed yet. */
+  held: number
+}
+
+/** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
+export function createHashPool(cores: number): HashPool {
+  const threads: Thread[] = []
+  const limit = Math.max(1, Math.min(mostThreads, cores - 1))
+  let lastId = 0
+
+  function start(): Thread {
+    // By its text: it is found in the same way in a bundle, in a package and in the sources.
+    const source = `(${hashWorker.toString()})(require('node:worker_threads').parentPort, require('node:fs'), require('node:crypto'))`
+    const resourceLimits = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
+    const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
+    const thread: Thread = { worker, waiting: new Map(), jobs: 0, held: 0 }
+    const fail = (error: unknown) => {
+      threads.splice(threads.indexOf(thread), 1)
+      for (const answer of thread.waiting.values()) answer({ id: 0, error })
+      thread.waiting.clear()
+    }
+    worker.on('message', (answer: HashAnswer) => {
+      if (answer.taken !== undefined) {
+        thread.held -= answer.taken
+        return
+      }
+      const waiting = thread.waiting.get(answer.id)
+      thread.waiting.delete(answer.id)
+      waiting?.(answer)
+    })
+    worker.once('error', fail)
+    worker.once('exit', () => fail(new Error('a hashing thread has ended')))
+    worker.unref()
+    threads.push(thread)
+    return thread
+  }
+
+  function leastBusy(): Thread {
+    const [first] = threads.toSorted((a, b) => a.jobs - b.jobs)
+    return first && (first.jobs === 0 || threads.length >= limit) ? first : start()
+  }
+
+  function follow(algorithm: DigestAlgorithm, descriptor: number): FileHash {
+    const thread = leastBusy()
+    const id = ++lastId
+    const tell = (order: HashOrder, chunks: readonly Uint8Array[] = []) =>
+      thread.worker.postMessage(
+        order,
+        chunks.map(({ buffer }) => buffer as ArrayBuffer),
+      )
+    const ask = (order: HashOrder) =>
+      new Promise<HashAnswer>((resolve) => {
+        if (!threads.includes(thread)) return resolve({ id, error: new Error('a hashing thread has ended') })
+        thread.waiting.set(id, resolve)
+        tell(order)
+      })
+    let over = false
+    const end = async (order: HashOrder): Promise<HashAnswer> => {
+      over = true
+      // A program that has nothing else to do waits for it.
+      thread.worker.ref()
+      try {
+        return await ask(order)
+      } finally {
+        thread.jobs -= 1
+        if (thread.jobs === 0) thread.worker.unref()
+      }
+    }
+    thread.jobs += 1
+    tell({ id, kind: 'begin', algorithm, descriptor })
+    return {
+      advance(size, chunks) {
+        const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+        if (length === 0 || thread.held + length > mostHeld || !chunks.every(isWhole))
+          return tell({ id, kind: 'advance', size })
+        thread.held += length
+        tell({ id, kind: 'append', chunks, stored: length }, chunks)
+      },
+      append(bytes) {
+        // A part of a larger buffer would take all of that along.
+        const copy = new Uint8Array(bytes)
+        thread.held += copy.length
+        tell({ id, kind: 'append', chunks: [copy], stored: 0 }, [copy])
+      },
+      async digest() {
+        const { hex, error } = await end({ id, kind: 'digest' })
+        if (hex === undefined) throw error
+        return parseDigest(`${algorithm}:${hex}`)!
+      },
+      async close() {
+        if (!over) await end({ id, kind: 'drop' })
+      },
+    }
+  }
+
+  return {
+    follow,
+    async close() {
+      const ended = threads.map(async ({ worker }) => {
+        const exit = once(worker, 'exit')
+        await worker.terminate()
+        await exit
+      })
+      await Promise.all(ended)
+    },
+  }
+}
+
+/** Whether the bytes are all that their memory holds, so that nobody else can be using it. */
+function isWhole({ buffer, byteLength }: Uint8Array): boolean {
+  return buffer.byteLength === byteLength && byteLength > 0
+}

@@ -1,0 +1,94 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, onTestFinished, test } from 'vitest'
+import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { deferred } from '../../../src/lib/deferred.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import type { Download } from '../../../src/registry/download.ts'
+import type { Place } from '../../../src/registry/place.ts'
+import { Prefetcher } from '../../../src/registry/prefetcher.ts'
+import type { RepositoryRecord } from '../../../src/store/ref-store.ts'
+
+const digests = Array.from({ length: 6 }, (_, at) => digestOf(Buffer.from(`layer ${at}`)))
+const manifest = digestOf(Buffer.from('manifest'))
+
+/** A client, at a repository with one image of six layers. */
+function place(): Place {
+  const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
+  const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
+  const known = { mediaType: '', size: 1, identity: 'anonymous', links, pulls: 0, lastPulled: 0, usedAt: 0 }
+  const manifests = new Map([[manifest, known]])
+  const record: RepositoryRecord = { host: 'a', name: 'b', tags: new Map(), manifests, blobs: new Map() }
+  const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
+  // The upstream is the fetch's affair.
+  const upstream = undefined as unknown as Place['upstream']
+  const here = () => record
+  return { host: 'a', name: 'b', upstream, caller, identity: 'anonymous', record: here, ensure: here }
+}
+
+function start(layers: number) {
+  let now = 0
+  const clock: Clock = { ...systemClock, monotonic: () => now }
+  const fetched: { digest: Digest; signal: AbortSignal; end: (stored: boolean) => void; follow: () => void }[] = []
+  const prefetcher = new Prefetcher({
+    layers,
+    clock,
+    logger: silentLogger,
+    async fetch(_, { digest }, signal) {
+      const settled = deferred<boolean>()
+      const state = { isFollowed: false, wasFollowed: false, settled: settled.promise }
+      signal.addEventListener('abort', () => settled.resolve(false))
+      const follow = () => void Object.assign(state, { isFollowed: true, wasFollowed: true })
+      fetched.push({ digest, signal, end: settled.resolve, follow })
+      return state as unknown as Download
+    },
+  })
+  onTestFinished(() => prefetcher.close())
+  const turn = () => sleep(5)
+  return {
+    prefetcher,
+    fetched,
+    turn,
+    pass: (ms: number) => (now += ms),
+    order: () => fetched.map(({ digest }) => digest),
+  }
+}
+
+test('the layers behind the one that is asked for are fetched in order, so many at a time', async () => {
+  const { prefetcher, fetched, turn, order } = start(2)
+  prefetcher.sawManifest(place(), manifest)
+  prefetcher.sawBlob(place(), digests[1]!)
+  prefetcher.sawBlob(place(), digests[2]!)
+  await turn()
+  expect(order()).toEqual(digests.slice(2, 4))
+  fetched[0]!.end(true)
+  await turn()
+  expect(order()).toEqual(digests.slice(2, 5))
+})
+
+test('one that is not kept is the last one', async () => {
+  const { prefetcher, fetched, turn, order } = start(2)
+  prefetcher.sawManifest(place(), manifest)
+  prefetcher.sawBlob(place(), digests[0]!)
+  await turn()
+  fetched[0]!.end(false)
+  fetched[1]!.end(true)
+  await turn()
+  expect(order()).toEqual(digests.slice(1, 3))
+})
+
+test('when nobody asks for the image any more, what nobody has joined is let go of', async () => {
+  const { prefetcher, fetched, turn, pass, order } = start(3)
+  prefetcher.sawManifest(place(), manifest)
+  prefetcher.sawBlob(place(), digests[0]!)
+  await turn()
+  fetched[0]!.follow()
+  pass(60_000)
+  await sleep(1200)
+  expect(fetched.map(({ signal }) => signal.aborted)).toEqual([false, false, false])
+  fetched[0]!.end(true)
+  await turn()
+  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
+  expect(fetched[0]!.signal.aborted).toBe(false)
+  expect(order()).toEqual(digests.slice(1, 5))
+})

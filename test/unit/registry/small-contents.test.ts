@@ -1,0 +1,65 @@
+import { describe, expect, test } from 'vitest'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { bytesOf, smallContent, SmallContents } from '../../../src/registry/small-contents.ts'
+import { noise } from '../../support/noise.ts'
+
+/** A store in memory that counts what is read from it. */
+function memoryStore(...blobs: Uint8Array<ArrayBuffer>[]) {
+  const held = new Map<Digest, Uint8Array<ArrayBuffer>>(blobs.map((bytes) => [digestOf(bytes), bytes]))
+  const store = {
+    reads: 0,
+    held,
+    async stat(digest: Digest) {
+      return held.get(digest)?.length
+    },
+    async read(digest: Digest, limit: number) {
+      store.reads += 1
+      const bytes = held.get(digest)
+      return bytes && bytes.length <= limit ? bytes : undefined
+    },
+  }
+  return store
+}
+
+const bytes = (size: number, seed = 0) => new Uint8Array(noise(size, seed))
+
+describe('small contents', () => {
+  test.each([0, 1, 5000, 64 * 1024, 64 * 1024 + 1])('of %i bytes come back as they were', async (size) => {
+    const content = smallContent(bytes(size))
+    expect(content.size).toBe(size)
+    expect(content.body.length).toBe(size)
+    expect(Buffer.from(bytesOf(content)).equals(bytes(size))).toBe(true)
+  })
+
+  test('are read once, and again when they were dropped', async () => {
+    const store = memoryStore(bytes(100))
+    const contents = new SmallContents(store, 10_000)
+    const digest = digestOf(bytes(100))
+    for (let time = 0; time < 3; time++) expect((await contents.load(digest, 1000))?.size).toBe(100)
+    expect(store.reads).toBe(1)
+    contents.clear()
+    expect((await contents.load(digest, 1000))?.size).toBe(100)
+    expect(store.reads).toBe(2)
+  })
+
+  test('take no more memory than they may', async () => {
+    const blobs = Array.from({ length: 10 }, (_, seed) => bytes(1000, seed))
+    const store = memoryStore(...blobs)
+    const contents = new SmallContents(store, 4000)
+    for (const blob of blobs) await contents.load(digestOf(blob), 1000)
+    for (const blob of blobs.slice(-3)) await contents.load(digestOf(blob), 1000)
+    expect(store.reads).toBe(10)
+    await contents.load(digestOf(blobs[0]!), 1000)
+    expect(store.reads).toBe(11)
+  })
+
+  test('that must be stored are not served once they are gone, or have another size', async () => {
+    const store = memoryStore(bytes(100))
+    const contents = new SmallContents(store, 10_000)
+    const digest = digestOf(bytes(100))
+    expect((await contents.loadStored(digest, 100))?.size).toBe(100)
+    expect(await contents.loadStored(digest, 99)).toBe(undefined)
+    store.held.delete(digest)
+    expect(await contents.loadStored(digest, 100)).toBe(undefined)
+  })
+})
