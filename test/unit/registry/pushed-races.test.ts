@@ -12,7 +12,7 @@ import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 
 const repository = (name: string) => ({ registry: undefined, name, byNamespace: false })
 const app = repository('app')
-const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true } as const
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true, part: false } as const
 const mediaType = 'application/vnd.oci.image.index.v1+json'
 const tagged = (tag: string) => ({ kind: 'tag', tag }) as const
 const byDigest = (digest: Digest) => ({ kind: 'digest', digest }) as const
