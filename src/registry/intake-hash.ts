@@ -30,7 +30,7 @@ export function hashInThread(
   const hash = hashes.follow(algorithm, descriptor)
   return {
     take(chunks, storedUpTo) {
-      if (storedUpTo !== undefined) hash.advance(storedUpTo, chunks)
+      if (storedUpTo !== undefined) hash.advance(storedUpTo)
       else for (const chunk of chunks) hash.append(chunk)
     },
     digest: () => hash.digest(),

@@ -1,3 +1,4 @@
+import type { BufferRelease } from '../lib/buffer-release.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, type Digest } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
@@ -10,6 +11,8 @@ export interface IntakeOptions {
   readonly digest: Digest
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
+  /** Takes back the memory of what is on the disk. */
+  readonly release: BufferRelease
   /** Asks for room on a full disk; resolves when what could be done was done. */
   readonly makeRoom: (bytes: number) => Promise<void>
   /** Called when more can be read. */
@@ -186,6 +189,8 @@ export class Intake {
   #arrive(length: number, chunks: readonly Uint8Array[], isStored: boolean): void {
     this.#arrived += length
     this.#hash!.take(chunks, isStored ? this.#arrived : undefined)
+    // From memory followers still read.
+    if (isStored) this.#options.release(chunks)
     this.#options.onArrived()
   }
 

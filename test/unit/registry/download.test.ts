@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
+import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
@@ -39,6 +40,7 @@ function start(
     open,
     store,
     hashes,
+    release: createBufferRelease(),
     makeRoom: () => Promise.resolve(),
     onBytes() {},
     onMismatch() {},
