@@ -190,10 +190,10 @@ describe('a download on a full disk', () => {
     return {
       async create() {
         const writer = await store.create()
-        const write = async (...chunks: Uint8Array[]) => {
-          if (writer.size + Buffer.concat(chunks).length > limit)
+        const write = async (chunk: Uint8Array) => {
+          if (writer.size + chunk.length > limit)
             throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' })
-          await writer.write(...chunks)
+          await writer.write(chunk)
         }
         return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
       },
