@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
+import { createBufferRelease } from '../lib/buffer-release.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -84,6 +85,7 @@ export async function compose(
     blobs: store.blobs,
     refs: store.refs,
     hashes,
+    release: createBufferRelease(),
     ranges: {
       perBlob: settings.prefetch.rangesPerBlob,
       bytes: settings.prefetch.rangeBytes,

@@ -116,6 +116,7 @@ export class BlobCache {
         signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
         store: this.#parts.blobs,
         hashes: this.#parts.hashes,
+        release: this.#parts.release,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => this.#parts.stats.fetched(place.host, bytes),
         onMismatch: () => this.#parts.stats.mismatched(),

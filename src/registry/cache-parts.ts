@@ -1,3 +1,4 @@
+import type { BufferRelease } from '../lib/buffer-release.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hash-pool.ts'
@@ -12,6 +13,7 @@ export interface CacheParts {
   /** How large blobs are fetched. */
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
+  readonly release: BufferRelease
   readonly stats: Stats
   /** Running time in ms, for eviction. */
   readonly runningTime: () => number

@@ -1,4 +1,5 @@
 import { systemClock, type Clock } from '../lib/clock.ts'
+import type { BufferRelease } from '../lib/buffer-release.ts'
 import { deferred } from '../lib/deferred.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -53,6 +54,7 @@ export interface DownloadOptions {
   readonly ranges?: RangePolicy | undefined
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
+  readonly release: BufferRelease
   /** Asks for room on a full disk; resolves when what could be done was done. */
   readonly makeRoom: (bytes: number) => Promise<void>
   readonly onBytes: (bytes: number) => void
@@ -177,6 +179,7 @@ export function startDownload(options: DownloadOptions): Download {
         first,
         open: (from, to, either) => open(from, either, to),
         write: (position, bytes) => intake.writeAt(position, bytes),
+        release: options.release,
         onBytes,
         onPrefix: (prefix) => intake.extend(prefix),
         signal,

@@ -1,3 +1,4 @@
+import type { BufferRelease } from '../lib/buffer-release.ts'
 import type { FetchedBlob } from '../upstream/upstream.ts'
 
 export interface RangePolicy {
@@ -17,6 +18,8 @@ export interface RangedFetch {
   /** Asks for the bytes from the first to the last position, both included. */
   readonly open: (from: number, to: number, signal: AbortSignal) => Promise<FetchedBlob>
   readonly write: (position: number, bytes: Uint8Array) => Promise<void>
+  /** Takes back the memory of what was written. */
+  readonly release: BufferRelease
   readonly onBytes: (bytes: number) => void
   /** Everything before this position is written. */
   readonly onPrefix: (size: number) => void
@@ -83,6 +86,7 @@ async function readPart(fetch: RangedFetch, answer: FetchedBlob, part: Part, onW
   let held = 0
   const write = async () => {
     await fetch.write(part.start + part.written, chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks))
+    fetch.release(chunks)
     part.written += held
     chunks = []
     held = 0

@@ -3,8 +3,10 @@ import type { HashPool } from '../store/hash-pool.ts'
 
 /** Hashes what arrives, in order. */
 export interface IntakeHash {
-  /** `storedUpTo`: the size of the file with these chunks; undefined where it does not have them. */
-  take(chunks: readonly Uint8Array[], storedUpTo: number | undefined): void
+  /** `storedUpTo`: the size of the file with these bytes; undefined where it does not have them. */
+  take(bytes: Uint8Array, storedUpTo: number | undefined): void
+  /** Takes what the file has by now. Only where a thread reads it. */
+  advance(size: number): void
   /** The digest of everything; the hash is used up. */
   digest(): Promise<Digest>
   /** Resolves when the file is not used any more. */
@@ -15,7 +17,10 @@ export interface IntakeHash {
 export function hashHere(algorithm: DigestAlgorithm): IntakeHash {
   const digester = createDigester(algorithm)
   return {
-    take: (chunks) => chunks.forEach((chunk) => digester.update(chunk)),
+    take: (bytes) => digester.update(bytes),
+    advance() {
+      throw new Error('nobody reads the file here')
+    },
     digest: () => Promise.resolve(digester.digest()),
     close: () => Promise.resolve(),
   }
@@ -29,10 +34,11 @@ export function hashInThread(
 ): IntakeHash {
   const hash = hashes.follow(algorithm, descriptor)
   return {
-    take(chunks, storedUpTo) {
-      if (storedUpTo !== undefined) hash.advance(storedUpTo, chunks)
-      else for (const chunk of chunks) hash.append(chunk)
+    take(bytes, storedUpTo) {
+      if (storedUpTo === undefined) hash.append(bytes)
+      else hash.advance(storedUpTo)
     },
+    advance: (size) => hash.advance(size),
     digest: () => hash.digest(),
     close: () => hash.close(),
   }

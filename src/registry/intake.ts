@@ -1,3 +1,4 @@
+import type { BufferRelease } from '../lib/buffer-release.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, type Digest } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
@@ -10,6 +11,8 @@ export interface IntakeOptions {
   readonly digest: Digest
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
+  /** Takes back the memory of what is on the disk. */
+  readonly release: BufferRelease
   /** Asks for room on a full disk; resolves when what could be done was done. */
   readonly makeRoom: (bytes: number) => Promise<void>
   /** Called when more can be read. */
@@ -105,7 +108,9 @@ export class Intake {
   extend(size: number): void {
     if (size <= this.#arrived) return
     this.#writer!.extend(size)
-    this.#arrive(size - this.#arrived, [], true)
+    this.#arrived = size
+    this.#hash!.advance(size)
+    this.#options.onArrived()
   }
 
   /** The digest of all that has arrived. */
@@ -151,12 +156,13 @@ export class Intake {
   async #store(): Promise<void> {
     try {
       while (this.#gathered.length > 0) {
-        const chunks = this.#gathered
-        const length = this.#gatheredBytes
-        this.#gathered = []
-        this.#gatheredBytes = 0
-        if (!this.#overflow && (await this.#writeToDisk(chunks, length))) this.#arrive(length, chunks, true)
-        else for (const chunk of chunks) await this.#keepInMemory(chunk)
+        const bytes = this.#takeGathered()
+        if (this.#overflow || !(await this.#writeToDisk(bytes))) await this.#keepInMemory(bytes)
+        else {
+          this.#arrive(bytes, true)
+          // From memory followers still read.
+          this.#options.release([bytes])
+        }
       }
     } catch (error) {
       this.#failure = { error }
@@ -174,30 +180,40 @@ export class Intake {
     if (failed) throw failed.error
   }
 
-  async #keepInMemory(chunk: Uint8Array): Promise<void> {
+  #takeGathered(): Uint8Array {
+    const chunks = this.#gathered
+    this.#gathered = []
+    this.#gatheredBytes = 0
+    if (chunks.length === 1) return chunks[0]!
+    const bytes = Buffer.concat(chunks)
+    this.#options.release(chunks)
+    return bytes
+  }
+
+  async #keepInMemory(bytes: Uint8Array): Promise<void> {
     this.#overflow ??= new Overflow(overflowBytes)
-    const room = this.#overflow.push(this.#arrived, chunk)
-    this.#arrive(chunk.length, [chunk], false)
+    const room = this.#overflow.push(this.#arrived, bytes)
+    this.#arrive(bytes, false)
     if (this.#options.isAbandoned() && (this.#overflow.full || this.#overflow.dropped))
       throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
     await room
   }
 
-  #arrive(length: number, chunks: readonly Uint8Array[], isStored: boolean): void {
-    this.#arrived += length
-    this.#hash!.take(chunks, isStored ? this.#arrived : undefined)
+  #arrive(bytes: Uint8Array, isStored: boolean): void {
+    this.#arrived += bytes.length
+    this.#hash!.take(bytes, isStored ? this.#arrived : undefined)
     this.#options.onArrived()
   }
 
-  async #writeToDisk(chunks: readonly Uint8Array[], length: number): Promise<boolean> {
+  async #writeToDisk(bytes: Uint8Array): Promise<boolean> {
     const { digest, makeRoom, logger } = this.#options
     for (const lastTry of [false, true]) {
       try {
-        await this.#writer!.write(...chunks)
+        await this.#writer!.write(bytes)
         return true
       } catch (error) {
         logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
-        if (!lastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + length)
+        if (!lastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
       }
     }
     return false

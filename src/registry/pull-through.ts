@@ -166,9 +166,9 @@ export class PullThrough implements Registry {
     if (found.kind === 'told') return toldAnswer(place, found.head, found.head.digest)
     if (found.kind === 'fetched') return manifestAnswer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
     const answer = await this.#byDigest(place, found.digest)
-    return answer.provenance.outcome === 'hit'
-      ? { ...answer, provenance: provenanceOf(place.host, found.outcome) }
-      : answer
+    const { digest, mediaType: type, size, body, provenance } = answer
+    if (provenance.outcome !== 'hit') return answer
+    return { digest, mediaType: type, size, body, provenance: provenanceOf(place.host, found.outcome) }
   }
 
   async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {

@@ -45,7 +45,7 @@ export interface BlobWriter {
   /** The descriptor, for those that read along by themselves. */
   readonly fd: number
   /** Appends. ENOSPC and other failures are thrown as they come; the file then holds exactly `size` bytes. */
-  write(...chunks: Uint8Array[]): Promise<void>
+  write(chunk: Uint8Array): Promise<void>
   /** Writes ahead, at a position beyond `size`; `extend` makes it count. A failure is a failure of `write`. */
   writeAt(position: number, chunk: Uint8Array): Promise<void>
   /** Says that everything up to this size has been written by `writeAt`. */

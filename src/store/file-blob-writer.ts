@@ -49,14 +49,13 @@ export class FileBlobWriter implements BlobWriter {
     return this.#handle.fd
   }
 
-  async write(...chunks: Uint8Array[]): Promise<void> {
-    const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-    await this.#put(this.#size, chunks, length)
-    this.#size += length
+  async write(chunk: Uint8Array): Promise<void> {
+    await this.#put(this.#size, chunk)
+    this.#size += chunk.length
   }
 
   async writeAt(position: number, chunk: Uint8Array): Promise<void> {
-    await this.#put(position, [chunk], chunk.length)
+    await this.#put(position, chunk)
   }
 
   extend(size: number): void {
@@ -90,23 +89,18 @@ export class FileBlobWriter implements BlobWriter {
     }
   }
 
-  async #put(position: number, chunks: readonly Uint8Array[], length: number): Promise<void> {
+  async #put(position: number, chunk: Uint8Array): Promise<void> {
     this.#mustBeOpen()
-    if (length > this.#allowance) await this.#reserve(length)
-    this.#allowance -= length
+    if (chunk.length > this.#allowance) await this.#reserve(chunk.length)
+    this.#allowance -= chunk.length
     try {
-      const { bytesWritten } = await this.#handle.writev(chunks, position)
-      // A write that stops short says why when the rest is tried.
-      if (bytesWritten < length) await this.#putRest(position, Buffer.concat(chunks), bytesWritten)
+      let written = 0
+      while (written < chunk.length)
+        written += (await this.#handle.write(chunk, written, chunk.length - written, position + written)).bytesWritten
     } catch (error) {
       await this.#cutBack()
       throw error
     }
-  }
-
-  async #putRest(position: number, bytes: Uint8Array, from: number): Promise<void> {
-    for (let written = from; written < bytes.length;)
-      written += (await this.#handle.write(bytes, written, bytes.length - written, position + written)).bytesWritten
   }
 
   #mustBeOpen(): void {

@@ -12,11 +12,8 @@ export interface HashPool {
 }
 
 export interface FileHash {
-  /**
-   * Says that the file has so many bytes by now, these chunks last. Chunks that are all of their memory may be taken away, and
-   * are empty then: sent to the thread they cost nothing here, kept here they would be the collector's work.
-   */
-  advance(size: number, chunks: readonly Uint8Array[]): void
+  /** Says that the file has so many bytes by now. */
+  advance(size: number): void
   /** Adds bytes that the file does not have. */
   append(bytes: Uint8Array): void
   /** The digest of all bytes so far; the hash is used up. Throws what reading the file threw. */
@@ -27,16 +24,12 @@ export interface FileHash {
 
 /** Threads at most: with more than the disk and the network can feed, none would be faster. */
 const mostThreads = 4
-/** Bytes sent to a thread at most; what comes faster than it hashes it reads from the file. */
-const mostHeld = 8 * 1024 * 1024
 
 interface Thread {
   readonly worker: Worker
   readonly waiting: Map<number, (answer: HashAnswer) => void>
   /** Hashes that are not over. */
   jobs: number
-  /** Bytes that were sent there and are not hashed yet. */
-  held: number
 }
 
 /** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
@@ -50,17 +43,14 @@ export function createHashPool(cores: number): HashPool {
     const source = `(${hashWorker.toString()})(require('node:worker_threads').parentPort, require('node:fs'), require('node:crypto'))`
     const resourceLimits = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
     const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
-    const thread: Thread = { worker, waiting: new Map(), jobs: 0, held: 0 }
+    const thread: Thread = { worker, waiting: new Map(), jobs: 0 }
     const fail = (error: unknown) => {
-      threads.splice(threads.indexOf(thread), 1)
+      const at = threads.indexOf(thread)
+      if (at !== -1) threads.splice(at, 1)
       for (const answer of thread.waiting.values()) answer({ id: 0, error })
       thread.waiting.clear()
     }
     worker.on('message', (answer: HashAnswer) => {
-      if (answer.taken !== undefined) {
-        thread.held -= answer.taken
-        return
-      }
       const waiting = thread.waiting.get(answer.id)
       thread.waiting.delete(answer.id)
       waiting?.(answer)
@@ -80,11 +70,7 @@ export function createHashPool(cores: number): HashPool {
   function follow(algorithm: DigestAlgorithm, descriptor: number): FileHash {
     const thread = leastBusy()
     const id = ++lastId
-    const tell = (order: HashOrder, chunks: readonly Uint8Array[] = []) =>
-      thread.worker.postMessage(
-        order,
-        chunks.map(({ buffer }) => buffer as ArrayBuffer),
-      )
+    const tell = (order: HashOrder) => thread.worker.postMessage(order, [])
     const ask = (order: HashOrder) =>
       new Promise<HashAnswer>((resolve) => {
         if (!threads.includes(thread)) return resolve({ id, error: new Error('a hashing thread has ended') })
@@ -106,18 +92,11 @@ export function createHashPool(cores: number): HashPool {
     thread.jobs += 1
     tell({ id, kind: 'begin', algorithm, descriptor })
     return {
-      advance(size, chunks) {
-        const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-        if (length === 0 || thread.held + length > mostHeld || !chunks.every(isWhole))
-          return tell({ id, kind: 'advance', size })
-        thread.held += length
-        tell({ id, kind: 'append', chunks, stored: length }, chunks)
-      },
+      advance: (size) => tell({ id, kind: 'advance', size }),
       append(bytes) {
         // A part of a larger buffer would take all of that along.
         const copy = new Uint8Array(bytes)
-        thread.held += copy.length
-        tell({ id, kind: 'append', chunks: [copy], stored: 0 }, [copy])
+        thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashOrder, [copy.buffer])
       },
       async digest() {
         const { hex, error } = await end({ id, kind: 'digest' })
@@ -141,9 +120,4 @@ export function createHashPool(cores: number): HashPool {
       await Promise.all(ended)
     },
   }
-}
-
-/** Whether the bytes are all that their memory holds, so that nobody else can be using it. */
-function isWhole({ buffer, byteLength }: Uint8Array): boolean {
-  return buffer.byteLength === byteLength && byteLength > 0
 }

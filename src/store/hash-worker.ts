@@ -6,15 +6,13 @@ import type { MessagePort } from 'node:worker_threads'
 export type HashOrder =
   | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
   | { readonly id: number; readonly kind: 'advance'; readonly size: number }
-  /** `stored`: how many of these bytes the file has too. */
-  | { readonly id: number; readonly kind: 'append'; readonly chunks: readonly Uint8Array[]; readonly stored: number }
+  | { readonly id: number; readonly kind: 'append'; readonly bytes: Uint8Array }
   | { readonly id: number; readonly kind: 'digest' }
   | { readonly id: number; readonly kind: 'drop' }
 
-/** To `append`: how many bytes are hashed and let go of. To `digest` and `drop`: what came of it. */
+/** To `digest` and `drop`: what came of it. */
 export interface HashAnswer {
   readonly id: number
-  readonly taken?: number
   readonly hex?: string
   readonly error?: unknown
 }
@@ -44,15 +42,10 @@ export function hashWorker(
     }
   }
 
-  function append(job: Job, chunks: readonly Uint8Array[], stored: number): void {
-    for (const chunk of chunks) job.hash.update(chunk)
-    job.position += stored
-  }
-
   function obey(order: HashOrder, job: Job): void {
     try {
       if (order.kind === 'advance') catchUp(job, order.size)
-      if (order.kind === 'append') append(job, order.chunks, order.stored)
+      if (order.kind === 'append') job.hash.update(order.bytes)
     } catch (error) {
       job.error ??= error
     }
@@ -67,8 +60,6 @@ export function hashWorker(
     const job = jobs.get(id)
     if (!job) return
     obey(order, job)
-    if (order.kind === 'append')
-      port.postMessage({ id, taken: order.chunks.reduce((sum, { length }) => sum + length, 0) })
     if (order.kind !== 'digest' && order.kind !== 'drop') return
     jobs.delete(id)
     const failed = job.error !== undefined || order.kind === 'drop'

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
+import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
@@ -39,6 +40,7 @@ function start(
     open,
     store,
     hashes,
+    release: createBufferRelease(),
     makeRoom: () => Promise.resolve(),
     onBytes() {},
     onMismatch() {},
@@ -188,10 +190,10 @@ describe('a download on a full disk', () => {
     return {
       async create() {
         const writer = await store.create()
-        const write = async (...chunks: Uint8Array[]) => {
-          if (writer.size + Buffer.concat(chunks).length > limit)
+        const write = async (chunk: Uint8Array) => {
+          if (writer.size + chunk.length > limit)
             throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' })
-          await writer.write(...chunks)
+          await writer.write(chunk)
         }
         return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
       },
