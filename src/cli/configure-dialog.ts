@@ -1,5 +1,6 @@
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { configureClient, prepareClient, rootOf, type PreparedClient } from '../app/configure/configure-client.ts'
+import type { FileChange } from '../clients/client-config.ts'
 import type { FoundMirror } from '../app/configure/find-mirror.ts'
 import { shellWord } from '../lib/shell-word.ts'
 import { agree } from './agree.ts'
@@ -33,7 +34,7 @@ export async function configureDialog(
   }
   const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
-  const reloaded = applies && choices.reload && (await reload(talk, place))
+  const reloaded = applies && (await wantsReload(talk, place, changes, choices)) && (await reload(talk, place))
   if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
   if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
   if (changes.length === 0) return talk.print(`${adapter.client} is configured so already: ${place.title}.`)
@@ -48,6 +49,18 @@ function wayBack({ machine, adapter, place: { details } }: PreparedClient): stri
     value === undefined ? [] : [`--${name} ${shellWord(value)}`],
   )
   return ['mirror configure', adapter.client, ...flags, '--undo'].join(' ')
+}
+
+/** By flag, or by the answer of a person: a client takes notice at a moment that suits its user. */
+async function wantsReload(
+  talk: Talk,
+  { reload: how }: ClientPlace,
+  changes: readonly FileChange[],
+  { reload, yes, json }: ConfigureChoices,
+): Promise<boolean> {
+  if (reload) return true
+  if (!how || changes.length === 0 || yes || json || !talk.prompt) return false
+  return talk.prompt.confirm(`Have it take notice now (${how.says})?`)
 }
 
 async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {

@@ -23,8 +23,13 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-function start(file: string, args: readonly string[], input: 'ignore' | 'pipe' = 'ignore') {
-  const env = { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home'), TERM: 'xterm' }
+function start(
+  file: string,
+  args: readonly string[],
+  input: 'ignore' | 'pipe' = 'ignore',
+  more: Record<string, string> = {},
+) {
+  const env = { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home'), TERM: 'xterm', ...more }
   return spawn(file, args, { cwd: folder, env, stdio: [input, 'pipe', 'pipe'] })
 }
 
@@ -150,6 +155,32 @@ describe('mirror configure', () => {
     expect((await configure('docker', '--list')).stdout).toContain(daemonJson)
     expect((await configure('podman', '--list')).stdout).toBe('No podman is configured by mirror.\n')
     expect(await configure('nobody', '--list')).toMatchObject({ exit: 2 })
+  })
+
+  test('a mirror that goes down names the clients that still point at it', async () => {
+    const listen = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_REGISTRY_LISTEN: '127.0.0.1:0' }
+    const env = { ...listen, MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
+    const mirror = (...args: string[]) => finished(start(process.execPath, [program, ...args], 'ignore', env))
+    expect(await mirror('up')).toMatchObject({ exit: 0 })
+    try {
+      const written = await mirror('configure', 'podman', '--scope', 'user', '--yes')
+      expect(written, written.stderr).toMatchObject({ exit: 0 })
+      expect(existsSync(join(folder, '.config/containers/registries.conf.d/50-mirror.conf'))).toBe(true)
+    } finally {
+      const down = await mirror('down')
+      expect(down.stderr).toContain('Still pointed at it, and pulling from the origin now: podman')
+    }
+    expect(await mirror('configure', '--undo', '--yes')).toMatchObject({ exit: 0 })
+    expect(existsSync(join(folder, '.config'))).toBe(false)
+  })
+
+  test('without a client it names those that are here', async () => {
+    const bin = join(folder, 'bin')
+    await mkdir(bin)
+    await writeFile(join(bin, 'podman'), '#!/bin/sh\necho podman version 9.8.7\n', { mode: 0o755 })
+    const found = await finished(start(process.execPath, [program, 'configure'], 'ignore', { PATH: bin }))
+    expect(found).toMatchObject({ exit: 0 })
+    expect(found.stdout).toContain('podman 9.8.7: mirror configure podman')
   })
 
   test('killed at any moment, each file is the old or the new one, and undo finds the way back', async () => {
