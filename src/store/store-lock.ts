@@ -25,9 +25,9 @@ const attempts = 150
 
 /** A holder touches its lock so often. */
 const beatMs = 1000
-/** One that cannot be looked at and has not touched it for so long is dead. */
-const watchMs = 4000
-const watchStepMs = 100
+/** One that cannot be looked at and has not touched it for so many looks, four seconds, is dead. */
+const looks = 40
+const lookMs = 100
 
 /** Takes the lock of a store. A stale one is replaced; a live holder is a `MirrorError`. */
 export async function acquireStoreLock(layout: StoreLayout, options: StoreLockOptions): Promise<StoreLock> {
@@ -97,10 +97,14 @@ async function take(path: string, self: LockHolder, clock: Clock): Promise<LockH
   return lastSeen ?? self
 }
 
-/** Whether somebody touches the file while we watch. No clock is trusted: other machines have others. */
+/**
+ * Whether somebody touches the file while we watch. No clock is trusted: other machines have others, and one of our own that
+ * runs on while we stand still, paused perhaps together with the holder, says nothing about what we would have seen.
+ */
 async function showsLife(path: string, clock: Clock): Promise<boolean> {
   const first = await touchedAt(path)
-  for (const end = clock.monotonic() + watchMs; clock.monotonic() < end; await clock.sleep(watchStepMs)) {
+  for (let look = 0; look < looks; look++) {
+    await clock.sleep(lookMs)
     const now = await touchedAt(path)
     if (now !== first) return now !== undefined
   }

@@ -146,6 +146,21 @@ describe('the lock of a process that cannot be looked at', () => {
     },
   )
 
+  test.runIf(onLinux)('is respected when we ourselves stood still while we watched', async () => {
+    const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]' }))
+    let now = 0
+    const clock: Clock = {
+      ...systemClock,
+      monotonic: () => now,
+      async sleep() {
+        now += 3_600_000
+        // Woken later than us, it goes on where it was.
+        if (now > 7_200_000) await utimes(layout.lock, 1, 1)
+      },
+    }
+    await expect(acquireStoreLock(layout, { clock })).rejects.toThrow('in use')
+  })
+
   test.runIf(onLinux)('in this very container before it was restarted is recovered at once', async () => {
     const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]', instance: 'ours' }))
     const clock = { ...systemClock, monotonic: () => expect.unreachable() }
