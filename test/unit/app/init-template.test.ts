@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
 import { renderTemplate, type TemplateName } from '../../../src/app/init-template.ts'
+import { node, program } from '../../../src/runtime/container-spec.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))
 
@@ -14,6 +15,8 @@ interface Pod {
   containers: [
     {
       image: string
+      command: string[]
+      args: string[]
       resources: { limits: object }
       ports: { name: string }[]
       readinessProbe: { httpGet: { port: string } }
@@ -56,6 +59,9 @@ describe('the template for', () => {
     const { mirror } = services!
     expect(mirror).toMatchObject({
       image: 'registry.example/mirror:1',
+      // The image that is made from this machine's Node has neither.
+      entrypoint: [node, program],
+      command: ['serve'],
       mem_limit: '512m',
       read_only: true,
       volumes: ['data:/data'],
@@ -84,7 +90,7 @@ describe('the template for', () => {
     expect(Number(claim.spec.resources.requests.storage)).toBeGreaterThan(10 * 1024 ** 3)
     const { metadata, spec } = deployment.spec.template
     const [container] = spec.containers
-    expect(container.image).toBe('registry.example/mirror:1')
+    expect(container).toMatchObject({ image: 'registry.example/mirror:1', command: [node, program], args: ['serve'] })
     expect(container.resources.limits).toEqual({ memory: '512Mi' })
     expect(spec.volumes[0]).toMatchObject({ persistentVolumeClaim: { claimName: claim.metadata.name } })
     expect(deployment.spec.selector.matchLabels).toEqual(metadata.labels)
