@@ -84,8 +84,9 @@ export function parseDockerConfig(text: string, host: string): DockerEntry {
 
 async function versionOf(path: string): Promise<string | undefined> {
   try {
-    const { mtimeMs, size, ino } = await stat(path)
-    return `${mtimeMs} ${size} ${ino}`
+    // What is handed over comes out of an archive: always of the same time, mostly of the same size, and in the same inode.
+    const { mtimeMs, ctimeMs, size, ino } = await stat(path)
+    return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
   } catch (error) {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
     throw error

@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -33,7 +33,7 @@ async function setUp(host: string, config: unknown, run: RunCommand = async () =
         return run(file, args, options)
       },
     })
-  return { folder, clock, runs, write, create, credentials: create({ from: 'docker-config' }) }
+  return { folder, dockerConfig, clock, runs, write, create, credentials: create({ from: 'docker-config' }) }
 }
 
 const none: RunCommand = async () => done('credentials not found in native keychain\n', 1)
@@ -87,6 +87,16 @@ describe("Docker's config.json", () => {
     expect(await credentials.find()).toBeUndefined()
     clock.pass(1000)
     expect(await credentials.find()).toEqual(password('ann', 'new'))
+  })
+
+  test('is read again when an archive has put another of its size and time in its place', async () => {
+    const { credentials, clock, dockerConfig, write } = await setUp('ghcr.io', undefined)
+    for (const secret of ['one', 'two']) {
+      await write({ auths: { 'ghcr.io': { auth: basic(`AWS:${secret}`) } } })
+      await utimes(dockerConfig, 0, 0)
+      clock.pass(1000)
+      expect(await credentials.find()).toEqual(password('AWS', secret))
+    }
   })
 
   test('lies where DOCKER_CONFIG says', () => {
