@@ -14,6 +14,7 @@ import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import { outsideOf } from './container/outside.ts'
+import { forgetResting } from './container/resting.ts'
 import { createLogger } from './create-logger.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { startMirror } from './start-mirror.ts'
@@ -75,6 +76,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
         }),
       })
       noteChange = () => kept.update()
+      await forgetResting(paths.stateDir)
       if (logFile !== undefined) keepLogSmall(logFile, logger)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)

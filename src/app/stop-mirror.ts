@@ -5,7 +5,6 @@ import { createAdminClient } from '../runtime/admin-client.ts'
 import { isSameProcess } from '../runtime/process-identity.ts'
 import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
 import { findRunning, removeState } from '../runtime/state-file.ts'
-import { noteResting } from './container/resting.ts'
 
 export interface StopRequest {
   paths: MirrorPaths
@@ -42,7 +41,7 @@ export async function stopMirror({ paths, clock, surroundings }: StopRequest): P
 }
 
 async function stopContainer(
-  { name, volume }: ContainerPlace,
+  { name }: ContainerPlace,
   paths: MirrorPaths,
   surroundings: Surroundings,
 ): Promise<StoppedMirror> {
@@ -50,7 +49,6 @@ async function stopContainer(
   const { downContainer } = await import('./container/down-container.ts')
   await downContainer(await openEngine(surroundings), paths.stateDir)
   await removeState(paths.stateFile, 0)
-  if (volume !== undefined) await noteResting(paths.stateDir, volume)
   return { container: name, killed: false }
 }
 

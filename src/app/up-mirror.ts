@@ -9,7 +9,6 @@ import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { Endpoints, MirrorState, StartedMirror } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
-import { forgetResting } from './container/resting.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { adminOf } from './mirror-status.ts'
 import { movedAddresses, type MovedAddress } from './moved-addresses.ts'
@@ -91,7 +90,6 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
   if (plan.action === 'replace') await stopMirror({ paths, clock, surroundings })
   try {
     const { pid, endpoints } = await start(request, paths)
-    await forgetResting(paths.stateDir)
     return {
       outcome: plan.action === 'replace' ? 'replaced' : 'started',
       changed: plan.changed,

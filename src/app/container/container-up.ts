@@ -8,7 +8,6 @@ import { stopMirror } from '../stop-mirror.ts'
 import type { UpReport } from '../up-mirror.ts'
 import { credentialHosts } from './hand-over.ts'
 import { openEngine } from './open-engine.ts'
-import { forgetResting } from './resting.ts'
 import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
 
 /** What `up --runtime container` has to do. */
@@ -61,7 +60,6 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   const { paths, clock, surroundings, version } = request
   if (running !== undefined && !running.container) await stopMirror({ paths, clock, surroundings })
   const { container, endpoints } = await upContainer(engine, request, preparation)
-  await forgetResting(paths.stateDir)
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,

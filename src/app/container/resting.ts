@@ -3,12 +3,12 @@ import { join } from 'node:path'
 import { writeFileAtomic } from '../../lib/atomic-file.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 
-/** Notes that what was cached rests in a volume of the Docker engine, where only a container reaches it. */
+/** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
 export async function noteResting(stateDir: string, volume: string): Promise<void> {
   await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume })}\n`)
 }
 
-/** A mirror is up again, or the volume is gone. */
+/** A mirror with its data on this machine's disk is up, or the volume is gone. */
 export async function forgetResting(stateDir: string): Promise<void> {
   await rm(fileIn(stateDir), { force: true })
 }

@@ -25,6 +25,7 @@ import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
 import { handedFiles } from './outside.ts'
+import { forgetResting, noteResting } from './resting.ts'
 
 export interface ContainerRequest {
   readonly surroundings: Surroundings
@@ -119,6 +120,9 @@ export async function upContainer(
       handedOverAt: new Date(clock.wall()).toISOString(),
     },
   })
+  // Noted while it runs: it may be removed behind our back.
+  if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume)
+  else await forgetResting(paths.stateDir)
   return { container, endpoints }
 }
 

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { isRefreshDue } from '../../../../src/app/container/refresh-due.ts'
+import { refuseResting } from '../../../../src/app/container/resting.ts'
 import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
 import { loadConfig } from '../../../../src/config/load-config.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
@@ -96,6 +97,10 @@ describe('up in a container', () => {
     expect((await up()).plan).toEqual({ action: 'keep', connect: [], disconnect: [] })
     await docker.containers.remove('mirror')
     expect(await findRunning(request.paths.stateFile, () => Promise.resolve(false))).toBeUndefined()
+    const { stateDir } = request.paths
+    await expect(refuseResting(stateDir), 'removed behind our back').rejects.toMatchObject({ exit: 3 })
+    await up({ MIRROR_DATA: join(home, 'content') })
+    await refuseResting(stateDir)
   })
 
   test('a dry run makes nothing', async () => {
