@@ -77,8 +77,9 @@ export default class Down extends BaseCommand {
     const { openEngine } = await import('../app/container/open-engine.ts')
     const { removeVolume } = await import('../app/container/down-container.ts')
     const { forgetResting } = await import('../app/container/resting.ts')
-    const removed = await removeVolume(await openEngine(surroundings))
-    await forgetResting(mirrorPaths(surroundings).stateDir)
+    const { stateDir } = mirrorPaths(surroundings)
+    const removed = await removeVolume(await openEngine(surroundings), stateDir)
+    await forgetResting(stateDir)
     return removed
   }
 

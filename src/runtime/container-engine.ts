@@ -65,9 +65,15 @@ export interface DockerNetworks {
   disconnect(network: string, container: string): Promise<void>
 }
 
+export interface VolumeState {
+  readonly labels: Readonly<Record<string, string>>
+}
+
 export interface DockerVolumes {
-  /** Whether there is one of this name. */
-  has(name: string): Promise<boolean>
+  /** Undefined when there is none of this name. */
+  find(name: string): Promise<VolumeState | undefined>
+  /** One that is there already stays as it is. */
+  create(name: string, labels: Readonly<Record<string, string>>): Promise<void>
   /** One that is not there is fine; one that is in use is a DockerError. */
   remove(name: string): Promise<void>
 }

@@ -65,9 +65,14 @@ const label = {
   instance: 'dev-mirror.instance',
 } as const
 
-/** Whose mirror the container is: a folder of state; undefined for a container that is none of ours. */
+/** Whose mirror the container, or the volume, is: a folder of state; undefined for one that is none of ours. */
 export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.owner]
+}
+
+/** What tells our volume from another mirror's, and from what only has its name. */
+export function volumeLabels(owner: string): Record<string, string> {
+  return { [label.owner]: owner }
 }
 
 export function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {

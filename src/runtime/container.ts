@@ -6,6 +6,8 @@ import {
   containerSpec,
   dataFolder,
   ownerOf,
+  volumeLabels,
+  volumeName,
   type ContainerPlan,
   type ContainerPorts,
   type ContainerWish,
@@ -40,6 +42,19 @@ export async function findOurs({ containers }: ContainerEngine, owner: string): 
     })
   throw new MirrorError(`The container ${containerName} is another mirror's, with its state in ${whose}.`, {
     hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Or use that one'],
+  })
+}
+
+/** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
+export async function refuseForeignVolume(
+  { volumes }: ContainerEngine,
+  { data, owner }: Pick<ContainerWish, 'data' | 'owner'>,
+): Promise<void> {
+  const found = 'volume' in data ? await volumes.find(data.volume) : undefined
+  const whose = found && ownerOf(found)
+  if (whose === undefined || whose === owner) return
+  throw new MirrorError(`The volume ${volumeName} is another mirror's, with its state in ${whose}.`, {
+    hints: ['Drop it from there: MIRROR_HOME=… mirror down --volumes', 'Or use a folder: mirror up --data DIR'],
   })
 }
 
@@ -89,8 +104,10 @@ export function publishedAt({ ports }: ContainerState, { inside }: PublishedPort
   return ports.find((port) => port.inside === inside)?.outside
 }
 
-async function createContainer({ containers }: ContainerEngine, wish: ContainerWish): Promise<string> {
+async function createContainer({ containers, volumes }: ContainerEngine, wish: ContainerWish): Promise<string> {
   try {
+    if ('volume' in wish.data && (await volumes.find(wish.data.volume)) === undefined)
+      await volumes.create(wish.data.volume, volumeLabels(wish.owner))
     return await containers.create(containerSpec(wish, randomUUID()))
   } catch (error) {
     if (!(error instanceof DockerError)) throw error

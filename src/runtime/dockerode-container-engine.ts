@@ -86,7 +86,12 @@ function createNetworks(client: Dockerode): DockerNetworks {
 
 function createVolumes(client: Dockerode): DockerVolumes {
   return {
-    has: async (name) => (await askedIfThere(client.getVolume(name).inspect())) !== undefined,
+    async find(name) {
+      const found = await askedIfThere(client.getVolume(name).inspect())
+      // The engine says null where there are none, against the library's types.
+      return found && { labels: (found.Labels as Record<string, string> | null) ?? {} }
+    },
+    create: async (name, labels) => void (await asked(client.createVolume({ Name: name, Labels: { ...labels } }))),
     remove: async (name) => void (await askedIfThere(client.getVolume(name).remove())),
   }
 }

@@ -38,7 +38,7 @@ export function containerEngineContract(open: OpenEngine): void {
     expect(await engine.containers.find('nobody')).toBeUndefined()
     expect(await engine.images.find('nothing:1')).toBeUndefined()
     expect(await engine.networks.find('nowhere')).toBeUndefined()
-    expect(await engine.volumes.has('nothing')).toBe(false)
+    expect(await engine.volumes.find('nothing')).toBeUndefined()
     await engine.containers.remove('nobody')
     await engine.containers.stop('nobody', 1)
     await engine.images.remove('nothing:1')
@@ -71,7 +71,21 @@ export function containerEngineContract(open: OpenEngine): void {
     await containers.remove('once')
     expect(await containers.find(id)).toBeUndefined()
     await volumes.remove('once-data')
-    expect(await volumes.has('once-data')).toBe(false)
+    expect(await volumes.find('once-data')).toBeUndefined()
+  })
+
+  test('makes a volume with labels, which nobody else changes', async () => {
+    const { engine, shell } = await open()
+    const { containers, volumes } = engine
+    await volumes.create('labelled-data', { 'dev-mirror.owner': '/here' })
+    await volumes.create('labelled-data', { 'dev-mirror.owner': '/here' })
+    const id = await containers.create(spec(shell, 'labelled', 'exit 0'))
+    expect(await volumes.find('labelled-data')).toMatchObject({ labels: { 'dev-mirror.owner': '/here' } })
+    await containers.remove(id)
+    await volumes.remove('labelled-data')
+    await containers.remove(await containers.create(spec(shell, 'plain', 'exit 0')))
+    expect(await volumes.find('plain-data')).toMatchObject({ labels: {} })
+    await volumes.remove('plain-data')
   })
 
   test('publishes a free port of 127.0.0.1 while a container runs', async () => {

@@ -9,6 +9,7 @@ import {
   type ImageState,
   type NetworkSpec,
   type NetworkState,
+  type VolumeState,
 } from '../../src/runtime/container-engine.ts'
 
 interface FakeContainer {
@@ -40,7 +41,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   const containers = new Map<string, FakeContainer>()
   const images = new Map<string, ImageState>()
   const networks = new Map<string, NetworkState>()
-  const volumes = new Set<string>()
+  const volumes = new Map<string, VolumeState>()
   let count = 0
   const newId = () => String((count += 1)).padStart(64, '0')
   const done: string[] = []
@@ -76,7 +77,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         if (!image) throw new DockerError(404, `No such image: ${spec.image}`)
         const id = newId()
         const { name, labels, user, data } = spec
-        if ('volume' in data.from) volumes.add(data.from.volume)
+        if ('volume' in data.from) makeVolume(data.from.volume, {})
         const state = {
           id,
           name,
@@ -169,7 +170,8 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       },
     },
     volumes: {
-      has: async (name) => volumes.has(name),
+      find: async (name) => volumes.get(name),
+      create: async (name, labels) => makeVolume(name, labels),
       async remove(name) {
         const user = [...containers.values()].find(
           ({ spec: { data } }) => 'volume' in data.from && data.from.volume === name,
@@ -181,6 +183,10 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   }
   const options = { 'com.docker.network.driver.mtu': '1400' }
   networks.set('bridge', { id: newId(), name: 'bridge', driver: 'bridge', options, ipv6: false, containers: 0 })
+
+  function makeVolume(name: string, labels: VolumeState['labels']): void {
+    if (!volumes.has(name)) volumes.set(name, { labels })
+  }
 
   function findContainer(name: string): FakeContainer | undefined {
     return containers.get(name) ?? [...containers.values()].find(({ spec }) => spec.name === name)

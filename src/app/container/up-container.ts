@@ -12,7 +12,7 @@ import {
   type ContainerPlan,
   type ContainerWish,
 } from '../../runtime/container-spec.ts'
-import { carryOut, findOurs, publishedAt, refuseTakenPorts } from '../../runtime/container.ts'
+import { carryOut, findOurs, publishedAt, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
 import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
@@ -70,6 +70,7 @@ export async function prepareContainer(
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
   const { wish: known, files, warnings } = await makeWish(request, info)
+  await refuseForeignVolume(engine, known)
   const networks = networkNames(config.networks, surroundings.env)
   if (!request.dryRun) await ensureNetworks(engine.networks, networks, surroundings.env)
   const order = imageRequest(request, networks[0])

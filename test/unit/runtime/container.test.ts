@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
+import { removeVolume } from '../../../src/app/container/down-container.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
-import { carryOut, findOurs, refuseTakenPorts } from '../../../src/runtime/container.ts'
+import { carryOut, findOurs, refuseForeignVolume, refuseTakenPorts } from '../../../src/runtime/container.ts'
 import type { ContainerSpec } from '../../../src/runtime/docker-containers.ts'
 import { createFakeEngine, type FakeEngine } from '../../support/fake-engine.ts'
 
@@ -96,6 +97,23 @@ describe('the container', () => {
     expect((await refusal(findOurs(docker, '/home/you/state'))).message).toContain(owner)
   })
 
+  test('leaves a volume alone that it has not made', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    await docker.containers.remove('mirror')
+    expect(await docker.volumes.find('mirror-data')).toEqual({ labels: { 'dev-mirror.owner': owner } })
+    const stranger = wishFor({ owner: '/home/you/state' })
+    expect((await refusal(refuseForeignVolume(docker, stranger))).message).toContain(owner)
+    expect((await refusal(removeVolume(docker, '/home/you/state'))).message).toContain(owner)
+    await refuseForeignVolume(docker, wishFor())
+    expect(await removeVolume(docker, owner)).toBe(true)
+    expect(await removeVolume(docker, owner)).toBe(false)
+
+    await docker.volumes.create('mirror-data', {})
+    await refuseForeignVolume(docker, wishFor())
+    expect((await refusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
+  })
+
   test('names the container that has its port', async () => {
     const docker = engineWithImage()
     await docker.containers.start(await docker.containers.create(other('web', 5055)))
@@ -113,7 +131,7 @@ describe('the container', () => {
     const error = await refusal(up(docker, wishFor()))
     expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
     expect(docker.container('mirror')).toBeUndefined()
-    expect(await docker.volumes.has('mirror-data')).toBe(true)
+    expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 
   test('that ends without a word shows the end of its log', async () => {
