@@ -31,6 +31,9 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   })
   await engine.containers.unpack(found.id, dataFolder, archive)
   const handedOverAt = new Date(clock.wall()).toISOString()
-  await writeState(paths.stateFile, { ...state, container: { ...state.container, handedOverAt } })
+  // Helpers take a while: another command may have ended or replaced the mirror since.
+  const now = await readState(paths.stateFile)
+  if (now?.container?.id === state.container.id)
+    await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
   return credentials
 }
