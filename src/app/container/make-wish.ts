@@ -94,7 +94,11 @@ function proxyWarnings(env: Surroundings['env']): string[] {
   const local = proxyNames.filter(
     (name) => !/^no_/i.test(name) && /\/\/([^@/]*@)?(localhost|127\.|\[::1\])/.test(env[name] ?? ''),
   )
-  return local.map((name) => `${name} names a proxy on this machine's loopback, which a container cannot reach`)
+  const telling = proxyNames.filter((name) => /\/\/[^@/]*:[^@/]*@/.test(env[name] ?? ''))
+  return [
+    ...local.map((name) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
+    ...telling.map((name) => `${name} holds a password, which whoever may use Docker sees in docker inspect`),
+  ]
 }
 
 function addressWarnings({ cache, registry }: Config): string[] {

@@ -134,10 +134,15 @@ describe('up in a container', () => {
   })
 
   test('hands nothing over that was not asked for, and proxies without being asked', async () => {
-    const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
+    const ALL_PROXY = 'http://me:hush@proxy.example:3128'
+    const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example', ALL_PROXY })
     expect(specOf().env).toMatchObject({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
     expect(Object.keys(specOf().env)).not.toContain('MIRROR_IMAGE')
-    expect(said.join('\n')).toContain('HTTPS_PROXY names a proxy on this machine')
+    expect(said).toEqual([
+      expect.stringContaining('HTTPS_PROXY names a proxy on this machine'),
+      expect.stringContaining('ALL_PROXY holds a password'),
+    ])
+    expect(said.join()).not.toContain('hush')
     expect(handed()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
   })
 
