@@ -18,7 +18,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
     const engine = await openContainerEngine(endpoint)
     const found = await engine.containers.find(containerName)
     if (found === undefined || ownerOf(found) !== request.paths.stateDir) return undefined
-    await removeContainer(engine)
+    await removeContainer(engine, found.id)
     return { container: containerName, killed: false }
   } catch (error) {
     // Where no engine is there is no container.

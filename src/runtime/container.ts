@@ -75,8 +75,9 @@ export async function carryOut(
   const { containers, networks } = engine
   const { wish, handed } = order
   const fresh = plan.action === 'create' || plan.action === 'replace'
-  const before = plan.action === 'replace' ? await containers.find(containerName) : undefined
-  if (before) await removeContainer(engine)
+  // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
+  const before = plan.action === 'replace' ? await findOurs(engine, wish.owner) : undefined
+  if (before) await removeContainer(engine, before.id)
   const id = fresh ? await createContainer(engine, wish) : (await containers.find(containerName))!.id
   try {
     await containers.unpack(id, dataFolder, handed)
@@ -94,9 +95,9 @@ export async function carryOut(
 }
 
 /** Ends and removes our container; its volume stays. */
-export async function removeContainer({ containers }: ContainerEngine): Promise<void> {
-  await containers.stop(containerName, stopSeconds)
-  await containers.remove(containerName)
+export async function removeContainer({ containers }: ContainerEngine, id: string): Promise<void> {
+  await containers.stop(id, stopSeconds)
+  await containers.remove(id)
 }
 
 /** Where a port of the container is published. */

@@ -5,8 +5,9 @@ import { DockerError, type ContainerEngine } from '../../runtime/container-engin
 
 /** Ends and removes the container of the mirror with this state folder; false when there was none. */
 export async function downContainer(engine: ContainerEngine, owner: string): Promise<boolean> {
-  if ((await findOurs(engine, owner)) === undefined) return false
-  await removeContainer(engine)
+  const found = await findOurs(engine, owner)
+  if (found === undefined) return false
+  await removeContainer(engine, found.id)
   return true
 }
 

@@ -97,6 +97,18 @@ describe('the container', () => {
     expect((await refusal(findOurs(docker, '/home/you/state'))).message).toContain(owner)
   })
 
+  test('whose name somebody else has taken since the plan was made leaves that one alone', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    const wish = wishFor({ memory: 1024 })
+    const plan = planContainer(wish, await findOurs(docker, owner))
+    await docker.containers.remove('mirror')
+    const theirs = await docker.containers.create(other('mirror', 80))
+    const order = { wish, handed: Buffer.from('tar'), clock: systemClock, signal: new AbortController().signal }
+    expect((await refusal(carryOut(docker, plan, order))).message).toContain('that is not ours')
+    expect(docker.container(theirs)).toBeDefined()
+  })
+
   test('leaves a volume alone that it has not made', async () => {
     const docker = engineWithImage()
     await up(docker, wishFor())
