@@ -78,8 +78,10 @@ export async function prepareContainer(
   const wish = { ...known, image, networks }
   const plan = planContainer(wish, actual)
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, wish.ports)
+  // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
+  const lent = await handOver(credentials, config, surroundings.env, request.clock)
   for (const warning of warnings) request.say(warning)
-  return { plan, wish, files }
+  return { plan, wish, files: { ...files, [handedFiles.credentials]: lent } }
 }
 
 /** The image as far as it is there: a dry run makes none. */
@@ -93,11 +95,10 @@ export async function upContainer(
   request: ContainerRequest,
   { plan, wish, files }: ContainerPreparation,
 ): Promise<ContainerUp> {
-  const { paths, config, credentials, clock, signal, surroundings } = request
+  const { paths, config, credentials, clock, signal } = request
   await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
   const token = await openAdminToken(paths.tokenFile)
-  const handed = { ...files, [handedFiles.credentials]: await handOver(credentials, config, surroundings.env, clock) }
-  const archive = await handedArchive({ files: handed, token, user: wish.user })
+  const archive = await handedArchive({ files, token, user: wish.user })
   const container = await carryOut(engine, plan, { wish, handed: archive, clock, signal })
   const endpoints = endpointsOf(container, wish, config)
   // Which port is free is known only now, and networks may have changed.

@@ -151,6 +151,8 @@ describe('up in a container', () => {
     await expect(up({}, { credentials })).rejects.toMatchObject({ exit: 2 })
     const share = { MIRROR_CACHE_SHARE_CREDENTIALS: 'true' }
     await expect(up(share, { credentials: ['nobody.example'] })).rejects.toMatchObject({ exit: 2 })
+    const { request: missing } = await requestFor(share, { credentials: ['nobody.example'] })
+    await expect(prepareContainer(docker, missing), 'before anything is stopped').rejects.toMatchObject({ exit: 2 })
     const { request } = await up(share, { credentials })
     expect(handed()).toContain(Buffer.from('AWS:secret').toString('base64'))
     expect(JSON.stringify(specOf())).not.toContain('secret')
