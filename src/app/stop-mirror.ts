@@ -17,6 +17,8 @@ export interface StoppedMirror {
   pid?: number
   /** The name of its container. */
   container?: string
+  /** The volume with that container's data; undefined when that is a folder, or nobody knows any more. */
+  volume?: string | undefined
   /** It did not end by itself. */
   killed: boolean
 }
@@ -41,7 +43,7 @@ export async function stopMirror({ paths, clock, surroundings }: StopRequest): P
 }
 
 async function stopContainer(
-  { name }: ContainerPlace,
+  { name, volume }: ContainerPlace,
   paths: MirrorPaths,
   surroundings: Surroundings,
 ): Promise<StoppedMirror> {
@@ -49,7 +51,7 @@ async function stopContainer(
   const { downContainer } = await import('./container/down-container.ts')
   await downContainer(await openEngine(surroundings), paths.stateDir)
   await removeState(paths.stateFile, 0)
-  return { container: name, killed: false }
+  return { container: name, volume, killed: false }
 }
 
 async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: NodeJS.Platform): Promise<void> {

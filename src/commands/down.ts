@@ -92,9 +92,11 @@ export default class Down extends BaseCommand {
 function endOf(stopped: StoppedMirror | undefined, dropped: boolean, { dataDir }: MirrorPaths): string {
   if (stopped === undefined)
     return dropped ? 'No mirror was running. What it had cached is dropped.' : 'No mirror was running.'
-  const { pid, container, killed } = stopped
-  if (container !== undefined)
-    return `The container ${container} is gone. What it cached ${dropped ? 'is dropped.' : 'stays in its volume.'}`
+  const { pid, container, volume, killed } = stopped
+  if (container !== undefined) {
+    const place = volume === undefined ? 'where it is' : `in the volume ${volume}`
+    return `The container ${container} is gone. ${dropped ? 'The volume is dropped.' : `What it cached stays ${place}.`}`
+  }
   if (killed) return `The mirror (pid ${pid}) did not end in time and was killed.`
   return `The mirror (pid ${pid}) has ended. What it cached stays in ${dataDir}`
 }
