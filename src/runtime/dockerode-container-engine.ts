@@ -88,8 +88,7 @@ function createVolumes(client: Dockerode): DockerVolumes {
   return {
     async find(name) {
       const found = await askedIfThere(client.getVolume(name).inspect())
-      // The engine says null where there are none, against the library's types.
-      return found && { labels: (found.Labels as Record<string, string> | null) ?? {} }
+      return found && { labels: found.Labels ?? {} }
     },
     create: async (name, labels) => void (await asked(client.createVolume({ Name: name, Labels: { ...labels } }))),
     remove: async (name) => void (await askedIfThere(client.getVolume(name).remove())),
