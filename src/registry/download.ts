@@ -21,8 +21,10 @@ export interface Download {
   readonly settled: Promise<boolean>
   /** Whether somebody reads along. */
   readonly isFollowed: boolean
-  /** Whether somebody ever did. */
-  readonly wasFollowed: boolean
+  /** Whether a client has ever wanted it. */
+  readonly isClaimed: boolean
+  /** A client wants it, and will follow when it has started. */
+  claim(): void
   /** Whether a newcomer can still have it from this byte on. */
   canFollowFrom(position: number): boolean
   /** Reads along from `start`. The follower must be closed. */
@@ -76,7 +78,7 @@ const resumePauses = [250, 500, 1000]
 
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, logger, clock = systemClock } = options
+  const { digest, logger, signal, clock = systemClock } = options
   const started = deferred<{ identity: string }>()
   const followers = new Set<{ position: number }>()
   let size = options.expectedSize
@@ -85,7 +87,7 @@ export function startDownload(options: DownloadOptions): Download {
   let progress = deferred()
   let begun = false
   let running = true
-  let wasFollowed = false
+  let isClaimed = false
 
   const announce = () => {
     progress.resolve()
@@ -130,19 +132,20 @@ export function startDownload(options: DownloadOptions): Download {
         return
       } catch (error) {
         const pause = resumePauses[attempt]
-        const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !options.signal.aborted
+        const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !signal.aborted
         if (!broke || pause === undefined) throw error
         logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
-        await clock.sleep(pause, options.signal)
+        await clock.sleep(pause, signal)
       }
     }
   }
 
   /** One request. Whatever its end, nothing of it is left: a body that nobody reads would keep its connection for ever. */
   async function tryOnce(): Promise<void> {
+    signal.throwIfAborted()
     const attempt = new AbortController()
-    const end = () => attempt.abort(options.signal.reason)
-    options.signal.addEventListener('abort', end, { once: true })
+    const end = () => attempt.abort(signal.reason)
+    signal.addEventListener('abort', end, { once: true })
     try {
       let received = intake.arrived
       const { ranges } = options
@@ -163,7 +166,7 @@ export function startDownload(options: DownloadOptions): Download {
         await intake.push(chunk)
       }
     } finally {
-      options.signal.removeEventListener('abort', end)
+      signal.removeEventListener('abort', end)
       attempt.abort()
       await intake.flush()
     }
@@ -263,16 +266,17 @@ export function startDownload(options: DownloadOptions): Download {
     get isFollowed() {
       return followers.size > 0
     },
-    get wasFollowed() {
-      return wasFollowed
+    get isClaimed() {
+      return isClaimed
     },
+    claim: () => void (isClaimed = true),
     started: started.promise,
     settled,
-    canFollowFrom: (position) => running && (!intake.hasDropped || position >= intake.arrived),
+    canFollowFrom: (position) => running && !signal.aborted && (!intake.hasDropped || position >= intake.arrived),
     follow(start) {
       const follower = { position: start }
       followers.add(follower)
-      wasFollowed = true
+      isClaimed = true
       return {
         next: (signal) => next(follower, signal),
         close() {

@@ -167,6 +167,24 @@ describe('a download', () => {
       }
     }))
 
+  test('that is being ended takes no newcomers, and one that was ended before it began asks for nothing', () =>
+    withStore(async ({ blobs }) => {
+      const ending = new AbortController()
+      let asked = 0
+      const open = () => {
+        asked += 1
+        return Promise.resolve(answer(chunks(blob)))
+      }
+      const download = start(blobs, open, { signal: ending.signal })
+      await download.started
+      expect(download.canFollowFrom(0)).toBe(true)
+      ending.abort(new UpstreamError('unavailable', 503, 'ended'))
+      expect(download.canFollowFrom(0)).toBe(false)
+      await download.settled
+      await expect(start(blobs, open, { signal: ending.signal }).started).rejects.toThrow('ended')
+      expect(asked).toBe(1)
+    }))
+
   test('an empty blob is a blob', () =>
     withStore(async ({ blobs }) => {
       const empty = digestOf(Buffer.alloc(0))
