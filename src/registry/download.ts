@@ -9,6 +9,7 @@ import type { ByteRange } from '../oci/range.ts'
 import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
 import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
 import { Intake } from './intake.ts'
+import { nextProgress } from './next-progress.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {
@@ -93,7 +94,8 @@ export function startDownload(options: DownloadOptions): Download {
     progress.resolve()
     progress = deferred()
   }
-  const intake = new Intake({ ...options, onArrived: announce, isAbandoned: () => followers.size === 0 })
+  const isAbandoned = () => followers.size === 0
+  const intake = new Intake({ ...options, onArrived: announce, isAbandoned, isClaimed: () => isClaimed })
   /** How many bytes may leave. */
   const releasable = () => {
     const { arrived } = intake
@@ -133,7 +135,10 @@ export function startDownload(options: DownloadOptions): Download {
       } catch (error) {
         const pause = resumePauses[attempt]
         const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !signal.aborted
-        if (!broke || pause === undefined) throw error
+        // Only the upstream's word that this was the end is missing; the digest tells as well.
+        if (broke && intake.arrived === size) return
+        const isForNobody = isAbandoned() && !intake.isOnDisk
+        if (!broke || isForNobody || pause === undefined) throw error
         logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, signal)
       }
@@ -287,13 +292,4 @@ export function startDownload(options: DownloadOptions): Download {
       }
     },
   }
-}
-
-async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (!signal) return progress
-  const aborted = deferred()
-  const onAbort = () => aborted.resolve()
-  signal.addEventListener('abort', onAbort, { once: true })
-  await Promise.race([progress, aborted.promise])
-  signal.removeEventListener('abort', onAbort)
 }
