@@ -5,26 +5,31 @@ import { OciError } from '../oci/errors.ts'
 const leastBytes = 1024
 
 /**
- * The body of a request as it comes, at the reader's pace. There is no limit on the whole; a client that is silent for
- * `idle` ms while we wait is cut off.
+ * The body of a request as it comes, at the reader's pace. There is no limit on the whole; a client that has kept us waiting
+ * for `idle` ms is cut off. Time that the reader takes is not the client's.
  */
 export async function* readBody(request: IncomingMessage, idle: number): AsyncGenerator<Buffer, void> {
   let arrived = 0
-  let isWaiting = true
-  const watch = setInterval(() => {
-    if (isWaiting && arrived < leastBytes) request.destroy(new Error('the client stopped sending'))
-    arrived = 0
-  }, idle)
+  let patience = idle
+  let waitingSince = performance.now()
+  const hangUp = () => void request.destroy(new Error('the client stopped sending'))
+  let watch = setTimeout(hangUp, patience)
   try {
     // Leaving a stream early destroys it by default, and with it the connection that is to carry the answer.
     for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+      clearTimeout(watch)
+      patience -= performance.now() - waitingSince
       arrived += chunk.length
-      isWaiting = false
+      if (arrived >= leastBytes) {
+        arrived = 0
+        patience = idle
+      }
       yield chunk
-      isWaiting = true
+      waitingSince = performance.now()
+      watch = setTimeout(hangUp, Math.max(0, patience))
     }
   } finally {
-    clearInterval(watch)
+    clearTimeout(watch)
   }
 }
 
