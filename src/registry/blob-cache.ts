@@ -141,6 +141,8 @@ export class BlobCache {
   }
 
   async #arriving(place: Place, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+    // It may be one that was begun ahead: not to be let go of while this client waits for its start.
+    download.claim()
     const outcome = this.#claim(place, download.digest) ? 'miss' : joined
     await download.started
     return {

@@ -9,6 +9,7 @@ import type { ByteRange } from '../oci/range.ts'
 import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
 import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
 import { Intake } from './intake.ts'
+import { nextProgress } from './next-progress.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {
@@ -21,8 +22,10 @@ export interface Download {
   readonly settled: Promise<boolean>
   /** Whether somebody reads along. */
   readonly isFollowed: boolean
-  /** Whether somebody ever did. */
-  readonly wasFollowed: boolean
+  /** Whether a client has ever wanted it. */
+  readonly isClaimed: boolean
+  /** A client wants it, and will follow when it has started. */
+  claim(): void
   /** Whether a newcomer can still have it from this byte on. */
   canFollowFrom(position: number): boolean
   /** Reads along from `start`. The follower must be closed. */
@@ -76,7 +79,7 @@ const resumePauses = [250, 500, 1000]
 
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, logger, clock = systemClock } = options
+  const { digest, logger, signal, clock = systemClock } = options
   const started = deferred<{ identity: string }>()
   const followers = new Set<{ position: number }>()
   let size = options.expectedSize
@@ -85,13 +88,14 @@ export function startDownload(options: DownloadOptions): Download {
   let progress = deferred()
   let begun = false
   let running = true
-  let wasFollowed = false
+  let isClaimed = false
 
   const announce = () => {
     progress.resolve()
     progress = deferred()
   }
-  const intake = new Intake({ ...options, onArrived: announce, isAbandoned: () => followers.size === 0 })
+  const isAbandoned = () => followers.size === 0
+  const intake = new Intake({ ...options, onArrived: announce, isAbandoned, isClaimed: () => isClaimed })
   /** How many bytes may leave. */
   const releasable = () => {
     const { arrived } = intake
@@ -130,19 +134,23 @@ export function startDownload(options: DownloadOptions): Download {
         return
       } catch (error) {
         const pause = resumePauses[attempt]
-        const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !options.signal.aborted
-        if (!broke || pause === undefined) throw error
+        const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !signal.aborted
+        // Only the upstream's word that this was the end is missing; the digest tells as well.
+        if (broke && intake.arrived === size) return
+        const isForNobody = isAbandoned() && !intake.isOnDisk
+        if (!broke || isForNobody || pause === undefined) throw error
         logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
-        await clock.sleep(pause, options.signal)
+        await clock.sleep(pause, signal)
       }
     }
   }
 
   /** One request. Whatever its end, nothing of it is left: a body that nobody reads would keep its connection for ever. */
   async function tryOnce(): Promise<void> {
+    signal.throwIfAborted()
     const attempt = new AbortController()
-    const end = () => attempt.abort(options.signal.reason)
-    options.signal.addEventListener('abort', end, { once: true })
+    const end = () => attempt.abort(signal.reason)
+    signal.addEventListener('abort', end, { once: true })
     try {
       let received = intake.arrived
       const { ranges } = options
@@ -163,7 +171,7 @@ export function startDownload(options: DownloadOptions): Download {
         await intake.push(chunk)
       }
     } finally {
-      options.signal.removeEventListener('abort', end)
+      signal.removeEventListener('abort', end)
       attempt.abort()
       await intake.flush()
     }
@@ -263,16 +271,17 @@ export function startDownload(options: DownloadOptions): Download {
     get isFollowed() {
       return followers.size > 0
     },
-    get wasFollowed() {
-      return wasFollowed
+    get isClaimed() {
+      return isClaimed
     },
+    claim: () => void (isClaimed = true),
     started: started.promise,
     settled,
-    canFollowFrom: (position) => running && (!intake.hasDropped || position >= intake.arrived),
+    canFollowFrom: (position) => running && !signal.aborted && (!intake.hasDropped || position >= intake.arrived),
     follow(start) {
       const follower = { position: start }
       followers.add(follower)
-      wasFollowed = true
+      isClaimed = true
       return {
         next: (signal) => next(follower, signal),
         close() {
@@ -283,13 +292,4 @@ export function startDownload(options: DownloadOptions): Download {
       }
     },
   }
-}
-
-async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (!signal) return progress
-  const aborted = deferred()
-  const onAbort = () => aborted.resolve()
-  signal.addEventListener('abort', onAbort, { once: true })
-  await Promise.race([progress, aborted.promise])
-  signal.removeEventListener('abort', onAbort)
 }

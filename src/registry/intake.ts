@@ -19,6 +19,8 @@ export interface IntakeOptions {
   readonly onArrived: () => void
   /** Whether nobody reads along. */
   readonly isAbandoned: () => boolean
+  /** Whether a client has ever wanted it. */
+  readonly isClaimed: () => boolean
   readonly logger: Logger
 }
 
@@ -58,6 +60,11 @@ export class Intake {
   /** Bytes that can be read. */
   get arrived(): number {
     return this.#arrived
+  }
+
+  /** Whether the disk has all that has arrived. */
+  get isOnDisk(): boolean {
+    return !this.#overflow
   }
 
   /** Whether bytes were let go that a newcomer would need. */
@@ -194,7 +201,9 @@ export class Intake {
     this.#overflow ??= new Overflow(overflowBytes)
     const room = this.#overflow.push(this.#arrived, bytes)
     this.#arrive(bytes, false)
-    if (this.#options.isAbandoned() && (this.#overflow.full || this.#overflow.dropped))
+    const { isAbandoned, isClaimed } = this.#options
+    // What somebody has wanted he may come back for, as long as it costs no more memory than this.
+    if (isAbandoned() && (this.#overflow.full || this.#overflow.dropped || !isClaimed()))
       throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
     await room
   }

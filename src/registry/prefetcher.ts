@@ -29,6 +29,8 @@ interface Pull {
   readonly place: Place
   readonly waiting: ManifestLink[]
   readonly running: Map<Download, AbortController>
+  /** What clients asked for by themselves, and may still be reading. */
+  readonly asked: Set<Download>
   /** Monotonic ms. */
   askedAt: number
 }
@@ -58,13 +60,13 @@ export class Prefetcher {
     this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, mostManifests))
   }
 
-  /** A client asks for the whole of a blob. */
-  sawBlob(place: Place, digest: Digest): void {
+  /** A client asks for the whole of a blob, which comes by this download where it is not held. */
+  sawBlob(place: Place, digest: Digest, download?: Download): void {
     if (this.#options.layers === 0) return
     for (const manifest of this.#manifests.get(keyOf(place)) ?? []) {
       const layers = place.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
       const at = layers.findIndex((layer) => layer.digest === digest)
-      if (at !== -1) return this.#pulled(place, manifest, layers.slice(at + 1))
+      if (at !== -1) return this.#pulled(place, manifest, layers.slice(at + 1), download)
     }
   }
 
@@ -75,16 +77,18 @@ export class Prefetcher {
     this.#pulls.clear()
   }
 
-  #pulled(place: Place, manifest: Digest, following: readonly ManifestLink[]): void {
+  #pulled(place: Place, manifest: Digest, following: readonly ManifestLink[], download: Download | undefined): void {
     const key = `${keyOf(place)} ${manifest}`
     const now = this.#options.clock.monotonic()
     const known = this.#pulls.get(key)
     if (known) {
       known.askedAt = now
+      if (download) known.asked.add(download)
       return
     }
     if (following.length === 0) return
-    const pull: Pull = { place, waiting: [...following], running: new Map(), askedAt: now }
+    const asked = new Set(download && [download])
+    const pull: Pull = { place, waiting: [...following], running: new Map(), asked, askedAt: now }
     this.#pulls.set(key, pull)
     this.#timer ??= setInterval(() => this.#look(), lookEveryMs).unref()
     for (let lane = 0; lane < Math.min(this.#options.layers, following.length); lane++) void this.#fetchAll(pull)
@@ -119,7 +123,8 @@ export class Prefetcher {
   #look(): void {
     const now = this.#options.clock.monotonic()
     for (const [key, pull] of this.#pulls) {
-      const isRead = [...pull.running.keys()].some((download) => download.isFollowed)
+      for (const download of pull.asked) if (!download.isFollowed) pull.asked.delete(download)
+      const isRead = pull.asked.size > 0 || [...pull.running.keys()].some((download) => download.isFollowed)
       if (isRead || now - pull.askedAt < patienceMs) continue
       abandon(pull)
       this.#pulls.delete(key)
@@ -133,8 +138,7 @@ export class Prefetcher {
 function abandon({ waiting, running }: Pull): void {
   waiting.length = 0
   for (const [download, ending] of running)
-    if (!download.wasFollowed)
-      ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
+    if (!download.isClaimed) ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
 }
 
 function keyOf({ host, name, identity, caller }: Place): string {

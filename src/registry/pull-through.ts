@@ -86,7 +86,10 @@ export class PullThrough implements Registry {
     return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (place) => {
       const answer = await this.#blobs.get(place, digest)
       // Now that what the client itself has asked for is on its way.
-      if (!caller.head && !caller.part) this.#prefetcher.sawBlob(place, digest)
+      if (!caller.head && !caller.part) {
+        const { body } = answer
+        this.#prefetcher.sawBlob(place, digest, body.kind === 'arriving' ? body.download : undefined)
+      }
       return answer
     })
   }

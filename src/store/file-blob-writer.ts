@@ -50,11 +50,19 @@ export class FileBlobWriter implements BlobWriter {
   }
 
   async write(chunk: Uint8Array): Promise<void> {
-    await this.#put(this.#size, chunk)
+    await this.#prepare(chunk.length)
+    try {
+      await this.#put(this.#size, chunk)
+    } catch (error) {
+      await this.#cutBack()
+      throw error
+    }
     this.#size += chunk.length
   }
 
   async writeAt(position: number, chunk: Uint8Array): Promise<void> {
+    await this.#prepare(chunk.length)
+    // What a failure leaves of it lies beyond the size, as does what others have written ahead: nothing to cut back.
     await this.#put(position, chunk)
   }
 
@@ -89,18 +97,16 @@ export class FileBlobWriter implements BlobWriter {
     }
   }
 
-  async #put(position: number, chunk: Uint8Array): Promise<void> {
+  async #prepare(bytes: number): Promise<void> {
     this.#mustBeOpen()
-    if (chunk.length > this.#allowance) await this.#reserve(chunk.length)
-    this.#allowance -= chunk.length
-    try {
-      let written = 0
-      while (written < chunk.length)
-        written += (await this.#handle.write(chunk, written, chunk.length - written, position + written)).bytesWritten
-    } catch (error) {
-      await this.#cutBack()
-      throw error
-    }
+    if (bytes > this.#allowance) await this.#reserve(bytes)
+    this.#allowance -= bytes
+  }
+
+  async #put(position: number, chunk: Uint8Array): Promise<void> {
+    let written = 0
+    while (written < chunk.length)
+      written += (await this.#handle.write(chunk, written, chunk.length - written, position + written)).bytesWritten
   }
 
   #mustBeOpen(): void {

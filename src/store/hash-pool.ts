@@ -16,7 +16,10 @@ export interface FileHash {
   advance(size: number): void
   /** Adds bytes that the file does not have. */
   append(bytes: Uint8Array): void
-  /** The digest of all bytes so far; the hash is used up. Throws what reading the file threw. */
+  /**
+   * The digest of all bytes so far; the hash is used up. Throws what reading the file threw, or that the thread died while it
+   * had bytes that the file does not have.
+   */
   digest(): Promise<Digest>
   /** Resolves when the descriptor is not used any more. */
   close(): Promise<void>
@@ -37,6 +40,7 @@ export function createHashPool(cores: number): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(mostThreads, cores - 1))
   let lastId = 0
+  let closed = false
 
   function start(): Thread {
     // By its text: it is found in the same way in a bundle, in a package and in the sources.
@@ -68,8 +72,18 @@ export function createHashPool(cores: number): HashPool {
   }
 
   function follow(algorithm: DigestAlgorithm, descriptor: number): FileHash {
-    const thread = leastBusy()
     const id = ++lastId
+    let thread = begin()
+    let inFile = 0
+    let isAllInFile = true
+    let over = false
+
+    function begin(): Thread {
+      const chosen = leastBusy()
+      chosen.jobs += 1
+      chosen.worker.postMessage({ id, kind: 'begin', algorithm, descriptor } satisfies HashOrder, [])
+      return chosen
+    }
     const tell = (order: HashOrder) => thread.worker.postMessage(order, [])
     const ask = (order: HashOrder) =>
       new Promise<HashAnswer>((resolve) => {
@@ -77,29 +91,38 @@ export function createHashPool(cores: number): HashPool {
         thread.waiting.set(id, resolve)
         tell(order)
       })
-    let over = false
     const end = async (order: HashOrder): Promise<HashAnswer> => {
       over = true
+      const { worker } = thread
       // A program that has nothing else to do waits for it.
-      thread.worker.ref()
+      worker.ref()
       try {
         return await ask(order)
       } finally {
         thread.jobs -= 1
-        if (thread.jobs === 0) thread.worker.unref()
+        if (thread.jobs === 0) worker.unref()
       }
     }
-    thread.jobs += 1
-    tell({ id, kind: 'begin', algorithm, descriptor })
     return {
-      advance: (size) => tell({ id, kind: 'advance', size }),
+      advance(size) {
+        inFile = size
+        tell({ id, kind: 'advance', size })
+      },
       append(bytes) {
+        isAllInFile = false
         // A part of a larger buffer would take all of that along.
         const copy = new Uint8Array(bytes)
         thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashOrder, [copy.buffer])
       },
       async digest() {
-        const { hex, error } = await end({ id, kind: 'digest' })
+        let answer = await end({ id, kind: 'digest' })
+        // A thread has died: what is in the file can be read again.
+        if (answer.hex === undefined && isAllInFile && !closed && !threads.includes(thread)) {
+          thread = begin()
+          tell({ id, kind: 'advance', size: inFile })
+          answer = await end({ id, kind: 'digest' })
+        }
+        const { hex, error } = answer
         if (hex === undefined) throw error
         return parseDigest(`${algorithm}:${hex}`)!
       },
@@ -112,6 +135,7 @@ export function createHashPool(cores: number): HashPool {
   return {
     follow,
     async close() {
+      closed = true
       const ended = threads.map(async ({ worker }) => {
         const exit = once(worker, 'exit')
         await worker.terminate()

@@ -133,6 +133,22 @@ describe('a download', () => {
       expect(asked).toEqual([0, 100_000, 200_000])
     }))
 
+  test('asks for nothing more when all has come and only the end is missing', () =>
+    withStore(async ({ blobs }) => {
+      const asked: number[] = []
+      async function* endless(): AsyncGenerator<Uint8Array> {
+        yield* chunks(blob)
+        throw new UpstreamError('unavailable', 502, 'cut')
+      }
+      const download = start(blobs, (from) => {
+        asked.push(from)
+        return Promise.resolve(answer(endless()))
+      })
+      expect((await readAll(download)).bytes.equals(blob)).toBe(true)
+      expect(asked).toEqual([0])
+      expect(await download.settled).toBe(true)
+    }))
+
   test('gives up after three resumptions, and everybody hears of it', () =>
     withStore(async ({ blobs }) => {
       let asked = 0
@@ -165,6 +181,24 @@ describe('a download', () => {
         const download = start(blobs, () => Promise.resolve(answer(chunks(blob), size)))
         expect((await readAll(download)).error).toMatchObject({ failure: 'invalid' })
       }
+    }))
+
+  test('that is being ended takes no newcomers, and one that was ended before it began asks for nothing', () =>
+    withStore(async ({ blobs }) => {
+      const ending = new AbortController()
+      let asked = 0
+      const open = () => {
+        asked += 1
+        return Promise.resolve(answer(chunks(blob)))
+      }
+      const download = start(blobs, open, { signal: ending.signal })
+      await download.started
+      expect(download.canFollowFrom(0)).toBe(true)
+      ending.abort(new UpstreamError('unavailable', 503, 'ended'))
+      expect(download.canFollowFrom(0)).toBe(false)
+      await download.settled
+      await expect(start(blobs, open, { signal: ending.signal }).started).rejects.toThrow('ended')
+      expect(asked).toBe(1)
     }))
 
   test('an empty blob is a blob', () =>
@@ -232,5 +266,25 @@ describe('a download on a full disk', () => {
       follower.close()
       expect(await download.settled).toBe(false)
       expect(download.canFollowFrom(0)).toBe(false)
+    }))
+
+  test('ends at once when nobody has ever wanted it, and asks for nothing more', () =>
+    withStore(async ({ blobs }) => {
+      let asked = 0
+      let arrived = 0
+      const counted = async function* () {
+        for await (const chunk of chunks(blob, 1000)) {
+          arrived += chunk.length
+          yield chunk
+        }
+      }
+      const open = () => {
+        asked += 1
+        return Promise.resolve(answer(counted()))
+      }
+      const download = start(fullAfter(blobs, 10_000), open)
+      expect(await download.settled).toBe(false)
+      expect(asked).toBe(1)
+      expect(arrived).toBeLessThan(blob.length)
     }))
 })

@@ -29,17 +29,24 @@ function place(): Place {
 function start(layers: number) {
   let now = 0
   const clock: Clock = { ...systemClock, monotonic: () => now }
-  const fetched: { digest: Digest; signal: AbortSignal; end: (stored: boolean) => void; follow: () => void }[] = []
+  const fetched: {
+    digest: Digest
+    signal: AbortSignal
+    end: (stored: boolean) => void
+    claim: () => void
+    follow: () => void
+  }[] = []
   const prefetcher = new Prefetcher({
     layers,
     clock,
     logger: silentLogger,
     async fetch(_, { digest }, signal) {
       const settled = deferred<boolean>()
-      const state = { isFollowed: false, wasFollowed: false, settled: settled.promise }
+      const state = { isFollowed: false, isClaimed: false, settled: settled.promise }
       signal.addEventListener('abort', () => settled.resolve(false))
-      const follow = () => void Object.assign(state, { isFollowed: true, wasFollowed: true })
-      fetched.push({ digest, signal, end: settled.resolve, follow })
+      const claim = () => void Object.assign(state, { isClaimed: true })
+      const follow = () => void Object.assign(state, { isFollowed: true, isClaimed: true })
+      fetched.push({ digest, signal, end: settled.resolve, claim, follow })
       return state as unknown as Download
     },
   })
@@ -91,4 +98,28 @@ test('when nobody asks for the image any more, what nobody has joined is let go 
   await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
   expect(fetched[0]!.signal.aborted).toBe(false)
   expect(order()).toEqual(digests.slice(1, 5))
+})
+
+test('what a client waits for is not let go of before it has begun', async () => {
+  const { prefetcher, fetched, turn, pass } = start(2)
+  prefetcher.sawManifest(place(), manifest)
+  prefetcher.sawBlob(place(), digests[0]!)
+  await turn()
+  fetched[0]!.claim()
+  pass(60_000)
+  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
+  expect(fetched[0]!.signal.aborted).toBe(false)
+})
+
+test('while the client reads what it asked for by itself, the image is wanted', async () => {
+  const { prefetcher, fetched, turn, pass } = start(3)
+  const own = { isFollowed: true }
+  prefetcher.sawManifest(place(), manifest)
+  prefetcher.sawBlob(place(), digests[0]!, own as Download)
+  await turn()
+  pass(60_000)
+  await sleep(1200)
+  expect(fetched.map(({ signal }) => signal.aborted)).toEqual([false, false, false])
+  own.isFollowed = false
+  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
 })

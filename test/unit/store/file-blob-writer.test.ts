@@ -107,7 +107,8 @@ describe('the reserve', () => {
 })
 
 describe('a full disk', () => {
-  test('leaves exactly what was written before, and room is used again', async ({ skip }) => {
+  /** A folder on a disk of 1 MiB. */
+  async function smallDisk(skip: (note: string) => void): Promise<string> {
     const folder = await temporaryFolder()
     if (process.platform !== 'linux' || process.getuid?.() !== 0) skip('mounting a small disk needs root on Linux')
     try {
@@ -116,6 +117,25 @@ describe('a full disk', () => {
       skip(`this machine does not let us mount: ${String(error)}`)
     }
     onTestFinished(async () => void (await run('umount', ['-l', folder])))
+    return folder
+  }
+
+  test('takes nothing of what others have written ahead', async ({ skip }) => {
+    const store = await openTestStore(join(await smallDisk(skip), 'cache'))
+    const writer = await store.blobs.create()
+    const chunk = Buffer.alloc(300 * 1024, 'x')
+    await writer.writeAt(chunk.length, chunk)
+    await writer.writeAt(0, chunk)
+    await expect(writer.writeAt(5 * chunk.length, Buffer.alloc(1024 * 1024))).rejects.toMatchObject({ code: 'ENOSPC' })
+    writer.extend(2 * chunk.length)
+    const end = Buffer.alloc(10)
+    expect(await writer.read(end, 2 * chunk.length - 10)).toBe(10)
+    expect(end.toString()).toBe('xxxxxxxxxx')
+    await writer.close()
+  })
+
+  test('leaves exactly what was written before, and room is used again', async ({ skip }) => {
+    const folder = await smallDisk(skip)
     const store = await openTestStore(join(folder, 'cache'))
     const writer = await store.blobs.create()
     const chunk = Buffer.alloc(300 * 1024, 'x')

@@ -73,6 +73,31 @@ describe('hashing on other threads', () => {
     await expect(following.digest()).rejects.toThrow('shorter')
   })
 
+  test('begins again on another thread when its own dies', async () => {
+    const hashes = createHashPool(2)
+    onTestFinished(() => hashes.close())
+    const file = await open(join(await temporaryFolder(), 'file'), 'w+')
+    onTestFinished(() => file.close())
+    await file.write(bytes)
+    const following = hashes.follow('sha256', file.fd)
+    following.advance(1_000_000)
+    // Nobody expects this algorithm, least of all the one thread there is.
+    await hashes.follow('none' as DigestAlgorithm, file.fd).close()
+    following.advance(bytes.length)
+    expect(await following.digest()).toBe(digestOf(bytes))
+  })
+
+  test('fails when its thread dies and the file does not have everything', async () => {
+    const hashes = createHashPool(2)
+    onTestFinished(() => hashes.close())
+    const file = await open(join(await temporaryFolder(), 'file'), 'w+')
+    onTestFinished(() => file.close())
+    const following = hashes.follow('sha256', file.fd)
+    following.append(bytes)
+    await hashes.follow('none' as DigestAlgorithm, file.fd).close()
+    await expect(following.digest()).rejects.toThrow()
+  })
+
   test('can be given up, and fails when the threads are ended', async () => {
     const hashes = pool()
     const file = await open(join(await temporaryFolder(), 'file'), 'w+')
