@@ -2,6 +2,7 @@ import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
+import { refuseResting } from './container/resting.ts'
 import { adminOf } from './mirror-status.ts'
 
 /** What is cached, whether or not a mirror runs. */
@@ -20,6 +21,7 @@ export async function openCacheAccess(surroundings: Surroundings): Promise<Cache
   const paths = mirrorPaths(surroundings)
   const running = await findRunning(paths.stateFile)
   if (running === undefined) {
+    await refuseResting(paths.stateDir)
     const config = await loadConfig({ ...surroundings, paths })
     // Only this way needs the store's code.
     const { openStoredCache } = await import('./stored-cache.ts')

@@ -6,6 +6,7 @@ import type { Logger } from '../lib/logger.ts'
 import { LocalRegistry } from '../registry/local.ts'
 import { createRegistryKeeper, type RegistryKeeper } from '../registry/registry-keeper.ts'
 import type { MakeRoom } from '../registry/with-room.ts'
+import type { StoreOptions } from '../store/open-store.ts'
 import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { UploadSessions } from '../store/upload-sessions.ts'
@@ -30,9 +31,16 @@ export async function composeRegistry(
   paths: MirrorPaths,
   logger: Logger,
   makeRoom: MakeRoom,
+  lock: Pick<StoreOptions, 'instance' | 'onLost'>,
 ): Promise<RegistryParts> {
   const clock = systemClock
-  const store = await openPushedStore({ root: registryRoot(paths), minFree: config.cache.minFree, logger, clock })
+  const store = await openPushedStore({
+    root: registryRoot(paths),
+    minFree: config.cache.minFree,
+    logger,
+    clock,
+    ...lock,
+  })
   // Each upload may hold a file open.
   const limit = Math.min(mostUploads, connectionLimit() ?? mostUploads)
   const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs })

@@ -10,7 +10,7 @@ import type { Logger } from '../lib/logger.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
 import { createHashPool } from '../store/hash-pool.ts'
-import { openStore, type Store } from '../store/open-store.ts'
+import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
@@ -36,7 +36,13 @@ export interface Parts {
 const statsSaveMs = 10_000
 
 /** Plugs the cache together: the only place that knows every part of it. */
-export async function compose(config: Config, paths: MirrorPaths, version: string, logger: Logger): Promise<Parts> {
+export async function compose(
+  config: Config,
+  paths: MirrorPaths,
+  version: string,
+  logger: Logger,
+  lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
+): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
   const blobs = await chooseSendBlob({
@@ -56,6 +62,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
     minFree: settings.minFree,
     logger,
     clock,
+    ...lock,
   })
 
   const statsFile = join(paths.stateDir, 'stats.json')
@@ -119,7 +126,7 @@ export async function compose(config: Config, paths: MirrorPaths, version: strin
   const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
   let pushed: RegistryParts | undefined
   try {
-    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom)
+    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom, lock)
   } catch (error) {
     await closeCache()
     throw error

@@ -5,7 +5,7 @@ import { configHashes } from '../config/config-hashes.ts'
 import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/deferred.ts'
-import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { keepState } from '../runtime/keep-state.ts'
 import { limitLog } from '../runtime/limit-log.ts'
@@ -13,6 +13,7 @@ import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
+import { outsideOf } from './container/outside.ts'
 import { createLogger } from './create-logger.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { startMirror } from './start-mirror.ts'
@@ -34,6 +35,8 @@ const logCheckMs = 3_600_000
  */
 export async function serveMirror(request: ServeRequest): Promise<void> {
   const paths = mirrorPaths(request.surroundings)
+  const outside = outsideOf(request.surroundings.env)
+  const runtime = outside ? 'container' : 'process'
   const ending = new Ending()
   let config: Config | undefined
   try {
@@ -49,8 +52,10 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     const mirror = await startMirror(config, {
       home: paths,
       version: request.version,
-      runtime: 'process',
+      runtime,
       logger,
+      outside,
+      onStoreLost: () => endAtOnce(logger),
       onStopRequested: () => ending.begin('asked to'),
       onEndpointsChanged: () => noteChange?.(),
     })
@@ -62,7 +67,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
           pid: process.pid,
           processIdentity: identity,
           version: request.version,
-          runtime: 'process',
+          runtime,
           startedAt,
           configHashes: hashes,
           endpoints: mirror.endpoints,
@@ -113,10 +118,17 @@ class Ending {
   }
 }
 
+/** Another process holds the store by now, and whatever this one wrote would be written over its head. */
+function endAtOnce(logger: Logger): never {
+  logger.error({}, 'another mirror has taken the store while this one stood still; it ends')
+  process.exit(exitCode.bug)
+}
+
 async function refuseSecond(paths: MirrorPaths): Promise<void> {
   const running = await findRunning(paths.stateFile)
   if (running === undefined || running.pid === process.pid) return
-  throw new MirrorError(`A mirror is running already (pid ${running.pid}), with its state in ${paths.stateDir}.`, {
+  const where = running.container ? `in the container ${running.container.name}` : `pid ${running.pid}`
+  throw new MirrorError(`A mirror is running already (${where}), with its state in ${paths.stateDir}.`, {
     hints: [
       'mirror status',
       'mirror down',

@@ -8,6 +8,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
+import { networkNames } from '../runtime/kind-network.ts'
 import { createAdminHandler, type AdminActions } from '../server/admin.ts'
 import type { StatusReport } from '../server/admin-api.ts'
 import { createHandler } from '../server/handle.ts'
@@ -18,6 +19,7 @@ import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
 import { compose } from './compose.ts'
+import type { Outside } from './container/outside.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
 import { registryOpener } from './registry-listeners.ts'
@@ -29,6 +31,10 @@ export interface StartOptions {
   readonly version: string
   readonly runtime: StatusReport['runtime']
   readonly logger: Logger
+  /** Only for a mirror in a container. */
+  readonly outside?: Outside | undefined
+  /** The store belongs to another process now: nothing may be written any more. */
+  readonly onStoreLost?: () => void
   /** Somebody asked over the admin listener that the mirror end. */
   readonly onStopRequested?: () => void
   /** The networks' addresses have changed; `endpoints` is up to date. */
@@ -47,7 +53,8 @@ const drainMs = 30_000
 export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
   const { logger, home } = options
   const tls = readTls(config.tls)
-  const parts = await compose(config, home, options.version, logger)
+  const { outside, onStoreLost: onLost } = options
+  const parts = await compose(config, home, options.version, logger, { instance: outside?.instance, onLost })
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async () => {
     await Promise.all(closing.map((end) => end(drainMs)))
@@ -83,7 +90,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const context = { ...options, startedAt: Date.now(), endpoints, maxBytes: config.cache.maxSize }
     const actions = createAdminActions(
       parts,
-      () => createStatusReport(parts, context),
+      async () => seenFromOutside(createStatusReport(parts, context), outside),
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
@@ -96,7 +103,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     endpoints.admin.push(...adminListeners.map(({ url }) => url))
 
     for (const { host, url } of [...cacheListeners, ...registryListeners, ...adminListeners]) {
-      if (!isLoopbackAddress(host) && host !== 'localhost')
+      // In a container every address is, and only the container's networks decide who gets that far.
+      if (!outside && !isLoopbackAddress(host) && host !== 'localhost')
         logger.warn({ url }, 'this address is reachable from other machines')
     }
     const openers = [
@@ -138,7 +146,7 @@ async function watchNetworks(
   logger: Logger,
   onChange: (urls: Record<string, string>) => void,
 ): Promise<NetworkListeners | undefined> {
-  const { networks } = config
+  const networks = networkNames(config.networks, process.env)
   const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
@@ -179,13 +187,13 @@ async function openOnAddress(address: string, openers: readonly ListenerOpener[]
 
 function createAdminActions(
   parts: Awaited<ReturnType<typeof compose>>,
-  status: () => StatusReport,
+  status: () => Promise<StatusReport>,
   stop: () => void,
 ): AdminActions {
   const { sweeper, cache, store, pushed } = parts
   return {
-    status: () => Promise.resolve(status()),
-    metrics: () => renderMetrics(status()),
+    status,
+    metrics: async () => renderMetrics(await status()),
     async remove({ names, dryRun }) {
       const removal = await sweeper.remove(names, dryRun)
       if (!dryRun) cache.forget()
@@ -202,6 +210,17 @@ function createAdminActions(
     ...createCanaryActions(parts),
     stop,
   }
+}
+
+/** What clients see of a mirror in a container, and what only they could know. */
+async function seenFromOutside(report: StatusReport, outside: Outside | undefined): Promise<StatusReport> {
+  if (!outside) return report
+  const { upstreams } = report
+  for (const [host, credentials] of Object.entries(await outside.credentials())) {
+    const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
+    upstreams[host] = { ...counts, credentials }
+  }
+  return { ...report, endpoints: (await outside.endpoints()) ?? report.endpoints }
 }
 
 function guardNames(config: Config): string[] {

@@ -1,19 +1,23 @@
-import type { MirrorPaths } from '../config/paths.ts'
+import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import type { Clock } from '../lib/clock.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { createAdminClient } from '../runtime/admin-client.ts'
 import { isSameProcess } from '../runtime/process-identity.ts'
-import type { MirrorState } from '../runtime/runtime.ts'
+import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
 import { findRunning, removeState } from '../runtime/state-file.ts'
+import { noteResting } from './container/resting.ts'
 
 export interface StopRequest {
   paths: MirrorPaths
   clock: Clock
-  platform: NodeJS.Platform
+  surroundings: Surroundings
 }
 
 export interface StoppedMirror {
-  pid: number
+  /** Undefined for one in a container. */
+  pid?: number
+  /** The name of its container. */
+  container?: string
   /** It did not end by itself. */
   killed: boolean
 }
@@ -23,10 +27,11 @@ const patienceMs = 40_000
 const lookMs = 50
 
 /** Ends the running mirror and waits for it to be gone; undefined when there was none. */
-export async function stopMirror({ paths, clock, platform }: StopRequest): Promise<StoppedMirror | undefined> {
+export async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<StoppedMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   if (running === undefined) return undefined
-  await askToEnd(running, paths, platform)
+  if (running.container) return stopContainer(running.container, paths, surroundings)
+  await askToEnd(running, paths, surroundings.platform)
   const killed = !(await isGone(running, clock, patienceMs))
   if (killed) {
     signal(running.pid, 'SIGKILL')
@@ -34,6 +39,19 @@ export async function stopMirror({ paths, clock, platform }: StopRequest): Promi
   }
   await removeState(paths.stateFile, running.pid)
   return { pid: running.pid, killed }
+}
+
+async function stopContainer(
+  { name, volume }: ContainerPlace,
+  paths: MirrorPaths,
+  surroundings: Surroundings,
+): Promise<StoppedMirror> {
+  const { openEngine } = await import('./container/open-engine.ts')
+  const { downContainer } = await import('./container/down-container.ts')
+  await downContainer(await openEngine(surroundings), paths.stateDir)
+  await removeState(paths.stateFile, 0)
+  if (volume !== undefined) await noteResting(paths.stateDir, volume)
+  return { container: name, killed: false }
 }
 
 async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: NodeJS.Platform): Promise<void> {

@@ -9,8 +9,10 @@ import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { Endpoints, MirrorState, StartedMirror } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
+import { forgetResting } from './container/resting.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { adminOf } from './mirror-status.ts'
+import { movedAddresses, type MovedAddress } from './moved-addresses.ts'
 import { stopMirror } from './stop-mirror.ts'
 
 export interface UpRequest {
@@ -26,7 +28,7 @@ export interface UpRequest {
 /** What `up` has to do, and with what. */
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
-  /** Why it is to be replaced: `version`, `unreachable`, or parts of the configuration. */
+  /** Why it is to be replaced: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
   running: MirrorState | undefined
   /** Where the running one answers now. */
@@ -36,11 +38,17 @@ export interface UpPlan {
 }
 
 export interface UpReport {
-  outcome: 'started' | 'replaced' | 'already-up'
+  /** `connected`: a container joined or left networks, which are `changed`. */
+  outcome: 'started' | 'replaced' | 'connected' | 'already-up'
   changed: string[]
-  pid: number
+  /** Undefined for one in a container. */
+  pid?: number
+  /** The name of its container. */
+  container?: string
   version: string
   endpoints: Endpoints
+  /** Where clients that were told of the one before reach nobody now. */
+  moved: MovedAddress[]
 }
 
 /** An answer that has not come by then will not come. */
@@ -57,6 +65,7 @@ export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroun
   const running = await findRunning(paths.stateFile)
   const plan = { paths, config, running, changed: [], endpoints: undefined }
   if (running === undefined) return { ...plan, action: 'start' }
+  if (running.container) return { ...plan, action: 'replace', changed: ['runtime'] }
   const changed = changedParts(running.configHashes, configHashes(config, paths.dataDir))
   if (running.version !== version) changed.unshift('version')
   if (changed.length > 0) return { ...plan, action: 'replace', changed }
@@ -71,16 +80,25 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
   const { paths, clock } = { ...plan, ...request }
   const { version, surroundings } = request
   if (plan.action === 'nothing')
-    return { outcome: 'already-up', changed: [], pid: plan.running!.pid, version, endpoints: plan.endpoints! }
-  if (plan.action === 'replace') await stopMirror({ paths, clock, platform: surroundings.platform })
+    return {
+      outcome: 'already-up',
+      changed: [],
+      pid: plan.running!.pid,
+      version,
+      endpoints: plan.endpoints!,
+      moved: [],
+    }
+  if (plan.action === 'replace') await stopMirror({ paths, clock, surroundings })
   try {
     const { pid, endpoints } = await start(request, paths)
+    await forgetResting(paths.stateDir)
     return {
       outcome: plan.action === 'replace' ? 'replaced' : 'started',
       changed: plan.changed,
       pid,
       version,
       endpoints,
+      moved: movedAddresses(toldBefore(plan.running), endpoints),
     }
   } catch (error) {
     // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
@@ -88,6 +106,11 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     if (again) return upMirror(request, again)
     throw await explainStartFailure(error, plan.config)
   }
+}
+
+/** A process finds its networks only after it is up, and at the same addresses as the process before. */
+function toldBefore(running: MirrorState | undefined): Endpoints | undefined {
+  return running && (running.container ? running.endpoints : { ...running.endpoints, networks: {} })
 }
 
 /** It has the store and the ports a moment before it says that it is up. */

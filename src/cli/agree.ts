@@ -2,10 +2,14 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { Talk } from './talk.ts'
 
 /** Whether to go on: by flag, or by the answer of a person. Throws MirrorError (usage) where there is neither. */
-export async function agree(talk: Talk, { yes }: { readonly yes: boolean }, question: string): Promise<boolean> {
+export async function agree(
+  talk: Pick<Talk, 'prompt'>,
+  { yes }: { readonly yes: boolean },
+  question: string,
+): Promise<boolean> {
   if (yes) return true
   if (talk.prompt) return talk.prompt.confirm(question)
-  throw new MirrorError('Nothing was written: nobody is there to agree to it.', {
+  throw new MirrorError('Nothing was done: nobody is there to agree to it.', {
     exit: exitCode.usage,
     hints: ['--yes   (agree beforehand)', '--dry-run   (only look)'],
   })

@@ -74,6 +74,20 @@ export abstract class BaseCommand extends Command {
     this.exit(this.codeOf(error))
   }
 
+  /** Whatever the command was: what a container was lent may be about to expire. */
+  protected override async finally(failed: Error | undefined): Promise<void> {
+    await super.finally(failed)
+    if (failed !== undefined || this.interrupted.aborted) return
+    const { isRefreshDue } = await import('../app/container/refresh-due.ts')
+    if (!(await isRefreshDue(this.surroundings(), Date.now()))) return
+    const { refreshCredentials } = await import('../app/container/refresh-credentials.ts')
+    const { systemClock } = await import('../lib/clock.ts')
+    await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
+      if (!(failure instanceof MirrorError)) throw failure
+      this.say(`The container's credentials are as old as they were: ${failure.message}`)
+    })
+  }
+
   private codeOf(error: Error & { oclif?: { exit?: number } }): ExitCode {
     if (error instanceof MirrorError) return error.exit
     return error.oclif?.exit === exitCode.usage ? exitCode.usage : exitCode.bug

@@ -1,6 +1,8 @@
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
-import { configureClient, prepareClient, type PreparedClient } from '../app/configure/configure-client.ts'
+import { configureClient, prepareClient, rootOf, type PreparedClient } from '../app/configure/configure-client.ts'
+import type { FileChange } from '../clients/client-config.ts'
 import type { FoundMirror } from '../app/configure/find-mirror.ts'
+import { shellWord } from '../lib/shell-word.ts'
 import { agree } from './agree.ts'
 import { renderNotes } from './render-configure.ts'
 import { renderDiff } from './render-diff.ts'
@@ -32,18 +34,38 @@ export async function configureDialog(
   }
   const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
-  const reloaded = applies && choices.reload && (await reload(talk, place))
+  const reloaded = applies && (await wantsReload(talk, place, changes, choices)) && (await reload(talk, place))
   if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
   if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
+  if (changes.length === 0) return talk.print(`${adapter.client} is configured so already: ${place.title}.`)
   if (!applies) return dryRun ? undefined : talk.say('Nothing was written.')
-  const again = `${adapter.client} is configured so already: ${place.title}.`
-  if (changes.length === 0) return talk.print(again)
-  talk.print(`Configured ${adapter.client}: ${place.title}. Back: mirror configure ${adapter.client} --undo`)
+  talk.print(`Configured ${adapter.client}: ${place.title}. Back: ${wayBack(prepared)}`)
+}
+
+/** The command that takes back this place, and no other of the same client. */
+function wayBack({ machine, adapter, place: { details } }: PreparedClient): string {
+  const said = { root: rootOf(machine), scope: details['scope'], cluster: details['cluster'], file: details['file'] }
+  const flags = Object.entries(said).flatMap(([name, value]) =>
+    value === undefined ? [] : [`--${name} ${shellWord(value)}`],
+  )
+  return ['mirror configure', adapter.client, ...flags, '--undo'].join(' ')
+}
+
+/** By flag, or by the answer of a person: a client takes notice at a moment that suits its user. */
+async function wantsReload(
+  talk: Talk,
+  { reload: how }: ClientPlace,
+  changes: readonly FileChange[],
+  { reload, yes, json }: ConfigureChoices,
+): Promise<boolean> {
+  if (reload) return true
+  if (!how || changes.length === 0 || yes || json || !talk.prompt) return false
+  return talk.prompt.confirm(`Have it take notice now (${how.says})?`)
 }
 
 async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {
   if (how === undefined) {
-    talk.say('There is nothing to reload: it reads its configuration with every pull.')
+    talk.say('There is nothing here that mirror could reload.')
     return false
   }
   await how.run()

@@ -68,6 +68,25 @@ export const networkFlag = string({
   env: 'MIRROR_NETWORKS',
 })
 
+export const imageFlag = string({
+  description: 'the image for --runtime container; without it one of this very version is found or made',
+  helpValue: 'REF',
+  env: 'MIRROR_IMAGE',
+})
+
+export const memoryFlag = string({
+  description: 'the memory of the container (512MiB)',
+  helpValue: 'SIZE',
+  env: 'MIRROR_MEMORY',
+})
+
+export const credentialsFlag = string({
+  description: 'a registry whose credential is handed to the container; may be given more than once',
+  helpValue: 'HOST',
+  multiple: true,
+  env: 'MIRROR_CREDENTIALS',
+})
+
 /** The variables that flags of `up` stand for: the server reads them, wherever it is started. */
 export function flagsAsVariables(flags: {
   config?: string | undefined
@@ -77,6 +96,8 @@ export function flagsAsVariables(flags: {
   'admin-port'?: number | undefined
   'no-registry'?: boolean | undefined
   network?: string[] | undefined
+  image?: string | undefined
+  memory?: string | undefined
 }): Record<string, string | undefined> {
   return {
     MIRROR_CONFIG: flags.config,
@@ -84,6 +105,8 @@ export function flagsAsVariables(flags: {
     MIRROR_CACHE_PORT: flags['cache-port']?.toString(),
     MIRROR_REGISTRY_PORT: flags['registry-port']?.toString(),
     MIRROR_ADMIN_PORT: flags['admin-port']?.toString(),
+    MIRROR_IMAGE: flags.image,
+    MIRROR_MEMORY: flags.memory,
     MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
     // From its variable the framework takes a single text.
     MIRROR_NETWORKS: flags.network === undefined ? undefined : [flags.network].flat().join(','),

@@ -43,8 +43,9 @@ export function renderCheck(
   ].join('\n')
 }
 
-export function renderConfigured(clients: readonly ListedClient[], paint: Paint): string {
-  if (clients.length === 0) return 'No client is configured by mirror.'
+/** `asked`: the client that was asked for; undefined for all. */
+export function renderConfigured(clients: readonly ListedClient[], asked: string | undefined, paint: Paint): string {
+  if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
   const rows = clients.flatMap(({ client, title, mirror, since, files }) =>
     files.map(({ path, state }, at) => [
       ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),

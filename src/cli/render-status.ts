@@ -87,7 +87,11 @@ function upstreamTable({ upstreams }: StatusReport, paint: Paint): string[] {
     ]),
     paint,
   )
-  return [table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))]
+  const painted = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))
+  const expired = rows.filter(([, { credentials }]) => credentials?.state === 'expired').map(([host]) => host)
+  if (expired.length === 0) return [painted]
+  const advice = 'asked without it until: mirror credentials refresh'
+  return [painted, paint.yellow(`The credential for ${expired.join(', ')} has expired; ${advice}`)]
 }
 
 const states = { ok: 'ok', failing: 'failing', open: 'down' } as const

@@ -1,15 +1,24 @@
+import type { ContainerUpPlan } from '../app/container/container-up.ts'
+import type { MovedAddress } from '../app/moved-addresses.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
-import type { Endpoints } from '../runtime/runtime.ts'
+import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import type { Paint } from './paint.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
-export function renderUp({ outcome, changed, pid, version, endpoints }: UpReport, paint: Paint): string {
+export function renderUp(
+  { outcome, changed, pid, container, version, endpoints, moved }: UpReport,
+  paint: Paint,
+): string {
+  const up = `mirror ${version} is up`
+  const where = container === undefined ? `(pid ${pid})` : `(container ${container})`
   const said = {
-    started: `mirror ${version} is up (pid ${pid})`,
-    replaced: `mirror ${version} is up (pid ${pid}), in place of the one before: ${reason(changed)}`,
-    'already-up': `mirror ${version} is up already (pid ${pid}), with this very configuration`,
+    started: `${up} ${where}`,
+    replaced: `${up} ${where}, in place of the one before: ${reason(changed)}`,
+    connected: `${up} ${where}, as before, with other networks: ${changed.join(', ')}`,
+    'already-up': `${up} already ${where}, with this very configuration`,
   }
-  return [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)].join('\n')
+  const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)]
+  return [...lines, ...moved.map((address) => paint.yellow(movedLine(address)))].join('\n')
 }
 
 /** What `up` would do. */
@@ -18,7 +27,20 @@ export function renderUpPlan({ action, changed, running, config }: UpPlan): stri
   if (action === 'nothing')
     return `Nothing: the mirror is up already (pid ${running!.pid}), with this very configuration.`
   if (action === 'start') return `Would start a mirror, with its cache on ${addresses.join(', ')}.`
-  return `Would replace the running mirror (pid ${running!.pid}): ${reason(changed)}.`
+  return `Would replace the running mirror (${whereOf(running!)}): ${reason(changed)}.`
+}
+
+/** What `up --runtime container` would do. */
+export function renderContainerPlan({ action, changed, connect, disconnect, preparation }: ContainerUpPlan): string {
+  const { networks, ports } = preparation.wish
+  const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
+  if (action === 'nothing') return 'Nothing: the mirror is up already in its container, with this very configuration.'
+  if (action === 'start')
+    return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}.`
+  if (action === 'replace')
+    return `Would replace the running mirror by one in a new container${on}: ${reason(changed)}.`
+  const steps = [...connect.map((name) => `join ${name}`), ...disconnect.map((name) => `leave ${name}`)]
+  return `Would have the container ${steps.join(', ')}, without a restart.`
 }
 
 /** What to do with a mirror that is up. */
@@ -39,6 +61,16 @@ function endpointLines({ cache, networks, registry, admin }: Endpoints): string[
     ...registry.map((url) => `  registry  ${url}`),
     ...admin.map((url) => `  admin     ${url}`),
   ]
+}
+
+function movedLine({ of, from, to }: MovedAddress): string {
+  const now = to === undefined ? 'nobody answers there now' : `it is ${to} now`
+  const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
+  return `  ${who}; ${now}: run mirror configure again for clients that were told`
+}
+
+function whereOf({ pid, container }: MirrorState): string {
+  return container ? `container ${container.name}` : `pid ${pid}`
 }
 
 function reason(changed: readonly string[]): string {

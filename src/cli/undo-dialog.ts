@@ -38,7 +38,8 @@ export async function undoDialog(
   const applied = !choices.dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
   if (applied) await undoClient(machine, prepared, choices.reload)
   if (applied && !choices.json) {
-    talk.print(`${record.client} is as it was: ${record.title}.`)
+    const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
+    talk.print(`${what}: ${record.title}.`)
     if (place.reload && !choices.reload) talk.say(`It may use the mirror until it takes notice. ${place.reload.byHand}`)
   }
   const { client, place: id } = record

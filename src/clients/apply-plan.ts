@@ -1,11 +1,11 @@
-import { createHash } from 'node:crypto'
 import { basename, join } from 'node:path'
 import { mkdir } from 'node:fs/promises'
-import { MirrorError } from '../lib/errors.ts'
+import { isAsWritten, sha256 } from './as-written.ts'
 import type { FileChange } from './client-config.ts'
 import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
 import type { FilePort, FileState } from './file-port.ts'
 import { localFiles } from './local-files.ts'
+import { readUnchanged } from './read-unchanged.ts'
 
 export interface ApplyRequest {
   readonly changes: readonly FileChange[]
@@ -32,15 +32,19 @@ export interface ApplyRequest {
 export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient> {
   const { changes, files, configured, entry, earlier } = request
   const states = new Map<string, FileState | undefined>()
-  for (const change of changes) states.set(change.path, await unchanged(change, files))
+  for (const change of changes) states.set(change.path, await readUnchanged(change, files))
 
   const recorded = new Map((earlier?.files ?? []).map((file) => [file.path, file]))
   for (const [number, change] of changes.entries()) {
-    const before = await keepBefore(change, states.get(change.path), recorded.get(change.path), number, request)
+    const state = states.get(change.path)
+    const known = recorded.get(change.path)
+    const isOurs = known !== undefined && isAsWritten(known, state?.bytes)
     recorded.set(change.path, {
       path: change.path,
-      before,
+      before: isOurs ? known.before : await keepBefore(change, state, known, number, request),
       written: change.after === undefined ? undefined : sha256(Buffer.from(change.after)),
+      // What it stays when we are ended before it is written.
+      ...(isOurs && state && { also: [sha256(state.bytes)] }),
     })
   }
   let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
@@ -59,21 +63,6 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
   return record
 }
 
-export function sha256(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex')
-}
-
-/** The file as it is, which must be what the plan was made from. */
-async function unchanged({ path, before }: FileChange, files: FilePort): Promise<FileState | undefined> {
-  const state = await files.read(path)
-  const same =
-    before === undefined ? state === undefined : state !== undefined && Buffer.from(before).equals(state.bytes)
-  if (same) return state
-  throw new MirrorError(`${path} was changed by somebody else just now; nothing was written.`, {
-    hints: ['run the same command again'],
-  })
-}
-
 /** What undo will bring back, as a copy in the backup folder. */
 async function keepBefore(
   { path }: FileChange,
@@ -82,8 +71,6 @@ async function keepBefore(
   number: number,
   { backupFolder, withoutOurs }: ApplyRequest,
 ): Promise<ConfiguredFile['before']> {
-  const isOurs = earlier !== undefined && earlier.written === (state && sha256(state.bytes))
-  if (isOurs) return earlier.before
   if (state === undefined) return undefined
   const bytes = earlier === undefined ? state.bytes : textBytes(withoutOurs(path))
   if (bytes === undefined) return undefined

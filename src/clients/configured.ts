@@ -34,6 +34,8 @@ export interface ConfiguredFile {
     | undefined
   /** sha256 of what we wrote, hex; undefined: we removed it. */
   readonly written: string | undefined
+  /** sha256 of what of ours it may be as well, when a change of it was cut short. */
+  readonly also?: readonly string[]
 }
 
 /** Which clients are configured: `configured.json` in the state folder. */

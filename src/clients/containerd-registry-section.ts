@@ -10,8 +10,9 @@ export interface RegistrySection {
   readonly oldKey: string | undefined
 }
 
-// The plugin that pulls images: in containerd 1.x, and as 2.x calls it. 2.x reads files of version 2 under the old name, too.
-const plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images'] as const
+// The plugin that pulls images: in containerd 1.x, and as 2.x calls it. 2.x reads files of version 2 under the old name, too;
+// files of version 1 have a short one.
+const plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 'cri'] as const
 
 /** Reads a config.toml, a part of one, or what `containerd config dump` prints. Throws a MirrorError (usage) for what is no TOML. */
 export function registrySection(path: string, text: string): RegistrySection {

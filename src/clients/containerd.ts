@@ -3,8 +3,9 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { configPathLines, readContainerdConfig, type ContainerdConfig } from './containerd-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { certificatesOf, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
+import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { originOf } from './origin-of.ts'
 import { readToml, stringsOf } from './read-toml.ts'
 
 /** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
@@ -73,7 +74,11 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
     notes.push(`A folder for all registries would hide ${users[0]!.path}, so there is one for each that mirror knows.`)
   if (!mirror.fallback) notes.push('With --no-fallback nothing can be pushed to these registries either.')
   notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
-  return { changes, notes, todo: [...switchOn(config, target, files), ...nerdctl(target, files), ...trust(mirror)] }
+  return {
+    changes,
+    notes,
+    todo: [...switchOn(config, target, files, users), ...nerdctl(target, files), ...trust(mirror)],
+  }
 }
 
 /** Takes the mirror out of every hosts.toml of ours. */
@@ -87,7 +92,9 @@ export function stripContainerd(
     .flatMap((path) => {
       const text = files.text(path)!
       const url = /^localhost_\d+_$/.test(basename(dirname(path))) ? mirror.registry : mirror.cache
-      return url !== undefined && isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, url)) : []
+      return url !== undefined && isOurHostsToml(text)
+        ? files.change(path, hostsTomlWithout(text, url, basename(dirname(path))))
+        : []
     })
 }
 
@@ -101,18 +108,14 @@ function hostsChange(
   notes: string[],
 ): FileChange[] {
   const folder = join(hosts.path, found?.name ?? folderNames(name)[0]!)
-  const certificates = found ? certificatesOf(found) : {}
+  const certificates = found ? certificatesIn(found.files) : {}
   if (Object.keys(certificates).length > 0)
     notes.push(`The certificates in ${folder} are named in its hosts.toml, or they would no longer be looked at.`)
-  const server = fallback ? originOf(name) : cache
+  // Of all registries at once only containerd knows the address.
+  const origin = name === '_default' ? undefined : originOf(name)
+  const server = fallback ? origin : cache
   const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, ...certificates })
   return files.change(join(folder, 'hosts.toml'), text)
-}
-
-/** Docker Hub's name is not its address; of all registries at once only containerd knows it. */
-function originOf(name: string): string | undefined {
-  if (name === '_default') return undefined
-  return name === 'docker.io' ? 'https://registry-1.docker.io' : `https://${name}`
 }
 
 /** Keeps images of the registry to push to from being looked for in the cache first. */
@@ -127,7 +130,12 @@ function localRegistry({ registry }: MirrorForClient, { hosts }: ContainerdTarge
 }
 
 /** What makes containerd look at the files at all, unless it does. */
-function switchOn(config: ContainerdConfig, target: ContainerdTarget, files: FilesNow): string[] {
+function switchOn(
+  config: ContainerdConfig,
+  target: ContainerdTarget,
+  files: FilesNow,
+  users: readonly { readonly path: string }[],
+): string[] {
   const { hosts, configFile, version, dump } = target
   const text = files.text(configFile.path)
   const second = version !== undefined && Number.parseInt(version, 10) >= 2
@@ -140,11 +148,11 @@ function switchOn(config: ContainerdConfig, target: ContainerdTarget, files: Fil
     return [`For containerd to look into ${hosts.name}, ${may}put into ${configFile.name}:${set}`]
   }
   // Since 2.1 a list of folders may be taken for one folder, which does not exist.
-  return config.configPaths.length > 1
-    ? [
-        `config_path names more than one folder, and versions since 2.1 may then read none. In ${configFile.name} say:${set}`,
-      ]
-    : []
+  if (config.configPaths.length === 1) return []
+  const move = users.length > 0 ? `Move ${users.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
+  return [
+    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${configFile.name} say:${set}`,
+  ]
 }
 
 function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): string[] {

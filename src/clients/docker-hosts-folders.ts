@@ -4,7 +4,9 @@ import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts
 import { insecureIn, isSameUrl, mirrorsIn } from './docker-daemon-json.ts'
 import type { DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
-import { hostsTomlWithout, isOurHostsToml, renderHostsToml, type HostsFile } from './hosts-toml.ts'
+import { certificatesIn } from './hosts-folders.ts'
+import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { originOf } from './origin-of.ts'
 
 /**
  * A hosts.toml in a folder for each registry. Never `_default`: of a registry with two endpoints the engine forgets that it is
@@ -29,7 +31,7 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
     } else if (current !== undefined && !isOurHostsToml(current)) {
       notes.push(`${path} is not ours, and stays as it is: ${registry} does not come through the mirror.`)
     } else {
-      const certificates = certificatesIn(folder, files)
+      const certificates = certificatesIn(namesIn(folder, files))
       const server = mirror.fallback ? originOf(registry) : mirror.cache
       const isHub = registry === 'docker.io'
       const hosts = { server, mirror: mirror.cache, ...(isHub && { others }), ...certificates }
@@ -54,7 +56,7 @@ export function stripHostsFolders({ cache }: { readonly cache: string }, root: s
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === root)
     .flatMap((path) => {
       const text = files.text(path)!
-      return isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, cache)) : []
+      return isOurHostsToml(text) ? files.change(path, hostsTomlWithout(text, cache, basename(dirname(path)))) : []
     })
 }
 
@@ -69,20 +71,8 @@ function otherMirrors({ cache }: MirrorForClient, target: DockerTarget, files: F
   return [...new Set(named.map((url) => url.replace(/\/+$/, '')))].filter((url) => !isSameUrl(url, cache))
 }
 
-/** Docker Hub's name is not its address. */
-function originOf(registry: string): string {
-  return registry === 'docker.io' ? 'https://registry-1.docker.io' : `https://${registry}`
-}
-
-/** What dockerd finds by itself as long as there is no hosts.toml: authorities as .crt, a client's own as .cert with .key. */
-function certificatesIn(folder: string, files: FilesNow): Pick<HostsFile, 'ca' | 'client'> {
-  const names = files.paths.filter((path) => dirname(path) === folder).map((path) => basename(path))
-  const ca = names.filter((name) => name.endsWith('.crt'))
-  const client = names
-    .filter((name) => name.endsWith('.cert'))
-    .map((name) => [name, name.replace(/\.cert$/, '.key')] as const)
-    .filter(([, key]) => names.includes(key))
-  return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
+function namesIn(folder: string, files: FilesNow): string[] {
+  return files.paths.filter((path) => dirname(path) === folder).map((path) => basename(path))
 }
 
 /** By name, by a network in CIDR form, or because it is on this machine. */
@@ -95,8 +85,10 @@ function isInsecure(registry: string, entries: readonly string[]): boolean {
   const networks = new BlockList()
   for (const entry of [...entries, '127.0.0.0/8', '::1/128']) {
     const [, network, bits] = /^([0-9a-fA-F.:]+)\/(\d{1,3})$/.exec(entry) ?? []
-    if (network !== undefined && isIP(network) !== 0)
-      networks.addSubnet(network, Number(bits), isIP(network) === 4 ? 'ipv4' : 'ipv6')
+    const version = isIP(network ?? '')
+    // dockerd takes what is no network for a name.
+    if (version !== 0 && Number(bits) <= (version === 4 ? 32 : 128))
+      networks.addSubnet(network!, Number(bits), version === 4 ? 'ipv4' : 'ipv6')
   }
   return networks.check(address, family === 4 ? 'ipv4' : 'ipv6')
 }

@@ -58,6 +58,8 @@ export function putFirst(text: string, key: string, item: string): string {
   const root = parseTree(json)!
   const list = memberOf(root, key)?.children![1]
   if (list === undefined) return markOf(text) + addMember(json, root, key, `[${JSON.stringify(item)}]`)
+  // dockerd takes null for an empty list.
+  if (list.type !== 'array') return markOf(text) + splice(json, list.offset, endOf(list), `[${JSON.stringify(item)}]`)
   const [first, second] = list.children ?? []
   if (first === undefined) return markOf(text) + splice(json, list.offset + 1, endOf(list) - 1, JSON.stringify(item))
   const gap = gapBefore(json, first)

@@ -32,12 +32,15 @@ export function folderNames(registry: string): string[] {
   return underscored === registry ? [registry] : [underscored, registry]
 }
 
-/** What containerd finds by itself as long as there is no hosts.toml: authorities as .crt, a client's own as .cert with .key. */
-export function certificatesOf({ files }: HostsFolder): Pick<HostsFile, 'ca' | 'client'> {
-  const ca = files.filter((name) => name.endsWith('.crt'))
-  const client = files
+/**
+ * What containerd and dockerd find by themselves in a folder as long as there is no hosts.toml: authorities as .crt, a client's
+ * own as .cert with .key.
+ */
+export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
+  const ca = names.filter((name) => name.endsWith('.crt'))
+  const client = names
     .filter((name) => name.endsWith('.cert'))
     .map((name) => [name, name.replace(/\.cert$/, '.key')] as const)
-    .filter(([, key]) => files.includes(key))
+    .filter(([, key]) => names.includes(key))
   return { ...(ca.length > 0 && { ca }), ...(client.length > 0 && { client }) }
 }

@@ -1,4 +1,6 @@
 import { parse, stringify, type JsonMap } from '@iarna/toml'
+import { originOf } from './origin-of.ts'
+import { writtenByMirror } from './written-by-mirror.ts'
 
 export interface HostsFile {
   /** The registry's own address, which is asked last; undefined leaves it to the client. */
@@ -12,8 +14,6 @@ export interface HostsFile {
   readonly client?: readonly (readonly [string, string])[]
 }
 
-const header = '# Written by mirror. To take it back: mirror configure --undo\n'
-
 /**
  * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
@@ -21,7 +21,7 @@ const header = '# Written by mirror. To take it back: mirror configure --undo\n'
 export function renderHostsToml({ server, mirror, others = [], ca, client }: HostsFile): string {
   const hosts = [mirror, ...others].map((url): [string, JsonMap] => [url, { capabilities: ['pull', 'resolve'] }])
   return (
-    header +
+    writtenByMirror +
     stringify({
       ...(server !== undefined && { server }),
       ...(ca !== undefined && { ca: [...ca] }),
@@ -33,26 +33,37 @@ export function renderHostsToml({ server, mirror, others = [], ca, client }: Hos
 
 /** Whether the file was written by renderHostsToml, whatever became of it since. */
 export function isOurHostsToml(text: string): boolean {
-  return text.startsWith(header.slice(0, header.indexOf('.')))
+  return text.startsWith(writtenByMirror.slice(0, writtenByMirror.indexOf('.')))
 }
 
 /**
  * A file of ours that somebody has changed, without our mirror; undefined when nothing of theirs is in it. As it is when it
- * cannot be read any more, or has no such mirror.
+ * cannot be read any more, or has no such mirror. `folder`: the name of the folder it lies in.
  */
-export function hostsTomlWithout(text: string, mirror: string): string | undefined {
+export function hostsTomlWithout(text: string, mirror: string, folder: string): string | undefined {
   const found = read(text)
   if (found === undefined || !(mirror in found.host)) return text
+  const { server } = found.all
+  const isOurServer = server === undefined || server === mirror || server === originOf(registryOf(folder))
   const isAllOurs = Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => ourKeys.has(key))
-  if (isAllOurs) return undefined
+  if (isAllOurs && isOurServer) return undefined
   const lines = text.split('\n')
   const start = lines.findIndex((line) => /^\s*\[\s*host\s*\./.test(line) && line.includes(mirror))
   const length = lines.slice(start + 1).findIndex((line) => /^\s*\[/.test(line))
   lines.splice(start, length === -1 ? lines.length - start : length + 1)
-  const rest = lines.join('\n').replace(header, '')
+  const rest = lines
+    .filter((line, at) => !(at === 0 && line.trimEnd() === writtenByMirror.trimEnd()))
+    .filter((line) => server !== mirror || !/^\s*server\s*=/.test(line))
+    .join('\n')
   const left = read(rest)
   // Spelled in a way that was not foreseen: better whole than wrong.
-  return start === -1 || left === undefined || mirror in left.host ? text : rest
+  const isClean = start !== -1 && left !== undefined && !(mirror in left.host) && left.all['server'] !== mirror
+  return isClean ? rest : text
+}
+
+/** containerd spells `reg:5000` as `reg_5000_` as well. */
+function registryOf(folder: string): string {
+  return folder.replace(/_(\d+)_$/, ':$1')
 }
 
 const ourKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])

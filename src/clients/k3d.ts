@@ -1,3 +1,4 @@
+import { shellWord } from '../lib/shell-word.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { planRegistries } from './k3s.ts'
@@ -15,7 +16,7 @@ export interface K3dTarget {
 export function planK3d(mirror: MirrorForClient, { cluster, path, hosting }: K3dTarget, files: FilesNow): ConfigPlan {
   const { changes, notes } = planRegistries(mirror, path, files)
   const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
-  const create = ['k3d cluster create', cluster, '--registry-config', path, ...strict].join(' ')
+  const create = ['k3d cluster create', shellWord(cluster), '--registry-config', shellWord(path), ...strict].join(' ')
   const { registry } = mirror
   const told = registry === undefined ? undefined : renderHosting(registry)
   const there = hosting === undefined ? undefined : files.text(hosting)

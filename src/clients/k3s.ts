@@ -31,8 +31,8 @@ export function planRegistries(mirror: MirrorForClient, path: string, files: Fil
   const before = files.text(path)
   const yaml = readYamlText(before ?? '', path)
   if (yamlValue(yaml) === null || isAllOurs(yaml)) {
-    const [own = ''] = (before ?? '').split(writtenByMirror)
-    const kept = own.replace(/[^\n]$/, '$&\n')
+    const [above, below] = aroundHeader(yaml.text)
+    const kept = `${above}${yamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')
     return { changes: files.change(path, `${kept}${writtenByMirror}${stringify(fresh)}`), notes: [] }
   }
   const own = Object.keys(mirrorsOf(yaml)).filter((name) => name !== everyRegistry && name !== alias)
@@ -90,7 +90,9 @@ function withEndpoint(yaml: YamlText, name: string, url: string): YamlText {
 /** Whether nothing but what we write is in it, for whatever address: then it is written anew. */
 function isAllOurs(yaml: YamlText): boolean {
   const value = yamlValue(yaml)
-  if (!isWrittenByMirror(yaml.text) || typeof value !== 'object' || value === null) return false
+  const [, below] = aroundHeader(yaml.text)
+  // A remark of the user's would be lost.
+  if (!isWrittenByMirror(yaml.text) || below.includes('#') || typeof value !== 'object' || value === null) return false
   const entries = Object.entries(mirrorsOf(yaml))
   return (
     Object.keys(value).every((key) => key === 'mirrors') &&
@@ -99,6 +101,12 @@ function isAllOurs(yaml: YamlText): boolean {
       return ours && Object.keys(entry ?? {}).join() === 'endpoint' && endpointsOf(yaml, name).length === 1
     })
   )
+}
+
+/** What stands above and below the line that says whose file it is; all above, where there is none. */
+function aroundHeader(text: string): [above: string, below: string] {
+  const [above = '', below = ''] = text.split(writtenByMirror.trimEnd(), 2)
+  return [above, below.replace(/^\r?\n/, '')]
 }
 
 function mirrorsOf(yaml: YamlText): Readonly<Record<string, object | null>> {

@@ -61,12 +61,16 @@ export function stripClusterFile(text: string, path: string, folder: string): st
   for (const at of Array.isArray(nodes) ? nodes.keys() : []) {
     for (let entry = listAt(yaml, ['nodes', at, 'extraMounts']).length - 1; entry >= 0; entry -= 1) {
       const hostPath = yamlValue(yaml, ['nodes', at, 'extraMounts', entry, 'hostPath'])
-      if (typeof hostPath === 'string' && hostPath.startsWith(folder))
+      if (typeof hostPath === 'string' && isBelow(folder, hostPath))
         yaml = removeFromYaml(yaml, ['nodes', at, 'extraMounts', entry])
     }
   }
   const ours = listAt(yaml, ['containerdConfigPatches']).indexOf(patch)
   return (ours === -1 ? yaml : removeFromYaml(yaml, ['containerdConfigPatches', ours])).text
+}
+
+function isBelow(folder: string, path: string): boolean {
+  return path.startsWith(folder) && /^[\\/]/.test(path.slice(folder.length))
 }
 
 function mountEntry({ hostPath, name }: KindMount, configPath: string): KindMountEntry {

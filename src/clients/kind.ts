@@ -1,3 +1,4 @@
+import { shellWord } from '../lib/shell-word.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'
@@ -23,7 +24,7 @@ export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTa
   if (file === undefined) return { changes, notes, todo, output: newClusterFile(mounts) }
   const before = files.text(file)
   const after = before === undefined ? newClusterFile(mounts) : mergeClusterFile(before, file, mounts)
-  const create = `kind create cluster --config ${file}   (a cluster that runs already: mirror configure kind --cluster NAME)`
+  const create = `kind create cluster --config ${shellWord(file)}   (a cluster that runs already: mirror configure kind --cluster NAME)`
   return { changes: [...changes, ...files.change(file, after)], notes, todo: [create, ...todo] }
 }
 

@@ -75,7 +75,10 @@ export const localFiles: FilePort = {
   },
 
   async mayWrite(path) {
-    let folder = dirname(await realTarget(path))
+    const target = await realTarget(path)
+    const there = await orAbsent(() => stat(target))
+    if (there && !mayGiveTo(there)) return false
+    let folder = dirname(target)
     while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
     try {
       await access(folder, constants.W_OK | constants.X_OK)
@@ -122,6 +125,13 @@ async function makeFolder(folder: string): Promise<string[]> {
 async function takeOver(file: string, { uid, gid }: { uid: number; gid: number }): Promise<void> {
   const { uid: ourUid, gid: ourGid } = await stat(file)
   if (ourUid !== uid || ourGid !== gid) await chown(file, uid, gid)
+}
+
+/** Whether a file that takes its place can have the same owner and group. */
+function mayGiveTo({ uid, gid }: { uid: number; gid: number }): boolean {
+  const us = process.geteuid?.()
+  if (us === undefined || us === 0) return true
+  return uid === us && (gid === process.getegid!() || process.getgroups!().includes(gid))
 }
 
 async function listBelow(folder: string, depth: number): Promise<string[]> {

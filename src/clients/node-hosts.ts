@@ -59,8 +59,9 @@ export function withoutHosts(
   return files.paths.flatMap((path) => {
     const text = path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) ? files.text(path) : undefined
     if (text === undefined || !isOurHostsToml(text)) return []
-    const url = /[\\/]_default[\\/]hosts\.toml$/.test(path) ? cache : registry
-    return url === undefined ? [] : files.change(path, hostsTomlWithout(text, url))
+    const folder = path.split(/[\\/]/).at(-2)!
+    const url = folder === '_default' ? cache : registry
+    return url === undefined ? [] : files.change(path, hostsTomlWithout(text, url, folder))
   })
 }
 

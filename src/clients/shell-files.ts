@@ -1,6 +1,7 @@
 import { posix } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { CommandResult } from '../lib/run-command.ts'
+import { shellWord } from '../lib/shell-word.ts'
 import type { FilePort } from './file-port.ts'
 
 /** Runs a script by a POSIX shell where the files are, as one who may write them; undefined when there is no way there. */
@@ -10,7 +11,7 @@ export type RunScript = (script: string) => Promise<CommandResult | undefined>
 export function shellFiles(where: string, runScript: RunScript): FilePort {
   return {
     async read(path) {
-      const file = quoted(path)
+      const file = shellWord(path)
       const said = await run(`[ -f ${file} ] || exit 0; stat -L -c '%a %u %g' ${file} && base64 ${file}`)
       const [attributes, ...lines] = said.split('\n')
       if (!attributes) return undefined
@@ -20,7 +21,7 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
     },
 
     async list(folder) {
-      const at = quoted(folder)
+      const at = shellWord(folder)
       const said = await run(`[ -d ${at} ] || exit 0; find -L ${at} -maxdepth 5 -type f -print0 | base64`)
       return Buffer.from(said, 'base64').toString().split('\0').filter(Boolean).toSorted()
     },
@@ -28,7 +29,7 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
     async write(path, content, attributes) {
       const made = await run(
         [
-          `file=$(readlink -m ${quoted(path)}); folder=$(dirname "$file")`,
+          `file=$(readlink -m ${shellWord(path)}); folder=$(dirname "$file")`,
           // Outermost first, as they will have been made.
           `at=$folder; made=; while [ ! -d "$at" ]; do made="$at\n$made"; at=$(dirname "$at"); done`,
           `umask 022; mkdir -p "$folder"`,
@@ -45,7 +46,7 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
     },
 
     async remove(path) {
-      await run(`rm -f "$(readlink -m ${quoted(path)})"`)
+      await run(`rm -f "$(readlink -m ${shellWord(path)})"`)
     },
 
     async mayWrite() {
@@ -53,7 +54,7 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
     },
 
     async removeFolder(path) {
-      await run(`rmdir ${quoted(path)} 2>/dev/null || true`)
+      await run(`rmdir ${shellWord(path)} 2>/dev/null || true`)
     },
   }
 
@@ -63,8 +64,4 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
     const said = result?.stderr.trim().split('\n').at(-1)
     throw new MirrorError(`Nothing could be done in ${where}${said ? `: ${said}` : '.'}`, { exit: exitCode.missing })
   }
-}
-
-function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`
 }

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { sha256 } from './apply-plan.ts'
+import { isAsWritten } from './as-written.ts'
 import type { FileChange } from './client-config.ts'
 import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
 import type { FilePort, FileState } from './file-port.ts'
@@ -27,15 +27,17 @@ export async function planUndo(
     const state = await files.read(file.path)
     const was = await bytesBefore(file)
     if (isSame(state?.bytes, was)) continue
-    if ((state && sha256(state.bytes)) === file.written) {
+    if (isAsWritten(file, state?.bytes)) {
       changes.push({ path: file.path, before: text(state?.bytes), after: text(was) })
     } else if (state === undefined) {
       notes.push(`${file.path} is gone already.`)
     } else {
       stripped ??= await strip()
       const change = stripped.find(({ path }) => path === file.path)
-      notes.push(`${file.path} was changed after mirror wrote it: only mirror's own keys go.`)
-      if (change && change.before !== change.after) changes.push(change)
+      const isThere = change !== undefined && change.before !== change.after
+      const what = isThere ? "only mirror's own keys go" : "nothing of mirror's was found in it, and it stays as it is"
+      notes.push(`${file.path} was changed after mirror wrote it: ${what}.`)
+      if (isThere) changes.push(change)
     }
   }
   return { changes, notes }

@@ -1,7 +1,8 @@
+import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
-import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
@@ -78,7 +79,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     const { args, flags } = await this.parse(Configure)
     const { machineAt } = await import('../app/configure/machine.ts')
     const machine = machineAt(this.surroundings(), flags.root)
-    if (flags.list) return this.list(machine, flags)
+    if (flags.list) return this.list(machine, args.client, flags)
     if (flags.undo) return this.undo(machine, args.client, flags)
     for (const adapter of await this.adaptersFor(machine, args.client, flags)) {
       const place = await this.placeFor(machine, adapter, flags)
@@ -95,6 +96,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   ): Promise<void> {
     const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
+    if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
     const mirror = await findMirror(this.surroundings(), flags.mirror)
     const request = { machine, adapter, place, mirror }
     await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
@@ -103,8 +105,8 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../app/configure/undo-client.ts')
     const { undoDialog } = await import('../cli/undo-dialog.ts')
-    const { scope, cluster } = flags
-    const records = await recordsOf(machine, { client, scope, cluster })
+    const { scope, cluster, file } = flags
+    const records = await recordsOf(machine, { client, scope, cluster, file })
     const undone = []
     for (const record of records) undone.push(await undoDialog(this.talk, machine, record, choicesOf(flags)))
     if (flags.json) return this.printJson({ undone })
@@ -120,12 +122,12 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     if (!result.seen) this.exit(exitCode.checkFailed)
   }
 
-  private async list(machine: Machine, { json }: ConfigureFlags): Promise<void> {
+  private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../app/configure/list-configured.ts')
     const { renderConfigured } = await import('../cli/render-configure.ts')
-    const clients = await listConfigured(machine)
+    const clients = await listConfigured(machine, client)
     if (json) return this.printJson(clients)
-    this.print(renderConfigured(clients, this.paintFor(process.stdout)))
+    this.print(renderConfigured(clients, client, this.paintFor(process.stdout)))
   }
 
   /** The client that was named, or those that are found here and chosen. */
@@ -153,13 +155,13 @@ Without CLIENT it looks for the clients of this machine and offers them.`
   }
 
   private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {
-    const places = await adapter.places(machine, {
-      scope: flags.scope as 'user' | 'system' | undefined,
-      clientVersion: flags['client-version'],
-      imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
-      file: flags.file,
-      cluster: flags.cluster,
-    })
+    const places = await adapter.places(machine, optionsOf(flags))
+    const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
+    if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file)))
+      throw new MirrorError(`${adapter.client} has no file of yours to merge into, so ${file} is left alone.`, {
+        exit: exitCode.usage,
+        hints: [`mirror configure ${adapter.client} --dry-run   (what would be written, and where)`],
+      })
     const [first] = places
     if (first === undefined)
       throw new MirrorError(`There is no place for a configuration of ${adapter.client} here.`, {
@@ -189,4 +191,14 @@ type ConfigureFlags = InferredFlags<typeof Configure.flags>
 
 function choicesOf({ reload, yes, 'dry-run': dryRun, json }: ConfigureFlags) {
   return { reload, yes, dryRun, json }
+}
+
+function optionsOf(flags: ConfigureFlags): ClientOptions {
+  return {
+    scope: flags.scope as 'user' | 'system' | undefined,
+    clientVersion: flags['client-version'],
+    imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
+    file: flags.file,
+    cluster: flags.cluster,
+  }
 }

@@ -1,14 +1,18 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../cli/flags.ts'
-import { mirrorPaths } from '../config/paths.ts'
+import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
+import type { StoppedMirror } from '../app/stop-mirror.ts'
+import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 
 export default class Down extends BaseCommand {
   static override summary = 'Stop the mirror; what is cached stays'
-  static override description = 'Pulls in flight get up to 30 s to finish. That no mirror runs is no failure.'
+  static override description =
+    'Pulls in flight get up to 30 s to finish. That no mirror runs is no failure. A container is removed; its volume stays, ' +
+    'unless --volumes says otherwise.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --no-autostart',
+    '<%= config.bin %> <%= command.id %> --volumes --yes',
     '<%= config.bin %> <%= command.id %> --dry-run',
   ]
   static override flags = {
@@ -16,6 +20,11 @@ export default class Down extends BaseCommand {
       description: 'and do not come back after a reboot',
       env: 'MIRROR_NO_AUTOSTART',
     }),
+    volumes: boolean({
+      description: 'and drop what a container has cached, and what was pushed to it',
+      env: 'MIRROR_VOLUMES',
+    }),
+    yes: yesFlag,
     json: jsonFlag,
     'dry-run': dryRunFlag,
   }
@@ -24,26 +33,21 @@ export default class Down extends BaseCommand {
     const { flags } = await this.parse(Down)
     const surroundings = this.surroundings()
     const paths = mirrorPaths(surroundings)
-    if (flags['dry-run']) {
-      const { findRunning } = await import('../runtime/state-file.ts')
-      const pid = (await findRunning(paths.stateFile))?.pid
-      if (flags.json) return this.printJson({ running: pid !== undefined, pid, dryRun: true })
-      return this.print(pid === undefined ? 'Nothing: no mirror runs.' : `Would stop the mirror (pid ${pid}).`)
-    }
-    const { stopMirror } = await import('../app/stop-mirror.ts')
     const { systemClock } = await import('../lib/clock.ts')
-    const stopped = await stopMirror({ paths, clock: systemClock, platform: surroundings.platform })
+    if (flags['dry-run']) return this.foretell(paths, flags)
+    if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
+    const { stopAnyMirror } = await import('../app/stop-any-mirror.ts')
+    const stopped = await stopAnyMirror({ paths, clock: systemClock, surroundings })
+    const volumeRemoved = flags.volumes ? await this.dropVolume(surroundings) : undefined
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined
 
     const { openConfiguredClients } = await import('../clients/configured.ts')
     const pointing = (await openConfiguredClients(paths.stateDir).list()).filter(({ root }) => root === undefined)
     if (flags.json) {
       const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
-      return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, clients })
+      return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    if (stopped === undefined) this.print('No mirror was running.')
-    else if (stopped.killed) this.print(`The mirror (pid ${stopped.pid}) did not end in time and was killed.`)
-    else this.print(`The mirror (pid ${stopped.pid}) has ended. What it cached stays in ${paths.dataDir}`)
+    this.print(endOf(stopped, volumeRemoved === true, paths))
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render-configure.ts')
       this.say(renderPointing(pointing))
@@ -51,8 +55,45 @@ export default class Down extends BaseCommand {
     if (autostartRemoved) this.print('It does not come back after a reboot any more.')
   }
 
+  private async foretell(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {
+    const { findRunning } = await import('../runtime/state-file.ts')
+    const running = await findRunning(paths.stateFile)
+    const { pid, container } = running ?? {}
+    if (json)
+      return this.printJson({ running: running !== undefined, pid, container: container?.name, volumes, dryRun: true })
+    const where = container ? `container ${container.name}` : `pid ${pid}`
+    this.print(running === undefined ? 'Nothing: no mirror runs.' : `Would stop the mirror (${where}).`)
+    if (volumes) this.print('Would drop the volume with what was cached and pushed.')
+  }
+
+  private async mayDrop(flags: { yes: boolean }): Promise<boolean> {
+    const { agree } = await import('../cli/agree.ts')
+    const { createPrompt } = await import('../cli/prompt.ts')
+    const prompt = createPrompt(process.stdin, process.stdout)
+    return agree({ prompt }, flags, 'Drop everything the container has cached, and the images that were pushed to it?')
+  }
+
+  private async dropVolume(surroundings: Surroundings): Promise<boolean> {
+    const { openEngine } = await import('../app/container/open-engine.ts')
+    const { removeVolume } = await import('../app/container/down-container.ts')
+    const { forgetResting } = await import('../app/container/resting.ts')
+    const removed = await removeVolume(await openEngine(surroundings))
+    await forgetResting(mirrorPaths(surroundings).stateDir)
+    return removed
+  }
+
   private async removeAutostart(): Promise<boolean> {
     const { autostartOf } = await import('../app/autostart-mirror.ts')
     return autostartOf(this.surroundings()).remove()
   }
+}
+
+function endOf(stopped: StoppedMirror | undefined, dropped: boolean, { dataDir }: MirrorPaths): string {
+  if (stopped === undefined)
+    return dropped ? 'No mirror was running. What it had cached is dropped.' : 'No mirror was running.'
+  const { pid, container, killed } = stopped
+  if (container !== undefined)
+    return `The container ${container} is gone. What it cached ${dropped ? 'is dropped.' : 'stays in its volume.'}`
+  if (killed) return `The mirror (pid ${pid}) did not end in time and was killed.`
+  return `The mirror (pid ${pid}) has ended. What it cached stays in ${dataDir}`
 }

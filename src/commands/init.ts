@@ -1,19 +1,22 @@
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { boolean, integer, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
+import type { TemplateName } from '../app/init-template.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
-import { mirrorPaths } from '../config/paths.ts'
+import { configFlag, dryRunFlag, imageFlag, yesFlag } from '../cli/flags.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
-  static override summary = 'Write a commented mirror.yaml'
+  static override summary = 'Write a commented mirror.yaml, or a file that runs the mirror elsewhere'
   static override description =
-    'Asks on a terminal; each question has a flag. A file that is there already is left alone.'
+    'Asks on a terminal; each question has a flag. A file that is there already is left alone. A template is printed, or ' +
+    'written to --output.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --yes --max-size 50GiB --upstream registry.corp.example',
+    '<%= config.bin %> <%= command.id %> --template compose --output compose.yaml',
     '<%= config.bin %> <%= command.id %> --dry-run',
   ]
   static override flags = {
@@ -35,6 +38,19 @@ export default class Init extends BaseCommand {
       multiple: true,
       env: 'MIRROR_UPSTREAM',
     }),
+    template: string({
+      description: 'a file that runs the mirror, or stands in front of it, with the settings of mirror.yaml',
+      options: ['compose', 'systemd', 'launchd', 'caddy', 'k8s'],
+      env: 'MIRROR_TEMPLATE',
+    }),
+    output: string({
+      char: 'o',
+      description: 'where to write the template to',
+      helpValue: 'FILE',
+      dependsOn: ['template'],
+      env: 'MIRROR_OUTPUT',
+    }),
+    image: imageFlag,
     yes: yesFlag,
     force: boolean({ description: 'replace a file that is there already', env: 'MIRROR_FORCE' }),
     config: configFlag,
@@ -44,6 +60,7 @@ export default class Init extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(Init)
     const surroundings = this.surroundings({ MIRROR_CONFIG: flags.config })
+    if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
     const { refuseExisting, renderConfig, writeConfig } = await import('../app/init-config.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile)
@@ -57,6 +74,25 @@ export default class Init extends BaseCommand {
     await writeConfig(configFile, text, { force: flags.force })
     this.print(configFile)
     this.say('Written. It takes effect with: mirror up')
+  }
+
+  private async writeTemplate(
+    name: TemplateName,
+    surroundings: Surroundings,
+    flags: { image?: string | undefined; output?: string | undefined; force: boolean; 'dry-run': boolean },
+  ): Promise<void> {
+    const { renderTemplate } = await import('../app/init-template.ts')
+    const { program } = this
+    const templates = join(packageRoot(), 'templates')
+    const text = await renderTemplate({ name, surroundings, program, templates, image: flags.image })
+    if (flags.output === undefined || flags['dry-run']) {
+      process.stdout.write(text)
+      return
+    }
+    const file = resolve(flags.output)
+    const { writeConfig } = await import('../app/init-config.ts')
+    await writeConfig(file, text, { force: flags.force })
+    this.print(file)
   }
 
   private async choices(flags: {

@@ -30,13 +30,21 @@ export default class Logs extends BaseCommand {
     const { readLogs } = await import('../app/read-logs.ts')
     const { findRunning } = await import('../runtime/state-file.ts')
     const { systemClock } = await import('../lib/clock.ts')
-    const { logFile, stateFile } = mirrorPaths(this.surroundings())
+    const surroundings = this.surroundings()
+    const { logFile, stateFile } = mirrorPaths(surroundings)
     const running = await findRunning(stateFile)
+    const paint = this.paintFor(process.stdout)
+    const pretty = process.stdout.isTTY && !flags.json
+    const write = (line: string) => this.print(pretty ? renderLogLine(line, paint) : line)
+    if (running?.container) {
+      const { containerLogs } = await import('../app/container/container-logs.ts')
+      const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
+      for await (const line of containerLogs(surroundings, running.container.name, request)) write(line)
+      return
+    }
     if (running !== undefined && running.logFile === undefined)
       this.say(`The mirror that runs (pid ${running.pid}) writes its log to its own stderr; this is an earlier one's.`)
 
-    const paint = this.paintFor(process.stdout)
-    const pretty = process.stdout.isTTY && !flags.json
     try {
       await readLogs({
         logFile,
@@ -44,7 +52,7 @@ export default class Logs extends BaseCommand {
         follow: flags.follow,
         signal: this.interrupted,
         clock: systemClock,
-        write: (line) => this.print(pretty ? renderLogLine(line, paint) : line),
+        write,
       })
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error

@@ -5,17 +5,21 @@ import {
   adminPortFlag,
   cachePortFlag,
   configFlag,
+  credentialsFlag,
   dataFlag,
   dryRunFlag,
   flagsAsVariables,
+  imageFlag,
   jsonFlag,
+  memoryFlag,
   networkFlag,
   noRegistryFlag,
   registryPortFlag,
 } from '../cli/flags.ts'
-import { nextSteps, renderUp, renderUpPlan } from '../cli/render-up.ts'
+import { nextSteps, renderContainerPlan, renderUp, renderUpPlan } from '../cli/render-up.ts'
 import { renderLogLine } from '../cli/render-log-line.ts'
-import type { Surroundings } from '../config/paths.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { MirrorError, exitCode } from '../lib/errors.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror, and return when it answers'
@@ -25,6 +29,7 @@ export default class Up extends BaseCommand {
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --cache-port 6055 --network kind --network dev',
+    '<%= config.bin %> <%= command.id %> --runtime container --network kind',
     '<%= config.bin %> <%= command.id %> --autostart',
     '<%= config.bin %> <%= command.id %> --dry-run --json',
   ]
@@ -43,11 +48,13 @@ export default class Up extends BaseCommand {
       exclusive: ['foreground'],
     }),
     runtime: string({
-      description: 'where the server lives',
-      options: ['process'],
-      default: 'process',
+      description: 'where the server lives; process, unless the running one lives in a container',
+      options: ['process', 'container'],
       env: 'MIRROR_RUNTIME',
     }),
+    image: imageFlag,
+    memory: memoryFlag,
+    credentials: credentialsFlag,
     json: jsonFlag,
     'dry-run': dryRunFlag,
   }
@@ -57,6 +64,8 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../app/up-mirror.ts')
     const { version } = this.config
     const surroundings = this.surroundings(flagsAsVariables(flags))
+    if ((flags.runtime ?? (await this.runningRuntime(surroundings))) === 'container')
+      return this.inContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
 
@@ -82,6 +91,50 @@ export default class Up extends BaseCommand {
     this.say(nextSteps(report.endpoints))
   }
 
+  private async runningRuntime(surroundings: Surroundings): Promise<string | undefined> {
+    const { findRunning } = await import('../runtime/state-file.ts')
+    return (await findRunning(mirrorPaths(surroundings).stateFile))?.runtime
+  }
+
+  private async inContainer(
+    surroundings: Surroundings,
+    flags: {
+      credentials?: string[] | undefined
+      foreground: boolean
+      autostart: boolean
+      'dry-run': boolean
+      json: boolean
+    },
+  ): Promise<void> {
+    if (flags.foreground)
+      throw new MirrorError('--foreground means this very process, and --runtime container another one.', {
+        exit: exitCode.usage,
+        hints: ['mirror up --runtime container && mirror logs -f'],
+      })
+    const { containerUp, planContainerUp } = await import('../app/container/container-up.ts')
+    const { systemClock } = await import('../lib/clock.ts')
+    const plan = await planContainerUp({
+      surroundings,
+      version: this.config.version,
+      root: this.config.root,
+      published: publishedImage(this.config.pjson),
+      // From its variable the framework takes a single text.
+      credentials: [flags.credentials ?? []].flat().flatMap((hosts) => hosts.split(',')),
+      dryRun: flags['dry-run'],
+      clock: systemClock,
+      signal: this.interrupted,
+      say: (text) => this.say(text),
+    })
+    const { action, changed, connect, disconnect } = plan
+    if (flags['dry-run'] && flags.json) return this.printJson({ action, changed, connect, disconnect, dryRun: true })
+    if (flags['dry-run']) return this.print(renderContainerPlan(plan))
+    const report = await containerUp(plan)
+    if (flags.json) return this.printJson(report)
+    this.print(renderUp(report, this.paintFor(process.stdout)))
+    if (flags.autostart) this.say('Docker starts it again whenever Docker itself is started.')
+    this.say(nextSteps(report.endpoints))
+  }
+
   private async autostart(surroundings: Surroundings, plan: UpPlan) {
     const { autostartOf, autostartSpec, autostartWarnings } = await import('../app/autostart-mirror.ts')
     const autostart = autostartOf(surroundings)
@@ -103,7 +156,7 @@ export default class Up extends BaseCommand {
     if (action === 'replace') {
       const { stopMirror } = await import('../app/stop-mirror.ts')
       const { systemClock } = await import('../lib/clock.ts')
-      await stopMirror({ paths, clock: systemClock, platform: surroundings.platform })
+      await stopMirror({ paths, clock: systemClock, surroundings })
     }
     const paint = this.paintFor(process.stderr)
     await serveMirror({
@@ -118,10 +171,16 @@ export default class Up extends BaseCommand {
           pid: process.pid,
           version,
           endpoints,
+          moved: [],
         } satisfies UpReport
         this.print(renderUp(report, this.paintFor(process.stdout)))
       },
     })
     this.exit()
   }
+}
+
+/** The image that this version was published with says so in package.json; a clone has none. */
+function publishedImage(manifest: object): string | undefined {
+  return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
 }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, readlink } from 'node:fs/promises'
 import { errnoOf } from './errors.ts'
 
 /** What Linux tells of a process, beyond that its number is taken. */
@@ -11,7 +11,7 @@ export interface ProcessStat {
 
 /** Undefined where there is no /proc, or no such process. Fields 3 and 22 of proc_pid_stat(5). */
 export async function readProcessStat(pid: number): Promise<ProcessStat | undefined> {
-  const stat = await readProc(`/proc/${pid}/stat`)
+  const stat = await orAbsent(readFile(`/proc/${pid}/stat`, 'utf8'))
   if (stat === undefined) return undefined
   // The name in parentheses may hold anything, spaces and parentheses included.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
@@ -20,12 +20,17 @@ export async function readProcessStat(pid: number): Promise<ProcessStat | undefi
 
 /** Tells this boot of the kernel from any other; undefined where the system has none to tell. */
 export async function readBootId(): Promise<string | undefined> {
-  return (await readProc('/proc/sys/kernel/random/boot_id'))?.trim()
+  return (await orAbsent(readFile('/proc/sys/kernel/random/boot_id', 'utf8')))?.trim()
 }
 
-async function readProc(path: string): Promise<string | undefined> {
+/** Tells where this process's number means it; undefined where there are no such namespaces. pid_namespaces(7) */
+export async function readPidNamespace(): Promise<string | undefined> {
+  return orAbsent(readlink('/proc/self/ns/pid'))
+}
+
+async function orAbsent(read: Promise<string>): Promise<string | undefined> {
   try {
-    return await readFile(path, 'utf8')
+    return await read
   } catch (error) {
     // ESRCH: the process ended between open and read.
     if (['ENOENT', 'ENOTDIR', 'ESRCH', 'EACCES', 'EPERM'].includes(errnoOf(error) ?? '')) return undefined

@@ -23,6 +23,8 @@ export class LocalManifests {
   readonly #wallClock: () => number
   /** Changes of one client-made list of referrers never overlap. */
   readonly #lists = new KeyedQueue<string>()
+  /** A delete takes the tags that it sees: what one push of the same manifest brings, it must see whole or not at all. */
+  readonly #turns = new KeyedQueue<string>()
 
   constructor(store: PushedStore, makeRoom: MakeRoom, wallClock: () => number) {
     this.#store = store
@@ -35,44 +37,60 @@ export class LocalManifests {
     const digest = digestOf(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
     if (reference.kind === 'digest' && reference.digest !== digest)
       throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
+    const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
+    await this.#turns.run(`${name}@${digest}`, () => this.#put(name, digest, read, tags, body.bytes))
+    return { digest, subject: read.subject }
+  }
 
+  async #put(
+    name: string,
+    digest: Digest,
+    read: ReadManifest,
+    tags: readonly string[],
+    bytes: PushedBody['bytes'],
+  ): Promise<void> {
     const { repositories, runningClock } = this.#store
     const release = repositories.claim([digest, ...read.links.map((link) => link.digest)])
     try {
       checkLinks(repositories.get(name), read)
       const pushedAt = this.#wallClock()
-      const manifest = { ...read, size: body.bytes.length, pushedAt, heldSince: runningClock.now() }
-      const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
-      await withRoom(this.#makeRoom, body.bytes.length * 2, async () => {
-        await this.#store.blobs.put(digest, body.bytes)
+      const manifest = { ...read, size: bytes.length, pushedAt, heldSince: runningClock.now() }
+      await withRoom(this.#makeRoom, bytes.length * 2, async () => {
+        await this.#store.blobs.put(digest, bytes)
         await repositories.commit(name, [
           { op: 'manifest', digest, ...manifest },
           ...tags.map((tag) => ({ op: 'tag' as const, tag, digest, pushedAt })),
         ])
         if (read.subject !== undefined) await this.#keepInStep(name, read.subject, digest, manifest)
       })
-      return { digest, subject: read.subject }
     } finally {
       release()
     }
   }
 
   async delete({ name }: Repository, reference: Reference): Promise<void> {
-    const repository = this.#store.repositories.get(name)
-    if (reference.kind === 'tag') {
-      if (!repository?.tags.has(reference.tag))
-        throw new OciError('MANIFEST_UNKNOWN', 404, `There is no tag ${reference.tag} in ${name}.`)
-      return this.#commit(name, [{ op: 'untag', tag: reference.tag }])
+    if (reference.kind === 'digest') {
+      const { digest } = reference
+      return this.#turns.run(`${name}@${digest}`, () => this.#delete(name, digest))
     }
-    const { digest } = reference
+    const { tag } = reference
+    if (!this.#store.repositories.get(name)?.tags.has(tag))
+      throw new OciError('MANIFEST_UNKNOWN', 404, `There is no tag ${tag} in ${name}.`)
+    await this.#commit(name, [{ op: 'untag', tag }])
+  }
+
+  async #delete(name: string, digest: Digest): Promise<void> {
+    const repository = this.#store.repositories.get(name)
     const manifest = repository?.manifests.get(digest)
     if (!repository || !manifest)
       throw new OciError('MANIFEST_UNKNOWN', 404, `There is no manifest ${digest} in ${name}.`)
     const tags = [...repository.tags].filter(([, tag]) => tag.digest === digest)
-    const untag = tags.map(([tag]): PushedChange => ({ op: 'untag', tag }))
+    const untag = tags.map(([tag, { pushedAt }]): PushedChange => ({ op: 'untag', tag, pushedAt }))
     await this.#commit(name, [...untag, { op: 'drop-manifest', digest }])
     await this.dropUnheld(digest)
-    if (manifest.subject !== undefined) await this.#keepInStep(name, manifest.subject, digest, undefined)
+    const { subject } = manifest
+    if (subject === undefined) return
+    await withRoom(this.#makeRoom, largestManifest * 2, () => this.#keepInStep(name, subject, digest, undefined))
   }
 
   #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
@@ -106,7 +124,9 @@ export class LocalManifests {
         await blobs.put(made, bytes)
         const pushedAt = this.#wallClock()
         const read = readPushedManifest(bytes, known.mediaType)
-        const isShared = [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
+        const isShared =
+          repositories.isClaimed(old) ||
+          [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
         await repositories.commit(name, [
           { op: 'manifest', digest: made, ...read, size: bytes.length, pushedAt, heldSince: runningClock.now() },
           { op: 'tag', tag, digest: made, pushedAt },

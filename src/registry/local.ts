@@ -5,7 +5,7 @@ import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import type { PushedBlob, PushedChange, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
 import { pageOf, referrersIndex } from './listings.ts'
@@ -38,7 +38,7 @@ export interface LocalRegistryOptions {
 
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
-/** How often it is written down that clients still ask for a blob; a part of the grace that garbage has. */
+/** How often it is written down that clients still ask for something; a part of the grace that garbage has. */
 const noteHeldMs = 3_600_000
 /** Blobs up to this size, configs above all, are served from memory, as manifests are. */
 const smallBytes = 64 * 1024
@@ -66,6 +66,9 @@ export class LocalRegistry implements PushRegistry {
     const record = digest && repository.manifests.get(digest)
     if (record) {
       const { mediaType: type, size } = record
+      // What has a tag is no garbage, however old.
+      if (reference.kind === 'digest')
+        await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
       const body = await this.#contents.loadStored(digest, size)
@@ -78,7 +81,7 @@ export class LocalRegistry implements PushRegistry {
     const record = this.#known(name).blobs.get(digest)
     if (record) {
       const { size } = record
-      await this.#noteHeld(name, digest, record)
+      await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'blob', digest, size, heldSince }))
       if (head && (await this.#store.blobs.stat(digest)) === size)
         return { digest, size, body: { kind: 'none' }, provenance }
       const content = size <= smallBytes && (await this.#contents.loadStored(digest, size))
@@ -190,15 +193,25 @@ export class LocalRegistry implements PushRegistry {
     return withRoom(this.#makeRoom, journalBytes, () => this.#store.repositories.commit(name, changes))
   }
 
-  /** A client that learns that a blob is here will not push it again: garbage it must not be for a while. */
-  async #noteHeld(name: string, digest: Digest, { size, heldSince }: PushedBlob): Promise<void> {
-    const now = this.#store.runningClock.now()
+  /** A client that learns that something is here will not push it again: garbage it must not be for a while. */
+  async #noteHeld(
+    name: string,
+    digest: Digest,
+    { heldSince }: PushedBlob | PushedManifest,
+    noted: (now: number) => PushedChange,
+  ): Promise<void> {
+    const { repositories, runningClock } = this.#store
+    const now = runningClock.now()
     if (now - heldSince < noteHeldMs) return
+    // A collection that begins before the note stands would still find it old.
+    const release = repositories.claim([digest])
     try {
-      await this.#store.repositories.commit(name, [{ op: 'blob', digest, size, heldSince: now }])
+      await repositories.commit(name, [noted(now)])
     } catch (error) {
       // A disk that takes nothing more can still be read.
       if (errnoOf(error) === undefined) throw error
+    } finally {
+      release()
     }
   }
 }

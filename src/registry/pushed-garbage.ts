@@ -23,7 +23,8 @@ export interface Collected {
 
 /**
  * Takes away what nothing leads to: in each repository blobs that no manifest names, then from the disk what no repository
- * holds. It runs beside pushes: what is claimed, or was learned of within the grace, stays.
+ * holds. It runs beside pushes: what is claimed, or was learned of within the grace, stays. The disk is left alone while a
+ * damaged journal is set aside, for with it would go all that it held.
  */
 export async function collectGarbage(store: PushedStore, options: GarbageOptions): Promise<Collected> {
   await store.blobs.ready
@@ -50,6 +51,7 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
   }
   let blobs = 0
   let bytes = 0
+  if (repositories.hasGaps) return { manifests: manifests.toSorted(), blobs, bytes }
   for (const [digest, size] of store.blobs.entries()) {
     if (stillHeld.has(digest)) continue
     // It may have come since; of a dry run, what is to go is still held.

@@ -5,7 +5,7 @@ import { parseDigest, type Digest } from '../oci/digest.ts'
 import { KeyedQueue } from '../store/keyed-queue.ts'
 import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
-import { planForgetting } from './pushed-closure.ts'
+import { attachedTo, planForgetting } from './pushed-closure.ts'
 import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
 import { listPushedImages, type PushedImage } from './pushed-images.ts'
 
@@ -51,12 +51,11 @@ export interface RegistryKeeperOptions {
 }
 
 const hour = 3_600_000
-/** Lists of referrers and signatures hang on these; they go with their image. */
-const attachedTag = /^sha(?:256|512)-[0-9a-f]{64}/
 
 export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKeeper {
   const { store, clock, logger } = options
   const { repositories } = store
+  const isClaimed = (digest: Digest) => repositories.isClaimed(digest)
   const turns = new KeyedQueue<'all'>()
 
   const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
@@ -66,30 +65,35 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   }
 
   /** Does the changes and takes away what they leave behind; or only says so. */
-  const forget = async (plans: ReadonlyMap<PushedRepository, PushedChange[]>, dryRun: boolean) => {
-    const images = [...plans].flatMap(([{ name }, changes]) => changes.map((change) => nameOf(name, change)))
-    if (!dryRun) for (const [{ name }, changes] of plans) await repositories.commit(name, changes)
-    const before = new Map([...plans].map(([{ name }, changes]) => [name, changes]))
+  const forget = async (plan: (repository: PushedRepository) => PushedChange[], dryRun: boolean) => {
+    const images: (string | undefined)[] = []
+    const before = new Map<string, PushedChange[]>()
+    for (const repository of repositories.all()) {
+      const { name } = repository
+      const changes = plan(repository)
+      if (changes.length === 0) continue
+      before.set(name, changes)
+      for (const change of changes) images.push(nameOf(name, change))
+      // At once: pushes go on, and what was planned for an older state would take away what they bring.
+      if (!dryRun) await repositories.commit(name, changes)
+    }
     const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before })
     return { images: images.filter((name) => name !== undefined).toSorted(), blobs, bytes }
   }
 
-  const planPrune = ({ olderThan, keep, repository: only }: PruneOptions) => {
-    const plans = new Map<PushedRepository, PushedChange[]>()
-    for (const repository of repositories.all()) {
-      if (only !== undefined && repository.name !== only) continue
-      const byAge = [...repository.tags]
-        .filter(([tag]) => !attachedTag.test(tag))
-        .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
-      const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
-      const changes = planForgetting(
-        repository,
-        old.map(([tag]) => tag),
-        [],
-      )
-      if (changes.length > 0) plans.set(repository, changes)
-    }
-    return plans
+  const planPrune = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions) => {
+    if (only !== undefined && repository.name !== only) return []
+    const byAge = [...repository.tags]
+      // Lists of referrers and signatures go with their image.
+      .filter(([tag]) => attachedTo(tag) === undefined)
+      .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
+    const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
+    return planForgetting(
+      repository,
+      old.map(([tag]) => tag),
+      [],
+      isClaimed,
+    )
   }
 
   const collectUnasked = async () => {
@@ -106,14 +110,17 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
     list: () => listPushedImages(repositories.all()),
     remove: (names, dryRun) =>
       turns.run('all', async () => {
-        const { plans, unknown } = planRemoval([...repositories.all()], names)
-        return { ...(await forget(plans, dryRun)), unknown }
+        const matched = new Set<string>()
+        const plan = (repository: PushedRepository) => planRemoval(repository, names, matched, isClaimed)
+        const removal = await forget(plan, dryRun)
+        return { ...removal, unknown: names.filter((name) => !matched.has(name)) }
       }),
     gc: (how) => turns.run('all', () => gc(how)),
     prune: (how) =>
       turns.run('all', async () => {
         const isUnknown = how.repository !== undefined && repositories.get(how.repository) === undefined
-        return { ...(await forget(planPrune(how), how.dryRun)), unknown: isUnknown ? [how.repository] : [] }
+        const removal = await forget((repository) => planPrune(repository, how), how.dryRun)
+        return { ...removal, unknown: isUnknown ? [how.repository] : [] }
       }),
     async close() {
       clearInterval(timer)
@@ -122,31 +129,30 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   }
 }
 
-/** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. */
-function planRemoval(all: readonly PushedRepository[], names: readonly string[]) {
-  const matched = new Set<string>()
-  const plans = new Map<PushedRepository, PushedChange[]>()
-  for (const repository of all) {
-    const tags: string[] = []
-    const digests: Digest[] = []
-    for (const name of names) {
-      const found = tags.length + digests.length
-      const digest = parseDigest(name.slice(name.lastIndexOf('@') + 1))
-      if (name === repository.name) {
-        tags.push(...repository.tags.keys())
-        digests.push(...repository.manifests.keys())
-      } else if (digest && (name === digest || name === `${repository.name}@${digest}`)) {
-        if (repository.manifests.has(digest)) digests.push(digest)
-      } else if (name.startsWith(`${repository.name}:`)) {
-        const tag = name.slice(repository.name.length + 1)
-        if (repository.tags.has(tag)) tags.push(tag)
-      }
-      if (tags.length + digests.length > found) matched.add(name)
+/** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. Notes those that match. */
+function planRemoval(
+  repository: PushedRepository,
+  names: readonly string[],
+  matched: Set<string>,
+  isClaimed: (digest: Digest) => boolean,
+): PushedChange[] {
+  const tags: string[] = []
+  const digests: Digest[] = []
+  for (const name of names) {
+    const found = tags.length + digests.length
+    const digest = parseDigest(name.slice(name.lastIndexOf('@') + 1))
+    if (name === repository.name) {
+      for (const tag of repository.tags.keys()) tags.push(tag)
+      for (const held of repository.manifests.keys()) digests.push(held)
+    } else if (digest && (name === digest || name === `${repository.name}@${digest}`)) {
+      if (repository.manifests.has(digest)) digests.push(digest)
+    } else if (name.startsWith(`${repository.name}:`)) {
+      const tag = name.slice(repository.name.length + 1)
+      if (repository.tags.has(tag)) tags.push(tag)
     }
-    const changes = planForgetting(repository, tags, digests)
-    if (changes.length > 0) plans.set(repository, changes)
+    if (tags.length + digests.length > found) matched.add(name)
   }
-  return { plans, unknown: names.filter((name) => !matched.has(name)) }
+  return planForgetting(repository, tags, digests, isClaimed)
 }
 
 function nameOf(repository: string, change: PushedChange): string | undefined {

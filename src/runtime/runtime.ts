@@ -6,8 +6,9 @@ export type Endpoints = StatusReport['endpoints']
 /** Where the server lives: in a process of this machine, or in a container. */
 export type RuntimeKind = StatusReport['runtime']
 
-/** What a running mirror has written down about itself, so that other commands find it. */
+/** What a running mirror, or who has put it into a container, has written down, so that other commands find it. */
 export interface MirrorState {
+  /** 0 for one in a container. */
   pid: number
   /** Tells this process from a later one with the same number; undefined where the platform does not say. */
   processIdentity: string | undefined
@@ -20,6 +21,20 @@ export interface MirrorState {
   endpoints: Endpoints
   /** Undefined when the log goes elsewhere, to a terminal or a container's log. */
   logFile: string | undefined
+  /** Undefined for a process. */
+  container?: ContainerPlace | undefined
+}
+
+/** The container that a mirror lives in. */
+export interface ContainerPlace {
+  id: string
+  name: string
+  /** The volume with its data; undefined when that is a folder of this machine. */
+  volume: string | undefined
+  /** Registries whose credentials were handed over. */
+  credentials: string[]
+  /** ISO 8601: when that was done last. */
+  handedOverAt: string
 }
 
 /** A mirror that was started and answers. */

@@ -3,7 +3,7 @@ import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
 import { isSameProcess } from './process-identity.ts'
-import type { Endpoints, MirrorState } from './runtime.ts'
+import type { ContainerPlace, Endpoints, MirrorState } from './runtime.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
@@ -18,9 +18,18 @@ export async function readState(stateFile: string): Promise<MirrorState | undefi
 }
 
 /** The state of a mirror that really runs. */
-export async function findRunning(stateFile: string): Promise<MirrorState | undefined> {
+export async function findRunning(stateFile: string, isUp = isContainerUp): Promise<MirrorState | undefined> {
   const state = await readState(stateFile)
-  return state !== undefined && (await isSameProcess(state.pid, state.processIdentity)) ? state : undefined
+  if (state === undefined) return undefined
+  const { container } = state
+  const runs = container ? isUp(container, state.endpoints) : isSameProcess(state.pid, state.processIdentity)
+  return (await runs) ? state : undefined
+}
+
+/** Loaded when there is a container to ask about. */
+async function isContainerUp(container: ContainerPlace, endpoints: Endpoints): Promise<boolean> {
+  const life = await import('./container-life.ts')
+  return life.isContainerUp(container, endpoints)
 }
 
 export async function writeState(stateFile: string, state: MirrorState): Promise<void> {
@@ -49,20 +58,31 @@ function parseState(text: string): MirrorState | undefined {
     configHashes: stringsOf(configHashes),
     endpoints,
     logFile: typeof logFile === 'string' ? logFile : undefined,
+    container: isObject(value['container']) ? parseContainer(value['container']) : undefined,
+  }
+}
+
+function parseContainer({ id, name, volume, credentials, handedOverAt }: Record<string, unknown>): ContainerPlace {
+  return {
+    id: String(id),
+    name: String(name),
+    volume: typeof volume === 'string' ? volume : undefined,
+    credentials: textsOf(credentials),
+    handedOverAt: String(handedOverAt),
   }
 }
 
 function parseEndpoints(value: Record<string, unknown>): Endpoints {
   return {
-    cache: urlsOf(value['cache']),
-    registry: urlsOf(value['registry']),
-    admin: urlsOf(value['admin']),
+    cache: textsOf(value['cache']),
+    registry: textsOf(value['registry']),
+    admin: textsOf(value['admin']),
     networks: stringsOf(value['networks']),
   }
 }
 
-function urlsOf(value: unknown): string[] {
-  return Array.isArray(value) ? value.filter((url) => typeof url === 'string') : []
+function textsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((text) => typeof text === 'string') : []
 }
 
 function stringsOf(value: unknown): Record<string, string> {

@@ -61,6 +61,8 @@ export interface UpstreamReport {
   bytesFromUpstream: number
   state: 'ok' | 'failing' | 'open'
   rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
+  /** A credential that was handed to a container; an expired one counts as none until it is handed over anew. */
+  credentials?: { state: 'valid' | 'expired'; expires?: string }
 }
 
 export interface ImageReport {

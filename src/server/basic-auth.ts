@@ -3,6 +3,7 @@ import { readFile, stat } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
+import { KeyedQueue } from '../store/keyed-queue.ts'
 
 /** The user's name. Throws an OciError 401 for a request without good credentials. */
 export type Authorize = (request: IncomingMessage) => Promise<string>
@@ -26,6 +27,7 @@ const nobodysHash = '$2b$10$CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1u
 export async function createBasicAuth(path: string): Promise<Authorize> {
   const { compare } = await import('bcryptjs')
   let users = await readUsers(path)
+  const turns = new KeyedQueue<'all'>()
   return async (request) => {
     const version = await versionOf(path)
     if (version !== undefined && version !== users.version) users = await readUsers(path)
@@ -38,7 +40,11 @@ export async function createBasicAuth(path: string): Promise<Authorize> {
     const user = text.slice(0, Math.max(0, colon))
     if (good.has(key)) return user
     const hash = hashes.get(user)
-    const isGood = await compare(text.slice(colon + 1), hash ?? nobodysHash)
+    // One at a time: each holds up everything else in slices, and a client's first requests all carry the same.
+    const isGood = await turns.run(
+      'all',
+      async () => good.has(key) || compare(text.slice(colon + 1), hash ?? nobodysHash),
+    )
     if (!isGood || hash === undefined || colon === -1) throw unauthorized()
     if (good.size < mostRemembered) good.add(key)
     return user

@@ -59,13 +59,15 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
       if (error) sendError(request, response, error)
       else response.destroy()
-      if (options.push) drainBody(request)
       logAccess(logger, request, {
         status: error?.status ?? 499,
         bytes: 0,
         error: error?.message,
         milliseconds: milliseconds(),
       })
+    } finally {
+      // A body that the answer did not need may never end.
+      if (options.push) drainBody(request)
     }
   }
 }

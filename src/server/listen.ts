@@ -98,15 +98,7 @@ export async function listen(
     for (const [socket, owed] of connections) if (owed === 0) socket.destroy()
   }
 
-  const { host } = options
-  await new Promise<void>((resolve, reject) => {
-    const onError = (cause: Error) => reject(new ListenError({ host, port: options.port, cause }))
-    server.once('error', onError)
-    server.listen({ host, port: options.port, backlog: 1024, ipv6Only: host !== '::' }, () => {
-      server.off('error', onError)
-      resolve()
-    })
-  })
+  const host = await bind(server, options)
   const { port } = server.address() as AddressInfo
   const scheme = options.tls ? 'https' : 'http'
   return {
@@ -123,6 +115,24 @@ export async function listen(
       clearInterval(sweep)
       clearTimeout(cut)
     },
+  }
+}
+
+/** The address it listens on: on a machine without IPv6 every address means every IPv4 one. */
+async function bind(server: Server, { host, port }: ListenOptions): Promise<string> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const onError = (cause: Error) => reject(new ListenError({ host, port, cause }))
+      server.once('error', onError)
+      server.listen({ host, port, backlog: 1024, ipv6Only: host !== '::' }, () => {
+        server.off('error', onError)
+        resolve()
+      })
+    })
+    return host
+  } catch (error) {
+    if (host !== '::' || !(error instanceof ListenError) || error.errno !== 'EAFNOSUPPORT') throw error
+    return bind(server, { host: '0.0.0.0', port })
   }
 }
 

@@ -73,8 +73,6 @@ async function beginUpload(
     return sendPublished(response, name, digest)
   }
   const state = registry.startUpload(route, user, neededAlgorithm(wanted.algorithm))
-  // A body without a digest has no meaning here; unread it would be taken for the next request.
-  request.resume()
   const headers = uploadHeaders({ repository: name, ...pick(state) })
   sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(usefulChunk) })
 }

@@ -20,6 +20,7 @@ export interface FileBlobStoreOptions extends BlobTrustOptions {
   readonly minFree: number
   readonly logger: Logger
   readonly freeSpace?: (path: string) => Promise<number>
+  readonly syncFolder?: (path: string) => Promise<void>
 }
 
 /** Blobs as files, named by their digest. Its folders exist, and no other process writes to them. */
@@ -219,17 +220,21 @@ export class FileBlobStore implements BlobStore {
   #publish(temporary: string, digest: Digest, size: number): Promise<void> {
     return this.#changes.run(digest, async () => {
       const path = this.#layout.blob(digest)
+      const before = await this.stat(digest)
       await rename(temporary, path).catch(async (error: unknown) => {
         if (errnoOf(error) !== 'ENOENT' || !(await isThere(temporary))) throw error
         await makeStoreFolders(this.#layout)
         await rename(temporary, path)
       })
       try {
-        await syncFolder(this.#layout.blobFolder(digestAlgorithm(digest)))
+        await (this.#options.syncFolder ?? syncFolder)(this.#layout.blobFolder(digestAlgorithm(digest)))
       } catch (error) {
-        // What may be gone after a power cut has not been published.
-        this.#forget(digest)
-        await rm(path, { force: true })
+        if (before === undefined) {
+          // What may be gone after a power cut has not been published.
+          this.#forget(digest)
+          await rm(path, { force: true })
+        } else this.#index.set(digest, size)
+        // Others may rely on what was there before: a power cut leaves them that, or this.
         throw error
       }
       this.#index.set(digest, size)

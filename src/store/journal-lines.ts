@@ -27,7 +27,9 @@ export function changeLine(changes: readonly PushedChange[]): string {
 export interface ReadJournal {
   readonly repository: GrowingRepository
   readonly lines: number
-  /** Lines that say nothing: the last, torn by a crash before anybody was told that it stands, or damaged ones. */
+  /** The last line was cut off by a crash, before anybody was told that it stands. */
+  readonly isTorn: boolean
+  /** Damaged lines: what they said is lost. */
   readonly unreadable: number
 }
 
@@ -38,14 +40,14 @@ export function readJournal(text: string): ReadJournal | undefined {
   if (name === undefined) return undefined
   const repository = emptyRepository(name)
   // What comes after the last line feed is empty, or torn.
-  const torn = rest.pop()
-  let unreadable = torn === '' ? 0 : 1
+  const isTorn = rest.pop() !== ''
+  let unreadable = 0
   for (const line of rest) {
     const changes = readJson(line, (value) => readList(value).map(readChange))
     if (changes === undefined) unreadable += 1
     else for (const change of changes) applyChange(repository, change)
   }
-  return { repository, lines: rest.length + 1, unreadable }
+  return { repository, lines: rest.length + 1, isTorn, unreadable }
 }
 
 function readHead(value: unknown): string {
@@ -66,7 +68,11 @@ function readChange(json: unknown): PushedChange {
         pushedAt: readNumber(value['pushedAt']),
       }
     case 'untag':
-      return { op, tag: readTag(value['tag']) }
+      return {
+        op,
+        tag: readTag(value['tag']),
+        ...(value['pushedAt'] === undefined ? {} : { pushedAt: readNumber(value['pushedAt']) }),
+      }
     case 'blob': {
       const { size, heldSince } = value
       return { op, digest: readDigest(value['digest']), size: readNumber(size), heldSince: readNumber(heldSince) }

@@ -20,6 +20,9 @@ export interface StoreOptions {
   readonly minFree: number
   readonly logger: Logger
   readonly clock: Clock
+  /** See `StoreLockOptions`. */
+  readonly instance?: string | undefined
+  readonly onLost?: (() => void) | undefined
 }
 
 /** The cellar of one process. */
@@ -44,7 +47,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     await refuseNewerStore(options.root)
     const isNew = !(await isThere(layout.blobs))
     await makeStoreFolders(layout)
-    const lock = await acquireStoreLock(layout, options.clock)
+    const lock = await acquireStoreLock(layout, options)
     try {
       return await openLocked(options, layout, lock, isNew)
     } catch (error) {

@@ -1,4 +1,5 @@
-import { readdir, readFile, rename, rm } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rename, rm, utimes } from 'node:fs/promises'
+import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import { eachLimited } from './each-limited.ts'
@@ -14,6 +15,7 @@ export class PushedRepositories {
   readonly #layout: StoreLayout
   readonly #journals = new Map<string, RepositoryJournal>()
   readonly #claims = new Map<Digest, number>()
+  #hasGaps = false
 
   private constructor(layout: StoreLayout) {
     this.#layout = layout
@@ -24,7 +26,13 @@ export class PushedRepositories {
     const repositories = new PushedRepositories(layout)
     const names = (await readdir(layout.repositories)).filter((name) => name.endsWith('.jsonl'))
     await eachLimited(names, readsAtOnce, (name) => repositories.#load(layout.entry(layout.repositories, name), logger))
+    repositories.#hasGaps = (await readdir(layout.quarantine)).some((name) => name.includes('.jsonl-'))
     return repositories
+  }
+
+  /** Whether a damaged journal is set aside: what it said is held is not known here, and may be wanted back. */
+  get hasGaps(): boolean {
+    return this.#hasGaps
   }
 
   get(name: string): PushedRepository | undefined {
@@ -80,15 +88,38 @@ export class PushedRepositories {
     if (!read || name === undefined || this.#layout.journal(name) !== path) {
       const movedTo = this.#layout.setAside(path)
       await rename(path, movedTo)
+      await touch(movedTo)
       logger.error({ path, movedTo }, 'the journal of a pushed repository is damaged beyond reading')
       return
     }
-    const { repository, lines, unreadable } = read
-    if (unreadable > 0) logger.warn({ repository: name, unreadable }, 'a journal has lines that cannot be read')
+    const { repository, lines, isTorn, unreadable } = read
+    // A journal that is not whole is written anew by the next commit.
+    const journal = new RepositoryJournal(path, repository, isTorn || unreadable > 0 ? 0 : lines)
+    if (unreadable > 0) await this.#setCopyAside(path, journal, unreadable, logger)
     if (isEmpty(repository)) await rm(path, { force: true })
-    // A journal with a torn line is written anew by the next commit.
-    else this.#journals.set(name, new RepositoryJournal(path, repository, unreadable > 0 ? 0 : lines))
+    else this.#journals.set(name, journal)
   }
+
+  async #setCopyAside(path: string, journal: RepositoryJournal, unreadable: number, logger: Logger): Promise<void> {
+    const copiedTo = this.#layout.setAside(path)
+    const about = { repository: journal.repository.name, unreadable, copiedTo }
+    try {
+      await copyFile(path, copiedTo)
+      await touch(copiedTo)
+      // Else the next start would set it aside once more.
+      await journal.commit([])
+      logger.error(about, 'the journal of a pushed repository has damaged lines')
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      logger.error({ ...about, error: String(error) }, 'a damaged journal could not be set aside')
+    }
+  }
+}
+
+/** What is set aside stays for a time, counted from now. */
+async function touch(path: string): Promise<void> {
+  const now = new Date()
+  await utimes(path, now, now)
 }
 
 function isEmpty({ tags, manifests, blobs }: PushedRepository): boolean {

@@ -40,7 +40,8 @@ export interface PushedBlob {
 /** One step in the life of a repository, as its journal keeps it. */
 export type PushedChange =
   | ({ readonly op: 'tag'; readonly tag: string } & PushedTag)
-  | { readonly op: 'untag'; readonly tag: string }
+  /** With the time of a push, only what that push has set: a tag that was pushed since stays. */
+  | { readonly op: 'untag'; readonly tag: string; readonly pushedAt?: number }
   | ({ readonly op: 'manifest'; readonly digest: Digest } & PushedManifest)
   | { readonly op: 'drop-manifest'; readonly digest: Digest }
   | ({ readonly op: 'blob'; readonly digest: Digest } & PushedBlob)
@@ -64,9 +65,11 @@ export function applyChange(repository: GrowingRepository, change: PushedChange)
       repository.tags.set(tag, value)
       return
     }
-    case 'untag':
-      repository.tags.delete(change.tag)
+    case 'untag': {
+      const { tag, pushedAt } = change
+      if (pushedAt === undefined || repository.tags.get(tag)?.pushedAt === pushedAt) repository.tags.delete(tag)
       return
+    }
     case 'manifest': {
       const { op: _op, digest, ...value } = change
       repository.manifests.set(digest, value)

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { link, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { link, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
@@ -12,18 +12,63 @@ export interface StoreLock {
   release(): Promise<void>
 }
 
+export interface StoreLockOptions {
+  readonly clock: Clock
+  /** What the container that we run in keeps when it is restarted; undefined outside of one. */
+  readonly instance?: string | undefined
+  /** The lock was taken from us, because we stood still for so long that we were held for dead: nothing may be written any more. */
+  readonly onLost?: (() => void) | undefined
+}
+
 const retryMs = 20
 const attempts = 150
 
+/** A holder touches its lock so often. */
+const beatMs = 1000
+/** One that cannot be looked at and has not touched it for so long is dead. */
+const watchMs = 4000
+const watchStepMs = 100
+
 /** Takes the lock of a store. A stale one is replaced; a live holder is a `MirrorError`. */
-export async function acquireStoreLock(layout: StoreLayout, clock: Clock): Promise<StoreLock> {
-  const self = await describeSelf(randomBytes(16).toString('hex'))
-  const holder = await take(layout.lock, self, clock)
+export async function acquireStoreLock(layout: StoreLayout, options: StoreLockOptions): Promise<StoreLock> {
+  const self = await describeSelf(randomBytes(16).toString('hex'), options.instance)
+  const holder = await take(layout.lock, self, options.clock)
   if (holder) throw heldBy(layout, holder)
   await sweepGuards(layout)
+  const heart = startHeart(layout.lock, self, options.onLost ?? (() => {}))
   return {
     async release() {
+      await heart.stop()
       if ((await readHolder(layout.lock))?.nonce === self.nonce) await rm(layout.lock, { force: true })
+    },
+  }
+}
+
+/** Shows those who cannot look at our process that we live. */
+function startHeart(path: string, self: LockHolder, onLost: () => void): { stop(): Promise<void> } {
+  let work = Promise.resolve()
+  const beat = async () => {
+    const holder = await readHolder(path)
+    // Somebody cleared it away; it is ours as long as nobody else takes it.
+    if (holder === undefined) return void (await publish(path, self))
+    if (holder.nonce !== self.nonce) {
+      clearInterval(timer)
+      onLost()
+      return
+    }
+    const now = new Date()
+    await utimes(path, now, now)
+  }
+  const timer = setInterval(() => {
+    work = work.then(beat).catch((error: unknown) => {
+      // A disk that fails for a moment is not the end of the lock; what depends on it will say so.
+      if (errnoOf(error) === undefined) throw error
+    })
+  }, beatMs).unref()
+  return {
+    async stop() {
+      clearInterval(timer)
+      await work
     },
   }
 }
@@ -43,13 +88,32 @@ async function take(path: string, self: LockHolder, clock: Clock): Promise<LockH
     lastSeen = holder
     // Without hard links a file that seems damaged may be one that is being written.
     if (holder === nobody && attempt === 0) continue
-    if (holder !== nobody && (await isHolderAlive(holder))) return holder
+    if (holder !== nobody && ((await isHolderAlive(holder, self)) ?? (await showsLife(path, clock)))) return holder
     const guard = `${path}.${holder.nonce}`
     if (await take(guard, self, clock)) continue
     if ((await readHolder(path))?.nonce === holder.nonce) await rm(path, { force: true })
     await rm(guard, { force: true })
   }
   return lastSeen ?? self
+}
+
+/** Whether somebody touches the file while we watch. No clock is trusted: other machines have others. */
+async function showsLife(path: string, clock: Clock): Promise<boolean> {
+  const first = await touchedAt(path)
+  for (const end = clock.monotonic() + watchMs; clock.monotonic() < end; await clock.sleep(watchStepMs)) {
+    const now = await touchedAt(path)
+    if (now !== first) return now !== undefined
+  }
+  return false
+}
+
+async function touchedAt(path: string): Promise<bigint | undefined> {
+  try {
+    return (await stat(path, { bigint: true })).mtimeNs
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw error
+  }
 }
 
 /** Makes the file appear with its content, or not at all. */
@@ -91,7 +155,14 @@ async function readHolder(path: string): Promise<LockHolder | undefined> {
   }
 }
 
-const nobody: LockHolder = { pid: 0, bootId: undefined, processStart: undefined, nonce: 'damaged' }
+const nobody: LockHolder = {
+  pid: 0,
+  bootId: undefined,
+  pidNamespace: undefined,
+  instance: undefined,
+  processStart: undefined,
+  nonce: 'damaged',
+}
 
 /** Guards and candidates of processes that died. Those of live ones are of no use to them while the lock is held. */
 async function sweepGuards(layout: StoreLayout): Promise<void> {
@@ -103,6 +174,13 @@ async function sweepGuards(layout: StoreLayout): Promise<void> {
 
 function heldBy(layout: StoreLayout, holder: LockHolder): MirrorError {
   const who = holder.pid === process.pid ? `this process (${holder.pid})` : `process ${holder.pid}`
+  if (holder.instance !== undefined)
+    return new MirrorError(
+      `The store at ${layout.root} is in use by a mirror in a container; only one can write to it.`,
+      {
+        hints: ['See what runs: mirror status', 'Stop it: mirror down'],
+      },
+    )
   return new MirrorError(`The store at ${layout.root} is in use by ${who}; only one process can write to it.`, {
     hints: [
       'See what runs: mirror status',

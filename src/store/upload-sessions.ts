@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Clock } from '../lib/clock.ts'
+import { errnoOf } from '../lib/errors.ts'
 import type { BlobStore } from './blob-store.ts'
 import { UploadSession, type UploadSessionOptions } from './upload-session.ts'
 
@@ -58,7 +59,9 @@ export class UploadSessions {
   #dropOldestEmpty(): boolean {
     for (const [id, session] of this.#sessions) {
       if (session.size > 0 || session.isBusy) continue
-      return this.#sessions.delete(id)
+      this.#sessions.delete(id)
+      void end(session)
+      return true
     }
     return false
   }
@@ -68,6 +71,15 @@ export class UploadSessions {
     const old = [...this.#sessions.values()].filter(
       (session) => !session.isBusy && clock.monotonic() - session.usedAt > idle,
     )
-    await Promise.all(old.map((session) => session.cancel()))
+    await Promise.all(old.map(end))
+  }
+}
+
+/** Nobody waits for this end: what the disk refuses to take away goes at the next start. */
+async function end(session: UploadSession): Promise<void> {
+  try {
+    await session.cancel()
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
   }
 }

@@ -1,5 +1,5 @@
 import { gzipSync } from 'node:zlib'
-import { tarFile } from '../lib/tar-file.ts'
+import { tarFile } from '../lib/tar.ts'
 import { digestOf, type Digest } from '../oci/digest.ts'
 import { mediaType } from '../oci/media-types.ts'
 

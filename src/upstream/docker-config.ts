@@ -11,6 +11,8 @@ export interface DockerEntry {
   readonly helper: { readonly name: string; readonly server: string } | undefined
   /** The credential that stands in the file itself. */
   readonly inline: Credential | undefined
+  /** Wall clock, ms: from then on it is as good as none. Only files that mirrors hand over say so. */
+  readonly inlineUntil?: number | undefined
 }
 
 /** Reads a registry's entry; looks at the file at most once a second. */
@@ -19,9 +21,12 @@ export interface DockerConfig {
   entry(): Promise<DockerEntry>
 }
 
+/** Our own member of an entry of `auths`; Docker ignores it. ISO 8601. */
+export const untilKey = 'mirrorUntil'
+
 const lookAgainMs = 1000
 const hubNames = ['index.docker.io', 'docker.io', 'registry-1.docker.io']
-const hubServer = 'https://index.docker.io/v1/'
+export const hubServer = 'https://index.docker.io/v1/'
 
 /** Where Docker keeps its config.json. */
 export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
@@ -73,6 +78,7 @@ export function parseDockerConfig(text: string, host: string): DockerEntry {
   return {
     helper: typeof name === 'string' ? { name: checkedHelper(name, host), server } : undefined,
     inline: auth && inlineCredential(asObject(auth.value), host),
+    inlineUntil: auth && timeOf(asObject(auth.value)[untilKey]),
   }
 }
 
@@ -115,6 +121,11 @@ function inlineCredential(auth: Record<string, unknown>, host: string): Credenti
     password = pair.slice(colon + 1).replace(/\0+$/, '')
   }
   return isText(username) && isText(password) ? credentialOf(username, password) : undefined
+}
+
+function timeOf(value: unknown): number | undefined {
+  const time = typeof value === 'string' ? Date.parse(value) : Number.NaN
+  return Number.isNaN(time) ? undefined : time
 }
 
 function checkedHelper(name: string, host: string): string {

@@ -46,7 +46,8 @@ export function createDockerCredentials(options: {
 
   async function find(): Promise<Credential | undefined> {
     const entry = await config.entry()
-    return (await fromHelper(entry)) ?? entry.inline
+    const isOver = entry.inlineUntil !== undefined && entry.inlineUntil <= clock.wall()
+    return (await fromHelper(entry)) ?? (isOver ? undefined : entry.inline)
   }
 
   return {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
@@ -23,8 +23,13 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-function start(file: string, args: readonly string[], input: 'ignore' | 'pipe' = 'ignore') {
-  const env = { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home'), TERM: 'xterm' }
+function start(
+  file: string,
+  args: readonly string[],
+  input: 'ignore' | 'pipe' = 'ignore',
+  more: Record<string, string> = {},
+) {
+  const env = { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home'), TERM: 'xterm', ...more }
   return spawn(file, args, { cwd: folder, env, stdio: [input, 'pipe', 'pipe'] })
 }
 
@@ -81,6 +86,19 @@ describe('mirror configure', () => {
     expect((await configure('docker', '--undo', '--yes')).stdout).toContain('Nothing to undo')
   })
 
+  test('takes back one of several files, as it was told how to', async () => {
+    const names = ['one file.yaml', 'other.yaml']
+    const text = 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'
+    for (const name of names) await writeFile(join(folder, name), text)
+    const one = await configure('kind', ...address, '--yes', '--file', names[0]!)
+    await configure('kind', ...address, '--yes', '--file', names[1]!)
+    const file = join(folder, names[0]!)
+    expect(one.stdout).toContain(`Back: mirror configure kind --root ${root} --file '${file}' --undo`)
+    expect(await configure('kind', '--yes', '--file', names[0]!, '--undo')).toMatchObject({ exit: 0 })
+    expect(await readFile(file, 'utf8')).toBe(text)
+    expect(await readFile(join(folder, names[1]!), 'utf8')).toContain('extraMounts')
+  })
+
   test.each([
     [['docker'], 3, 'mirror up'],
     [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
@@ -93,6 +111,76 @@ describe('mirror configure', () => {
     expect(answer, answer.stderr).toMatchObject({ exit, stdout: '' })
     expect(answer.stderr).toContain(says)
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test.runIf(process.getuid?.() === 0)(
+    "another user's file in a folder of ours is refused before anything is written",
+    async () => {
+      const nobody = 65_534
+      await chmod(folder, 0o777)
+      for (const path of [root, join(root, 'etc'), join(root, 'etc', 'docker')]) await chown(path, nobody, nobody)
+      const child = spawn(process.execPath, [program, 'configure', 'docker', ...address, '--yes', '--root', root], {
+        cwd: folder,
+        env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
+        stdio: ['ignore', 'pipe', 'pipe'],
+        uid: nobody,
+        gid: nobody,
+      })
+      const refused = await finished(child)
+      expect(refused).toMatchObject({ exit: 2 })
+      expect(refused.stderr).toContain(`You may not write ${daemonJson}.`)
+      expect(refused.stderr).toContain('sudo mirror configure docker --mirror http://127.0.0.1:5055')
+      expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+      expect(await configure('--list')).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
+    },
+  )
+
+  test('a second dry run, and a reload of nobody, say what is so', async () => {
+    await configure('docker', ...address, '--yes')
+    const again = await configure('docker', ...address, '--dry-run', '--reload')
+    expect(again.stdout).toContain('docker is configured so already')
+    const reloaded = await configure('docker', ...address, '--yes', '--reload')
+    expect(reloaded.stderr).toContain('nothing here that mirror could reload')
+  })
+
+  test('a file that is named to a client which has none is refused, and not another one written', async () => {
+    const refused = await configure('podman', ...address, '--yes', '--file', 'mine.conf')
+    expect(refused).toMatchObject({ exit: 2 })
+    expect(refused.stderr).toContain('podman has no file of yours')
+    expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test('a list of one client holds that one only', async () => {
+    await configure('docker', ...address, '--yes')
+    expect((await configure('docker', '--list')).stdout).toContain(daemonJson)
+    expect((await configure('podman', '--list')).stdout).toBe('No podman is configured by mirror.\n')
+    expect(await configure('nobody', '--list')).toMatchObject({ exit: 2 })
+  })
+
+  test('a mirror that goes down names the clients that still point at it', async () => {
+    const listen = { MIRROR_CACHE_LISTEN: '127.0.0.1:0', MIRROR_REGISTRY_LISTEN: '127.0.0.1:0' }
+    const env = { ...listen, MIRROR_ADMIN_LISTEN: '127.0.0.1:0', MIRROR_NETWORKS: '' }
+    const mirror = (...args: string[]) => finished(start(process.execPath, [program, ...args], 'ignore', env))
+    expect(await mirror('up')).toMatchObject({ exit: 0 })
+    try {
+      const written = await mirror('configure', 'podman', '--scope', 'user', '--yes')
+      expect(written, written.stderr).toMatchObject({ exit: 0 })
+      expect(existsSync(join(folder, '.config/containers/registries.conf.d/50-mirror.conf'))).toBe(true)
+    } finally {
+      const down = await mirror('down')
+      expect(down.stderr).toContain('Still pointed at it, and pulling from the origin now: podman')
+    }
+    expect(await mirror('configure', '--undo', '--yes')).toMatchObject({ exit: 0 })
+    expect(existsSync(join(folder, '.config'))).toBe(false)
+  })
+
+  test('without a client it names those that are here', async () => {
+    const bin = join(folder, 'bin')
+    await mkdir(bin)
+    await writeFile(join(bin, 'podman'), '#!/bin/sh\necho podman version 9.8.7\n', { mode: 0o755 })
+    const found = await finished(start(process.execPath, [program, 'configure'], 'ignore', { PATH: bin }))
+    expect(found).toMatchObject({ exit: 0 })
+    expect(found.stdout).toContain('podman 9.8.7: mirror configure podman')
   })
 
   test('killed at any moment, each file is the old or the new one, and undo finds the way back', async () => {

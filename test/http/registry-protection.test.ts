@@ -93,3 +93,15 @@ test('paths that no registry has are a 400 or a 404, whatever the method', async
       expect([400, 404, 405], `${method} ${path}`).toContain(statuses[0])
     }
 })
+
+test.each(['POST /v2/app/blobs/uploads/', 'GET /v2/'])(
+  '%s with a body that never comes is answered, and holds its connection for seconds only',
+  async (line) => {
+    const { url } = await startTestRegistry()
+    const head = `${line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n`
+    const { statuses, closed } = await rawHttp(url, head, 9000)
+    expect(statuses).toEqual([line.startsWith('POST') ? 202 : 200])
+    expect(closed).toBe(true)
+  },
+  12_000,
+)

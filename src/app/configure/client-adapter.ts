@@ -43,6 +43,11 @@ export interface ClientAdapter {
    * note in the plan that the version is a guess. Throws MirrorError where there is nothing sensible to write.
    */
   places(machine: Machine, options: ClientOptions): Promise<ClientPlace[]>
+  /**
+   * Sees to what has to be there before the mirror's address can be known. Not on a dry run, nor when the address was given.
+   * Throws MirrorError.
+   */
+  prepare?(machine: Machine, options: ClientOptions): Promise<void>
   /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
   recall(machine: Machine, details: PlaceDetails): ClientPlace
 }

@@ -39,7 +39,7 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
   const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
-  await refuseForeign(plan.changes, request)
+  await refuseForeign(plan.changes, request, cache)
   await place.validate?.(plan.changes)
   return { ...request, address, why, warning, plan, earlier }
 }
@@ -87,14 +87,19 @@ export function rootOf(machine: Machine): string | undefined {
   return machine.detached ? machine.root : undefined
 }
 
-async function refuseForeign(changes: readonly FileChange[], { adapter, place }: PrepareRequest): Promise<void> {
+async function refuseForeign(
+  changes: readonly FileChange[],
+  { adapter, place }: PrepareRequest,
+  cache: string,
+): Promise<void> {
   const foreign: string[] = []
   for (const { path } of changes) if (!(await place.files.mayWrite(path))) foreign.push(path)
   if (foreign.length === 0) return
   throw new MirrorError(`You may not write ${foreign.join(', ')}.`, {
     exit: exitCode.usage,
     hints: [
-      `sudo mirror configure ${adapter.client} …`,
+      // Root has a state folder of its own, and no mirror in it.
+      `sudo mirror configure ${adapter.client} --mirror ${cache}`,
       `mirror configure ${adapter.client} --scope user   (files of your own, where the client has them)`,
     ],
   })

@@ -7,8 +7,3 @@ export function dockerNetworkHome({ platform }: Pick<Machine, 'platform'>, what:
   const inVm = platform === 'darwin' || platform === 'win32'
   return { in: 'network', what, network, ...(inVm && { hostName: 'host.docker.internal' }) }
 }
-
-/** The network of kind's clusters. */
-export function kindNetwork(env: Machine['env']): string {
-  return env['KIND_EXPERIMENTAL_DOCKER_NETWORK'] || 'kind'
-}

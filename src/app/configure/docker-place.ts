@@ -67,7 +67,9 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
           if (change) await validateDaemonJson(change, dockerd?.program ?? 'dockerd', machine.runCommand)
         },
       }),
-    ...(hangsUp && { reload: dockerReload(endpoint, daemonJson, dockerd, systemClock) }),
+    ...(hangsUp && {
+      reload: dockerReload({ endpoint, daemonJson, dockerd, isRootless: kind === 'rootless' }, systemClock),
+    }),
     ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
     reasons: form === 'folders' ? foldersReasons : mirrorsReasons(options),
   }
@@ -122,7 +124,7 @@ function idOf({ kind, daemonJson = kind }: DockerSite, { root }: Machine): strin
 }
 
 /** What makes the engine take notice of its changed daemon.json. */
-function afterwards({ site, target, dockerd, machine }: DockerPlaceOptions): string[] {
+function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): string[] {
   switch (site.kind) {
     case 'desktop':
       return ['Restart Docker Desktop: docker desktop restart']
@@ -131,10 +133,10 @@ function afterwards({ site, target, dockerd, machine }: DockerPlaceOptions): str
     case 'file':
       return []
     default: {
-      const command = reloadCommand(machine.detached ? undefined : dockerd)
+      const command = reloadCommand(dockerd, site.kind === 'rootless')
       const major = majorAndMinor(target.version)?.[0]
       return [
-        `${command}   (dockerd reads its file again; --reload does it for you)`,
+        `${command}   (dockerd reads its file again${endpoint === undefined ? '' : '; --reload does it for you'})`,
         ...(major === undefined || major < firstWithLiveBuilds
           ? [
               'docker build (BuildKit) before Docker 26 uses it only after a restart of dockerd, which stops containers.',
@@ -158,8 +160,8 @@ const foldersReasons = [
   { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
 ]
 
-function mirrorsReasons({ dockerd, machine }: DockerPlaceOptions): ClientPlace['reasons'] {
-  const command = reloadCommand(machine.detached ? undefined : dockerd)
+function mirrorsReasons({ site, dockerd }: DockerPlaceOptions): ClientPlace['reasons'] {
+  const command = reloadCommand(dockerd, site.kind === 'rootless')
   return [
     { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
     { why: 'dockerd has not read its daemon.json since it was written', fix: command },

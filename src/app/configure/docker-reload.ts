@@ -11,24 +11,30 @@ import type { ClientReload } from './client-adapter.ts'
 const lookEveryMs = 100
 const takesMs = 5000
 
+export interface ReloadedDockerd {
+  readonly endpoint: DockerEndpoint
+  readonly daemonJson: string
+  /** As it was found when the place was looked for. */
+  readonly dockerd: DockerdProcess | undefined
+  readonly isRootless: boolean
+}
+
 /** Has dockerd read its daemon.json again, which it does on SIGHUP, and sees that it has. */
 export function dockerReload(
-  endpoint: DockerEndpoint,
-  daemonJson: string,
-  dockerd: DockerdProcess | undefined,
+  { endpoint, daemonJson, dockerd, isRootless }: ReloadedDockerd,
   clock: Clock,
 ): ClientReload {
   return {
     says: `send SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}`,
-    byHand: `To reload it: ${reloadCommand(dockerd)}`,
+    byHand: `To reload it: ${reloadCommand(dockerd, isRootless)}`,
     async run() {
       const running = await findDockerd(endpoint)
       if (running === undefined)
         throw new MirrorError('No dockerd was found that could be told to read its configuration again.', {
           exit: exitCode.missing,
-          hints: [reloadCommand(undefined)],
+          hints: [reloadCommand(undefined, isRootless)],
         })
-      hangUp(running)
+      hangUp(running, isRootless)
       await untilTaken(endpoint, daemonJson, clock)
     },
     interim: (mirror, files) => stripDaemonJson(mirror, daemonJson, files, 'keep'),
@@ -36,19 +42,21 @@ export function dockerReload(
 }
 
 /** What a person types to the same end. */
-export function reloadCommand(dockerd: DockerdProcess | undefined): string {
-  const sudo = process.getuid?.() === 0 ? '' : 'sudo '
-  return dockerd === undefined ? `${sudo}systemctl reload docker` : `${sudo}kill -HUP ${dockerd.pid}`
+export function reloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
+  const sudo = isRootless || process.getuid?.() === 0 ? '' : 'sudo '
+  return dockerd === undefined
+    ? `${sudo}systemctl ${isRootless ? '--user ' : ''}reload docker`
+    : `${sudo}kill -HUP ${dockerd.pid}`
 }
 
-function hangUp(dockerd: DockerdProcess): void {
+function hangUp(dockerd: DockerdProcess, isRootless: boolean): void {
   try {
     process.kill(dockerd.pid, 'SIGHUP')
   } catch (cause) {
     if (errnoOf(cause) !== 'EPERM' && errnoOf(cause) !== 'ESRCH') throw cause
     throw new MirrorError(`dockerd (pid ${dockerd.pid}) takes no signals from you.`, {
       exit: exitCode.usage,
-      hints: [reloadCommand(dockerd)],
+      hints: [reloadCommand(dockerd, isRootless)],
       cause,
     })
   }

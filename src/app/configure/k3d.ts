@@ -66,7 +66,7 @@ function place(
     reasons: [
       {
         why: 'the cluster was made without it',
-        fix: `k3d cluster delete ${name}; $(mirror configure k3d --cluster ${name})`,
+        fix: `k3d cluster delete ${name}; mirror configure k3d --cluster ${name} | sh`,
       },
       {
         why: 'the mirror does not serve the network of the cluster',

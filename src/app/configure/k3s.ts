@@ -63,18 +63,28 @@ function place(machine: Machine): ClientPlace {
 }
 
 function restart({ runCommand }: Machine): ClientReload {
+  const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
   return {
     says: 'restarted k3s',
     byHand: 'systemctl restart k3s',
     async run() {
-      for (const unit of ['k3s', 'k3s-agent']) {
-        const result = await runCommand('systemctl', ['try-restart', unit], { timeoutMs: 120_000 })
-        if (result?.exitCode === 0) continue
-        throw new MirrorError(`${unit} was not restarted: ${result?.stderr.trim() || 'there is no systemctl'}`, {
-          exit: exitCode.missing,
-          hints: [`systemctl restart ${unit}`],
-        })
+      // A node has one of the two, and systemctl fails for a unit that it does not know.
+      for (const unit of ['k3s.service', 'k3s-agent.service']) {
+        const active = await systemctl('is-active', '--quiet', unit)
+        if (active === undefined) throw notRestarted('there is no systemctl')
+        if (active.exitCode !== 0) continue
+        const restarted = await systemctl('restart', unit)
+        if (restarted?.exitCode === 0) return
+        throw notRestarted(restarted?.stderr.trim() || 'it took too long')
       }
+      throw notRestarted('it does not run as a service of systemd')
     },
   }
+}
+
+function notRestarted(why: string): MirrorError {
+  return new MirrorError(`k3s was not restarted: ${why}.`, {
+    exit: exitCode.missing,
+    hints: ['systemctl restart k3s   (k3s-agent on an agent)'],
+  })
 }

@@ -1,6 +1,7 @@
 import { planKaniko } from '../../clients/kaniko.ts'
+import { kindNetworkName } from '../../runtime/kind-network.ts'
 import type { ClientAdapter, ClientOptions, Machine } from './client-adapter.ts'
-import { dockerNetworkHome, kindNetwork } from './docker-network-home.ts'
+import { dockerNetworkHome } from './docker-network-home.ts'
 import { printedPlace } from './printed-place.ts'
 
 /** kaniko, which runs in containers: of a cluster of kind, as far as can be known. */
@@ -21,6 +22,6 @@ export const kanikoAdapter: ClientAdapter = {
 }
 
 function placeFor(machine: Machine, { clientVersion }: Partial<ClientOptions>) {
-  const home = dockerNetworkHome(machine, 'kaniko containers', kindNetwork(machine.env))
+  const home = dockerNetworkHome(machine, 'kaniko containers', kindNetworkName(machine.env))
   return printedPlace(home, (mirror) => planKaniko(mirror, clientVersion))
 }

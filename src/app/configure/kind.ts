@@ -1,11 +1,14 @@
 import type { ClientHome } from '../../clients/client-address.ts'
+import { systemClock } from '../../lib/clock.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { ClientAdapter, Machine } from './client-adapter.ts'
-import { dockerNetworkHome, kindNetwork } from './docker-network-home.ts'
+import { kindNetworkName } from '../../runtime/kind-network.ts'
+import { dockerNetworkHome } from './docker-network-home.ts'
 import { findKindCluster, kindClusterPlace, recallKindCluster } from './kind-cluster-place.ts'
 import { clusterFile, kindFilesPlace } from './kind-files-place.ts'
 import { kindNodes, kindProgram } from './kind-nodes.ts'
+import { makeKindNetworkIfAbsent } from './make-kind-network.ts'
 import { versionOf } from './version-of.ts'
 
 /** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
@@ -16,6 +19,13 @@ export const kindAdapter: ClientAdapter = {
   async find(machine) {
     const version = await versionOf(machine, 'kind', 'version', '--quiet')
     return version && `kind ${version}`
+  },
+
+  async prepare(machine, { cluster }) {
+    // A cluster that runs has its network.
+    const isOurs = machine.platform === 'linux' && kindProgram(machine.env) === 'docker'
+    if (machine.detached || cluster !== undefined || !isOurs) return
+    await makeKindNetworkIfAbsent({ ...machine, homedir: machine.home }, systemClock)
   },
 
   async places(machine, { file, cluster }) {
@@ -50,7 +60,7 @@ function kindHome({ env, platform }: Machine): ClientHome {
       why: `they are containers of ${program}, whose networks the mirror does not look for`,
       hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
     }
-  return dockerNetworkHome({ platform }, what, kindNetwork(env))
+  return dockerNetworkHome({ platform }, what, kindNetworkName(env))
 }
 
 /** The nodes mount folders of the machine that the engine runs on, and ours are on this one. */

@@ -1,7 +1,8 @@
-import { sha256 } from '../../clients/apply-plan.ts'
+import { isAsWritten } from '../../clients/as-written.ts'
 import { openConfiguredClients, type ConfiguredClient, type ConfiguredFile } from '../../clients/configured.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf } from '../../lib/errors.ts'
+import { adapterOf } from './client-adapters.ts'
 import type { Machine } from './client-adapter.ts'
 import { placeOf } from './undo-client.ts'
 
@@ -18,9 +19,11 @@ export interface ListedClient {
 /** `unreachable`: it lies in a cluster or a VM that does not answer, or may not be read. */
 export type FileState = 'as written' | 'changed since' | 'gone' | 'unreachable'
 
-/** What is configured, where, since when, and whether it still is as it was written. */
-export async function listConfigured(machine: Machine): Promise<ListedClient[]> {
-  const records = await openConfiguredClients(machine.stateDir).list()
+/** What is configured, where, since when, and whether it still is as it was written. Throws MirrorError for an unknown client. */
+export async function listConfigured(machine: Machine, client: string | undefined): Promise<ListedClient[]> {
+  if (client !== undefined) await adapterOf(client)
+  const all = await openConfiguredClients(machine.stateDir).list()
+  const records = all.filter((record) => client === undefined || record.client === client)
   return Promise.all(records.map((record) => listOne(machine, record)))
 }
 
@@ -32,11 +35,11 @@ async function listOne(machine: Machine, record: ConfiguredClient): Promise<List
   return { client, place: record.place, title, mirror: cache, since, files }
 }
 
-async function stateOf({ path, written }: ConfiguredFile, files: FilePort): Promise<FileState> {
+async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState> {
   try {
-    const state = await files.read(path)
-    if (state === undefined) return written === undefined ? 'as written' : 'gone'
-    return sha256(state.bytes) === written ? 'as written' : 'changed since'
+    const state = await files.read(file.path)
+    if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
+    return isAsWritten(file, state.bytes) ? 'as written' : 'changed since'
   } catch (error) {
     if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
     return 'unreachable'

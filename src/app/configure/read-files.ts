@@ -27,7 +27,12 @@ async function explained<T>(path: string, ask: () => Promise<T>): Promise<T> {
       denied ? `${path} may only be read by another user.` : `${path} cannot be read: ${(cause as Error).message}`,
       {
         exit: exitCode.usage,
-        hints: denied ? ['sudo mirror configure …', '--scope user   (where the client has files of yours)'] : [],
+        hints: denied
+          ? [
+              'sudo mirror configure … --mirror URL   (the address of your mirror: root has none of its own)',
+              '--scope user   (where the client has files of yours)',
+            ]
+          : [],
         cause,
       },
     )

@@ -1,5 +1,8 @@
+import { resolve } from 'node:path'
+import { isAsWritten, sha256 } from '../../clients/as-written.ts'
 import type { FileChange } from '../../clients/client-config.ts'
-import { openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
+import { openConfiguredClients, type ConfiguredClient, type ConfiguredFile } from '../../clients/configured.ts'
+import { readUnchanged } from '../../clients/read-unchanged.ts'
 import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
 import { adapterOf } from './client-adapters.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
@@ -16,15 +19,17 @@ export interface PreparedUndo {
 /** What was configured on this machine, or below its `--root`, as far as it was asked for. Throws MirrorError for an unknown client. */
 export async function recordsOf(
   machine: Machine,
-  wanted: { client: string | undefined; scope: string | undefined; cluster: string | undefined },
+  wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
 ): Promise<ConfiguredClient[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
+  const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
   return (await openConfiguredClients(machine.stateDir).list()).filter(
-    ({ client, root, details }) =>
+    ({ client, root, details, files }) =>
       root === rootOf(machine) &&
       (wanted.client === undefined || client === wanted.client) &&
       (wanted.scope === undefined || details['scope'] === wanted.scope) &&
-      (wanted.cluster === undefined || details['cluster'] === wanted.cluster),
+      (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
+      (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
   )
 }
 
@@ -46,12 +51,18 @@ export async function undoClient(
   { record, place, plan }: PreparedUndo,
   reload: boolean,
 ): Promise<void> {
+  const configured = openConfiguredClients(machine.stateDir)
+  // There may have been a question since, and an editor beside it.
+  for (const change of plan.changes) await readUnchanged(change, place.files)
   const how = reload ? place.reload : undefined
   if (how?.interim) {
-    await put(place, how.interim(record, await readFiles(place.files, place.wants)))
+    const interim = how.interim(record, await readFiles(place.files, place.wants))
+    // Ended here, or with nobody to reload, the files are still known for ours, and the next undo is as exact.
+    await configured.put({ ...record, files: record.files.map((file) => knownAs(file, interim)) })
+    await put(place, interim)
     await how.run()
   }
-  await applyUndo(record, plan, place.files, openConfiguredClients(machine.stateDir))
+  await applyUndo(record, plan, place.files, configured)
   await place.settle?.(plan.changes.map(({ path }) => path))
   if (how && !how.interim) await how.run()
 }
@@ -61,6 +72,13 @@ export async function placeOf(machine: Machine, record: ConfiguredClient): Promi
   const { root } = record
   const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
   return (await adapterOf(record.client)).recall(there, record.details)
+}
+
+function knownAs(file: ConfiguredFile, interim: readonly FileChange[]): ConfiguredFile {
+  const change = interim.find(({ path }) => path === file.path)
+  const isOurs = change?.before !== undefined && isAsWritten(file, Buffer.from(change.before))
+  if (!isOurs || change.after === undefined) return file
+  return { ...file, also: [...(file.also ?? []), sha256(Buffer.from(change.after))] }
 }
 
 async function put(place: ClientPlace, changes: readonly FileChange[]): Promise<void> {

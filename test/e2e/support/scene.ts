@@ -4,6 +4,7 @@ import { basename, join } from 'node:path'
 import { inject, onTestFinished } from 'vitest'
 import { type Mirror, startMirror } from './mirror.ts'
 import { type NetworkNamespace, addNetworkNamespace } from './network-namespace.ts'
+import { run } from './run.ts'
 import { type Upstream, startUpstream } from './upstream.ts'
 import { type Content, writeContent } from './write-content.ts'
 
@@ -34,8 +35,20 @@ export interface SceneOptions {
   env?: (folder: string) => NodeJS.ProcessEnv
 }
 
-/** Builds a scene that is taken down when the test ends. Tags are never fresh in it: the mirror asks for them again each time. */
-export async function startScene(options: SceneOptions): Promise<Scene> {
+/** A network with an upstream, and nothing else yet. */
+export type Stage = Omit<Scene, 'mirror'>
+
+export interface StageOptions {
+  content: Content
+  /** Where the upstream listens; 127.0.0.1 when not given, which containers cannot reach. */
+  upstreamAddress?: string
+}
+
+/** An address of the stage that its containers reach. */
+export const stageAddress = '10.200.0.1'
+
+/** Sets a stage that is taken down when the test ends. */
+export async function setStage({ content, upstreamAddress }: StageOptions): Promise<Stage> {
   const { prefix } = inject('e2e')
   // Short: a socket's path has 107 bytes.
   const folder = await mkdtemp(join(tmpdir(), prefix))
@@ -43,11 +56,19 @@ export async function startScene(options: SceneOptions): Promise<Scene> {
   onTestFinished(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }))
   const namespace = await addNetworkNamespace(basename(folder))
   onTestFinished(() => namespace.remove())
+  const [file, ...args] = namespace.enter(['ip', 'address', 'add', `${stageAddress}/32`, 'dev', 'lo'])
+  await run(file!, args)
 
   const contentFolder = join(folder, 'content')
-  await writeContent(contentFolder, options.content)
-  const upstream = await startUpstream(namespace, contentFolder)
+  await writeContent(contentFolder, content)
+  const upstream = await startUpstream(namespace, contentFolder, upstreamAddress)
   onTestFinished(() => upstream.close())
+  return { folder, namespace, upstream }
+}
+
+/** Builds a scene that is taken down when the test ends. Tags are never fresh in it: the mirror asks for them again each time. */
+export async function startScene(options: SceneOptions): Promise<Scene> {
+  const { folder, namespace, upstream } = await setStage({ content: options.content })
 
   const home = join(folder, 'mirror')
   await mkdir(home)

@@ -1,4 +1,4 @@
-// A registry to pull from: upstream.mjs CONTENT-FOLDER. Run by upstream.ts, which talks to it over IPC:
+// A registry to pull from: upstream.mjs CONTENT-FOLDER ADDRESS. Run by upstream.ts, which talks to it over IPC:
 //   it says {port}; "requests" is answered by the array of what was asked so far, "close" by "closed" once nobody can connect any more.
 import { createReadStream, readFileSync, statSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -37,4 +37,4 @@ process.on('message', (message) => {
   }
 })
 process.on('disconnect', () => process.exit())
-server.listen(0, '127.0.0.1', () => process.send({ port: server.address().port }))
+server.listen(0, process.argv[3], () => process.send({ port: server.address().port }))

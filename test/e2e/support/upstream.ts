@@ -20,9 +20,13 @@ export interface Upstream {
 }
 
 /** A registry that serves the content folder (see writeContent) at a port of the namespace that it tells only to the caller. */
-export async function startUpstream(namespace: NetworkNamespace, contentFolder: string): Promise<Upstream> {
+export async function startUpstream(
+  namespace: NetworkNamespace,
+  contentFolder: string,
+  address = '127.0.0.1',
+): Promise<Upstream> {
   const program = fileURLToPath(new URL('upstream.mjs', import.meta.url))
-  const [file, ...args] = namespace.enter([process.execPath, program, contentFolder])
+  const [file, ...args] = namespace.enter([process.execPath, program, contentFolder, address])
   const child = spawn(file!, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   const answer = async (question?: string) => {
     const answered = once(child, 'message')
@@ -31,7 +35,7 @@ export async function startUpstream(namespace: NetworkNamespace, contentFolder: 
   }
   const { port } = (await answer()) as { port: number }
   return {
-    url: `http://127.0.0.1:${port}`,
+    url: `http://${address}:${port}`,
     requests: async () => (await answer('requests')) as UpstreamRequest[],
     disconnect: async () => void (await answer('close')),
     close: () => stopChild(child),

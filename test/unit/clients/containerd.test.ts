@@ -154,6 +154,10 @@ describe("what is left to do in containerd's own configuration", () => {
   test('is one folder instead of several', () => {
     const text = configured['/etc/containerd/config.toml'].replace('certs.d"', 'certs.d:/etc/docker/certs.d"')
     expect(todo({ '/etc/containerd/config.toml': text })).toContain('config_path = "/etc/containerd/certs.d"\n')
+    const theirs = { '/etc/docker/certs.d/corp.example/ca.crt': 'x' }
+    expect(todo({ '/etc/containerd/config.toml': text, ...theirs })).toContain(
+      'Move /etc/docker/certs.d/corp.example to /etc/containerd/certs.d, and in /etc/containerd/config.toml say:',
+    )
   })
 
   test('is nothing where no kubelet uses it', () => {
@@ -167,6 +171,7 @@ describe("what is left to do in containerd's own configuration", () => {
   ])('makes the plan fail where %s is in use, which hosts.toml files must not stand beside', (key, text) => {
     const dump = `version = 2\n[plugins."io.containerd.grpc.v1.cri".${text}\n`
     expect(() => planned({}, {}, { dump })).toThrow(key)
+    expect(() => planned({}, {}, { dump: `[plugins.cri.${text}\n` })).toThrow(key)
   })
 
   test("nerdctl's list of folders is looked at", () => {

@@ -118,7 +118,7 @@ describe("Docker's configuration", () => {
       '[::1]:5000',
       '9.9.9.9',
     ]
-    const insecure = ['a.example', '10.0.0.0/8', '2001:db8::/32']
+    const insecure = ['a.example', '10.0.0.0/8', '2001:db8::/32', '10.0.0.0/99']
     const flags = { 'insecure-registry': ['b.example:5000'] }
     const files = filesOf({ [file]: '{"insecure-registries": ["http://C.example/"]}' })
     const plan = planDocker(mirror({ registries }), folders({ insecure, flags }), files)
@@ -192,16 +192,30 @@ describe('without the mirror', () => {
     const theirs = '[host."http://127.0.0.1:5055"]\n'
     const more = '\n[host."https://a.example"]\n# theirs\ncapabilities = ["pull"]\n'
     const stripped = strip({
-      [`${folder}/a.example/hosts.toml`]: ours,
+      [`${folder}/gcr.io/hosts.toml`]: ours,
       [`${folder}/b.example/hosts.toml`]: ours + more,
       [`${folder}/c.example/hosts.toml`]: theirs,
       [`${folder}/d.example/hosts.toml`]: ours.replace('server', 'skip_verify = true\nserver'),
       [`${folder}/e.example/hosts.toml`]: `${ours}broken`,
     })
     expect(stripped).toEqual({
-      [`${folder}/a.example/hosts.toml`]: undefined,
+      [`${folder}/gcr.io/hosts.toml`]: undefined,
       [`${folder}/b.example/hosts.toml`]: `server = "https://gcr.io"\n${more}`,
       [`${folder}/d.example/hosts.toml`]: 'skip_verify = true\nserver = "https://gcr.io"\n',
+    })
+  })
+
+  test('a hosts.toml of ours keeps the server that the user put there, and loses one that is the mirror', () => {
+    const path = `${folder}/gcr.io/hosts.toml`
+    const ours = after(planDocker(mirror(), folders(), filesOf({})))[path]!
+    expect(strip({ [path]: ours.replace('https://gcr.io', 'https://proxy.example') })).toEqual({
+      [path]: 'server = "https://proxy.example"\n',
+    })
+    const bound = after(planDocker(mirror({ fallback: false }), folders(), filesOf({})))[path]!
+    const more = '\n[host."https://a.example"]\n'
+    expect(strip({ [path]: bound + more })).toEqual({ [path]: more })
+    expect(strip({ [path]: (ours + more).replaceAll('\n', '\r\n') })).toEqual({
+      [path]: `server = "https://gcr.io"\n${more}`.replaceAll('\n', '\r\n'),
     })
   })
 })

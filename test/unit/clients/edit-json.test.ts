@@ -22,6 +22,7 @@ describe('a list in a JSON file', () => {
     ['{}', '{\n  "k": ["new"]\n}', '{}'],
     ['{\r\n}', '{\r\n  "k": ["new"]\r\n}', '{}'],
     ['{"k": [ ]}', '{"k": ["new"]}', '{}'],
+    ['{"k": null}', '{"k": ["new"]}', '{}'],
   ])('%j is made for an item', (before, after, without) => {
     expect(putFirst(before, 'k', 'new')).toBe(after)
     expect(takeOut(after, 'k', isNew, 'drop')).toBe(without)

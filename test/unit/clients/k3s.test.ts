@@ -35,6 +35,17 @@ describe('registries.yaml', () => {
     ])
   })
 
+  test('of ours keeps what the user remarked in it', () => {
+    const remarked = `${planned(undefined)}# done by me\n`
+    expect(planned(remarked, { registry: 'http://127.0.0.1:6001' })).toContain('# done by me\n')
+    const [stripped] = stripRegistries(mirror, path, files(remarked))
+    expect(planned(stripped!.after)).toBe(`# done by me\n${planned(undefined)}`)
+  })
+
+  test('of ours with other line ends is written anew, not a second time', () => {
+    expect(planned(planned(undefined).replaceAll('\n', '\r\n'))).toBe(planned(undefined))
+  })
+
   test('of ours alone goes', () => {
     const ours = planned(undefined)
     expect(stripRegistries(mirror, path, files(ours))).toEqual([{ path, before: ours, after: undefined }])
@@ -50,6 +61,12 @@ describe('k3d', () => {
       `k3d cluster create dev --registry-config ${path} --k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'\n`,
     )
     expect(plan.changes.map((change) => change.path)).toEqual([path, hosting])
+  })
+
+  test('has a command whose words a shell reads as they are meant', () => {
+    const spaced = { cluster: 'dev', path: '/home/a b/registries.yaml', hosting: undefined }
+    const { output } = planK3d(mirror, spaced, new FilesNow(new Map()))
+    expect(output).toBe("k3d cluster create dev --registry-config '/home/a b/registries.yaml'\n")
   })
 
   test('keeps the registry that a cluster names itself', () => {

@@ -39,6 +39,11 @@ describe('a cluster file', () => {
     ])
   })
 
+  test('keeps mounts of folders beside ours', () => {
+    const before = `${header}nodes:\n- role: control-plane\n  extraMounts:\n  - hostPath: /state/kind/certs.d-mine\n    containerPath: /x\n`
+    expect(stripKind(mirror, target, files(merged(before)))[0]?.after).toBe(before)
+  })
+
   test('keeps a patch of its own beside ours when ours goes', () => {
     const before = `${header}containerdConfigPatches:\n- a = 1\nnodes: [{role: worker}]\n`
     expect(stripKind(mirror, target, files(`${merged(before)}# more\n`))[0]?.after).toBe(`${before}# more\n`)

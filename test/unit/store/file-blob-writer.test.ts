@@ -49,6 +49,24 @@ describe('a blob being written', () => {
     expect(await openText(store, digest)).toBe('abc')
   })
 
+  test('takes nothing away from those who have the blob already when its folder cannot be synced', async () => {
+    const layout = storeLayout(await temporaryFolder())
+    await makeStoreFolders(layout)
+    let isBroken = false
+    const syncFolder = async () => {
+      if (isBroken) throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' })
+    }
+    const options = { layout, verifyReads: 'auto' as const, suspect: false, minFree: 0, logger: silentLogger }
+    const blobs = new FileBlobStore({ ...options, syncFolder })
+    const digest = await putText({ blobs }, 'abc')
+    isBroken = true
+    await expect(putText({ blobs }, 'abc')).rejects.toThrow('EMFILE')
+    expect(await openText({ blobs }, digest)).toBe('abc')
+    await expect(putText({ blobs }, 'new')).rejects.toThrow('EMFILE')
+    expect(blobs.usage.blobs).toBe(1)
+    await blobs.close()
+  })
+
   test('is not published when its place cannot be taken', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = digestOf(Buffer.from('abc'))

@@ -1,12 +1,13 @@
-import { appendFile, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
+import { collectGarbage } from '../../../src/registry/pushed-garbage.ts'
 import { openPushedStore, type PushedStore } from '../../../src/store/pushed-store.ts'
 import type { PushedChange } from '../../../src/store/pushed-repository.ts'
-import { bytesOf, temporaryFolder } from './support/store.ts'
+import { bytesOf, openText, putText, temporaryFolder } from './support/store.ts'
 
 const open = (root: string) => openPushedStore({ root, minFree: 0, logger: silentLogger, clock: systemClock })
 
@@ -96,6 +97,30 @@ describe('a repository journal', () => {
       expect([...store.repositories.all()].length).toBe(1)
       expect((await readdir(store.layout.quarantine)).length).toBe(1)
     })
+  })
+
+  test.each([
+    ['head', 0],
+    ['middle', 1],
+  ])('whose %s is damaged is set aside for a week, whenever it was written, and its content stays', async (_, line) => {
+    const root = await temporaryFolder()
+    const digest = await using(root, async (store) => {
+      await store.repositories.commit('app', [blob('b'), tag('v1')])
+      await store.repositories.commit('app', [tag('v2')])
+      return putText(store, 'b')
+    })
+    const path = await journalOf(root)
+    const damaged = (await readFile(path, 'utf8')).split('\n').with(line, 'nonsense').join('\n')
+    await writeFile(path, damaged)
+    await utimes(path, 1, 1)
+    for (let starts = 0; starts < 3; starts++)
+      await using(root, async (store) => {
+        const aside = await readdir(store.layout.quarantine)
+        expect(aside.length).toBe(1)
+        expect(await readFile(join(store.layout.quarantine, aside[0]!), 'utf8')).toBe(damaged)
+        expect(await collectGarbage(store, { grace: 0, untagged: true, dryRun: false })).toMatchObject({ blobs: 0 })
+        expect(await openText(store, digest)).toBe('b')
+      })
   })
 
   test('takes commits that come at once, all of them', async () => {

@@ -1,8 +1,8 @@
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { describeSelf } from '../../../src/store/lock-holder.ts'
@@ -31,14 +31,14 @@ async function lockFiles(layout: StoreLayout): Promise<string[]> {
 describe('the lock of a store', () => {
   test('is refused to a second instance in this process, and free after release', async () => {
     const layout = await layoutWithLock()
-    const lock = await acquireStoreLock(layout, systemClock)
-    const error = await acquireStoreLock(layout, systemClock).catch((error: unknown) => error)
+    const lock = await acquireStoreLock(layout, { clock: systemClock })
+    const error = await acquireStoreLock(layout, { clock: systemClock }).catch((error: unknown) => error)
     expect(error).toBeInstanceOf(MirrorError)
     expect(error).toMatchObject({ exit: exitCode.bug, message: expect.stringContaining(`${process.pid}`) })
     expect((error as MirrorError).hints.join('\n')).toContain('mirror down')
     await lock.release()
     expect(await lockFiles(layout)).toEqual([])
-    await (await acquireStoreLock(layout, systemClock)).release()
+    await (await acquireStoreLock(layout, { clock: systemClock })).release()
   })
 
   test.each([
@@ -51,7 +51,7 @@ describe('the lock of a store', () => {
     ['is of a process that is gone', `{"pid":2147483646,"nonce":"${nonce}"}`],
   ])('is recovered when it %s', async (_, content) => {
     const layout = await layoutWithLock(content)
-    const lock = await acquireStoreLock(layout, systemClock)
+    const lock = await acquireStoreLock(layout, { clock: systemClock })
     expect(JSON.parse(await readFile(layout.lock, 'utf8'))).toMatchObject({ pid: process.pid })
     expect(await lockFiles(layout)).toEqual(['lock'])
     await lock.release()
@@ -59,18 +59,16 @@ describe('the lock of a store', () => {
 
   test.runIf(onLinux)('is recovered when its process number was given away again', async () => {
     const self = await describeSelf(nonce)
-    for (const other of [{ bootId: 'another boot' }, { processStart: '1' }]) {
-      const layout = await layoutWithLock(JSON.stringify({ ...self, ...other }))
-      await (await acquireStoreLock(layout, systemClock)).release()
-    }
+    const stale = await layoutWithLock(JSON.stringify({ ...self, processStart: '1' }))
+    await (await acquireStoreLock(stale, { clock: systemClock })).release()
     const layout = await layoutWithLock(JSON.stringify(self))
-    await expect(acquireStoreLock(layout, systemClock)).rejects.toThrow('in use')
+    await expect(acquireStoreLock(layout, { clock: systemClock })).rejects.toThrow('in use')
   })
 
   test('is recovered though the one that recovered it was killed half way', async () => {
     const layout = await layoutWithLock(deadHolder(nonce))
     await writeFile(`${layout.lock}.${nonce}`, deadHolder(nonce.replace('0', 'f')))
-    const lock = await acquireStoreLock(layout, systemClock)
+    const lock = await acquireStoreLock(layout, { clock: systemClock })
     expect(await lockFiles(layout)).toEqual(['lock'])
     await lock.release()
   })
@@ -78,7 +76,9 @@ describe('the lock of a store', () => {
   test('is given to exactly one of many that find it stale at once', async () => {
     for (const content of [undefined, '', `{"pid":2147483646,"nonce":"${nonce}"}`]) {
       const layout = await layoutWithLock(content)
-      const all = await Promise.allSettled(Array.from({ length: 12 }, () => acquireStoreLock(layout, systemClock)))
+      const all = await Promise.allSettled(
+        Array.from({ length: 12 }, () => acquireStoreLock(layout, { clock: systemClock })),
+      )
       const won = all.filter((result) => result.status === 'fulfilled')
       expect(won).toHaveLength(1)
       for (const result of all) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(MirrorError)
@@ -90,7 +90,7 @@ describe('the lock of a store', () => {
     const layout = await layoutWithLock(deadHolder(nonce))
     const other = JSON.stringify(await describeSelf('f'.repeat(32)))
     await writeFile(`${layout.lock}.${nonce}`, other)
-    const acquiring = acquireStoreLock(layout, systemClock).catch((error: unknown) => error)
+    const acquiring = acquireStoreLock(layout, { clock: systemClock }).catch((error: unknown) => error)
     await setTimeout(50)
     expect(await readFile(layout.lock, 'utf8')).toBe(deadHolder(nonce))
     await writeFile(layout.lock, other)
@@ -101,10 +101,73 @@ describe('the lock of a store', () => {
 
   test("release leaves somebody else's lock alone", async () => {
     const layout = await layoutWithLock()
-    const lock = await acquireStoreLock(layout, systemClock)
+    const lock = await acquireStoreLock(layout, { clock: systemClock })
     await writeFile(layout.lock, `{"pid":1,"nonce":"${nonce}"}`)
     await lock.release()
     expect(await lockFiles(layout)).toEqual(['lock'])
+  })
+})
+
+describe('the lock of a process that cannot be looked at', () => {
+  /** Time that passes as soon as somebody waits for it; `meanwhile` happens then. */
+  function hurriedClock(meanwhile: () => Promise<void> = () => Promise.resolve()): Clock {
+    let now = 0
+    return {
+      ...systemClock,
+      monotonic: () => now,
+      async sleep(ms) {
+        now += ms
+        await meanwhile()
+      },
+    }
+  }
+  const foreign = async (difference: object) =>
+    JSON.stringify({ ...(await describeSelf(nonce)), pid: 1, ...difference })
+  const elsewhere: [string, object][] = [
+    ['in another container', { pidNamespace: 'pid:[1]' }],
+    ['on another machine, or of a boot that is over,', { bootId: 'another boot' }],
+  ]
+
+  test.runIf(onLinux).each(elsewhere)('%s is respected as long as that one touches it', async (_, difference) => {
+    const layout = await layoutWithLock(await foreign({ ...difference, instance: 'theirs' }))
+    let beats = 0
+    const beat = () => utimes(layout.lock, (beats += 1), beats)
+    const acquiring = acquireStoreLock(layout, { clock: hurriedClock(beat), instance: 'ours' })
+    await expect(acquiring).rejects.toThrow('in use by a mirror in a container')
+    expect(beats).toBe(1)
+  })
+
+  test.runIf(onLinux).each(elsewhere)(
+    '%s is recovered once nobody has touched it for a while',
+    async (_, difference) => {
+      const layout = await layoutWithLock(await foreign(difference))
+      await (await acquireStoreLock(layout, { clock: hurriedClock() })).release()
+      expect(await lockFiles(layout)).toEqual([])
+    },
+  )
+
+  test.runIf(onLinux)('in this very container before it was restarted is recovered at once', async () => {
+    const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]', instance: 'ours' }))
+    const clock = { ...systemClock, monotonic: () => expect.unreachable() }
+    await (await acquireStoreLock(layout, { clock, instance: 'ours' })).release()
+  })
+
+  test('a holder touches its lock, and hears that another one has taken it', async () => {
+    const layout = await layoutWithLock()
+    let lost = 0
+    const lock = await acquireStoreLock(layout, { clock: systemClock, onLost: () => (lost += 1) })
+    const touched = async () => (await stat(layout.lock)).mtimeMs
+    const before = await touched()
+    await expect.poll(touched, { timeout: 5000 }).toBeGreaterThan(before)
+    await rm(layout.lock)
+    await expect.poll(() => lockFiles(layout), { timeout: 5000 }).toEqual(['lock'])
+    expect(lost).toBe(0)
+
+    const theirs = await foreign({ nonce: 'f'.repeat(32) })
+    await writeFile(layout.lock, theirs)
+    await expect.poll(() => lost, { timeout: 5000 }).toBe(1)
+    await lock.release()
+    expect(await readFile(layout.lock, 'utf8')).toBe(theirs)
   })
 })
 

@@ -2,6 +2,8 @@ import { readdir } from 'node:fs/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 import { bytesOf, openTestStore, openText, temporaryFolder } from './support/store.ts'
@@ -50,6 +52,21 @@ describe('upload sessions', () => {
     await third.append(bytesOf('a'))
     expect(sessions.start(upload)).toBeUndefined()
     expect(sessions.find(first.id)).toBe(first)
+  })
+
+  test('that are dropped leave no file, though a first write has failed', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    const { layout } = store
+    const full = { layout, verifyReads: 'auto', suspect: false, minFree: 100, logger: silentLogger } as const
+    const blobs = new FileBlobStore({ ...full, freeSpace: async () => 100 })
+    onTestFinished(() => blobs.close())
+    const sessions = new UploadSessions({ blobs, clock: systemClock, limit: 1, idle: 60_000 })
+    onTestFinished(() => sessions.close())
+    const session = sessions.start(upload)!
+    await expect(session.append(bytesOf('a'))).rejects.toMatchObject({ code: 'ENOSPC' })
+    expect(await temporaryFiles(store)).toBe(1)
+    expect(sessions.start(upload)).toBeDefined()
+    await expect.poll(() => temporaryFiles(store)).toBe(0)
   })
 
   test('that are idle for too long are gone with their files; one at work is not', async () => {

@@ -6,7 +6,8 @@ import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { configureClient, prepareClient } from '../../../../src/app/configure/configure-client.ts'
 import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
 import type { FoundMirror } from '../../../../src/app/configure/find-mirror.ts'
-import { prepareUndo, undoClient } from '../../../../src/app/configure/undo-client.ts'
+import { prepareUndo, recordsOf, undoClient } from '../../../../src/app/configure/undo-client.ts'
+import { stripDaemonJson } from '../../../../src/clients/docker-daemon-json.ts'
 import { openConfiguredClients } from '../../../../src/clients/configured.ts'
 
 let root: string
@@ -29,8 +30,8 @@ beforeEach(async () => {
 })
 afterEach(() => rm(root, { recursive: true }))
 
-async function configureFor(cache: string): Promise<void> {
-  const options = { scope: undefined, clientVersion: '27', imageStore: undefined, file: undefined, cluster: undefined }
+async function configureFor(cache: string, file?: string): Promise<void> {
+  const options = { scope: undefined, clientVersion: '27', imageStore: undefined, file, cluster: undefined }
   const [place] = await dockerAdapter.places(machine, options)
   const mirror: FoundMirror = {
     addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
@@ -52,4 +53,70 @@ test('a mirror that has moved takes the place of its old address, and undo bring
   const [record] = await openConfiguredClients(machine.stateDir).list()
   await undoClient(machine, await prepareUndo(machine, record!), false)
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+async function undoAll(): Promise<string[]> {
+  const notes: string[] = []
+  for (const record of await openConfiguredClients(machine.stateDir).list()) {
+    const prepared = await prepareUndo(machine, record)
+    notes.push(...prepared.plan.notes)
+    await undoClient(machine, prepared, false)
+  }
+  return notes
+}
+
+test('ended after the record of another address and before its files, undo is as exact', async () => {
+  const before = '{\n  "debug": true\n}\n'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055')
+  const first = await readFile(daemonJson, 'utf8')
+  await configureFor('http://127.0.0.1:6055')
+  await writeFile(daemonJson, first)
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('an undo that finds nobody to reload leaves one that is as exact', async () => {
+  const before = '{\n  "debug": true\n}\n'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055')
+  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const prepared = await prepareUndo(machine, record!)
+  const reload = {
+    says: '',
+    byHand: '',
+    run: () => Promise.reject(new Error('nobody there')),
+    interim: (mirror: { cache: string }, files: Parameters<typeof stripDaemonJson>[2]) =>
+      stripDaemonJson(mirror, daemonJson, files, 'keep'),
+  }
+  const place = { ...prepared.place, reload }
+  await expect(undoClient(machine, { ...prepared, place }, true)).rejects.toThrow('nobody there')
+  expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('a file that is changed while undo waits for an answer is left alone', async () => {
+  await writeFile(daemonJson, '{}')
+  await configureFor('http://127.0.0.1:5055')
+  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const prepared = await prepareUndo(machine, record!)
+  await writeFile(daemonJson, '{"debug": true}')
+  await expect(undoClient(machine, prepared, false)).rejects.toThrow('changed by somebody else')
+  expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
+})
+
+test('undo does not claim to have taken out what it did not find', async () => {
+  await writeFile(daemonJson, '{}')
+  await configureFor('http://127.0.0.1:5055')
+  await writeFile(daemonJson, '{"debug": true}')
+  expect((await undoAll()).join()).toContain("nothing of mirror's was found")
+  expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
+})
+
+test('of several files that were named, undo takes back the one that is named', async () => {
+  await configureFor('http://127.0.0.1:5055')
+  await configureFor('http://127.0.0.1:5055', 'mine.json')
+  const found = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: 'mine.json' })
+  expect(found.map(({ files }) => files.map(({ path }) => path))).toEqual([[join(root, 'mine.json')]])
 })

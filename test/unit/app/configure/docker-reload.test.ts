@@ -63,7 +63,7 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
 
   test('takes notice of its file when it is told to, also of mirrors that are gone', async () => {
     await startDockerd()
-    const reload = dockerReload(endpoint, daemonJson, undefined, systemClock)
+    const reload = dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock)
     const text = '{"registry-mirrors": ["http://127.0.0.1:5055"]}'
     await writeFile(daemonJson, text)
     await reload.run()
@@ -81,14 +81,13 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     await startDockerd()
     const other = join(folder, 'other.json')
     await writeFile(other, '{"registry-mirrors": ["http://127.0.0.1:5055"]}')
-    await expect(dockerReload(endpoint, other, undefined, hastyClock()).run()).rejects.toThrow(
-      'still has other mirrors',
-    )
+    const misled = dockerReload({ endpoint, daemonJson: other, dockerd: undefined, isRootless: false }, hastyClock())
+    await expect(misled.run()).rejects.toThrow('still has other mirrors')
   })
 
   test('that is not there cannot be told anything', async () => {
-    await expect(dockerReload(endpoint, daemonJson, undefined, systemClock).run()).rejects.toThrow(
-      expect.objectContaining({ exit: 4 }),
-    )
+    await expect(
+      dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock).run(),
+    ).rejects.toThrow(expect.objectContaining({ exit: 4 }))
   })
 })

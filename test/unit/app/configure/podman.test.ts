@@ -102,7 +102,7 @@ describe('podman in a virtual machine', () => {
     await place!.files.write('/etc/containers/registries.conf.d/50-mirror.conf', Buffer.from('x'), undefined)
     expect(asked.at(-1)).toMatchObject({
       line: 'podman machine ssh podman-machine-default sudo sh -s',
-      input: expect.stringContaining("'/etc/containers/registries.conf.d/50-mirror.conf'") as string,
+      input: expect.stringContaining('/etc/containers/registries.conf.d/50-mirror.conf') as string,
     })
     await place!.pull!('a')
     expect(asked.at(-2)!.line).toBe('podman --connection podman-machine-default pull --quiet a')

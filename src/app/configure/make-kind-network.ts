@@ -1,0 +1,27 @@
+import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
+import type { Clock } from '../../lib/clock.ts'
+import { kindNetworkName } from '../../runtime/kind-network.ts'
+import { findRunning } from '../../runtime/state-file.ts'
+import { ensureNetworks } from '../container/ensure-networks.ts'
+import { openEngine } from '../container/open-engine.ts'
+
+const patienceMs = 5000
+const lookMs = 100
+
+/**
+ * Makes kind's network where there is none yet, as kind itself would, and waits until the mirror, a plain process, serves it:
+ * before the first cluster its gateway, the address that nodes shall use, does not exist. Throws MirrorError.
+ */
+export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock: Clock): Promise<void> {
+  const { stateFile } = mirrorPaths(surroundings)
+  const name = kindNetworkName(surroundings.env)
+  const running = await findRunning(stateFile)
+  if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
+  const { networks } = await openEngine(surroundings)
+  if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
+  const end = clock.monotonic() + patienceMs
+  while (clock.monotonic() < end) {
+    if ((await findRunning(stateFile))?.endpoints.networks[name] !== undefined) return
+    await clock.sleep(lookMs)
+  }
+}

@@ -1,0 +1,73 @@
+import { loadConfig } from '../../config/load-config.ts'
+import { mirrorPaths } from '../../config/paths.ts'
+import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import type { MirrorState } from '../../runtime/runtime.ts'
+import { findRunning } from '../../runtime/state-file.ts'
+import { movedAddresses } from '../moved-addresses.ts'
+import { stopMirror } from '../stop-mirror.ts'
+import type { UpReport } from '../up-mirror.ts'
+import { credentialHosts } from './hand-over.ts'
+import { openEngine } from './open-engine.ts'
+import { forgetResting } from './resting.ts'
+import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
+
+/** What `up --runtime container` has to do. */
+export interface ContainerUpPlan {
+  readonly action: 'start' | 'replace' | 'connect' | 'nothing'
+  /** Why it is to be replaced. */
+  readonly changed: string[]
+  /** Networks it joins and leaves without a restart. */
+  readonly connect: readonly string[]
+  readonly disconnect: readonly string[]
+  readonly request: ContainerRequest
+  readonly preparation: ContainerPreparation
+  readonly engine: ContainerEngine
+  /** The mirror that runs now, in whichever way. */
+  readonly running: MirrorState | undefined
+}
+
+export type ContainerUpInput = Omit<ContainerRequest, 'paths' | 'config'>
+
+/** Compares what is configured with what runs. Throws a MirrorError before anything that runs is touched. */
+export async function planContainerUp(input: ContainerUpInput): Promise<ContainerUpPlan> {
+  const { surroundings } = input
+  const paths = mirrorPaths(surroundings)
+  const config = await loadConfig({ ...surroundings, paths })
+  const running = await findRunning(paths.stateFile)
+  const engine = await openEngine(surroundings)
+  const request = { ...input, credentials: credentialHosts(input.credentials), paths, config }
+  const preparation = await prepareContainer(engine, request)
+  const { plan } = preparation
+  const common = { request, preparation, engine, running, changed: [], connect: [], disconnect: [] }
+  if (running !== undefined && !running.container) return { ...common, action: 'replace', changed: ['runtime'] }
+  if (plan.action === 'create') return { ...common, action: 'start' }
+  if (plan.action === 'replace') return { ...common, action: 'replace', changed: plan.changed }
+  const { connect, disconnect } = plan
+  if (plan.action === 'start') return { ...common, action: 'start', connect, disconnect }
+  const action = connect.length + disconnect.length > 0 ? 'connect' : 'nothing'
+  return { ...common, action, connect, disconnect }
+}
+
+const outcomes = {
+  start: 'started',
+  replace: 'replaced',
+  connect: 'connected',
+  nothing: 'already-up',
+} as const
+
+/** Has the configured mirror running in a container: makes it, replaces one that differs, or leaves it be. */
+export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
+  const { request, preparation, engine, running } = plan
+  const { paths, clock, surroundings, version } = request
+  if (running !== undefined && !running.container) await stopMirror({ paths, clock, surroundings })
+  const { container, endpoints } = await upContainer(engine, request, preparation)
+  await forgetResting(paths.stateDir)
+  return {
+    outcome: outcomes[plan.action],
+    changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,
+    container: container.name,
+    version,
+    endpoints,
+    moved: movedAddresses(running?.endpoints, endpoints),
+  }
+}

@@ -1,0 +1,63 @@
+import type { Config } from '../../config/config.ts'
+import type { Clock } from '../../lib/clock.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { parseRegistryHost } from '../../oci/name.ts'
+import { runCommand } from '../../lib/run-command.ts'
+import { createCredentials } from '../../upstream/credentials.ts'
+import type { Credential } from '../../upstream/credential.ts'
+import { dockerConfigPath } from '../../upstream/docker-config.ts'
+import { renderHanded } from '../../upstream/handed-credentials.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
+
+/**
+ * The file that hands over this user's credentials for these registries, and no others. Throws a MirrorError (exit 2) for a
+ * registry that there is none for, or whose credential cannot be had.
+ */
+export async function handOver(
+  hosts: readonly string[],
+  { upstreams }: Pick<Config, 'upstreams'>,
+  env: Readonly<Record<string, string | undefined>>,
+  clock: Clock,
+): Promise<string> {
+  const found = new Map<string, Credential>()
+  for (const host of hosts) {
+    const source = upstreams[host]?.credentials ?? { from: 'docker-config' }
+    const credentials = createCredentials({ host, source, dockerConfig: dockerConfigPath(env), env, runCommand, clock })
+    const credential = await credentials.find().catch((error: unknown) => {
+      if (!(error instanceof UpstreamError)) throw error
+      throw new MirrorError(error.message, { exit: exitCode.usage, cause: error })
+    })
+    if (credential === undefined)
+      throw new MirrorError(`There is no credential for ${host} on this machine to hand over.`, {
+        exit: exitCode.usage,
+        hints: [`docker login ${host === 'docker.io' ? '' : host}`.trim(), `or leave --credentials ${host} out`],
+      })
+    found.set(host, credential)
+  }
+  return renderHanded(found, clock.wall())
+}
+
+/** Registries as a user names them. Throws a MirrorError (exit 2) for what is none. */
+export function credentialHosts(texts: readonly string[]): string[] {
+  const hosts = texts.map((text) => {
+    const host = parseRegistryHost(text.trim())
+    if (host !== undefined) return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+    throw new MirrorError(`${JSON.stringify(text)} is not a registry's host name.`, {
+      exit: exitCode.usage,
+      hints: ['mirror up --runtime container --credentials registry.corp.example'],
+    })
+  })
+  return [...new Set(hosts)]
+}
+
+/** Throws a MirrorError (exit 2) when credentials are asked for and everybody who reaches the container would share them unasked. */
+export function refuseUnshared(hosts: readonly string[], { cache }: Pick<Config, 'cache'>): void {
+  if (hosts.length === 0 || cache.shareCredentials) return
+  throw new MirrorError('Credentials are handed to a container only together with cache.shareCredentials.', {
+    exit: exitCode.usage,
+    hints: [
+      'mirror.yaml: cache: {shareCredentials: true}   (all who reach the container then use them)',
+      'or leave --credentials out: clients then get private images from their registry themselves',
+    ],
+  })
+}

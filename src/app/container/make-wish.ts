@@ -1,0 +1,105 @@
+import { mkdir } from 'node:fs/promises'
+import { configHashes } from '../../config/config-hashes.ts'
+import type { Config } from '../../config/config.ts'
+import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { parseSize } from '../../lib/units.ts'
+import { handedFolder, imageUser, volumeName, type ContainerWish } from '../../runtime/container-spec.ts'
+import type { EngineInfo } from '../../runtime/container-engine.ts'
+import { isLoopbackAddress } from '../../server/host-guard.ts'
+import { containerConfig, containerPorts } from './container-config.ts'
+import { hashOfFiles, readHandedFiles, type HandedFiles } from './handed-archive.ts'
+import { handedFiles } from './outside.ts'
+
+export interface WishInput {
+  readonly surroundings: Surroundings
+  readonly paths: MirrorPaths
+  readonly config: Config
+  readonly version: string
+  /** Registries whose credentials are handed over. */
+  readonly credentials: readonly string[]
+}
+
+/** The container that the configuration means, but for what only the engine knows. */
+export interface Wish {
+  readonly wish: Omit<ContainerWish, 'image' | 'networks'>
+  readonly files: HandedFiles
+  /** What a user should know about it. */
+  readonly warnings: string[]
+}
+
+const defaultMemory = 512 * 1024 ** 2
+const leastMemory = 64 * 1024 ** 2
+
+/** Throws a MirrorError (exit 2) for files that cannot be read and settings that cannot be. */
+export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish> {
+  const { surroundings, paths, config, credentials } = input
+  const { env } = surroundings
+  const ports = containerPorts(config)
+  const inside = containerConfig(config, ports, credentials)
+  const extra = env['NODE_EXTRA_CA_CERTS']
+  const files = {
+    ...(await readHandedFiles({ ...inside.files, ...(extra && { 'extra-ca.pem': extra }) })),
+    [handedFiles.config]: inside.text,
+  }
+  const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
+  if (folder !== undefined) await mkdir(folder, { recursive: true, mode: 0o700 })
+  // Networks come and go without a new container.
+  const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
+  return {
+    files,
+    warnings: [...addressWarnings(config), ...proxyWarnings(env)],
+    wish: {
+      version: input.version,
+      owner: paths.stateDir,
+      configHashes: hashes,
+      files: hashOfFiles(files),
+      ports,
+      data: folder === undefined ? { volume: volumeName } : { folder },
+      user: userFor(folder, info),
+      memory: memoryOf(env['MIRROR_MEMORY']),
+      env: {
+        ...proxyVariables(env),
+        ...(extra && { NODE_EXTRA_CA_CERTS: `${handedFolder}/extra-ca.pem` }),
+      },
+      engine: info,
+    },
+  }
+}
+
+/** A folder of the caller's is written to as the caller, whom a rootless engine calls root. */
+function userFor(folder: string | undefined, { rootless }: EngineInfo): string {
+  if (folder === undefined) return imageUser
+  if (rootless || process.getuid === undefined || process.getgid === undefined) return rootless ? '0:0' : imageUser
+  return `${process.getuid()}:${process.getgid()}`
+}
+
+function memoryOf(text: string | undefined): number {
+  if (text === undefined || text === '') return defaultMemory
+  const size = parseSize(text)
+  if (size !== undefined && size >= leastMemory) return size
+  throw new MirrorError(`${JSON.stringify(text)} is no amount of memory: a size of at least 64MiB.`, {
+    exit: exitCode.usage,
+    hints: ['mirror up --runtime container --memory 512MiB'],
+  })
+}
+
+const proxyNames = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap((name) => [name, name.toLowerCase()])
+
+function proxyVariables(env: Surroundings['env']): Record<string, string> {
+  return Object.fromEntries(proxyNames.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
+}
+
+function proxyWarnings(env: Surroundings['env']): string[] {
+  const local = proxyNames.filter(
+    (name) => !/^no_/i.test(name) && /\/\/([^@/]*@)?(localhost|127\.|\[::1\])/.test(env[name] ?? ''),
+  )
+  return local.map((name) => `${name} names a proxy on this machine's loopback, which a container cannot reach`)
+}
+
+function addressWarnings({ cache, registry }: Config): string[] {
+  const others = [...cache.listen, ...registry.listen].filter(
+    ({ host }) => !isLoopbackAddress(host) && host !== 'localhost',
+  )
+  return others.map(({ host }) => `a container is published on 127.0.0.1 only, so nobody is served on ${host}`)
+}

@@ -1,0 +1,36 @@
+import { loadConfig } from '../../config/load-config.ts'
+import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
+import type { Clock } from '../../lib/clock.ts'
+import { findOurs } from '../../runtime/container.ts'
+import { dataFolder } from '../../runtime/container-spec.ts'
+import { readState, writeState } from '../../runtime/state-file.ts'
+import { handOver } from './hand-over.ts'
+import { handedArchive } from './handed-archive.ts'
+import { openEngine } from './open-engine.ts'
+import { handedFiles } from './outside.ts'
+
+/**
+ * Hands over anew what was handed over at the start: the registries; undefined when no container's mirror runs. Throws a
+ * MirrorError when a credential cannot be had; the old ones stay then.
+ */
+export async function refreshCredentials(surroundings: Surroundings, clock: Clock): Promise<string[] | undefined> {
+  const paths = mirrorPaths(surroundings)
+  const state = await readState(paths.stateFile)
+  if (state?.container === undefined) return undefined
+  const { credentials } = state.container
+  if (credentials.length === 0) return []
+  const engine = await openEngine(surroundings)
+  const found = await findOurs(engine, paths.stateDir)
+  if (found === undefined) return undefined
+  const config = await loadConfig({ ...surroundings, paths })
+  const text = await handOver(credentials, config, surroundings.env, clock)
+  const archive = await handedArchive({
+    files: { [handedFiles.credentials]: text },
+    token: undefined,
+    user: found.user,
+  })
+  await engine.containers.unpack(found.id, dataFolder, archive)
+  const handedOverAt = new Date(clock.wall()).toISOString()
+  await writeState(paths.stateFile, { ...state, container: { ...state.container, handedOverAt } })
+  return credentials
+}

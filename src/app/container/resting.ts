@@ -1,0 +1,32 @@
+import { readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { writeFileAtomic } from '../../lib/atomic-file.ts'
+import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
+
+/** Notes that what was cached rests in a volume of the Docker engine, where only a container reaches it. */
+export async function noteResting(stateDir: string, volume: string): Promise<void> {
+  await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume })}\n`)
+}
+
+/** A mirror is up again, or the volume is gone. */
+export async function forgetResting(stateDir: string): Promise<void> {
+  await rm(fileIn(stateDir), { force: true })
+}
+
+/** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
+export async function refuseResting(stateDir: string): Promise<void> {
+  try {
+    await readFile(fileIn(stateDir))
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return
+    throw error
+  }
+  throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
+    exit: exitCode.notRunning,
+    hints: ['mirror up --runtime container', 'mirror down --volumes   (drops it)'],
+  })
+}
+
+function fileIn(stateDir: string): string {
+  return join(stateDir, 'resting.json')
+}

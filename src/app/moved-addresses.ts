@@ -1,0 +1,22 @@
+import type { Endpoints } from '../runtime/runtime.ts'
+
+/** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
+export interface MovedAddress {
+  /** `cache`, `registry`, or a network's name. */
+  readonly of: string
+  readonly from: string
+  readonly to: string | undefined
+}
+
+/** The addresses of a mirror that its successor does not have: clients that were told have to be configured again. */
+export function movedAddresses(before: Endpoints | undefined, now: Endpoints): MovedAddress[] {
+  if (before === undefined) return []
+  const networks = Object.entries(before.networks).flatMap(([network, url]) =>
+    url === now.networks[network] ? [] : [{ of: network, from: url, to: now.networks[network] }],
+  )
+  return [...gone('cache', before.cache, now.cache), ...gone('registry', before.registry, now.registry), ...networks]
+}
+
+function gone(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
+  return from.filter((url) => !to.includes(url)).map((url) => ({ of, from: url, to: to[0] }))
+}

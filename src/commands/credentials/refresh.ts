@@ -1,0 +1,40 @@
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
+import { mirrorPaths } from '../../config/paths.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+
+export default class CredentialsRefresh extends BaseCommand {
+  static override summary = 'Hand the credentials that a mirror in a container was given over anew'
+  static override description =
+    'Some live for hours only (Amazon ECR: 12 h); an expired one counts as none, and `mirror status` says so. Other commands do ' +
+    'this too, now and then.'
+  static override examples = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --dry-run --json',
+  ]
+  static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
+
+  override async run(): Promise<void> {
+    const { flags } = await this.parse(CredentialsRefresh)
+    const registries = flags['dry-run'] ? await this.handedOver() : await this.refresh()
+    if (registries === undefined)
+      throw new MirrorError('No mirror runs in a container, and a process needs no credentials handed over.', {
+        exit: exitCode.notRunning,
+        hints: ['mirror up --runtime container --credentials HOST'],
+      })
+    if (flags.json) return this.printJson({ registries, dryRun: flags['dry-run'] })
+    if (registries.length === 0) return this.print('The container was given no credentials.')
+    this.print(`${flags['dry-run'] ? 'Would be handed over' : 'Handed over'}: ${registries.join(', ')}`)
+  }
+
+  private async handedOver(): Promise<string[] | undefined> {
+    const { findRunning } = await import('../../runtime/state-file.ts')
+    return (await findRunning(mirrorPaths(this.surroundings()).stateFile))?.container?.credentials
+  }
+
+  private async refresh(): Promise<string[] | undefined> {
+    const { refreshCredentials } = await import('../../app/container/refresh-credentials.ts')
+    const { systemClock } = await import('../../lib/clock.ts')
+    return refreshCredentials(this.surroundings(), systemClock)
+  }
+}

@@ -1,0 +1,126 @@
+/** One entry of a tar archive. Modes without the type: 0o644. */
+export interface TarEntry {
+  /** Relative, with `/`; at most 255 bytes or so, else an extended header carries it. */
+  readonly path: string
+  readonly mode: number
+  readonly uid?: number
+  readonly gid?: number
+  readonly content: TarFolder | TarLink | TarFile
+}
+export interface TarFolder {
+  readonly kind: 'folder'
+}
+export interface TarLink {
+  readonly kind: 'link'
+  readonly target: string
+}
+/** `read` must give exactly `size` bytes. */
+export interface TarFile {
+  readonly kind: 'file'
+  readonly size: number
+  read(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+}
+
+/** A file whose bytes are at hand. */
+export function bytesFile(content: string | Uint8Array): TarFile {
+  const bytes = typeof content === 'string' ? Buffer.from(content) : content
+  return { kind: 'file', size: bytes.length, read: () => [bytes] }
+}
+
+const blockBytes = 512
+const typeFlag = { file: '0', link: '2', folder: '5', extended: 'x' } as const
+
+/** A tar archive (POSIX ustar, pax for long names), piece by piece; the same entries make the same bytes. pax(1) */
+export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntry>): AsyncGenerator<Uint8Array> {
+  for await (const entry of entries) {
+    const { content } = entry
+    const path = content.kind === 'folder' ? `${entry.path.replace(/\/$/, '')}/` : entry.path
+    const target = content.kind === 'link' ? content.target : ''
+    const place = splitPath(path)
+    if (place === undefined || Buffer.byteLength(target) > 100) {
+      const records = Buffer.from(paxRecord('path', path) + (target === '' ? '' : paxRecord('linkpath', target)))
+      yield header({ name: 'pax', prefix: '', target: '', entry, size: records.length, type: typeFlag.extended })
+      yield records
+      yield padding(records.length)
+    }
+    const size = content.kind === 'file' ? content.size : 0
+    const { name, prefix } = place ?? { name: path.slice(0, 90), prefix: '' }
+    yield header({ name, prefix, target: target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
+    if (content.kind !== 'file') continue
+    let written = 0
+    for await (const chunk of content.read()) {
+      written += chunk.length
+      yield chunk
+    }
+    if (written !== size) throw new Error(`${path} has ${written} bytes, not the ${size} that were announced`)
+    yield padding(size)
+  }
+  yield new Uint8Array(2 * blockBytes)
+}
+
+/** The whole archive at once. */
+export async function tarBytes(entries: Iterable<TarEntry>): Promise<Buffer> {
+  const pieces: Uint8Array[] = []
+  for await (const piece of tarOf(entries)) pieces.push(piece)
+  return Buffer.concat(pieces)
+}
+
+/** A whole archive with one file in it; `path` at most 100 bytes. */
+export function tarFile(path: string, content: Uint8Array): Uint8Array {
+  const entry = { path, mode: 0o644, content: bytesFile(content) }
+  const head = header({ name: path, prefix: '', target: '', entry, size: content.length, type: typeFlag.file })
+  return Buffer.concat([head, content, padding(content.length), new Uint8Array(2 * blockBytes)])
+}
+
+interface HeaderFields {
+  name: string
+  prefix: string
+  target: string
+  entry: TarEntry
+  size: number
+  type: string
+}
+
+function header({ name, prefix, target, entry, size, type }: HeaderFields): Buffer {
+  const block = Buffer.alloc(blockBytes)
+  const octal = (value: number, at: number, length: number) =>
+    block.write(`${value.toString(8).padStart(length - 1, '0')}\0`, at)
+  block.write(name, 0)
+  octal(entry.mode, 100, 8)
+  octal(entry.uid ?? 0, 108, 8)
+  octal(entry.gid ?? 0, 116, 8)
+  octal(size, 124, 12)
+  octal(0, 136, 12)
+  block.write(' '.repeat(8), 148)
+  block.write(type, 156)
+  block.write(target, 157)
+  block.write('ustar\u000000', 257)
+  block.write(prefix, 345)
+  const sum = block.reduce((total, byte) => total + byte, 0)
+  block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+  return block
+}
+
+/** The two fields of a ustar name; undefined for one that they cannot hold. */
+function splitPath(path: string): { name: string; prefix: string } | undefined {
+  if (Buffer.byteLength(path) <= 100) return { name: path, prefix: '' }
+  for (let at = path.indexOf('/'); at !== -1; at = path.indexOf('/', at + 1)) {
+    const [prefix, name] = [path.slice(0, at), path.slice(at + 1)]
+    if (name !== '' && Buffer.byteLength(name) <= 100)
+      return Buffer.byteLength(prefix) <= 155 ? { name, prefix } : undefined
+  }
+  return undefined
+}
+
+/** `27 path=…\n`: a record begins with its own length. */
+function paxRecord(key: string, value: string): string {
+  const rest = ` ${key}=${value}\n`
+  const bytes = Buffer.byteLength(rest)
+  let length = bytes + 1
+  while (String(length).length + bytes !== length) length += 1
+  return `${length}${rest}`
+}
+
+function padding(size: number): Uint8Array {
+  return new Uint8Array((blockBytes - (size % blockBytes)) % blockBytes)
+}

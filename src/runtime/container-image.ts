@@ -1,0 +1,147 @@
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { RunCommand } from '../lib/run-command.ts'
+import { tarOf } from '../lib/tar.ts'
+import { imageArchitecture } from './architecture.ts'
+import { DockerError, type ContainerEngine, type EngineInfo, type ImageState } from './container-engine.ts'
+import { contentDigest, imageEntries, type ImageContent } from './image-content.ts'
+import { baseImage, buildContext, nodeImageContent } from './image-recipes.ts'
+import { endOfSupport } from './node-support.ts'
+import { smokeRun } from './smoke-run.ts'
+
+export interface ImageRequest {
+  /** The image the user named. */
+  readonly wanted: string | undefined
+  /** The one that was published with this version. */
+  readonly published: string | undefined
+  /** The folder of our own package. */
+  readonly root: string
+  readonly memoFile: string
+  /** A network to try a new image on. */
+  readonly network: string | undefined
+  readonly host: {
+    readonly platform: NodeJS.Platform
+    /** As Node names it. */
+    readonly arch: string
+    readonly execPath: string
+    /** `v20.20.0` */
+    readonly nodeVersion: string
+    /** Wall clock, ms. */
+    readonly now: number
+  }
+  readonly runCommand: RunCommand
+  readonly signal: AbortSignal
+  /** Hears what takes a while, and what a user should know. */
+  readonly say: (text: string) => void
+}
+
+/** The name of the image that is made here. */
+export const localImage = 'dev-mirror:local'
+
+const contentLabel = 'dev-mirror.content'
+
+/** A registry that has not given an image by then will not give it soon. */
+const pullMs = 120_000
+
+/**
+ * The image for the container: the named one, the published one, or one that is made here without any registry, unless it is
+ * there already. Throws a MirrorError when none can be had.
+ */
+export async function ensureImage(
+  engine: ContainerEngine,
+  info: EngineInfo,
+  request: ImageRequest,
+): Promise<ImageState> {
+  if (request.wanted !== undefined) return fits(await obtain(engine, request.wanted, request), request.wanted, info)
+  if (request.published !== undefined) {
+    const published = await orUnavailable(obtain(engine, request.published, request))
+    if (published !== undefined) return fits(published, request.published, info)
+  }
+  return ensureLocalImage(engine, info, request)
+}
+
+async function ensureLocalImage(engine: ContainerEngine, info: EngineInfo, request: ImageRequest): Promise<ImageState> {
+  const { host, root, memoFile, say } = request
+  const sameMachine = host.platform === info.os && imageArchitecture(host.arch) === info.architecture
+  const ofNode = sameMachine ? await nodeImageContent(root, host.execPath, request.runCommand) : undefined
+  const context = await buildContext(root)
+  const digests = {
+    node: ofNode && (await contentDigest(ofNode, memoFile)),
+    dockerfile: await contentDigest(context, memoFile),
+  }
+  const present = await engine.images.find(localImage)
+  const made = present?.labels[contentLabel]
+  if (present && made !== undefined && (made === digests.node || made === digests.dockerfile)) return present
+
+  const base = baseImage(context.texts['Dockerfile']!)
+  const build = () => buildImage(engine, context, digests.dockerfile)
+  const ended = endOfSupport(host.nodeVersion, host.now)
+  if (ofNode && ended !== undefined) {
+    say(`Node ${host.nodeVersion} of this machine gets no fixes since ${ended}; looking for ${base} to run on instead.`)
+    if ((await orUnavailable(obtain(engine, base, request))) !== undefined) return build()
+    say(`${base} cannot be had, so the container runs on Node ${host.nodeVersion}.`)
+  }
+  if (ofNode) {
+    say('Making the image from the Node of this machine.')
+    const labels = { [contentLabel]: digests.node! }
+    await engine.images.import(localImage, labels, tarOf(imageEntries(ofNode)))
+    const image = (await engine.images.find(localImage))!
+    const failure = await smokeRun(engine, image.id, request.network)
+    if (failure === undefined) return image
+    await engine.images.remove(localImage)
+    say(`This machine's Node does not run in a container (${failure}); building on ${base} instead.`)
+  } else say(`Building the image on ${base}.`)
+  await obtain(engine, base, request)
+  return build()
+}
+
+/** Removes an image that was made here and that nothing runs any more; somebody else's stays. */
+export async function removeMade({ images }: ContainerEngine, id: string): Promise<void> {
+  if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
+}
+
+async function buildImage(engine: ContainerEngine, context: ImageContent, digest: string): Promise<ImageState> {
+  await engine.images.build(localImage, { [contentLabel]: digest }, tarOf(imageEntries(context)))
+  return (await engine.images.find(localImage))!
+}
+
+/** One that is there, or can be pulled. */
+async function obtain(engine: ContainerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
+  const present = await engine.images.find(name)
+  if (present !== undefined) return present
+  const enough = AbortSignal.timeout(pullMs)
+  try {
+    say(`Pulling ${name}.`)
+    await engine.images.pull(name, AbortSignal.any([signal, enough]))
+  } catch (error) {
+    if (signal.aborted || (!(error instanceof DockerError) && !enough.aborted)) throw error
+    throw new MirrorError(`The image ${name} is not here and cannot be pulled: ${(error as Error).message}.`, {
+      exit: exitCode.missing,
+      hints: [`docker pull ${name}   (with the credentials it may need)`],
+      cause: error,
+    })
+  }
+  return (await engine.images.find(name))!
+}
+
+async function orUnavailable(image: Promise<ImageState>): Promise<ImageState | undefined> {
+  try {
+    return await image
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+function fits(image: ImageState, name: string, info: EngineInfo): ImageState {
+  if (image.os === info.os && image.architecture === info.architecture) return image
+  throw new MirrorError(
+    `The image ${name} is for ${image.os}/${image.architecture}, but the Docker engine runs ${info.os}/${info.architecture}.`,
+    {
+      exit: exitCode.usage,
+      hints: [
+        `docker pull --platform ${info.os}/${info.architecture} ${name}`,
+        'mirror up --runtime container   (without --image: one is made here)',
+      ],
+    },
+  )
+}

@@ -1,0 +1,165 @@
+import { createHash } from 'node:crypto'
+import { parseObject } from '../lib/json-object.ts'
+import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from './docker-containers.ts'
+import type { EngineInfo } from './container-engine.ts'
+
+/** The name of the container, and the one by which the containers of its networks know it. */
+export const containerName = 'mirror'
+
+/** The volume that keeps what is cached and pushed, and what the mirror notes down. */
+export const volumeName = 'mirror-data'
+
+/** The folder in the container where that is. */
+export const dataFolder = '/data'
+
+/** The only user there is in an image of ours. */
+export const imageUser = '1000:1000'
+
+/** What the user wants of a mirror in a container. */
+export interface ContainerWish {
+  readonly version: string
+  /** The folder on this machine that holds the token: whose mirror it is. */
+  readonly owner: string
+  readonly image: { readonly id: string; readonly hasEntrypoint: boolean }
+  /** By part of the configuration; see `configHashes`. */
+  readonly configHashes: Readonly<Record<string, string>>
+  /** A hash of the files that are handed over. */
+  readonly files: string
+  readonly ports: ContainerPorts
+  /** Each exists. */
+  readonly networks: readonly string[]
+  readonly data: DataPlace
+  readonly user: string
+  /** Bytes. */
+  readonly memory: number
+  readonly env: Readonly<Record<string, string>>
+  readonly engine: Pick<EngineInfo, 'logDriver'>
+}
+
+/** Undefined where there is no registry. */
+export interface ContainerPorts {
+  readonly cache: PublishedPort
+  readonly registry: PublishedPort | undefined
+  readonly admin: PublishedPort
+}
+
+/** What is to be done so that the container is as wished. */
+export type ContainerPlan =
+  | { readonly action: 'create' }
+  /** It is as wished, but does not run. */
+  | ({ readonly action: 'start' } & NetworkChanges)
+  | ({ readonly action: 'keep' } & NetworkChanges)
+  | { readonly action: 'replace'; readonly changed: string[] }
+
+/** These need no new container. */
+export interface NetworkChanges {
+  readonly connect: string[]
+  readonly disconnect: string[]
+}
+
+const label = {
+  version: 'dev-mirror.version',
+  owner: 'dev-mirror.owner',
+  config: 'dev-mirror.config',
+  settings: 'dev-mirror.settings',
+  instance: 'dev-mirror.instance',
+} as const
+
+/** Whose mirror the container is: a folder of state; undefined for a container that is none of ours. */
+export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+  return labels[label.owner]
+}
+
+export function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+  return labels[label.version]
+}
+
+/** Compares what is wished with what is. Labels are the memory; only networks are looked at themselves. */
+export function planContainer(wish: ContainerWish, actual: ContainerState | undefined): ContainerPlan {
+  if (actual === undefined) return { action: 'create' }
+  const changed = [
+    ...(versionOf(actual) === wish.version ? [] : ['version']),
+    ...(actual.image === wish.image.id ? [] : ['image']),
+    ...differences(read(actual.labels[label.config]), wish.configHashes),
+    ...differences(read(actual.labels[label.settings]), settingHashes(wish)),
+  ]
+  if (changed.length > 0) return { action: 'replace', changed }
+  const connect = wish.networks.filter((name) => !actual.networks.includes(name))
+  const disconnect = actual.networks.filter((name) => !baseNetworks.includes(name) && !wish.networks.includes(name))
+  return { action: actual.running ? 'keep' : 'start', connect, disconnect }
+}
+
+/** The network it is made on, as Docker and as podman call it: always there, and ports can always be published from it. */
+const baseNetworks = ['bridge', 'podman']
+
+/** The container to make. `instance`: new for every one. */
+export function containerSpec(wish: ContainerWish, instance: string): ContainerSpec {
+  const { image, engine } = wish
+  return {
+    name: containerName,
+    image: image.id,
+    entrypoint: image.hasEntrypoint ? undefined : [node, program],
+    command: ['serve'],
+    env: { ...wish.env, ...placeVariables, MIRROR_INSTANCE: instance },
+    user: wish.user,
+    labels: {
+      [label.version]: wish.version,
+      [label.owner]: wish.owner,
+      [label.config]: JSON.stringify(wish.configHashes),
+      [label.settings]: JSON.stringify(settingHashes(wish)),
+      [label.instance]: instance,
+    },
+    ports: Object.values(wish.ports).filter((port) => port !== undefined),
+    data: { at: dataFolder, from: wish.data },
+    memory: wish.memory,
+    restarts: true,
+    healthCheck: [node, '-e', healthProgram(wish.ports.admin.inside)],
+    // Only these two drivers know the options; others look after themselves.
+    logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
+  }
+}
+
+/** Where things are in an image of ours. */
+export const node = '/usr/local/bin/node'
+export const packageFolder = '/mirror'
+export const program = `${packageFolder}/bin/run.js`
+
+/** What the mirror in the container keeps for itself, beside what is cached. */
+export const homeFolder = `${dataFolder}/home`
+
+/** Files in it that come from this machine. */
+export const handedFolder = `${homeFolder}/handed`
+
+const placeVariables = {
+  MIRROR_HOME: homeFolder,
+  MIRROR_DATA: dataFolder,
+  MIRROR_CONFIG: `${handedFolder}/mirror.yaml`,
+  DOCKER_CONFIG: `${handedFolder}/docker`,
+  HOME: homeFolder,
+}
+
+function healthProgram(adminPort: number): string {
+  return (
+    `require('node:http').get('http://127.0.0.1:${adminPort}/healthz',` +
+    `(answer)=>process.exit(answer.statusCode===200?0:1)).on('error',()=>process.exit(1))`
+  )
+}
+
+function settingHashes({ ports, data, user, memory, env, files }: ContainerWish): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries({ ports, data, user, memory, environment: env, files }).map(([name, value]) => [name, hash(value)]),
+  )
+}
+
+function hash(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16)
+}
+
+function differences(before: Record<string, unknown>, now: Readonly<Record<string, string>>): string[] {
+  return Object.keys(now).filter((name) => before[name] !== now[name])
+}
+
+/** A label that somebody has tampered with differs in everything. */
+function read(text: string | undefined): Record<string, unknown> {
+  return parseObject(text ?? '') ?? {}
+}

@@ -1,0 +1,35 @@
+import { DockerError } from './container-engine.ts'
+
+/** What the engine refuses, as a DockerError; anything else as it is. */
+export async function asked<T>(ask: Promise<T>): Promise<T> {
+  try {
+    return await ask
+  } catch (error) {
+    throw toDockerError(error)
+  }
+}
+
+/** The same where what is asked for need not be there: undefined then. */
+export async function askedIfThere<T>(ask: Promise<T>): Promise<T | undefined> {
+  try {
+    return await asked(ask)
+  } catch (error) {
+    if (error instanceof DockerError && error.status === 404) return undefined
+    throw error
+  }
+}
+
+function toDockerError(error: unknown): unknown {
+  if (!(error instanceof Error) || !('statusCode' in error) || typeof error.statusCode !== 'number') return error
+  const said = 'json' in error ? messageOf(error.json) : undefined
+  const message = said ?? error.message
+  // podman says 500 where Docker says that something is in conflict.
+  const status = /already (in use|exists|used)/.test(message) ? 409 : error.statusCode
+  return new DockerError(status, message, { cause: error })
+}
+
+function messageOf(value: unknown): string | undefined {
+  return typeof value === 'object' && value !== null && 'message' in value && typeof value.message === 'string'
+    ? value.message
+    : undefined
+}

@@ -1,0 +1,112 @@
+import { access } from 'node:fs/promises'
+import type Dockerode from 'dockerode'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { imageArchitecture } from './architecture.ts'
+import type { DockerEndpoint } from './docker-endpoint.ts'
+import { DockerError, type ContainerEngine, type DockerNetworks, type DockerVolumes } from './container-engine.ts'
+import { asked, askedIfThere } from './dockerode-asked.ts'
+import { createContainers } from './dockerode-containers.ts'
+import { openClient } from './dockerode-docker.ts'
+import { createImages } from './dockerode-images.ts'
+
+/** The engine behind an endpoint. Throws a MirrorError (exit 4) when it is not there, or does not let us in. */
+export async function openContainerEngine(endpoint: DockerEndpoint): Promise<ContainerEngine> {
+  try {
+    if (endpoint.kind === 'socket') await access(endpoint.path)
+    const client = await openClient(endpoint)
+    await client.ping()
+    return {
+      async info() {
+        const info = (await asked(client.info() as Promise<EngineAnswer>)) satisfies EngineAnswer
+        return {
+          version: info.ServerVersion,
+          architecture: imageArchitecture(info.Architecture),
+          os: info.OSType,
+          rootless: (info.SecurityOptions ?? []).some((option) => /(^|=)rootless(,|$)/.test(option)),
+          logDriver: info.LoggingDriver,
+        }
+      },
+      containers: createContainers(client),
+      images: createImages(client),
+      networks: createNetworks(client),
+      volumes: createVolumes(client),
+    }
+  } catch (error) {
+    throw unreachable(error, endpoint)
+  }
+}
+
+interface EngineAnswer {
+  ServerVersion: string
+  Architecture: string
+  OSType: string
+  SecurityOptions: string[] | null
+  LoggingDriver: string
+}
+
+function createNetworks(client: Dockerode): DockerNetworks {
+  return {
+    async find(name) {
+      const listed = await asked(client.listNetworks({ filters: { name: [name] } }))
+      // The engine's filter matches parts of names.
+      const network = listed.find((network) => network.Name === name)
+      if (network === undefined) return undefined
+      const inspected = await askedIfThere(client.getNetwork(network.Id).inspect())
+      if (inspected === undefined) return undefined
+      return {
+        id: inspected.Id,
+        name: inspected.Name,
+        driver: inspected.Driver,
+        ipv6: inspected.EnableIPv6,
+        options: inspected.Options ?? {},
+        containers: Object.keys(inspected.Containers ?? {}).length,
+      }
+    },
+    async create({ name, ipv6Subnet, options }) {
+      await asked(
+        client.createNetwork({
+          Name: name,
+          Driver: 'bridge',
+          CheckDuplicate: true,
+          Options: { ...options },
+          EnableIPv6: ipv6Subnet !== undefined,
+          IPAM: { Driver: 'default', Options: {}, Config: ipv6Subnet === undefined ? [] : [{ Subnet: ipv6Subnet }] },
+        }),
+      )
+    },
+    async connect(network, container, alias) {
+      const EndpointConfig = { Aliases: [alias] }
+      await asked(client.getNetwork(network).connect({ Container: container, EndpointConfig }))
+    },
+    async disconnect(network, container) {
+      await asked(client.getNetwork(network).disconnect({ Container: container, Force: true }))
+    },
+  }
+}
+
+function createVolumes(client: Dockerode): DockerVolumes {
+  return {
+    has: async (name) => (await askedIfThere(client.getVolume(name).inspect())) !== undefined,
+    remove: async (name) => void (await askedIfThere(client.getVolume(name).remove())),
+  }
+}
+
+function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
+  const code = errnoOf(error)
+  if (code === undefined && !(error instanceof DockerError)) return error
+  const where = endpoint.kind === 'socket' ? endpoint.path : `${endpoint.host}:${endpoint.port}`
+  if (code === 'EACCES' || code === 'EPERM')
+    return new MirrorError(`You may not use the Docker engine at ${where}: permission denied.`, {
+      exit: exitCode.missing,
+      hints: [
+        'sudo usermod -aG docker "$USER"   (then log in again)',
+        'mirror up   (as a plain process, without Docker)',
+      ],
+      cause: error,
+    })
+  return new MirrorError(`No Docker engine answers at ${where}: ${(error as Error).message}.`, {
+    exit: exitCode.missing,
+    hints: ['docker info   (says what is wrong)', 'mirror up   (as a plain process, without Docker)'],
+    cause: error,
+  })
+}

@@ -1,0 +1,136 @@
+import { expect, test } from 'vitest'
+import { bytesFile, tarBytes, tarOf } from '../../src/lib/tar.ts'
+import type { ContainerSpec } from '../../src/runtime/docker-containers.ts'
+import { DockerError, type ContainerEngine } from '../../src/runtime/container-engine.ts'
+
+/** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */
+export type OpenEngine = () => Promise<{ engine: ContainerEngine; shell: string }>
+
+/** What every engine does, real or not. */
+export function containerEngineContract(open: OpenEngine): void {
+  const spec = (image: string, name: string, script: string): ContainerSpec => ({
+    name,
+    image,
+    entrypoint: ['/bin/sh', '-c'],
+    command: [script],
+    env: {},
+    user: '1000:1000',
+    labels: { 'dev-mirror.version': '1' },
+    ports: [{ inside: 7000, outside: 0 }],
+    data: { at: '/data', from: { volume: `${name}-data` } },
+    memory: 64 * 1024 ** 2,
+    restarts: false,
+    healthCheck: undefined,
+    logOptions: {},
+  })
+  const refusal = (action: Promise<unknown>) =>
+    action.then(
+      () => expect.unreachable(),
+      (error: unknown) => {
+        expect(error).toBeInstanceOf(DockerError)
+        return (error as DockerError).status
+      },
+    )
+
+  test('tells of itself, and that what is not there is not there', async () => {
+    const { engine } = await open()
+    expect(await engine.info()).toMatchObject({ architecture: expect.stringMatching(/^(amd64|arm64)$/), os: 'linux' })
+    expect(await engine.containers.find('nobody')).toBeUndefined()
+    expect(await engine.images.find('nothing:1')).toBeUndefined()
+    expect(await engine.networks.find('nowhere')).toBeUndefined()
+    expect(await engine.volumes.has('nothing')).toBe(false)
+    await engine.containers.remove('nobody')
+    await engine.containers.stop('nobody', 1)
+    await engine.images.remove('nothing:1')
+    await engine.volumes.remove('nothing')
+    expect(await refusal(engine.containers.start('nobody'))).toBe(404)
+    expect(await refusal(engine.containers.unpack('nobody', '/data', await tarBytes([])))).toBe(404)
+  })
+
+  test('makes a container once, runs it, tells what it said and how it ended', async () => {
+    const { engine, shell } = await open()
+    const { containers, volumes } = engine
+    const id = await containers.create(spec(shell, 'once', 'echo one; echo two; exit 3'))
+    expect(await refusal(containers.create(spec(shell, 'once', 'exit 0')))).toBe(409)
+    expect(await containers.find('once')).toMatchObject({
+      id,
+      name: 'once',
+      user: '1000:1000',
+      labels: { 'dev-mirror.version': '1' },
+      running: false,
+      image: (await engine.images.find(shell))!.id,
+    })
+    await containers.start('once')
+    expect(await containers.wait(id)).toBe(3)
+    const request = { lines: 10, follow: false, signal: new AbortController().signal }
+    const lines: string[] = []
+    for await (const line of containers.logs(id, request)) lines.push(line)
+    expect(lines).toStrictEqual(['one', 'two'])
+    expect(await containers.find(id)).toMatchObject({ running: false, exitCode: 3 })
+    expect(await refusal(volumes.remove('once-data'))).toBe(409)
+    await containers.remove('once')
+    expect(await containers.find(id)).toBeUndefined()
+    await volumes.remove('once-data')
+    expect(await volumes.has('once-data')).toBe(false)
+  })
+
+  test('publishes a free port of 127.0.0.1 while a container runs', async () => {
+    const { engine, shell } = await open()
+    const { containers } = engine
+    const id = await containers.create(spec(shell, 'waits', '/bin/busybox sleep 60'))
+    const greeting = { path: 'greeting', mode: 0o600, uid: 1000, gid: 1000, content: bytesFile('hello') }
+    await containers.unpack(id, '/data', await tarBytes([greeting]))
+    await containers.start(id)
+    await containers.start(id)
+    const found = await containers.find(id)
+    expect(found).toMatchObject({ running: true, ports: [{ inside: 7000, outside: expect.any(Number) }] })
+    const { outside } = found!.ports[0]!
+    expect(outside).toBeGreaterThan(0)
+    expect(await containers.publishing(outside)).toStrictEqual(['waits'])
+    expect(await containers.publishing(1)).toStrictEqual([])
+    await containers.stop(id, 1)
+    await containers.stop(id, 1)
+    expect(await containers.find(id)).toMatchObject({ running: false })
+    expect(await containers.publishing(outside)).toStrictEqual([])
+    await containers.remove(id)
+  })
+
+  test('makes a network, and has containers join and leave it', async () => {
+    const { engine, shell } = await open()
+    const { containers, networks } = engine
+    const options = { 'com.docker.network.driver.mtu': '1400' }
+    await networks.create({ name: 'six', ipv6Subnet: 'fc00:1:2:3::/64', options })
+    const six = await networks.find('six')
+    expect(six).toMatchObject({ name: 'six', driver: 'bridge', ipv6: true })
+    // podman has a name of its own for it.
+    expect(Object.values(six!.options)).toStrictEqual(['1400'])
+    expect(await refusal(networks.create({ name: 'six', ipv6Subnet: undefined, options }))).toBe(409)
+    await networks.create({ name: 'four', ipv6Subnet: undefined, options: {} })
+    expect(await networks.find('four')).toMatchObject({ ipv6: false })
+
+    const id = await containers.create(spec(shell, 'joins', 'exit 0'))
+    await networks.connect('six', id, 'alias')
+    expect((await containers.find(id))!.networks).toContain('six')
+    await networks.disconnect('six', id)
+    expect((await containers.find(id))!.networks).not.toContain('six')
+    await containers.remove(id)
+  })
+
+  test('makes an image of a tar archive, with labels; what is in use stays', async () => {
+    const { engine } = await open()
+    const { containers, images } = engine
+    const file = { path: 'file', mode: 0o644, content: bytesFile('content') }
+    await images.import('made:1', { 'dev-mirror.content': '0123abc' }, tarOf([file]))
+    const made = await images.find('made:1')
+    const { architecture, os } = await engine.info()
+    expect(made).toMatchObject({ hasEntrypoint: false, labels: { 'dev-mirror.content': '0123abc' } })
+    expect(made).toMatchObject({ architecture, os })
+    const id = await containers.create(spec('made:1', 'user', 'exit 0'))
+    await images.remove(made!.id)
+    expect(await images.find(made!.id)).toBeDefined()
+    await containers.remove(id)
+    await images.remove('made:1')
+    expect(await images.find('made:1')).toBeUndefined()
+    await refusal(images.pull('nowhere.invalid/nothing:1', new AbortController().signal))
+  })
+}

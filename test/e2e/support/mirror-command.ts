@@ -1,0 +1,47 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { UpReport } from '../../../src/app/up-mirror.ts'
+import type { StatusReport } from '../../../src/server/admin-api.ts'
+import { dockerSocket } from './dockerd.ts'
+import { run } from './run.ts'
+import type { Stage } from './scene.ts'
+
+const program = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
+
+/** The program as its user runs it on the stage, with the stage's Docker engine. */
+export interface MirrorCommand {
+  home: string
+  /** Its stdout; an Error with all it said for any exit code but 0. */
+  mirror(...args: string[]): Promise<string>
+  up(...args: string[]): Promise<UpReport>
+  status(): Promise<StatusReport>
+}
+
+/** `config`: mirror.yaml; JSON is YAML. */
+export async function mirrorCommand(
+  { folder, namespace }: Pick<Stage, 'folder' | 'namespace'>,
+  config: object,
+  env: NodeJS.ProcessEnv = {},
+): Promise<MirrorCommand> {
+  const home = join(folder, 'home')
+  await mkdir(home)
+  await writeFile(join(home, 'mirror.yaml'), JSON.stringify(config))
+  const own = {
+    PATH: process.env['PATH'],
+    HOME: home,
+    MIRROR_HOME: home,
+    DOCKER_HOST: `unix://${dockerSocket(folder)}`,
+    ...env,
+  }
+  const mirror = (...args: string[]) => {
+    const [file, ...rest] = namespace.enter([process.execPath, program, ...args])
+    return run(file!, rest, { env: own, timeoutMs: 180_000 })
+  }
+  return {
+    home,
+    mirror,
+    up: async (...args) => JSON.parse(await mirror('up', '--json', ...args)) as UpReport,
+    status: async () => JSON.parse(await mirror('status', '--json')) as StatusReport,
+  }
+}

@@ -1,0 +1,252 @@
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { onTestFinished } from 'vitest'
+import type { ContainerSpec, ContainerState } from '../../src/runtime/docker-containers.ts'
+import {
+  DockerError,
+  type ContainerEngine,
+  type EngineInfo,
+  type ImageState,
+  type NetworkSpec,
+  type NetworkState,
+} from '../../src/runtime/container-engine.ts'
+
+interface FakeContainer {
+  readonly spec: ContainerSpec
+  state: ContainerState
+  readonly log: string[]
+  readonly unpacked: { folder: string; archive: Buffer }[]
+  server?: Server
+}
+
+/** An engine in memory, which passes the same contract as a real one. */
+export interface FakeEngine extends ContainerEngine {
+  readonly container: (name: string) => FakeContainer | undefined
+  /** What was done, in order: `create mirror`, `pull node:24-slim`. */
+  readonly done: string[]
+  addImage(name: string, image?: Partial<ImageState>): void
+  /** Whether a mirror in a container answers, or ends at once with this exit code and these last lines. */
+  outcome: 'answers' | { code: number; lines: string[] }
+  /** The end of a container that only tries an image. */
+  trial: { code: number; lines: string[] }
+  /** What can be pulled. */
+  readonly registry: Map<string, Partial<ImageState>>
+  /** Refuses a network of this kind, in these words. */
+  refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
+}
+
+/** Containers whose command is a script understand `echo`, `sleep` and `exit`; others are mirrors. */
+export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
+  const containers = new Map<string, FakeContainer>()
+  const images = new Map<string, ImageState>()
+  const networks = new Map<string, NetworkState>()
+  const volumes = new Set<string>()
+  let count = 0
+  const newId = () => String((count += 1)).padStart(64, '0')
+  const done: string[] = []
+
+  const fake: FakeEngine = {
+    done,
+    outcome: 'answers',
+    trial: { code: 0, lines: [] },
+    registry: new Map(),
+    refuseNetwork: undefined,
+    container: (name) => findContainer(name),
+    addImage(name, image = {}) {
+      const defaults = { id: `sha256:${newId()}`, architecture: 'amd64', os: 'linux', labels: {}, hasEntrypoint: false }
+      images.set(name, { ...defaults, ...image })
+    },
+    async info() {
+      return { version: '28.0.0', architecture: 'amd64', os: 'linux', rootless: false, logDriver: 'json-file', ...info }
+    },
+    containers: {
+      async find(name) {
+        return findContainer(name)?.state
+      },
+      async publishing(port) {
+        const running = [...containers.values()].filter(({ state }) => state.running)
+        return running
+          .filter(({ state }) => state.ports.some(({ outside }) => outside === port))
+          .map(({ spec }) => spec.name)
+      },
+      async create(spec) {
+        if (findContainer(spec.name))
+          throw new DockerError(409, `Conflict. The container name "/${spec.name}" is already in use`)
+        const image = findImage(spec.image)
+        if (!image) throw new DockerError(404, `No such image: ${spec.image}`)
+        const id = newId()
+        const { name, labels, user, data } = spec
+        if ('volume' in data.from) volumes.add(data.from.volume)
+        const state = {
+          id,
+          name,
+          labels,
+          user,
+          image: image.id,
+          running: false,
+          restarting: false,
+          exitCode: 0,
+          startedAt: new Date(0).toISOString(),
+          networks: ['bridge'],
+          ports: [],
+        }
+        containers.set(id, { spec, state, log: [], unpacked: [] })
+        done.push(`create ${spec.name}`)
+        return id
+      },
+      async start(name) {
+        const container = mustFind(name)
+        if (container.state.running) return
+        done.push(`start ${container.spec.name}`)
+        await begin(container)
+      },
+      async stop(name) {
+        const container = findContainer(name)
+        if (!container?.state.running) return
+        done.push(`stop ${container.spec.name}`)
+        await end(container, 137)
+      },
+      async remove(name) {
+        const container = findContainer(name)
+        if (!container) return
+        await end(container, 137)
+        containers.delete(container.state.id)
+        done.push(`remove ${container.spec.name}`)
+      },
+      async unpack(name, folder, archive) {
+        mustFind(name).unpacked.push({ folder, archive })
+      },
+      async *logs(name, { lines }) {
+        yield* mustFind(name).log.slice(-lines)
+      },
+      async wait(name) {
+        return mustFind(name).state.exitCode
+      },
+    },
+    images: {
+      find: async (name) => findImage(name),
+      async pull(name, signal) {
+        signal.throwIfAborted()
+        done.push(`pull ${name}`)
+        const image = fake.registry.get(name)
+        if (!image) throw new DockerError(404, `manifest for ${name} not found`)
+        fake.addImage(name, image)
+      },
+      import: (name, labels, archive) => make('import', name, labels, archive, false),
+      build: (name, labels, archive) => make('build', name, labels, archive, true),
+      async remove(name) {
+        const image = findImage(name)
+        if ([...containers.values()].some(({ state }) => state.image === image?.id)) return
+        images.delete(name)
+      },
+    },
+    networks: {
+      find: async (name) => networks.get(name),
+      async create(spec) {
+        const refusal = fake.refuseNetwork?.(spec)
+        if (refusal !== undefined) throw new DockerError(403, refusal)
+        if (networks.has(spec.name)) throw new DockerError(409, `network with name ${spec.name} already exists`)
+        const { name, options, ipv6Subnet } = spec
+        networks.set(name, {
+          id: newId(),
+          name,
+          driver: 'bridge',
+          options,
+          ipv6: ipv6Subnet !== undefined,
+          containers: 0,
+        })
+        done.push(`network ${name} ${ipv6Subnet ?? 'IPv4'}`)
+      },
+      async connect(network, name) {
+        const { state } = mustFind(name)
+        mustFind(name).state = { ...state, networks: [...state.networks, network] }
+        done.push(`connect ${network}`)
+      },
+      async disconnect(network, name) {
+        const { state } = mustFind(name)
+        mustFind(name).state = { ...state, networks: state.networks.filter((other) => other !== network) }
+        done.push(`disconnect ${network}`)
+      },
+    },
+    volumes: {
+      has: async (name) => volumes.has(name),
+      async remove(name) {
+        const user = [...containers.values()].find(
+          ({ spec: { data } }) => 'volume' in data.from && data.from.volume === name,
+        )
+        if (user) throw new DockerError(409, `remove ${name}: volume is in use`)
+        volumes.delete(name)
+      },
+    },
+  }
+  const options = { 'com.docker.network.driver.mtu': '1400' }
+  networks.set('bridge', { id: newId(), name: 'bridge', driver: 'bridge', options, ipv6: false, containers: 0 })
+
+  function findContainer(name: string): FakeContainer | undefined {
+    return containers.get(name) ?? [...containers.values()].find(({ spec }) => spec.name === name)
+  }
+
+  function mustFind(name: string): FakeContainer {
+    const found = findContainer(name)
+    if (found) return found
+    throw new DockerError(404, `No such container: ${name}`)
+  }
+
+  function findImage(name: string): ImageState | undefined {
+    return images.get(name) ?? [...images.values()].find(({ id }) => id === name)
+  }
+
+  async function make(
+    how: string,
+    name: string,
+    labels: Readonly<Record<string, string>>,
+    archive: AsyncIterable<Uint8Array>,
+    hasEntrypoint: boolean,
+  ): Promise<void> {
+    let bytes = 0
+    for await (const chunk of archive) bytes += chunk.length
+    if (bytes === 0) throw new DockerError(500, 'the archive is empty')
+    done.push(`${how} ${name}`)
+    fake.addImage(name, { labels, hasEntrypoint })
+  }
+
+  async function begin(container: FakeContainer): Promise<void> {
+    const { spec } = container
+    const script = spec.entrypoint?.at(-1) === '-c' ? spec.command[0]! : undefined
+    if (script !== undefined) {
+      for (const [, text] of script.matchAll(/echo (\w+)/g)) container.log.push(text!)
+      const code = Number(/exit (\d+)/.exec(script)?.[1] ?? 0)
+      const runs = script.includes('sleep')
+      container.state = { ...container.state, running: runs, exitCode: code, ports: runs ? published(spec) : [] }
+      return
+    }
+    const isTrial = !spec.restarts
+    if (isTrial || fake.outcome !== 'answers') {
+      const { code, lines } = isTrial ? fake.trial : (fake.outcome as { code: number; lines: string[] })
+      container.log.push(...lines)
+      container.state = { ...container.state, exitCode: code, restarting: spec.restarts }
+      return
+    }
+    const server = createServer((request, response) =>
+      response.writeHead(request.url === '/healthz' ? 200 : 404).end('{}'),
+    )
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => new Promise<void>((resolve) => void server.close(() => resolve())))
+    const { port } = server.address() as AddressInfo
+    container.server = server
+    // The last one is the admin listener; it alone is real.
+    const ports = published(spec).map((at, index) => (index === spec.ports.length - 1 ? { ...at, outside: port } : at))
+    container.state = { ...container.state, running: true, ports }
+  }
+
+  async function end(container: FakeContainer, code: number): Promise<void> {
+    container.server?.close()
+    container.state = { ...container.state, running: false, restarting: false, ports: [], exitCode: code }
+  }
+
+  function published({ ports }: ContainerSpec) {
+    return ports.map(({ inside, outside }) => ({ inside, outside: outside === 0 ? 40_000 + inside : outside }))
+  }
+
+  return fake
+}

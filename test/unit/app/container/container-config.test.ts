@@ -1,0 +1,96 @@
+import { describe, expect, test } from 'vitest'
+import { containerConfig, containerPorts } from '../../../../src/app/container/container-config.ts'
+import type { Config } from '../../../../src/config/config.ts'
+import { defaultConfig } from '../../../../src/config/defaults.ts'
+import { parseConfig } from '../../../../src/config/parse-config.ts'
+
+/** What the mirror in the container understands. */
+function parsedBack(
+  config: Config,
+  handedOver: string[] = [],
+): { inside: Config; files: Readonly<Record<string, string>> } {
+  const { text, files } = containerConfig(config, containerPorts(config), handedOver)
+  const parsed = parseConfig({ text, path: '/data/home/handed/mirror.yaml', label: 'mirror.yaml', homedir: '/' })
+  if (!('config' in parsed)) throw new Error(JSON.stringify(parsed.problems))
+  return { inside: parsed.config, files }
+}
+
+const at = (port: number) => [{ host: '::', port }]
+
+describe('the configuration inside a container', () => {
+  test('is the one outside, but for addresses and networks', () => {
+    const config = defaultConfig()
+    config.cache.maxSize = 12_345_678
+    config.cache.maxAge = 0
+    config.cache.stale = 'never'
+    config.cache.timeouts.connect = 1234
+    config.allowedHosts = ['cache.example']
+    config.log.level = 'debug'
+    config.networks = ['kind', 'compose_default']
+    const { inside, files } = parsedBack(config)
+    expect(inside).toEqual({
+      ...config,
+      cache: { ...config.cache, listen: at(5055) },
+      registry: { ...config.registry, listen: at(5001) },
+      admin: { listen: at(5056) },
+      networks: [],
+    })
+    expect(files).toEqual({})
+  })
+
+  test('has the ports of outside, and usual ones where any free one will do', () => {
+    const config = defaultConfig()
+    config.cache.listen = [{ host: '127.0.0.1', port: 6055 }]
+    config.registry.listen = [{ host: '127.0.0.1', port: 0 }]
+    expect(containerPorts(config)).toEqual({
+      cache: { inside: 6055, outside: 6055 },
+      registry: { inside: 5001, outside: 0 },
+      admin: { inside: 5056, outside: 5056 },
+    })
+    expect(parsedBack(config).inside.cache.listen).toEqual(at(6055))
+    config.registry.enabled = false
+    expect(containerPorts(config).registry).toBeUndefined()
+    expect(parsedBack(config).inside.registry.enabled).toBe(false)
+  })
+
+  test('names the files that travel with it, each once and by a name of its own', () => {
+    const config = defaultConfig()
+    const upstream = { credentials: { from: 'anonymous' as const }, tokenHosts: [], tagFreshness: undefined }
+    config.upstreams = {
+      'a.example': { ...upstream, url: 'https://a.example', ca: '/etc/a/ca.pem', tagFreshness: 0 },
+      'b.example': { ...upstream, url: 'https://b.example', ca: '/etc/b/ca.pem' },
+      'c.example': { ...upstream, url: 'https://c.example', ca: '/etc/a/ca.pem' },
+    }
+    config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key' }
+    config.registry.auth = { htpasswd: '/etc/my passwords' }
+    const { inside, files } = parsedBack(config)
+    const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
+    expect(outsideOf(inside.tls!.cert)).toBe('/etc/tls.crt')
+    expect(outsideOf(inside.tls!.key)).toBe('/etc/tls.key')
+    expect(outsideOf(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
+    const authorities = Object.values(inside.upstreams).map(({ ca }) => outsideOf(ca))
+    expect(authorities).toEqual(['/etc/a/ca.pem', '/etc/b/ca.pem', '/etc/a/ca.pem'])
+    expect(Object.keys(files)).toHaveLength(5)
+    expect(inside.upstreams['a.example']!.tagFreshness).toBe(0)
+  })
+
+  test('has credentials only where they were handed over', () => {
+    const config = defaultConfig()
+    config.cache.shareCredentials = true
+    const credentials = { from: 'password-file' as const, username: 'me', passwordFile: '/home/me/secret' }
+    const upstream = { credentials, tokenHosts: [], tagFreshness: undefined, ca: undefined }
+    config.upstreams = {
+      'a.example': { ...upstream, url: 'https://a.example' },
+      'b.example': { ...upstream, url: 'https://b.example' },
+    }
+    const { inside, files } = parsedBack(config, ['a.example', 'docker.io'])
+    expect(
+      Object.entries(inside.upstreams).map(([host, { url, credentials }]) => [host, url, credentials.from]),
+    ).toEqual([
+      ['a.example', 'https://a.example', 'docker-config'],
+      ['docker.io', 'https://registry-1.docker.io', 'docker-config'],
+      ['b.example', 'https://b.example', 'anonymous'],
+    ])
+    expect(files).toEqual({})
+  })
+})

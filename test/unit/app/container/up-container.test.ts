@@ -1,0 +1,173 @@
+import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { isRefreshDue } from '../../../../src/app/container/refresh-due.ts'
+import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
+import { loadConfig } from '../../../../src/config/load-config.ts'
+import { mirrorPaths } from '../../../../src/config/paths.ts'
+import { systemClock } from '../../../../src/lib/clock.ts'
+import { findRunning, readState } from '../../../../src/runtime/state-file.ts'
+import { createFakeEngine, type FakeEngine } from '../../../support/fake-engine.ts'
+
+let home: string
+let docker: FakeEngine
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-up-'))
+  await write('docker/config.json', {
+    auths: { 'private.example': { auth: Buffer.from('AWS:secret').toString('base64') } },
+  })
+  docker = createFakeEngine()
+  docker.addImage('mine:1', { id: 'image', hasEntrypoint: true })
+})
+afterEach(() => rm(home, { recursive: true }))
+
+async function write(path: string, content: unknown) {
+  await mkdir(dirname(join(home, path)), { recursive: true })
+  await writeFile(join(home, path), JSON.stringify(content))
+}
+
+async function requestFor(env: Record<string, string>, more: { credentials?: string[]; dryRun?: boolean } = {}) {
+  const surroundings = {
+    platform: 'linux' as const,
+    env: {
+      MIRROR_HOME: home,
+      MIRROR_IMAGE: 'mine:1',
+      DOCKER_CONFIG: join(home, 'docker'),
+      MIRROR_CACHE_PORT: '0',
+      ...env,
+    },
+    homedir: home,
+    cwd: home,
+  }
+  const paths = mirrorPaths(surroundings)
+  const said: string[] = []
+  return {
+    said,
+    request: {
+      surroundings,
+      paths,
+      config: await loadConfig({ ...surroundings, paths }),
+      version: '1.0.0',
+      root: home,
+      published: undefined,
+      credentials: more.credentials ?? [],
+      dryRun: more.dryRun ?? false,
+      clock: systemClock,
+      signal: new AbortController().signal,
+      say: (text: string) => said.push(text),
+    },
+  }
+}
+
+async function up(env: Record<string, string> = {}, more: { credentials?: string[] } = {}) {
+  const { request, said } = await requestFor(env, more)
+  const preparation = await prepareContainer(docker, request)
+  return { ...(await upContainer(docker, request, preparation)), ...preparation, request, said }
+}
+
+const specOf = () => docker.container('mirror')!.spec
+const handed = () =>
+  docker
+    .container('mirror')!
+    .unpacked.map(({ archive }) => archive.toString())
+    .join('')
+
+describe('up in a container', () => {
+  test('makes the network of kind, notes down where the mirror answers, and is found again', async () => {
+    const { endpoints, request } = await up()
+    expect(docker.done).toEqual([
+      'network kind fc00:f853:ccd:e793::/64',
+      'create mirror',
+      'connect kind',
+      'start mirror',
+    ])
+    expect(endpoints).toMatchObject({
+      // The engine has picked it.
+      cache: ['http://127.0.0.1:45055'],
+      registry: ['http://127.0.0.1:5001'],
+      networks: { kind: 'http://mirror:5055' },
+    })
+    expect(handed()).toContain(JSON.stringify(endpoints))
+    const running = await findRunning(request.paths.stateFile)
+    expect(running).toMatchObject({ pid: 0, runtime: 'container', endpoints, container: { volume: 'mirror-data' } })
+    expect((await stat(request.paths.tokenFile)).mode & 0o777).toBe(0o600)
+
+    expect((await up()).plan).toEqual({ action: 'keep', connect: [], disconnect: [] })
+    await docker.containers.remove('mirror')
+    expect(await findRunning(request.paths.stateFile, () => Promise.resolve(false))).toBeUndefined()
+  })
+
+  test('a dry run makes nothing', async () => {
+    const { request } = await requestFor({}, { dryRun: true })
+    expect((await prepareContainer(docker, request)).plan).toEqual({ action: 'create' })
+    expect(docker.done).toEqual([])
+  })
+
+  test('joins the network that kind is told to use; others have to be there', async () => {
+    const { endpoints } = await up({ KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' })
+    expect(endpoints.networks).toEqual({ other: 'http://mirror:5055' })
+    await expect(up({ MIRROR_NETWORKS: 'kind,compose_default' })).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringContaining('compose_default'),
+    })
+  })
+
+  test('speaks TLS where the configuration says so, with the files that it names', async () => {
+    for (const name of ['tls.crt', 'tls.key']) await write(name, `the ${name}`)
+    await write('mirror.yaml', { tls: { cert: './tls.crt', key: './tls.key' } })
+    const { endpoints } = await up()
+    expect(endpoints).toMatchObject({
+      cache: ['https://127.0.0.1:45055'],
+      admin: [expect.stringMatching(/^http:/)],
+      networks: { kind: 'https://mirror:5055' },
+    })
+    expect(handed()).toContain('the tls.key')
+    expect((await up()).plan.action).toBe('keep')
+    await write('tls.crt', 'a new one')
+    expect((await up()).plan).toEqual({ action: 'replace', changed: ['files'] })
+  })
+
+  test('hands nothing over that was not asked for, and proxies without being asked', async () => {
+    const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
+    expect(specOf().env).toMatchObject({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
+    expect(Object.keys(specOf().env)).not.toContain('MIRROR_IMAGE')
+    expect(said.join('\n')).toContain('HTTPS_PROXY names a proxy on this machine')
+    expect(handed()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
+  })
+
+  test('hands credentials over when all may share them, and knows when to do it again', async () => {
+    const credentials = ['private.example']
+    await expect(up({}, { credentials })).rejects.toMatchObject({ exit: 2 })
+    const share = { MIRROR_CACHE_SHARE_CREDENTIALS: 'true' }
+    await expect(up(share, { credentials: ['nobody.example'] })).rejects.toMatchObject({ exit: 2 })
+    const { request } = await up(share, { credentials })
+    expect(handed()).toContain(Buffer.from('AWS:secret').toString('base64'))
+    expect(JSON.stringify(specOf())).not.toContain('secret')
+    expect(JSON.stringify(await readState(request.paths.stateFile))).not.toContain('secret')
+
+    const now = Date.now()
+    expect(await isRefreshDue(request.surroundings, now)).toBe(false)
+    expect(await isRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
+    expect(await isRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
+  })
+
+  test('has its data in a folder as the caller, whom a rootless engine calls root', async () => {
+    const data = join(home, 'content')
+    await up({ MIRROR_DATA: data })
+    expect(specOf()).toMatchObject({ data: { from: { folder: data } } })
+    expect(specOf().user).toBe(process.getuid === undefined ? '1000:1000' : `${process.getuid()}:${process.getgid!()}`)
+    docker = createFakeEngine({ rootless: true })
+    docker.addImage('mine:1')
+    await up({ MIRROR_DATA: data })
+    expect(specOf().user).toBe('0:0')
+  })
+
+  test.each([
+    ['a file that is not there', { NODE_EXTRA_CA_CERTS: '/nowhere/ca.pem' }],
+    ['too little memory', { MIRROR_MEMORY: '1MiB' }],
+  ])('refuses %s, and makes no container', async (_, env) => {
+    await expect(up(env)).rejects.toMatchObject({ exit: 2 })
+    expect(docker.container('mirror')).toBeUndefined()
+  })
+})

@@ -1,0 +1,70 @@
+import { execFileSync } from 'node:child_process'
+import { lstat, mkdtemp, readFile, readlink, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { bytesFile, tarBytes, tarFile, tarOf, type TarEntry } from '../../../src/lib/tar.ts'
+
+const file = (path: string, content: string | Uint8Array, mode = 0o644): TarEntry => ({
+  path,
+  mode,
+  content: bytesFile(content),
+})
+
+/** Unpacks with the system's tar, which knows the format better than we do. */
+async function unpack(entries: TarEntry[]): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-tar-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  await writeFile(join(folder, 'archive.tar'), await tarBytes(entries))
+  execFileSync('tar', ['-xf', 'archive.tar'], { cwd: folder })
+  return folder
+}
+
+test('an archive has files, folders and links as they were given', async () => {
+  const bytes = Buffer.alloc(1025, 7)
+  const folder = await unpack([
+    { path: 'folder', mode: 0o700, content: { kind: 'folder' } },
+    file('folder/empty', ''),
+    file('folder/bytes', bytes, 0o600),
+    { path: 'link', mode: 0o777, content: { kind: 'link', target: 'folder/bytes' } },
+  ])
+  expect((await lstat(join(folder, 'folder'))).mode & 0o777).toBe(0o700)
+  expect((await lstat(join(folder, 'folder/bytes'))).mode & 0o777).toBe(0o600)
+  expect(await readFile(join(folder, 'link'))).toEqual(bytes)
+  expect(await readlink(join(folder, 'link'))).toBe('folder/bytes')
+  expect(await readFile(join(folder, 'folder/empty'), 'utf8')).toBe('')
+})
+
+test.each([
+  ['of 100 bytes', 'n'.repeat(100)],
+  ['that is split', `${'d'.repeat(120)}/${'n'.repeat(90)}`],
+  ['that is too long for the header', `${'d'.repeat(200)}/${'n'.repeat(150)}`],
+  ['that is not ASCII', `ä${'é'.repeat(60)}/ß`],
+])('a name %s is kept', async (_, path) => {
+  const folder = await unpack([file(path, 'here'), file('after', 'too')])
+  expect(await readFile(join(folder, path), 'utf8')).toBe('here')
+  expect(await readFile(join(folder, 'after'), 'utf8')).toBe('too')
+})
+
+test('an archive of one file is the same, at once', async () => {
+  expect(tarFile('a', Buffer.from('b'))).toEqual(await tarBytes([file('a', 'b')]))
+})
+
+test('the same entries make the same bytes', async () => {
+  expect(await tarBytes([file('a', 'b')])).toEqual(await tarBytes([file('a', 'b')]))
+})
+
+test('a file that has another size than announced is an error, not a damaged archive', async () => {
+  const entry: TarEntry = {
+    path: 'a',
+    mode: 0o644,
+    content: { kind: 'file', size: 3, read: () => [Buffer.from('four')] },
+  }
+  await expect(tarBytes([entry])).rejects.toThrow('a has 4 bytes, not the 3')
+})
+
+test('an archive comes in pieces, none larger than what was read', async () => {
+  const chunk = Buffer.alloc(1000)
+  const content = { kind: 'file' as const, size: 3000, read: () => [chunk, chunk, chunk] }
+  for await (const piece of tarOf([{ path: 'a', mode: 0o644, content }])) expect(piece.length).toBeLessThanOrEqual(1024)
+})

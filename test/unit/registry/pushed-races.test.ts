@@ -1,0 +1,134 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { LocalRegistry } from '../../../src/registry/local.ts'
+import { createRegistryKeeper, usualGrace } from '../../../src/registry/registry-keeper.ts'
+import { openPushedStore } from '../../../src/store/pushed-store.ts'
+import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+
+const repository = (name: string) => ({ registry: undefined, name, byNamespace: false })
+const app = repository('app')
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true, part: false } as const
+const mediaType = 'application/vnd.oci.image.index.v1+json'
+const tagged = (tag: string) => ({ kind: 'tag', tag }) as const
+const byDigest = (digest: Digest) => ({ kind: 'digest', digest }) as const
+const all = { olderThan: 0, keep: 0, repository: undefined, dryRun: false }
+
+/** An index of nothing; another seed makes another one. */
+function makeManifest(seed: number) {
+  const bytes = Buffer.from(
+    JSON.stringify({ schemaVersion: 2, mediaType, manifests: [], annotations: { a: `${seed}` } }),
+  )
+  return { bytes, digest: digestOf(bytes) }
+}
+
+async function* only(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes
+}
+
+async function setUp() {
+  // Walls move on with every look, so that what was pushed before is older.
+  const time = { now: 0, wall: 1_000_000 }
+  const clock = { ...systemClock, monotonic: () => time.now, wall: () => (time.wall += 1) }
+  const root = await mkdtemp(join(tmpdir(), 'mirror-registry-'))
+  onTestFinished(() => rm(root, { recursive: true, force: true }))
+  const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock })
+  onTestFinished(() => store.close())
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: 3_600_000 })
+  onTestFinished(() => sessions.close())
+  const keeper = createRegistryKeeper({ store, clock, logger: silentLogger })
+  onTestFinished(() => keeper.close())
+  const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
+  const put = (name: string, tag: string, bytes: Uint8Array) =>
+    registry.putManifest(repository(name), tagged(tag), { bytes, mediaType, tags: [] })
+  return { time, store, keeper, registry, put }
+}
+
+describe('a push beside a removal', () => {
+  const [old, young] = [makeManifest(1), makeManifest(2)]
+
+  test.each([
+    ['the same image under another tag', 'v2', old],
+    ['the same image under the same tag', 'v1', old],
+    ['another image under the same tag', 'v1', young],
+  ])('of %s stands when its tag is pruned meanwhile', async (_what, tag, pushed) => {
+    const { registry, keeper, put, store } = await setUp()
+    await put('app', 'v1', old.bytes)
+    // Its bytes are there already: what takes long is the line in the journal.
+    await store.blobs.put(pushed.digest, pushed.bytes)
+    const release = store.repositories.claim([pushed.digest])
+    const manifest = { mediaType, size: pushed.bytes.length, links: [], pushedAt: 2_000_000, heldSince: 0 }
+    const pushing = store.repositories.commit('app', [
+      { op: 'manifest', digest: pushed.digest, ...manifest },
+      { op: 'tag', tag, digest: pushed.digest, pushedAt: 2_000_000 },
+    ])
+    const pruning = keeper.prune(all)
+    await pushing
+    await pruning
+    release()
+    expect(await registry.manifest(app, tagged(tag), caller)).toMatchObject({ digest: pushed.digest })
+  })
+
+  test('stands when its repository is a later one of those that are pruned', async () => {
+    const { time, registry, keeper, put } = await setUp()
+    const names = Array.from({ length: 20 }, (_, at) => `app${at}`)
+    for (const name of names) await put(name, 'latest', old.bytes)
+    time.wall += 10_000
+    const pruning = keeper.prune({ ...all, olderThan: 5000 })
+    await put('app19', 'latest', young.bytes)
+    await pruning
+    expect(await registry.manifest(repository('app19'), tagged('latest'), caller)).toMatchObject({
+      digest: young.digest,
+    })
+  })
+
+  test('is there as a whole or not at all when the image is deleted by digest meanwhile', async () => {
+    const { store, registry, put } = await setUp()
+    await put('app', 'v1', old.bytes)
+    await put('app', 'other', young.bytes)
+    const commit = store.repositories.commit.bind(store.repositories)
+    let deleting: Promise<void> | undefined
+    store.repositories.commit = (name, changes) => {
+      const committed = commit(name, changes)
+      deleting ??= registry.deleteManifest(app, byDigest(old.digest))
+      return committed
+    }
+    await put('app', 'v2', old.bytes)
+    await deleting
+    const { bytes } = await registry.tags(app, { n: undefined, last: undefined })
+    const { tags } = JSON.parse(Buffer.from(bytes).toString()) as { tags: string[] }
+    for (const tag of tags) expect(await registry.manifest(app, tagged(tag), caller)).toBeDefined()
+  })
+})
+
+describe('what a client has just learned to be there is not collected', () => {
+  const collect = { grace: usualGrace, untagged: true, dryRun: false }
+  const old = 25 * 3_600_000
+
+  test('a blob, while that is being written down', async () => {
+    const { time, registry, keeper } = await setUp()
+    const bytes = Buffer.from('hello')
+    const digest = digestOf(bytes)
+    await registry.putBlob(app, digest, { start: undefined, bytes: only(bytes) })
+    time.now += old
+    const asking = registry.blob(app, digest, caller)
+    await keeper.gc(collect)
+    await asking
+    expect(await registry.blob(app, digest, caller)).toMatchObject({ digest })
+  })
+
+  test('a manifest without a tag', async () => {
+    const { time, registry, keeper, put } = await setUp()
+    const [child, other] = [makeManifest(1), makeManifest(2)]
+    for (const one of [child, other])
+      await registry.putManifest(app, byDigest(one.digest), { bytes: one.bytes, mediaType, tags: [] })
+    await put('app', 'v1', makeManifest(3).bytes)
+    time.now += old
+    await registry.manifest(app, byDigest(child.digest), caller)
+    expect((await keeper.gc(collect)).images).toEqual([`app@${other.digest}`])
+  })
+})

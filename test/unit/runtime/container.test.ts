@@ -1,0 +1,126 @@
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
+import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
+import { carryOut, findOurs, refuseTakenPorts } from '../../../src/runtime/container.ts'
+import type { ContainerSpec } from '../../../src/runtime/docker-containers.ts'
+import { createFakeEngine, type FakeEngine } from '../../support/fake-engine.ts'
+
+const owner = '/home/me/state'
+
+function wishFor(difference: Partial<ContainerWish> = {}): ContainerWish {
+  return {
+    version: '1.0.0',
+    owner,
+    image: { id: 'image', hasEntrypoint: false },
+    configHashes: {},
+    files: 'f',
+    ports: {
+      cache: { inside: 5055, outside: 5055 },
+      registry: undefined,
+      admin: { inside: 5056, outside: 5056 },
+    },
+    networks: [],
+    data: { volume: 'mirror-data' },
+    user: '1000:1000',
+    memory: 512,
+    env: {},
+    engine: { logDriver: 'json-file' },
+    ...difference,
+  }
+}
+
+function engineWithImage(): FakeEngine {
+  const docker = createFakeEngine()
+  docker.addImage('dev-mirror:local', { id: 'image' })
+  return docker
+}
+
+async function up(docker: FakeEngine, wish: ContainerWish) {
+  const plan = planContainer(wish, await findOurs(docker, owner))
+  const order = { wish, handed: Buffer.from('tar'), clock: systemClock, signal: new AbortController().signal }
+  return carryOut(docker, plan, order)
+}
+
+const other = (name: string, port: number): ContainerSpec => ({
+  name,
+  image: 'image',
+  entrypoint: ['/bin/sh', '-c'],
+  command: ['sleep 60'],
+  env: {},
+  user: '0:0',
+  labels: {},
+  ports: [{ inside: 80, outside: port }],
+  data: { at: '/data', from: { volume: 'other' } },
+  memory: 0,
+  restarts: false,
+  healthCheck: undefined,
+  logOptions: {},
+})
+
+const refusal = (action: Promise<unknown>) =>
+  action.then(
+    () => expect.unreachable(),
+    (error: unknown) => {
+      expect(error).toBeInstanceOf(MirrorError)
+      return error as MirrorError
+    },
+  )
+
+describe('the container', () => {
+  test('is made, given its files before it starts, put on its networks, and waited for', async () => {
+    const docker = engineWithImage()
+    await docker.networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
+    const container = await up(docker, wishFor({ networks: ['kind'] }))
+    expect(container.running).toBe(true)
+    expect(docker.done).toEqual(['network kind IPv4', 'create mirror', 'connect kind', 'start mirror'])
+    expect(docker.container('mirror')!.unpacked).toMatchObject([{ folder: '/data' }])
+  })
+
+  test('is left alone when it is as wished, and replaced when it is not', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    docker.done.length = 0
+    await up(docker, wishFor())
+    expect(docker.done).toEqual([])
+    await up(docker, wishFor({ memory: 1024 }))
+    expect(docker.done).toEqual(['stop mirror', 'remove mirror', 'create mirror', 'start mirror'])
+  })
+
+  test('of somebody else is never touched', async () => {
+    const docker = engineWithImage()
+    await docker.containers.create(other('mirror', 80))
+    expect((await refusal(findOurs(docker, owner))).message).toContain('that is not ours')
+    await docker.containers.remove('mirror')
+    await up(docker, wishFor())
+    expect((await refusal(findOurs(docker, '/home/you/state'))).message).toContain(owner)
+  })
+
+  test('names the container that has its port', async () => {
+    const docker = engineWithImage()
+    await docker.containers.start(await docker.containers.create(other('web', 5055)))
+    const { message, hints } = await refusal(refuseTakenPorts(docker, wishFor().ports))
+    expect(message).toBe('Port 5055, which the cache wants, is taken by the container web.')
+    expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
+  })
+
+  test('that ends at once says why, with its exit code, and is removed', async () => {
+    const docker = engineWithImage()
+    docker.outcome = {
+      code: 2,
+      lines: ['{"level":"info"}', 'mirror: The store is too new.', '', 'Next:', '  Update mirror'],
+    }
+    const error = await refusal(up(docker, wishFor()))
+    expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
+    expect(docker.container('mirror')).toBeUndefined()
+    expect(await docker.volumes.has('mirror-data')).toBe(true)
+  })
+
+  test('that ends without a word shows the end of its log', async () => {
+    const docker = engineWithImage()
+    docker.outcome = { code: 139, lines: ['Segmentation fault'] }
+    const error = await refusal(up(docker, wishFor()))
+    expect(error.message).toContain('exit code 139')
+    expect(error.hints).toEqual(['Segmentation fault'])
+  })
+})

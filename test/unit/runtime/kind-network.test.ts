@@ -1,0 +1,59 @@
+import { describe, expect, test } from 'vitest'
+import { DockerError } from '../../../src/runtime/container-engine.ts'
+import { kindNetworkName, kindSubnet, makeKindNetwork, networkNames } from '../../../src/runtime/kind-network.ts'
+import { createFakeEngine } from '../../support/fake-engine.ts'
+
+describe("kind's network", () => {
+  test('has the name that kind uses', () => {
+    expect(kindNetworkName({})).toBe('kind')
+    const env = { KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' }
+    expect(kindNetworkName(env)).toBe('other')
+    expect(networkNames(['kind', 'mine', 'other'], env)).toEqual(['other', 'mine'])
+  })
+
+  test('has the IPv6 subnet that follows from the name', () => {
+    expect(kindSubnet('kind', 0)).toBe('fc00:f853:ccd:e793::/64')
+    expect(kindSubnet('kind', 1)).not.toBe(kindSubnet('kind', 0))
+  })
+
+  test('is made as kind makes it, with the MTU of the engine', async () => {
+    const { networks } = createFakeEngine()
+    await makeKindNetwork(networks, 'kind')
+    expect(await networks.find('kind')).toMatchObject({
+      driver: 'bridge',
+      ipv6: true,
+      options: {
+        'com.docker.network.bridge.enable_ip_masquerade': 'true',
+        'com.docker.network.driver.mtu': '1400',
+      },
+    })
+  })
+
+  test('is IPv4 alone where the engine has no IPv6', async () => {
+    const docker = createFakeEngine()
+    docker.refuseNetwork = ({ ipv6Subnet }) =>
+      ipv6Subnet === undefined ? undefined : 'Cannot read IPv6 setup for bridge br-1: no such file'
+    await makeKindNetwork(docker.networks, 'kind')
+    expect(docker.done).toEqual(['network kind IPv4'])
+  })
+
+  test('takes another subnet when the first is in use', async () => {
+    const docker = createFakeEngine()
+    docker.refuseNetwork = ({ ipv6Subnet }) =>
+      ipv6Subnet === kindSubnet('kind', 0) ? 'Pool overlaps with other one on this address space' : undefined
+    await makeKindNetwork(docker.networks, 'kind')
+    expect(docker.done).toEqual([`network kind ${kindSubnet('kind', 1)}`])
+  })
+
+  test('that somebody else makes at the same moment is fine', async () => {
+    const { networks } = createFakeEngine()
+    await networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
+    await makeKindNetwork(networks, 'kind')
+  })
+
+  test('that the engine refuses for another reason is not made', async () => {
+    const docker = createFakeEngine()
+    docker.refuseNetwork = () => 'could not find an available, non-overlapping IPv4 address pool'
+    await expect(makeKindNetwork(docker.networks, 'kind')).rejects.toBeInstanceOf(DockerError)
+  })
+})
