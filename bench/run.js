@@ -1,65 +1,47 @@
-// Measures how long the program takes to start, to answer, and to be up, beside a bare Node; writes bench/RESULTS.md.
-import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { cpus, release, tmpdir, totalmem } from 'node:os'
+// Measures the mirror beside what else could do its work, and writes bench/RESULTS.md and its chart. --quick ends in a minute.
+import { writeFileSync } from 'node:fs'
+import { cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { drawChart } from './chart.js'
+import { installPrograms, versionOf } from './programs.js'
+import { measurePulls } from './pull.js'
 import { benchPush } from './push.js'
+import { reportPulls } from './report.js'
+import { benchStartUp } from './start-up.js'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const program = join(root, 'bin', 'run.js')
-const home = mkdtempSync(join(tmpdir(), 'mirror-bench-'))
-const env = { ...process.env, MIRROR_HOME: home, MIRROR_NETWORKS: '', NO_COLOR: '1' }
-const ports = ['--cache-port', '0', '--admin-port', '0', '--no-registry']
-const rounds = 15
+const here = dirname(fileURLToPath(import.meta.url))
+const isQuick = process.argv.includes('--quick')
+const pulls = isQuick
+  ? { rounds: 1, seconds: 1, coldBlobs: 3, layerBytes: 10_000_000, scale: false }
+  : { rounds: 5, seconds: 3, coldBlobs: 9, layerBytes: 50_000_000, scale: true }
+const starts = isQuick ? { rounds: 3, ups: 1 } : { rounds: 15, ups: 5 }
 
-function time(args, expected = 0) {
-  const begun = performance.now()
-  const { status, stderr } = spawnSync(process.execPath, args, { env, encoding: 'utf8' })
-  if (status !== expected) throw new Error(`${args.join(' ')} ended with ${status}: ${stderr}`)
-  return performance.now() - begun
-}
-
-function median(values) {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]
-}
-
-const subjects = {
-  '`node -e 0`': () => time(['-e', '0']),
-  '`mirror status` (running)': () => time([program, 'status']),
-  '`mirror status --json` (running)': () => time([program, 'status', '--json']),
-  '`mirror --help`': () => time([program, '--help']),
-}
-const ups = []
-try {
-  for (let round = 0; round < 5; round++) {
-    ups.push(time([program, 'up', ...ports]))
-    if (round < 4) time([program, 'down'])
-  }
-  const samples = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]))
-  // Alternating, so that a noisy minute hits every subject.
-  for (let round = 0; round < rounds; round++) {
-    for (const [name, measure] of Object.entries(subjects)) samples[name].push(measure())
-  }
-  const bare = median(samples['`node -e 0`'])
-  const row = (name, values) =>
-    `| ${name} | ${median(values).toFixed(0)} ms | ${(median(values) / bare).toFixed(2)} × |`
-  const [cpu] = cpus()
-  const text = [
-    '# Results',
+const programs = installPrograms()
+const [cpu] = cpus()
+const lines = [
+  '# Results',
+  '',
+  `Node ${process.version}, Linux ${release()}, ${cpus().length} cores (${cpu.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, ${new Date().toISOString().slice(0, 10)}.${isQuick ? ' A quick run: its figures are rough.' : ''}`,
+  '',
+]
+if (['docker-registry', 'nginx', 'wrk'].every((name) => programs.has(name))) {
+  const rows = await measurePulls(pulls)
+  const versions = { 'docker-registry': versionOf('docker-registry'), nginx: versionOf('nginx') }
+  lines.push(...reportPulls(rows, pulls, versions))
+  writeFileSync(join(here, 'chart.svg'), drawChart(rows))
+} else {
+  lines.push(
+    '## Pulling',
     '',
-    `Medians of ${rounds} alternating rounds (\`mirror up\`: 5). Node ${process.version}, Linux ${release()}, ${cpus().length} cores (${cpu.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, ${new Date().toISOString().slice(0, 10)}.`,
+    'Not measured: it takes docker-registry, nginx and wrk, which root can have installed here.',
     '',
-    '| what | time | beside `node -e 0` |',
-    '|---|---|---|',
-    ...Object.entries(samples).map(([name, values]) => row(name, values)),
-    row('`mirror up`, until it answers', ups),
-    '',
-    ...(await benchPush()),
-  ].join('\n')
-  writeFileSync(join(root, 'bench', 'RESULTS.md'), text)
-  process.stdout.write(text)
-} finally {
-  spawnSync(process.execPath, [program, 'down'], { env })
-  rmSync(home, { recursive: true, force: true })
+  )
 }
+lines.push(...benchStartUp(starts))
+if (!isQuick) lines.push(...(await benchPush()))
+
+const text = lines.join('\n')
+// A quick look is no result to be kept.
+if (!isQuick) writeFileSync(join(here, 'RESULTS.md'), text)
+process.stdout.write(text)

@@ -49,14 +49,12 @@ export function createStatusReport(
 
 /** What is cached, as images. */
 export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
-  return listImages(store.refs, store.blobs.sizes).map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => ({
-    name,
-    digest,
-    bytes,
-    pulls,
-    ...(lastPulled === undefined ? {} : { lastPulled: iso(lastPulled) }),
-    ...(checkedAt === undefined ? {} : { checkedAt: iso(checkedAt) }),
-  }))
+  return listImages(store.refs, store.blobs.sizes).map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
+    const report: ImageReport = { name, digest, bytes, pulls }
+    if (lastPulled !== undefined) report.lastPulled = iso(lastPulled)
+    if (checkedAt !== undefined) report.checkedAt = iso(checkedAt)
+    return report
+  })
 }
 
 function registryCounters(pushed: Parts['pushed']): StatusReport['registry'] {

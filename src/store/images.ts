@@ -38,16 +38,28 @@ export function imageName({ host, name }: RepositoryRecord, reference: { tag: st
 }
 
 function describe({ record, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
-  const common = { host: record.host, repository: record.name, digest, bytes }
-  if (tags.length > 0)
-    return tags.map((tag) => {
-      const { pulls, lastPulled, checkedAt } = record.tags.get(tag)!
-      const name = imageName(record, { tag })
-      return { ...common, name, tag, pulls, lastPulled: timeOrNever(lastPulled), checkedAt: timeOrNever(checkedAt) }
-    })
-  const { pulls, lastPulled } = record.manifests.get(digest)!
-  const name = imageName(record, { digest })
-  return [{ ...common, name, tag: undefined, pulls, lastPulled: timeOrNever(lastPulled), checkedAt: undefined }]
+  if (tags.length === 0) return [imageOf(record, digest, bytes, undefined, record.manifests.get(digest)!)]
+  return tags.map((tag) => imageOf(record, digest, bytes, tag, record.tags.get(tag)!))
+}
+
+function imageOf(
+  record: RepositoryRecord,
+  digest: Digest,
+  bytes: number,
+  tag: string | undefined,
+  { pulls, lastPulled, checkedAt = 0 }: { pulls: number; lastPulled: number; checkedAt?: number },
+): CachedImage {
+  return {
+    name: imageName(record, tag === undefined ? { digest } : { tag }),
+    host: record.host,
+    repository: record.name,
+    tag,
+    digest,
+    bytes,
+    pulls,
+    lastPulled: timeOrNever(lastPulled),
+    checkedAt: timeOrNever(checkedAt),
+  }
 }
 
 function timeOrNever(time: number): number | undefined {

@@ -1,0 +1,30 @@
+// What is not held yet.
+import { cpuSeconds, median } from './accounting.js'
+import { blobUrl } from './servers.js'
+import { drain } from './sink.js'
+
+/**
+ * A blob of 60 MB that nobody has asked for, by one client: medians of alternating rounds.
+ * @param {Record<string, import('./servers.js').Running>} subjects
+ */
+export async function measureCold(subjects, blobs) {
+  const samples = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]))
+  for (const blob of blobs) {
+    for (const [name, subject] of Object.entries(subjects)) {
+      const before = cpuSeconds(subject.pid)
+      const seconds = await drain([blobUrl(subject, blob)])
+      samples[name].push({
+        bytes: blob.size / seconds,
+        cpuPerGB: ((cpuSeconds(subject.pid) - before) / blob.size) * 1e9,
+      })
+      // What goes on behind is not the next one's to pay for.
+      await new Promise((resolve) => setTimeout(resolve, 500))
+    }
+  }
+  return Object.fromEntries(
+    Object.entries(samples).map(([name, all]) => [
+      name,
+      { value: median(all.map(({ bytes }) => bytes)), cpuPerGB: median(all.map(({ cpuPerGB }) => cpuPerGB)) },
+    ]),
+  )
+}

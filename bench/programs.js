@@ -1,0 +1,34 @@
+// The programs that are measured beside the mirror: Debian's own.
+import { spawnSync } from 'node:child_process'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
+
+const packages = ['docker-registry', 'nginx', 'wrk']
+const policyFile = '/usr/sbin/policy-rc.d'
+
+/** Installs what is missing, where that can be done. Resolves with the names of what is there. */
+export function installPrograms() {
+  const missing = packages.filter((name) => !isThere(name))
+  if (missing.length > 0 && process.getuid?.() === 0 && isThere('apt-get')) {
+    const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+    // Their services must not come up: this machine is not ours.
+    const isOurs = !existsSync(policyFile)
+    if (isOurs) writeFileSync(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+    try {
+      spawnSync('apt-get', ['-qq', 'update'], { env, stdio: 'ignore' })
+      spawnSync('apt-get', ['-qq', '--yes', '--no-install-recommends', 'install', ...missing], { env, stdio: 'ignore' })
+    } finally {
+      if (isOurs) rmSync(policyFile)
+    }
+  }
+  return new Set(packages.filter(isThere))
+}
+
+/** @param {string} name */
+export function versionOf(name) {
+  const { stdout, stderr } = spawnSync(name, [name === 'docker-registry' ? '--version' : '-v'], { encoding: 'utf8' })
+  return /\d+(?:\.\d+)+/.exec(`${stdout}${stderr}`)?.[0]
+}
+
+function isThere(name) {
+  return spawnSync('sh', ['-c', `command -v ${name}`]).status === 0
+}
