@@ -90,7 +90,9 @@ describe.skipIf(missing !== undefined).each([
     expect(await command.status()).toMatchObject({ running: true, runtime: 'container' })
   })
 
-  test('holds a hundred clients inside 250 MiB', async () => {
+  // Six gigabytes through Docker's own proxy and a bridge, on as few as two cores: once in a while a connection of it stands
+  // still until the mirror gives it up.
+  test('holds a hundred clients inside 250 MiB', { retry: 1 }, async () => {
     const image = makeImage({ layers: [5_000_000, 60_000_000], level: 0, seed: 3 })
     const { stage, docker, command } = await setContainerStage(root, image)
     await command.up('--runtime', 'container', '--memory', '250MiB')
