@@ -1,5 +1,6 @@
 // A client that takes a body and looks at nothing but its length: as little of the machine as can be.
 import { connect } from 'node:net'
+import { manifestType } from './content.js'
 
 /**
  * Gets each URL in turn on one connection. Resolves with the seconds it took.
@@ -18,7 +19,7 @@ export function drain(urls) {
         resolve((performance.now() - begun) / 1000)
         return socket.destroy()
       }
-      socket.write(`GET ${path} HTTP/1.1\r\nHost: ${host}\r\n\r\n`)
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: ${host}\r\nAccept: ${manifestType}\r\n\r\n`)
     }
     const take = (count, buffer) => {
       if (left === 0) {

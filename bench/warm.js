@@ -13,6 +13,7 @@ export function warmRows(content) {
       title: 'warm 60 MB blob, 1 client',
       per: 'bytes',
       clients: 1,
+      size: content.large.size,
       url: (s) => blobUrl(s, content.large),
     },
     {
