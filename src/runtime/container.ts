@@ -58,13 +58,18 @@ export async function refuseForeignVolume(
   })
 }
 
-/** Throws a MirrorError that names the container which has one of the ports already. */
+/** Throws a MirrorError that names the container which has one of the ports already, where ours is published. */
 export async function refuseTakenPorts({ containers }: ContainerEngine, ports: ContainerPorts): Promise<void> {
   for (const [name, port] of namedPorts(ports)) {
-    const other = (await containers.publishing(port.outside)).find((holder) => holder !== containerName)
-    if (port.outside !== 0 && other !== undefined) throw portTaken(name, port.outside, `the container ${other}`)
+    if (port.outside === 0) continue
+    const holders = await containers.publishing(port.outside)
+    const other = holders.find((holder) => holder.name !== containerName && publishedOn.includes(holder.address))
+    if (other !== undefined) throw portTaken(name, port.outside, `the container ${other.name}`)
   }
 }
+
+/** Where a port of ours is in the way; the engine publishes IPv6 apart from IPv4. */
+const publishedOn = ['127.0.0.1', '0.0.0.0']
 
 /** Makes the container as it is wished and returns when the mirror in it answers. Throws a MirrorError when it does not. */
 export async function carryOut(

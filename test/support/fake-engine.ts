@@ -32,6 +32,8 @@ export interface FakeEngine extends ContainerEngine {
   trial: { code: number; lines: string[] }
   /** What can be pulled. */
   readonly registry: Map<string, Partial<ImageState>>
+  /** By a container's id: where its ports are published, when not on 127.0.0.1. */
+  readonly addresses: Map<string, string>
   /** Refuses a network of this kind, in these words. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
@@ -51,6 +53,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
     outcome: 'answers',
     trial: { code: 0, lines: [] },
     registry: new Map(),
+    addresses: new Map(),
     refuseNetwork: undefined,
     container: (name) => findContainer(name),
     addImage(name, image = {}) {
@@ -68,7 +71,13 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         const running = [...containers.values()].filter(({ state }) => state.running)
         return running
           .filter(({ state }) => state.ports.some(({ outside }) => outside === port))
-          .map(({ spec }) => spec.name)
+          .map(({ state: { id, name } }) => ({ name, address: fake.addresses.get(id) ?? '127.0.0.1' }))
+      },
+      async rename(container, name) {
+        const found = mustFind(container)
+        if (findContainer(name)) throw new DockerError(409, `Conflict. The name "/${name}" is already in use`)
+        done.push(`rename ${found.state.name} ${name}`)
+        found.state = { ...found.state, name }
       },
       async create(spec) {
         if (findContainer(spec.name))
@@ -98,13 +107,13 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       async start(name) {
         const container = mustFind(name)
         if (container.state.running) return
-        done.push(`start ${container.spec.name}`)
+        done.push(`start ${container.state.name}`)
         await begin(container)
       },
       async stop(name) {
         const container = findContainer(name)
         if (!container?.state.running) return
-        done.push(`stop ${container.spec.name}`)
+        done.push(`stop ${container.state.name}`)
         await end(container, 137)
       },
       async remove(name) {
@@ -112,7 +121,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         if (!container) return
         await end(container, 137)
         containers.delete(container.state.id)
-        done.push(`remove ${container.spec.name}`)
+        done.push(`remove ${container.state.name}`)
       },
       async unpack(name, folder, archive) {
         mustFind(name).unpacked.push({ folder, archive })
@@ -189,7 +198,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   }
 
   function findContainer(name: string): FakeContainer | undefined {
-    return containers.get(name) ?? [...containers.values()].find(({ spec }) => spec.name === name)
+    return containers.get(name) ?? [...containers.values()].find(({ state }) => state.name === name)
   }
 
   function mustFind(name: string): FakeContainer {

@@ -134,6 +134,18 @@ describe('the container', () => {
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
 
+  test('minds a port on another address as little as the engine does', async () => {
+    const docker = engineWithImage()
+    const id = await docker.containers.create(other('web', 5055))
+    await docker.containers.start(id)
+    for (const address of ['192.168.1.2', '::', '127.0.0.2']) {
+      docker.addresses.set(id, address)
+      await refuseTakenPorts(docker, wishFor().ports)
+    }
+    docker.addresses.set(id, '0.0.0.0')
+    expect((await refusal(refuseTakenPorts(docker, wishFor().ports))).message).toContain('the container web')
+  })
+
   test('that ends at once says why, with its exit code, and is removed', async () => {
     const docker = engineWithImage()
     docker.outcome = {
