@@ -70,6 +70,11 @@ export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | un
   return labels[label.owner]
 }
 
+/** Which mirror lives in the container; undefined for one that is none of ours. */
+export function instanceOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+  return labels[label.instance]
+}
+
 /** What tells our volume from another mirror's, and from what only has its name. */
 export function volumeLabels(owner: string): Record<string, string> {
   return { [label.owner]: owner }

@@ -29,6 +29,8 @@ export interface MirrorState {
 export interface ContainerPlace {
   id: string
   name: string
+  /** Which mirror it is; the same when the container is restarted. Undefined where nobody has noted it. */
+  instance: string | undefined
   /** The volume with its data; undefined when that is a folder of this machine. */
   volume: string | undefined
   /** Registries whose credentials were handed over. */

@@ -62,10 +62,18 @@ function parseState(text: string): MirrorState | undefined {
   }
 }
 
-function parseContainer({ id, name, volume, credentials, handedOverAt }: Record<string, unknown>): ContainerPlace {
+function parseContainer({
+  id,
+  name,
+  instance,
+  volume,
+  credentials,
+  handedOverAt,
+}: Record<string, unknown>): ContainerPlace {
   return {
     id: String(id),
     name: String(name),
+    instance: typeof instance === 'string' ? instance : undefined,
     volume: typeof volume === 'string' ? volume : undefined,
     credentials: textsOf(credentials),
     handedOverAt: String(handedOverAt),

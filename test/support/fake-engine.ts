@@ -11,6 +11,7 @@ import {
   type NetworkState,
   type VolumeState,
 } from '../../src/runtime/container-engine.ts'
+import { healthProof } from '../../src/server/health-proof.ts'
 
 interface FakeContainer {
   readonly spec: ContainerSpec
@@ -242,9 +243,11 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       container.state = { ...container.state, exitCode: code, restarting: spec.restarts }
       return
     }
-    const server = createServer((request, response) =>
-      response.writeHead(request.url === '/healthz' ? 200 : 404).end('{}'),
-    )
+    const server = createServer((request, response) => {
+      const { pathname, searchParams } = new URL(request.url!, 'http://127.0.0.1')
+      const proof = healthProof(spec.env['MIRROR_INSTANCE'] ?? '', searchParams.get('challenge') ?? '')
+      response.writeHead(pathname === '/healthz' ? 200 : 404).end(JSON.stringify({ proof }))
+    })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     onTestFinished(() => new Promise<void>((resolve) => void server.close(() => resolve())))
     const { port } = server.address() as AddressInfo

@@ -7,6 +7,7 @@ import { ensureImage, localImage, type ImageRequest } from '../../runtime/contai
 import {
   containerName,
   dataFolder,
+  instanceOf,
   planContainer,
   volumeName,
   type ContainerPlan,
@@ -117,6 +118,7 @@ export async function upContainer(
     container: {
       id: container.id,
       name: containerName,
+      instance: instanceOf(container),
       volume: 'volume' in wish.data ? volumeName : undefined,
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
