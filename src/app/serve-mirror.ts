@@ -13,6 +13,7 @@ import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
+import { forgetPredecessors } from './container/forget-predecessors.ts'
 import { outsideOf } from './container/outside.ts'
 import { forgetResting } from './container/resting.ts'
 import { createLogger } from './create-logger.ts'
@@ -76,11 +77,13 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
         }),
       })
       noteChange = () => kept.update()
+      const stopLooking = outside && forgetPredecessors(outside, logger)
       await forgetResting(paths.stateDir)
       if (logFile !== undefined) keepLogSmall(logFile, logger)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)
       logger.info({ reason: await ending.begun }, 'the mirror is ending')
+      stopLooking?.()
       await mirror.close()
       await kept.remove()
     } catch (error) {

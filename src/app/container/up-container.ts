@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdir } from 'node:fs/promises'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
@@ -9,23 +10,28 @@ import {
   dataFolder,
   instanceOf,
   planContainer,
+  publishedAt,
   volumeName,
   type ContainerPlan,
   type ContainerWish,
 } from '../../runtime/container-spec.ts'
-import { carryOut, findOurs, publishedAt, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
+import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
 import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import { inWords } from '../../runtime/engine-words.ts'
+import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
 import { networkNames } from '../../runtime/kind-network.ts'
-import type { Endpoints } from '../../runtime/runtime.ts'
-import { writeState } from '../../runtime/state-file.ts'
+import { mendCutOff } from '../../runtime/mend-cut-off.ts'
+import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
+import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
 import { ensureNetworks } from './ensure-networks.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
 import { handedFiles } from './outside.ts'
+import { movePorts } from './move-ports.ts'
 import { forgetResting, noteResting } from './resting.ts'
 
 export interface ContainerRequest {
@@ -51,6 +57,10 @@ export interface ContainerPreparation {
   readonly plan: ContainerPlan
   readonly wish: ContainerWish
   readonly files: HandedFiles
+  /** Which mirror it will be: a new one in a container that is made. */
+  readonly instance: string
+  /** The container that is there. */
+  readonly actual: ContainerState | undefined
 }
 
 export interface ContainerUp {
@@ -68,6 +78,7 @@ export async function prepareContainer(
 ): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   refuseUnshared(credentials, config)
+  if (!request.dryRun) await mendCutOff(engine, paths.stateDir, (await readState(paths.stateFile))?.container?.id)
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
   const { wish: known, files, warnings } = await makeWish(request, info)
@@ -82,7 +93,14 @@ export async function prepareContainer(
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
   const lent = await handOver(credentials, config, surroundings.env, request.clock)
   for (const warning of warnings) request.say(warning)
-  return { plan, wish, files: { ...files, [handedFiles.credentials]: lent } }
+  const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
+  return {
+    plan,
+    wish,
+    files: { ...files, [handedFiles.credentials]: lent },
+    instance: kept ?? randomUUID(),
+    actual,
+  }
 }
 
 /** The image as far as it is there: a dry run makes none. */
@@ -94,19 +112,41 @@ async function presentImage({ images }: ContainerEngine, wanted = localImage): P
 export async function upContainer(
   engine: ContainerEngine,
   request: ContainerRequest,
-  { plan, wish, files }: ContainerPreparation,
+  preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
-  const { paths, config, credentials, clock, signal } = request
+  const { paths, config, clock, signal } = request
+  const { plan, wish, files, instance, actual } = preparation
   await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
   const token = await openAdminToken(paths.tokenFile)
-  const archive = await handedArchive({ files, token, user: wish.user })
-  const container = await carryOut(engine, plan, { wish, handed: archive, clock, signal })
-  const endpoints = endpointsOf(container, wish, config)
+  const handed = await handedArchive({ files, instance, token, user: wish.user })
+  const before = await readState(paths.stateFile)
+  const container = await carryOut(engine, plan, {
+    wish,
+    instance,
+    handed,
+    clock,
+    signal,
+    settle: (container) => settle(engine, request, preparation, container),
+    async putBack(container) {
+      if (before?.container === undefined || actual === undefined) return
+      const endpoints = movePorts(before.endpoints, actual.ports, container.ports)
+      await tell(engine, container, endpoints)
+      await writeState(paths.stateFile, { ...before, endpoints })
+    },
+  })
+  return { container, endpoints: endpointsOf(container, wish, config) }
+}
+
+/** It is the mirror now: it is told where clients reach it, and noted down. */
+async function settle(
+  engine: ContainerEngine,
+  { paths, config, credentials, clock }: ContainerRequest,
+  { wish }: ContainerPreparation,
+  container: ContainerState,
+): Promise<void> {
   // Which port is free is known only now, and networks may have changed.
-  const told = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
-  const news = await handedArchive({ files: told, token: undefined, user: wish.user })
-  await engine.containers.unpack(container.id, dataFolder, news)
-  await writeState(paths.stateFile, {
+  const endpoints = endpointsOf(container, wish, config)
+  const state: MirrorState = {
     pid: 0,
     processIdentity: undefined,
     version: wish.version,
@@ -123,17 +163,26 @@ export async function upContainer(
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
     },
-  })
+  }
   // Noted while it runs: it may be removed behind our back.
   if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume)
   else await forgetResting(paths.stateDir)
-  return { container, endpoints }
+  await writeState(paths.stateFile, state)
+  await tell(engine, container, endpoints)
+}
+
+/** From then on what was handed to its predecessors is gone. */
+async function tell({ containers }: ContainerEngine, container: ContainerState, endpoints: Endpoints): Promise<void> {
+  const files = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
+  const { id, user } = container
+  const archive = await handedArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
+  await inWords('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
 }
 
 function endpointsOf(container: ContainerState, { ports, networks }: ContainerWish, { tls }: Config): Endpoints {
   const scheme = tls ? 'https' : 'http'
   const at = (port: PublishedPort | undefined, scheme: string) => {
-    const outside = port && publishedAt(container, port)
+    const outside = port && publishedAt(container, port.inside)
     return outside === undefined ? [] : [`${scheme}://127.0.0.1:${outside}`]
   }
   return {

@@ -1,11 +1,13 @@
 import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { defaultConfig } from '../../../src/config/defaults.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { isContainerUp } from '../../../src/runtime/container-life.ts'
 import { isHealthy } from '../../../src/runtime/health.ts'
+import { outsideOf } from '../../../src/app/container/outside.ts'
 import { startMirror } from '../../../src/app/start-mirror.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { temporaryHome } from '../../support/mirror.ts'
@@ -27,7 +29,7 @@ async function startInstance(instance: string): Promise<string> {
       version: '0.0.0-test',
       runtime: 'container',
       logger: silentLogger,
-      outside: { instance, endpoints: () => Promise.resolve(undefined), credentials: () => Promise.resolve({}) },
+      outside: outsideOf({ MIRROR_INSTANCE: instance }, (name) => join(home, 'handed', name)),
     },
   )
   onTestFinished(() => mirror.close())

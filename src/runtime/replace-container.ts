@@ -1,0 +1,52 @@
+import { MirrorError } from '../lib/errors.ts'
+import { awaitContainer } from './await-container.ts'
+import { removeMade } from './container-image.ts'
+import { adminPortOf, containerName, nameBefore } from './container-spec.ts'
+import type { ContainerOrder } from './container-order.ts'
+import type { ContainerEngine } from './container-engine.ts'
+import type { ContainerState } from './docker-containers.ts'
+import { inWords, orRefused } from './engine-words.ts'
+import { findOurs } from './find-ours.ts'
+import { stopContainer } from './stop-container.ts'
+import { withAftermath } from './with-aftermath.ts'
+
+/**
+ * Has a new container in place of ours. The old one is stopped, for only one of them can have the store and the ports, and put
+ * aside under another name until its successor has proved itself; otherwise it is put back as it was.
+ */
+export async function replaceContainer(
+  engine: ContainerEngine,
+  order: ContainerOrder,
+  make: () => Promise<ContainerState>,
+): Promise<ContainerState> {
+  // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
+  const before = await findOurs(engine, order.wish.owner)
+  if (before === undefined) return make()
+  const { id } = before
+  const { signal } = order
+  signal.throwIfAborted()
+  let made: ContainerState
+  try {
+    await stopContainer(engine, id)
+    await inWords('The container cannot be put aside', engine.containers.rename(id, nameBefore))
+    signal.throwIfAborted()
+    made = await make()
+  } catch (error) {
+    throw withAftermath(error, { refusal: await orRefused(putBack(engine, id, order)), signal })
+  }
+  // Should it stay, the next `up` or `down` removes it.
+  await orRefused(engine.containers.remove(id))
+  if (before.image !== made.image) await orRefused(removeMade(engine, before.image))
+  return made
+}
+
+async function putBack(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<void> {
+  const before = await engine.containers.find(id)
+  if (before === undefined) throw new MirrorError('It is gone.')
+  if (before.name !== containerName) await engine.containers.rename(id, containerName)
+  await engine.containers.start(id)
+  const admin = adminPortOf(before)
+  // What has interrupted the attempt does not interrupt this.
+  const signal = new AbortController().signal
+  if (admin !== undefined) await order.putBack(await awaitContainer(engine, { id, admin, clock: order.clock, signal }))
+}
