@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import type { Config } from '../config/config.ts'
 import { configHashes } from '../config/config-hashes.ts'
 import { loadConfig } from '../config/load-config.ts'
+import { renderConfig } from '../config/render-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/deferred.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
@@ -44,6 +45,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   try {
     config = await loadConfig({ ...request.surroundings, paths })
     const hashes = configHashes(config, paths.dataDir)
+    const rendered = renderConfig(config)
     await refuseSecond(paths)
     const logger = await createLogger({ level: config.log.level, write: request.writeLog })
     const startedAt = new Date().toISOString()
@@ -74,6 +76,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
           configHashes: hashes,
           endpoints: mirror.endpoints,
           logFile,
+          served: outside ? undefined : { config: { ...rendered }, dataDir: paths.dataDir },
         }),
       })
       noteChange = () => kept.update()

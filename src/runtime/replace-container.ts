@@ -1,12 +1,11 @@
-import { MirrorError } from '../lib/errors.ts'
-import { awaitContainer } from './await-container.ts'
 import { removeMade } from './container-image.ts'
-import { adminPortOf, containerName, nameBefore } from './container-spec.ts'
+import { containerName, nameBefore } from './container-spec.ts'
 import type { ContainerOrder } from './container-order.ts'
 import type { ContainerEngine } from './container-engine.ts'
 import type { ContainerState } from './docker-containers.ts'
 import { inWords, orRefused } from './engine-words.ts'
 import { findOurs } from './find-ours.ts'
+import { startAgain } from './start-again.ts'
 import { stopContainer } from './stop-container.ts'
 import { withAftermath } from './with-aftermath.ts'
 
@@ -32,7 +31,8 @@ export async function replaceContainer(
     signal.throwIfAborted()
     made = await make()
   } catch (error) {
-    throw withAftermath(error, { refusal: await orRefused(putBack(engine, id, order)), signal })
+    const refusal = await orRefused(putBack(engine, before, order))
+    throw isUp(before) ? withAftermath(error, { refusal, signal }) : error
   }
   // Should it stay, the next `up` or `down` removes it.
   await orRefused(engine.containers.remove(id))
@@ -40,13 +40,14 @@ export async function replaceContainer(
   return made
 }
 
-async function putBack(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<void> {
-  const before = await engine.containers.find(id)
-  if (before === undefined) throw new MirrorError('It is gone.')
-  if (before.name !== containerName) await engine.containers.rename(id, containerName)
-  await engine.containers.start(id)
-  const admin = adminPortOf(before)
-  // What has interrupted the attempt does not interrupt this.
-  const signal = new AbortController().signal
-  if (admin !== undefined) await order.putBack(await awaitContainer(engine, { id, admin, clock: order.clock, signal }))
+async function putBack(engine: ContainerEngine, before: ContainerState, order: ContainerOrder): Promise<void> {
+  const { id } = before
+  if (isUp(before)) return order.putBack(await startAgain(engine, id, order.clock))
+  const now = await engine.containers.find(id)
+  if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
+}
+
+/** One that somebody has stopped is not started by a failure. */
+function isUp({ running, restarting }: ContainerState): boolean {
+  return running || restarting
 }

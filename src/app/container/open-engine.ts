@@ -27,7 +27,10 @@ function refuseRemote(endpoint: DockerEndpoint): void {
     `The Docker engine at ${endpoint.host} is another machine's: a mirror there is published on its loopback only.`,
     {
       exit: exitCode.missing,
-      hints: ['mirror up --runtime container   (on that machine itself)', 'mirror up   (as a plain process, here)'],
+      hints: [
+        'mirror up --runtime container   (on that machine itself)',
+        'mirror up --runtime process   (as a plain process, here)',
+      ],
     },
   )
 }

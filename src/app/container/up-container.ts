@@ -7,7 +7,6 @@ import { runCommand } from '../../lib/run-command.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
 import {
   containerName,
-  dataFolder,
   instanceOf,
   planContainer,
   publishedAt,
@@ -18,7 +17,6 @@ import {
 import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
 import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import { inWords } from '../../runtime/engine-words.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
 import { networkNames } from '../../runtime/kind-network.ts'
@@ -31,8 +29,9 @@ import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
 import { handedFiles } from './outside.ts'
-import { movePorts } from './move-ports.ts'
+import { noteAgain } from './note-again.ts'
 import { forgetResting, noteResting } from './resting.ts'
+import { tellEndpoints } from './tell-endpoints.ts'
 
 export interface ContainerRequest {
   readonly surroundings: Surroundings
@@ -129,9 +128,7 @@ export async function upContainer(
     settle: (container) => settle(engine, request, preparation, container),
     async putBack(container) {
       if (before?.container === undefined || actual === undefined) return
-      const endpoints = movePorts(before.endpoints, actual.ports, container.ports)
-      await tell(engine, container, endpoints)
-      await writeState(paths.stateFile, { ...before, endpoints })
+      await noteAgain(engine, paths, { container, before, ports: actual.ports })
     },
   })
   return { container, endpoints: endpointsOf(container, wish, config) }
@@ -168,15 +165,7 @@ async function settle(
   if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume)
   else await forgetResting(paths.stateDir)
   await writeState(paths.stateFile, state)
-  await tell(engine, container, endpoints)
-}
-
-/** From then on what was handed to its predecessors is gone. */
-async function tell({ containers }: ContainerEngine, container: ContainerState, endpoints: Endpoints): Promise<void> {
-  const files = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
-  const { id, user } = container
-  const archive = await handedArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
-  await inWords('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
+  await tellEndpoints(engine, container, endpoints)
 }
 
 function endpointsOf(container: ContainerState, { ports, networks }: ContainerWish, { tls }: Config): Endpoints {

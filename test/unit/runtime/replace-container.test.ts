@@ -139,7 +139,7 @@ describe('what an up that was cut off has left', () => {
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
     await mendCutOff(docker, owner, id)
-    expect(await docker.containers.find('mirror')).toMatchObject({ id, running: false })
+    expect(await docker.containers.find('mirror')).toMatchObject({ id, running: true })
 
     await docker.containers.rename(id, 'mirror-before')
     await up(docker, newer)
