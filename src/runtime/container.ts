@@ -66,19 +66,30 @@ export async function carryOut(
 }
 
 async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Promise<ContainerState> {
-  const { wish, signal } = order
-  const id = await createContainer(engine, wish, order.instance)
+  const { wish, signal, instance } = order
+  const newVolume = await makeVolume(engine, wish)
+  let id: string | undefined
   try {
+    id = await createContainer(engine, wish, instance)
     await handOver(engine, id, order)
     for (const network of wish.networks) await join(engine, network, id)
     signal.throwIfAborted()
     await start(engine, id, wish.ports)
     return await untilItAnswers(engine, id, order)
   } catch (error) {
-    // One that never worked is of no use; what it cached is kept. Stopped first, it lets go of the store.
-    await orRefused(removeContainer(engine, id))
+    // One that never worked is of no use; what another one has cached is kept. Stopped first, it lets go of the store.
+    if (id !== undefined) await orRefused(removeContainer(engine, id))
+    // It belongs to the users of the image that was tried: those of another may not be able to write to it.
+    if (newVolume !== undefined) await orRefused(engine.volumes.remove(newVolume))
     throw error
   }
+}
+
+/** The volume's name when there was none before. */
+async function makeVolume({ volumes }: ContainerEngine, { data, owner }: ContainerWish): Promise<string | undefined> {
+  if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
+  await inWords(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
+  return data.volume
 }
 
 async function untilItAnswers(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
@@ -111,13 +122,11 @@ export async function removeContainer(engine: ContainerEngine, id: string): Prom
 }
 
 async function createContainer(
-  { containers, volumes }: ContainerEngine,
+  { containers }: ContainerEngine,
   wish: ContainerWish,
   instance: string,
 ): Promise<string> {
   try {
-    if ('volume' in wish.data && (await volumes.find(wish.data.volume)) === undefined)
-      await volumes.create(wish.data.volume, volumeLabels(wish.owner))
     return await containers.create(containerSpec(wish, instance))
   } catch (error) {
     if (!(error instanceof DockerError)) throw error

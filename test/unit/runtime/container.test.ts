@@ -130,6 +130,9 @@ describe('the container', () => {
     const error = await refusal(up(docker, wishFor()))
     expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
     expect(docker.container('mirror')).toBeUndefined()
+    expect(await docker.volumes.find('mirror-data'), 'it holds nothing').toBeUndefined()
+    await docker.volumes.create('mirror-data', {})
+    await refusal(up(docker, wishFor()))
     expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 
