@@ -30,7 +30,7 @@ export async function awaitContainer(engine: ContainerEngine, awaited: AwaitedCo
     const ended = found === undefined || found.restarting || !found.running
     if (ended) throw await failure(engine, id, endOf(found), found?.exitCode)
     if (clock.monotonic() > end)
-      throw await failure(engine, id, `nothing answered at 127.0.0.1:${port} in time`, undefined)
+      throw await failure(engine, id, `it runs, but nothing answers at 127.0.0.1:${port} of this machine`, undefined)
     await clock.sleep(lookMs, signal)
   }
 }

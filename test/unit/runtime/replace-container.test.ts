@@ -57,7 +57,7 @@ describe('a container that is to be replaced', () => {
   test.each<[string, Outcome, string]>([
     ['ends at once', { code: 2, lines: ['mirror: The store is too new.'] }, 'The store is too new.'],
     ['ends without a word', { code: 139, lines: [] }, 'it ended with exit code 139.'],
-    ['never answers', 'silent', 'nothing answered at 127.0.0.1:5056 in time.'],
+    ['never answers', 'silent', 'it runs, but nothing answers at 127.0.0.1:5056 of this machine.'],
     ['finds its port taken', { refusal: 'Bind for 127.0.0.1:5055 failed: port is already allocated' }, 'Port 5055'],
     ['is refused by the engine', { refusal: 'no space left on device' }, 'no space left on device.'],
   ])('runs again when its successor %s', async (_, outcome, message) => {
