@@ -57,6 +57,8 @@ export async function carryOut(
   if (plan.action === 'replace') return replaceContainer(engine, order, () => makeContainer(engine, order))
   const { containers, networks } = engine
   const { id } = (await containers.find(containerName))!
+  // One that is just starting reads its files: while they are replaced they are not its own for a moment.
+  if (plan.action === 'keep') await answered(engine, id, order)
   await handOver(engine, id, order)
   for (const network of plan.connect) await join(engine, network, id)
   for (const network of plan.disconnect)
@@ -93,10 +95,17 @@ async function makeVolume({ volumes }: ContainerEngine, { data, owner }: Contain
 }
 
 async function untilItAnswers(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
-  const { clock, signal, wish } = order
-  const container = await awaitContainer(engine, { id, admin: wish.ports.admin.inside, clock, signal })
+  const container = await answered(engine, id, order)
   await order.settle(container)
   return container
+}
+
+function answered(
+  engine: ContainerEngine,
+  id: string,
+  { clock, signal, wish }: ContainerOrder,
+): Promise<ContainerState> {
+  return awaitContainer(engine, { id, admin: wish.ports.admin.inside, clock, signal })
 }
 
 function handOver({ containers }: ContainerEngine, id: string, { handed }: ContainerOrder): Promise<void> {

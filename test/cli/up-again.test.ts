@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
-import { request } from 'node:http'
+import { createServer as createHttpServer, request } from 'node:http'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -183,4 +183,20 @@ describe('a mirror that ran in a container the last time', () => {
       outcome: 'already-up',
     })
   })
+})
+
+test('what a Docker engine refuses is a sentence with an exit code, and no stack', async () => {
+  const engine = createHttpServer((request, response) => {
+    if (request.url === '/_ping') return response.end('OK')
+    return response
+      .writeHead(500, { 'content-type': 'application/json' })
+      .end('{"message":"the daemon is shutting down\\n"}')
+  })
+  await new Promise<void>((resolve) => engine.listen(join(home, 'none.sock'), resolve))
+  onTestFinished(() => void engine.close())
+  const up = await mirror('up', '--runtime', 'container')
+  expect(up).toMatchObject({ exit: 1, stdout: '' })
+  expect(up.stderr).toContain('mirror: The Docker engine refuses: the daemon is shutting down.\n')
+  expect(up.stderr).not.toContain('bug')
+  engine.closeAllConnections()
 })

@@ -77,7 +77,7 @@ export async function prepareContainer(
 ): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   refuseUnshared(credentials, config)
-  if (!request.dryRun) await mendCutOff(engine, paths.stateDir, (await readState(paths.stateFile))?.container?.id)
+  if (!request.dryRun) await mend(engine, request)
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
   const { wish: known, files, warnings } = await makeWish(request, info)
@@ -100,6 +100,12 @@ export async function prepareContainer(
     instance: kept ?? randomUUID(),
     actual,
   }
+}
+
+/** Another command may have been killed while it was at it. */
+async function mend(engine: ContainerEngine, { paths, clock }: ContainerRequest): Promise<void> {
+  const settled = (await readState(paths.stateFile))?.container?.id
+  await mendCutOff(engine, { owner: paths.stateDir, settled, clock })
 }
 
 /** The image as far as it is there: a dry run makes none. */

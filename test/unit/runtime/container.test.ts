@@ -1,3 +1,4 @@
+import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { removeVolume } from '../../../src/app/container/down-container.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
@@ -62,6 +63,20 @@ describe('the container', () => {
       'start mirror',
       'remove mirror-before',
     ])
+  })
+
+  test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    const { server, unpacked } = docker.container('mirror')!
+    const { port } = server!.address() as AddressInfo
+    await new Promise((resolve) => server!.close(resolve))
+    const again = up(docker, wishFor())
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(unpacked).toHaveLength(1)
+    server!.listen(port, '127.0.0.1')
+    await again
+    expect(unpacked).toHaveLength(2)
   })
 
   test('of somebody else is never touched', async () => {

@@ -138,12 +138,12 @@ describe('what an up that was cut off has left', () => {
     const { docker, id } = await setEngine()
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
-    await mendCutOff(docker, owner, id)
+    await mendCutOff(docker, { owner: owner, settled: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id, running: true })
 
     await docker.containers.rename(id, 'mirror-before')
     await up(docker, newer)
-    await mendCutOff(docker, owner, id)
+    await mendCutOff(docker, { owner: owner, settled: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -153,7 +153,7 @@ describe('what an up that was cut off has left', () => {
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
     const successor = await up(docker, newer)
-    await mendCutOff(docker, owner, successor.id)
+    await mendCutOff(docker, { owner: owner, settled: successor.id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id: successor.id, running: true })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -161,9 +161,11 @@ describe('what an up that was cut off has left', () => {
   test('a container of somebody else that has the name is left alone', async () => {
     const { docker, id } = await setEngine()
     await docker.containers.rename(id, 'mirror-before')
-    expect((await refusal(mendCutOff(docker, '/home/you/state', undefined))).message).toContain(owner)
+    expect(
+      (await refusal(mendCutOff(docker, { owner: '/home/you/state', settled: undefined, clock: systemClock }))).message,
+    ).toContain(owner)
     expect(await docker.containers.find('mirror-before')).toMatchObject({ id, running: true })
     await docker.containers.remove(id)
-    await mendCutOff(docker, owner, undefined)
+    await mendCutOff(docker, { owner: owner, settled: undefined, clock: systemClock })
   })
 })
