@@ -1,4 +1,6 @@
+import { join } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { planDaemonJson, stripDaemonJson } from './docker-daemon-json.ts'
 import { planHostsFolders, stripHostsFolders } from './docker-hosts-folders.ts'
@@ -16,23 +18,38 @@ export function planDocker(mirror: MirrorForClient, target: DockerTarget, files:
     ...(form === 'folders' ? [] : [planDaemonJson(mirror, target, files)]),
     ...(form === 'mirrors' ? [] : [planHostsFolders(mirror, target, files)]),
   ]
+  const { certsFolder } = target
+  const ca = certsFolder === undefined ? [] : caFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
   return {
-    changes: parts.flatMap(({ changes }) => changes),
+    changes: [...parts.flatMap(({ changes }) => changes), ...ca],
     notes: [sayForm(form, mirror, target), ...parts.flatMap(({ notes }) => notes)],
-    todo: parts.flatMap(({ todo }) => todo),
+    todo: [...parts.flatMap(({ todo }) => todo), ...(certsFolder === undefined ? trustByHand(mirror) : [])],
   }
+}
+
+/** For an engine whose folders cannot be written from here. */
+export function trustByHand({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>): string[] {
+  if (ca === undefined) return []
+  const file = `~/.docker/certs.d/${new URL(cache).host}/ca.crt`
+  return [`Have the engine trust the mirror's CA (Docker Desktop: as ${file}, and restart it)`]
+}
+
+/** dockerd looks here for what to trust at a host, with every pull. */
+function caFiles(mirror: Pick<MirrorForClient, 'cache' | 'registry'>, certsFolder: string): string[] {
+  return hostsToTrust(mirror).map((host) => join(certsFolder, host, caFileName))
 }
 
 /** Takes the mirror out of files that were changed after us. */
 export function stripDocker(
-  mirror: { readonly cache: string },
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: Pick<DockerTarget, 'daemonJson' | 'certsFolder'>,
   files: FilesNow,
 ): FileChange[] {
-  return [
-    ...stripDaemonJson(mirror, target.daemonJson, files, 'drop'),
-    ...(target.certsFolder === undefined ? [] : stripHostsFolders(mirror, target.certsFolder, files)),
-  ]
+  const { daemonJson, certsFolder } = target
+  const lists = stripDaemonJson(mirror, daemonJson, files, 'drop')
+  if (certsFolder === undefined) return lists
+  const ca = caFiles(mirror, certsFolder).flatMap((path) => caChange(path, undefined, files))
+  return [...lists, ...stripHostsFolders(mirror, certsFolder, files), ...ca]
 }
 
 function refuseForMirrors(mirror: MirrorForClient, form: DockerForm): void {

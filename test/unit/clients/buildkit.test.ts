@@ -3,6 +3,8 @@ import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 
 const path = '/etc/buildkit/buildkitd.toml'
+const ca = { path: '/etc/buildkit/mirror-ca.crt', name: '/etc/buildkit/mirror-ca.crt' }
+const target = { path, ca }
 const cache = 'http://127.0.0.1:5055'
 const mirror = {
   cache,
@@ -16,13 +18,13 @@ const filesOf = (text: string | undefined) =>
   new FilesNow(text === undefined ? new Map() : new Map([[path, Buffer.from(text)]]))
 
 function plan(text: string | undefined): string {
-  const [change] = planBuildkit(mirror, path, filesOf(text)).changes
+  const [change] = planBuildkit(mirror, target, filesOf(text)).changes
   return change!.after!
 }
 
 /** Undefined: the file goes. */
 function strip(text: string): string | undefined {
-  const [change] = stripBuildkit({ cache }, path, filesOf(text))
+  const [change] = stripBuildkit({ cache }, target, filesOf(text))
   return change ? change.after : text
 }
 
@@ -35,7 +37,7 @@ describe('a buildkitd.toml', () => {
   })
 
   test('that has it all stays', () => {
-    expect(planBuildkit(mirror, path, filesOf(plan(undefined))).changes).toEqual([])
+    expect(planBuildkit(mirror, target, filesOf(plan(undefined))).changes).toEqual([])
   })
 
   test('of somebody else keeps every byte, and has it again without the mirror', () => {

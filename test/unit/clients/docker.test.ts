@@ -170,7 +170,7 @@ describe("Docker's configuration", () => {
 
 describe('without the mirror', () => {
   const strip = (files: Record<string, string>) =>
-    after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055' }, target(), filesOf(files)) })
+    after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055', registry: undefined }, target(), filesOf(files)) })
 
   test('a daemon.json keeps what others put there', () => {
     const text =

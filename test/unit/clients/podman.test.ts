@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import type { PodmanFiles } from '../../../src/clients/podman-files.ts'
-import { planPodman, podmanHeader, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { planPodman, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -218,7 +219,7 @@ describe("podman's drop-in", () => {
 
   test('takes a later name where another file would be read after it, and leaves the first one', () => {
     const corp = { '/etc/containers/registries.conf.d/99-corp.conf': table('docker.io', 'location = "docker.io"') }
-    const { path, plan } = planned(system, { ...corp, [ours]: `${podmanHeader}[[registry]]\nlocation = "x"\n` })
+    const { path, plan } = planned(system, { ...corp, [ours]: `${ownFileHeader}[[registry]]\nlocation = "x"\n` })
     expect(path).toBe('/etc/containers/registries.conf.d/zz-mirror.conf')
     expect(plan.changes).toContainEqual(expect.objectContaining({ path: ours, after: undefined }))
     const harmless = { '/etc/containers/registries.conf.d/99-corp.conf': table('corp.example', 'location = "x"') }

@@ -61,7 +61,7 @@ describe('the configuration inside a container', () => {
       'b.example': { ...upstream, url: 'https://b.example', ca: '/etc/b/ca.pem' },
       'c.example': { ...upstream, url: 'https://c.example', ca: '/etc/a/ca.pem' },
     }
-    config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key' }
+    config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key', ca: '/etc/tls-ca.crt' }
     config.registry.auth = { htpasswd: '/etc/my passwords' }
     const { inside, files } = parsedBack(config)
     const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
