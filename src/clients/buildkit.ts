@@ -52,7 +52,10 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
   if (Object.keys(missing).length > 0) {
     wanted[host] = { ...table, ...missing }
     const lines = stringify(missing).trimEnd().split('\n')
-    text = table === undefined ? append(text, host, missing) : lines.reduceRight((all, line) => addLine(all, host, line), text)
+    text =
+      table === undefined
+        ? append(text, host, missing)
+        : lines.reduceRight((all, line) => addLine(all, host, line), text)
   }
   if (!isDeepStrictEqual(readAgain(text), { ...before, registry: wanted }))
     throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
@@ -83,7 +86,9 @@ export function stripBuildkit(
   const own = ownKeys({ cache, ca: '' }, ca.name)
   const before = readToml(path, text)
   const wanted = withoutMirror(before, host, own)
-  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) => stripSection(section, host, own))
+  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) =>
+    stripSection(section, host, own),
+  )
   const stripped = joinSections(sections)
   if (stripped.trim() === '') return [...files.change(path, undefined), ...authority]
   return [...files.change(path, isDeepStrictEqual(readAgain(stripped), wanted) ? stripped : text), ...authority]
@@ -92,7 +97,8 @@ export function stripBuildkit(
 function stripSection(section: TomlSection, host: string, own: JsonMap): TomlSection[] {
   const registry = registryOf(section)
   if (registry === undefined) return [section]
-  const isOwn = (line: string) => Object.entries(own).some(([key, value]) => isDeepStrictEqual(readAgain(line)?.[key], value))
+  const isOwn = (line: string) =>
+    Object.entries(own).some(([key, value]) => isDeepStrictEqual(readAgain(line)?.[key], value))
   const lines = section.lines.flatMap((line) => {
     if (registry === host && isOwn(line)) return []
     if (!/^\s*mirrors\s*=/.test(line)) return [line]

@@ -94,11 +94,7 @@ function unreachableNetwork(what: string, network: string, { networks }: MirrorE
 }
 
 function preferLoopback(urls: readonly string[]): string | undefined {
-  return (
-    urls.find((url) => new URL(url).hostname === '127.0.0.1') ??
-    urls.find((url) => isLoopback(url)) ??
-    urls[0]
-  )
+  return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopback(url)) ?? urls[0]
 }
 
 /** The URL with another host; one that means "every address" becomes the loopback one. */

@@ -99,7 +99,10 @@ export function stripContainerd(
         ? files.change(path, hostsTomlWithout(text, url, basename(dirname(path))))
         : []
     })
-  return [...hosts, ...hostsToTrust(mirror).flatMap((host) => caChange(caPath(host, hostsPath, files), undefined, files))]
+  return [
+    ...hosts,
+    ...hostsToTrust(mirror).flatMap((host) => caChange(caPath(host, hostsPath, files), undefined, files)),
+  ]
 }
 
 /** In the host's own folder, where containerd also looks when it is asked for an image of that host. */
@@ -144,7 +147,10 @@ function localRegistry(mirror: MirrorForClient, { hosts }: ContainerdTarget, fil
   const path = join(hosts.path, name!, 'hosts.toml')
   const text = files.text(path)
   if (text !== undefined && !isOurHostsToml(text)) return []
-  return files.change(path, renderHostsToml({ server: registry, mirror: registry, mirrorCa: caIn(mirror, hosts.path, files) }))
+  return files.change(
+    path,
+    renderHostsToml({ server: registry, mirror: registry, mirrorCa: caIn(mirror, hosts.path, files) }),
+  )
 }
 
 /** What makes containerd look at the files at all, unless it does. */

@@ -110,7 +110,11 @@ function needsInsecure(cache: string, version: string | undefined): boolean {
 
 /** BuildKit takes a mirror on loopback for one without TLS until it is given URLs. */
 function isAskedByHttpOnly(cache: string, version: string | undefined): boolean {
-  return cache.startsWith('https:') && isLoopback(cache) && (majorAndMinor(version)?.[0] ?? firstWithScheme) < firstWithScheme
+  return (
+    cache.startsWith('https:') &&
+    isLoopback(cache) &&
+    (majorAndMinor(version)?.[0] ?? firstWithScheme) < firstWithScheme
+  )
 }
 
 function hostOf(entry: string): string {

@@ -19,7 +19,8 @@ export function planDocker(mirror: MirrorForClient, target: DockerTarget, files:
     ...(form === 'mirrors' ? [] : [planHostsFolders(mirror, target, files)]),
   ]
   const { certsFolder } = target
-  const ca = certsFolder === undefined ? [] : caFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
+  const ca =
+    certsFolder === undefined ? [] : caFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
   return {
     changes: [...parts.flatMap(({ changes }) => changes), ...ca],
     notes: [sayForm(form, mirror, target), ...parts.flatMap(({ notes }) => notes)],

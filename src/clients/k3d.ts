@@ -23,7 +23,11 @@ export function k3dCa(path: string): CaPlace {
 }
 
 /** k3d: a registries.yaml, and the command that makes a cluster with it. https://k3d.io/stable/usage/registries/ */
-export function planK3d(mirror: MirrorForClient, { cluster, path, caPath, hosting }: K3dTarget, files: FilesNow): ConfigPlan {
+export function planK3d(
+  mirror: MirrorForClient,
+  { cluster, path, caPath, hosting }: K3dTarget,
+  files: FilesNow,
+): ConfigPlan {
   const { changes, notes } = planRegistries(mirror, path, k3dCa(caPath), files)
   const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
   const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(`${caPath}:${caInNodes}@server:*;agent:*`)]

@@ -30,7 +30,12 @@ const everyRegistry = '*'
  * The registries.yaml of k3s, which k3d takes as well: the mirror before all other endpoints, for every registry that it may be
  * asked for. https://docs.k3s.io/installation/private-registry
  */
-export function planRegistries(mirror: MirrorForClient, path: string, caPlace: CaPlace, files: FilesNow): RegistriesPlan {
+export function planRegistries(
+  mirror: MirrorForClient,
+  path: string,
+  caPlace: CaPlace,
+  files: FilesNow,
+): RegistriesPlan {
   const { changes, notes } = planFile(mirror, path, caPlace, files)
   return { changes: [...changes, ...caChange(caPlace.path, mirror.ca, files)], notes }
 }

@@ -20,7 +20,9 @@ export function planKaniko(mirror: MirrorForClient, version: string | undefined)
     yaml(pod(mirror, flags)),
   ].join('\n')
   const todo =
-    mirror.ca === undefined ? [] : [`have the mirror's CA in the container as ${caFile}; the ConfigMap has it for a Pod`]
+    mirror.ca === undefined
+      ? []
+      : [`have the mirror's CA in the container as ${caFile}; the ConfigMap has it for a Pod`]
   const notes = hasMap
     ? [
         version === undefined

@@ -16,7 +16,9 @@ export function planTestcontainers({ cache, ca }: MirrorForClient): ConfigPlan {
       ...(protocol === 'http:' && !isLoopback(cache)
         ? [`name ${host} under insecure-registries of the Docker engine, which pulls by that name`]
         : []),
-      ...(ca !== undefined ? ["have the engine, which pulls by that name, trust the mirror's CA: mirror configure docker"] : []),
+      ...(ca !== undefined
+        ? ["have the engine, which pulls by that name, trust the mirror's CA: mirror configure docker"]
+        : []),
     ],
     output: `TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX=${prefix}\n`,
   }

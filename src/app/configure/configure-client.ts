@@ -40,7 +40,11 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
   const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
-  await refuseForeign(plan.changes, request, `--mirror ${cache}${ca === undefined ? '' : ` --ca ${shellWord(ca.file)}`}`)
+  await refuseForeign(
+    plan.changes,
+    request,
+    `--mirror ${cache}${ca === undefined ? '' : ` --ca ${shellWord(ca.file)}`}`,
+  )
   await place.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
   return { ...request, address, why, warning, plan: { ...plan, notes }, earlier }

@@ -80,7 +80,11 @@ describe('k3d', () => {
   const hosting = '/kubernetes/kube-public/local-registry-hosting.yaml'
 
   test('is given the command that makes a cluster, and its tools the registry', () => {
-    const plan = planK3d({ ...mirror, fallback: false }, { cluster: 'dev', path, caPath: ca.path, hosting }, files(undefined))
+    const plan = planK3d(
+      { ...mirror, fallback: false },
+      { cluster: 'dev', path, caPath: ca.path, hosting },
+      files(undefined),
+    )
     expect(plan.output).toBe(
       `k3d cluster create dev --registry-config ${path} --k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'\n`,
     )
