@@ -99,7 +99,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
-  test("this Debian's own dockerd pulls and builds through it, from daemon.json and the CA beside it", async () => {
+  test("this Debian's own dockerd pulls through it, from daemon.json and the CA beside it", async () => {
     const scene = await startTlsScene('docker')
     const dockerd = await startDockerd(scene, '', {})
     const mirror = configureDocker(scene, '', dockerd)
@@ -169,9 +169,9 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(check, `${check.stdout}${check.stderr}`).toMatchObject({ exit: 0 })
     const cri = criClient(apart.outside('/run/containerd/containerd.sock'))
     await cri.pullImage('gcr.io/org/app:one')
-    const [skopeo, ...args] = ['skopeo', 'copy', '--dest-tls-verify=false', '--src-tls-verify=false']
     const from = 'docker://127.0.0.1:5055/docker.io/library/app:one'
-    await apart.run(skopeo!, ...args, from, 'docker://127.0.0.1:5001/pushed:one')
+    const unverified = ['--src-tls-verify=false', '--dest-tls-verify=false']
+    await apart.run('skopeo', 'copy', ...unverified, from, 'docker://127.0.0.1:5001/pushed:one')
     await cri.pullImage('localhost:5001/pushed:one')
     expect(await apart.mirror('configure', 'containerd', '--undo', '--yes')).toMatchObject({ exit: 0 })
     expect(await readdir(apart.outside('/etc/containerd'))).toEqual(['config.toml'])
@@ -199,9 +199,9 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     const authority = files.find(([, text]) => text!.includes('BEGIN CERTIFICATE'))
     expect(authority?.[0]).toContain('127.0.0.1')
     const toml = files.find(([file]) => file === 'buildkitd.toml')![1]!
-    expect(toml).toMatch(
-      new RegExp(`\\[registry."127.0.0.1:5055"\\]\\s+http = false\\s+ca = \\[".*${authority![0]}"\\]`),
-    )
+    const [, table] = /\[registry\."127\.0\.0\.1:5055"\]([^[]*\[[^[]*)/.exec(toml)!
+    expect(table).toContain('http = false')
+    expect(table).toContain(`${authority![0]}"]`)
   })
 
   test('nodes of kind come through it, those that mount its folders and those that are given them', async () => {

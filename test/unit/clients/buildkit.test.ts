@@ -63,6 +63,33 @@ describe('a buildkitd.toml', () => {
     )
   })
 
+  test('says of a mirror with TLS what to trust, and on loopback that it is no HTTP', () => {
+    const trusting = { ...mirror, cache: 'https://127.0.0.1:5055', ca: 'PEM\n' }
+    const own = '[registry."127.0.0.1:5055"]\ninsecure = false\n'
+    for (const text of ['# theirs\n', own]) {
+      const { changes } = planBuildkit(trusting, target, filesOf(text))
+      const written = new FilesNow(new Map(changes.map((change) => [change.path, Buffer.from(change.after!)])))
+      expect(written.text(path)).toContain(
+        '[registry."127.0.0.1:5055"]\nhttp = false\nca = [ "/etc/buildkit/mirror-ca.crt" ]\n',
+      )
+      expect(planBuildkit(trusting, target, written)).toMatchObject({ changes: [], notes: [] })
+      const after = stripBuildkit(trusting, target, written).map((change) => [change.path, change.after?.trimEnd()])
+      expect(after).toEqual([
+        [path, text.trimEnd()],
+        [ca.path, undefined],
+      ])
+    }
+    const beyond = planBuildkit({ ...trusting, cache: 'https://mirror.lan' }, target, filesOf(undefined))
+    expect(beyond.changes[0]!.after).not.toContain('http')
+  })
+
+  test('that speaks HTTP to a mirror with TLS, or the other way round, is refused', () => {
+    const plain = '[registry."127.0.0.1:5055"]\nhttp = true\n'
+    const refused = expect.objectContaining({ exit: 2 }) as Error
+    expect(() => planBuildkit({ ...mirror, cache: 'https://127.0.0.1:5055' }, target, filesOf(plain))).toThrow(refused)
+    expect(() => plan(plain.replace('true', 'false'))).toThrow(refused)
+  })
+
   test('that is spelled in a way that was not foreseen is refused, or kept', () => {
     const text = 'registry."docker.io".mirrors = ["127.0.0.1:5055"]\n'
     expect(() => plan('registry."docker.io".mirrors = ["a.example"]\n')).toThrow(expect.objectContaining({ exit: 2 }))

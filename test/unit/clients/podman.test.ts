@@ -31,7 +31,7 @@ function filesOf(texts: Record<string, string>): FilesNow {
 /** The planned tables, by prefix; the only change is that of one file. */
 function planned(target: PodmanTarget, texts: Record<string, string>, options: Partial<MirrorForClient> = {}) {
   const plan = planPodman({ ...mirror, ...options }, target, filesOf(texts))
-  const written = plan.changes.filter(({ after }) => after !== undefined)
+  const written = plan.changes.filter(({ path, after }) => path.endsWith('.conf') && after !== undefined)
   expect(written).toHaveLength(1)
   const tables = JSON.parse(JSON.stringify(parse(written[0]!.after!)['registry'])) as JsonMap[]
   return { path: written[0]!.path, tables: Object.fromEntries(tables.map((table) => [table['prefix'], table])), plan }
@@ -62,6 +62,24 @@ describe("podman's drop-in", () => {
         mirror: [{ location: '127.0.0.1:5055/registry.corp.example_8443', insecure: true }],
       },
     })
+  })
+
+  test('is given the CA by every name that the mirror and its registry are called by', () => {
+    const { plan } = planned(
+      system,
+      {},
+      {
+        cache: 'https://127.0.0.1:5055',
+        registry: 'https://127.0.0.1:5001',
+        ca: 'PEM\n',
+      },
+    )
+    const authorities = plan.changes.map((change) => change.path).filter((path) => path.endsWith('.crt'))
+    expect(authorities).toEqual(
+      ['127.0.0.1:5055', '127.0.0.1:5001', 'localhost:5001'].map(
+        (host) => `/etc/containers/certs.d/${host}/mirror-ca.crt`,
+      ),
+    )
   })
 
   test('trusts a certificate only where it is told to', () => {

@@ -67,6 +67,8 @@ describe('the configuration inside a container', () => {
     const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
     expect(outsideOf(inside.tls!.cert)).toBe('/etc/tls.crt')
     expect(outsideOf(inside.tls!.key)).toBe('/etc/tls.key')
+    // Clients are told on the machine itself.
+    expect(inside.tls!.ca).toBeUndefined()
     expect(outsideOf(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
     const authorities = Object.values(inside.upstreams).map(({ ca }) => outsideOf(ca))
     expect(authorities).toEqual(['/etc/a/ca.pem', '/etc/b/ca.pem', '/etc/a/ca.pem'])
