@@ -79,6 +79,8 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(check, check.said).toMatchObject({ exit: 0 })
     await dockerd.docker('pull', 'gcr.io/org/app:one')
     await build(scene, 'app:one')
+    await dockerd.docker('tag', 'app:one', 'localhost:5001/app:one')
+    await dockerd.docker('push', 'localhost:5001/app:one')
     expect(await manifestsAskedOf(scene)).toEqual(
       expect.arrayContaining([expect.stringContaining('org/app'), expect.stringContaining('library/app')]),
     )
@@ -109,6 +111,8 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     const check = await mirror('--check')
     expect(check, check.said).toMatchObject({ exit: 0 })
     await dockerd.docker('pull', 'app:one')
+    await dockerd.docker('tag', 'app:one', 'localhost:5001/app:one')
+    await dockerd.docker('push', 'localhost:5001/app:one')
     await dockerd.docker('pull', `${stageAddress}:5055/gcr.io/org/app:one`)
     const undone = await mirror('--undo', '--yes', '--reload')
     expect(undone, undone.said).toMatchObject({ exit: 0 })

@@ -75,8 +75,9 @@ function placeOf(
   }
   const version = options?.clientVersion ?? found?.buildx
   const caPath = join(dirname(path), caFileName)
-  // With --root it is read where its folder is copied to.
-  const ca = { path: caPath, name: detached ? join('/', relative(machine.root, caPath)) : caPath }
+  // What lies below --root is read where that is copied to.
+  const below = relative(machine.root, caPath)
+  const ca = { path: caPath, name: detached && !below.startsWith('..') ? join('/', below) : caPath }
   const target = { path, ca }
   return {
     id: kind === 'file' ? path : kind,
