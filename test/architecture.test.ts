@@ -33,7 +33,7 @@ const doors: Record<string, RegExp> = {
   '@oclif/core': /^(cli|commands)\//,
   undici: /^upstream\/exchange\.ts$/,
   bcryptjs: /^server\/basic-auth\.ts$/,
-  koffi: /^server\/send-blob-native\.ts$/,
+  koffi: /^server\/kernel\.ts$/,
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))
