@@ -4,8 +4,9 @@ import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { planDaemonJson, stripDaemonJson } from './docker-daemon-json.ts'
 import { planHostsFolders, stripHostsFolders } from './docker-hosts-folders.ts'
-import { dockerForm, type DockerForm, type DockerTarget } from './docker-target.ts'
+import { dockerForm, firstWithFolders, type DockerForm, type DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
+import { majorAndMinor } from './version.ts'
 
 /**
  * What has to be written for an engine to come through the mirror. Throws a MirrorError (usage) for files and flags that leave
@@ -14,18 +15,31 @@ import type { FilesNow } from './files-now.ts'
 export function planDocker(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
   const form = dockerForm(target)
   if (form !== 'folders') refuseForMirrors(mirror, form)
+  const forBuilds = buildsNeedFolders(mirror, target)
   const parts = [
     ...(form === 'folders' ? [] : [planDaemonJson(mirror, target, files)]),
-    ...(form === 'mirrors' ? [] : [planHostsFolders(mirror, target, files)]),
+    ...(form === 'mirrors' && !forBuilds ? [] : [planHostsFolders(mirror, target, files)]),
   ]
   const { certsFolder } = target
   const ca =
     certsFolder === undefined ? [] : caFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
   return {
     changes: [...parts.flatMap(({ changes }) => changes), ...ca],
-    notes: [sayForm(form, mirror, target), ...parts.flatMap(({ notes }) => notes)],
+    notes: [
+      sayForm(form, mirror, target),
+      ...(form === 'mirrors' && forBuilds ? ['docker build reads the folders, and by them trusts the mirror.'] : []),
+      ...parts.flatMap(({ notes }) => notes),
+    ],
     todo: [...parts.flatMap(({ todo }) => todo), ...(certsFolder === undefined ? trustByHand(mirror) : [])],
   }
+}
+
+/**
+ * Whether `docker build` would pass the mirror by without folders: it reads them whatever the image store, and trusts
+ * registry-mirrors no further than Docker Hub itself.
+ */
+function buildsNeedFolders({ ca }: MirrorForClient, { certsFolder, version }: DockerTarget): boolean {
+  return ca !== undefined && certsFolder !== undefined && (majorAndMinor(version)?.[0] ?? 0) >= firstWithFolders
 }
 
 /** For an engine whose folders cannot be written from here. */

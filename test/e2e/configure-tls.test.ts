@@ -79,7 +79,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(check, check.said).toMatchObject({ exit: 0 })
     await dockerd.docker('pull', 'gcr.io/org/app:one')
     await build(scene, 'app:one')
-    await dockerd.docker('tag', 'app:one', 'localhost:5001/app:one')
+    await dockerd.docker('tag', 'gcr.io/org/app:one', 'localhost:5001/app:one')
     await dockerd.docker('push', 'localhost:5001/app:one')
     expect(await manifestsAskedOf(scene)).toEqual(
       expect.arrayContaining([expect.stringContaining('org/app'), expect.stringContaining('library/app')]),
@@ -88,6 +88,21 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(undone, undone.said).toMatchObject({ exit: 0 })
     expect(await certificatesOf(dockerd)).toEqual([])
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
+  })
+
+  test.each([
+    ['on loopback', []],
+    ['beyond loopback', ['--mirror', beyondLoopback]],
+  ])("Debian's newest dockerd with its classic store pulls and builds through a mirror %s", async (_, where) => {
+    const scene = await startTlsScene('oci')
+    const dockerd = await startDockerd(scene, newer, { features: { 'containerd-snapshotter': false } })
+    const mirror = configureDocker(scene, newer, dockerd)
+    const done = await mirror('--yes', '--reload', ...where)
+    expect(done, done.said).toMatchObject({ exit: 0 })
+    const check = await mirror('--check')
+    expect(check, check.said).toMatchObject({ exit: 0 })
+    await build(scene, 'app:one')
+    expect((await manifestsAskedOf(scene)).join()).toContain('library/app')
   })
 
   test("Debian's newest dockerd does not come through it once the CA is gone", async () => {
@@ -101,7 +116,7 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
-  test("this Debian's own dockerd pulls through it, from daemon.json and the CA beside it", async () => {
+  test("this Debian's own dockerd pulls and builds through it, from daemon.json and the CA beside it", async () => {
     const scene = await startTlsScene('docker')
     const dockerd = await startDockerd(scene, '', {})
     const mirror = configureDocker(scene, '', dockerd)
@@ -114,6 +129,11 @@ describe.skipIf(missing !== undefined)('with TLS and a CA of its own', () => {
     await dockerd.docker('tag', 'app:one', 'localhost:5001/app:one')
     await dockerd.docker('push', 'localhost:5001/app:one')
     await dockerd.docker('pull', `${stageAddress}:5055/gcr.io/org/app:one`)
+    await dockerd.docker('image', 'rm', 'app:one', 'localhost:5001/app:one')
+    await dockerd.restart()
+    const before = (await manifestsAskedOf(scene)).length
+    await build(scene, 'app:one')
+    expect((await manifestsAskedOf(scene)).slice(before).join()).toContain('library/app')
     const undone = await mirror('--undo', '--yes', '--reload')
     expect(undone, undone.said).toMatchObject({ exit: 0 })
     expect(await certificatesOf(dockerd)).toEqual([])

@@ -186,6 +186,20 @@ describe('a mirror with TLS', () => {
     expect(stripped[`${folder}/127.0.0.1:5055/mirror-ca.crt`]).toBeUndefined()
   })
 
+  test('has folders for builds of Docker 28 with the classic store, too', () => {
+    const paths = (more: Partial<MirrorForClient>, version = '28.0.0') =>
+      planDocker(mirror(more), target({ version }), filesOf({})).changes.map(({ path }) => path)
+    const secure = { cache: 'https://10.0.0.1:5055', ca: 'PEM\n' }
+    expect(paths(secure)).toEqual([
+      file,
+      `${folder}/docker.io/hosts.toml`,
+      `${folder}/gcr.io/hosts.toml`,
+      `${folder}/10.0.0.1:5055/mirror-ca.crt`,
+    ])
+    expect(paths(secure, '27.0.0')).toEqual([file, `${folder}/10.0.0.1:5055/mirror-ca.crt`])
+    expect(paths({})).toEqual([file])
+  })
+
   test('on loopback is not what builds before Docker 28 ask, which is said', () => {
     const said = (version: string) =>
       planDocker(
