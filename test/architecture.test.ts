@@ -31,7 +31,7 @@ const doors: Record<string, RegExp> = {
   'jsonc-parser': /^clients\//,
   diff: /^cli\/render-diff\.ts$/,
   '@oclif/core': /^(cli|commands)\//,
-  undici: /^upstream\/exchange\.ts$/,
+  undici: /^upstream\/(exchange|dispatch)\.ts$/,
   bcryptjs: /^server\/basic-auth\.ts$/,
   koffi: /^server\/kernel\.ts$/,
 }

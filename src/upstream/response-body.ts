@@ -1,8 +1,12 @@
-import type { Dispatcher } from 'undici'
 import { deferred, type Deferred } from '../lib/deferred.ts'
 
-/** What undici lets one do with a response that is under way. */
-export type ResponseControl = Pick<Dispatcher.DispatchController, 'pause' | 'resume' | 'abort'>
+/** What can be done with a response that is under way. */
+export interface ResponseControl {
+  pause(): void
+  resume(): void
+  /** Ends its connection. */
+  abort(reason: Error): void
+}
 
 export interface ResponseBodyOptions {
   readonly control: ResponseControl
