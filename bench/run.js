@@ -1,5 +1,5 @@
 // Measures the mirror beside what else could do its work, and writes bench/RESULTS.md and its chart. --quick ends in a minute.
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,10 +19,11 @@ const starts = isQuick ? { rounds: 3, ups: 1 } : { rounds: 15, ups: 5 }
 
 const programs = installPrograms()
 const [cpu] = cpus()
+const pacing = readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').trim()
 const lines = [
   '# Results',
   '',
-  `Node ${process.version}, Linux ${release()}, ${cpus().length} cores (${cpu.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, ${new Date().toISOString().slice(0, 10)}.${isQuick ? ' A quick run: its figures are rough.' : ''}`,
+  `Node ${process.version}, Linux ${release()}, ${cpus().length} cores (${cpu.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, TCP congestion control ${pacing}, ${new Date().toISOString().slice(0, 10)}.${isQuick ? ' A quick run: its figures are rough.' : ''}`,
   '',
 ]
 if (['docker-registry', 'nginx', 'wrk'].every((name) => programs.has(name))) {

@@ -31,9 +31,9 @@ const doors: Record<string, RegExp> = {
   'jsonc-parser': /^clients\//,
   diff: /^cli\/render-diff\.ts$/,
   '@oclif/core': /^(cli|commands)\//,
-  undici: /^upstream\/exchange\.ts$/,
+  undici: /^upstream\/(exchange|dispatch)\.ts$/,
   bcryptjs: /^server\/basic-auth\.ts$/,
-  koffi: /^server\/send-blob-native\.ts$/,
+  koffi: /^server\/kernel\.ts$/,
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))

@@ -1,8 +1,11 @@
 // Shared code is split by who needs it, into many small files. What every start needs, or `mirror status`, is named here, given to
 // each part of the program, and so lies in one.
 import '@oclif/core/execute'
+import '../../src/app/container/refresh-due.ts'
+import '../../src/app/mirror-status.ts'
 import '../../src/cli/base-command.ts'
 import '../../src/cli/flags.ts'
 import '../../src/cli/render-images.ts'
 import '../../src/config/paths.ts'
+import '../../src/lib/package-root.ts'
 import '../../src/runtime/state-file.ts'

@@ -16,6 +16,8 @@ export const lazyRequires = {
         names.push(name)
         return `let ${name}_; const ${name} = () => ${name}_ ??= ${required};`
       })
+      // A question about Windows' Linux; not asked here, and a file of its own to load.
+      contents = contents.replaceAll("(await import('wsl-utils'))", '({})')
       for (const name of names) contents = contents.replace(new RegExp(`\\b${name}(?=\\.|\\))`, 'g'), `(${name}())`)
       return { contents, loader: 'js' }
     })

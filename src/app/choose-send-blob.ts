@@ -1,11 +1,16 @@
+import type { Server } from 'node:http'
+import type { BlobSending } from '../server/blobs.ts'
+import { loadKernel } from '../server/kernel.ts'
 import { createNativeSendBlob } from '../server/send-blob-native.ts'
 import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
-import type { BlobSending } from '../server/blobs.ts'
+import { createUnpacing } from '../server/unpaced.ts'
 
 export interface SendBlobChoice {
   /** How stored blobs leave. */
   readonly kind: 'sendfile' | 'portable'
   readonly sending: BlobSending
+  /** For a listener whose clients are on this machine; undefined where there is nothing to be done. */
+  readonly unpace: ((server: Server) => void) | undefined
 }
 
 /**
@@ -20,10 +25,13 @@ export async function chooseSendBlob(options: {
   const { idle, plain, env } = options
   const buffers = new BufferPool()
   const portable = createPortableSendBlob({ idle, buffers })
-  const wanted = plain && !isSet(env['MIRROR_NO_SENDFILE'])
-  const { platform, arch } = process
-  const native = wanted ? await createNativeSendBlob({ idle, portable, platform, arch }) : undefined
-  return { kind: native ? 'sendfile' : 'portable', sending: { idle, sendBlob: native ?? portable } }
+  const kernel = isSet(env['MIRROR_NO_SENDFILE']) ? undefined : await loadKernel(process)
+  const native = kernel && plain ? createNativeSendBlob({ idle, portable, kernel }) : undefined
+  return {
+    kind: native ? 'sendfile' : 'portable',
+    sending: { idle, sendBlob: native ?? portable },
+    unpace: createUnpacing(kernel),
+  }
 }
 
 function isSet(value: string | undefined): boolean {

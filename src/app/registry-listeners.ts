@@ -7,7 +7,9 @@ import type { HostGuard } from '../server/host-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { RegistryParts } from './compose-registry.ts'
 
-export interface RegistryListening extends Pick<ListenOptions, 'tls' | 'maxConnections'> {
+export interface RegistryListening {
+  /** How to listen on a host. */
+  readonly listening: (host: string) => Omit<ListenOptions, 'host' | 'port'>
   readonly guard: HostGuard
   readonly sending: BlobSending
   readonly logger: Logger
@@ -17,7 +19,7 @@ export interface RegistryListening extends Pick<ListenOptions, 'tls' | 'maxConne
 export async function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
-  { guard, sending, logger, tls, maxConnections }: RegistryListening,
+  { guard, sending, logger, listening }: RegistryListening,
 ): Promise<((host: string, port: number) => Promise<Listener>) | undefined> {
   if (!parts) return undefined
   const { registry } = parts
@@ -34,5 +36,5 @@ export async function registryOpener(
     sending,
     logger,
   })
-  return (host, port) => listen({ host, port, tls, maxConnections }, handle)
+  return (host, port) => listen({ ...listening(host), host, port }, handle)
 }

@@ -64,9 +64,15 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const guard = createHostGuard(guardNames(config), (host) => parts.stats.refused(host))
     const { sending } = parts.blobs
     const maxConnections = connectionLimit()
+    const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
+    const listening = (host: string) => {
+      // An address that the configuration does not name is the gateway of a network on this machine.
+      const isNear = outside !== undefined || isLoopback(host) || !named.has(host)
+      return { tls, maxConnections, prepare: isNear ? parts.blobs.unpace : undefined }
+    }
 
     const openCache = async (host: string, port: number): Promise<Listener> => {
-      const trusted = isLoopbackAddress(host) || host === 'localhost' || config.cache.shareCredentials
+      const trusted = isLoopback(host) || config.cache.shareCredentials
       const access = trusted ? 'credentialed' : 'anonymous'
       const handle = createHandler({
         registry: parts.cache,
@@ -77,13 +83,13 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         sending,
         logger,
       })
-      return listen({ host, port, tls, maxConnections }, handle)
+      return listen({ ...listening(host), host, port }, handle)
     }
     const endpoints: StatusReport['endpoints'] = { cache: [], registry: [], admin: [], networks: {} }
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
-    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, logger, tls, maxConnections })
+    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, logger, listening })
     const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 
@@ -104,8 +110,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
 
     for (const { host, url } of [...cacheListeners, ...registryListeners, ...adminListeners]) {
       // In a container every address is, and only the container's networks decide who gets that far.
-      if (!outside && !isLoopbackAddress(host) && host !== 'localhost')
-        logger.warn({ url }, 'this address is reachable from other machines')
+      if (!outside && !isLoopback(host)) logger.warn({ url }, 'this address is reachable from other machines')
     }
     const openers = [
       { listeners: cacheListeners, open: openCache },
@@ -122,6 +127,10 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     await close()
     throw error
   }
+}
+
+function isLoopback(host: string): boolean {
+  return isLoopbackAddress(host) || host === 'localhost'
 }
 
 /** Listens on each address; with several and port 0, each picks its own. */

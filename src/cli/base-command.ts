@@ -1,6 +1,7 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
+import { isRefreshDue } from '../app/container/refresh-due.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
 import { DockerError } from '../runtime/container-engine.ts'
@@ -105,7 +106,6 @@ export abstract class BaseCommand extends Command {
   protected override async finally(failed: Error | undefined): Promise<void> {
     await super.finally(failed)
     if (failed !== undefined || this.interrupted.aborted) return
-    const { isRefreshDue } = await import('../app/container/refresh-due.ts')
     if (!(await isRefreshDue(this.surroundings(), Date.now()))) return
     const { refreshCredentials } = await import('../app/container/refresh-credentials.ts')
     const { systemClock } = await import('../lib/clock.ts')

@@ -1,24 +1,34 @@
 import { isDeepStrictEqual } from 'node:util'
 import { stringify, type JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
+import { isLoopback } from './is-loopback.ts'
 import { readToml, stringsOf, tableOf } from './read-toml.ts'
 import { joinSections, tomlSections, type TomlSection } from './toml-sections.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 
+/** Where the files of one buildkitd are. */
+export interface BuildkitTarget {
+  /** Its buildkitd.toml. */
+  readonly path: string
+  /** Where our copy of the mirror's CA is put, and the path by which it is read: by buildkitd, or by buildx for its builders. */
+  readonly ca: { readonly path: string; readonly name: string }
+}
+
 /**
- * What has to stand in a buildkitd.toml: the mirror, as host and port, for each registry, and HTTP under the mirror's own name,
- * where alone it means the mirror. Throws a MirrorError (usage) for a file that cannot be changed safely.
+ * What has to stand in a buildkitd.toml: the mirror, as host and port, for each registry, and HTTP or the CA under the mirror's
+ * own name, where alone it means the mirror. Throws a MirrorError (usage) for a file that cannot be changed safely.
  * https://github.com/moby/buildkit/blob/master/docs/buildkitd.toml.md
  */
-export function planBuildkit(mirror: MirrorForClient, path: string, files: FilesNow): ConfigPlan {
+export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarget, files: FilesNow): ConfigPlan {
   if (!mirror.fallback)
     throw new MirrorError('BuildKit always goes to the origin when its mirrors fail: it cannot be told otherwise.', {
       exit: exitCode.usage,
       hints: ['Leave --no-fallback away'],
     })
-  const { host, protocol } = new URL(mirror.cache)
+  const { host } = new URL(mirror.cache)
   const current = files.text(path)
   const before = readToml(path, current ?? '')
   const tables = registryTables(path, before)
@@ -33,37 +43,64 @@ export function planBuildkit(mirror: MirrorForClient, path: string, files: Files
     text = table === undefined ? append(text, registry, { mirrors: [host] }) : addMirror(text, registry, host, mirrors)
     if (mirrors && mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay for ${registry}, and are asked next.`)
   }
-  if (protocol === 'http:' && tables[host]?.['http'] !== true) {
-    const table = tables[host]
-    wanted[host] = { ...table, http: true }
-    text = table === undefined ? append(text, host, { http: true }) : addLine(text, host, 'http = true')
+  const table = tables[host]
+  const own = ownKeys(mirror, ca.name)
+  const missing = Object.fromEntries(Object.entries(own).filter(([key]) => table?.[key] === undefined))
+  if (table?.['http'] !== undefined && table['http'] !== (own['http'] ?? false)) throw wrong(path, `http of ${host}`)
+  if (own['ca'] !== undefined && !isDeepStrictEqual({ ...missing, ...table }['ca'], own['ca']))
+    notes.push(`${host} keeps its own ca in ${path}, which has to hold the mirror's CA.`)
+  if (Object.keys(missing).length > 0) {
+    wanted[host] = { ...table, ...missing }
+    const lines = stringify(missing).trimEnd().split('\n')
+    text =
+      table === undefined
+        ? append(text, host, missing)
+        : lines.reduceRight((all, line) => addLine(all, host, line), text)
   }
   if (!isDeepStrictEqual(readAgain(text), { ...before, registry: wanted }))
     throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
       exit: exitCode.usage,
       hints: [`Give each registry in ${path} a table of its own: [registry."docker.io"]`],
     })
-  return { changes: files.change(path, text), notes, todo: [] }
+  return { changes: [...files.change(path, text), ...caChange(ca.path, mirror.ca, files)], notes, todo: [] }
+}
+
+/** What is said of the mirror itself. */
+function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): JsonMap {
+  const isPlain = cache.startsWith('http:')
+  // Of a host on loopback BuildKit expects HTTP until it is told otherwise.
+  const http = isPlain || isLoopback(cache) ? { http: isPlain } : {}
+  return { ...http, ...(ca !== undefined && { ca: [caName] }) }
 }
 
 /** Takes the mirror out of a file that was changed after us; undefined: nothing else was in it. */
-export function stripBuildkit({ cache }: { readonly cache: string }, path: string, files: FilesNow): FileChange[] {
+export function stripBuildkit(
+  { cache }: { readonly cache: string },
+  { path, ca }: BuildkitTarget,
+  files: FilesNow,
+): FileChange[] {
+  const authority = caChange(ca.path, undefined, files)
   const text = files.text(path)
-  if (text === undefined) return []
+  if (text === undefined) return authority
   const { host } = new URL(cache)
+  const own = ownKeys({ cache, ca: '' }, ca.name)
   const before = readToml(path, text)
-  const wanted = withoutMirror(before, host)
-  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) => stripSection(section, host))
+  const wanted = withoutMirror(before, host, own)
+  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) =>
+    stripSection(section, host, own),
+  )
   const stripped = joinSections(sections)
-  if (stripped.trim() === '') return files.change(path, undefined)
-  return files.change(path, isDeepStrictEqual(readAgain(stripped), wanted) ? stripped : text)
+  if (stripped.trim() === '') return [...files.change(path, undefined), ...authority]
+  return [...files.change(path, isDeepStrictEqual(readAgain(stripped), wanted) ? stripped : text), ...authority]
 }
 
-function stripSection(section: TomlSection, host: string): TomlSection[] {
+function stripSection(section: TomlSection, host: string, own: JsonMap): TomlSection[] {
   const registry = registryOf(section)
   if (registry === undefined) return [section]
+  const isOwn = (line: string) =>
+    Object.entries(own).some(([key, value]) => isDeepStrictEqual(readAgain(line)?.[key], value))
   const lines = section.lines.flatMap((line) => {
-    if (registry === host && /^\s*http\s*=\s*true\s*$/.test(line)) return []
+    if (registry === host && isOwn(line)) return []
     if (!/^\s*mirrors\s*=/.test(line)) return [line]
     const item = JSON.stringify(host)
     const rest = line.replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
@@ -73,16 +110,16 @@ function stripSection(section: TomlSection, host: string): TomlSection[] {
   return isOurs ? [] : [{ ...section, lines }]
 }
 
-function withoutMirror(all: JsonMap, host: string): JsonMap {
+function withoutMirror(all: JsonMap, host: string, own: JsonMap): JsonMap {
   const { registry, ...others } = all
   const left: JsonMap = {}
   for (const [name, value] of Object.entries(tableOf(registry) ?? {})) {
-    const { mirrors, http, ...rest } = tableOf(value) ?? {}
+    const { mirrors, ...rest } = tableOf(value) ?? {}
     const kept = Array.isArray(mirrors) ? mirrors.filter((one) => one !== host) : undefined
+    const keys = Object.entries(rest).filter(([key, said]) => name !== host || !isDeepStrictEqual(said, own[key]))
     const table = {
-      ...rest,
+      ...Object.fromEntries(keys),
       ...(kept !== undefined && kept.length > 0 && { mirrors: kept }),
-      ...(http !== undefined && !(name === host && http === true) && { http }),
     } as JsonMap
     if (Object.keys(table).length > 0) left[name] = table
   }

@@ -1,4 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { isLoopback } from './is-loopback.ts'
 
 /** Where a client lives, as far as it matters for reaching this machine's mirror. */
 export type ClientHome =
@@ -79,7 +80,7 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
 
 /** A warning about an address that the user gave and this client hardly reaches; undefined when there is nothing to say. */
 export function doubtAbout(url: string, home: ClientHome): string | undefined {
-  if (home.in === 'host' || !isLoopback(new URL(url).hostname)) return undefined
+  if (home.in === 'host' || !isLoopback(url)) return undefined
   return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
 }
 
@@ -93,15 +94,7 @@ function unreachableNetwork(what: string, network: string, { networks }: MirrorE
 }
 
 function preferLoopback(urls: readonly string[]): string | undefined {
-  return (
-    urls.find((url) => new URL(url).hostname === '127.0.0.1') ??
-    urls.find((url) => isLoopback(new URL(url).hostname)) ??
-    urls[0]
-  )
-}
-
-function isLoopback(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
+  return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopback(url)) ?? urls[0]
 }
 
 /** The URL with another host; one that means "every address" becomes the loopback one. */

@@ -21,6 +21,8 @@ export interface MirrorForClient {
   readonly cache: string
   /** The URL of the registry for pushed images; undefined where there is none, or the client cannot reach it. */
   readonly registry: string | undefined
+  /** The certificates that the client has to trust before it takes the mirror's, as PEM; undefined: it trusts that by itself. */
+  readonly ca?: string | undefined
   /** The registries to mirror, `docker.io` first. */
   readonly registries: readonly string[]
   /** Which upstream the mirror asks when a request names none. */

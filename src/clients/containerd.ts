@@ -1,10 +1,12 @@
 import { basename, dirname, join } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { configPathLines, readContainerdConfig, type ContainerdConfig } from './containerd-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { localRegistryName } from './node-hosts.ts'
 import { originOf } from './origin-of.ts'
 import { readToml, stringsOf } from './read-toml.ts'
 
@@ -66,6 +68,7 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
       hints: notes,
     })
   changes.push(...(forAll ? localRegistry(mirror, target, files) : []))
+  for (const host of hostsToTrust(mirror)) changes.push(...caChange(caPath(host, hosts.path, files), mirror.ca, files))
   if (usersDefault)
     notes.push(
       `${join(hosts.path, '_default')} is yours. It no longer holds for registries that have a folder of their own.`,
@@ -77,7 +80,7 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
   return {
     changes,
     notes,
-    todo: [...switchOn(config, target, files, users), ...nerdctl(target, files), ...trust(mirror)],
+    todo: [...switchOn(config, target, files, users), ...nerdctl(target, files)],
   }
 }
 
@@ -87,7 +90,7 @@ export function stripContainerd(
   hostsPath: string,
   files: FilesNow,
 ): FileChange[] {
-  return files.paths
+  const hosts = files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === hostsPath)
     .flatMap((path) => {
       const text = files.text(path)!
@@ -96,17 +99,34 @@ export function stripContainerd(
         ? files.change(path, hostsTomlWithout(text, url, basename(dirname(path))))
         : []
     })
+  return [
+    ...hosts,
+    ...hostsToTrust(mirror).flatMap((host) => caChange(caPath(host, hostsPath, files), undefined, files)),
+  ]
+}
+
+/** In the host's own folder, where containerd also looks when it is asked for an image of that host. */
+function caPath(host: string, hostsPath: string, files: FilesNow): string {
+  const names = folderNames(host)
+  const found = names.find((name) => files.paths.some((path) => dirname(path) === join(hostsPath, name)))
+  return join(hostsPath, found ?? names.at(-1)!, caFileName)
+}
+
+/** What a hosts.toml calls it. */
+function caIn({ cache, ca }: MirrorForClient, hostsPath: string, files: FilesNow): string | undefined {
+  return ca && `../${basename(dirname(caPath(new URL(cache).host, hostsPath, files)))}/${caFileName}`
 }
 
 /** `name`: a registry, or `_default`; `found`: its folder, where it has one. */
 function hostsChange(
-  { cache, fallback }: MirrorForClient,
+  mirror: MirrorForClient,
   name: string,
   found: HostsFolder | undefined,
   { hosts }: ContainerdTarget,
   files: FilesNow,
   notes: string[],
 ): FileChange[] {
+  const { cache, fallback } = mirror
   const folder = join(hosts.path, found?.name ?? folderNames(name)[0]!)
   const certificates = found ? certificatesIn(found.files) : {}
   if (Object.keys(certificates).length > 0)
@@ -114,19 +134,23 @@ function hostsChange(
   // Of all registries at once only containerd knows the address.
   const origin = name === '_default' ? undefined : originOf(name)
   const server = fallback ? origin : cache
-  const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, ...certificates })
+  const mirrorCa = caIn(mirror, hosts.path, files)
+  const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, mirrorCa, ...certificates })
   return files.change(join(folder, 'hosts.toml'), text)
 }
 
 /** Keeps images of the registry to push to from being looked for in the cache first. */
-function localRegistry({ registry }: MirrorForClient, { hosts }: ContainerdTarget, files: FilesNow): FileChange[] {
+function localRegistry(mirror: MirrorForClient, { hosts }: ContainerdTarget, files: FilesNow): FileChange[] {
+  const { registry } = mirror
   if (registry === undefined) return []
-  const { port, protocol } = new URL(registry)
-  const [name] = folderNames(`localhost:${port || (protocol === 'https:' ? '443' : '80')}`)
+  const [name] = folderNames(localRegistryName(registry))
   const path = join(hosts.path, name!, 'hosts.toml')
   const text = files.text(path)
   if (text !== undefined && !isOurHostsToml(text)) return []
-  return files.change(path, renderHostsToml({ server: registry, mirror: registry }))
+  return files.change(
+    path,
+    renderHostsToml({ server: registry, mirror: registry, mirrorCa: caIn(mirror, hosts.path, files) }),
+  )
 }
 
 /** What makes containerd look at the files at all, unless it does. */
@@ -161,12 +185,6 @@ function nerdctl({ hosts, nerdctlFile }: ContainerdTarget, files: FilesNow): str
   return folders.length === 0 || folders.includes(hosts.name)
     ? []
     : [`For nerdctl, add ${JSON.stringify(hosts.name)} to hosts_dir in ${nerdctlFile.name}.`]
-}
-
-function trust({ cache }: MirrorForClient): string[] {
-  return cache.startsWith('https:')
-    ? [`The system must trust the certificate of ${cache}: see update-ca-certificates(8), and restart containerd.`]
-    : []
 }
 
 function oldWay(key: string, { configFile, hosts }: ContainerdTarget): MirrorError {

@@ -3,6 +3,7 @@ import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts
 import type { DockerTarget } from './docker-target.ts'
 import { putFirst, readJsonObject, takeOut } from './edit-json.ts'
 import type { FilesNow } from './files-now.ts'
+import { isLoopback } from './is-loopback.ts'
 import { majorAndMinor } from './version.ts'
 
 const mirrorsKey = 'registry-mirrors'
@@ -34,6 +35,8 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
     text = putFirst(text, insecureKey, host)
     notes.push(`${host} becomes one of the insecure-registries: builds would ask it by HTTPS otherwise.`)
   }
+  if (isAskedByHttpOnly(mirror.cache, target.version))
+    notes.push(`docker build before Docker 28 asks ${host} by HTTP alone, and goes on to Docker Hub.`)
   return { changes: files.change(path, text), notes, todo: [] }
 }
 
@@ -101,10 +104,17 @@ function refuseFlag(flag: string, key: string, { flags, daemonJson }: DockerTarg
 
 /** Loopback addresses are insecure by themselves. */
 function needsInsecure(cache: string, version: string | undefined): boolean {
-  const { protocol, hostname } = new URL(cache)
-  if (protocol !== 'http:' || hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.'))
-    return false
+  if (!cache.startsWith('http:') || isLoopback(cache)) return false
   return (majorAndMinor(version)?.[0] ?? 0) < firstWithScheme
+}
+
+/** BuildKit takes a mirror on loopback for one without TLS until it is given URLs. */
+function isAskedByHttpOnly(cache: string, version: string | undefined): boolean {
+  return (
+    cache.startsWith('https:') &&
+    isLoopback(cache) &&
+    (majorAndMinor(version)?.[0] ?? firstWithScheme) < firstWithScheme
+  )
 }
 
 function hostOf(entry: string): string {

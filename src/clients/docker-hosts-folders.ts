@@ -1,5 +1,6 @@
 import { BlockList, isIP } from 'node:net'
 import { basename, dirname, join } from 'node:path'
+import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { insecureIn, isSameUrl, mirrorsIn } from './docker-daemon-json.ts'
 import type { DockerTarget } from './docker-target.ts'
@@ -34,7 +35,8 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
       const certificates = certificatesIn(namesIn(folder, files))
       const server = mirror.fallback ? originOf(registry) : mirror.cache
       const isHub = registry === 'docker.io'
-      const hosts = { server, mirror: mirror.cache, ...(isHub && { others }), ...certificates }
+      const mirrorCa = mirror.ca && `../${new URL(mirror.cache).host}/${caFileName}`
+      const hosts = { server, mirror: mirror.cache, mirrorCa, ...(isHub && { others }), ...certificates }
       changes.push(...files.change(path, renderHostsToml(hosts)))
       if (isHub && others.length > 0)
         notes.push(`${others.join(' and ')} are named in ${path} as well: registry-mirrors are not asked beside it.`)

@@ -19,8 +19,8 @@ export interface DockerTarget {
 /** `mirrors` in daemon.json, which are for Docker Hub only; a folder per registry; `both` when nobody could tell. */
 export type DockerForm = 'mirrors' | 'folders' | 'both'
 
-/** The first version that asks the hosts.toml of a registry's folder, and does so for its containerd image store only. */
-const firstWithFolders = 28
+/** The first version that asks the hosts.toml of a registry's folder: builds always, pulls with the containerd image store only. */
+export const firstWithFolders = 28
 
 /** Which form this engine understands. */
 export function dockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {

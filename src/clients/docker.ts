@@ -1,9 +1,12 @@
+import { join } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { planDaemonJson, stripDaemonJson } from './docker-daemon-json.ts'
 import { planHostsFolders, stripHostsFolders } from './docker-hosts-folders.ts'
-import { dockerForm, type DockerForm, type DockerTarget } from './docker-target.ts'
+import { dockerForm, firstWithFolders, type DockerForm, type DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
+import { majorAndMinor } from './version.ts'
 
 /**
  * What has to be written for an engine to come through the mirror. Throws a MirrorError (usage) for files and flags that leave
@@ -12,27 +15,56 @@ import type { FilesNow } from './files-now.ts'
 export function planDocker(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
   const form = dockerForm(target)
   if (form !== 'folders') refuseForMirrors(mirror, form)
+  const forBuilds = buildsNeedFolders(mirror, target)
   const parts = [
     ...(form === 'folders' ? [] : [planDaemonJson(mirror, target, files)]),
-    ...(form === 'mirrors' ? [] : [planHostsFolders(mirror, target, files)]),
+    ...(form === 'mirrors' && !forBuilds ? [] : [planHostsFolders(mirror, target, files)]),
   ]
+  const { certsFolder } = target
+  const ca =
+    certsFolder === undefined ? [] : caFiles(mirror, certsFolder).flatMap((path) => caChange(path, mirror.ca, files))
   return {
-    changes: parts.flatMap(({ changes }) => changes),
-    notes: [sayForm(form, mirror, target), ...parts.flatMap(({ notes }) => notes)],
-    todo: parts.flatMap(({ todo }) => todo),
+    changes: [...parts.flatMap(({ changes }) => changes), ...ca],
+    notes: [
+      sayForm(form, mirror, target),
+      ...(form === 'mirrors' && forBuilds ? ['docker build reads the folders, and by them trusts the mirror.'] : []),
+      ...parts.flatMap(({ notes }) => notes),
+    ],
+    todo: [...parts.flatMap(({ todo }) => todo), ...(certsFolder === undefined ? trustByHand(mirror) : [])],
   }
+}
+
+/**
+ * Whether `docker build` would pass the mirror by without folders: it reads them whatever the image store, and trusts
+ * registry-mirrors no further than Docker Hub itself.
+ */
+function buildsNeedFolders({ ca }: MirrorForClient, { certsFolder, version }: DockerTarget): boolean {
+  return ca !== undefined && certsFolder !== undefined && (majorAndMinor(version)?.[0] ?? 0) >= firstWithFolders
+}
+
+/** For an engine whose folders cannot be written from here. */
+export function trustByHand({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>): string[] {
+  if (ca === undefined) return []
+  const file = `~/.docker/certs.d/${new URL(cache).host}/ca.crt`
+  return [`Have the engine trust the mirror's CA (Docker Desktop: as ${file}, and restart it)`]
+}
+
+/** dockerd looks here for what to trust at a host, with every pull. */
+function caFiles(mirror: Pick<MirrorForClient, 'cache' | 'registry'>, certsFolder: string): string[] {
+  return hostsToTrust(mirror).map((host) => join(certsFolder, host, caFileName))
 }
 
 /** Takes the mirror out of files that were changed after us. */
 export function stripDocker(
-  mirror: { readonly cache: string },
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: Pick<DockerTarget, 'daemonJson' | 'certsFolder'>,
   files: FilesNow,
 ): FileChange[] {
-  return [
-    ...stripDaemonJson(mirror, target.daemonJson, files, 'drop'),
-    ...(target.certsFolder === undefined ? [] : stripHostsFolders(mirror, target.certsFolder, files)),
-  ]
+  const { daemonJson, certsFolder } = target
+  const lists = stripDaemonJson(mirror, daemonJson, files, 'drop')
+  if (certsFolder === undefined) return lists
+  const ca = caFiles(mirror, certsFolder).flatMap((path) => caChange(path, undefined, files))
+  return [...lists, ...stripHostsFolders(mirror, certsFolder, files), ...ca]
 }
 
 function refuseForMirrors(mirror: MirrorForClient, form: DockerForm): void {

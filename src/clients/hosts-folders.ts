@@ -1,4 +1,5 @@
 import { basename, dirname, join } from 'node:path'
+import { caFileName } from './ca-file.ts'
 import type { FilesNow } from './files-now.ts'
 import { isOurHostsToml, type HostsFile } from './hosts-toml.ts'
 
@@ -21,9 +22,10 @@ export function hostsFoldersIn(root: string, files: FilesNow): HostsFolder[] {
   }))
 }
 
-/** Whether there is nothing but a hosts.toml of ours in it. */
+/** Whether there is nothing in it but a hosts.toml of ours, or the mirror's CA. */
 export function isOurFolder({ hosts, files }: HostsFolder): boolean {
-  return files.length === 1 && hosts !== undefined && isOurHostsToml(hosts)
+  const others = files.filter((name) => name !== caFileName && name !== 'hosts.toml')
+  return others.length === 0 && (hosts === undefined || isOurHostsToml(hosts))
 }
 
 /** The names of a registry's folder, in the order of containerd's search: `reg_5000_`, `reg:5000`. */
@@ -37,7 +39,7 @@ export function folderNames(registry: string): string[] {
  * own as .cert with .key.
  */
 export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' | 'client'> {
-  const ca = names.filter((name) => name.endsWith('.crt'))
+  const ca = names.filter((name) => name.endsWith('.crt') && name !== caFileName)
   const client = names
     .filter((name) => name.endsWith('.cert'))
     .map((name) => [name, name.replace(/\.cert$/, '.key')] as const)

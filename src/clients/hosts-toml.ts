@@ -1,4 +1,5 @@
 import { parse, stringify, type JsonMap } from '@iarna/toml'
+import { caFileName } from './ca-file.ts'
 import { originOf } from './origin-of.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 
@@ -6,6 +7,8 @@ export interface HostsFile {
   /** The registry's own address, which is asked last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
+  /** The file that says what to trust at the mirror, relative to the folder of this one; undefined: nothing in particular. */
+  readonly mirrorCa?: string | undefined
   /** Other mirrors of this registry, to be asked after ours. */
   readonly others?: readonly string[]
   /** Paths of certificates that were in use for this registry. */
@@ -18,13 +21,18 @@ export interface HostsFile {
  * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
-export function renderHostsToml({ server, mirror, others = [], ca, client }: HostsFile): string {
-  const hosts = [mirror, ...others].map((url): [string, JsonMap] => [url, { capabilities: ['pull', 'resolve'] }])
+export function renderHostsToml({ server, mirror, mirrorCa, others = [], ca = [], client }: HostsFile): string {
+  const hosts = [mirror, ...others].map((url): [string, JsonMap] => [
+    url,
+    { capabilities: ['pull', 'resolve'], ...(url === mirror && mirrorCa !== undefined && { ca: mirrorCa }) },
+  ])
+  // What stands before the hosts is for the server, which may be the mirror as well.
+  const serverCa = [...(server === mirror && mirrorCa !== undefined ? [mirrorCa] : []), ...ca]
   return (
     writtenByMirror +
     stringify({
       ...(server !== undefined && { server }),
-      ...(ca !== undefined && { ca: [...ca] }),
+      ...(serverCa.length > 0 && { ca: serverCa }),
       ...(client !== undefined && { client: client.map((pair) => [...pair]) }),
       host: Object.fromEntries(hosts),
     })
@@ -54,11 +62,19 @@ export function hostsTomlWithout(text: string, mirror: string, folder: string): 
   const rest = lines
     .filter((line, at) => !(at === 0 && line.trimEnd() === writtenByMirror.trimEnd()))
     .filter((line) => server !== mirror || !/^\s*server\s*=/.test(line))
+    .flatMap((line) => (server === mirror ? withoutOurCa(line) : [line]))
     .join('\n')
   const left = read(rest)
   // Spelled in a way that was not foreseen: better whole than wrong.
   const isClean = start !== -1 && left !== undefined && !(mirror in left.host) && left.all['server'] !== mirror
   return isClean ? rest : text
+}
+
+/** A line that says what to trust at the server, without our file. */
+function withoutOurCa(line: string): string[] {
+  if (!/^\s*ca\s*=/.test(line)) return [line]
+  const rest = line.replace(new RegExp(`"[^"]*${caFileName.replaceAll('.', '\\.')}"(, )?`), '')
+  return /^\s*ca\s*=\s*(\[\s*\])?\s*$/.test(rest) ? [] : [rest]
 }
 
 /** containerd spells `reg:5000` as `reg_5000_` as well. */

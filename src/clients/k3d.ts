@@ -1,22 +1,37 @@
 import { shellWord } from '../lib/shell-word.ts'
+import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { planRegistries } from './k3s.ts'
+import { k3sFolder, planRegistries, type CaPlace } from './k3s.ts'
 import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
 
 export interface K3dTarget {
   readonly cluster: string
   /** The registries.yaml that new clusters are made with. */
   readonly path: string
+  /** Where the mirror's CA is put, which the nodes mount. */
+  readonly caPath: string
   /** The ConfigMap of the cluster, if it runs and answers; undefined: there is none to be told. */
   readonly hosting: string | undefined
 }
 
+const caInNodes = `${k3sFolder}/${caFileName}`
+
+/** The CA as the nodes of k3d have it. */
+export function k3dCa(path: string): CaPlace {
+  return { path, name: caInNodes }
+}
+
 /** k3d: a registries.yaml, and the command that makes a cluster with it. https://k3d.io/stable/usage/registries/ */
-export function planK3d(mirror: MirrorForClient, { cluster, path, hosting }: K3dTarget, files: FilesNow): ConfigPlan {
-  const { changes, notes } = planRegistries(mirror, path, files)
+export function planK3d(
+  mirror: MirrorForClient,
+  { cluster, path, caPath, hosting }: K3dTarget,
+  files: FilesNow,
+): ConfigPlan {
+  const { changes, notes } = planRegistries(mirror, path, k3dCa(caPath), files)
   const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
-  const create = ['k3d cluster create', shellWord(cluster), '--registry-config', shellWord(path), ...strict].join(' ')
+  const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(`${caPath}:${caInNodes}@server:*;agent:*`)]
+  const create = ['k3d cluster create', shellWord(cluster), '--registry-config', shellWord(path), ...mount, ...strict]
   const { registry } = mirror
   const told = registry === undefined ? undefined : renderHosting(registry)
   const there = hosting === undefined ? undefined : files.text(hosting)
@@ -32,6 +47,6 @@ export function planK3d(mirror: MirrorForClient, { cluster, path, hosting }: K3d
       hosting === undefined && told !== undefined
         ? [`once it runs, mirror configure k3d --cluster ${cluster} tells Tilt and skaffold about the registry`]
         : [],
-    output: `${create}\n`,
+    output: `${create.join(' ')}\n`,
   }
 }

@@ -1,10 +1,21 @@
+import { isDeepStrictEqual } from 'node:util'
 import { stringify } from 'yaml'
+import { caChange } from './ca-file.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import { addYamlItem, addYamlKey, removeFromYaml } from './edit-yaml.ts'
 import type { FilesNow } from './files-now.ts'
 import { localRegistryName } from './node-hosts.ts'
 import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
 import { type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
+
+/** Where the mirror's CA is put, and by what path k3s reads it. */
+export interface CaPlace {
+  readonly path: string
+  readonly name: string
+}
+
+/** Where nodes have what k3s looks for. */
+export const k3sFolder = '/etc/rancher/k3s'
 
 /** What becomes of a registries.yaml, and what has to be said about it. */
 export interface RegistriesPlan {
@@ -19,18 +30,32 @@ const everyRegistry = '*'
  * The registries.yaml of k3s, which k3d takes as well: the mirror before all other endpoints, for every registry that it may be
  * asked for. https://docs.k3s.io/installation/private-registry
  */
-export function planRegistries(mirror: MirrorForClient, path: string, files: FilesNow): RegistriesPlan {
+export function planRegistries(
+  mirror: MirrorForClient,
+  path: string,
+  caPlace: CaPlace,
+  files: FilesNow,
+): RegistriesPlan {
+  const { changes, notes } = planFile(mirror, path, caPlace, files)
+  return { changes: [...changes, ...caChange(caPlace.path, mirror.ca, files)], notes }
+}
+
+function planFile(mirror: MirrorForClient, path: string, { name: caName }: CaPlace, files: FilesNow): RegistriesPlan {
   const { cache, registry } = mirror
+  const trusting = mirror.ca === undefined ? [] : hostsOf(mirror)
   const alias = registry === undefined ? undefined : localRegistryName(registry)
   const fresh = {
     mirrors: {
       [everyRegistry]: { endpoint: [cache] },
       ...(alias !== undefined && { [alias]: { endpoint: [registry] } }),
     },
+    ...(trusting.length > 0 && {
+      configs: Object.fromEntries(trusting.map((host) => [host, { tls: { ca_file: caName } }])),
+    }),
   }
   const before = files.text(path)
   const yaml = readYamlText(before ?? '', path)
-  if (yamlValue(yaml) === null || isAllOurs(yaml)) {
+  if (yamlValue(yaml) === null || isAllOurs(yaml, caName)) {
     const [above, below] = aroundHeader(yaml.text)
     const kept = `${above}${yamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')
     return { changes: files.change(path, `${kept}${writtenByMirror}${stringify(fresh)}`), notes: [] }
@@ -54,17 +79,35 @@ export function planRegistries(mirror: MirrorForClient, path: string, files: Fil
     else if (!endpointsOf(after, alias).includes(registry))
       notes.push(`${alias} is a registry of your own, and stays so.`)
   }
+  for (const host of trusting) {
+    const there = yamlValue(after, caKey(host))
+    if (there === undefined) after = addYamlKey(after, caKey(host), caName)
+    else if (there !== caName)
+      notes.push(`${host} keeps its own ca_file (${JSON.stringify(there)}), which has to hold the mirror's CA.`)
+  }
   return { changes: files.change(path, after.text), notes }
+}
+
+/** By host and port, for the cache and the registry alike. */
+function hostsOf({ cache, registry }: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
+  return [...new Set([cache, ...(registry === undefined ? [] : [registry])].map((url) => new URL(url).host))]
+}
+
+function caKey(host: string): [string, string, string, string] {
+  return ['configs', host, 'tls', 'ca_file']
 }
 
 /** See ClientPlace.strip. */
 export function stripRegistries(
-  { cache, registry }: { readonly cache: string; readonly registry: string | undefined },
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
+  caPlace: CaPlace,
   files: FilesNow,
 ): FileChange[] {
+  const { cache, registry } = mirror
+  const ca = caChange(caPlace.path, undefined, files)
   const before = files.text(path)
-  if (before === undefined) return []
+  if (before === undefined) return ca
   let yaml = readYamlText(before, path)
   for (const name of Object.keys(mirrorsOf(yaml))) {
     for (const url of [cache, registry]) {
@@ -72,8 +115,10 @@ export function stripRegistries(
       if (at !== -1) yaml = removeFromYaml(yaml, ['mirrors', name, 'endpoint', at])
     }
   }
+  for (const host of hostsOf(mirror))
+    if (yamlValue(yaml, caKey(host)) === caPlace.name) yaml = removeFromYaml(yaml, caKey(host))
   const isEmpty = yamlValue(yaml) === null && yaml.text.trim() === writtenByMirror.trim()
-  return files.change(path, isEmpty ? undefined : yaml.text)
+  return [...files.change(path, isEmpty ? undefined : yaml.text), ...ca]
 }
 
 function withEndpoint(yaml: YamlText, name: string, url: string): YamlText {
@@ -88,14 +133,16 @@ function withEndpoint(yaml: YamlText, name: string, url: string): YamlText {
 }
 
 /** Whether nothing but what we write is in it, for whatever address: then it is written anew. */
-function isAllOurs(yaml: YamlText): boolean {
+function isAllOurs(yaml: YamlText, caName: string): boolean {
   const value = yamlValue(yaml)
   const [, below] = aroundHeader(yaml.text)
   // A remark of the user's would be lost.
   if (!isWrittenByMirror(yaml.text) || below.includes('#') || typeof value !== 'object' || value === null) return false
   const entries = Object.entries(mirrorsOf(yaml))
+  const configs = Object.values(yamlValue(yaml, ['configs']) ?? {})
   return (
-    Object.keys(value).every((key) => key === 'mirrors') &&
+    Object.keys(value).every((key) => key === 'mirrors' || key === 'configs') &&
+    configs.every((config) => isDeepStrictEqual(config, { tls: { ca_file: caName } })) &&
     entries.every(([name, entry]) => {
       const ours = name === everyRegistry || /^localhost:\d+$/.test(name)
       return ours && Object.keys(entry ?? {}).join() === 'endpoint' && endpointsOf(yaml, name).length === 1

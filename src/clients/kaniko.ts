@@ -1,4 +1,5 @@
 import { stringify } from 'yaml'
+import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 
 /** kaniko is told by flags: they are printed, with the environment and a Pod that has them. */
@@ -14,8 +15,14 @@ export function planKaniko(mirror: MirrorForClient, version: string | undefined)
       : [`KANIKO_REGISTRY_MIRROR=${hubMirror(mirror)}`]),
     '',
     '# or as a Pod:',
-    stringify(pod(mirror, flags), { lineWidth: 0, indentSeq: false }),
+    // A Pod has what is trusted from a ConfigMap.
+    ...(mirror.ca === undefined ? [] : [`${yaml(configMap(mirror.ca))}---`]),
+    yaml(pod(mirror, flags)),
   ].join('\n')
+  const todo =
+    mirror.ca === undefined
+      ? []
+      : [`have the mirror's CA in the container as ${caFile}; the ConfigMap has it for a Pod`]
   const notes = hasMap
     ? [
         version === undefined
@@ -23,7 +30,16 @@ export function planKaniko(mirror: MirrorForClient, version: string | undefined)
           : undefined,
       ]
     : ['kaniko before 1.22 mirrors Docker Hub only.']
-  return { changes: [], notes: notes.filter((note) => note !== undefined), todo: [], output }
+  return { changes: [], notes: notes.filter((note) => note !== undefined), todo, output }
+}
+
+/** Where the executor finds the mirror's CA: below its own folder, which stays when a build empties all others. */
+const caFolder = '/kaniko/mirror'
+const caFile = `${caFolder}/${caFileName}`
+const caVolume = 'mirror-ca'
+
+function yaml(value: unknown): string {
+  return stringify(value, { lineWidth: 0, indentSeq: false })
 }
 
 /**
@@ -37,6 +53,7 @@ export function kanikoFlags(mirror: MirrorForClient, hasMap: boolean): string[] 
       ? mappings(mirror).map((mapping) => `--registry-map=${mapping}`)
       : [`--registry-mirror=${hubMirror(mirror)}`]),
     ...insecureFlag(mirror.cache),
+    ...caFlag(mirror.cache, mirror.ca),
     ...(mirror.fallback ? [] : ['--skip-default-registry-fallback']),
   ]
 }
@@ -63,14 +80,30 @@ function insecureFlag(url: string): string[] {
   return protocol === 'http:' && !isKnown ? [`--insecure-registry=${host}`] : []
 }
 
+function caFlag(url: string, ca: string | undefined): string[] {
+  return ca === undefined ? [] : [`--registry-certificate=${new URL(url).host}=${caFile}`]
+}
+
+function configMap(ca: string) {
+  return { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: caVolume }, data: { [caFileName]: ca } }
+}
+
 /** RFC 1918. */
 function isPrivate(hostname: string): boolean {
   return /^(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.[\d.]+$/.test(hostname)
 }
 
-function pod({ registry }: MirrorForClient, flags: readonly string[]) {
+function pod({ registry, ca }: MirrorForClient, flags: readonly string[]) {
   const push = registry === undefined ? ['--no-push'] : [`--destination=${new URL(registry).host}/app:dev`]
-  const insecure = registry === undefined ? [] : insecureFlag(registry)
+  const insecure = registry === undefined ? [] : [...insecureFlag(registry), ...caFlag(registry, ca)]
+  const mounts = [
+    { name: 'workspace', mountPath: '/workspace' },
+    ...(ca === undefined ? [] : [{ name: caVolume, mountPath: caFolder, readOnly: true }]),
+  ]
+  const volumes = [
+    { name: 'workspace', emptyDir: {} },
+    ...(ca === undefined ? [] : [{ name: caVolume, configMap: { name: caVolume } }]),
+  ]
   return {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -82,10 +115,10 @@ function pod({ registry }: MirrorForClient, flags: readonly string[]) {
           name: 'kaniko',
           image: 'ghcr.io/osscontainertools/kaniko:latest',
           args: ['--context=dir:///workspace', ...push, ...flags, ...insecure],
-          volumeMounts: [{ name: 'workspace', mountPath: '/workspace' }],
+          volumeMounts: mounts,
         },
       ],
-      volumes: [{ name: 'workspace', emptyDir: {} }],
+      volumes,
     },
   }
 }

@@ -1,5 +1,6 @@
 import { posix } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName, isCaFile } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { registrySection, withConfigPath } from './containerd-registry-section.ts'
 import type { FilesNow } from './files-now.ts'
@@ -97,7 +98,8 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
   const missing = hostsFolders(mirror).filter((folder) => {
     const file = posix.join(at, folder.name, 'hosts.toml')
     const there = files.text(file)
-    if (there === folder.text) return false
+    const caFile = posix.join(posix.dirname(file), caFileName)
+    if (there === folder.text && caChange(caFile, folder.ca, files).length === 0) return false
     if (mounts.some((mount) => nodePath(name, mount) === posix.dirname(file))) {
       notes.push(`${name} mounts ${folder.name} from this machine; mirror configure kind writes it there.`)
       return false
@@ -105,7 +107,9 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
     return true
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
-  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurHostsToml(files.text(path) ?? ''))
+  const own = files.paths.filter(
+    (path) => path.startsWith(`${at}/`) && !isOurHostsToml(files.text(path) ?? '') && !isCaFile(path),
+  )
   const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
   )

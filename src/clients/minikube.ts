@@ -1,3 +1,4 @@
+import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
@@ -5,6 +6,8 @@ import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
 export interface MinikubeTarget {
   /** Where minikube keeps what it copies into its nodes as `/etc/containerd/certs.d`. */
   readonly folder: string
+  /** Where it keeps what it copies into them as `/etc/docker/certs.d`. */
+  readonly dockerFolder: string
   readonly profile: string
   readonly join: (...parts: string[]) => string
 }
@@ -21,7 +24,10 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
   const isPlain = cache.startsWith('http:')
   const flags = [`--registry-mirror=${cache}`, ...(isPlain ? [`--insecure-registry=${new URL(cache).host}`] : [])]
   return {
-    changes: hostsChanges(hostsFolders(mirror), folder, files, join),
+    changes: [
+      ...hostsChanges(hostsFolders(mirror), folder, files, join),
+      ...dockerCaFiles(mirror, target).flatMap((path) => caChange(path, mirror.ca, files)),
+    ],
     notes: [
       'Nodes with containerd go through the mirror for every registry, nodes with Docker for Docker Hub only.',
       ...(isHub
@@ -42,8 +48,18 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
 /** See ClientPlace.strip. */
 export function stripMinikube(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
-  { folder }: MinikubeTarget,
+  target: MinikubeTarget,
   files: FilesNow,
 ): FileChange[] {
-  return withoutHosts(folder, mirror, files)
+  return [
+    ...withoutHosts(target.folder, mirror, files),
+    ...dockerCaFiles(mirror, target).flatMap((path) => caChange(path, undefined, files)),
+  ]
+}
+
+function dockerCaFiles(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  { dockerFolder, join }: MinikubeTarget,
+): string[] {
+  return hostsToTrust(mirror).map((host) => join(dockerFolder, host, caFileName))
 }

@@ -1,12 +1,14 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName, isCaFile } from './ca-file.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
 
-/** A folder below a containerd's `config_path`, and the hosts.toml in it. */
+/** A folder below a containerd's `config_path`, with the hosts.toml in it and the CA that this names. */
 export interface HostsFolder {
   readonly name: string
   readonly text: string
+  readonly ca: string | undefined
 }
 
 /** Where nodes of kind and minikube, and most others, keep these folders. */
@@ -17,14 +19,17 @@ export const usualConfigPath = '/etc/containerd/certs.d'
  * that it has on this machine. A colon in a folder's name would end the path in `docker run --volume`, so the port is written in
  * containerd's other way.
  */
-export function hostsFolders({ cache, registry, fallback }: MirrorForClient): HostsFolder[] {
-  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache })
-  const folders = [{ name: '_default', text: everything }]
+export function hostsFolders({ cache, registry, ca, fallback }: MirrorForClient): HostsFolder[] {
+  // In each folder: nodes may mount them one by one.
+  const mirrorCa = ca && caFileName
+  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa })
+  const folders = [{ name: '_default', text: everything, ca }]
   if (registry !== undefined)
     folders.push({
       name: `localhost_${portOf(registry)}_`,
       // Without it the node's own port would be asked as well, and its refusal be all that the user gets to see.
-      text: renderHostsToml({ server: registry, mirror: registry }),
+      text: renderHostsToml({ server: registry, mirror: registry, mirrorCa }),
+      ca,
     })
   return folders
 }
@@ -39,10 +44,11 @@ export function hostsChanges(
   files: FilesNow,
   join: (...parts: string[]) => string,
 ): FileChange[] {
-  return folders.flatMap(({ name, text }) => {
+  return folders.flatMap(({ name, text, ca }) => {
     const path = join(configPath, name, 'hosts.toml')
     const there = files.text(path)
-    if (there === undefined || there === text || isOurHostsToml(there)) return files.change(path, text)
+    if (there === undefined || there === text || isOurHostsToml(there))
+      return [...files.change(path, text), ...caChange(join(configPath, name, caFileName), ca, files)]
     throw new MirrorError(`${path} is not the mirror's, so it is left alone.`, {
       exit: exitCode.usage,
       hints: [`remove ${path}, if it is no longer needed, and try again`],
@@ -57,6 +63,7 @@ export function withoutHosts(
   files: FilesNow,
 ): FileChange[] {
   return files.paths.flatMap((path) => {
+    if (path.startsWith(configPath) && isCaFile(path)) return caChange(path, undefined, files)
     const text = path.startsWith(configPath) && /[\\/]hosts\.toml$/.test(path) ? files.text(path) : undefined
     if (text === undefined || !isOurHostsToml(text)) return []
     const folder = path.split(/[\\/]/).at(-2)!

@@ -1,11 +1,13 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange } from './ca-file.ts'
 import type { FileChange } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { podmanDropIns, podmanHeader, type PodmanTarget } from './podman.ts'
+import { podmanCaFiles, podmanDropIns, type PodmanTarget } from './podman.ts'
 import { trimmed } from './podman-tables.ts'
 import { readToml, tablesOf } from './read-toml.ts'
+import { ownFileHeader } from './written-by-mirror.ts'
 
 /** What was written then. */
 interface WrittenMirror {
@@ -20,10 +22,11 @@ interface WrittenMirror {
 export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
   const isOurs = (table: JsonMap | undefined) => hosts.includes(trimmed(table?.['location']).split('/')[0]!)
-  return podmanDropIns(target).flatMap((path) => {
+  const dropIns = podmanDropIns(target).flatMap((path) => {
     const text = files.text(path)
     return text === undefined ? [] : files.change(path, withoutOurs(path, text, isOurs))
   })
+  return [...dropIns, ...podmanCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
 }
 
 function withoutOurs(path: string, text: string, isOurs: (table: JsonMap | undefined) => boolean): string | undefined {
@@ -38,7 +41,7 @@ function withoutOurs(path: string, text: string, isOurs: (table: JsonMap | undef
     kept.push(isOurs(table) || empty ? remarkBelow(head!) : head!)
     kept.push(...mirrors.map((section, at) => (theirs[at] ? section : remarkBelow(section))))
   }
-  const after = preamble!.replace(podmanHeader, '') + kept.join('')
+  const after = preamble!.replace(ownFileHeader, '') + kept.join('')
   if (
     !isDeepStrictEqual(structuredClone(readToml(path, after)), expected(structuredClone(readToml(path, text)), isOurs))
   ) {

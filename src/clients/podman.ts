@@ -1,11 +1,13 @@
 import { stringify, type JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { caChange, caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
+import { localRegistryName } from './node-hosts.ts'
 import { dropInFolderIn, inReadingOrder, mainFileIn, type PodmanFiles } from './podman-files.ts'
 import { governing, registryTables, trimmed, type RegistryTable } from './podman-tables.ts'
 import { tablesOf } from './read-toml.ts'
-import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
+import { isWrittenByMirror, ownFileHeader } from './written-by-mirror.ts'
 
 export interface PodmanTarget {
   readonly files: PodmanFiles
@@ -16,7 +18,19 @@ export interface PodmanTarget {
 /** Ours, the second for where another file's name would come after the first. */
 const dropInNames = ['50-mirror.conf', 'zz-mirror.conf']
 
-export const podmanHeader = `${writtenByMirror}# Changes are lost when it is written again: make them in a file of your own.\n`
+/** Where certificates are looked for, in a folder for each host. */
+export function podmanCertificates({ files, scope }: PodmanTarget): string {
+  return `${scope === 'user' ? files.user! : files.system.at(-1)!}/certs.d`
+}
+
+/** Our copies of the mirror's CA, one for each name by which it is called. */
+export function podmanCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
+  const { cache, registry } = mirror
+  // Pulls follow a table to the address in it; pushes stay with the name.
+  const hosts = [cache, ...(registry === undefined ? [] : [registry])].map((url) => endpointOf(url).host)
+  const names = registry === undefined ? [] : [registryName(registry)]
+  return [...new Set([...hosts, ...names])].map((host) => `${podmanCertificates(target)}/${host}/${caFileName}`)
+}
 
 /** Where our drop-in may lie. */
 export function podmanDropIns({ files, scope }: PodmanTarget): string[] {
@@ -44,13 +58,16 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       hints: notes,
     })
   const path = chooseName(candidates, tables, layout, others, files)
-  const text = podmanHeader + stringify({ registry: [...tables, ...localRegistry(mirror, found)] })
+  const text = ownFileHeader + stringify({ registry: [...tables, ...localRegistry(mirror, found)] })
   return {
-    changes: candidates.flatMap((one) =>
-      one === path ? files.change(one, text) : files.has(one) ? files.change(one, undefined) : [],
-    ),
+    changes: [
+      ...candidates.flatMap((one) =>
+        one === path ? files.change(one, text) : files.has(one) ? files.change(one, undefined) : [],
+      ),
+      ...podmanCaFiles(target, mirror).flatMap((file) => caChange(file, mirror.ca, files)),
+    ],
     notes: [...notes, ...narrower(mirror, found), ...usersOwn(mirror, target, others, files), ...pushes(mirror)],
-    todo: mirror.cache.startsWith('https:') ? [trust(mirror.cache)] : [],
+    todo: [],
   }
 }
 
@@ -130,15 +147,19 @@ function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: s
   return { tables, notes }
 }
 
-/** The registry to push to speaks HTTP, which podman has to be told. */
+/** Where the registry to push to is, and that it speaks HTTP, if it does. */
 function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): JsonMap[] {
-  if (registry === undefined || !registry.startsWith('http:')) return []
-  const { hostname, port } = new URL(registry)
+  if (registry === undefined) return []
   const { host, insecure } = endpointOf(registry)
-  // On its own machine, and in a virtual machine on it, images bear its name there.
-  const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(hostname)
-  const name = near ? `localhost:${port || '80'}` : host
-  return governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
+  const name = registryName(registry)
+  const saysNothing = name === host && registry.startsWith('https:')
+  return saysNothing || governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
+}
+
+/** On its own machine, and in a virtual machine on it, images bear the registry's name there. */
+function registryName(registry: string): string {
+  const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(new URL(registry).hostname)
+  return near ? localRegistryName(registry) : endpointOf(registry).host
 }
 
 /** Says which parts of a registry have settings of their own: the longest prefix wins. */
@@ -192,9 +213,4 @@ function pushes({ fallback }: MirrorForClient): string[] {
   return fallback
     ? []
     : ['Without a way to the registries themselves, pushes to them fail as well: the mirror takes none.']
-}
-
-function trust(cache: string): string {
-  const { host } = new URL(cache)
-  return `Unless the system trusts the mirror's certificate, put its authority into /etc/containers/certs.d/${host}/ca.crt.`
 }

@@ -1,10 +1,10 @@
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+import { isLoopback } from './is-loopback.ts'
 
 /** Testcontainers puts a prefix before the names of Docker Hub's images; the Docker engine then pulls by that name. */
-export function planTestcontainers({ cache }: MirrorForClient): ConfigPlan {
-  const { host, hostname, protocol } = new URL(cache)
+export function planTestcontainers({ cache, ca }: MirrorForClient): ConfigPlan {
+  const { host, protocol } = new URL(cache)
   const prefix = `${host}/docker.io/`
-  const isLoopback = hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
   return {
     changes: [],
     notes: [
@@ -13,8 +13,11 @@ export function planTestcontainers({ cache }: MirrorForClient): ConfigPlan {
     ],
     todo: [
       'set it where your tests run: env $(mirror configure testcontainers) npm test',
-      ...(protocol === 'http:' && !isLoopback
+      ...(protocol === 'http:' && !isLoopback(cache)
         ? [`name ${host} under insecure-registries of the Docker engine, which pulls by that name`]
+        : []),
+      ...(ca !== undefined
+        ? ["have the engine, which pulls by that name, trust the mirror's CA: mirror configure docker"]
         : []),
     ],
     output: `TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX=${prefix}\n`,

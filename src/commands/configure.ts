@@ -48,6 +48,11 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       helpValue: 'URL',
       env: 'MIRROR_URL',
     }),
+    ca: string({
+      description: "the CA of a mirror with TLS, as PEM, instead of the one that mirror.yaml's tls tells",
+      helpValue: 'FILE',
+      env: 'MIRROR_CA',
+    }),
     root: string({
       description: 'write below this folder instead of / and ~, and speak to no daemon',
       helpValue: 'DIR',
@@ -97,7 +102,10 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
-    const mirror = await findMirror(this.surroundings(), flags.mirror)
+    const mirror = await findMirror(this.surroundings(), {
+      url: flags.mirror,
+      caFile: flags.ca === undefined ? undefined : resolve(machine.cwd, flags.ca),
+    })
     const request = { machine, adapter, place, mirror }
     await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
   }

@@ -10,8 +10,8 @@ export interface Config {
   /** By registry host, lower case. */
   upstreams: Record<string, UpstreamConfig>
   defaultUpstream: string
-  /** PEM file paths. */
-  tls: { cert: string; key: string } | undefined
+  /** PEM file paths; `ca`: what clients are to trust, undefined where `cert` says it or they trust it anyway. */
+  tls: { cert: string; key: string; ca: string | undefined } | undefined
 }
 
 export interface CacheConfig {

@@ -60,10 +60,10 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   log: section<Partial<Config['log']>>({ level: scalar(read.oneOf('debug', 'info', 'warn', 'error')) }),
   upstreams: record(read.registryHost, upstream),
   defaultUpstream: scalar(read.registryHost),
-  tls: section<{ cert?: string; key?: string }, NonNullable<Config['tls']>>(
-    { cert: scalar(read.filePath), key: scalar(read.filePath) },
-    ({ cert, key }, problem) =>
-      cert === undefined || key === undefined ? problem('needs both cert and key') : { cert, key },
+  tls: section<{ cert?: string; key?: string; ca?: string }, NonNullable<Config['tls']>>(
+    { cert: scalar(read.filePath), key: scalar(read.filePath), ca: scalar(read.filePath) },
+    ({ cert, key, ca }, problem) =>
+      cert === undefined || key === undefined ? problem('needs both cert and key') : { cert, key, ca },
   ),
 })
 

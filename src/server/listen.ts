@@ -13,6 +13,8 @@ export interface ListenOptions {
   readonly tls?: { readonly cert: string; readonly key: string } | undefined
   /** Open connections at most; undefined for no limit. */
   readonly maxConnections?: number | undefined
+  /** Called with the server as soon as it listens. */
+  readonly prepare?: ((server: Server) => void) | undefined
 }
 
 export interface Listener {
@@ -99,6 +101,7 @@ export async function listen(
   }
 
   const host = await bind(server, options)
+  options.prepare?.(server)
   const { port } = server.address() as AddressInfo
   const scheme = options.tls ? 'https' : 'http'
   return {

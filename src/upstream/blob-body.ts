@@ -45,6 +45,7 @@ export function planBlob(
  * the answer whenever it is called: before the first byte was asked for, and while one is waited for.
  */
 export function readBlob(answer: Answer, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
+  if (plan.skip === 0 && plan.encoding === undefined) return answer.body
   // A generator that has not begun runs no `finally`, and one that waits for a chunk does not before that has come.
   const chunks = wantedBytes(answer, plan, host)
   const iterator: AsyncIterator<Uint8Array> = {

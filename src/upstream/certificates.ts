@@ -1,20 +1,20 @@
-import { X509Certificate } from 'node:crypto'
 import * as tls from 'node:tls'
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import { readCertificates } from '../lib/read-certificates.ts'
 
 /**
  * The certificates to trust with an own CA: it and everything that is trusted without it, for a corporate registry redirects to
  * public storage. Throws a MirrorError when the text holds no certificate or a broken one.
  */
 export function trustedCertificates(pem: string, host: string): string[] {
-  const own = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
-  if (own.length === 0 || !own.every(isCertificate)) {
+  const own = readCertificates(pem)
+  if (own === undefined || own.length === 0) {
     throw new MirrorError(`The CA for ${host} is not a PEM certificate.`, {
       exit: exitCode.usage,
       hints: [`Check the file that upstreams."${host}".ca names`],
     })
   }
-  return [...machineCertificates(), ...own]
+  return [...machineCertificates(), ...own.map(String)]
 }
 
 function machineCertificates(): readonly string[] {
@@ -23,12 +23,4 @@ function machineCertificates(): readonly string[] {
     return tls.getCACertificates('default') as string[]
   }
   return tls.rootCertificates
-}
-
-function isCertificate(pem: string): boolean {
-  try {
-    return new X509Certificate(pem).raw.length > 0
-  } catch {
-    return false
-  }
 }

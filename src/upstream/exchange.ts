@@ -1,6 +1,7 @@
-import type { Dispatcher, EnvHttpProxyAgent } from 'undici'
+import type { EnvHttpProxyAgent } from 'undici'
 import { redact } from '../lib/redact.ts'
 import type { AddressGuard } from './address-guard.ts'
+import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
 import type { Proxies } from './proxies.ts'
 import { redirectTarget } from './trust.ts'
@@ -106,18 +107,20 @@ export function createExchange(options: ExchangeOptions): Exchange {
     request.signal?.addEventListener('abort', onAbort, { once: true })
     running.add(run)
     try {
-      const response = await agent.request({
-        origin: url.origin,
-        path: url.pathname + url.search,
-        method: request.method,
-        headers,
-        body: request.body ?? null,
-        headersTimeout: timeouts.headers,
-        bodyTimeout: timeouts.idle,
-        signal: run.signal,
-      })
-      response.body.on('close', finish)
-      return answerOf(host, response, foreign, run.signal)
+      const response = await dispatch(
+        agent,
+        {
+          origin: url.origin,
+          path: url.pathname + url.search,
+          method: request.method,
+          headers,
+          body: request.body ?? null,
+          headersTimeout: timeouts.headers,
+          bodyTimeout: timeouts.idle,
+        },
+        { signal: run.signal, explain: (error) => bodyError(host, error, run.signal), onClose: finish },
+      )
+      return answerOf(response, foreign)
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
@@ -157,44 +160,34 @@ export function createExchange(options: ExchangeOptions): Exchange {
   }
 }
 
-function answerOf(host: string, response: Dispatcher.ResponseData, foreign: boolean, signal: AbortSignal): Answer {
-  const { body, headers } = response
-  // A body that is let go of ends with an error that nobody waits for.
-  body.on('error', () => {})
+function answerOf({ status, headers, body }: Response, foreign: boolean): Answer {
   let discarded = false
   let isRead = false
   return {
-    status: response.statusCode,
+    status,
     foreign,
     header(name) {
       const value = headers[name]
       return Array.isArray(value) ? value.join(', ') : value
     },
-    body: readBody(host, body, signal, () => (isRead = true)),
+    body: {
+      [Symbol.asyncIterator]() {
+        isRead = true
+        return body
+      },
+    },
     discard() {
       if (discarded) return
       discarded = true
       if (isRead) body.destroy()
-      else void body.dump({ limit: discardBytes, signal: AbortSignal.timeout(discardMs) }).catch(() => {})
+      else body.dump(discardBytes, discardMs)
     },
   }
 }
 
-async function* readBody(
-  host: string,
-  body: Dispatcher.ResponseData['body'],
-  signal: AbortSignal,
-  onBegin: () => void,
-): AsyncGenerator<Uint8Array> {
-  onBegin()
-  try {
-    for await (const chunk of body) yield chunk as Uint8Array
-  } catch (error) {
-    signal.throwIfAborted()
-    throw bodyFailure(host, error)
-  } finally {
-    body.destroy()
-  }
+/** An end by our own will has the signal's reason. */
+function bodyError(host: string, error: unknown, { aborted, reason }: AbortSignal): Error {
+  return aborted && reason instanceof Error ? reason : bodyFailure(host, error)
 }
 
 function isRedirect(status: number): boolean {

@@ -12,7 +12,7 @@ const program = join(here, '..', '..', 'bin', 'run.js')
 
 /**
  * A case is a folder `<client>/<case>` with `before/` and `after/` (a missing one is an empty tree), `command` (the arguments
- * after `mirror configure`; `CASE` stands for the tree, there and in the files of `after/`), and, where needed, `setup` (shell, run in the tree: modes, links),
+ * after `mirror configure`; `CASE` stands for the tree, there and in the files of `after/`; `%3A` in a name there stands for a colon), and, where needed, `setup` (shell, run in the tree: modes, links),
  * `exit` (the code, then nothing may have changed), `stdout` and `stderr` (texts that must be in it, a line each).
  */
 const cases = readdirSync(here, { withFileTypes: true })
@@ -24,7 +24,7 @@ async function treeOf(root: string): Promise<Record<string, string>> {
   const found: Record<string, string> = {}
   for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name)
-    const name = relative(root, path)
+    const name = relative(root, path).replaceAll('%3A', ':')
     if (entry.isSymbolicLink()) found[name] = `link to ${await readlink(path)}`
     else if (entry.isDirectory()) found[name] = 'folder'
     else found[name] = `${((await lstat(path)).mode & 0o777).toString(8)} ${await contentAt(path, root)}`

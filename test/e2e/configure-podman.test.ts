@@ -33,10 +33,10 @@ interface Machine {
 }
 
 /** A machine on which `mirror` finds but one of the programs, this Debian's, or that of the Debian below `root`. */
-async function machineWith(program: Program, root: string): Promise<Machine> {
+async function machineWith(program: Program, root: string, tls?: readonly string[]): Promise<Machine> {
   const image = await runnableImage(1, 'oci')
   const content = { 'library/app': { one: image }, 'org/app': { one: image } }
-  const scene = await startScene({ content, registries })
+  const scene = await startScene({ content, registries, ...(tls && { tls }) })
   const programs = join(scene.folder, 'programs')
   await mkdir(programs)
   const command = root === '' ? `/usr/bin/${program}` : `/usr/sbin/chroot ${root} ${program}`
@@ -68,8 +68,8 @@ function asRoot(root: string): string {
   ].join('\n')
 }
 
-async function expectConfigured(program: Program, root: string): Promise<void> {
-  const { scene, apart, pull } = await machineWith(program, root)
+async function expectConfigured(program: Program, root: string, tls?: readonly string[]): Promise<void> {
+  const { scene, apart, pull } = await machineWith(program, root, tls)
   const before = await readdir(apart.outside(dropIns))
 
   expect(await apart.mirror('configure', 'podman', '--check')).toMatchObject({ exit: 5 })
@@ -110,6 +110,10 @@ describe.skipIf(missing !== undefined).each(['podman', 'buildah', 'skopeo'] as c
 
   test('of a newer Debian comes through the mirror by what configure wrote, and not after it was undone', async (context) => {
     await expectConfigured(program, await newer(context))
+  })
+
+  test('of a newer Debian comes through a mirror with TLS and a CA of its own', async (context) => {
+    await expectConfigured(program, await newer(context), ['127.0.0.1'])
   })
 })
 

@@ -104,7 +104,7 @@ function testConfig({ upstreams = {}, cache = {}, allowedHosts = [], tls }: Test
     admin: { listen: [{ host: '127.0.0.1', port: 0 }] },
     networks: [],
     allowedHosts,
-    tls,
+    tls: tls && { ...tls, ca: undefined },
     upstreams: Object.fromEntries(
       Object.entries(upstreams).map(([host, upstream]) => [
         host,

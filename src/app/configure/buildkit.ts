@@ -1,6 +1,8 @@
-import { join, resolve } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { planBuildkit, stripBuildkit } from '../../clients/buildkit.ts'
+import { caFileName } from '../../clients/ca-file.ts'
 import type { ClientHome } from '../../clients/client-address.ts'
+import { isLoopback } from '../../clients/is-loopback.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { majorAndMinor } from '../../clients/version.ts'
 import { MirrorError } from '../../lib/errors.ts'
@@ -72,15 +74,20 @@ function placeOf(
     file: 'a buildkitd.toml',
   }
   const version = options?.clientVersion ?? found?.buildx
+  const caPath = join(dirname(path), caFileName)
+  // What lies below --root is read where that is copied to.
+  const below = relative(machine.root, caPath)
+  const ca = { path: caPath, name: detached && !below.startsWith('..') ? join('/', below) : caPath }
+  const target = { path, ca }
   return {
     id: kind === 'file' ? path : kind,
     title: `${titles[kind]} (${path})`,
     details: { kind, scope, path },
     home: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
     files: localFiles,
-    wants: { files: [path], trees: [] },
+    wants: { files: [path, caPath], trees: [] },
     plan(mirror, files) {
-      const plan = planBuildkit(mirror, path, files)
+      const plan = planBuildkit(mirror, target, files)
       const then =
         kind === 'buildkitd'
           ? ['sudo systemctl restart buildkit   (it reads its configuration when it starts)']
@@ -89,7 +96,7 @@ function placeOf(
             ]
       return { ...plan, todo: plan.changes.length > 0 ? then : [] }
     },
-    strip: (mirror, files) => stripBuildkit(mirror, path, files),
+    strip: (mirror, files) => stripBuildkit(mirror, target, files),
     ...(!detached && kind === 'buildx' && { pull: (image) => tryBuild(image, runCommand) }),
     reasons: [
       {
@@ -107,13 +114,11 @@ function placeOf(
 
 /** A builder that reaches an address of this machine's loopback shares its network. */
 function createCommand(cache: string, file: string | undefined, version: string | undefined): string {
-  const { hostname } = new URL(cache)
-  const isLoopback = hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
   const [major, minor] = majorAndMinor(version) ?? [0, 14]
   const flag = major === 0 && minor < 14 ? '--config' : '--buildkitd-config'
   return [
     'docker buildx create --use --driver docker-container',
-    ...(isLoopback ? ['--driver-opt network=host'] : []),
+    ...(isLoopback(cache) ? ['--driver-opt network=host'] : []),
     ...(file === undefined ? [] : [`${flag} ${file}`]),
   ].join(' ')
 }

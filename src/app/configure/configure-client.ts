@@ -4,6 +4,7 @@ import type { ConfigPlan, FileChange, MirrorForClient } from '../../clients/clie
 import type { FilesNow } from '../../clients/files-now.ts'
 import { isSamePlace, openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { shellWord } from '../../lib/shell-word.ts'
 import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
 import type { FoundMirror } from './find-mirror.ts'
 import { readFiles } from './read-files.ts'
@@ -29,9 +30,9 @@ export interface PreparedClient extends PrepareRequest {
 /** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, place, mirror, fallback } = request
-  const { why, warning, cache, registry } = mirror.addressFor(place.home)
+  const { why, warning, cache, registry, ca } = mirror.addressFor(place.home)
   const { registries, defaultUpstream } = mirror
-  const address = { cache, registry, registries, defaultUpstream, fallback }
+  const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
   const files = await readFiles(place.files, place.wants)
   const earlier = (await openConfiguredClients(machine.stateDir).list()).find((record) =>
     isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
@@ -39,10 +40,18 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
   const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
-  await refuseForeign(plan.changes, request, cache)
+  await refuseForeign(
+    plan.changes,
+    request,
+    `--mirror ${cache}${ca === undefined ? '' : ` --ca ${shellWord(ca.file)}`}`,
+  )
   await place.validate?.(plan.changes)
-  return { ...request, address, why, warning, plan, earlier }
+  const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
+  return { ...request, address, why, warning, plan: { ...plan, notes }, earlier }
 }
+
+const trustedAnyway =
+  'No CA is handed over: the certificate is taken for one that is trusted everywhere. Name its CA by "tls.ca" in mirror.yaml, or by --ca, if it is not.'
 
 /** Carries the plan out. Changes nothing, and remembers nothing, when there is nothing to change. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
@@ -90,7 +99,7 @@ export function rootOf(machine: Machine): string | undefined {
 async function refuseForeign(
   changes: readonly FileChange[],
   { adapter, place }: PrepareRequest,
-  cache: string,
+  mirror: string,
 ): Promise<void> {
   const foreign: string[] = []
   for (const { path } of changes) if (!(await place.files.mayWrite(path))) foreign.push(path)
@@ -99,7 +108,7 @@ async function refuseForeign(
     exit: exitCode.usage,
     hints: [
       // Root has a state folder of its own, and no mirror in it.
-      `sudo mirror configure ${adapter.client} --mirror ${cache}`,
+      `sudo mirror configure ${adapter.client} ${mirror}`,
       `mirror configure ${adapter.client} --scope user   (files of your own, where the client has them)`,
     ],
   })

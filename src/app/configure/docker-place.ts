@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { planDocker, stripDocker } from '../../clients/docker.ts'
+import { planDocker, stripDocker, trustByHand } from '../../clients/docker.ts'
 import { dockerForm, type DockerTarget } from '../../clients/docker-target.ts'
 import { majorAndMinor } from '../../clients/version.ts'
 import type { ConfigPlan, MirrorForClient } from '../../clients/client-config.ts'
@@ -98,21 +98,25 @@ export function dockerPlaceByHand(options: Omit<DockerPlaceOptions, 'target'>): 
   }
 }
 
-function planByHand({ cache }: MirrorForClient, kind: DockerSite['kind'], notes: readonly string[]): ConfigPlan {
+function planByHand({ cache, ca }: MirrorForClient, kind: DockerSite['kind'], notes: readonly string[]): ConfigPlan {
   const { host } = new URL(cache)
-  const settings = { 'registry-mirrors': [cache], 'insecure-registries': [host] }
+  const settings = {
+    'registry-mirrors': [cache],
+    ...(cache.startsWith('http:') && { 'insecure-registries': [host] }),
+  }
+  const trust = trustByHand({ cache, ca })
   if (kind === 'colima')
     return {
       changes: [],
       notes: [...notes, 'Docker in Colima mirrors Docker Hub only, and reads what Colima gives it.'],
-      todo: ['colima edit   (put this where "docker: {}" stands)', 'colima restart'],
+      todo: ['colima edit   (put this where "docker: {}" stands)', ...trust, 'colima restart'],
       // JSON is YAML.
       output: `docker: ${JSON.stringify(settings)}\n`,
     }
   return {
     changes: [],
     notes: [...notes, "This Docker's settings are kept by the program that runs its virtual machine."],
-    todo: ['Add this to its engine settings (Docker Desktop: Settings, Docker Engine), and restart it there'],
+    todo: ['Add this to its engine settings (Docker Desktop: Settings, Docker Engine), and restart it there', ...trust],
     output: `${JSON.stringify(settings, null, 2)}\n`,
   }
 }

@@ -5,26 +5,55 @@ import type { Config } from '../../config/config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findRunning } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
+import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
 /** The mirror that clients are to be told about. */
 export interface FoundMirror {
   /** Where a client that lives there reaches it; `warning` when that is doubtful. Throws MirrorError when it cannot be reached. */
-  addressFor(home: ClientHome): ClientAddress & { readonly warning: string | undefined }
+  addressFor(home: ClientHome): FoundAddress
   /** `docker.io` first, then as they are configured and built in. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
 }
 
-/** The running mirror, or the one at `url`. Throws MirrorError: not running (3), or a bad URL (2). */
-export async function findMirror(surroundings: Surroundings, url: string | undefined): Promise<FoundMirror> {
+export interface FoundAddress extends ClientAddress {
+  readonly warning: string | undefined
+  /** What a client has to trust there, and the file it is from; undefined without TLS, and where nothing has to be handed over. */
+  readonly ca?: MirrorCertificate['ca']
+}
+
+export interface NamedMirror {
+  readonly url: string | undefined
+  /** Of its CA; absolute. */
+  readonly caFile: string | undefined
+}
+
+/**
+ * The running mirror, or the one that was named. Throws MirrorError: not running (3), or a bad URL or certificate (2).
+ */
+export async function findMirror(surroundings: Surroundings, { url, caFile }: NamedMirror): Promise<FoundMirror> {
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = { registries: registriesOf(config), defaultUpstream }
+  const certificate = await findCertificate(config.tls, caFile)
+  const withCa = (address: ClientAddress, doubt: string | undefined): FoundAddress => {
+    const { protocol, hostname } = new URL(address.cache)
+    if (protocol === 'https:') {
+      const strange = certificate.isFor(hostname) ? undefined : notFor(hostname)
+      const warning = [doubt, strange].filter((text) => text !== undefined).join(' ') || undefined
+      return { ...address, warning, ca: certificate.ca }
+    }
+    if (caFile === undefined) return { ...address, warning: doubt }
+    throw new MirrorError(`The mirror at ${address.cache} does not speak TLS, so it has no CA.`, {
+      exit: exitCode.usage,
+      hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
+    })
+  }
   if (url !== undefined) {
     const given = { cache: checkedUrl(url), registry: registryBeside(url, config) }
     const why = `the mirror is at ${given.cache}, as you said`
-    return { ...known, addressFor: (home) => ({ ...given, why, warning: doubtAbout(given.cache, home) }) }
+    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(given.cache, home)) }
   }
   const running = await findRunning(paths.stateFile)
   if (running === undefined)
@@ -33,11 +62,15 @@ export async function findMirror(surroundings: Surroundings, url: string | undef
       hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
     })
   const endpoints = { ...running.endpoints, runtime: running.runtime }
-  return { ...known, addressFor: (home) => ({ ...clientAddress(home, endpoints), warning: undefined }) }
+  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
 }
 
 function registriesOf({ upstreams, defaultUpstream }: Config): string[] {
   return [...new Set(['docker.io', ...builtInUpstreams, ...Object.keys(upstreams), defaultUpstream])]
+}
+
+function notFor(hostname: string): string {
+  return `The mirror's certificate does not name ${hostname}, so this client will refuse it: have it issued for that name as well (subjectAltName).`
 }
 
 /** Without a slash at its end. */

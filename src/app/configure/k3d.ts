@@ -1,6 +1,7 @@
 import { join, resolve } from 'node:path'
 import type { FilePort } from '../../clients/file-port.ts'
-import { type K3dTarget, planK3d } from '../../clients/k3d.ts'
+import { caFileName } from '../../clients/ca-file.ts'
+import { type K3dTarget, k3dCa, planK3d } from '../../clients/k3d.ts'
 import { stripRegistries } from '../../clients/k3s.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { hostingConfigMap, isOurHosting } from '../../clients/local-registry-hosting.ts'
@@ -38,8 +39,10 @@ function place(
   hasHosting: boolean,
 ): ClientPlace {
   const name = cluster ?? usualName
-  const path = file === undefined ? ownFile(machine, name) : resolve(machine.cwd, file)
-  const target: K3dTarget = { cluster: name, path, hosting: hasHosting ? hostingPath : undefined }
+  const folder = ownFolder(machine, name)
+  const path = file === undefined ? join(folder, 'registries.yaml') : resolve(machine.cwd, file)
+  const caPath = join(folder, caFileName)
+  const target: K3dTarget = { cluster: name, path, caPath, hosting: hasHosting ? hostingPath : undefined }
   return {
     id: `cluster ${name}${file === undefined ? '' : `, file ${path}`}`,
     title: `the cluster ${name} (${path})`,
@@ -51,10 +54,10 @@ function place(
     home: dockerNetworkHome(machine, 'k3d nodes', `k3d-${name}`),
     files: hasHosting ? withConfigMap(machine, name) : localFiles,
     ...(file === undefined && !hasHosting && { ours: true as const }),
-    wants: { files: [path, ...(hasHosting ? [hostingPath] : [])], trees: [] },
+    wants: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
     strip: (mirror, files) => [
-      ...stripRegistries(mirror, path, files),
+      ...stripRegistries(mirror, path, k3dCa(caPath), files),
       ...(hasHosting && isOurHosting(files.text(hostingPath) ?? '') ? files.change(hostingPath, undefined) : []),
     ],
     pull(image) {
@@ -76,8 +79,8 @@ function place(
   }
 }
 
-function ownFile({ detached, home, stateDir }: Machine, cluster: string): string {
-  return join(detached ? join(home, '.local', 'state', 'mirror') : stateDir, 'k3d', cluster, 'registries.yaml')
+function ownFolder({ detached, home, stateDir }: Machine, cluster: string): string {
+  return join(detached ? join(home, '.local', 'state', 'mirror') : stateDir, 'k3d', cluster)
 }
 
 function kubectl({ runCommand }: Machine, cluster: string) {

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
-import { planRegistries, stripRegistries } from '../../clients/k3s.ts'
+import { caFileName } from '../../clients/ca-file.ts'
+import { k3sFolder, planRegistries, stripRegistries } from '../../clients/k3s.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientAdapter, ClientPlace, ClientReload, Machine } from './client-adapter.ts'
@@ -24,16 +25,17 @@ export const k3sAdapter: ClientAdapter = {
 
 function place(machine: Machine): ClientPlace {
   const { root, runCommand } = machine
-  const path = join(root, 'etc', 'rancher', 'k3s', 'registries.yaml')
+  const path = join(root, k3sFolder, 'registries.yaml')
+  const ca = { path: join(root, k3sFolder, caFileName), name: `${k3sFolder}/${caFileName}` }
   return {
     id: 'system',
     title: `the whole system (${path})`,
     details: { scope: 'system' },
     home: { in: 'host' },
     files: localFiles,
-    wants: { files: [path], trees: [] },
+    wants: { files: [path, ca.path], trees: [] },
     plan(mirror, files) {
-      const { changes, notes } = planRegistries(mirror, path, files)
+      const { changes, notes } = planRegistries(mirror, path, ca, files)
       const todo = [
         ...(changes.length === 0 ? [] : ['k3s reads it when it starts: systemctl restart k3s (k3s-agent on an agent)']),
         ...(mirror.fallback
@@ -42,7 +44,7 @@ function place(machine: Machine): ClientPlace {
       ]
       return { changes, notes, todo }
     },
-    strip: (mirror, files) => stripRegistries(mirror, path, files),
+    strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
     ...(!machine.detached && { reload: restart(machine) }),
     pull(image) {
       return pullByCrictl(

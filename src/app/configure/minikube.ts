@@ -24,15 +24,17 @@ export const minikubeAdapter: ClientAdapter = {
 
 function place(machine: Machine, cluster: string | undefined): ClientPlace {
   const profile = cluster ?? 'minikube'
-  const folder = join(minikubeHome(machine), 'files', 'etc', 'containerd', 'certs.d')
-  const target = { folder, profile, join: (...parts: string[]) => join(...parts) }
+  const copied = join(minikubeHome(machine), 'files', 'etc')
+  const folder = join(copied, 'containerd', 'certs.d')
+  const dockerFolder = join(copied, 'docker', 'certs.d')
+  const target = { folder, dockerFolder, profile, join: (...parts: string[]) => join(...parts) }
   return {
     id: 'user',
     title: `nodes of minikube (${folder})`,
     details: { scope: 'user', ...(cluster !== undefined && { cluster }) },
     home: { in: 'vm', what: 'a node of minikube', hostName: 'host.minikube.internal' },
     files: localFiles,
-    wants: { files: [], trees: [folder] },
+    wants: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
     pull(image) {

@@ -3,7 +3,7 @@ import type { ClientHome } from '../../clients/client-address.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { dropInFolderIn, mainFileIn, podmanWants, type PodmanFiles } from '../../clients/podman-files.ts'
-import { planPodman } from '../../clients/podman.ts'
+import { planPodman, podmanCertificates } from '../../clients/podman.ts'
 import { stripPodman } from '../../clients/podman-strip.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
@@ -47,6 +47,7 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
   const { scope, machine: name, guessed } = details
   const layout = layoutOf(machine, details)
   const target = { files: layout, scope: scope === 'user' ? ('user' as const) : ('system' as const) }
+  const { files, trees } = podmanWants(layout)
   const folder = dropInFolderIn(scope === 'user' ? layout.user! : layout.system.at(-1)!)
   const whose =
     name === undefined ? (scope === 'user' ? 'you alone' : 'the whole system') : `the podman machine ${name}`
@@ -55,7 +56,7 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
     title: `${whose} (${folder})`,
     details,
     ...surroundings(machine, name),
-    wants: podmanWants(layout),
+    wants: { files, trees: [...trees, podmanCertificates(target)] },
     plan(mirror, files) {
       const plan = planPodman(mirror, target, files)
       const guess = 'The version of podman is a guess: one before 6. Say it with --client-version otherwise.'

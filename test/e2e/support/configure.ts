@@ -20,7 +20,7 @@ export interface ConfigureOptions {
 
 /** `mirror configure`, as compiled, for a client that is to come through the mirror of the scene. */
 export async function configure(
-  { folder }: Scene,
+  { folder }: Pick<Scene, 'folder'>,
   { enter, env }: ConfigureOptions,
   ...args: string[]
 ): Promise<ConfigureResult> {

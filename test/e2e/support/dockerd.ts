@@ -9,7 +9,7 @@ import { searchPath } from './search-path.ts'
 export interface Dockerd {
   /** Of dockerd itself. */
   readonly pid: number
-  /** Ends it and starts it again with its daemon.json as it is; of its /etc nothing is kept. */
+  /** Ends it and starts it again with its daemon.json and its /etc/docker as they are; of its other /etc nothing is kept. */
   restart(): Promise<void>
   /** Its daemon.json. */
   configFile: string
@@ -43,8 +43,11 @@ export async function startDockerd(
 
   const env = { PATH: searchPath(root), HOME: home, DOCKER_HOST: `unix://${socket}` }
   const cli = (args: string[], options: RunOptions) => run(join(root, '/usr/bin/docker'), args, { ...options, env })
+  const kept = join(home, 'etc-docker')
+  const keeping = `[ ! -d ${kept} ] || cp -rT ${kept} /etc/docker; exec "$@"`
+  const dockerd = [join(root, '/usr/sbin/dockerd'), '--config-file', configFile, ...flags]
   const options = {
-    command: scene.namespace.enterApart([join(root, '/usr/sbin/dockerd'), '--config-file', configFile, ...flags]),
+    command: scene.namespace.enterApart(['sh', '-c', keeping, 'sh', ...dockerd]),
     env,
     logFile: join(home, 'log'),
     ready: () => cli(['version'], {}),
@@ -56,6 +59,7 @@ export async function startDockerd(
       return daemon.pid
     },
     async restart() {
+      await run('cp', ['-rT', `/proc/${daemon.pid}/root/etc/docker`, kept])
       await daemon.stop()
       daemon = await startDaemon(options)
     },

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { inject, onTestFinished } from 'vitest'
+import { makeCertificate } from './make-certificate.ts'
 import { type Mirror, startMirror } from './mirror.ts'
 import { type NetworkNamespace, addNetworkNamespace } from './network-namespace.ts'
 import { run } from './run.ts'
@@ -31,6 +32,8 @@ export interface SceneOptions {
   networks?: readonly string[]
   /** Whether the mirror runs its registry to push to; it does not when not given. */
   registry?: boolean
+  /** The names in its certificate: it speaks TLS, also at the stage's address. It does not when not given. */
+  tls?: readonly string[]
   /** The environment of the mirror, given the scene's folder. */
   env?: (folder: string) => NodeJS.ProcessEnv
 }
@@ -73,10 +76,12 @@ export async function startScene(options: SceneOptions): Promise<Scene> {
   const home = join(folder, 'mirror')
   await mkdir(home)
   const upstreamConfig = { url: upstream.url, credentials: 'anonymous' }
+  const tls = options.tls && (await makeCertificate(home, options.tls))
   const mirror = await startMirror({
     home,
     config: {
-      cache: { listen: [mirrorAddress], tagFreshness: '0s' },
+      cache: { listen: [mirrorAddress, ...(tls ? [`${stageAddress}:5055`] : [])], tagFreshness: '0s' },
+      ...(tls && { tls }),
       registry: { enabled: options.registry ?? false, listen: [registryAddress] },
       networks: options.networks ?? [],
       upstreams: Object.fromEntries(options.registries.map((registry) => [registry, upstreamConfig])),

@@ -3,6 +3,8 @@ import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 
 const path = '/etc/buildkit/buildkitd.toml'
+const ca = { path: '/etc/buildkit/mirror-ca.crt', name: '/etc/buildkit/mirror-ca.crt' }
+const target = { path, ca }
 const cache = 'http://127.0.0.1:5055'
 const mirror = {
   cache,
@@ -16,13 +18,13 @@ const filesOf = (text: string | undefined) =>
   new FilesNow(text === undefined ? new Map() : new Map([[path, Buffer.from(text)]]))
 
 function plan(text: string | undefined): string {
-  const [change] = planBuildkit(mirror, path, filesOf(text)).changes
+  const [change] = planBuildkit(mirror, target, filesOf(text)).changes
   return change!.after!
 }
 
 /** Undefined: the file goes. */
 function strip(text: string): string | undefined {
-  const [change] = stripBuildkit({ cache }, path, filesOf(text))
+  const [change] = stripBuildkit({ cache }, target, filesOf(text))
   return change ? change.after : text
 }
 
@@ -35,7 +37,7 @@ describe('a buildkitd.toml', () => {
   })
 
   test('that has it all stays', () => {
-    expect(planBuildkit(mirror, path, filesOf(plan(undefined))).changes).toEqual([])
+    expect(planBuildkit(mirror, target, filesOf(plan(undefined))).changes).toEqual([])
   })
 
   test('of somebody else keeps every byte, and has it again without the mirror', () => {
@@ -59,6 +61,33 @@ describe('a buildkitd.toml', () => {
     expect(strip(text)).toBe(
       '[registry."docker.io"]\nmirrors = [ "a.example" ]\n\n[registry."127.0.0.1:5055"]\ninsecure = true\n',
     )
+  })
+
+  test('says of a mirror with TLS what to trust, and on loopback that it is no HTTP', () => {
+    const trusting = { ...mirror, cache: 'https://127.0.0.1:5055', ca: 'PEM\n' }
+    const own = '[registry."127.0.0.1:5055"]\ninsecure = false\n'
+    for (const text of ['# theirs\n', own]) {
+      const { changes } = planBuildkit(trusting, target, filesOf(text))
+      const written = new FilesNow(new Map(changes.map((change) => [change.path, Buffer.from(change.after!)])))
+      expect(written.text(path)).toContain(
+        '[registry."127.0.0.1:5055"]\nhttp = false\nca = [ "/etc/buildkit/mirror-ca.crt" ]\n',
+      )
+      expect(planBuildkit(trusting, target, written)).toMatchObject({ changes: [], notes: [] })
+      const after = stripBuildkit(trusting, target, written).map((change) => [change.path, change.after?.trimEnd()])
+      expect(after).toEqual([
+        [path, text.trimEnd()],
+        [ca.path, undefined],
+      ])
+    }
+    const beyond = planBuildkit({ ...trusting, cache: 'https://mirror.lan' }, target, filesOf(undefined))
+    expect(beyond.changes[0]!.after).not.toContain('http')
+  })
+
+  test('that speaks HTTP to a mirror with TLS, or the other way round, is refused', () => {
+    const plain = '[registry."127.0.0.1:5055"]\nhttp = true\n'
+    const refused = expect.objectContaining({ exit: 2 }) as Error
+    expect(() => planBuildkit({ ...mirror, cache: 'https://127.0.0.1:5055' }, target, filesOf(plain))).toThrow(refused)
+    expect(() => plan(plain.replace('true', 'false'))).toThrow(refused)
   })
 
   test('that is spelled in a way that was not foreseen is refused, or kept', () => {

@@ -1,3 +1,4 @@
+import { parse } from '@iarna/toml'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker.ts'
@@ -168,9 +169,52 @@ describe("Docker's configuration", () => {
   })
 })
 
+describe('a mirror with TLS', () => {
+  test('is trusted by its CA in each folder of a registry, and leaves none of it behind', () => {
+    const secure = mirror({ cache: 'https://127.0.0.1:5055', ca: 'PEM\n', fallback: false })
+    const written = after(planDocker(secure, folders(), filesOf({})))
+    const hub = `${folder}/docker.io/hosts.toml`
+    expect(parse(written[hub]!)).toMatchObject({
+      ca: ['../127.0.0.1:5055/mirror-ca.crt'],
+      host: { 'https://127.0.0.1:5055': { ca: '../127.0.0.1:5055/mirror-ca.crt' } },
+    })
+    // The user has put a mirror and a certificate of their own into it.
+    const changed = written[hub]!.replace('mirror-ca.crt" ]', 'mirror-ca.crt", "mine.crt" ]')
+    const files = filesOf({ ...(written as Record<string, string>), [hub]: `${changed}\n[host."https://a.example"]\n` })
+    const stripped = after({ changes: stripDocker(secure, folders(), files) })
+    expect(parse(stripped[hub]!)).toEqual({ ca: ['mine.crt'], host: { 'https://a.example': {} } })
+    expect(stripped[`${folder}/127.0.0.1:5055/mirror-ca.crt`]).toBeUndefined()
+  })
+
+  test('has folders for builds of Docker 28 with the classic store, too', () => {
+    const paths = (more: Partial<MirrorForClient>, version = '28.0.0') =>
+      planDocker(mirror(more), target({ version }), filesOf({})).changes.map(({ path }) => path)
+    const secure = { cache: 'https://10.0.0.1:5055', ca: 'PEM\n' }
+    expect(paths(secure)).toEqual([
+      file,
+      `${folder}/docker.io/hosts.toml`,
+      `${folder}/gcr.io/hosts.toml`,
+      `${folder}/10.0.0.1:5055/mirror-ca.crt`,
+    ])
+    expect(paths(secure, '27.0.0')).toEqual([file, `${folder}/10.0.0.1:5055/mirror-ca.crt`])
+    expect(paths({})).toEqual([file])
+  })
+
+  test('on loopback is not what builds before Docker 28 ask, which is said', () => {
+    const said = (version: string) =>
+      planDocker(
+        mirror({ cache: 'https://127.0.0.1:5055' }),
+        target({ version, imageStore: 'classic' }),
+        filesOf({}),
+      ).notes.join()
+    expect(said('27.5.1')).toContain('docker build')
+    expect(said('28.0.0')).not.toContain('docker build')
+  })
+})
+
 describe('without the mirror', () => {
   const strip = (files: Record<string, string>) =>
-    after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055' }, target(), filesOf(files)) })
+    after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055', registry: undefined }, target(), filesOf(files)) })
 
   test('a daemon.json keeps what others put there', () => {
     const text =

@@ -12,13 +12,14 @@ const mirror: MirrorForClient = {
   fallback: true,
 }
 const path = '/etc/rancher/k3s/registries.yaml'
+const ca = { path: '/etc/rancher/k3s/mirror-ca.crt', name: '/etc/rancher/k3s/mirror-ca.crt' }
 
 function files(text: string | undefined): FilesNow {
   return new FilesNow(new Map(text === undefined ? [] : [[path, Buffer.from(text)]]))
 }
 
 function planned(text: string | undefined, more: Partial<MirrorForClient> = {}): string {
-  return planRegistries({ ...mirror, ...more }, path, files(text)).changes[0]!.after!
+  return planRegistries({ ...mirror, ...more }, path, ca, files(text)).changes[0]!.after!
 }
 
 describe('registries.yaml', () => {
@@ -30,7 +31,7 @@ describe('registries.yaml', () => {
   test('that was changed since loses no more than what is ours', () => {
     const before = 'mirrors:\n  quay.io:\n    endpoint:\n    - https://mirror.corp.example\n'
     const changed = `${planned(before)}configs: {}\n`
-    expect(stripRegistries(mirror, path, files(changed))).toEqual([
+    expect(stripRegistries(mirror, path, ca, files(changed))).toEqual([
       { path, before: changed, after: `${before}configs: {}\n` },
     ])
   })
@@ -38,7 +39,7 @@ describe('registries.yaml', () => {
   test('of ours keeps what the user remarked in it', () => {
     const remarked = `${planned(undefined)}# done by me\n`
     expect(planned(remarked, { registry: 'http://127.0.0.1:6001' })).toContain('# done by me\n')
-    const [stripped] = stripRegistries(mirror, path, files(remarked))
+    const [stripped] = stripRegistries(mirror, path, ca, files(remarked))
     expect(planned(stripped!.after)).toBe(`# done by me\n${planned(undefined)}`)
   })
 
@@ -46,9 +47,32 @@ describe('registries.yaml', () => {
     expect(planned(planned(undefined).replaceAll('\n', '\r\n'))).toBe(planned(undefined))
   })
 
+  test('of ours with a CA goes, too, and what the user has put beside the CA stays', () => {
+    const trusting = { ...mirror, cache: 'https://10.0.0.1:5055', registry: 'https://10.0.0.1:5001', ca: 'PEM\n' }
+    const plan = planRegistries(trusting, path, ca, files(undefined))
+    const written = new FilesNow(new Map(plan.changes.map((change) => [change.path, Buffer.from(change.after!)])))
+    expect(planRegistries(trusting, path, ca, written).changes).toEqual([])
+    expect(stripRegistries(trusting, path, ca, written).map((change) => [change.path, change.after])).toEqual([
+      [path, undefined],
+      [ca.path, undefined],
+    ])
+    const own = 'configs:\n  10.0.0.1:5055:\n    auth:\n      username: me\n'
+    const changed = planned(own, trusting)
+    expect(changed).toContain('ca_file: /etc/rancher/k3s/mirror-ca.crt')
+    expect(stripRegistries(trusting, path, ca, files(changed))).toEqual([{ path, before: changed, after: own }])
+    expect(planned(planned(undefined, trusting))).toBe(planned(undefined))
+  })
+
+  test('with another CA for the mirror keeps it, and says so', () => {
+    const own = 'configs:\n  10.0.0.1:5055:\n    tls:\n      ca_file: /mine.crt\n'
+    const plan = planRegistries({ ...mirror, cache: 'https://10.0.0.1:5055', ca: 'PEM\n' }, path, ca, files(own))
+    expect(plan.notes).toEqual([expect.stringContaining('"/mine.crt"')])
+    expect(plan.changes[0]!.after).toContain('ca_file: /mine.crt')
+  })
+
   test('of ours alone goes', () => {
     const ours = planned(undefined)
-    expect(stripRegistries(mirror, path, files(ours))).toEqual([{ path, before: ours, after: undefined }])
+    expect(stripRegistries(mirror, path, ca, files(ours))).toEqual([{ path, before: ours, after: undefined }])
   })
 })
 
@@ -56,22 +80,36 @@ describe('k3d', () => {
   const hosting = '/kubernetes/kube-public/local-registry-hosting.yaml'
 
   test('is given the command that makes a cluster, and its tools the registry', () => {
-    const plan = planK3d({ ...mirror, fallback: false }, { cluster: 'dev', path, hosting }, files(undefined))
+    const plan = planK3d(
+      { ...mirror, fallback: false },
+      { cluster: 'dev', path, caPath: ca.path, hosting },
+      files(undefined),
+    )
     expect(plan.output).toBe(
       `k3d cluster create dev --registry-config ${path} --k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'\n`,
     )
     expect(plan.changes.map((change) => change.path)).toEqual([path, hosting])
   })
 
+  test('has its nodes mount the CA', () => {
+    const { output, changes } = planK3d(
+      { ...mirror, cache: 'https://10.0.0.1:5055', ca: 'PEM\n' },
+      { cluster: 'dev', path, caPath: '/home/me/k3d/ca.crt', hosting },
+      files(undefined),
+    )
+    expect(output).toContain("--volume '/home/me/k3d/ca.crt:/etc/rancher/k3s/mirror-ca.crt@server:*;agent:*'")
+    expect(changes.map((change) => change.path)).toContain('/home/me/k3d/ca.crt')
+  })
+
   test('has a command whose words a shell reads as they are meant', () => {
-    const spaced = { cluster: 'dev', path: '/home/a b/registries.yaml', hosting: undefined }
+    const spaced = { cluster: 'dev', path: '/home/a b/registries.yaml', caPath: '/home/a b/ca.crt', hosting: undefined }
     const { output } = planK3d(mirror, spaced, new FilesNow(new Map()))
     expect(output).toBe("k3d cluster create dev --registry-config '/home/a b/registries.yaml'\n")
   })
 
   test('keeps the registry that a cluster names itself', () => {
     const own = new FilesNow(new Map([[hosting, Buffer.from('data: {}\n')]]))
-    const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, hosting }, own)
+    const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, caPath: ca.path, hosting }, own)
     expect(changes.map((change) => change.path)).toEqual([path])
     expect(notes).toContainEqual(expect.stringContaining('a registry of its own'))
   })

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import { stripPodman } from '../../../src/clients/podman-strip.ts'
-import { planPodman, podmanHeader, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { planPodman, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
 
 const path = '/etc/containers/registries.conf.d/50-mirror.conf'
 const target: PodmanTarget = {
@@ -27,7 +28,7 @@ describe('taking our tables out of a drop-in that was changed since', () => {
   test.each(['\n', '\r\n'])("keeps the user's own tables and remarks byte for byte (line ends %j)", (end) => {
     const own = `# mine${end}[[registry]]${end}\tlocation = "corp.example"  # ours${end}\tinsecure = true${end}[aliases]${end}"a" = "corp.example/a"${end}`
     expect(stripped(written(true) + own)).toBe(own)
-    expect(stripped(written(true).replace(podmanHeader, podmanHeader + own))).toBe(own)
+    expect(stripped(written(true).replace(ownFileHeader, ownFileHeader + own))).toBe(own)
     expect(stripped(written(false) + own)).toBe(own)
   })
 

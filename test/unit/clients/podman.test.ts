@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import type { PodmanFiles } from '../../../src/clients/podman-files.ts'
-import { planPodman, podmanHeader, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { planPodman, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -30,7 +31,7 @@ function filesOf(texts: Record<string, string>): FilesNow {
 /** The planned tables, by prefix; the only change is that of one file. */
 function planned(target: PodmanTarget, texts: Record<string, string>, options: Partial<MirrorForClient> = {}) {
   const plan = planPodman({ ...mirror, ...options }, target, filesOf(texts))
-  const written = plan.changes.filter(({ after }) => after !== undefined)
+  const written = plan.changes.filter(({ path, after }) => path.endsWith('.conf') && after !== undefined)
   expect(written).toHaveLength(1)
   const tables = JSON.parse(JSON.stringify(parse(written[0]!.after!)['registry'])) as JsonMap[]
   return { path: written[0]!.path, tables: Object.fromEntries(tables.map((table) => [table['prefix'], table])), plan }
@@ -63,11 +64,29 @@ describe("podman's drop-in", () => {
     })
   })
 
+  test('is given the CA by every name that the mirror and its registry are called by', () => {
+    const { plan } = planned(
+      system,
+      {},
+      {
+        cache: 'https://127.0.0.1:5055',
+        registry: 'https://127.0.0.1:5001',
+        ca: 'PEM\n',
+      },
+    )
+    const authorities = plan.changes.map((change) => change.path).filter((path) => path.endsWith('.crt'))
+    expect(authorities).toEqual(
+      ['127.0.0.1:5055', '127.0.0.1:5001', 'localhost:5001'].map(
+        (host) => `/etc/containers/certs.d/${host}/mirror-ca.crt`,
+      ),
+    )
+  })
+
   test('trusts a certificate only where it is told to', () => {
     const { tables, plan } = planned(system, {}, { cache: 'https://mirror.lan' })
     expect(tables['docker.io']).toMatchObject({ mirror: [{ location: 'mirror.lan/docker.io' }] })
     expect(JSON.stringify(tables)).not.toContain('insecure')
-    expect(plan.todo.join()).toContain('/etc/containers/certs.d/mirror.lan/ca.crt')
+    expect(plan.changes.map((change) => change.path).join()).not.toContain('certs.d')
   })
 
   test('gives a host without a dot its port, or it would be taken for a repository', () => {
@@ -218,7 +237,7 @@ describe("podman's drop-in", () => {
 
   test('takes a later name where another file would be read after it, and leaves the first one', () => {
     const corp = { '/etc/containers/registries.conf.d/99-corp.conf': table('docker.io', 'location = "docker.io"') }
-    const { path, plan } = planned(system, { ...corp, [ours]: `${podmanHeader}[[registry]]\nlocation = "x"\n` })
+    const { path, plan } = planned(system, { ...corp, [ours]: `${ownFileHeader}[[registry]]\nlocation = "x"\n` })
     expect(path).toBe('/etc/containers/registries.conf.d/zz-mirror.conf')
     expect(plan.changes).toContainEqual(expect.objectContaining({ path: ours, after: undefined }))
     const harmless = { '/etc/containers/registries.conf.d/99-corp.conf': table('corp.example', 'location = "x"') }

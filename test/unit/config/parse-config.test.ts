@@ -55,7 +55,7 @@ upstreams:
     tagFreshness: 10s
   registry.corp.example: {}
 defaultUpstream: docker.io
-tls: {cert: ./tls.crt, key: ~/tls.key}
+tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
 `)
     const defaults = defaultConfig()
     expect(config).toEqual({
@@ -84,7 +84,7 @@ tls: {cert: ./tls.crt, key: ~/tls.key}
           tagFreshness: undefined,
         },
       },
-      tls: { cert: '/etc/mirror/tls.crt', key: '/home/me/tls.key' },
+      tls: { cert: '/etc/mirror/tls.crt', key: '/home/me/tls.key', ca: '/etc/mirror/ca.crt' },
     })
   })
 

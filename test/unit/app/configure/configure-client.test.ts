@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -8,6 +8,7 @@ import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
 import type { FoundMirror } from '../../../../src/app/configure/find-mirror.ts'
 import { prepareUndo, recordsOf, undoClient } from '../../../../src/app/configure/undo-client.ts'
 import { stripDaemonJson } from '../../../../src/clients/docker-daemon-json.ts'
+import { ownFileHeader } from '../../../../src/clients/written-by-mirror.ts'
 import { openConfiguredClients } from '../../../../src/clients/configured.ts'
 
 let root: string
@@ -30,11 +31,17 @@ beforeEach(async () => {
 })
 afterEach(() => rm(root, { recursive: true }))
 
-async function configureFor(cache: string, file?: string): Promise<void> {
+async function configureFor(cache: string, file?: string, pem?: string): Promise<void> {
   const options = { scope: undefined, clientVersion: '27', imageStore: undefined, file, cluster: undefined }
   const [place] = await dockerAdapter.places(machine, options)
   const mirror: FoundMirror = {
-    addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
+    addressFor: () => ({
+      cache,
+      registry: undefined,
+      why: '',
+      warning: undefined,
+      ca: pem === undefined ? undefined : { pem, file: '/ca.pem' },
+    }),
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
   }
@@ -53,6 +60,26 @@ test('a mirror that has moved takes the place of its old address, and undo bring
   const [record] = await openConfiguredClients(machine.stateDir).list()
   await undoClient(machine, await prepareUndo(machine, record!), false)
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('a mirror that begins to speak TLS, gets another CA, and speaks none in the end leaves nothing behind', async () => {
+  const before = '{\n  "registry-mirrors": ["https://a.example"]\n}\n'
+  await writeFile(daemonJson, before)
+  const ca = join(root, 'etc/docker/certs.d/127.0.0.1:5055/mirror-ca.crt')
+  await configureFor('http://127.0.0.1:5055')
+  for (const pem of ['one\n', 'another\n']) {
+    await configureFor('https://127.0.0.1:5055', undefined, pem)
+    expect(await readFile(ca, 'utf8')).toBe(`${ownFileHeader}${pem}`)
+  }
+  expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({
+    'registry-mirrors': ['https://127.0.0.1:5055', 'https://a.example'],
+  })
+  await configureFor('http://127.0.0.1:5055')
+  await expect(readFile(ca)).rejects.toThrow('ENOENT')
+  await configureFor('https://127.0.0.1:5055', undefined, 'one\n')
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+  await expect(readdir(join(root, 'etc/docker'))).resolves.toEqual(['daemon.json'])
 })
 
 async function undoAll(): Promise<string[]> {

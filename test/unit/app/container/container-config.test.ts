@@ -61,12 +61,14 @@ describe('the configuration inside a container', () => {
       'b.example': { ...upstream, url: 'https://b.example', ca: '/etc/b/ca.pem' },
       'c.example': { ...upstream, url: 'https://c.example', ca: '/etc/a/ca.pem' },
     }
-    config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key' }
+    config.tls = { cert: '/etc/tls.crt', key: '/etc/tls.key', ca: '/etc/tls-ca.crt' }
     config.registry.auth = { htpasswd: '/etc/my passwords' }
     const { inside, files } = parsedBack(config)
     const outsideOf = (path: string | undefined) => files[path!.replace('/data/home/handed/', '')]
     expect(outsideOf(inside.tls!.cert)).toBe('/etc/tls.crt')
     expect(outsideOf(inside.tls!.key)).toBe('/etc/tls.key')
+    // Clients are told on the machine itself.
+    expect(inside.tls!.ca).toBeUndefined()
     expect(outsideOf(inside.registry.auth!.htpasswd)).toBe('/etc/my passwords')
     const authorities = Object.values(inside.upstreams).map(({ ca }) => outsideOf(ca))
     expect(authorities).toEqual(['/etc/a/ca.pem', '/etc/b/ca.pem', '/etc/a/ca.pem'])

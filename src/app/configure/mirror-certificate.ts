@@ -1,0 +1,64 @@
+import type { X509Certificate } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
+import type { Config } from '../../config/config.ts'
+import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
+import { readCertificates } from '../../lib/read-certificates.ts'
+
+/** What clients have to know of the certificate that the mirror shows. */
+export interface MirrorCertificate {
+  /** What they have to trust; undefined where that is in every system's store. */
+  readonly ca: { readonly pem: string; readonly file: string } | undefined
+  /** Whether it is for this host name or address; true where nobody knows. */
+  isFor(hostname: string): boolean
+}
+
+/**
+ * The CA of the mirror's certificate: the one that was named, by `caFile` or in the configuration, or the certificate at the
+ * end of the mirror's own file if it has signed itself. Throws a MirrorError (usage) for a file that holds none.
+ */
+export async function findCertificate(tls: Config['tls'], caFile: string | undefined): Promise<MirrorCertificate> {
+  const named = caFile ?? tls?.ca
+  const chain = tls && (await readAll(tls.cert, '"tls.cert" in mirror.yaml'))
+  const ca = named === undefined ? undefined : await readAll(named, caFile ? '--ca' : '"tls.ca" in mirror.yaml')
+  const last = chain?.at(-1)
+  return {
+    ca:
+      named !== undefined && ca
+        ? { pem: ca.join(''), file: named }
+        : tls && last && isSelfSigned(last)
+          ? { pem: last.toString(), file: tls.cert }
+          : undefined,
+    isFor: (hostname) => chain?.[0] === undefined || names(chain[0], hostname.replace(/^\[|\]$/g, '')),
+  }
+}
+
+async function readAll(file: string, what: string): Promise<X509Certificate[]> {
+  const certificates = readCertificates(await readText(file, what))
+  if (certificates && certificates.length > 0) return certificates
+  throw new MirrorError(`${file} holds no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
+}
+
+async function readText(file: string, what: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (cause) {
+    if (errnoOf(cause) === undefined) throw cause
+    throw new MirrorError(`The certificate ${file} cannot be read: ${(cause as Error).message}.`, {
+      exit: exitCode.usage,
+      hints: [`Check ${what}`],
+      cause,
+    })
+  }
+}
+
+/** `checkIssued` would say no to a server's own certificate, which may sign nothing else. */
+function isSelfSigned(certificate: X509Certificate): boolean {
+  return certificate.subject === certificate.issuer && certificate.verify(certificate.publicKey)
+}
+
+/** As Go's programs see it: the subject is not looked at. */
+function names(certificate: X509Certificate, host: string): boolean {
+  const found = isIP(host) === 0 ? certificate.checkHost(host, { subject: 'never' }) : certificate.checkIP(host)
+  return found !== undefined
+}
