@@ -36,7 +36,7 @@ export function renderConfig(config: Config): ConfigDocument {
     log,
     upstreams: mapValues(upstreams, renderUpstream),
     defaultUpstream,
-    ...(tls && { tls }),
+    ...(tls && { tls: { cert: tls.cert, key: tls.key, ...(tls.ca !== undefined && { ca: tls.ca }) } }),
   }
 }
 

@@ -60,7 +60,8 @@ export function containerConfig(config: Config, ports: ContainerPorts, handedOve
         },
       ]),
     ),
-    tls: tls && { cert: handed(tls.cert), key: handed(tls.key) },
+    // Its authority is for clients' configuration, which is written here.
+    tls: tls && { cert: handed(tls.cert), key: handed(tls.key), ca: undefined },
   })
   const lent = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
   const document = { ...inside, upstreams: { ...lent, ...inside.upstreams } }

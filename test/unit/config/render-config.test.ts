@@ -55,7 +55,7 @@ const everything: Config = {
     },
   },
   defaultUpstream: 'a.example',
-  tls: { cert: '/here/tls.crt', key: '/here/tls.key' },
+  tls: { cert: '/here/tls.crt', key: '/here/tls.key', ca: '/here/ca.pem' },
 }
 
 test.each([
