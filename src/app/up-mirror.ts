@@ -1,10 +1,10 @@
-import { mkdir } from 'node:fs/promises'
 import { changedParts, configHashes } from '../config/config-hashes.ts'
 import type { Config } from '../config/config.ts'
 import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import type { Clock } from '../lib/clock.ts'
 import { MirrorError } from '../lib/errors.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { Endpoints, MirrorState, StartedMirror } from '../runtime/runtime.ts'
@@ -122,7 +122,7 @@ async function planOnceUp(request: UpRequest, clock: Clock): Promise<UpPlan | un
 }
 
 async function start({ program, surroundings, signal }: UpRequest, paths: MirrorPaths): Promise<StartedMirror> {
-  await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
+  await makeFolder(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
     args: [program, 'serve'],

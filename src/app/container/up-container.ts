@@ -1,7 +1,7 @@
-import { mkdir } from 'node:fs/promises'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { makeFolder } from '../../lib/make-folder.ts'
 import { runCommand } from '../../lib/run-command.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
 import {
@@ -96,7 +96,7 @@ export async function upContainer(
   { plan, wish, files }: ContainerPreparation,
 ): Promise<ContainerUp> {
   const { paths, config, credentials, clock, signal } = request
-  await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
+  await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
   const archive = await handedArchive({ files, token, user: wish.user })
   const container = await carryOut(engine, plan, { wish, handed: archive, clock, signal })
