@@ -1,9 +1,10 @@
-import { access, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { access, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { formatProblem } from '../config/config-tree.ts'
 import { parseConfig } from '../config/parse-config.ts'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 
 /** What a user chooses for a new mirror.yaml; everything else is its default. */
 export interface ConfigChoices {
@@ -43,7 +44,7 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
 /** Writes it. A file that is there already is replaced only when that is asked for. */
 export async function writeConfig(configFile: string, text: string, { force }: { force: boolean }): Promise<void> {
   if (force) return writeFileAtomic(configFile, text)
-  await mkdir(dirname(configFile), { recursive: true, mode: 0o700 })
+  await makeFolder(dirname(configFile))
   try {
     await writeFile(configFile, text, { flag: 'wx', mode: 0o600 })
   } catch (error) {

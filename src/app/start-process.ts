@@ -1,5 +1,5 @@
-import { mkdir } from 'node:fs/promises'
 import type { MirrorPaths } from '../config/paths.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../runtime/runtime.ts'
@@ -17,7 +17,7 @@ const readyWithinMs = 60_000
 
 /** Starts the server as a process of its own, and returns when it answers. Throws a MirrorError when it does not. */
 export async function startProcess({ program, paths, env, signal }: ProcessRequest): Promise<StartedMirror> {
-  await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
+  await makeFolder(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
     args: [program, 'serve'],

@@ -1,11 +1,11 @@
 import { basename, join } from 'node:path'
-import { mkdir } from 'node:fs/promises'
 import { isAsWritten, sha256 } from './as-written.ts'
 import type { FileChange } from './client-config.ts'
 import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
 import type { FilePort, FileState } from './file-port.ts'
 import { localFiles } from './local-files.ts'
 import { readUnchanged } from './read-unchanged.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 
 export interface ApplyRequest {
   readonly changes: readonly FileChange[]
@@ -76,7 +76,7 @@ async function keepBefore(
   if (bytes === undefined) return undefined
   const { mode, uid, gid } = state
   const backup = join(backupFolder, `${number}-${basename(path)}`)
-  await mkdir(backupFolder, { recursive: true, mode: 0o700 })
+  await makeFolder(backupFolder)
   await localFiles.write(backup, bytes, { mode, uid, gid })
   return { backup, mode, uid, gid }
 }

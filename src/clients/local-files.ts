@@ -4,7 +4,6 @@ import {
   access,
   chown,
   lstat,
-  mkdir,
   open,
   readdir,
   readFile,
@@ -18,6 +17,7 @@ import {
 import { basename, dirname, join, resolve } from 'node:path'
 import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
 
 /** What programs that run as other users may read. */
@@ -47,7 +47,7 @@ export const localFiles: FilePort = {
   async write(path, content, attributes) {
     const target = await realTarget(path)
     const folder = dirname(target)
-    const made = await makeFolder(folder)
+    const made = await makeFolders(folder)
     const temporary = join(folder, `.${basename(target)}.${randomBytes(8).toString('hex')}`)
     try {
       const file = await open(temporary, 'wx', 0o600)
@@ -111,8 +111,8 @@ async function readlinkOf(path: string): Promise<string | undefined> {
   return (await lstat(path)).isSymbolicLink() ? readlink(path) : undefined
 }
 
-async function makeFolder(folder: string): Promise<string[]> {
-  const first = await mkdir(folder, { recursive: true, mode: newFolderMode })
+async function makeFolders(folder: string): Promise<string[]> {
+  const first = await makeFolder(folder, newFolderMode)
   if (first === undefined) return []
   const made: string[] = []
   for (let at = folder; ; at = dirname(at)) {

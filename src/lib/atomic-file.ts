@@ -1,5 +1,6 @@
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { makeFolder } from './make-folder.ts'
 
 /**
  * Replaces a file so that a reader, or a crash at any moment, sees the old content or the new, never a part:
@@ -7,7 +8,7 @@ import { basename, dirname, join } from 'node:path'
  */
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
   const folder = dirname(path)
-  await mkdir(folder, { recursive: true, mode: 0o700 })
+  await makeFolder(folder)
   // Fetched here, for a program that only reads files starts sooner without it.
   const { randomBytes } = process.getBuiltinModule('node:crypto')
   const temporary = join(folder, `.${basename(path)}.${randomBytes(8).toString('hex')}`)

@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, readdir } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 
 const formatVersion = 1
@@ -70,7 +71,7 @@ export function storeLayout(root: string): StoreLayout {
 export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   const folders = [layout.blobFolder('sha256'), layout.blobFolder('sha512')]
   folders.push(layout.temporary, layout.repositories, layout.quarantine)
-  for (const folder of folders) await makeFolder(folder)
+  for (const folder of folders) await makeDurableFolder(folder)
 }
 
 /** Throws `MirrorError` when the folder holds a store of a newer version; a folder that is not there yet is fine. */
@@ -94,8 +95,8 @@ function random(): string {
   return randomBytes(16).toString('hex')
 }
 
-async function makeFolder(folder: string): Promise<void> {
-  const first = await mkdir(folder, { recursive: true, mode: 0o700 })
+async function makeDurableFolder(folder: string): Promise<void> {
+  const first = await makeFolder(folder)
   if (first === undefined) return
   for (let at = folder; dirname(at) !== at; at = dirname(at)) {
     await syncFolder(dirname(at))

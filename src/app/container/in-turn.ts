@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
-import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { link, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock } from '../../lib/clock.ts'
 import { errnoOf } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json-object.ts'
+import { makeFolder } from '../../lib/make-folder.ts'
 import { isSameProcess, processIdentity } from '../../runtime/process-identity.ts'
 
 export interface TurnRequest {
@@ -22,7 +23,7 @@ const lookMs = 100
  */
 export async function inTurn<T>(request: TurnRequest, work: () => Promise<T>): Promise<T> {
   const { stateDir, clock, signal, say } = request
-  await mkdir(stateDir, { recursive: true, mode: 0o700 })
+  await makeFolder(stateDir)
   const file = join(stateDir, 'turn.json')
   const self = { pid: process.pid, identity: await processIdentity(process.pid), nonce: randomUUID() }
   let hasSaid = false

@@ -1,8 +1,8 @@
-import { mkdir } from 'node:fs/promises'
 import { configHashes } from '../../config/config-hashes.ts'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { makeFolder } from '../../lib/make-folder.ts'
 import { parseSize } from '../../lib/units.ts'
 import { imageUser, volumeName, type ContainerWish } from '../../runtime/container-spec.ts'
 import type { EngineInfo } from '../../runtime/container-engine.ts'
@@ -44,7 +44,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
     [handedFiles.config]: inside.text,
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
-  if (folder !== undefined) await mkdir(folder, { recursive: true, mode: 0o700 })
+  if (folder !== undefined) await makeFolder(folder)
   // Networks come and go without a new container.
   const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
   return {

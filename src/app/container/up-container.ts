@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { mkdir } from 'node:fs/promises'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { makeFolder } from '../../lib/make-folder.ts'
 import { runCommand } from '../../lib/run-command.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
 import {
@@ -121,7 +121,7 @@ export async function upContainer(
 ): Promise<ContainerUp> {
   const { paths, config, clock, signal } = request
   const { plan, wish, files, instance, actual } = preparation
-  await mkdir(paths.stateDir, { recursive: true, mode: 0o700 })
+  await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
   const handed = await handedArchive({ files, instance, token, user: wish.user })
   const before = await readState(paths.stateFile)

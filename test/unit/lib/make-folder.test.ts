@@ -1,0 +1,45 @@
+import { mkdtemp, open, readdir, rm, rmdir, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { makeFolder } from '../../../src/lib/make-folder.ts'
+
+let home: string
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-folder-'))
+})
+afterEach(() => rm(home, { recursive: true, force: true }))
+
+test('makes what is missing, closed to others, and says where that begins', async () => {
+  expect(await makeFolder(join(home, 'a', 'b', 'c'))).toBe(join(home, 'a'))
+  expect((await stat(join(home, 'a', 'b', 'c'))).mode & 0o777).toBe(0o700)
+  expect(await makeFolder(join(home, 'a', 'b', 'd'))).toBe(join(home, 'a', 'b', 'd'))
+  expect(await makeFolder(join(home, 'a', 'b'))).toBe(undefined)
+  expect(await makeFolder('/')).toBe(undefined)
+})
+
+test('several at once find what the others have made', async () => {
+  await Promise.all(Array.from({ length: 20 }, (_, index) => makeFolder(join(home, 'x', 'y', String(index % 3)))))
+  expect((await readdir(join(home, 'x', 'y'))).toSorted()).toEqual(['0', '1', '2'])
+})
+
+test('a file in the way is an error', async () => {
+  await writeFile(join(home, 'file'), '')
+  await expect(makeFolder(join(home, 'file'))).rejects.toThrow('EEXIST')
+  await expect(makeFolder(join(home, 'file', 'below'))).rejects.toThrow('ENOTDIR')
+})
+
+test.runIf(process.platform === 'linux')(
+  'below a folder that was removed it fails, and does not go on for ever',
+  async () => {
+    const folder = join(home, 'gone')
+    await makeFolder(folder)
+    const handle = await open(folder, 'r')
+    try {
+      await rmdir(folder)
+      await expect(makeFolder(`/proc/self/fd/${handle.fd}/home/state`)).rejects.toThrow('ENOENT')
+    } finally {
+      await handle.close()
+    }
+  },
+)
