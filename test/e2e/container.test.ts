@@ -91,7 +91,7 @@ describe.skipIf(missing !== undefined).each([
   })
 
   // Six gigabytes through Docker's own proxy and a bridge, on as few as two cores: once in a while the proxy's socket drops what
-  // the mirror's kernel sends, again and again, and the next attempt would come after more than the 30 s that the mirror waits.
+  // the mirror's kernel sends, and TCP waits twice as long after each attempt; the mirror allows 30 s without progress.
   test('holds a hundred clients inside 250 MiB', { retry: 1 }, async () => {
     const image = makeImage({ layers: [5_000_000, 60_000_000], level: 0, seed: 3 })
     const { stage, docker, command } = await setContainerStage(root, image)
