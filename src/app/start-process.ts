@@ -3,6 +3,7 @@ import { makeFolder } from '../lib/make-folder.ts'
 import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../runtime/runtime.ts'
+import { serveArguments } from '../runtime/serve-arguments.ts'
 
 export interface ProcessRequest {
   /** bin/run.js */
@@ -20,7 +21,7 @@ export async function startProcess({ program, paths, env, signal }: ProcessReque
   await makeFolder(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
-    args: [program, 'serve'],
+    args: serveArguments(program),
     env: { ...env },
     logFile: paths.logFile,
     timeoutMs: readyWithinMs,
