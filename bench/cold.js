@@ -1,16 +1,19 @@
 // What is not held yet.
 import { cpuSeconds, median } from './accounting.js'
+import { touchMemory } from './content.js'
 import { blobUrl } from './servers.js'
 import { drain } from './sink.js'
 
 /**
  * A blob of 60 MB that nobody has asked for, by one client: medians of alternating rounds.
- * @param {Record<string, import('./servers.js').Running>} subjects
+ * @param {Record<string, import('./servers.js').Running>} subjects @param {string} folder on the disk that they write to
  */
-export async function measureCold(subjects, blobs) {
+export async function measureCold(subjects, blobs, folder) {
   const samples = Object.fromEntries(Object.keys(subjects).map((name) => [name, []]))
   for (const blob of blobs) {
     for (const [name, subject] of Object.entries(subjects)) {
+      // A virtual machine soon gives back what lies idle.
+      touchMemory(folder, 4 * blob.size)
       const before = cpuSeconds(subject.pid)
       const seconds = await drain([blobUrl(subject, blob)])
       samples[name].push({

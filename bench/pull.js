@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { cpuSeconds, median, peakMemory } from './accounting.js'
 import { measureCold } from './cold.js'
-import { makeContent, touchMemory } from './content.js'
+import { makeContent } from './content.js'
 import { pullImage } from './first-pull.js'
 import { measureEviction, measureIdle, measureLargeStore, makeStore } from './scale.js'
 import { blobUrl, manifestUrl, startDockerRegistry, startMirror, startNginx, startScript } from './servers.js'
@@ -27,7 +27,6 @@ export async function measurePulls(effort) {
   try {
     const contentFolder = join(folder, 'content')
     const content = makeContent(contentFolder, effort)
-    touchMemory(folder, 3 * effort.coldBlobs * 60e6 + 1e9)
     const tags = [content.app, content.layered, content.crowd]
     const upstream = await start(startNginx(join(folder, 'upstream'), contentFolder, tags))
     const registry = await start(startDockerRegistry(join(folder, 'docker-registry'), upstream.url))
@@ -37,7 +36,7 @@ export async function measurePulls(effort) {
 
     // What is loaded with the first pull of all is not what is measured.
     for (const cache of Object.values(caches)) await drain([blobUrl(cache, content.crowd.config)])
-    rows.cold = await measureCold(caches, content.cold)
+    rows.cold = await measureCold(caches, content.cold, folder)
     const subjects = {
       ...caches,
       nginx: await start(startNginx(join(folder, 'nginx'), contentFolder, tags)),
