@@ -4,7 +4,17 @@ import { join } from 'node:path'
 import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 
-const packages = ['docker.io', 'docker-cli', 'containerd', 'oras', 'crane', 'cosign', 'docker-buildx', 'kind'] as const
+const packages = [
+  'docker.io',
+  'docker-cli',
+  'containerd',
+  'oras',
+  'crane',
+  'cosign',
+  'docker-buildx',
+  'docker-compose',
+  'kind',
+] as const
 const programs: Readonly<Record<(typeof packages)[number], readonly [string, string]>> = {
   'docker.io': ['usr/sbin/dockerd', '--version'],
   'docker-cli': ['usr/bin/docker', '--version'],
@@ -13,13 +23,14 @@ const programs: Readonly<Record<(typeof packages)[number], readonly [string, str
   crane: ['usr/bin/crane', '--help'],
   cosign: ['usr/bin/cosign', 'version'],
   'docker-buildx': ['usr/libexec/docker/cli-plugins/docker-buildx', 'version'],
+  'docker-compose': ['usr/libexec/docker/cli-plugins/docker-compose', 'version'],
   kind: ['usr/bin/kind', 'version'],
 }
 /** cosign 3 signs in another way, which needs services that are far away. */
 const suitesOf = { sid: { cosign: 'trixie' }, trixie: { crane: undefined } } as const
 
 /**
- * dockerd, docker, containerd, oras, crane, cosign, buildx and kind of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
+ * dockerd, docker, containerd, oras, crane, cosign, buildx, compose and kind of Debian's newer suites, unpacked beside the system, which stays as it is: the folder that stands for `/`.
  * It is kept for the next run. sid's programs may outgrow Debian 12's libc one day; trixie's stand in then, which has no crane.
  */
 export async function newerClients(): Promise<string> {
