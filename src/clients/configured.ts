@@ -19,6 +19,8 @@ export interface ConfiguredClient {
   readonly since: string
   readonly cache: string
   readonly registry: string | undefined
+  /** Whether the mirror's CA was handed over. */
+  readonly ca?: boolean
   /** Whether the client goes to the origin when the mirror fails. */
   readonly fallback: boolean
   readonly files: readonly ConfiguredFile[]

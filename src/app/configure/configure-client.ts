@@ -37,8 +37,7 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   const earlier = (await openConfiguredClients(machine.stateDir).list()).find((record) =>
     isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
   )
-  // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
-  const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
+  const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
   await refuseForeign(
     plan.changes,
@@ -48,6 +47,11 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   await place.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
   return { ...request, address, why, warning, plan: { ...plan, notes }, earlier }
+}
+
+/** What is no longer true of the mirror must not stay behind in files that are not ours alone, nor name a CA that is taken away. */
+function isOutdated(earlier: ConfiguredClient, { cache, registry, ca }: MirrorForClient): boolean {
+  return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
 const trustedAnyway =
@@ -73,6 +77,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       since,
       cache: address.cache,
       registry: address.registry,
+      ...(address.ca !== undefined && { ca: true }),
       fallback: address.fallback,
     },
     earlier,
