@@ -155,5 +155,46 @@ describe('writing and undoing', () => {
     await mkdir(join(folder, 'state'))
     await writeFile(join(folder, 'state', 'configured.json'), '{"clients": [{"client": "docker"}]}')
     await expect(configured().list()).rejects.toThrow('damaged')
+    await rm(join(folder, 'state', 'configured.json'))
+    await apply(target, undefined, 'ours')
+    const [name] = await readdir(join(folder, 'state', 'configured'))
+    await writeFile(join(folder, 'state', 'configured', name!), '{"client": ')
+    await expect(configured().list()).rejects.toThrow(`${name} is damaged`)
+  })
+})
+
+describe('what is remembered', () => {
+  const record = (place: string, since = 1): ConfiguredClient => ({
+    ...entry,
+    place,
+    since: `2026-01-0${since}T00:00:00.000Z`,
+    files: [],
+    folders: [],
+  })
+
+  test('of many clients at the same moment nothing is lost, whoever comes and goes', async () => {
+    const places = Array.from({ length: 20 }, (_, at) => `cluster ${at}`)
+    await Promise.all(places.map((place) => configured().put(record(place))))
+    expect((await configured().list()).map(({ place }) => place).toSorted()).toEqual(places.toSorted())
+    await Promise.all(places.map((place) => configured().remove(record(place))))
+    expect(await configured().list()).toEqual([])
+  })
+
+  test('is told in the order of time, and once for each place', async () => {
+    for (const at of [2, 1, 3]) await configured().put(record(`${at}`, at))
+    await configured().put(record('1', 4))
+    expect((await configured().list()).map(({ place }) => place)).toEqual(['2', '3', '1'])
+  })
+
+  test('what an earlier version kept in one file is found there, and taken over with the first change', async () => {
+    const together = join(folder, 'state', 'configured.json')
+    await mkdir(join(folder, 'state'))
+    await writeFile(together, JSON.stringify({ clients: [record('a'), record('b', 2), record('c', 3)] }))
+    expect(await configured().list()).toEqual([record('a'), record('b', 2), record('c', 3)])
+    expect(await readdir(join(folder, 'state'))).toEqual(['configured.json'])
+    await configured().remove(record('a'))
+    await configured().put(record('b', 4))
+    expect(await configured().list()).toEqual([record('c', 3), record('b', 4)])
+    expect(await readdir(join(folder, 'state'))).toEqual(['configured'])
   })
 })
