@@ -1,9 +1,11 @@
 import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
+import { isLoopback } from '../../clients/is-loopback.ts'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Config } from '../../config/config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { findRunning } from '../../runtime/state-file.ts'
+import type { Endpoints } from '../../runtime/runtime.ts'
+import { findRunning, readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
 import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
@@ -51,7 +53,9 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
     })
   }
   if (url !== undefined) {
-    const given = { cache: checkedUrl(url), registry: registryBeside(url, config) }
+    const cache = checkedUrl(url)
+    // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
+    const given = { cache, registry: registryBeside(cache, config, (await readState(paths.stateFile))?.endpoints) }
     const why = `the mirror is at ${given.cache}, as you said`
     return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(given.cache, home)) }
   }
@@ -85,10 +89,26 @@ function checkedUrl(text: string): string {
   })
 }
 
-/** The registry for pushes beside a cache that was named: the same host, with the configured port. */
-function registryBeside(cache: string, { registry }: Config): string | undefined {
-  const port = registry.listen[0]?.port
-  if (!registry.enabled || port === undefined || port === 0) return undefined
+/** The registry for pushes beside a cache that was named: the same host, with the port that the mirror there has, or shall have. */
+function registryBeside(cache: string, config: Config, known: Endpoints | undefined): string | undefined {
   const { protocol, hostname } = new URL(cache)
-  return `${protocol}//${hostname}:${port}`
+  const port = known && isCacheOf(known, cache) ? portOf(known.registry[0]) : configuredPort(config)
+  return port === undefined ? undefined : `${protocol}//${hostname}:${port}`
+}
+
+function configuredPort({ registry }: Config): string | undefined {
+  const port = registry.listen[0]?.port
+  return !registry.enabled || port === undefined || port === 0 ? undefined : String(port)
+}
+
+function isCacheOf({ cache, networks }: Endpoints, url: string): boolean {
+  return [...cache, ...Object.values(networks)].some(
+    (own) => own === url || (isLoopback(own) && isLoopback(url) && portOf(own) === portOf(url)),
+  )
+}
+
+function portOf(url: string | undefined): string | undefined {
+  if (url === undefined) return undefined
+  const { port, protocol } = new URL(url)
+  return port || (protocol === 'https:' ? '443' : '80')
 }
