@@ -22,7 +22,7 @@ export async function configureDialog(
   request: { machine: Machine; adapter: ClientAdapter; place: ClientPlace; mirror: FoundMirror },
   choices: ConfigureChoices,
 ): Promise<object> {
-  const { adapter, place } = request
+  const { place } = request
   const { fallback, dryRun, json } = choices
   const prepared = await prepareClient({ ...request, fallback })
   const { changes } = prepared.plan

@@ -153,7 +153,6 @@ test('an undo that finds nobody to reload leaves one that is as exact', async ()
   const prepared = await prepareUndo(machine, record!)
   const reload = {
     says: '',
-    byHand: '',
     run: () => Promise.reject(new Error('nobody there')),
     interim: (mirror: { cache: string }, files: Parameters<typeof stripDaemonJson>[2]) =>
       stripDaemonJson(mirror, daemonJson, files, 'keep'),
