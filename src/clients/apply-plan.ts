@@ -50,6 +50,7 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
   let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
   await configured.put(record)
   for (const { path, after } of changes) {
+    await files.tidy?.(path)
     if (after === undefined) {
       await files.remove(path)
       continue

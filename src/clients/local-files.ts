@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import {
   access,
@@ -19,6 +18,7 @@ import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
+import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
 
 /** What programs that run as other users may read. */
 const newFileMode = 0o644
@@ -48,7 +48,7 @@ export const localFiles: FilePort = {
     const target = await realTarget(path)
     const folder = dirname(target)
     const made = await makeFolders(folder)
-    const temporary = join(folder, `.${basename(target)}.${randomBytes(8).toString('hex')}`)
+    const temporary = join(folder, temporaryName(basename(target)))
     try {
       const file = await open(temporary, 'wx', 0o600)
       try {
@@ -87,6 +87,10 @@ export const localFiles: FilePort = {
       if (errnoOf(error) === undefined) throw error
       return false
     }
+  },
+
+  async tidy(path) {
+    await removeLeftovers(dirname(await realTarget(path)))
   },
 
   async removeFolder(path) {
@@ -138,6 +142,7 @@ async function listBelow(folder: string, depth: number): Promise<string[]> {
   const names = (await orAbsent(() => readdir(folder))) ?? []
   const found: string[] = []
   for (const name of names.toSorted()) {
+    if (isTemporary(name)) continue
     const path = join(folder, name)
     // Through links, as the clients look.
     const what = await orAbsent(() => stat(path))

@@ -51,6 +51,7 @@ export async function applyUndo(
   configured: ConfiguredClients,
 ): Promise<void> {
   const recorded = new Map(record.files.map((file) => [file.path, file]))
+  for (const path of recorded.keys()) await files.tidy?.(path)
   for (const { path, after } of changes) {
     if (after === undefined) await files.remove(path)
     else await files.write(path, Buffer.from(after), (await files.read(path)) ?? attributes(recorded.get(path)))

@@ -107,6 +107,7 @@ function withConfigMap(machine: Machine, cluster: string): FilePort {
     write: (path, content, attributes) => at(path).write(path, content, attributes),
     remove: (path) => at(path).remove(path),
     mayWrite: (path) => at(path).mayWrite(path),
+    tidy: async (path) => at(path).tidy?.(path),
     removeFolder: (path) => localFiles.removeFolder(path),
   }
 }
