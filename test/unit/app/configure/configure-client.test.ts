@@ -1,7 +1,7 @@
-import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import type { ClientAdapter, Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { configureClient, prepareClient } from '../../../../src/app/configure/configure-client.ts'
 import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
@@ -109,6 +109,24 @@ test('a mirror whose certificate is trusted anyway from now on has its CA named 
     if (name.endsWith('hosts.toml')) expect(await readFile(join(root, 'etc', name), 'utf8')).not.toContain('mirror-ca')
   expect(await undoAll()).toEqual([])
   expect(await readFile(registries, 'utf8')).toBe(own)
+})
+
+test.runIf(process.platform !== 'win32')('an absolute link below --root leads nowhere outside of it', async () => {
+  const outside = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
+  onTestFinished(() => rm(outside, { recursive: true }))
+  await writeFile(join(outside, 'daemon.json'), '{}')
+  await symlink(join(outside, 'daemon.json'), daemonJson)
+  await symlink(join(outside, 'certs.d'), join(dirname(daemonJson), 'certs.d'))
+  await configureFor('https://127.0.0.1:5055', undefined, 'one\n', { version: '28.1' })
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect(await readFile(join(outside, 'daemon.json'), 'utf8')).toBe('{}')
+  const inside = join(root, outside)
+  expect(await readFile(join(inside, 'daemon.json'), 'utf8')).toContain('https://127.0.0.1:5055')
+  expect(await readdir(join(inside, 'certs.d'))).toContain('docker.io')
+  expect(await undoAll()).toEqual([])
+  await expect(readdir(inside)).rejects.toThrow('ENOENT')
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect((await readdir(dirname(daemonJson))).toSorted()).toEqual(['certs.d', 'daemon.json'])
 })
 
 test('a registry that has moved leaves nothing of its old address behind', async () => {
