@@ -51,7 +51,7 @@ export async function undoDialog(
 }
 
 /** What it takes until the client no longer uses the mirror. */
-function stepsLeft({ reload, afterUndo }: ClientPlace, files: readonly string[], reloaded: boolean): string[] {
-  if (files.length === 0 || (reload !== undefined && reloaded)) return []
-  return afterUndo?.(files) ?? []
+function stepsLeft(place: ClientPlace, files: readonly string[], reloaded: boolean): string[] {
+  if (files.length === 0 || (place.reload !== undefined && reloaded)) return []
+  return place.afterUndo?.(files) ?? []
 }
