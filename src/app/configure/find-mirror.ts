@@ -38,10 +38,32 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const config = await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = { registries: registriesOf(config), defaultUpstream }
-  const certificate = await findCertificate(config.tls, caFile)
-  const withCa = (address: ClientAddress, doubt: string | undefined): FoundAddress => {
-    const { protocol, hostname } = new URL(address.cache)
-    if (protocol === 'https:') {
+  if (url !== undefined) {
+    const cache = checkedUrl(url)
+    // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
+    const given = { cache, registry: registryBeside(cache, config, (await readState(paths.stateFile))?.endpoints) }
+    const why = `the mirror is at ${cache}, as you said`
+    const withCa = await trustIn([cache], config, caFile)
+    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(cache, home)) }
+  }
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined)
+    throw new MirrorError('No mirror is running that a client could be told about.', {
+      exit: exitCode.notRunning,
+      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
+    })
+  const endpoints = { ...running.endpoints, runtime: running.runtime }
+  const withCa = await trustIn(endpoints.cache, config, caFile)
+  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
+}
+
+/** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
+async function trustIn(caches: readonly string[], { tls }: Config, caFile: string | undefined) {
+  const isSecure = (cache: string) => cache.startsWith('https:')
+  const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile) : undefined
+  return (address: ClientAddress, doubt: string | undefined): FoundAddress => {
+    if (certificate && isSecure(address.cache)) {
+      const { hostname } = new URL(address.cache)
       const strange = certificate.isFor(hostname) ? undefined : notFor(hostname)
       const warning = [doubt, strange].filter((text) => text !== undefined).join(' ') || undefined
       return { ...address, warning, ca: certificate.ca }
@@ -52,21 +74,6 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
       hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
     })
   }
-  if (url !== undefined) {
-    const cache = checkedUrl(url)
-    // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
-    const given = { cache, registry: registryBeside(cache, config, (await readState(paths.stateFile))?.endpoints) }
-    const why = `the mirror is at ${given.cache}, as you said`
-    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(given.cache, home)) }
-  }
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined)
-    throw new MirrorError('No mirror is running that a client could be told about.', {
-      exit: exitCode.notRunning,
-      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
-    })
-  const endpoints = { ...running.endpoints, runtime: running.runtime }
-  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
 }
 
 function registriesOf({ upstreams, defaultUpstream }: Config): string[] {

@@ -59,6 +59,12 @@ async function runsWith(endpoints: { cache: string[]; registry: string[] }): Pro
   })
 }
 
+test('a certificate that cannot be read is no matter of an address that speaks no TLS', async () => {
+  const gone = { cert: './gone.crt', key: './tls.key' }
+  expect(await addressOf('http://127.0.0.1:5055', { tls: gone })).toMatchObject({ cache: 'http://127.0.0.1:5055' })
+  await expect(addressOf('https://127.0.0.1:5055', { tls: gone })).rejects.toMatchObject({ exit: 2 })
+})
+
 test('an address that the certificate does not name is warned of', async () => {
   const { warning } = await addressOf('https://172.18.0.1:5055', { tls })
   expect(warning).toContain('does not name 172.18.0.1')
