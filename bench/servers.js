@@ -66,7 +66,8 @@ export async function startMirror(folder, upstream, { env = {}, cache = {}, node
     upstreams: { 'docker.io': { url: upstream, credentials: 'anonymous' } },
   }
   writeFileSync(join(folder, 'mirror.yaml'), JSON.stringify(config))
-  const child = spawn(process.execPath, [...nodeArgs, program, 'serve'], {
+  // As `mirror up` starts it.
+  const child = spawn(process.execPath, ['--max-semi-space-size=8', ...nodeArgs, program, 'serve'], {
     env: { ...process.env, ...env, MIRROR_HOME: folder },
     // A file, as `mirror up` has it.
     stdio: ['ignore', 'ignore', openSync(join(folder, 'log'), 'a', 0o600), 'ipc'],

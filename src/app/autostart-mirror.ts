@@ -6,6 +6,7 @@ import { packageRoot } from '../lib/package-root.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { createAutostart, type Autostart } from '../runtime/autostart.ts'
 import type { AutostartSpec } from '../runtime/autostart-file.ts'
+import { serveArguments } from '../runtime/serve-arguments.ts'
 
 /** The way this machine starts things. Throws a MirrorError (exit 4) on a platform that has none. */
 export function autostartOf({ platform, env, homedir }: Surroundings): Autostart {
@@ -23,7 +24,7 @@ export function autostartSpec(program: string, surroundings: Surroundings, paths
   }
   const kept = [...settingVariables(), ...sessionVariables].flatMap((name) => (env[name] ? [[name, env[name]]] : []))
   return {
-    command: [process.execPath, program, 'serve'],
+    command: [process.execPath, ...serveArguments(program)],
     env: { ...(Object.fromEntries(kept) as Record<string, string>), ...places },
     logFile: paths.logFile,
   }

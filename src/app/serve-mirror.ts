@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import type { Config } from '../config/config.ts'
 import { configHashes } from '../config/config-hashes.ts'
 import { loadConfig } from '../config/load-config.ts'
+import { renderConfig } from '../config/render-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/deferred.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
@@ -13,6 +14,7 @@ import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
+import { forgetPredecessors } from './container/forget-predecessors.ts'
 import { outsideOf } from './container/outside.ts'
 import { forgetResting } from './container/resting.ts'
 import { createLogger } from './create-logger.ts'
@@ -43,6 +45,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   try {
     config = await loadConfig({ ...request.surroundings, paths })
     const hashes = configHashes(config, paths.dataDir)
+    const rendered = renderConfig(config)
     await refuseSecond(paths)
     const logger = await createLogger({ level: config.log.level, write: request.writeLog })
     const startedAt = new Date().toISOString()
@@ -73,14 +76,17 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
           configHashes: hashes,
           endpoints: mirror.endpoints,
           logFile,
+          served: outside ? undefined : { config: { ...rendered }, dataDir: paths.dataDir },
         }),
       })
       noteChange = () => kept.update()
+      const stopLooking = outside && forgetPredecessors(outside, logger)
       await forgetResting(paths.stateDir)
       if (logFile !== undefined) keepLogSmall(logFile, logger)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)
       logger.info({ reason: await ending.begun }, 'the mirror is ending')
+      stopLooking?.()
       await mirror.close()
       await kept.remove()
     } catch (error) {

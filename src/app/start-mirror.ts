@@ -100,7 +100,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
-    const handleAdmin = createAdminHandler({ actions, guard, token, logger })
+    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port }, handleAdmin),

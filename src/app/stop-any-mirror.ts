@@ -1,6 +1,6 @@
 import { MirrorError } from '../lib/errors.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
-import { ownerOf, containerName } from '../runtime/container-spec.ts'
+import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts'
 import { openContainerEngine } from '../runtime/dockerode-container-engine.ts'
 import { removeContainer } from '../runtime/container.ts'
 import { stopMirror, type StopRequest, type StoppedMirror } from './stop-mirror.ts'
@@ -16,10 +16,11 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   if (endpoint === undefined) return undefined
   try {
     const engine = await openContainerEngine(endpoint)
-    const found = await engine.containers.find(containerName)
-    if (found === undefined || ownerOf(found) !== request.paths.stateDir) return undefined
-    await removeContainer(engine, found.id)
-    return { container: containerName, killed: false }
+    const names = [containerName, nameBefore]
+    const found = await Promise.all(names.map((name) => engine.containers.find(name)))
+    const ours = found.filter((container) => container && ownerOf(container) === request.paths.stateDir)
+    for (const container of ours) await removeContainer(engine, container!.id)
+    return ours.length === 0 ? undefined : { container: containerName, killed: false }
   } catch (error) {
     // Where no engine is there is no container.
     if (error instanceof MirrorError) return undefined

@@ -4,15 +4,14 @@ import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import type { Clock } from '../lib/clock.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { makeFolder } from '../lib/make-folder.ts'
-import { startDetached } from '../runtime/detached.ts'
-import { limitLog } from '../runtime/limit-log.ts'
-import type { Endpoints, MirrorState, StartedMirror } from '../runtime/runtime.ts'
+import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
+import { inPlaceOf } from './in-place-of.ts'
 import { adminOf } from './mirror-status.ts'
 import { movedAddresses, type MovedAddress } from './moved-addresses.ts'
-import { stopMirror } from './stop-mirror.ts'
+import { startProcess } from './start-process.ts'
+import { wayBack } from './way-back.ts'
 
 export interface UpRequest {
   /** With the flags in its `env`, as the variables they stand for. */
@@ -50,9 +49,6 @@ export interface UpReport {
   moved: MovedAddress[]
 }
 
-/** An answer that has not come by then will not come. */
-const readyWithinMs = 60_000
-
 /** So often, and so many times, another mirror that is starting is looked for. */
 const lookEveryMs = 100
 const looksForOther = 10
@@ -74,10 +70,13 @@ export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroun
     : { ...plan, action: 'nothing', endpoints }
 }
 
-/** Has the configured mirror running in the background: starts it, replaces one that differs, or leaves it be. */
+/**
+ * Has the configured mirror running in the background: starts it, replaces one that differs, or leaves it be. Throws a
+ * MirrorError when it does not start; then the one before runs again.
+ */
 export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpReport> {
   const { paths, clock } = { ...plan, ...request }
-  const { version, surroundings } = request
+  const { version, surroundings, program, signal } = request
   if (plan.action === 'nothing')
     return {
       outcome: 'already-up',
@@ -87,22 +86,26 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       endpoints: plan.endpoints!,
       moved: [],
     }
-  if (plan.action === 'replace') await stopMirror({ paths, clock, surroundings })
-  try {
-    const { pid, endpoints } = await start(request, paths)
-    return {
-      outcome: plan.action === 'replace' ? 'replaced' : 'started',
-      changed: plan.changed,
-      pid,
-      version,
-      endpoints,
-      moved: movedAddresses(toldBefore(plan.running), endpoints),
+  const back = plan.action === 'replace' ? await wayBack(plan.running!, { ...request, paths }) : undefined
+  const started = await inPlaceOf(back, signal, async () => {
+    try {
+      return await startProcess({ program, paths, env: surroundings.env, signal })
+    } catch (error) {
+      // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
+      const again = error instanceof MirrorError && !signal.aborted ? await planOnceUp(request, clock) : undefined
+      if (again) return again
+      throw await explainStartFailure(error, plan.config)
     }
-  } catch (error) {
-    // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
-    const again = error instanceof MirrorError ? await planOnceUp(request, clock) : undefined
-    if (again) return upMirror(request, again)
-    throw await explainStartFailure(error, plan.config)
+  })
+  if ('action' in started) return upMirror(request, started)
+  const { pid, endpoints } = started
+  return {
+    outcome: plan.action === 'replace' ? 'replaced' : 'started',
+    changed: plan.changed,
+    pid,
+    version,
+    endpoints,
+    moved: movedAddresses(toldBefore(plan.running), endpoints),
   }
 }
 
@@ -119,18 +122,6 @@ async function planOnceUp(request: UpRequest, clock: Clock): Promise<UpPlan | un
     if (plan.action === 'nothing') return plan
   }
   return undefined
-}
-
-async function start({ program, surroundings, signal }: UpRequest, paths: MirrorPaths): Promise<StartedMirror> {
-  await makeFolder(paths.stateDir)
-  await limitLog(paths.logFile)
-  return startDetached({
-    args: [program, 'serve'],
-    env: { ...surroundings.env },
-    logFile: paths.logFile,
-    timeoutMs: readyWithinMs,
-    signal,
-  })
 }
 
 async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {

@@ -4,8 +4,14 @@ import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
+import { DockerError } from '../runtime/container-engine.ts'
 import { createPaint, wantsColor, type Paint } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
+
+/** A terminal and a wrapper such as npx may both tell of one Ctrl-C. */
+const echoMs = 500
+
+const interrupts = ['SIGINT', 'SIGTERM'] as const
 
 /** What every command shares: errors become a message and an exit code, Ctrl-C ends with 130, a closed pipe ends quietly. */
 export abstract class BaseCommand extends Command {
@@ -34,6 +40,26 @@ export abstract class BaseCommand extends Command {
   /** From here on the command itself decides how it ends when interrupted. */
   protected takeOverInterrupt(): void {
     process.off('SIGINT', this.#onInterrupt)
+  }
+
+  /**
+   * From here on an interruption, SIGTERM too, only aborts the signal, and the command ends when it has put things in order. A
+   * second one, not just the echo of the first, ends it at once. Returns how to end this.
+   */
+  protected tidyUpWhenInterrupted(): () => void {
+    this.takeOverInterrupt()
+    let since: number | undefined
+    const onSignal = () => {
+      const now = performance.now()
+      if (since !== undefined && now - since > echoMs) process.exit(exitCode.interrupted)
+      if (since === undefined) this.say('Interrupted; putting things in order.')
+      since ??= now
+      this.#interrupt.abort()
+    }
+    for (const signal of interrupts) process.on(signal, onSignal)
+    return () => {
+      for (const signal of interrupts) process.off(signal, onSignal)
+    }
   }
 
   /** Data: the result that was asked for. */
@@ -68,11 +94,12 @@ export abstract class BaseCommand extends Command {
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
     // An exit that the command chose.
     if (errnoOf(error) === 'EEXIT') throw error
-    if (this.interrupted.aborted) this.exit(exitCode.interrupted)
-    process.stderr.write(
-      renderError(this.asUsage(error), this.paintFor(process.stderr), { debug: isDebugging(process.env) }),
-    )
-    this.exit(this.codeOf(error))
+    const failure = this.asMirrorError(error)
+    // What has become of things is worth a word all the same.
+    const tellsOfInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
+    if (this.interrupted.aborted && !tellsOfInterrupt) this.exit(exitCode.interrupted)
+    process.stderr.write(renderError(failure, this.paintFor(process.stderr), { debug: isDebugging(process.env) }))
+    this.exit(this.codeOf(failure))
   }
 
   /** Whatever the command was: what a container was lent may be about to expire. */
@@ -88,13 +115,14 @@ export abstract class BaseCommand extends Command {
     })
   }
 
-  private codeOf(error: Error & { oclif?: { exit?: number } }): ExitCode {
-    if (error instanceof MirrorError) return error.exit
-    return error.oclif?.exit === exitCode.usage ? exitCode.usage : exitCode.bug
+  private codeOf(error: Error): ExitCode {
+    return error instanceof MirrorError ? error.exit : exitCode.bug
   }
 
-  /** The framework's own complaints about flags and arguments, in our form. */
-  private asUsage(error: Error & { oclif?: { exit?: number } }): Error {
+  /** The framework's own complaints about flags and arguments, and what Docker refuses, in our form. */
+  private asMirrorError(error: Error & { oclif?: { exit?: number } }): Error {
+    if (error instanceof DockerError)
+      return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
     if (error.oclif?.exit !== exitCode.usage) return error
     const message = error.message.replace(/\s*See more help with --help\s*$/, '').replaceAll(/\s*\n\s*/g, ' ')
     return new MirrorError(message, {

@@ -48,7 +48,7 @@ export default class Up extends BaseCommand {
       exclusive: ['foreground'],
     }),
     runtime: string({
-      description: 'where the server lives; process, unless the running one lives in a container',
+      description: 'where the server lives; where it did the last time, at first as a process',
       options: ['process', 'container'],
       env: 'MIRROR_RUNTIME',
     }),
@@ -64,7 +64,9 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../app/up-mirror.ts')
     const { version } = this.config
     const surroundings = this.surroundings(flagsAsVariables(flags))
-    if ((flags.runtime ?? (await this.runningRuntime(surroundings))) === 'container')
+    const { lastRuntime } = await import('../app/last-runtime.ts')
+    const release = this.tidyUpWhenInterrupted()
+    if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.inContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
@@ -76,7 +78,7 @@ export default class Up extends BaseCommand {
       if (autostart) this.print(`Would write ${autostart.file}.`)
       return
     }
-    if (flags.foreground) return this.serve(plan, surroundings)
+    if (flags.foreground) return this.serve(plan, surroundings, release)
 
     const { systemClock } = await import('../lib/clock.ts')
     const report = await upMirror(
@@ -91,14 +93,10 @@ export default class Up extends BaseCommand {
     this.say(nextSteps(report.endpoints))
   }
 
-  private async runningRuntime(surroundings: Surroundings): Promise<string | undefined> {
-    const { findRunning } = await import('../runtime/state-file.ts')
-    return (await findRunning(mirrorPaths(surroundings).stateFile))?.runtime
-  }
-
   private async inContainer(
     surroundings: Surroundings,
     flags: {
+      runtime?: string | undefined
       credentials?: string[] | undefined
       foreground: boolean
       autostart: boolean
@@ -109,26 +107,33 @@ export default class Up extends BaseCommand {
     if (flags.foreground)
       throw new MirrorError('--foreground means this very process, and --runtime container another one.', {
         exit: exitCode.usage,
-        hints: ['mirror up --runtime container && mirror logs -f'],
+        hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
     const { containerUp, planContainerUp } = await import('../app/container/container-up.ts')
+    const { inTurn } = await import('../app/container/in-turn.ts')
     const { systemClock } = await import('../lib/clock.ts')
-    const plan = await planContainerUp({
+    const input = {
       surroundings,
       version: this.config.version,
       root: this.config.root,
       published: publishedImage(this.config.pjson),
       // From its variable the framework takes a single text.
       credentials: [flags.credentials ?? []].flat().flatMap((hosts) => hosts.split(',')),
+      // Not said again, it is what the mirror was the last time.
+      remembered: flags.runtime === undefined,
       dryRun: flags['dry-run'],
       clock: systemClock,
       signal: this.interrupted,
-      say: (text) => this.say(text),
-    })
-    const { action, changed, connect, disconnect } = plan
-    if (flags['dry-run'] && flags.json) return this.printJson({ action, changed, connect, disconnect, dryRun: true })
-    if (flags['dry-run']) return this.print(renderContainerPlan(plan))
-    const report = await containerUp(plan)
+      say: (text: string) => this.say(text),
+    }
+    if (flags['dry-run']) {
+      const plan = await planContainerUp(input)
+      const { action, changed, connect, disconnect } = plan
+      if (flags.json) return this.printJson({ action, changed, connect, disconnect, dryRun: true })
+      return this.print(renderContainerPlan(plan))
+    }
+    const { stateDir } = mirrorPaths(surroundings)
+    const report = await inTurn({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
     if (flags.json) return this.printJson(report)
     this.print(renderUp(report, this.paintFor(process.stdout)))
     if (flags.autostart) this.say('Docker starts it again whenever Docker itself is started.')
@@ -149,17 +154,21 @@ export default class Up extends BaseCommand {
   }
 
   /** The server in this very process. */
-  private async serve({ action, running, paths }: UpPlan, surroundings: Surroundings): Promise<void> {
+  private async serve(
+    { action, running, paths }: UpPlan,
+    surroundings: Surroundings,
+    release: () => void,
+  ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is up already (pid ${running!.pid}), in the background.`)
-    this.takeOverInterrupt()
-    const { serveMirror } = await import('../app/serve-mirror.ts')
-    if (action === 'replace') {
-      const { stopMirror } = await import('../app/stop-mirror.ts')
-      const { systemClock } = await import('../lib/clock.ts')
-      await stopMirror({ paths, clock: systemClock, surroundings })
-    }
+    const { wayBack } = await import('../app/way-back.ts')
+    const { serveInPlace } = await import('../app/serve-in-place.ts')
+    const { systemClock } = await import('../lib/clock.ts')
+    const request = { paths, surroundings, clock: systemClock, program: this.program }
     const paint = this.paintFor(process.stderr)
-    await serveMirror({
+    await serveInPlace({
+      back: action === 'replace' ? await wayBack(running!, request) : undefined,
+      signal: this.interrupted,
+      onServing: release,
       surroundings,
       version: this.config.version,
       ...(process.stderr.isTTY && { writeLog: (line: string) => this.say(renderLogLine(line.trimEnd(), paint)) }),

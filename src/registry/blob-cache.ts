@@ -13,6 +13,8 @@ import { betterIdentity, findWord, type Word } from './word.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */
 const smallBytes = 64 * 1024
+/** How long an upstream that limits connections is asked by one at least. */
+const unrangedMs = 10 * 60_000
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
@@ -22,6 +24,8 @@ export class BlobCache {
   readonly #contents: SmallContents
   /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
   readonly #unclaimed = new LRUCache<Digest, true>({ max: 10_000 })
+  /** Upstreams that had enough of several connections for a blob, and until when: running time, ms. */
+  readonly #unranged = new Map<string, number>()
 
   constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
@@ -104,15 +108,25 @@ export class BlobCache {
   #start(place: Place, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
     const { access } = place.caller
     const expectedSize = word?.size
+    const isAhead = signal !== undefined
     const download = this.downloads.start(
       { host: place.host, name: place.name, identity: place.identity },
       {
         digest,
         expectedSize,
-        open: (from, attempt, to) =>
-          place.upstream.blob(place.name, digest, { access, from, to, expectedSize, signal: attempt }),
+        open: async (from, attempt, to) => {
+          const isFurther = to !== undefined && from > 0
+          const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
+          const options = { access, from, to, expectedSize, isExtra, signal: attempt }
+          try {
+            return await place.upstream.blob(place.name, digest, options)
+          } catch (error) {
+            if (isFurther) this.#noteRefusedRange(place.host, error)
+            throw error
+          }
+        },
         // Who asks for a part wants that part, not all of it as fast as can be.
-        ranges: place.caller.part ? undefined : this.#parts.ranges,
+        ranges: place.caller.part || this.#isUnranged(place.host) ? undefined : this.#parts.ranges,
         signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
         store: this.#parts.blobs,
         hashes: this.#parts.hashes,
@@ -125,6 +139,15 @@ export class BlobCache {
     )
     void this.#follow(place, download)
     return download
+  }
+
+  #isUnranged(host: string): boolean {
+    return (this.#unranged.get(host) ?? 0) > this.#parts.runningTime()
+  }
+
+  #noteRefusedRange(host: string, error: unknown): void {
+    if (!(error instanceof UpstreamError) || error.failure !== 'limited') return
+    this.#unranged.set(host, this.#parts.runningTime() + Math.max(unrangedMs, (error.retryAfterSeconds ?? 0) * 1000))
   }
 
   /** Files what a finished download taught. */

@@ -3,6 +3,7 @@ import type { RunCommand } from '../lib/run-command.ts'
 import { tarOf } from '../lib/tar.ts'
 import { imageArchitecture } from './architecture.ts'
 import { DockerError, type ContainerEngine, type EngineInfo, type ImageState } from './container-engine.ts'
+import { inWords, orRefused } from './engine-words.ts'
 import { contentDigest, imageEntries, type ImageContent } from './image-content.ts'
 import { baseImage, buildContext, nodeImageContent } from './image-recipes.ts'
 import { endOfSupport } from './node-support.ts'
@@ -83,9 +84,9 @@ async function ensureLocalImage(engine: ContainerEngine, info: EngineInfo, reque
   if (ofNode) {
     say('Making the image from the Node of this machine.')
     const labels = { [contentLabel]: digests.node! }
-    await engine.images.import(localImage, labels, tarOf(imageEntries(ofNode)))
+    await unlessRefused(engine.images.import(localImage, labels, tarOf(imageEntries(ofNode))))
     const image = (await engine.images.find(localImage))!
-    const failure = await smokeRun(engine, image.id, request.network)
+    const failure = await tried(engine, image, request)
     if (failure === undefined) return image
     await engine.images.remove(localImage)
     say(`This machine's Node does not run in a container (${failure}); building on ${base} instead.`)
@@ -99,8 +100,26 @@ export async function removeMade({ images }: ContainerEngine, id: string): Promi
   if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
 }
 
+/** The trial of an image. Nobody takes one for good whose trial was broken off. */
+async function tried(
+  engine: ContainerEngine,
+  { id }: ImageState,
+  { network, signal }: ImageRequest,
+): Promise<string | undefined> {
+  try {
+    return await inWords('The new image cannot be tried', smokeRun(engine, id, network, signal))
+  } catch (error) {
+    await orRefused(engine.images.remove(localImage))
+    throw error
+  }
+}
+
+function unlessRefused(image: Promise<void>): Promise<void> {
+  return inWords('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
+}
+
 async function buildImage(engine: ContainerEngine, context: ImageContent, digest: string): Promise<ImageState> {
-  await engine.images.build(localImage, { [contentLabel]: digest }, tarOf(imageEntries(context)))
+  await unlessRefused(engine.images.build(localImage, { [contentLabel]: digest }, tarOf(imageEntries(context))))
   return (await engine.images.find(localImage))!
 }
 

@@ -8,8 +8,10 @@ import type { ContainerPlace, Endpoints } from './runtime.ts'
  * Whether a container's mirror is there. One that answers needs no engine to be asked, which spares half a second; one that
  * does not may be just starting, and then it runs.
  */
-export async function isContainerUp({ id }: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
-  if (admin[0] !== undefined && (await isHealthy(admin[0]))) return true
+export async function isContainerUp({ id, instance }: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
+  const [url] = admin
+  // Another mirror may have the port by now, and it must not be taken for this one.
+  if (url !== undefined && instance !== undefined && (await isHealthy(url, { instance }))) return true
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
   if (endpoint === undefined) return false
   try {

@@ -6,6 +6,9 @@ import type { EngineInfo } from './container-engine.ts'
 /** The name of the container, and the one by which the containers of its networks know it. */
 export const containerName = 'mirror'
 
+/** The name of the one that is being replaced, as long as its successor has not proved itself. */
+export const nameBefore = 'mirror-before'
+
 /** The volume that keeps what is cached and pushed, and what the mirror notes down. */
 export const volumeName = 'mirror-data'
 
@@ -33,6 +36,8 @@ export interface ContainerWish {
   /** Bytes. */
   readonly memory: number
   readonly env: Readonly<Record<string, string>>
+  /** The name, among the files that are handed over, of the certificates that Node shall trust besides its own. */
+  readonly extraCa: string | undefined
   readonly engine: Pick<EngineInfo, 'logDriver'>
 }
 
@@ -63,11 +68,28 @@ const label = {
   config: 'dev-mirror.config',
   settings: 'dev-mirror.settings',
   instance: 'dev-mirror.instance',
+  adminPort: 'dev-mirror.admin-port',
 } as const
 
 /** Whose mirror the container, or the volume, is: a folder of state; undefined for one that is none of ours. */
 export function ownerOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.owner]
+}
+
+/** Which mirror lives in the container; undefined for one that is none of ours. */
+export function instanceOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+  return labels[label.instance]
+}
+
+/** The port in the container where its mirror says how it is; undefined for one that is none of ours. */
+export function adminPortOf({ labels }: Pick<ContainerState, 'labels'>): number | undefined {
+  const port = Number(labels[label.adminPort])
+  return Number.isSafeInteger(port) ? port : undefined
+}
+
+/** Where a port of the container is published. */
+export function publishedAt({ ports }: Pick<ContainerState, 'ports'>, inside: number): number | undefined {
+  return ports.find((port) => port.inside === inside)?.outside
 }
 
 /** What tells our volume from another mirror's, and from what only has its name. */
@@ -105,7 +127,12 @@ export function containerSpec(wish: ContainerWish, instance: string): ContainerS
     image: image.id,
     entrypoint: image.hasEntrypoint ? undefined : [node, program],
     command: ['serve'],
-    env: { ...wish.env, ...placeVariables, MIRROR_INSTANCE: instance },
+    env: {
+      ...wish.env,
+      ...placeVariables(handedFolderOf(instance)),
+      ...(wish.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${handedFolderOf(instance)}/${wish.extraCa}` }),
+      MIRROR_INSTANCE: instance,
+    },
     user: wish.user,
     labels: {
       [label.version]: wish.version,
@@ -113,6 +140,7 @@ export function containerSpec(wish: ContainerWish, instance: string): ContainerS
       [label.config]: JSON.stringify(wish.configHashes),
       [label.settings]: JSON.stringify(settingHashes(wish)),
       [label.instance]: instance,
+      [label.adminPort]: String(wish.ports.admin.inside),
     },
     ports: Object.values(wish.ports).filter((port) => port !== undefined),
     data: { at: dataFolder, from: wish.data },
@@ -132,15 +160,21 @@ export const program = `${packageFolder}/bin/run.js`
 /** What the mirror in the container keeps for itself, beside what is cached. */
 export const homeFolder = `${dataFolder}/home`
 
-/** Files in it that come from this machine. */
+/** Files in it that come from this machine, in a folder for each instance: one that is put back finds its own. */
 export const handedFolder = `${homeFolder}/handed`
 
-const placeVariables = {
-  MIRROR_HOME: homeFolder,
-  MIRROR_DATA: dataFolder,
-  MIRROR_CONFIG: `${handedFolder}/mirror.yaml`,
-  DOCKER_CONFIG: `${handedFolder}/docker`,
-  HOME: homeFolder,
+export function handedFolderOf(instance: string): string {
+  return `${handedFolder}/${instance}`
+}
+
+function placeVariables(handed: string): Record<string, string> {
+  return {
+    MIRROR_HOME: homeFolder,
+    MIRROR_DATA: dataFolder,
+    MIRROR_CONFIG: `${handed}/mirror.yaml`,
+    DOCKER_CONFIG: `${handed}/docker`,
+    HOME: homeFolder,
+  }
 }
 
 function healthProgram(adminPort: number): string {

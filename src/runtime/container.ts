@@ -1,6 +1,5 @@
-import { randomUUID } from 'node:crypto'
-import type { Clock } from '../lib/clock.ts'
-import { MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { awaitContainer } from './await-container.ts'
 import {
   containerName,
   containerSpec,
@@ -12,38 +11,12 @@ import {
   type ContainerPorts,
   type ContainerWish,
 } from './container-spec.ts'
+import type { ContainerOrder } from './container-order.ts'
 import type { ContainerState, PublishedPort } from './docker-containers.ts'
-import { removeMade } from './container-image.ts'
 import { DockerError, type ContainerEngine } from './container-engine.ts'
-import { isHealthy } from './health.ts'
-
-export interface ContainerOrder {
-  readonly wish: ContainerWish
-  /** A tar archive of the files that are handed over, for the data folder. */
-  readonly handed: Buffer
-  readonly clock: Clock
-  readonly signal: AbortSignal
-}
-
-/** An answer that has not come by then will not come. */
-const readyWithinMs = 60_000
-const lookMs = 50
-/** Pulls in flight get 30 s to finish. */
-const stopSeconds = 40
-
-/** Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone. */
-export async function findOurs({ containers }: ContainerEngine, owner: string): Promise<ContainerState | undefined> {
-  const found = await containers.find(containerName)
-  if (found === undefined || ownerOf(found) === owner) return found
-  const whose = ownerOf(found)
-  if (whose === undefined)
-    throw new MirrorError(`There is a container named ${containerName} that is not ours; it was left as it is.`, {
-      hints: [`docker rename ${containerName} another-name`, `docker rm -f ${containerName}   (if nobody needs it)`],
-    })
-  throw new MirrorError(`The container ${containerName} is another mirror's, with its state in ${whose}.`, {
-    hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Or use that one'],
-  })
-}
+import { inWords, orRefused } from './engine-words.ts'
+import { replaceContainer } from './replace-container.ts'
+import { stopContainer } from './stop-container.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
@@ -58,58 +31,112 @@ export async function refuseForeignVolume(
   })
 }
 
-/** Throws a MirrorError that names the container which has one of the ports already. */
+/** Throws a MirrorError that names the container which has one of the ports already, where ours is published. */
 export async function refuseTakenPorts({ containers }: ContainerEngine, ports: ContainerPorts): Promise<void> {
   for (const [name, port] of namedPorts(ports)) {
-    const other = (await containers.publishing(port.outside)).find((holder) => holder !== containerName)
-    if (port.outside !== 0 && other !== undefined) throw portTaken(name, port.outside, `the container ${other}`)
+    if (port.outside === 0) continue
+    const holders = await containers.publishing(port.outside)
+    const other = holders.find((holder) => holder.name !== containerName && publishedOn.includes(holder.address))
+    if (other !== undefined) throw portTaken(name, port.outside, `the container ${other.name}`)
   }
 }
 
-/** Makes the container as it is wished and returns when the mirror in it answers. Throws a MirrorError when it does not. */
+/** Where a port of ours is in the way; the engine publishes IPv6 apart from IPv4. */
+const publishedOn = ['127.0.0.1', '0.0.0.0']
+
+/**
+ * Has the container as it is wished, and returns when the mirror in it answers. Throws a MirrorError when it does not; then
+ * the one before runs again, if there was one.
+ */
 export async function carryOut(
   engine: ContainerEngine,
   plan: ContainerPlan,
   order: ContainerOrder,
 ): Promise<ContainerState> {
+  if (plan.action === 'create') return makeContainer(engine, order)
+  if (plan.action === 'replace') return replaceContainer(engine, order, () => makeContainer(engine, order))
   const { containers, networks } = engine
-  const { wish, handed } = order
-  const fresh = plan.action === 'create' || plan.action === 'replace'
-  // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
-  const before = plan.action === 'replace' ? await findOurs(engine, wish.owner) : undefined
-  if (before) await removeContainer(engine, before.id)
-  const id = fresh ? await createContainer(engine, wish) : (await containers.find(containerName))!.id
+  const { id } = (await containers.find(containerName))!
+  // One that is just starting reads its files: while they are replaced they are not its own for a moment.
+  if (plan.action === 'keep') await answered(engine, id, order)
+  await handOver(engine, id, order)
+  for (const network of plan.connect) await join(engine, network, id)
+  for (const network of plan.disconnect)
+    await inWords(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
+  if (plan.action === 'start') await start(engine, id, order.wish.ports)
+  return untilItAnswers(engine, id, order)
+}
+
+async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Promise<ContainerState> {
+  const { wish, signal, instance } = order
+  const newVolume = await makeVolume(engine, wish)
+  let id: string | undefined
   try {
-    await containers.unpack(id, dataFolder, handed)
-    for (const network of fresh ? wish.networks : plan.connect) await networks.connect(network, id, containerName)
-    for (const network of fresh ? [] : plan.disconnect) await networks.disconnect(network, id)
-    if (plan.action !== 'keep') await start(engine, id, wish.ports)
-    await untilItAnswers(engine, id, wish.ports.admin, order)
+    id = await createContainer(engine, wish, instance)
+    await handOver(engine, id, order)
+    for (const network of wish.networks) await join(engine, network, id)
+    signal.throwIfAborted()
+    await start(engine, id, wish.ports)
+    return await untilItAnswers(engine, id, order)
   } catch (error) {
-    // One that never worked is of no use; what it cached is kept.
-    if (fresh) await containers.remove(id)
+    // One that never worked is of no use; what another one has cached is kept. Stopped first, it lets go of the store.
+    if (id !== undefined) await orRefused(removeContainer(engine, id))
+    // It belongs to the users of the image that was tried: those of another may not be able to write to it.
+    if (newVolume !== undefined) await orRefused(engine.volumes.remove(newVolume))
     throw error
   }
-  if (before && before.image !== wish.image.id) await removeMade(engine, before.image)
-  return (await containers.find(id))!
+}
+
+/** The volume's name when there was none before. */
+async function makeVolume({ volumes }: ContainerEngine, { data, owner }: ContainerWish): Promise<string | undefined> {
+  if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
+  await inWords(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
+  return data.volume
+}
+
+async function untilItAnswers(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
+  const container = await answered(engine, id, order)
+  await order.settle(container)
+  return container
+}
+
+function answered(
+  engine: ContainerEngine,
+  id: string,
+  { clock, signal, wish }: ContainerOrder,
+): Promise<ContainerState> {
+  return awaitContainer(engine, { id, admin: wish.ports.admin.inside, clock, signal })
+}
+
+function handOver({ containers }: ContainerEngine, id: string, { handed }: ContainerOrder): Promise<void> {
+  return inWords(
+    'The configuration cannot be handed to the container',
+    containers.unpack(id, dataFolder, handed),
+    'docker system df   (is there room?)',
+  )
+}
+
+function join({ networks }: ContainerEngine, network: string, id: string): Promise<void> {
+  return inWords(
+    `The container cannot join the network ${network}`,
+    networks.connect(network, id, containerName),
+    `docker network inspect ${network}`,
+  )
 }
 
 /** Ends and removes our container; its volume stays. */
-export async function removeContainer({ containers }: ContainerEngine, id: string): Promise<void> {
-  await containers.stop(id, stopSeconds)
-  await containers.remove(id)
+export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
+  await stopContainer(engine, id)
+  await inWords('The container cannot be removed', engine.containers.remove(id))
 }
 
-/** Where a port of the container is published. */
-export function publishedAt({ ports }: ContainerState, { inside }: PublishedPort): number | undefined {
-  return ports.find((port) => port.inside === inside)?.outside
-}
-
-async function createContainer({ containers, volumes }: ContainerEngine, wish: ContainerWish): Promise<string> {
+async function createContainer(
+  { containers }: ContainerEngine,
+  wish: ContainerWish,
+  instance: string,
+): Promise<string> {
   try {
-    if ('volume' in wish.data && (await volumes.find(wish.data.volume)) === undefined)
-      await volumes.create(wish.data.volume, volumeLabels(wish.owner))
-    return await containers.create(containerSpec(wish, randomUUID()))
+    return await containers.create(containerSpec(wish, instance))
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     if (error.status === 409)
@@ -134,48 +161,6 @@ async function start(engine: ContainerEngine, id: string, ports: ContainerPorts)
     throw new MirrorError(`The container cannot be started: ${error.message}.`, { cause: error })
   }
 }
-
-async function untilItAnswers(
-  engine: ContainerEngine,
-  id: string,
-  admin: PublishedPort,
-  { clock, signal }: ContainerOrder,
-): Promise<void> {
-  const end = clock.monotonic() + readyWithinMs
-  for (;;) {
-    const found = await engine.containers.find(id)
-    const port = found && publishedAt(found, admin)
-    if (found?.running && port !== undefined && (await isHealthy(`http://127.0.0.1:${port}`))) return
-    // A restart is what the engine does about a mirror that has ended at once.
-    const ended = found === undefined || found.restarting || !found.running
-    if (ended) throw await failure(engine, id, found?.exitCode)
-    if (clock.monotonic() > end) throw await failure(engine, id, undefined)
-    await clock.sleep(lookMs, signal)
-  }
-}
-
-/** Why the mirror in the container has ended, in its own words. */
-async function failure({ containers }: ContainerEngine, id: string, code: number | undefined): Promise<MirrorError> {
-  const lines: string[] = []
-  try {
-    const request = { lines: 30, follow: false, signal: AbortSignal.timeout(5000) }
-    for await (const line of containers.logs(id, request)) lines.push(line)
-  } catch (error) {
-    if (!(error instanceof DockerError)) throw error
-  }
-  const at = lines.findLastIndex((line) => line.startsWith('mirror: '))
-  if (at === -1) {
-    const why = code === undefined ? 'it did not answer in time' : `it ended with exit code ${code}`
-    return new MirrorError(`The mirror in the container could not be started: ${why}.`, { hints: lines.slice(-5) })
-  }
-  const hints = lines.slice(at + 1).map((line) => line.trim())
-  return new MirrorError(lines[at]!.slice('mirror: '.length), {
-    exit: exitCodes.find((known) => known === code) ?? exitCode.bug,
-    hints: hints.filter((line) => line !== '' && line !== 'Next:'),
-  })
-}
-
-const exitCodes: readonly ExitCode[] = Object.values(exitCode).filter((code) => code !== 0)
 
 function namedPorts(ports: ContainerPorts): [string, PublishedPort][] {
   return Object.entries(ports).filter((entry): entry is [string, PublishedPort] => entry[1] !== undefined)

@@ -50,6 +50,13 @@ export interface ContainerState {
   readonly ports: readonly PublishedPort[]
 }
 
+/** Who has a port on which address. */
+export interface PublishingContainer {
+  readonly name: string
+  /** An IP literal; `0.0.0.0` and `::` are all of their kind. */
+  readonly address: string
+}
+
 export interface LogRequest {
   /** How many of the last lines to begin with. */
   readonly lines: number
@@ -61,11 +68,13 @@ export interface LogRequest {
 /** Containers by id or name. A name that is taken, a port that is, and whatever else the engine refuses is a DockerError. */
 export interface DockerContainers {
   find(container: string): Promise<ContainerState | undefined>
-  /** Names of the running containers that publish this TCP port of the engine's host. */
-  publishing(port: number): Promise<string[]>
+  /** The running containers that publish this TCP port of the engine's host, once for each address. */
+  publishing(port: number): Promise<PublishingContainer[]>
   /** Its id. */
   create(spec: ContainerSpec): Promise<string>
   start(container: string): Promise<void>
+  /** Its id, networks and ports stay as they are. */
+  rename(container: string, name: string): Promise<void>
   /** SIGTERM, and SIGKILL when that does not help within the time. */
   stop(container: string, seconds: number): Promise<void>
   /** With its anonymous volumes. One that is not there is fine. */

@@ -14,34 +14,47 @@ export interface DockerEndpointInput {
   homedir: string
 }
 
+/** What names the engine that the `docker` command would speak to. */
+export interface DockerChoice {
+  /** For people: `DOCKER_HOST`, `The Docker context remote`. */
+  readonly by: string
+  /** As it stands there; undefined for a context that nobody has made. */
+  readonly host: string | undefined
+  /** Where its certificates are. */
+  readonly tlsFolder: string | undefined
+}
+
 /**
- * The engine that the `docker` command would speak to: DOCKER_HOST, DOCKER_CONTEXT, the current context, the platform's own.
- * Undefined for one that only the command itself can reach (ssh). https://docs.docker.com/engine/manage-resources/contexts/
+ * DOCKER_HOST, DOCKER_CONTEXT, the current context; undefined for the platform's own engine.
+ * https://docs.docker.com/engine/manage-resources/contexts/
  */
-export async function findDockerEndpoint({
-  platform,
+export async function findDockerChoice({
   env,
   homedir,
-}: DockerEndpointInput): Promise<DockerEndpoint | undefined> {
-  const own: DockerEndpoint = {
-    kind: 'socket',
-    path: platform === 'win32' ? '//./pipe/docker_engine' : '/var/run/docker.sock',
-  }
+}: Pick<DockerEndpointInput, 'env' | 'homedir'>): Promise<DockerChoice | undefined> {
   const folder = env['DOCKER_CONFIG'] || join(homedir, '.docker')
-  const verifies = Boolean(env['DOCKER_TLS_VERIFY'])
-  if (env['DOCKER_HOST']) return parseHost(env['DOCKER_HOST'], verifies ? env['DOCKER_CERT_PATH'] || folder : undefined)
-
+  if (env['DOCKER_HOST']) {
+    const tlsFolder = env['DOCKER_TLS_VERIFY'] ? env['DOCKER_CERT_PATH'] || folder : undefined
+    return { by: 'DOCKER_HOST', host: env['DOCKER_HOST'], tlsFolder }
+  }
   const context = env['DOCKER_CONTEXT'] || stringAt(await readJson(join(folder, 'config.json')), 'currentContext')
-  if (!context || context === 'default') return own
+  if (!context || context === 'default') return undefined
   const id = createHash('sha256').update(context).digest('hex')
-  const host = stringAt(
-    await readJson(join(folder, 'contexts', 'meta', id, 'meta.json')),
-    'Endpoints',
-    'docker',
-    'Host',
-  )
+  const meta = await readJson(join(folder, 'contexts', 'meta', id, 'meta.json'))
   const tls = join(folder, 'contexts', 'tls', id, 'docker')
-  return host === undefined ? undefined : parseHost(host, (await isFolder(tls)) ? tls : undefined)
+  return {
+    by: `The Docker context ${context}`,
+    host: stringAt(meta, 'Endpoints', 'docker', 'Host'),
+    tlsFolder: (await isFolder(tls)) ? tls : undefined,
+  }
+}
+
+/** The engine that the `docker` command would speak to; undefined for one that only the command itself can reach (ssh). */
+export async function findDockerEndpoint(input: DockerEndpointInput): Promise<DockerEndpoint | undefined> {
+  const choice = await findDockerChoice(input)
+  if (choice === undefined)
+    return { kind: 'socket', path: input.platform === 'win32' ? '//./pipe/docker_engine' : '/var/run/docker.sock' }
+  return choice.host === undefined ? undefined : parseHost(choice.host, choice.tlsFolder)
 }
 
 function parseHost(host: string, tlsFolder: string | undefined): DockerEndpoint | undefined {

@@ -104,13 +104,13 @@ function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
       exit: exitCode.missing,
       hints: [
         'sudo usermod -aG docker "$USER"   (then log in again)',
-        'mirror up   (as a plain process, without Docker)',
+        'mirror up --runtime process   (as a plain process, without Docker)',
       ],
       cause: error,
     })
   return new MirrorError(`No Docker engine answers at ${where}: ${(error as Error).message}.`, {
     exit: exitCode.missing,
-    hints: ['docker info   (says what is wrong)', 'mirror up   (as a plain process, without Docker)'],
+    hints: ['docker info   (says what is wrong)', 'mirror up --runtime process   (as a plain process, without Docker)'],
     cause: error,
   })
 }

@@ -13,9 +13,12 @@ export function createContainers(client: Dockerode): DockerContainers {
     },
     async publishing(port) {
       const listed = await asked(client.listContainers())
-      return listed
-        .filter(({ Ports }) => (Ports ?? []).some((at) => at.PublicPort === port && at.Type === 'tcp'))
-        .map(({ Names }) => (Names[0] ?? '').replace(/^\//, ''))
+      return listed.flatMap(({ Names, Ports }) =>
+        (Ports ?? [])
+          .filter((at) => at.PublicPort === port && at.Type === 'tcp')
+          // podman leaves it empty for all addresses.
+          .map(({ IP }) => ({ name: (Names[0] ?? '').replace(/^\//, ''), address: IP || '0.0.0.0' })),
+      )
     },
     async create(spec) {
       // Apart: the library would put the whole body, the environment too, into the address as well.
@@ -23,6 +26,7 @@ export function createContainers(client: Dockerode): DockerContainers {
       return (await asked(client.createContainer(request))).id
     },
     start: async (container) => void (await unlessSo(asked(client.getContainer(container).start()))),
+    rename: async (container, name) => void (await asked(client.getContainer(container).rename({ name }))),
     stop: async (container, seconds) =>
       void (await unlessSo(askedIfThere(client.getContainer(container).stop({ t: seconds })))),
     remove: async (container) =>

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
 import { DockerError, type DockerImages } from './container-engine.ts'
-import { asked, askedIfThere } from './dockerode-asked.ts'
+import { asked, askedFor, askedIfThere } from './dockerode-asked.ts'
 
 /** The images of an engine. */
 export function createImages(client: Dockerode): DockerImages {
@@ -50,7 +50,7 @@ async function untilDone(stream: NodeJS.ReadableStream, signal?: AbortSignal): P
   let rest = ''
   let failure: string | undefined
   try {
-    for await (const chunk of stream) {
+    for await (const chunk of askedFor(stream)) {
       const lines = (rest + String(chunk)).split('\n')
       rest = lines.pop()!
       for (const line of lines) failure = failureIn(line) ?? failure

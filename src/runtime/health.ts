@@ -1,14 +1,44 @@
+import { randomBytes } from 'node:crypto'
 import { get } from 'node:http'
+import { parseObject } from '../lib/json-object.ts'
+import { healthProof } from '../server/health-proof.ts'
+
+export interface HealthRequest {
+  /** The mirror that has to be the one that answers; any when not given. */
+  readonly instance?: string
+  /** How long it may be silent. */
+  readonly timeoutMs?: number
+}
+
+/** More than any answer to this question. */
+const mostCharacters = 10_000
 
 /** Whether a mirror's admin listener answers there. */
-export async function isHealthy(adminUrl: string, timeoutMs = 2000): Promise<boolean> {
+export async function isHealthy(
+  adminUrl: string,
+  { instance, timeoutMs = 2000 }: HealthRequest = {},
+): Promise<boolean> {
+  const challenge = randomBytes(16).toString('hex')
+  const url = new URL('/healthz', adminUrl)
+  if (instance !== undefined) url.searchParams.set('challenge', challenge)
+  const answer = await ask(url, timeoutMs)
+  if (answer === undefined || instance === undefined) return answer !== undefined
+  return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
+}
+
+/** The body of a 200; undefined for anything else. */
+function ask(url: URL, timeout: number): Promise<string | undefined> {
   return new Promise((resolve) => {
-    const request = get(new URL('/healthz', adminUrl), { agent: false, timeout: timeoutMs }, (response) => {
-      response.resume()
-      response.once('end', () => resolve(response.statusCode === 200))
+    const request = get(url, { agent: false, timeout }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part
+        if (text.length > mostCharacters) request.destroy()
+      })
+      response.once('end', () => resolve(response.statusCode === 200 ? text : undefined))
     })
     request.once('timeout', () => request.destroy())
-    request.once('error', () => resolve(false))
-    request.once('close', () => resolve(false))
+    request.once('error', () => resolve(undefined))
+    request.once('close', () => resolve(undefined))
   })
 }

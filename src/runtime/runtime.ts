@@ -21,14 +21,25 @@ export interface MirrorState {
   endpoints: Endpoints
   /** Undefined when the log goes elsewhere, to a terminal or a container's log. */
   logFile: string | undefined
+  /** What a process was started with; undefined for one in a container. */
+  served?: ServedConfig | undefined
   /** Undefined for a process. */
   container?: ContainerPlace | undefined
+}
+
+/** What it takes to start a mirror again as it was. */
+export interface ServedConfig {
+  /** What mirror.yaml would say, see `renderConfig`. */
+  config: Record<string, unknown>
+  dataDir: string
 }
 
 /** The container that a mirror lives in. */
 export interface ContainerPlace {
   id: string
   name: string
+  /** Which mirror it is; the same when the container is restarted. Undefined where nobody has noted it. */
+  instance: string | undefined
   /** The volume with its data; undefined when that is a folder of this machine. */
   volume: string | undefined
   /** Registries whose credentials were handed over. */

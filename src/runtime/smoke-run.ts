@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { unlessAborted } from '../lib/unless-aborted.ts'
 import type { ContainerSpec } from './docker-containers.ts'
 import type { ContainerEngine } from './container-engine.ts'
 import { dataFolder, homeFolder, imageUser, node, program } from './container-spec.ts'
@@ -23,13 +24,14 @@ dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
 })`
 
 /**
- * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind. The container's own name on a
+ * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind, also when the signal aborts. The container's own name on a
  * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
  */
 export async function smokeRun(
   { containers, networks, volumes }: Pick<ContainerEngine, 'containers' | 'networks' | 'volumes'>,
   image: string,
   network: string | undefined,
+  signal: AbortSignal,
 ): Promise<string | undefined> {
   const name = `mirror-trial-${randomBytes(4).toString('hex')}`
   const spec: ContainerSpec = {
@@ -59,10 +61,10 @@ export async function smokeRun(
   try {
     if (network !== undefined) await networks.connect(network, container, name)
     await containers.start(container)
-    if ((await containers.wait(container)) === 0) return undefined
+    if ((await unlessAborted(containers.wait(container), signal)) === 0) return undefined
     const said: string[] = []
-    const signal = AbortSignal.timeout(5000)
-    for await (const line of containers.logs(container, { lines: 5, follow: false, signal })) said.push(line)
+    const request = { lines: 5, follow: false, signal: AbortSignal.timeout(5000) }
+    for await (const line of containers.logs(container, request)) said.push(line)
     return said.join(' / ') || 'it ended without a word'
   } finally {
     await containers.remove(container)

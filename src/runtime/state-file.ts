@@ -3,7 +3,7 @@ import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
 import { isSameProcess } from './process-identity.ts'
-import type { ContainerPlace, Endpoints, MirrorState } from './runtime.ts'
+import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
@@ -58,14 +58,27 @@ function parseState(text: string): MirrorState | undefined {
     configHashes: stringsOf(configHashes),
     endpoints,
     logFile: typeof logFile === 'string' ? logFile : undefined,
+    served: isObject(value['served']) ? parseServed(value['served']) : undefined,
     container: isObject(value['container']) ? parseContainer(value['container']) : undefined,
   }
 }
 
-function parseContainer({ id, name, volume, credentials, handedOverAt }: Record<string, unknown>): ContainerPlace {
+function parseServed({ config, dataDir }: Record<string, unknown>): ServedConfig | undefined {
+  return isObject(config) && typeof dataDir === 'string' ? { config, dataDir } : undefined
+}
+
+function parseContainer({
+  id,
+  name,
+  instance,
+  volume,
+  credentials,
+  handedOverAt,
+}: Record<string, unknown>): ContainerPlace {
   return {
     id: String(id),
     name: String(name),
+    instance: typeof instance === 'string' ? instance : undefined,
     volume: typeof volume === 'string' ? volume : undefined,
     credentials: textsOf(credentials),
     handedOverAt: String(handedOverAt),

@@ -3,7 +3,7 @@ import type { Totals } from '../registry/stats.ts'
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
  *
- * GET  /healthz            {"status":"ok"}
+ * GET  /healthz            {"status":"ok"}, with `?challenge=` to a mirror in a container also `proof`, see health-proof.ts
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
  * POST /api/cache/rm       RemoveRequest → RemovalReport

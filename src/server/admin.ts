@@ -14,6 +14,7 @@ import type {
   VerifyRequest,
 } from './admin-api.ts'
 import { changeRegistry, type RegistryActions } from './admin-registry.ts'
+import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
 import { sendError, sendWhole } from './respond.ts'
 
@@ -37,6 +38,8 @@ export interface AdminOptions {
   readonly actions: AdminActions
   readonly guard: HostGuard
   readonly token: string
+  /** Of a mirror in a container. */
+  readonly instance?: string | undefined
   readonly logger: Logger
 }
 
@@ -58,12 +61,12 @@ export function createAdminHandler(
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token }: AdminOptions,
+  { actions, guard, token, instance }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   const path = request.url!.split('?', 1)[0]!
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads && path === '/healthz') return sendJson(request, response, { status: 'ok' })
+  if (reads && path === '/healthz') return sendJson(request, response, health(request, instance))
   if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
   if (reads && path === '/api/status') return sendJson(request, response, await actions.status())
@@ -112,6 +115,12 @@ async function answer(
     default:
       throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   }
+}
+
+function health(request: IncomingMessage, instance: string | undefined): object {
+  const challenge = new URLSearchParams(request.url!.split('?')[1]).get('challenge')
+  if (instance === undefined || challenge === null) return { status: 'ok' }
+  return { status: 'ok', proof: healthProof(instance, challenge) }
 }
 
 function registryOf({ registry }: AdminActions): RegistryActions {

@@ -109,24 +109,24 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     return read({ answer, identity })
   }
 
-  async function noteLimit<T>(identity: string, answered: Promise<T>): Promise<T> {
+  async function noteLimit<T>(identity: string, isExtra: boolean, answered: Promise<T>): Promise<T> {
     try {
       return await answered
     } catch (error) {
-      if (error instanceof LimitedError) cooldown.note(identity, error.limit)
+      if (error instanceof LimitedError && !isExtra) cooldown.note(identity, error.limit)
       throw error
     }
   }
 
   return {
     async ask(question, read) {
-      const { method, name, path, signal } = question
+      const { method, name, path, signal, isExtra = false } = question
       const credential = await findCredential(question.access)
       const identity = identityOf(credential, host)
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(() => noteLimit(identity, attempt(question, credential, read)))
+        return circuit.run(() => noteLimit(identity, isExtra, attempt(question, credential, read)))
       }
       try {
         return await withRetries(once, { clock, random, signal })

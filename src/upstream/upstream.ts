@@ -9,6 +9,8 @@ export interface AskOptions {
   readonly access: Access
   /** Ends the attempt; not tied to a client, for a fetch serves many. */
   readonly signal?: AbortSignal
+  /** More than clients asked for: it waits out a limit as all do, but a 429 to it is not held against them. */
+  readonly isExtra?: boolean
 }
 
 /** One registry out there. Every call throws an `UpstreamError` and nothing else for what the upstream did or failed to do. */

@@ -88,6 +88,20 @@ export function containerEngineContract(open: OpenEngine): void {
     await volumes.remove('plain-data')
   })
 
+  test('takes a name from a container only where nobody else has it', async () => {
+    const { engine, shell } = await open()
+    const { containers, volumes } = engine
+    const id = await containers.create(spec(shell, 'first', 'exit 0'))
+    await containers.create(spec(shell, 'second', 'exit 0'))
+    expect(await refusal(containers.rename('first', 'second'))).toBe(409)
+    expect(await refusal(containers.rename('nobody', 'third'))).toBe(404)
+    await containers.rename(id, 'third')
+    await containers.rename('second', 'first')
+    expect(await containers.find('third')).toMatchObject({ id })
+    for (const name of ['first', 'third']) await containers.remove(name)
+    for (const name of ['first', 'second']) await volumes.remove(`${name}-data`)
+  })
+
   test('publishes a free port of 127.0.0.1 while a container runs', async () => {
     const { engine, shell } = await open()
     const { containers } = engine
@@ -100,7 +114,15 @@ export function containerEngineContract(open: OpenEngine): void {
     expect(found).toMatchObject({ running: true, ports: [{ inside: 7000, outside: expect.any(Number) }] })
     const { outside } = found!.ports[0]!
     expect(outside).toBeGreaterThan(0)
-    expect(await containers.publishing(outside)).toStrictEqual(['waits'])
+    expect(await containers.publishing(outside)).toStrictEqual([{ name: 'waits', address: '127.0.0.1' }])
+    await containers.rename('waits', 'waits-on')
+    expect(await containers.find('waits')).toBeUndefined()
+    expect(await containers.find('waits-on')).toMatchObject({
+      id,
+      name: 'waits-on',
+      running: true,
+      ports: found!.ports,
+    })
     expect(await containers.publishing(1)).toStrictEqual([])
     await containers.stop(id, 1)
     await containers.stop(id, 1)

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { describe, expect, test } from 'vitest'
 import { chooseSendBlob } from '../../src/app/choose-send-blob.ts'
 import { loadKernel } from '../../src/server/kernel.ts'
@@ -23,6 +25,18 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
     expect(await kind(true, { MIRROR_NO_SENDFILE: '0' })).toBe('sendfile')
     expect(await kind(true, { MIRROR_NO_SENDFILE: '1' })).toBe('portable')
     expect(await kind(false, {})).toBe('portable')
+  })
+
+  test('a listening socket takes the congestion control that every kernel has, and no other thing does', async () => {
+    const kernel = (await loadKernel(process))!
+    const server = createServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const { fd } = (server as unknown as { _handle: { fd: number } })._handle
+    expect(kernel.setCongestionControl(fd, 'reno')).toBe(true)
+    expect(kernel.setCongestionControl(fd, 'no such thing')).toBe(false)
+    expect(kernel.setCongestionControl(-1, 'reno')).toBe(false)
+    server.close()
+    await once(server, 'close')
   })
 })
 

@@ -139,6 +139,17 @@ describe('a large blob', () => {
     expect(ranges(upstream).at(-1)).toMatch(/^bytes=\d+-$/)
   })
 
+  test('of an upstream that allows one connection comes by one, and costs its client nothing', async () => {
+    const images = [makeImage({ layers: [large, noise(1_050_000, 10)] })] as const
+    const { upstream, mirror } = await startScene({ image: images[0], cache: { prefetch: { ...defaults, layers: 0 } } })
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on(anyBlob, forRange(/^bytes=[1-9]\d*-\d+$/, status(429, { 'retry-after': '60' })))
+    for (const layer of images[0].layers) expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    // Once is enough to learn it: the second comes as a whole.
+    expect(ranges(upstream).at(-1)).toBe('undefined')
+    expect((await mirror.get(`${app}/manifests/v1`, { headers: { 'cache-control': 'no-cache' } })).status).toBe(200)
+  })
+
   test('with wrong bytes is never given away whole', async () => {
     const { upstream, mirror, path } = await startLarge()
     const wrong = Buffer.from(large.subarray(300_000, 400_000))

@@ -11,6 +11,7 @@ import {
   type NetworkState,
   type VolumeState,
 } from '../../src/runtime/container-engine.ts'
+import { healthProof } from '../../src/server/health-proof.ts'
 
 interface FakeContainer {
   readonly spec: ContainerSpec
@@ -20,18 +21,25 @@ interface FakeContainer {
   server?: Server
 }
 
+/** It answers, is silent, is not even started, or ends at once with this exit code and these last lines. */
+export type Outcome = 'answers' | 'silent' | { refusal: string } | { code: number; lines: string[] }
+
 /** An engine in memory, which passes the same contract as a real one. */
 export interface FakeEngine extends ContainerEngine {
   readonly container: (name: string) => FakeContainer | undefined
   /** What was done, in order: `create mirror`, `pull node:24-slim`. */
   readonly done: string[]
   addImage(name: string, image?: Partial<ImageState>): void
-  /** Whether a mirror in a container answers, or ends at once with this exit code and these last lines. */
-  outcome: 'answers' | { code: number; lines: string[] }
+  /** What becomes of the mirror in a container that is started. */
+  outcome: Outcome | ((spec: ContainerSpec) => Outcome)
   /** The end of a container that only tries an image. */
-  trial: { code: number; lines: string[] }
+  trial: Exclude<Outcome, 'answers'>
   /** What can be pulled. */
   readonly registry: Map<string, Partial<ImageState>>
+  /** By a container's id: where its ports are published, when not on 127.0.0.1. */
+  readonly addresses: Map<string, string>
+  /** Refuses what is asked of a container, `connect kind` say, in these words. */
+  refuse: ((what: string) => string | undefined) | undefined
   /** Refuses a network of this kind, in these words. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
@@ -46,11 +54,20 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   const newId = () => String((count += 1)).padStart(64, '0')
   const done: string[] = []
 
+  /** Done, unless it is refused. */
+  const note = (what: string) => {
+    const refusal = fake.refuse?.(what)
+    if (refusal !== undefined) throw new DockerError(500, refusal)
+    done.push(what)
+  }
+
   const fake: FakeEngine = {
     done,
     outcome: 'answers',
     trial: { code: 0, lines: [] },
     registry: new Map(),
+    addresses: new Map(),
+    refuse: undefined,
     refuseNetwork: undefined,
     container: (name) => findContainer(name),
     addImage(name, image = {}) {
@@ -68,7 +85,13 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         const running = [...containers.values()].filter(({ state }) => state.running)
         return running
           .filter(({ state }) => state.ports.some(({ outside }) => outside === port))
-          .map(({ spec }) => spec.name)
+          .map(({ state: { id, name } }) => ({ name, address: fake.addresses.get(id) ?? '127.0.0.1' }))
+      },
+      async rename(container, name) {
+        const found = mustFind(container)
+        if (findContainer(name)) throw new DockerError(409, `Conflict. The name "/${name}" is already in use`)
+        note(`rename ${found.state.name} ${name}`)
+        found.state = { ...found.state, name }
       },
       async create(spec) {
         if (findContainer(spec.name))
@@ -91,37 +114,41 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
           networks: ['bridge'],
           ports: [],
         }
+        note(`create ${spec.name}`)
         containers.set(id, { spec, state, log: [], unpacked: [] })
-        done.push(`create ${spec.name}`)
         return id
       },
       async start(name) {
         const container = mustFind(name)
         if (container.state.running) return
-        done.push(`start ${container.spec.name}`)
+        note(`start ${container.state.name}`)
         await begin(container)
       },
       async stop(name) {
         const container = findContainer(name)
         if (!container?.state.running) return
-        done.push(`stop ${container.spec.name}`)
+        note(`stop ${container.state.name}`)
         await end(container, 137)
       },
       async remove(name) {
         const container = findContainer(name)
         if (!container) return
+        note(`remove ${container.state.name}`)
         await end(container, 137)
         containers.delete(container.state.id)
-        done.push(`remove ${container.spec.name}`)
       },
       async unpack(name, folder, archive) {
-        mustFind(name).unpacked.push({ folder, archive })
+        const container = mustFind(name)
+        const refusal = fake.refuse?.(`unpack ${container.state.name}`)
+        if (refusal !== undefined) throw new DockerError(500, refusal)
+        container.unpacked.push({ folder, archive })
       },
       async *logs(name, { lines }) {
         yield* mustFind(name).log.slice(-lines)
       },
       async wait(name) {
-        return mustFind(name).state.exitCode
+        const { state } = mustFind(name)
+        return state.running ? new Promise<never>(() => {}) : state.exitCode
       },
     },
     images: {
@@ -160,13 +187,13 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       },
       async connect(network, name) {
         const { state } = mustFind(name)
+        note(`connect ${network}`)
         mustFind(name).state = { ...state, networks: [...state.networks, network] }
-        done.push(`connect ${network}`)
       },
       async disconnect(network, name) {
         const { state } = mustFind(name)
         mustFind(name).state = { ...state, networks: state.networks.filter((other) => other !== network) }
-        done.push(`disconnect ${network}`)
+        note(`disconnect ${network}`)
       },
     },
     volumes: {
@@ -189,7 +216,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   }
 
   function findContainer(name: string): FakeContainer | undefined {
-    return containers.get(name) ?? [...containers.values()].find(({ spec }) => spec.name === name)
+    return containers.get(name) ?? [...containers.values()].find(({ state }) => state.name === name)
   }
 
   function mustFind(name: string): FakeContainer {
@@ -212,7 +239,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
     let bytes = 0
     for await (const chunk of archive) bytes += chunk.length
     if (bytes === 0) throw new DockerError(500, 'the archive is empty')
-    done.push(`${how} ${name}`)
+    note(`${how} ${name}`)
     fake.addImage(name, { labels, hasEntrypoint })
   }
 
@@ -227,15 +254,22 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       return
     }
     const isTrial = !spec.restarts
-    if (isTrial || fake.outcome !== 'answers') {
-      const { code, lines } = isTrial ? fake.trial : (fake.outcome as { code: number; lines: string[] })
-      container.log.push(...lines)
-      container.state = { ...container.state, exitCode: code, restarting: spec.restarts }
+    const outcome = isTrial ? fake.trial : typeof fake.outcome === 'function' ? fake.outcome(spec) : fake.outcome
+    if (typeof outcome === 'object' && 'refusal' in outcome) throw new DockerError(500, outcome.refusal)
+    if (typeof outcome === 'object') {
+      container.log.push(...outcome.lines)
+      container.state = { ...container.state, exitCode: outcome.code, restarting: spec.restarts }
       return
     }
-    const server = createServer((request, response) =>
-      response.writeHead(request.url === '/healthz' ? 200 : 404).end('{}'),
-    )
+    if (outcome === 'silent') {
+      container.state = { ...container.state, running: true, ports: published(spec) }
+      return
+    }
+    const server = createServer((request, response) => {
+      const { pathname, searchParams } = new URL(request.url!, 'http://127.0.0.1')
+      const proof = healthProof(spec.env['MIRROR_INSTANCE'] ?? '', searchParams.get('challenge') ?? '')
+      response.writeHead(pathname === '/healthz' ? 200 : 404).end(JSON.stringify({ proof }))
+    })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     onTestFinished(() => new Promise<void>((resolve) => void server.close(() => resolve())))
     const { port } = server.address() as AddressInfo

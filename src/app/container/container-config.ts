@@ -1,5 +1,6 @@
 import { basename } from 'node:path'
 import type { Config, ListenAddress } from '../../config/config.ts'
+import { renderConfig } from '../../config/render-config.ts'
 import type { ContainerPorts } from '../../runtime/container-spec.ts'
 import type { PublishedPort } from '../../runtime/docker-containers.ts'
 
@@ -39,61 +40,33 @@ export function containerConfig(config: Config, ports: ContainerPorts, handedOve
     return `./${name}`
   }
   const { cache, registry, tls } = config
-  const inside = {
-    cache: {
-      ...cache,
-      listen: everywhere(ports.cache.inside),
-      maxSize: bytes(cache.maxSize),
-      minFree: bytes(cache.minFree),
-      maxAge: milliseconds(cache.maxAge),
-      tagFreshness: milliseconds(cache.tagFreshness),
-      prefetch: {
-        ...cache.prefetch,
-        rangeBytes: bytes(cache.prefetch.rangeBytes),
-        rangeMinSize: bytes(cache.prefetch.rangeMinSize),
-      },
-      timeouts: mapValues(cache.timeouts, milliseconds),
-    },
+  const inside = renderConfig({
+    ...config,
+    cache: { ...cache, listen: everywhere(ports.cache.inside) },
     registry: {
-      enabled: registry.enabled,
+      ...registry,
       listen: everywhere(ports.registry?.inside ?? 5001),
-      deletes: registry.deletes,
-      ...(registry.auth && { auth: { htpasswd: handed(registry.auth.htpasswd) } }),
+      auth: registry.auth && { htpasswd: handed(registry.auth.htpasswd) },
     },
     admin: { listen: everywhere(ports.admin.inside) },
     networks: [],
-    allowedHosts: config.allowedHosts,
-    log: config.log,
-    upstreams: mapEntries(allUpstreams(config, handedOver), (host, upstream) => ({
-      ...(upstream && { url: upstream.url, tokenHosts: upstream.tokenHosts }),
-      ...(upstream?.ca !== undefined && { ca: handed(upstream.ca) }),
-      ...(upstream?.tagFreshness !== undefined && { tagFreshness: milliseconds(upstream.tagFreshness) }),
-      credentials: handedOver.includes(host) ? 'docker-config' : 'anonymous',
-    })),
-    defaultUpstream: config.defaultUpstream,
-    ...(tls && { tls: { cert: handed(tls.cert), key: handed(tls.key) } }),
-  }
-  return { text: `${JSON.stringify(inside, null, 2)}\n`, files }
+    upstreams: Object.fromEntries(
+      Object.entries(config.upstreams).map(([host, upstream]) => [
+        host,
+        {
+          ...upstream,
+          ca: upstream.ca === undefined ? undefined : handed(upstream.ca),
+          credentials: { from: handedOver.includes(host) ? 'docker-config' : 'anonymous' },
+        },
+      ]),
+    ),
+    // Its authority is for clients' configuration, which is written here.
+    tls: tls && { cert: handed(tls.cert), key: handed(tls.key), ca: undefined },
+  })
+  const lent = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
+  const document = { ...inside, upstreams: { ...lent, ...inside.upstreams } }
+  return { text: `${JSON.stringify(document, null, 2)}\n`, files }
 }
 
-function allUpstreams(
-  { upstreams }: Config,
-  handedOver: readonly string[],
-): Record<string, Config['upstreams'][string] | undefined> {
-  return { ...Object.fromEntries(handedOver.map((host) => [host, undefined])), ...upstreams }
-}
-
-const everywhere = (port: number) => [`[::]:${port}`]
-const bytes = (size: number) => `${size}B`
-const milliseconds = (duration: number) => `${duration}ms`
-
-function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T) => U): Record<string, U> {
-  return mapEntries(record, (_, value) => change(value))
-}
-
-function mapEntries<T, U>(
-  record: Readonly<Record<string, T>>,
-  change: (key: string, value: T) => U,
-): Record<string, U> {
-  return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(key, value)]))
-}
+/** IPv4 comes in there, too. */
+const everywhere = (port: number) => [{ host: '::', port }]

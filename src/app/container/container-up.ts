@@ -1,11 +1,14 @@
+import { join } from 'node:path'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths } from '../../config/paths.ts'
+import { MirrorError } from '../../lib/errors.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
 import { findRunning } from '../../runtime/state-file.ts'
+import { inPlaceOf } from '../in-place-of.ts'
 import { movedAddresses } from '../moved-addresses.ts'
-import { stopMirror } from '../stop-mirror.ts'
 import type { UpReport } from '../up-mirror.ts'
+import { wayBack } from '../way-back.ts'
 import { credentialHosts } from './hand-over.ts'
 import { openEngine } from './open-engine.ts'
 import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
@@ -25,7 +28,10 @@ export interface ContainerUpPlan {
   readonly running: MirrorState | undefined
 }
 
-export type ContainerUpInput = Omit<ContainerRequest, 'paths' | 'config'>
+export interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config'> {
+  /** Nobody has asked for a container: the mirror ran in one the last time. */
+  readonly remembered: boolean
+}
 
 /** Compares what is configured with what runs. Throws a MirrorError before anything that runs is touched. */
 export async function planContainerUp(input: ContainerUpInput): Promise<ContainerUpPlan> {
@@ -33,7 +39,9 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const running = await findRunning(paths.stateFile)
-  const engine = await openEngine(surroundings)
+  const engine = await openEngine(surroundings).catch((error: unknown) => {
+    throw input.remembered ? whereItRan(error) : error
+  })
   const request = { ...input, credentials: credentialHosts(input.credentials), paths, config }
   const preparation = await prepareContainer(engine, request)
   const { plan } = preparation
@@ -47,6 +55,13 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   return { ...common, action, connect, disconnect }
 }
 
+/** Why Docker is looked for at all. */
+function whereItRan(error: unknown): unknown {
+  if (!(error instanceof MirrorError)) return error
+  const { message, exit, hints } = error
+  return new MirrorError(`The mirror ran in a container the last time. ${message}`, { exit, hints, cause: error })
+}
+
 const outcomes = {
   start: 'started',
   replace: 'replaced',
@@ -54,12 +69,18 @@ const outcomes = {
   nothing: 'already-up',
 } as const
 
-/** Has the configured mirror running in a container: makes it, replaces one that differs, or leaves it be. */
+/**
+ * Has the configured mirror running in a container: makes it, replaces one that differs, or leaves it be. Throws a MirrorError
+ * when it does not start; then the one before runs again, be it a container or a process.
+ */
 export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
-  const { request, preparation, engine, running } = plan
-  const { paths, clock, surroundings, version } = request
-  if (running !== undefined && !running.container) await stopMirror({ paths, clock, surroundings })
-  const { container, endpoints } = await upContainer(engine, request, preparation)
+  const { request, running } = plan
+  const { version, root, signal } = request
+  const process = running !== undefined && !running.container ? running : undefined
+  const back = process && (await wayBack(process, { ...request, program: join(root, 'bin', 'run.js') }))
+  const { container, endpoints } = await inPlaceOf(back, signal, () =>
+    upContainer(plan.engine, request, plan.preparation),
+  )
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,

@@ -1,14 +1,19 @@
 import { MirrorError } from '../../lib/errors.ts'
-import { containerName, ownerOf, volumeName } from '../../runtime/container-spec.ts'
-import { findOurs, removeContainer } from '../../runtime/container.ts'
+import { containerName, nameBefore, ownerOf, volumeName } from '../../runtime/container-spec.ts'
+import { removeContainer } from '../../runtime/container.ts'
+import { findOurs } from '../../runtime/find-ours.ts'
 import { DockerError, type ContainerEngine } from '../../runtime/container-engine.ts'
 
-/** Ends and removes the container of the mirror with this state folder; false when there was none. */
+/**
+ * Ends and removes the container of the mirror with this state folder, and one that an `up` which was cut off has put aside;
+ * false when there was none. Throws a MirrorError for a container of that name that is another's.
+ */
 export async function downContainer(engine: ContainerEngine, owner: string): Promise<boolean> {
   const found = await findOurs(engine, owner)
-  if (found === undefined) return false
-  await removeContainer(engine, found.id)
-  return true
+  const aside = await engine.containers.find(nameBefore)
+  const ours = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
+  for (const container of ours) if (container !== undefined) await removeContainer(engine, container.id)
+  return ours.some((container) => container !== undefined)
 }
 
 /**

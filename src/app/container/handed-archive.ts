@@ -3,13 +3,15 @@ import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
-import { dataFolder, handedFolder, homeFolder } from '../../runtime/container-spec.ts'
+import { dataFolder, handedFolder, handedFolderOf, homeFolder } from '../../runtime/container-spec.ts'
 
 /** Texts and bytes by their names in the folder of what is handed over. */
 export type HandedFiles = Readonly<Record<string, string | Uint8Array>>
 
 export interface HandedArchive {
   readonly files: HandedFiles
+  /** Of the container that they are for. */
+  readonly instance: string
   /** The admin token. */
   readonly token: string | undefined
   /** `uid:gid` of the container's user, who alone may read them. */
@@ -17,12 +19,13 @@ export interface HandedArchive {
 }
 
 /** The tar archive for the data folder: files 0600, folders 0700, of the container's user. */
-export function handedArchive({ files, token, user }: HandedArchive): Promise<Buffer> {
+export function handedArchive({ files, instance, token, user }: HandedArchive): Promise<Buffer> {
   const [uid = 0, gid = 0] = user.split(':').map(Number)
   const owner = { uid, gid }
   const home = posix.relative(dataFolder, homeFolder)
-  const handed = posix.relative(dataFolder, handedFolder)
-  const folders = [home, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
+  const all = posix.relative(dataFolder, handedFolder)
+  const handed = posix.relative(dataFolder, handedFolderOf(instance))
+  const folders = [home, all, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
   const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
   const file = (path: string, content: string | Uint8Array): TarEntry => ({
     path,

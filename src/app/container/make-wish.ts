@@ -4,7 +4,7 @@ import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/make-folder.ts'
 import { parseSize } from '../../lib/units.ts'
-import { handedFolder, imageUser, volumeName, type ContainerWish } from '../../runtime/container-spec.ts'
+import { imageUser, volumeName, type ContainerWish } from '../../runtime/container-spec.ts'
 import type { EngineInfo } from '../../runtime/container-engine.ts'
 import { isLoopbackAddress } from '../../server/host-guard.ts'
 import { containerConfig, containerPorts } from './container-config.ts'
@@ -28,6 +28,7 @@ export interface Wish {
   readonly warnings: string[]
 }
 
+const extraCaFile = 'extra-ca.pem'
 const defaultMemory = 512 * 1024 ** 2
 const leastMemory = 64 * 1024 ** 2
 
@@ -39,7 +40,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
   const inside = containerConfig(config, ports, credentials)
   const extra = env['NODE_EXTRA_CA_CERTS']
   const files = {
-    ...(await readHandedFiles({ ...inside.files, ...(extra && { 'extra-ca.pem': extra }) })),
+    ...(await readHandedFiles({ ...inside.files, ...(extra && { [extraCaFile]: extra }) })),
     [handedFiles.config]: inside.text,
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
@@ -58,10 +59,8 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
       data: folder === undefined ? { volume: volumeName } : { folder },
       user: userFor(folder, info),
       memory: memoryOf(env['MIRROR_MEMORY']),
-      env: {
-        ...proxyVariables(env),
-        ...(extra && { NODE_EXTRA_CA_CERTS: `${handedFolder}/extra-ca.pem` }),
-      },
+      env: proxyVariables(env),
+      extraCa: extra ? extraCaFile : undefined,
       engine: info,
     },
   }

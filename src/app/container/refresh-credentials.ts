@@ -1,9 +1,10 @@
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
-import { findOurs } from '../../runtime/container.ts'
-import { dataFolder } from '../../runtime/container-spec.ts'
+import { findOurs } from '../../runtime/find-ours.ts'
+import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
+import { inWords } from '../../runtime/engine-words.ts'
 import { handOver } from './hand-over.ts'
 import { handedArchive } from './handed-archive.ts'
 import { openEngine } from './open-engine.ts'
@@ -26,10 +27,14 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   const text = await handOver(credentials, config, surroundings.env, clock)
   const archive = await handedArchive({
     files: { [handedFiles.credentials]: text },
+    instance: instanceOf(found) ?? '',
     token: undefined,
     user: found.user,
   })
-  await engine.containers.unpack(found.id, dataFolder, archive)
+  await inWords(
+    'The container cannot be given the credentials',
+    engine.containers.unpack(found.id, dataFolder, archive),
+  )
   const handedOverAt = new Date(clock.wall()).toISOString()
   // Helpers take a while: another command may have ended or replaced the mirror since.
   const now = await readState(paths.stateFile)

@@ -13,17 +13,23 @@ export async function forgetResting(stateDir: string): Promise<void> {
   await rm(fileIn(stateDir), { force: true })
 }
 
-/** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
-export async function refuseResting(stateDir: string): Promise<void> {
+/** Whether what is cached is in a volume of the Docker engine. */
+export async function isResting(stateDir: string): Promise<boolean> {
   try {
     await readFile(fileIn(stateDir))
+    return true
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return
+    if (errnoOf(error) === 'ENOENT') return false
     throw error
   }
+}
+
+/** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
+export async function refuseResting(stateDir: string): Promise<void> {
+  if (!(await isResting(stateDir))) return
   throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
     exit: exitCode.notRunning,
-    hints: ['mirror up --runtime container', 'mirror down --volumes   (drops it)'],
+    hints: ['mirror up', 'mirror down --volumes   (drops it)'],
   })
 }
 

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
@@ -6,26 +7,31 @@ import { runCommand } from '../../lib/run-command.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
 import {
   containerName,
-  dataFolder,
+  instanceOf,
   planContainer,
+  publishedAt,
   volumeName,
   type ContainerPlan,
   type ContainerWish,
 } from '../../runtime/container-spec.ts'
-import { carryOut, findOurs, publishedAt, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
+import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
 import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
 import { networkNames } from '../../runtime/kind-network.ts'
-import type { Endpoints } from '../../runtime/runtime.ts'
-import { writeState } from '../../runtime/state-file.ts'
+import { mendCutOff } from '../../runtime/mend-cut-off.ts'
+import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
+import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
 import { ensureNetworks } from './ensure-networks.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
 import { handedFiles } from './outside.ts'
+import { noteAgain } from './note-again.ts'
 import { forgetResting, noteResting } from './resting.ts'
+import { tellEndpoints } from './tell-endpoints.ts'
 
 export interface ContainerRequest {
   readonly surroundings: Surroundings
@@ -50,6 +56,10 @@ export interface ContainerPreparation {
   readonly plan: ContainerPlan
   readonly wish: ContainerWish
   readonly files: HandedFiles
+  /** Which mirror it will be: a new one in a container that is made. */
+  readonly instance: string
+  /** The container that is there. */
+  readonly actual: ContainerState | undefined
 }
 
 export interface ContainerUp {
@@ -67,6 +77,7 @@ export async function prepareContainer(
 ): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   refuseUnshared(credentials, config)
+  if (!request.dryRun) await mend(engine, request)
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
   const { wish: known, files, warnings } = await makeWish(request, info)
@@ -81,7 +92,20 @@ export async function prepareContainer(
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
   const lent = await handOver(credentials, config, surroundings.env, request.clock)
   for (const warning of warnings) request.say(warning)
-  return { plan, wish, files: { ...files, [handedFiles.credentials]: lent } }
+  const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
+  return {
+    plan,
+    wish,
+    files: { ...files, [handedFiles.credentials]: lent },
+    instance: kept ?? randomUUID(),
+    actual,
+  }
+}
+
+/** Another command may have been killed while it was at it. */
+async function mend(engine: ContainerEngine, { paths, clock }: ContainerRequest): Promise<void> {
+  const settled = (await readState(paths.stateFile))?.container?.id
+  await mendCutOff(engine, { owner: paths.stateDir, settled, clock })
 }
 
 /** The image as far as it is there: a dry run makes none. */
@@ -93,19 +117,39 @@ async function presentImage({ images }: ContainerEngine, wanted = localImage): P
 export async function upContainer(
   engine: ContainerEngine,
   request: ContainerRequest,
-  { plan, wish, files }: ContainerPreparation,
+  preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
-  const { paths, config, credentials, clock, signal } = request
+  const { paths, config, clock, signal } = request
+  const { plan, wish, files, instance, actual } = preparation
   await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
-  const archive = await handedArchive({ files, token, user: wish.user })
-  const container = await carryOut(engine, plan, { wish, handed: archive, clock, signal })
-  const endpoints = endpointsOf(container, wish, config)
+  const handed = await handedArchive({ files, instance, token, user: wish.user })
+  const before = await readState(paths.stateFile)
+  const container = await carryOut(engine, plan, {
+    wish,
+    instance,
+    handed,
+    clock,
+    signal,
+    settle: (container) => settle(engine, request, preparation, container),
+    async putBack(container) {
+      if (before?.container === undefined || actual === undefined) return
+      await noteAgain(engine, paths, { container, before, ports: actual.ports })
+    },
+  })
+  return { container, endpoints: endpointsOf(container, wish, config) }
+}
+
+/** It is the mirror now: it is told where clients reach it, and noted down. */
+async function settle(
+  engine: ContainerEngine,
+  { paths, config, credentials, clock }: ContainerRequest,
+  { wish }: ContainerPreparation,
+  container: ContainerState,
+): Promise<void> {
   // Which port is free is known only now, and networks may have changed.
-  const told = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
-  const news = await handedArchive({ files: told, token: undefined, user: wish.user })
-  await engine.containers.unpack(container.id, dataFolder, news)
-  await writeState(paths.stateFile, {
+  const endpoints = endpointsOf(container, wish, config)
+  const state: MirrorState = {
     pid: 0,
     processIdentity: undefined,
     version: wish.version,
@@ -117,21 +161,23 @@ export async function upContainer(
     container: {
       id: container.id,
       name: containerName,
+      instance: instanceOf(container),
       volume: 'volume' in wish.data ? volumeName : undefined,
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
     },
-  })
+  }
   // Noted while it runs: it may be removed behind our back.
   if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume)
   else await forgetResting(paths.stateDir)
-  return { container, endpoints }
+  await writeState(paths.stateFile, state)
+  await tellEndpoints(engine, container, endpoints)
 }
 
 function endpointsOf(container: ContainerState, { ports, networks }: ContainerWish, { tls }: Config): Endpoints {
   const scheme = tls ? 'https' : 'http'
   const at = (port: PublishedPort | undefined, scheme: string) => {
-    const outside = port && publishedAt(container, port)
+    const outside = port && publishedAt(container, port.inside)
     return outside === undefined ? [] : [`${scheme}://127.0.0.1:${outside}`]
   }
   return {

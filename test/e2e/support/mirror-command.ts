@@ -1,3 +1,5 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +16,8 @@ export interface MirrorCommand {
   home: string
   /** Its stdout; an Error with all it said for any exit code but 0. */
   mirror(...args: string[]): Promise<string>
+  /** The same, for a test that sends it signals; what it said on stderr comes with its end. */
+  start(...args: string[]): { child: ChildProcess; ended: Promise<{ exit: number | NodeJS.Signals; stderr: string }> }
   up(...args: string[]): Promise<UpReport>
   status(): Promise<StatusReport>
 }
@@ -41,6 +45,17 @@ export async function mirrorCommand(
   return {
     home,
     mirror,
+    start(...args) {
+      const [file, ...rest] = namespace.enter([process.execPath, program, ...args])
+      const child = spawn(file!, rest, { env: own, stdio: ['ignore', 'ignore', 'pipe'] })
+      let stderr = ''
+      child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+      const ended = once(child, 'close').then(([code, signal]) => ({
+        exit: (code ?? signal) as number | NodeJS.Signals,
+        stderr,
+      }))
+      return { child, ended }
+    },
     up: async (...args) => JSON.parse(await mirror('up', '--json', ...args)) as UpReport,
     status: async () => JSON.parse(await mirror('status', '--json')) as StatusReport,
   }

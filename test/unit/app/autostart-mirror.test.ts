@@ -11,7 +11,7 @@ const specOf = (env: Record<string, string>) => {
 describe('what is started with the machine', () => {
   test('is this very program, with absolute places', () => {
     const spec = specOf({ MIRROR_HOME: 'here', MIRROR_CONFIG: 'my.yaml', MIRROR_DATA: '/big' })
-    expect(spec.command).toEqual([process.execPath, '/opt/mirror/bin/run.js', 'serve'])
+    expect(spec.command).toEqual([process.execPath, '--max-semi-space-size=8', '/opt/mirror/bin/run.js', 'serve'])
     expect(spec.env).toEqual({ MIRROR_HOME: '/place/here', MIRROR_CONFIG: '/place/my.yaml', MIRROR_DATA: '/big' })
     expect(spec.logFile).toBe('/place/here/state/mirror.log')
   })

@@ -144,4 +144,28 @@ describe('the image', () => {
     await ensure(offline, request({}, { now: fall2026 }))
     expect(offline.done.slice(0, 2)).toEqual(['pull node:24-slim', `import ${localImage}`])
   })
+
+  test('whose trial is interrupted is not left behind, and neither is the trial', async () => {
+    const docker = createFakeEngine()
+    docker.trial = 'silent'
+    const interrupt = new AbortController()
+    docker.refuse = (what) => {
+      if (what.startsWith('start mirror-trial-')) setTimeout(() => interrupt.abort(), 5)
+      return undefined
+    }
+    await expect(ensure(docker, request({ signal: interrupt.signal }))).rejects.toMatchObject({ name: 'AbortError' })
+    expect(docker.done.at(-1)).toMatch(/^remove mirror-trial-/)
+    expect(await docker.images.find(localImage)).toBeUndefined()
+  })
+
+  test.each([
+    ['cannot be made', `import ${localImage}`, 'The Docker engine cannot make the image: no space left.'],
+    ['cannot be tried', 'connect kind', 'The new image cannot be tried: no space left.'],
+  ])('that %s is a sentence, and leaves nothing', async (_, refused, message) => {
+    const docker = createFakeEngine()
+    docker.refuse = (what) => (what === refused ? 'no space left' : undefined)
+    await expect(ensure(docker, request({ network: 'kind' }))).rejects.toMatchObject({ name: 'MirrorError', message })
+    expect(docker.done.at(-1) ?? 'remove mirror-trial-').toMatch(/^remove mirror-trial-/)
+    expect(await docker.images.find(localImage)).toBeUndefined()
+  })
 })

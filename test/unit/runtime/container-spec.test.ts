@@ -18,6 +18,7 @@ const wish: ContainerWish = {
   user: '1000:1000',
   memory: 512,
   env: { HTTPS_PROXY: 'http://proxy.example' },
+  extraCa: undefined,
   engine: { logDriver: 'json-file' },
 }
 

@@ -1,46 +1,17 @@
+import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { removeVolume } from '../../../src/app/container/down-container.ts'
-import { systemClock } from '../../../src/lib/clock.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
-import { carryOut, findOurs, refuseForeignVolume, refuseTakenPorts } from '../../../src/runtime/container.ts'
+import { findOurs } from '../../../src/runtime/find-ours.ts'
+import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../../src/runtime/container.ts'
 import type { ContainerSpec } from '../../../src/runtime/docker-containers.ts'
-import { createFakeEngine, type FakeEngine } from '../../support/fake-engine.ts'
-
-const owner = '/home/me/state'
-
-function wishFor(difference: Partial<ContainerWish> = {}): ContainerWish {
-  return {
-    version: '1.0.0',
-    owner,
-    image: { id: 'image', hasEntrypoint: false },
-    configHashes: {},
-    files: 'f',
-    ports: {
-      cache: { inside: 5055, outside: 5055 },
-      registry: undefined,
-      admin: { inside: 5056, outside: 5056 },
-    },
-    networks: [],
-    data: { volume: 'mirror-data' },
-    user: '1000:1000',
-    memory: 512,
-    env: {},
-    engine: { logDriver: 'json-file' },
-    ...difference,
-  }
-}
-
-function engineWithImage(): FakeEngine {
-  const docker = createFakeEngine()
-  docker.addImage('dev-mirror:local', { id: 'image' })
-  return docker
-}
+import { engineWithImage, orderFor, owner, wishFor } from '../../support/container-wish.ts'
+import type { FakeEngine } from '../../support/fake-engine.ts'
 
 async function up(docker: FakeEngine, wish: ContainerWish) {
   const plan = planContainer(wish, await findOurs(docker, owner))
-  const order = { wish, handed: Buffer.from('tar'), clock: systemClock, signal: new AbortController().signal }
-  return carryOut(docker, plan, order)
+  return carryOut(docker, plan, orderFor(wish))
 }
 
 const other = (name: string, port: number): ContainerSpec => ({
@@ -85,7 +56,27 @@ describe('the container', () => {
     await up(docker, wishFor())
     expect(docker.done).toEqual([])
     await up(docker, wishFor({ memory: 1024 }))
-    expect(docker.done).toEqual(['stop mirror', 'remove mirror', 'create mirror', 'start mirror'])
+    expect(docker.done).toEqual([
+      'stop mirror',
+      'rename mirror mirror-before',
+      'create mirror',
+      'start mirror',
+      'remove mirror-before',
+    ])
+  })
+
+  test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    const { server, unpacked } = docker.container('mirror')!
+    const { port } = server!.address() as AddressInfo
+    await new Promise((resolve) => server!.close(resolve))
+    const again = up(docker, wishFor())
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(unpacked).toHaveLength(1)
+    server!.listen(port, '127.0.0.1')
+    await again
+    expect(unpacked).toHaveLength(2)
   })
 
   test('of somebody else is never touched', async () => {
@@ -104,8 +95,7 @@ describe('the container', () => {
     const plan = planContainer(wish, await findOurs(docker, owner))
     await docker.containers.remove('mirror')
     const theirs = await docker.containers.create(other('mirror', 80))
-    const order = { wish, handed: Buffer.from('tar'), clock: systemClock, signal: new AbortController().signal }
-    expect((await refusal(carryOut(docker, plan, order))).message).toContain('that is not ours')
+    expect((await refusal(carryOut(docker, plan, orderFor(wish)))).message).toContain('that is not ours')
     expect(docker.container(theirs)).toBeDefined()
   })
 
@@ -134,6 +124,18 @@ describe('the container', () => {
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
 
+  test('minds a port on another address as little as the engine does', async () => {
+    const docker = engineWithImage()
+    const id = await docker.containers.create(other('web', 5055))
+    await docker.containers.start(id)
+    for (const address of ['192.168.1.2', '::', '127.0.0.2']) {
+      docker.addresses.set(id, address)
+      await refuseTakenPorts(docker, wishFor().ports)
+    }
+    docker.addresses.set(id, '0.0.0.0')
+    expect((await refusal(refuseTakenPorts(docker, wishFor().ports))).message).toContain('the container web')
+  })
+
   test('that ends at once says why, with its exit code, and is removed', async () => {
     const docker = engineWithImage()
     docker.outcome = {
@@ -143,6 +145,9 @@ describe('the container', () => {
     const error = await refusal(up(docker, wishFor()))
     expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
     expect(docker.container('mirror')).toBeUndefined()
+    expect(await docker.volumes.find('mirror-data'), 'it holds nothing').toBeUndefined()
+    await docker.volumes.create('mirror-data', {})
+    await refusal(up(docker, wishFor()))
     expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 

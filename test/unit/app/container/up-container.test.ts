@@ -103,6 +103,38 @@ describe('up in a container', () => {
     await refuseResting(stateDir)
   })
 
+  test('that fails leaves noted down where the one before answers by now', async () => {
+    const { request, container } = await up({ MIRROR_NETWORKS: '' })
+    const before = (await readState(request.paths.stateFile))!
+    docker.outcome = ({ memory }) => (memory === 64 * 1024 ** 2 ? { code: 2, lines: ['mirror: No.'] } : 'answers')
+    await expect(up({ MIRROR_NETWORKS: '', MIRROR_MEMORY: '64MiB' })).rejects.toMatchObject({
+      exit: 2,
+      message: 'No. The mirror that ran before runs again, as it was.',
+    })
+    const running = await findRunning(request.paths.stateFile)
+    expect(running).toMatchObject({ container: before.container, configHashes: before.configHashes })
+    expect(running!.endpoints.cache).toEqual(before.endpoints.cache)
+    // A free one, and another at each start.
+    expect(running!.endpoints.admin).not.toEqual(before.endpoints.admin)
+    expect((await fetch(`${running!.endpoints.admin[0]}/healthz`)).status).toBe(200)
+    const [first, second] = docker.container(container.id)!.unpacked.slice(-2)
+    expect(second!.archive.toString()).toContain(JSON.stringify(running!.endpoints))
+    expect(first!.archive.equals(second!.archive)).toBe(false)
+  })
+
+  test('has its own folder for each container, where one that is put back finds its files', async () => {
+    const { container } = await up()
+    const { container: successor } = await up({ MIRROR_MEMORY: '64MiB' })
+    const folders = [container, successor].map(({ labels }) => `home/handed/${labels['dev-mirror.instance']}`)
+    expect(new Set(folders).size).toBe(2)
+    expect(specOf().env).toMatchObject({
+      MIRROR_CONFIG: `/data/${folders[1]}/mirror.yaml`,
+      DOCKER_CONFIG: `/data/${folders[1]}/docker`,
+    })
+    expect(handed()).toContain(`${folders[1]}/mirror.yaml`)
+    expect(handed()).not.toContain(folders[0])
+  })
+
   test('a dry run makes nothing', async () => {
     const { request } = await requestFor({}, { dryRun: true })
     expect((await prepareContainer(docker, request)).plan).toEqual({ action: 'create' })

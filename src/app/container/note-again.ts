@@ -1,0 +1,27 @@
+import type { MirrorPaths } from '../../config/paths.ts'
+import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
+import type { MirrorState } from '../../runtime/runtime.ts'
+import { writeState } from '../../runtime/state-file.ts'
+import { movePorts } from './move-ports.ts'
+import { forgetResting, noteResting } from './resting.ts'
+import { tellEndpoints } from './tell-endpoints.ts'
+
+/** A container that is the mirror again, and what was noted down of it. */
+export interface MirrorAgain {
+  readonly container: ContainerState
+  readonly before: MirrorState
+  /** Where it was published. */
+  readonly ports: readonly PublishedPort[]
+}
+
+/** Notes down that the container is the mirror again, and where it answers now: free ports may be other ones. */
+export async function noteAgain(engine: ContainerEngine, paths: MirrorPaths, again: MirrorAgain): Promise<void> {
+  const { container, before, ports } = again
+  const endpoints = movePorts(before.endpoints, ports, container.ports)
+  await tellEndpoints(engine, container, endpoints)
+  await writeState(paths.stateFile, { ...before, endpoints })
+  const volume = before.container?.volume
+  if (volume === undefined) await forgetResting(paths.stateDir)
+  else await noteResting(paths.stateDir, volume)
+}

@@ -1,0 +1,19 @@
+import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
+import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import type { ContainerState } from '../../runtime/docker-containers.ts'
+import { inWords } from '../../runtime/engine-words.ts'
+import type { Endpoints } from '../../runtime/runtime.ts'
+import { handedArchive } from './handed-archive.ts'
+import { handedFiles } from './outside.ts'
+
+/** Tells the mirror in a container where clients reach it; it is there to stay then. */
+export async function tellEndpoints(
+  { containers }: ContainerEngine,
+  container: ContainerState,
+  endpoints: Endpoints,
+): Promise<void> {
+  const files = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
+  const { id, user } = container
+  const archive = await handedArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
+  await inWords('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
+}

@@ -1,0 +1,202 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer as createHttpServer, request } from 'node:http'
+import { createServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { readState, writeState } from '../../src/runtime/state-file.ts'
+
+const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+
+let home: string
+let children: ChildProcess[]
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-again-'))
+  children = []
+})
+afterEach(async () => {
+  for (const child of children) if (child.exitCode === null) child.kill('SIGKILL')
+  await mirror('down')
+  await rm(home, { recursive: true })
+})
+
+const anyPort = {
+  MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+  MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+  MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+  MIRROR_NETWORKS: '',
+}
+
+function start(args: string[], env: Record<string, string> = {}) {
+  const base = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` }
+  const child = spawn(process.execPath, [program, ...args], { env: { ...base, ...anyPort, ...env }, cwd: home })
+  children.push(child)
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const ended = once(child, 'close').then(([exit, signal]) => ({
+    exit: (exit ?? signal) as number | string,
+    stdout,
+    stderr,
+  }))
+  return { child, ended, said: () => stderr }
+}
+
+const mirror = (...args: string[]) => start(args).ended
+const status = async () => JSON.parse((await mirror('status', '--json')).stdout)
+
+/** A port that nobody else can have as long as the test runs. */
+async function takenPort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  return (server.address() as AddressInfo).port
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+describe('a mirror whose successor cannot start', () => {
+  test.each([['in the background', []] as const, ['in the foreground', ['--foreground']] as const])(
+    'runs again as it was when that one was to run %s',
+    async (_, more) => {
+      const port = await freePort()
+      await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 2GiB}')
+      const { pid } = JSON.parse(
+        (await mirror('up', '--json', '--cache-port', `${port}`, '--data', 'elsewhere')).stdout,
+      )
+      await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 1GiB}')
+      const taken = await takenPort()
+      const up = await mirror('up', '--registry-port', `${taken}`, ...more)
+      expect(up).toMatchObject({ exit: 1, stdout: '' })
+      expect(up.stderr).toContain(`Port ${taken}, which the registry wants, is taken`)
+      expect(up.stderr).toContain('The mirror that ran before runs again, as it was.')
+      const now = await status()
+      expect(now.pid).not.toBe(pid)
+      expect(now).toMatchObject({
+        endpoints: { cache: [`http://127.0.0.1:${port}`] },
+        storage: { maxBytes: 2 * 1024 ** 3, path: join(home, 'elsewhere', 'cache', 'v1') },
+      })
+      expect(await readdir(join(home, 'state'))).not.toContain('before.yaml')
+
+      const replaced = JSON.parse((await mirror('up', '--json')).stdout)
+      expect(replaced).toMatchObject({ outcome: 'replaced', changed: ['cache', 'data'] })
+    },
+  )
+
+  test.each(['SIGTERM', 'SIGINT'] as const)('runs again when somebody sends %s meanwhile', async (signal) => {
+    const up = JSON.parse((await mirror('up', '--json')).stdout)
+    // A request that does not end holds up the end of the mirror that is to be replaced.
+    const upload = request(`${up.endpoints.registry[0]}/v2/app/blobs/uploads/?digest=sha256:${'0'.repeat(64)}`, {
+      method: 'POST',
+      headers: { 'content-length': '1000' },
+    })
+    upload.on('error', () => {})
+    upload.write('the beginning')
+    await new Promise((resolve) => setTimeout(resolve, 200))
+
+    await writeFile(join(home, 'mirror.yaml'), 'cache: {maxSize: 1GiB}')
+    const replacing = start(['up'])
+    await expect
+      .poll(
+        () =>
+          fetch(`${up.endpoints.cache[0]}/v2/`).then(
+            () => 'listens',
+            () => 'ends',
+          ),
+        { timeout: 10_000 },
+      )
+      .toBe('ends')
+    replacing.child.kill(signal)
+    await expect.poll(() => replacing.said()).toContain('putting things in order')
+    upload.destroy()
+    const { exit, stderr } = await replacing.ended
+    expect(exit).toBe(130)
+    expect(stderr).toContain('Interrupted. The mirror that ran before runs again, as it was.')
+    expect(await status()).toMatchObject({ running: true, storage: { maxBytes: 20 * 1024 ** 3 } })
+  })
+
+  test('is said to be down when it cannot be had again either', async () => {
+    const port = await freePort()
+    await mirror('up', '--cache-port', `${port}`)
+    const stateFile = join(home, 'state', 'mirror.json')
+    const state = (await readState(stateFile))!
+    await writeState(stateFile, { ...state, served: { config: { nonsense: true }, dataDir: join(home, 'data') } })
+    const up = await mirror('up', '--cache-port', `${await takenPort()}`)
+    expect(up.exit).toBe(1)
+    expect(up.stderr).toMatch(/is taken by .* The mirror that ran before could not be put back: The configuration has/s)
+    expect((await mirror('status')).exit).toBe(3)
+  })
+})
+
+describe('a mirror that ran in a container the last time', () => {
+  test.each([
+    [
+      'and has not been taken down',
+      () =>
+        writeState(join(home, 'state', 'mirror.json'), {
+          pid: 0,
+          processIdentity: undefined,
+          version: '0.0.0',
+          runtime: 'container',
+          startedAt: '2026-01-02T03:04:05.000Z',
+          configHashes: {},
+          endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
+          logFile: undefined,
+          container: {
+            id: 'gone',
+            name: 'mirror',
+            instance: 'this one',
+            volume: undefined,
+            credentials: [],
+            handedOverAt: '2026-01-02T03:04:05.000Z',
+          },
+        }),
+    ],
+    [
+      'and has left what it cached in a volume',
+      async () => {
+        await mkdir(join(home, 'state'), { mode: 0o700 })
+        await writeFile(join(home, 'state', 'resting.json'), '{"volume":"mirror-data"}')
+      },
+    ],
+  ])('%s does not become a process because Docker is down', async (_, remember) => {
+    await remember()
+    for (const more of [[], ['--dry-run']]) {
+      const { exit, stdout, stderr } = await mirror('up', ...more)
+      expect({ exit, stdout }).toEqual({ exit: 4, stdout: '' })
+      expect(stderr).toMatch(/The mirror ran in a container the last time\. No Docker engine answers at .*none\.sock/)
+      expect(stderr).toContain('mirror up --runtime process')
+    }
+    expect((await mirror('status')).exit).toBe(3)
+    expect(await mirror('up', '--runtime', 'process')).toMatchObject({ exit: 0 })
+    expect(JSON.parse((await mirror('up', '--json')).stdout), 'and that is remembered').toMatchObject({
+      outcome: 'already-up',
+    })
+  })
+})
+
+test('what a Docker engine refuses is a sentence with an exit code, and no stack', async () => {
+  const engine = createHttpServer((request, response) => {
+    if (request.url === '/_ping') return response.end('OK')
+    return response
+      .writeHead(500, { 'content-type': 'application/json' })
+      .end('{"message":"the daemon is shutting down\\n"}')
+  })
+  await new Promise<void>((resolve) => engine.listen(join(home, 'none.sock'), resolve))
+  onTestFinished(() => void engine.close())
+  const up = await mirror('up', '--runtime', 'container')
+  expect(up).toMatchObject({ exit: 1, stdout: '' })
+  expect(up.stderr).toContain('mirror: The Docker engine refuses: the daemon is shutting down.\n')
+  expect(up.stderr).not.toContain('bug')
+  engine.closeAllConnections()
+})

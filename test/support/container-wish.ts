@@ -1,0 +1,49 @@
+import { systemClock } from '../../src/lib/clock.ts'
+import type { ContainerOrder } from '../../src/runtime/container-order.ts'
+import type { ContainerWish } from '../../src/runtime/container-spec.ts'
+import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
+
+/** Whose containers they are. */
+export const owner = '/home/me/state'
+
+export function wishFor(difference: Partial<ContainerWish> = {}): ContainerWish {
+  return {
+    version: '1.0.0',
+    owner,
+    image: { id: 'image', hasEntrypoint: false },
+    configHashes: {},
+    files: 'f',
+    ports: {
+      cache: { inside: 5055, outside: 5055 },
+      registry: undefined,
+      admin: { inside: 5056, outside: 5056 },
+    },
+    networks: [],
+    data: { volume: 'mirror-data' },
+    user: '1000:1000',
+    memory: 512,
+    env: {},
+    extraCa: undefined,
+    engine: { logDriver: 'json-file' },
+    ...difference,
+  }
+}
+
+export function engineWithImage(): FakeEngine {
+  const docker = createFakeEngine()
+  docker.addImage('dev-mirror:local', { id: 'image' })
+  return docker
+}
+
+export function orderFor(wish: ContainerWish, difference: Partial<ContainerOrder> = {}): ContainerOrder {
+  return {
+    wish,
+    instance: `of ${wish.memory}`,
+    handed: Buffer.from('tar'),
+    clock: systemClock,
+    signal: new AbortController().signal,
+    settle: () => Promise.resolve(),
+    putBack: () => Promise.resolve(),
+    ...difference,
+  }
+}

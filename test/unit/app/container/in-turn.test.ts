@@ -1,0 +1,54 @@
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { inTurn } from '../../../../src/app/container/in-turn.ts'
+import { systemClock } from '../../../../src/lib/clock.ts'
+
+let stateDir: string
+beforeEach(async () => {
+  stateDir = await mkdtemp(join(tmpdir(), 'mirror-turn-'))
+})
+afterEach(() => rm(stateDir, { recursive: true }))
+
+const request = (said: string[] = [], signal = new AbortController().signal) => ({
+  stateDir,
+  clock: systemClock,
+  signal,
+  say: (text: string) => said.push(text),
+})
+
+test('commands that change which container is the mirror take turns', async () => {
+  const said: string[] = []
+  let working = 0
+  let most = 0
+  const work = async () => {
+    most = Math.max(most, (working += 1))
+    await systemClock.sleep(5)
+    working -= 1
+  }
+  await Promise.all(Array.from({ length: 4 }, () => inTurn(request(said), work)))
+  expect(most).toBe(1)
+  expect(said[0]).toContain(`pid ${process.pid}`)
+  expect(await readdir(stateDir)).toEqual([])
+})
+
+test('one that has failed, or has died, holds nobody up', async () => {
+  const failing = inTurn(request(), () => Promise.reject(new Error('no')))
+  await expect(failing).rejects.toThrow('no')
+  for (const left of [JSON.stringify({ pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }), 'garbage', '']) {
+    await writeFile(join(stateDir, 'turn.json'), left)
+    expect(await inTurn(request(), () => Promise.resolve('done'))).toBe('done')
+    expect(await readdir(stateDir)).toEqual([])
+  }
+})
+
+test('waiting ends when it is interrupted', async () => {
+  const interrupt = new AbortController()
+  await inTurn(request(), async () => {
+    const waiting = inTurn(request([], interrupt.signal), () => Promise.resolve())
+    interrupt.abort()
+    await expect(waiting).rejects.toBe(interrupt.signal.reason)
+  })
+  expect(await readdir(stateDir)).toEqual([])
+})

@@ -1,0 +1,43 @@
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { forgetPredecessors } from '../../../../src/app/container/forget-predecessors.ts'
+import { outsideOf } from '../../../../src/app/container/outside.ts'
+import { silentLogger } from '../../../../src/lib/logger.ts'
+
+/** What was handed to each of these instances. */
+async function handTo(...instances: string[]): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  for (const instance of instances) {
+    await mkdir(join(folder, instance, 'docker'), { recursive: true })
+    await writeFile(join(folder, instance, 'docker', 'config.json'), '{"auths": {}}')
+  }
+  return folder
+}
+
+test('what was handed to a mirror goes when its successor is there to stay, and not before', async () => {
+  const folder = await handTo('old', 'new')
+  const outside = outsideOf({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
+  let looks = 0
+  const watched = { ...outside, endpoints: () => ((looks += 1), outside.endpoints()) }
+  onTestFinished(forgetPredecessors(watched, silentLogger, 1))
+  await expect.poll(() => looks).toBeGreaterThan(3)
+  expect((await readdir(folder)).toSorted()).toEqual(['new', 'old'])
+  const endpoints = { cache: ['http://127.0.0.1:1'], registry: [], admin: [], networks: {} }
+  await writeFile(join(folder, 'new', 'endpoints.json'), JSON.stringify(endpoints))
+  await expect.poll(() => readdir(folder)).toEqual(['new'])
+  expect(await outside.endpoints()).toEqual(endpoints)
+  const before = looks
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(looks, 'nothing is left to look for').toBe(before)
+})
+
+test('a mirror that is in no container of ours knows no outside', async () => {
+  expect(outsideOf({})).toBeUndefined()
+  const folder = await handTo()
+  const outside = outsideOf({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!
+  expect(await outside.endpoints()).toBeUndefined()
+  await outside.forgetOthers()
+})
