@@ -108,7 +108,7 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
   // Certificates need not be text.
-  const isOurs = (path: string) => isCaFile(path) || (/\.toml$/.test(path) && isOurHostsToml(files.text(path) ?? ''))
+  const isOurs = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
   const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurs(path))
   const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,

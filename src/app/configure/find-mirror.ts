@@ -59,7 +59,6 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
 
 /** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
 async function trustIn(caches: readonly string[], { tls }: Config, caFile: string | undefined) {
-  const isSecure = (cache: string) => cache.startsWith('https:')
   const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile) : undefined
   return (address: ClientAddress, doubt: string | undefined): FoundAddress => {
     if (certificate && isSecure(address.cache)) {
@@ -74,6 +73,10 @@ async function trustIn(caches: readonly string[], { tls }: Config, caFile: strin
       hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
     })
   }
+}
+
+function isSecure(url: string): boolean {
+  return url.startsWith('https:')
 }
 
 function registriesOf({ upstreams, defaultUpstream }: Config): string[] {
