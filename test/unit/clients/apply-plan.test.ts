@@ -1,9 +1,10 @@
 import { chmod, lstat, mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { applyPlan } from '../../../src/clients/apply-plan.ts'
 import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/configured.ts'
+import type { FilePort } from '../../../src/clients/file-port.ts'
 import { localFiles } from '../../../src/clients/local-files.ts'
 import { applyUndo, planUndo } from '../../../src/clients/undo.ts'
 
@@ -149,6 +150,38 @@ describe('writing and undoing', () => {
     const plan = await undo(record)
     expect(plan.changes).toEqual([])
     expect(await configured().list()).toEqual([])
+  })
+
+  test('a CA is there before what names it, and goes after it', async () => {
+    const told: string[] = []
+    const noting: FilePort = {
+      ...localFiles,
+      async write(path, ...rest) {
+        told.push(`write ${basename(path)}`)
+        return localFiles.write(path, ...rest)
+      },
+      async remove(path) {
+        told.push(`remove ${basename(path)}`)
+        return localFiles.remove(path)
+      },
+    }
+    const [hosts, ca] = [join(folder, 'etc', 'hosts.toml'), join(folder, 'etc', 'mirror-ca.crt')]
+    const record = await applyPlan({
+      changes: [
+        { path: hosts, before: undefined, after: 'ca = "mirror-ca.crt"' },
+        { path: ca, before: undefined, after: 'PEM' },
+      ],
+      files: noting,
+      configured: configured(),
+      backupFolder: join(folder, 'state', 'backups', 'one'),
+      entry,
+      earlier: undefined,
+      withoutOurs: () => undefined,
+    })
+    expect(told.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
+    const { changes } = await planUndo(record, noting, noStrip)
+    await applyUndo(record, { changes: changes.toReversed(), notes: [] }, noting, configured())
+    expect(told).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
   })
 
   test('a damaged record is told, not passed over', async () => {
