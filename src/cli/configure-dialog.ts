@@ -16,16 +16,16 @@ export interface ConfigureChoices {
   readonly json: boolean
 }
 
-/** Shows what would be written, asks, and writes it. */
+/** Shows what would be written, asks, and writes it. Resolves to the report of it, which is for `--json`. */
 export async function configureDialog(
   talk: Talk,
   request: { machine: Machine; adapter: ClientAdapter; place: ClientPlace; mirror: FoundMirror },
   choices: ConfigureChoices,
-): Promise<void> {
-  const { adapter, place } = request
+): Promise<object> {
+  const { place } = request
   const { fallback, dryRun, json } = choices
   const prepared = await prepareClient({ ...request, fallback })
-  const { changes, output } = prepared.plan
+  const { changes } = prepared.plan
   // Our own files need no agreement, and a cluster file on stdout no difference before it.
   const asks = place.ours !== true && changes.length > 0
   if (!json) {
@@ -35,11 +35,16 @@ export async function configureDialog(
   const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
   const reloaded = applies && (await wantsReload(talk, place, changes, choices)) && (await reload(talk, place))
-  if (json) return talk.printJson(reportOf(prepared, applies, reloaded))
-  if (output !== undefined) return talk.print(output.replace(/\n$/, ''))
-  if (changes.length === 0) return talk.print(`${adapter.client} is configured so already: ${place.title}.`)
-  if (!applies) return dryRun ? undefined : talk.say('Nothing was written.')
-  talk.print(`Configured ${adapter.client}: ${place.title}. Back: ${wayBack(prepared)}`)
+  if (!json) tellEnd(talk, prepared, applies, dryRun)
+  return reportOf(prepared, applies, reloaded)
+}
+
+function tellEnd(talk: Talk, prepared: PreparedClient, applied: boolean, dryRun: boolean): void {
+  const { adapter, place, plan } = prepared
+  if (plan.output !== undefined) talk.print(plan.output.replace(/\n$/, ''))
+  else if (plan.changes.length === 0) talk.print(`${adapter.client} is configured so already: ${place.title}.`)
+  else if (applied) talk.print(`Configured ${adapter.client}: ${place.title}. Back: ${wayBack(prepared)}`)
+  else if (!dryRun) talk.say('Nothing was written.')
 }
 
 /** The command that takes back this place, and no other of the same client. */

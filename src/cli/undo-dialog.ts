@@ -1,4 +1,4 @@
-import type { Machine } from '../app/configure/client-adapter.ts'
+import type { ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { prepareUndo, undoClient } from '../app/configure/undo-client.ts'
 import type { ConfiguredClient } from '../clients/configured.ts'
 import { agree } from './agree.ts'
@@ -18,6 +18,8 @@ export interface UndoneClient {
   readonly place: string
   readonly files: readonly string[]
   readonly notes: readonly string[]
+  /** What is left for the user to do. */
+  readonly todo: readonly string[]
   readonly applied: boolean
 }
 
@@ -37,11 +39,19 @@ export async function undoDialog(
   const asks = place.ours !== true && plan.changes.length > 0
   const applied = !choices.dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
   if (applied) await undoClient(machine, prepared, choices.reload)
+  const files = plan.changes.map(({ path }) => path)
+  const todo = applied ? stepsLeft(place, files, choices.reload) : []
   if (applied && !choices.json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
     talk.print(`${what}: ${record.title}.`)
-    if (place.reload && !choices.reload) talk.say(`It may use the mirror until it takes notice. ${place.reload.byHand}`)
+    for (const step of todo) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
   }
   const { client, place: id } = record
-  return { client, place: id, files: plan.changes.map(({ path }) => path), notes: plan.notes, applied }
+  return { client, place: id, files, notes: plan.notes, todo, applied }
+}
+
+/** What it takes until the client no longer uses the mirror. */
+function stepsLeft(place: ClientPlace, files: readonly string[], reloaded: boolean): string[] {
+  if (files.length === 0 || (place.reload !== undefined && reloaded)) return []
+  return place.afterUndo?.(files) ?? []
 }

@@ -5,6 +5,7 @@ import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './conf
 import type { FilePort, FileState } from './file-port.ts'
 import { localFiles } from './local-files.ts'
 import { readUnchanged } from './read-unchanged.ts'
+import { inWritingOrder } from './writing-order.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 
 export interface ApplyRequest {
@@ -49,7 +50,8 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
   }
   let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
   await configured.put(record)
-  for (const { path, after } of changes) {
+  for (const { path, after } of inWritingOrder(changes)) {
+    await files.tidy?.(path)
     if (after === undefined) {
       await files.remove(path)
       continue

@@ -1,6 +1,6 @@
+import { readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readFile } from 'node:fs/promises'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { clientNames, type ClientName } from './client-config.ts'
 
@@ -19,6 +19,8 @@ export interface ConfiguredClient {
   readonly since: string
   readonly cache: string
   readonly registry: string | undefined
+  /** Whether the mirror's CA was handed over. */
+  readonly ca?: boolean
   /** Whether the client goes to the origin when the mirror fails. */
   readonly fallback: boolean
   readonly files: readonly ConfiguredFile[]
@@ -38,8 +40,9 @@ export interface ConfiguredFile {
   readonly also?: readonly string[]
 }
 
-/** Which clients are configured: `configured.json` in the state folder. */
+/** Which clients are configured: a file for each in `configured/` of the state folder, so that two runs take nothing from each other. */
 export interface ConfiguredClients {
+  /** In the order in which they were configured. */
   list(): Promise<ConfiguredClient[]>
   /** Takes the place of the record of the same client and place. */
   put(record: ConfiguredClient): Promise<void>
@@ -47,20 +50,55 @@ export interface ConfiguredClients {
 }
 
 export function openConfiguredClients(stateDir: string): ConfiguredClients {
-  const file = join(stateDir, 'configured.json')
-  const save = (records: ConfiguredClient[]) =>
-    writeFileAtomic(file, `${JSON.stringify({ clients: records }, null, 2)}\n`)
-  const list = async () => parse(await readText(file), file)
+  const folder = join(stateDir, 'configured')
+  const together = join(stateDir, 'configured.json')
+  const fileOf = (record: ConfiguredClient) => join(folder, nameOf(record))
+  const write = (record: ConfiguredClient) => writeFileAtomic(fileOf(record), `${JSON.stringify(record, null, 2)}\n`)
+
+  async function listApart(): Promise<ConfiguredClient[]> {
+    const names = (await orAbsent(() => readdir(folder))) ?? []
+    const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(folder, name))
+    // One that went since the folder was read is gone.
+    return (await Promise.all(files.map(async (file) => parse(await readText(file), file, asRecord)))).flat()
+  }
+
+  /** What an earlier version kept in one file, and what was taken out of it: read in this order, nothing is missed in between. */
+  async function listBoth() {
+    const old = parse(await readText(together), together, asRecords)
+    const apart = await listApart()
+    return { old: old.filter((one) => !apart.some((other) => isSamePlace(one, other))), apart }
+  }
+
+  async function takeApart(): Promise<void> {
+    for (const record of (await listBoth()).old) await write(record)
+    await rm(together, { force: true })
+  }
+
   return {
-    list,
+    async list() {
+      const { old, apart } = await listBoth()
+      return [...old, ...apart].toSorted((one, other) => one.since.localeCompare(other.since))
+    },
     async put(record) {
-      const others = (await list()).filter((other) => !isSamePlace(other, record))
-      await save([...others, record])
+      await takeApart()
+      await write(record)
     },
     async remove(record) {
-      await save((await list()).filter((other) => !isSamePlace(other, record)))
+      await takeApart()
+      await rm(fileOf(record), { force: true })
+      await orAbsent(() => syncFolder(folder))
     },
   }
+}
+
+/** Another one for each client, place and root. */
+function nameOf({ client, place, root }: ConfiguredClient): string {
+  // Fetched here, for a program that only asks what is configured starts sooner without it.
+  const { createHash } = process.getBuiltinModule('node:crypto')
+  const hash = createHash('sha256')
+    .update(JSON.stringify([client, place, root]))
+    .digest('hex')
+  return `${client}-${hash.slice(0, 16)}.json`
 }
 
 export function isSamePlace(
@@ -71,8 +109,12 @@ export function isSamePlace(
 }
 
 async function readText(file: string): Promise<string | undefined> {
+  return orAbsent(() => readFile(file, 'utf8'))
+}
+
+async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await readFile(file, 'utf8')
+    return await ask()
   } catch (error) {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
     throw error
@@ -80,25 +122,39 @@ async function readText(file: string): Promise<string | undefined> {
 }
 
 /** Without this record an undo would be a guess: a damaged one is told, not passed over. */
-function parse(text: string | undefined, file: string): ConfiguredClient[] {
+function parse(
+  text: string | undefined,
+  file: string,
+  recordsIn: (value: unknown) => unknown[] | undefined,
+): ConfiguredClient[] {
   if (text === undefined) return []
   try {
-    const value = JSON.parse(text) as { clients?: unknown }
-    if (Array.isArray(value.clients) && value.clients.every(isRecord)) return value.clients
+    const records = recordsIn(JSON.parse(text))
+    if (records?.every(isRecord)) return records
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
   }
   throw new MirrorError(`${file} is damaged, so what was configured cannot be undone by itself.`, {
-    hints: ['the backups of what was changed lie beside it, in backups/'],
+    hints: ['the backups of what was changed lie in the same state folder, in backups/'],
   })
+}
+
+function asRecord(value: unknown): unknown[] {
+  return [value]
+}
+
+function asRecords(value: unknown): unknown[] | undefined {
+  const { clients } = (value ?? {}) as { clients?: unknown }
+  return Array.isArray(clients) ? clients : undefined
 }
 
 function isRecord(value: unknown): value is ConfiguredClient {
   if (typeof value !== 'object' || value === null) return false
-  const { client, place, files, folders, details } = value as Record<string, unknown>
+  const { client, place, since, files, folders, details } = value as Record<string, unknown>
   const known: readonly unknown[] = clientNames
   return (
     known.includes(client) &&
+    typeof since === 'string' &&
     typeof place === 'string' &&
     typeof details === 'object' &&
     details !== null &&

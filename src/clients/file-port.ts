@@ -22,6 +22,8 @@ export interface FilePort {
   remove(path: string): Promise<void>
   /** Whether `write` may replace or make this file. */
   mayWrite(path: string): Promise<boolean>
+  /** Takes away what a run of ours that was killed has left beside this file; absent where nothing can be left. */
+  tidy?(path: string): Promise<void>
   /** Only if it is empty; no failure otherwise. */
   removeFolder(path: string): Promise<void>
 }

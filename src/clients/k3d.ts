@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import { shellWord } from '../lib/shell-word.ts'
 import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
@@ -9,17 +10,20 @@ export interface K3dTarget {
   readonly cluster: string
   /** The registries.yaml that new clusters are made with. */
   readonly path: string
-  /** Where the mirror's CA is put, which the nodes mount. */
+  /**
+   * Where the mirror's CA is put. The nodes mount its folder: a file that was taken away would keep them from starting again,
+   * and one that was replaced would stay the old one there.
+   */
   readonly caPath: string
   /** The ConfigMap of the cluster, if it runs and answers; undefined: there is none to be told. */
   readonly hosting: string | undefined
 }
 
-const caInNodes = `${k3sFolder}/${caFileName}`
+const caFolderInNodes = `${k3sFolder}/mirror-ca`
 
 /** The CA as the nodes of k3d have it. */
 export function k3dCa(path: string): CaPlace {
-  return { path, name: caInNodes }
+  return { path, name: `${caFolderInNodes}/${caFileName}` }
 }
 
 /** k3d: a registries.yaml, and the command that makes a cluster with it. https://k3d.io/stable/usage/registries/ */
@@ -30,7 +34,8 @@ export function planK3d(
 ): ConfigPlan {
   const { changes, notes } = planRegistries(mirror, path, k3dCa(caPath), files)
   const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
-  const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(`${caPath}:${caInNodes}@server:*;agent:*`)]
+  const volume = `${dirname(caPath)}:${caFolderInNodes}@server:*;agent:*`
+  const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(volume)]
   const create = ['k3d cluster create', shellWord(cluster), '--registry-config', shellWord(path), ...mount, ...strict]
   const { registry } = mirror
   const told = registry === undefined ? undefined : renderHosting(registry)

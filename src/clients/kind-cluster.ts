@@ -107,9 +107,9 @@ function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at:
     return true
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
-  const own = files.paths.filter(
-    (path) => path.startsWith(`${at}/`) && !isOurHostsToml(files.text(path) ?? '') && !isCaFile(path),
-  )
+  // Certificates need not be text.
+  const isOurs = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
+  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurs(path))
   const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
   )

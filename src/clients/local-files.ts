@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import {
   access,
@@ -19,83 +18,97 @@ import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
+import { mostHops, resolveBelow } from './resolve-below.ts'
+import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
 
 /** What programs that run as other users may read. */
 const newFileMode = 0o644
 const newFolderMode = 0o755
 /** Folders of client configurations are flat; anything deeper is somebody's mistake. */
 const deepest = 5
-/** As many symbolic links as Linux follows. */
-const mostHops = 40
-
 /** The files of this machine. */
-export const localFiles: FilePort = {
-  async read(path) {
-    return orAbsent(async () => {
-      const what = await stat(path)
-      // To read from a pipe is to wait for whoever writes to it.
-      if (!what.isFile()) throw Object.assign(new Error('it is no regular file'), { code: 'EINVAL' })
-      const { mode, uid, gid } = what
-      return { bytes: await readFile(path), mode: mode & 0o7777, uid, gid }
-    })
-  },
+export const localFiles: FilePort = filesBy(realTarget)
 
-  async list(folder) {
-    return listBelow(folder, deepest)
-  },
+/** The same for what stands below a folder in place of `/`: no link there leads out of it. */
+export function filesBelow(root: string): FilePort {
+  return filesBy((path) => resolveBelow(root, path))
+}
 
-  async write(path, content, attributes) {
-    const target = await realTarget(path)
-    const folder = dirname(target)
-    const made = await makeFolders(folder)
-    const temporary = join(folder, `.${basename(target)}.${randomBytes(8).toString('hex')}`)
-    try {
-      const file = await open(temporary, 'wx', 0o600)
+/** `locate`: the file that a path leads to. */
+function filesBy(locate: (path: string) => Promise<string>): FilePort {
+  return {
+    async read(path) {
+      return orAbsent(async () => {
+        const target = await locate(path)
+        const what = await stat(target)
+        // To read from a pipe is to wait for whoever writes to it.
+        if (!what.isFile()) throw Object.assign(new Error('it is no regular file'), { code: 'EINVAL' })
+        const { mode, uid, gid } = what
+        return { bytes: await readFile(target), mode: mode & 0o7777, uid, gid }
+      })
+    },
+
+    async list(folder) {
+      return listBelow(folder, deepest, locate)
+    },
+
+    async write(path, content, attributes) {
+      const target = await locate(path)
+      const folder = dirname(target)
+      const made = await makeFolders(folder)
+      const temporary = join(folder, temporaryName(basename(target)))
       try {
-        await file.writeFile(content)
-        if (attributes && process.platform !== 'win32') await takeOver(temporary, attributes)
-        await file.chmod(attributes?.mode ?? newFileMode)
-        await file.sync()
-      } finally {
-        await file.close()
+        const file = await open(temporary, 'wx', 0o600)
+        try {
+          await file.writeFile(content)
+          if (attributes && process.platform !== 'win32') await takeOver(temporary, attributes)
+          await file.chmod(attributes?.mode ?? newFileMode)
+          await file.sync()
+        } finally {
+          await file.close()
+        }
+        await rename(temporary, target)
+      } catch (error) {
+        await rm(temporary, { force: true })
+        throw error
       }
-      await rename(temporary, target)
-    } catch (error) {
-      await rm(temporary, { force: true })
-      throw error
-    }
-    await syncFolder(folder)
-    return made
-  },
+      await syncFolder(folder)
+      return made
+    },
 
-  async remove(path) {
-    const target = await realTarget(path)
-    await rm(target, { force: true })
-    await orAbsent(() => syncFolder(dirname(target)))
-  },
+    async remove(path) {
+      const target = await locate(path)
+      await rm(target, { force: true })
+      await orAbsent(() => syncFolder(dirname(target)))
+    },
 
-  async mayWrite(path) {
-    const target = await realTarget(path)
-    const there = await orAbsent(() => stat(target))
-    if (there && !mayGiveTo(there)) return false
-    let folder = dirname(target)
-    while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
-    try {
-      await access(folder, constants.W_OK | constants.X_OK)
-      return true
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error
-      return false
-    }
-  },
+    async mayWrite(path) {
+      const target = await locate(path)
+      const there = await orAbsent(() => stat(target))
+      if (there && !mayGiveTo(there)) return false
+      let folder = dirname(target)
+      while ((await orAbsent(() => stat(folder))) === undefined && folder !== dirname(folder)) folder = dirname(folder)
+      try {
+        await access(folder, constants.W_OK | constants.X_OK)
+        return true
+      } catch (error) {
+        if (errnoOf(error) === undefined) throw error
+        return false
+      }
+    },
 
-  async removeFolder(path) {
-    try {
-      await rmdir(path)
-    } catch (error) {
-      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(error) ?? '')) throw error
-    }
-  },
+    async tidy(path) {
+      await removeLeftovers(dirname(await locate(path)))
+    },
+
+    async removeFolder(path) {
+      try {
+        await rmdir(join(await locate(dirname(path)), basename(path)))
+      } catch (error) {
+        if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(error) ?? '')) throw error
+      }
+    },
+  }
 }
 
 /** The file that a path leads to; a link to a file that is not there yet leads to where that file will be. */
@@ -134,15 +147,16 @@ function mayGiveTo({ uid, gid }: { uid: number; gid: number }): boolean {
   return uid === us && (gid === process.getegid!() || process.getgroups!().includes(gid))
 }
 
-async function listBelow(folder: string, depth: number): Promise<string[]> {
-  const names = (await orAbsent(() => readdir(folder))) ?? []
+async function listBelow(folder: string, depth: number, locate: (path: string) => Promise<string>): Promise<string[]> {
+  const names = (await orAbsent(async () => readdir(await locate(folder)))) ?? []
   const found: string[] = []
   for (const name of names.toSorted()) {
+    if (isTemporary(name)) continue
     const path = join(folder, name)
     // Through links, as the clients look.
-    const what = await orAbsent(() => stat(path))
+    const what = await orAbsent(async () => stat(await locate(path)))
     if (what?.isFile()) found.push(path)
-    else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1)))
+    else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
   }
   return found
 }

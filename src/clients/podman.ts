@@ -3,10 +3,10 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange, caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { localRegistryName } from './node-hosts.ts'
 import { dropInFolderIn, inReadingOrder, mainFileIn, type PodmanFiles } from './podman-files.ts'
 import { governing, registryTables, trimmed, type RegistryTable } from './podman-tables.ts'
 import { tablesOf } from './read-toml.ts'
+import { hostInNames, registryName } from './registry-name.ts'
 import { isWrittenByMirror, ownFileHeader } from './written-by-mirror.ts'
 
 export interface PodmanTarget {
@@ -121,12 +121,9 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
   return { registry, table, ...become('kept, after ours') }
 }
 
-/** An address as a location: without its scheme, and with a port where only that tells a host from a repository. */
+/** An address as a location, which has no scheme. */
 function endpointOf(address: string): { host: string; insecure: JsonMap } {
-  const { host, protocol } = new URL(address)
-  const plain = protocol === 'http:'
-  const bare = !/[.:]/.test(host) && host !== 'localhost'
-  return { host: bare ? `${host}:${plain ? 80 : 443}` : host, insecure: plain ? { insecure: true } : {} }
+  return { host: hostInNames(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
 }
 
 /** podman refuses a file in which two tables of one location differ in these keys. */
@@ -154,12 +151,6 @@ function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTa
   const name = registryName(registry)
   const saysNothing = name === host && registry.startsWith('https:')
   return saysNothing || governing(found, name) ? [] : [{ prefix: name, location: host, ...insecure }]
-}
-
-/** On its own machine, and in a virtual machine on it, images bear the registry's name there. */
-function registryName(registry: string): string {
-  const near = /^(localhost|127\..*|\[::1\]|.*\.internal)$/.test(new URL(registry).hostname)
-  return near ? localRegistryName(registry) : endpointOf(registry).host
 }
 
 /** Says which parts of a registry have settings of their own: the longest prefix wins. */

@@ -1,5 +1,5 @@
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
-import { localRegistryName } from './node-hosts.ts'
+import { registryName } from './registry-name.ts'
 
 /** Tilt finds the registry by the ConfigMap in the cluster; in others the Tiltfile names it. */
 export function planTilt({ registry }: MirrorForClient): ConfigPlan {
@@ -10,7 +10,7 @@ export function planTilt({ registry }: MirrorForClient): ConfigPlan {
       notes: ['The mirror has no registry for pushed images: there is nothing to tell Tilt.', base],
       todo: [],
     }
-  const name = localRegistryName(registry)
+  const name = registryName(registry)
   return {
     changes: [],
     notes: [

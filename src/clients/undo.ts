@@ -4,6 +4,7 @@ import { isAsWritten } from './as-written.ts'
 import type { FileChange } from './client-config.ts'
 import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
 import type { FilePort, FileState } from './file-port.ts'
+import { inWritingOrder } from './writing-order.ts'
 
 /** What undoing would do. */
 export interface UndoPlan {
@@ -51,7 +52,8 @@ export async function applyUndo(
   configured: ConfiguredClients,
 ): Promise<void> {
   const recorded = new Map(record.files.map((file) => [file.path, file]))
-  for (const { path, after } of changes) {
+  for (const path of recorded.keys()) await files.tidy?.(path)
+  for (const { path, after } of inWritingOrder(changes)) {
     if (after === undefined) await files.remove(path)
     else await files.write(path, Buffer.from(after), (await files.read(path)) ?? attributes(recorded.get(path)))
   }

@@ -7,7 +7,9 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
 import type { Talk } from '../cli/talk.ts'
-import { MirrorError, exitCode } from '../lib/errors.ts'
+import { isDebugging, renderError } from '../cli/render-error.ts'
+import { MirrorError, exitCode, gravest, type ExitCode } from '../lib/errors.ts'
+import { redact } from '../lib/redact.ts'
 
 export default class Configure extends BaseCommand {
   static override summary = "Write a client's configuration, so that it pulls through the mirror"
@@ -86,11 +88,26 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     const machine = machineAt(this.surroundings(), flags.root)
     if (flags.list) return this.list(machine, args.client, flags)
     if (flags.undo) return this.undo(machine, args.client, flags)
-    for (const adapter of await this.adaptersFor(machine, args.client, flags)) {
-      const place = await this.placeFor(machine, adapter, flags)
-      if (flags.check) await this.check(adapter, place, flags)
-      else await this.configure(machine, adapter, place, flags)
-    }
+    const adapters = await this.adaptersFor(machine, args.client, flags)
+    if (adapters === undefined) return
+    const { eachInTurn } = await import('../cli/each-in-turn.ts')
+    const failures: object[] = []
+    const { done, failed } = await eachInTurn(
+      adapters,
+      async (adapter) => {
+        const place = await this.placeFor(machine, adapter, flags)
+        if (flags.check) return this.check(adapter, place, flags)
+        return { report: await this.configure(machine, adapter, place, flags), exit: exitCode.done }
+      },
+      ({ client }, error) => {
+        failures.push({ client, error: redact(error.message) })
+        this.tellFailure(`Not done: ${client}.`, error)
+      },
+    )
+    const reports = [...done.map(({ report }) => report), ...failures]
+    // One document, whatever is in it: an object for the client that was named, a list for those that were found.
+    if (flags.json) this.printJson(args.client === undefined ? reports : reports[0])
+    this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
   private async configure(
@@ -98,7 +115,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     adapter: ClientAdapter,
     place: ClientPlace,
     flags: ConfigureFlags,
-  ): Promise<void> {
+  ): Promise<object> {
     const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
@@ -107,27 +124,47 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       caFile: flags.ca === undefined ? undefined : resolve(machine.cwd, flags.ca),
     })
     const request = { machine, adapter, place, mirror }
-    await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+    return configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../app/configure/undo-client.ts')
+    const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const { undoDialog } = await import('../cli/undo-dialog.ts')
     const { scope, cluster, file } = flags
     const records = await recordsOf(machine, { client, scope, cluster, file })
-    const undone = []
-    for (const record of records) undone.push(await undoDialog(this.talk, machine, record, choicesOf(flags)))
-    if (flags.json) return this.printJson({ undone })
-    if (records.length === 0) this.print(`Nothing to undo: mirror has configured no ${client ?? 'client'} here.`)
+    const failures: object[] = []
+    const { done, failed } = await eachInTurn(
+      records,
+      (record) => undoDialog(this.talk, machine, record, choicesOf(flags)),
+      ({ client: name, place, title }, error) => {
+        failures.push({ client: name, place, error: redact(error.message) })
+        this.tellFailure(`Not taken back: ${name}, ${title}.`, error)
+      },
+    )
+    if (flags.json) this.printJson({ undone: done, failed: failures })
+    else if (records.length === 0) this.print(`Nothing to undo: mirror has configured no ${client ?? 'client'} here.`)
+    this.endWith(failed)
   }
 
-  private async check(adapter: ClientAdapter, place: ClientPlace, { json }: ConfigureFlags): Promise<void> {
+  private async check(adapter: ClientAdapter, place: ClientPlace, { json }: ConfigureFlags) {
     const { checkClient } = await import('../app/configure/check-client.ts')
     const { renderCheck } = await import('../cli/render-configure.ts')
     const result = await checkClient(this.surroundings(), adapter, place)
-    if (json) this.printJson({ client: adapter.client, place: place.id, ...result })
-    else this.print(renderCheck(adapter.client, result, this.paintFor(process.stdout)))
-    if (!result.seen) this.exit(exitCode.checkFailed)
+    if (!json) this.print(renderCheck(adapter.client, result, this.paintFor(process.stdout)))
+    const report = { client: adapter.client, place: place.id, ...result }
+    return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
+  }
+
+  /** Of one among several: the others go on. */
+  private tellFailure(what: string, error: Error): void {
+    const how = renderError(error, this.paintFor(process.stderr), { debug: isDebugging(process.env) })
+    this.say(`${what}\n${how.trimEnd()}`)
+  }
+
+  private endWith(codes: readonly ExitCode[]): void {
+    const exit = gravest(codes)
+    if (exit !== exitCode.done) this.exit(exit)
   }
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
@@ -138,20 +175,20 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     this.print(renderConfigured(clients, client, this.paintFor(process.stdout)))
   }
 
-  /** The client that was named, or those that are found here and chosen. */
+  /** The client that was named, or those that are found here and chosen; undefined when they were only to be named. */
   private async adaptersFor(
     machine: Machine,
     name: string | undefined,
     flags: ConfigureFlags,
-  ): Promise<readonly ClientAdapter[]> {
+  ): Promise<readonly ClientAdapter[] | undefined> {
     const { adapterOf } = await import('../app/configure/client-adapters.ts')
     if (name !== undefined) return [await adapterOf(name)]
     const { findClients } = await import('../app/configure/find-clients.ts')
     const found = await findClients(machine)
-    if (flags.yes) return found.map(({ adapter }) => adapter)
-    if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
-    else if (found.length === 0)
-      this.print('No client was found here. To write for one anyway: mirror configure CLIENT')
+    const isNone = found.length === 0
+    if (isNone && !flags.json) this.print('No client was found here. To write for one anyway: mirror configure CLIENT')
+    else if (flags.yes) return found.map(({ adapter }) => adapter)
+    else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.talk.prompt && !flags['dry-run']) {
       const choices = found.map(({ adapter, what }) => ({ name: `${what}   ${adapter.summary}`, value: adapter }))
       return this.talk.prompt.pick('Which of them shall pull through the mirror?', choices)
@@ -159,7 +196,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
       this.print(['Found on this machine:', ...lines].join('\n'))
     }
-    return []
+    return undefined
   }
 
   private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {

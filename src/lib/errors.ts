@@ -10,6 +10,12 @@ export const exitCode = {
 } as const
 export type ExitCode = (typeof exitCode)[keyof typeof exitCode]
 
+/** What to end with when several things have failed: the lowest, for 1 is a failure of ours. `done` when none has. */
+export function gravest(codes: readonly ExitCode[]): ExitCode {
+  const failures = codes.filter((code) => code !== exitCode.done)
+  return failures.length === 0 ? exitCode.done : (Math.min(...failures) as ExitCode)
+}
+
 /**
  * A failure that is the user's to mend: what happened, why, and what to do next.
  * `message` is one sentence; `hints` are next steps, one a line, without a full stop where they are commands.

@@ -107,6 +107,38 @@ describe('mirror configure', () => {
     expect(await readFile(join(folder, names[1]!), 'utf8')).toContain('extraMounts')
   })
 
+  test('an undo of several goes on when one cannot be undone, says so, and ends as that one would', async () => {
+    await configure('docker', ...address, '--yes')
+    await configure('podman', ...address, '--yes')
+    await rm(join(folder, 'home', 'state', 'backups'), { recursive: true })
+    const foretold = await configure('--undo', '--dry-run', '--json')
+    expect(foretold).toMatchObject({ exit: 1 })
+    expect(JSON.parse(foretold.stdout)).toMatchObject({
+      undone: [{ client: 'podman', applied: false }],
+      failed: [{ client: 'docker', place: 'system', error: expect.stringContaining('backup') }],
+    })
+    const undone = await configure('--undo', '--yes')
+    expect(undone).toMatchObject({ exit: 1 })
+    expect(undone.stdout).toContain('podman is as it was')
+    expect(undone.stderr).toContain('Not taken back: docker')
+    expect(undone.stderr).toContain(`The backup of ${daemonJson} cannot be read`)
+    expect(JSON.parse((await configure('--list', '--json')).stdout)).toMatchObject([{ client: 'docker' }])
+  })
+
+  test('for all clients that are here, JSON is one list', async () => {
+    const bin = join(folder, 'bin')
+    await mkdir(bin)
+    for (const name of ['skaffold', 'tilt'])
+      await writeFile(join(bin, name), '#!/bin/sh\necho v1.2.3\n', { mode: 0o755 })
+    const args = ['configure', ...address, '--yes', '--dry-run', '--json']
+    const env = { PATH: bin, DOCKER_HOST: `unix://${folder}/no.sock` }
+    const found = await finished(start(process.execPath, [program, ...args], 'ignore', env))
+    const reports = JSON.parse(found.stdout)
+    expect(reports).toContainEqual(expect.objectContaining({ client: 'skaffold', applied: false }))
+    expect(reports).toContainEqual(expect.objectContaining({ client: 'tilt', applied: false }))
+    expect(JSON.parse((await configure(...args.slice(1))).stdout)).toEqual([])
+  })
+
   test.each([
     [['docker'], 3, 'mirror up'],
     [['docker', '--mirror', 'ftp://x'], 2, 'is not the URL of a mirror'],
@@ -210,9 +242,7 @@ describe('mirror configure', () => {
         expect([after[path], path.endsWith('daemon.json') ? before : undefined]).toContain(content)
       const undone = await configure('docker', '--undo', '--yes')
       expect(undone, undone.stderr).toMatchObject({ exit: 0 })
-      expect(Object.entries(await files()).filter(([path]) => !/\/\.[^/]+$/.test(path))).toEqual([
-        ['etc/docker/daemon.json', before],
-      ])
+      expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
       await rm(join(folder, 'home', 'state'), { recursive: true, force: true })
     }
     expect(half).toBeGreaterThan(0)

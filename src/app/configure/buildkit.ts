@@ -23,6 +23,8 @@ interface Found {
 }
 
 const timeoutMs = 5000
+const restartBuildkitd = 'sudo systemctl restart buildkit   (it reads its configuration when it starts)'
+const remakeBuilders = 'docker buildx rm BUILDER, and make it again   (a builder keeps what it was made with)'
 
 /** BuildKit, in the containers that buildx makes for it or by itself. The one inside dockerd is Docker's. */
 export const buildkitAdapter: ClientAdapter = {
@@ -90,13 +92,14 @@ function placeOf(
       const plan = planBuildkit(mirror, target, files)
       const then =
         kind === 'buildkitd'
-          ? ['sudo systemctl restart buildkit   (it reads its configuration when it starts)']
+          ? [restartBuildkitd]
           : [
               `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is made)`,
             ]
       return { ...plan, todo: plan.changes.length > 0 ? then : [] }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
+    ...(!detached && { afterUndo: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
     ...(!detached && kind === 'buildx' && { pull: (image) => tryBuild(image, runCommand) }),
     reasons: [
       {

@@ -81,6 +81,8 @@ export interface ClientPlace {
   settle?(paths: readonly string[]): Promise<void>
   /** How the client takes notice without a restart; absent where it does by itself. */
   readonly reload?: ClientReload
+  /** What is left to the user until the client feels that these files were undone without `reload`; absent where nothing is. */
+  afterUndo?(paths: readonly string[]): string[]
   /**
    * Pulls an image by the client itself, and removes it again. Resolves to what the client said when the pull failed; absent
    * where this client cannot be made to pull from here.
@@ -93,8 +95,6 @@ export interface ClientPlace {
 export interface ClientReload {
   /** `send SIGHUP to dockerd (pid 812)`. */
   readonly says: string
-  /** What the user can do instead: `systemctl restart docker`, in a sentence. */
-  readonly byHand: string
   /** Throws MirrorError. */
   run(): Promise<void>
   /** Files as they have to be during the reload that undoes: a key that is merely missing would be ignored. */

@@ -7,6 +7,7 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { shellWord } from '../../lib/shell-word.ts'
 import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
 import type { FoundMirror } from './find-mirror.ts'
+import { placeBelowRoot } from './place-below-root.ts'
 import { readFiles } from './read-files.ts'
 
 export interface PrepareRequest {
@@ -29,7 +30,8 @@ export interface PreparedClient extends PrepareRequest {
 
 /** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
-  const { machine, adapter, place, mirror, fallback } = request
+  const { machine, adapter, mirror, fallback } = request
+  const place = placeBelowRoot(machine, request.place)
   const { why, warning, cache, registry, ca } = mirror.addressFor(place.home)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
@@ -37,17 +39,21 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   const earlier = (await openConfiguredClients(machine.stateDir).list()).find((record) =>
     isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
   )
-  // An address that is no longer the mirror's must not stay behind in files that are not ours alone.
-  const outdated = earlier && earlier.cache !== cache ? place.strip(earlier, files) : []
+  const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
   await refuseForeign(
     plan.changes,
-    request,
+    { ...request, place },
     `--mirror ${cache}${ca === undefined ? '' : ` --ca ${shellWord(ca.file)}`}`,
   )
   await place.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
-  return { ...request, address, why, warning, plan: { ...plan, notes }, earlier }
+  return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier }
+}
+
+/** What is no longer true of the mirror must not stay behind in files that are not ours alone, nor name a CA that is taken away. */
+function isOutdated(earlier: ConfiguredClient, { cache, registry, ca }: MirrorForClient): boolean {
+  return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
 const trustedAnyway =
@@ -73,6 +79,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       since,
       cache: address.cache,
       registry: address.registry,
+      ...(address.ca !== undefined && { ca: true }),
       fallback: address.fallback,
     },
     earlier,

@@ -67,6 +67,9 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
           if (change) await validateDaemonJson(change, dockerd?.program ?? 'dockerd', machine.runCommand)
         },
       }),
+    ...(!machine.detached && {
+      afterUndo: (paths: readonly string[]) => (paths.includes(daemonJson) ? untilUndone(options) : []),
+    }),
     ...(hangsUp && {
       reload: dockerReload({ endpoint, daemonJson, dockerd, isRootless: kind === 'rootless' }, systemClock),
     }),
@@ -127,13 +130,17 @@ function idOf({ kind, daemonJson = kind }: DockerSite, { root }: Machine): strin
   return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
 }
 
+/** What makes an engine take notice whose settings are read by another program. */
+const restarts: Partial<Record<DockerSite['kind'], string>> = {
+  desktop: 'Restart Docker Desktop: docker desktop restart',
+  orbstack: 'Restart its engine: orb restart docker',
+}
+
 /** What makes the engine take notice of its changed daemon.json. */
 function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): string[] {
+  const restart = restarts[site.kind]
+  if (restart !== undefined) return [restart]
   switch (site.kind) {
-    case 'desktop':
-      return ['Restart Docker Desktop: docker desktop restart']
-    case 'orbstack':
-      return ['Restart its engine: orb restart docker']
     case 'file':
       return []
     default: {
@@ -149,6 +156,15 @@ function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): st
       ]
     }
   }
+}
+
+/** What makes it forget the mirror, for a reload no longer can. */
+function untilUndone({ site: { kind } }: DockerPlaceOptions): string[] {
+  const restart = restarts[kind]
+  if (restart !== undefined) return [restart]
+  if (kind === 'file') return []
+  const command = kind === 'rootless' ? 'systemctl --user restart docker' : 'systemctl restart docker'
+  return [`${command}   (dockerd keeps the mirror until then: a reload passes over a key that is gone)`]
 }
 
 const foldersReasons = [

@@ -26,7 +26,6 @@ export function dockerReload(
 ): ClientReload {
   return {
     says: `send SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}`,
-    byHand: `To reload it: ${reloadCommand(dockerd, isRootless)}`,
     async run() {
       const running = await findDockerd(endpoint)
       if (running === undefined)

@@ -1,9 +1,11 @@
 import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
+import { isLoopback } from '../../clients/is-loopback.ts'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Config } from '../../config/config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { findRunning } from '../../runtime/state-file.ts'
+import type { Endpoints } from '../../runtime/runtime.ts'
+import { findRunning, readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
 import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
@@ -36,10 +38,31 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const config = await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = { registries: registriesOf(config), defaultUpstream }
-  const certificate = await findCertificate(config.tls, caFile)
-  const withCa = (address: ClientAddress, doubt: string | undefined): FoundAddress => {
-    const { protocol, hostname } = new URL(address.cache)
-    if (protocol === 'https:') {
+  if (url !== undefined) {
+    const cache = checkedUrl(url)
+    // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
+    const given = { cache, registry: registryBeside(cache, config, (await readState(paths.stateFile))?.endpoints) }
+    const why = `the mirror is at ${cache}, as you said`
+    const withCa = await trustIn([cache], config, caFile)
+    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(cache, home)) }
+  }
+  const running = await findRunning(paths.stateFile)
+  if (running === undefined)
+    throw new MirrorError('No mirror is running that a client could be told about.', {
+      exit: exitCode.notRunning,
+      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
+    })
+  const endpoints = { ...running.endpoints, runtime: running.runtime }
+  const withCa = await trustIn(endpoints.cache, config, caFile)
+  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
+}
+
+/** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
+async function trustIn(caches: readonly string[], { tls }: Config, caFile: string | undefined) {
+  const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile) : undefined
+  return (address: ClientAddress, doubt: string | undefined): FoundAddress => {
+    if (certificate && isSecure(address.cache)) {
+      const { hostname } = new URL(address.cache)
       const strange = certificate.isFor(hostname) ? undefined : notFor(hostname)
       const warning = [doubt, strange].filter((text) => text !== undefined).join(' ') || undefined
       return { ...address, warning, ca: certificate.ca }
@@ -50,19 +73,10 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
       hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
     })
   }
-  if (url !== undefined) {
-    const given = { cache: checkedUrl(url), registry: registryBeside(url, config) }
-    const why = `the mirror is at ${given.cache}, as you said`
-    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(given.cache, home)) }
-  }
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined)
-    throw new MirrorError('No mirror is running that a client could be told about.', {
-      exit: exitCode.notRunning,
-      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
-    })
-  const endpoints = { ...running.endpoints, runtime: running.runtime }
-  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
+}
+
+function isSecure(url: string): boolean {
+  return url.startsWith('https:')
 }
 
 function registriesOf({ upstreams, defaultUpstream }: Config): string[] {
@@ -85,10 +99,26 @@ function checkedUrl(text: string): string {
   })
 }
 
-/** The registry for pushes beside a cache that was named: the same host, with the configured port. */
-function registryBeside(cache: string, { registry }: Config): string | undefined {
-  const port = registry.listen[0]?.port
-  if (!registry.enabled || port === undefined || port === 0) return undefined
+/** The registry for pushes beside a cache that was named: the same host, with the port that the mirror there has, or shall have. */
+function registryBeside(cache: string, config: Config, known: Endpoints | undefined): string | undefined {
   const { protocol, hostname } = new URL(cache)
-  return `${protocol}//${hostname}:${port}`
+  const port = known && isCacheOf(known, cache) ? portOf(known.registry[0]) : configuredPort(config)
+  return port === undefined ? undefined : `${protocol}//${hostname}:${port}`
+}
+
+function configuredPort({ registry }: Config): string | undefined {
+  const port = registry.listen[0]?.port
+  return !registry.enabled || port === undefined || port === 0 ? undefined : String(port)
+}
+
+function isCacheOf({ cache, networks }: Endpoints, url: string): boolean {
+  return [...cache, ...Object.values(networks)].some(
+    (own) => own === url || (isLoopback(own) && isLoopback(url) && portOf(own) === portOf(url)),
+  )
+}
+
+function portOf(url: string | undefined): string | undefined {
+  if (url === undefined) return undefined
+  const { port, protocol } = new URL(url)
+  return port || (protocol === 'https:' ? '443' : '80')
 }

@@ -41,7 +41,7 @@ function place(
   const name = cluster ?? usualName
   const folder = ownFolder(machine, name)
   const path = file === undefined ? join(folder, 'registries.yaml') : resolve(machine.cwd, file)
-  const caPath = join(folder, caFileName)
+  const caPath = join(folder, 'ca', caFileName)
   const target: K3dTarget = { cluster: name, path, caPath, hosting: hasHosting ? hostingPath : undefined }
   return {
     id: `cluster ${name}${file === undefined ? '' : `, file ${path}`}`,
@@ -107,6 +107,7 @@ function withConfigMap(machine: Machine, cluster: string): FilePort {
     write: (path, content, attributes) => at(path).write(path, content, attributes),
     remove: (path) => at(path).remove(path),
     mayWrite: (path) => at(path).mayWrite(path),
+    tidy: async (path) => at(path).tidy?.(path),
     removeFolder: (path) => localFiles.removeFolder(path),
   }
 }

@@ -23,6 +23,8 @@ export const k3sAdapter: ClientAdapter = {
   recall: (machine) => place(machine),
 }
 
+const restartByHand = 'k3s reads it when it starts: systemctl restart k3s (k3s-agent on an agent)'
+
 function place(machine: Machine): ClientPlace {
   const { root, runCommand } = machine
   const path = join(root, k3sFolder, 'registries.yaml')
@@ -37,7 +39,7 @@ function place(machine: Machine): ClientPlace {
     plan(mirror, files) {
       const { changes, notes } = planRegistries(mirror, path, ca, files)
       const todo = [
-        ...(changes.length === 0 ? [] : ['k3s reads it when it starts: systemctl restart k3s (k3s-agent on an agent)']),
+        ...(changes.length === 0 ? [] : [restartByHand]),
         ...(mirror.fallback
           ? []
           : ['start k3s with --disable-default-registry-endpoint: it asks the origin otherwise']),
@@ -45,7 +47,7 @@ function place(machine: Machine): ClientPlace {
       return { changes, notes, todo }
     },
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
-    ...(!machine.detached && { reload: restart(machine) }),
+    ...(!machine.detached && { reload: restart(machine), afterUndo: () => [restartByHand] }),
     pull(image) {
       return pullByCrictl(
         (args) => runCommand('k3s', ['crictl', ...args], { timeoutMs: pullTimeoutMs }),
@@ -68,7 +70,6 @@ function restart({ runCommand }: Machine): ClientReload {
   const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
   return {
     says: 'restarted k3s',
-    byHand: 'systemctl restart k3s',
     async run() {
       // A node has one of the two, and systemctl fails for a unit that it does not know.
       for (const unit of ['k3s.service', 'k3s-agent.service']) {

@@ -37,6 +37,9 @@ function place(machine: Machine, cluster: string | undefined): ClientPlace {
     wants: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
+    ...(!machine.detached && {
+      afterUndo: () => [`minikube delete --profile ${profile}   (until then its nodes keep what was copied into them)`],
+    }),
     pull(image) {
       const inNode = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']
       const crictl = (args: readonly string[]) =>

@@ -35,6 +35,7 @@ export function joinedFiles(places: FilesByFolder): FilePort {
     },
     remove: on((files, path) => files.remove(path)),
     mayWrite: on((files, path) => files.mayWrite(path)),
+    tidy: on(async (files, path) => files.tidy?.(path)),
     removeFolder: on((files, path) => files.removeFolder(path)),
   }
 }

@@ -7,6 +7,7 @@ import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
 import { adapterOf } from './client-adapters.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
 import { rootOf } from './configure-client.ts'
+import { placeBelowRoot } from './place-below-root.ts'
 import { readFiles } from './read-files.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
@@ -71,7 +72,7 @@ export async function undoClient(
 export async function placeOf(machine: Machine, record: ConfiguredClient): Promise<ClientPlace> {
   const { root } = record
   const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
-  return (await adapterOf(record.client)).recall(there, record.details)
+  return placeBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
 }
 
 function knownAs(file: ConfiguredFile, interim: readonly FileChange[]): ConfiguredFile {

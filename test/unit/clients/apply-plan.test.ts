@@ -1,9 +1,10 @@
 import { chmod, lstat, mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { applyPlan } from '../../../src/clients/apply-plan.ts'
 import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/configured.ts'
+import type { FilePort } from '../../../src/clients/file-port.ts'
 import { localFiles } from '../../../src/clients/local-files.ts'
 import { applyUndo, planUndo } from '../../../src/clients/undo.ts'
 
@@ -151,9 +152,82 @@ describe('writing and undoing', () => {
     expect(await configured().list()).toEqual([])
   })
 
+  test('a CA is there before what names it, and goes after it', async () => {
+    const told: string[] = []
+    const noting: FilePort = {
+      ...localFiles,
+      async write(path, ...rest) {
+        told.push(`write ${basename(path)}`)
+        return localFiles.write(path, ...rest)
+      },
+      async remove(path) {
+        told.push(`remove ${basename(path)}`)
+        return localFiles.remove(path)
+      },
+    }
+    const [hosts, ca] = [join(folder, 'etc', 'hosts.toml'), join(folder, 'etc', 'mirror-ca.crt')]
+    const record = await applyPlan({
+      changes: [
+        { path: hosts, before: undefined, after: 'ca = "mirror-ca.crt"' },
+        { path: ca, before: undefined, after: 'PEM' },
+      ],
+      files: noting,
+      configured: configured(),
+      backupFolder: join(folder, 'state', 'backups', 'one'),
+      entry,
+      earlier: undefined,
+      withoutOurs: () => undefined,
+    })
+    expect(told.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
+    const { changes } = await planUndo(record, noting, noStrip)
+    await applyUndo(record, { changes: changes.toReversed(), notes: [] }, noting, configured())
+    expect(told).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
+  })
+
   test('a damaged record is told, not passed over', async () => {
     await mkdir(join(folder, 'state'))
     await writeFile(join(folder, 'state', 'configured.json'), '{"clients": [{"client": "docker"}]}')
     await expect(configured().list()).rejects.toThrow('damaged')
+    await rm(join(folder, 'state', 'configured.json'))
+    await apply(target, undefined, 'ours')
+    const [name] = await readdir(join(folder, 'state', 'configured'))
+    await writeFile(join(folder, 'state', 'configured', name!), '{"client": ')
+    await expect(configured().list()).rejects.toThrow(`${name} is damaged`)
+  })
+})
+
+describe('what is remembered', () => {
+  const record = (place: string, since = 1): ConfiguredClient => ({
+    ...entry,
+    place,
+    since: `2026-01-0${since}T00:00:00.000Z`,
+    files: [],
+    folders: [],
+  })
+
+  test('of many clients at the same moment nothing is lost, whoever comes and goes', async () => {
+    const places = Array.from({ length: 20 }, (_, at) => `cluster ${at}`)
+    await Promise.all(places.map((place) => configured().put(record(place))))
+    expect((await configured().list()).map(({ place }) => place).toSorted()).toEqual(places.toSorted())
+    await Promise.all(places.map((place) => configured().remove(record(place))))
+    expect(await configured().list()).toEqual([])
+  })
+
+  test('is told in the order of time, and once for each place', async () => {
+    for (const at of [2, 1, 3]) await configured().put(record(`${at}`, at))
+    await configured().put(record('1', 4))
+    expect((await configured().list()).map(({ place }) => place)).toEqual(['2', '3', '1'])
+  })
+
+  test('what an earlier version kept in one file is found there, and taken over with the first change', async () => {
+    const together = join(folder, 'state', 'configured.json')
+    await mkdir(join(folder, 'state'))
+    await writeFile(together, JSON.stringify({ clients: [record('a'), record('b', 2), record('c', 3)] }))
+    expect(await configured().list()).toEqual([record('a'), record('b', 2), record('c', 3)])
+    expect(await readdir(join(folder, 'state'))).toEqual(['configured.json'])
+    await configured().remove(record('a'))
+    await configured().put(record('b', 4))
+    expect(await configured().list()).toEqual([record('c', 3), record('b', 4)])
+    expect(await readdir(join(folder, 'state'))).toEqual(['configured'])
   })
 })

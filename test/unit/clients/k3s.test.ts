@@ -94,15 +94,20 @@ describe('k3d', () => {
   test('has its nodes mount the CA', () => {
     const { output, changes } = planK3d(
       { ...mirror, cache: 'https://10.0.0.1:5055', ca: 'PEM\n' },
-      { cluster: 'dev', path, caPath: '/home/me/k3d/ca.crt', hosting },
+      { cluster: 'dev', path, caPath: '/home/me/k3d/ca/mirror-ca.crt', hosting },
       files(undefined),
     )
-    expect(output).toContain("--volume '/home/me/k3d/ca.crt:/etc/rancher/k3s/mirror-ca.crt@server:*;agent:*'")
-    expect(changes.map((change) => change.path)).toContain('/home/me/k3d/ca.crt')
+    expect(output).toContain("--volume '/home/me/k3d/ca:/etc/rancher/k3s/mirror-ca@server:*;agent:*'")
+    expect(changes.map((change) => change.path)).toContain('/home/me/k3d/ca/mirror-ca.crt')
   })
 
   test('has a command whose words a shell reads as they are meant', () => {
-    const spaced = { cluster: 'dev', path: '/home/a b/registries.yaml', caPath: '/home/a b/ca.crt', hosting: undefined }
+    const spaced = {
+      cluster: 'dev',
+      path: '/home/a b/registries.yaml',
+      caPath: '/home/a b/ca/mirror-ca.crt',
+      hosting: undefined,
+    }
     const { output } = planK3d(mirror, spaced, new FilesNow(new Map()))
     expect(output).toBe("k3d cluster create dev --registry-config '/home/a b/registries.yaml'\n")
   })

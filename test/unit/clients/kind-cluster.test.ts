@@ -71,6 +71,15 @@ describe('a running cluster of kind', () => {
     expect(notes).toHaveLength(2)
   })
 
+  test('minds no certificate that is no text', () => {
+    const der = '/dev-control-plane/etc/containerd/certs.d/quay.io/ca.crt'
+    const there = new FilesNow(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
+    const nodes = [node({ configPaths: ['/etc/containerd/certs.d'] })]
+    const { changes, notes } = planKindCluster(mirror, { cluster: 'dev', nodes, hosting: undefined }, there)
+    expect(changes.map(({ path }) => path)).not.toContain(der)
+    expect(notes.join()).toContain('quay.io')
+  })
+
   test('keeps registries of its own', () => {
     const own = {
       '/dev-control-plane/etc/containerd/certs.d/localhost:5001/hosts.toml': '[host."http://kind-registry:5000"]\n',

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -10,6 +10,43 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mirror-files-'))
 })
 afterEach(() => rm(folder, { recursive: true }))
+
+describe('what a killed run has left beside a file', () => {
+  const path = () => join(folder, 'daemon.json')
+  const hex = '0123456789abcdef'
+  /** No process has this id. */
+  const nobody = 2 ** 31 - 2
+
+  test('goes, and nothing else', async () => {
+    const left = `.daemon.json.mirror-${nobody}-${hex}`
+    const kept = [
+      // Somebody is at it.
+      `.daemon.json.mirror-${process.pid}-${hex}`,
+      `daemon.json.mirror-${nobody}-${hex}`,
+      `.daemon.json.${hex}`,
+      `.daemon.json.mirror-${nobody}-${hex}.bak`,
+      'daemon.json',
+    ]
+    for (const name of [left, ...kept]) await writeFile(join(folder, name), 'half')
+    await localFiles.tidy!(path())
+    expect((await readdir(folder)).toSorted()).toEqual(kept.toSorted())
+  })
+
+  test('is no file of the client', async () => {
+    for (const name of ['a.crt', `.a.crt.mirror-${nobody}-${hex}`]) await writeFile(join(folder, name), 'half')
+    expect(await localFiles.list(folder)).toEqual([join(folder, 'a.crt')])
+  })
+
+  test('is looked for where a link leads to, and not minded where there is no folder', async () => {
+    const left = join(folder, 'real', `.real.json.mirror-${nobody}-${hex}`)
+    await mkdir(join(folder, 'real'))
+    await writeFile(left, 'half')
+    await symlink('real/real.json', path())
+    await localFiles.tidy!(path())
+    expect(await readdir(join(folder, 'real'))).toEqual([])
+    await localFiles.tidy!(join(folder, 'nowhere', 'a.json'))
+  })
+})
 
 describe('what is no regular file', () => {
   test.runIf(process.platform !== 'win32')('is not waited for when it is a pipe', async () => {

@@ -65,6 +65,12 @@ describe('BuildKit', () => {
     expect(await buildkitAdapter.find(machine(buildkitd))).toBe('buildkitd 0.12.5')
   })
 
+  test('says after an undo that it reads its file only when it starts, or is made', async () => {
+    const [made, own] = await buildkitAdapter.places(machine({ ...buildx, ...buildkitd }), anything)
+    expect(made!.afterUndo?.([])).toEqual([expect.stringContaining('docker buildx rm')])
+    expect(own!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
+  })
+
   test('has a file for what buildx makes and one for a buildkitd by itself', async () => {
     const ids = async (says: Record<string, string>, options: Partial<ClientOptions> = {}) =>
       (await buildkitAdapter.places(machine(says), { ...anything, ...options })).map(({ id }) => id)

@@ -1,10 +1,11 @@
-import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
+import type { ClientAdapter, Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { configureClient, prepareClient } from '../../../../src/app/configure/configure-client.ts'
 import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
+import { k3sAdapter } from '../../../../src/app/configure/k3s.ts'
 import type { FoundMirror } from '../../../../src/app/configure/find-mirror.ts'
 import { prepareUndo, recordsOf, undoClient } from '../../../../src/app/configure/undo-client.ts'
 import { stripDaemonJson } from '../../../../src/clients/docker-daemon-json.ts'
@@ -31,13 +32,24 @@ beforeEach(async () => {
 })
 afterEach(() => rm(root, { recursive: true }))
 
-async function configureFor(cache: string, file?: string, pem?: string): Promise<void> {
-  const options = { scope: undefined, clientVersion: '27', imageStore: undefined, file, cluster: undefined }
-  const [place] = await dockerAdapter.places(machine, options)
+interface ConfigureOptions {
+  readonly adapter?: ClientAdapter
+  readonly version?: string
+  readonly registry?: string
+}
+
+async function configureFor(
+  cache: string,
+  file?: string,
+  pem?: string,
+  { adapter = dockerAdapter, version = '27', registry }: ConfigureOptions = {},
+): Promise<void> {
+  const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
+  const [place] = await adapter.places(machine, options)
   const mirror: FoundMirror = {
     addressFor: () => ({
       cache,
-      registry: undefined,
+      registry,
       why: '',
       warning: undefined,
       ca: pem === undefined ? undefined : { pem, file: '/ca.pem' },
@@ -45,7 +57,7 @@ async function configureFor(cache: string, file?: string, pem?: string): Promise
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
   }
-  const prepared = await prepareClient({ machine, adapter: dockerAdapter, place: place!, mirror, fallback: true })
+  const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
   await configureClient(prepared, new Date(0))
 }
 
@@ -82,6 +94,54 @@ test('a mirror that begins to speak TLS, gets another CA, and speaks none in the
   await expect(readdir(join(root, 'etc/docker'))).resolves.toEqual(['daemon.json'])
 })
 
+test('a mirror whose certificate is trusted anyway from now on has its CA named nowhere', async () => {
+  const registries = join(root, 'etc/rancher/k3s/registries.yaml')
+  const own = 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n'
+  await mkdir(dirname(registries), { recursive: true })
+  await writeFile(registries, own)
+  for (const pem of ['one\n', undefined]) {
+    await configureFor('https://mirror.example:5055', undefined, pem, { version: '28.1' })
+    await configureFor('https://mirror.example:5055', undefined, pem, { adapter: k3sAdapter })
+  }
+  expect(await readFile(registries, 'utf8')).not.toContain('mirror-ca.crt')
+  expect(await readFile(registries, 'utf8')).toContain('mirror.example:5055')
+  for (const name of await readdir(join(root, 'etc'), { recursive: true }))
+    if (name.endsWith('hosts.toml')) expect(await readFile(join(root, 'etc', name), 'utf8')).not.toContain('mirror-ca')
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(registries, 'utf8')).toBe(own)
+})
+
+test.runIf(process.platform !== 'win32')('an absolute link below --root leads nowhere outside of it', async () => {
+  const outside = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
+  onTestFinished(() => rm(outside, { recursive: true }))
+  await writeFile(join(outside, 'daemon.json'), '{}')
+  await symlink(join(outside, 'daemon.json'), daemonJson)
+  await symlink(join(outside, 'certs.d'), join(dirname(daemonJson), 'certs.d'))
+  await configureFor('https://127.0.0.1:5055', undefined, 'one\n', { version: '28.1' })
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect(await readFile(join(outside, 'daemon.json'), 'utf8')).toBe('{}')
+  const inside = join(root, outside)
+  expect(await readFile(join(inside, 'daemon.json'), 'utf8')).toContain('https://127.0.0.1:5055')
+  expect(await readdir(join(inside, 'certs.d'))).toContain('docker.io')
+  expect(await undoAll()).toEqual([])
+  await expect(readdir(inside)).rejects.toThrow('ENOENT')
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect((await readdir(dirname(daemonJson))).toSorted()).toEqual(['certs.d', 'daemon.json'])
+})
+
+test('a registry that has moved leaves nothing of its old address behind', async () => {
+  const registries = join(root, 'etc/rancher/k3s/registries.yaml')
+  await mkdir(dirname(registries), { recursive: true })
+  await writeFile(registries, 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n')
+  for (const port of [5001, 6001])
+    await configureFor('https://mirror.example:5055', undefined, 'one\n', {
+      adapter: k3sAdapter,
+      registry: `https://mirror.example:${port}`,
+    })
+  expect(await readFile(registries, 'utf8')).toContain('mirror.example:6001')
+  expect(await readFile(registries, 'utf8')).not.toContain('5001')
+})
+
 async function undoAll(): Promise<string[]> {
   const notes: string[] = []
   for (const record of await openConfiguredClients(machine.stateDir).list()) {
@@ -111,7 +171,6 @@ test('an undo that finds nobody to reload leaves one that is as exact', async ()
   const prepared = await prepareUndo(machine, record!)
   const reload = {
     says: '',
-    byHand: '',
     run: () => Promise.reject(new Error('nobody there')),
     interim: (mirror: { cache: string }, files: Parameters<typeof stripDaemonJson>[2]) =>
       stripDaemonJson(mirror, daemonJson, files, 'keep'),

@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { findMirror } from '../../../../src/app/configure/find-mirror.ts'
+import { processIdentity } from '../../../../src/runtime/process-identity.ts'
+import { writeState } from '../../../../src/runtime/state-file.ts'
 import { testCertificate } from '../../upstream/support/certificate.ts'
 
 let home: string
@@ -27,6 +29,40 @@ test('the CA comes with an address that speaks TLS, and with no other', async ()
   expect((await addressOf('http://127.0.0.1:5055', { tls })).ca).toBeUndefined()
   expect((await addressOf('https://127.0.0.1:5055', {})).ca).toBeUndefined()
   expect((await addressOf('https://127.0.0.1:5055', {}, join(home, 'tls.crt'))).ca).toBeDefined()
+})
+
+test('the registry beside a mirror that was named is that of the running one, if it is this, or the configured one', async () => {
+  const config = { registry: { listen: ['127.0.0.1:6001'] } }
+  const registryOf = async (url: string) => (await addressOf(url, config)).registry
+  expect(await registryOf('http://127.0.0.1:5055')).toBe('http://127.0.0.1:6001')
+  await runsWith({ cache: ['http://127.0.0.1:5055'], registry: ['http://127.0.0.1:7001'] })
+  expect(await registryOf('http://127.0.0.1:5055')).toBe('http://127.0.0.1:7001')
+  expect(await registryOf('http://localhost:5055')).toBe('http://localhost:7001')
+  expect(await registryOf('http://172.18.0.1:5055')).toBe('http://172.18.0.1:7001')
+  expect(await registryOf('http://build.corp.example:5055')).toBe('http://build.corp.example:6001')
+  expect(await registryOf('http://127.0.0.1:5056')).toBe('http://127.0.0.1:6001')
+  await runsWith({ cache: ['http://127.0.0.1:5055'], registry: [] })
+  expect(await registryOf('http://127.0.0.1:5055')).toBeUndefined()
+})
+
+/** This very process is the mirror. */
+async function runsWith(endpoints: { cache: string[]; registry: string[] }): Promise<void> {
+  await writeState(join(home, 'state', 'mirror.json'), {
+    pid: process.pid,
+    processIdentity: await processIdentity(process.pid),
+    version: '1',
+    runtime: 'process',
+    startedAt: '2026-01-01T00:00:00.000Z',
+    configHashes: {},
+    endpoints: { ...endpoints, admin: [], networks: { kind: 'http://172.18.0.1:5055' } },
+    logFile: undefined,
+  })
+}
+
+test('a certificate that cannot be read is no matter of an address that speaks no TLS', async () => {
+  const gone = { cert: './gone.crt', key: './tls.key' }
+  expect(await addressOf('http://127.0.0.1:5055', { tls: gone })).toMatchObject({ cache: 'http://127.0.0.1:5055' })
+  await expect(addressOf('https://127.0.0.1:5055', { tls: gone })).rejects.toMatchObject({ exit: 2 })
 })
 
 test('an address that the certificate does not name is warned of', async () => {

@@ -53,7 +53,7 @@ describe('k3d', () => {
   test('has no cluster to tell where kubectl finds none', async () => {
     const [place] = await k3dAdapter.places(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
     expect(place).toMatchObject({ ours: true, details: { cluster: 'dev' } })
-    expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/mirror-ca.crt'])
+    expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
   })
 
   test('whose cluster is gone has nothing to be taken back from it', async () => {

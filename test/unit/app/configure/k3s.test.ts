@@ -19,6 +19,12 @@ test.each(['k3s', 'k3s-agent'])('a reload restarts %s, and minds no unit that th
   expect(asked).toEqual([`systemctl restart ${unit}.service`])
 })
 
+test('without a reload an undo says what is left to do', async () => {
+  const { machine } = await machineWith({})
+  const [place] = await k3sAdapter.places(machine, nothingSaid)
+  expect(place!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
+})
+
 test('a reload says what systemctl says, or that nothing runs', async () => {
   const running = { 'systemctl is-active --quiet k3s.service': '' }
   await expect(reloadWith({ ...running, 'systemctl restart': fails('Access denied\n') })).rejects.toThrow(

@@ -1,0 +1,35 @@
+import { readFile } from 'node:fs/promises'
+import { expect, test } from 'vitest'
+import { eachInTurn } from '../../../src/cli/each-in-turn.ts'
+import { MirrorError, exitCode, gravest } from '../../../src/lib/errors.ts'
+
+const refused = new MirrorError('No.', { exit: exitCode.usage })
+
+async function actOn(things: readonly (string | Error)[]) {
+  const told: string[] = []
+  const act = (thing: string | Error) => (typeof thing === 'string' ? Promise.resolve(thing) : Promise.reject(thing))
+  const { done, failed } = await eachInTurn(things, act, (_, error) => told.push(error.message))
+  return { done, failed, told }
+}
+
+test('what fails is told, and the others have their turn', async () => {
+  const missing = await readFile('/nowhere/at/all').catch((error: Error) => error)
+  expect(await actOn(['one', refused, 'two', missing as Error, 'three'])).toEqual({
+    done: ['one', 'two', 'three'],
+    failed: [exitCode.usage, exitCode.bug],
+    told: ['No.', expect.stringContaining('ENOENT')],
+  })
+})
+
+test('a single failure, a bug and an interruption end it', async () => {
+  await expect(actOn([refused])).rejects.toBe(refused)
+  await expect(actOn([new TypeError('bug'), 'one'])).rejects.toThrow('bug')
+  const interrupted = new MirrorError('Interrupted.', { exit: exitCode.interrupted })
+  await expect(actOn([interrupted, 'one'])).rejects.toBe(interrupted)
+})
+
+test('of several failures the lowest code is the gravest', () => {
+  expect(gravest([exitCode.done])).toBe(exitCode.done)
+  expect(gravest([exitCode.checkFailed, exitCode.usage, exitCode.missing])).toBe(exitCode.usage)
+  expect(gravest([exitCode.missing, exitCode.bug])).toBe(exitCode.bug)
+})
