@@ -1,29 +1,35 @@
 import { MirrorError } from '../lib/errors.ts'
-import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
+import type { ContainerEngine } from '../runtime/container-engine.ts'
 import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts'
-import { openContainerEngine } from '../runtime/dockerode-container-engine.ts'
 import { removeContainer } from '../runtime/container.ts'
+import { readState, removeState } from '../runtime/state-file.ts'
+import { openEngine } from './container/open-engine.ts'
+import { whereItRan } from './container/where-it-ran.ts'
 import { stopMirror, type StopRequest, type StoppedMirror } from './stop-mirror.ts'
 
 /**
  * Ends the running mirror; where nothing has noted that one runs, a container of ours all the same: one that was stopped by
- * hand, or whose note was lost. Undefined when there was none.
+ * hand, or whose note was lost. Undefined when there was none. Throws a MirrorError (exit 4) when one was noted and its engine
+ * cannot be asked.
  */
 export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror | undefined> {
   const stopped = await stopMirror(request)
   if (stopped !== undefined) return stopped
-  const endpoint = await findDockerEndpoint(request.surroundings)
-  if (endpoint === undefined) return undefined
+  const { paths, surroundings } = request
+  const noted = (await readState(paths.stateFile))?.container
+  let engine: ContainerEngine
   try {
-    const engine = await openContainerEngine(endpoint)
-    const names = [containerName, nameBefore]
-    const found = await Promise.all(names.map((name) => engine.containers.find(name)))
-    const ours = found.filter((container) => container && ownerOf(container) === request.paths.stateDir)
-    for (const container of ours) await removeContainer(engine, container!.id)
-    return ours.length === 0 ? undefined : { container: containerName, killed: false }
+    engine = await openEngine(surroundings)
   } catch (error) {
+    // It comes back with its engine.
+    if (noted !== undefined) throw whereItRan(error)
     // Where no engine is there is no container.
     if (error instanceof MirrorError) return undefined
     throw error
   }
+  const found = await Promise.all([containerName, nameBefore].map((name) => engine.containers.find(name)))
+  const ours = found.filter((container) => container && ownerOf(container) === paths.stateDir)
+  for (const container of ours) await removeContainer(engine, container!.id)
+  if (noted !== undefined) await removeState(paths.stateFile, 0)
+  return ours.length === 0 ? undefined : { container: containerName, volume: noted?.volume, killed: false }
 }

@@ -56,15 +56,23 @@ export async function carryOut(
   if (plan.action === 'create') return makeContainer(engine, order)
   if (plan.action === 'replace') return replaceContainer(engine, order, () => makeContainer(engine, order))
   const { containers, networks } = engine
-  const { id } = (await containers.find(containerName))!
+  const { id, restarting } = (await containers.find(containerName))!
   // One that is just starting reads its files: while they are replaced they are not its own for a moment.
   if (plan.action === 'keep') await answered(engine, id, order)
   await handOver(engine, id, order)
   for (const network of plan.connect) await join(engine, network, id)
   for (const network of plan.disconnect)
     await inWords(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
-  if (plan.action === 'start') await start(engine, id, order.wish.ports)
-  return untilItAnswers(engine, id, order)
+  if (plan.action === 'keep') return untilItAnswers(engine, id, order)
+  try {
+    order.signal.throwIfAborted()
+    await start(engine, id, order.wish.ports)
+    return await untilItAnswers(engine, id, order)
+  } catch (error) {
+    // Stopped again, as it was: a process that it was to replace needs the ports.
+    if (!restarting) await orRefused(stopContainer(engine, id))
+    throw error
+  }
 }
 
 async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Promise<ContainerState> {

@@ -1,4 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
+import { DockerError } from './container-engine.ts'
 
 /** What has become of the mirror that ran before, when its successor could not be started. */
 export interface Aftermath {
@@ -17,7 +18,8 @@ export function withAftermath(error: unknown, { refusal, signal }: Aftermath): u
   const hints = refusal === undefined ? [] : ['mirror up   (again)']
   if (signal.aborted && error === signal.reason)
     return new MirrorError(`Interrupted. ${aftermath}`, { exit: exitCode.interrupted, hints, cause: error })
-  if (!(error instanceof MirrorError)) return error
-  const { message, exit } = error
-  return new MirrorError(`${message} ${aftermath}`, { exit, hints: [...error.hints, ...hints], cause: error })
+  const failure = error instanceof DockerError ? new MirrorError(`The Docker engine refuses: ${error.message}.`) : error
+  if (!(failure instanceof MirrorError)) return error
+  const exit = signal.aborted ? exitCode.interrupted : failure.exit
+  return new MirrorError(`${failure.message} ${aftermath}`, { exit, hints: [...failure.hints, ...hints], cause: error })
 }

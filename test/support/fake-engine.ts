@@ -126,7 +126,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       },
       async stop(name) {
         const container = findContainer(name)
-        if (!container?.state.running) return
+        if (!container?.state.running && !container?.state.restarting) return
         note(`stop ${container.state.name}`)
         await end(container, 137)
       },

@@ -1,7 +1,6 @@
 import { join } from 'node:path'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths } from '../../config/paths.ts'
-import { MirrorError } from '../../lib/errors.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
 import { findRunning } from '../../runtime/state-file.ts'
@@ -12,6 +11,7 @@ import { wayBack } from '../way-back.ts'
 import { credentialHosts } from './hand-over.ts'
 import { openEngine } from './open-engine.ts'
 import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
+import { whereItRan } from './where-it-ran.ts'
 
 /** What `up --runtime container` has to do. */
 export interface ContainerUpPlan {
@@ -53,13 +53,6 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   if (plan.action === 'start') return { ...common, action: 'start', connect, disconnect }
   const action = connect.length + disconnect.length > 0 ? 'connect' : 'nothing'
   return { ...common, action, connect, disconnect }
-}
-
-/** Why Docker is looked for at all. */
-function whereItRan(error: unknown): unknown {
-  if (!(error instanceof MirrorError)) return error
-  const { message, exit, hints } = error
-  return new MirrorError(`The mirror ran in a container the last time. ${message}`, { exit, hints, cause: error })
 }
 
 const outcomes = {

@@ -1,17 +1,19 @@
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { removeVolume } from '../../../src/app/container/down-container.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
+import type { ContainerOrder } from '../../../src/runtime/container-order.ts'
 import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
 import { findOurs } from '../../../src/runtime/find-ours.ts'
 import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../../src/runtime/container.ts'
 import type { ContainerSpec } from '../../../src/runtime/docker-containers.ts'
 import { engineWithImage, orderFor, owner, wishFor } from '../../support/container-wish.ts'
-import type { FakeEngine } from '../../support/fake-engine.ts'
+import type { FakeEngine, Outcome } from '../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, wish: ContainerWish) {
+async function up(docker: FakeEngine, wish: ContainerWish, difference: Partial<ContainerOrder> = {}) {
   const plan = planContainer(wish, await findOurs(docker, owner))
-  return carryOut(docker, plan, orderFor(wish))
+  return carryOut(docker, plan, orderFor(wish, difference))
 }
 
 const other = (name: string, port: number): ContainerSpec => ({
@@ -63,6 +65,24 @@ describe('the container', () => {
       'start mirror',
       'remove mirror-before',
     ])
+  })
+
+  test.each<[string, Outcome | 'interrupt']>([
+    ['never answers', 'silent'],
+    ['ends at once', { code: 1, lines: [] }],
+    ['is interrupted', 'interrupt'],
+  ])('that was stopped is stopped again when its start %s: what ran in its stead needs the ports', async (_, end) => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    await docker.containers.stop('mirror', 0)
+    const interrupt = new AbortController()
+    if (end !== 'interrupt') docker.outcome = end
+    docker.refuse = (what) => void (what === 'start mirror' && end === 'interrupt' && interrupt.abort())
+    let now = 0
+    const clock = { ...systemClock, monotonic: () => (now += 10_000), sleep: () => Promise.resolve() }
+    await expect(up(docker, wishFor(), { signal: interrupt.signal, clock })).rejects.toThrow()
+    expect(docker.done.at(-1)).toBe('stop mirror')
+    expect(docker.container('mirror')!.state).toMatchObject({ running: false, restarting: false })
   })
 
   test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
