@@ -60,7 +60,11 @@ describe.skipIf(missing !== undefined).each([
     expect(Object.keys(upstreams)).toStrictEqual(['registry.example'])
     expect(upstreams['registry.example']!.credentials).toMatchObject({ state: 'valid', expires: expect.any(String) })
 
-    const script = "process.stdout.write(require('node:fs').readFileSync('/data/home/handed/docker/config.json'))"
+    // Every container has a folder of its own, and takes away the one of the container before it.
+    const script = `const { readFileSync, readdirSync } = require('node:fs')
+      const [instance, ...others] = readdirSync('/data/home/handed')
+      if (others.length > 0) throw new Error(others.join())
+      process.stdout.write(readFileSync('/data/home/handed/' + instance + '/docker/config.json'))`
     const handed = () => docker('exec', 'mirror', '/usr/local/bin/node', '-e', script)
     expect(await handed()).toContain(first)
     expect(await handed()).not.toContain('other.example')
