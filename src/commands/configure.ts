@@ -90,6 +90,8 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     if (flags.undo) return this.undo(machine, args.client, flags)
     const adapters = await this.adaptersFor(machine, args.client, flags)
     if (adapters === undefined) return
+    // What none of several can do without is told once.
+    if (adapters.length > 1 && !flags.check) await this.findMirror(machine, flags)
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const failures: object[] = []
     const { done, failed } = await eachInTurn(
@@ -116,15 +118,16 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     place: ClientPlace,
     flags: ConfigureFlags,
   ): Promise<object> {
-    const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
-    const mirror = await findMirror(this.surroundings(), {
-      url: flags.mirror,
-      caFile: flags.ca === undefined ? undefined : resolve(machine.cwd, flags.ca),
-    })
+    const mirror = await this.findMirror(machine, flags)
     const request = { machine, adapter, place, mirror }
     return configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+  }
+
+  private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
+    const { findMirror } = await import('../app/configure/find-mirror.ts')
+    return findMirror(this.surroundings(), { url: mirror, caFile: ca === undefined ? undefined : resolve(cwd, ca) })
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
