@@ -103,7 +103,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       },
       ({ client }, error) => {
         failures.push({ client, error: redact(error.message) })
-        this.tellFailure(`Not done: ${client}.`, error)
+        this.tellFailure(`Failed: ${client}.`, error)
       },
     )
     const reports = [...done.map(({ report }) => report), ...failures]
@@ -142,7 +142,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       (record) => undoDialog(this.talk, machine, record, choicesOf(flags)),
       ({ client: name, place, title }, error) => {
         failures.push({ client: name, place, error: redact(error.message) })
-        this.tellFailure(`Not taken back: ${name}, ${title}.`, error)
+        this.tellFailure(`Failed: ${name}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
@@ -159,7 +159,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
 
-  /** Of one among several: the others go on. */
+  /** Of one among several: the others go on. Its files may be done, and only the reload have failed. */
   private tellFailure(what: string, error: Error): void {
     const how = renderError(error, this.paintFor(process.stderr), { debug: isDebugging(process.env) })
     this.say(`${what}\n${how.trimEnd()}`)

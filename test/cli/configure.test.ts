@@ -129,7 +129,7 @@ describe('mirror configure', () => {
     const undone = await configure('--undo', '--yes')
     expect(undone).toMatchObject({ exit: 1 })
     expect(undone.stdout).toContain('podman is as it was')
-    expect(undone.stderr).toContain('Not taken back: docker')
+    expect(undone.stderr).toContain('Failed: docker')
     expect(undone.stderr).toContain(`The backup of ${daemonJson} cannot be read`)
     expect(JSON.parse((await configure('--list', '--json')).stdout)).toMatchObject([{ client: 'docker' }])
   })
