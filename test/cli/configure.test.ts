@@ -142,6 +142,19 @@ describe('mirror configure', () => {
     expect(JSON.parse((await configure(...args)).stdout)).toEqual([])
   })
 
+  test('a check of all that is configured is none where nothing can be seen', async () => {
+    expect(await configure('--check')).toMatchObject({
+      exit: 5,
+      stderr: expect.stringContaining('No client is configured by mirror here'),
+    })
+    await configure('docker', ...address, '--yes')
+    expect(await configure('--check', '--json')).toMatchObject({
+      exit: 5,
+      stdout: '',
+      stderr: expect.stringContaining('No configured client can be made to pull'),
+    })
+  })
+
   test('what none of the clients that are here can be configured without is told once', async () => {
     const { exit, stderr } = await configureHere('--yes')
     expect(exit).toBe(3)

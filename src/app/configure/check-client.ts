@@ -2,7 +2,7 @@ import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findRunning } from '../../runtime/state-file.ts'
 import { adminOf } from '../mirror-status.ts'
-import type { ClientAdapter, ClientPlace } from './client-adapter.ts'
+import type { ClientPlace } from './client-adapter.ts'
 
 export interface CheckResult {
   /** The mirror was asked for the image, and the client has it. */
@@ -23,7 +23,7 @@ export interface CheckResult {
  */
 export async function checkClient(
   surroundings: Surroundings,
-  { client }: ClientAdapter,
+  client: string,
   place: ClientPlace,
 ): Promise<CheckResult> {
   if (!place.pull)
