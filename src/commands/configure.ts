@@ -157,6 +157,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
+    // What none of them can do without is told once.
+    const { adminToCheckBy } = await import('../app/configure/check-client.ts')
+    await adminToCheckBy(this.surroundings())
     const others: object[] = []
     for (const { client, place, title } of silent) {
       others.push({ client, place, skipped: 'cannot be made to pull from here' })
