@@ -18,7 +18,7 @@ import { renderMetrics } from '../server/metrics.ts'
 import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
-import { compose } from './compose.ts'
+import { compose, type Parts } from './compose.ts'
 import type { Outside } from './container/outside.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
@@ -194,11 +194,7 @@ async function openOnAddress(address: string, openers: readonly ListenerOpener[]
   return opened[0] && { ...opened[0], close }
 }
 
-function createAdminActions(
-  parts: Awaited<ReturnType<typeof compose>>,
-  status: () => Promise<StatusReport>,
-  stop: () => void,
-): AdminActions {
+function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {
   const { sweeper, cache, store, pushed } = parts
   return {
     status,
