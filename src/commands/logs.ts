@@ -7,7 +7,7 @@ import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'The log of the mirror that `mirror up` started'
-  static override description = 'A line for people on a terminal, JSON lines elsewhere.'
+  static override description = 'Lines for people on a terminal, JSON lines elsewhere.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> -f',
     '<%= config.bin %> <%= command.id %> --lines 1000 --json | jq .msg',

@@ -108,9 +108,9 @@ export interface RegistryGcRequest {
 }
 
 export interface RegistryPruneRequest {
-  /** Tags pushed before so long go; ms. */
+  /** Tags that were pushed longer ago than this go; ms. */
   olderThan: number
-  /** So many tags of each repository stay, the newest ones. */
+  /** How many tags of each repository stay however old they are, the newest ones. */
   keep: number
   /** Of one repository only. */
   repository?: string
