@@ -6,11 +6,12 @@ import type { Paint } from './paint.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
-  { outcome, changed, pid, container, version, endpoints, moved }: UpReport,
+  { outcome, changed, pid, container, engine, version, endpoints, moved }: UpReport,
   paint: Paint,
 ): string {
   const up = `mirror ${version} is up`
-  const where = container === undefined ? `(pid ${pid})` : `(container ${container})`
+  const afar = engine === undefined ? '' : ` on ${engine}`
+  const where = container === undefined ? `(pid ${pid})` : `(container ${container}${afar})`
   const said = {
     started: `${up} ${where}`,
     replaced: `${up} ${where}, in place of the one before: ${reason(changed)}`,
@@ -18,6 +19,8 @@ export function renderUp(
     'already-up': `${up} already ${where}, with this very configuration`,
   }
   const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)]
+  if (engine !== undefined)
+    lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
   return [...lines, ...moved.map((address) => paint.yellow(movedLine(address)))].join('\n')
 }
 
@@ -63,7 +66,8 @@ function endpointLines({ cache, networks, registry, admin }: Endpoints): string[
   ]
 }
 
-function movedLine({ of, from, to }: MovedAddress): string {
+function movedLine({ of, from: address, on, to }: MovedAddress): string {
+  const from = on === undefined ? address : `${address} of ${on}`
   const now = to === undefined ? 'nobody answers there now' : `it is ${to} now`
   const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
   return `  ${who}; ${now}: run mirror configure again for clients that were told`
