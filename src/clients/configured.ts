@@ -51,40 +51,18 @@ export interface ConfiguredClients {
 
 export function openConfiguredClients(stateDir: string): ConfiguredClients {
   const folder = join(stateDir, 'configured')
-  const together = join(stateDir, 'configured.json')
   const fileOf = (record: ConfiguredClient) => join(folder, nameOf(record))
-  const write = (record: ConfiguredClient) => writeFileAtomic(fileOf(record), `${JSON.stringify(record, null, 2)}\n`)
-
-  async function listApart(): Promise<ConfiguredClient[]> {
-    const names = (await orAbsent(() => readdir(folder))) ?? []
-    const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(folder, name))
-    // One that went since the folder was read is gone.
-    return (await Promise.all(files.map(async (file) => parse(await readText(file), file, asRecord)))).flat()
-  }
-
-  /** What an earlier version kept in one file, and what was taken out of it: read in this order, nothing is missed in between. */
-  async function listBoth() {
-    const old = parse(await readText(together), together, asRecords)
-    const apart = await listApart()
-    return { old: old.filter((one) => !apart.some((other) => isSamePlace(one, other))), apart }
-  }
-
-  async function takeApart(): Promise<void> {
-    for (const record of (await listBoth()).old) await write(record)
-    await rm(together, { force: true })
-  }
-
   return {
     async list() {
-      const { old, apart } = await listBoth()
-      return [...old, ...apart].toSorted((one, other) => one.since.localeCompare(other.since))
+      const names = (await orAbsent(() => readdir(folder))) ?? []
+      const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(folder, name))
+      const records = await Promise.all(files.map(readRecord))
+      return records
+        .filter((record) => record !== undefined)
+        .toSorted((one, other) => one.since.localeCompare(other.since))
     },
-    async put(record) {
-      await takeApart()
-      await write(record)
-    },
+    put: (record) => writeFileAtomic(fileOf(record), `${JSON.stringify(record, null, 2)}\n`),
     async remove(record) {
-      await takeApart()
       await rm(fileOf(record), { force: true })
       await orAbsent(() => syncFolder(folder))
     },
@@ -108,10 +86,6 @@ export function isSamePlace(
   return one.client === other.client && one.place === other.place && one.root === other.root
 }
 
-async function readText(file: string): Promise<string | undefined> {
-  return orAbsent(() => readFile(file, 'utf8'))
-}
-
 async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
@@ -121,31 +95,19 @@ async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** Without this record an undo would be a guess: a damaged one is told, not passed over. */
-function parse(
-  text: string | undefined,
-  file: string,
-  recordsIn: (value: unknown) => unknown[] | undefined,
-): ConfiguredClient[] {
-  if (text === undefined) return []
+/** Undefined for one that went since it was seen. Without it an undo would be a guess: a damaged one is told, not passed over. */
+async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
+  const text = await orAbsent(() => readFile(file, 'utf8'))
+  if (text === undefined) return undefined
   try {
-    const records = recordsIn(JSON.parse(text))
-    if (records?.every(isRecord)) return records
+    const record: unknown = JSON.parse(text)
+    if (isRecord(record)) return record
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
   }
   throw new MirrorError(`${file} is damaged, so what was configured cannot be undone by itself.`, {
     hints: ['the backups of what was changed lie in the same state folder, in backups/'],
   })
-}
-
-function asRecord(value: unknown): unknown[] {
-  return [value]
-}
-
-function asRecords(value: unknown): unknown[] | undefined {
-  const { clients } = (value ?? {}) as { clients?: unknown }
-  return Array.isArray(clients) ? clients : undefined
 }
 
 function isRecord(value: unknown): value is ConfiguredClient {

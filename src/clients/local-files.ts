@@ -18,7 +18,7 @@ import { syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
-import { mostHops, resolveBelow } from './resolve-below.ts'
+import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
 
 /** What programs that run as other users may read. */
@@ -29,9 +29,9 @@ const deepest = 5
 /** The files of this machine. */
 export const localFiles: FilePort = filesBy(realTarget)
 
-/** The same for what stands below a folder in place of `/`: no link there leads out of it. */
+/** The same for what stands below a folder in place of `/`: no link there leads out of it. A file beside it is this machine's. */
 export function filesBelow(root: string): FilePort {
-  return filesBy((path) => resolveBelow(root, path))
+  return filesBy((path) => (isBelow(root, path) ? resolveBelow(root, path) : realTarget(path)))
 }
 
 /** `locate`: the file that a path leads to. */
@@ -117,7 +117,7 @@ async function realTarget(path: string, hops = 0): Promise<string> {
   if (real !== undefined) return real
   const link = await orAbsent(() => readlinkOf(path))
   if (link === undefined || hops > mostHops) return path
-  return realTarget(resolve(dirname(path), link), hops + 1)
+  return realTarget(resolve(await realpath(dirname(path)), link), hops + 1)
 }
 
 async function readlinkOf(path: string): Promise<string | undefined> {

@@ -7,13 +7,10 @@ export const mostHops = 40
 
 /**
  * Where a path leads for a program whose `/` is `root`, as chroot(2) has it: an absolute link starts there again, and nothing
- * leads above it. What is not there yet is taken for what it is called. A path that is not below the root stays as it is.
- * Throws what the system says of links that go round.
+ * leads above it. What is not there yet is taken for what it is called. Throws what the system says of links that go round.
  */
 export async function resolveBelow(root: string, path: string): Promise<string> {
-  const below = relative(root, path)
-  if (isAbsolute(below) || below.split(sep)[0] === '..') return path
-  const left = partsOf(below)
+  const left = partsOf(relative(root, path))
   const at: string[] = []
   let hops = 0
   while (left.length > 0) {
@@ -30,6 +27,12 @@ export async function resolveBelow(root: string, path: string): Promise<string> 
     }
   }
   return join(root, ...at)
+}
+
+/** Whether a path is that of the root, or of something in it, by its name. */
+export function isBelow(root: string, path: string): boolean {
+  const below = relative(root, path)
+  return !isAbsolute(below) && below.split(sep)[0] !== '..'
 }
 
 function partsOf(path: string): string[] {

@@ -90,6 +90,8 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     if (flags.undo) return this.undo(machine, args.client, flags)
     const adapters = await this.adaptersFor(machine, args.client, flags)
     if (adapters === undefined) return
+    // What none of several can do without is told once.
+    if (adapters.length > 1 && !flags.check) await this.findMirror(machine, flags)
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const failures: object[] = []
     const { done, failed } = await eachInTurn(
@@ -101,7 +103,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       },
       ({ client }, error) => {
         failures.push({ client, error: redact(error.message) })
-        this.tellFailure(`Not done: ${client}.`, error)
+        this.tellFailure(`Failed: ${client}.`, error)
       },
     )
     const reports = [...done.map(({ report }) => report), ...failures]
@@ -116,15 +118,16 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     place: ClientPlace,
     flags: ConfigureFlags,
   ): Promise<object> {
-    const { findMirror } = await import('../app/configure/find-mirror.ts')
     const { configureDialog } = await import('../cli/configure-dialog.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
-    const mirror = await findMirror(this.surroundings(), {
-      url: flags.mirror,
-      caFile: flags.ca === undefined ? undefined : resolve(machine.cwd, flags.ca),
-    })
+    const mirror = await this.findMirror(machine, flags)
     const request = { machine, adapter, place, mirror }
     return configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+  }
+
+  private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
+    const { findMirror } = await import('../app/configure/find-mirror.ts')
+    return findMirror(this.surroundings(), { url: mirror, caFile: ca === undefined ? undefined : resolve(cwd, ca) })
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
@@ -139,7 +142,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
       (record) => undoDialog(this.talk, machine, record, choicesOf(flags)),
       ({ client: name, place, title }, error) => {
         failures.push({ client: name, place, error: redact(error.message) })
-        this.tellFailure(`Not taken back: ${name}, ${title}.`, error)
+        this.tellFailure(`Failed: ${name}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
@@ -156,7 +159,7 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
 
-  /** Of one among several: the others go on. */
+  /** Of one among several: the others go on. Its files may be done, and only the reload have failed. */
   private tellFailure(what: string, error: Error): void {
     const how = renderError(error, this.paintFor(process.stderr), { debug: isDebugging(process.env) })
     this.say(`${what}\n${how.trimEnd()}`)

@@ -26,6 +26,7 @@ export function dispatch(
   const answered = deferred<Response>()
   let control: Dispatcher.DispatchController | undefined
   let body: ResponseBody | undefined
+  let failed = false
   const onAbort = () => {
     control?.abort(signal.reason)
     // It may still wait for a connection, where nothing can end it but its turn.
@@ -37,6 +38,9 @@ export function dispatch(
   }
   const fail = (error: unknown) => {
     if (body) return body.fail(error)
+    // An abort is told of by its signal, by undici in answer to it, or at the request's turn: by the first of them.
+    if (failed) return
+    failed = true
     close()
     answered.reject(error)
   }

@@ -3,6 +3,7 @@ import { redact } from '../lib/redact.ts'
 import type { AddressGuard } from './address-guard.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
+import { resumePausedAtEnd } from './paused-connections.ts'
 import type { Proxies } from './proxies.ts'
 import { redirectTarget } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
@@ -71,6 +72,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
 
   async function createAgent(): Promise<EnvHttpProxyAgent> {
     const { EnvHttpProxyAgent } = await import('undici')
+    resumePausedAtEnd()
     const trust = options.certificates && { ca: options.certificates }
     const connect = { timeout: timeouts.connect, ...trust }
     return new EnvHttpProxyAgent({

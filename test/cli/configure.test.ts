@@ -54,6 +54,15 @@ const address = ['--mirror', 'http://127.0.0.1:5055']
 const configure = (...args: string[]) =>
   finished(start(process.execPath, [program, 'configure', ...args, '--root', root]))
 
+/** For the clients of a machine that has two. */
+async function configureHere(...args: string[]) {
+  const bin = join(folder, 'bin')
+  await mkdir(bin)
+  for (const name of ['skaffold', 'tilt']) await writeFile(join(bin, name), '#!/bin/sh\necho v1.2.3\n', { mode: 0o755 })
+  const env = { PATH: bin, DOCKER_HOST: `unix://${folder}/no.sock` }
+  return finished(start(process.execPath, [program, 'configure', ...args], 'ignore', env))
+}
+
 async function files(): Promise<Record<string, string>> {
   const found: Record<string, string> = {}
   for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
@@ -120,23 +129,23 @@ describe('mirror configure', () => {
     const undone = await configure('--undo', '--yes')
     expect(undone).toMatchObject({ exit: 1 })
     expect(undone.stdout).toContain('podman is as it was')
-    expect(undone.stderr).toContain('Not taken back: docker')
+    expect(undone.stderr).toContain('Failed: docker')
     expect(undone.stderr).toContain(`The backup of ${daemonJson} cannot be read`)
     expect(JSON.parse((await configure('--list', '--json')).stdout)).toMatchObject([{ client: 'docker' }])
   })
 
   test('for all clients that are here, JSON is one list', async () => {
-    const bin = join(folder, 'bin')
-    await mkdir(bin)
-    for (const name of ['skaffold', 'tilt'])
-      await writeFile(join(bin, name), '#!/bin/sh\necho v1.2.3\n', { mode: 0o755 })
-    const args = ['configure', ...address, '--yes', '--dry-run', '--json']
-    const env = { PATH: bin, DOCKER_HOST: `unix://${folder}/no.sock` }
-    const found = await finished(start(process.execPath, [program, ...args], 'ignore', env))
-    const reports = JSON.parse(found.stdout)
+    const args = [...address, '--yes', '--dry-run', '--json']
+    const reports = JSON.parse((await configureHere(...args)).stdout)
     expect(reports).toContainEqual(expect.objectContaining({ client: 'skaffold', applied: false }))
     expect(reports).toContainEqual(expect.objectContaining({ client: 'tilt', applied: false }))
-    expect(JSON.parse((await configure(...args.slice(1))).stdout)).toEqual([])
+    expect(JSON.parse((await configure(...args)).stdout)).toEqual([])
+  })
+
+  test('what none of the clients that are here can be configured without is told once', async () => {
+    const { exit, stderr } = await configureHere('--yes')
+    expect(exit).toBe(3)
+    expect(stderr.match(/No mirror is running/g)).toHaveLength(1)
   })
 
   test.each([

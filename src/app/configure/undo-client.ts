@@ -17,21 +17,27 @@ export interface PreparedUndo {
   readonly plan: UndoPlan
 }
 
-/** What was configured on this machine, or below its `--root`, as far as it was asked for. Throws MirrorError for an unknown client. */
+/**
+ * What was configured on this machine, or below its `--root`, as far as it was asked for; the last comes first, so that where two
+ * have changed one file each finds what it left. Throws MirrorError for an unknown client.
+ */
 export async function recordsOf(
   machine: Machine,
   wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
 ): Promise<ConfiguredClient[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
   const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
-  return (await openConfiguredClients(machine.stateDir).list()).filter(
-    ({ client, root, details, files }) =>
-      root === rootOf(machine) &&
-      (wanted.client === undefined || client === wanted.client) &&
-      (wanted.scope === undefined || details['scope'] === wanted.scope) &&
-      (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
-      (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
-  )
+  const records = await openConfiguredClients(machine.stateDir).list()
+  return records
+    .toReversed()
+    .filter(
+      ({ client, root, details, files }) =>
+        root === rootOf(machine) &&
+        (wanted.client === undefined || client === wanted.client) &&
+        (wanted.scope === undefined || details['scope'] === wanted.scope) &&
+        (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
+        (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
+    )
 }
 
 /** Throws MirrorError for a backup that is gone, or a place that cannot be reached. */

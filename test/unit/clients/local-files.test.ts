@@ -1,9 +1,9 @@
 import { execFileSync } from 'node:child_process'
-import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, readdir, readlink, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { localFiles } from '../../../src/clients/local-files.ts'
+import { filesBelow, localFiles } from '../../../src/clients/local-files.ts'
 
 let folder: string
 beforeEach(async () => {
@@ -59,5 +59,28 @@ describe('what is no regular file', () => {
     const path = join(folder, 'daemon.json')
     await mkdir(path)
     await expect(localFiles.read(path)).rejects.toThrow('no regular file')
+  })
+})
+
+describe.runIf(process.platform !== 'win32')('a link', () => {
+  test('stays beside the root that was given, and what it points to is replaced', async () => {
+    await mkdir(join(folder, 'root'))
+    await writeFile(join(folder, 'real.yaml'), 'theirs')
+    const path = join(folder, 'kind.yaml')
+    await symlink('real.yaml', path)
+    await filesBelow(join(folder, 'root')).write(path, Buffer.from('ours'), undefined)
+    expect(await readlink(path)).toBe('real.yaml')
+    expect(await readFile(join(folder, 'real.yaml'), 'utf8')).toBe('ours')
+  })
+
+  test('in a folder that is a link itself leads from where that folder is', async () => {
+    await mkdir(join(folder, 'deep', 'etc'), { recursive: true })
+    await symlink('deep/etc', join(folder, 'etc'))
+    await symlink('../daemon.json', join(folder, 'deep', 'etc', 'daemon.json'))
+    const path = join(folder, 'etc', 'daemon.json')
+    await localFiles.write(path, Buffer.from('ours'), undefined)
+    expect(await readFile(path, 'utf8')).toBe('ours')
+    expect(await readdir(folder)).not.toContain('daemon.json')
+    expect(await readFile(join(folder, 'deep', 'daemon.json'), 'utf8')).toBe('ours')
   })
 })

@@ -11,6 +11,8 @@ test.each([
   ['http://127.0.0.1:6001', 'localhost:6001'],
   ['http://[::1]:6001', 'localhost:6001'],
   ['https://host.docker.internal:6001', 'localhost:6001'],
+  ['http://build.corp.internal:6001', 'build.corp.internal:6001'],
+  ['http://host.corp.internal:6001', 'host.corp.internal:6001'],
   ['http://build.corp.example:6001', 'build.corp.example:6001'],
   ['https://build.corp.example', 'build.corp.example'],
   ['http://build', 'build:80'],

@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { resolveBelow } from '../../../src/clients/resolve-below.ts'
+import { isBelow, resolveBelow } from '../../../src/clients/resolve-below.ts'
 
 let root: string
 beforeEach(async () => {
@@ -32,9 +32,12 @@ describe.runIf(process.platform !== 'win32')('a path below a root', () => {
     await expect(resolveBelow(root, join(root, 'etc/round'))).rejects.toMatchObject({ code: 'ELOOP' })
   })
 
-  test('is left as it is when it is none, or has no links', async () => {
-    expect(await resolveBelow(root, '/somewhere/else')).toBe('/somewhere/else')
-    expect(await resolveBelow(root, join(root, '..etc', 'a'))).toBe(join(root, '..etc', 'a'))
+  test('is told from one beside it', () => {
+    expect(['', 'etc/a', '..etc/a'].map((path) => isBelow(root, join(root, path)))).toEqual([true, true, true])
+    expect(['..', '../etc', '/etc'].map((path) => isBelow(root, resolve(root, path)))).toEqual([false, false, false])
+  })
+
+  test('is left as it is when it has no links', async () => {
     expect(await resolveBelow(root, join(root, 'etc', 'a'))).toBe(join(root, 'etc', 'a'))
   })
 })

@@ -36,13 +36,14 @@ interface ConfigureOptions {
   readonly adapter?: ClientAdapter
   readonly version?: string
   readonly registry?: string
+  readonly since?: number
 }
 
 async function configureFor(
   cache: string,
   file?: string,
   pem?: string,
-  { adapter = dockerAdapter, version = '27', registry }: ConfigureOptions = {},
+  { adapter = dockerAdapter, version = '27', registry, since = 0 }: ConfigureOptions = {},
 ): Promise<void> {
   const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
   const [place] = await adapter.places(machine, options)
@@ -58,7 +59,7 @@ async function configureFor(
     defaultUpstream: 'docker.io',
   }
   const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
-  await configureClient(prepared, new Date(0))
+  await configureClient(prepared, new Date(since))
 }
 
 test('a mirror that has moved takes the place of its old address, and undo brings back what was there before both', async () => {
@@ -140,6 +141,18 @@ test('a registry that has moved leaves nothing of its old address behind', async
     })
   expect(await readFile(registries, 'utf8')).toContain('mirror.example:6001')
   expect(await readFile(registries, 'utf8')).not.toContain('5001')
+})
+
+test('two that were configured in one file are taken back in the other order, so that each finds what it left', async () => {
+  // Not as we would leave it.
+  const before = '{ "registry-mirrors" : [ ],\n\n"debug":true }'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055', undefined, undefined, { since: 1 })
+  await configureFor('http://127.0.0.1:6055', daemonJson, undefined, { since: 2 })
+  const records = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: undefined })
+  expect(records).toHaveLength(2)
+  for (const record of records) await undoClient(machine, await prepareUndo(machine, record), false)
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
 })
 
 async function undoAll(): Promise<string[]> {

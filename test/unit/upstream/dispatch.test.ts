@@ -1,0 +1,37 @@
+import type { Dispatcher } from 'undici'
+import { expect, test } from 'vitest'
+import { dispatch } from '../../../src/upstream/dispatch.ts'
+
+const request = { origin: 'http://registry.example', path: '/', method: 'GET' } as const
+
+/** An undici that has a request, and does nothing with it but what the test says. */
+function open() {
+  const signal = new AbortController()
+  let handler!: Dispatcher.DispatchHandler
+  const dispatcher = { dispatch: (_: unknown, given: Dispatcher.DispatchHandler) => ((handler = given), true) }
+  let closed = 0
+  const answered = dispatch(dispatcher as unknown as Dispatcher, request, {
+    signal: signal.signal,
+    explain: (error) => error as Error,
+    onClose: () => void (closed += 1),
+  })
+  const control = { abort: (reason: Error) => handler.onResponseError?.(control as never, reason) }
+  const start = () => handler.onRequestStart?.(control as never, {})
+  return { answered, signal, start, closed: () => closed }
+}
+
+test('a request that is given up while it runs is over once', async () => {
+  const { answered, signal, start, closed } = open()
+  start()
+  signal.abort(new Error('enough'))
+  await expect(answered).rejects.toThrow('enough')
+  expect(closed()).toBe(1)
+})
+
+test('a request that is given up before it has a connection is over at once, and not again at its turn', async () => {
+  const { answered, signal, start, closed } = open()
+  signal.abort(new Error('enough'))
+  await expect(answered).rejects.toThrow('enough')
+  start()
+  expect(closed()).toBe(1)
+})
