@@ -1,6 +1,7 @@
 import type { ContainerUpPlan } from '../app/container/container-up.ts'
 import type { MovedAddress } from '../app/moved-addresses.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
+import { hostOf } from '../runtime/host-of.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import type { Paint } from './paint.ts'
 
@@ -34,12 +35,14 @@ export function renderUpPlan({ action, changed, running, config }: UpPlan): stri
 }
 
 /** What `up --runtime container` would do. */
-export function renderContainerPlan({ action, changed, connect, disconnect, preparation }: ContainerUpPlan): string {
+export function renderContainerPlan(plan: ContainerUpPlan): string {
+  const { action, changed, connect, disconnect, preparation, engine } = plan
   const { networks, ports } = preparation.wish
+  const of = engine.isElsewhere ? ` of ${hostOf(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
   if (action === 'nothing') return 'Nothing: the mirror is up already in its container, with this very configuration.'
   if (action === 'start')
-    return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}.`
+    return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}${of}.`
   if (action === 'replace')
     return `Would replace the running mirror by one in a new container${on}: ${reason(changed)}.`
   const steps = [...connect.map((name) => `join ${name}`), ...disconnect.map((name) => `leave ${name}`)]

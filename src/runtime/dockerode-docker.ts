@@ -67,13 +67,17 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
   }
 }
 
+/** As long as Node's own agent keeps a connection that nobody uses. */
+const idleMs = 5000
+
 /** The library is loaded here, and nowhere else. */
 export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   const { default: Dockerode } = await import('dockerode')
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   if (endpoint.kind === 'ssh') {
     // Kept alive, for logging in costs more than a request; one that is idle keeps no command from ending.
-    const agent = Object.assign(new Agent({ keepAlive: true }), { createConnection: () => new SshConnection(endpoint) })
+    const kept = new Agent({ keepAlive: true, timeout: idleMs })
+    const agent = Object.assign(kept, { createConnection: () => new SshConnection(endpoint) })
     const options = { host: 'docker', port: 80, protocol: 'http' as const, agent }
     return new Dockerode(options)
   }

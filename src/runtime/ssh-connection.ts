@@ -18,6 +18,7 @@ export class SshConnection extends Duplex {
   readonly #endpoint: SshEndpoint
   #said = ''
   #hasAnswered = false
+  #idle: NodeJS.Timeout | undefined
 
   constructor(endpoint: SshEndpoint, env: NodeJS.ProcessEnv = process.env) {
     super()
@@ -54,8 +55,9 @@ export class SshConnection extends Duplex {
   }
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    clearTimeout(this.#idle)
     const { stdin, stdout, stderr } = this.#child
-    for (const stream of [stdin, stdout, stderr]) stream?.destroy()
+    for (const stream of [stdin, stdout, stderr]) stream.destroy()
     this.#child.kill()
     done(error)
   }
@@ -76,7 +78,10 @@ export class SshConnection extends Duplex {
     return this
   }
 
-  setTimeout(): this {
+  /** Says once that so much time has gone by, ms; an agent then ends it, unless it is in use again. 0: never. */
+  setTimeout(timeoutMs: number): this {
+    clearTimeout(this.#idle)
+    if (timeoutMs > 0) this.#idle = setTimeout(() => this.emit('timeout'), timeoutMs).unref()
     return this
   }
 

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { describe, expect, inject, test } from 'vitest'
-import { type Dockerd, startDockerd } from './support/dockerd.ts'
+import { type Dockerd, dockerSocket, startDockerd } from './support/dockerd.ts'
+import { createCluster, deleteCluster, pullInNode, startKindHost } from './support/kind.ts'
 import { type MirrorCommand, mirrorCommand } from './support/mirror-command.ts'
 import { addMachineBeside, otherAddress } from './support/other-machine.ts'
 import { run } from './support/run.ts'
@@ -19,7 +20,7 @@ async function setTwoMachines(root: string) {
   const content = { 'library/runnable': { one: await runnableImage(31, 'oci') } }
   const stage = await setStage({ content, upstreamAddress: stageAddress })
   const here = await addMachineBeside(stage.namespace)
-  const dockerd = await startDockerd(stage, root, { hosts: [`unix://${stage.folder}/docker.sock`, tcpHost] })
+  const dockerd = await startDockerd(stage, root, { hosts: [`unix://${dockerSocket(stage.folder)}`, tcpHost] })
   const user = (env: NodeJS.ProcessEnv) =>
     mirrorCommand(
       { folder: stage.folder, namespace: here },
@@ -87,6 +88,30 @@ describe.skipIf(missing !== undefined).each([
     expect(await shell('down', '--volumes', '--yes')).toContain('is dropped')
     expect(await dockerd.docker('volume', 'ls', '--quiet')).toBe('')
   })
+})
+
+test.skipIf(missing !== undefined)('a cluster of kind there pulls through it, configured from here', async () => {
+  const content = { 'library/runnable': { one: await runnableImage(32, 'oci') } }
+  const stage = await setStage({ content, upstreamAddress: stageAddress })
+  const here = await addMachineBeside(stage.namespace)
+  const hosts = [`unix://${dockerSocket(stage.folder)}`, tcpHost]
+  const host = await startKindHost(stage, { docker: '', containerd: '', kind: newer, settings: { hosts } })
+  const command = await mirrorCommand(
+    { folder: stage.folder, namespace: here },
+    { upstreams: { 'docker.io': { url: stage.upstream.url, credentials: 'anonymous' } } },
+    { DOCKER_HOST: tcpHost, PATH: `${host.env['PATH']}:${process.env['PATH']}` },
+  )
+  await command.up('--runtime', 'container')
+  await expect(command.mirror('configure', 'kind')).rejects.toThrow(
+    /exit code 2\n(.|\n)*on another machine(.|\n)*--cluster NAME/,
+  )
+  const [node] = await createCluster(host, 'far', '')
+  await command.mirror('configure', 'kind', '--cluster', 'far', '--yes')
+  await pullInNode(host, node!, 'docker.io/library/runnable:one')
+  const { cache, images } = await command.status()
+  expect(cache.misses).toBeGreaterThan(0)
+  expect(images.map(({ name }) => name)).toStrictEqual(['docker.io/library/runnable:one'])
+  await deleteCluster(host, 'far')
 })
 
 test.skipIf(missing !== undefined)('an engine behind ssh has one as well, by the key of its user', async () => {

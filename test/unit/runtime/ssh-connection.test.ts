@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer, type RequestListener } from 'node:http'
+import { Agent, createServer, get, type IncomingMessage, type RequestListener } from 'node:http'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
@@ -82,6 +82,19 @@ test('much content comes through whole, both ways, at the pace of the slower sid
   const answered = Buffer.concat(chunks).toString()
   expect(answered).toContain('HTTP/1.1 200')
   expect(answered.split('content').length).toBeGreaterThan(content.length / 8)
+})
+
+test('one that nobody uses any more is ended by its agent', async () => {
+  const { folder } = await makeSshProgram(await startEngine(answer))
+  const env = { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` }
+  const agent = Object.assign(new Agent({ keepAlive: true, timeout: 20 }), {
+    createConnection: () => new SshConnection(there, env),
+  })
+  const request = get('http://docker/_ping', { agent })
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  const connection = request.socket as unknown as SshConnection
+  expect(await response.setEncoding('utf8').toArray()).toEqual(['OK'])
+  if (!connection.destroyed) await once(connection, 'close')
 })
 
 test('one that is given up takes its ssh along', async () => {
