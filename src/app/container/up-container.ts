@@ -24,6 +24,7 @@ import { mendCutOff } from '../../runtime/mend-cut-off.ts'
 import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
+import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
 import { ensureNetworks } from './ensure-networks.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'
@@ -93,7 +94,7 @@ export async function prepareContainer(
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, wish.ports)
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
   const lent = await handOver(credentials, config, surroundings.env, request.clock)
-  for (const warning of warnings) request.say(warning)
+  for (const warning of [...clearTextWarnings(engine), ...warnings]) request.say(warning)
   const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
   return {
     plan,

@@ -93,12 +93,13 @@ test('the mirror in a container is asked by a program there, which is told no se
   const folder = await mkdtemp(join(tmpdir(), 'mirror-token-'))
   onTestFinished(() => rm(folder, { recursive: true }))
   await writeFile(join(folder, 'token'), 'secret\n')
+  let isOver = false
   const { admin, commands } = await openWithProgram((asked, say, socket) => {
     if (!asked.includes('\r\n\r\n')) return
+    socket.once('end', () => socket.end()).once('close', () => (isOver = true))
     const body = JSON.stringify([{ name: asked }])
     say(1, `HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`)
     say(1, body)
-    socket.end()
   })
   const [image] = await admin(join(folder, 'token')).pushedImages()
   expect(image!.name).toMatch(/^GET \/api\/registry HTTP\/1\.1\r\n/)
@@ -113,6 +114,7 @@ test('the mirror in a container is asked by a program there, which is told no se
     },
   ])
   expect(JSON.stringify(commands)).not.toContain('secret')
+  await expect.poll(() => isOver).toBe(true)
 })
 
 test('progress is read through it bit by bit, and an interrupt hangs up', async () => {

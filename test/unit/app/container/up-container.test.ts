@@ -209,10 +209,15 @@ describe('up in a container', () => {
     })
     expect(engineElsewhere(noted!)).toBe('ssh://me@there')
     expect(await restingEngine(request.paths.stateDir)).toEqual(docker.endpoint)
-    expect((await up()).plan.action).toBe('keep')
+    const again = await up()
+    expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
+    docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
+    expect((await up()).said).toEqual([expect.stringContaining('at tcp://there:2375 is spoken to in the clear')])
+    docker.endpoint = { ...docker.endpoint, tlsFolder: '/certs' }
+    expect((await up()).said).toEqual([])
     await expect(up({ MIRROR_DATA: join(home, 'content') })).rejects.toMatchObject({
       exit: 2,
-      message: expect.stringContaining('ssh://me@there'),
+      message: expect.stringContaining('tcp://there:2375'),
     })
   })
 
