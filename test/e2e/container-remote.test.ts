@@ -13,6 +13,7 @@ const { missing, newer } = inject('e2e')
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const pulled = '127.0.0.1:5055/docker.io/library/runnable:one'
+const patience = { timeout: 30_000, interval: 20 }
 const tcpHost = `tcp://${otherAddress}:2375`
 
 /** An engine with an image of Docker Hub within its reach, and a machine beside it that reaches that engine alone. */
@@ -119,6 +120,14 @@ test.skipIf(missing !== undefined)('an engine behind ssh has one as well, by the
   const ssh = await startSshd(stage, here)
   const command = await user({ DOCKER_HOST: ssh.host, PATH: `${ssh.withKey}:${process.env['PATH']}` })
   await expectServes(stage, dockerd, command, ssh.host)
+
+  // A terminal's Ctrl-C is for every process of the command; its ssh is what the one before is put back by.
+  const { child, ended } = command.start('up', '--memory', '300MiB')
+  await expect.poll(() => dockerd.docker('ps', '--all', '--format', '{{.Names}}'), patience).toContain('mirror-before')
+  process.kill(-child.pid!, 'SIGINT')
+  expect(await ended).toMatchObject({ exit: 130, stderr: expect.stringContaining('runs again') })
+  expect(await dockerd.docker('ps', '--all', '--format', '{{.Names}}')).toBe('mirror\n')
+  expect(await command.status()).toMatchObject({ running: true, engine: ssh.host })
 
   const stranger = `${ssh.withStrangeKey}:${process.env['PATH']}`
   await expect(elsewhere(command.home, stranger, 'status')).rejects.toThrow(
