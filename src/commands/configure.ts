@@ -14,7 +14,7 @@ import { redact } from '../lib/redact.ts'
 export default class Configure extends BaseCommand {
   static override summary = "Write a client's configuration, so that it pulls through the mirror"
   static override description = `Shows the difference and asks before it writes; everything else in your files stays as it is.
-Without CLIENT it looks for the clients of this machine and offers them.`
+Without CLIENT it looks for the clients of this machine and offers them; --check, --undo and --list are about all that are configured.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> docker',
     '<%= config.bin %> <%= command.id %> kind | kind create cluster --config -',
@@ -88,17 +88,18 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     const machine = machineAt(this.surroundings(), flags.root)
     if (flags.list) return this.list(machine, args.client, flags)
     if (flags.undo) return this.undo(machine, args.client, flags)
+    if (flags.check && args.client === undefined) return this.checkConfigured(machine, flags)
     const adapters = await this.adaptersFor(machine, args.client, flags)
     if (adapters === undefined) return
     // What none of several can do without is told once.
-    if (adapters.length > 1 && !flags.check) await this.findMirror(machine, flags)
+    if (adapters.length > 1) await this.findMirror(machine, flags)
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const failures: object[] = []
     const { done, failed } = await eachInTurn(
       adapters,
       async (adapter) => {
         const place = await this.placeFor(machine, adapter, flags)
-        if (flags.check) return this.check(adapter, place, flags)
+        if (flags.check) return this.check(adapter.client, place, flags)
         return { report: await this.configure(machine, adapter, place, flags), exit: exitCode.done }
       },
       ({ client }, error) => {
@@ -150,12 +151,38 @@ Without CLIENT it looks for the clients of this machine and offers them.`
     this.endWith(failed)
   }
 
-  private async check(adapter: ClientAdapter, place: ClientPlace, { json }: ConfigureFlags) {
+  /** Whatever is configured, wherever that is. */
+  private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
+    const { configuredPlaces } = await import('../app/configure/configured-places.ts')
+    const { eachInTurn } = await import('../cli/each-in-turn.ts')
+    const { scope, cluster, file } = flags
+    const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
+    // What none of them can do without is told once.
+    const { adminToCheckBy } = await import('../app/configure/check-client.ts')
+    await adminToCheckBy(this.surroundings())
+    const others: object[] = []
+    for (const { client, place, title } of silent) {
+      others.push({ client, place, skipped: 'cannot be made to pull from here' })
+      this.say(`Not checked, for it cannot be made to pull from here: ${client}, ${title}.`)
+    }
+    const { done, failed } = await eachInTurn(
+      pulling,
+      ({ record, place }) => this.check(record.client, place, flags),
+      ({ record: { client, place, title } }, error) => {
+        others.push({ client, place, error: redact(error.message) })
+        this.tellFailure(`Failed: ${client}, ${title}.`, error)
+      },
+    )
+    if (flags.json) this.printJson([...done.map(({ report }) => report), ...others])
+    this.endWith([...failed, ...done.map(({ exit }) => exit)])
+  }
+
+  private async check(client: string, place: ClientPlace, { json }: ConfigureFlags) {
     const { checkClient } = await import('../app/configure/check-client.ts')
     const { renderCheck } = await import('../cli/render-configure.ts')
-    const result = await checkClient(this.surroundings(), adapter, place)
-    if (!json) this.print(renderCheck(adapter.client, result, this.paintFor(process.stdout)))
-    const report = { client: adapter.client, place: place.id, ...result }
+    const result = await checkClient(this.surroundings(), client, place)
+    if (!json) this.print(renderCheck(client, result, this.paintFor(process.stdout)))
+    const report = { client, place: place.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
 

@@ -57,7 +57,7 @@ const configure = (...args: string[]) =>
 /** For the clients of a machine that has two. */
 async function configureHere(...args: string[]) {
   const bin = join(folder, 'bin')
-  await mkdir(bin)
+  await mkdir(bin, { recursive: true })
   for (const name of ['skaffold', 'tilt']) await writeFile(join(bin, name), '#!/bin/sh\necho v1.2.3\n', { mode: 0o755 })
   const env = { PATH: bin, DOCKER_HOST: `unix://${folder}/no.sock` }
   return finished(start(process.execPath, [program, 'configure', ...args], 'ignore', env))
@@ -140,6 +140,28 @@ describe('mirror configure', () => {
     expect(reports).toContainEqual(expect.objectContaining({ client: 'skaffold', applied: false }))
     expect(reports).toContainEqual(expect.objectContaining({ client: 'tilt', applied: false }))
     expect(JSON.parse((await configure(...args)).stdout)).toEqual([])
+  })
+
+  test('a check of all that is configured is none where nothing can be seen', async () => {
+    expect(await configure('--check')).toMatchObject({
+      exit: 5,
+      stderr: expect.stringContaining('No client is configured by mirror here'),
+    })
+    await configure('docker', ...address, '--yes')
+    expect(await configure('--check', '--json')).toMatchObject({
+      exit: 5,
+      stdout: '',
+      stderr: expect.stringContaining('No configured client can be made to pull'),
+    })
+  })
+
+  test('a check of all that is configured takes a mirror that runs', async () => {
+    const configured = await configureHere('podman', ...address, '--scope', 'user', '--yes')
+    expect(configured, configured.stderr).toMatchObject({ exit: 0 })
+    expect(await configureHere('--check')).toMatchObject({
+      exit: 3,
+      stderr: expect.stringContaining('No mirror is running'),
+    })
   })
 
   test('what none of the clients that are here can be configured without is told once', async () => {

@@ -83,6 +83,8 @@ async function expectConfigured(program: Program, root: string, tls?: readonly s
     exit: 0,
     stdout: expect.stringMatching(/^seen/) as string,
   })
+  const checked = await apart.mirror('configure', '--check', '--json')
+  expect(JSON.parse(checked.stdout)).toMatchObject([{ client: 'podman', seen: true }])
   expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({
     exit: 0,
     stdout: expect.stringContaining('configured so already') as string,

@@ -1,0 +1,28 @@
+import type { ConfiguredClient } from '../../clients/configured.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import type { ClientPlace, Machine } from './client-adapter.ts'
+import { placeOf, recordsOf } from './undo-client.ts'
+
+/** Where a client is configured, and can be seen at work or not. */
+export interface ConfiguredPlaces {
+  readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ClientPlace }[]
+  /** Those whose clients cannot be made to pull from here. */
+  readonly silent: readonly ConfiguredClient[]
+}
+
+/** What there is to check of all that is configured. Throws MirrorError (checkFailed) when it is nothing. */
+export async function configuredPlaces(
+  machine: Machine,
+  wanted: Parameters<typeof recordsOf>[1],
+): Promise<ConfiguredPlaces> {
+  const records = (await recordsOf(machine, wanted)).toReversed()
+  const places = await Promise.all(records.map(async (record) => ({ record, place: await placeOf(machine, record) })))
+  const pulling = places.filter(({ place }) => place.pull !== undefined)
+  const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
+  if (pulling.length > 0) return { pulling, silent }
+  const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can be made to pull'
+  throw new MirrorError(`${found} here, so there is nothing to see.`, {
+    exit: exitCode.checkFailed,
+    hints: ['mirror configure --list', 'mirror configure CLIENT --check   (of one that you have configured yourself)'],
+  })
+}
