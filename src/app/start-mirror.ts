@@ -8,6 +8,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
+import { isElsewhere } from '../runtime/is-elsewhere.ts'
 import { networkNames } from '../runtime/kind-network.ts'
 import { createAdminHandler, type AdminActions } from '../server/admin.ts'
 import type { StatusReport } from '../server/admin-api.ts'
@@ -159,7 +160,8 @@ async function watchNetworks(
   const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
-  if (!endpoint) return undefined
+  // The networks of another machine have no gateway here.
+  if (!endpoint || isElsewhere(endpoint)) return undefined
   return startNetworkListeners({
     docker: createDockerodeDocker(endpoint, { clock: systemClock }),
     networks,

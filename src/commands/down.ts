@@ -76,9 +76,9 @@ export default class Down extends BaseCommand {
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../app/container/open-engine.ts')
     const { removeVolume } = await import('../app/container/down-container.ts')
-    const { forgetResting } = await import('../app/container/resting.ts')
+    const { forgetResting, restingEngine } = await import('../app/container/resting.ts')
     const { stateDir } = mirrorPaths(surroundings)
-    const removed = await removeVolume(await openEngine(surroundings), stateDir)
+    const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)
     await forgetResting(stateDir)
     return removed
   }

@@ -39,7 +39,7 @@ export default class Logs extends BaseCommand {
     if (running?.container) {
       const { containerLogs } = await import('../app/container/container-logs.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
-      for await (const line of containerLogs(surroundings, running.container.name, request)) write(line)
+      for await (const line of containerLogs(surroundings, running.container, request)) write(line)
       return
     }
     if (running !== undefined && running.logFile === undefined)

@@ -23,6 +23,8 @@ export interface StatusReport {
   version: string
   running: true
   runtime: 'process' | 'container'
+  /** `ssh://me@there`: the Docker engine of another machine that the mirror is on; its addresses are that machine's. */
+  engine?: string
   pid: number
   /** ISO 8601. */
   startedAt: string
