@@ -129,7 +129,7 @@ class Ending {
 /** Another process holds the store by now, and whatever this one wrote would be written over its head. */
 function endAtOnce(logger: Logger): never {
   logger.error({}, 'another mirror has taken the store while this one stood still; it ends')
-  process.exit(exitCode.bug)
+  process.exit(exitCode.failed)
 }
 
 async function refuseSecond(paths: MirrorPaths): Promise<void> {

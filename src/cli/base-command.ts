@@ -116,7 +116,7 @@ export abstract class BaseCommand extends Command {
   }
 
   private codeOf(error: Error): ExitCode {
-    return error instanceof MirrorError ? error.exit : exitCode.bug
+    return error instanceof MirrorError ? error.exit : exitCode.failed
   }
 
   /** The framework's own complaints about flags and arguments, and what Docker refuses, in our form. */

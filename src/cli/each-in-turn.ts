@@ -23,7 +23,7 @@ export async function eachInTurn<T, R>(
       done.push(await act(thing))
     } catch (error) {
       if (things.length === 1 || !(error instanceof Error) || !isFailure(error)) throw error
-      failed.push(error instanceof MirrorError ? error.exit : exitCode.bug)
+      failed.push(error instanceof MirrorError ? error.exit : exitCode.failed)
       tell(thing, error)
     }
   }

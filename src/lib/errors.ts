@@ -1,7 +1,7 @@
 /** The exit codes of the program; part of its contract. */
 export const exitCode = {
   done: 0,
-  bug: 1,
+  failed: 1,
   usage: 2,
   notRunning: 3,
   missing: 4,
@@ -10,7 +10,7 @@ export const exitCode = {
 } as const
 export type ExitCode = (typeof exitCode)[keyof typeof exitCode]
 
-/** What to end with when several things have failed: the lowest, for 1 is a failure of ours. `done` when none has. */
+/** What to end with when several things have failed: the lowest, which says the least of what the user could do. `done` when none has. */
 export function gravest(codes: readonly ExitCode[]): ExitCode {
   const failures = codes.filter((code) => code !== exitCode.done)
   return failures.length === 0 ? exitCode.done : (Math.min(...failures) as ExitCode)
@@ -27,7 +27,7 @@ export class MirrorError extends Error {
 
   constructor(message: string, options: { exit?: ExitCode; hints?: string[]; cause?: unknown } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
-    this.exit = options.exit ?? exitCode.bug
+    this.exit = options.exit ?? exitCode.failed
     this.hints = options.hints ?? []
   }
 }

@@ -77,7 +77,7 @@ async function failure(
     return new MirrorError(`The mirror in the container could not be started: ${why}.`, { hints: lines.slice(-5) })
   const hints = lines.slice(at + 1).map((line) => line.trim())
   return new MirrorError(lines[at]!.slice('mirror: '.length), {
-    exit: exitCodes.find((known) => known === code) ?? exitCode.bug,
+    exit: exitCodes.find((known) => known === code) ?? exitCode.failed,
     hints: hints.filter((line) => line !== '' && line !== 'Next:'),
   })
 }

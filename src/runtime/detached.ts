@@ -38,7 +38,7 @@ export async function startDetached(options: DetachedOptions): Promise<StartedMi
     if (outcome.type === 'failed') throw new MirrorError(outcome.message, { hints: outcome.hints, exit: outcome.exit })
     throw new MirrorError(`The mirror could not be started: ${outcome.reason}.`, {
       hints: [...(await endOf(options.logFile, size)), `The whole log: ${options.logFile}`],
-      exit: outcome.type === 'interrupted' ? exitCode.interrupted : exitCode.bug,
+      exit: outcome.type === 'interrupted' ? exitCode.interrupted : exitCode.failed,
     })
   } finally {
     await log.close()

@@ -1,6 +1,7 @@
 import type { Config } from '../../config/config.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { canonicalRegistry } from '../../oci/docker-hub.ts'
 import { parseRegistryHost } from '../../oci/name.ts'
 import { runCommand } from '../../lib/run-command.ts'
 import { createCredentials } from '../../upstream/credentials.ts'
@@ -41,7 +42,7 @@ export async function handOver(
 export function credentialHosts(texts: readonly string[]): string[] {
   const hosts = texts.map((text) => {
     const host = parseRegistryHost(text.trim())
-    if (host !== undefined) return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+    if (host !== undefined) return canonicalRegistry(host)
     throw new MirrorError(`${JSON.stringify(text)} is not a registry's host name.`, {
       exit: exitCode.usage,
       hints: ['mirror up --runtime container --credentials registry.corp.example'],

@@ -16,7 +16,7 @@ test('what fails is told, and the others have their turn', async () => {
   const missing = await readFile('/nowhere/at/all').catch((error: Error) => error)
   expect(await actOn(['one', refused, 'two', missing as Error, 'three'])).toEqual({
     done: ['one', 'two', 'three'],
-    failed: [exitCode.usage, exitCode.bug],
+    failed: [exitCode.usage, exitCode.failed],
     told: ['No.', expect.stringContaining('ENOENT')],
   })
 })
@@ -31,5 +31,5 @@ test('a single failure, a bug and an interruption end it', async () => {
 test('of several failures the lowest code is the gravest', () => {
   expect(gravest([exitCode.done])).toBe(exitCode.done)
   expect(gravest([exitCode.checkFailed, exitCode.usage, exitCode.missing])).toBe(exitCode.usage)
-  expect(gravest([exitCode.missing, exitCode.bug])).toBe(exitCode.bug)
+  expect(gravest([exitCode.missing, exitCode.failed])).toBe(exitCode.failed)
 })

@@ -34,7 +34,7 @@ describe('the lock of a store', () => {
     const lock = await acquireStoreLock(layout, { clock: systemClock })
     const error = await acquireStoreLock(layout, { clock: systemClock }).catch((error: unknown) => error)
     expect(error).toBeInstanceOf(MirrorError)
-    expect(error).toMatchObject({ exit: exitCode.bug, message: expect.stringContaining(`${process.pid}`) })
+    expect(error).toMatchObject({ exit: exitCode.failed, message: expect.stringContaining(`${process.pid}`) })
     expect((error as MirrorError).hints.join('\n')).toContain('mirror down')
     await lock.release()
     expect(await lockFiles(layout)).toEqual([])
