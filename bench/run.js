@@ -1,4 +1,4 @@
-// Measures the mirror beside what else could do its work, and writes bench/RESULTS.md and its chart. --quick ends in a minute.
+// Measures the mirror beside what else could do its work, and writes bench/RESULTS.md and its chart. --quick ends in a minute, and writes nothing.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -30,7 +30,7 @@ if (['docker-registry', 'nginx', 'wrk'].every((name) => programs.has(name))) {
   const rows = await measurePulls(pulls)
   const versions = { 'docker-registry': versionOf('docker-registry'), nginx: versionOf('nginx') }
   lines.push(...reportPulls(rows, pulls, versions))
-  writeFileSync(join(here, 'chart.svg'), drawChart(rows))
+  if (!isQuick) writeFileSync(join(here, 'chart.svg'), drawChart(rows))
 } else {
   lines.push(
     '## Pulling',

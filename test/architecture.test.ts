@@ -34,6 +34,7 @@ const doors: Record<string, RegExp> = {
   undici: /^upstream\/(exchange|dispatch)\.ts$/,
   bcryptjs: /^server\/basic-auth\.ts$/,
   koffi: /^server\/kernel\.ts$/,
+  'prom-client': /^server\/metrics\.ts$/,
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))

@@ -13,7 +13,7 @@ export async function openAdminToken(path: string): Promise<string> {
 }
 
 /** The token of the file, if there is one. */
-export async function readAdminToken(path: string): Promise<string | undefined> {
+async function readAdminToken(path: string): Promise<string | undefined> {
   try {
     const token = (await readFile(path, 'utf8')).trim()
     return /^[0-9a-f]{64}$/.test(token) ? token : undefined

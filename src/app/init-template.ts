@@ -8,8 +8,7 @@ import { localImage } from '../runtime/container-image.ts'
 import { autostartSpec } from './autostart-mirror.ts'
 import { containerPorts } from './container/container-config.ts'
 
-export const templateNames = ['compose', 'systemd', 'launchd', 'caddy', 'k8s'] as const
-export type TemplateName = (typeof templateNames)[number]
+export type TemplateName = 'compose' | 'systemd' | 'launchd' | 'caddy' | 'k8s'
 
 export interface TemplateRequest {
   readonly name: TemplateName

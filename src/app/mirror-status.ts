@@ -1,14 +1,23 @@
 import type { MirrorPaths } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { createAdminClient, type AdminClient } from '../runtime/admin-client.ts'
-import type { MirrorState } from '../runtime/runtime.ts'
+import { createAdminClient, type AdminClient, type AdminTunnel } from '../runtime/admin-client.ts'
+import { hostOf } from '../runtime/host-of.ts'
+import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import type { StatusReport } from '../server/admin-api.ts'
 
 /** What the running mirror says about itself; undefined when none runs. */
 export async function mirrorStatus(paths: MirrorPaths): Promise<StatusReport | undefined> {
   const running = await findRunning(paths.stateFile)
-  return running && adminOf(running, paths).status()
+  if (running === undefined) return undefined
+  const report = await adminOf(running, paths).status()
+  const engine = engineElsewhere(running)
+  return engine === undefined ? report : { ...report, engine }
+}
+
+/** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
+export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): string | undefined {
+  return container?.elsewhere && container.engine && hostOf(container.engine)
 }
 
 /** The admin client of a running mirror. */
@@ -19,5 +28,19 @@ export function adminOf(running: MirrorState, paths: MirrorPaths): AdminClient {
       exit: exitCode.missing,
       hints: ['mirror down && mirror up'],
     })
-  return createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 10_000 })
+  const tunnel = running.container && tunnelTo(running.container)
+  return createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 10_000, tunnel })
+}
+
+function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
+  if (engine === undefined || elsewhere === undefined) return undefined
+  return {
+    to: hostOf(engine),
+    async connect() {
+      // What it takes to speak to an engine is loaded by those who have to.
+      const { openContainerEngine } = await import('../runtime/dockerode-container-engine.ts')
+      const { openTunnel } = await import('../runtime/mirror-tunnel.ts')
+      return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
+    },
+  }
 }

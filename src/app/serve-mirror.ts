@@ -13,12 +13,12 @@ import { limitLog } from '../runtime/limit-log.ts'
 import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
-import { findRunning } from '../runtime/state-file.ts'
 import { forgetPredecessors } from './container/forget-predecessors.ts'
 import { outsideOf } from './container/outside.ts'
 import { forgetResting } from './container/resting.ts'
 import { createLogger } from './create-logger.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
+import { findReachable } from './find-reachable.ts'
 import { startMirror } from './start-mirror.ts'
 
 export interface ServeRequest {
@@ -133,7 +133,7 @@ function endAtOnce(logger: Logger): never {
 }
 
 async function refuseSecond(paths: MirrorPaths): Promise<void> {
-  const running = await findRunning(paths.stateFile)
+  const running = await findReachable(paths.stateFile)
   if (running === undefined || running.pid === process.pid) return
   const where = running.container ? `in the container ${running.container.name}` : `pid ${running.pid}`
   throw new MirrorError(`A mirror is running already (${where}), with its state in ${paths.stateDir}.`, {

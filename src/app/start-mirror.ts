@@ -8,6 +8,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
+import { isElsewhere } from '../runtime/is-elsewhere.ts'
 import { networkNames } from '../runtime/kind-network.ts'
 import { createAdminHandler, type AdminActions } from '../server/admin.ts'
 import type { StatusReport } from '../server/admin-api.ts'
@@ -18,7 +19,7 @@ import { renderMetrics } from '../server/metrics.ts'
 import { verifyStore } from '../store/verify.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
-import { compose } from './compose.ts'
+import { compose, type Parts } from './compose.ts'
 import type { Outside } from './container/outside.ts'
 import { connectionLimit } from './connection-limit.ts'
 import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
@@ -159,7 +160,8 @@ async function watchNetworks(
   const first = openers[0]?.listeners[0]
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
-  if (!endpoint) return undefined
+  // The networks of another machine have no gateway here.
+  if (!endpoint || isElsewhere(endpoint)) return undefined
   return startNetworkListeners({
     docker: createDockerodeDocker(endpoint, { clock: systemClock }),
     networks,
@@ -194,11 +196,7 @@ async function openOnAddress(address: string, openers: readonly ListenerOpener[]
   return opened[0] && { ...opened[0], close }
 }
 
-function createAdminActions(
-  parts: Awaited<ReturnType<typeof compose>>,
-  status: () => Promise<StatusReport>,
-  stop: () => void,
-): AdminActions {
+function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {
   const { sweeper, cache, store, pushed } = parts
   return {
     status,

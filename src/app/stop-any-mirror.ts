@@ -4,6 +4,7 @@ import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts
 import { removeContainer } from '../runtime/container.ts'
 import { readState, removeState } from '../runtime/state-file.ts'
 import { openEngine } from './container/open-engine.ts'
+import { restingEngine } from './container/resting.ts'
 import { whereItRan } from './container/where-it-ran.ts'
 import { stopMirror, type StopRequest, type StoppedMirror } from './stop-mirror.ts'
 
@@ -19,7 +20,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const noted = (await readState(paths.stateFile))?.container
   let engine: ContainerEngine
   try {
-    engine = await openEngine(surroundings)
+    engine = await openEngine(surroundings, noted?.engine ?? (await restingEngine(paths.stateDir)))
   } catch (error) {
     // It comes back with its engine.
     if (noted !== undefined) throw whereItRan(error)

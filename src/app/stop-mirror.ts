@@ -43,13 +43,13 @@ export async function stopMirror({ paths, clock, surroundings }: StopRequest): P
 }
 
 async function stopContainer(
-  { name, volume }: ContainerPlace,
+  { name, volume, engine }: ContainerPlace,
   paths: MirrorPaths,
   surroundings: Surroundings,
 ): Promise<StoppedMirror> {
   const { openEngine } = await import('./container/open-engine.ts')
   const { downContainer } = await import('./container/down-container.ts')
-  await downContainer(await openEngine(surroundings), paths.stateDir)
+  await downContainer(await openEngine(surroundings, engine), paths.stateDir)
   await removeState(paths.stateFile, 0)
   return { container: name, volume, killed: false }
 }

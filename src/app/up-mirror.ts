@@ -5,10 +5,10 @@ import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/path
 import type { Clock } from '../lib/clock.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
-import { findRunning } from '../runtime/state-file.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
+import { findReachable } from './find-reachable.ts'
 import { inPlaceOf } from './in-place-of.ts'
-import { adminOf } from './mirror-status.ts'
+import { adminOf, engineElsewhere } from './mirror-status.ts'
 import { movedAddresses, type MovedAddress } from './moved-addresses.ts'
 import { startProcess } from './start-process.ts'
 import { wayBack } from './way-back.ts'
@@ -43,6 +43,8 @@ export interface UpReport {
   pid?: number
   /** The name of its container. */
   container?: string
+  /** `ssh://me@there`: the Docker engine of another machine that it is on; its addresses are that machine's. */
+  engine?: string
   version: string
   endpoints: Endpoints
   /** Where clients that were told of the one before reach nobody now. */
@@ -57,7 +59,7 @@ const looksForOther = 10
 export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
-  const running = await findRunning(paths.stateFile)
+  const running = await findReachable(paths.stateFile)
   const plan = { paths, config, running, changed: [], endpoints: undefined }
   if (running === undefined) return { ...plan, action: 'start' }
   if (running.container) return { ...plan, action: 'replace', changed: ['runtime'] }
@@ -105,7 +107,9 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     pid,
     version,
     endpoints,
-    moved: movedAddresses(toldBefore(plan.running), endpoints),
+    moved: movedAddresses(toldBefore(plan.running), endpoints, {
+      before: plan.running && engineElsewhere(plan.running),
+    }),
   }
 }
 

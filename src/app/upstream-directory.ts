@@ -4,6 +4,7 @@ import type { Clock } from '../lib/clock.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { runCommand } from '../lib/run-command.ts'
+import { originOf } from '../oci/docker-hub.ts'
 import type { Repository } from '../oci/route.ts'
 import type { Canaries } from '../upstream/canaries.ts'
 import { createCanaryUpstream } from '../upstream/canary-upstream.ts'
@@ -12,7 +13,7 @@ import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
 import { readProxies } from '../upstream/proxies.ts'
-import { createRouting, defaultUpstreamUrl } from '../upstream/routing.ts'
+import { createRouting } from '../upstream/routing.ts'
 import type { Upstream } from '../upstream/upstream.ts'
 
 /** Every upstream that may be asked, made when it is first asked. */
@@ -65,7 +66,7 @@ export function createUpstreamDirectory({
     const settings: Partial<UpstreamConfig> = config.upstreams[host] ?? {}
     const http = createHttpUpstream({
       host,
-      url: settings.url ?? defaultUpstreamUrl(host),
+      url: settings.url ?? originOf(host),
       credentials: settings.credentials ?? { from: 'docker-config' },
       tokenHosts: settings.tokenHosts ?? [],
       ca: authorities.get(host),

@@ -27,7 +27,7 @@ export const configFlag = string({
 })
 
 export const dataFlag = string({
-  description: 'the folder for cached content',
+  description: 'the folder for cached and pushed content',
   helpValue: 'DIR',
   env: 'MIRROR_DATA',
 })
@@ -57,7 +57,7 @@ export const adminPortFlag = integer({
 })
 
 export const noRegistryFlag = boolean({
-  description: 'without a registry for pushed images',
+  description: 'do not run the registry for pushed images',
   env: 'MIRROR_NO_REGISTRY',
 })
 
@@ -75,13 +75,14 @@ export const imageFlag = string({
 })
 
 export const memoryFlag = string({
-  description: 'the memory of the container (512MiB)',
+  description: 'the memory of the container (--runtime container; 512MiB)',
   helpValue: 'SIZE',
   env: 'MIRROR_MEMORY',
 })
 
 export const credentialsFlag = string({
-  description: 'a registry whose credential is handed to the container; may be given more than once',
+  description:
+    'a registry whose credential is handed to the container (--runtime container); may be given more than once',
   helpValue: 'HOST',
   multiple: true,
   env: 'MIRROR_CREDENTIALS',

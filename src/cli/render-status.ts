@@ -9,9 +9,10 @@ const mostImages = 15
 
 /** What a running mirror says about itself, for a person. `now`: wall clock ms. */
 export function renderStatus(report: StatusReport, paint: Paint, now: number): string {
-  const { version, pid, runtime, uptimeSeconds } = report
+  const { version, pid, runtime, engine, uptimeSeconds } = report
+  const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
-    `${paint.green('●')} ${paint.bold(`mirror ${version} is up`)} for ${renderAge(uptimeSeconds * 1000)} (${runtime === 'container' ? 'container' : `pid ${pid}`})`,
+    `${paint.green('●')} ${paint.bold(`mirror ${version} is up`)} for ${renderAge(uptimeSeconds * 1000)} (${place})`,
     facts([...endpointFacts(report), ...cacheFacts(report, paint)], paint),
     ...upstreamTable(report, paint),
     ...imageTable(report, paint, now),
@@ -19,12 +20,13 @@ export function renderStatus(report: StatusReport, paint: Paint, now: number): s
   return blocks.join('\n\n')
 }
 
-function endpointFacts({ endpoints, registry }: StatusReport): [string, string][] {
+function endpointFacts({ endpoints, registry, engine }: StatusReport): [string, string][] {
   return [
     ...endpoints.cache.map((url): [string, string] => ['cache', url]),
     ...Object.entries(endpoints.networks).map(([name, url]): [string, string] => ['', `${url} (network ${name})`]),
     ...endpoints.registry.map((url): [string, string] => ['registry', `${url} (${pushed(registry)})`]),
     ...endpoints.admin.map((url): [string, string] => ['admin', url]),
+    ...(engine === undefined ? [] : [['', 'addresses of that machine, not of this one'] satisfies [string, string]]),
   ]
 }
 

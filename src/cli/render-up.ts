@@ -1,16 +1,18 @@
 import type { ContainerUpPlan } from '../app/container/container-up.ts'
 import type { MovedAddress } from '../app/moved-addresses.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
+import { hostOf } from '../runtime/host-of.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import type { Paint } from './paint.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
-  { outcome, changed, pid, container, version, endpoints, moved }: UpReport,
+  { outcome, changed, pid, container, engine, version, endpoints, moved }: UpReport,
   paint: Paint,
 ): string {
   const up = `mirror ${version} is up`
-  const where = container === undefined ? `(pid ${pid})` : `(container ${container})`
+  const afar = engine === undefined ? '' : ` on ${engine}`
+  const where = container === undefined ? `(pid ${pid})` : `(container ${container}${afar})`
   const said = {
     started: `${up} ${where}`,
     replaced: `${up} ${where}, in place of the one before: ${reason(changed)}`,
@@ -18,6 +20,8 @@ export function renderUp(
     'already-up': `${up} already ${where}, with this very configuration`,
   }
   const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)]
+  if (engine !== undefined)
+    lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
   return [...lines, ...moved.map((address) => paint.yellow(movedLine(address)))].join('\n')
 }
 
@@ -31,12 +35,14 @@ export function renderUpPlan({ action, changed, running, config }: UpPlan): stri
 }
 
 /** What `up --runtime container` would do. */
-export function renderContainerPlan({ action, changed, connect, disconnect, preparation }: ContainerUpPlan): string {
+export function renderContainerPlan(plan: ContainerUpPlan): string {
+  const { action, changed, connect, disconnect, preparation, engine } = plan
   const { networks, ports } = preparation.wish
+  const of = engine.isElsewhere ? ` of ${hostOf(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
   if (action === 'nothing') return 'Nothing: the mirror is up already in its container, with this very configuration.'
   if (action === 'start')
-    return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}.`
+    return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}${of}.`
   if (action === 'replace')
     return `Would replace the running mirror by one in a new container${on}: ${reason(changed)}.`
   const steps = [...connect.map((name) => `join ${name}`), ...disconnect.map((name) => `leave ${name}`)]
@@ -63,7 +69,8 @@ function endpointLines({ cache, networks, registry, admin }: Endpoints): string[
   ]
 }
 
-function movedLine({ of, from, to }: MovedAddress): string {
+function movedLine({ of, from: address, on, to }: MovedAddress): string {
+  const from = on === undefined ? address : `${address} of ${on}`
   const now = to === undefined ? 'nobody answers there now' : `it is ${to} now`
   const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
   return `  ${who}; ${now}: run mirror configure again for clients that were told`

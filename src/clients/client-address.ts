@@ -19,6 +19,8 @@ export interface MirrorEndpoints {
   readonly registry: readonly string[]
   /** The cache's URL for the containers of each network. */
   readonly networks: Readonly<Record<string, string>>
+  /** `ssh://me@there`: the addresses are those of the machine of this Docker engine; undefined for this machine's. */
+  readonly engine?: string | undefined
 }
 
 export interface ClientAddress {
@@ -36,6 +38,7 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
   const cache = preferLoopback(endpoints.cache)
   if (cache === undefined) throw new MirrorError('The running mirror has no cache address.', { exit: exitCode.missing })
   const registry = preferLoopback(endpoints.registry)
+  if (endpoints.engine !== undefined && home.in !== 'network') throw onAnotherMachine(endpoints.engine, cache)
   switch (home.in) {
     case 'host':
       return {
@@ -51,7 +54,7 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
       }
     case 'network': {
       const url = endpoints.networks[home.network]
-      if (url === undefined && home.hostName !== undefined)
+      if (url === undefined && home.hostName !== undefined && endpoints.engine === undefined)
         return {
           cache: withHost(cache, home.hostName),
           registry: registry && withHost(registry, home.hostName),
@@ -82,6 +85,16 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
 export function doubtAbout(url: string, home: ClientHome): string | undefined {
   if (home.in === 'host' || !isLoopback(url)) return undefined
   return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
+}
+
+function onAnotherMachine(engine: string, cache: string): MirrorError {
+  return new MirrorError(`The mirror is in a container on ${engine}: ${cache} is an address of that machine alone.`, {
+    exit: exitCode.missing,
+    hints: [
+      `mirror configure … --mirror ${cache}   (on that machine itself)`,
+      'mirror configure … --mirror URL   (an address you know to be reachable)',
+    ],
+  })
 }
 
 function unreachableNetwork(what: string, network: string, { networks }: MirrorEndpoints): MirrorError {

@@ -7,7 +7,7 @@ import type { FilesNow } from './files-now.ts'
 import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
 import { localRegistryName } from './node-hosts.ts'
-import { originOf } from './origin-of.ts'
+import { originOf } from '../oci/docker-hub.ts'
 import { readToml, stringsOf } from './read-toml.ts'
 
 /** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */

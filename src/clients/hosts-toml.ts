@@ -1,6 +1,6 @@
 import { parse, stringify, type JsonMap } from '@iarna/toml'
 import { caFileName } from './ca-file.ts'
-import { originOf } from './origin-of.ts'
+import { originOf } from '../oci/docker-hub.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 
 export interface HostsFile {

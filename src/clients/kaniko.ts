@@ -47,7 +47,7 @@ function yaml(value: unknown): string {
  * must have no dot: kaniko would take it for a registry.
  * https://github.com/osscontainertools/kaniko#flag---registry-map
  */
-export function kanikoFlags(mirror: MirrorForClient, hasMap: boolean): string[] {
+function kanikoFlags(mirror: MirrorForClient, hasMap: boolean): string[] {
   return [
     ...(hasMap
       ? mappings(mirror).map((mapping) => `--registry-map=${mapping}`)

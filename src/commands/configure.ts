@@ -24,11 +24,14 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     '<%= config.bin %> <%= command.id %> --list',
   ]
   static override args = {
-    client: stringArgument({ description: 'docker, podman, containerd, kind, kaniko, buildkit, k3d …' }),
+    client: stringArgument({
+      description:
+        'docker, podman, containerd, kind, k3d, k3s, minikube, buildkit, kaniko, testcontainers, skaffold or tilt',
+    }),
   }
   static override flags = {
     list: boolean({
-      description: 'what is configured, where, since when',
+      description: 'what is configured, where, and since when',
       env: 'MIRROR_LIST',
       exclusive: ['undo', 'check'],
     }),
@@ -51,7 +54,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       env: 'MIRROR_URL',
     }),
     ca: string({
-      description: "the CA of a mirror with TLS, as PEM, instead of the one that mirror.yaml's tls tells",
+      description: 'the CA of a mirror with TLS, as PEM, instead of the one that tls in mirror.yaml means',
       helpValue: 'FILE',
       env: 'MIRROR_CA',
     }),
@@ -66,7 +69,11 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       helpValue: 'FILE',
       env: 'MIRROR_FILE',
     }),
-    cluster: string({ description: 'a running cluster, by name', helpValue: 'NAME', env: 'MIRROR_CLUSTER' }),
+    cluster: string({
+      description: 'the cluster, by name: of kind one that runs, of minikube a profile',
+      helpValue: 'NAME',
+      env: 'MIRROR_CLUSTER',
+    }),
     'client-version': string({
       description: 'the version to write for, instead of the one found',
       helpValue: 'V',
@@ -157,6 +164,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
+    // What none of them can do without is told once.
+    const { adminToCheckBy } = await import('../app/configure/check-client.ts')
+    await adminToCheckBy(this.surroundings())
     const others: object[] = []
     for (const { client, place, title } of silent) {
       others.push({ client, place, skipped: 'cannot be made to pull from here' })

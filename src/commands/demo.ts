@@ -3,9 +3,10 @@ import { jsonFlag } from '../cli/flags.ts'
 
 export default class Demo extends BaseCommand {
   static override summary =
-    'the whole story on one machine without internet: a pull that misses, one that hits, the numbers'
+    'The whole story on one machine, without the internet: a pull that misses, one that hits, the numbers'
   static override description =
-    'Makes an image and an upstream registry that is as far away as a real one, starts a mirror in a temporary folder, and pulls three times: cold, warm, and with the upstream switched off. Leaves nothing behind.'
+    'Makes an image and an upstream registry that answers as slowly as one on the internet, starts a mirror in a temporary ' +
+    'folder, and pulls three times: cold, warm, and with the upstream switched off. Leaves nothing behind.'
   static override examples = ['<%= config.bin %> <%= command.id %>', '<%= config.bin %> <%= command.id %> --json']
   static override flags = { json: jsonFlag }
 

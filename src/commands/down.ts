@@ -7,8 +7,8 @@ import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/path
 export default class Down extends BaseCommand {
   static override summary = 'Stop the mirror; what is cached stays'
   static override description =
-    'Pulls in flight get up to 30 s to finish. That no mirror runs is no failure. A container is removed; its volume stays, ' +
-    'unless --volumes says otherwise.'
+    'Pulls in flight get up to 30 s to finish. It is no failure when no mirror runs. A container is removed; its volume ' +
+    'stays, unless --volumes says otherwise.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --no-autostart',
@@ -17,11 +17,11 @@ export default class Down extends BaseCommand {
   ]
   static override flags = {
     'no-autostart': boolean({
-      description: 'and do not come back after a reboot',
+      description: 'take back what `mirror up --autostart` did: it does not come back after a reboot',
       env: 'MIRROR_NO_AUTOSTART',
     }),
     volumes: boolean({
-      description: 'and drop what a container has cached, and what was pushed to it',
+      description: 'drop what a container has cached, and what was pushed to it, too',
       env: 'MIRROR_VOLUMES',
     }),
     yes: yesFlag,
@@ -76,9 +76,9 @@ export default class Down extends BaseCommand {
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../app/container/open-engine.ts')
     const { removeVolume } = await import('../app/container/down-container.ts')
-    const { forgetResting } = await import('../app/container/resting.ts')
+    const { forgetResting, restingEngine } = await import('../app/container/resting.ts')
     const { stateDir } = mirrorPaths(surroundings)
-    const removed = await removeVolume(await openEngine(surroundings), stateDir)
+    const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)
     await forgetResting(stateDir)
     return removed
   }

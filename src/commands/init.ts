@@ -3,7 +3,7 @@ import { boolean, integer, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
 import type { TemplateName } from '../app/init-template.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { configFlag, dryRunFlag, imageFlag, yesFlag } from '../cli/flags.ts'
+import { configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { parseSize } from '../lib/units.ts'
@@ -50,7 +50,12 @@ export default class Init extends BaseCommand {
       dependsOn: ['template'],
       env: 'MIRROR_OUTPUT',
     }),
-    image: imageFlag,
+    image: string({
+      description:
+        'the image that a template runs (compose, k8s), instead of the one that `mirror up --runtime container` makes',
+      helpValue: 'REF',
+      env: 'MIRROR_IMAGE',
+    }),
     yes: yesFlag,
     force: boolean({ description: 'replace a file that is there already', env: 'MIRROR_FORCE' }),
     config: configFlag,

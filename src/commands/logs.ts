@@ -7,7 +7,7 @@ import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'The log of the mirror that `mirror up` started'
-  static override description = 'A line for people on a terminal, JSON lines elsewhere.'
+  static override description = 'Lines for people on a terminal, JSON lines elsewhere.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> -f',
     '<%= config.bin %> <%= command.id %> --lines 1000 --json | jq .msg',
@@ -39,7 +39,7 @@ export default class Logs extends BaseCommand {
     if (running?.container) {
       const { containerLogs } = await import('../app/container/container-logs.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
-      for await (const line of containerLogs(surroundings, running.container.name, request)) write(line)
+      for await (const line of containerLogs(surroundings, running.container, request)) write(line)
       return
     }
     if (running !== undefined && running.logFile === undefined)

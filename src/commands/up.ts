@@ -48,7 +48,7 @@ export default class Up extends BaseCommand {
       exclusive: ['foreground'],
     }),
     runtime: string({
-      description: 'where the server lives; where it did the last time, at first as a process',
+      description: 'where the server lives; if it is not given, where it did the last time, and at first in a process',
       options: ['process', 'container'],
       env: 'MIRROR_RUNTIME',
     }),

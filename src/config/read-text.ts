@@ -1,5 +1,6 @@
 import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
+import { canonicalRegistry } from '../oci/docker-hub.ts'
 import { parseRegistryHost } from '../oci/name.ts'
 import type { ListenAddress } from './config.ts'
 import type { ReadText } from './fields.ts'
@@ -74,7 +75,7 @@ export const registryHost: ReadText<string> = (text, problem) => {
   const host = parseRegistryHost(text)
   if (host === undefined)
     return problem(`must be a registry's host name with an optional port, such as ghcr.io, not ${quote(text)}`)
-  return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+  return canonicalRegistry(host)
 }
 
 /** A `host` or `host:port`, as it is. */

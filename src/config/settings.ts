@@ -1,3 +1,4 @@
+import { originOf } from '../oci/docker-hub.ts'
 import type { CacheConfig, Config, CredentialsConfig, UpstreamConfig } from './config.ts'
 import { list, record, scalar, section, type Field } from './fields.ts'
 import * as read from './read-text.ts'
@@ -94,8 +95,7 @@ function upstream(host: string): Field<UpstreamConfig> {
       tagFreshness: scalar(read.duration),
     },
     (given) => ({
-      // Docker Hub serves its registry under another name than its images carry.
-      url: given.url ?? (host === 'docker.io' ? 'https://registry-1.docker.io' : `https://${host}`),
+      url: given.url ?? originOf(host),
       credentials: given.credentials ?? { from: 'docker-config' },
       tokenHosts: given.tokenHosts ?? [],
       ca: given.ca,

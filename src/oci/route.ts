@@ -1,4 +1,5 @@
 import { parseDigest, type Digest } from './digest.ts'
+import { canonicalRegistry } from './docker-hub.ts'
 import { OciError } from './errors.ts'
 import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from './name.ts'
 import { parseReference, type Reference } from './reference.ts'
@@ -139,8 +140,7 @@ function registryOf(text: string): string {
   const host = parseRegistryHost(text)
   if (host === undefined)
     throw new OciError('NAME_INVALID', 400, 'The registry is not a host name with an optional port.')
-  // Docker Hub's other names mean the same registry.
-  return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
+  return canonicalRegistry(host)
 }
 
 function checkedName(path: string[]): string {

@@ -14,7 +14,7 @@ import { betterIdentity, findWord, type Word } from './word.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */
 const smallBytes = 64 * 1024
-/** How long an upstream that limits connections is asked by one at least. */
+/** How long, at least, an upstream that limits connections is asked over a single one. */
 const unrangedMs = 10 * 60_000
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */

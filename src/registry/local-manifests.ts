@@ -1,6 +1,7 @@
 import type { Digest } from '../oci/digest.ts'
 import { digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
 import { isForeignLayer, mediaType } from '../oci/media-types.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
@@ -12,9 +13,6 @@ import { changeReferrersList, referrerEntry } from './pushed-referrers.ts'
 import { readPushedManifest, type ReadManifest } from './read-pushed-manifest.ts'
 import type { ManifestPushed, PushedBody } from './registry.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
-
-/** Bytes. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests */
-export const largestManifest = 4 * 1024 * 1024
 
 /** Manifests on their way into the local registry, and out of it. */
 export class LocalManifests {

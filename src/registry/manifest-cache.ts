@@ -1,6 +1,7 @@
 import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/ref-store.ts'
 import { UpstreamError, type FetchedManifest } from '../upstream/upstream.ts'
@@ -20,9 +21,6 @@ export interface HeldManifest {
   readonly identity: string
 }
 
-/** 4 MiB: what the specification asks registries to take, and all that clients read (decision D4). */
-export const manifestLimit = 4 * 1024 * 1024
-
 /** Manifests: in memory, on disk, or fetched, checked and kept. */
 export class ManifestCache {
   readonly #flights = new SingleFlight<HeldManifest>()
@@ -36,7 +34,7 @@ export class ManifestCache {
 
   /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
   async hold(place: Place, digest: Digest, contentType: string, identity: string): Promise<HeldManifest | undefined> {
-    const content = await this.#contents.load(digest, manifestLimit)
+    const content = await this.#contents.load(digest, largestManifest)
     if (!content) return undefined
     const known = place.record()?.manifests.get(digest)
     if (known && known.identity === identity) return { digest, mediaType: known.mediaType, content, identity }

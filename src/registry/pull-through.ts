@@ -19,7 +19,7 @@ import { PullTracker } from './pull-tracker.ts'
 import { bytesOf, SmallContents, type SmallContent } from './small-contents.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
-import { findManifestWord, revokeWord } from './word.ts'
+import { findManifestWord, isGoodFor, revokeWord } from './word.ts'
 
 export interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
@@ -213,9 +213,7 @@ export class PullThrough implements Registry {
   }
 
   #knownTags(place: Place): string[] {
-    const usable = [...(place.record()?.tags ?? [])].filter(
-      ([, { identity }]) => identity === anonymousIdentity || identity === place.identity,
-    )
+    const usable = [...(place.record()?.tags ?? [])].filter(([, tag]) => isGoodFor(tag, place.identity))
     return usable.map(([tag]) => tag).toSorted()
   }
 

@@ -1,4 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
 import { mediaType } from '../oci/media-types.ts'
 import type { Page } from '../oci/route.ts'
 import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
@@ -13,8 +14,8 @@ export interface ReferrerEntry {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
-/** Clients take no index beyond the size of a manifest. */
-const largestBody = 4 * 1024 * 1024 - 64 * 1024
+/** Bytes of a page's entries: clients take no index beyond the size of a manifest. */
+const largestBody = largestManifest - 64 * 1024
 const longestPage = 1000
 
 export function referrerEntry(digest: Digest, manifest: PushedManifest): ReferrerEntry {

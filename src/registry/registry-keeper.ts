@@ -9,7 +9,7 @@ import { attachedTo, planForgetting } from './pushed-closure.ts'
 import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
 import { listPushedImages, type PushedImage } from './pushed-images.ts'
 
-/** For so long, of running time, what nothing leads to stays: a manifest that names it may be on its way. */
+/** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
 export const usualGrace = 24 * 3_600_000
 
 /** What went from the registry, or would go. */
@@ -23,9 +23,9 @@ export interface RegistryRemoval {
 }
 
 export interface PruneOptions {
-  /** Tags pushed before so long go; ms. */
+  /** Tags that were pushed longer ago than this go; ms. */
   readonly olderThan: number
-  /** So many tags of each repository stay, the newest ones. */
+  /** How many tags of each repository stay however old they are, the newest ones. */
   readonly keep: number
   /** Undefined for all. */
   readonly repository: string | undefined

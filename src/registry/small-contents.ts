@@ -25,7 +25,7 @@ export function bytesOf({ body }: SmallContent): Uint8Array {
   return typeof body === 'string' ? Buffer.from(body, 'latin1') : body
 }
 
-/** Stored manifests and configs that were asked for of late, in memory: bounded, and each hashed when it was loaded (D2). */
+/** Stored manifests and configs that were asked for of late, in memory: bounded, and each hashed when it was loaded (decision D2). */
 export class SmallContents {
   readonly #blobs: Pick<BlobStore, 'read' | 'stat'>
   readonly #memory: LRUCache<Digest, SmallContent>

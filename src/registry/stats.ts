@@ -30,7 +30,7 @@ export interface Served {
   readonly provenance: Provenance
   /** Body bytes that left. */
   readonly bytes: number
-  /** A GET; a HEAD of what we do not hold counts only as a request. */
+  /** A HEAD: one of what we do not hold counts only as a request. */
   readonly head: boolean
 }
 

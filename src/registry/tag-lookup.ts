@@ -3,13 +3,13 @@ import type { Clock } from '../lib/clock.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { anonymousIdentity, type RefStore, type TagRecord } from '../store/ref-store.ts'
+import type { RefStore, TagRecord } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead } from '../upstream/upstream.ts'
 import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
 import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
 import { placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
-import { betterIdentity, revokeWord } from './word.ts'
+import { betterIdentity, isGoodFor, revokeWord } from './word.ts'
 
 /** What a tag means now. */
 export type TagAnswer =
@@ -180,7 +180,7 @@ export class TagLookup {
 
   #usable(place: Place, tag: string): TagRecord | undefined {
     const known = place.record()?.tags.get(tag)
-    return known && (known.identity === anonymousIdentity || known.identity === place.identity) ? known : undefined
+    return known && isGoodFor(known, place.identity) ? known : undefined
   }
 
   async #isHeld(place: Place, digest: Digest): Promise<boolean> {

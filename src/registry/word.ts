@@ -13,16 +13,20 @@ export interface Word {
   readonly mediaType: string | undefined
 }
 
+/** Whether a word counts for this identity: it was given to nobody in particular, or to the same credential. */
+export function isGoodFor(word: { readonly identity: string }, identity: string): boolean {
+  return word.identity === anonymousIdentity || word.identity === identity
+}
+
 /** The word a repository's record holds on a blob, good for this identity. A manifest is a blob too. */
 export function findWord(record: RepositoryRecord | undefined, digest: Digest, identity: string): Word | undefined {
   if (!record) return undefined
-  const good = (word: { identity: string }) => word.identity === anonymousIdentity || word.identity === identity
   const manifest = record.manifests.get(digest)
-  if (manifest && good(manifest)) return manifest
+  if (manifest && isGoodFor(manifest, identity)) return manifest
   const blob = record.blobs.get(digest)
-  if (blob && good(blob)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
+  if (blob && isGoodFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
   for (const parent of record.manifests.values()) {
-    if (!good(parent)) continue
+    if (!isGoodFor(parent, identity)) continue
     const link = parent.links.find((link) => link.digest === digest && !isForeignLayer(link.mediaType))
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
@@ -36,11 +40,11 @@ export function findManifestWord(
   identity: string,
 ): (Word & { readonly mediaType: string }) | undefined {
   if (!record) return undefined
-  const good = (word: { identity: string }) => word.identity === anonymousIdentity || word.identity === identity
   const manifest = record.manifests.get(digest)
-  if (manifest && good(manifest)) return manifest
+  if (manifest && isGoodFor(manifest, identity)) return manifest
   for (const parent of record.manifests.values()) {
-    const link = good(parent) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
+    const link =
+      isGoodFor(parent, identity) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
   return undefined

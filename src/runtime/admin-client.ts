@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type {
   CanaryOffer,
@@ -14,6 +15,8 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from '../server/admin-api.ts'
+import { ProgramError } from './exec-stream.ts'
+import { limitSilence } from './limit-silence.ts'
 
 /** The running mirror, asked over its admin listener. Throws a MirrorError when it does not answer or refuses. */
 export interface AdminClient {
@@ -40,9 +43,21 @@ export interface AdminClientOptions {
   tokenFile: string
   /** How long it may be silent. */
   timeoutMs: number
+  /** Undefined for one that the URL alone leads to. */
+  tunnel?: AdminTunnel | undefined
 }
 
-export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOptions): AdminClient {
+/** The way to a mirror whose admin listener is on another machine. */
+export interface AdminTunnel {
+  /** For people: `ssh://me@there`. */
+  readonly to: string
+  /** Throws a MirrorError when there is no way. */
+  connect(): Promise<Duplex>
+}
+
+export function createAdminClient({ url, tokenFile, timeoutMs, tunnel }: AdminClientOptions): AdminClient {
+  const where = tunnel ? `${url} of ${tunnel.to}` : url
+
   async function ask(
     method: string,
     path: string,
@@ -52,9 +67,11 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     const token = await readToken(tokenFile)
     // Not every command has something to ask, and loading this takes a tenth of its time.
     const { request } = process.getBuiltinModule('node:http')
+    const connection = await tunnel?.connect()
+    if (connection) limitSilence(connection, timeoutMs)
     const sent = request(new URL(path, reachable(url)), {
       method,
-      agent: false,
+      ...(connection ? { createConnection: () => connection } : { agent: false }),
       timeout: timeoutMs,
       ...(signal && { signal }),
       headers: {
@@ -65,7 +82,7 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
       sent.once('timeout', () => sent.destroy(unreachable(`it was silent for ${timeoutMs / 1000} s`)))
       sent.once('response', resolve)
-      sent.once('error', (error) => reject(errnoOf(error) === undefined ? error : unreachable(error.message, error)))
+      sent.once('error', (error) => reject(isLoss(error) ? unreachable(error.message, error) : error))
       sent.end(body && JSON.stringify(body))
     })
     // A time-out while the body arrives surfaces where the body is read.
@@ -85,7 +102,7 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
   }
 
   function unreachable(why: string, cause?: unknown): MirrorError {
-    return new MirrorError(`The mirror does not answer on ${url}: ${why}.`, {
+    return new MirrorError(`The mirror does not answer on ${where}: ${why}.`, {
       exit: exitCode.missing,
       hints: ['mirror logs', 'mirror down && mirror up'],
       cause,
@@ -94,10 +111,10 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
 
   function refused(status: number, answer: string): MirrorError {
     if (status === 401 || status === 403)
-      return new MirrorError(`The mirror on ${url} refuses the token in ${tokenFile}.`, {
+      return new MirrorError(`The mirror on ${where} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
-    return new MirrorError(`The mirror on ${url} answered ${status}: ${answer.trim().slice(0, 500)}`)
+    return new MirrorError(`The mirror on ${where} answered ${status}: ${answer.trim().slice(0, 500)}`)
   }
 
   return {
@@ -116,6 +133,11 @@ export function createAdminClient({ url, tokenFile, timeoutMs }: AdminClientOpti
     endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { id })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
+}
+
+/** Of the connection, or of what it leads through. */
+function isLoss(error: Error): boolean {
+  return errnoOf(error) !== undefined || error instanceof ProgramError
 }
 
 async function jsonOf<T>(answer: AsyncIterable<string>): Promise<T> {

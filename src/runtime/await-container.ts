@@ -4,10 +4,13 @@ import { publishedAt } from './container-spec.ts'
 import { DockerError, type ContainerEngine } from './container-engine.ts'
 import type { ContainerState } from './docker-containers.ts'
 import { isHealthy } from './health.ts'
+import { openTunnel } from './mirror-tunnel.ts'
 
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000
 const lookMs = 50
+/** A look through an engine elsewhere starts a program there. */
+const lookAfarMs = 500
 
 export interface AwaitedContainer {
   readonly id: string
@@ -24,15 +27,31 @@ export async function awaitContainer(engine: ContainerEngine, awaited: AwaitedCo
   for (;;) {
     signal.throwIfAborted()
     const found = await engine.containers.find(id)
-    const port = found && publishedAt(found, admin)
-    if (found?.running && port !== undefined && (await isHealthy(`http://127.0.0.1:${port}`))) return found
+    if (found?.running && (await answers(engine, found, admin))) return found
     // A restart is what the engine does about a mirror that has ended at once.
     const ended = found === undefined || found.restarting || !found.running
     if (ended) throw await failure(engine, id, endOf(found), found?.exitCode)
-    if (clock.monotonic() > end)
-      throw await failure(engine, id, `it runs, but nothing answers at 127.0.0.1:${port} of this machine`, undefined)
-    await clock.sleep(lookMs, signal)
+    if (clock.monotonic() > end) throw await failure(engine, id, silenceOf(engine, found, admin), undefined)
+    await clock.sleep(engine.isElsewhere ? lookAfarMs : lookMs, signal)
   }
+}
+
+async function answers(engine: ContainerEngine, found: ContainerState, admin: number): Promise<boolean> {
+  const port = publishedAt(found, admin)
+  if (!engine.isElsewhere) return port !== undefined && isHealthy(`http://127.0.0.1:${port}`)
+  const connect = () => openTunnel(engine, found.id, admin)
+  try {
+    return await isHealthy(`http://127.0.0.1:${admin}`, { connect, timeoutMs: 10_000 })
+  } catch (error) {
+    // It may have ended in that very moment; a look at it says so.
+    if (error instanceof MirrorError && error.cause instanceof DockerError) return false
+    throw error
+  }
+}
+
+function silenceOf({ isElsewhere }: ContainerEngine, found: ContainerState, admin: number): string {
+  const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${publishedAt(found, admin)} of this machine`
+  return `it runs, but nothing answers at ${where}`
 }
 
 function endOf(found: ContainerState | undefined): string {

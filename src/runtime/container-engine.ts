@@ -1,7 +1,11 @@
 import type { DockerContainers } from './docker-containers.ts'
+import type { DockerEndpoint } from './docker-endpoint.ts'
 
 /** A Docker engine (or podman, which speaks its language), as far as a mirror in a container needs one. */
 export interface ContainerEngine {
+  readonly endpoint: DockerEndpoint
+  /** It is another machine's: ports are published there, and folders are that machine's. */
+  readonly isElsewhere: boolean
   /** Throws a MirrorError (exit 4) when no engine answers, or it does not let us in. */
   info(): Promise<EngineInfo>
   readonly containers: DockerContainers

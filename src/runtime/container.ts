@@ -20,14 +20,17 @@ import { stopContainer } from './stop-container.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
-  { volumes }: ContainerEngine,
+  { volumes, isElsewhere }: Pick<ContainerEngine, 'volumes' | 'isElsewhere'>,
   { data, owner }: Pick<ContainerWish, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
   const whose = found && ownerOf(found)
   if (whose === undefined || whose === owner) return
   throw new MirrorError(`The volume ${volumeName} is another mirror's, with its state in ${whose}.`, {
-    hints: ['Drop it from there: MIRROR_HOME=… mirror down --volumes', 'Or use a folder: mirror up --data DIR'],
+    hints: [
+      'Drop it from there: MIRROR_HOME=… mirror down --volumes',
+      ...(isElsewhere ? [] : ['Or use a folder: mirror up --data DIR']),
+    ],
   })
 }
 

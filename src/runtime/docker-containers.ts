@@ -1,3 +1,5 @@
+import type { Duplex } from 'node:stream'
+
 /** A container as it is to be made. */
 export interface ContainerSpec {
   readonly name: string
@@ -83,6 +85,11 @@ export interface DockerContainers {
   unpack(container: string, folder: string, archive: Buffer): Promise<void>
   /** What it writes to stdout and stderr, a line at a time. */
   logs(container: string, request: LogRequest): AsyncIterable<string>
+  /**
+   * Runs a program in a running container: the stream is its stdin and stdout. What it says on stderr is the stream's
+   * error, a ProgramError, once it has ended.
+   */
+  converse(container: string, command: readonly string[]): Promise<Duplex>
   /** Its exit code, once it has ended. */
   wait(container: string): Promise<number>
 }

@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto'
 import { readFile, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
+import { parseSshHost } from './ssh-endpoint.ts'
+import type { SshEndpoint } from './ssh-endpoint.ts'
 
 /** Where a Docker engine is spoken to. */
 export type DockerEndpoint =
   | { readonly kind: 'socket'; readonly path: string }
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly tlsFolder: string | undefined }
+  | SshEndpoint
 
 export interface DockerEndpointInput {
   platform: NodeJS.Platform
@@ -34,7 +37,7 @@ export async function findDockerChoice({
 }: Pick<DockerEndpointInput, 'env' | 'homedir'>): Promise<DockerChoice | undefined> {
   const folder = env['DOCKER_CONFIG'] || join(homedir, '.docker')
   if (env['DOCKER_HOST']) {
-    const tlsFolder = env['DOCKER_TLS_VERIFY'] ? env['DOCKER_CERT_PATH'] || folder : undefined
+    const tlsFolder = env['DOCKER_TLS_VERIFY'] ? resolve(env['DOCKER_CERT_PATH'] || folder) : undefined
     return { by: 'DOCKER_HOST', host: env['DOCKER_HOST'], tlsFolder }
   }
   const context = env['DOCKER_CONTEXT'] || stringAt(await readJson(join(folder, 'config.json')), 'currentContext')
@@ -49,7 +52,7 @@ export async function findDockerChoice({
   }
 }
 
-/** The engine that the `docker` command would speak to; undefined for one that only the command itself can reach (ssh). */
+/** The engine that the `docker` command would speak to; undefined where what names it names no address. */
 export async function findDockerEndpoint(input: DockerEndpointInput): Promise<DockerEndpoint | undefined> {
   const choice = await findDockerChoice(input)
   if (choice === undefined)
@@ -58,6 +61,7 @@ export async function findDockerEndpoint(input: DockerEndpointInput): Promise<Do
 }
 
 function parseHost(host: string, tlsFolder: string | undefined): DockerEndpoint | undefined {
+  if (host.startsWith('ssh:')) return parseSshHost(host)
   const socket = /^(?:unix|npipe):\/\/(.+)$/.exec(host)?.[1]
   if (socket !== undefined) return { kind: 'socket', path: socket }
   const tcp = /^(?:tcp|https?):\/\/(\[[^\]]+\]|[^:/]+)(?::(\d+))?\/?$/.exec(host)

@@ -41,7 +41,7 @@ function toDockerError(error: unknown): unknown {
   const said = 'json' in error ? messageOf(error.json) : undefined
   const message = (said ?? error.message).trim().replace(/\.$/, '')
   // podman says 500 where Docker says that something is in conflict.
-  const status = /already (in use|exists|used)/.test(message) ? 409 : error.statusCode
+  const status = /already (in use|exists|used)|container state improper/.test(message) ? 409 : error.statusCode
   return new DockerError(status, message, { cause: error })
 }
 

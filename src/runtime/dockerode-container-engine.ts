@@ -7,15 +7,20 @@ import { DockerError, type ContainerEngine, type DockerNetworks, type DockerVolu
 import { asked, askedIfThere } from './dockerode-asked.ts'
 import { createContainers } from './dockerode-containers.ts'
 import { openClient } from './dockerode-docker.ts'
+import { hostOf } from './host-of.ts'
 import { createImages } from './dockerode-images.ts'
+import { isElsewhere } from './is-elsewhere.ts'
 
 /** The engine behind an endpoint. Throws a MirrorError (exit 4) when it is not there, or does not let us in. */
 export async function openContainerEngine(endpoint: DockerEndpoint): Promise<ContainerEngine> {
   try {
     if (endpoint.kind === 'socket') await access(endpoint.path)
     const client = await openClient(endpoint)
-    await client.ping()
+    if (isElsewhere(endpoint)) await pingAfar(client)
+    else await client.ping()
     return {
+      endpoint,
+      isElsewhere: isElsewhere(endpoint),
       async info() {
         const info = (await asked(client.info() as Promise<EngineAnswer>)) satisfies EngineAnswer
         return {
@@ -34,6 +39,20 @@ export async function openContainerEngine(endpoint: DockerEndpoint): Promise<Con
   } catch (error) {
     throw unreachable(error, endpoint)
   }
+}
+
+/** What is on the way to another machine may swallow a question; a login takes a while. */
+const answerAfarMs = 45_000
+
+async function pingAfar(client: Dockerode): Promise<void> {
+  const abortSignal = AbortSignal.timeout(answerAfarMs)
+  const asking = (client as unknown as { ping(options: { abortSignal: AbortSignal }): Promise<unknown> }).ping({
+    abortSignal,
+  })
+  await asking.catch((error: unknown) => {
+    if (!abortSignal.aborted) throw error
+    throw Object.assign(new Error(`it was silent for ${answerAfarMs / 1000} s`), { code: 'ETIMEDOUT' })
+  })
 }
 
 interface EngineAnswer {
@@ -98,7 +117,7 @@ function createVolumes(client: Dockerode): DockerVolumes {
 function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
   if (code === undefined && !(error instanceof DockerError)) return error
-  const where = endpoint.kind === 'socket' ? endpoint.path : `${endpoint.host}:${endpoint.port}`
+  const where = endpoint.kind === 'socket' ? endpoint.path : hostOf(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
     return new MirrorError(`You may not use the Docker engine at ${where}: permission denied.`, {
       exit: exitCode.missing,

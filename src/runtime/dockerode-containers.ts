@@ -2,6 +2,7 @@ import { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
 import type { ContainerSpec, ContainerState, DockerContainers, PublishedPort } from './docker-containers.ts'
 import { linesOfLog } from './docker-log.ts'
+import { execStream } from './exec-stream.ts'
 import { asked, askedIfThere } from './dockerode-asked.ts'
 
 /** The containers of an engine. */
@@ -47,6 +48,11 @@ export function createContainers(client: Dockerode): DockerContainers {
         signal.removeEventListener('abort', stop)
         stop()
       }
+    },
+    async converse(container, command) {
+      const streams = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Tty: false }
+      const program = await asked(client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
+      return execStream(await asked(program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
     },
     wait: async (container) =>
       ((await asked(client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,

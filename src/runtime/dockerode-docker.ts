@@ -1,4 +1,5 @@
 import { access, readFile } from 'node:fs/promises'
+import { Agent } from 'node:http'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import type Dockerode from 'dockerode'
@@ -6,6 +7,7 @@ import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Docker } from './docker.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
+import { SshConnection } from './ssh-connection.ts'
 
 export interface DockerodeOptions {
   clock: Clock
@@ -65,10 +67,20 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
   }
 }
 
+/** As long as Node's own agent keeps a connection that nobody uses. */
+const idleMs = 5000
+
 /** The library is loaded here, and nowhere else. */
 export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
   const { default: Dockerode } = await import('dockerode')
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
+  if (endpoint.kind === 'ssh') {
+    // Kept alive, for logging in costs more than a request; one that is idle keeps no command from ending.
+    const kept = new Agent({ keepAlive: true, timeout: idleMs })
+    const agent = Object.assign(kept, { createConnection: () => new SshConnection(endpoint) })
+    const options = { host: 'docker', port: 80, protocol: 'http' as const, agent }
+    return new Dockerode(options)
+  }
   const { host, port, tlsFolder } = endpoint
   if (tlsFolder === undefined) return new Dockerode({ host, port, protocol: 'http' })
   const [ca, cert, key] = await Promise.all(

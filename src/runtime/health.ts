@@ -1,13 +1,17 @@
 import { randomBytes } from 'node:crypto'
 import { get } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { parseObject } from '../lib/json-object.ts'
 import { healthProof } from '../server/health-proof.ts'
+import { limitSilence } from './limit-silence.ts'
 
 export interface HealthRequest {
   /** The mirror that has to be the one that answers; any when not given. */
   readonly instance?: string
   /** How long it may be silent. */
   readonly timeoutMs?: number
+  /** How it is reached, where the address alone does not lead there. */
+  readonly connect?: () => Promise<Duplex>
 }
 
 /** More than any answer to this question. */
@@ -16,20 +20,22 @@ const mostCharacters = 10_000
 /** Whether a mirror's admin listener answers there. */
 export async function isHealthy(
   adminUrl: string,
-  { instance, timeoutMs = 2000 }: HealthRequest = {},
+  { instance, timeoutMs = 2000, connect }: HealthRequest = {},
 ): Promise<boolean> {
   const challenge = randomBytes(16).toString('hex')
   const url = new URL('/healthz', adminUrl)
   if (instance !== undefined) url.searchParams.set('challenge', challenge)
-  const answer = await ask(url, timeoutMs)
+  const answer = await ask(url, timeoutMs, await connect?.())
   if (answer === undefined || instance === undefined) return answer !== undefined
   return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
 }
 
 /** The body of a 200; undefined for anything else. */
-function ask(url: URL, timeout: number): Promise<string | undefined> {
+function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
+  const by = connection ? { createConnection: () => connection } : { agent: false as const }
+  if (connection) limitSilence(connection, timeout)
   return new Promise((resolve) => {
-    const request = get(url, { agent: false, timeout }, (response) => {
+    const request = get(url, { ...by, timeout }, (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part

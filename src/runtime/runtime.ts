@@ -1,4 +1,5 @@
 import type { StatusReport } from '../server/admin-api.ts'
+import type { DockerEndpoint } from './docker-endpoint.ts'
 
 /** Where a mirror answers. */
 export type Endpoints = StatusReport['endpoints']
@@ -46,6 +47,10 @@ export interface ContainerPlace {
   credentials: string[]
   /** ISO 8601: when that was done last. */
   handedOverAt: string
+  /** Whose container it is; undefined where nobody has noted it. */
+  engine?: DockerEndpoint | undefined
+  /** That engine is another machine's, and so are the mirror's addresses: it is spoken to through the engine. */
+  elsewhere?: { readonly adminPort: number } | undefined
 }
 
 /** A mirror that was started and answers. */

@@ -2,6 +2,7 @@ import { readFile, rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
+import { parseEndpoint } from './parse-endpoint.ts'
 import { isSameProcess } from './process-identity.ts'
 import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
 
@@ -74,6 +75,8 @@ function parseContainer({
   volume,
   credentials,
   handedOverAt,
+  engine,
+  elsewhere,
 }: Record<string, unknown>): ContainerPlace {
   return {
     id: String(id),
@@ -82,6 +85,8 @@ function parseContainer({
     volume: typeof volume === 'string' ? volume : undefined,
     credentials: textsOf(credentials),
     handedOverAt: String(handedOverAt),
+    ...(isObject(engine) && { engine: parseEndpoint(engine) }),
+    ...(isObject(elsewhere) && { elsewhere: { adminPort: Number(elsewhere['adminPort']) } }),
   }
 }
 

@@ -23,6 +23,8 @@ export interface StatusReport {
   version: string
   running: true
   runtime: 'process' | 'container'
+  /** `ssh://me@there`: the Docker engine of another machine that the mirror is on; its addresses are that machine's. */
+  engine?: string
   pid: number
   /** ISO 8601. */
   startedAt: string
@@ -108,9 +110,9 @@ export interface RegistryGcRequest {
 }
 
 export interface RegistryPruneRequest {
-  /** Tags pushed before so long go; ms. */
+  /** Tags that were pushed longer ago than this go; ms. */
   olderThan: number
-  /** So many tags of each repository stay, the newest ones. */
+  /** How many tags of each repository stay however old they are, the newest ones. */
   keep: number
   /** Of one repository only. */
   repository?: string

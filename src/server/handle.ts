@@ -83,9 +83,7 @@ async function answer(
   if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   if (!push && request.method !== 'GET' && request.method !== 'HEAD') {
-    throw new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', {
-      allow: 'GET, HEAD',
-    })
+    throw readOnly('GET, HEAD')
   }
   const route = parseRoute(request.url!, options.addressing, request.method)
   if (push) {
@@ -121,10 +119,13 @@ async function answer(
       return { bytes: sendList(request, response, await registry.catalog(route.registry, route.page, caller)) }
     case 'uploads':
     case 'upload':
-      throw new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', {
-        allow: '',
-      })
+      throw readOnly('')
   }
+}
+
+/** `allow`: the methods that the resource has, none for an upload. RFC 9110 §15.5.6. */
+function readOnly(allow: string): OciError {
+  return new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', { allow })
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {

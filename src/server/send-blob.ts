@@ -18,21 +18,18 @@ const bufferBytes = 128 * 1024
  * Copies a body into a response chunk by chunk, at the client's pace: a chunk is read once the kernel has taken the one
  * before, so a client costs one buffer however slow it is. A client that takes nothing for `idle` ms is cut off.
  */
-export async function copyBody(
+async function copyBody(
   response: ServerResponse,
-  length: number | undefined,
+  length: number,
   read: (buffer: Uint8Array) => Promise<number>,
   options: { readonly signal: AbortSignal; readonly idle: number; readonly buffers: BufferPool },
 ): Promise<void> {
   await turnOf(response, options.signal)
   const buffer = options.buffers.take()
   try {
-    for (let left = length ?? Infinity; left > 0;) {
+    for (let left = length; left > 0;) {
       const count = await read(left < buffer.length ? buffer.subarray(0, left) : buffer)
-      if (count === 0) {
-        if (length === undefined) return
-        throw new Error('a body ended before its announced length')
-      }
+      if (count === 0) throw new Error('a body ended before its announced length')
       await writeChunk(response, buffer.subarray(0, count), options)
       left -= count
     }

@@ -13,7 +13,7 @@ import { openRunningClock, type RunningClock } from './running-clock.ts'
 import { acquireStoreLock, type StoreLock } from './store-lock.ts'
 
 export interface StoreOptions {
-  /** The cache's folder; made when it is not there. */
+  /** The store's folder; made when it is not there. */
   readonly root: string
   readonly verifyReads: 'auto' | 'always'
   /** Bytes to leave free on the disk. */
@@ -25,7 +25,7 @@ export interface StoreOptions {
   readonly onLost?: (() => void) | undefined
 }
 
-/** The cellar of one process. */
+/** A store that this process has to itself: blobs, what upstreams said of them, and the time it has run. */
 export interface Store {
   readonly layout: StoreLayout
   readonly blobs: FileBlobStore

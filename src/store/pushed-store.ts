@@ -1,7 +1,7 @@
 import { openStore, type Store, type StoreOptions } from './open-store.ts'
 import { PushedRepositories } from './pushed-repositories.ts'
 
-/** What was pushed: the same cellar as the cache's, in a folder of its own, that no eviction enters. */
+/** What was pushed: a store like the cache's, in a folder of its own that no eviction enters. */
 export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {
   readonly repositories: PushedRepositories
 }

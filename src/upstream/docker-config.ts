@@ -68,7 +68,7 @@ export function openDockerConfig(path: string, host: string, clock: Clock): Dock
 const noEntry: DockerEntry = { helper: undefined, inline: undefined }
 
 /** Reads the text of a config.json. Throws an UpstreamError (denied) that quotes nothing of it. */
-export function parseDockerConfig(text: string, host: string): DockerEntry {
+function parseDockerConfig(text: string, host: string): DockerEntry {
   const config = asObject(parseJson(text, host))
   const names = host === 'docker.io' ? hubNames : [host]
   const server = host === 'docker.io' ? hubServer : host

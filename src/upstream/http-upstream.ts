@@ -1,4 +1,5 @@
 import { parseDigest } from '../oci/digest.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
 import { bareMediaType, manifestAccept } from '../oci/media-types.ts'
 import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
@@ -16,8 +17,6 @@ export interface HttpUpstream extends Upstream {
 
 export type HttpUpstreamOptions = InquiryOptions
 
-/** 4 MiB: what clients read, and the specification asks registries to take (decision D4). */
-const documentBytes = 4 * 1024 * 1024
 /** What registries without the referrers API answer instead of 404, for they take its path for a bad or an unknown one. */
 const noReferrers = [400, 405, 501]
 
@@ -36,7 +35,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   ): Promise<FetchedList> {
     return inquiry.ask({ ...options, ...question, method: 'GET', headers: { accept } }, async ({ answer }) => ({
       contentType: answer.header('content-type') ?? 'application/json',
-      bytes: await readSmallBody(answer, documentBytes, host),
+      bytes: await readSmallBody(answer, largestManifest, host),
       next: nextQuery(answer.header('link')),
       filtersApplied: answer.header('oci-filters-applied'),
     }))
@@ -68,7 +67,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       return inquiry.ask({ ...options, method: 'GET', name, path, headers }, async ({ answer, identity }) => ({
         digest: parseDigest(answer.header('docker-content-digest') ?? ''),
         mediaType: bareMediaType(answer.header('content-type') ?? ''),
-        bytes: await readSmallBody(answer, documentBytes, host),
+        bytes: await readSmallBody(answer, largestManifest, host),
         identity,
       }))
     },

@@ -52,8 +52,3 @@ export function createRouting({
     return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
   }
 }
-
-/** Where a registry is found unless the configuration says otherwise. */
-export function defaultUpstreamUrl(host: string): string {
-  return host === 'docker.io' ? 'https://registry-1.docker.io' : `https://${host}`
-}

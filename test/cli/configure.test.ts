@@ -57,7 +57,7 @@ const configure = (...args: string[]) =>
 /** For the clients of a machine that has two. */
 async function configureHere(...args: string[]) {
   const bin = join(folder, 'bin')
-  await mkdir(bin)
+  await mkdir(bin, { recursive: true })
   for (const name of ['skaffold', 'tilt']) await writeFile(join(bin, name), '#!/bin/sh\necho v1.2.3\n', { mode: 0o755 })
   const env = { PATH: bin, DOCKER_HOST: `unix://${folder}/no.sock` }
   return finished(start(process.execPath, [program, 'configure', ...args], 'ignore', env))
@@ -152,6 +152,15 @@ describe('mirror configure', () => {
       exit: 5,
       stdout: '',
       stderr: expect.stringContaining('No configured client can be made to pull'),
+    })
+  })
+
+  test('a check of all that is configured takes a mirror that runs', async () => {
+    const configured = await configureHere('podman', ...address, '--scope', 'user', '--yes')
+    expect(configured, configured.stderr).toMatchObject({ exit: 0 })
+    expect(await configureHere('--check')).toMatchObject({
+      exit: 3,
+      stderr: expect.stringContaining('No mirror is running'),
     })
   })
 

@@ -131,6 +131,23 @@ export function containerEngineContract(open: OpenEngine): void {
     await containers.remove(id)
   })
 
+  test('talks with a program in a container that runs', async () => {
+    const { engine, shell } = await open()
+    const { containers, volumes } = engine
+    const id = await containers.create(spec(shell, 'talks', '/bin/busybox sleep 60'))
+    expect(await refusal(containers.converse(id, ['/bin/busybox', 'cat']))).toBe(409)
+    await containers.start(id)
+    const echo = await containers.converse(id, ['/bin/busybox', 'cat'])
+    const content = Buffer.alloc(300_000, 'talk')
+    echo.end(content)
+    expect(Buffer.concat(await echo.toArray()).equals(content)).toBe(true)
+    const failing = await containers.converse(id, ['/bin/busybox', 'sh', '-c', 'echo no more >&2; exit 1', 'exit'])
+    await expect(failing.toArray()).rejects.toMatchObject({ name: 'ProgramError', message: 'no more' })
+    await containers.stop(id, 1)
+    await containers.remove(id)
+    await volumes.remove('talks-data')
+  })
+
   test('makes a network, and has containers join and leave it', async () => {
     const { engine, shell } = await open()
     const { containers, networks } = engine

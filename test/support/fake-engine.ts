@@ -1,5 +1,6 @@
 import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { connect, type AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
 import type { ContainerSpec, ContainerState } from '../../src/runtime/docker-containers.ts'
 import {
@@ -11,6 +12,7 @@ import {
   type NetworkState,
   type VolumeState,
 } from '../../src/runtime/container-engine.ts'
+import { ProgramError } from '../../src/runtime/exec-stream.ts'
 import { healthProof } from '../../src/server/health-proof.ts'
 
 interface FakeContainer {
@@ -40,6 +42,8 @@ export interface FakeEngine extends ContainerEngine {
   readonly addresses: Map<string, string>
   /** Refuses what is asked of a container, `connect kind` say, in these words. */
   refuse: ((what: string) => string | undefined) | undefined
+  endpoint: ContainerEngine['endpoint']
+  isElsewhere: boolean
   /** Refuses a network of this kind, in these words. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
@@ -62,6 +66,8 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   }
 
   const fake: FakeEngine = {
+    endpoint: { kind: 'socket', path: '/var/run/docker.sock' },
+    isElsewhere: false,
     done,
     outcome: 'answers',
     trial: { code: 0, lines: [] },
@@ -145,6 +151,13 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       },
       async *logs(name, { lines }) {
         yield* mustFind(name).log.slice(-lines)
+      },
+      async converse(name, command) {
+        const { state, server } = mustFind(name)
+        if (!state.running) throw new DockerError(409, `container ${state.id} is not running`)
+        if (command.includes('cat')) return new PassThrough()
+        if (command.includes('exit')) return said('no more')
+        return server ? connect((server.address() as AddressInfo).port, '127.0.0.1') : said('connect ECONNREFUSED')
       },
       async wait(name) {
         const { state } = mustFind(name)
@@ -289,4 +302,10 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
   }
 
   return fake
+}
+
+function said(words: string): PassThrough {
+  const stream = new PassThrough()
+  setImmediate(() => stream.destroy(new ProgramError(words)))
+  return stream
 }

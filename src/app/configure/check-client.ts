@@ -1,5 +1,6 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import type { AdminClient } from '../../runtime/admin-client.ts'
 import { findRunning } from '../../runtime/state-file.ts'
 import { adminOf } from '../mirror-status.ts'
 import type { ClientPlace } from './client-adapter.ts'
@@ -31,14 +32,7 @@ export async function checkClient(
       exit: exitCode.usage,
       hints: ['mirror logs -f   (while you pull by it)'],
     })
-  const paths = mirrorPaths(surroundings)
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined)
-    throw new MirrorError('No mirror is running that a pull could be seen by.', {
-      exit: exitCode.notRunning,
-      hints: ['mirror up'],
-    })
-  const admin = adminOf(running, paths)
+  const admin = await adminToCheckBy(surroundings)
   const { id, repository, tag } = await admin.offerCanary()
   const image = `docker.io/${repository}:${tag}`
   let failed: string | undefined
@@ -50,4 +44,15 @@ export async function checkClient(
   }
   const asked = Object.keys(seen).length > 0
   return { seen: asked && failed === undefined, asked, failed, image, reasons: place.reasons }
+}
+
+/** The mirror that a pull is to be seen by. Throws MirrorError (notRunning) when there is none. */
+export async function adminToCheckBy(surroundings: Surroundings): Promise<AdminClient> {
+  const paths = mirrorPaths(surroundings)
+  const running = await findRunning(paths.stateFile)
+  if (running !== undefined) return adminOf(running, paths)
+  throw new MirrorError('No mirror is running that a pull could be seen by.', {
+    exit: exitCode.notRunning,
+    hints: ['mirror up'],
+  })
 }

@@ -5,6 +5,7 @@ import { ifVisible } from '../../lib/if-visible.ts'
 import { findDockerEndpoint, type DockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { DockerEngineInfo } from '../../runtime/docker-engine.ts'
 import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
+import { hostOf } from '../../runtime/host-of.ts'
 import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
 import type { Machine } from './client-adapter.ts'
 
@@ -35,8 +36,9 @@ async function lookAt(endpoint: DockerEndpoint): Promise<FoundEngine | undefined
 
 async function endpointsOf({ platform, env, home }: Machine): Promise<DockerEndpoint[]> {
   const chosen = await findDockerEndpoint({ platform, env, homedir: home })
-  if (chosen === undefined || (chosen.kind === 'tcp' && !/^(localhost|127\..*|::1)$/.test(chosen.host))) {
-    const where = chosen === undefined ? 'a way that only docker itself knows' : `${chosen.host}:${chosen.port}`
+  const isHere = chosen?.kind === 'socket' || (chosen?.kind === 'tcp' && /^(localhost|127\..*|::1)$/.test(chosen.host))
+  if (!isHere) {
+    const where = chosen === undefined ? 'a way that only docker itself knows' : hostOf(chosen)
     throw new MirrorError(`Docker's engine is reached by ${where}: its files are on another machine.`, {
       exit: exitCode.missing,
       hints: [

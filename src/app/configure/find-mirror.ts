@@ -7,6 +7,7 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { findRunning, readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
+import { engineElsewhere } from '../mirror-status.ts'
 import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
 /** The mirror that clients are to be told about. */
@@ -52,7 +53,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
       exit: exitCode.notRunning,
       hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
     })
-  const endpoints = { ...running.endpoints, runtime: running.runtime }
+  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running) }
   const withCa = await trustIn(endpoints.cache, config, caFile)
   return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
 }

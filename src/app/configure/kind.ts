@@ -68,7 +68,7 @@ async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
   if (kindProgram(env) !== 'docker') return
   const endpoint = await findDockerEndpoint({ platform, env, homedir: home })
   if (endpoint?.kind === 'socket') return
-  const host = endpoint?.host
+  const host = endpoint?.kind === 'tcp' ? endpoint.host : undefined
   if (host !== undefined && /^(?:localhost|127\..*|::1)$/.test(host)) return
   throw new MirrorError('The Docker engine is on another machine, where nodes cannot mount folders of this one.', {
     exit: exitCode.usage,

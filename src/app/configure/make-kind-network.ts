@@ -17,7 +17,9 @@ export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock:
   const name = kindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
-  const { networks } = await openEngine(surroundings)
+  const { networks, isElsewhere } = await openEngine(surroundings)
+  // A network there has no gateway here that this mirror could listen on.
+  if (isElsewhere) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
   const end = clock.monotonic() + patienceMs
   while (clock.monotonic() < end) {

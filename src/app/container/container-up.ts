@@ -2,14 +2,18 @@ import { join } from 'node:path'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import { hostOf } from '../../runtime/host-of.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
 import { findRunning } from '../../runtime/state-file.ts'
+import { findReachable } from '../find-reachable.ts'
 import { inPlaceOf } from '../in-place-of.ts'
+import { engineElsewhere } from '../mirror-status.ts'
 import { movedAddresses } from '../moved-addresses.ts'
 import type { UpReport } from '../up-mirror.ts'
 import { wayBack } from '../way-back.ts'
 import { credentialHosts } from './hand-over.ts'
 import { openEngine } from './open-engine.ts'
+import { refuseOtherEngine } from './other-engine.ts'
 import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
 import { whereItRan } from './where-it-ran.ts'
 
@@ -38,10 +42,11 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   const { surroundings } = input
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
-  const running = await findRunning(paths.stateFile)
   const engine = await openEngine(surroundings).catch((error: unknown) => {
     throw input.remembered ? whereItRan(error) : error
   })
+  const running = await (input.remembered ? findRunning : findReachable)(paths.stateFile)
+  await refuseOtherEngine(engine, paths, { ...input, running })
   const request = { ...input, credentials: credentialHosts(input.credentials), paths, config }
   const preparation = await prepareContainer(engine, request)
   const { plan } = preparation
@@ -74,12 +79,15 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   const { container, endpoints } = await inPlaceOf(back, signal, () =>
     upContainer(plan.engine, request, plan.preparation),
   )
+  const { isElsewhere, endpoint } = plan.engine
+  const engine = isElsewhere ? hostOf(endpoint) : undefined
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,
     container: container.name,
+    ...(engine !== undefined && { engine }),
     version,
     endpoints,
-    moved: movedAddresses(running?.endpoints, endpoints),
+    moved: movedAddresses(running?.endpoints, endpoints, { before: running && engineElsewhere(running), now: engine }),
   }
 }

@@ -9,10 +9,10 @@ import { openEngine } from './open-engine.ts'
 /** Back to a mirror in a container: it is only stopped until its successor is up. */
 export async function containerWayBack(
   before: MirrorState,
-  { id }: ContainerPlace,
+  { id, engine: noted }: ContainerPlace,
   { paths, surroundings, clock }: WayBackRequest,
 ): Promise<WayBack> {
-  const engine = await openEngine(surroundings)
+  const engine = await openEngine(surroundings, noted)
   const ports = (await engine.containers.find(id))?.ports ?? []
   return {
     leave: () => stopContainer(engine, id),

@@ -23,5 +23,5 @@ export async function noteAgain(engine: ContainerEngine, paths: MirrorPaths, aga
   await writeState(paths.stateFile, { ...before, endpoints })
   const volume = before.container?.volume
   if (volume === undefined) await forgetResting(paths.stateDir)
-  else await noteResting(paths.stateDir, volume)
+  else await noteResting(paths.stateDir, volume, engine.endpoint)
 }

@@ -20,7 +20,7 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   if (state?.container === undefined) return undefined
   const { credentials } = state.container
   if (credentials.length === 0) return []
-  const engine = await openEngine(surroundings)
+  const engine = await openEngine(surroundings, state.container.engine)
   const found = await findOurs(engine, paths.stateDir)
   if (found === undefined) return undefined
   const config = await loadConfig({ ...surroundings, paths })

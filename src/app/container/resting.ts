@@ -2,10 +2,13 @@ import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeFileAtomic } from '../../lib/atomic-file.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
+import { isObject, parseObject } from '../../lib/json-object.ts'
+import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import { parseEndpoint } from '../../runtime/parse-endpoint.ts'
 
 /** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
-export async function noteResting(stateDir: string, volume: string): Promise<void> {
-  await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume })}\n`)
+export async function noteResting(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
+  await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume, engine })}\n`)
 }
 
 /** A mirror with its data on this machine's disk is up, or the volume is gone. */
@@ -15,11 +18,20 @@ export async function forgetResting(stateDir: string): Promise<void> {
 
 /** Whether what is cached is in a volume of the Docker engine. */
 export async function isResting(stateDir: string): Promise<boolean> {
+  return (await read(stateDir)) !== undefined
+}
+
+/** The engine of that volume; undefined where there is none, and where nobody has noted it. */
+export async function restingEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
+  const engine = parseObject((await read(stateDir)) ?? '')?.['engine']
+  return isObject(engine) ? parseEndpoint(engine) : undefined
+}
+
+async function read(stateDir: string): Promise<string | undefined> {
   try {
-    await readFile(fileIn(stateDir))
-    return true
+    return await readFile(fileIn(stateDir), 'utf8')
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false
+    if (errnoOf(error) === 'ENOENT') return undefined
     throw error
   }
 }

@@ -24,6 +24,8 @@ import { mendCutOff } from '../../runtime/mend-cut-off.ts'
 import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
+import { clearTextWarnings } from './clear-text.ts'
+import { refuseFolderElsewhere } from './data-folder.ts'
 import { ensureNetworks } from './ensure-networks.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
@@ -77,6 +79,7 @@ export async function prepareContainer(
 ): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   refuseUnshared(credentials, config)
+  refuseFolderElsewhere(engine, surroundings.env)
   if (!request.dryRun) await mend(engine, request)
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
@@ -91,7 +94,7 @@ export async function prepareContainer(
   if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, wish.ports)
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
   const lent = await handOver(credentials, config, surroundings.env, request.clock)
-  for (const warning of warnings) request.say(warning)
+  for (const warning of [...clearTextWarnings(engine), ...warnings]) request.say(warning)
   const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
   return {
     plan,
@@ -165,10 +168,12 @@ async function settle(
       volume: 'volume' in wish.data ? volumeName : undefined,
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
+      engine: engine.endpoint,
+      elsewhere: engine.isElsewhere ? { adminPort: wish.ports.admin.inside } : undefined,
     },
   }
   // Noted while it runs: it may be removed behind our back.
-  if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume)
+  if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume, engine.endpoint)
   else await forgetResting(paths.stateDir)
   await writeState(paths.stateFile, state)
   await tellEndpoints(engine, container, endpoints)

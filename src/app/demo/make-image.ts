@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import { tarFile } from '../../lib/tar.ts'
 import { digestOf, type Digest } from '../../oci/digest.ts'
+import { ImageContents } from '../../oci/image-contents.ts'
 import { mediaType } from '../../oci/media-types.ts'
 
 /** A manifest and everything below it, as a registry serves it. */
@@ -15,32 +16,23 @@ const layerSizes = [12_000_000, 9_000_000, 5_000_000, 400_000]
 
 /** A multi-arch image as real ones are: an index, two platforms that share their first layer, four layers each. */
 export function makeDemoImage(): DemoImage {
-  const blobs = new Map<Digest, Uint8Array>()
-  const manifests = new Map<Digest, { mediaType: string; bytes: Uint8Array }>()
-  const addBlob = (type: string, bytes: Uint8Array) => {
-    const digest = digestOf(bytes)
-    blobs.set(digest, bytes)
-    return { mediaType: type, digest, size: bytes.length }
-  }
-  const addManifest = (type: string, content: object) => {
-    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: type, ...content }))
-    const digest = digestOf(bytes)
-    manifests.set(digest, { mediaType: type, bytes })
-    return { mediaType: type, digest, size: bytes.length }
-  }
-
+  const contents = new ImageContents()
   const shared = makeLayer('shared', layerSizes[0]!)
   const platforms = ['amd64', 'arm64'].map((architecture) => {
     const tars = [shared, ...layerSizes.slice(1).map((size, at) => makeLayer(`${architecture}-${at}`, size))]
-    const layers = tars.map((tar) => addBlob(mediaType.ociLayerGzip, gzipSync(tar, { level: 0 })))
+    const layers = tars.map((tar) => contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar, { level: 0 })))
     const rootfs = { type: 'layers', diff_ids: tars.map((tar) => digestOf(tar)) }
-    const config = addBlob(
+    const config = contents.addBlob(
       mediaType.ociConfig,
       Buffer.from(JSON.stringify({ architecture, os: 'linux', config: {}, rootfs })),
     )
-    return { ...addManifest(mediaType.ociManifest, { config, layers }), platform: { os: 'linux', architecture } }
+    return {
+      ...contents.addManifest(mediaType.ociManifest, { config, layers }),
+      platform: { os: 'linux', architecture },
+    }
   })
-  return { digest: addManifest(mediaType.ociIndex, { manifests: platforms }).digest, manifests, blobs }
+  const { digest } = contents.addManifest(mediaType.ociIndex, { manifests: platforms })
+  return { digest, manifests: contents.manifests, blobs: contents.blobs }
 }
 
 function makeLayer(name: string, size: number): Uint8Array {

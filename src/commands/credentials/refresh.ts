@@ -4,10 +4,10 @@ import { mirrorPaths } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 
 export default class CredentialsRefresh extends BaseCommand {
-  static override summary = 'Hand the credentials that a mirror in a container was given over anew'
+  static override summary = 'Hand a mirror in a container its credentials anew'
   static override description =
-    'Some live for hours only (Amazon ECR: 12 h); an expired one counts as none, and `mirror status` says so. Other commands do ' +
-    'this too, now and then.'
+    'Some live for hours only (Amazon ECR: 12 h); an expired one counts as none, and `mirror status` says so. Every command ' +
+    'that succeeds does this too, when they were handed over more than ten minutes ago.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --dry-run --json',

@@ -16,7 +16,7 @@ export default class RegistryGc extends BaseCommand {
     'dry-run': dryRunFlag,
     untagged: boolean({ description: 'images without a tag go too', env: 'MIRROR_UNTAGGED' }),
     grace: durationFlag({
-      description: 'what is younger stays; shorter than a push takes, it can break one',
+      description: 'what is younger than this stays; a grace that is shorter than a push can break it',
       env: 'MIRROR_GRACE',
       default: 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('24h'),

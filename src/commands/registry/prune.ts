@@ -18,13 +18,13 @@ export default class RegistryPrune extends BaseCommand {
     json: jsonFlag,
     'dry-run': dryRunFlag,
     'older-than': durationFlag({
-      description: 'tags pushed before so long go',
+      description: 'tags that were pushed longer ago than this go',
       env: 'MIRROR_OLDER_THAN',
       default: 14 * 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('14d'),
     }),
     keep: integer({
-      description: 'so many tags of each repository stay, the newest ones',
+      description: 'how many tags of each repository stay however old they are, the newest ones',
       helpValue: 'N',
       min: 0,
       env: 'MIRROR_KEEP',

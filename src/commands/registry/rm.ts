@@ -7,7 +7,8 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 export default class RegistryRm extends BaseCommand {
   static override summary = 'Remove pushed images'
   static override description =
-    'A NAME is an image as `mirror registry ls` prints it, a repository, or a digest. What only it needs goes too: the disk space of what was pushed or asked for today comes back with a later collection.'
+    'A NAME is an image as `mirror registry ls` prints it, a repository, or a digest. What only it needs ' +
+    'goes too: the disk space of what was pushed or asked for today comes back with a later collection.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> app:1.2',
     '<%= config.bin %> <%= command.id %> team/app --dry-run',

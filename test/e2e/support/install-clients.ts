@@ -13,6 +13,8 @@ const packages = [
   'busybox-static',
   'iproute2',
   'iptables',
+  'openssh-client',
+  'openssh-server',
   'strace',
   'faketime',
 ]

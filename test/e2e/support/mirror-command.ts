@@ -16,7 +16,7 @@ export interface MirrorCommand {
   home: string
   /** Its stdout; an Error with all it said for any exit code but 0. */
   mirror(...args: string[]): Promise<string>
-  /** The same, for a test that sends it signals; what it said on stderr comes with its end. */
+  /** The same, in a process group of its own, for a test that sends signals; what it said on stderr comes with its end. */
   start(...args: string[]): { child: ChildProcess; ended: Promise<{ exit: number | NodeJS.Signals; stderr: string }> }
   up(...args: string[]): Promise<UpReport>
   status(): Promise<StatusReport>
@@ -47,7 +47,7 @@ export async function mirrorCommand(
     mirror,
     start(...args) {
       const [file, ...rest] = namespace.enter([process.execPath, program, ...args])
-      const child = spawn(file!, rest, { env: own, stdio: ['ignore', 'ignore', 'pipe'] })
+      const child = spawn(file!, rest, { env: own, stdio: ['ignore', 'ignore', 'pipe'], detached: true })
       let stderr = ''
       child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
       const ended = once(child, 'close').then(([code, signal]) => ({

@@ -247,3 +247,25 @@ test('a replaced mirror says why', () => {
   const up = { outcome: 'replaced' as const, changed, pid: 7, version: '2.0.0', endpoints, moved: [] }
   expect(renderUp(up, plain)).toContain('in place of the one before: changed: version, cache')
 })
+
+test('a mirror on another machine says whose its addresses are', () => {
+  const engine = 'ssh://me@there'
+  const { endpoints } = report
+  const moved = [{ of: 'cache', from: 'http://127.0.0.1:5055', to: undefined, on: 'tcp://10.1.2.3:2376' }]
+  const up = {
+    outcome: 'replaced' as const,
+    changed: ['runtime'],
+    container: 'mirror',
+    version: '2.0.0',
+    endpoints,
+    moved,
+  }
+  const text = renderUp({ ...up, engine }, plain)
+  expect(text).toContain('(container mirror on ssh://me@there)')
+  expect(text).toContain('addresses of that machine')
+  expect(text).toContain('The cache was at http://127.0.0.1:5055 of tcp://10.1.2.3:2376; nobody answers there now')
+  expect(renderUp(up, plain)).not.toContain('that machine')
+  const status = renderStatus({ ...report, runtime: 'container', engine }, plain, now)
+  expect(status).toContain('(container on ssh://me@there)')
+  expect(status).toContain('addresses of that machine, not of this one')
+})

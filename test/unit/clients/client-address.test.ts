@@ -24,6 +24,20 @@ describe('the address for a client', () => {
     })
   })
 
+  test('of a mirror on another machine is only the one that its networks know', () => {
+    const networks = { kind: 'http://mirror:5055' }
+    const afar = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
+    expect(clientAddress(kindNodes, afar)).toMatchObject({
+      cache: 'http://mirror:5055',
+      registry: 'http://mirror:5001',
+    })
+    const refusal = { name: 'MirrorError', exit: 4, message: expect.stringContaining('on ssh://me@there') }
+    expect(() => clientAddress({ in: 'host' }, afar)).toThrow(expect.objectContaining(refusal))
+    expect(() => clientAddress(machine, afar)).toThrow(expect.objectContaining(refusal))
+    const inVm = { ...kindNodes, network: 'other', hostName: 'host.docker.internal' } as const
+    expect(() => clientAddress(inVm, afar)).toThrow('on the Docker network other')
+  })
+
   test('of a mirror that listens everywhere is the loopback one too', () => {
     const everywhere = { ...endpoints, cache: ['http://0.0.0.0:5055'], registry: [] }
     expect(clientAddress({ in: 'host' }, everywhere)).toMatchObject({

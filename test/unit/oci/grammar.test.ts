@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parseChallenges } from '../../../src/oci/challenge.ts'
 import { digestAlgorithm, digestHex, digestOf, parseDigest } from '../../../src/oci/digest.ts'
+import { canonicalRegistry, originOf } from '../../../src/oci/docker-hub.ts'
 import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from '../../../src/oci/name.ts'
 import { parseRange } from '../../../src/oci/range.ts'
 
@@ -42,6 +43,14 @@ describe('names', () => {
     expect(parseRegistryHost('[::1]:5000')).toBe('[::1]:5000')
     for (const bad of ['', 'a@b', 'http://a', 'a/b', 'a:0', 'a:70000', 'a..b', '-a.io', 'a b', 'a?b', 'a#b'])
       expect(parseRegistryHost(bad)).toBeUndefined()
+  })
+
+  test('Docker Hub is docker.io by all of its names, and answers under another one', () => {
+    for (const name of ['docker.io', 'index.docker.io', 'registry-1.docker.io'])
+      expect(canonicalRegistry(name)).toBe('docker.io')
+    expect(canonicalRegistry('registry.corp.example:5000')).toBe('registry.corp.example:5000')
+    expect(originOf('docker.io')).toBe('https://registry-1.docker.io')
+    expect(originOf('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
   })
 
   test('a first segment with a dot or a port, or localhost, is a registry', () => {

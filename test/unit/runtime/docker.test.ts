@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { findDockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../../../src/runtime/dockerode-docker.ts'
+import { hostOf } from '../../../src/runtime/host-of.ts'
 import { DockerEngine, network } from '../../support/docker-engine.ts'
 
 let home: string
@@ -36,9 +37,26 @@ describe('the endpoint of the Docker engine', () => {
     ['unix:///run/user/7/docker.sock', { kind: 'socket', path: '/run/user/7/docker.sock' }],
     ['tcp://10.0.0.7', { kind: 'tcp', host: '10.0.0.7', port: 2375, tlsFolder: undefined }],
     ['tcp://[::1]:99', { kind: 'tcp', host: '::1', port: 99, tlsFolder: undefined }],
-    ['ssh://me@there', undefined],
+    ['ssh://me@there', { kind: 'ssh', host: 'there', user: 'me', port: undefined }],
+    ['ssh://there:2222/', { kind: 'ssh', host: 'there', user: undefined, port: 2222 }],
+    ['ssh://corp%5Cme@[fe80::1]:22', { kind: 'ssh', host: 'fe80::1', user: 'corp\\me', port: 22 }],
+    ['ssh://me:secret@there', undefined],
+    ['ssh://-oProxyCommand=true', undefined],
+    ['ssh://there/run/docker.sock', undefined],
+    ['ssh://%zz@there', undefined],
+    ['ssh://', undefined],
   ])('is what DOCKER_HOST says: %s', async (host, endpoint) => {
     expect(await find({ DOCKER_HOST: host })).toEqual(endpoint)
+  })
+
+  test.each([
+    'unix:///run/docker.sock',
+    'tcp://10.0.0.7:99',
+    'tcp://[::1]:99',
+    'ssh://corp%5Cme@[fe80::1]:22',
+    'ssh://there',
+  ])('is written as it is read: %s', async (host) => {
+    expect(hostOf((await find({ DOCKER_HOST: host }))!)).toBe(host)
   })
 
   test('has the certificates of DOCKER_CERT_PATH when it is to be verified', async () => {

@@ -1,17 +1,21 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer, type RequestListener } from 'node:http'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Duplex } from 'node:stream'
 import { expect, onTestFinished, test } from 'vitest'
+import { createAdminClient } from '../../../src/runtime/admin-client.ts'
 import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
+import { openTunnel } from '../../../src/runtime/mirror-tunnel.ts'
 
 /** An engine that answers a ping, and whatever is said here to everything else. */
-async function openWith(answer: RequestListener) {
+async function openWith(answer: RequestListener, upgrade?: (request: IncomingMessage, socket: Duplex) => void) {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
   const path = join(folder, 'docker.sock')
   const server = createServer((request, response) =>
     request.url === '/_ping' ? response.end('OK') : answer(request, response),
   )
+  if (upgrade) server.on('upgrade', upgrade)
   await new Promise<void>((resolve) => server.listen(path, resolve))
   onTestFinished(async () => {
     server.closeAllConnections()
@@ -51,4 +55,113 @@ test('what an engine refuses is told in its own words', async () => {
   await expect(engine.containers.start('mirror')).rejects.toMatchObject(refused)
   await expect(engine.networks.connect('kind', 'mirror', 'mirror')).rejects.toMatchObject(refused)
   await expect(engine.containers.unpack('mirror', '/data', Buffer.from('tar'))).rejects.toMatchObject(refused)
+})
+
+/** An engine whose one program is answered for by `talk`, given what it is asked, and how to answer in frames. */
+function openWithProgram(talk: (asked: string, say: (of: 1 | 2, text: string) => void, socket: Duplex) => void) {
+  const commands: object[] = []
+  const opened = openWith(
+    (request, response) => {
+      let body = ''
+      request.setEncoding('utf8').on('data', (text: string) => (body += text))
+      request.on('end', () => {
+        commands.push({ path: request.url, ...(JSON.parse(body) as object) })
+        response.writeHead(201, { 'content-type': 'application/json' }).end('{"Id":"7"}')
+      })
+    },
+    (_, socket) => {
+      onTestFinished(() => void socket.destroy())
+      socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n')
+      const say = (of: 1 | 2, text: string) => {
+        const header = Buffer.alloc(8)
+        header[0] = of
+        header.writeUInt32BE(Buffer.byteLength(text), 4)
+        socket.write(Buffer.concat([header, Buffer.from(text)]))
+      }
+      socket.on('data', (bytes: Buffer) => talk(bytes.toString(), say, socket))
+    },
+  )
+  return opened.then((engine) => {
+    const connect = () => openTunnel(engine, 'mirror', 5056)
+    const admin = (tokenFile = '/nowhere/token', timeoutMs = 5000) =>
+      createAdminClient({ url: 'http://127.0.0.1:45056', tokenFile, timeoutMs, tunnel: { to: 'ssh://there', connect } })
+    return { admin, commands }
+  })
+}
+
+test('the mirror in a container is asked by a program there, which is told no secrets in its arguments', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-token-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  await writeFile(join(folder, 'token'), 'secret\n')
+  let isOver = false
+  const { admin, commands } = await openWithProgram((asked, say, socket) => {
+    if (!asked.includes('\r\n\r\n')) return
+    socket.once('end', () => socket.end()).once('close', () => (isOver = true))
+    const body = JSON.stringify([{ name: asked }])
+    say(1, `HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`)
+    say(1, body)
+  })
+  const [image] = await admin(join(folder, 'token')).pushedImages()
+  expect(image!.name).toMatch(/^GET \/api\/registry HTTP\/1\.1\r\n/)
+  expect(image!.name).toContain('authorization: Bearer secret')
+  expect(image!.name).toContain('Host: 127.0.0.1:45056')
+  const streams = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Tty: false }
+  expect(commands).toMatchObject([
+    {
+      ...streams,
+      path: '/containers/mirror/exec',
+      Cmd: ['/usr/local/bin/node', '-e', expect.stringContaining('5056')],
+    },
+  ])
+  expect(JSON.stringify(commands)).not.toContain('secret')
+  await expect.poll(() => isOver).toBe(true)
+})
+
+test('progress is read through it bit by bit, and an interrupt hangs up', async () => {
+  let isHungUp = false
+  const { admin } = await openWithProgram((_, say, socket) => {
+    socket.once('end', () => (isHungUp = true))
+    say(1, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"checked":1}\n\n\r\n')
+  })
+  const interrupt = new AbortController()
+  const read = async () => {
+    for await (const step of admin().verify({ quarantine: false }, interrupt.signal)) {
+      expect(step.checked).toBe(1)
+      interrupt.abort()
+    }
+  }
+  await expect(read()).rejects.toThrow()
+  await expect.poll(() => isHungUp).toBe(true)
+})
+
+test.each<[string, Parameters<typeof openWithProgram>[0], string]>([
+  [
+    'nobody listens there',
+    (_, say, socket) => {
+      say(2, 'connect ECONNREFUSED 127.0.0.1:5056\n')
+      socket.end()
+    },
+    'connect ECONNREFUSED 127.0.0.1:5056',
+  ],
+  ['the program hangs up', (_, _say, socket) => void socket.end(), 'socket hang up'],
+  ['nobody says a word', () => {}, 'it was silent for 0.1 s'],
+])('where %s, the mirror is one that does not answer', async (_, talk, why) => {
+  const { admin } = await openWithProgram(talk)
+  await expect(admin(undefined, 100).status()).rejects.toMatchObject({
+    name: 'MirrorError',
+    exit: 4,
+    message: `The mirror does not answer on http://127.0.0.1:45056 of ssh://there: ${why}.`,
+  })
+})
+
+test('a container that does not run is one that cannot be reached, in the words of the engine', async () => {
+  const engine = await openWith((_, response) => {
+    const refusal = { message: 'container mirror is not running' }
+    response.writeHead(409, { 'content-type': 'application/json' }).end(JSON.stringify(refusal))
+  })
+  await expect(openTunnel(engine, 'mirror', 5056)).rejects.toMatchObject({
+    name: 'MirrorError',
+    exit: 4,
+    message: 'The mirror in the container cannot be reached: container mirror is not running.',
+  })
 })

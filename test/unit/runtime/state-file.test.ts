@@ -4,7 +4,10 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { findReachable } from '../../../src/app/find-reachable.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
+import { isContainerUp } from '../../../src/runtime/container-life.ts'
+import type { DockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
 import { keepState } from '../../../src/runtime/keep-state.ts'
 import { isSameProcess, processIdentity } from '../../../src/runtime/process-identity.ts'
 import type { MirrorState } from '../../../src/runtime/runtime.ts'
@@ -41,6 +44,33 @@ describe('the state file', () => {
     expect(await readState(file)).toEqual(state)
     expect((await stat(file)).mode & 0o777).toBe(0o600)
     expect((await stat(join(folder, 'state'))).mode & 0o777).toBe(0o700)
+  })
+
+  test.each<DockerEndpoint>([
+    { kind: 'socket', path: '/var/run/docker.sock' },
+    { kind: 'tcp', host: '10.1.2.3', port: 2376, tlsFolder: '/certs' },
+    { kind: 'ssh', host: 'there', user: 'me', port: 22 },
+  ])('names the engine of a container: %j', async (engine) => {
+    const elsewhere = engine.kind === 'socket' ? undefined : { adminPort: 5056 }
+    const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
+    const state = { ...(await stateOf(0)), container: { ...container, engine, elsewhere } }
+    await writeState(file, state)
+    expect(await readState(file)).toEqual(state)
+  })
+
+  test('of a container on another machine that cannot be asked does not say that it is down', async () => {
+    const engine = { kind: 'tcp', host: '127.0.0.1', port: 1, tlsFolder: undefined } as const
+    const place = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now', engine }
+    const state = await stateOf(0)
+    expect(await isContainerUp(place, state.endpoints)).toBe(false)
+    await expect(isContainerUp({ ...place, elsewhere: { adminPort: 1 } }, state.endpoints)).rejects.toMatchObject({
+      name: 'MirrorError',
+      exit: 4,
+      message: expect.stringMatching(/^The mirror is in a container on tcp:\/\/127\.0\.0\.1:1\. No Docker engine/),
+    })
+    await writeState(file, { ...state, container: { ...place, elsewhere: { adminPort: 1 } } })
+    await expect(findRunning(file)).rejects.toMatchObject({ exit: 4 })
+    expect(await findReachable(file)).toBeUndefined()
   })
 
   test.each(['', '{', 'null', '[]', '{"pid":"7"}', '{"pid":7,"endpoints":{},"configHashes":{}}', '\0\0\0'])(

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { builtInUpstreams, createRouting, defaultUpstreamUrl } from '../../../src/upstream/routing.ts'
+import { builtInUpstreams, createRouting } from '../../../src/upstream/routing.ts'
 
 const route = createRouting({ configured: new Set(['registry.corp.example:5000']), defaultUpstream: 'docker.io' })
 const ask = (registry: string | undefined, name: string, byNamespace = false) => route({ registry, name, byNamespace })
@@ -34,10 +34,5 @@ describe('routing', () => {
   test('a default upstream needs no entry', () => {
     const route = createRouting({ configured: new Set(), defaultUpstream: 'registry.corp.example' })
     expect(route({ registry: undefined, name: 'app', byNamespace: false })?.host).toBe('registry.corp.example')
-  })
-
-  test('Docker Hub answers under another name than its own', () => {
-    expect(defaultUpstreamUrl('docker.io')).toBe('https://registry-1.docker.io')
-    expect(defaultUpstreamUrl('registry.corp.example:5000')).toBe('https://registry.corp.example:5000')
   })
 })

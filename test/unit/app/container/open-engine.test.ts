@@ -3,6 +3,8 @@ import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { openEngine } from '../../../../src/app/container/open-engine.ts'
+import type { DockerEndpoint } from '../../../../src/runtime/docker-endpoint.ts'
+import { isElsewhere } from '../../../../src/runtime/is-elsewhere.ts'
 
 async function openWith(dockerHost: (home: string) => string) {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
@@ -14,9 +16,9 @@ async function openWith(dockerHost: (home: string) => string) {
 test.each([
   ['is not there', (home: string) => `unix://${home}/docker.sock`, 'No Docker engine answers'],
   ['refuses connections', () => 'tcp://127.0.0.1:1', 'No Docker engine answers'],
-  ['is reached over ssh', () => 'ssh://me@there', 'DOCKER_HOST is an engine on another machine, reached over ssh'],
+  ['looks like an option of ssh', () => 'ssh://-oProxyCommand=true', 'DOCKER_HOST names no address'],
+  ['is named with a password', () => 'ssh://me:secret@there', 'DOCKER_HOST names no address'],
   ['is named in a way that nobody knows', () => 'carrier-pigeon:7', 'DOCKER_HOST names no address'],
-  ["is another machine's", () => 'tcp://10.1.2.3:2375', "is another machine's"],
 ])('an engine that %s is refused, with the reason', async (_, host, message) => {
   await expect(openWith(host)).rejects.toMatchObject({ exit: 4, message: expect.stringContaining(message) })
 })
@@ -29,6 +31,19 @@ test('a context that nobody has made is named', async () => {
   await expect(openEngine(surroundings)).rejects.toMatchObject(refusal)
 })
 
+test('an engine that was noted down is asked, whatever is chosen by now', async () => {
+  const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
+  onTestFinished(() => rm(home, { recursive: true }))
+  const surroundings = {
+    platform: 'linux' as const,
+    env: { DOCKER_HOST: 'carrier-pigeon:7' },
+    homedir: home,
+    cwd: home,
+  }
+  const noted = { kind: 'socket', path: join(home, 'noted.sock') } as const
+  await expect(openEngine(surroundings, noted)).rejects.toMatchObject({ message: expect.stringContaining(noted.path) })
+})
+
 const ownAddress = Object.values(networkInterfaces())
   .flatMap((addresses) => addresses ?? [])
   .find(({ internal, family }) => !internal && family === 'IPv4')?.address
@@ -37,4 +52,15 @@ test.skipIf(ownAddress === undefined)('an engine at an address of this very mach
   await expect(openWith(() => `tcp://${ownAddress}:1`)).rejects.toMatchObject({
     message: expect.stringContaining('No Docker engine answers'),
   })
+  expect(isElsewhere({ kind: 'tcp', host: ownAddress!, port: 1, tlsFolder: undefined })).toBe(false)
+})
+
+test.each<[string, DockerEndpoint, boolean]>([
+  ['a socket', { kind: 'socket', path: '/var/run/docker.sock' }, false],
+  ['the loopback', { kind: 'tcp', host: '127.0.0.1', port: 2375, tlsFolder: undefined }, false],
+  ['localhost', { kind: 'tcp', host: 'localhost', port: 2375, tlsFolder: undefined }, false],
+  ['a strange address', { kind: 'tcp', host: '192.0.2.1', port: 2375, tlsFolder: undefined }, true],
+  ['ssh, even to localhost', { kind: 'ssh', host: 'localhost', user: undefined, port: 2222 }, true],
+])('an engine at %s: on another machine or not', (_, endpoint, elsewhere) => {
+  expect(isElsewhere(endpoint)).toBe(elsewhere)
 })

@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { isRefreshDue } from '../../../../src/app/container/refresh-due.ts'
-import { refuseResting } from '../../../../src/app/container/resting.ts'
+import { refuseOtherEngine } from '../../../../src/app/container/other-engine.ts'
+import { refuseResting, restingEngine } from '../../../../src/app/container/resting.ts'
 import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
+import { engineElsewhere } from '../../../../src/app/mirror-status.ts'
 import { loadConfig } from '../../../../src/config/load-config.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/clock.ts'
@@ -194,6 +196,59 @@ describe('up in a container', () => {
     expect(await isRefreshDue(request.surroundings, now)).toBe(false)
     expect(await isRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
     expect(await isRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
+  })
+
+  test('on another machine is waited for and noted down as one that its engine leads to', async () => {
+    docker.endpoint = { kind: 'ssh', host: 'there', user: 'me', port: undefined }
+    docker.isElsewhere = true
+    const { endpoints, request, container } = await up()
+    const noted = await readState(request.paths.stateFile)
+    expect(noted).toMatchObject({
+      endpoints,
+      container: { id: container.id, engine: docker.endpoint, elsewhere: { adminPort: 5056 } },
+    })
+    expect(engineElsewhere(noted!)).toBe('ssh://me@there')
+    expect(await restingEngine(request.paths.stateDir)).toEqual(docker.endpoint)
+    const again = await up()
+    expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
+    docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
+    expect((await up()).said).toEqual([expect.stringContaining('at tcp://there:2375 is spoken to in the clear')])
+    docker.endpoint = { ...docker.endpoint, tlsFolder: '/certs' }
+    expect((await up()).said).toEqual([])
+    await expect(up({ MIRROR_DATA: join(home, 'content') })).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringContaining('tcp://there:2375'),
+    })
+  })
+
+  test('on another machine that ends at once says why', async () => {
+    docker.isElsewhere = true
+    docker.outcome = { code: 2, lines: ['mirror: No.'] }
+    await expect(up()).rejects.toMatchObject({ exit: 2, message: 'No.' })
+  })
+
+  test('is not had a second time on another engine, unless it is asked for by its name', async () => {
+    const { request } = await up()
+    const running = await readState(request.paths.stateFile)
+    const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isElsewhere: true } as const
+    const refuse = (engine: typeof there, found: typeof running, remembered: boolean) =>
+      refuseOtherEngine(engine, request.paths, { running: found, remembered })
+    await expect(refuse(there, running, false)).rejects.toMatchObject({
+      exit: 2,
+      message: 'The mirror runs in a container on unix:///var/run/docker.sock, and Docker is at tcp://there:1 now.',
+      hints: ['DOCKER_HOST=unix:///var/run/docker.sock mirror up   (there)', 'mirror down   (ends that one)'],
+    })
+    await expect(refuse(there, undefined, true)).rejects.toMatchObject({ exit: 2 })
+    await refuse(there, undefined, false)
+    await refuseOtherEngine(docker, request.paths, { running, remembered: true })
+    const alias = { endpoint: { kind: 'socket', path: '/run/docker.sock' }, isElsewhere: false } as const
+    await refuseOtherEngine(alias, request.paths, { running, remembered: true })
+    docker.endpoint = there.endpoint
+    docker.isElsewhere = true
+    await up()
+    await expect(refuseOtherEngine(alias, request.paths, { running: undefined, remembered: true })).rejects.toThrow(
+      'ran in a container the last time, on tcp://there:1',
+    )
   })
 
   test('has its data in a folder as the caller, whom a rootless engine calls root', async () => {

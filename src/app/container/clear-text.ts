@@ -1,0 +1,13 @@
+import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import { hostOf } from '../../runtime/host-of.ts'
+
+/** What a user should know of an engine whose network hears all that is said to it. */
+export function clearTextWarnings({
+  endpoint,
+  isElsewhere,
+}: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>): string[] {
+  if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
+  return [
+    `the Docker engine at ${hostOf(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
+  ]
+}

@@ -1,0 +1,13 @@
+import { MirrorError } from '../lib/errors.ts'
+import type { MirrorState } from '../runtime/runtime.ts'
+import { findRunning } from '../runtime/state-file.ts'
+
+/** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
+export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
+  try {
+    return await findRunning(stateFile)
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}

@@ -1,0 +1,130 @@
+import { spawn, type ChildProcessByStdio } from 'node:child_process'
+import type { Socket } from 'node:net'
+import { Duplex } from 'node:stream'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { hostOf } from './host-of.ts'
+import type { SshEndpoint } from './ssh-endpoint.ts'
+
+/** ssh's last words are its reason; what came before is banners. */
+const mostWords = 2000
+
+/**
+ * A connection to the Docker engine of another machine, by the user's own ssh and in the way of the `docker` command. What ssh
+ * says when it fails is the error, a MirrorError (exit 4). It has the few methods of a socket that an http.Agent calls.
+ * https://github.com/docker/cli/tree/master/cli/connhelper
+ */
+export class SshConnection extends Duplex {
+  readonly #child: ChildProcessByStdio<Socket, Socket, Socket>
+  readonly #endpoint: SshEndpoint
+  #said = ''
+  #hasAnswered = false
+  #idle: NodeJS.Timeout | undefined
+
+  constructor(endpoint: SshEndpoint, env: NodeJS.ProcessEnv = process.env) {
+    super()
+    this.#endpoint = endpoint
+    this.#child = spawn('ssh', sshArguments(endpoint), {
+      env,
+      stdio: 'pipe',
+      // A session of its own: Ctrl-C is for the command, which has things to put in order over this very connection.
+      detached: process.platform !== 'win32',
+      windowsHide: true,
+    }) as ChildProcessByStdio<Socket, Socket, Socket>
+    const { stdin, stdout, stderr } = this.#child
+    stdout.on('data', (chunk: Buffer) => {
+      this.#hasAnswered = true
+      if (!this.push(chunk)) stdout.pause()
+    })
+    stderr.setEncoding('utf8').on('data', (text: string) => (this.#said = (this.#said + text).slice(-mostWords)))
+    // One that has ended tells why by its exit code.
+    stdin.on('error', () => {})
+    this.#child.once('error', (error) => this.destroy(this.#failure(error)))
+    this.#child.once('close', (code) => this.#end(code))
+  }
+
+  override _read(): void {
+    this.#child.stdout.resume()
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.#child.stdin.write(chunk, () => done())
+  }
+
+  override _final(done: () => void): void {
+    this.#child.stdin.end(() => done())
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    clearTimeout(this.#idle)
+    const { stdin, stdout, stderr } = this.#child
+    for (const stream of [stdin, stdout, stderr]) stream.destroy()
+    this.#child.kill()
+    done(error)
+  }
+
+  ref(): this {
+    return this.#each((part) => part.ref())
+  }
+
+  unref(): this {
+    return this.#each((part) => part.unref())
+  }
+
+  setKeepAlive(): this {
+    return this
+  }
+
+  setNoDelay(): this {
+    return this
+  }
+
+  /** Says once that so much time has gone by, ms; an agent then ends it, unless it is in use again. 0: never. */
+  setTimeout(timeoutMs: number): this {
+    clearTimeout(this.#idle)
+    if (timeoutMs > 0) this.#idle = setTimeout(() => this.emit('timeout'), timeoutMs).unref()
+    return this
+  }
+
+  #each(act: (part: { ref(): unknown; unref(): unknown }) => void): this {
+    const { stdin, stdout, stderr } = this.#child
+    for (const part of [this.#child, stdin, stdout, stderr]) act(part)
+    return this
+  }
+
+  #end(code: number | null): void {
+    if (this.destroyed) return
+    if (code === 0 || (code === null && this.#hasAnswered)) this.push(null)
+    else this.destroy(this.#failure())
+  }
+
+  #failure(cause?: Error): MirrorError {
+    const where = hostOf(this.#endpoint)
+    if (errnoOf(cause) === 'ENOENT')
+      return new MirrorError(`The Docker engine at ${where} is reached by ssh, which is not on this machine.`, {
+        exit: exitCode.missing,
+        hints: ['install ssh, or choose another engine: docker context ls'],
+        cause,
+      })
+    const lines = (cause?.message ?? this.#said).split('\n').map((line) => line.trim())
+    const words = lines.filter(Boolean).slice(-3).join(' / ').replace(/\.$/, '') || 'ssh ended without a word'
+    return new MirrorError(`No Docker engine answers at ${where}: ${words}.`, {
+      exit: exitCode.missing,
+      hints: [`${['ssh', ...destination(this.#endpoint)].join(' ')} docker info   (says what is wrong)`],
+      cause,
+    })
+  }
+}
+
+function sshArguments(endpoint: SshEndpoint): string[] {
+  return ['-o', 'ConnectTimeout=30', '-T', ...destination(endpoint), 'docker', 'system', 'dial-stdio']
+}
+
+function destination({ host, user, port }: SshEndpoint): string[] {
+  return [
+    ...(user === undefined ? [] : ['-l', user]),
+    ...(port === undefined ? [] : ['-p', String(port)]),
+    // A host is never taken for an option.
+    '--',
+    host,
+  ]
+}

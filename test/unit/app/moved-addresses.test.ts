@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest'
+import { movedAddresses } from '../../../src/app/moved-addresses.ts'
+
+const endpoints = {
+  cache: ['http://127.0.0.1:5055'],
+  registry: ['http://127.0.0.1:5001'],
+  admin: ['http://127.0.0.1:5056'],
+  networks: { kind: 'http://mirror:5055' },
+}
+
+test('the same addresses of the same machine have not moved', () => {
+  expect(movedAddresses(endpoints, endpoints)).toEqual([])
+  expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there', now: 'ssh://there' })).toEqual([])
+  expect(movedAddresses(undefined, endpoints, { now: 'ssh://there' })).toEqual([])
+})
+
+test('the same addresses of another machine are others, and nobody answers at the old ones', () => {
+  const left = [
+    { of: 'cache', from: 'http://127.0.0.1:5055', to: undefined },
+    { of: 'registry', from: 'http://127.0.0.1:5001', to: undefined },
+    { of: 'kind', from: 'http://mirror:5055', to: undefined },
+  ]
+  expect(movedAddresses(endpoints, endpoints, { now: 'ssh://there' })).toEqual(left)
+  expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there' })).toEqual(
+    left.map((address) => ({ ...address, on: 'ssh://there' })),
+  )
+})

@@ -1,0 +1,115 @@
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { Agent, createServer, get, type IncomingMessage, type RequestListener } from 'node:http'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
+import { deferred } from '../../../src/lib/deferred.ts'
+import { SshConnection } from '../../../src/runtime/ssh-connection.ts'
+import { makeFailingSshProgram, makeSshProgram, type SshProgram } from '../../support/ssh-program.ts'
+
+async function startEngine(answer: RequestListener): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
+  const path = join(folder, 'docker.sock')
+  const server = createServer(answer)
+  await new Promise<void>((resolve) => server.listen(path, resolve))
+  onTestFinished(async () => {
+    server.closeAllConnections()
+    await new Promise<void>((resolve) => void server.close(() => resolve()))
+    await rm(folder, { recursive: true })
+  })
+  return path
+}
+
+function findFirst({ folder }: Pick<SshProgram, 'folder'>) {
+  vi.stubEnv('PATH', `${folder}${delimiter}${process.env['PATH']}`)
+  onTestFinished(() => void vi.unstubAllEnvs())
+}
+
+const there = { kind: 'ssh', host: 'there', user: 'me', port: 2222 } as const
+const answer: RequestListener = (request, response) => {
+  if (request.url === '/_ping') return response.end('OK')
+  response.setHeader('content-type', 'application/json')
+  return response.end(JSON.stringify({ Name: 'data', Labels: { path: request.url } }))
+}
+
+test('an engine behind ssh is asked as docker asks it, by one login for one question after the other', async () => {
+  const ssh = await makeSshProgram(await startEngine(answer))
+  findFirst(ssh)
+  const engine = await openContainerEngine(there)
+  expect(await engine.volumes.find('one')).toEqual({ labels: { path: '/volumes/one' } })
+  expect(await engine.volumes.find('two')).toEqual({ labels: { path: '/volumes/two' } })
+  expect(await ssh.runs()).toEqual([
+    ['-o', 'ConnectTimeout=30', '-T', '-l', 'me', '-p', '2222', '--', 'there', 'docker', 'system', 'dial-stdio'],
+  ])
+})
+
+test('where ssh cannot log in, or finds no docker there, its own words are the reason', async () => {
+  findFirst(await makeFailingSshProgram('Welcome to there.\n\nme@there: Permission denied (publickey).', 255))
+  await expect(openContainerEngine(there)).rejects.toMatchObject({
+    name: 'MirrorError',
+    exit: 4,
+    message: expect.stringMatching(
+      /^No Docker engine answers at ssh:\/\/me@there:2222: .*Permission denied \(publickey\)\.$/,
+    ),
+    hints: ['ssh -l me -p 2222 -- there docker info   (says what is wrong)'],
+  })
+})
+
+test('without ssh that is what is said', async () => {
+  vi.stubEnv('PATH', '/nowhere')
+  onTestFinished(() => void vi.unstubAllEnvs())
+  await expect(openContainerEngine(there)).rejects.toMatchObject({
+    name: 'MirrorError',
+    exit: 4,
+    message: 'The Docker engine at ssh://me@there:2222 is reached by ssh, which is not on this machine.',
+  })
+})
+
+test('much content comes through whole, both ways, at the pace of the slower side', async () => {
+  const content = Buffer.alloc(3_000_000, 'content')
+  const { folder } = await makeSshProgram(
+    await startEngine((request, response) => {
+      setTimeout(() => request.pipe(response), 20)
+    }),
+  )
+  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  connection.write(`POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${content.length}\r\n\r\n`)
+  connection.write(content)
+  const chunks: Buffer[] = []
+  for await (const chunk of connection) chunks.push(chunk as Buffer)
+  const answered = Buffer.concat(chunks).toString()
+  expect(answered).toContain('HTTP/1.1 200')
+  expect(answered.split('content').length).toBeGreaterThan(content.length / 8)
+})
+
+test('one that nobody uses any more is ended by its agent', async () => {
+  const { folder } = await makeSshProgram(await startEngine(answer))
+  const env = { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` }
+  const agent = Object.assign(new Agent({ keepAlive: true, timeout: 20 }), {
+    createConnection: () => new SshConnection(there, env),
+  })
+  const request = get('http://docker/_ping', { agent })
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  const connection = request.socket as unknown as SshConnection
+  expect(await response.setEncoding('utf8').toArray()).toEqual(['OK'])
+  if (!connection.destroyed) await once(connection, 'close')
+})
+
+test('one that is given up takes its ssh along', async () => {
+  let isHungUp = false
+  const asked = deferred()
+  const { folder } = await makeSshProgram(
+    await startEngine((request) => {
+      request.socket.once('close', () => (isHungUp = true))
+      asked.resolve()
+    }),
+  )
+  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  connection.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  await asked.promise
+  connection.destroy()
+  await once(connection, 'close')
+  await expect.poll(() => isHungUp).toBe(true)
+})
