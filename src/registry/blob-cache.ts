@@ -1,9 +1,10 @@
+import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
-import { Downloads, type RunningDownload } from './downloads.ts'
+import { Downloads, type Origin, type RunningDownload } from './downloads.ts'
 import type { CacheParts } from './cache-parts.ts'
 import type { Place } from './place.ts'
 import type { BlobAnswer, BlobBody } from './registry.ts'
@@ -30,6 +31,8 @@ export class BlobCache {
   constructor(parts: CacheParts, contents: SmallContents) {
     this.#parts = parts
     this.#contents = contents
+    // Every fetch under way listens.
+    setMaxListeners(0, this.#ending.signal)
   }
 
   /** Throws the upstream's UpstreamError. */
@@ -81,23 +84,29 @@ export class BlobCache {
     }
     if (place.caller.head) return this.#passed(place, digest, head.size)
     const running = this.downloads.get(digest)
-    return this.#arriving(
-      place,
-      running?.download ?? this.#start(place, digest, undefined),
-      running ? 'collapsed' : 'miss',
-    )
+    if (running) return this.#collapsed(place, running)
+    return this.#arriving(place, this.#start(place, digest, undefined), 'miss')
   }
 
   /** A second repository that joins a running fetch needs its own word. */
   async #join(place: Place, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
     const { origin, download } = running
-    const same = origin.host === place.host && origin.name === place.name && origin.identity === place.identity
-    if (!word && !same) {
+    if (!word && !isFor(origin, place)) {
       const head = await place.upstream.statBlob(place.name, download.digest, { access: place.caller.access })
       if (head.size !== undefined) this.#learn(place, download.digest, head.size, head.identity)
       if (!download.canFollowFrom(0)) return this.get(place, download.digest)
     }
-    return this.#arriving(place, download, 'collapsed')
+    return this.#collapsed(place, running)
+  }
+
+  /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
+  async #collapsed(place: Place, { origin, download }: RunningDownload): Promise<BlobAnswer> {
+    try {
+      return await this.#arriving(place, download, 'collapsed')
+    } catch (error) {
+      if (isFor(origin, place) || !(error instanceof UpstreamError)) throw error
+      return this.get(place, download.digest)
+    }
   }
 
   async #told(place: Place, digest: Digest): Promise<BlobAnswer> {
@@ -199,4 +208,8 @@ export class BlobCache {
     })
     this.#parts.refs.touch(record)
   }
+}
+
+function isFor(origin: Origin, { host, name, identity }: Place): boolean {
+  return origin.host === host && origin.name === name && origin.identity === identity
 }

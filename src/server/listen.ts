@@ -71,6 +71,8 @@ export async function listen(
 
   server.on(options.tls ? 'secureConnection' : 'connection', (socket: Duplex) => {
     connections.set(socket, 0)
+    // Every request that a client sends ahead waits for its end.
+    socket.setMaxListeners(0)
     socket.once('close', () => connections.delete(socket))
     // Far beyond the limit even saying no takes descriptors that are not there.
     if (closing || connections.size > limit * 1.5) socket.destroy()

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { ByteRange } from '../oci/range.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
@@ -23,6 +24,7 @@ async function copyBody(
   read: (buffer: Uint8Array) => Promise<number>,
   options: { readonly signal: AbortSignal; readonly idle: number; readonly buffers: BufferPool },
 ): Promise<void> {
+  await turnOf(response, options.signal)
   const buffer = options.buffers.take()
   try {
     for (let left = length; left > 0;) {
@@ -35,6 +37,15 @@ async function copyBody(
     // A chunk that was not flushed may still be read by the socket: only a finished copy gives its buffer back.
     if (!options.signal.aborted && !response.destroyed) options.buffers.give(buffer)
   }
+}
+
+/** Resolves when the answers to requests before it on its connection are out: a body that waited for them would lie in memory. */
+async function turnOf(response: ServerResponse, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  if (response.socket) return
+  // Node reads no further requests from a connection whose waiting answers have come to so many bytes.
+  response.flushHeaders()
+  await once(response, 'socket', { signal })
 }
 
 /** Resolves when the kernel has taken the chunk. Rejects when the client leaves, or takes nothing for `idle` ms. */

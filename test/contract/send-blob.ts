@@ -18,6 +18,10 @@ interface Sending {
   readonly url: string
   /** How each sending ended, in order: undefined, or why not. */
   readonly ends: unknown[]
+  /** The paths of requests, in order. */
+  readonly begun: string[]
+  /** The paths of those for which the blob was read through this process. */
+  readonly readFor: Set<string>
 }
 
 /** What every way of sending a stored blob must do. `create`: with clients that take nothing cut off after so many ms. */
@@ -32,13 +36,21 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
     // Nothing of it in memory, where this can be had.
     spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0'])
     const ends: unknown[] = []
+    const begun: string[] = []
+    const readFor = new Set<string>()
     const server = createServer((request, response) => {
       const query = new URL(request.url!, 'http://localhost').searchParams
       const range: ByteRange = { start: Number(query.get('first') ?? 0), end: Number(query.get('last') ?? size - 1) }
       const gone = new AbortController()
       response.once('close', () => gone.abort(new Error('the client is gone')))
       void (async () => {
+        begun.push(request.url!)
         const blob = new FileOpenBlob(digestOf(content), size, await open(path))
+        const read = blob.read.bind(blob)
+        blob.read = (...place) => {
+          readFor.add(request.url!)
+          return read(...place)
+        }
         response.writeHead(200, { 'content-length': range.end - range.start + 1 })
         try {
           await sendBlob(response, blob, range, gone.signal)
@@ -57,7 +69,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       server.closeAllConnections()
       await new Promise((resolve) => server.close(resolve))
     })
-    return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, ends }
+    return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, ends, begun, readFor }
   }
 
   describe(name, () => {
@@ -118,6 +130,24 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       }
       expect(Buffer.concat(chunks).equals(bytes)).toBe(true)
       expect(ends).toEqual([undefined])
+    })
+
+    test('reads nothing for an answer whose turn on the connection has not come', async () => {
+      const { url, ends, begun, readFor } = await serve()
+      const { hostname, port } = new URL(url)
+      const ahead = Array.from({ length: 20 }, (_, index) => `/${index}?last=999`)
+      const socket = connect(Number(port), hostname)
+      onTestFinished(() => void socket.destroy())
+      socket.pause()
+      socket.write(['/', ...ahead].map((path) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`).join(''))
+      await expect.poll(() => begun.length).toBe(21)
+      await sleep(100)
+      expect([...readFor].filter((path) => path !== '/')).toEqual([])
+
+      let taken = 0
+      socket.on('data', (chunk: Buffer) => (taken += chunk.length)).resume()
+      await expect.poll(() => ends).toEqual(['/', ...ahead].map(() => undefined))
+      await expect.poll(() => taken).toBeGreaterThan(bytes.length + 20 * 1000)
     })
 
     test('cuts off a client that takes nothing', async () => {

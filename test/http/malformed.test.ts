@@ -114,6 +114,22 @@ describe('a request that can be read in two ways', () => {
     )
     expect(statuses).toEqual([200, 404, 200])
   })
+
+  test('many requests ahead on a connection are nothing to warn of', async () => {
+    const { mirror, layer } = await startScene()
+    await mirror.get(`${app}/blobs/${layer}`)
+    const warnings: Error[] = []
+    const onWarning = (warning: Error) => void warnings.push(warning)
+    process.on('warning', onWarning)
+    try {
+      const ahead = `GET ${app}/blobs/${layer} HTTP/1.1\r\nHost: localhost\r\n\r\n`
+      const { statuses } = await rawHttp(mirror.url, ahead.repeat(20) + rawGet('/v2/'))
+      expect(statuses).toHaveLength(21)
+    } finally {
+      process.off('warning', onWarning)
+    }
+    expect(warnings).toEqual([])
+  })
 })
 
 test('a query that means nothing to us is ignored, not passed on', async () => {

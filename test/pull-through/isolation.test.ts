@@ -1,10 +1,11 @@
 import { networkInterfaces } from 'node:os'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
-import { late, slow } from '../support/faults.ts'
+import { late, slow, status } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome } from '../support/mirror.ts'
@@ -128,6 +129,23 @@ describe('bytes that are held are no right to serve them (one upstream, two repo
     expectContent(await mirror.get(`/v2/library/holder/blobs/${digest}`), digest)
     expectContent(await running, digest)
     expect(upstream.count({ method: 'GET', path: /library\/holder\/blobs/ })).toBe(0)
+  })
+
+  test('what the repository of a running fetch is refused is not the answer to another one that joined it', async () => {
+    const { upstream, mirror } = await startShared()
+    const holder = makeImage({ layers: [shared], seed: 3 })
+    upstream.push('library/holder', 'v1', holder)
+    upstream.on({ method: 'GET', path: `${app}/blobs/${digest}` }, async (exchange) => {
+      await sleep(300)
+      return status(403)(exchange)
+    })
+    expectContent(await mirror.get('/v2/library/holder/manifests/v1'), holder.digest)
+    const refused = mirror.get(`${app}/blobs/${digest}`)
+    await expect.poll(() => upstream.count(anyBlob)).toBe(1)
+    const joined = await Promise.all([1, 2, 3].map(() => mirror.get(`/v2/library/holder/blobs/${digest}`)))
+    for (const answer of joined) expectContent(answer, digest)
+    expectError(await refused, 403)
+    expect(upstream.count({ method: 'GET', path: /library\/holder\/blobs/ })).toBe(1)
   })
 })
 

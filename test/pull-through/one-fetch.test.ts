@@ -49,6 +49,22 @@ describe('many clients', () => {
       expect(upstream.count(anyManifest) - before).toBe(1)
     }
   })
+
+  test('many blobs at once are nothing to warn of', async () => {
+    const layers = times(12).map((_, seed) => noise(50_000, seed + 1))
+    const { upstream, mirror, image } = await startScene({ image: makeImage({ layers }) })
+    upstream.on(anyBlob, late(200))
+    const warnings: Error[] = []
+    const onWarning = (warning: Error) => void warnings.push(warning)
+    process.on('warning', onWarning)
+    try {
+      const answers = await Promise.all(image.layers.map((digest) => mirror.get(`${app}/blobs/${digest}`)))
+      expect(answers.map(({ status }) => status)).toEqual(layers.map(() => 200))
+    } finally {
+      process.off('warning', onWarning)
+    }
+    expect(warnings).toEqual([])
+  })
 })
 
 describe('a failure reaches every waiter, and the next request starts clean', () => {
