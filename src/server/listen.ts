@@ -48,6 +48,9 @@ export class ListenError extends MirrorError {
   }
 }
 
+/** Requests of one connection that wait for their answers; no client of registries sends more than one. */
+const mostAhead = 100
+
 /**
  * Serves HTTP on one address. Heads must arrive within 10 s; bodies, in either direction, have no total limit: Node's own
  * 300 s would cut slow pulls and large pushes.
@@ -84,7 +87,10 @@ export async function listen(
   })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     const { socket } = request
-    connections.set(socket, (connections.get(socket) ?? 0) + 1)
+    const ahead = (connections.get(socket) ?? 0) + 1
+    // Each has its blob open, though it cannot be sent yet.
+    if (ahead > mostAhead) return socket.destroy()
+    connections.set(socket, ahead)
     response.once('close', () => {
       const owed = connections.get(socket)
       if (owed !== undefined) connections.set(socket, owed - 1)

@@ -115,6 +115,16 @@ describe('a request that can be read in two ways', () => {
     expect(statuses).toEqual([200, 404, 200])
   })
 
+  test('a connection that asks for more ahead than anybody needs is ended, and the next one is answered', async () => {
+    const { mirror, layer } = await startScene()
+    await mirror.get(`${app}/blobs/${layer}`)
+    const ahead = `GET ${app}/blobs/${layer} HTTP/1.1\r\nHost: localhost\r\n\r\n`
+    const { statuses, closed } = await rawHttp(mirror.url, ahead.repeat(2000), 10_000)
+    expect(statuses.length).toBeLessThan(2000)
+    expect(closed).toBe(true)
+    expect((await mirror.get('/v2/')).status).toBe(200)
+  })
+
   test('many requests ahead on a connection are nothing to warn of', async () => {
     const { mirror, layer } = await startScene()
     await mirror.get(`${app}/blobs/${layer}`)
