@@ -1,6 +1,6 @@
 import type { Server } from 'node:http'
 import type { BlobSending } from '../server/blobs.ts'
-import { loadKernel } from '../server/kernel.ts'
+import { loadKernel, type Kernel } from '../server/kernel.ts'
 import { createNativeSendBlob } from '../server/send-blob-native.ts'
 import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
 import { createUnpacing } from '../server/unpaced.ts'
@@ -11,6 +11,8 @@ export interface SendBlobChoice {
   readonly sending: BlobSending
   /** For a listener whose clients are on this machine; undefined where there is nothing to be done. */
   readonly unpace: ((server: Server) => void) | undefined
+  /** Gives memory back to the system; undefined where there is no such call. */
+  readonly trimMemory: Kernel['trimMemory']
 }
 
 /**
@@ -31,6 +33,7 @@ export async function chooseSendBlob(options: {
     kind: native ? 'sendfile' : 'portable',
     sending: { idle, sendBlob: native ?? portable },
     unpace: createUnpacing(kernel),
+    trimMemory: kernel?.trimMemory,
   }
 }
 

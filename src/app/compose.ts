@@ -14,6 +14,7 @@ import { openStore, type Store, type StoreOptions } from '../store/open-store.ts
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
+import { spareMemory } from './spare-memory.ts'
 import { Canaries } from '../upstream/canaries.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
@@ -80,6 +81,7 @@ export async function compose(
   })
   const hashes = createHashPool(availableParallelism())
   const scrub = createScrub({ store, logger, clock })
+  const stopSparing = blobs.trimMemory && spareMemory({ trim: blobs.trimMemory })
   const cache: PullThrough = new PullThrough({
     route: (repository) => upstreams.route(repository),
     blobs: store.blobs,
@@ -115,6 +117,7 @@ export async function compose(
 
   const closeCache = async () => {
     clearInterval(saving)
+    stopSparing?.()
     await cache.close()
     await hashes.close()
     await upstreams.close()

@@ -1,4 +1,5 @@
 import { statfsSync } from 'node:fs'
+import type { LibraryHandle } from 'koffi'
 
 /** The calls that Node has no words for. */
 export interface Kernel {
@@ -8,6 +9,11 @@ export interface Kernel {
   isInMemory(file: number, first: number, last: number): boolean
   /** How a socket, and those a listening one takes on, sends: `reno`. Whether the kernel agreed. */
   setCongestionControl(socket: number, algorithm: string): boolean
+  /**
+   * Gives the system back what the C library keeps of freed memory, in a thread of its own; undefined where the library is not
+   * GNU's. https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+   */
+  readonly trimMemory: (() => Promise<void>) | undefined
 }
 
 /** How far apart the pages lie that are looked for in memory. */
@@ -33,6 +39,7 @@ export async function loadKernel({
     const setsockopt = library.func(
       'int setsockopt(int socket, int level, int name, const void *value, uint32_t length)',
     ) as Call
+    const trim = trimOf(library)
     const { EAGAIN, EINTR, EOPNOTSUPP } = koffi.os.errno
     const offset = new BigInt64Array(1)
     // Where the byte that is looked at goes: an iovec of one.
@@ -60,10 +67,23 @@ export async function loadKernel({
         const name = Buffer.from(algorithm)
         return setsockopt(socket, protocolTcp, tcpCongestion, name, name.length) === 0
       },
+      trimMemory: trim && (() => new Promise((resolve) => trim.async(0, () => resolve()))),
     }
   } catch {
     return undefined // A library or a call that is not there, in words that are koffi's own; the portable way does the same.
   }
+}
+
+function trimOf(library: LibraryHandle): AsyncCall | undefined {
+  try {
+    return library.func('int malloc_trim(size_t pad)')
+  } catch {
+    return undefined // musl has none, in words that are koffi's own.
+  }
+}
+
+interface AsyncCall {
+  async(value: number, done: (error: unknown) => void): void
 }
 
 type Call = (...values: (number | ArrayBufferView)[]) => number

@@ -27,6 +27,11 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
     expect(await kind(false, {})).toBe('portable')
   })
 
+  test('memory is given back beside the event loop', async () => {
+    const kernel = (await loadKernel(process))!
+    await kernel.trimMemory?.()
+  })
+
   test('a listening socket takes the congestion control that every kernel has, and no other thing does', async () => {
     const kernel = (await loadKernel(process))!
     const server = createServer().listen(0, '127.0.0.1')

@@ -1,0 +1,65 @@
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { spareMemory } from '../../../src/app/spare-memory.ts'
+
+const MiB = 1024 * 1024
+
+/** A process that holds what it is told, and half of what is too much for it is free. */
+function startProcess() {
+  vi.useFakeTimers()
+  onTestFinished(() => void vi.useRealTimers())
+  const state = { held: 100 * MiB, trimmed: 0 }
+  const trim = async () => {
+    state.trimmed += 1
+    state.held -= Math.max(0, (state.held - 100 * MiB) / 2)
+  }
+  const stop = spareMemory({ trim, held: () => state.held, everyMs: 1000 })
+  onTestFinished(stop)
+  const hold = async (bytes: number) => {
+    state.held = bytes
+    await vi.advanceTimersByTimeAsync(1000)
+    return state.trimmed
+  }
+  return { hold, stop }
+}
+
+test('what a rush has taken is given back, and what is needed is not looked at again and again', async () => {
+  const { hold } = startProcess()
+  expect(await hold(140 * MiB)).toBe(0)
+  expect(await hold(500 * MiB)).toBe(1)
+  // Of 300 half of what is too much, 200, and so on, until it gives less than is worth it.
+  expect(await hold(300 * MiB)).toBe(2)
+  for (let looks = 0; looks < 10; looks++) await hold(130 * MiB)
+  expect(await hold(130 * MiB)).toBe(2)
+})
+
+test('a second rush is one again', async () => {
+  const { hold } = startProcess()
+  expect(await hold(500 * MiB)).toBe(1)
+  expect(await hold(120 * MiB)).toBe(1)
+  expect(await hold(350 * MiB)).toBe(2)
+})
+
+test('what cannot be given back is let be until it is more', async () => {
+  vi.useFakeTimers()
+  onTestFinished(() => void vi.useRealTimers())
+  let held = 300 * MiB
+  const trim = vi.fn<() => Promise<void>>(async () => {})
+  onTestFinished(spareMemory({ trim, held: () => held, everyMs: 1000 }))
+  await vi.advanceTimersByTimeAsync(10_000)
+  expect(trim).toHaveBeenCalledTimes(1)
+  for (const [MiBs, times] of [
+    [320, 2],
+    [140, 2],
+    [160, 3],
+  ] as const) {
+    held = MiBs * MiB
+    await vi.advanceTimersByTimeAsync(10_000)
+    expect(trim).toHaveBeenCalledTimes(times)
+  }
+})
+
+test('once stopped it does nothing any more', async () => {
+  const { hold, stop } = startProcess()
+  stop()
+  expect(await hold(500 * MiB)).toBe(0)
+})
