@@ -1,20 +1,18 @@
 import { constants } from 'node:fs'
 import {
   access,
-  chown,
   lstat,
-  open,
   readdir,
   readFile,
   readlink,
   realpath,
-  rename,
   rm,
   rmdir,
   stat,
+  type FileHandle,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { syncFolder } from '../lib/atomic-file.ts'
+import { replaceFile, syncFolder } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
@@ -56,23 +54,11 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
       const target = await locate(path)
       const folder = dirname(target)
       const made = await makeFolders(folder)
-      const temporary = join(folder, temporaryName(basename(target)))
-      try {
-        const file = await open(temporary, 'wx', 0o600)
-        try {
-          await file.writeFile(content)
-          if (attributes && process.platform !== 'win32') await takeOver(temporary, attributes)
-          await file.chmod(attributes?.mode ?? newFileMode)
-          await file.sync()
-        } finally {
-          await file.close()
-        }
-        await rename(temporary, target)
-      } catch (error) {
-        await rm(temporary, { force: true })
-        throw error
+      const prepare = async (file: FileHandle) => {
+        if (attributes && process.platform !== 'win32') await takeOver(file, attributes)
+        await file.chmod(attributes?.mode ?? newFileMode)
       }
-      await syncFolder(folder)
+      await replaceFile(target, join(folder, temporaryName(basename(target))), content, { prepare })
       return made
     },
 
@@ -135,9 +121,9 @@ async function makeFolders(folder: string): Promise<string[]> {
 }
 
 /** Its owner as it was, where we may. Only a superuser can give files away, and then the owner is ours already. */
-async function takeOver(file: string, { uid, gid }: { uid: number; gid: number }): Promise<void> {
-  const { uid: ourUid, gid: ourGid } = await stat(file)
-  if (ourUid !== uid || ourGid !== gid) await chown(file, uid, gid)
+async function takeOver(file: FileHandle, { uid, gid }: { uid: number; gid: number }): Promise<void> {
+  const { uid: ourUid, gid: ourGid } = await file.stat()
+  if (ourUid !== uid || ourGid !== gid) await file.chown(uid, gid)
 }
 
 /** Whether a file that takes its place can have the same owner and group. */

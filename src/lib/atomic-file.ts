@@ -1,4 +1,4 @@
-import { open, rename, rm } from 'node:fs/promises'
+import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { makeFolder } from './make-folder.ts'
 
@@ -11,11 +11,24 @@ export async function writeFileAtomic(path: string, content: string | Uint8Array
   await makeFolder(folder)
   // Fetched here, for a program that only reads files starts sooner without it.
   const { randomBytes } = process.getBuiltinModule('node:crypto')
-  const temporary = join(folder, `.${basename(path)}.${randomBytes(8).toString('hex')}`)
+  await replaceFile(path, join(folder, `.${basename(path)}.${randomBytes(8).toString('hex')}`), content, { mode })
+}
+
+/**
+ * The same by a temp file of this name, which has to lie in the same folder. `prepare`: what else the file has to be before it
+ * takes the place.
+ */
+export async function replaceFile(
+  path: string,
+  temporary: string,
+  content: string | Uint8Array,
+  { mode = 0o600, prepare }: { mode?: number; prepare?: (file: FileHandle) => Promise<void> } = {},
+): Promise<void> {
   try {
     const file = await open(temporary, 'wx', mode)
     try {
       await file.writeFile(content)
+      await prepare?.(file)
       await file.sync()
     } finally {
       await file.close()
@@ -25,7 +38,7 @@ export async function writeFileAtomic(path: string, content: string | Uint8Array
     await rm(temporary, { force: true })
     throw error
   }
-  await syncFolder(folder)
+  await syncFolder(dirname(path))
 }
 
 /** Makes renames and unlinks in a folder durable. Windows cannot open folders and needs none of it. */
