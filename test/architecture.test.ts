@@ -26,7 +26,7 @@ const doors: Record<string, RegExp> = {
   dockerode: /^runtime\/dockerode-[a-z-]+\.ts$/,
   execa: /^lib\/run-command\.ts$/,
   inquirer: /^cli\/prompt\.ts$/,
-  '@iarna/toml': /^clients\//,
+  'smol-toml': /^clients\/read-toml\.ts$/,
   yaml: /^(clients|config)\//,
   'jsonc-parser': /^clients\//,
   diff: /^cli\/render-diff\.ts$/,

@@ -1,13 +1,21 @@
 import { isDeepStrictEqual } from 'node:util'
-import { stringify, type JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { isLoopback } from './is-loopback.ts'
-import { readToml, stringsOf, tableOf } from './read-toml.ts'
-import { joinSections, tomlSections, type TomlSection } from './toml-sections.ts'
-import { writtenByMirror } from './written-by-mirror.ts'
+import {
+  appendTable,
+  joinSections,
+  lineEndIn,
+  sectionPath,
+  statementPath,
+  tomlSections,
+  withLineEnd,
+  type TomlSection,
+} from './edit-toml.ts'
+import { readToml, renderToml, stringsOf, tableOf, tryToml, type TomlTable } from './read-toml.ts'
+import { withoutOwnHeader, writtenByMirror } from './written-by-mirror.ts'
 
 /** Where the files of one buildkitd are. */
 export interface BuildkitTarget {
@@ -51,13 +59,13 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     notes.push(`${host} keeps its own ca in ${path}, which has to hold the mirror's CA.`)
   if (Object.keys(missing).length > 0) {
     wanted[host] = { ...table, ...missing }
-    const lines = stringify(missing).trimEnd().split('\n')
+    const lines = renderToml(missing).trimEnd().split('\n')
     text =
       table === undefined
         ? append(text, host, missing)
         : lines.reduceRight((all, line) => addLine(all, host, line), text)
   }
-  if (!isDeepStrictEqual(readAgain(text), { ...before, registry: wanted }))
+  if (!isDeepStrictEqual(tryToml(text), { ...before, registry: wanted }))
     throw new MirrorError(`${path} is spelled in a way that cannot be changed safely, so it is left alone.`, {
       exit: exitCode.usage,
       hints: [`Give each registry in ${path} a table of its own: [registry."docker.io"]`],
@@ -66,7 +74,7 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
 }
 
 /** What is said of the mirror itself. */
-function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): JsonMap {
+function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): TomlTable {
   const isPlain = cache.startsWith('http:')
   // Of a host on loopback BuildKit expects HTTP until it is told otherwise.
   const http = isPlain || isLoopback(cache) ? { http: isPlain } : {}
@@ -86,33 +94,37 @@ export function stripBuildkit(
   const own = ownKeys({ cache, ca: '' }, ca.name)
   const before = readToml(path, text)
   const wanted = withoutMirror(before, host, own)
-  const sections = tomlSections(text.replace(writtenByMirror, '')).flatMap((section) =>
-    stripSection(section, host, own),
-  )
+  const sections = tomlSections(withoutOwnHeader(text)).flatMap((section) => stripSection(section, host, own))
   const stripped = joinSections(sections)
   if (stripped.trim() === '') return [...files.change(path, undefined), ...authority]
-  return [...files.change(path, isDeepStrictEqual(readAgain(stripped), wanted) ? stripped : text), ...authority]
+  return [...files.change(path, isDeepStrictEqual(tryToml(stripped), wanted) ? stripped : text), ...authority]
 }
 
-function stripSection(section: TomlSection, host: string, own: JsonMap): TomlSection[] {
+function stripSection(section: TomlSection, host: string, own: TomlTable): TomlSection[] {
   const registry = registryOf(section)
   if (registry === undefined) return [section]
-  const isOwn = (line: string) =>
-    Object.entries(own).some(([key, value]) => isDeepStrictEqual(readAgain(line)?.[key], value))
-  const lines = section.lines.flatMap((line) => {
-    if (registry === host && isOwn(line)) return []
-    if (!/^\s*mirrors\s*=/.test(line)) return [line]
-    const item = JSON.stringify(host)
-    const rest = line.replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
-    return /^\s*mirrors\s*=\s*\[\s*\]\s*$/.test(rest) ? [] : [rest]
+  const isOwn = (statement: string) =>
+    Object.entries(own).some(([key, value]) => isDeepStrictEqual(tryToml(statement)?.[key], value))
+  const statements = section.statements.flatMap((statement) => {
+    if (registry === host && isOwn(statement)) return []
+    return isMirrors(statement) ? withoutItem(statement, host) : [statement]
   })
-  const isOurs = lines.length < section.lines.length && lines.every((line) => line.trim() === '')
-  return isOurs ? [] : [{ ...section, lines }]
+  const isOurs = statements.length < section.statements.length && statements.every((one) => one.trim() === '')
+  return isOurs ? [] : [{ ...section, statements }]
 }
 
-function withoutMirror(all: JsonMap, host: string, own: JsonMap): JsonMap {
+/** The list without an item; nothing where it was the only one. */
+function withoutItem(statement: string, host: string): string[] {
+  const item = JSON.stringify(host)
+  // On a line of its own it goes with the line.
+  const lines = statement.split(/(?<=\n)/).filter((line) => ![item, `${item},`].includes(line.trim()))
+  const rest = lines.join('').replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
+  return stringsOf(tryToml(rest)?.['mirrors']).length === 0 && !rest.includes('#') ? [] : [rest]
+}
+
+function withoutMirror(all: TomlTable, host: string, own: TomlTable): TomlTable {
   const { registry, ...others } = all
-  const left: JsonMap = {}
+  const left: TomlTable = {}
   for (const [name, value] of Object.entries(tableOf(registry) ?? {})) {
     const { mirrors, ...rest } = tableOf(value) ?? {}
     const kept = Array.isArray(mirrors) ? mirrors.filter((one) => one !== host) : undefined
@@ -120,37 +132,46 @@ function withoutMirror(all: JsonMap, host: string, own: JsonMap): JsonMap {
     const table = {
       ...Object.fromEntries(keys),
       ...(kept !== undefined && kept.length > 0 && { mirrors: kept }),
-    } as JsonMap
+    } as TomlTable
     if (Object.keys(table).length > 0) left[name] = table
   }
   return Object.keys(left).length > 0 ? { ...others, registry: left } : others
 }
 
-/** A table of its own, at the end, made by a serialiser. */
-function append(text: string, registry: string, table: JsonMap): string {
-  const end = lineEndOf(text)
-  const gap = text === '' || text === writtenByMirror ? '' : text.endsWith('\n') ? end : end + end
-  return text + gap + stringify({ registry: { [registry]: table } }).replaceAll('\n', end)
+/** A table of its own, at the end. */
+function append(text: string, registry: string, table: TomlTable): string {
+  const added = { registry: { [registry]: table } }
+  return text === writtenByMirror ? text + renderToml(added) : appendTable(text, added)
 }
 
 function addMirror(text: string, registry: string, host: string, mirrors: readonly string[] | undefined): string {
   if (mirrors === undefined) return addLine(text, registry, `mirrors = [ ${JSON.stringify(host)} ]`)
-  const item = JSON.stringify(host) + (mirrors.length > 0 ? ', ' : '')
-  return inSection(text, registry, ({ heading, lines }) => {
-    const at = lines.findIndex((line) => /^\s*mirrors\s*=\s*\[/.test(line))
-    return {
-      heading,
-      lines: lines.map((line, number) => (number === at ? line.replace(/(=\s*\[\s*)/, `$1${item}`) : line)),
-    }
+  return inSection(text, registry, (section) => {
+    const at = section.statements.findIndex(isMirrors)
+    if (at === -1) return section
+    const statement = withItem(section.statements[at]!, host, mirrors.length === 0)
+    return { ...section, statements: section.statements.with(at, statement) }
   })
+}
+
+/** The list with one more item in front, on a line of its own where the others have theirs. */
+function withItem(statement: string, host: string, isEmpty: boolean): string {
+  const item = JSON.stringify(host)
+  const [, start, firstLine = '', rest] = /^([^[]*\[)([ \t]*(?:#[^\n]*)?\r?\n)?([\s\S]*)$/.exec(statement)!
+  if (firstLine === '' || isEmpty) {
+    const [, space, items] = /^([ \t]*)([\s\S]*)$/.exec(firstLine + rest!)!
+    return `${start}${space}${item}${isEmpty ? '' : ', '}${items}`
+  }
+  const indent = /^[ \t]*/.exec(rest!)![0]
+  return `${start}${firstLine}${indent}${item},${lineEndIn(statement, firstLine)}${rest}`
 }
 
 /** Right after the line that names the table, indented as what follows it. */
 function addLine(text: string, registry: string, line: string): string {
-  const end = lineEndOf(text) === '\r\n' ? '\r' : ''
-  return inSection(text, registry, ({ heading, lines }) => {
-    const indent = /^[ \t]*(?=\S)/.exec(lines[0] ?? '')?.[0] ?? ''
-    return { heading, lines: [indent + line + end, ...lines] }
+  return inSection(text, registry, ({ heading, statements }) => {
+    const indent = /^[ \t]*(?=\S)/.exec(statements[0] ?? '')?.[0] ?? ''
+    const added = indent + line + lineEndIn(text, heading)
+    return { heading: withLineEnd(heading!, text), statements: [added, ...statements] }
   })
 }
 
@@ -161,18 +182,23 @@ function inSection(text: string, registry: string, change: (section: TomlSection
 }
 
 /** The registry whose table a section is. */
-function registryOf({ heading }: TomlSection): string | undefined {
-  return /^\s*\[\s*registry\s*\.\s*(["'])(.+)\1\s*\]/.exec(heading ?? '')?.[2]
+function registryOf(section: TomlSection): string | undefined {
+  const path = sectionPath(section)
+  return path?.length === 2 && path[0] === 'registry' ? path[1] : undefined
 }
 
-function registryTables(path: string, all: JsonMap): Record<string, JsonMap> {
+function isMirrors(statement: string): boolean {
+  return statementPath(statement)?.join() === 'mirrors'
+}
+
+function registryTables(path: string, all: TomlTable): Record<string, TomlTable> {
   const registries = tableOf(all['registry'] ?? {})
   const entries = Object.entries(registries ?? {}).map(([name, value]) => [name, tableOf(value)] as const)
   if (registries === undefined || entries.some(([, table]) => table === undefined)) throw wrong(path, 'registry')
-  return Object.fromEntries(entries) as Record<string, JsonMap>
+  return Object.fromEntries(entries) as Record<string, TomlTable>
 }
 
-function mirrorsOf(path: string, registry: string, table: JsonMap | undefined): readonly string[] | undefined {
+function mirrorsOf(path: string, registry: string, table: TomlTable | undefined): readonly string[] | undefined {
   const mirrors = table?.['mirrors']
   if (mirrors === undefined) return undefined
   const texts = stringsOf(mirrors)
@@ -185,18 +211,4 @@ function wrong(path: string, what: string): MirrorError {
     exit: exitCode.usage,
     hints: [`Mend ${path} and run this again`],
   })
-}
-
-/** Undefined for what is no TOML any more. */
-function readAgain(text: string): JsonMap | undefined {
-  try {
-    return readToml('', text)
-  } catch (error) {
-    if (error instanceof MirrorError) return undefined
-    throw error
-  }
-}
-
-function lineEndOf(text: string): string {
-  return text.includes('\r\n') ? '\r\n' : '\n'
 }

@@ -1,5 +1,5 @@
-import { parse, stringify } from '@iarna/toml'
-import { isDeepStrictEqual } from 'node:util'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import { setTomlValue } from './edit-toml.ts'
 import { readToml, tableOf } from './read-toml.ts'
 
 /** What a containerd's configuration says about registries. */
@@ -28,32 +28,20 @@ export function registrySection(path: string, text: string): RegistrySection {
 }
 
 /**
- * The config.toml with a `config_path`; all else stays as it is where the file allows it, which those of kind's nodes do.
- * https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
+ * The config.toml with a `config_path`; all else stays to the byte. Throws a MirrorError (usage) for one in which that cannot
+ * be done. https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
  */
 export function withConfigPath(path: string, text: string, configPath: string): string {
-  const before = readToml(path, text)
-  const plugin = plugins[Number(before['version']) >= 3 ? 1 : 0]
-  const all = tableOf(before['plugins']) ?? {}
-  const own = tableOf(all[plugin]) ?? {}
-  const registry = { ...tableOf(own['registry']), config_path: configPath }
-  const wanted = { ...before, plugins: { ...all, [plugin]: { ...own, registry } } }
-  const line = `  config_path = ${JSON.stringify(configPath)}\n`
-  const head = `[plugins."${plugin}".registry]\n`
-  const at = text.search(/^\[plugins\.["']io\.containerd\.(?:grpc\.v1\.cri|cri\.v1\.images)["']\.registry\]\s*$/m)
-  const end = at === -1 ? text.length : text.indexOf('\n', at) + 1
-  const put = at === -1 ? `${text === '' || text.endsWith('\n') ? '' : '\n'}${head}${line}` : line
-  const edited = text.slice(0, end) + put + text.slice(end)
-  return meansTheSame(edited, wanted) ? edited : stringify(wanted)
-}
-
-function meansTheSame(text: string, wanted: object): boolean {
-  try {
-    return isDeepStrictEqual(parse(text), wanted)
-  } catch (error) {
-    if (error instanceof Error && error.name === 'TomlError') return false
-    throw error
-  }
+  const plugin = plugins[Number(readToml(path, text)['version']) >= 3 ? 1 : 0]
+  const after = setTomlValue(text, ['plugins', plugin, 'registry', 'config_path'], configPath)
+  if (after !== undefined) return after
+  throw new MirrorError(
+    `${path} is written in a way that cannot be changed without rewriting it, so it is left alone.`,
+    {
+      exit: exitCode.usage,
+      hints: [`set config_path = ${JSON.stringify(configPath)} in [plugins."${plugin}".registry] there by hand`],
+    },
+  )
 }
 
 function oldKeyOf(section: ReturnType<typeof tableOf>): string | undefined {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { DockerTarget } from './docker-target.ts'
@@ -19,12 +20,14 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   const current = files.text(path)
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
+  let wanted = current === undefined ? {} : readJsonObject(path, current)
 
   const mirrors = lists[mirrorsKey]
   const ours = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
   if (ours === -1) {
     refuseFlag('registry-mirror', mirrorsKey, target)
     text = putFirst(text, mirrorsKey, mirror.cache)
+    wanted = { ...wanted, [mirrorsKey]: [mirror.cache, ...mirrors] }
     if (mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay, and are asked when the mirror fails.`)
   } else if (ours > 0)
     notes.push(`The mirror is in ${path} already; ${mirrors.slice(0, ours).join(' and ')} come first.`)
@@ -33,10 +36,16 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => hostOf(entry) === host)) {
     refuseFlag('insecure-registry', insecureKey, target)
     text = putFirst(text, insecureKey, host)
+    wanted = { ...wanted, [insecureKey]: [host, ...lists[insecureKey]] }
     notes.push(`${host} becomes one of the insecure-registries: builds would ask it by HTTPS otherwise.`)
   }
   if (isAskedByHttpOnly(mirror.cache, target.version))
     notes.push(`docker build before Docker 28 asks ${host} by HTTP alone, and goes on to Docker Hub.`)
+  if (!isDeepStrictEqual(readJsonObject(path, text), wanted))
+    throw new MirrorError(`${path} is written in a way that cannot be changed safely, so it is left alone.`, {
+      exit: exitCode.usage,
+      hints: [`add ${JSON.stringify(mirror.cache)} to "${mirrorsKey}" there by hand`],
+    })
   return { changes: files.change(path, text), notes, todo: [] }
 }
 

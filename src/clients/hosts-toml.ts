@@ -1,6 +1,7 @@
-import { parse, stringify, type JsonMap } from '@iarna/toml'
 import { caFileName } from './ca-file.ts'
 import { originOf } from '../oci/docker-hub.ts'
+import { joinSections, sectionPath, tomlSections, type TomlSection } from './edit-toml.ts'
+import { renderToml, tableOf, tryToml, type TomlTable } from './read-toml.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 
 export interface HostsFile {
@@ -22,7 +23,7 @@ export interface HostsFile {
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
 export function renderHostsToml({ server, mirror, mirrorCa, others = [], ca = [], client }: HostsFile): string {
-  const hosts = [mirror, ...others].map((url): [string, JsonMap] => [
+  const hosts = [mirror, ...others].map((url): [string, TomlTable] => [
     url,
     { capabilities: ['pull', 'resolve'], ...(url === mirror && mirrorCa !== undefined && { ca: mirrorCa }) },
   ])
@@ -30,7 +31,7 @@ export function renderHostsToml({ server, mirror, mirrorCa, others = [], ca = []
   const serverCa = [...(server === mirror && mirrorCa !== undefined ? [mirrorCa] : []), ...ca]
   return (
     writtenByMirror +
-    stringify({
+    renderToml({
       ...(server !== undefined && { server }),
       ...(serverCa.length > 0 && { ca: serverCa }),
       ...(client !== undefined && { client: client.map((pair) => [...pair]) }),
@@ -55,19 +56,32 @@ export function hostsTomlWithout(text: string, mirror: string, folder: string): 
   const isOurServer = server === undefined || server === mirror || server === originOf(registryOf(folder))
   const isAllOurs = Object.keys(found.host).length === 1 && Object.keys(found.all).every((key) => ourKeys.has(key))
   if (isAllOurs && isOurServer) return undefined
-  const lines = text.split('\n')
-  const start = lines.findIndex((line) => /^\s*\[\s*host\s*\./.test(line) && line.includes(mirror))
-  const length = lines.slice(start + 1).findIndex((line) => /^\s*\[/.test(line))
-  lines.splice(start, length === -1 ? lines.length - start : length + 1)
-  const rest = lines
-    .filter((line, at) => !(at === 0 && line.trimEnd() === writtenByMirror.trimEnd()))
-    .filter((line) => server !== mirror || !/^\s*server\s*=/.test(line))
-    .flatMap((line) => (server === mirror ? withoutOurCa(line) : [line]))
-    .join('\n')
+  const sections = tomlSections(text)
+  const kept = sections.filter((section) => !isHost(section, mirror))
+  const joined = joinSections(
+    kept.map(({ heading, statements }, at) => ({
+      heading,
+      statements: at > 0 ? statements : statements.flatMap((line, number) => topLine(line, number, server === mirror)),
+    })),
+  )
+  // The blank line that set ours apart goes with it.
+  const rest = kept.includes(sections.at(-1)!) ? joined : joined.replace(/(\r?\n)(?:[ \t]*\r?\n)+$/, '$1')
   const left = read(rest)
   // Spelled in a way that was not foreseen: better whole than wrong.
-  const isClean = start !== -1 && left !== undefined && !(mirror in left.host) && left.all['server'] !== mirror
+  const isClean = left !== undefined && !(mirror in left.host) && left.all['server'] !== mirror
   return isClean ? rest : text
+}
+
+function isHost(section: TomlSection, mirror: string): boolean {
+  const [table, url] = sectionPath(section) ?? []
+  return table === 'host' && url === mirror
+}
+
+/** What stays of a line above the hosts. */
+function topLine(line: string, number: number, isServerOurs: boolean): string[] {
+  if (number === 0 && line.trimEnd() === writtenByMirror.trimEnd()) return []
+  if (!isServerOurs) return [line]
+  return /^\s*server\s*=/.test(line) ? [] : withoutOurCa(line)
 }
 
 /** A line that says what to trust at the server, without our file. */
@@ -84,13 +98,8 @@ function registryOf(folder: string): string {
 
 const ourKeys: ReadonlySet<string> = new Set(['server', 'ca', 'client', 'host'])
 
-function read(text: string): { all: JsonMap; host: object } | undefined {
-  try {
-    const all = parse(text.replaceAll('\r\n', '\n'))
-    const { host = {} } = all
-    return typeof host === 'object' ? { all, host } : undefined
-  } catch (error) {
-    if (error instanceof Error && error.name === 'TomlError') return undefined
-    throw error
-  }
+function read(text: string): { all: TomlTable; host: TomlTable } | undefined {
+  const all = tryToml(text)
+  const host = tableOf(all?.['host'] ?? {})
+  return all && host && { all, host }
 }

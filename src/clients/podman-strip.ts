@@ -1,13 +1,13 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange } from './ca-file.ts'
 import type { FileChange } from './client-config.ts'
+import { joinSections, tomlSections } from './edit-toml.ts'
 import type { FilesNow } from './files-now.ts'
 import { podmanCaFiles, podmanDropIns, type PodmanTarget } from './podman.ts'
 import { trimmed } from './podman-tables.ts'
-import { readToml, tablesOf } from './read-toml.ts'
-import { ownFileHeader } from './written-by-mirror.ts'
+import { readToml, tablesOf, type TomlTable } from './read-toml.ts'
+import { withoutOwnHeader } from './written-by-mirror.ts'
 
 /** What was written then. */
 interface WrittenMirror {
@@ -21,7 +21,7 @@ interface WrittenMirror {
  */
 export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: FilesNow): FileChange[] {
   const hosts = [mirror.cache, mirror.registry].filter((url) => url !== undefined).map((url) => new URL(url).host)
-  const isOurs = (table: JsonMap | undefined) => hosts.includes(trimmed(table?.['location']).split('/')[0]!)
+  const isOurs = (table: TomlTable | undefined) => hosts.includes(trimmed(table?.['location']).split('/')[0]!)
   const dropIns = podmanDropIns(target).flatMap((path) => {
     const text = files.text(path)
     return text === undefined ? [] : files.change(path, withoutOurs(path, text, isOurs))
@@ -29,8 +29,12 @@ export function stripPodman(mirror: WrittenMirror, target: PodmanTarget, files: 
   return [...dropIns, ...podmanCaFiles(target, mirror).flatMap((path) => caChange(path, undefined, files))]
 }
 
-function withoutOurs(path: string, text: string, isOurs: (table: JsonMap | undefined) => boolean): string | undefined {
-  const [preamble, ...sections] = text.split(/^(?=[ \t]*\[)/m)
+function withoutOurs(
+  path: string,
+  text: string,
+  isOurs: (table: TomlTable | undefined) => boolean,
+): string | undefined {
+  const [preamble, ...sections] = tomlSections(text).map((section) => joinSections([section]))
   const kept: string[] = []
   for (const registry of groups(sections)) {
     const [head, ...mirrors] = registry
@@ -41,10 +45,8 @@ function withoutOurs(path: string, text: string, isOurs: (table: JsonMap | undef
     kept.push(isOurs(table) || empty ? remarkBelow(head!) : head!)
     kept.push(...mirrors.map((section, at) => (theirs[at] ? section : remarkBelow(section))))
   }
-  const after = preamble!.replace(ownFileHeader, '') + kept.join('')
-  if (
-    !isDeepStrictEqual(structuredClone(readToml(path, after)), expected(structuredClone(readToml(path, text)), isOurs))
-  ) {
+  const after = withoutOwnHeader(preamble!) + kept.join('')
+  if (!isDeepStrictEqual(readToml(path, after), expected(readToml(path, text), isOurs))) {
     throw new MirrorError(`${path} was changed in a way that mirror's own tables cannot be told apart any more.`, {
       exit: exitCode.usage,
       hints: [`take the tables that point at the mirror out of ${path} by hand`],
@@ -67,7 +69,7 @@ function isRegistry(section: string): boolean {
   return /^\s*\[\[\s*registry\s*\]\]/.test(section)
 }
 
-function mirrorOf(path: string, section: string): JsonMap | undefined {
+function mirrorOf(path: string, section: string): TomlTable | undefined {
   const [registry] = tablesOf(readToml(path, `[[registry]]\n${section}`)['registry'])
   return tablesOf(registry?.['mirror'])[0]
 }
@@ -78,13 +80,13 @@ function remarkBelow(section: string): string {
   return remark.trim() === '' ? '' : remark
 }
 
-function saysNothing(table: JsonMap): boolean {
+function saysNothing(table: TomlTable): boolean {
   const names = Object.keys(table).filter((name) => name !== 'mirror')
   return names.every((name) => name === 'prefix' || name === 'location') && table['prefix'] === table['location']
 }
 
 /** What shall be left, by meaning. */
-function expected(toml: JsonMap, isOurs: (table: JsonMap | undefined) => boolean): JsonMap {
+function expected(toml: TomlTable, isOurs: (table: TomlTable | undefined) => boolean): TomlTable {
   const left = tablesOf(toml['registry']).flatMap((table) => {
     const mirrors = tablesOf(table['mirror'])
     const theirs = mirrors.filter((one) => !isOurs(one))

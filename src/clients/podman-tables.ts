@@ -1,6 +1,5 @@
-import type { JsonMap } from '@iarna/toml'
 import type { FilesNow } from './files-now.ts'
-import { readToml, stringsOf, tableOf, tablesOf } from './read-toml.ts'
+import { readToml, stringsOf, tableOf, tablesOf, type TomlTable } from './read-toml.ts'
 
 /** What one file says about one registry. */
 export interface RegistryTable {
@@ -9,7 +8,7 @@ export interface RegistryTable {
   readonly where: string
   /** What image names begin with, without a slash at its end; `*.example.com` means every host below it. */
   readonly prefix: string
-  readonly table: JsonMap
+  readonly table: TomlTable
 }
 
 /** The registries' tables of these files, in their order: of equal prefixes, the last one counts. */
@@ -46,7 +45,7 @@ function tablesOfFile(path: string, text: string): RegistryTable[] {
 }
 
 /** `[registries.insecure]` and `[registries.block]` of the first version of the format. */
-function oldStyle(path: string, toml: JsonMap): RegistryTable[] {
+function oldStyle(path: string, toml: TomlTable): RegistryTable[] {
   const lists = tableOf(toml['registries'])
   const named = (list: string) => stringsOf(tableOf(lists?.[list])?.['registries']).map(trimmed)
   const [insecure, blocked] = [named('insecure'), named('block')]

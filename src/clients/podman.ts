@@ -1,11 +1,10 @@
-import { stringify, type JsonMap } from '@iarna/toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange, caFileName } from './ca-file.ts'
 import type { ConfigPlan, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { dropInFolderIn, inReadingOrder, mainFileIn, type PodmanFiles } from './podman-files.ts'
 import { governing, registryTables, trimmed, type RegistryTable } from './podman-tables.ts'
-import { tablesOf } from './read-toml.ts'
+import { renderToml, tablesOf, type TomlTable } from './read-toml.ts'
 import { hostInNames, registryName } from './registry-name.ts'
 import { isWrittenByMirror, ownFileHeader } from './written-by-mirror.ts'
 
@@ -58,7 +57,7 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
       hints: notes,
     })
   const path = chooseName(candidates, tables, layout, others, files)
-  const text = ownFileHeader + stringify({ registry: [...tables, ...localRegistry(mirror, found)] })
+  const text = ownFileHeader + indented(renderToml({ registry: [...tables, ...localRegistry(mirror, found)] }))
   return {
     changes: [
       ...candidates.flatMap((one) =>
@@ -69,6 +68,11 @@ export function planPodman(mirror: MirrorForClient, target: PodmanTarget, files:
     notes: [...notes, ...narrower(mirror, found), ...usersOwn(mirror, target, others, files), ...pushes(mirror)],
     todo: [],
   }
+}
+
+/** With the mirrors of a registry set below it. */
+function indented(text: string): string {
+  return text.replaceAll(/^\[\[registry\.mirror\]\]\n(?:.+\n)*/gm, (mirror) => mirror.replaceAll(/^(?=.)/gm, '  '))
 }
 
 function refuseForeign(path: string, files: FilesNow): void {
@@ -83,7 +87,7 @@ function refuseForeign(path: string, files: FilesNow): void {
 /** What becomes of one registry, and what there is to say about it. */
 interface Decision {
   readonly registry: string
-  readonly table?: JsonMap
+  readonly table?: TomlTable
   readonly note?: string
 }
 
@@ -122,15 +126,15 @@ function mirrorTable(mirror: MirrorForClient, registry: string, found: RegistryT
 }
 
 /** An address as a location, which has no scheme. */
-function endpointOf(address: string): { host: string; insecure: JsonMap } {
+function endpointOf(address: string): { host: string; insecure: TomlTable } {
   return { host: hostInNames(address), insecure: address.startsWith('http:') ? { insecure: true } : {} }
 }
 
 /** podman refuses a file in which two tables of one location differ in these keys. */
 const mustAgree = ['insecure', 'blocked', 'proxy']
 
-function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: string[] } {
-  const tables: JsonMap[] = []
+function agreeing(decisions: readonly Decision[]): { tables: TomlTable[]; notes: string[] } {
+  const tables: TomlTable[] = []
   const notes: string[] = []
   for (const { registry, table, note } of decisions) {
     const other = table && tables.find(({ location }) => location === table['location'])
@@ -145,7 +149,7 @@ function agreeing(decisions: readonly Decision[]): { tables: JsonMap[]; notes: s
 }
 
 /** Where the registry to push to is, and that it speaks HTTP, if it does. */
-function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): JsonMap[] {
+function localRegistry({ registry }: MirrorForClient, found: readonly RegistryTable[]): TomlTable[] {
   if (registry === undefined) return []
   const { host, insecure } = endpointOf(registry)
   const name = registryName(registry)
@@ -181,7 +185,7 @@ function usersOwn(
 /** A name under which our file is read after all others that speak of the same registries. */
 function chooseName(
   candidates: readonly string[],
-  tables: readonly JsonMap[],
+  tables: readonly TomlTable[],
   layout: PodmanFiles,
   others: readonly string[],
   files: FilesNow,

@@ -1,36 +1,60 @@
-import { parse, type JsonMap } from '@iarna/toml'
+import { TomlError, parse, stringify } from 'smol-toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 
-/** Parses a user's TOML, which may begin with a byte order mark. Throws a MirrorError (usage) that names line and column. */
-export function readToml(path: string, text: string): JsonMap {
-  try {
-    // The parser takes a carriage return for a control character where a comment ends.
-    return parse(text.replace(/^\uFEFF/, '').replaceAll('\r\n', '\n'))
-  } catch (cause) {
-    if (!isTomlError(cause)) throw cause
-    const why = cause.message.replace(/ at row \d+[\s\S]*$/, '')
-    throw new MirrorError(`${path}:${cause.line + 1}:${cause.col + 1}: this is no TOML, so it is left alone: ${why}.`, {
+/** A table of a TOML file, as plain JavaScript. */
+export type TomlTable = Record<string, unknown>
+
+/**
+ * Parses a user's TOML, which may begin with a byte order mark, as strictly as the programs that read it: a carriage return counts
+ * only before a newline. Throws a MirrorError (usage) that names line and column.
+ */
+export function readToml(path: string, text: string): TomlTable {
+  const bare = text.search(/\r(?!\n)/)
+  const refuse = (line: number, column: number, why: string, cause?: Error): never => {
+    throw new MirrorError(`${path}:${line}:${column}: this is not valid TOML, so it is left alone: ${why}.`, {
       exit: exitCode.usage,
-      hints: [`mend ${path}, and try again`],
+      hints: [`fix ${path}, then run the command again`],
       cause,
     })
   }
+  if (bare !== -1) {
+    const lines = text.slice(0, bare).split('\n')
+    refuse(lines.length, lines.at(-1)!.length + 1, 'a carriage return without a newline')
+  }
+  try {
+    // The parser's tables have no prototype, and dates are a class of its own; comparisons want plain values.
+    return structuredClone(parse(text)) as TomlTable
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error
+    const why = error.message.split('\n', 1)[0]!.replace(/^Invalid TOML document: /, '')
+    return refuse(error.line, error.column, why, error)
+  }
 }
 
-/** Counted from 0. */
-function isTomlError(error: unknown): error is Error & { line: number; col: number } {
-  return error instanceof Error && error.name === 'TomlError' && 'line' in error && 'col' in error
+/** Undefined for text that is not valid TOML. */
+export function tryToml(text: string): TomlTable | undefined {
+  try {
+    return readToml('', text)
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+/** Ends with a newline. */
+export function renderToml(table: TomlTable): string {
+  return stringify(table)
 }
 
 /** A table, whoever wrote what is there; undefined for anything else. */
-export function tableOf(value: unknown): JsonMap | undefined {
+export function tableOf(value: unknown): TomlTable | undefined {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date)
-    ? (value as JsonMap)
+    ? (value as TomlTable)
     : undefined
 }
 
 /** The tables of an array of tables; none for anything else. */
-export function tablesOf(value: unknown): JsonMap[] {
+export function tablesOf(value: unknown): TomlTable[] {
   return Array.isArray(value) ? value.map(tableOf).filter((one) => one !== undefined) : []
 }
 

@@ -13,11 +13,14 @@ export type YamlPath = readonly (string | number)[]
 
 /**
  * Reads the one YAML document of a file; an empty file is one. Throws a MirrorError (usage) with line and column for what is no
- * YAML, for keys that are there twice, and for a second document: whoever reads the file might take another one than we do.
+ * YAML, for a carriage return alone, for keys that are there twice, and for a second document: whoever reads the file might take another one than we do.
  */
 export function readYamlText(text: string, path: string): YamlText {
   const document = parseDocument(text, { prettyErrors: false, keepSourceTokens: true, merge: true })
   const yaml = { path, text, document }
+  // The parsers of Go take one for a line end; this one does not.
+  const bare = text.search(/\r(?!\n)/)
+  if (bare !== -1) throw yamlProblem(yaml, bare, 'a carriage return without a newline')
   const [error] = document.errors
   if (error?.code === 'MULTIPLE_DOCS') throw yamlProblem(yaml, error.pos[0], 'a second document begins here')
   if (error) throw yamlProblem(yaml, error.pos[0], error.message)

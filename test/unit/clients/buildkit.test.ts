@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
+import { readToml } from '../../../src/clients/read-toml.ts'
 
 const path = '/etc/buildkit/buildkitd.toml'
 const ca = { path: '/etc/buildkit/mirror-ca.crt', name: '/etc/buildkit/mirror-ca.crt' }
@@ -20,6 +21,10 @@ const filesOf = (text: string | undefined) =>
 function plan(text: string | undefined): string {
   const [change] = planBuildkit(mirror, target, filesOf(text)).changes
   return change!.after!
+}
+
+function changesOf(text: string) {
+  return planBuildkit(mirror, target, filesOf(text)).changes
 }
 
 /** Undefined: the file goes. */
@@ -48,6 +53,38 @@ describe('a buildkitd.toml', () => {
       '[worker.oci]\r\n  gc = true\r\n',
     ])
       expect(strip(plan(text))?.trimEnd()).toBe(text.trimEnd())
+  })
+
+  test.each([
+    ['lists of several lines', '[registry."docker.io"]\n  mirrors = [\n    "a.example",\n  ]\n'],
+    ['comments in them', '[registry."docker.io"]\n  mirrors = [ # ours\n    # first\n    "a.example", # one\n  ]\n'],
+    [
+      'brackets in strings',
+      '[registry."docker.io"]\nmirrors = [\n  "a.example/[x]",\n]\n[worker.oci]\nlabels = { a = "[b]" }\n',
+    ],
+    ['literal quotes and spaces', "[ registry . 'docker.io' ]\n\t'mirrors' = ['a.example']\n"],
+    ['no table for us yet', '# mine\ndebug = true\n'],
+  ])('keeps its line ends, and stays TOML: %s', (_, text) => {
+    for (const end of ['\n', '\r\n']) {
+      for (const mark of ['', '\uFEFF']) {
+        for (const final of [end, '']) {
+          const before = mark + text.trimEnd().replaceAll('\n', end) + final
+          const after = plan(before)
+          expect(after.replaceAll(end, '')).not.toMatch(/[\r\n]/)
+          expect(readToml(path, after)).toMatchObject({
+            registry: { 'docker.io': { mirrors: expect.arrayContaining(['127.0.0.1:5055']) as unknown } },
+          })
+          expect(changesOf(after)).toEqual([])
+          expect(strip(after)!.trimEnd()).toBe(before.trimEnd())
+        }
+      }
+    }
+  })
+
+  test('with both kinds of line ends gets none that is neither', () => {
+    const after = plan('debug = true\r\n[registry."docker.io"]\nmirrors = [\r\n"a",\n]\n')
+    expect(after).not.toMatch(/\r(?!\n)/)
+    expect(after).toContain('mirrors = [\r\n"127.0.0.1:5055",\r\n"a",\n]\n')
   })
 
   test('that was ours and has nothing else in it goes', () => {

@@ -1,4 +1,4 @@
-import { parse } from '@iarna/toml'
+import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { planContainerd, stripContainerd, type ContainerdTarget } from '../../../src/clients/containerd.ts'

@@ -1,4 +1,4 @@
-import { parse } from '@iarna/toml'
+import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker.ts'

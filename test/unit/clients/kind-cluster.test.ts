@@ -147,9 +147,29 @@ describe('the registries of a config.toml', () => {
       '[plugins."io.containerd.grpc.v1.cri".registry] \n  config_path = "/c"\nx = 1 # one\n[y]\n',
     ],
     [
-      'one in another spelling, which is written anew',
-      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1}}}\n',
-      '[plugins."io.containerd.grpc.v1.cri".registry]\nx = 1\nconfig_path = "/c"\n',
+      'one with inline tables',
+      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1} } } # mine\n',
+      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1, config_path = "/c"} } } # mine\n',
+    ],
+    [
+      'one with dotted keys',
+      'version = 2\r\nplugins."io.containerd.grpc.v1.cri".registry.x = 1\r\nroot = "/r"\r\n',
+      'version = 2\r\nplugins."io.containerd.grpc.v1.cri".registry.x = 1\r\nplugins."io.containerd.grpc.v1.cri".registry.config_path = "/c"\r\nroot = "/r"\r\n',
+    ],
+    [
+      'one that has an empty path, in literal quotes and with a comment',
+      "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '' # none\n",
+      'version = 3\n[plugins.\'io.containerd.cri.v1.images\'.registry]\n  config_path = "/c" # none\n',
+    ],
+    [
+      'one with a dotted key in its plugin',
+      "[plugins.'io.containerd.grpc.v1.cri']\n  registry.x = 1\n",
+      '[plugins.\'io.containerd.grpc.v1.cri\']\n  registry.x = 1\n  registry.config_path = "/c"\n',
+    ],
+    [
+      'one with CRLF, tabs and no final newline',
+      'version = 2\r\n\t[plugins."io.containerd.grpc.v1.cri".registry]\r\n\t\tx = [\r\n"a",\r\n]',
+      'version = 2\r\n\t[plugins."io.containerd.grpc.v1.cri".registry]\r\n\t  config_path = "/c"\r\n\t\tx = [\r\n"a",\r\n]',
     ],
   ])('get a path: %s', (_, before, after) => {
     expect(withConfigPath('c', before, '/c')).toBe(after)

@@ -1,4 +1,4 @@
-import { parse, type JsonMap } from '@iarna/toml'
+import { parse, type TomlTable as JsonMap } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
