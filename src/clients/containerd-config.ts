@@ -1,35 +1,98 @@
-import { registrySection, type RegistrySection } from './containerd-registry-section.ts'
+import { posix } from 'node:path'
+import {
+  headingOf,
+  pluginOf,
+  registrySection,
+  sayIneffective,
+  versionIn,
+  type RegistrySection,
+} from './containerd-registry-section.ts'
 import { readToml, stringsOf, tableOf } from './read-toml.ts'
+import { isAtLeast } from './version.ts'
 
 /** What matters to us in a containerd's configuration. */
-export interface ContainerdConfig extends RegistrySection {
-  /** The format's version; 1 for a file that names none. */
-  readonly version: number
+export interface ContainerdConfig extends Pick<RegistrySection, 'version' | 'configPaths' | 'oldKey'> {
+  /** The file whose section about registries counts: the main one, or an import that takes its place. */
+  readonly file: string
+  /** The version of that file's format. */
+  readonly fileVersion: number
   /** Kubernetes' interface is switched off, as Docker's own package has it. */
   readonly criOff: boolean
   /** The socket it listens on; undefined where the text does not say. */
   readonly address: string | undefined
+  /** What is set where containerd does not look, a sentence each. */
+  readonly notes: readonly string[]
+  /** Folders that are named there. */
+  readonly meantPaths: readonly string[]
 }
 
-/** Reads a config.toml, or what `containerd config dump` prints. Throws a MirrorError (usage) for what is no TOML. */
-export function readContainerdConfig(path: string, text: string): ContainerdConfig {
-  const toml = readToml(path, text)
-  const address = tableOf(toml['grpc'])?.['address']
-  return {
-    ...registrySection(path, text),
-    version: typeof toml['version'] === 'number' ? toml['version'] : 1,
-    criOff: stringsOf(toml['disabled_plugins']).some((name) => name === 'cri' || name === 'io.containerd.grpc.v1.cri'),
-    address: typeof address === 'string' ? address : undefined,
+/** A file of the configuration: config.toml, or one that it imports. */
+export interface ContainerdFile {
+  readonly name: string
+  readonly text: string
+}
+
+/** The plugins of Kubernetes' interface, by all their names. */
+const criPlugins = new Set([
+  'cri',
+  'io.containerd.grpc.v1.cri',
+  'io.containerd.cri.v1.images',
+  'io.containerd.cri.v1.runtime',
+])
+
+/**
+ * Reads a config.toml with the files that it imports, or what `containerd config dump` prints. `containerd`: the program's
+ * version, where it is known. Throws a MirrorError (usage) for what is no TOML.
+ * https://github.com/containerd/containerd/blob/main/docs/man/containerd-config.toml.5.md
+ */
+export function readContainerdConfig(
+  main: ContainerdFile,
+  containerd: string | undefined,
+  imports: readonly ContainerdFile[] = [],
+): ContainerdConfig {
+  const isSecond = isAtLeast(containerd, 2, 0)
+  const mainVersion = versionIn(readToml(main.name, main.text)) ?? 1
+  let config: ContainerdConfig | undefined
+  for (const { name, text } of [main, ...imports]) {
+    const toml = readToml(name, text)
+    // containerd 1.x takes all files for one, and the version from the one that names it.
+    const section = registrySection(name, text, { containerd, version: isSecond ? 1 : mainVersion })
+    const replacesPlugin = !isSecond && tableOf(tableOf(toml['plugins'])?.[pluginOf(section.version)]) !== undefined
+    const counts = config === undefined || section.setsPath || replacesPlugin
+    const ineffective = section.ineffective.filter(({ configPaths, others }) => configPaths.length + others.length > 0)
+    config = {
+      version: mainVersion,
+      configPaths: counts ? section.configPaths : config!.configPaths,
+      file: counts ? name : config!.file,
+      fileVersion: counts ? section.version : config!.fileVersion,
+      oldKey: config?.oldKey ?? section.oldKey,
+      criOff: (config?.criOff ?? false) || stringsOf(toml['disabled_plugins']).some((plugin) => criPlugins.has(plugin)),
+      address: addressIn(toml, section.version) ?? config?.address,
+      notes: [
+        ...(config?.notes ?? []),
+        ...ineffective.map((one) => sayIneffective(name, one, { version: section.version, containerd })),
+      ],
+      meantPaths: [...(config?.meantPaths ?? []), ...ineffective.flatMap(({ configPaths }) => configPaths)],
+    }
   }
+  return config!
+}
+
+/** The files that a config.toml imports, as it names them; `*` stands for a part of a name. */
+export function importsOf({ name, text }: ContainerdFile): string[] {
+  return stringsOf(readToml(name, text)['imports']).map((path) =>
+    posix.isAbsolute(path) ? posix.normalize(path) : posix.join(posix.dirname(name), path),
+  )
+}
+
+/** Since version 4 of the format the address is that of a plugin; containerd 2.3 prints it so for older files as well. */
+function addressIn(toml: Readonly<Record<string, unknown>>, version: number): string | undefined {
+  const plugin = tableOf(tableOf(toml['plugins'])?.['io.containerd.server.v1.grpc'])?.['address']
+  const address = plugin ?? (version >= 4 ? undefined : tableOf(toml['grpc'])?.['address'])
+  return typeof address === 'string' && address !== '' ? address : undefined
 }
 
 /** The lines that make containerd look for hosts.toml files, in the format that a config.toml of this version has. */
 export function configPathLines(formatVersion: number, folder: string): string[] {
-  const section =
-    formatVersion >= 3
-      ? `plugins."io.containerd.cri.v1.images".registry`
-      : formatVersion === 2
-        ? `plugins."io.containerd.grpc.v1.cri".registry`
-        : 'plugins.cri.registry'
-  return [`[${section}]`, `  config_path = ${JSON.stringify(folder)}`]
+  return [headingOf(pluginOf(formatVersion)), `  config_path = ${JSON.stringify(folder)}`]
 }

@@ -9,6 +9,7 @@ import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.
 import { localRegistryName } from './node-hosts.ts'
 import { originOf } from '../oci/docker-hub.ts'
 import { readToml, stringsOf } from './read-toml.ts'
+import { isAtLeast } from './version.ts'
 
 /** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
 export interface ContainerdTarget {
@@ -17,10 +18,14 @@ export interface ContainerdTarget {
   /** Other folders that it, or nerdctl, looks into; a folder in the first one hides its namesakes there. */
   readonly elsewhere: readonly string[]
   readonly configFile: { readonly name: string; readonly path: string }
+  /** The files that this one imports, in the order in which they are read. */
+  readonly imports: readonly { readonly name: string; readonly path: string }[]
   /** What `containerd config dump` printed; undefined: the file itself has to do. */
   readonly dump: string | undefined
   /** Of containerd; undefined when nobody knows. */
   readonly version: string | undefined
+  /** Whether containerd, and all else that reads these files, knows the capability `referrers`. */
+  readonly referrers: boolean
   readonly nerdctlFile: { readonly name: string; readonly path: string }
   /** A user's own, which no kubelet uses. */
   readonly rootless: boolean
@@ -32,8 +37,10 @@ export interface ContainerdTarget {
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
 export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {
-  const { hosts, configFile } = target
-  const config = readContainerdConfig(configFile.name, target.dump ?? files.text(configFile.path) ?? '')
+  const { hosts, configFile, version } = target
+  const own = ownConfig(target, files)
+  const config =
+    target.dump === undefined ? own : readContainerdConfig({ name: configFile.name, text: target.dump }, version)
   if (config.oldKey !== undefined) throw oldWay(config.oldKey, target)
   const here = hostsFoldersIn(hosts.path, files)
   const users = target.elsewhere.flatMap((root) =>
@@ -79,9 +86,24 @@ export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget
   notes.push(`nerdctl reads these files, too; ctr only with --hosts-dir ${hosts.name}.`)
   return {
     changes,
-    notes,
-    todo: [...switchOn(config, target, files, users), ...nerdctl(target, files)],
+    notes: [...notes, ...ineffective(config, own)],
+    todo: [...switchOn(config, own, target, files, users), ...nerdctl(target, files)],
   }
+}
+
+/** What the files themselves say. */
+function ownConfig({ configFile, imports, version }: ContainerdTarget, files: FilesNow): ContainerdConfig {
+  const found = imports.filter(({ path }) => files.has(path))
+  return readContainerdConfig(
+    { name: configFile.name, text: files.text(configFile.path) ?? '' },
+    version,
+    found.map(({ name, path }) => ({ name, text: files.text(path)! })),
+  )
+}
+
+/** What stands where containerd does not look, as long as it does not look there by another way. */
+function ineffective({ configPaths }: ContainerdConfig, { notes, meantPaths }: ContainerdConfig): readonly string[] {
+  return configPaths.length > 0 && meantPaths.every((path) => configPaths.includes(path)) ? [] : notes
 }
 
 /** Takes the mirror out of every hosts.toml of ours. */
@@ -122,7 +144,7 @@ function hostsChange(
   mirror: MirrorForClient,
   name: string,
   found: HostsFolder | undefined,
-  { hosts }: ContainerdTarget,
+  { hosts, referrers }: ContainerdTarget,
   files: FilesNow,
   notes: string[],
 ): FileChange[] {
@@ -135,12 +157,18 @@ function hostsChange(
   const origin = name === '_default' ? undefined : originOf(name)
   const server = fallback ? origin : cache
   const mirrorCa = caIn(mirror, hosts.path, files)
-  const text = renderHostsToml({ ...(server !== undefined && { server }), mirror: cache, mirrorCa, ...certificates })
+  const text = renderHostsToml({
+    ...(server !== undefined && { server }),
+    mirror: cache,
+    mirrorCa,
+    referrers,
+    ...certificates,
+  })
   return files.change(join(folder, 'hosts.toml'), text)
 }
 
 /** Keeps images of the registry to push to from being looked for in the cache first. */
-function localRegistry(mirror: MirrorForClient, { hosts }: ContainerdTarget, files: FilesNow): FileChange[] {
+function localRegistry(mirror: MirrorForClient, { hosts, referrers }: ContainerdTarget, files: FilesNow): FileChange[] {
   const { registry } = mirror
   if (registry === undefined) return []
   const [name] = folderNames(localRegistryName(registry))
@@ -149,33 +177,33 @@ function localRegistry(mirror: MirrorForClient, { hosts }: ContainerdTarget, fil
   if (text !== undefined && !isOurHostsToml(text)) return []
   return files.change(
     path,
-    renderHostsToml({ server: registry, mirror: registry, mirrorCa: caIn(mirror, hosts.path, files) }),
+    renderHostsToml({ server: registry, mirror: registry, referrers, mirrorCa: caIn(mirror, hosts.path, files) }),
   )
 }
 
 /** What makes containerd look at the files at all, unless it does. */
 function switchOn(
   config: ContainerdConfig,
+  own: ContainerdConfig,
   target: ContainerdTarget,
   files: FilesNow,
   users: readonly { readonly path: string }[],
 ): string[] {
   const { hosts, configFile, version, dump } = target
   const text = files.text(configFile.path)
-  const second = version !== undefined && Number.parseInt(version, 10) >= 2
-  const format = text === undefined ? (second ? 3 : 2) : readContainerdConfig(configFile.name, text).version
+  const format = text === undefined ? (isAtLeast(version, 2, 0) ? 3 : 2) : own.fileVersion
   const lines = [...(text === undefined ? [`version = ${format}`] : []), ...configPathLines(format, hosts.name)]
   const set = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
   if (config.criOff || target.rootless) return []
   if (config.configPaths.length === 0) {
     const may = dump === undefined && text === undefined ? 'unless it does so by itself, ' : ''
-    return [`For containerd to look into ${hosts.name}, ${may}put into ${configFile.name}:${set}`]
+    return [`For containerd to look into ${hosts.name}, ${may}put into ${own.file}:${set}`]
   }
   // Since 2.1 a list of folders may be taken for one folder, which does not exist.
   if (config.configPaths.length === 1) return []
   const move = users.length > 0 ? `Move ${users.map(({ path }) => path).join(', ')} to ${hosts.name}, and in` : 'In'
   return [
-    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${configFile.name} say:${set}`,
+    `config_path names more than one folder, and versions since 2.1 may then read none. ${move} ${own.file} say:${set}`,
   ]
 }
 

@@ -36,7 +36,8 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
       const server = mirror.fallback ? originOf(registry) : mirror.cache
       const isHub = registry === 'docker.io'
       const mirrorCa = mirror.ca && `../${new URL(mirror.cache).host}/${caFileName}`
-      const hosts = { server, mirror: mirror.cache, mirrorCa, ...(isHub && { others }), ...certificates }
+      const { referrers = false } = target
+      const hosts = { server, mirror: mirror.cache, mirrorCa, referrers, ...(isHub && { others }), ...certificates }
       changes.push(...files.change(path, renderHostsToml(hosts)))
       if (isHub && others.length > 0)
         notes.push(`${others.join(' and ')} are named in ${path} as well: registry-mirrors are not asked beside it.`)

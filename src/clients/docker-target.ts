@@ -8,6 +8,8 @@ export interface DockerTarget {
   /** `28.5.2`; undefined when nobody could tell. */
   readonly version: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
+  /** Whether the engine, and all else that reads its folders, knows the capability `referrers` of hosts.toml files. */
+  readonly referrers?: boolean
   /** The mirrors of Docker Hub that the engine itself says it has. */
   readonly mirrors: readonly string[]
   /** Registries, and networks in CIDR form, that the engine itself says are insecure. */

@@ -8,6 +8,11 @@ export interface HostsFile {
   /** The registry's own address, which is asked last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
+  /**
+   * Whether all who read the file know the capability `referrers`, as containerd 2.2 and Docker 29.1 do: others would pass over
+   * the whole file.
+   */
+  readonly referrers?: boolean
   /** The file that says what to trust at the mirror, relative to the folder of this one; undefined: nothing in particular. */
   readonly mirrorCa?: string | undefined
   /** Other mirrors of this registry, to be asked after ours. */
@@ -22,10 +27,19 @@ export interface HostsFile {
  * A registry's hosts.toml: the mirror first, for reading only, or pushes would go to it as well.
  * https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */
-export function renderHostsToml({ server, mirror, mirrorCa, others = [], ca = [], client }: HostsFile): string {
+export function renderHostsToml({
+  server,
+  mirror,
+  referrers = false,
+  mirrorCa,
+  others = [],
+  ca = [],
+  client,
+}: HostsFile): string {
+  const capabilities = ['pull', 'resolve', ...(referrers ? ['referrers'] : [])]
   const hosts = [mirror, ...others].map((url): [string, TomlTable] => [
     url,
-    { capabilities: ['pull', 'resolve'], ...(url === mirror && mirrorCa !== undefined && { ca: mirrorCa }) },
+    { capabilities, ...(url === mirror && mirrorCa !== undefined && { ca: mirrorCa }) },
   ])
   // What stands before the hosts is for the server, which may be the mirror as well.
   const serverCa = [...(server === mirror && mirrorCa !== undefined ? [mirrorCa] : []), ...ca]

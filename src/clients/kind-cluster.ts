@@ -6,6 +6,7 @@ import { registrySection, withConfigPath } from './containerd-registry-section.t
 import type { FilesNow } from './files-now.ts'
 import { isOurHostsToml } from './hosts-toml.ts'
 import { hostsChanges, hostsFolders, localRegistryName, usualConfigPath, withoutHosts } from './node-hosts.ts'
+import { isAtLeast } from './version.ts'
 import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
 
 /** A node of a running cluster, as it was found. */
@@ -15,6 +16,8 @@ export interface KindNode {
   readonly configPaths: readonly string[]
   /** Where folders of this machine are mounted in it. */
   readonly mounts: readonly string[]
+  /** Of its containerd; undefined when it does not say. */
+  readonly version?: string | undefined
 }
 
 export interface KindClusterTarget {
@@ -93,9 +96,9 @@ function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pic
   }
 }
 
-function missingFolders(mirror: MirrorForClient, { name, mounts }: KindNode, at: string, files: FilesNow) {
+function missingFolders(mirror: MirrorForClient, { name, mounts, version }: KindNode, at: string, files: FilesNow) {
   const notes: string[] = []
-  const missing = hostsFolders(mirror).filter((folder) => {
+  const missing = hostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
     const file = posix.join(at, folder.name, 'hosts.toml')
     const there = files.text(file)
     const caFile = posix.join(posix.dirname(file), caFileName)

@@ -14,7 +14,8 @@ export interface KindTarget {
 
 /** Clusters to be made: their cluster file, and the folders that it has the nodes mount. */
 export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTarget, files: FilesNow): ConfigPlan {
-  const folders = hostsFolders(mirror)
+  // Which containerd their nodes will have, nobody knows yet.
+  const folders = hostsFolders(mirror, { referrers: false })
   const mounts = folders.map(({ name }) => ({ hostPath: join(folder, name), name }))
   const changes = hostsChanges(folders, folder, files, join)
   const notes = [`The nodes mount ${mounts.map(({ hostPath }) => hostPath).join(' and ')}.`]
@@ -23,9 +24,14 @@ export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTa
   ]
   if (file === undefined) return { changes, notes, todo, output: newClusterFile(mounts) }
   const before = files.text(file)
-  const after = before === undefined ? newClusterFile(mounts) : mergeClusterFile(before, file, mounts)
+  const merged =
+    before === undefined ? { text: newClusterFile(mounts), notes: [] } : mergeClusterFile(before, file, mounts)
   const create = `kind create cluster --config ${shellWord(file)}   (a cluster that runs already: mirror configure kind --cluster NAME)`
-  return { changes: [...changes, ...files.change(file, after)], notes, todo: [create, ...todo] }
+  return {
+    changes: [...changes, ...files.change(file, merged.text)],
+    notes: [...notes, ...merged.notes],
+    todo: [create, ...todo],
+  }
 }
 
 /** See ClientPlace.strip. */

@@ -25,7 +25,7 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
   const flags = [`--registry-mirror=${cache}`, ...(isPlain ? [`--insecure-registry=${new URL(cache).host}`] : [])]
   return {
     changes: [
-      ...hostsChanges(hostsFolders(mirror), folder, files, join),
+      ...hostsChanges(hostsFolders(mirror, { referrers: false }), folder, files, join),
       ...dockerCaFiles(mirror, target).flatMap((path) => caChange(path, mirror.ca, files)),
     ],
     notes: [

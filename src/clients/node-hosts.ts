@@ -17,18 +17,21 @@ export const usualConfigPath = '/etc/containerd/certs.d'
 /**
  * The folders that make a containerd use the mirror for every registry, and find the registry for pushed images under the name
  * that it has on this machine. A colon in a folder's name would end the path in `docker run --volume`, so the port is written in
- * containerd's other way.
+ * containerd's other way. `referrers`: see HostsFile.
  */
-export function hostsFolders({ cache, registry, ca, fallback }: MirrorForClient): HostsFolder[] {
+export function hostsFolders(
+  { cache, registry, ca, fallback }: MirrorForClient,
+  { referrers }: { readonly referrers: boolean },
+): HostsFolder[] {
   // In each folder: nodes may mount them one by one.
   const mirrorCa = ca && caFileName
-  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa })
+  const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa, referrers })
   const folders = [{ name: '_default', text: everything, ca }]
   if (registry !== undefined)
     folders.push({
       name: `localhost_${portOf(registry)}_`,
       // Without it the node's own port would be asked as well, and its refusal be all that the user gets to see.
-      text: renderHostsToml({ server: registry, mirror: registry, mirrorCa }),
+      text: renderHostsToml({ server: registry, mirror: registry, mirrorCa, referrers }),
       ca,
     })
   return folders

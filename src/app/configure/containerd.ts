@@ -1,12 +1,14 @@
 import { join, posix } from 'node:path'
 import type { ClientHome } from '../../clients/client-address.ts'
 import { planContainerd, stripContainerd, type ContainerdTarget } from '../../clients/containerd.ts'
-import { readContainerdConfig } from '../../clients/containerd-config.ts'
+import { importsOf, readContainerdConfig, type ContainerdFile } from '../../clients/containerd-config.ts'
 import { localFiles } from '../../clients/local-files.ts'
+import { containerdVersionIn, isAtLeast } from '../../clients/version.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { isThere } from '../../lib/is-there.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
 import { pullByContainerd } from './containerd-pull.ts'
+import { readersKnowReferrers } from './referrers.ts'
 
 const usualSocket = '/run/containerd/containerd.sock'
 
@@ -41,15 +43,20 @@ export const containerdAdapter: ClientAdapter = {
 async function placeFor(machine: Machine, scope: 'user' | 'system', version: string | undefined): Promise<ClientPlace> {
   const config = configFolder(machine, scope)
   const dump = scope === 'system' ? await dumpOf(machine) : undefined
-  const file = await localFiles.read(join(machine.root, config, 'config.toml'))
-  const text = dump ?? Buffer.from(file?.bytes ?? []).toString()
-  const { configPaths, address } = readContainerdConfig(posix.join(config, 'config.toml'), text)
-  const folders = configPaths.length > 0 ? configPaths : [posix.join(config, 'certs.d')]
+  const [main, ...imports] = await configFiles(machine, posix.join(config, 'config.toml'))
+  const own = readContainerdConfig(main!, version, imports)
+  const { configPaths, address } =
+    dump === undefined ? own : readContainerdConfig({ name: main!.name, text: dump }, version)
+  // Folders that are named where containerd does not look are meant all the same.
+  const [named] = [configPaths, own.meantPaths].filter((paths) => paths.length > 0)
+  const folders = named ?? [posix.join(config, 'certs.d')]
   return placeOf(
     machine,
     {
       scope,
       folders: folders.join(':'),
+      imports: imports.map(({ name }) => name).join('\n'),
+      ...((await knowsReferrers(machine, version, folders[0]!)) && { referrers: 'yes' }),
       ...(version !== undefined && { version }),
       ...(address !== undefined && { socket: address }),
     },
@@ -69,6 +76,8 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
       .filter((folder) => folder !== hosts)
       .map((folder) => named(folder).path),
     configFile: named(posix.join(config, 'config.toml')),
+    imports: (details['imports'] ?? '').split('\n').filter(Boolean).map(named),
+    referrers: details['referrers'] === 'yes',
     dump,
     version,
     rootless: scope === 'user',
@@ -81,7 +90,7 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
     home: homeOf(scope),
     files: localFiles,
     wants: {
-      files: [target.configFile.path, target.nerdctlFile.path],
+      files: [target.configFile.path, ...target.imports.map(({ path }) => path), target.nerdctlFile.path],
       trees: [target.hosts.path, ...target.elsewhere],
     },
     plan(mirror, files) {
@@ -104,6 +113,14 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
         why: 'config_path names several folders, which versions since 2.1 may not understand',
         fix: `config_path = "${hosts}"   (in ${target.configFile.name})`,
       },
+      ...(target.referrers
+        ? [
+            {
+              why: 'containerd or nerdctl is older than 2.2 now, and passes over hosts.toml files that name "referrers"',
+              fix: 'mirror configure containerd',
+            },
+          ]
+        : []),
       { why: 'containerd could not read a hosts.toml', fix: 'journalctl -u containerd | grep hosts.toml' },
     ],
   }
@@ -129,7 +146,47 @@ function homeOf(scope: 'user' | 'system'): ClientHome {
 async function versionOf({ runCommand, detached }: Machine): Promise<string | undefined> {
   if (detached) return undefined
   const result = await runCommand('containerd', ['--version'], { timeoutMs: 5000 })
-  return result?.exitCode === 0 ? /\bv?(\d+\.\d+\.\d[\w.-]*)/.exec(result.stdout)?.[1] : undefined
+  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
+}
+
+/** Whether all who read hosts.toml files in this folder know the capability `referrers`. */
+async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
+  // The folders of Docker are read by other versions of the same code.
+  if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
+  return readersKnowReferrers(machine, ['nerdctl'])
+}
+
+/** config.toml with what it imports, as far as that is there; an empty text where there is none. */
+async function configFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
+  const found: ContainerdFile[] = []
+  const pending = [name]
+  for (const next of pending) {
+    if (found.some((file) => file.name === next)) continue
+    for (const path of await namesLike(root, next)) {
+      const file = await localFiles.read(join(root, path))
+      if (file === undefined && path !== name) continue
+      const read = { name: path, text: Buffer.from(file?.bytes ?? []).toString() }
+      found.push(read)
+      pending.push(...importsOf(read))
+    }
+  }
+  return found
+}
+
+/** The files that a name with `*` stands for. */
+async function namesLike(root: string, name: string): Promise<string[]> {
+  const folder = posix.dirname(name)
+  if (!name.includes('*') || folder.includes('*')) return [name]
+  const paths = (await localFiles.list(join(root, folder))).map((path) =>
+    posix.join(folder, path.slice(join(root, folder).length)),
+  )
+  const pattern = new RegExp(
+    `^${name
+      .split('*')
+      .map((part) => part.replaceAll(/[.+^${}()|[\]\\?]/g, '\\$&'))
+      .join('[^/]*')}$`,
+  )
+  return paths.filter((path) => pattern.test(path))
 }
 
 /** Undefined where there is no containerd to ask, or it cannot read its own file. */

@@ -6,7 +6,9 @@ import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './clien
 import { findEngines, type FoundEngine } from './docker-engines.ts'
 import { dockerPlace, dockerPlaceByHand } from './docker-place.ts'
 import { kindOf, siteOf, type DockerKind, type DockerSite } from './docker-site.ts'
+import { isAtLeast } from '../../clients/version.ts'
 import { MirrorError } from '../../lib/errors.ts'
+import { readersKnowReferrers } from './referrers.ts'
 
 /** Docker's engine, wherever it runs. */
 export const dockerAdapter: ClientAdapter = {
@@ -27,12 +29,13 @@ export const dockerAdapter: ClientAdapter = {
 
   async places(machine, options) {
     if (options.file !== undefined) return [filePlace(machine, options.file, options)]
-    if (machine.detached) return [unseenPlace(machine, options, undefined)]
+    if (machine.detached) return [await unseenPlace(machine, options, undefined)]
     const engines = await findEngines(machine)
     const places = engines.map((engine) => ({ engine, site: siteFor(engine, machine) }))
     const fitting = places.filter(({ site }) => options.scope === undefined || site.scope === options.scope)
-    if (fitting.length > 0) return fitting.map(({ engine, site }) => seenPlace(machine, site, engine, options))
-    return [unseenPlace(machine, options, await installedDockerd(machine))]
+    if (fitting.length > 0)
+      return Promise.all(fitting.map(({ engine, site }) => seenPlace(machine, site, engine, options)))
+    return [await unseenPlace(machine, options, await installedDockerd(machine))]
   },
 
   recall(machine, details) {
@@ -74,7 +77,12 @@ function siteFor({ info, dockerd }: FoundEngine, machine: Machine): DockerSite {
 }
 
 /** An engine that answers. */
-function seenPlace(machine: Machine, site: DockerSite, engine: FoundEngine, options: ClientOptions): ClientPlace {
+async function seenPlace(
+  machine: Machine,
+  site: DockerSite,
+  engine: FoundEngine,
+  options: ClientOptions,
+): Promise<ClientPlace> {
   const { endpoint, info, dockerd } = engine
   const { daemonJson, certsFolder } = site
   const unseen = site.kind === 'system' && machine.platform === 'linux' && dockerd === undefined
@@ -90,6 +98,7 @@ function seenPlace(machine: Machine, site: DockerSite, engine: FoundEngine, opti
       certsFolder,
       version: options.clientVersion ?? info.version,
       imageStore: options.imageStore ?? info.imageStore,
+      referrers: await knowReferrers(machine, options.clientVersion ?? info.version),
       mirrors: info.mirrors,
       insecure: info.insecure,
       flags: dockerd ? dockerdFlags(dockerd.args) : {},
@@ -98,7 +107,11 @@ function seenPlace(machine: Machine, site: DockerSite, engine: FoundEngine, opti
 }
 
 /** An engine that nobody answers for: the usual place. */
-function unseenPlace(machine: Machine, options: ClientOptions, installed: InstalledDockerd | undefined): ClientPlace {
+async function unseenPlace(
+  machine: Machine,
+  options: ClientOptions,
+  installed: InstalledDockerd | undefined,
+): Promise<ClientPlace> {
   const { platform, detached } = machine
   const kind = detached || platform === 'linux' ? (options.scope === 'user' ? 'rootless' : 'system') : 'desktop'
   const site = siteOf(kind, machine, undefined)
@@ -113,9 +126,15 @@ function unseenPlace(machine: Machine, options: ClientOptions, installed: Instal
     notes: detached || isKnown ? [] : [`No Docker engine answers: ${guessed}.`],
     target: {
       ...targetOf(site.daemonJson!, site.certsFolder, version, options),
+      referrers: await knowReferrers(machine, version),
       flags: kind === 'system' && installed ? installed.flags : {},
     },
   })
+}
+
+/** containerd and nerdctl may read Docker's folders as well. */
+async function knowReferrers(machine: Machine, version: string | undefined): Promise<boolean> {
+  return isAtLeast(version, 29, 1) && readersKnowReferrers(machine, ['containerd', 'nerdctl'])
 }
 
 /** A daemon.json that the user names. */

@@ -11,7 +11,7 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
 import { type KindNodes, kindNodes } from './kind-nodes.ts'
 import { configMapFile, joinedFiles, nodeFiles } from './node-files.ts'
-import { configPaths, pullInNode } from './pull-in-node.ts'
+import { configPaths, nodeContainerd, pullInNode } from './pull-in-node.ts'
 
 /** What is known of a cluster; all but how its nodes were found. */
 export interface KindCluster {
@@ -40,6 +40,7 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
       found.map(async (node) => ({
         name: node.name,
         configPaths: await configPaths(nodes, node.name),
+        version: await nodeContainerd(nodes, node.name),
         mounts: node.mounts.map(({ destination }) => destination),
       })),
     ),

@@ -1,4 +1,5 @@
 import { registrySection } from '../../clients/containerd-registry-section.ts'
+import { containerdVersionIn } from '../../clients/version.ts'
 import { pullTimeoutMs } from './pull-by-crictl.ts'
 import type { KindNodes } from './kind-nodes.ts'
 
@@ -21,5 +22,13 @@ export async function pullInNode(nodes: KindNodes, node: string, image: string):
 /** Where the containerd of a node looks for hosts.toml. */
 export async function configPaths(nodes: KindNodes, node: string): Promise<readonly string[]> {
   const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
-  return dump?.exitCode === 0 ? registrySection(`containerd config dump in ${node}`, dump.stdout).configPaths : []
+  if (dump?.exitCode !== 0) return []
+  const containerd = await nodeContainerd(nodes, node)
+  return registrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
+}
+
+/** The version of a node's containerd; undefined when it does not say. */
+export async function nodeContainerd(nodes: KindNodes, node: string): Promise<string | undefined> {
+  const result = await nodes.exec(node, ['containerd', '--version'])
+  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
 }

@@ -16,8 +16,10 @@ const target: ContainerdTarget = {
   hosts: here('/etc/containerd/certs.d'),
   elsewhere: ['/etc/docker/certs.d'],
   configFile: here('/etc/containerd/config.toml'),
+  imports: [],
   dump: undefined,
   version: '1.7.24',
+  referrers: false,
   nerdctlFile: here('/etc/nerdctl/nerdctl.toml'),
   rootless: false,
 }
@@ -117,6 +119,16 @@ describe("containerd's hosts folders", () => {
     expect(planned(Object.fromEntries(changes.map(({ path, after }) => [path, after!]))).plan.changes).toEqual([])
   })
 
+  test('name the capability referrers only where all who read them know it', () => {
+    const registry = 'http://127.0.0.1:5001'
+    for (const referrers of [true, false]) {
+      const { plan } = planned({}, { registry }, { referrers })
+      expect(plan.changes).toHaveLength(3)
+      for (const { after } of plan.changes)
+        expect(after).toContain(`capabilities = [ "pull", "resolve"${referrers ? ', "referrers"' : ''} ]`)
+    }
+  })
+
   test('are refused when every registry has files of the user', () => {
     const own = { '/etc/docker/certs.d/docker.io/ca.crt': '' }
     expect(() => planned(own, { registries: ['docker.io'] })).toThrow('Nothing is left')
@@ -149,6 +161,26 @@ describe("what is left to do in containerd's own configuration", () => {
   test('is taken from what containerd says, which may have it from another file', () => {
     expect(todo(none, { dump: configured['/etc/containerd/config.toml'] })).toBe('')
     expect(todo({}, { dump: 'version = 2\n' })).toContain('config_path')
+  })
+
+  test('is said of the file that counts, in its own format, when that is an import', () => {
+    const imported = '/etc/containerd/conf.d/cri.toml'
+    const texts = {
+      '/etc/containerd/config.toml': configured['/etc/containerd/config.toml'],
+      [imported]: 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nsandbox_image = "x"\n',
+    }
+    const said = todo(texts, { imports: [here(imported)] })
+    expect(said).toContain(`put into ${imported}:\n  [plugins."io.containerd.grpc.v1.cri".registry]\n`)
+    expect(todo(texts, { imports: [here(imported)], version: '2.1.4' })).toBe('')
+  })
+
+  test('comes with what is set where containerd does not look', () => {
+    const text =
+      'version = 2\n[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/etc/containerd/certs.d"\n'
+    const { plan } = planned({ '/etc/containerd/config.toml': text })
+    expect(plan.notes.join('\n')).toContain('has no effect in containerd 1.7.24')
+    expect(plan.todo.join('\n')).toContain('[plugins."io.containerd.grpc.v1.cri".registry]')
+    expect(planned({ '/etc/containerd/config.toml': text }, {}, { version: '2.1.4' }).plan.todo).toEqual([])
   })
 
   test('is one folder instead of several', () => {

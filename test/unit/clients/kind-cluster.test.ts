@@ -111,6 +111,16 @@ describe('a running cluster of kind', () => {
     expect(todo).toEqual([expect.stringMatching(/kubectl apply[\s\S]*name: local-registry-hosting/)])
   })
 
+  test.each([
+    ['2.2.0', true],
+    ['2.1.4', false],
+    ['1.7.28', false],
+    [undefined, false],
+  ])('with containerd %s names referrers in hosts.toml: %s', (version, isNamed) => {
+    const { changes } = plan([node({ version, configPaths: ['/etc/containerd/certs.d'] })], {})
+    expect(changes[0]!.after!.includes('"referrers"')).toBe(isNamed)
+  })
+
   test('loses no more than what is ours', () => {
     const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, `${after ?? ''}# mine\n`]))
     const target = { cluster: 'dev', nodes: [node()], hosting }
@@ -123,19 +133,60 @@ describe('a running cluster of kind', () => {
 })
 
 describe('the registries of a config.toml', () => {
+  const [one, two, three] = ['cri', '"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.images'"].map(
+    (plugin) => `[plugins.${plugin}.registry]\nconfig_path = "/${plugin.replaceAll(/\W/g, '').slice(-6)}"\n`,
+  ) as [string, string, string]
+  const all = one + two + three
+
+  // By the versions of the format and of containerd: the section that counts.
+  test.each([
+    ['', '1.7.28', '/cri'],
+    ['', '2.1.4', '/cri'],
+    ['', undefined, '/cri'],
+    ['version = 1\n', '1.6.38', '/cri'],
+    ['version = 2\n', '1.6.38', '/cv1cri'],
+    ['version = 2\n', '2.0.2', '/cv1cri'],
+    ['version = 2\n', '2.3.4', '/cv1cri'],
+    ['version = 2\n', undefined, '/cv1cri'],
+    ['version = 3\n', '2.0.2', '/images'],
+    ['version = 3\n', '2.2.5', '/images'],
+    ['version = 3\n', '2.3.0', '/cv1cri'],
+    ['version = 3\n', undefined, '/images'],
+    ['version = 4\n', '2.3.0', '/images'],
+    ['version = 4\n', undefined, '/images'],
+  ])('%j in containerd %s are those of %s', (version, containerd, path) => {
+    const { configPaths, ineffective } = registrySection('c', version + all, { containerd })
+    expect(configPaths).toEqual([path])
+    expect(ineffective).toHaveLength(2)
+  })
+
+  test.each([
+    ['version = 2\n', '1.7.28', []],
+    ['version = 2\n', undefined, []],
+    ['version = 2\n', '2.1.4', ['/images']],
+    ['', '1.7.28', []],
+    ['', '2.1.4', ['/images']],
+    ['version = 3\n', undefined, ['/images']],
+  ])('%j in containerd %s with the newest section alone', (version, containerd, configPaths) => {
+    expect(registrySection('c', version + three, { containerd }).configPaths).toEqual(configPaths)
+  })
+
   test.each([
     ['', [], undefined],
     ['[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = ""\n', [], undefined],
-    ["[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/a:/b'\n", ['/a', '/b'], undefined],
+    ["version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/a:/b'\n", ['/a', '/b'], undefined],
+    ['version = 2\nplugins."io.containerd.grpc.v1.cri".registry.config_path = "/a"\n', ['/a'], undefined],
+    ['version = 2\nplugins = {"io.containerd.grpc.v1.cri" = {registry = {config_path = "/a"}}}\n', ['/a'], undefined],
     ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors]\n', [], undefined],
     ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors.x]\nendpoint = []\n', [], 'registry.mirrors'],
     ['[plugins."io.containerd.grpc.v1.cri".registry.configs.x.auth]\nusername = "u"\n', [], undefined],
   ])('%j', (text, configPaths, oldKey) => {
-    expect(registrySection('c', text)).toEqual({ configPaths, oldKey })
+    expect(registrySection('c', text)).toMatchObject({ configPaths, oldKey })
   })
 
   test.each([
-    ['an empty one', '', '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/c"\n'],
+    ['an empty one', '', 'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/c"\n'],
+    ['one without a version', 'root = "/r"\n', 'root = "/r"\n[plugins.cri.registry]\n  config_path = "/c"\n'],
     [
       'one of version 3',
       'version = 3',
@@ -143,13 +194,13 @@ describe('the registries of a config.toml', () => {
     ],
     [
       'one with a section',
-      '[plugins."io.containerd.grpc.v1.cri".registry] \nx = 1 # one\n[y]\n',
-      '[plugins."io.containerd.grpc.v1.cri".registry] \n  config_path = "/c"\nx = 1 # one\n[y]\n',
+      'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry] \nx = 1 # one\n[y]\n',
+      'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry] \n  config_path = "/c"\nx = 1 # one\n[y]\n',
     ],
     [
       'one with inline tables',
-      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1} } } # mine\n',
-      'plugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1, config_path = "/c"} } } # mine\n',
+      'version = 2\nplugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1} } } # mine\n',
+      'version = 2\nplugins = {"io.containerd.grpc.v1.cri" = {registry = {x = 1, config_path = "/c"} } } # mine\n',
     ],
     [
       'one with dotted keys',
@@ -163,8 +214,8 @@ describe('the registries of a config.toml', () => {
     ],
     [
       'one with a dotted key in its plugin',
-      "[plugins.'io.containerd.grpc.v1.cri']\n  registry.x = 1\n",
-      '[plugins.\'io.containerd.grpc.v1.cri\']\n  registry.x = 1\n  registry.config_path = "/c"\n',
+      "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\n  registry.x = 1\n",
+      'version = 2\n[plugins.\'io.containerd.grpc.v1.cri\']\n  registry.x = 1\n  registry.config_path = "/c"\n',
     ],
     [
       'one with CRLF, tabs and no final newline',

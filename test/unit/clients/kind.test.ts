@@ -70,4 +70,64 @@ describe('a cluster file', () => {
     const { changes } = planKind({ ...mirror, fallback: false }, target, files(header))
     expect(changes[0]?.after).toContain('server = "http://172.18.0.1:5055"')
   })
+
+  const patched = (key: string, patch: string) => `${header}${key}:\n- |-\n${patch.replaceAll(/^/gm, '  ')}\n`
+  const ours = (path: string) =>
+    `- |-\n  # added by mirror\n  [plugins."io.containerd.grpc.v1.cri".registry]\n    config_path = "${path}"\n`
+
+  test.each([
+    ['of containerd 2', '[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/etc/containerd/certs.d"'],
+    ['of containerd 2, dotted', 'plugins.\'io.containerd.cri.v1.images\'.registry.config_path = "/srv/hosts"'],
+    [
+      'of containerd 2, inline',
+      'plugins = {"io.containerd.cri.v1.images" = {registry = {config_path = "/srv/hosts"}}}',
+    ],
+    ['of version 3', 'version = 3\n[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/srv/hosts"'],
+    ['of version 1', '[plugins.cri.registry]\nconfig_path = "/srv/hosts"'],
+    [
+      'of version 1, by its number',
+      'version = 1\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/srv/hosts"',
+    ],
+  ])('that sets config_path where not every containerd looks gets our patch for the same folder: %s', (_, patch) => {
+    const before = patched('containerdConfigPatches', patch)
+    const plan = planKind(mirror, target, files(before))
+    const after = plan.changes.find(({ path }) => path === file)!.after!
+    const folder = /"(\/[^"]*)"/.exec(patch)![1]!
+    expect(after).toContain(ours(folder))
+    expect(after).toContain(`containerPath: ${folder}/_default`)
+    expect(plan.notes.join('\n')).toMatch(/is not what every containerd reads|may have no effect/)
+    // A second time there is nothing to do, and what is ours goes again.
+    expect(planKind(mirror, target, files(after)).changes.filter(({ path }) => path === file)).toEqual([])
+    const withoutNodes = (text: string | undefined) => text?.replace(/nodes:[\s\S]*/, '')
+    expect(withoutNodes(stripKind(mirror, target, files(after))[0]?.after)).toBe(before)
+  })
+
+  test.each([
+    ['[{"op":"add","path":"/plugins/io.containerd.grpc.v1.cri/registry/config_path","value":"/srv/hosts"}]', false],
+    ['[{"op":"add","path":"/plugins/io.containerd.grpc.v1.cri/registry","value":{"config_path":"/srv/hosts"}}]', false],
+    [
+      '[{"op":"add","path":"/plugins/io.containerd.cri.v1.images/registry","value":{"config_path":"/srv/hosts"}}]',
+      true,
+    ],
+  ])('with the JSON patch %s mounts the folders where that points', (patch, needsOurs) => {
+    const after = merged(patched('containerdConfigPatchesJSON6902', patch))
+    expect(after).toContain('containerPath: /srv/hosts/_default')
+    expect(after.includes('added by mirror')).toBe(needsOurs)
+  })
+
+  test.each([
+    ['containerdConfigPatchesJSON6902', '[{"op":"remove","path":"/plugins/io.containerd.grpc.v1.cri/registry"}]'],
+    ['containerdConfigPatchesJSON6902', '[{"op":"replace","path":"/plugins/io.containerd.grpc.v1.cri","value":{}}]'],
+    [
+      'containerdConfigPatches',
+      '[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/a"\n[plugins."io.containerd.cri.v1.images".registry.configs."x".auth]\nusername = "u"',
+    ],
+  ])('that would lose something of either side is refused: %s %s', (key, patch) => {
+    expect(() => merged(patched(key, patch))).toThrow(expect.objectContaining({ exit: 2 }))
+  })
+
+  test('whose own patch empties config_path gets ours behind it', () => {
+    const patch = '[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = ""'
+    expect(merged(patched('containerdConfigPatches', patch))).toContain(ours('/etc/containerd/certs.d'))
+  })
 })
