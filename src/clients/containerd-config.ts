@@ -50,14 +50,17 @@ export function readContainerdConfig(
   containerd: string | undefined,
   imports: readonly ContainerdFile[] = [],
 ): ContainerdConfig {
-  const isSecond = isAtLeast(containerd, 2, 0)
-  const mainVersion = versionIn(readToml(main.name, main.text)) ?? 1
+  const versions = [main, ...imports].map(({ name, text }) => versionIn(readToml(name, text)))
+  const whole = wholeVersion(versions, containerd)
+  const mainVersion = versions[0] ?? 1
   let config: ContainerdConfig | undefined
   for (const { name, text } of [main, ...imports]) {
     const toml = readToml(name, text)
-    // containerd 1.x takes all files for one, and the version from the one that names it.
-    const section = registrySection(name, text, { containerd, version: isSecond ? 1 : mainVersion })
-    const replacesPlugin = !isSecond && tableOf(tableOf(toml['plugins'])?.[pluginOf(section.version)]) !== undefined
+    // containerd 1.x takes an import for a part of the main file.
+    const version = isAtLeast(containerd, 2, 0) ? 1 : whole
+    const section = registrySection(name, text, { containerd, version, whole })
+    const isPlugin = tableOf(tableOf(toml['plugins'])?.[pluginOf(whole, containerd)]) !== undefined
+    const replacesPlugin = !isAtLeast(containerd, 2, 0) && isPlugin
     const counts = config === undefined || section.setsPath || replacesPlugin
     const ineffective = section.ineffective.filter(({ configPaths, others }) => configPaths.length + others.length > 0)
     config = {
@@ -78,6 +81,12 @@ export function readContainerdConfig(
   return config!
 }
 
+/** The version of all files together: the last that one names. containerd 2.0 to 2.2 bring files of version 1 to the newest. */
+function wholeVersion(versions: readonly (number | undefined)[], containerd: string | undefined): number {
+  if (!isAtLeast(containerd, 2, 0)) return versions.findLast((version) => version !== undefined) ?? 1
+  return versions.findLast((version) => version !== undefined && version >= 2) ?? 3
+}
+
 /** The files that a config.toml imports, as it names them; `*` stands for a part of a name. */
 export function importsOf({ name, text }: ContainerdFile): string[] {
   return stringsOf(readToml(name, text)['imports']).map((path) =>
@@ -93,6 +102,6 @@ function addressIn(toml: Readonly<Record<string, unknown>>, version: number): st
 }
 
 /** The lines that make containerd look for hosts.toml files, in the format that a config.toml of this version has. */
-export function configPathLines(formatVersion: number, folder: string): string[] {
-  return [headingOf(pluginOf(formatVersion)), `  config_path = ${JSON.stringify(folder)}`]
+export function configPathLines(formatVersion: number, folder: string, containerd: string | undefined): string[] {
+  return [headingOf(pluginOf(formatVersion, containerd)), `  config_path = ${JSON.stringify(folder)}`]
 }

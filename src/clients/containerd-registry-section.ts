@@ -30,9 +30,13 @@ export interface RegistrySection {
 const pluginNames = { 1: 'cri', 2: 'io.containerd.grpc.v1.cri', 3: 'io.containerd.cri.v1.images' } as const
 type PluginName = (typeof pluginNames)[keyof typeof pluginNames]
 
-/** The plugin whose section every containerd reads that takes a file of this version of the format. */
-export function pluginOf(version: number): PluginName {
-  return version >= 3 ? pluginNames[3] : version === 2 ? pluginNames[2] : pluginNames[1]
+/**
+ * The plugin whose section a containerd reads in a file of this version of the format. containerd 2.0 to 2.2 rename the sections
+ * of version 1, and then do not move them to where they look.
+ */
+export function pluginOf(version: number, containerd?: string): PluginName {
+  if (version >= 3 || (version <= 1 && isAtLeast(containerd, 2, 0))) return pluginNames[3]
+  return version === 2 ? pluginNames[2] : pluginNames[1]
 }
 
 /** `[plugins."io.containerd.grpc.v1.cri".registry]` */
@@ -41,30 +45,39 @@ export function headingOf(plugin: string): string {
 }
 
 /**
- * The plugins whose section counts, the first of them that is there. containerd 2 moves a section of an older format into the new
- * one, in place of what is there; 2.3 does so with files of version 3 as well.
+ * The plugins whose section counts, the first of them that is there: containerd 2 moves a section of an older format into the new
+ * one, in place of what is there. 2.3 does so file by file, those before by the version of all files together (`whole`).
  */
-function effectivePlugins(version: number, containerd: string | undefined): readonly PluginName[] {
-  if (!isAtLeast(containerd, 2, 0)) return [pluginOf(version)]
-  const newest = isAtLeast(containerd, 2, 3) ? 4 : 3
-  if (version >= newest) return [pluginNames[3]]
-  return version <= 1 ? Object.values(pluginNames) : [pluginNames[2], pluginNames[3]]
+function effectivePlugins(own: number, containerd: string | undefined, whole: number): readonly PluginName[] {
+  const [first, second, third] = [pluginNames[1], pluginNames[2], pluginNames[3]]
+  if (!isAtLeast(containerd, 2, 0)) return [pluginOf(whole)]
+  if (isAtLeast(containerd, 2, 3)) return own >= 4 ? [third] : own >= 2 ? [second, third] : [first, second, third]
+  if (whole !== 2) return [third]
+  return own >= 2 ? [second, third] : [first, second, third]
+}
+
+export interface SectionOptions {
+  /** Of the program, where it is known. */
+  readonly containerd?: string | undefined
+  /** Of the format, where the text names none. */
+  readonly version?: number
+  /** Of the format of all files together, where the text is one of several. */
+  readonly whole?: number | undefined
 }
 
 /**
- * Reads a config.toml, a part of one, or what `containerd config dump` prints. `version` is that of the format where the text
- * names none, `containerd` that of the program, where it is known. Throws a MirrorError (usage) for what is no TOML.
+ * Reads a config.toml, a part of one, or what `containerd config dump` prints. Throws a MirrorError (usage) for what is no TOML.
  */
 export function registrySection(
   path: string,
   text: string,
-  { version = 1, containerd }: { readonly version?: number; readonly containerd?: string | undefined } = {},
+  { containerd, version = 1, whole }: SectionOptions = {},
 ): RegistrySection {
   const toml = readToml(path, text)
   const format = versionIn(toml) ?? version
   const all = tableOf(toml['plugins'])
   const registryOf = (plugin: string) => tableOf(tableOf(all?.[plugin])?.['registry'])
-  const counting = effectivePlugins(format, containerd)
+  const counting = effectivePlugins(format, containerd, whole ?? format)
   const effective = counting.find((plugin) => registryOf(plugin) !== undefined)
   const section = effective === undefined ? undefined : registryOf(effective)
   return {
@@ -94,11 +107,11 @@ export function versionIn(toml: TomlTable): number | undefined {
  * The config.toml with a `config_path`; all else stays to the byte. Throws a MirrorError (usage) for one in which that cannot
  * be done. https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
  */
-export function withConfigPath(path: string, text: string, configPath: string): string {
+export function withConfigPath(path: string, text: string, configPath: string, containerd?: string): string {
   const toml = readToml(path, text)
   // A file that says nothing yet can be of the version that every containerd reads.
   const start = Object.keys(toml).length > 0 ? text : `${text.replace(/[^\n]$/, '$&\n')}version = 2\n`
-  const plugin = pluginOf(start === text ? (versionIn(toml) ?? 1) : 2)
+  const plugin = pluginOf(start === text ? (versionIn(toml) ?? 1) : 2, containerd)
   const after = setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
   if (after !== undefined) return after
   throw new MirrorError(
@@ -118,7 +131,7 @@ export function sayIneffective(
 ): string {
   const effect = containerd === undefined ? 'may have no effect' : `has no effect in containerd ${containerd}`
   const format = version === 1 ? 'with version = 1, or none,' : `with version = ${version}`
-  return `${heading} in ${where} ${effect}: in a file ${format} containerd reads ${headingOf(pluginOf(version))}.`
+  return `${heading} in ${where} ${effect}: in a file ${format} containerd reads ${headingOf(pluginOf(version, containerd))}.`
 }
 
 function pathsIn(section: TomlTable | undefined): string[] {

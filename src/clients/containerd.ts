@@ -192,7 +192,10 @@ function switchOn(
   const { hosts, configFile, version, dump } = target
   const text = files.text(configFile.path)
   const format = text === undefined ? (isAtLeast(version, 2, 0) ? 3 : 2) : own.fileVersion
-  const lines = [...(text === undefined ? [`version = ${format}`] : []), ...configPathLines(format, hosts.name)]
+  const lines = [
+    ...(text === undefined ? [`version = ${format}`] : []),
+    ...configPathLines(format, hosts.name, version),
+  ]
   const set = `${lines.map((line) => `\n  ${line}`).join('')}\nand restart it: sudo systemctl restart containerd`
   if (config.criOff || target.rootless) return []
   if (config.configPaths.length === 0) {

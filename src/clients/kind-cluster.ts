@@ -91,7 +91,7 @@ function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pic
   const changes = hostsChanges(missing, at, files, (...parts) => posix.join(...parts))
   if (configPaths.length > 0 || mounts.some((mount) => mount === containerdConfig)) return { changes, notes }
   return {
-    changes: [...changes, ...files.change(configFile, withConfigPath(configFile, config, configPath))],
+    changes: [...changes, ...files.change(configFile, withConfigPath(configFile, config, configPath, node.version))],
     notes: [...notes, `containerd in ${name} is told where to look (config_path), and restarted.`],
   }
 }

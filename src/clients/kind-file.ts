@@ -209,7 +209,7 @@ function pathPatched(
   path: readonly string[],
   value: unknown,
 ): { readonly plugin: string; readonly configPath: string | undefined } | undefined {
-  for (const plugin of [1, 2, 3].map(pluginOf)) {
+  for (const plugin of [1, 2, 3].map((version) => pluginOf(version))) {
     const target = ['plugins', plugin, 'registry', 'config_path']
     if (path.some((step, at) => step !== target[at])) continue
     let at = value

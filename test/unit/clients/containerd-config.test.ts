@@ -53,13 +53,20 @@ describe("a containerd's configuration", () => {
     })
   })
 
-  test('takes an import without a version for one of the main version, and containerd 2 for one of version 1', () => {
-    const main = { name, text: 'version = 3\n' }
-    const imports = [{ name: '/opt/x.toml', text: registry(third, '/b') }]
-    expect(readContainerdConfig(main, undefined, imports).configPaths).toEqual(['/b'])
-    expect(readContainerdConfig(main, '2.1.4', imports).configPaths).toEqual(['/b'])
-    const old = [{ name: '/opt/x.toml', text: registry('cri', '/b') }]
-    expect(readContainerdConfig(main, '2.1.4', old).configPaths).toEqual(['/b'])
+  // As `containerd config dump` of these versions prints it.
+  test.each([
+    ['version = 2\n', registry(second, '/b'), '1.7.28', ['/b']],
+    ['version = 2\n', registry(second, '/b'), '2.1.4', ['/b']],
+    ['version = 2\n', `version = 3\n${registry(third, '/b')}`, '2.1.4', ['/b']],
+    [`version = 2\n${registry(second, '/a')}`, 'version = 3\n', '2.1.4', []],
+    [`version = 2\n${registry(second, '/a')}`, 'version = 3\n', '2.3.0', ['/a']],
+    ['version = 3\n', registry(third, '/b'), '2.1.4', ['/b']],
+    ['version = 3\n', registry('cri', '/b'), '2.1.4', []],
+    ['version = 3\n', registry('cri', '/b'), '2.3.0', ['/b']],
+    ['version = 3\n', registry(third, '/b'), undefined, ['/b']],
+  ])('%j with an import %j in containerd %s looks at %j', (text, imported, containerd, configPaths) => {
+    const imports = [{ name: '/opt/x.toml', text: imported }]
+    expect(readContainerdConfig({ name, text }, containerd, imports).configPaths).toEqual(configPaths)
   })
 
   test('of containerd 1.x loses a path to an import that says something else about the same plugin', () => {

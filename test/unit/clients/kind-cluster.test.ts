@@ -141,7 +141,9 @@ describe('the registries of a config.toml', () => {
   // By the versions of the format and of containerd: the section that counts.
   test.each([
     ['', '1.7.28', '/cri'],
-    ['', '2.1.4', '/cri'],
+    ['', '2.1.4', '/images'],
+    ['version = 1\n', '2.2.0', '/images'],
+    ['', '2.3.0', '/cri'],
     ['', undefined, '/cri'],
     ['version = 1\n', '1.6.38', '/cri'],
     ['version = 2\n', '1.6.38', '/cv1cri'],
