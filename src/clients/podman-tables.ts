@@ -44,6 +44,12 @@ function tablesOfFile(path: string, text: string): RegistryTable[] {
   )
 }
 
+/** Whether a file is in the first version of the format, which drop-ins may not have, and no file since podman 6. */
+export function isOldStyle(path: string, text: string): boolean {
+  const lists = tableOf(readToml(path, text)['registries'])
+  return ['search', 'insecure', 'block'].some((list) => Array.isArray(tableOf(lists?.[list])?.['registries']))
+}
+
 /** `[registries.insecure]` and `[registries.block]` of the first version of the format. */
 function oldStyle(path: string, toml: TomlTable): RegistryTable[] {
   const lists = tableOf(toml['registries'])

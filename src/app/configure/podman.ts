@@ -1,10 +1,12 @@
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import type { ClientHome } from '../../clients/client-address.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { dropInFolderIn, mainFileIn, podmanWants, type PodmanFiles } from '../../clients/podman-files.ts'
 import { planPodman, podmanCertificates } from '../../clients/podman.ts'
 import { stripPodman } from '../../clients/podman-strip.ts'
+import { isAtLeast } from '../../clients/version.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
 import { filesOfPodmanMachine, runningPodmanMachines } from './podman-machine.ts'
@@ -25,29 +27,76 @@ export const podmanAdapter: ClientAdapter = {
   },
 
   async places(machine, { scope, clientVersion }) {
-    const version = clientVersion ?? (machine.detached ? undefined : await versionOf(machine, 'podman'))
-    const era = Number.parseInt(version ?? '', 10) >= 6 ? 'modern' : 'before 6'
-    const guessed = version === undefined ? { guessed: 'yes' } : undefined
+    const { primary, others } = await readersOn(machine, clientVersion)
+    const found = {
+      era: primary.era,
+      ...(primary.version === undefined && { guessed: 'yes' }),
+      ...(primary.program === 'skopeo' && { program: 'skopeo' }),
+      ...(others.length > 0 && { others: JSON.stringify(others) }),
+    }
     if (machine.platform !== 'linux' && !machine.detached) {
       const names = await runningPodmanMachines(machine.runCommand)
       if (names.length === 0) throw noPodmanMachine()
-      return names.map((name) => placeOf(machine, { scope: 'system', era, machine: name, ...guessed }))
+      return names.map((name) => placeOf(machine, { ...found, scope: 'system', machine: name }))
     }
-    const user = placeOf(machine, { scope: 'user', era, ...guessed })
-    const system = placeOf(machine, { scope: 'system', era, ...guessed })
+    const user = placeOf(machine, { ...found, scope: 'user' })
+    const system = placeOf(machine, { ...found, scope: 'system' })
     if (scope !== undefined) return [scope === 'user' ? user : system]
-    const systemFirst = machine.detached || (process.getuid?.() === 0 && !(await hasItsOwn(machine, era)))
+    const systemFirst = machine.detached || (process.getuid?.() === 0 && !(await hasItsOwn(machine, primary.era)))
     return systemFirst ? [system, user] : [user, system]
   },
 
   recall: placeOf,
 }
 
+/** One of the programs that read these files. */
+interface Reader {
+  readonly program: Program
+  readonly era: Era
+  /** Undefined: nobody knows. */
+  readonly version: string | undefined
+}
+
+type Program = keyof typeof firstModern
+/** By which rules the files are read. */
+type Era = 'modern' | 'before 6'
+
+/** The first versions with the rules of podman 6, which all three have from one library. */
+const firstModern = { podman: [6, 0], buildah: [1, 44], skopeo: [1, 23] } as const
+
+function eraOf(program: Program, version: string | undefined): Era {
+  const [major, minor] = firstModern[program]
+  return isAtLeast(version, major, minor) ? 'modern' : 'before 6'
+}
+
+/** The program to write for, and the others that are here. */
+async function readersOn(
+  machine: Machine,
+  clientVersion: string | undefined,
+): Promise<{ primary: Reader; others: readonly Reader[] }> {
+  const here: Reader[] = []
+  for (const program of Object.keys(firstModern) as Program[]) {
+    const version = machine.detached ? undefined : await versionOf(machine, program)
+    if (version !== undefined) here.push({ program, version, era: eraOf(program, version) })
+  }
+  const given = clientVersion && {
+    program: 'podman' as const,
+    version: clientVersion,
+    era: eraOf('podman', clientVersion),
+  }
+  const primary = given || here[0] || { program: 'podman', version: undefined, era: 'before 6' }
+  const others = here.filter(({ program }) => program !== primary.program)
+  return { primary, others }
+}
+
 function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
   const { scope, machine: name, guessed } = details
   const layout = layoutOf(machine, details)
-  const target = { files: layout, scope: scope === 'user' ? ('user' as const) : ('system' as const) }
-  const { files, trees } = podmanWants(layout)
+  const others = otherReadersOf(machine, details)
+  const target = { files: layout, scope: scope === 'user' ? ('user' as const) : ('system' as const), others }
+  const wanted = [layout, ...others.map((other) => other.files)].map(podmanWants)
+  const files = [...new Set(wanted.flatMap((one) => one.files))]
+  const trees = [...new Set(wanted.flatMap((one) => one.trees))]
   const folder = dropInFolderIn(scope === 'user' ? layout.user! : layout.system.at(-1)!)
   const whose =
     name === undefined ? (scope === 'user' ? 'you alone' : 'the whole system') : `the podman machine ${name}`
@@ -76,19 +125,45 @@ function surroundings(machine: Machine, name: string | undefined): { home: Clien
   }
 }
 
-function layoutOf(machine: Machine, { era, machine: name }: PlaceDetails): PodmanFiles {
+function layoutOf(machine: Machine, details: PlaceDetails): PodmanFiles {
+  const { era, machine: name, program, scope } = details
   const modern = era === 'modern'
   if (name !== undefined) {
     const system = ['/usr/share/containers', '/etc/containers']
     return { system, user: undefined, named: undefined, modern }
   }
-  const { root, env, detached } = machine
+  const { root, env, detached, cwd } = machine
+  const fileIn = (variable: string) => {
+    const path = detached ? undefined : env[variable]
+    return path ? resolve(cwd, path) : undefined
+  }
+  // skopeo took no notice of the variable before.
+  const isDeaf = program === 'skopeo' && !modern
+  const named = fileIn('CONTAINERS_REGISTRIES_CONF') ?? (modern ? undefined : fileIn('REGISTRIES_CONFIG_PATH'))
   return {
     system: ['usr/share/containers', 'etc/containers'].map((folder) => join(root, folder)),
     user: userFolder(machine, modern),
-    named: detached ? undefined : env['CONTAINERS_REGISTRIES_CONF'],
+    named: isDeaf ? undefined : named,
+    ...(modern && { override: fileIn('CONTAINERS_REGISTRIES_CONF_OVERRIDE') }),
     modern,
+    // What lies below --root for the system is read by root there, too.
+    uid: detached ? (scope === 'system' ? 0 : undefined) : process.getuid?.(),
   }
+}
+
+/** Those who read the files of a place by other rules than the program that it is written for. */
+function otherReadersOf(machine: Machine, details: PlaceDetails): { who: string; files: PodmanFiles }[] {
+  const { scope, others = '[]' } = details
+  const layout = layoutOf(machine, details)
+  const programs = (JSON.parse(others) as Reader[])
+    .map(({ program, era, version }) => ({
+      who: `${program} ${version}`,
+      files: layoutOf(machine, { ...details, era, program }),
+    }))
+    .filter(({ files }) => !isDeepStrictEqual(files, layout))
+  if (scope !== 'system' || !layout.modern || layout.uid !== 0) return programs
+  const rootless = { ...layout, user: undefined, named: undefined, override: undefined, uid: undefined }
+  return [...programs, { who: 'Users without root', files: rootless }]
 }
 
 /** Versions before 6 do not look at `XDG_CONFIG_HOME`. */
@@ -98,7 +173,7 @@ function userFolder({ home, env, detached }: Machine, modern: boolean): string {
 }
 
 /** Whether this user's own registries.conf keeps podman from reading the system's drop-ins. */
-async function hasItsOwn(machine: Machine, era: string): Promise<boolean> {
+async function hasItsOwn(machine: Machine, era: Era): Promise<boolean> {
   if (era === 'modern') return false
   return (await localFiles.read(mainFileIn(userFolder(machine, false)))) !== undefined
 }
@@ -123,7 +198,9 @@ function reasonsFor(
       ? []
       : [
           {
-            why: `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may say something else`,
+            why: layout.modern
+              ? `CONTAINERS_REGISTRIES_CONF names ${layout.named}, and podman reads no drop-ins beside it`
+              : `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may say something else`,
             fix: 'unset CONTAINERS_REGISTRIES_CONF',
           },
         ]),

@@ -293,6 +293,89 @@ describe("the user's files", () => {
     expect(tables['quay.io']!['mirror']).toHaveLength(2)
   })
 
+  test('CONTAINERS_REGISTRIES_CONF keeps podman 6 from all drop-ins, so that ours has to be named by another variable', () => {
+    const files = { ...layout, modern: true, named: '/opt/my.conf' }
+    const texts = { '/opt/my.conf': table('quay.io', 'location = "quay.io"', ['location = "two"']), ...corp }
+    const { tables, path, plan } = planned({ files, scope: 'user' }, texts)
+    expect(path).toBe(oursOfUser)
+    // What the named file says is taken over; what the others say is not read.
+    expect(tables['quay.io']!['mirror']).toHaveLength(2)
+    expect(tables['docker.io']!['mirror']).toHaveLength(1)
+    expect(plan.todo).toEqual([expect.stringContaining(`export CONTAINERS_REGISTRIES_CONF_OVERRIDE=${oursOfUser} `)])
+    const told = { files: { ...files, override: oursOfUser }, scope: 'user' as const }
+    expect(planned(told, texts).plan.todo).toEqual([])
+    const taken = { files: { ...files, override: '/opt/over.conf' }, scope: 'user' as const }
+    expect(() => planned(taken, texts)).toThrow('podman reads nothing but /opt/my.conf and /opt/over.conf')
+  })
+
+  test('CONTAINERS_REGISTRIES_CONF_OVERRIDE has the last word since version 6', () => {
+    const files = { ...layout, modern: true, override: '/opt/over.conf' }
+    const other = { '/opt/over.conf': table('registry.other.example', 'location = "registry.other.example"') }
+    expect(planned({ files, scope: 'user' }, other).path).toBe(oursOfUser)
+    const same = { '/opt/over.conf': table('quay.io', 'location = "quay.io"') }
+    expect(() => planned({ files, scope: 'user' }, same)).toThrow(
+      expect.objectContaining({
+        exit: 2,
+        hints: [expect.stringContaining('unset CONTAINERS_REGISTRIES_CONF_OVERRIDE')],
+      }),
+    )
+    expect(planned({ files: { ...files, modern: false }, scope: 'user' }, same).path).toBe(oursOfUser)
+  })
+
+  test('a file that a variable names in vain is said', () => {
+    const files = { ...layout, named: '/opt/gone.conf' }
+    expect(planned({ files, scope: 'user' }, {}).plan.notes.join()).toContain('/opt/gone.conf, which is not there')
+  })
+
+  test.each([
+    ['[registries.search]\nregistries = ["docker.io"]\n', true, 'main'],
+    ['[registries.insecure]\nregistries = []\n', true, 'main'],
+    ['[registries.search]\nregistries = ["docker.io"]\n', false, 'drop-in'],
+    ['[registries.block]\nregistries = ["x"]\n', true, 'drop-in'],
+  ])(
+    'the first version of the format is refused where podman refuses it: %j (since 6: %s), as a %s',
+    (text, modern, as) => {
+      const path = as === 'main' ? '/etc/containers/registries.conf' : '/etc/containers/registries.conf.d/10.conf'
+      const refused = { files: { ...layout, modern }, scope: 'system' as const }
+      expect(() => planned(refused, { [path]: text })).toThrow(
+        expect.objectContaining({ exit: 2, message: expect.stringContaining(`podman refuses ${path}`) as string }),
+      )
+    },
+  )
+
+  test('the first version of the format in registries.conf is good until version 6, which is said', () => {
+    const text = '[registries.insecure]\nregistries = ["corp.example"]\n'
+    const { plan } = planned(system, { '/etc/containers/registries.conf': text })
+    expect(plan.notes.join()).toContain(
+      '/etc/containers/registries.conf is in the first version of the format, which podman 6',
+    )
+  })
+
+  test('since version 6 a registries.conf of the user hides no drop-ins of the system', () => {
+    const modern = { files: { ...layout, modern: true }, scope: 'system' as const }
+    const { plan } = planned(modern, { [main]: table('quay.io', 'location = "quay.io"') })
+    expect(plan.notes).toEqual([])
+  })
+
+  test('is read by others in another order, which is said', () => {
+    const files = { ...layout, modern: true, uid: 0 }
+    const others = [
+      { who: 'skopeo 1.18', files: layout },
+      { who: 'Users without root', files: { ...layout, modern: true, user: undefined } },
+    ]
+    const { plan } = planned(
+      { files, scope: 'system', others },
+      {
+        [main]: '',
+        '/etc/containers/registries.rootless.conf.d/99.conf': table('quay.io', 'location = "quay.io"'),
+      },
+    )
+    expect(plan.notes).toEqual([
+      `skopeo 1.18: not mirrored by this file. What is read is ${main} instead.`,
+      'Users without root: /etc/containers/registries.rootless.conf.d/99.conf:1 replaces what is written here about quay.io.',
+    ])
+  })
+
   test('since version 6 drop-ins go by name across folders, and hide their namesakes', () => {
     const modern = { files: { ...layout, modern: true }, scope: 'user' as const }
     const texts = {

@@ -1,8 +1,16 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { podmanAdapter } from '../../../../src/app/configure/podman.ts'
+import { FilesNow } from '../../../../src/clients/files-now.ts'
 import { type Answers, fails, machineWith, nothingSaid } from './support/machine-with.ts'
 
+const mirror = {
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  registries: ['docker.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
 const isRoot = process.getuid?.() === 0
 
 describe('podman on this machine', () => {
@@ -42,6 +50,48 @@ describe('podman on this machine', () => {
     expect(await user('6.0.0')).toContain('/xdg/containers/registries.conf')
   })
 
+  test.each([
+    [{ podman: 'podman version 5.8.2', skopeo: 'skopeo version 1.22.0' }, {}, 'no'],
+    [{ podman: 'podman version 6.0.1', skopeo: 'skopeo version 1.23.0', buildah: 'buildah version 1.44.0' }, {}, 'no'],
+    [{ podman: 'podman version 6.0.1', skopeo: 'skopeo version 1.22.0' }, {}, 'skopeo 1.22.0'],
+    [{ podman: 'podman version 5.8.2', buildah: 'buildah version 1.44.0' }, {}, 'no'],
+    [{ podman: 'podman version 6.0.1', buildah: 'buildah version 1.43.1' }, {}, 'buildah 1.43.1'],
+  ])('minds that %j may read the files by different rules', async (programs, env, who) => {
+    const answers = Object.fromEntries(Object.entries(programs).map(([name, said]) => [`${name} --version`, said]))
+    const files = { '.config/containers/registries.conf': '' }
+    const { machine } = await machineWith(answers, files, { env })
+    const [place] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'system' })
+    const found = new Map([[join(machine.home, '.config/containers/registries.conf'), Buffer.from('')]])
+    const { notes } = place!.plan(mirror, new FilesNow(found))
+    expect(notes.some((note) => note.startsWith('skopeo') || note.startsWith('buildah'))).toBe(who !== 'no')
+    if (who !== 'no') expect(notes.join('\n')).toContain(`${who}: not mirrored by this file`)
+  })
+
+  test('goes by the version of buildah or skopeo where there is no podman', async () => {
+    const modern = async (answers: Answers) => {
+      const { machine } = await machineWith(answers, {}, { env: { XDG_CONFIG_HOME: '/xdg' } })
+      const [place] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'user' })
+      return place!.wants.files.includes('/xdg/containers/registries.conf')
+    }
+    expect(await modern({ 'buildah --version': 'buildah version 1.44.1 (image-spec 1.1.1)' })).toBe(true)
+    expect(await modern({ 'skopeo --version': 'skopeo version 1.23.0' })).toBe(true)
+    expect(await modern({ 'skopeo --version': 'skopeo version 1.22.0' })).toBe(false)
+  })
+
+  test('takes the variables as the version of the program does', async () => {
+    const env = { CONTAINERS_REGISTRIES_CONF: 'my.conf', CONTAINERS_REGISTRIES_CONF_OVERRIDE: '/over.conf' }
+    const wanted = async (answers: Answers) => {
+      const { machine, home } = await machineWith(answers, {}, { env })
+      const [place] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'user' })
+      const { files } = place!.wants
+      return [files.includes(join(home, 'my.conf')), files.includes('/over.conf')]
+    }
+    expect(await wanted({ 'podman --version': 'podman version 6.0.1' })).toEqual([true, true])
+    expect(await wanted({ 'podman --version': 'podman version 5.8.2' })).toEqual([true, false])
+    expect(await wanted({ 'skopeo --version': 'skopeo version 1.22.0' })).toEqual([false, false])
+    expect(await wanted({ 'skopeo --version': 'skopeo version 1.23.0' })).toEqual([true, true])
+  })
+
   test('is asked nothing below --root', async () => {
     const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
     const places = await podmanAdapter.places(machine, nothingSaid)
@@ -59,7 +109,9 @@ describe('a pull by podman', () => {
   const pull = async (answers: Answers) => {
     const { machine, asked } = await machineWith(answers)
     const [place] = await podmanAdapter.places(machine, { ...nothingSaid, scope: 'system', clientVersion: '5.0' })
-    return { result: await place!.pull!('docker.io/a/b:c'), asked: asked.map(({ line }) => line) }
+    const before = asked.length
+    const result = await place!.pull!('docker.io/a/b:c')
+    return { result, asked: asked.slice(before).map(({ line }) => line) }
   }
 
   test('removes the image again', async () => {
