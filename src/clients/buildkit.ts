@@ -2,8 +2,10 @@ import { isDeepStrictEqual } from 'node:util'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
+import { refuseOtherKinds } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { isLoopback } from './is-loopback.ts'
+import { buildkitdKeys } from './known-keys.ts'
 import {
   appendTable,
   joinSections,
@@ -38,6 +40,11 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     })
   const { host } = new URL(mirror.cache)
   const current = files.text(path)
+  refuseOtherKinds(path, current ?? '', {
+    kinds: ['buildkitd.toml'],
+    expected: 'a buildkitd.toml',
+    keys: buildkitdKeys,
+  })
   const before = readToml(path, current ?? '')
   const tables = registryTables(path, before)
   let text = current ?? writtenByMirror

@@ -3,6 +3,7 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange, caFileName, hostsToTrust } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import { configPathLines, readContainerdConfig, type ContainerdConfig } from './containerd-config.ts'
+import { refuseOtherKinds } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
@@ -38,6 +39,10 @@ export interface ContainerdTarget {
  */
 export function planContainerd(mirror: MirrorForClient, target: ContainerdTarget, files: FilesNow): ConfigPlan {
   const { hosts, configFile, version } = target
+  refuseOtherKinds(configFile.name, files.text(configFile.path) ?? '', {
+    kinds: ['containerd'],
+    expected: "containerd's config.toml",
+  })
   const own = ownConfig(target, files)
   const config =
     target.dump === undefined ? own : readContainerdConfig({ name: configFile.name, text: target.dump }, version)

@@ -3,7 +3,9 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { DockerTarget } from './docker-target.ts'
 import { putFirst, readJsonObject, takeOut } from './edit-json.ts'
+import { refuseOtherKinds } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
+import { dockerdKeys } from './known-keys.ts'
 import { isLoopback } from './is-loopback.ts'
 import { majorAndMinor } from './version.ts'
 
@@ -18,6 +20,8 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   const { daemonJson: path } = target
   const notes: string[] = []
   const current = files.text(path)
+  if (current !== undefined)
+    refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected: 'a daemon.json of dockerd', keys: dockerdKeys })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
   let wanted = current === undefined ? {} : readJsonObject(path, current)

@@ -1,14 +1,15 @@
 import { dirname } from 'node:path'
 import { shellWord } from '../lib/shell-word.ts'
 import { caFileName } from './ca-file.ts'
-import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { k3sFolder, planRegistries, type CaPlace } from './k3s.ts'
+import { k3dClusterFile, planClusterFile, stripClusterFile } from './k3d-config.ts'
+import { k3sFolder, planRegistries, stripRegistries, type CaPlace } from './k3s.ts'
 import { isOurHosting, renderHosting } from './local-registry-hosting.ts'
 
 export interface K3dTarget {
   readonly cluster: string
-  /** The registries.yaml that new clusters are made with. */
+  /** The registries.yaml that new clusters are made with, or the user's cluster file that has one in it. */
   readonly path: string
   /**
    * Where the mirror's CA is put. The nodes mount its folder: a file that was taken away would keep them from starting again,
@@ -26,17 +27,36 @@ export function k3dCa(path: string): CaPlace {
   return { path, name: `${caFolderInNodes}/${caFileName}` }
 }
 
+/** See ClientPlace.strip. */
+export function stripK3d(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  { path, caPath }: Pick<K3dTarget, 'path' | 'caPath'>,
+  files: FilesNow,
+): FileChange[] {
+  const strip = isClusterFile(path, files) ? stripClusterFile : stripRegistries
+  return strip(mirror, path, k3dCa(caPath), files)
+}
+
+/** Whether the file is that of a whole cluster, which has the registries in it. */
+function isClusterFile(path: string, files: FilesNow): boolean {
+  const text = files.text(path)
+  return text !== undefined && k3dClusterFile(path, text) !== undefined
+}
+
 /** k3d: a registries.yaml, and the command that makes a cluster with it. https://k3d.io/stable/usage/registries/ */
 export function planK3d(
   mirror: MirrorForClient,
   { cluster, path, caPath, hosting }: K3dTarget,
   files: FilesNow,
 ): ConfigPlan {
-  const { changes, notes } = planRegistries(mirror, path, k3dCa(caPath), files)
+  const isCluster = isClusterFile(path, files)
+  const plan = isCluster ? planClusterFile : planRegistries
+  const { changes, notes } = plan(mirror, path, k3dCa(caPath), files)
   const strict = mirror.fallback ? [] : [`--k3s-arg '--disable-default-registry-endpoint@server:*;agent:*'`]
   const volume = `${dirname(caPath)}:${caFolderInNodes}@server:*;agent:*`
   const mount = mirror.ca === undefined ? [] : ['--volume', shellWord(volume)]
-  const create = ['k3d cluster create', shellWord(cluster), '--registry-config', shellWord(path), ...mount, ...strict]
+  const flag = isCluster ? '--config' : '--registry-config'
+  const create = ['k3d cluster create', shellWord(cluster), flag, shellWord(path), ...mount, ...strict]
   const { registry } = mirror
   const told = registry === undefined ? undefined : renderHosting(registry)
   const there = hosting === undefined ? undefined : files.text(hosting)

@@ -3,7 +3,9 @@ import { stringify } from 'yaml'
 import { caChange } from './ca-file.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import { addYamlItem, addYamlKey, removeFromYaml } from './edit-yaml.ts'
+import { refuseOtherKinds } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
+import { registriesKeys } from './known-keys.ts'
 import { localRegistryName } from './node-hosts.ts'
 import { isWrittenByMirror, writtenByMirror } from './written-by-mirror.ts'
 import { type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
@@ -54,6 +56,11 @@ function planFile(mirror: MirrorForClient, path: string, { name: caName }: CaPla
     }),
   }
   const before = files.text(path)
+  refuseOtherKinds(path, before ?? '', {
+    kinds: ['registries.yaml'],
+    expected: 'a registries.yaml',
+    keys: registriesKeys,
+  })
   const yaml = readYamlText(before ?? '', path)
   if (yamlValue(yaml) === null || isAllOurs(yaml, caName)) {
     const [above, below] = aroundHeader(yaml.text)

@@ -2,6 +2,7 @@ import { posix } from 'node:path'
 import { stringify } from 'yaml'
 import { headingOf, pluginOf, registrySection } from './containerd-registry-section.ts'
 import { addYamlItem, removeFromYaml } from './edit-yaml.ts'
+import { refuseOtherKinds } from './file-kinds.ts'
 import { usualConfigPath } from './node-hosts.ts'
 import { writtenByMirror } from './written-by-mirror.ts'
 import { type YamlPath, type YamlText, readYamlText, yamlRefusal, yamlValue } from './yaml-text.ts'
@@ -52,6 +53,7 @@ export interface MergedClusterFile {
  * MirrorError (usage) with line and column for a file that cannot have both its own settings and ours.
  */
 export function mergeClusterFile(text: string, path: string, mounts: readonly KindMount[]): MergedClusterFile {
+  refuseOtherKinds(path, text, { kinds: ['kind cluster'], expected: 'a cluster file of kind' })
   let yaml = readYamlText(text, path)
   if (yamlValue(yaml) === null)
     return { text: `${text}${/[^\n]$/.test(text) ? '\n' : ''}${newClusterFile(mounts)}`, notes: [] }

@@ -239,11 +239,10 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {
     const places = await adapter.places(machine, optionsOf(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
-    if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file)))
-      throw new MirrorError(`${adapter.client} has no file of yours to merge into, so ${file} is left alone.`, {
-        exit: exitCode.usage,
-        hints: [`mirror configure ${adapter.client} --dry-run   (what would be written, and where)`],
-      })
+    if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file))) {
+      const { refusedFile } = await import('../app/configure/refused-file.ts')
+      throw await refusedFile(adapter.client, file)
+    }
     const [first] = places
     if (first === undefined)
       throw new MirrorError(`There is no place for a configuration of ${adapter.client} here.`, {

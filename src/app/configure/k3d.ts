@@ -1,9 +1,9 @@
 import { join, resolve } from 'node:path'
 import type { FilePort } from '../../clients/file-port.ts'
 import { caFileName } from '../../clients/ca-file.ts'
-import { type K3dTarget, k3dCa, planK3d } from '../../clients/k3d.ts'
-import { stripRegistries } from '../../clients/k3s.ts'
-import { localFiles } from '../../clients/local-files.ts'
+import { type K3dTarget, planK3d, stripK3d } from '../../clients/k3d.ts'
+import { type K3dClusterFile, k3dClusterFile } from '../../clients/k3d-config.ts'
+import { filesBelow, localFiles } from '../../clients/local-files.ts'
 import { hostingConfigMap, isOurHosting } from '../../clients/local-registry-hosting.ts'
 import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
 import { dockerNetworkHome } from './docker-network-home.ts'
@@ -22,10 +22,12 @@ export const k3dAdapter: ClientAdapter = {
 
   async places(machine, options) {
     const isNamed = options.cluster !== undefined && !machine.detached
-    return [place(machine, options, isNamed && (await answersKubectl(machine, options.cluster)))]
+    const hasHosting = isNamed && (await answersKubectl(machine, options.cluster))
+    return [place(machine, { ...options, ...(await fromFile(machine, options.file)) }, hasHosting)]
   },
 
-  recall: (machine, { cluster, file, hosting }) => place(machine, { cluster, file }, hosting === 'yes'),
+  recall: (machine, { cluster, file, name, network, hosting }) =>
+    place(machine, { cluster, file, name, network }, hosting === 'yes'),
 }
 
 /** What k3d calls a cluster that was given no name. */
@@ -33,12 +35,20 @@ const usualName = 'k3s-default'
 /** Among the files of this machine, where none is. */
 const hostingPath = `/kubernetes/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
 
+/** What the user's cluster file says, where that is what was given. */
+async function fromFile({ cwd, detached, root }: Machine, file: string | undefined): Promise<Partial<K3dClusterFile>> {
+  if (file === undefined) return {}
+  const path = resolve(cwd, file)
+  const found = await (detached ? filesBelow(root) : localFiles).read(path)
+  return (found && k3dClusterFile(path, Buffer.from(found.bytes).toString())) ?? {}
+}
+
 function place(
   machine: Machine,
-  { cluster, file }: Pick<ClientOptions, 'cluster' | 'file'>,
+  { cluster, file, name: named, network }: Pick<ClientOptions, 'cluster' | 'file'> & Partial<K3dClusterFile>,
   hasHosting: boolean,
 ): ClientPlace {
-  const name = cluster ?? usualName
+  const name = cluster ?? named ?? usualName
   const folder = ownFolder(machine, name)
   const path = file === undefined ? join(folder, 'registries.yaml') : resolve(machine.cwd, file)
   const caPath = join(folder, 'ca', caFileName)
@@ -49,15 +59,17 @@ function place(
     details: {
       ...(cluster !== undefined && { cluster }),
       ...(file !== undefined && { file: path }),
+      ...(named !== undefined && { name: named }),
+      ...(network !== undefined && { network }),
       ...(hasHosting && { hosting: 'yes' }),
     },
-    home: dockerNetworkHome(machine, 'k3d nodes', `k3d-${name}`),
+    home: dockerNetworkHome(machine, 'k3d nodes', network ?? `k3d-${name}`),
     files: hasHosting ? withConfigMap(machine, name) : localFiles,
     ...(file === undefined && !hasHosting && { ours: true as const }),
     wants: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
     plan: (mirror, files) => planK3d(mirror, target, files),
     strip: (mirror, files) => [
-      ...stripRegistries(mirror, path, k3dCa(caPath), files),
+      ...stripK3d(mirror, target, files),
       ...(hasHosting && isOurHosting(files.text(hostingPath) ?? '') ? files.change(hostingPath, undefined) : []),
     ],
     pull(image) {

@@ -1,0 +1,72 @@
+import { basename } from 'node:path'
+import { type Document, parseAllDocuments } from 'yaml'
+import { MirrorError, exitCode } from '../lib/errors.ts'
+import { shellWord } from '../lib/shell-word.ts'
+import { knownDocuments, knownNames, type FileKind, type RecognizedFile } from './known-files.ts'
+import { knownTables } from './known-tables.ts'
+import { tableOf, tryToml, type TomlTable } from './read-toml.ts'
+
+/** What a file is; undefined when nothing in it tells. */
+export function recognizeFile(path: string, content: string): RecognizedFile | undefined {
+  const byName = knownNames.find(([name]) => name.test(basename(path)))
+  if (byName) return byName[1]
+  const toml = tryToml(content)
+  if (toml !== undefined) return knownTables.find((rule) => rule.fits(toml))
+  const all = documentsIn(content)
+  // The first document may be a comment, or something small beside the one that matters.
+  return all.map((one) => knownDocuments.find((rule) => rule.fits(one))).find((rule) => rule !== undefined)
+}
+
+/** What a file should be. */
+export interface ExpectedFile {
+  readonly kinds: readonly FileKind[]
+  /** `a buildkitd.toml` */
+  readonly expected: string
+  /** The keys at its top that its program knows; absent where it has some check of its own. */
+  readonly keys?: ReadonlySet<string>
+}
+
+/**
+ * Throws a MirrorError (usage) for a file that is plainly another program's, or of which nothing is known to the program that it
+ * was taken for: what it looks like, and the command for it.
+ */
+export function refuseOtherKinds(path: string, content: string, { kinds, expected, keys }: ExpectedFile): void {
+  const found = recognizeFile(path, content)
+  if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
+    throw otherKind(path, found, expected)
+  if (found !== undefined || keys === undefined) return
+  const there = Object.keys(tryToml(content) ?? documentsIn(content)[0] ?? {})
+  if (there.length === 0 || there.some((key) => keys.has(key))) return
+  throw new MirrorError(
+    `${path} is not ${expected}, so it is left alone: it sets nothing but ${there.slice(0, 5).join(', ')}.`,
+    { exit: exitCode.usage, hints: [`give ${expected} by --file`] },
+  )
+}
+
+/** The refusal (usage) of a file that is another program's. */
+function otherKind(path: string, { is, hint }: RecognizedFile, expected: string): MirrorError {
+  return new MirrorError(`${path} looks like ${is}, not like ${expected}. It is left alone.`, {
+    exit: exitCode.usage,
+    hints: hint === undefined ? [] : [hint.replace('FILE', shellWord(path))],
+  })
+}
+
+/** The maps in it; none for what is not valid. */
+function documentsIn(content: string): TomlTable[] {
+  const parsed = parseAllDocuments(content, { prettyErrors: false, merge: true })
+  if (!Array.isArray(parsed)) return []
+  return parsed.flatMap((one) => {
+    const map = one.errors.length > 0 ? undefined : tableOf(plain(one))
+    return map === undefined ? [] : [map]
+  })
+}
+
+function plain(document: Document.Parsed): unknown {
+  try {
+    return document.toJS()
+  } catch (error) {
+    // Aliases without an anchor, or without end.
+    if (error instanceof ReferenceError) return undefined
+    throw error
+  }
+}
