@@ -19,6 +19,27 @@ export interface CaPlace {
 /** Where nodes have what k3s looks for. */
 export const k3sFolder = '/etc/rancher/k3s'
 
+/** Templates of the user's, by the plugin whose section k3s needs in what is made from them: the first for containerd 1.x. */
+export const k3sTemplates = [
+  ['config.toml.tmpl', 'io.containerd.grpc.v1.cri'],
+  ['config-v3.toml.tmpl', 'io.containerd.cri.v1.images'],
+] as const
+
+/** Says which templates keep containerd from what k3s makes of a registries.yaml. https://docs.k3s.io/advanced#configuring-containerd */
+export function sayTemplates(folder: string, files: FilesNow, join: (...parts: string[]) => string): string[] {
+  return k3sTemplates.flatMap(([name, plugin]) => {
+    const path = join(folder, name)
+    const text = files.text(path)
+    if (text === undefined || /\{\{-?\s*template\s+"base"/.test(text)) return []
+    const section = text.split(/^\s*(?=\[)/m).find((part) => part.includes(plugin) && /^\[[^\]]*registry/.test(part))
+    if (section !== undefined && /^\s*config_path\s*=/m.test(section)) return []
+    return [
+      `${path} takes the place of what k3s makes, and sets no config_path for ${plugin}: registries.yaml has no effect. ` +
+        'Begin it with {{ template "base" . }}.',
+    ]
+  })
+}
+
 /** What becomes of a registries.yaml, and what has to be said about it. */
 export interface RegistriesPlan {
   readonly changes: FileChange[]

@@ -1,8 +1,10 @@
+import { access, constants } from 'node:fs/promises'
 import { join } from 'node:path'
 import { caFileName } from '../../clients/ca-file.ts'
-import { k3sFolder, planRegistries, stripRegistries } from '../../clients/k3s.ts'
+import { k3sFolder, k3sTemplates, planRegistries, sayTemplates, stripRegistries } from '../../clients/k3s.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { ifVisible } from '../../lib/if-visible.ts'
 import type { ClientAdapter, ClientPlace, ClientReload, Machine } from './client-adapter.ts'
 import { pullByCrictl, pullTimeoutMs } from './pull-by-crictl.ts'
 import { versionOf } from './version-of.ts'
@@ -17,15 +19,24 @@ export const k3sAdapter: ClientAdapter = {
   },
 
   async places(machine) {
-    return [place(machine)]
+    return [place(machine, await readableTemplates(machine))]
   },
 
-  recall: (machine) => place(machine),
+  recall: (machine) => place(machine, []),
 }
 
 const restartByHand = 'k3s reads it when it starts: systemctl restart k3s (k3s-agent on an agent)'
 
-function place(machine: Machine): ClientPlace {
+const templatesFolder = ({ root }: Machine) => join(root, 'var', 'lib', 'rancher', 'k3s', 'agent', 'etc', 'containerd')
+
+/** k3s keeps them from all but root, and a plan is possible without them. */
+async function readableTemplates(machine: Machine): Promise<string[]> {
+  const paths = k3sTemplates.map(([name]) => join(templatesFolder(machine), name))
+  const readable = await Promise.all(paths.map((path) => ifVisible(access(path, constants.R_OK).then(() => path))))
+  return readable.filter((path) => path !== undefined)
+}
+
+function place(machine: Machine, templates: readonly string[]): ClientPlace {
   const { root, runCommand } = machine
   const path = join(root, k3sFolder, 'registries.yaml')
   const ca = { path: join(root, k3sFolder, caFileName), name: `${k3sFolder}/${caFileName}` }
@@ -35,7 +46,7 @@ function place(machine: Machine): ClientPlace {
     details: { scope: 'system' },
     home: { in: 'host' },
     files: localFiles,
-    wants: { files: [path, ca.path], trees: [] },
+    wants: { files: [path, ca.path, ...templates], trees: [] },
     plan(mirror, files) {
       const { changes, notes } = planRegistries(mirror, path, ca, files)
       const todo = [
@@ -44,7 +55,7 @@ function place(machine: Machine): ClientPlace {
           ? []
           : ['start k3s with --disable-default-registry-endpoint: it asks the origin otherwise']),
       ]
-      return { changes, notes, todo }
+      return { changes, notes: [...notes, ...sayTemplates(templatesFolder(machine), files, join)], todo }
     },
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
     ...(!machine.detached && { reload: restart(machine), afterUndo: () => [restartByHand] }),

@@ -1,8 +1,9 @@
+import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import { planK3d } from '../../../src/clients/k3d.ts'
-import { planRegistries, stripRegistries } from '../../../src/clients/k3s.ts'
+import { planRegistries, sayTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',
@@ -117,5 +118,20 @@ describe('k3d', () => {
     const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, caPath: ca.path, hosting }, own)
     expect(changes.map((change) => change.path)).toEqual([path])
     expect(notes).toContainEqual(expect.stringContaining('a registry of its own'))
+  })
+})
+
+describe("k3s's templates for containerd", () => {
+  const own = '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/x"\n'
+  test.each([
+    ['config.toml.tmpl', '{{ template "base" . }}\n[plugins.x]\n', false],
+    ['config.toml.tmpl', `version = 2\n${own}`, false],
+    ['config.toml.tmpl', 'version = 2\n', true],
+    ['config-v3.toml.tmpl', `version = 3\n${own}`, true],
+    ['config-v3.toml.tmpl', `version = 3\n${own.replace('grpc.v1.cri', 'cri.v1.images')}`, false],
+  ])('%s with %j: said is %s', (name, text, isSaid) => {
+    const said = sayTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
+    expect(said.length > 0).toBe(isSaid)
+    if (isSaid) expect(said[0]).toContain(`/t/${name} takes the place`)
   })
 })
