@@ -1,3 +1,9 @@
+import type { ChildProcess } from 'node:child_process'
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { deferred } from './deferred.ts'
+import { endGroup, ownGroup, signalGroup } from './process-group.ts'
+
 /** What became of a program that was started. */
 export interface CommandResult {
   /** Undefined when it did not end by itself: killed by a signal, or by the time-out. */
@@ -9,7 +15,7 @@ export interface CommandResult {
 export interface CommandOptions {
   /** Written to its stdin, which is empty otherwise. */
   readonly input?: string
-  /** Milliseconds until it is killed. */
+  /** Milliseconds until it is ended, with everything that it has started. */
   readonly timeoutMs: number
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>
@@ -17,7 +23,7 @@ export interface CommandOptions {
 
 /**
  * Runs a program without a shell and waits for its end, whatever its exit code; `undefined` when there is no such program.
- * Output is kept as it came, up to 16 MiB.
+ * Output is kept as it came; a program that writes more than 16 MiB is ended.
  */
 export type RunCommand = (
   file: string,
@@ -26,25 +32,77 @@ export type RunCommand = (
 ) => Promise<CommandResult | undefined>
 
 const outputBytes = 16 * 1024 * 1024
+/** How often, and how many times, to look for the end of the output of a program that has ended. */
+const drainStepMs = 50
+const drainSteps = 20
 
 /** Runs programs of this machine. */
 export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env }) => {
-  const { execa } = await import('execa')
-  const result = await execa(file, args, {
+  const [{ execa }, { onExit }] = await Promise.all([import('execa'), import('signal-exit')])
+  const program = execa(file, args, {
+    ...ownGroup,
     reject: false,
-    timeout: timeoutMs,
-    maxBuffer: outputBytes,
-    stripFinalNewline: false,
+    buffer: false,
     ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
     ...(env && { env }),
   })
-  if (result.code === 'ENOENT') return undefined
-  // A program that could not be started has written nothing; why is all there is to say.
-  const stderr = result.stderr ?? ''
-  const started = result.exitCode !== undefined || result.isTerminated || result.timedOut
-  return {
-    exitCode: result.exitCode,
-    stdout: result.stdout ?? '',
-    stderr: started ? stderr : (result.originalMessage ?? stderr),
+  const { pid } = program
+  if (pid === undefined) {
+    const { code, originalMessage } = await program
+    if (code === 'ENOENT') return undefined
+    // A program that could not be started has written nothing; why is all there is to say.
+    return { exitCode: undefined, stdout: '', stderr: originalMessage ?? '' }
   }
+  // The terminal's Ctrl-C does not reach a group of its own.
+  const forget = onExit(() => void signalGroup(pid, 'SIGTERM'))
+  try {
+    return await resultOf(program, pid, timeoutMs)
+  } finally {
+    forget()
+  }
+}
+
+/** Resolves at the program's end, or soon after the time-out, even if something keeps the output open. */
+async function resultOf(program: ChildProcess, pid: number, timeoutMs: number): Promise<CommandResult> {
+  const exit = deferred<number | undefined>()
+  const ended = deferred()
+  const closed = deferred()
+  let isClosed = false
+  let isEnded = false
+  const end = () => {
+    if (isEnded) return
+    isEnded = true
+    void endGroup(pid).then(() => ended.resolve())
+  }
+  program.once('exit', (code) => exit.resolve(code ?? undefined))
+  program.once('close', () => {
+    isClosed = true
+    closed.resolve()
+  })
+  const stdout = collect(program.stdout!, end)
+  const stderr = collect(program.stderr!, end)
+  const timer = setTimeout(end, timeoutMs)
+  try {
+    const exitCode = await Promise.race([exit.promise, ended.promise])
+    // A daemon that the program has started may keep the output open for ever.
+    for (let step = 0; step < drainSteps && !isClosed && !isEnded; step++) await sleep(drainStepMs)
+    if (isEnded) await Promise.race([closed.promise, ended.promise])
+    return { exitCode: isEnded ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
+  } finally {
+    clearTimeout(timer)
+    program.stdout!.destroy()
+    program.stderr!.destroy()
+  }
+}
+
+/** Keeps what a stream brings, as far as it may be kept; the result reads it. */
+function collect(stream: Readable, onOverflow: () => void): () => string {
+  const chunks: Buffer[] = []
+  let size = 0
+  stream.on('data', (chunk: Buffer) => {
+    chunks.push(chunk.subarray(0, Math.max(0, outputBytes - size)))
+    size += chunk.length
+    if (size > outputBytes) onOverflow()
+  })
+  return () => Buffer.concat(chunks).toString('utf8')
 }

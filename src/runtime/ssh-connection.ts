@@ -2,6 +2,7 @@ import { spawn, type ChildProcessByStdio } from 'node:child_process'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { ownGroup, signalGroup } from '../lib/process-group.ts'
 import { hostOf } from './host-of.ts'
 import type { SshEndpoint } from './ssh-endpoint.ts'
 
@@ -26,9 +27,8 @@ export class SshConnection extends Duplex {
     this.#child = spawn('ssh', sshArguments(endpoint), {
       env,
       stdio: 'pipe',
-      // A session of its own: Ctrl-C is for the command, which has things to put in order over this very connection.
-      detached: process.platform !== 'win32',
-      windowsHide: true,
+      // Ctrl-C is for the command, which has things to put in order over this very connection.
+      ...ownGroup,
     }) as ChildProcessByStdio<Socket, Socket, Socket>
     const { stdin, stdout, stderr } = this.#child
     stdout.on('data', (chunk: Buffer) => {
@@ -58,7 +58,9 @@ export class SshConnection extends Duplex {
     clearTimeout(this.#idle)
     const { stdin, stdout, stderr } = this.#child
     for (const stream of [stdin, stdout, stderr]) stream.destroy()
-    this.#child.kill()
+    const { pid, exitCode, signalCode } = this.#child
+    // A ProxyCommand ends with it.
+    if (pid !== undefined && exitCode === null && signalCode === null) signalGroup(pid, 'SIGTERM')
     done(error)
   }
 

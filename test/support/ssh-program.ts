@@ -24,6 +24,16 @@ export async function makeFailingSshProgram(words: string, code: number): Promis
   return makeProgram(`console.error(${JSON.stringify(words)}); process.exitCode = ${code}`)
 }
 
+/** One that goes through another program, as with a ProxyCommand, which takes no notice of the end of its input. */
+export async function makeProxiedSshProgram(): Promise<SshProgram & { proxyPid(): Promise<number> }> {
+  const program = await makeProgram(
+    `const { pid } = require('node:child_process').spawn('sleep', ['600'], { stdio: 'ignore' })
+require('node:fs').writeFileSync(__dirname + '/proxy', String(pid))
+setInterval(() => {}, 1000)`,
+  )
+  return { ...program, proxyPid: async () => Number(await readFile(join(program.folder, 'proxy'), 'utf8')) }
+}
+
 async function makeProgram(script: string): Promise<SshProgram> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-ssh-'))
   onTestFinished(() => rm(folder, { recursive: true }))

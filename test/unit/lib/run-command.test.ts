@@ -1,4 +1,12 @@
-import { describe, expect, test } from 'vitest'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { build } from 'esbuild'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { runCommand } from '../../../src/lib/run-command.ts'
 
 const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
@@ -30,4 +38,94 @@ describe('runCommand', () => {
     expect(result?.exitCode).toBeUndefined()
     expect(result?.stderr).toContain('EACCES')
   })
+
+  test('bounds the output, and ends a program that writes more', async () => {
+    const result = await node(`setInterval(() => process.stdout.write('x'.repeat(1 << 20)), 1)`, { timeoutMs: 60_000 })
+    expect(result?.exitCode).toBeUndefined()
+    expect(result?.stdout.length).toBeLessThanOrEqual(16 * 1024 * 1024)
+  })
 })
+
+describe.skipIf(process.platform === 'win32')('runCommand and what a program starts', () => {
+  /** A shell script, and how to read the process ids that it writes. */
+  async function script(text: string) {
+    const folder = await mkdtemp(join(tmpdir(), 'mirror-run-'))
+    onTestFinished(() => rm(folder, { recursive: true }))
+    const file = join(folder, 'program')
+    await writeFile(file, `#!/bin/sh\ncd ${folder}\n${text}\n`, { mode: 0o755 })
+    const pidIn = async (name: string) => Number(await readFile(join(folder, name), 'utf8'))
+    return { file, pidIn }
+  }
+
+  test('ends the children of a wrapper script with it when the time is over', async () => {
+    const wrapper = await script('sleep 600 & echo $! > pid; echo waiting; wait')
+    const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
+    expect(result).toEqual({ exitCode: undefined, stdout: 'waiting\n', stderr: '' })
+    await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+  })
+
+  test('ends a child that ignores the request to end', async () => {
+    const wrapper = await script(`trap '' TERM; sh -c "trap '' TERM; while :; do sleep 1; done" & echo $! > pid; wait`)
+    const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
+    expect(result?.exitCode).toBeUndefined()
+    await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+  })
+
+  test('does not wait for a daemon that keeps the output open, and leaves it alone', async () => {
+    const starter = await script(`sleep 600 & echo $! > pid; echo '{"Username":"u"}'; exit 3`)
+    const result = await runCommand(starter.file, [], { timeoutMs: 60_000 })
+    expect(result).toEqual({ exitCode: 3, stdout: '{"Username":"u"}\n', stderr: '' })
+    const pid = await starter.pidIn('pid')
+    expect(await isRunning(pid)).toBe(true)
+    process.kill(pid)
+  })
+
+  test('returns all output of a program that writes much and ends at once', async () => {
+    const result = await node(`process.stdout.write('x'.repeat(4_000_000))`, { timeoutMs: 60_000 })
+    expect(result?.stdout).toHaveLength(4_000_000)
+  })
+
+  test('does not fail when the program never reads its input', async () => {
+    const deaf = await script('exit 0')
+    const result = await runCommand(deaf.file, [], { timeoutMs: 60_000, input: 'x'.repeat(1_000_000) })
+    expect(result?.exitCode).toBe(0)
+  })
+
+  test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    'ends what still runs when this process is ended by %s',
+    async (signal) => {
+      const wrapper = await script('sleep 600 & echo $! > pid; wait')
+      const parent = spawn(process.execPath, [await bundledProgram(), wrapper.file], { stdio: 'inherit' })
+      onTestFinished(() => void parent.kill('SIGKILL'))
+      await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), { timeout: 20_000 }).toBeGreaterThan(0)
+      parent.kill(signal)
+      expect(await once(parent, 'exit')).toEqual([null, signal])
+      await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+    },
+  )
+})
+
+/** What has ended may be a zombie where nobody looks after orphans. */
+async function isRunning(pid: number): Promise<boolean> {
+  const { stdout } = await promisify(execFile)('ps', ['-o', 'stat=', '-p', String(pid)]).catch(() => ({ stdout: '' }))
+  return stdout.trim() !== '' && !stdout.startsWith('Z')
+}
+
+/** A program that does nothing but run the program it is given, for Node without TypeScript. */
+async function bundledProgram(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-run-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  const outfile = join(folder, 'program.mjs')
+  const contents = `
+    import { runCommand } from './run-command.ts'
+    await runCommand(process.argv[2], [], { timeoutMs: 600_000 })`
+  await build({
+    stdin: { contents, resolveDir: fileURLToPath(new URL('../../../src/lib', import.meta.url)), loader: 'ts' },
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
+  })
+  return outfile
+}

@@ -6,8 +6,14 @@ import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
 import { deferred } from '../../../src/lib/deferred.ts'
+import { readProcessStat } from '../../../src/lib/process-stat.ts'
 import { SshConnection } from '../../../src/runtime/ssh-connection.ts'
-import { makeFailingSshProgram, makeSshProgram, type SshProgram } from '../../support/ssh-program.ts'
+import {
+  makeFailingSshProgram,
+  makeProxiedSshProgram,
+  makeSshProgram,
+  type SshProgram,
+} from '../../support/ssh-program.ts'
 
 async function startEngine(answer: RequestListener): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
@@ -112,4 +118,15 @@ test('one that is given up takes its ssh along', async () => {
   connection.destroy()
   await once(connection, 'close')
   await expect.poll(() => isHungUp).toBe(true)
+})
+
+test('one that is given up takes along what its ssh has started', async () => {
+  const { folder, proxyPid } = await makeProxiedSshProgram()
+  const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
+  await expect.poll(() => proxyPid().catch(() => 0), { timeout: 10_000 }).toBeGreaterThan(0)
+  connection.destroy()
+  await once(connection, 'close')
+  const proxy = await proxyPid()
+  // Where nobody looks after orphans a zombie remains.
+  await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true).toBe(true)
 })
