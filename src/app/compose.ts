@@ -106,6 +106,7 @@ export async function compose(
       try {
         await sweeper.sweep({ dryRun: false, needBytes: bytes })
       } catch (error) {
+        if (errnoOf(error) === undefined) throw error
         // Whoever needs the room finds out that it is not there.
         logger.error({ error: String(error) }, 'could not make room')
       }

@@ -1,3 +1,4 @@
+import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
@@ -39,7 +40,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   const look = () => {
     work = work
       .then(reconcile)
-      .catch((error: unknown) => logger.error({ error: String(error) }, 'looking at the networks failed'))
+      .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'looking at the networks failed'))
   }
 
   async function reconcile(): Promise<void> {
@@ -87,7 +88,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
 
   const watching = docker
     .watchNetworks(look, stop.signal)
-    .catch((error: unknown) => logger.error({ error: String(error) }, 'the networks are no longer watched'))
+    .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
     async close(graceMilliseconds) {
       stop.abort()

@@ -6,7 +6,7 @@ import { loadConfig } from '../config/load-config.ts'
 import { renderConfig } from '../config/render-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/deferred.ts'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { MirrorError, describeFailure, errnoOf, exitCode } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { keepState } from '../runtime/keep-state.ts'
 import { limitLog } from '../runtime/limit-log.ts'
@@ -146,7 +146,10 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
 }
 
 function keepLogSmall(logFile: string, logger: Logger): void {
-  const limit = () => limitLog(logFile).catch((error: unknown) => logger.warn({ error }, 'the log cannot be put aside'))
+  const limit = () =>
+    limitLog(logFile).catch((error: unknown) =>
+      logger.warn({ error: describeFailure(error) }, 'the log cannot be put aside'),
+    )
   setInterval(() => void limit(), logCheckMs).unref()
 }
 

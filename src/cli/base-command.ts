@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
 import type { Surroundings } from '../config/paths.ts'
-import { MirrorError, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
+import { MirrorError, codeOf, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
 import { DockerError } from '../runtime/container-engine.ts'
 import { createPaint, wantsColor, type Paint } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
@@ -93,7 +93,7 @@ export abstract class BaseCommand extends Command {
 
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
     // An exit that the command chose.
-    if (errnoOf(error) === 'EEXIT') throw error
+    if (codeOf(error) === 'EEXIT') throw error
     const failure = this.asMirrorError(error)
     // What has become of things is worth a word all the same.
     const tellsOfInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted

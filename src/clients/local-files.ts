@@ -13,7 +13,7 @@ import {
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { replaceFile, syncFolder } from '../lib/atomic-file.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { errnoOf, systemError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
 import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
@@ -40,7 +40,7 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
         const target = await locate(path)
         const what = await stat(target)
         // To read from a pipe is to wait for whoever writes to it.
-        if (!what.isFile()) throw Object.assign(new Error('it is no regular file'), { code: 'EINVAL' })
+        if (!what.isFile()) throw systemError('EINVAL', 'read', 'it is no regular file')
         const { mode, uid, gid } = what
         return { bytes: await readFile(target), mode: mode & 0o7777, uid, gid }
       })

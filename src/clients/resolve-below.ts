@@ -1,6 +1,6 @@
 import { lstat, readlink } from 'node:fs/promises'
 import { isAbsolute, join, parse, relative, sep } from 'node:path'
-import { errnoOf } from '../lib/errors.ts'
+import { errnoOf, systemError } from '../lib/errors.ts'
 
 /** As many symbolic links as Linux follows. */
 export const mostHops = 40
@@ -20,7 +20,7 @@ export async function resolveBelow(root: string, path: string): Promise<string> 
       const link = await linkAt(join(root, ...at, part))
       if (link === undefined) at.push(part)
       else {
-        if (++hops > mostHops) throw Object.assign(new Error(`ELOOP: too many links, '${path}'`), { code: 'ELOOP' })
+        if (++hops > mostHops) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
         if (isAbsolute(link)) at.length = 0
         left.unshift(...partsOf(link.slice(parse(link).root.length)))
       }

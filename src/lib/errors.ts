@@ -32,7 +32,45 @@ export class MirrorError extends Error {
   }
 }
 
-/** The `code` of a Node system error (`ENOENT`, `ECONNREFUSED` …), if the value is one. */
+/**
+ * The `code` of a system error (`ENOENT`, `ECONNREFUSED` …), if the value is one: it names the call that failed. Node's `ERR_*`
+ * errors have a code too, but most of them are bugs.
+ */
 export function errnoOf(error: unknown): string | undefined {
+  return isSystemError(error) ? codeOf(error) : undefined
+}
+
+/** The `code` of any error that has one: the system's, Node's, or a library's. */
+export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}
+
+/** A system error for a failure that this program finds by itself. */
+export function systemError(code: string, syscall: string, message: string): Error {
+  return Object.assign(new Error(message), { code, syscall })
+}
+
+/** Whether a connection could not be made, broke, or brought something that is not the protocol. */
+export function isConnectionFailure(error: unknown): boolean {
+  if (errnoOf(error) !== undefined) return true
+  const code = codeOf(error)
+  // A socket that hangs up, TLS and the HTTP parser name no system call.
+  return code !== undefined && (!code.startsWith('ERR_') || connectionCodes.test(code))
+}
+
+/** What a log tells of an error: of a bug, which has no type of its own, where it is. */
+export function describeFailure(error: unknown): string {
+  const isBug = error instanceof Error && bugNames.has(error.name) && errnoOf(error) === undefined
+  return (isBug && error.stack) || String(error)
+}
+
+const bugNames = new Set(['Error', 'TypeError', 'RangeError', 'ReferenceError', 'SyntaxError', 'AssertionError'])
+
+const connectionCodes =
+  /^ERR_(TLS_|SSL_|SOCKET_|HTTP2_(STREAM|SESSION|GOAWAY|ERROR)|STREAM_(PREMATURE_CLOSE|DESTROYED))/
+
+function isSystemError(error: unknown): boolean {
+  // One error for each address of a host name.
+  if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isSystemError)
+  return error instanceof Error && 'syscall' in error && typeof error.syscall === 'string'
 }

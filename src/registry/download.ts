@@ -1,6 +1,7 @@
 import { systemClock, type Clock } from '../lib/clock.ts'
 import type { BufferRelease } from '../lib/buffer-release.ts'
 import { deferred } from '../lib/deferred.ts'
+import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter, OpenBlob } from '../store/blob-store.ts'
@@ -194,7 +195,7 @@ export function startDownload(options: DownloadOptions): Download {
       })
     } catch (error) {
       signal.throwIfAborted()
-      logger.warn({ digest, at: intake.arrived, reason: String(error) }, 'a download in ranges goes on in one')
+      logger.warn({ digest, at: intake.arrived, reason: describeFailure(error) }, 'a download in ranges goes on in one')
       await tryOnce()
     }
   }
@@ -204,7 +205,7 @@ export function startDownload(options: DownloadOptions): Download {
       return await intake.publish(digest)
     } catch (error) {
       // The followers have, or will get, every right byte from the temp file; only the cache goes without.
-      logger.error({ digest, error: String(error) }, 'a download could not be kept')
+      logger.error({ digest, error: describeFailure(error) }, 'a download could not be kept')
       return false
     }
   }
@@ -255,7 +256,7 @@ export function startDownload(options: DownloadOptions): Download {
       await intake.close()
     } catch (error) {
       // A disk that has failed meanwhile; the next start sweeps what is left there.
-      logger.error({ digest, error: String(error) }, 'closing a download failed')
+      logger.error({ digest, error: describeFailure(error) }, 'closing a download failed')
     }
   }
 

@@ -1,4 +1,5 @@
 import type { BufferRelease } from '../lib/buffer-release.ts'
+import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, type Digest } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
@@ -80,6 +81,7 @@ export class Intake {
       try {
         this.#writer = await store.create()
       } catch (error) {
+        if (errnoOf(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'the disk takes no download')
         if (tries === 0) await makeRoom(size ?? 0)
         else this.#overflow = new Overflow(overflowBytes)
@@ -221,6 +223,7 @@ export class Intake {
         await this.#writer!.write(bytes)
         return true
       } catch (error) {
+        if (errnoOf(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
         if (!lastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
       }

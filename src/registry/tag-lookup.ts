@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
+import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
@@ -162,7 +163,7 @@ export class TagLookup {
 
   #failed(place: Place, tag: string, held: TagRecord, error: unknown): void {
     this.#logger.warn(
-      { upstream: place.host, repository: place.name, tag, reason: String(error) },
+      { upstream: place.host, repository: place.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
     )
     const record = place.record()

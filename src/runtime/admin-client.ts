@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { MirrorError, codeOf, errnoOf, exitCode, isConnectionFailure } from '../lib/errors.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -96,7 +96,7 @@ export function createAdminClient({ url, tokenFile, timeoutMs, tunnel }: AdminCl
     try {
       for await (const text of response.setEncoding('utf8')) yield text as string
     } catch (error) {
-      if (!(error instanceof Error) || errnoOf(error) !== 'ECONNRESET') throw error
+      if (!(error instanceof Error) || codeOf(error) !== 'ECONNRESET') throw error
       throw unreachable('it broke off in the middle of its answer', error)
     }
   }
@@ -137,7 +137,7 @@ export function createAdminClient({ url, tokenFile, timeoutMs, tunnel }: AdminCl
 
 /** Of the connection, or of what it leads through. */
 function isLoss(error: Error): boolean {
-  return errnoOf(error) !== undefined || error instanceof ProgramError
+  return isConnectionFailure(error) || error instanceof ProgramError
 }
 
 async function jsonOf<T>(answer: AsyncIterable<string>): Promise<T> {

@@ -1,4 +1,4 @@
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { MirrorError, codeOf, exitCode } from '../lib/errors.ts'
 import { DockerError } from './container-engine.ts'
 
 /** What the engine refuses, as a DockerError; an engine that is gone, as a MirrorError (exit 4); anything else as it is. */
@@ -31,7 +31,7 @@ export async function* askedFor<T>(answer: AsyncIterable<T>): AsyncGenerator<T> 
 
 function toDockerError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
-  if (lost.has(errnoOf(error) ?? ''))
+  if (lost.has(codeOf(error) ?? ''))
     return new MirrorError(`The Docker engine has stopped answering: ${error.message}.`, {
       exit: exitCode.missing,
       hints: ['docker info   (says what is wrong)'],

@@ -1,6 +1,6 @@
 import { access } from 'node:fs/promises'
 import type Dockerode from 'dockerode'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { MirrorError, errnoOf, exitCode, isConnectionFailure, systemError } from '../lib/errors.ts'
 import { imageArchitecture } from './architecture.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 import { DockerError, type ContainerEngine, type DockerNetworks, type DockerVolumes } from './container-engine.ts'
@@ -51,7 +51,7 @@ async function pingAfar(client: Dockerode): Promise<void> {
   })
   await asking.catch((error: unknown) => {
     if (!abortSignal.aborted) throw error
-    throw Object.assign(new Error(`it was silent for ${answerAfarMs / 1000} s`), { code: 'ETIMEDOUT' })
+    throw systemError('ETIMEDOUT', 'read', `it was silent for ${answerAfarMs / 1000} s`)
   })
 }
 
@@ -116,7 +116,7 @@ function createVolumes(client: Dockerode): DockerVolumes {
 
 function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
-  if (code === undefined && !(error instanceof DockerError)) return error
+  if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
   const where = endpoint.kind === 'socket' ? endpoint.path : hostOf(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
     return new MirrorError(`You may not use the Docker engine at ${where}: permission denied.`, {

@@ -4,7 +4,7 @@ import { isIP } from 'node:net'
 import { join } from 'node:path'
 import type Dockerode from 'dockerode'
 import type { Clock } from '../lib/clock.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { isConnectionFailure } from '../lib/errors.ts'
 import type { Docker } from './docker.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 import { SshConnection } from './ssh-connection.ts'
@@ -109,7 +109,7 @@ export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined>
   try {
     return await ask()
   } catch (error) {
-    if (errnoOf(error) !== undefined) return undefined
+    if (isConnectionFailure(error)) return undefined
     // The engine's own refusals, and our own wish to end.
     if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
     throw error

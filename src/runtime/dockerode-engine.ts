@@ -1,5 +1,6 @@
 import { access } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
+import { isConnectionFailure } from '../lib/errors.ts'
 import { orAbsent, openClient } from './dockerode-docker.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 import type { DockerEngine, DockerEngineInfo } from './docker-engine.ts'
@@ -26,7 +27,7 @@ export function createDockerodeEngine(endpoint: DockerEndpoint): DockerEngine {
       const limit = AbortSignal.timeout(timeoutMs)
       const failed = await pull(client, image, limit).catch((error: unknown) => {
         if (limit.aborted) return `the pull took longer than ${timeoutMs / 1000} s`
-        if (error instanceof Error && ('statusCode' in error || 'code' in error)) return error.message
+        if (error instanceof Error && ('statusCode' in error || isConnectionFailure(error))) return error.message
         throw error
       })
       const abortSignal = AbortSignal.timeout(answerMs)

@@ -1,3 +1,4 @@
+import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { MirrorState } from './runtime.ts'
 import { findRunning, removeState, writeState } from './state-file.ts'
@@ -23,7 +24,9 @@ export async function keepState({ stateFile, state, logger, everyMs = 5000 }: Ke
   await writeState(stateFile, state())
   let work = Promise.resolve()
   const inTurn = (step: () => Promise<void>) => {
-    work = work.then(step).catch((error: unknown) => logger.warn({ error }, 'the state file cannot be written'))
+    work = work
+      .then(step)
+      .catch((error: unknown) => logger.warn({ error: describeFailure(error) }, 'the state file cannot be written'))
   }
   const look = setInterval(
     () =>

@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { MirrorError } from '../lib/errors.ts'
+import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type {
@@ -51,7 +51,8 @@ export function createAdminHandler(
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
     answer(request, response, options).catch((reason: unknown) => {
-      if (!(reason instanceof OciError)) options.logger.error({ error: String(reason) }, 'an admin request failed')
+      if (!(reason instanceof OciError))
+        options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
       const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
       sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
     })

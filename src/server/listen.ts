@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 
 export interface ListenOptions {
@@ -149,7 +149,7 @@ async function bind(server: Server, { host, port }: ListenOptions): Promise<stri
 
 /** What never became a request: answered in the specification's form, and the connection closed. */
 function refuseMalformed(error: Error, socket: Duplex): void {
-  const code = errnoOf(error)
+  const code = codeOf(error)
   if (code === 'ECONNRESET' || !socket.writable) {
     socket.destroy()
     return

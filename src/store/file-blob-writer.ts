@@ -1,5 +1,5 @@
 import { open, rm, type FileHandle } from 'node:fs/promises'
-import { errnoOf } from '../lib/errors.ts'
+import { errnoOf, systemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobWriter } from './blob-store.ts'
 
@@ -110,6 +110,7 @@ export class FileBlobWriter implements BlobWriter {
   }
 
   #mustBeOpen(): void {
+    if (this.#state === 'damaged') throw systemError('EIO', 'write', 'EIO: the blob being written is damaged')
     if (this.#state !== 'open') throw new Error(`the blob being written is ${this.#state}`)
   }
 
@@ -117,7 +118,7 @@ export class FileBlobWriter implements BlobWriter {
     const { minFree, path, freeSpace } = this.#options
     const spare = minFree === 0 ? Infinity : (await freeSpace(path)) - minFree
     if (spare < bytes)
-      throw Object.assign(new Error(`ENOSPC: no space left above the reserve of ${minFree} bytes`), { code: 'ENOSPC' })
+      throw systemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
     this.#allowance = Math.max(bytes, Math.min(spare, checkEveryBytes))
   }
 

@@ -1,7 +1,7 @@
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { brotliDecompress, createBrotliDecompress, createUnzip, unzip } from 'node:zlib'
-import { errnoOf } from '../lib/errors.ts'
+import { codeOf } from '../lib/errors.ts'
 import type { Answer } from './exchange.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -41,7 +41,7 @@ export async function decodeBytes(
     if (isUnzippable(encoding)) return await promisify(unzip)(bytes, options)
     if (encoding === 'br') return await promisify(brotliDecompress)(bytes, options)
   } catch (error) {
-    if (errnoOf(error) === 'ERR_BUFFER_TOO_LARGE') return undefined
+    if (codeOf(error) === 'ERR_BUFFER_TOO_LARGE') return undefined
     if (!isDecoderError(error)) throw error
   }
   throw undecodable(where, encoding)
@@ -52,7 +52,7 @@ function isUnzippable(encoding: string): boolean {
 }
 
 function isDecoderError(error: unknown): boolean {
-  return /^(Z_|ERR_)/.test(errnoOf(error) ?? '')
+  return /^(Z_|ERR_)/.test(codeOf(error) ?? '')
 }
 
 function undecodable(where: string, encoding: string): UpstreamError {

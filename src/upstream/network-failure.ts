@@ -1,4 +1,4 @@
-import { errnoOf } from '../lib/errors.ts'
+import { codeOf, isConnectionFailure } from '../lib/errors.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -28,9 +28,9 @@ export interface Hop {
 }
 
 /** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
-export function requestFailure({ host, target, foreign }: Hop, error: unknown): UpstreamError {
-  if (error instanceof UpstreamError) return error
-  const code = errnoOf(error) ?? ''
+export function requestFailure({ host, target, foreign }: Hop, error: unknown): Error {
+  if (error instanceof UpstreamError || isBug(error)) return error
+  const code = codeOf(error) ?? ''
   const where = target === host ? host : `${host} (${target})`
   const why = refused.get(code)
   if (why) return new TransientError('unavailable', 502, `${where} ${why}.`, { breaksCircuit: !foreign, cause: error })
@@ -47,10 +47,16 @@ export function requestFailure({ host, target, foreign }: Hop, error: unknown): 
 }
 
 /** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */
-export function bodyFailure(host: string, error: unknown): UpstreamError {
-  if (error instanceof UpstreamError) return error
-  const code = errnoOf(error) ?? ''
+export function bodyFailure(host: string, error: unknown): Error {
+  if (error instanceof UpstreamError || isBug(error)) return error
+  const code = codeOf(error) ?? ''
   const stalled = code === 'UND_ERR_BODY_TIMEOUT'
   const message = stalled ? `${host} stopped sending.` : `${host} broke off in mid-body (${code || 'no reason given'}).`
   return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
+}
+
+/** Node refuses arguments with an `ERR_*`, and the rest of our own mistakes have no code at all. */
+function isBug(error: unknown): error is Error {
+  const code = codeOf(error)
+  return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
 }

@@ -1,4 +1,4 @@
-import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
+import { MirrorError, errnoOf, exitCode, isConnectionFailure } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/run-command.ts'
 import { CriError, criClient, criUnimplemented } from '../../runtime/cri.ts'
 
@@ -28,7 +28,7 @@ export async function pullByContainerd(
     if (error instanceof CriError) {
       return error.status === criUnimplemented ? pullByCtr(access, image) : { failed: error.message }
     }
-    if (errnoOf(error) === undefined) throw error
+    if (!isConnectionFailure(error)) throw error
     throw unreachable(access.socket, error)
   }
 }

@@ -1,3 +1,4 @@
+import { describeFailure } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
 import type { Outside } from './outside.ts'
 
@@ -17,7 +18,7 @@ export function forgetPredecessors(outside: Outside, logger: Logger, everyMs = l
       clearInterval(timer)
       await outside.forgetOthers()
     } catch (error) {
-      logger.warn({ error }, 'what was handed to the mirror before this one cannot be removed')
+      logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed')
     } finally {
       looking = false
     }

@@ -2,10 +2,10 @@ import { createServer, type AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { explainStartFailure } from '../../../src/app/explain-start-failure.ts'
 import { defaultConfig } from '../../../src/config/defaults.ts'
-import { MirrorError } from '../../../src/lib/errors.ts'
+import { MirrorError, systemError } from '../../../src/lib/errors.ts'
 import { ListenError } from '../../../src/server/listen.ts'
 
-const systemError = (code: string, message = code) => Object.assign(new Error(message), { code })
+const failed = (code: string, message: string = code) => systemError(code, 'mkdir', message)
 
 describe('why the mirror does not start', () => {
   test('a busy port names who holds it and the flag that moves the listener', async () => {
@@ -13,7 +13,7 @@ describe('why the mirror does not start', () => {
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const { port } = server.address() as AddressInfo
     const config = { ...defaultConfig(), admin: { listen: [{ host: '127.0.0.1', port }] } }
-    const busy = new ListenError({ host: '127.0.0.1', port, cause: systemError('EADDRINUSE') })
+    const busy = new ListenError({ host: '127.0.0.1', port, cause: failed('EADDRINUSE') })
     const explained = (await explainStartFailure(busy, config)) as MirrorError
     server.close()
     expect(explained).toMatchObject({ name: 'MirrorError', exit: 1 })
@@ -27,7 +27,7 @@ describe('why the mirror does not start', () => {
       ...defaultConfig(),
       cache: { ...defaultConfig().cache, listen: [{ host: '192.0.2.1', port: 5055 }] },
     }
-    const error = new ListenError({ host: '192.0.2.1', port: 5055, cause: systemError('EADDRNOTAVAIL') })
+    const error = new ListenError({ host: '192.0.2.1', port: 5055, cause: failed('EADDRNOTAVAIL') })
     const explained = (await explainStartFailure(error, config)) as MirrorError
     expect(explained.message).toContain('192.0.2.1:5055')
     expect(explained.hints[0]).toContain('cache.listen')
@@ -35,14 +35,18 @@ describe('why the mirror does not start', () => {
 
   test('a closed folder or a full disk is the user’s to mend', async () => {
     for (const code of ['EACCES', 'ENOSPC', 'EROFS'])
-      expect(await explainStartFailure(systemError(code, `${code}: mkdir '/x'`), defaultConfig())).toMatchObject({
+      expect(await explainStartFailure(failed(code, `${code}: mkdir '/x'`), defaultConfig())).toMatchObject({
         name: 'MirrorError',
         message: expect.stringContaining("mkdir '/x'"),
       })
   })
 
   test('everything else stays what it is', async () => {
-    for (const error of [new Error('bug'), new MirrorError('said'), systemError('ERR_INVALID_ARG_TYPE')])
+    for (const error of [
+      new Error('bug'),
+      new MirrorError('said'),
+      Object.assign(new Error('bug'), { code: 'ERR_INVALID_ARG_TYPE' }),
+    ])
       expect(await explainStartFailure(error, defaultConfig())).toBe(error)
   })
 })

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
 import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { startDownload, type Download, type DownloadOptions, type Piece } from '../../../src/registry/download.ts'
@@ -225,8 +226,7 @@ describe('a download on a full disk', () => {
       async create() {
         const writer = await store.create()
         const write = async (chunk: Uint8Array) => {
-          if (writer.size + chunk.length > limit)
-            throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' })
+          if (writer.size + chunk.length > limit) throw systemError('ENOSPC', 'write', 'no space left on device')
           await writer.write(chunk)
         }
         return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
@@ -237,6 +237,21 @@ describe('a download on a full disk', () => {
     const value: unknown = Reflect.get(target, key, target)
     return typeof value === 'function' ? (value.bind(target) as unknown) : value
   }
+
+  test('is told from a bug of ours, which nobody is served past', () =>
+    withStore(async ({ blobs }) => {
+      const broken = {
+        async create() {
+          const writer = await blobs.create()
+          // Node refuses an argument with a code as well: ERR_INVALID_ARG_TYPE.
+          const write = async () => void Buffer.from(undefined as unknown as string)
+          return new Proxy(writer, { get: (target, key) => (key === 'write' ? write : bound(target, key)) })
+        },
+      }
+      const download = start(broken, () => Promise.resolve(answer(chunks(blob))))
+      expect((await readAll(download)).error).toBeInstanceOf(TypeError)
+      expect(await download.settled).toBe(false)
+    }))
 
   test.each([0, 120_000])('serves everybody who waits, and keeps nothing (room for %i bytes)', (limit) =>
     withStore(async ({ blobs }) => {

@@ -3,6 +3,7 @@ import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
@@ -54,7 +55,7 @@ describe('a blob being written', () => {
     await makeStoreFolders(layout)
     let isBroken = false
     const syncFolder = async () => {
-      if (isBroken) throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' })
+      if (isBroken) throw systemError('EMFILE', 'open', 'EMFILE: too many open files')
     }
     const options = { layout, verifyReads: 'auto' as const, suspect: false, minFree: 0, logger: silentLogger }
     const blobs = new FileBlobStore({ ...options, syncFolder })
