@@ -6,7 +6,7 @@ import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import { Downloads, type Origin, type RunningDownload } from './downloads.ts'
 import type { CacheParts } from './cache-parts.ts'
-import type { Place } from './place.ts'
+import { findGranted, type Place } from './place.ts'
 import type { BlobAnswer, BlobBody } from './registry.ts'
 import { provenanceOf } from './provenance.ts'
 import type { SmallContents } from './small-contents.ts'
@@ -39,7 +39,7 @@ export class BlobCache {
   async get(place: Place, digest: Digest): Promise<BlobAnswer> {
     for (;;) {
       const ended = this.downloads.ended
-      const word = findWord(place.record(), digest, place.identity)
+      const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
       if (word) {
         const content = word.size <= smallBytes && (await this.#contents.loadStored(digest, word.size))
         if (content) return this.#held(place, digest, content.size, { kind: 'whole', content }, 'hit')
@@ -47,25 +47,29 @@ export class BlobCache {
         if (blob) return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A fetch that ended while the disk was asked has put it there.
         if (this.downloads.ended !== ended) continue
-      } else if ((await this.#parts.blobs.stat(digest)) !== undefined) {
-        return this.#vouched(place, digest)
       }
+      await place.throwIfRefused()
+      const identity = await place.identity()
+      if (!word && (await this.#parts.blobs.stat(digest)) !== undefined) return this.#vouched(place, identity, digest)
       if (place.caller.head) return this.#told(place, digest)
       const running = this.downloads.get(digest)
-      if (running) return this.#join(place, running, word)
+      if (running) return this.#join(place, identity, running, word)
       if (this.downloads.ended !== ended) continue
-      const download = this.#start(place, digest, word)
+      const download = this.#start(place, identity, digest, word)
       return this.#arriving(place, download, 'miss')
     }
   }
 
   /** Begins to fetch what nobody has asked for yet; undefined when it is here, or on its way, or not known to be there. */
   async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+    if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
+    const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
+    if (!word) return undefined
+    const identity = await place.identity()
     const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
-    const word = findWord(place.record(), digest, place.identity)
-    if (isHere || !word || this.downloads.has(digest) || this.#ending.signal.aborted) return undefined
+    if (isHere || this.downloads.has(digest) || this.#ending.signal.aborted || signal.aborted) return undefined
     this.#unclaimed.set(digest, true)
-    return this.#start(place, digest, word, signal)
+    return this.#start(place, identity, digest, word, signal)
   }
 
   /** Ends the fetches under way: what they got so far is fetched again. */
@@ -75,7 +79,7 @@ export class BlobCache {
   }
 
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
-  async #vouched(place: Place, digest: Digest): Promise<BlobAnswer> {
+  async #vouched(place: Place, identity: string, digest: Digest): Promise<BlobAnswer> {
     const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
     const blob = await this.#parts.blobs.open(digest, head.size)
     if (blob) {
@@ -84,27 +88,27 @@ export class BlobCache {
     }
     if (place.caller.head) return this.#passed(place, digest, head.size)
     const running = this.downloads.get(digest)
-    if (running) return this.#collapsed(place, running)
-    return this.#arriving(place, this.#start(place, digest, undefined), 'miss')
+    if (running) return this.#collapsed(place, identity, running)
+    return this.#arriving(place, this.#start(place, identity, digest, undefined), 'miss')
   }
 
   /** A second repository that joins a running fetch needs its own word. */
-  async #join(place: Place, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
+  async #join(place: Place, identity: string, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
     const { origin, download } = running
-    if (!word && !isFor(origin, place)) {
+    if (!word && !isFor(origin, place, identity)) {
       const head = await place.upstream.statBlob(place.name, download.digest, { access: place.caller.access })
       if (head.size !== undefined) this.#learn(place, download.digest, head.size, head.identity)
       if (!download.canFollowFrom(0)) return this.get(place, download.digest)
     }
-    return this.#collapsed(place, running)
+    return this.#collapsed(place, identity, running)
   }
 
   /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
-  async #collapsed(place: Place, { origin, download }: RunningDownload): Promise<BlobAnswer> {
+  async #collapsed(place: Place, identity: string, { origin, download }: RunningDownload): Promise<BlobAnswer> {
     try {
       return await this.#arriving(place, download, 'collapsed')
     } catch (error) {
-      if (isFor(origin, place) || !(error instanceof UpstreamError)) throw error
+      if (isFor(origin, place, identity) || !(error instanceof UpstreamError)) throw error
       return this.get(place, download.digest)
     }
   }
@@ -114,12 +118,12 @@ export class BlobCache {
     return this.#passed(place, digest, head.size)
   }
 
-  #start(place: Place, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
+  #start(place: Place, identity: string, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
     const { access } = place.caller
     const expectedSize = word?.size
     const isAhead = signal !== undefined
     const download = this.downloads.start(
-      { host: place.host, name: place.name, identity: place.identity },
+      { host: place.host, name: place.name, identity },
       {
         digest,
         expectedSize,
@@ -210,6 +214,6 @@ export class BlobCache {
   }
 }
 
-function isFor(origin: Origin, { host, name, identity }: Place): boolean {
+function isFor(origin: Origin, { host, name }: Place, identity: string): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
 }

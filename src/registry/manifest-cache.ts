@@ -45,8 +45,11 @@ export class ManifestCache {
   }
 
   /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
-  fetch(place: Place, reference: Reference): { readonly result: Promise<HeldManifest>; readonly joined: boolean } {
-    return this.#flights.run(placeKey(place, referenceText(reference)), async () => {
+  async fetch(
+    place: Place,
+    reference: Reference,
+  ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
+    return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
       const fetched = await place.upstream.manifest(place.name, reference, { access: place.caller.access })
       this.#parts.stats.fetched(place.host, fetched.bytes.length)
       return this.keep(place, reference, fetched)

@@ -1,4 +1,4 @@
-import type { RefStore, RepositoryRecord } from '../store/ref-store.ts'
+import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/ref-store.ts'
 import { UpstreamError, type Access, type Upstream } from '../upstream/upstream.ts'
 import type { Caller } from './registry.ts'
 
@@ -9,36 +9,62 @@ export interface Place {
   readonly name: string
   readonly upstream: Upstream
   readonly caller: Caller
-  /** Whose credential the caller's questions are asked with. */
-  readonly identity: string
+  /** Whose credential the caller's questions are asked with. It may take a credential helper's time: ask for it last. */
+  readonly identity: () => Promise<string>
+  /** To be called before the upstream is asked for what the caller wants: throws what it has just refused him. */
+  readonly throwIfRefused: () => Promise<void>
   /** What is known of the repository; undefined while nothing is. */
   readonly record: () => RepositoryRecord | undefined
   /** The record to write into. */
   readonly ensure: () => RepositoryRecord
 }
 
-export async function openPlace(
+export function openPlace(
   refs: RefStore,
   upstream: Upstream,
   name: string,
   caller: Caller,
   identities: Identities,
-): Promise<Place> {
+  refusal: (identity: string) => UpstreamError | undefined = () => undefined,
+): Place {
   const { host } = upstream
+  let found: Promise<string> | undefined
+  const identity = () => (found ??= identities.of(upstream, caller.access))
   return {
     host,
     name,
     upstream,
     caller,
-    identity: await identities.of(upstream, caller.access),
+    identity,
+    async throwIfRefused() {
+      const refused = refusal(await identity())
+      if (refused) throw refused
+    },
     record: () => refs.get(host, name),
     ensure: () => refs.ensure(host, name),
   }
 }
 
 /** Names a question to this repository, for sharing its answer among callers with the same credential, or without one. */
-export function placeKey(place: Place, what: string): string {
-  return `${place.identity} ${place.host}/${place.name} ${what}`
+export async function placeKey(place: Place, what: string): Promise<string> {
+  return `${await place.identity()} ${place.host}/${place.name} ${what}`
+}
+
+/**
+ * What is known of a repository and is good for the caller: for everybody before it is for him, so that public content does not
+ * wait until it is known who he is.
+ */
+export async function findGranted<T>(
+  place: Place,
+  find: (record: RepositoryRecord, identity: string) => T | undefined,
+): Promise<T | undefined> {
+  const before = place.record()
+  const found = before && find(before, anonymousIdentity)
+  if (found !== undefined || !before || place.caller.access === 'anonymous') return found
+  const identity = await place.identity()
+  // It may have changed meanwhile.
+  const record = place.record()
+  return record && find(record, identity)
 }
 
 /** Whose credential each upstream is asked with. */

@@ -141,8 +141,8 @@ function abandon({ waiting, running }: Pull): void {
     if (!download.isClaimed) ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
 }
 
-function keyOf({ host, name, identity, caller }: Place): string {
-  return `${caller.client} ${identity} ${host}/${name}`
+function keyOf({ host, name, caller }: Place): string {
+  return `${caller.client} ${caller.access} ${host}/${name}`
 }
 
 /** Whether a link is what a pull goes on with: not the config, which tools read by itself, and not what is elsewhere. */

@@ -12,7 +12,7 @@ import { mayServeStale } from './freshness.ts'
 import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
-import { Identities, openPlace, placeKey, type Place } from './place.ts'
+import { findGranted, Identities, openPlace, type Place } from './place.ts'
 import { Prefetcher } from './prefetcher.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
@@ -102,7 +102,7 @@ export class PullThrough implements Registry {
         const list = await place.upstream.tags(place.name, page, { access: caller.access })
         return { ...list, provenance: provenanceOf(place.host, 'passed') }
       } catch (error) {
-        const known = this.#knownTags(place)
+        const known = await this.#knownTags(place)
         if (!(error instanceof UpstreamError) || known.length === 0 || !this.#maySubstitute(error)) throw error
         const { entries, next } = pageOf(known, page)
         return jsonList({ name: place.name, tags: entries }, next, provenanceOf(place.host, 'stale'))
@@ -175,9 +175,10 @@ export class PullThrough implements Registry {
   }
 
   async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const word = findManifestWord(place.record(), digest, place.identity)
+    const word = await findGranted(place, (record, identity) => findManifestWord(record, digest, identity))
     const held = word && (await this.#manifests.hold(place, digest, word.mediaType, word.identity))
     if (held) return manifestAnswer(place, held, 'hit')
+    await place.throwIfRefused()
     if (!word && (await this.#options.blobs.stat(digest)) !== undefined) return this.#vouched(place, digest)
     if (place.caller.head) return toldAnswer(place, await this.#resolve(place, digest), digest)
     return this.#fetch(place, digest)
@@ -196,7 +197,7 @@ export class PullThrough implements Registry {
   }
 
   async #fetch(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const { result, joined } = this.#manifests.fetch(place, { kind: 'digest', digest })
+    const { result, joined } = await this.#manifests.fetch(place, { kind: 'digest', digest })
     return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
   }
 
@@ -212,8 +213,11 @@ export class PullThrough implements Registry {
     }
   }
 
-  #knownTags(place: Place): string[] {
-    const usable = [...(place.record()?.tags ?? [])].filter(([, tag]) => isGoodFor(tag, place.identity))
+  async #knownTags(place: Place): Promise<string[]> {
+    const tags = [...(place.record()?.tags ?? [])]
+    const isPublic = tags.every(([, tag]) => isGoodFor(tag, anonymousIdentity))
+    const identity = isPublic ? anonymousIdentity : await place.identity()
+    const usable = tags.filter(([, tag]) => isGoodFor(tag, identity))
     return usable.map(([tag]) => tag).toSorted()
   }
 
@@ -221,7 +225,7 @@ export class PullThrough implements Registry {
     return this.#options.policy.offline || mayServeStale(this.#options.policy.stale, error.failure)
   }
 
-  /** Finds the place, answers a remembered "no" at once, and turns an upstream's failure into what the client is told. */
+  /** Finds the place, remembers a "no" for a moment, and turns an upstream's failure into what the client is told. */
   async #at<T>(
     repository: Repository,
     caller: Caller,
@@ -233,14 +237,19 @@ export class PullThrough implements Registry {
     if (!route) throw unknownRegistry(repository)
     const { host } = route.upstream
     try {
-      const place = await openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities)
-      const key = what === undefined ? undefined : placeKey(place, what)
-      const refusal = key === undefined || caller.noCache ? undefined : this.#refused.get(key)
-      if (refusal) throw refusal
+      const keyFor = (identity: string) => `${identity} ${host}/${route.name} ${what}`
+      const refusal = (identity: string) =>
+        what === undefined || caller.noCache ? undefined : this.#refused.get(keyFor(identity))
+      const place = openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities, refusal)
       try {
         return await answer(place)
       } catch (error) {
-        if (error instanceof UpstreamError) this.#heardNo(place, key, error)
+        if (
+          what !== undefined &&
+          error instanceof UpstreamError &&
+          (error.failure === 'absent' || error.failure === 'denied')
+        )
+          this.#heardNo(place, await place.identity(), keyFor, error)
         throw error
       }
     } catch (error) {
@@ -248,12 +257,12 @@ export class PullThrough implements Registry {
     }
   }
 
-  #heardNo(place: Place, key: string | undefined, error: UpstreamError): void {
-    if (key !== undefined) this.#refused.remember(key, error)
+  /** Of content only: who may not list tags may still pull. */
+  #heardNo(place: Place, identity: string, keyFor: (identity: string) => string, error: UpstreamError): void {
+    this.#refused.remember(keyFor(identity), error)
+    if (error.failure !== 'denied' || this.#options.policy.stale === 'always') return
     const record = place.record()
-    // Only a refusal of content voids content: who may not list tags may still pull.
-    if (key === undefined || error.failure !== 'denied' || this.#options.policy.stale === 'always') return
-    if (record && revokeWord(record, place.identity)) this.#options.refs.touch(record)
+    if (record && revokeWord(record, identity)) this.#options.refs.touch(record)
   }
 }
 

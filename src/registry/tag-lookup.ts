@@ -8,7 +8,7 @@ import type { RefStore, TagRecord } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead } from '../upstream/upstream.ts'
 import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
 import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
-import { placeKey, type Place } from './place.ts'
+import { findGranted, placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
 import { betterIdentity, isGoodFor, revokeWord } from './word.ts'
 
@@ -66,7 +66,7 @@ export class TagLookup {
   /** Throws the upstream's UpstreamError when it cannot be answered otherwise. */
   async find(place: Place, tag: string): Promise<TagAnswer> {
     const policy = this.#policy
-    const known = this.#usable(place, tag)
+    const known = await this.#usable(place, tag)
     const held = known && (await this.#isHeld(place, known.digest)) ? known : undefined
     if (!held) return this.#ask(place, tag)
 
@@ -79,7 +79,9 @@ export class TagLookup {
     if (isFresh({ ...age, noCache, offline: policy.offline }))
       return { kind: 'known', digest: held.digest, outcome: 'hit' }
 
-    const check = this.#checks.run(placeKey(place, tag), () => this.#check(place, tag, held))
+    // Its patience includes the time that it takes to know who asks.
+    const question = `${place.caller.access} ${place.host}/${place.name} ${tag}`
+    const check = this.#checks.run(question, () => this.#check(place, tag, held))
     const result = policy.stale === 'never' ? await check.result : await this.#within(check)
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
@@ -105,12 +107,13 @@ export class TagLookup {
 
   /** A tag that is not held: a HEAD is passed on, a GET fetches. */
   async #ask(place: Place, tag: string): Promise<TagAnswer> {
+    await place.throwIfRefused()
     if (place.caller.head) {
       const head = await this.#tell(place, tag)
       if (head.digest) return { kind: 'told', head }
       // A HEAD must say the digest, which only the body tells here.
     }
-    const { result, joined } = this.#manifests.fetch(place, { kind: 'tag', tag })
+    const { result, joined } = await this.#manifests.fetch(place, { kind: 'tag', tag })
     const manifest = await result
     this.confirm(place, tag, manifest.digest, manifest.identity)
     return { kind: 'fetched', manifest, joined }
@@ -118,7 +121,7 @@ export class TagLookup {
 
   /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
   async #tell(place: Place, tag: string): Promise<ManifestHead> {
-    const key = placeKey(place, tag)
+    const key = await placeKey(place, tag)
     const told = this.#told.get(key)
     const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(place.host) }
     if (told && isFresh({ ...age, noCache: place.caller.noCache, offline: false })) return told.head
@@ -138,11 +141,11 @@ export class TagLookup {
         this.confirm(place, tag, digest, head.identity)
         return { kind: 'confirmed', digest }
       }
-      const manifest = await this.#manifests.fetch(place, { kind: 'tag', tag }).result
+      const manifest = await (await this.#manifests.fetch(place, { kind: 'tag', tag })).result
       this.confirm(place, tag, manifest.digest, manifest.identity)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      this.#failed(place, tag, held, error)
+      await this.#failed(place, tag, held, error)
       return { kind: 'failed', error }
     }
   }
@@ -161,7 +164,7 @@ export class TagLookup {
     }
   }
 
-  #failed(place: Place, tag: string, held: TagRecord, error: unknown): void {
+  async #failed(place: Place, tag: string, held: TagRecord, error: unknown): Promise<void> {
     this.#logger.warn(
       { upstream: place.host, repository: place.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
@@ -175,13 +178,15 @@ export class TagLookup {
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
     record.tags.delete(tag)
-    if (error.failure === 'denied') revokeWord(record, place.identity)
+    if (error.failure === 'denied') revokeWord(record, await place.identity())
     this.#refs.touch(record)
   }
 
-  #usable(place: Place, tag: string): TagRecord | undefined {
-    const known = place.record()?.tags.get(tag)
-    return known && isGoodFor(known, place.identity) ? known : undefined
+  #usable(place: Place, tag: string): Promise<TagRecord | undefined> {
+    return findGranted(place, ({ tags }, identity) => {
+      const known = tags.get(tag)
+      return known && isGoodFor(known, identity) ? known : undefined
+    })
   }
 
   async #isHeld(place: Place, digest: Digest): Promise<boolean> {

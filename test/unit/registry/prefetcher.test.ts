@@ -23,7 +23,16 @@ function place(): Place {
   // The upstream is the fetch's affair.
   const upstream = undefined as unknown as Place['upstream']
   const here = () => record
-  return { host: 'a', name: 'b', upstream, caller, identity: 'anonymous', record: here, ensure: here }
+  return {
+    host: 'a',
+    name: 'b',
+    upstream,
+    caller,
+    identity: async () => 'anonymous',
+    throwIfRefused: async () => {},
+    record: here,
+    ensure: here,
+  }
 }
 
 function start(layers: number) {
