@@ -9,6 +9,7 @@ import type { Repository } from '../oci/route.ts'
 import type { Canaries } from '../upstream/canaries.ts'
 import { createCanaryUpstream } from '../upstream/canary-upstream.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
+import { authVariable, parseAuthVariable } from '../upstream/docker-auth.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
@@ -53,6 +54,11 @@ export function createUpstreamDirectory({
   )
   const dockerConfig = dockerConfigPath(env)
   readProxies(env)
+  if (parseAuthVariable(env[authVariable] ?? '') === undefined)
+    logger.warn(
+      {},
+      `${authVariable} is not {"auths": {"<registry>": {"auth": "…"}}}, so it is ignored, as the docker command ignores it`,
+    )
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {

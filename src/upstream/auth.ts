@@ -100,6 +100,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
       }
 
       async function authorize(challenge: Challenge): Promise<Authorization | undefined> {
+        if (current?.kind === 'registry-token') return { header: `Bearer ${current.token}`, challenge }
         if (challenge.scheme === 'bearer') return authorizeByToken(challenge)
         if (current?.kind !== 'password') return undefined
         return { header: basicAuthorization(current.username, current.password), challenge }

@@ -6,6 +6,8 @@ export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
   /** An OAuth2 refresh token, as `docker login` gets it from some registries. */
   | { readonly kind: 'identity-token'; readonly token: string }
+  /** A bearer token that the registry itself takes, as some tools write it into Docker's config.json. */
+  | { readonly kind: 'registry-token'; readonly token: string }
 
 /** Where an upstream's credential comes from. */
 export interface Credentials {
@@ -30,7 +32,7 @@ export function identityOf(credential: Credential | undefined, host: string): st
 
 export function isSameCredential(a: Credential, b: Credential): boolean {
   if (a.kind === 'password') return b.kind === 'password' && a.username === b.username && a.password === b.password
-  return b.kind === 'identity-token' && a.token === b.token
+  return a.kind === b.kind && a.token === b.token
 }
 
 /**

@@ -3,13 +3,15 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { credentialOf, unusableCredential, type Credential } from './credential.ts'
+import { isObject } from '../lib/json-object.ts'
+import { unusableCredential, type Credential } from './credential.ts'
+import { credentialIn, findAuth, member, serverOf } from './docker-auth.ts'
 
 /** What Docker's config.json says about one registry. */
 export interface DockerEntry {
-  /** `docker-credential-<helper>` has it; asked about `server`. */
-  readonly helper: { readonly name: string; readonly server: string } | undefined
-  /** The credential that stands in the file itself. */
+  /** `docker-credential-<name>` has it, asked about `server`. `key`: where it is named, `credHelpers."ghcr.io"`. */
+  readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
+  /** The credential that stands in the file itself. Docker takes no notice of it where there is a helper. */
   readonly inline: Credential | undefined
   /** Wall clock, ms: from then on it is as good as none. Only files that mirrors hand over say so. */
   readonly inlineUntil?: number | undefined
@@ -25,8 +27,6 @@ export interface DockerConfig {
 export const untilKey = 'mirrorUntil'
 
 const lookAgainMs = 1000
-const hubNames = ['index.docker.io', 'docker.io', 'registry-1.docker.io']
-export const hubServer = 'https://index.docker.io/v1/'
 
 /** Where Docker keeps its config.json. */
 export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
@@ -67,19 +67,34 @@ export function openDockerConfig(path: string, host: string, clock: Clock): Dock
 
 const noEntry: DockerEntry = { helper: undefined, inline: undefined }
 
-/** Reads the text of a config.json. Throws an UpstreamError (denied) that quotes nothing of it. */
+/**
+ * Reads the text of a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file;
+ * else `credsStore` does, else the file. Throws an UpstreamError that quotes nothing of the text.
+ * https://github.com/docker/cli/blob/master/cli/config/configfile/file.go
+ */
 function parseDockerConfig(text: string, host: string): DockerEntry {
-  const config = asObject(parseJson(text, host))
-  const names = host === 'docker.io' ? hubNames : [host]
-  const server = host === 'docker.io' ? hubServer : host
-  const perHost = lookUp(asObject(config['credHelpers']), names)
-  const name = [perHost?.value, config['credsStore']].find((name) => typeof name === 'string' && name !== '')
-  const auth = lookUp(asObject(config['auths']), names)
+  const config = text.trim() === '' ? {} : asObject(parseJson(text, host))
+  const auth = findAuth(asObject(member(config, 'auths')), host)
+  const inline = credentialIn(asObject(auth))
+  const helper = helperOf(config, host)
+  if (inline === 'broken' && !helper) throw broken(host, 'its auth entry is not base64 of user:password')
   return {
-    helper: typeof name === 'string' ? { name: checkedHelper(name, host), server } : undefined,
-    inline: auth && inlineCredential(asObject(auth.value), host),
-    inlineUntil: auth && timeOf(asObject(auth.value)[untilKey]),
+    helper,
+    inline: inline === 'broken' ? undefined : inline,
+    inlineUntil: timeOf(asObject(auth)[untilKey]),
   }
+}
+
+function helperOf(config: Record<string, unknown>, host: string): DockerEntry['helper'] {
+  const server = serverOf(host)
+  const [perRegistry, store] = [asObject(member(config, 'credHelpers')), member(config, 'credsStore')]
+  // Docker reads no other names of Docker Hub here, but podman does: they count where Docker would find nothing.
+  const names = [server, ...(store ? [] : ['docker.io', 'index.docker.io'].filter(() => host === 'docker.io'))]
+  const named = names.find((name) => Object.hasOwn(perRegistry, name))
+  const name = named === undefined ? store : perRegistry[named]
+  if (typeof name !== 'string' || name === '') return undefined
+  const key = named === undefined ? 'credsStore' : `credHelpers."${named}"`
+  return { name: checkedHelper(name, host), server, key }
 }
 
 async function versionOf(path: string): Promise<string | undefined> {
@@ -91,37 +106,6 @@ async function versionOf(path: string): Promise<string | undefined> {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
     throw error
   }
-}
-
-/** The value under any spelling of the registry: with or without a scheme, a trailing slash, `/v1/` or `/v2/`. */
-function lookUp(section: Record<string, unknown>, names: readonly string[]): { readonly value: unknown } | undefined {
-  const entries = Object.entries(section).map(([key, value]) => [bareHost(key), value] as const)
-  for (const name of names) {
-    const found = entries.find(([key]) => key === name)
-    if (found) return { value: found[1] }
-  }
-  return undefined
-}
-
-function bareHost(key: string): string {
-  return key
-    .toLowerCase()
-    .replace(/^https?:\/\//, '')
-    .replace(/\/+$/, '')
-    .replace(/\/v[12]$/, '')
-}
-
-function inlineCredential(auth: Record<string, unknown>, host: string): Credential | undefined {
-  if (isText(auth['identitytoken'])) return { kind: 'identity-token', token: auth['identitytoken'] }
-  let { username, password } = auth
-  if (isText(auth['auth'])) {
-    const pair = Buffer.from(auth['auth'], 'base64').toString('utf8')
-    const colon = pair.indexOf(':')
-    if (colon < 1) throw broken(host, 'its auth entry is not base64 of user:password')
-    username = pair.slice(0, colon)
-    password = pair.slice(colon + 1).replace(/\0+$/, '')
-  }
-  return isText(username) && isText(password) ? credentialOf(username, password) : undefined
 }
 
 function timeOf(value: unknown): number | undefined {
@@ -144,8 +128,7 @@ function parseJson(text: string, host: string): unknown {
 }
 
 function asObject(value: unknown): Record<string, unknown> {
-  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {}
+  return isObject(value) ? value : {}
 }
 
 const broken = (host: string, why: string) => unusableCredential(host, `Docker's config.json was read, but ${why}`)
-const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''

@@ -2,6 +2,7 @@ import type { Clock } from '../lib/clock.ts'
 import type { RunCommand } from '../lib/run-command.ts'
 import { isSameCredential, type Credential, type Credentials } from './credential.ts'
 import { askHelper } from './credential-helper.ts'
+import { authVariable, parseAuthVariable, serverOf } from './docker-auth.ts'
 import { openDockerConfig, type DockerEntry } from './docker-config.ts'
 
 /** Helpers hand out passwords that live for hours (ECR: 12 h), and asking one costs a process. */
@@ -17,25 +18,25 @@ interface HelperRun {
   goodUntil: number
 }
 
-/** The credential that Docker would use: from the registry's helper, the credential store, or config.json itself. */
+/** The credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
 export function createDockerCredentials(options: {
   readonly host: string
   readonly dockerConfig: string
+  readonly env: Readonly<Record<string, string | undefined>>
   readonly runCommand: RunCommand
   readonly clock: Clock
 }): Credentials {
   const { host, clock, runCommand } = options
   const config = openDockerConfig(options.dockerConfig, host, clock)
+  const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(serverOf(host))
   let run: HelperRun | undefined
 
-  function fromHelper(entry: DockerEntry): Promise<Credential | undefined> {
-    const { helper } = entry
-    if (!helper) return Promise.resolve(undefined)
+  function fromHelper(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): Promise<Credential | undefined> {
     if (run && run.entry === entry && clock.monotonic() < run.goodUntil) return run.result
     const startedAt = clock.monotonic()
     const started: HelperRun = {
       entry,
-      result: askHelper(helper.name, helper.server, host, runCommand),
+      result: askHelper(helper, host, runCommand),
       startedAt,
       goodUntil: startedAt + keepMs,
     }
@@ -45,9 +46,12 @@ export function createDockerCredentials(options: {
   }
 
   async function find(): Promise<Credential | undefined> {
+    if (given) return given
     const entry = await config.entry()
+    // A helper has no such thing to give: Docker takes it from the file, whoever has the rest.
+    if (entry.helper && entry.inline?.kind !== 'registry-token') return fromHelper(entry, entry.helper)
     const isOver = entry.inlineUntil !== undefined && entry.inlineUntil <= clock.wall()
-    return (await fromHelper(entry)) ?? (isOver ? undefined : entry.inline)
+    return isOver ? undefined : entry.inline
   }
 
   return {

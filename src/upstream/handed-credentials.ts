@@ -2,7 +2,8 @@ import { readFile } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
 import type { Credential } from './credential.ts'
-import { hubServer, untilKey } from './docker-config.ts'
+import { hubServer, serverOf } from './docker-auth.ts'
+import { untilKey } from './docker-config.ts'
 
 /** How long a credential that was handed over is good for. */
 export interface HandedCredential {
@@ -23,6 +24,8 @@ const lives: Readonly<Record<string, number>> = {
   '00000000-0000-0000-0000-000000000000': 3 * hour,
 }
 
+const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
+
 /** Credentials by registry as a config.json of Docker's form, each with the time it dies at. `now`: wall clock, ms. */
 export function renderHanded(credentials: ReadonlyMap<string, Credential>, now: number): string {
   const auths = [...credentials].map(([host, credential]) => {
@@ -30,9 +33,9 @@ export function renderHanded(credentials: ReadonlyMap<string, Credential>, now: 
     const secret =
       credential.kind === 'password'
         ? { auth: Buffer.from(`${credential.username}:${credential.password}`).toString('base64') }
-        : { identitytoken: credential.token }
+        : { [tokenKeys[credential.kind]]: credential.token }
     const until = life === undefined ? {} : { [untilKey]: new Date(now + life).toISOString() }
-    return [host === 'docker.io' ? hubServer : host, { ...secret, ...until }]
+    return [serverOf(host), { ...secret, ...until }]
   })
   return `${JSON.stringify({ auths: Object.fromEntries(auths) }, null, 2)}\n`
 }

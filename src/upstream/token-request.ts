@@ -64,8 +64,9 @@ function requestFor(challenge: BearerChallenge, scope: string, credential: Crede
   }
   const url = new URL(challenge.realm)
   for (const [name, value] of parameters) url.searchParams.append(name, value)
-  if (credential) url.searchParams.append('account', credential.username)
-  const headers = credential ? { authorization: basicAuthorization(credential.username, credential.password) } : {}
+  if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, lane: 'questions' }
+  url.searchParams.append('account', credential.username)
+  const headers = { authorization: basicAuthorization(credential.username, credential.password) }
   return { method: 'GET', url, headers, lane: 'questions' }
 }
 

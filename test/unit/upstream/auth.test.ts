@@ -340,6 +340,25 @@ describe('a credential', () => {
     expect(thief.log).toEqual([])
   })
 
+  test("sends the registry's own token as it is, and to nobody else", async () => {
+    const realm = await serve((_, response) => reply(response, 200, {}, '{"token":"none"}'))
+    const server = await serve((request, response) => {
+      if (request.headers.authorization === 'Bearer own') return reply(response, 200)
+      reply(response, 401, { 'www-authenticate': `Bearer realm="${realm.url}/token",service="it"` })
+    })
+    const open = async (registrytoken: string) => {
+      const folder = await mkdtemp(join(tmpdir(), 'mirror-auth-'))
+      onTestFinished(() => rm(folder, { recursive: true }))
+      const dockerConfig = join(folder, 'config.json')
+      await writeFile(dockerConfig, JSON.stringify({ auths: { 'registry.example': { registrytoken } } }))
+      return openUpstream(server.url, { credentials: { from: 'docker-config' }, dockerConfig })
+    }
+    const { identity } = await (await open('own')).statBlob('a', digest, credentialed)
+    expect(identity).toMatch(/^token-[0-9a-f]{16}@registry\.example$/)
+    expect((await failureOf((await open('wrong')).statBlob('a', digest, credentialed))).status).toBe(401)
+    expect(realm.log).toEqual([])
+  })
+
   test('answers a Basic challenge, at once the second time', async () => {
     const server = await serve((request, response) => {
       if (request.headers.authorization === basic('ann:right')) return reply(response, 200)

@@ -5,6 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import type { CommandResult, RunCommand } from '../../../src/lib/run-command.ts'
 import { identityOf } from '../../../src/upstream/credential.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
+import { hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-auth.ts'
 import { dockerConfigPath } from '../../../src/upstream/docker-config.ts'
 import { failureOf, fakeClock } from './support/open-upstream.ts'
 
@@ -47,11 +48,46 @@ describe("Docker's config.json", () => {
     ['ghcr.io', 'ghcr.io'],
     ['ghcr.io', 'https://ghcr.io'],
     ['ghcr.io', 'http://GHCR.io/v2/'],
+    ['ghcr.io', 'ghcr.io/team'],
+    ['ghcr.io', 'ghcr.io/v1/'],
+    ['ghcr.io', 'https://ghcr.io/v1/users/'],
+    ['ghcr.io', 'https://someone@ghcr.io/'],
     ['localhost:5000', 'localhost:5000'],
+    ['localhost:5000', 'http://localhost:5000/v2/'],
+    ['registry.example:6555', 'registry.example:6555/team/app'],
   ])('for %s is found under %s', async (host, key) => {
     const { credentials } = await setUp(host, { auths: { [key]: { auth: basic('ann:pass:word') } } })
     expect(await credentials.find()).toEqual(password('ann', 'pass:word'))
   })
+
+  test.each([
+    ['ghcr.io', 'ghcr.io:443'],
+    ['registry.example:6555', 'registry.example'],
+    ['ghcr.io', 'https://proxy.example/ghcr.io'],
+    ['ghcr.io', 'ghcr.io.example'],
+    ['docker.io', 'https://index.docker.io.example/v1/'],
+  ])('for %s is not found under %s', async (host, key) => {
+    const { credentials } = await setUp(host, { auths: { [key]: { auth: basic('ann:secret') } } })
+    expect(await credentials.find()).toBeUndefined()
+  })
+
+  test('counts by the entry that is nearest to the name', async () => {
+    const entries = ['ghcr.io/team', 'https://GHCR.io', 'http://ghcr.io/v1/', 'ghcr.io']
+    for (let count = entries.length; count > 0; count--) {
+      const auths = Object.fromEntries(entries.slice(0, count).map((key) => [key, { auth: basic(`${key.length}:p`) }]))
+      const { credentials } = await setUp('ghcr.io', { auths })
+      expect(await credentials.find()).toEqual(password(String(entries[count - 1]!.length), 'p'))
+    }
+    const empty = await setUp('ghcr.io', { auths: { 'ghcr.io': {}, 'https://ghcr.io': { auth: basic('ann:p') } } })
+    expect(await empty.credentials.find()).toBeUndefined()
+  })
+
+  test.each(['', ' \n', '{}', '{"auths": null, "credHelpers": null}'])(
+    'that is empty means nobody: %j',
+    async (text) => {
+      expect(await (await setUp('ghcr.io', text)).credentials.find()).toBeUndefined()
+    },
+  )
 
   test('that is missing, or says nothing of the registry, means nobody', async () => {
     expect(await (await setUp('ghcr.io', undefined)).credentials.find()).toBeUndefined()
@@ -66,8 +102,23 @@ describe("Docker's config.json", () => {
     expect(await plain.credentials.find()).toEqual(password('u', 'p'))
     const token = await setUp('a.example', { auths: { 'a.example': { auth: basic('0000:'), identitytoken: 'T' } } })
     expect(await token.credentials.find()).toEqual({ kind: 'identity-token', token: 'T' })
+    const bearer = await setUp('a.example', { auths: { 'a.example': { auth: basic('u:p'), registrytoken: 'T' } } })
+    expect(await bearer.credentials.find()).toEqual({ kind: 'registry-token', token: 'T' })
+    const beside = await setUp('a.example', { credsStore: 's', auths: { 'a.example': { registrytoken: 'T' } } }, none)
+    expect(await beside.credentials.find()).toEqual({ kind: 'registry-token', token: 'T' })
     const disguised = await setUp('a.example', { auths: { 'a.example': { auth: basic('<token>:T') } } })
     expect(await disguised.credentials.find()).toEqual({ kind: 'identity-token', token: 'T' })
+  })
+
+  test.each([
+    ['ann:', ''],
+    ['ann:pass:word', 'pass:word'],
+    ['ann:padded\0\0\0', 'padded'],
+    ['ann:\0padded', 'padded'],
+    ['ann:pässwörd', 'pässwörd'],
+  ])('has the password of %j as it is', async (pair, secret) => {
+    const { credentials } = await setUp('a.example', { auths: { 'a.example': { auth: basic(pair) } } })
+    expect(await credentials.find()).toEqual(password('ann', secret))
   })
 
   test.each([['{"auths": {"ghcr.io": hunter2'], [{ auths: { 'ghcr.io': { auth: basic('hunter2') } } }]])(
@@ -105,6 +156,41 @@ describe("Docker's config.json", () => {
   })
 })
 
+describe('the variable DOCKER_AUTH_CONFIG', () => {
+  const given = (auths: unknown) => ({ DOCKER_AUTH_CONFIG: JSON.stringify({ auths }) })
+  const fromDocker = { from: 'docker-config' } as const
+
+  test('goes before every helper and the file, for the registries that it names', async () => {
+    const config = { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('file:f') } } }
+    const { create, runs } = await setUp('ghcr.io', config, async () => found('store', 's'))
+    expect(await create(fromDocker, given({ 'ghcr.io': { auth: basic('env:e') } })).find()).toEqual(
+      password('env', 'e'),
+    )
+    expect(runs).toEqual([])
+    const other = given({ 'quay.io': { auth: basic('env:e') }, 'https://ghcr.io': { auth: basic('env:e') } })
+    expect(await create(fromDocker, other).find()).toEqual(password('store', 's'))
+    const hub = await setUp('docker.io', config)
+    const named = given({ 'https://index.docker.io/v1/': { auth: basic('env:e') } })
+    expect(await hub.create(fromDocker, named).find()).toEqual(password('env', 'e'))
+  })
+
+  test.each([
+    ['', false],
+    ['{}', false],
+    ['{"auths":{}}', false],
+    ['hunter2', true],
+    ['{"auths":{"ghcr.io":{"username":"env","password":"hunter2"}}}', true],
+    ['{"auths":{"ghcr.io":{"auth":""}}}', true],
+    [`{"auths":{"ghcr.io":{"auth":"${basic('hunter2')}"}}}`, true],
+    ['{"auths":{},"credsStore":"store"}', true],
+    [`{"auths":{"ghcr.io":{"auth":"${basic('env:e')}"}}}{}`, true],
+  ])('is nothing, or nothing that Docker reads, and the file counts: %s', async (text, isInvalid) => {
+    const { create } = await setUp('ghcr.io', { auths: { 'ghcr.io': { auth: basic('file:f') } } })
+    expect(await create(fromDocker, { DOCKER_AUTH_CONFIG: text }).find()).toEqual(password('file', 'f'))
+    expect(parseAuthVariable(text) === undefined).toBe(isInvalid)
+  })
+})
+
 describe('credential helpers', () => {
   test("a registry's helper comes before the store, and the store before the file", async () => {
     const config = {
@@ -126,18 +212,65 @@ describe('credential helpers', () => {
     expect(runs).toEqual(['docker-credential-store get https://index.docker.io/v1/'])
   })
 
-  test('that hold nothing leave it to the file', async () => {
-    const nobody = await setUp('ghcr.io', { credsStore: 'store' }, none)
-    expect(await nobody.credentials.find()).toBeUndefined()
-    const filed = await setUp('ghcr.io', { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('u:p') } } }, none)
-    expect(await filed.credentials.find()).toEqual(password('u', 'p'))
+  test('that hold nothing mean nobody, whatever stands in the file, as for Docker', async () => {
+    const config = { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('u:p') } } }
+    const { credentials } = await setUp('ghcr.io', config, none)
+    expect(await credentials.find()).toBeUndefined()
+  })
+
+  test.each<[string, object, string | undefined]>([
+    ['an empty entry beside a store', { credHelpers: { 'ghcr.io': '' }, credsStore: 'store' }, undefined],
+    ['an empty entry alone', { credHelpers: { 'ghcr.io': '' } }, undefined],
+    ['an empty store', { credsStore: '' }, undefined],
+    ['no helper for this registry', { credHelpers: { 'quay.io': 'other' } }, undefined],
+    ['the entry of another spelling', { credHelpers: { 'https://ghcr.io': 'other' } }, undefined],
+    ['an entry beside a store', { credHelpers: { 'ghcr.io': 'own' }, credsStore: 'store' }, 'own'],
+    ['a store, and an entry for another registry', { credHelpers: { 'quay.io': 'own' }, credsStore: 'store' }, 'store'],
+    ['keys in another case', { CREDHELPERS: { 'ghcr.io': 'own' }, CredsStore: 'store' }, 'own'],
+  ])("by Docker's rules %s means the file (undefined) or a helper: %j → %s", async (_, config, helper) => {
+    const auths = { 'ghcr.io': { auth: basic('file:f') } }
+    const { credentials, runs } = await setUp('ghcr.io', { auths, ...config }, async (file) => found(file, 's'))
+    const name = helper === undefined ? 'file' : `docker-credential-${helper}`
+    expect(await credentials.find()).toMatchObject({ username: name })
+    expect(runs).toEqual(helper === undefined ? [] : [`docker-credential-${helper} get ghcr.io`])
+  })
+
+  test.each<[object, string | undefined]>([
+    [{ credHelpers: { 'https://index.docker.io/v1/': 'own' }, credsStore: 'store' }, 'own'],
+    [{ credHelpers: { 'docker.io': 'own' }, credsStore: 'store' }, 'store'],
+    [{ credHelpers: { 'docker.io': 'own' } }, 'own'],
+    [{ credHelpers: { 'https://index.docker.io/v1/': '' }, credsStore: 'store' }, undefined],
+  ])('Docker Hub has its old name there, too: %j → %s', async (config, helper) => {
+    const { credentials, runs } = await setUp('docker.io', config, async () => found('u', 'p'))
+    await credentials.find()
+    const hub = 'https://index.docker.io/v1/'
+    expect(runs).toEqual(helper === undefined ? [] : [`docker-credential-${helper} get ${hub}`])
+  })
+
+  test.each<[string, CommandResult, unknown]>([
+    ['the words for nothing', done('credentials not found in native keychain\n', 1), undefined],
+    ['two empty members', done('{"ServerURL":"","Username":"","Secret":""}'), undefined],
+    ['an empty object', done('{}'), undefined],
+    ['lower-case members', done('{"username":"u","secret":"s"}'), password('u', 's')],
+    ['a refresh token', done('{"Username":"<token>","Secret":"t"}'), { kind: 'identity-token', token: 't' }],
+    ['an empty password', done('{"Username":"u","Secret":""}'), password('u', '')],
+    ['text after the answer', done('{"Username":"u","Secret":"a}b"}\nupdated}\n'), password('u', 'a}b')],
+  ])('may answer with %s', async (_, result, credential) => {
+    const { credentials } = await setUp('ghcr.io', { credsStore: 's' }, async () => result)
+    expect(await credentials.find()).toEqual(credential)
   })
 
   test.each<[string, RunCommand]>([
     ['is not installed', async () => undefined],
+    ["which credsStore in Docker's config.json names", async () => undefined],
     ['failed with exit code 1', async () => done('no', 1)],
+    ['exit code 1 (no credentials server URL)', async () => done('no credentials server URL\n', 1)],
     ['did not finish', async () => ({ exitCode: undefined, stdout: '', stderr: '' })],
+    ['cannot be started (EACCES)', async () => ({ exitCode: undefined, stdout: '', stderr: 'spawn x EACCES' })],
     ['is no credential', async () => done('hunter2')],
+    ['is no credential', async () => done('hunter2 {"Username":"u","Secret":"hunter2"}')],
+    ['is no credential', async () => done('["hunter2"]')],
+    ['is no credential', async () => done('{"Username":"","Secret":"hunter2"}')],
   ])('that cannot help are named: %s', async (why, run) => {
     const { credentials } = await setUp('ghcr.io', { credsStore: 'broken' }, run)
     const error = await failureOf(credentials.find())
@@ -209,4 +342,29 @@ test('an identity is stable and holds no secret', () => {
   const a = identityOf({ kind: 'identity-token', token: 'hunter2' }, 'ghcr.io')
   expect(a).not.toContain('hunter2')
   expect(identityOf({ kind: 'identity-token', token: 'other' }, 'ghcr.io')).not.toBe(a)
+})
+
+test.each([
+  ['127.0.0.1', '127.0.0.1'],
+  ['::1', '::1'],
+  ['[::1]', '[::1]'],
+  ['registry.example', 'registry.example'],
+  ['http://registry.example', 'registry.example'],
+  ['https://registry.example/', 'registry.example'],
+  ['https://registry.example/v2/', 'registry.example'],
+  ['https://registry.example?x=/y', 'registry.example'],
+  ['ftp://registry.example', 'registry.example'],
+  ['registry.example/team/app', 'registry.example'],
+  ['127.0.0.1:6556', '127.0.0.1:6556'],
+  ['::1:6556', '::1:6556'],
+  ['[::1]:6556', '[::1]:6556'],
+  ['registry.example:6555', 'registry.example:6555'],
+  ['https://127.0.0.1:6555/v2/', '127.0.0.1:6555'],
+  ['https://::1:6555/v2/', '[::1]:6555'],
+  ['https://[::1]:6555/v2/', '[::1]:6555'],
+  ['https://[::1]/v2/', '::1'],
+  ['http://registry.example:6555', 'registry.example:6555'],
+  ['https://registry.example:6555/v2/', 'registry.example:6555'],
+])('the key %s of auths is the registry %s', (key, host) => {
+  expect(hostnameOf(key)).toBe(host)
 })

@@ -21,7 +21,13 @@ async function handed(credentials: Record<string, Credential>): Promise<string> 
 
 function findAt(wall: number, dockerConfig: string, host: string) {
   const clock = { ...systemClock, wall: () => wall }
-  return createDockerCredentials({ host, dockerConfig, clock, runCommand: () => Promise.resolve(undefined) }).find()
+  return createDockerCredentials({
+    host,
+    dockerConfig,
+    env: {},
+    clock,
+    runCommand: () => Promise.resolve(undefined),
+  }).find()
 }
 
 test('credentials that are handed over are found as they were', async () => {
@@ -29,6 +35,7 @@ test('credentials that are handed over are found as they were', async () => {
     'docker.io': password('me'),
     'registry.example:5000': password('me'),
     'token.example': { kind: 'identity-token', token: 'refresh' },
+    'bearer.example': { kind: 'registry-token', token: 'bearer' },
   }
   const path = await handed(all)
   for (const [host, credential] of Object.entries(all)) expect(await findAt(now, path, host)).toEqual(credential)
