@@ -1,6 +1,7 @@
 import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest } from '../oci/digest.ts'
+import { hasIndexMembers, presentMembers } from '../oci/manifest-members.ts'
 import { bareMediaType, mediaType } from '../oci/media-types.ts'
 
 /** What a registry has to know of a manifest. Everything else in it is its clients' business. */
@@ -17,8 +18,9 @@ export type OutlineProblem = 'not-a-manifest' | 'schema1'
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
  */
 export function outlineManifest(bytes: Uint8Array, contentType: string): ManifestOutline | OutlineProblem {
-  const json = parseObject(bytes)
-  if (!json) return 'not-a-manifest'
+  const all = parseObject(bytes)
+  if (!all) return 'not-a-manifest'
+  const json = presentMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json) return 'schema1'
   if (json['schemaVersion'] !== 2 && !('mediaType' in json)) return 'not-a-manifest'
 
@@ -33,7 +35,7 @@ export function outlineManifest(bytes: Uint8Array, contentType: string): Manifes
   add('blob', [json['config']])
   add('blob', json['layers'])
   add('blob', json['blobs'])
-  return { mediaType: typeOf(json, contentType), links }
+  return { mediaType: typeOf(all, contentType), links }
 }
 
 function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
@@ -50,7 +52,7 @@ function typeOf(json: Record<string, unknown>, contentType: string): string {
   if (sent.startsWith('application/vnd.')) return sent
   const own = json['mediaType']
   if (typeof own === 'string' && /^[\w.+-]+\/[\w.+-]+$/.test(own)) return own
-  return Array.isArray(json['manifests']) ? mediaType.ociIndex : mediaType.ociManifest
+  return hasIndexMembers(json, undefined) ? mediaType.ociIndex : mediaType.ociManifest
 }
 
 function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {

@@ -64,8 +64,9 @@ export function changeReferrersList(
   entry: ReferrerEntry | undefined,
 ): Uint8Array<ArrayBuffer> | undefined {
   const index = JSON.parse(new TextDecoder().decode(bytes)) as { mediaType?: unknown; manifests?: unknown }
-  if (!Array.isArray(index.manifests)) return undefined
-  const entries = index.manifests as { digest?: unknown }[]
+  const list = index.manifests ?? []
+  if (!Array.isArray(list)) return undefined
+  const entries = list as { digest?: unknown }[]
   const has = entries.some((other) => other.digest === digest)
   if (has === (entry !== undefined)) return undefined
   const manifests = entry ? [...entries, entry] : entries.filter((other) => other.digest !== digest)

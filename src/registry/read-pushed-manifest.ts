@@ -2,6 +2,7 @@ import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { hasIndexMembers, indexTypes, presentMembers } from '../oci/manifest-members.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { isUnambiguousJson } from '../oci/strict-json.ts'
 
@@ -15,7 +16,6 @@ export interface ReadManifest {
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
 
-const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
 const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
 const validType = /^application\/[a-z0-9][\w.+-]*$/i
 
@@ -24,12 +24,13 @@ const validType = /^application\/[a-z0-9][\w.+-]*$/i
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md
  */
 export function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): ReadManifest {
-  const json = parse(bytes)
+  const all = parse(bytes)
+  const json = presentMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json || 'signatures' in json)
     throw invalid('Manifests of schema version 1 are not supported; push with a newer client.')
   if (json['schemaVersion'] !== undefined && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
 
-  const isIndex = 'manifests' in json
+  const isIndex = hasIndexMembers(all, stringOf(json, 'mediaType') ?? contentType)
   if (isIndex && ('layers' in json || 'config' in json || 'blobs' in json))
     throw invalid('It has the fields of an image and of an index.')
   const type = typeOf(json, contentType, isIndex)
@@ -78,7 +79,7 @@ function typeOf(json: Record<string, unknown>, contentType: string | undefined, 
 
 function linksOf(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
   const list = json[field]
-  if (list === undefined || list === null) return []
+  if (list === undefined) return []
   if (!Array.isArray(list)) throw invalid(`${field} is not a list.`)
   return list.map((entry) => linkOf(kind, entry, field))
 }
@@ -94,15 +95,17 @@ function linkOf(kind: ManifestLink['kind'], entry: unknown, field: string): Mani
 }
 
 function annotationsOf(value: unknown): Record<string, string> | undefined {
-  if (value === undefined || value === null) return undefined
-  if (!isObject(value) || !Object.values(value).every((text) => typeof text === 'string'))
+  if (value === undefined) return undefined
+  if (!isObject(value)) throw invalid('annotations is not a map of texts.')
+  const annotations = presentMembers(value)
+  if (!Object.values(annotations).every((text) => typeof text === 'string'))
     throw invalid('annotations is not a map of texts.')
-  return value as Record<string, string>
+  return annotations as Record<string, string>
 }
 
 function stringOf(json: Record<string, unknown>, field: string): string | undefined {
   const value = json[field]
-  if (value === undefined || value === null) return undefined
+  if (value === undefined) return undefined
   if (typeof value !== 'string') throw invalid(`${field} is not a text.`)
   return value
 }

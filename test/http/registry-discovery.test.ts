@@ -129,6 +129,15 @@ describe('Listing referrers', () => {
     })
   })
 
+  test('an annotation that is null is no annotation', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'v1', image)
+    await registry.push('app', 's1', referrer({ artifactType: 'application/sig', annotations: { a: 'b', c: null } }))
+    const { manifests } = await referrersOf(registry)
+    expect(manifests).toMatchObject([{ artifactType: 'application/sig' }])
+    expect(manifests[0]!.annotations).toEqual({ a: 'b' })
+  })
+
   test('without an artifactType an image gives its config’s type, an index none', async () => {
     const registry = await startTestRegistry()
     const plain = referrer({})
@@ -220,6 +229,19 @@ describe('Referrers tag schema', () => {
     const made = referrer({})
     await registry.push('app', made.digest, made)
     expect((await registry.get(`/v2/app/manifests/${tag}`)).status).toBe(404)
+  })
+
+  test('a client-made list without entries, as Go writes it, is kept in step as well', async () => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'v1', image)
+    const text = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: null })
+    const tag = referrersTag(image.digest)
+    const empty = manifestOf(Buffer.from(text), mediaType.ociIndex)
+    expect((await registry.pushManifest('app', tag, empty)).status).toBe(201)
+    const made = referrer({ artifactType: 'application/sig' })
+    await registry.push('app', made.digest, made)
+    const { manifests } = jsonOf<Index>(await registry.get(`/v2/app/manifests/${tag}`))
+    expect(manifests.map(({ digest }) => digest)).toEqual([made.digest])
   })
 
   test('a client-made list is kept in step with pushes and deletes', async () => {

@@ -280,3 +280,60 @@ test.each(['OPTIONS', 'TRACE', 'POST'])('%s of a manifest is a 405', async (meth
   const registry = await startTestRegistry()
   expectError(await registry.ask(method, '/v2/app/manifests/v1'), 405, 'UNSUPPORTED')
 })
+
+describe('Members that are null are members that are not there', () => {
+  const index = makeIndex([image])
+  const children = (JSON.parse(index.bytes.toString()) as { manifests: object[] }).manifests
+  const type = { index: mediaType.ociIndex, list: mediaType.dockerList, artifact: 'application/vnd.example.thing+json' }
+  const absent = { subject: null, annotations: null, artifactType: null, fsLayers: null, signatures: null }
+  const platform = { architecture: 'amd64', os: 'linux', 'os.features': null, 'os.version': null }
+  const odd = { urls: null, annotations: null, data: null, artifactType: null, platform: null }
+
+  test.each<[string, Record<string, unknown>, string?]>([
+    ['an image without layers', { ...fields, layers: null }],
+    ['an image with every other member', { ...fields, ...absent, manifests: null, blobs: null, mediaType: null }],
+    [
+      'an image whose descriptors have them',
+      { config: { ...fields.config, ...odd }, layers: [{ ...fields.layers[0], ...odd }] },
+    ],
+    ['an image with an annotation without a value', { ...fields, annotations: { a: 'b', c: null } }],
+    ['an index without children', { manifests: null }, type.index],
+    ['an index with the members of an image', { manifests: [], config: null, layers: null, blobs: null }, type.index],
+    ['an index with every other member', { ...absent, manifests: children, mediaType: null }, type.index],
+    [
+      'an index whose platforms have them',
+      {
+        manifests: [
+          { ...children[0], ...odd },
+          { ...children[0], platform },
+        ],
+      },
+      type.index,
+    ],
+    ["Docker's list", { manifests: null, config: null, layers: null }, type.list],
+    ['something else', { schemaVersion: null, blobs: null, manifests: null, subject: null }, type.artifact],
+  ])('in %s, which is taken, and kept byte for byte', async (_, members, contentType = mediaType.ociManifest) => {
+    const registry = await startTestRegistry()
+    await registry.push('app', 'image', image)
+    const made = manifestWith(members, contentType)
+    expect(await registry.pushManifest('app', 'v1', made)).toMatchObject({ status: 201 })
+    await registry.post('/api/registry/gc', { untagged: false, grace: 0, dryRun: false })
+    for (const reference of ['v1', digestOf(made.bytes)]) {
+      const answer = await registry.get(`/v2/app/manifests/${reference}`)
+      expectContent(answer, digestOf(made.bytes))
+      expect(answer.body.equals(made.bytes)).toBe(true)
+      expect(answer.headers['content-type']).toBe(contentType)
+    }
+  })
+
+  test.each<[string, Record<string, unknown>, string?]>([
+    ['the config of an image', { ...fields, config: null }],
+    ['the version', { ...fields, schemaVersion: null }],
+    ['a descriptor', { ...fields, layers: [null] }],
+    ['the digest of a descriptor', { ...fields, layers: [{ ...fields.layers[0], digest: null }] }],
+    ['the size of a descriptor', { ...fields, layers: [{ ...fields.layers[0], size: null }] }],
+  ])('and %s has to be there', async (_, members, contentType = mediaType.ociManifest) => {
+    const registry = await withBlobs()
+    expectError(await registry.pushManifest('app', 'v1', manifestWith(members, contentType)), 400, 'MANIFEST_INVALID')
+  })
+})

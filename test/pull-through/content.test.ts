@@ -54,6 +54,17 @@ test('an image of an index is found through it', async () => {
   for (const digest of child.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
 })
 
+test('a manifest whose members are null where there is nothing comes as the same bytes, and so does what it names', async () => {
+  const nothing = { subject: null, manifests: null, fsLayers: null, mediaType: null, annotations: { a: null } }
+  const image = makeImage({ manifest: nothing })
+  const { mirror, upstream, layer } = await startScene({ image })
+  for (const _ of ['cold', 'warm']) {
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+  }
+  expect(upstream.count({ path: `/blobs/${layer}` })).toBeLessThanOrEqual(1)
+})
+
 test('a schema 1 manifest is refused with a clear word', async () => {
   const type = 'application/vnd.docker.distribution.manifest.v1+prettyjws'
   const bytes = Buffer.from(

@@ -59,7 +59,17 @@ describe('outlines of manifests', () => {
     })
   })
 
+  test.each<[object, string]>([
+    [{ manifests: null, mediaType: null }, 'application/vnd.oci.image.index.v1+json'],
+    [{ manifests: null, layers: null, fsLayers: null }, 'application/vnd.oci.image.index.v1+json'],
+    [{ manifests: null, config: descriptor(digests[0]) }, 'application/vnd.oci.image.manifest.v1+json'],
+  ])('members that are null are not there: %j', (members, mediaType) => {
+    const bytes = bytesOf({ schemaVersion: 2, ...members })
+    expect(outlineManifest(bytes, 'application/json')).toMatchObject({ mediaType })
+  })
+
   test.each([
+    ['{"schemaVersion":3,"mediaType":null}', 'not-a-manifest'],
     ['<html>captive portal</html>', 'not-a-manifest'],
     ['[]', 'not-a-manifest'],
     ['{}', 'not-a-manifest'],
