@@ -27,7 +27,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const read = (file: string) => readFile(join(request.templates, file), 'utf8')
-  const spec = () => autostartSpec(program, surroundings, paths)
+  const spec = () => autostartSpec(program, surroundings, paths, { secrets: false })
   switch (name) {
     case 'systemd':
       return renderSystemdUnit(await read('systemd/mirror.service'), spec())

@@ -147,8 +147,8 @@ export default class Up extends BaseCommand {
     return {
       file: autostart.file,
       install: async () => [
-        ...(await autostart.install(autostartSpec(this.program, surroundings, plan.paths))),
-        ...autostartWarnings(plan.config),
+        ...(await autostart.install(autostartSpec(this.program, surroundings, plan.paths, { secrets: true }))),
+        ...autostartWarnings(plan.config, surroundings, autostart.file),
       ],
     }
   }

@@ -9,7 +9,8 @@ export interface AutostartSpec {
 /** A systemd unit from its template. Quoting: systemd.syntax(7), systemd.service(5) "Command lines". */
 export function renderSystemdUnit(template: string, { command, env, logFile }: AutostartSpec): string {
   // `%` starts a specifier everywhere; `$` a variable in a command line only.
-  const quoted = (text: string) => `"${percents(text).replaceAll(/["\\]/g, '\\$&').replaceAll('\n', '\\n')}"`
+  const quoted = (text: string) =>
+    `"${percents(text).replaceAll(/["\\]/g, '\\$&').replaceAll('\n', '\\n').replaceAll('\t', '\\t')}"`
   return fill(template, {
     COMMAND: command.map((part) => quoted(part).replaceAll('$', '$$$$')).join(' '),
     ENVIRONMENT: Object.entries(env)

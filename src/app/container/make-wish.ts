@@ -9,6 +9,8 @@ import type { EngineInfo } from '../../runtime/container-engine.ts'
 import { isLoopbackAddress } from '../../server/host-guard.ts'
 import { containerConfig, containerPorts } from './container-config.ts'
 import { hashOfFiles, readHandedFiles, type HandedFiles } from './handed-archive.ts'
+import { proxyVariables } from '../inherited-variables.ts'
+import { handedCertificates } from './handed-certificates.ts'
 import { handedFiles } from './outside.ts'
 
 export interface WishInput {
@@ -38,9 +40,10 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
   const { env } = surroundings
   const ports = containerPorts(config)
   const inside = containerConfig(config, ports, credentials)
-  const extra = env['NODE_EXTRA_CA_CERTS']
+  const certificates = await handedCertificates(env)
   const files = {
-    ...(await readHandedFiles({ ...inside.files, ...(extra && { [extraCaFile]: extra }) })),
+    ...(await readHandedFiles(inside.files)),
+    ...(certificates && { [extraCaFile]: certificates }),
     [handedFiles.config]: inside.text,
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
@@ -59,8 +62,8 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
       data: folder === undefined ? { volume: volumeName } : { folder },
       user: userFor(folder, info),
       memory: memoryOf(env['MIRROR_MEMORY']),
-      env: proxyVariables(env),
-      extraCa: extra ? extraCaFile : undefined,
+      env: proxiesOf(env),
+      extraCa: certificates ? extraCaFile : undefined,
       engine: info,
     },
   }
@@ -83,17 +86,15 @@ function memoryOf(text: string | undefined): number {
   })
 }
 
-const proxyNames = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'ALL_PROXY'].flatMap((name) => [name, name.toLowerCase()])
-
-function proxyVariables(env: Surroundings['env']): Record<string, string> {
-  return Object.fromEntries(proxyNames.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
+function proxiesOf(env: Surroundings['env']): Record<string, string> {
+  return Object.fromEntries(proxyVariables.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
 }
 
 function proxyWarnings(env: Surroundings['env']): string[] {
-  const local = proxyNames.filter(
+  const local = proxyVariables.filter(
     (name) => !/^no_/i.test(name) && /\/\/([^@/]*@)?(localhost|127\.|\[::1\])/.test(env[name] ?? ''),
   )
-  const telling = proxyNames.filter((name) => /\/\/[^@/]*:[^@/]*@/.test(env[name] ?? ''))
+  const telling = proxyVariables.filter((name) => /\/\/[^@/]*:[^@/]*@/.test(env[name] ?? ''))
   return [
     ...local.map((name) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
     ...telling.map((name) => `${name} holds a password, which whoever may use Docker sees in docker inspect`),

@@ -3,10 +3,14 @@ import { autostartSpec, autostartWarnings } from '../../../src/app/autostart-mir
 import { defaultConfig } from '../../../src/config/defaults.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 
-const specOf = (env: Record<string, string>) => {
-  const surroundings = { platform: 'linux', env, homedir: '/home/me', cwd: '/place' } as const
-  return autostartSpec('/opt/mirror/bin/run.js', surroundings, mirrorPaths(surroundings))
+const surroundingsOf = (env: Record<string, string>) =>
+  ({ platform: 'linux', env, homedir: '/home/me', cwd: '/place' }) as const
+const specOf = (env: Record<string, string>, secrets = true) => {
+  const surroundings = surroundingsOf(env)
+  return autostartSpec('/opt/mirror/bin/run.js', surroundings, mirrorPaths(surroundings), { secrets })
 }
+const warningsOf = (env: Record<string, string>, config = defaultConfig()) =>
+  autostartWarnings(config, surroundingsOf(env), '/unit')
 
 describe('what is started with the machine', () => {
   test('is this very program, with absolute places', () => {
@@ -16,23 +20,100 @@ describe('what is started with the machine', () => {
     expect(spec.logFile).toBe('/place/here/state/mirror.log')
   })
 
-  test('keeps the settings, the way to upstreams and to Docker, and no other variables', () => {
+  test('keeps the settings, the way to upstreams, to Docker and to credentials, and no other variables', () => {
     const env = {
       MIRROR_CACHE_PORT: '6055',
       MIRROR_CACHE_MAX_SIZE: '1GiB',
       MIRROR_NETWORKS: 'kind',
       https_proxy: 'http://proxy:3128',
+      ALL_PROXY: 'http://proxy:3128',
+      NO_PROXY: 'corp.example',
       DOCKER_HOST: 'unix:///d.sock',
+      DOCKER_CONTEXT: 'colima',
+      DOCKER_CONFIG: '/home/me/docker',
+      XDG_CONFIG_HOME: '/home/me/.config',
       PATH: '/bin',
+      HOME: '/home/me',
+      NODE_EXTRA_CA_CERTS: '/etc/corp.pem',
+      NODE_USE_SYSTEM_CA: '1',
+      SSL_CERT_FILE: '/etc/ssl/cert.pem',
+      REQUESTS_CA_BUNDLE: '/etc/corp.pem',
+      AWS_PROFILE: 'dev',
+      AWS_REGION: 'eu-central-1',
+      AWS_ACCESS_KEY_ID: 'AKIA',
+      AWS_SECRET_ACCESS_KEY: 'hunter2',
+      AZURE_CLIENT_ID: 'me',
+      GOOGLE_APPLICATION_CREDENTIALS: '/keys/g.json',
+      CLOUDSDK_CORE_PROJECT: 'p',
+      DOCKER_AUTH_CONFIG: '{"auths":{}}',
+      PASSWORD_STORE_DIR: '/home/me/pass',
     }
-    expect(specOf({ ...env, CORP_PASSWORD: 'hunter2', MIRROR_PASSWORD: 'hunter2', MIRROR_JSON: '1' }).env).toEqual(env)
+    const others = {
+      CORP_PASSWORD: 'hunter2',
+      MIRROR_PASSWORD: 'hunter2',
+      MIRROR_JSON: '1',
+      SHELL: '/bin/sh',
+      AWS: 'x',
+    }
+    expect(specOf({ ...env, ...others }).env).toEqual(env)
+  })
+
+  test('finds files that were named from where the command was run', () => {
+    const env = {
+      NODE_EXTRA_CA_CERTS: 'corp.pem',
+      SSL_CERT_DIR: 'certs:/etc/ssl/certs',
+      GOOGLE_APPLICATION_CREDENTIALS: './g.json',
+      AWS_CONFIG_FILE: '~/aws',
+      AWS_SHARED_CREDENTIALS_FILE: '../aws',
+      DOCKER_CONFIG: 'docker',
+      MIRROR_TLS_CERT: './tls.crt',
+    }
+    expect(specOf(env).env).toEqual({
+      NODE_EXTRA_CA_CERTS: '/place/corp.pem',
+      SSL_CERT_DIR: '/place/certs:/etc/ssl/certs',
+      GOOGLE_APPLICATION_CREDENTIALS: '/place/g.json',
+      AWS_CONFIG_FILE: '~/aws',
+      AWS_SHARED_CREDENTIALS_FILE: '/aws',
+      DOCKER_CONFIG: '/place/docker',
+      MIRROR_TLS_CERT: '/place/tls.crt',
+    })
+  })
+
+  test('keeps the options of Node that say whom it trusts, and not those of a debugger', () => {
+    const NODE_OPTIONS = '--require /tmp/vscode/bootloader.js --use-system-ca --inspect=9229 --tls-min-v1.2'
+    expect(specOf({ NODE_OPTIONS }).env).toEqual({ NODE_OPTIONS: '--use-system-ca --tls-min-v1.2' })
+    expect(specOf({ NODE_OPTIONS: '--inspect' }).env).toEqual({})
+  })
+
+  test('keeps no credential that dies within hours, and says so', () => {
+    const env = { AWS_PROFILE: 'dev', AWS_ACCESS_KEY_ID: 'ASIA', AWS_SECRET_ACCESS_KEY: 'x', AWS_SESSION_TOKEN: 'y' }
+    expect(specOf(env).env).toEqual({ AWS_PROFILE: 'dev' })
+    const warnings = warningsOf(env).join('\n')
+    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'])
+      expect(warnings).toContain(`${name} will not be there after a reboot`)
+  })
+
+  test('keeps secrets in the file of the service, which is named, and not in one that is printed', () => {
+    const env = { AWS_SECRET_ACCESS_KEY: 'hunter2', HTTPS_PROXY: 'http://me:hunter2@proxy:3128', AWS_PROFILE: 'dev' }
+    expect(specOf(env).env).toEqual(env)
+    expect(warningsOf(env)).toEqual(['/unit holds AWS_SECRET_ACCESS_KEY and HTTPS_PROXY; only you can read it'])
+    expect(specOf(env, false).env).toEqual({ AWS_PROFILE: 'dev' })
+  })
+
+  test('keeps no value that its file cannot hold, and no switch that turns off checks', () => {
+    const env = { AWS_PROFILE: 'a\u0007b', NODE_TLS_REJECT_UNAUTHORIZED: '0' }
+    expect(specOf(env).env).toEqual({})
+    expect(warningsOf(env)).toEqual([
+      'AWS_PROFILE will not be there after a reboot: it holds control characters',
+      expect.stringContaining('NODE_TLS_REJECT_UNAUTHORIZED will not be there'),
+    ])
   })
 
   test('warns of a password that only the shell knows', () => {
     const upstream = { url: 'https://a.example', tokenHosts: [], ca: undefined, tagFreshness: undefined }
     const credentials = { from: 'password-env', username: 'me', passwordEnv: 'CORP_PASSWORD' } as const
     const config = { ...defaultConfig(), upstreams: { 'a.example': { ...upstream, credentials } } }
-    expect(autostartWarnings(config)).toEqual([expect.stringContaining('CORP_PASSWORD')])
-    expect(autostartWarnings(defaultConfig())).toEqual([])
+    expect(warningsOf({}, config)).toEqual([expect.stringContaining('CORP_PASSWORD')])
+    expect(warningsOf({})).toEqual([])
   })
 })

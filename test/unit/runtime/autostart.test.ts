@@ -1,4 +1,5 @@
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { spawnSync } from 'node:child_process'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -66,6 +67,34 @@ describe('a systemd unit', () => {
     await expect(check()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
     await expect(stat(file)).rejects.toMatchObject({ code: 'ENOENT' })
   })
+})
+
+const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0
+
+test.skipIf(!hasSystemd)('systemd itself finds nothing wrong with a unit, whatever its values hold', async () => {
+  const values = [
+    'a b',
+    '100%h',
+    '$HOME ${HOME}',
+    '"x" \'y\'',
+    'back\\slash\\',
+    'line\nline',
+    'tab\ttab',
+    'naïve',
+    '#;',
+    '{"a":["b"]}',
+  ]
+  const env = Object.fromEntries(values.map((value, at) => [`VALUE_${at}`, value]))
+  const command = [process.execPath, '--max-semi-space-size=8', '/srv/$100%/"run".js', 'serve']
+  const template = await readFile(join(templates, 'systemd/mirror.service'), 'utf8')
+  const file = join(home, 'mirror.service')
+  await writeFile(file, renderSystemdUnit(template, { command, env, logFile: '/var/log/a b/50%.log' }))
+  const verified = spawnSync('systemd-analyze', ['--user', 'verify', file], {
+    env: { ...process.env, XDG_RUNTIME_DIR: home },
+    encoding: 'utf8',
+  })
+  expect(verified.stderr.split('\n').filter((line) => line.includes('mirror.service'))).toEqual([])
+  expect(verified.status).toBe(0)
 })
 
 describe('a launchd agent', () => {

@@ -262,6 +262,21 @@ describe('up in a container', () => {
     expect(specOf().user).toBe('0:0')
   })
 
+  test('hands over the authorities that Node trusts here beyond its own, and no path of this machine', async () => {
+    const file = join(home, 'corp.pem')
+    await writeFile(file, '-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----')
+    const others = {
+      AWS_PROFILE: 'dev',
+      GOOGLE_APPLICATION_CREDENTIALS: '/keys/g.json',
+      SSL_CERT_FILE: file,
+      PATH: '/x',
+    }
+    await up({ NODE_EXTRA_CA_CERTS: file, ...others })
+    const { env } = specOf()
+    expect(env['NODE_EXTRA_CA_CERTS']).toMatch(/\/extra-ca\.pem$/)
+    for (const name of Object.keys(others)) expect(env).not.toHaveProperty(name)
+  })
+
   test.each([
     ['a file that is not there', { NODE_EXTRA_CA_CERTS: '/nowhere/ca.pem' }],
     ['too little memory', { MIRROR_MEMORY: '1MiB' }],
