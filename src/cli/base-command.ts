@@ -4,6 +4,7 @@ import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, codeOf, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
+import { interruptGroups } from '../lib/process-group.ts'
 import { DockerError } from '../runtime/container-engine.ts'
 import { createPaint, wantsColor, type Paint } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
@@ -55,6 +56,7 @@ export abstract class BaseCommand extends Command {
       if (since === undefined) this.say('Interrupted; putting things in order.')
       since ??= now
       this.#interrupt.abort()
+      interruptGroups()
     }
     for (const signal of interrupts) process.on(signal, onSignal)
     return () => {

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errnoOf } from './errors.ts'
 
@@ -15,6 +14,8 @@ export const ownGroup = { detached: process.platform !== 'win32', windowsHide: t
 /** Sends a signal to a program that was started with `ownGroup`, and to all that it has started. False when none is left. */
 export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
   if (process.platform === 'win32') {
+    // Not every program runs others.
+    const { spawn } = process.getBuiltinModule('node:child_process')
     // Without a forced end a program that has no window takes no notice.
     if (signal !== 0) spawn('taskkill', ['/pid', String(pid), '/T', '/F'], { stdio: 'ignore' }).on('error', () => {})
     return false
@@ -36,4 +37,17 @@ export async function endGroup(pid: number): Promise<void> {
     if (!signalGroup(pid, 0)) return
   }
   signalGroup(pid, 'SIGKILL')
+}
+
+const running = new Set<number>()
+
+/** Notes that this process waits for a group; the result forgets it. */
+export function trackGroup(pid: number): () => void {
+  running.add(pid)
+  return () => void running.delete(pid)
+}
+
+/** Passes an interruption on, which the terminal sends to the group of this process only. */
+export function interruptGroups(): void {
+  for (const pid of running) signalGroup(pid, 'SIGINT')
 }

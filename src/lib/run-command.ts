@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { deferred } from './deferred.ts'
-import { endGroup, ownGroup, signalGroup } from './process-group.ts'
+import { endGroup, ownGroup, signalGroup, trackGroup } from './process-group.ts'
 
 /** What became of a program that was started. */
 export interface CommandResult {
@@ -54,10 +54,12 @@ export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env
     return { exitCode: undefined, stdout: '', stderr: originalMessage ?? '' }
   }
   // The terminal's Ctrl-C does not reach a group of its own.
-  const forget = onExit(() => void signalGroup(pid, 'SIGTERM'))
+  const stopWatching = onExit(() => void signalGroup(pid, 'SIGTERM'))
+  const forget = trackGroup(pid)
   try {
     return await resultOf(program, pid, timeoutMs)
   } finally {
+    stopWatching()
     forget()
   }
 }

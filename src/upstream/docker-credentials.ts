@@ -40,7 +40,7 @@ export function createDockerCredentials(options: {
       startedAt,
       goodUntil: startedAt + keepMs,
     }
-    started.result.catch(() => (started.goodUntil = startedAt + quietMs))
+    started.result.catch(() => (started.goodUntil = clock.monotonic() + quietMs))
     run = started
     return started.result
   }

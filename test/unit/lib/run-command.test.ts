@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from 'esbuild'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { interruptGroups } from '../../../src/lib/process-group.ts'
 import { runCommand } from '../../../src/lib/run-command.ts'
 
 const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
@@ -89,6 +90,14 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
     const deaf = await script('exit 0')
     const result = await runCommand(deaf.file, [], { timeoutMs: 60_000, input: 'x'.repeat(1_000_000) })
     expect(result?.exitCode).toBe(0)
+  })
+
+  test('passes an interruption on to what runs', async () => {
+    const wrapper = await script('echo $$ > pid; exec sleep 600')
+    const run = runCommand(wrapper.file, [], { timeoutMs: 600_000 })
+    await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), { timeout: 20_000 }).toBeGreaterThan(0)
+    interruptGroups()
+    expect((await run)?.exitCode).toBeUndefined()
   })
 
   test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(

@@ -291,6 +291,19 @@ describe('credential helpers', () => {
     expect(runs).toHaveLength(2)
   })
 
+  test('that took their time to fail are left alone for a while after that', async () => {
+    const held = await setUp('ghcr.io', { credsStore: 's' }, async () => {
+      held.clock.pass(15_000)
+      return { exitCode: undefined, stdout: '', stderr: '' }
+    })
+    await failureOf(held.credentials.find())
+    await failureOf(held.credentials.find())
+    expect(held.runs).toHaveLength(1)
+    held.clock.pass(5000)
+    await failureOf(held.credentials.find())
+    expect(held.runs).toHaveLength(2)
+  })
+
   test('are run again when their word was refused, and only another word counts', async () => {
     let secret = 'old'
     const { credentials, runs, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('u', secret))
