@@ -17,19 +17,32 @@ const bothCases = (...names: string[]) => names.flatMap((name) => [name, name.to
 /** The way to upstreams. */
 export const proxyVariables = bothCases('HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'ALL_PROXY')
 
-const inherited = new Set([
-  ...proxyVariables,
-  // Where programs and files are.
-  ...['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME'],
-  // The way to Docker.
-  ...['DOCKER_HOST', 'DOCKER_CONTEXT', 'DOCKER_CONFIG', 'DOCKER_TLS_VERIFY', 'DOCKER_CERT_PATH', 'DOCKER_AUTH_CONFIG'],
+/** Where programs and files are. */
+const places = ['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']
+/** The way to Docker. */
+const docker = [
+  'DOCKER_HOST',
+  'DOCKER_CONTEXT',
+  'DOCKER_CONFIG',
+  'DOCKER_TLS_VERIFY',
+  'DOCKER_CERT_PATH',
+  'DOCKER_AUTH_CONFIG',
   'KIND_EXPERIMENTAL_DOCKER_NETWORK',
-  // Whom Node, and credential helpers in other languages, trust.
-  ...['NODE_EXTRA_CA_CERTS', 'NODE_USE_SYSTEM_CA', 'NODE_OPTIONS', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'OPENSSL_CONF'],
-  ...['CURL_CA_BUNDLE', 'REQUESTS_CA_BUNDLE'],
-  // What credential helpers go by.
-  ...['PASSWORD_STORE_DIR', 'GNUPGHOME'],
-])
+]
+/** Whom Node, and credential helpers in other languages, trust. */
+const trust = [
+  'NODE_EXTRA_CA_CERTS',
+  'NODE_USE_SYSTEM_CA',
+  'NODE_OPTIONS',
+  'SSL_CERT_FILE',
+  'SSL_CERT_DIR',
+  'OPENSSL_CONF',
+  'CURL_CA_BUNDLE',
+  'REQUESTS_CA_BUNDLE',
+]
+/** What credential helpers go by, and all that begins as `cloud` says. */
+const helpers = ['PASSWORD_STORE_DIR', 'GNUPGHOME']
+const inherited = new Set([...proxyVariables, ...places, ...docker, ...trust, ...helpers])
 const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]+$/
 
 const files =

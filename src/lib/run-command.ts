@@ -39,28 +39,25 @@ const drainSteps = 20
 /** Runs programs of this machine. */
 export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env }) => {
   const [{ execa }, { onExit }] = await Promise.all([import('execa'), import('signal-exit')])
-  const program = execa(file, args, {
-    ...ownGroup,
-    reject: false,
-    buffer: false,
-    ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
-    ...(env && { env }),
-  })
-  const { pid } = program
-  if (pid === undefined) {
+  let pid: number | undefined
+  // The terminal's Ctrl-C does not reach a group of its own. Watched before there is one, so that none is missed.
+  const stopWatching = onExit(() => void (pid !== undefined && signalGroup(pid, 'SIGTERM')))
+  try {
+    const program = execa(file, args, {
+      ...ownGroup,
+      reject: false,
+      buffer: false,
+      ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
+      ...(env && { env }),
+    })
+    pid = program.pid
+    if (pid !== undefined) return await resultOf(program, pid, timeoutMs)
     const { code, originalMessage } = await program
     if (code === 'ENOENT') return undefined
     // A program that could not be started has written nothing; why is all there is to say.
     return { exitCode: undefined, stdout: '', stderr: originalMessage ?? '' }
-  }
-  // The terminal's Ctrl-C does not reach a group of its own.
-  const stopWatching = onExit(() => void signalGroup(pid, 'SIGTERM'))
-  const forget = trackGroup(pid)
-  try {
-    return await resultOf(program, pid, timeoutMs)
   } finally {
     stopWatching()
-    forget()
   }
 }
 
@@ -69,29 +66,34 @@ async function resultOf(program: ChildProcess, pid: number, timeoutMs: number): 
   const exit = deferred<number | undefined>()
   const ended = deferred()
   const closed = deferred()
-  let isClosed = false
-  let isEnded = false
+  const is = { closed: false, ended: false }
   const end = () => {
-    if (isEnded) return
-    isEnded = true
+    if (is.ended) return
+    is.ended = true
     void endGroup(pid).then(() => ended.resolve())
   }
-  program.once('exit', (code) => exit.resolve(code ?? undefined))
+  program.once('exit', (code) => {
+    // What it leaves behind is not its own time.
+    if (!is.ended) clearTimeout(timer)
+    exit.resolve(code ?? undefined)
+  })
   program.once('close', () => {
-    isClosed = true
+    is.closed = true
     closed.resolve()
   })
   const stdout = collect(program.stdout!, end)
   const stderr = collect(program.stderr!, end)
   const timer = setTimeout(end, timeoutMs)
+  const forget = trackGroup(pid)
   try {
     const exitCode = await Promise.race([exit.promise, ended.promise])
     // A daemon that the program has started may keep the output open for ever.
-    for (let step = 0; step < drainSteps && !isClosed && !isEnded; step++) await sleep(drainStepMs)
-    if (isEnded) await Promise.race([closed.promise, ended.promise])
-    return { exitCode: isEnded ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
+    for (let step = 0; step < drainSteps && !is.closed && !is.ended; step++) await sleep(drainStepMs)
+    if (is.ended) await Promise.race([closed.promise, ended.promise])
+    return { exitCode: is.ended ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
   } finally {
     clearTimeout(timer)
+    forget()
     program.stdout!.destroy()
     program.stderr!.destroy()
   }

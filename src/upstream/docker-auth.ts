@@ -90,7 +90,8 @@ export function parseAuthVariable(text: string): ReadonlyMap<string, Credential>
   const credentials = new Map<string, Credential>()
   for (const [server, entry] of Object.entries(auths)) {
     if (!isObject(entry) || Object.keys(entry).some((key) => key.toLowerCase() !== 'auth')) return undefined
-    const pair = parsePair(String(member(entry, 'auth') ?? ''))
+    const auth = member(entry, 'auth')
+    const pair = typeof auth === 'string' ? parsePair(auth) : undefined
     if (!pair) return undefined
     credentials.set(server, { kind: 'password', username: pair[0], password: pair[1] })
   }

@@ -13,6 +13,9 @@ import { runCommand } from '../../../src/lib/run-command.ts'
 const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
   runCommand(process.execPath, ['-e', script], options)
 
+/** A busy machine takes its time. */
+const patience = { timeout: 20_000 }
+
 describe('runCommand', () => {
   test('passes input and environment, and returns output and exit code as they are', async () => {
     const script = `process.stdin.pipe(process.stdout); console.error(process.env.GREETING); process.exitCode = 3`
@@ -62,14 +65,14 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
     const wrapper = await script('sleep 600 & echo $! > pid; echo waiting; wait')
     const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
     expect(result).toEqual({ exitCode: undefined, stdout: 'waiting\n', stderr: '' })
-    await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+    await expect.poll(async () => isRunning(await wrapper.pidIn('pid')), patience).toBe(false)
   })
 
   test('ends a child that ignores the request to end', async () => {
     const wrapper = await script(`trap '' TERM; sh -c "trap '' TERM; while :; do sleep 1; done" & echo $! > pid; wait`)
     const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
     expect(result?.exitCode).toBeUndefined()
-    await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+    await expect.poll(async () => isRunning(await wrapper.pidIn('pid')), patience).toBe(false)
   })
 
   test('does not wait for a daemon that keeps the output open, and leaves it alone', async () => {
@@ -95,7 +98,7 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
   test('passes an interruption on to what runs', async () => {
     const wrapper = await script('echo $$ > pid; exec sleep 600')
     const run = runCommand(wrapper.file, [], { timeoutMs: 600_000 })
-    await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), { timeout: 20_000 }).toBeGreaterThan(0)
+    await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), patience).toBeGreaterThan(0)
     interruptGroups()
     expect((await run)?.exitCode).toBeUndefined()
   })
@@ -106,10 +109,10 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
       const wrapper = await script('sleep 600 & echo $! > pid; wait')
       const parent = spawn(process.execPath, [await bundledProgram(), wrapper.file], { stdio: 'inherit' })
       onTestFinished(() => void parent.kill('SIGKILL'))
-      await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), { timeout: 20_000 }).toBeGreaterThan(0)
+      await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), patience).toBeGreaterThan(0)
       parent.kill(signal)
       expect(await once(parent, 'exit')).toEqual([null, signal])
-      await expect.poll(async () => isRunning(await wrapper.pidIn('pid'))).toBe(false)
+      await expect.poll(async () => isRunning(await wrapper.pidIn('pid')), patience).toBe(false)
     },
   )
 })

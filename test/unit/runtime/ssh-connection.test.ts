@@ -128,5 +128,5 @@ test('one that is given up takes along what its ssh has started', async () => {
   await once(connection, 'close')
   const proxy = await proxyPid()
   // Where nobody looks after orphans a zombie remains.
-  await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true).toBe(true)
+  await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true, { timeout: 10_000 }).toBe(true)
 })
