@@ -1,18 +1,23 @@
-import type { MirrorPaths } from '../config/paths.ts'
+import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { createAdminClient, type AdminClient, type AdminTunnel } from '../runtime/admin-client.ts'
 import { hostOf } from '../runtime/host-of.ts'
 import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
-import { findRunning } from '../runtime/state-file.ts'
 import type { StatusReport } from '../server/admin-api.ts'
+import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'
 
 /** What the running mirror says about itself; undefined when none runs. */
-export async function mirrorStatus(paths: MirrorPaths): Promise<StatusReport | undefined> {
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined) return undefined
-  const report = await adminOf(running, paths).status()
-  const engine = engineElsewhere(running)
-  return engine === undefined ? report : { ...report, engine }
+export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
+  const here = await findMirrorHere(surroundings)
+  if (here === undefined) return undefined
+  const report = await adminHere(here).status()
+  const engine = engineElsewhere(here.running)
+  return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
+}
+
+/** The admin client of a mirror that was found. */
+export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
+  return adminOf(running, paths, user?.uid)
 }
 
 /** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
@@ -20,8 +25,8 @@ export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): 
   return container?.elsewhere && container.engine && hostOf(container.engine)
 }
 
-/** The admin client of a running mirror. */
-export function adminOf(running: MirrorState, paths: MirrorPaths): AdminClient {
+/** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
+export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
     throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
@@ -29,7 +34,7 @@ export function adminOf(running: MirrorState, paths: MirrorPaths): AdminClient {
       hints: ['mirror down && mirror up'],
     })
   const tunnel = running.container && tunnelTo(running.container)
-  return createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 10_000, tunnel })
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: owner, timeoutMs: 10_000, tunnel })
 }
 
 function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {

@@ -9,10 +9,10 @@ const mostImages = 15
 
 /** What a running mirror says about itself, for a person. `now`: wall clock ms. */
 export function renderStatus(report: StatusReport, paint: Paint, now: number): string {
-  const { version, pid, runtime, engine, uptimeSeconds } = report
+  const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
-    `${paint.green('●')} ${paint.bold(`mirror ${version} is up`)} for ${renderAge(uptimeSeconds * 1000)} (${place})`,
+    `${paint.green('●')} ${paint.bold(`mirror ${version} is up`)} for ${renderAge(uptimeSeconds * 1000)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
     facts([...endpointFacts(report), ...cacheFacts(report, paint)], paint),
     ...upstreamTable(report, paint),
     ...imageTable(report, paint, now),

@@ -1,7 +1,8 @@
-import { readFile, readdir, rm } from 'node:fs/promises'
+import { chmod, readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { makeFolder } from '../lib/make-folder.ts'
 import { clientNames, type ClientName } from './client-config.ts'
 
 /** What was done to one client's files in one place, and what it takes to undo it. */
@@ -26,6 +27,8 @@ export interface ConfiguredClient {
   readonly files: readonly ConfiguredFile[]
   /** Folders that were made for them, outermost first. */
   readonly folders: readonly string[]
+  /** The files are as they were before, but the running client goes on with what it has read until it is reloaded. */
+  readonly undone?: boolean
 }
 
 export interface ConfiguredFile {
@@ -40,33 +43,108 @@ export interface ConfiguredFile {
   readonly also?: readonly string[]
 }
 
-/** Which clients are configured: a file for each in `configured/` of the state folder, so that two runs take nothing from each other. */
+/** Where records lie: `configured/` and `backups/` in each folder. */
+export interface RecordFolders {
+  /** This user's state folder; undefined for root where others than root can write it. */
+  readonly own: string | undefined
+  /** For what root has configured for the whole machine: root writes it, everyone reads it. Undefined: there is none. */
+  readonly system: string | undefined
+  /** Whether we are root. */
+  readonly isRoot: boolean
+}
+
+/** A record, and whether only root can change it. */
+export interface KnownRecord extends ConfiguredClient {
+  readonly lockedByRoot: boolean
+}
+
+/** Which clients are configured: a file for each in `configured/`, so that two runs take nothing from each other. */
 export interface ConfiguredClients {
   /** In the order in which they were configured. */
-  list(): Promise<ConfiguredClient[]>
+  list(): Promise<KnownRecord[]>
   /** Takes the place of the record of the same client and place. */
   put(record: ConfiguredClient): Promise<void>
   remove(record: ConfiguredClient): Promise<void>
+  /** As root: moves what was recorded before there was a place for the whole machine to that place. */
+  migrate(): Promise<void>
+  /** Where backups for this record go. */
+  backupFolder(record: Pick<ConfiguredClient, 'root' | 'details'>): string
 }
 
-export function openConfiguredClients(stateDir: string): ConfiguredClients {
-  const folder = join(stateDir, 'configured')
-  const fileOf = (record: ConfiguredClient) => join(folder, nameOf(record))
-  return {
-    async list() {
-      const names = (await orAbsent(() => readdir(folder))) ?? []
-      const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(folder, name))
-      const records = await Promise.all(files.map(readRecord))
-      return records
-        .filter((record) => record !== undefined)
-        .toSorted((one, other) => one.since.localeCompare(other.since))
-    },
-    put: (record) => writeFileAtomic(fileOf(record), `${JSON.stringify(record, null, 2)}\n`),
-    async remove(record) {
-      await rm(fileOf(record), { force: true })
-      await orAbsent(() => syncFolder(folder))
-    },
+/** A path alone is a state folder with no other beside it. */
+export function openConfiguredClients(where: string | RecordFolders): ConfiguredClients {
+  const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
+  const shared = system === own ? undefined : system
+
+  function folderOf(record: Pick<ConfiguredClient, 'root' | 'details'>): string {
+    const isShared = shared !== undefined && isRoot && (own === undefined || isSystemWide(record))
+    const folder = isShared ? shared : own
+    if (folder === undefined) throw new Error('There is no folder for records')
+    return folder
   }
+
+  const configured: ConfiguredClients = {
+    async list() {
+      const records = [
+        ...(own === undefined ? [] : await recordsIn(own, false)),
+        ...(shared === undefined ? [] : await recordsIn(shared, !isRoot)),
+      ]
+      return records.toSorted((one, other) => one.since.localeCompare(other.since))
+    },
+
+    async put(record) {
+      const folder = folderOf(record)
+      const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
+      if (folder === shared) await writeForAll(folder, fileIn(folder, record), text)
+      else await writeFileAtomic(fileIn(folder, record), text)
+      // From before there was a place for the whole machine.
+      if (folder === shared && own !== undefined) await removeFile(own, record)
+    },
+
+    async remove(record) {
+      if (own !== undefined) await removeFile(own, record)
+      if (shared !== undefined && isRoot) await removeFile(shared, record)
+    },
+
+    async migrate() {
+      if (own === undefined || shared === undefined || !isRoot) return
+      for (const record of await recordsIn(own, false)) if (isSystemWide(record)) await configured.put(record)
+    },
+
+    backupFolder: (record) => join(folderOf(record), 'backups'),
+  }
+  return configured
+}
+
+async function removeFile(folder: string, record: ConfiguredClient): Promise<void> {
+  await rm(fileIn(folder, record), { force: true })
+  await orAbsent(() => syncFolder(join(folder, 'configured')))
+}
+
+function fileIn(folder: string, record: ConfiguredClient): string {
+  return join(folder, 'configured', nameOf(record))
+}
+
+/** Whether a record is about files of the whole machine, not of one user. */
+export function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
+  return root === undefined && details['scope'] === 'system'
+}
+
+async function recordsIn(folder: string, lockedByRoot: boolean): Promise<KnownRecord[]> {
+  const configured = join(folder, 'configured')
+  const names = (await readable(configured, () => readdir(configured))) ?? []
+  const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(configured, name))
+  const records = await Promise.all(files.map(readRecord))
+  return records.flatMap((record) => (record === undefined ? [] : [{ ...record, lockedByRoot }]))
+}
+
+/** Whatever the umask: other users read what root has configured. */
+async function writeForAll(folder: string, file: string, text: string): Promise<void> {
+  const configured = join(folder, 'configured')
+  await makeFolder(configured)
+  for (const path of [folder, configured]) await chmod(path, 0o755)
+  await writeFileAtomic(file, text)
+  await chmod(file, 0o644)
 }
 
 /** Another one for each client, place and root. */
@@ -95,9 +173,22 @@ async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
+/** Undefined where there is nothing. Throws MirrorError for what only another user may read. */
+async function readable<T>(path: string, ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await orAbsent(ask)
+  } catch (cause) {
+    if (errnoOf(cause) !== 'EACCES') throw cause
+    throw new MirrorError(`No permission to read ${path}, so it is not known what is configured.`, {
+      hints: [`ls -ld ${path}   (whose it is)`],
+      cause,
+    })
+  }
+}
+
 /** Undefined for one that went since it was seen. Without it an undo would be a guess: a damaged one is told, not passed over. */
 async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
-  const text = await orAbsent(() => readFile(file, 'utf8'))
+  const text = await readable(file, () => readFile(file, 'utf8'))
   if (text === undefined) return undefined
   try {
     const record: unknown = JSON.parse(text)

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { isAsWritten } from './as-written.ts'
 import type { FileChange } from './client-config.ts'
-import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
+import type { ConfiguredClient, ConfiguredFile } from './configured.ts'
 import type { FilePort, FileState } from './file-port.ts'
 import { inWritingOrder } from './writing-order.ts'
 
@@ -44,12 +44,12 @@ export async function planUndo(
   return { changes, notes }
 }
 
-/** Carries out the way back, and forgets the record. */
+/** Carries out the way back; then `conclude` forgets the record, or keeps what is left to do. */
 export async function applyUndo(
   record: ConfiguredClient,
   { changes }: UndoPlan,
   files: FilePort,
-  configured: ConfiguredClients,
+  conclude: () => Promise<void>,
 ): Promise<void> {
   const recorded = new Map(record.files.map((file) => [file.path, file]))
   for (const path of recorded.keys()) await files.tidy?.(path)
@@ -58,7 +58,7 @@ export async function applyUndo(
     else await files.write(path, Buffer.from(after), (await files.read(path)) ?? attributes(recorded.get(path)))
   }
   for (const folder of record.folders.toReversed()) await files.removeFolder(folder)
-  await configured.remove(record)
+  await conclude()
 }
 
 function attributes(file: ConfiguredFile | undefined): Omit<FileState, 'bytes'> | undefined {

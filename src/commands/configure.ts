@@ -2,8 +2,9 @@ import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
-import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { BaseCommand } from '../cli/base-command.ts'
+import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
 import type { Talk } from '../cli/talk.ts'
@@ -84,19 +85,31 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       options: ['classic', 'containerd'],
       env: 'MIRROR_IMAGE_STORE',
     }),
+    diff: boolean({ description: 'show every file and table of the difference, also those that are alike' }),
     yes: yesFlag,
     'dry-run': dryRunFlag,
     json: jsonFlag,
   }
 
+  /** The clients whose files were written, or put back, so far. */
+  readonly #written: string[] = []
+
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(Configure)
+    try {
+      await this.carryOut(args.client, flags)
+    } catch (error) {
+      throw withDone(error, this.#written)
+    }
+  }
+
+  private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { machineAt } = await import('../app/configure/machine.ts')
-    const machine = machineAt(this.surroundings(), flags.root)
-    if (flags.list) return this.list(machine, args.client, flags)
-    if (flags.undo) return this.undo(machine, args.client, flags)
-    if (flags.check && args.client === undefined) return this.checkConfigured(machine, flags)
-    const adapters = await this.adaptersFor(machine, args.client, flags)
+    const machine = await machineAt(this.surroundings(), flags.root)
+    if (flags.list) return this.list(machine, client, flags)
+    if (flags.undo) return this.undo(machine, client, flags)
+    if (flags.check && client === undefined) return this.checkConfigured(machine, flags)
+    const adapters = await this.adaptersFor(machine, client, flags)
     if (adapters === undefined) return
     // What none of several can do without is told once.
     if (adapters.length > 1) await this.findMirror(machine, flags)
@@ -106,7 +119,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       adapters,
       async (adapter) => {
         const place = await this.placeFor(machine, adapter, flags)
-        if (flags.check) return this.check(adapter.client, place, flags)
+        if (flags.check) return this.check(machine, adapter.client, place, flags)
         return { report: await this.configure(machine, adapter, place, flags), exit: exitCode.done }
       },
       ({ client }, error) => {
@@ -116,7 +129,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     )
     const reports = [...done.map(({ report }) => report), ...failures]
     // One document, whatever is in it: an object for the client that was named, a list for those that were found.
-    if (flags.json) this.printJson(args.client === undefined ? reports : reports[0])
+    if (flags.json) this.printJson(client === undefined ? reports : reports[0])
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
@@ -129,8 +142,10 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { configureDialog } = await import('../cli/configure-dialog.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
     const mirror = await this.findMirror(machine, flags)
-    const request = { machine, adapter, place, mirror }
-    return configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+    const request = { machine, adapter, place, mirror, args: argumentsFor(adapter.client, place, flags) }
+    const report = await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+    this.#written.push(adapter.client)
+    return report
   }
 
   private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
@@ -147,14 +162,18 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const failures: object[] = []
     const { done, failed } = await eachInTurn(
       records,
-      (record) => undoDialog(this.talk, machine, record, choicesOf(flags)),
+      async (record) => {
+        const undone = await undoDialog(this.talk, machine, record, choicesOf(flags))
+        this.#written.push(record.client)
+        return undone
+      },
       ({ client: name, place, title }, error) => {
         failures.push({ client: name, place, error: redact(error.message) })
         this.tellFailure(`Failed: ${name}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
-    else if (records.length === 0) this.print(`Nothing to undo: mirror has configured no ${client ?? 'client'} here.`)
+    else if (records.length === 0) this.print(`Nothing to undo${client === undefined ? '' : ` for ${client}`}.`)
     this.endWith(failed)
   }
 
@@ -170,11 +189,11 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const others: object[] = []
     for (const { client, place, title } of silent) {
       others.push({ client, place, skipped: 'cannot be made to pull from here' })
-      this.say(`Not checked, for it cannot be made to pull from here: ${client}, ${title}.`)
+      this.say(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
     }
     const { done, failed } = await eachInTurn(
       pulling,
-      ({ record, place }) => this.check(record.client, place, flags),
+      ({ record, place }) => this.check(machine, record.client, place, flags),
       ({ record: { client, place, title } }, error) => {
         others.push({ client, place, error: redact(error.message) })
         this.tellFailure(`Failed: ${client}, ${title}.`, error)
@@ -184,10 +203,10 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
-  private async check(client: string, place: ClientPlace, { json }: ConfigureFlags) {
+  private async check(machine: Machine, client: string, place: ClientPlace, { json }: ConfigureFlags) {
     const { checkClient } = await import('../app/configure/check-client.ts')
     const { renderCheck } = await import('../cli/render-configure.ts')
-    const result = await checkClient(this.surroundings(), client, place)
+    const result = await checkClient(this.surroundings(), machine, client, place)
     if (!json) this.print(renderCheck(client, result, this.paintFor(process.stdout)))
     const report = { client, place: place.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
@@ -269,17 +288,3 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 }
 
 type ConfigureFlags = InferredFlags<typeof Configure.flags>
-
-function choicesOf({ reload, yes, 'dry-run': dryRun, json }: ConfigureFlags) {
-  return { reload, yes, dryRun, json }
-}
-
-function optionsOf(flags: ConfigureFlags): ClientOptions {
-  return {
-    scope: flags.scope as 'user' | 'system' | undefined,
-    clientVersion: flags['client-version'],
-    imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
-    file: flags.file,
-    cluster: flags.cluster,
-  }
-}

@@ -2,6 +2,7 @@ import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import type { StoppedMirror } from '../app/stop-mirror.ts'
+import type { KnownRecord } from '../clients/configured.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 
 export default class Down extends BaseCommand {
@@ -37,22 +38,42 @@ export default class Down extends BaseCommand {
     if (flags['dry-run']) return this.foretell(paths, flags)
     if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
     const { stopAnyMirror } = await import('../app/stop-any-mirror.ts')
-    const stopped = await stopAnyMirror({ paths, clock: systemClock, surroundings })
+    const { findMirrorHere } = await import('../app/find-mirror-here.ts')
+    const of = (await findMirrorHere(surroundings))?.user
+    // Under sudo it is root's mirror that is meant; what a user's files say ends no process of root's.
+    const stopped = of ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
     const volumeRemoved = flags.volumes ? await this.dropVolume(surroundings) : undefined
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined
 
-    const { openConfiguredClients } = await import('../clients/configured.ts')
-    const pointing = (await openConfiguredClients(paths.stateDir).list()).filter(({ root }) => root === undefined)
+    const pointing = await this.pointing(surroundings)
     if (flags.json) {
       const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
     this.print(endOf(stopped, volumeRemoved === true, paths))
+    if (of) this.say(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render-configure.ts')
-      this.say(renderPointing(pointing))
+      this.say(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
     }
     if (autostartRemoved) this.print('It does not come back after a reboot any more.')
+  }
+
+  private async pointing(surroundings: Surroundings): Promise<KnownRecord[]> {
+    const { findRecordFolders } = await import('../app/configure/record-folders.ts')
+    const { openConfiguredClients } = await import('../clients/configured.ts')
+    const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
+    return records.filter(({ root }) => root === undefined)
+  }
+
+  /** What root has configured only root can undo. */
+  private async undoCommands(surroundings: Surroundings, pointing: readonly KnownRecord[]): Promise<string[]> {
+    const { rootCommand } = await import('../app/root-command.ts')
+    const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
+    return [
+      ...(isRoots.length < pointing.length ? ['mirror configure --undo'] : []),
+      ...(isRoots.length > 0 ? [await rootCommand(surroundings, ['configure', '--undo'])] : []),
+    ]
   }
 
   private async foretell(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {

@@ -3,7 +3,6 @@ import { mirrorStatus } from '../app/mirror-status.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { renderStatus } from '../cli/render-status.ts'
-import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
 export default class Status extends BaseCommand {
@@ -30,7 +29,7 @@ export default class Status extends BaseCommand {
   }
 
   private async look(asJson: boolean): Promise<string | undefined> {
-    const report = await mirrorStatus(mirrorPaths(this.surroundings()))
+    const report = await mirrorStatus(this.surroundings())
     if (report === undefined) return undefined
     return asJson ? JSON.stringify(report, null, 2) : renderStatus(report, this.paintFor(process.stdout), Date.now())
   }

@@ -14,6 +14,15 @@ export interface MirrorPaths {
   tokenFile: string
 }
 
+/**
+ * Where root keeps what it has done to the whole machine, for every user to read; undefined on Windows, where an administrator
+ * keeps the home folder of the user and any user may make folders in ProgramData.
+ */
+export function systemStateDir(platform: NodeJS.Platform): string | undefined {
+  if (platform === 'win32') return undefined
+  return platform === 'darwin' ? '/Library/Application Support/mirror' : '/var/lib/mirror'
+}
+
 /** What a command finds around it. */
 export interface Surroundings {
   platform: NodeJS.Platform

@@ -41,6 +41,8 @@ export interface AdminClientOptions {
   /** `http://127.0.0.1:5056` */
   url: string
   tokenFile: string
+  /** The user whose file that is, where root reads another user's. */
+  tokenOwner?: number | undefined
   /** How long it may be silent. */
   timeoutMs: number
   /** Undefined for one that the URL alone leads to. */
@@ -55,7 +57,7 @@ export interface AdminTunnel {
   connect(): Promise<Duplex>
 }
 
-export function createAdminClient({ url, tokenFile, timeoutMs, tunnel }: AdminClientOptions): AdminClient {
+export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunnel }: AdminClientOptions): AdminClient {
   const where = tunnel ? `${url} of ${tunnel.to}` : url
 
   async function ask(
@@ -64,7 +66,7 @@ export function createAdminClient({ url, tokenFile, timeoutMs, tunnel }: AdminCl
     body?: object,
     signal?: AbortSignal,
   ): Promise<AsyncIterable<string>> {
-    const token = await readToken(tokenFile)
+    const token = await readToken(tokenFile, tokenOwner)
     // Not every command has something to ask, and loading this takes a tenth of its time.
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
@@ -160,7 +162,11 @@ async function* linesOf(answer: AsyncIterable<string>): AsyncGenerator<string> {
   if (rest !== '') yield rest
 }
 
-async function readToken(tokenFile: string): Promise<string | undefined> {
+async function readToken(tokenFile: string, owner: number | undefined): Promise<string | undefined> {
+  if (owner !== undefined) {
+    const { readOwnedFile } = await import('../lib/read-owned-file.ts')
+    return (await readOwnedFile(tokenFile, owner))?.trim() || undefined
+  }
   try {
     return (await readFile(tokenFile, 'utf8')).trim() || undefined
   } catch (error) {

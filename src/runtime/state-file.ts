@@ -21,10 +21,15 @@ export async function readState(stateFile: string): Promise<MirrorState | undefi
 /** The state of a mirror that really runs. */
 export async function findRunning(stateFile: string, isUp = isContainerUp): Promise<MirrorState | undefined> {
   const state = await readState(stateFile)
-  if (state === undefined) return undefined
-  const { container } = state
-  const runs = container ? isUp(container, state.endpoints) : isSameProcess(state.pid, state.processIdentity)
-  return (await runs) ? state : undefined
+  return state !== undefined && (await isRunning(state, isUp)) ? state : undefined
+}
+
+/** Whether the mirror that has written this still runs. */
+export async function isRunning(
+  { container, endpoints, pid, processIdentity }: MirrorState,
+  isUp = isContainerUp,
+): Promise<boolean> {
+  return container ? isUp(container, endpoints) : isSameProcess(pid, processIdentity)
 }
 
 /** Loaded when there is a container to ask about. */
@@ -43,7 +48,8 @@ export async function removeState(stateFile: string, pid: number): Promise<void>
   if (state === undefined || state.pid === pid) await rm(stateFile, { force: true })
 }
 
-function parseState(text: string): MirrorState | undefined {
+/** What the text of a state file says; undefined for one that is damaged. */
+export function parseState(text: string): MirrorState | undefined {
   const value = parseObject(text)
   if (!value || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
   const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile } = value

@@ -25,6 +25,8 @@ export interface StatusReport {
   runtime: 'process' | 'container'
   /** `ssh://me@there`: the Docker engine of another machine that the mirror is on; its addresses are that machine's. */
   engine?: string
+  /** Whose mirror it is, where that is not the user who asks: root under sudo. */
+  user?: string
   pid: number
   /** ISO 8601. */
   startedAt: string

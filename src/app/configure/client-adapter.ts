@@ -1,5 +1,6 @@
 import type { ClientHome } from '../../clients/client-address.ts'
 import type { ClientName, ConfigPlan, FileChange, MirrorForClient, WantedFiles } from '../../clients/client-config.ts'
+import type { RecordFolders } from '../../clients/configured.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import type { FilesNow } from '../../clients/files-now.ts'
 import type { RunCommand } from '../../lib/run-command.ts'
@@ -17,6 +18,8 @@ export interface Machine {
   readonly cwd: string
   /** Our own state folder. */
   readonly stateDir: string
+  /** Where it is written down what was configured; our own state folder when not given. */
+  readonly records?: RecordFolders
   readonly runCommand: RunCommand
 }
 
@@ -59,7 +62,7 @@ export type PlaceDetails = Readonly<Record<string, string>>
 export interface ClientPlace {
   /** Tells it from the client's other places, and stays the same from run to run: `system`, `user`, `cluster dev`. */
   readonly id: string
-  /** For a list to choose from: `the whole system (/etc/docker)`. */
+  /** For a list to choose from: `system (/etc/docker)`. */
   readonly title: string
   readonly details: PlaceDetails
   readonly home: ClientHome
@@ -81,6 +84,11 @@ export interface ClientPlace {
   settle?(paths: readonly string[]): Promise<void>
   /** How the client takes notice without a restart; absent where it does by itself. */
   readonly reload?: ClientReload
+  /**
+   * What the client and its files say at this moment of this mirror, as far as they can be asked. Changes nothing, and throws
+   * nothing that a user could mend; absent where nobody can be asked.
+   */
+  observe?(mirror: { readonly cache: string }): Promise<Observation>
   /** What is left to the user until the client feels that these files were undone without `reload`; absent where nothing is. */
   afterUndo?(paths: readonly string[]): string[]
   /**
@@ -88,15 +96,42 @@ export interface ClientPlace {
    * where this client cannot be made to pull from here.
    */
   pull?(image: string): Promise<{ readonly failed: string | undefined }>
-  /** Why a pull may have gone past the mirror, the likeliest first, each with the command that mends it. */
-  readonly reasons: readonly { readonly why: string; readonly fix: string }[]
+  /**
+   * Why a pull may have gone past the mirror, the likeliest first, each with the command that mends it. `observe` knows better
+   * where it is there.
+   */
+  readonly reasons: readonly Reason[]
+}
+
+export interface Reason {
+  readonly why: string
+  readonly fix: string
+  /** It fits only where the files are not as mirror wrote them for the running mirror. */
+  readonly isUnconfigured?: true
+}
+
+/** What was seen of a client. */
+export interface Observation {
+  /** Whether the running client goes to the mirror; undefined where it cannot be told. */
+  readonly inUse: boolean | undefined
+  /** A sentence each: `docker info (Docker 20.10.24, classic image store) names no mirror.` */
+  readonly saw: readonly string[]
+  /** What explains a pull that went past the mirror and fits what was seen. */
+  readonly reasons: readonly Reason[]
+  /** What it takes until a client with the right files goes to the mirror. */
+  readonly todo: readonly string[]
 }
 
 export interface ClientReload {
-  /** `send SIGHUP to dockerd (pid 812)`. */
-  readonly says: string
+  /** A question to be answered by yes: `Reload dockerd now (SIGHUP, no containers stop)?` */
+  readonly question: string
+  /** `Sent SIGHUP to dockerd (pid 812).` */
+  readonly done: string
   /** Throws MirrorError. */
   run(): Promise<void>
-  /** Files as they have to be during the reload that undoes: a key that is merely missing would be ignored. */
+  /**
+   * Files as they have to be during the reload that undoes, where a key that is merely missing would be ignored; also of files
+   * that were undone already.
+   */
   interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
 }

@@ -2,13 +2,15 @@ import { join } from 'node:path'
 import { applyPlan } from '../../clients/apply-plan.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from '../../clients/client-config.ts'
 import type { FilesNow } from '../../clients/files-now.ts'
-import { isSamePlace, openConfiguredClients, type ConfiguredClient } from '../../clients/configured.ts'
+import { isSamePlace, type KnownRecord } from '../../clients/configured.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { shellWord } from '../../lib/shell-word.ts'
 import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
 import type { FoundMirror } from './find-mirror.ts'
+import { rootCommand } from '../root-command.ts'
 import { placeBelowRoot } from './place-below-root.ts'
 import { readFiles } from './read-files.ts'
+import { recordsOn } from './record-folders.ts'
+import { undoCommandLine } from './undo-command.ts'
 
 export interface PrepareRequest {
   readonly machine: Machine
@@ -16,6 +18,8 @@ export interface PrepareRequest {
   readonly place: ClientPlace
   readonly mirror: FoundMirror
   readonly fallback: boolean
+  /** What root would be asked to do in the user's place: the arguments of this very command. */
+  readonly args?: readonly string[]
 }
 
 /** All that would be done to one client, with nothing done yet. */
@@ -25,7 +29,9 @@ export interface PreparedClient extends PrepareRequest {
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
-  readonly earlier: ConfiguredClient | undefined
+  readonly earlier: KnownRecord | undefined
+  /** The command that takes back this place, and no other of the same client. */
+  readonly wayBack: string
 }
 
 /** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
@@ -35,24 +41,22 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   const { why, warning, cache, registry, ca } = mirror.addressFor(place.home)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
-  const files = await readFiles(place.files, place.wants)
-  const earlier = (await openConfiguredClients(machine.stateDir).list()).find((record) =>
+  const files = await readFiles(place.files, place.wants, () => commandOfRoot(request))
+  const earlier = (await recordsOn(machine).list()).findLast((record) =>
     isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
   )
   const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
-  await refuseForeign(
-    plan.changes,
-    { ...request, place },
-    `--mirror ${cache}${ca === undefined ? '' : ` --ca ${shellWord(ca.file)}`}`,
-  )
+  await refuseForeign(plan.changes, { ...request, place }, earlier)
   await place.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
-  return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier }
+  const { client } = adapter
+  const wayBack = await undoCommandLine(machine, { client, root: rootOf(machine), details: place.details })
+  return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
 }
 
 /** What is no longer true of the mirror must not stay behind in files that are not ours alone, nor name a CA that is taken away. */
-function isOutdated(earlier: ConfiguredClient, { cache, registry, ca }: MirrorForClient): boolean {
+function isOutdated(earlier: KnownRecord, { cache, registry, ca }: MirrorForClient): boolean {
   return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
@@ -62,27 +66,31 @@ const trustedAnyway =
 /** Carries the plan out. Changes nothing, and remembers nothing, when there is nothing to change. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
   const { machine, adapter, place, plan, earlier, address } = prepared
+  const configured = recordsOn(machine)
+  await configured.migrate()
   if (plan.changes.length === 0) return
   const since = now.toISOString()
-  const stripped = earlier ? place.strip(earlier, await readFiles(place.files, place.wants)) : []
+  const before = earlier?.undone ? undefined : earlier
+  const stripped = before ? place.strip(before, await readFiles(place.files, place.wants)) : []
+  const root = rootOf(machine)
   await applyPlan({
     changes: plan.changes,
     files: place.files,
-    configured: openConfiguredClients(machine.stateDir),
-    backupFolder: join(machine.stateDir, 'backups', since.replaceAll(':', '-')),
+    configured,
+    backupFolder: join(configured.backupFolder({ root, details: place.details }), since.replaceAll(':', '-')),
     entry: {
       client: adapter.client,
       place: place.id,
       title: place.title,
       details: place.details,
-      root: rootOf(machine),
+      root,
       since,
       cache: address.cache,
       registry: address.registry,
       ...(address.ca !== undefined && { ca: true }),
       fallback: address.fallback,
     },
-    earlier,
+    earlier: before,
     withoutOurs(path) {
       const change = stripped.find((one) => one.path === path)
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
@@ -105,18 +113,34 @@ export function rootOf(machine: Machine): string | undefined {
 
 async function refuseForeign(
   changes: readonly FileChange[],
-  { adapter, place }: PrepareRequest,
-  mirror: string,
+  request: PrepareRequest,
+  earlier: KnownRecord | undefined,
 ): Promise<void> {
+  const { adapter, place, machine } = request
   const foreign: string[] = []
   for (const { path } of changes) if (!(await place.files.mayWrite(path))) foreign.push(path)
-  if (foreign.length === 0) return
-  throw new MirrorError(`You may not write ${foreign.join(', ')}.`, {
+  const isRoots = changes.length > 0 && earlier?.lockedByRoot === true
+  if (foreign.length === 0 && !isRoots) return
+  const what =
+    foreign.length > 0
+      ? `No permission to write ${shortList(foreign)}.`
+      : `${adapter.client} was configured by root (${place.title}), so only root can change that.`
+  const hasFilesOfUsers = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
+  throw new MirrorError(what, {
     exit: exitCode.usage,
     hints: [
-      // Root has a state folder of its own, and no mirror in it.
-      `sudo mirror configure ${adapter.client} ${mirror}`,
-      `mirror configure ${adapter.client} --scope user   (files of your own, where the client has them)`,
+      await commandOfRoot(request),
+      ...(hasFilesOfUsers ? [`mirror configure ${adapter.client} --scope user   (your own files)`] : []),
     ],
   })
+}
+
+/** Many files of one kind are refused for one reason. */
+function shortList(paths: readonly string[]): string {
+  const [first, ...others] = paths
+  return others.length === 0 ? first! : `${first} and ${others.length} more`
+}
+
+function commandOfRoot({ machine, adapter, args }: PrepareRequest): Promise<string> {
+  return rootCommand(machine, args ?? ['configure', adapter.client])
 }

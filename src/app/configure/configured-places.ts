@@ -15,13 +15,13 @@ export async function configuredPlaces(
   machine: Machine,
   wanted: Parameters<typeof recordsOf>[1],
 ): Promise<ConfiguredPlaces> {
-  const records = (await recordsOf(machine, wanted)).toReversed()
+  const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
   const places = await Promise.all(records.map(async (record) => ({ record, place: await placeOf(machine, record) })))
   const pulling = places.filter(({ place }) => place.pull !== undefined)
   const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
   if (pulling.length > 0) return { pulling, silent }
-  const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can be made to pull'
-  throw new MirrorError(`${found} here, so there is nothing to see.`, {
+  const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can pull'
+  throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
     exit: exitCode.checkFailed,
     hints: ['mirror configure --list', 'mirror configure CLIENT --check   (of one that you have configured yourself)'],
   })

@@ -3,10 +3,13 @@ import { isLoopback } from '../../clients/is-loopback.ts'
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Config } from '../../config/config.ts'
+import { defaultConfig } from '../../config/defaults.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { readOwnedFile, readPublicFile } from '../../lib/read-owned-file.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
-import { findRunning, readState } from '../../runtime/state-file.ts'
+import { readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
+import { findMirrorHere, type MirrorHere } from '../find-mirror-here.ts'
 import { engineElsewhere } from '../mirror-status.ts'
 import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
@@ -36,31 +39,58 @@ export interface NamedMirror {
  */
 export async function findMirror(surroundings: Surroundings, { url, caFile }: NamedMirror): Promise<FoundMirror> {
   const paths = mirrorPaths(surroundings)
-  const config = await loadConfig({ ...surroundings, paths })
+  const here = await findMirrorHere(surroundings)
+  const config = here?.user ? await configOf(here, surroundings) : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = { registries: registriesOf(config), defaultUpstream }
+  const read = here?.user && readerFor(here.user.uid)
   if (url !== undefined) {
     const cache = checkedUrl(url)
     // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
-    const given = { cache, registry: registryBeside(cache, config, (await readState(paths.stateFile))?.endpoints) }
+    const endpoints = (here?.running ?? (await readState(paths.stateFile)))?.endpoints
+    const given = { cache, registry: registryBeside(cache, config, endpoints) }
     const why = `the mirror is at ${cache}, as you said`
-    const withCa = await trustIn([cache], config, caFile)
+    const withCa = await trustIn([cache], config, caFile, read)
     return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(cache, home)) }
   }
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined)
-    throw new MirrorError('No mirror is running that a client could be told about.', {
+  if (here === undefined)
+    throw new MirrorError('mirror is not running, so there is no address to configure.', {
       exit: exitCode.notRunning,
       hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
     })
+  const { running } = here
   const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running) }
-  const withCa = await trustIn(endpoints.cache, config, caFile)
+  const withCa = await trustIn(endpoints.cache, config, caFile, read)
   return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
 }
 
+/** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */
+async function configOf({ running, paths, user }: MirrorHere, { homedir }: Surroundings): Promise<Config> {
+  const { parseConfig } = await import('../../config/parse-config.ts')
+  const text = JSON.stringify(running.served?.config ?? {})
+  const parsed = parseConfig({ text, path: paths.configFile, label: 'mirror.json', homedir: user?.home ?? homedir })
+  return 'config' in parsed ? parsed.config : defaultConfig()
+}
+
+/** Reads what that user could read: files of theirs, and those of root that everybody may read. */
+function readerFor(uid: number): (file: string) => Promise<string> {
+  return async (file) => {
+    const text = (await readOwnedFile(file, uid)) ?? (await readPublicFile(file))
+    if (text !== undefined) return text
+    throw Object.assign(new Error('it is neither the file of the user who runs the mirror nor readable by everyone'), {
+      code: 'EACCES',
+    })
+  }
+}
+
 /** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
-async function trustIn(caches: readonly string[], { tls }: Config, caFile: string | undefined) {
-  const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile) : undefined
+async function trustIn(
+  caches: readonly string[],
+  { tls }: Config,
+  caFile: string | undefined,
+  read: ((file: string) => Promise<string>) | undefined,
+) {
+  const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile, read) : undefined
   return (address: ClientAddress, doubt: string | undefined): FoundAddress => {
     if (certificate && isSecure(address.cache)) {
       const { hostname } = new URL(address.cache)

@@ -2,9 +2,10 @@ import { resolve } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { runCommand } from '../../lib/run-command.ts'
 import type { Machine } from './client-adapter.ts'
+import { findRecordFolders } from './record-folders.ts'
 
 /** The machine as clients' adapters see it; `root`: the folder that stands for `/` and `~`, and then nobody is spoken to. */
-export function machineAt(surroundings: Surroundings, root: string | undefined): Machine {
+export async function machineAt(surroundings: Surroundings, root: string | undefined): Promise<Machine> {
   const { platform, env, homedir, cwd } = surroundings
   const { stateDir } = mirrorPaths(surroundings)
   const below = root === undefined ? undefined : resolve(cwd, root)
@@ -16,6 +17,7 @@ export function machineAt(surroundings: Surroundings, root: string | undefined):
     detached: below !== undefined,
     cwd,
     stateDir,
+    records: await findRecordFolders(surroundings),
     runCommand,
   }
 }

@@ -17,10 +17,19 @@ export interface MirrorCertificate {
  * The CA of the mirror's certificate: the one that was named, by `caFile` or in the configuration, or the certificate at the
  * end of the mirror's own file if it has signed itself. Throws a MirrorError (usage) for a file that holds none.
  */
-export async function findCertificate(tls: Config['tls'], caFile: string | undefined): Promise<MirrorCertificate> {
+export async function findCertificate(
+  tls: Config['tls'],
+  caFile: string | undefined,
+  read: ReadText = (file) => readFile(file, 'utf8'),
+): Promise<MirrorCertificate> {
   const named = caFile ?? tls?.ca
-  const chain = tls && (await readAll(tls.cert, '"tls.cert" in mirror.yaml'))
-  const ca = named === undefined ? undefined : await readAll(named, caFile ? '--ca' : '"tls.ca" in mirror.yaml')
+  const chain = tls && (await readAll(tls.cert, '"tls.cert" in mirror.yaml', read))
+  const ca =
+    named === undefined
+      ? undefined
+      : await (caFile
+          ? readAll(named, '--ca', (file) => readFile(file, 'utf8'))
+          : readAll(named, '"tls.ca" in mirror.yaml', read))
   const last = chain?.at(-1)
   return {
     ca:
@@ -33,15 +42,17 @@ export async function findCertificate(tls: Config['tls'], caFile: string | undef
   }
 }
 
-async function readAll(file: string, what: string): Promise<X509Certificate[]> {
-  const certificates = readCertificates(await readText(file, what))
+type ReadText = (file: string) => Promise<string>
+
+async function readAll(file: string, what: string, read: ReadText): Promise<X509Certificate[]> {
+  const certificates = readCertificates(await readText(file, what, read))
   if (certificates && certificates.length > 0) return certificates
   throw new MirrorError(`${file} holds no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
 }
 
-async function readText(file: string, what: string): Promise<string> {
+async function readText(file: string, what: string, read: ReadText): Promise<string> {
   try {
-    return await readFile(file, 'utf8')
+    return await read(file)
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause
     throw new MirrorError(`The certificate ${file} cannot be read: ${(cause as Error).message}.`, {

@@ -3,20 +3,32 @@ import type { WantedFiles } from '../../clients/client-config.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 
-/** Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read. */
-export async function readFiles(files: FilePort, wanted: WantedFiles): Promise<FilesNow> {
+/**
+ * Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read; `asRoot`: the command by which root
+ * would do the same.
+ */
+export async function readFiles(
+  files: FilePort,
+  wanted: WantedFiles,
+  asRoot?: () => Promise<string>,
+): Promise<FilesNow> {
   const found = new Map<string, Uint8Array>()
   for (const path of wanted.files) await read(path)
-  for (const tree of wanted.trees) for (const path of await explained(tree, () => files.list(tree))) await read(path)
+  for (const tree of wanted.trees)
+    for (const path of await explained(tree, () => files.list(tree), asRoot)) await read(path)
   return new FilesNow(found)
 
   async function read(path: string): Promise<void> {
-    const state = await explained(path, () => files.read(path))
+    const state = await explained(path, () => files.read(path), asRoot)
     if (state) found.set(path, state.bytes)
   }
 }
 
-async function explained<T>(path: string, ask: () => Promise<T>): Promise<T> {
+async function explained<T>(
+  path: string,
+  ask: () => Promise<T>,
+  asRoot: (() => Promise<string>) | undefined,
+): Promise<T> {
   try {
     return await ask()
   } catch (cause) {
@@ -24,15 +36,10 @@ async function explained<T>(path: string, ask: () => Promise<T>): Promise<T> {
     if (why === undefined) throw cause
     const denied = why === 'EACCES' || why === 'EPERM'
     throw new MirrorError(
-      denied ? `${path} may only be read by another user.` : `${path} cannot be read: ${(cause as Error).message}`,
+      denied ? `No permission to read ${path}.` : `${path} cannot be read: ${(cause as Error).message}`,
       {
         exit: exitCode.usage,
-        hints: denied
-          ? [
-              'sudo mirror configure … --mirror URL   (the address of your mirror: root has none of its own)',
-              '--scope user   (where the client has files of yours)',
-            ]
-          : [],
+        hints: denied && asRoot ? [await asRoot(), '--scope user   (where the client has files of yours)'] : [],
         cause,
       },
     )

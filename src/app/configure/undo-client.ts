@@ -1,18 +1,21 @@
 import { resolve } from 'node:path'
 import { isAsWritten, sha256 } from '../../clients/as-written.ts'
 import type { FileChange } from '../../clients/client-config.ts'
-import { openConfiguredClients, type ConfiguredClient, type ConfiguredFile } from '../../clients/configured.ts'
+import type { ConfiguredClient, ConfiguredFile, KnownRecord } from '../../clients/configured.ts'
 import { readUnchanged } from '../../clients/read-unchanged.ts'
 import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { rootCommand } from '../root-command.ts'
 import { adapterOf } from './client-adapters.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
 import { rootOf } from './configure-client.ts'
 import { placeBelowRoot } from './place-below-root.ts'
 import { readFiles } from './read-files.ts'
+import { recordsOn } from './record-folders.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
 export interface PreparedUndo {
-  readonly record: ConfiguredClient
+  readonly record: KnownRecord
   readonly place: ClientPlace
   readonly plan: UndoPlan
 }
@@ -24,10 +27,10 @@ export interface PreparedUndo {
 export async function recordsOf(
   machine: Machine,
   wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
-): Promise<ConfiguredClient[]> {
+): Promise<KnownRecord[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
   const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
-  const records = await openConfiguredClients(machine.stateDir).list()
+  const records = await recordsOn(machine).list()
   return records
     .toReversed()
     .filter(
@@ -40,38 +43,66 @@ export async function recordsOf(
     )
 }
 
-/** Throws MirrorError for a backup that is gone, or a place that cannot be reached. */
-export async function prepareUndo(machine: Machine, record: ConfiguredClient): Promise<PreparedUndo> {
+/**
+ * Throws MirrorError for a backup that is gone, or a place that cannot be reached, and for what root has configured and only root
+ * can undo. `args`: the arguments by which root would do the same.
+ */
+export async function prepareUndo(
+  machine: Machine,
+  record: KnownRecord,
+  args: readonly string[] = ['configure', record.client, '--undo'],
+): Promise<PreparedUndo> {
+  if (record.lockedByRoot)
+    throw new MirrorError(`${record.client} was configured by root (${record.title}), so only root can undo that.`, {
+      exit: exitCode.usage,
+      hints: [await rootCommand(machine, args)],
+    })
   const place = await placeOf(machine, record)
   const plan = await planUndo(record, place.files, async () => {
-    return place.strip(record, await readFiles(place.files, place.wants))
+    return record.undone ? [] : place.strip(record, await readFiles(place.files, place.wants))
   })
-  return { record, place, plan }
+  return { record, place, plan: record.undone ? { ...plan, notes: [] } : plan }
 }
 
 /**
  * Goes the way back. `reload`: the client takes notice at once; for those that ignore a key that is merely missing, by an
- * interim state of the files.
+ * interim state of the files. Resolves to whether the running client goes on with the mirror; then the record stays until a
+ * reload, or until the client has forgotten by itself.
  */
 export async function undoClient(
   machine: Machine,
   { record, place, plan }: PreparedUndo,
   reload: boolean,
-): Promise<void> {
-  const configured = openConfiguredClients(machine.stateDir)
+): Promise<{ readonly stillInUse: boolean }> {
+  const configured = recordsOn(machine)
   // There may have been a question since, and an editor beside it.
   for (const change of plan.changes) await readUnchanged(change, place.files)
   const how = reload ? place.reload : undefined
+  let { changes } = plan
   if (how?.interim) {
-    const interim = how.interim(record, await readFiles(place.files, place.wants))
+    const interim = how
+      .interim(record, await readFiles(place.files, place.wants))
+      .filter(({ path }) => record.files.some((file) => file.path === path))
     // Ended here, or with nobody to reload, the files are still known for ours, and the next undo is as exact.
-    await configured.put({ ...record, files: record.files.map((file) => knownAs(file, interim)) })
+    await configured.put({ ...record, files: record.files.map((file) => knownAs(file, interim, record.undone)) })
     await put(place, interim)
     await how.run()
+    const back = interim.filter(({ path }) => !changes.some((change) => change.path === path))
+    changes = [...changes, ...back.map(({ path, before, after }) => ({ path, before: after, after: before }))]
   }
-  await applyUndo(record, plan, place.files, configured)
-  await place.settle?.(plan.changes.map(({ path }) => path))
+  let stillInUse = false
+  await applyUndo(record, { ...plan, changes }, place.files, async () => {
+    // What is a matter of files is over with them; a daemon may have them in its memory.
+    stillInUse = how === undefined && place.reload?.interim !== undefined && (await isInUse(place, record))
+    await (stillInUse ? configured.put({ ...record, undone: true }) : configured.remove(record))
+  })
+  await place.settle?.(changes.map(({ path }) => path))
   if (how && !how.interim) await how.run()
+  return { stillInUse }
+}
+
+async function isInUse(place: ClientPlace, record: KnownRecord): Promise<boolean> {
+  return (await place.observe?.(record))?.inUse === true
 }
 
 /** The place of a record, found again without the client's help. */
@@ -81,10 +112,10 @@ export async function placeOf(machine: Machine, record: ConfiguredClient): Promi
   return placeBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
 }
 
-function knownAs(file: ConfiguredFile, interim: readonly FileChange[]): ConfiguredFile {
+function knownAs(file: ConfiguredFile, interim: readonly FileChange[], undone = false): ConfiguredFile {
   const change = interim.find(({ path }) => path === file.path)
-  const isOurs = change?.before !== undefined && isAsWritten(file, Buffer.from(change.before))
-  if (!isOurs || change.after === undefined) return file
+  const isOurs = undone || (change?.before !== undefined && isAsWritten(file, Buffer.from(change.before)))
+  if (!isOurs || change?.after === undefined) return file
   return { ...file, also: [...(file.also ?? []), sha256(Buffer.from(change.after))] }
 }
 

@@ -50,7 +50,7 @@ const noStrip = () => Promise.reject(new Error('nothing was changed since'))
 
 async function undo(record: ConfiguredClient, strip: Parameters<typeof planUndo>[2] = noStrip) {
   const plan = await planUndo(record, localFiles, strip)
-  await applyUndo(record, plan, localFiles, configured())
+  await applyUndo(record, plan, localFiles, () => configured().remove(record))
   return plan
 }
 
@@ -60,7 +60,7 @@ describe('writing and undoing', () => {
     expect(await readFile(target, 'utf8')).toBe('{}\n')
     expect((await stat(target)).mode & 0o777).toBe(0o644)
     expect(record.folders).toEqual([join(folder, 'etc')])
-    expect(await configured().list()).toEqual([record])
+    expect(await configured().list()).toEqual([{ ...record, lockedByRoot: false }])
     await undo(record)
     expect(await readdir(folder)).toEqual(['state'])
     expect(await configured().list()).toEqual([])
@@ -180,7 +180,7 @@ describe('writing and undoing', () => {
     })
     expect(told.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
     const { changes } = await planUndo(record, noting, noStrip)
-    await applyUndo(record, { changes: changes.toReversed(), notes: [] }, noting, configured())
+    await applyUndo(record, { changes: changes.toReversed(), notes: [] }, noting, () => configured().remove(record))
     expect(told).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
   })
 

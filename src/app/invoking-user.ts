@@ -1,0 +1,32 @@
+import type { Surroundings } from '../config/paths.ts'
+import { runCommand, type RunCommand } from '../lib/run-command.ts'
+
+/** The user who has become root. */
+export interface InvokingUser {
+  readonly uid: number
+  readonly name: string
+  /** The home folder. */
+  readonly home: string
+}
+
+const timeoutMs = 5000
+
+/** Who has started this process by sudo or doas; undefined when we are not root, or root itself has started it. */
+export async function findInvokingUser(
+  { env, platform }: Pick<Surroundings, 'env' | 'platform'>,
+  run: RunCommand = runCommand,
+): Promise<InvokingUser | undefined> {
+  if (process.geteuid?.() !== 0) return undefined
+  const who = env['SUDO_UID'] ?? env['DOAS_USER']
+  if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
+  // macOS has no getent, and its id knows the same line.
+  const said =
+    platform === 'darwin'
+      ? await run('id', ['-P', who], { timeoutMs })
+      : await run('getent', ['passwd', who], { timeoutMs })
+  const fields = said?.exitCode === 0 ? said.stdout.trim().split(':') : []
+  const [name, , uid] = fields
+  const home = fields.at(-2)
+  if (!name || !home?.startsWith('/') || !/^\d+$/.test(uid ?? '') || uid === '0') return undefined
+  return { name, uid: Number(uid), home }
+}

@@ -1,0 +1,115 @@
+import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { startDockerd, dockerSocket, type Dockerd } from './support/dockerd.ts'
+import { run } from './support/run.ts'
+import { runnableImage } from './support/runnable-image.ts'
+import { setStage } from './support/scene.ts'
+import { addSudoUser, installSudo, sudoLine, type SudoUser } from './support/sudo-user.ts'
+
+const { missing } = inject('e2e')
+
+const mirrorsOf = (dockerd: Dockerd) => dockerd.docker('info', '--format', '{{json .RegistryConfig.Mirrors}}')
+const none = /^(null|\[\])\n$/
+const ours = '["http://127.0.0.1:5055/"]\n'
+
+describe.skipIf(missing !== undefined)('an ordinary user in group docker, with sudo', () => {
+  let removeSudo: () => Promise<void>
+  beforeAll(async () => {
+    removeSudo = await installSudo()
+  }, 240_000)
+  afterAll(() => removeSudo(), 240_000)
+
+  /** dockerd 20.10 at the usual socket, and a user whose own mirror runs. */
+  async function setUp(mode?: number): Promise<{ dockerd: Dockerd; user: SudoUser; before: Buffer }> {
+    const image = await runnableImage(21, 'docker')
+    const stage = await setStage({ content: { 'library/runnable': { one: image } } })
+    const hosts = [`unix://${dockerSocket(stage.folder)}`, 'unix:///var/run/docker.sock']
+    const dockerd = await startDockerd(stage, '', { hosts })
+    if (mode !== undefined) await chmod(dockerd.configFile, mode)
+    const user = await addSudoUser(stage.folder, dockerd.enter)
+    const folder = join(user.home, '.config', 'mirror')
+    await mkdir(folder, { recursive: true })
+    const upstreams = { 'docker.io': { url: stage.upstream.url, credentials: 'anonymous' } }
+    await writeFile(join(folder, 'mirror.yaml'), JSON.stringify({ networks: [], upstreams }))
+    const [file, ...args] = dockerd.enter(['chown', '-R', `${user.name}:`, user.home])
+    await run(file!, args)
+    const up = await user.mirror('up')
+    expect(up, up.stderr).toMatchObject({ exit: 0 })
+    return { dockerd, user, before: await readFile(dockerd.configFile) }
+  }
+
+  test('configures docker as they are told to, sees it, checks it, and takes all of it back', async () => {
+    const { dockerd, user, before } = await setUp()
+    const refused = await user.mirror('configure', 'docker', '--yes')
+    expect(refused).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to write') })
+    const done = await user.shell(sudoLine(refused))
+    expect(done, done.stderr).toMatchObject({ exit: 0 })
+    expect(JSON.parse(await readFile(dockerd.configFile, 'utf8'))).toMatchObject({
+      'registry-mirrors': ['http://127.0.0.1:5055'],
+    })
+    const [listed] = JSON.parse((await user.mirror('configure', '--list', '--json')).stdout)
+    expect(listed).toMatchObject({ client: 'docker', files: [{ path: dockerd.configFile, state: 'as written' }] })
+
+    // The files are right, and dockerd has not read them.
+    expect(await mirrorsOf(dockerd)).toMatch(none)
+    const again = await user.mirror('configure', 'docker', '--yes', '--json')
+    expect(JSON.parse(again.stdout)).toMatchObject({ changes: [], inUse: false, reloaded: false })
+    expect(again.stdout).toContain(`sudo kill -HUP ${dockerd.pid}`)
+    const unseen = await user.mirror('configure', '--check')
+    expect(unseen).toMatchObject({ exit: 5 })
+    expect(unseen.stdout).toContain('docker info (Docker 20.10.24+dfsg1, classic image store) lists no mirror')
+    expect(unseen.stdout).not.toContain('not configured')
+    const reloaded = await user.shell(`${sudoLine(refused)} --reload`)
+    expect(reloaded, reloaded.stderr).toMatchObject({ exit: 0 })
+    expect(await mirrorsOf(dockerd)).toBe(ours)
+    const checked = await user.mirror('configure', '--check')
+    expect(checked, checked.stdout).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^ok/) })
+
+    // Root finds the mirror of who has called it, and leaves it to them.
+    const sudo = sudoLine(refused).replace(/ configure .*/, '')
+    expect(JSON.parse((await user.shell(`${sudo} status --json`)).stdout)).toMatchObject({
+      running: true,
+      user: 'alice',
+    })
+    expect(await user.shell(`${sudo} down`)).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
+    expect(await user.shell(`${sudo} configure docker --check`)).toMatchObject({ exit: 0 })
+    const down = await user.mirror('down')
+    expect(down.stderr).toContain('docker')
+    expect(sudoLine({ ...down, stderr: down.stderr.replace('Undo with: ', '') })).toBe(`${sudo} configure --undo`)
+
+    const locked = await user.mirror('configure', '--undo', '--yes')
+    expect(locked).toMatchObject({ exit: 2, stderr: expect.stringContaining('only root can undo') })
+    const undone = await user.shell(sudoLine(locked))
+    expect(undone, undone.stderr).toMatchObject({ exit: 0 })
+    expect(await readFile(dockerd.configFile)).toEqual(before)
+    expect(undone.stderr).not.toContain('restart')
+    // A reload passes over a key that is gone: until dockerd has forgotten it, that is known, and how to end it.
+    expect(await mirrorsOf(dockerd)).toBe(ours)
+    expect((await user.mirror('configure', '--list')).stdout).toContain('undone, not reloaded')
+    const forgotten = await user.shell(sudoLine({ ...undone, stderr: undone.stderr.replace('To do: ', '') }))
+    expect(forgotten, forgotten.stderr).toMatchObject({ exit: 0 })
+    expect(await mirrorsOf(dockerd)).toMatch(none)
+    expect(await readFile(dockerd.configFile)).toEqual(before)
+    expect((await user.mirror('configure', '--list')).stdout).toBe('No client is configured by mirror.\n')
+    // sudo has left nothing of root's in the user's home folder.
+    expect((await user.shell('find . -not -user alice')).stdout).toBe('')
+  })
+
+  test('learns nothing of a file that only root may read, nor does its backup tell', async () => {
+    const { dockerd, user, before } = await setUp(0o600)
+    const refused = await user.mirror('configure', 'docker', '--yes')
+    expect(refused).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to read') })
+    expect(await user.shell(sudoLine(refused))).toMatchObject({ exit: 0 })
+    expect((await stat(dockerd.configFile)).mode & 0o777).toBe(0o600)
+    const [listed] = JSON.parse((await user.mirror('configure', '--list', '--json')).stdout)
+    expect(listed.files).toEqual([{ path: dockerd.configFile, state: 'unreachable' }])
+    const found = await user.shell('find /var/lib/mirror -type f -readable')
+    expect(found.stdout.trim().split('\n')).toEqual([expect.stringMatching(/configured\/docker-\w+\.json$/)])
+    expect(await user.shell(sudoLine(refused).replace('--yes', '--undo --yes --reload'))).toMatchObject({
+      exit: 0,
+    })
+    expect(await readFile(dockerd.configFile)).toEqual(before)
+    await user.mirror('down')
+  })
+})

@@ -1,0 +1,90 @@
+import { chmod, mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { onTestFinished } from 'vitest'
+import { run } from './run.ts'
+
+const program = fileURLToPath(new URL('../../../bin/run.js', import.meta.url))
+const records = '/var/lib/mirror'
+const settings = { env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }, timeoutMs: 240_000 }
+const apt = ['-qq', '--yes', '-o', 'DPkg::Lock::Timeout=120', '-o', 'Dpkg::Use-Pty=0']
+
+export interface Said {
+  exit: number | null
+  stdout: string
+  stderr: string
+}
+
+/** A user who is not root, and may become it by sudo. */
+export interface SudoUser {
+  readonly name: string
+  readonly home: string
+  mirror(...args: string[]): Promise<Said>
+  /** A line of shell, as the user types it. */
+  shell(line: string): Promise<Said>
+}
+
+/** Debian's sudo, for as long as the tests of this file run. Resolves to what takes it away again, if it was not there. */
+export async function installSudo(): Promise<() => Promise<void>> {
+  if (existsSync('/usr/bin/sudo')) return async () => {}
+  await run('apt-get', [...apt, '--no-install-recommends', 'install', 'sudo'], settings)
+  return async () => {
+    // It refuses to go where root has no password, unless it is told that this is known.
+    await run('apt-get', [...apt, 'purge', 'sudo'], { ...settings, env: { ...settings.env, SUDO_FORCE_REMOVE: 'yes' } })
+  }
+}
+
+/**
+ * Makes a user in group docker in an /etc of its own: `enter` leads to where that is. What root writes down about the machine
+ * goes to a folder that is empty at first, and gone at the end.
+ */
+export async function addSudoUser(
+  folder: string,
+  enter: (command: readonly string[]) => string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<SudoUser> {
+  const name = 'alice'
+  const home = join(folder, name)
+  // A socket and a home folder in it are for others, too.
+  await chmod(folder, 0o755)
+  await mkdir(home)
+  const isNew = !existsSync(records)
+  await mkdir(records, { recursive: true })
+  onTestFinished(async () => {
+    if (isNew && (await readdir(records)).length === 0) await rmdir(records)
+  })
+  const inside = async (...command: string[]) => {
+    const [file, ...args] = enter(command)
+    await run(file!, args)
+  }
+  await inside('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', records)
+  await inside('useradd', '--home-dir', home, '--groups', 'docker', '--shell', '/bin/sh', name)
+  await inside('chown', `${name}:`, home)
+  const rule = join(folder, 'sudoers')
+  await writeFile(rule, `${name} ALL=(ALL) NOPASSWD: ALL\n`)
+  await inside('install', '-m', '440', rule, '/etc/sudoers.d/mirror-e2e')
+  await rm(rule)
+
+  const shell = async (line: string): Promise<Said> => {
+    const own = { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: home, USER: name, ...env }
+    const words = Object.entries(own).map(([key, value]) => `${key}=${value}`)
+    const [file, ...args] = enter(['runuser', '-u', name, '--', 'env', '-i', ...words, 'sh', '-c', `cd; ${line}`])
+    const child = spawn(file!, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: 120_000 })
+    const said: Said = { exit: null, stdout: '', stderr: '' }
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (said.stdout += text))
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (said.stderr += text))
+    const [exit] = (await once(child, 'close')) as [number | null]
+    return { ...said, exit }
+  }
+  return { name, home, shell, mirror: (...args) => shell([process.execPath, program, ...args].join(' ')) }
+}
+
+/** The command that a message tells its reader to type. */
+export function sudoLine({ stderr }: Said): string {
+  const line = stderr.split('\n').find((one) => one.trim().startsWith('sudo '))
+  if (line === undefined) throw new Error(`No sudo command in: ${stderr}`)
+  return line.trim().replace(/ {3}\(.*\)$/, '')
+}

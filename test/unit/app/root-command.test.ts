@@ -1,0 +1,55 @@
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { rootCommand } from '../../../src/app/root-command.ts'
+
+let folder: string
+let programs: { execPath: string; program: string; folders: string[] }
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-sudo-'))
+  programs = { execPath: join(folder, 'nvm/node'), program: join(folder, 'lib/run.js'), folders: [join(folder, 'bin')] }
+  for (const name of ['nvm', 'lib', 'bin', 'other']) await mkdir(join(folder, name))
+  for (const file of [programs.execPath, programs.program]) await writeFile(file, '', { mode: 0o755 })
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+// Somebody who has called sudo, or is no root to begin with.
+const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' } }
+const command = (env: Record<string, string> = {}) =>
+  rootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
+
+describe('the command by which root does the same', () => {
+  test('names mirror and Node by their paths where sudo would not find them, or would find others', async () => {
+    const named = `sudo ${programs.execPath} ${programs.program} configure docker --file 'a b'`
+    expect(await command()).toBe(named)
+    await symlink(programs.program, join(folder, 'bin', 'mirror'))
+    expect(await command()).toBe(named)
+    await writeFile(join(folder, 'bin', 'node'), 'another Node', { mode: 0o755 })
+    expect(await command()).toBe(named)
+  })
+
+  test('is short where sudo finds them', async () => {
+    await symlink(programs.program, join(folder, 'bin', 'mirror'))
+    await symlink(programs.execPath, join(folder, 'bin', 'node'))
+    expect(await command()).toBe("sudo mirror configure docker --file 'a b'")
+  })
+
+  test('carries what sudo drops', async () => {
+    expect(await command({ DOCKER_HOST: 'unix:///run/a b.sock', HOME: '/home/me' })).toContain(
+      "sudo env DOCKER_HOST='unix:///run/a b.sock' /",
+    )
+  })
+
+  test('needs no sudo for an administrator of Windows', async () => {
+    expect(await rootCommand({ ...user, platform: 'win32' }, ['configure', 'docker'], programs)).toBe(
+      'mirror configure docker',
+    )
+  })
+
+  test.runIf(process.getuid?.() === 0)('needs none for root', async () => {
+    expect(await rootCommand({ platform: 'linux', env: {} }, ['configure', 'docker'], programs)).toBe(
+      'mirror configure docker',
+    )
+  })
+})

@@ -1,0 +1,105 @@
+import { chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { findMirror } from '../../../src/app/configure/find-mirror.ts'
+import { findMirrorHere } from '../../../src/app/find-mirror-here.ts'
+import { findInvokingUser } from '../../../src/app/invoking-user.ts'
+import { processIdentity } from '../../../src/runtime/process-identity.ts'
+
+const nobody = 65_534
+
+let folder: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-user-'))
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+async function processOf(uid: number): Promise<number> {
+  const child = spawn('sleep', ['60'], { uid, gid: uid, stdio: 'ignore' })
+  onTestFinished(async () => {
+    const gone = once(child, 'exit')
+    child.kill()
+    await gone
+  })
+  return child.pid!
+}
+
+async function writeStateOf(uid: number, pid: number, more: object = {}): Promise<void> {
+  const state = join(folder, 'home', 'state')
+  await mkdir(state, { recursive: true })
+  const endpoints = {
+    cache: ['http://127.0.0.1:6055', 'http://mirror.evil.example:5055', 'http://127.0.0.1.evil.example:5055'],
+    registry: ['http://203.0.113.7:5001'],
+    admin: ['http://localhost:6056', 'file:///etc/shadow', 'http://127.0.0.1:1/path', 'no url'],
+    networks: { kind: 'http://mirror:5055', other: 'http://evil.example:5055' },
+  }
+  const text = JSON.stringify({
+    pid,
+    processIdentity: await processIdentity(pid),
+    version: '1',
+    runtime: 'process',
+    startedAt: '2026-01-01T00:00:00.000Z',
+    configHashes: {},
+    endpoints,
+    ...more,
+  })
+  await writeFile(join(state, 'mirror.json'), text)
+  for (const path of [join(folder, 'home'), state, join(state, 'mirror.json')]) await chown(path, uid, uid)
+}
+
+const surroundings = () => ({
+  platform: 'linux' as const,
+  env: { MIRROR_HOME: join(folder, 'home'), SUDO_UID: String(nobody) },
+  homedir: '/root',
+  cwd: '/',
+})
+
+describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, called by sudo,', () => {
+  test('knows who has called it, and where they live', async () => {
+    expect(await findInvokingUser(surroundings())).toMatchObject({ uid: nobody, name: 'nobody' })
+    for (const SUDO_UID of ['0', '', '-1', '../x', undefined])
+      expect(await findInvokingUser({ platform: 'linux', env: { SUDO_UID } })).toBeUndefined()
+    expect(await findInvokingUser({ platform: 'linux', env: { DOAS_USER: 'nobody' } })).toMatchObject({ uid: nobody })
+  })
+
+  test("finds that user's mirror, and believes no address that is not of this machine", async () => {
+    await writeStateOf(nobody, await processOf(nobody))
+    const here = await findMirrorHere(surroundings())
+    expect(here?.user?.name).toBe('nobody')
+    expect(here?.running.endpoints).toEqual({
+      cache: ['http://127.0.0.1:6055'],
+      registry: [],
+      admin: ['http://localhost:6056'],
+      networks: { kind: 'http://mirror:5055' },
+    })
+  })
+
+  test("takes no other user's process for it, nor a file that is not theirs, nor an engine elsewhere", async () => {
+    await writeStateOf(nobody, process.pid)
+    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    const pid = await processOf(nobody)
+    await writeStateOf(1, pid)
+    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    const container = { id: 'a', name: 'mirror', credentials: [], handedOverAt: '' }
+    await writeStateOf(nobody, 0, { runtime: 'container', container: { ...container, elsewhere: { adminPort: 1 } } })
+    expect(await findMirrorHere(surroundings())).toBeUndefined()
+    const engine = { kind: 'ssh', host: '-oProxyCommand=x' }
+    await writeStateOf(nobody, 0, { runtime: 'container', container: { ...container, engine } })
+    expect(await findMirrorHere(surroundings())).toBeUndefined()
+  })
+
+  test("writes for the registries of that user's mirror, unless they are no valid configuration", async () => {
+    const served = (upstreams: object) => ({ served: { config: { upstreams }, dataDir: '/data' } })
+    const pid = await processOf(nobody)
+    await writeStateOf(nobody, pid, served({ 'registry.corp.example': {} }))
+    const mirror = await findMirror(surroundings(), { url: undefined, caFile: undefined })
+    expect(mirror.registries).toContain('registry.corp.example')
+    expect(mirror.addressFor({ in: 'host' }).cache).toBe('http://127.0.0.1:6055')
+    await writeStateOf(nobody, pid, served({ '../../etc': {} }))
+    const { registries } = await findMirror(surroundings(), { url: undefined, caFile: undefined })
+    expect(registries.join()).not.toContain('etc')
+  })
+})

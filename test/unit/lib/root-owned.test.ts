@@ -1,0 +1,66 @@
+import { spawnSync } from 'node:child_process'
+import { chmod, chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { readOwnedFile, readPublicFile } from '../../../src/lib/read-owned-file.ts'
+import { isOnlyRoots } from '../../../src/lib/root-owned.ts'
+
+const nobody = 65_534
+const isRoot = process.getuid?.() === 0
+
+let folder: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-owned-'))
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+describe.runIf(isRoot)('a path that only root can change', () => {
+  test('is one whose every folder is root’s, closed to others or sticky, and also what is not there yet', async () => {
+    expect(await isOnlyRoots(folder)).toBe(true)
+    expect(await isOnlyRoots(join(folder, 'not', 'there'))).toBe(true)
+    await chmod(folder, 0o777)
+    expect(await isOnlyRoots(join(folder, 'not', 'there'))).toBe(false)
+    await chmod(folder, 0o1777)
+    expect(await isOnlyRoots(join(folder, 'file'))).toBe(true)
+    await chmod(folder, 0o775)
+    expect(await isOnlyRoots(folder)).toBe(false)
+  })
+
+  test('is none below a folder of another user, nor through a link that another user has made or owns the end of', async () => {
+    const theirs = join(folder, 'theirs')
+    await mkdir(join(theirs, 'below'), { recursive: true })
+    await chown(theirs, nobody, nobody)
+    expect(await isOnlyRoots(join(theirs, 'below'))).toBe(false)
+    await symlink(theirs, join(folder, 'link'))
+    expect(await isOnlyRoots(join(folder, 'link', 'x'))).toBe(false)
+    await symlink('/etc', join(folder, 'to-etc'))
+    expect(await isOnlyRoots(join(folder, 'to-etc', 'x'))).toBe(true)
+    await symlink('round', join(folder, 'round'))
+    expect(await isOnlyRoots(join(folder, 'round', 'x'))).toBe(false)
+  })
+})
+
+describe.runIf(isRoot)("another user's file, read by root", () => {
+  test('is read where it is theirs, also by a link', async () => {
+    const file = join(folder, 'file')
+    await writeFile(file, 'text', { mode: 0o600 })
+    expect(await readOwnedFile(file, nobody)).toBeUndefined()
+    await chown(file, nobody, nobody)
+    expect(await readOwnedFile(file, nobody)).toBe('text')
+    await symlink(file, join(folder, 'link'))
+    expect(await readOwnedFile(join(folder, 'link'), nobody)).toBe('text')
+    expect(await readOwnedFile(join(folder, 'none'), nobody)).toBeUndefined()
+  })
+
+  test('gives away nothing of others, and waits for nobody', async () => {
+    await symlink('/etc/shadow', join(folder, 'shadow'))
+    expect(await readOwnedFile(join(folder, 'shadow'), nobody)).toBeUndefined()
+    expect(await readPublicFile(join(folder, 'shadow'))).toBeUndefined()
+    expect(await readPublicFile('/etc/passwd')).toContain('root')
+    spawnSync('mkfifo', [join(folder, 'pipe')])
+    await chown(join(folder, 'pipe'), nobody, nobody)
+    expect(await readOwnedFile(join(folder, 'pipe'), nobody)).toBeUndefined()
+    expect(await readOwnedFile(folder, 0)).toBeUndefined()
+  })
+})
