@@ -10,7 +10,7 @@ const hosts = (registry: string, server = registry) => ({
 })
 
 describe('a difference', () => {
-  test('of many files that are alike shows one, and the paths of the others', async () => {
+  test('of many files that are alike shows one, and names the others', async () => {
     const daemonJson = { path: '/daemon.json', before: '{}\n', after: '{"a": 1}\n' }
     const changes = [
       daemonJson,
@@ -30,9 +30,7 @@ describe('a difference', () => {
 +++ /certs.d/a.io/hosts.toml
 @@ -0,0 +1,1 @@
 +server = "https://a.io"
-And the same in 2 more, each with the name of its own folder:
-+ /certs.d/b.io/hosts.toml
-+ /certs.d/c.io/hosts.toml
++ … 2 more files like it (--diff shows all): b.io, c.io in /certs.d
 `)
   })
 
@@ -42,5 +40,35 @@ And the same in 2 more, each with the name of its own folder:
     const shown = await renderDiff([hosts('a.io'), hosts('b.io'), hosts('c.io', 'x.io'), gone, ...changed], paint)
     expect(shown.match(/^@@/gm)).toHaveLength(7)
     expect(shown).not.toContain('more')
+  })
+  test('of many tables that are alike in one file shows one, and names the others, until all are wanted', async () => {
+    const table = (name: string, end = '') =>
+      `[[registry]]\nprefix = "${name}"\n\n  [[registry.mirror]]\n  location = "127.0.0.1:5055/${name}"${end}\n\n`
+    const names = ['docker.io', 'gcr.io', 'ghcr.io']
+    const text = `# ours\n\n${names.map((name) => table(name)).join('')}${table('quay.io', ' # theirs')}[end]\n`
+    for (const [before, after, sign] of [
+      [undefined, text, '+'],
+      [text, undefined, '-'],
+    ] as const) {
+      const change = { path: '/50-mirror.conf', before, after }
+      const shown = await renderDiff([change], paint)
+      expect(shown).toContain(`${sign}prefix = "docker.io"`)
+      expect(shown).toContain(`${sign}… 2 more tables like it (--diff shows all): gcr.io, ghcr.io`)
+      expect(shown).not.toContain('prefix = "gcr.io"')
+      expect(shown).toContain('location = "127.0.0.1:5055/quay.io" # theirs')
+      expect(shown).toContain(`${sign}[end]`)
+      const whole = await renderDiff([change], paint, { whole: true })
+      expect(whole.match(/prefix = /g)).toHaveLength(4)
+      expect(whole).not.toContain('more')
+    }
+    const files = ['a.io', 'b.io', 'c.io'].map((name) => hosts(name))
+    expect((await renderDiff(files, paint, { whole: true })).match(/^@@/gm)).toHaveLength(3)
+  })
+
+  test('of tables that change in a file shows what stays around them', async () => {
+    const table = (name: string, port: number) => `[registry."${name}"]\n  mirrors = ["127.0.0.1:${port}"]\n`
+    const text = (port: number) => ['a.io', 'b.io', 'c.io', 'd.io'].map((name) => table(name, port)).join('')
+    const shown = await renderDiff([{ path: '/buildkitd.toml', before: text(1), after: text(2) }], paint)
+    expect(shown.match(/^\+ {2}mirrors/gm)).toHaveLength(4)
   })
 })
