@@ -9,8 +9,8 @@ export async function agree(
 ): Promise<boolean> {
   if (yes) return true
   if (talk.prompt) return talk.prompt.confirm(question)
-  throw new MirrorError('Nothing was done: nobody is there to agree to it.', {
+  throw new MirrorError('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
     exit: exitCode.usage,
-    hints: ['--yes   (agree beforehand)', '--dry-run   (only look)'],
+    hints: ['--yes   (apply without asking)', '--dry-run   (only show what would be done)'],
   })
 }

@@ -1,8 +1,8 @@
-import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
-import { configureClient, prepareClient, rootOf, type PreparedClient } from '../app/configure/configure-client.ts'
+import type { ClientAdapter, ClientPlace, Machine, Observation } from '../app/configure/client-adapter.ts'
+import { configureClient, prepareClient, type PreparedClient } from '../app/configure/configure-client.ts'
 import type { FileChange } from '../clients/client-config.ts'
 import type { FoundMirror } from '../app/configure/find-mirror.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { MirrorError, exitCode } from '../lib/errors.ts'
 import { agree } from './agree.ts'
 import { renderNotes } from './render-configure.ts'
 import { renderDiff } from './render-diff.ts'
@@ -14,58 +14,93 @@ export interface ConfigureChoices {
   readonly yes: boolean
   readonly dryRun: boolean
   readonly json: boolean
+  /** Show all of many alike. */
+  readonly wholeDiff: boolean
 }
 
 /** Shows what would be written, asks, and writes it. Resolves to the report of it, which is for `--json`. */
 export async function configureDialog(
   talk: Talk,
-  request: { machine: Machine; adapter: ClientAdapter; place: ClientPlace; mirror: FoundMirror },
+  request: {
+    readonly machine: Machine
+    readonly adapter: ClientAdapter
+    readonly place: ClientPlace
+    readonly mirror: FoundMirror
+    readonly args: readonly string[]
+  },
   choices: ConfigureChoices,
 ): Promise<object> {
-  const { place } = request
   const { fallback, dryRun, json } = choices
   const prepared = await prepareClient({ ...request, fallback })
-  const { changes } = prepared.plan
+  const { place, address, plan } = prepared
+  const { changes } = plan
   // Our own files need no agreement, and a cluster file on stdout no difference before it.
   const asks = place.ours !== true && changes.length > 0
   if (!json) {
-    if (asks) talk.print((await renderDiff(changes, talk.paint)).trimEnd())
+    if (asks) talk.print((await renderDiff(changes, talk.paint, { whole: choices.wholeDiff })).trimEnd())
     talk.say(renderNotes(prepared, talk.paintAside))
   }
+  // Files that are right already may still have to be read by the client.
+  const seen = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
   const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
-  const reloaded = applies && (await wantsReload(talk, place, changes, choices)) && (await reload(talk, place))
-  if (!json) tellEnd(talk, prepared, applies, dryRun)
-  return reportOf(prepared, applies, reloaded)
+  if (!json) tellEnd(talk, prepared, applies, dryRun, seen)
+  const isStale = seen?.inUse === false && seen.todo.length > 0
+  const offers = applies && (changes.length > 0 || isStale)
+  const reloaded = await unlessInterrupted(prepared, applies, async () => {
+    return applies && (await wantsReload(talk, place, offers, choices)) && (await reload(talk, place))
+  })
+  return reportOf(prepared, applies, reloaded, seen)
 }
 
-function tellEnd(talk: Talk, prepared: PreparedClient, applied: boolean, dryRun: boolean): void {
+function tellEnd(
+  talk: Talk,
+  prepared: PreparedClient,
+  applied: boolean,
+  dryRun: boolean,
+  seen: Observation | undefined,
+): void {
   const { adapter, place, plan } = prepared
   if (plan.output !== undefined) talk.print(plan.output.replace(/\n$/, ''))
-  else if (plan.changes.length === 0) talk.print(`${adapter.client} is configured so already: ${place.title}.`)
-  else if (applied) talk.print(`Configured ${adapter.client}: ${place.title}. Back: ${wayBack(prepared)}`)
+  else if (plan.changes.length === 0) {
+    const already = `${adapter.client} is already configured: ${place.title}.`
+    talk.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
+    if (seen?.inUse === false) for (const line of seen.saw) talk.print(`  ${line}`)
+    for (const step of seen?.inUse === false ? seen.todo : []) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
+  } else if (applied) talk.print(`Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`)
   else if (!dryRun) talk.say('Nothing was written.')
 }
 
-/** The command that takes back this place, and no other of the same client. */
-function wayBack({ machine, adapter, place: { details } }: PreparedClient): string {
-  const said = { root: rootOf(machine), scope: details['scope'], cluster: details['cluster'], file: details['file'] }
-  const flags = Object.entries(said).flatMap(([name, value]) =>
-    value === undefined ? [] : [`--${name} ${shellWord(value)}`],
-  )
-  return ['mirror configure', adapter.client, ...flags, '--undo'].join(' ')
+/** Once something is written, an interruption says what, and what is left to do. */
+async function unlessInterrupted<T>(prepared: PreparedClient, applied: boolean, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act()
+  } catch (error) {
+    const isInterrupt = error instanceof MirrorError && error.exit === exitCode.interrupted
+    const { adapter, place, plan, wayBack } = prepared
+    if (!isInterrupt || !applied || plan.changes.length === 0) throw error
+    throw new MirrorError(
+      `Interrupted: ${adapter.client} is configured (${place.title}: ${sayFiles(plan.changes)}), and was not reloaded.`,
+      { exit: exitCode.interrupted, hints: [...plan.todo, `${wayBack}   (takes it back)`], cause: error },
+    )
+  }
+}
+
+function sayFiles(changes: readonly FileChange[]): string {
+  const [first, ...others] = changes.map(({ path }) => path)
+  return others.length === 0 ? `${first} is written` : `${first} and ${others.length} more are written`
 }
 
 /** By flag, or by the answer of a person: a client takes notice at a moment that suits its user. */
 async function wantsReload(
   talk: Talk,
   { reload: how }: ClientPlace,
-  changes: readonly FileChange[],
+  offers: boolean,
   { reload, yes, json }: ConfigureChoices,
 ): Promise<boolean> {
   if (reload) return true
-  if (!how || changes.length === 0 || yes || json || !talk.prompt) return false
-  return talk.prompt.confirm(`Have it take notice now (${how.says})?`)
+  if (!how || !offers || yes || json || !talk.prompt) return false
+  return talk.prompt.confirm(how.question)
 }
 
 async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {
@@ -74,7 +109,7 @@ async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean
     return false
   }
   await how.run()
-  talk.say(`Done: ${how.says}.`)
+  talk.say(how.done)
   return true
 }
 
@@ -82,6 +117,7 @@ function reportOf(
   { adapter, place, address, warning, plan }: PreparedClient,
   applied: boolean,
   reloaded: boolean,
+  seen: Observation | undefined,
 ): object {
   return {
     client: adapter.client,
@@ -93,7 +129,8 @@ function reportOf(
     })),
     warnings: warning === undefined ? [] : [warning],
     notes: plan.notes,
-    todo: plan.todo,
+    todo: [...plan.todo, ...(seen?.inUse === false && !reloaded ? seen.todo : [])],
+    ...(seen?.inUse !== undefined && { inUse: seen.inUse || reloaded, saw: seen.saw }),
     ...(plan.output !== undefined && { output: plan.output }),
     applied,
     reloaded,

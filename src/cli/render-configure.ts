@@ -21,24 +21,25 @@ export function renderNotes(
 /** Whether a client was seen, and if not why that may be. */
 export function renderCheck(
   client: string,
-  { seen, asked, failed, reasons, image }: CheckResult,
+  { seen, asked, failed, saw, reasons, image }: CheckResult,
   paint: Paint,
 ): string {
-  if (seen) return `${paint.green('seen')}  ${client} came through the mirror for ${image}`
+  if (seen) return `${paint.green('ok')}    ${client} pulls through the mirror (${image})`
   const what = asked
-    ? `${client} asked the mirror for ${image}, and then failed`
+    ? `${client} contacted the mirror for ${image}, and then failed`
     : failed === undefined
-      ? `${client} has pulled ${image} from somewhere else`
-      : `${client} did not ask the mirror for ${image}`
+      ? `${client} pulled ${image} from somewhere else`
+      : `${client} did not contact the mirror for ${image}`
   return [
-    `${paint.red('not seen')}  ${what}`,
+    `${paint.red('FAIL')}  ${what}`,
     ...(failed === undefined
       ? []
       : failed
           .trim()
           .split('\n')
           .map((line) => paint.dim(`  ${line}`))),
-    ...(reasons.length === 0 ? [] : ['Why this may be, the likeliest first:']),
+    ...(saw.length === 0 ? [] : ['Seen:', ...saw.map((line) => `  ${line}`)]),
+    ...(reasons.length === 0 ? [] : [reasons.length === 1 ? 'Likely cause:' : 'Likely causes:']),
     ...reasons.flatMap(({ why, fix }, at) => [`  ${at + 1}. ${why}`, `     ${paint.bold(fix)}`]),
   ].join('\n')
 }
@@ -62,14 +63,18 @@ export function renderConfigured(clients: readonly ListedClient[], asked: string
   )
 }
 
-/** Who still points at a mirror that has ended, and what becomes of their pulls. */
-export function renderPointing(clients: readonly ConfiguredClient[]): string {
+/** Who still points at a mirror that has ended, what becomes of their pulls, and the commands that take them back. */
+export function renderPointing(clients: readonly ConfiguredClient[], undo: readonly string[]): string {
   const free = clients.filter(({ fallback }) => fallback)
   const bound = clients.filter(({ fallback }) => !fallback)
   return [
-    ...(free.length === 0 ? [] : [`Still pointed at it, and pulling from the origin now: ${names(free)}.`]),
-    ...(bound.length === 0 ? [] : [`Still pointed at it, and not able to pull until it is up: ${names(bound)}.`]),
-    'To take them back: mirror configure --undo',
+    ...(free.length === 0
+      ? []
+      : [`Still configured to use the mirror (they fall back to the registry while it is down): ${names(free)}.`]),
+    ...(bound.length === 0
+      ? []
+      : [`Still configured to use the mirror, and not able to pull while it is down: ${names(bound)}.`]),
+    `Undo with: ${undo.join(', and ')}`,
   ].join('\n')
 }
 

@@ -1,6 +1,7 @@
 import type { ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { prepareUndo, undoClient } from '../app/configure/undo-client.ts'
-import type { ConfiguredClient } from '../clients/configured.ts'
+import { undoArguments, undoCommandLine } from '../app/configure/undo-command.ts'
+import type { KnownRecord } from '../clients/configured.ts'
 import { agree } from './agree.ts'
 import { renderDiff } from './render-diff.ts'
 import type { Talk } from './talk.ts'
@@ -10,6 +11,7 @@ export interface UndoChoices {
   readonly yes: boolean
   readonly dryRun: boolean
   readonly json: boolean
+  readonly wholeDiff: boolean
 }
 
 /** What became of one record. */
@@ -21,37 +23,72 @@ export interface UndoneClient {
   /** What is left for the user to do. */
   readonly todo: readonly string[]
   readonly applied: boolean
+  /** Whether the running client was made to take notice. */
+  readonly reloaded: boolean
 }
 
 /** Shows what would be put back, asks, and does it. */
 export async function undoDialog(
   talk: Talk,
   machine: Machine,
-  record: ConfiguredClient,
+  record: KnownRecord,
   choices: UndoChoices,
 ): Promise<UndoneClient> {
-  const prepared = await prepareUndo(machine, record)
+  const { reload, yes, dryRun, json, wholeDiff } = choices
+  const flags = { '--reload': reload, '--yes': yes, '--dry-run': dryRun, '--json': json }
+  const given = Object.entries(flags).flatMap(([flag, isGiven]) => (isGiven ? [flag] : []))
+  const prepared = await prepareUndo(machine, record, [...undoArguments(record), ...given])
   const { place, plan } = prepared
-  if (!choices.json) {
-    if (plan.changes.length > 0) talk.print((await renderDiff(plan.changes, talk.paint)).trimEnd())
+  if (!json) {
+    if (plan.changes.length > 0)
+      talk.print((await renderDiff(plan.changes, talk.paint, { whole: wholeDiff })).trimEnd())
     for (const note of plan.notes) talk.say(note)
   }
   const asks = place.ours !== true && plan.changes.length > 0
-  const applied = !choices.dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
-  if (applied) await undoClient(machine, prepared, choices.reload)
+  const applied = !dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
+  const reloads = applied && (await wantsReload(talk, place, record, choices))
+  const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
-  const todo = applied ? stepsLeft(place, files, choices.reload) : []
-  if (applied && !choices.json) {
+  const todo = applied ? await stepsLeft(machine, place, record, files, reloads, stillInUse) : []
+  const how = reloads ? place.reload : undefined
+  if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
-    talk.print(`${what}: ${record.title}.`)
+    talk.print(
+      stillInUse ? `The files of ${record.client} are as they were (${record.title}).` : `${what} (${record.title}).`,
+    )
+    if (how) talk.say(how.done)
     for (const step of todo) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
   }
   const { client, place: id } = record
-  return { client, place: id, files, notes: plan.notes, todo, applied }
+  return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }
+}
+
+/** By flag, or by the answer of a person; nobody is asked where the client goes on as it would anyway. */
+async function wantsReload(
+  talk: Talk,
+  place: ClientPlace,
+  record: KnownRecord,
+  { reload, yes, json }: UndoChoices,
+): Promise<boolean> {
+  if (reload) return true
+  if (place.reload === undefined || yes || json || !talk.prompt) return false
+  const seen = await place.observe?.(record)
+  return seen?.inUse !== false && talk.prompt.confirm(place.reload.question)
 }
 
 /** What it takes until the client no longer uses the mirror. */
-function stepsLeft(place: ClientPlace, files: readonly string[], reloaded: boolean): string[] {
-  if (files.length === 0 || (place.reload !== undefined && reloaded)) return []
-  return place.afterUndo?.(files) ?? []
+async function stepsLeft(
+  machine: Machine,
+  place: ClientPlace,
+  record: KnownRecord,
+  files: readonly string[],
+  reloads: boolean,
+  stillInUse: boolean,
+): Promise<string[]> {
+  if (place.reload !== undefined && reloads) return []
+  if (stillInUse)
+    return [
+      `${await undoCommandLine(machine, record, ['--reload'])}   (${record.client} uses the mirror until then; no containers stop)`,
+    ]
+  return files.length === 0 ? [] : (place.afterUndo?.(files) ?? [])
 }

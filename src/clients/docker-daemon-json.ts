@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { DockerTarget } from './docker-target.ts'
-import { putFirst, readJsonObject, takeOut } from './edit-json.ts'
+import { putEmptyList, putFirst, readJsonObject, takeOut } from './edit-json.ts'
 import { refuseOtherKinds } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { dockerdKeys } from './known-keys.ts'
@@ -53,19 +53,31 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   return { changes: files.change(path, text), notes, todo: [] }
 }
 
-/** Takes the mirror out; `keep` leaves lists that become empty as `[]`, since a reload ignores keys that are missing. */
-export function stripDaemonJson(
+/** Takes the mirror out. */
+export function stripDaemonJson({ cache }: { readonly cache: string }, path: string, files: FilesNow): FileChange[] {
+  const text = files.text(path)
+  return text === undefined ? [] : files.change(path, withoutMirror(cache, path, text, 'drop'))
+}
+
+/**
+ * As a reload has to find the file to forget the mirror: dockerd goes on with what it had for a key that is missing, so that
+ * lists without entries stand there as `[]`.
+ */
+export function forgetInDaemonJson(
   { cache }: { readonly cache: string },
   path: string,
   files: FilesNow,
-  emptied: 'drop' | 'keep',
+  version: string | undefined,
 ): FileChange[] {
-  const text = files.text(path)
-  if (text === undefined) return []
+  const stripped = putEmptyList(withoutMirror(cache, path, files.text(path) ?? '{}\n', 'keep'), mirrorsKey)
+  return files.change(path, needsInsecure(cache, version) ? putEmptyList(stripped, insecureKey) : stripped)
+}
+
+function withoutMirror(cache: string, path: string, text: string, emptied: 'drop' | 'keep'): string {
   readJsonObject(path, text)
   const isMirror = (item: unknown) => typeof item === 'string' && isSameUrl(item, cache)
   const isHost = (item: unknown) => typeof item === 'string' && hostOf(item) === new URL(cache).host
-  return files.change(path, takeOut(takeOut(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied))
+  return takeOut(takeOut(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied)
 }
 
 /** The mirrors that a daemon.json names, as they stand there; undefined when it says nothing of them. */

@@ -61,7 +61,7 @@ export function stripDocker(
   files: FilesNow,
 ): FileChange[] {
   const { daemonJson, certsFolder } = target
-  const lists = stripDaemonJson(mirror, daemonJson, files, 'drop')
+  const lists = stripDaemonJson(mirror, daemonJson, files)
   if (certsFolder === undefined) return lists
   const ca = caFiles(mirror, certsFolder).flatMap((path) => caChange(path, undefined, files))
   return [...lists, ...stripHostsFolders(mirror, certsFolder, files), ...ca]

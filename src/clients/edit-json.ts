@@ -91,6 +91,13 @@ export function takeOut(
   return markOf(text) + splice(json, root.offset + 1, endOf(root) - 1, '')
 }
 
+/** The text with an empty list at `key`, where it has nothing there. */
+export function putEmptyList(text: string, key: string): string {
+  const json = withoutMark(text)
+  const root = parseTree(json)!
+  return memberOf(root, key) ? text : markOf(text) + addMember(json, root, key, '[]')
+}
+
 function addMember(json: string, root: Node, key: string, value: string): string {
   const last = root.children?.at(-1)
   if (last === undefined) {

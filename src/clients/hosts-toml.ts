@@ -59,6 +59,11 @@ export function isOurHostsToml(text: string): boolean {
   return text.startsWith(writtenByMirror.slice(0, writtenByMirror.indexOf('.')))
 }
 
+/** Whether a hosts.toml, whoever wrote it, sends its clients to this mirror. */
+export function namesMirror(text: string, mirror: string): boolean {
+  return mirror in (read(text)?.host ?? {})
+}
+
 /**
  * A file of ours that somebody has changed, without our mirror; undefined when nothing of theirs is in it. As it is when it
  * cannot be read any more, or has no such mirror. `folder`: the name of the folder it lies in.

@@ -8,6 +8,8 @@ export interface Cri {
   pullImage(image: string): Promise<void>
   /** No failure when it is gone already. Throws as `pullImage`. */
   removeImage(image: string): Promise<void>
+  /** What it tells of itself, texts by name: `config` is JSON. Throws as `pullImage`. */
+  info(): Promise<Readonly<Record<string, string>>>
 }
 
 /** A call that the runtime refused. */
@@ -27,11 +29,23 @@ export const criUnimplemented = 12
 
 /** CRI v1: gRPC, with the two messages written by hand. https://github.com/kubernetes/cri-api */
 export function criClient(socket: string, timeoutMs: number): Cri {
-  const call = (method: string, image: string) =>
-    unaryCall(socket, `/runtime.v1.ImageService/${method}`, imageSpec(image), timeoutMs)
+  const call = async (method: string, image: string) =>
+    void (await unaryCall(socket, `/runtime.v1.ImageService/${method}`, imageSpec(image), timeoutMs))
   return {
     pullImage: (image) => call('PullImage', image),
     removeImage: (image) => call('RemoveImage', image),
+    async info() {
+      // StatusRequest.verbose; StatusResponse.info is a map, an entry each.
+      const answer = await unaryCall(socket, '/runtime.v1.RuntimeService/Status', Buffer.from([0x08, 1]), timeoutMs)
+      const entries = fieldsOf(answer).filter(({ number }) => number === 2)
+      return Object.fromEntries(
+        entries.map(({ value }) => {
+          const entry = fieldsOf(value)
+          const textOf = (number: number) => (entry.find((one) => one.number === number)?.value ?? '').toString()
+          return [textOf(1), textOf(2)]
+        }),
+      )
+    },
   }
 }
 
@@ -52,15 +66,42 @@ function varint(value: number): Buffer {
   return Buffer.from([...bytes, rest])
 }
 
-/** One gRPC call whose answer matters by its status only. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
-async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<void> {
+/** The length-delimited fields of a message; a number is passed over. */
+function fieldsOf(message: Buffer): { readonly number: number; readonly value: Buffer }[] {
+  const fields: { number: number; value: Buffer }[] = []
+  let at = 0
+  const next = () => {
+    let value = 0
+    for (let shift = 0; at < message.length; shift += 7) {
+      const byte = message[at++]!
+      value += (byte & 0x7f) * 2 ** shift
+      if (byte < 0x80) break
+    }
+    return value
+  }
+  while (at < message.length) {
+    const tag = next()
+    const kind = tag % 8
+    if (kind === 0) next()
+    else if (kind === 2) {
+      const length = next()
+      fields.push({ number: Math.floor(tag / 8), value: message.subarray(at, at + length) })
+      at += length
+    } else at += kind === 1 ? 8 : 4
+  }
+  return fields
+}
+
+/** One gRPC call; resolves to the message of its answer. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md */
+async function unaryCall(path: string, method: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
   const socket = connect(path)
   // Afterwards a session would only say that its stream was cancelled.
   await once(socket, 'connect')
   const session = connectHttp2('http://localhost', { createConnection: () => socket })
   const head = Buffer.alloc(5)
   head.writeUInt32BE(message.length, 1)
-  await new Promise<void>((resolve, reject) => {
+  const chunks: Buffer[] = []
+  return new Promise<Buffer>((resolve, reject) => {
     session.on('error', reject)
     const stream = session.request({
       ':method': 'POST',
@@ -76,10 +117,11 @@ async function unaryCall(path: string, method: string, message: Buffer, timeoutM
     stream.on('trailers', (trailers) => (status = trailers))
     stream.on('end', () => {
       const code = Number(status['grpc-status'] ?? 2)
-      if (code === 0) resolve()
+      // Before the message: a flag for compression, which nobody asked for, and its length.
+      if (code === 0) resolve(Buffer.concat(chunks).subarray(5))
       else reject(new CriError(code, messageOf(status) ?? `status ${code}`))
     })
-    stream.resume()
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk))
     stream.end(Buffer.concat([head, message]))
   }).finally(() => session.destroy())
 }

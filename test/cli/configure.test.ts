@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const nobody = 65_534
@@ -110,7 +110,7 @@ describe('mirror configure', () => {
     const one = await configure('kind', ...address, '--yes', '--file', names[0]!)
     await configure('kind', ...address, '--yes', '--file', names[1]!)
     const file = join(folder, names[0]!)
-    expect(one.stdout).toContain(`Back: mirror configure kind --root ${root} --file '${file}' --undo`)
+    expect(one.stdout).toContain(`Undo with: mirror configure kind --root ${root} --file '${file}' --undo`)
     expect(await configure('kind', '--yes', '--file', names[0]!, '--undo')).toMatchObject({ exit: 0 })
     expect(await readFile(file, 'utf8')).toBe(text)
     expect(await readFile(join(folder, names[1]!), 'utf8')).toContain('extraMounts')
@@ -145,13 +145,13 @@ describe('mirror configure', () => {
   test('a check of all that is configured is none where nothing can be seen', async () => {
     expect(await configure('--check')).toMatchObject({
       exit: 5,
-      stderr: expect.stringContaining('No client is configured by mirror here'),
+      stderr: expect.stringContaining('No client is configured by mirror on this machine'),
     })
     await configure('docker', ...address, '--yes')
     expect(await configure('--check', '--json')).toMatchObject({
       exit: 5,
       stdout: '',
-      stderr: expect.stringContaining('No configured client can be made to pull'),
+      stderr: expect.stringContaining('No configured client can pull'),
     })
   })
 
@@ -160,14 +160,14 @@ describe('mirror configure', () => {
     expect(configured, configured.stderr).toMatchObject({ exit: 0 })
     expect(await configureHere('--check')).toMatchObject({
       exit: 3,
-      stderr: expect.stringContaining('No mirror is running'),
+      stderr: expect.stringContaining('mirror is not running'),
     })
   })
 
   test('what none of the clients that are here can be configured without is told once', async () => {
     const { exit, stderr } = await configureHere('--yes')
     expect(exit).toBe(3)
-    expect(stderr.match(/No mirror is running/g)).toHaveLength(1)
+    expect(stderr.match(/mirror is not running/g)).toHaveLength(1)
   })
 
   test.each([
@@ -176,7 +176,7 @@ describe('mirror configure', () => {
     [['docker', '--mirror', 'http://x/path'], 2, 'is not the URL of a mirror'],
     [['dcoker', '--mirror', 'http://x:1'], 2, 'There is no client "dcoker"'],
     [['docker', '--undo', '--check'], 2, 'cannot also be provided'],
-    [['docker', '--check'], 2, 'cannot be made to pull'],
+    [['docker', '--check'], 2, 'Cannot run a docker pull'],
   ])('%j ends with %i', async (args, exit, says) => {
     const answer = await configure(...args, '--yes')
     expect(answer, answer.stderr).toMatchObject({ exit, stdout: '' })
@@ -198,8 +198,10 @@ describe('mirror configure', () => {
       })
       const refused = await finished(child)
       expect(refused).toMatchObject({ exit: 2 })
-      expect(refused.stderr).toContain(`You may not write ${daemonJson}.`)
-      expect(refused.stderr).toContain('sudo mirror configure docker --mirror http://127.0.0.1:5055')
+      expect(refused.stderr).toContain(`No permission to write ${daemonJson}`)
+      // As it has to be typed: sudo drops the variable, and looks for programs in folders of its own.
+      expect(refused.stderr).toContain(`sudo env MIRROR_HOME=${join(folder, 'home')} ${process.execPath} ${program} `)
+      expect(refused.stderr).toContain(`configure docker ${address.join(' ')} --root ${root} --yes`)
       expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
       expect(await configure('--list')).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
     },
@@ -208,7 +210,7 @@ describe('mirror configure', () => {
   test('a second dry run, and a reload of nobody, say what is so', async () => {
     await configure('docker', ...address, '--yes')
     const again = await configure('docker', ...address, '--dry-run', '--reload')
-    expect(again.stdout).toContain('docker is configured so already')
+    expect(again.stdout).toContain('docker is already configured')
     const reloaded = await configure('docker', ...address, '--yes', '--reload')
     expect(reloaded.stderr).toContain('nothing here that mirror could reload')
   })
@@ -238,7 +240,7 @@ describe('mirror configure', () => {
       expect(existsSync(join(folder, '.config/containers/registries.conf.d/50-mirror.conf'))).toBe(true)
     } finally {
       const down = await mirror('down')
-      expect(down.stderr).toContain('Still pointed at it, and pulling from the origin now: podman')
+      expect(down.stderr).toContain('they fall back to the registry while it is down): podman')
     }
     expect(await mirror('configure', '--undo', '--yes')).toMatchObject({ exit: 0 })
     expect(existsSync(join(folder, '.config'))).toBe(false)
@@ -282,14 +284,18 @@ describe('mirror configure', () => {
 
 /** util-linux' `script` gives a program a terminal. */
 describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('at a terminal', () => {
-  async function atTerminal(command: string, answers: readonly [question: string, answer: string][]) {
-    const child = start('/usr/bin/script', ['-qec', `${process.execPath} ${program} ${command}`, '/dev/null'], 'pipe')
+  async function atTerminal(command: string, answers: readonly [question: string, answer: string][], env = 'A=a') {
+    const line = `env ${env} ${process.execPath} ${program} ${command}`
+    const child = start('/usr/bin/script', ['-qec', line, '/dev/null'], 'pipe')
     let shown = ''
+    let seen = 0
     const left = [...answers]
     child.stdout!.on('data', (chunk: Buffer) => {
       shown += chunk.toString()
       const [next] = left
-      if (!next || !shown.includes(next[0])) return
+      if (!next || !shown.includes(next[0], seen)) return
+      // The next question may be the same one, for another thing.
+      seen = shown.length
       left.shift()
       child.stdin!.write(next[1])
     })
@@ -319,5 +325,75 @@ describe.runIf(process.platform === 'linux' && existsSync('/usr/bin/script'))('a
     ])
     expect(exit).toBe(130)
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  /** As much of dockerd as a reload takes, with the daemon.json of the test. */
+  async function startDockerd(): Promise<string> {
+    const dockerd = fileURLToPath(new URL('../support/dockerd.mjs', import.meta.url))
+    const socket = join(folder, 'docker.sock')
+    const args = [dockerd, socket, daemonJson, '--config-file', daemonJson]
+    const child = spawn(process.execPath, args, { argv0: 'dockerd', stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
+    onTestFinished(async () => {
+      const gone = once(child, 'exit')
+      child.kill('SIGTERM')
+      await gone
+    })
+    await once(child, 'message')
+    return `DOCKER_HOST=unix://${socket}`
+  }
+
+  test('Ctrl-C at the question for a reload says what is written, and what is left to do', async () => {
+    const engine = await startDockerd()
+    const command = (args: string) => `env ${engine} ${process.execPath} ${program} configure docker ${args}`
+    const interrupted = await atTerminal(
+      `configure docker ${address.join(' ')}`,
+      [
+        ['Write this?', '\r'],
+        ['Reload dockerd now', '\u0003'],
+      ],
+      engine,
+    )
+    expect(interrupted, interrupted.shown).toMatchObject({ exit: 130, left: [] })
+    expect(interrupted.shown).toContain('Interrupted: docker is configured')
+    expect(interrupted.shown).toContain(`${daemonJson} is written`)
+    expect(interrupted.shown).toContain('kill -HUP')
+    expect(interrupted.shown).toContain('--undo')
+    expect(interrupted.shown).not.toContain('nothing was done')
+    expect(await readFile(daemonJson, 'utf8')).toContain('registry-mirrors')
+
+    // What is left is offered again, though the files are right already.
+    const again = await atTerminal(`configure docker ${address.join(' ')}`, [['Reload dockerd now', '\r']], engine)
+    expect(again, again.shown).toMatchObject({ exit: 0, left: [] })
+    expect(again.shown).toContain('already configured')
+    expect(again.shown).toContain('Sent SIGHUP to dockerd')
+    const done = await finished(start('/bin/sh', ['-c', command(`${address.join(' ')} --yes --json`)]))
+    expect(JSON.parse(done.stdout)).toMatchObject({ changes: [], inUse: true, todo: [] })
+
+    const undone = await atTerminal(
+      'configure docker --undo',
+      [
+        ['Put this back?', '\r'],
+        ['Reload dockerd now', '\r'],
+      ],
+      engine,
+    )
+    expect(undone, undone.shown).toMatchObject({ exit: 0, left: [] })
+    expect(await readFile(daemonJson, 'utf8')).toBe(before)
+    expect((await finished(start('/bin/sh', ['-c', command('--list')]))).stdout).toContain('No docker is configured')
+  })
+
+  test('Ctrl-C at the second of several names the first one, which is done', async () => {
+    const podman = join(root, 'etc/containers/registries.conf.d/50-mirror.conf')
+    await configure('docker', ...address, '--yes')
+    await configure('podman', ...address, '--yes')
+    const { exit, shown } = await atTerminal(`configure --undo --root ${root}`, [
+      ['Put this back?', '\r'],
+      ['podman is as it was', ''],
+      ['Put this back?', '\u0003'],
+    ])
+    expect(exit, shown).toBe(130)
+    expect(shown).toContain('Interrupted. Done before: podman.')
+    expect(existsSync(podman)).toBe(false)
+    expect(await readFile(daemonJson, 'utf8')).toContain('registry-mirrors')
   })
 })

@@ -50,7 +50,7 @@ async function expectCheck(apart: Apart, exit: 0 | 5): Promise<void> {
   const check = await apart.mirror('configure', 'containerd', '--check')
   expect(check, check.stderr).toMatchObject({
     exit,
-    stdout: expect.stringMatching(exit === 0 ? /^seen/ : /^not seen/) as string,
+    stdout: expect.stringMatching(exit === 0 ? /^ok/ : /^FAIL/) as string,
   })
 }
 

@@ -44,13 +44,13 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     const dockerd = await startDockerd(scene, '', {})
     const mirror = configureDocker(scene, '', dockerd)
     const before = await readFile(dockerd.configFile)
-    expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('not seen') })
+    expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('FAIL') })
 
     const done = await mirror('--yes', '--reload')
     expect(done, done.stderr).toMatchObject({ exit: 0 })
     expect(await dockerd.docker(...mirrors)).toBe('["http://127.0.0.1:5055/"]\n')
-    expect(await mirror('--yes')).toMatchObject({ exit: 0, stdout: expect.stringContaining('configured so already') })
-    expect(await mirror('--check')).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^seen/) })
+    expect(await mirror('--yes')).toMatchObject({ exit: 0, stdout: expect.stringContaining('already configured') })
+    expect(await mirror('--check')).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^ok/) })
     await dockerd.docker('pull', 'runnable:one')
     expect(await dockerd.docker('image', 'ls', '--all', '--format', '{{.Repository}}')).toBe('runnable\n')
 

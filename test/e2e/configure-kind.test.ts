@@ -71,7 +71,7 @@ describe.skipIf(missing !== undefined).each([
   test('prints a cluster file: clusters made from it pull through the mirror, one for the other', async () => {
     const { scene, host } = await startWithKind(containerd)
     const mirror = configureKind(scene, host)
-    expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('not seen') })
+    expect(await mirror('--check')).toMatchObject({ exit: 5, stdout: expect.stringContaining('FAIL') })
     const only = await mirror('--dry-run')
     expect(only.stderr).toContain('certs.d/_default')
     expect(await readdir(join(scene.folder, 'mirror', 'state'))).not.toContain('kind')
@@ -86,7 +86,7 @@ describe.skipIf(missing !== undefined).each([
     await pullInNode(host, first, gcr)
     const fetched = await scene.upstream.requests()
     expect(fetched.length).toBeGreaterThan(0)
-    expect(await mirror('--check')).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^seen/) })
+    expect(await mirror('--check')).toMatchObject({ exit: 0, stdout: expect.stringMatching(/^ok/) })
 
     await scene.upstream.disconnect()
     const second = await createWith(host, 'second', printed.stdout)

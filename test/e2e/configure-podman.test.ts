@@ -81,19 +81,19 @@ async function expectConfigured(program: Program, root: string, tls?: readonly s
   const check = await apart.mirror('configure', 'podman', '--check')
   expect(check, `${check.stdout}${check.stderr}`).toMatchObject({
     exit: 0,
-    stdout: expect.stringMatching(/^seen/) as string,
+    stdout: expect.stringMatching(/^ok/) as string,
   })
   const checked = await apart.mirror('configure', '--check', '--json')
   expect(JSON.parse(checked.stdout)).toMatchObject([{ client: 'podman', seen: true }])
   expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({
     exit: 0,
-    stdout: expect.stringContaining('configured so already') as string,
+    stdout: expect.stringContaining('already configured') as string,
   })
 
   expect(await apart.mirror('configure', 'podman', '--undo', '--yes')).toMatchObject({ exit: 0 })
   expect(await readdir(apart.outside(dropIns))).toEqual(before)
   const unchecked = await apart.mirror('configure', 'podman', '--check')
-  expect(unchecked, unchecked.stderr).toMatchObject({ exit: 5, stdout: expect.stringMatching(/^not seen/) as string })
+  expect(unchecked, unchecked.stderr).toMatchObject({ exit: 5, stdout: expect.stringMatching(/^FAIL/) as string })
 }
 
 /** The newer ones' root; skips the test, with the reason, where it cannot be had. */

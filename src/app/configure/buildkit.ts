@@ -6,7 +6,7 @@ import { isLoopback } from '../../clients/is-loopback.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { majorAndMinor } from '../../clients/version.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, Machine, Observation } from './client-adapter.ts'
 import { tryBuild } from './buildkit-build.ts'
 import { findEngines } from './docker-engines.ts'
 import { kindOf } from './docker-site.ts'
@@ -96,11 +96,17 @@ function placeOf(
           : [
               `${createCommand(mirror.cache, kind === 'file' ? path : undefined, version)}   (a builder reads it when it is made)`,
             ]
-      return { ...plan, todo: plan.changes.length > 0 ? then : [] }
+      // Nobody can ask what buildkitd has read.
+      const unless = kind === 'buildkitd' ? [`${restartBuildkitd}, unless it was restarted since`] : []
+      return { ...plan, todo: plan.changes.length > 0 ? then : unless }
     },
     strip: (mirror, files) => stripBuildkit(mirror, target, files),
     ...(!detached && { afterUndo: () => [kind === 'buildkitd' ? restartBuildkitd : remakeBuilders] }),
-    ...(!detached && kind === 'buildx' && { pull: (image) => tryBuild(image, runCommand) }),
+    ...(!detached &&
+      kind === 'buildx' && {
+        pull: (image: string) => tryBuild(image, runCommand),
+        observe: ({ cache }: { readonly cache: string }) => observeBuilder(cache, version, runCommand),
+      }),
     reasons: [
       {
         why: 'the builder is older than its configuration: it has read what was there when it was made',
@@ -112,6 +118,48 @@ function placeOf(
         fix: createCommand('http://127.0.0.1:5055', undefined, version),
       },
     ],
+  }
+}
+
+/** What buildx says of the builder in use. Since 0.18 it also tells which configuration the builder was made with. */
+async function observeBuilder(
+  cache: string,
+  version: string | undefined,
+  runCommand: Machine['runCommand'],
+): Promise<Observation> {
+  const said = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs })
+  const text = said?.exitCode === 0 ? said.stdout : ''
+  const [name, driver] = ['Name', 'Driver'].map((key) => new RegExp(`^${key}:\\s*(\\S+)`, 'm').exec(text)?.[1])
+  if (name === undefined || driver === undefined)
+    return { inUse: undefined, saw: ['docker buildx inspect names no builder.'], reasons: [], todo: [] }
+  const isOwn = driver !== 'docker'
+  const tells = text.includes('buildkitd.toml')
+  const inUse = isOwn ? (tells ? text.includes(new URL(cache).host) : undefined) : false
+  const madeWith = tells
+    ? [`It was made with a buildkitd.toml that ${inUse ? 'names' : 'does not name'} ${cache}.`]
+    : []
+  const older = {
+    why: 'the builder was made before it was configured',
+    fix: `docker buildx rm ${name}; ${createCommand(cache, undefined, version)}`,
+  }
+  const apart = {
+    why: 'the builder has a network of its own, and 127.0.0.1 there is not this machine',
+    fix: createCommand(cache, undefined, version),
+  }
+  return {
+    inUse,
+    saw: [`The builder in use is ${name} (driver ${driver}).`, ...(isOwn ? madeWith : [])],
+    reasons: !isOwn
+      ? [
+          {
+            why: "the builder in use is Docker's own, which reads the configuration of docker",
+            fix: 'docker buildx ls   (or: mirror configure docker)',
+          },
+        ]
+      : inUse === true
+        ? [apart]
+        : [older, ...(inUse === undefined ? [apart] : [])],
+    todo: inUse === false && isOwn ? [older.fix] : inUse === false ? [createCommand(cache, undefined, version)] : [],
   }
 }
 

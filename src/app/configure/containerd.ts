@@ -7,6 +7,7 @@ import { containerdVersionIn, isAtLeast } from '../../clients/version.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { isThere } from '../../lib/is-there.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
+import { dumpOf, observeContainerd } from './containerd-observation.ts'
 import { pullByContainerd } from './containerd-pull.ts'
 import { readersKnowReferrers } from './referrers.ts'
 
@@ -85,7 +86,7 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
   }
   return {
     id: scope,
-    title: `${scope === 'user' ? 'your rootless containerd' : 'the whole system'} (${target.hosts.path})`,
+    title: `${scope === 'user' ? 'your rootless containerd' : 'system'} (${target.hosts.path})`,
     details,
     home: homeOf(scope),
     files: localFiles,
@@ -102,9 +103,11 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
     ...(!machine.detached && {
       pull: (image: string) =>
         pullByContainerd({ runCommand: machine.runCommand, socket, hostsFolder: target.hosts.path }, image),
+      observe: ({ cache }: { readonly cache: string }) =>
+        observeContainerd({ machine, socket, target, dump: scope === 'system' }, cache),
     }),
     reasons: [
-      { why: 'It is not configured', fix: 'mirror configure containerd' },
+      { why: 'It is not configured', fix: 'mirror configure containerd', isUnconfigured: true },
       {
         why: `config_path is not set to ${hosts}, or containerd was not restarted since`,
         fix: 'containerd config dump | grep config_path; sudo systemctl restart containerd',
@@ -187,13 +190,6 @@ async function namesLike(root: string, name: string): Promise<string[]> {
       .join('[^/]*')}$`,
   )
   return paths.filter((path) => pattern.test(path))
-}
-
-/** Undefined where there is no containerd to ask, or it cannot read its own file. */
-async function dumpOf({ runCommand, detached }: Machine): Promise<string | undefined> {
-  if (detached) return undefined
-  const result = await runCommand('containerd', ['config', 'dump'], { timeoutMs: 10_000 })
-  return result?.exitCode === 0 ? result.stdout : undefined
 }
 
 async function runsRootless({ env, detached }: Machine): Promise<boolean> {

@@ -10,7 +10,7 @@ import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.
 import type { Machine } from './client-adapter.ts'
 
 /** Where `docker` looks when nothing else was chosen. */
-const usualSocket = '/var/run/docker.sock'
+export const usualSocket = '/var/run/docker.sock'
 
 /** An engine that answers. */
 export interface FoundEngine {

@@ -9,6 +9,7 @@ import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { DockerdProcess } from '../../runtime/dockerd-process.ts'
 import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
+import { observeDocker } from './docker-observation.ts'
 import { dockerReload, reloadCommand } from './docker-reload.ts'
 import type { DockerSite } from './docker-site.ts'
 import { validateDaemonJson } from './validate-daemon-json.ts'
@@ -70,11 +71,12 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
     ...(!machine.detached && {
       afterUndo: (paths: readonly string[]) => (paths.includes(daemonJson) ? untilUndone(options) : []),
     }),
+    ...(endpoint && { observe: ({ cache }) => observeDocker(options, cache) }),
     ...(hangsUp && {
-      reload: dockerReload({ endpoint, daemonJson, dockerd, isRootless: kind === 'rootless' }, systemClock),
+      reload: dockerReload({ endpoint, daemonJson, version, dockerd, isRootless: kind === 'rootless' }, systemClock),
     }),
     ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
-    reasons: form === 'folders' ? foldersReasons : mirrorsReasons(options),
+    reasons: [{ why: 'docker is not configured for this mirror', fix: 'mirror configure docker' }],
   }
 }
 
@@ -158,37 +160,8 @@ function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): st
   }
 }
 
-/** What makes it forget the mirror, for a reload no longer can. */
+/** What makes an engine forget the mirror that mirror cannot reload; the others are asked what they still have. */
 function untilUndone({ site: { kind } }: DockerPlaceOptions): string[] {
   const restart = restarts[kind]
-  if (restart !== undefined) return [restart]
-  if (kind === 'file') return []
-  const command = kind === 'rootless' ? 'systemctl --user restart docker' : 'systemctl restart docker'
-  return [`${command}   (dockerd keeps the mirror until then: a reload passes over a key that is gone)`]
-}
-
-const foldersReasons = [
-  {
-    why: 'the engine uses its classic image store, and does not read hosts.toml',
-    fix: "docker info --format '{{.DriverStatus}}'   (containerd's says io.containerd.snapshotter.v1)",
-  },
-  { why: 'docker speaks to another engine than the one that was configured', fix: 'docker context ls' },
-  {
-    why: 'a hosts.toml is broken: dockerd goes on without it and tells only its log',
-    fix: 'journalctl -u docker -n 50 | grep hosts.toml',
-  },
-  { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
-]
-
-function mirrorsReasons({ site, dockerd }: DockerPlaceOptions): ClientPlace['reasons'] {
-  const command = reloadCommand(dockerd, site.kind === 'rootless')
-  return [
-    { why: 'nothing is configured, or not for this mirror', fix: 'mirror configure docker' },
-    { why: 'dockerd has not read its daemon.json since it was written', fix: command },
-    { why: 'docker speaks to another engine than the one that was configured', fix: 'docker context ls' },
-    {
-      why: 'the engine does not reach the address that stands there',
-      fix: "docker info --format '{{.RegistryConfig.Mirrors}}'",
-    },
-  ]
+  return restart === undefined ? [] : [restart]
 }

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { isSameUrl, mirrorsIn, stripDaemonJson } from '../../clients/docker-daemon-json.ts'
+import { forgetInDaemonJson, isSameUrl, mirrorsIn } from '../../clients/docker-daemon-json.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/if-visible.ts'
@@ -14,6 +14,8 @@ const takesMs = 5000
 export interface ReloadedDockerd {
   readonly endpoint: DockerEndpoint
   readonly daemonJson: string
+  /** Of Docker; undefined when nobody could tell. */
+  readonly version?: string | undefined
   /** As it was found when the place was looked for. */
   readonly dockerd: DockerdProcess | undefined
   readonly isRootless: boolean
@@ -21,22 +23,23 @@ export interface ReloadedDockerd {
 
 /** Has dockerd read its daemon.json again, which it does on SIGHUP, and sees that it has. */
 export function dockerReload(
-  { endpoint, daemonJson, dockerd, isRootless }: ReloadedDockerd,
+  { endpoint, daemonJson, version, dockerd, isRootless }: ReloadedDockerd,
   clock: Clock,
 ): ClientReload {
   return {
-    says: `send SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}`,
+    question: 'Reload dockerd now (SIGHUP, no containers stop)?',
+    done: `Sent SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}.`,
     async run() {
       const running = await findDockerd(endpoint)
       if (running === undefined)
-        throw new MirrorError('No dockerd was found that could be told to read its configuration again.', {
+        throw new MirrorError('No dockerd was found that could be reloaded.', {
           exit: exitCode.missing,
           hints: [reloadCommand(undefined, isRootless)],
         })
       hangUp(running, isRootless)
       await untilTaken(endpoint, daemonJson, clock)
     },
-    interim: (mirror, files) => stripDaemonJson(mirror, daemonJson, files, 'keep'),
+    interim: (mirror, files) => forgetInDaemonJson(mirror, daemonJson, files, version),
   }
 }
 
@@ -53,7 +56,7 @@ function hangUp(dockerd: DockerdProcess, isRootless: boolean): void {
     process.kill(dockerd.pid, 'SIGHUP')
   } catch (cause) {
     if (errnoOf(cause) !== 'EPERM' && errnoOf(cause) !== 'ESRCH') throw cause
-    throw new MirrorError(`dockerd (pid ${dockerd.pid}) takes no signals from you.`, {
+    throw new MirrorError(`No permission to signal dockerd (pid ${dockerd.pid}).`, {
       exit: exitCode.usage,
       hints: [reloadCommand(dockerd, isRootless)],
       cause,
@@ -73,7 +76,7 @@ async function untilTaken(endpoint: DockerEndpoint, daemonJson: string, clock: C
     if (mirrors?.length === wanted.length && wanted.every((url, at) => isSameUrl(url, mirrors[at]!))) return
     await clock.sleep(lookEveryMs)
   }
-  throw new MirrorError(`dockerd was told to read ${daemonJson} again, and still has other mirrors.`, {
+  throw new MirrorError(`dockerd was reloaded, and still has other mirrors than ${daemonJson} names.`, {
     hints: ['journalctl -u docker -n 20   (it says there why)', "docker info --format '{{.RegistryConfig.Mirrors}}'"],
   })
 }

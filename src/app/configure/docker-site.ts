@@ -46,7 +46,7 @@ export function siteOf(
       return {
         kind,
         scope: 'system',
-        title: `the whole system (${dirname(daemonJson)})`,
+        title: `system (${dirname(daemonJson)})`,
         daemonJson,
         // A snap sees folders of its own instead of the system's.
         certsFolder: dockerd?.process.program?.startsWith('/snap/')

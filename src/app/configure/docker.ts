@@ -3,7 +3,7 @@ import { dockerdFlags } from '../../clients/dockerd-flags.ts'
 import type { DockerTarget } from '../../clients/docker-target.ts'
 import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
-import { findEngines, type FoundEngine } from './docker-engines.ts'
+import { findEngines, usualSocket, type FoundEngine } from './docker-engines.ts'
 import { dockerPlace, dockerPlaceByHand } from './docker-place.ts'
 import { kindOf, siteOf, type DockerKind, type DockerSite } from './docker-site.ts'
 import { isAtLeast } from '../../clients/version.ts'
@@ -50,7 +50,7 @@ export const dockerAdapter: ClientAdapter = {
     const place = {
       machine,
       site,
-      endpoint: endpoint === undefined ? undefined : (JSON.parse(endpoint) as DockerEndpoint),
+      endpoint: endpoint === undefined ? usualEndpoint(site, machine) : (JSON.parse(endpoint) as DockerEndpoint),
       dockerd: undefined,
       notes: [],
     }
@@ -68,6 +68,15 @@ export const dockerAdapter: ClientAdapter = {
       },
     })
   },
+}
+
+/** Where the engine would be whose files were written while it was down. */
+function usualEndpoint({ kind, daemonJson }: DockerSite, machine: Machine): DockerEndpoint | undefined {
+  const usual = siteOf('system', machine, undefined)
+  const isUsual = kind === 'system' && daemonJson === usual.daemonJson
+  return isUsual && !machine.detached && machine.platform === 'linux'
+    ? { kind: 'socket', path: usualSocket }
+    : undefined
 }
 
 function siteFor({ info, dockerd }: FoundEngine, machine: Machine): DockerSite {

@@ -1,11 +1,11 @@
-import { access, constants } from 'node:fs/promises'
+import { access, constants, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { caFileName } from '../../clients/ca-file.ts'
 import { k3sFolder, k3sTemplates, planRegistries, sayTemplates, stripRegistries } from '../../clients/k3s.ts'
 import { localFiles } from '../../clients/local-files.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/if-visible.ts'
-import type { ClientAdapter, ClientPlace, ClientReload, Machine } from './client-adapter.ts'
+import { MirrorError, exitCode } from '../../lib/errors.ts'
+import type { ClientAdapter, ClientPlace, ClientReload, Machine, Observation } from './client-adapter.ts'
 import { pullByCrictl, pullTimeoutMs } from './pull-by-crictl.ts'
 import { versionOf } from './version-of.ts'
 
@@ -42,7 +42,7 @@ function place(machine: Machine, templates: readonly string[]): ClientPlace {
   const ca = { path: join(root, k3sFolder, caFileName), name: `${k3sFolder}/${caFileName}` }
   return {
     id: 'system',
-    title: `the whole system (${path})`,
+    title: `system (${path})`,
     details: { scope: 'system' },
     home: { in: 'host' },
     files: localFiles,
@@ -58,7 +58,11 @@ function place(machine: Machine, templates: readonly string[]): ClientPlace {
       return { changes, notes: [...notes, ...sayTemplates(templatesFolder(machine), files, join)], todo }
     },
     strip: (mirror, files) => stripRegistries(mirror, path, ca, files),
-    ...(!machine.detached && { reload: restart(machine), afterUndo: () => [restartByHand] }),
+    ...(!machine.detached && {
+      reload: restart(machine),
+      afterUndo: () => [restartByHand],
+      observe: ({ cache }) => observe(cache, root),
+    }),
     pull(image) {
       return pullByCrictl(
         (args) => runCommand('k3s', ['crictl', ...args], { timeoutMs: pullTimeoutMs }),
@@ -68,7 +72,7 @@ function place(machine: Machine, templates: readonly string[]): ClientPlace {
     },
     reasons: [
       { why: 'k3s was not restarted since', fix: 'systemctl restart k3s' },
-      { why: 'it is not configured', fix: 'sudo mirror configure k3s' },
+      { why: 'k3s is not configured', fix: 'mirror configure k3s', isUnconfigured: true },
       {
         why: 'the file is not what k3s expects, which its log says',
         fix: 'journalctl --unit k3s --no-pager --lines 50',
@@ -77,10 +81,39 @@ function place(machine: Machine, templates: readonly string[]): ClientPlace {
   }
 }
 
+/** k3s turns registries.yaml into hosts.toml files when it starts: they say what it runs with. */
+async function observe(cache: string, root: string): Promise<Observation> {
+  const made = join(root, 'var', 'lib', 'rancher', 'k3s', 'agent', 'etc', 'containerd', 'certs.d')
+  const texts: string[] = []
+  for (const name of ['_default', 'docker.io']) {
+    const state = await ifVisible(localFiles.read(join(made, name, 'hosts.toml')))
+    if (state) texts.push(Buffer.from(state.bytes).toString())
+  }
+  const isThere = (await ifVisible(stat(made))) !== undefined
+  const inUse = isThere ? texts.some((text) => text.includes(new URL(cache).host)) : undefined
+  return {
+    inUse,
+    saw: isThere
+      ? [`k3s runs with ${made}, which ${inUse ? 'names' : 'does not name'} ${cache}.`]
+      : [`${made}, which tells what k3s runs with, cannot be seen.`],
+    reasons:
+      inUse === false
+        ? [{ why: 'k3s was not restarted since it was configured', fix: 'sudo systemctl restart k3s' }]
+        : [
+            {
+              why: `k3s did not reach ${cache}, or could not use its hosts.toml`,
+              fix: 'journalctl --unit k3s --no-pager --lines 50',
+            },
+          ],
+    todo: inUse === false ? [restartByHand] : [],
+  }
+}
+
 function restart({ runCommand }: Machine): ClientReload {
   const systemctl = (...args: string[]) => runCommand('systemctl', args, { timeoutMs: 120_000 })
   return {
-    says: 'restarted k3s',
+    question: 'Restart k3s now?',
+    done: 'Restarted k3s.',
     async run() {
       // A node has one of the two, and systemctl fails for a unit that it does not know.
       for (const unit of ['k3s.service', 'k3s-agent.service']) {

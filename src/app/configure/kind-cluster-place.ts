@@ -88,12 +88,20 @@ export function kindClusterPlace(
       return { failed: failures.filter((failure) => failure !== undefined).join('\n') || undefined }
     },
     reasons: [
-      { why: `the cluster ${name} is not configured`, fix: `mirror configure kind --cluster ${name}` },
+      {
+        why: `the cluster ${name} is not configured`,
+        fix: `mirror configure kind --cluster ${name}`,
+        isUnconfigured: true,
+      },
       {
         why: 'its containerd runs with an older configuration',
         fix: `${nodes.program} exec ${names[0]} systemctl restart containerd`,
       },
-      { why: 'the mirror has moved to another address', fix: `mirror configure kind --cluster ${name}` },
+      {
+        why: 'the mirror has moved to another address',
+        fix: `mirror configure kind --cluster ${name}`,
+        isUnconfigured: true,
+      },
       {
         why: 'containerd refuses hosts.toml, which only its log says',
         fix: `${nodes.program} exec ${names[0]} journalctl --unit containerd --no-pager --lines 50`,

@@ -19,7 +19,7 @@ export function kindFilesPlace(
   const target = { folder, file, join: (...parts: string[]) => join(...parts) }
   return {
     id: file === undefined ? 'new clusters' : `file ${file}`,
-    title: file === undefined ? 'clusters to be made (a cluster file on stdout)' : `the cluster file ${file}`,
+    title: file === undefined ? 'new clusters (a cluster file on stdout)' : `the cluster file ${file}`,
     details: file === undefined ? {} : { file },
     home,
     files: machine.detached ? localFiles : keepingMounted(nodes),
@@ -50,7 +50,11 @@ export function kindFilesPlace(
         fix: `mirror configure kind | kind create cluster --config -`,
       },
       { why: 'the cluster was made without it', fix: 'mirror configure kind --cluster NAME' },
-      { why: 'the mirror has moved to another address', fix: 'mirror configure kind > /dev/null' },
+      {
+        why: 'the mirror has moved to another address',
+        fix: 'mirror configure kind > /dev/null',
+        isUnconfigured: true,
+      },
       { why: 'the mirror does not serve the network of the nodes', fix: 'mirror status' },
     ],
   }

@@ -8,8 +8,9 @@ import { planPodman, podmanCertificates } from '../../clients/podman.ts'
 import { stripPodman } from '../../clients/podman-strip.ts'
 import { isAtLeast } from '../../clients/version.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
+import type { ClientAdapter, ClientPlace, Machine, PlaceDetails, Reason } from './client-adapter.ts'
 import { filesOfPodmanMachine, runningPodmanMachines } from './podman-machine.ts'
+import { observePodman } from './podman-observation.ts'
 import { pullByPodman } from './podman-pull.ts'
 
 /** podman, buildah and skopeo, which read the same files. */
@@ -98,8 +99,8 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
   const files = [...new Set(wanted.flatMap((one) => one.files))]
   const trees = [...new Set(wanted.flatMap((one) => one.trees))]
   const folder = dropInFolderIn(scope === 'user' ? layout.user! : layout.system.at(-1)!)
-  const whose =
-    name === undefined ? (scope === 'user' ? 'you alone' : 'the whole system') : `the podman machine ${name}`
+  const causes = causesFor(details, layout, machine.env['CONTAINER_HOST'])
+  const whose = name === undefined ? (scope === 'user' ? 'user' : 'system') : `the podman machine ${name}`
   return {
     id: name === undefined ? target.scope : `machine ${name}`,
     title: `${whose} (${folder})`,
@@ -112,8 +113,11 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
       return guessed === undefined ? plan : { ...plan, notes: [...plan.notes, guess] }
     },
     strip: (mirror, files) => stripPodman(mirror, target, files),
-    ...(!machine.detached && { pull: (image: string) => pullByPodman(machine.runCommand, image, name) }),
-    reasons: reasonsFor(details, layout, machine.env['CONTAINER_HOST']),
+    ...(!machine.detached && {
+      pull: (image: string) => pullByPodman(machine.runCommand, image, name),
+      observe: ({ cache }: { readonly cache: string }) => observePodman(machine, cache, name, causes),
+    }),
+    reasons: [{ why: 'podman is not configured for this mirror', fix: causes.configure, isUnconfigured: true }],
   }
 }
 
@@ -183,40 +187,40 @@ async function versionOf({ runCommand }: Machine, program: string): Promise<stri
   return result?.exitCode === 0 ? /\d+\.\d+[\w.~-]*/.exec(result.stdout)?.[0] : undefined
 }
 
-function reasonsFor(
+function causesFor(
   { scope, machine: name }: PlaceDetails,
   layout: PodmanFiles,
   remote: string | undefined,
-): ClientPlace['reasons'] {
-  const configure = name === undefined ? `mirror configure podman --scope ${scope}` : 'mirror configure podman'
-  return [
-    { why: 'It is not configured, or another file says something else about docker.io', fix: configure },
-    ...(scope === 'system' && layout.user !== undefined
-      ? [{ why: `Your files below ${layout.user} replace the system's`, fix: 'mirror configure podman --scope user' }]
-      : []),
-    ...(layout.named === undefined
-      ? []
-      : [
-          {
-            why: layout.modern
-              ? `CONTAINERS_REGISTRIES_CONF names ${layout.named}, and podman reads no drop-ins beside it`
-              : `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may say something else`,
-            fix: 'unset CONTAINERS_REGISTRIES_CONF',
-          },
-        ]),
-    ...(remote === undefined
-      ? []
-      : [{ why: `podman pulls at ${remote}, where other files count`, fix: 'unset CONTAINER_HOST' }]),
-    name === undefined
-      ? {
-          why: 'A podman service that runs for long has read its files before',
-          fix: `systemctl ${scope === 'user' ? '--user ' : ''}restart podman`,
-        }
-      : {
-          why: 'The machine does not reach this one',
-          fix: `podman machine ssh ${name} curl -sS http://host.containers.internal:5055/v2/`,
-        },
-  ]
+): { readonly configure: string; readonly others: readonly Reason[] } {
+  return {
+    configure: name === undefined ? `mirror configure podman --scope ${scope}` : 'mirror configure podman',
+    others: [
+      ...(scope === 'system' && layout.user !== undefined && process.geteuid?.() !== 0
+        ? [{ why: `Your files below ${layout.user} replace the system's`, fix: 'mirror configure podman --scope user' }]
+        : []),
+      ...(layout.named === undefined
+        ? []
+        : [
+            {
+              why: layout.modern
+                ? `CONTAINERS_REGISTRIES_CONF names ${layout.named}, and podman reads no drop-ins beside it`
+                : `CONTAINERS_REGISTRIES_CONF names ${layout.named}, which may say something else`,
+              fix: 'unset CONTAINERS_REGISTRIES_CONF',
+            },
+          ]),
+      ...(remote === undefined
+        ? []
+        : [{ why: `podman pulls at ${remote}, where other files count`, fix: 'unset CONTAINER_HOST' }]),
+      ...(name === undefined
+        ? []
+        : [
+            {
+              why: 'The machine does not reach this one',
+              fix: `podman machine ssh ${name} curl -sS http://host.containers.internal:5055/v2/`,
+            },
+          ]),
+    ],
+  }
 }
 
 function noPodmanMachine(): MirrorError {

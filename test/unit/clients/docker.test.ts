@@ -2,7 +2,7 @@ import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker.ts'
-import { stripDaemonJson } from '../../../src/clients/docker-daemon-json.ts'
+import { forgetInDaemonJson } from '../../../src/clients/docker-daemon-json.ts'
 import { dockerForm, type DockerTarget } from '../../../src/clients/docker-target.ts'
 import { dockerdFlags } from '../../../src/clients/dockerd-flags.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
@@ -227,7 +227,7 @@ describe('without the mirror', () => {
 
   test('and for a reload that would ignore missing keys, lists stay as empty ones', () => {
     const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055"], "debug": true}' })
-    const [change] = stripDaemonJson({ cache: 'http://127.0.0.1:5055' }, file, files, 'keep')
+    const [change] = forgetInDaemonJson({ cache: 'http://127.0.0.1:5055' }, file, files, undefined)
     expect(change?.after).toBe('{"registry-mirrors": [], "debug": true}')
   })
 

@@ -8,8 +8,9 @@ import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
 import { k3sAdapter } from '../../../../src/app/configure/k3s.ts'
 import type { FoundMirror } from '../../../../src/app/configure/find-mirror.ts'
 import { prepareUndo, recordsOf, undoClient } from '../../../../src/app/configure/undo-client.ts'
-import { stripDaemonJson } from '../../../../src/clients/docker-daemon-json.ts'
+import { forgetInDaemonJson } from '../../../../src/clients/docker-daemon-json.ts'
 import { ownFileHeader } from '../../../../src/clients/written-by-mirror.ts'
+import type { FilesNow } from '../../../../src/clients/files-now.ts'
 import { openConfiguredClients } from '../../../../src/clients/configured.ts'
 
 let root: string
@@ -183,10 +184,10 @@ test('an undo that finds nobody to reload leaves one that is as exact', async ()
   const [record] = await openConfiguredClients(machine.stateDir).list()
   const prepared = await prepareUndo(machine, record!)
   const reload = {
-    says: '',
+    question: '',
+    done: '',
     run: () => Promise.reject(new Error('nobody there')),
-    interim: (mirror: { cache: string }, files: Parameters<typeof stripDaemonJson>[2]) =>
-      stripDaemonJson(mirror, daemonJson, files, 'keep'),
+    interim: (mirror: { cache: string }, files: FilesNow) => forgetInDaemonJson(mirror, daemonJson, files, undefined),
   }
   const place = { ...prepared.place, reload }
   await expect(undoClient(machine, { ...prepared, place }, true)).rejects.toThrow('nobody there')

@@ -96,8 +96,8 @@ describe('podman on this machine', () => {
     const { machine, asked } = await machineWith({}, {}, { detached: true, root: '/tree', home: '/tree' })
     const places = await podmanAdapter.places(machine, nothingSaid)
     expect(places.map(({ title }) => title)).toEqual([
-      'the whole system (/tree/etc/containers/registries.conf.d)',
-      'you alone (/tree/.config/containers/registries.conf.d)',
+      'system (/tree/etc/containers/registries.conf.d)',
+      'user (/tree/.config/containers/registries.conf.d)',
     ])
     expect(await podmanAdapter.find(machine)).toBeUndefined()
     expect(places[0]!.pull).toBeUndefined()
