@@ -77,6 +77,37 @@ describe('the interface of kubelets', () => {
     expect(error).toMatchObject({ status, message: words })
   })
 
+  test('tells of itself what is in a map of its answer, whatever stands around it', async () => {
+    const text = 'x'.repeat(300)
+    const entry = (key: string, value: string) => {
+      const length = Buffer.from([(value.length & 0x7f) | 0x80, value.length >> 7])
+      const body = Buffer.concat([
+        Buffer.from([0x0a, key.length]),
+        Buffer.from(key),
+        Buffer.from([0x12]),
+        length,
+        Buffer.from(value),
+      ])
+      return Buffer.concat([Buffer.from([0x12, (body.length & 0x7f) | 0x80, body.length >> 7]), body])
+    }
+    // A message that is another field, and a number.
+    const message = Buffer.concat([
+      Buffer.from([0x0a, 2, 0x08, 1]),
+      entry('config', text),
+      Buffer.from([0x18, 0xac, 2]),
+    ])
+    const { socket, asked } = await runtime((stream) => {
+      stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true })
+      stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }))
+      const head = Buffer.alloc(5)
+      head.writeUInt32BE(message.length, 1)
+      stream.end(Buffer.concat([head, message]))
+    })
+    expect(await criClient(socket, 5000).info()).toEqual({ config: text })
+    expect(asked[0]!.headers[':path']).toBe('/runtime.v1.RuntimeService/Status')
+    expect(asked[0]!.body).toEqual(Buffer.from([0, 0, 0, 0, 2, 0x08, 1]))
+  })
+
   test('is not waited for without end', async () => {
     const { socket } = await runtime(() => {})
     await expect(criClient(socket, 50).pullImage('a')).rejects.toMatchObject({ status: 4 })
