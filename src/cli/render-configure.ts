@@ -1,9 +1,12 @@
 import type { CheckResult } from '../app/configure/check-client.ts'
 import type { PreparedClient } from '../app/configure/configure-client.ts'
-import type { ListedClient } from '../app/configure/list-configured.ts'
+import type { FileState, ListedClient } from '../app/configure/list-configured.ts'
 import type { ConfiguredClient } from '../clients/configured.ts'
 import type { Paint } from './paint.ts'
 import { renderTable } from './render-table.ts'
+
+/** As few files that are alike are listed one by one. */
+const fewAlike = 2
 
 /** What was found, and what is left to do; a line each. */
 export function renderNotes(
@@ -48,7 +51,7 @@ export function renderCheck(
 export function renderConfigured(clients: readonly ListedClient[], asked: string | undefined, paint: Paint): string {
   if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
   const rows = clients.flatMap(({ client, title, mirror, since, files }) =>
-    files.map(({ path, state }, at) => [
+    withoutAlike(files).map(({ path, state }, at) => [
       ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),
       path,
       // The last column: colours there move nothing.
@@ -61,6 +64,22 @@ export function renderConfigured(clients: readonly ListedClient[], asked: string
     rows,
     paint,
   )
+}
+
+/** Many files in folders of one folder, all in one state, as one. */
+function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
+  const alike = new Map<string, { path: string; state: FileState }[]>()
+  for (const file of files) {
+    const [, above, name] = /^(.*)[\\/][^\\/]+[\\/]([^\\/]+)$/.exec(file.path) ?? []
+    const key = JSON.stringify(above === undefined ? file.path : [above, name, file.state])
+    alike.set(key, [...(alike.get(key) ?? []), file])
+  }
+  return [...alike.values()].flatMap((group) => {
+    const [first] = group
+    if (group.length <= fewAlike) return group
+    const path = first!.path.replace(/[^\\/]+([\\/][^\\/]+)$/, `*$1 (${group.length} files)`)
+    return [{ path, state: first!.state }]
+  })
 }
 
 /** Who still points at a mirror that has ended, what becomes of their pulls, and the commands that take them back. */

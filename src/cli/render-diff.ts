@@ -6,6 +6,8 @@ const contextLines = 3
 
 /** As few that are alike are shown one by one. */
 const fewAlike = 2
+/** Of those that are not. */
+const namesShown = 3
 
 /**
  * What becomes of each file, as a unified diff with its paths. Of many files, or tables of one file, that differ in nothing but
@@ -55,11 +57,13 @@ function renderOthers(others: readonly FileChange[], paint: Paint): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
   const line = `${summaryOf('file', names)} in ${dirname(dirname(others[0]!.path))}`
-  return `${others[0]!.after === undefined ? paint.red(`- ${line}`) : paint.green(`+ ${line}`)}\n`
+  return `${others[0]!.after === undefined ? paint.red(`-${line}`) : paint.green(`+${line}`)}\n`
 }
 
 function summaryOf(what: string, names: readonly string[]): string {
-  return `… ${names.length} more ${what}s like it (--diff shows all): ${names.join(', ')}`
+  const some = names.slice(0, namesShown).join(', ')
+  const rest = names.length > namesShown ? ` and ${names.length - namesShown} others` : ''
+  return `… ${names.length} more ${what}s like it (--diff shows all): ${some}${rest}`
 }
 
 /** A table of TOML as lines of a diff, from its head to the next one. */

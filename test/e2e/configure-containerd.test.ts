@@ -40,10 +40,10 @@ async function write(apart: Apart, path: string, text: string): Promise<void> {
   await apart.run('sh', '-c', `mkdir -p "$(dirname ${path})"; printf %s "$1" > ${path}`, 'sh', text)
 }
 
-async function configured(apart: Apart): Promise<{ todo: string[] }> {
+async function configured(apart: Apart): Promise<{ todo: string[]; inUse?: boolean; saw?: string[] }> {
   const { exit, stdout, stderr } = await apart.mirror('configure', 'containerd', '--yes', '--json')
   expect(exit, stderr).toBe(0)
-  return JSON.parse(stdout) as { todo: string[] }
+  return JSON.parse(stdout) as { todo: string[]; inUse?: boolean; saw?: string[] }
 }
 
 async function expectCheck(apart: Apart, exit: 0 | 5): Promise<void> {
@@ -71,6 +71,14 @@ describe.skipIf(missing !== undefined).each([
     // What is left to do, done to the letter.
     const lines = todo[0]!.split('\n').filter((line) => line.startsWith('  '))
     await apart.run('sh', '-c', `printf '%s\\n' "$1" >> ${configFile}`, 'sh', lines.join('\n'))
+    // The file is right, and the daemon runs with the old one; versions since 2.0 do not tell kubelets.
+    const unread = await configured(apart)
+    expect(unread.saw!.join('\n')).toContain('(containerd config dump) is /etc/containerd/certs.d')
+    if (root === '') {
+      expect(unread).toMatchObject({ inUse: false, todo: [expect.stringContaining('restart containerd')] })
+      expect(unread.saw!.join('\n')).toContain('in the running containerd is not set')
+      expect((await apart.mirror('configure', '--check')).stdout).toContain('not restarted since config_path was set')
+    }
     await first.stop()
     await startContainerd(machine, root)
     expect((await configured(apart)).todo).toEqual([])

@@ -61,6 +61,35 @@ describe.skipIf(missing !== undefined)('mirror configure docker', () => {
     expect(await mirror('--check')).toMatchObject({ exit: 5 })
   })
 
+  test.each([
+    ["this Debian's own", '', {}],
+    ["Debian's newest", newer, { features: { 'containerd-snapshotter': false } }],
+  ])('%s, with the classic store, forgets it without a restart, byte for byte', async (_, root, settings) => {
+    const scene = await startWith(['docker.io'], 'docker')
+    const dockerd = await startDockerd(scene, root, settings)
+    const mirror = configureDocker(scene, root, dockerd)
+    const before = await readFile(dockerd.configFile)
+    expect(await mirror('--yes')).toMatchObject({ exit: 0 })
+    const unread = await mirror('--yes')
+    expect(unread.stdout).toContain('does not use the mirror yet')
+    expect(unread.stdout).toMatch(/docker info \(Docker \S+, classic image store\) lists no mirror/)
+    expect(unread.stderr).toContain(`kill -HUP ${dockerd.pid}`)
+    const unseen = await mirror('--check')
+    expect(unseen).toMatchObject({ exit: 5, stdout: expect.stringContaining('has not read') })
+    expect(await mirror('--yes', '--reload')).toMatchObject({ exit: 0 })
+    expect(JSON.parse((await mirror('--yes', '--json')).stdout)).toMatchObject({ inUse: true, todo: [] })
+
+    const undone = await mirror('--undo', '--yes')
+    expect(undone, undone.stderr).toMatchObject({ exit: 0, stderr: expect.stringContaining('--undo --reload') })
+    expect(undone.stderr).not.toContain('restart')
+    expect(await readFile(dockerd.configFile)).toEqual(before)
+    expect(await dockerd.docker(...mirrors)).toBe('["http://127.0.0.1:5055/"]\n')
+    expect(await mirror('--undo', '--reload')).toMatchObject({ exit: 0 })
+    expect(await readFile(dockerd.configFile)).toEqual(before)
+    expect(await dockerd.docker(...mirrors)).toMatch(/^(null|\[\])\n$/)
+    expect((await mirror('--list')).stdout).toContain('No docker is configured')
+  })
+
   test("a build by the BuildKit of this Debian's own dockerd comes through it after a restart", async () => {
     const scene = await startWith(['docker.io'], 'docker')
     const dockerd = await startDockerd(scene, '', {})

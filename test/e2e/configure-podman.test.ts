@@ -1,7 +1,8 @@
 import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, inject, test, type TestContext } from 'vitest'
+import { describe, expect, inject, onTestFinished, test, type TestContext } from 'vitest'
 import { type Apart, startApart } from './support/apart.ts'
+import { startDaemon } from './support/daemon.ts'
 import { newerPodman } from './support/newer-podman.ts'
 import { runnableImage } from './support/runnable-image.ts'
 import { type Scene, startScene } from './support/scene.ts'
@@ -130,6 +131,27 @@ describe.skipIf(missing !== undefined)('podman with settings of the user', () =>
     await pull('docker.io/org/app:one')
     expect(await apart.mirror('configure', 'podman', '--undo', '--yes')).toMatchObject({ exit: 0 })
     expect(await readFile(apart.outside(`${dropIns}/99-corp.conf`), 'utf8')).toBe(corp)
+  })
+
+  test('has a service that keeps what it has read, and is told to restart it', async () => {
+    const { apart, scene } = await machineWith('podman', '')
+    const socket = join(scene.folder, 'podman.sock')
+    const asked = () => apart.run('podman', '--url', `unix://${socket}`, 'info', '--format', 'json')
+    const service = await startDaemon({
+      command: apart.enter(['podman', 'system', 'service', '--time', '0', `unix://${socket}`]),
+      env: { PATH: systemPath, HOME: apart.home },
+      logFile: join(scene.folder, 'service.log'),
+      ready: asked,
+    })
+    onTestFinished(service.stop)
+    expect(await apart.mirror('configure', 'podman', '--yes')).toMatchObject({ exit: 0 })
+    expect(await asked()).not.toContain('127.0.0.1:5055')
+    const again = await apart.mirror('configure', 'podman', '--yes', '--json')
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      changes: [],
+      inUse: false,
+      todo: [expect.stringContaining(`pid ${service.pid} `)],
+    })
   })
 
   test('says in its own words what it was told', async () => {

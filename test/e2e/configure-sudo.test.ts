@@ -74,6 +74,10 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     })
     expect(await user.shell(`${sudo} down`)).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
     expect(await user.shell(`${sudo} configure docker --check`)).toMatchObject({ exit: 0 })
+    // With the user's HOME root still uses no record that the user could change, and leaves nothing there.
+    const kept = await user.shell(`${sudo.replace('sudo', 'sudo -E')} configure --list --json`)
+    expect(JSON.parse(kept.stdout), kept.stderr).toMatchObject([{ client: 'docker' }])
+    expect(await user.shell(`${sudo.replace('sudo', 'sudo -E')} configure docker --check`)).toMatchObject({ exit: 0 })
     const down = await user.mirror('down')
     expect(down.stderr).toContain('docker')
     expect(sudoLine({ ...down, stderr: down.stderr.replace('Undo with: ', '') })).toBe(`${sudo} configure --undo`)

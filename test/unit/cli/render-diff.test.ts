@@ -30,7 +30,7 @@ describe('a difference', () => {
 +++ /certs.d/a.io/hosts.toml
 @@ -0,0 +1,1 @@
 +server = "https://a.io"
-+ … 2 more files like it (--diff shows all): b.io, c.io in /certs.d
++… 2 more files like it (--diff shows all): b.io, c.io in /certs.d
 `)
   })
 

@@ -1,0 +1,58 @@
+import { describe, expect, test } from 'vitest'
+import { createPaint } from '../../../src/cli/paint.ts'
+import { renderCheck, renderConfigured } from '../../../src/cli/render-configure.ts'
+
+const plain = createPaint(false)
+
+describe('what is configured', () => {
+  const listed = (files: readonly { path: string; state: 'as written' | 'gone' }[]) =>
+    renderConfigured(
+      [
+        {
+          client: 'docker',
+          place: 'system',
+          title: 'system',
+          mirror: 'http://m',
+          since: '2026-01-01T00:00:00Z',
+          files,
+        },
+      ],
+      undefined,
+      plain,
+    )
+  const hosts = (name: string, state: 'as written' | 'gone' = 'as written') => ({
+    path: `/etc/docker/certs.d/${name}/hosts.toml`,
+    state,
+  })
+
+  test('lists many files that are alike as one, and each that is in another state', () => {
+    const daemonJson = { path: '/etc/docker/daemon.json', state: 'as written' as const }
+    const table = listed([daemonJson, hosts('a.io'), hosts('b.io'), hosts('c.io'), hosts('d.io', 'gone')])
+    expect(table.split('\n')).toHaveLength(4)
+    expect(table).toContain('/etc/docker/daemon.json')
+    expect(table).toContain('/etc/docker/certs.d/*/hosts.toml (3 files)')
+    expect(table).toMatch(/d\.io\/hosts\.toml +gone/)
+    expect(listed([hosts('a.io'), hosts('b.io')])).toContain('b.io')
+  })
+})
+
+describe('a check', () => {
+  test('of a client that went past the mirror says what was seen, and the causes that fit', () => {
+    const result = { seen: false, asked: false, failed: 'not found', image: 'docker.io/a/b:c' }
+    const saw = ['docker info lists no mirror.']
+    const reasons = [{ why: 'dockerd has not read it', fix: 'mirror configure docker --reload' }]
+    expect(renderCheck('docker', { ...result, saw, reasons }, plain)).toBe(
+      [
+        'FAIL  docker did not contact the mirror for docker.io/a/b:c',
+        '  not found',
+        'Seen:',
+        '  docker info lists no mirror.',
+        'Likely cause:',
+        '  1. dockerd has not read it',
+        '     mirror configure docker --reload',
+      ].join('\n'),
+    )
+    const seen = { ...result, seen: true, asked: true, failed: undefined, saw: [], reasons: [] }
+    expect(renderCheck('docker', seen, plain)).toBe('ok    docker pulls through the mirror (docker.io/a/b:c)')
+  })
+})
