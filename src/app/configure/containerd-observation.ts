@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { readContainerdConfig } from '../../clients/containerd-config.ts'
+import { readContainerdConfig, type ContainerdFile } from '../../clients/containerd-config.ts'
 import type { ContainerdTarget } from '../../clients/containerd.ts'
 import { namesMirror } from '../../clients/hosts-toml.ts'
 import { localFiles } from '../../clients/local-files.ts'
@@ -91,15 +91,21 @@ function say(paths: readonly string[]): string {
 
 async function configPathsIn(
   dump: string | undefined,
-  { configFile }: ContainerdTarget,
+  target: ContainerdTarget,
 ): Promise<readonly string[] | undefined> {
+  const { configFile, imports, version } = target
   try {
-    const file = dump ?? Buffer.from((await ifVisible(localFiles.read(configFile.path)))?.bytes ?? []).toString()
-    return readContainerdConfig(configFile.name, file).configPaths
+    if (dump !== undefined) return readContainerdConfig({ name: configFile.name, text: dump }, version).configPaths
+    const [main, ...others] = await Promise.all([configFile, ...imports].map(read))
+    return readContainerdConfig(main!, version, others).configPaths
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
   }
+}
+
+async function read({ name, path }: { readonly name: string; readonly path: string }): Promise<ContainerdFile> {
+  return { name, text: Buffer.from((await ifVisible(localFiles.read(path)))?.bytes ?? []).toString() }
 }
 
 /** What the running containerd tells kubelets of its configuration; undefined where it tells none, as 2.0 and 2.1. */

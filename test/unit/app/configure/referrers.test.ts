@@ -1,16 +1,17 @@
 import { describe, expect, test } from 'vitest'
+import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { machineAt } from '../../../../src/app/configure/machine.ts'
 import { readersKnowReferrers } from '../../../../src/app/configure/referrers.ts'
 
 const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
 
 /** A machine whose programs print these versions; the others are not there. */
-function machineWith(printed: Readonly<Record<string, string>>, root?: string) {
+async function machineWith(printed: Readonly<Record<string, string>>, root?: string) {
   return {
-    ...machineAt(surroundings, root),
+    ...(await machineAt(surroundings, root)),
     runCommand: async (program: string) =>
       printed[program] === undefined ? undefined : { exitCode: 0, stdout: printed[program], stderr: '' },
-  } as ReturnType<typeof machineAt>
+  } as Machine
 }
 
 const containerd = (version: string) => `containerd github.com/containerd/containerd/v2 v${version} 75cb2b7193`
@@ -25,12 +26,11 @@ describe('the capability referrers in folders that several programs read', () =>
     [{ containerd: 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' }, false],
     [{ containerd: 'of no version' }, false],
   ])('is known to all of %j: %s', async (printed, isKnown) => {
-    expect(await readersKnowReferrers(machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
+    expect(await readersKnowReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
   })
 
   test('is a matter of the version that was named where nobody is spoken to', async () => {
-    expect(await readersKnowReferrers(machineWith({ containerd: containerd('1.7.28') }, '/tree'), ['containerd'])).toBe(
-      true,
-    )
+    const machine = await machineWith({ containerd: containerd('1.7.28') }, '/tree')
+    expect(await readersKnowReferrers(machine, ['containerd'])).toBe(true)
   })
 })
