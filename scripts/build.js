@@ -6,6 +6,14 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { bundle } from './bundle/bundle.js'
 
+// `npm ci` comes here first, also on a Node that is too old.
+const { problemOf, refuse } = createRequire(import.meta.url)('../bin/run.js')
+const problem = problemOf(process.versions.node)
+if (problem) {
+  refuse(problem)
+  process.exit()
+}
+
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const manifestFile = join(root, 'oclif.manifest.json')
 

@@ -11,7 +11,7 @@ export interface PlacedFile {
 }
 
 /** What of our own package runs. */
-const ownParts = ['package.json', 'oclif.manifest.json', 'bin/run.js', 'dist', 'templates']
+const ownParts = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templates']
 /** What of a package nobody runs. */
 const idle = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
