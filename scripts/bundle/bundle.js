@@ -5,7 +5,6 @@ import { absentPackages } from './absent-packages.js'
 import { fetchBuiltins } from './fetch-builtins.js'
 import { lazyRequires } from './lazy-requires.js'
 import { noticesOf } from './notices.js'
-import { plainTemplates } from './plain-templates.js'
 import { quietDebug } from './quiet-debug.js'
 
 // What starts with the program, or would open its many files at once. The rest has one door each, where Node loads it from
@@ -33,7 +32,7 @@ export async function bundle(root) {
     external: [...Object.keys(dependencies).filter((name) => !bundled.includes(name)), 'typescript'],
     // CommonJS that was taken in asks for what was not.
     banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
-    plugins: [lazyRequires, absentPackages, plainTemplates, quietDebug],
+    plugins: [lazyRequires, absentPackages, quietDebug],
   }
   const commands = readdirSync(join(root, 'src', 'commands'), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith('.ts'))
