@@ -3,18 +3,20 @@ import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
 import type { Surroundings } from '../config/paths.ts'
-import { MirrorError, codeOf, errnoOf, exitCode, type ExitCode } from '../lib/errors.ts'
+import { MirrorError, exitCode } from '../lib/errors.ts'
 import { interruptGroups } from '../lib/process-group.ts'
 import { DockerError } from '../runtime/container-engine.ts'
+import { calledAs, nameCommands } from './called-as.ts'
+import { isExit, writeFailure } from './end-with.ts'
+import { endWithOutput } from './output.ts'
 import { createPaint, wantsColor, type Paint } from './paint.ts'
-import { isDebugging, renderError } from './render-error.ts'
 
 /** A terminal and a wrapper such as npx may both tell of one Ctrl-C. */
 const echoMs = 500
 
 const interrupts = ['SIGINT', 'SIGTERM'] as const
 
-/** What every command shares: errors become a message and an exit code, Ctrl-C ends with 130, a closed pipe ends quietly. */
+/** What every command shares: errors become a message and an exit code, Ctrl-C ends with 130. */
 export abstract class BaseCommand extends Command {
   readonly #interrupt = new AbortController()
   readonly #onInterrupt = () => {
@@ -30,11 +32,6 @@ export abstract class BaseCommand extends Command {
 
   protected override async init(): Promise<void> {
     await super.init()
-    process.stdout.on('error', (error) => {
-      // The reader, `head` say, has seen enough.
-      if (errnoOf(error) === 'EPIPE') process.exit(exitCode.done)
-      throw error
-    })
     process.on('SIGINT', this.#onInterrupt)
   }
 
@@ -64,9 +61,19 @@ export abstract class BaseCommand extends Command {
     }
   }
 
+  /** From here on the command ends when nobody reads what it prints: it would never end by itself. */
+  protected endWhenUnread(): void {
+    endWithOutput(process.stdout)
+  }
+
   /** Data: the result that was asked for. */
   protected print(text: string): void {
     process.stdout.write(`${text}\n`)
+  }
+
+  /** The result in words, whose commands are written as the user calls them. */
+  protected report(text: string): void {
+    this.print(this.named(text))
   }
 
   protected printJson(value: unknown): void {
@@ -75,7 +82,11 @@ export abstract class BaseCommand extends Command {
 
   /** Talk: what a person may want to know besides. */
   protected say(text: string): void {
-    process.stderr.write(`${text}\n`)
+    process.stderr.write(`${this.named(text)}\n`)
+  }
+
+  private named(text: string): string {
+    return nameCommands(text, calledAs(process.env, { root: this.config.root, name: this.config.name }))
   }
 
   protected paintFor(stream: { isTTY?: boolean }): Paint {
@@ -95,13 +106,12 @@ export abstract class BaseCommand extends Command {
 
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
     // An exit that the command chose.
-    if (codeOf(error) === 'EEXIT') throw error
-    const failure = this.asMirrorError(error)
+    if (isExit(error)) throw error
+    const failure = await this.asMirrorError(error)
     // What has become of things is worth a word all the same.
     const tellsOfInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
     if (this.interrupted.aborted && !tellsOfInterrupt) this.exit(exitCode.interrupted)
-    process.stderr.write(renderError(failure, this.paintFor(process.stderr), { debug: isDebugging(process.env) }))
-    this.exit(this.codeOf(failure))
+    this.exit(writeFailure(failure, this.config))
   }
 
   /** Whatever the command was: what a container was lent may be about to expire. */
@@ -117,19 +127,12 @@ export abstract class BaseCommand extends Command {
     })
   }
 
-  private codeOf(error: Error): ExitCode {
-    return error instanceof MirrorError ? error.exit : exitCode.failed
-  }
-
   /** The framework's own complaints about flags and arguments, and what Docker refuses, in our form. */
-  private asMirrorError(error: Error & { oclif?: { exit?: number } }): Error {
+  private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
     if (error.oclif?.exit !== exitCode.usage) return error
-    const message = error.message.replace(/\s*See more help with --help\s*$/, '').replaceAll(/\s*\n\s*/g, ' ')
-    return new MirrorError(message, {
-      exit: exitCode.usage,
-      hints: [`mirror ${(this.id ?? '').replaceAll(':', ' ')} --help`],
-    })
+    const { usageError } = await import('./usage-error.ts')
+    return usageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
   }
 }

@@ -65,9 +65,9 @@ function tellEnd(
   else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${place.title}.`
     talk.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
-    if (seen?.inUse === false) for (const line of seen.saw) talk.print(`  ${line}`)
+    if (seen?.inUse === false) for (const line of seen.saw) talk.report(`  ${line}`)
     for (const step of seen?.inUse === false ? seen.todo : []) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
-  } else if (applied) talk.print(`Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`)
+  } else if (applied) talk.report(`Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`)
   else if (!dryRun) talk.say('Nothing was written.')
 }
 

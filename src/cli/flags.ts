@@ -6,9 +6,9 @@ import { parseDuration } from '../lib/units.ts'
 
 export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' })
 
-export const dryRunFlag = boolean({ description: 'only say what would be done', env: 'MIRROR_DRY_RUN' })
+export const dryRunFlag = boolean({ description: 'show what would be done, and change nothing', env: 'MIRROR_DRY_RUN' })
 
-export const yesFlag = boolean({ char: 'y', description: 'ask nothing', env: 'MIRROR_YES' })
+export const yesFlag = boolean({ char: 'y', description: 'apply without asking', env: 'MIRROR_YES' })
 
 /** A duration, in ms. */
 export const durationFlag = custom<number>({
@@ -62,7 +62,7 @@ export const noRegistryFlag = boolean({
 })
 
 export const networkFlag = string({
-  description: 'a Docker network whose containers shall reach the mirror; may be given more than once',
+  description: 'a Docker network whose containers can reach the mirror; may be given more than once',
   helpValue: 'NAME',
   multiple: true,
   env: 'MIRROR_NETWORKS',

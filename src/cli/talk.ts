@@ -5,6 +5,8 @@ import type { Prompt } from './prompt.ts'
 export interface Talk {
   /** Data, to stdout. */
   print(text: string): void
+  /** A result in words, to stdout, whose commands are written as the user calls them. */
+  report(text: string): void
   printJson(value: unknown): void
   /** Talk, to stderr. */
   say(text: string): void

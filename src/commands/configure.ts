@@ -207,7 +207,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { checkClient } = await import('../app/configure/check-client.ts')
     const { renderCheck } = await import('../cli/render-configure.ts')
     const result = await checkClient(this.surroundings(), machine, client, place)
-    if (!json) this.print(renderCheck(client, result, this.paintFor(process.stdout)))
+    if (!json) this.report(renderCheck(client, result, this.paintFor(process.stdout)))
     const report = { client, place: place.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
@@ -242,7 +242,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { findClients } = await import('../app/configure/find-clients.ts')
     const found = await findClients(machine)
     const isNone = found.length === 0
-    if (isNone && !flags.json) this.print('No client was found here. To write for one anyway: mirror configure CLIENT')
+    if (isNone && !flags.json) this.report('No client was found here. To write for one anyway: mirror configure CLIENT')
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.talk.prompt && !flags['dry-run']) {
@@ -250,7 +250,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       return this.talk.prompt.pick('Which of them shall pull through the mirror?', choices)
     } else {
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
-      this.print(['Found on this machine:', ...lines].join('\n'))
+      this.report(['Found on this machine:', ...lines].join('\n'))
     }
     return undefined
   }
@@ -278,6 +278,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private get talk(): Talk {
     return {
       print: (text) => this.print(text),
+      report: (text) => this.report(text),
       printJson: (value) => this.printJson(value),
       say: (text) => this.say(text),
       paint: this.paintFor(process.stdout),

@@ -18,6 +18,6 @@ export default class Demo extends BaseCommand {
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')
     const paint = this.paintFor(process.stdout)
     const story = await runDemo((step) => this.print(renderDemoStep(step, paint)))
-    this.print(renderDemoEnd(story, paint))
+    this.report(renderDemoEnd(story, paint))
   }
 }

@@ -27,6 +27,7 @@ export default class Logs extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Logs)
+    this.endWhenUnread()
     const { readLogs } = await import('../app/read-logs.ts')
     const { findRunning } = await import('../runtime/state-file.ts')
     const { systemClock } = await import('../lib/clock.ts')

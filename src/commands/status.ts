@@ -36,6 +36,7 @@ export default class Status extends BaseCommand {
 
   /** On a terminal in its place; elsewhere one after the other, JSON as one object a line. */
   private async watch(asJson: boolean): Promise<void> {
+    this.endWhenUnread()
     const { systemClock } = await import('../lib/clock.ts')
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {

@@ -87,7 +87,7 @@ export default class Up extends BaseCommand {
     )
     const notes = (await autostart?.install()) ?? []
     if (flags.json) return this.printJson({ ...report, autostart: autostart?.file })
-    this.print(renderUp(report, this.paintFor(process.stdout)))
+    this.report(renderUp(report, this.paintFor(process.stdout)))
     if (autostart) this.print(`It comes back after a reboot: ${autostart.file}`)
     for (const note of notes) this.say(`  ${note}`)
     this.say(nextSteps(report.endpoints))
@@ -135,7 +135,7 @@ export default class Up extends BaseCommand {
     const { stateDir } = mirrorPaths(surroundings)
     const report = await inTurn({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
     if (flags.json) return this.printJson(report)
-    this.print(renderUp(report, this.paintFor(process.stdout)))
+    this.report(renderUp(report, this.paintFor(process.stdout)))
     if (flags.autostart) this.say('Docker starts it again whenever Docker itself is started.')
     this.say(nextSteps(report.endpoints))
   }
@@ -182,7 +182,7 @@ export default class Up extends BaseCommand {
           endpoints,
           moved: [],
         } satisfies UpReport
-        this.print(renderUp(report, this.paintFor(process.stdout)))
+        this.report(renderUp(report, this.paintFor(process.stdout)))
       },
     })
     this.exit()

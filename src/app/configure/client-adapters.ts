@@ -1,4 +1,5 @@
 import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { nearest } from '../../config/nearest.ts'
 import { clientNames, type ClientName } from '../../clients/client-config.ts'
 import type { ClientAdapter } from './client-adapter.ts'
 
@@ -23,7 +24,9 @@ export async function adapterOf(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && load[client]
   if (adapter) return adapter()
-  throw new MirrorError(`There is no client ${JSON.stringify(name)}.`, {
+  const meant = nearest(name, Object.keys(load))
+  const question = meant === undefined ? '' : ` Did you mean ${meant}?`
+  throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
     hints: [`mirror configure CLIENT, with one of: ${Object.keys(load).join(', ')}`],
   })

@@ -1,0 +1,190 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { packageRoot } from '../../src/lib/package-root.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { installPackage, type InstalledPackage } from '../support/installed-package.ts'
+import { runInTerminal, whyNoTerminal, type Screen, type TerminalOptions } from '../support/terminal.ts'
+import { startUpstream } from '../support/upstream.ts'
+
+const missing = whyNoTerminal()
+if (missing !== undefined) console.warn(`The tests in a terminal are skipped: ${missing}.`)
+
+const manifest = JSON.parse(await readFile(join(packageRoot(), 'oclif.manifest.json'), 'utf8')) as {
+  commands: Record<string, { summary: string; flags: Record<string, object> }>
+}
+const commands = Object.keys(manifest.commands)
+const topics = ['cache', 'credentials', 'registry']
+const widths = [60, 80, 200]
+
+describe.skipIf(missing !== undefined)('the packed program in a terminal', () => {
+  let installed: InstalledPackage
+  let home: string
+  beforeAll(async () => {
+    installed = await installPackage()
+    home = await mkdtemp(join(tmpdir(), 'mirror-terminal-'))
+  })
+  afterAll(async () => {
+    await installed.remove()
+    await rm(home, { recursive: true })
+  })
+
+  function mirror(columns: number, args: readonly string[], more: Partial<TerminalOptions> = {}): Promise<Screen> {
+    const env = {
+      PATH: process.env['PATH'],
+      HOME: home,
+      MIRROR_HOME: home,
+      MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+      MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+      MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+      MIRROR_NETWORKS: '',
+      DOCKER_HOST: `unix://${home}/none.sock`,
+      ...more.env,
+    }
+    return runInTerminal([installed.program, ...args], { columns, cwd: home, ...more, env })
+  }
+
+  /** Text of which words may have gone to the next line. */
+  const unwrapped = (text: string) => text.replaceAll(/\s+/g, ' ')
+
+  function expectHelp({ exit, raw, text }: Screen, columns: number) {
+    expect(exit, text).toBe(0)
+    expect(raw).toContain('\x1b[1mUSAGE\x1b[22m')
+    for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(columns)
+    expect(text).not.toMatch(/undefined|\[object|<%|\u00a0/)
+  }
+
+  test.each([[[]], [['--help']], [['-h']], [['help']]])('shows what there is for %j', async (args) => {
+    const screen = await mirror(80, args)
+    expectHelp(screen, 80)
+    const top = [...commands.filter((id) => !id.includes(':')), ...topics]
+    for (const name of top) expect(screen.text).toMatch(new RegExp(`^  ${name} {2}`, 'm'))
+  })
+
+  test.each([
+    ['cache', 'ls'],
+    ['configure', undefined],
+    ['registry', undefined],
+  ])('shows the same help for %s %s in every way it can be asked for', async (first, second) => {
+    const words = second === undefined ? [first] : [first, second]
+    const screen = await mirror(80, [...words, '--help'])
+    expect(await mirror(80, [...words, '-h'])).toEqual(screen)
+    expect(await mirror(80, ['help', ...words])).toEqual(screen)
+  })
+
+  test.each(['--version', '-v', 'version'])('prints the version for %s', async (argument) => {
+    const { exit, text } = await mirror(80, [argument])
+    expect({ exit, text }).toEqual({ exit: 0, text: expect.stringMatching(/^dev-mirror\/\d\S* \S+ node-v\S+\n$/) })
+  })
+
+  describe.each(widths)('of %i columns', (columns) => {
+    test('shows the help of the program, and its version', async () => {
+      expectHelp(await mirror(columns, []), columns)
+      expect((await mirror(columns, ['--version'])).exit).toBe(0)
+    })
+
+    test.each(topics)('shows the help of the topic %s', async (topic) => {
+      const screen = await mirror(columns, [topic])
+      expectHelp(screen, columns)
+      const inside = commands.filter((id) => id.startsWith(`${topic}:`))
+      for (const id of inside) expect(unwrapped(screen.text)).toContain(manifest.commands[id]!.summary)
+    })
+
+    test.each(commands)('shows the help of %s', async (id) => {
+      const screen = await mirror(columns, [...id.split(':'), '--help'])
+      expectHelp(screen, columns)
+      expect(unwrapped(screen.text)).toContain(manifest.commands[id]!.summary)
+      for (const flag of Object.keys(manifest.commands[id]!.flags)) expect(screen.text).toContain(` --${flag}`)
+    })
+
+    test('says what is wrong with a command that there is not, in colour', async () => {
+      const { exit, raw, text } = await mirror(columns, ['sttaus'])
+      expect(exit).toBe(2)
+      expect(raw).toContain('\x1b[31mmirror:\x1b[39m Unknown command')
+      expect(text).toContain('Did you mean status?')
+    })
+
+    test('asks before it writes, and takes the answer', async () => {
+      const root = await mkdtemp(join(home, 'root-'))
+      const args = ['configure', 'docker', '--root', root, '--mirror', 'http://127.0.0.1:5055']
+      const file = join(root, 'etc', 'docker', 'daemon.json')
+      await mkdir(join(root, 'etc', 'docker'), { recursive: true })
+      await writeFile(file, '{\n  "debug": true\n}\n')
+
+      const refused = await mirror(columns, args, { answers: [['Write this?', 'n\r']] })
+      expect(refused).toMatchObject({ exit: 0, text: expect.stringContaining('Nothing was written') })
+      expect(await readFile(file, 'utf8')).not.toContain('5055')
+
+      const agreed = await mirror(columns, args, { answers: [['Write this?', 'y\r']] })
+      expect(agreed).toMatchObject({ exit: 0, text: expect.stringContaining('Configured docker') })
+      // The difference, in its colours.
+      expect(agreed.raw).toContain('\x1b[32m+')
+      expect(await readFile(file, 'utf8')).toContain('5055')
+    })
+
+    test('asks what mirror.yaml should say', async () => {
+      const own = await mkdtemp(join(home, 'init-'))
+      const answers = [
+        ['How large', '5GiB\r'],
+        ['Which port', '\r'],
+        ['Registries besides', '\r'],
+      ] as const
+      const { exit, text } = await mirror(columns, ['init'], { answers, env: { MIRROR_HOME: own } })
+      expect(exit, text).toBe(0)
+      expect(await readFile(join(own, 'mirror.yaml'), 'utf8')).toContain('maxSize: 5GiB')
+    })
+
+    test('ends a question on Ctrl-C with 130, and without a stack', async () => {
+      const own = await mkdtemp(join(home, 'init-'))
+      const answers = [['How large', '\u0003']] as const
+      const { exit, text } = await mirror(columns, ['init'], { answers, env: { MIRROR_HOME: own } })
+      expect(exit, text).toBe(130)
+      expect(text).not.toMatch(/^\s+at /m)
+    })
+
+    test('shows tables and progress in colour, and what comes next', async () => {
+      const own = await mkdtemp(join(home, 'up-'))
+      const env = { MIRROR_HOME: own }
+      const image = makeImage({ layers: [100_000] })
+      const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+      const upstreams = { 'docker.io': { url: upstream.url, credentials: 'anonymous' } }
+      await writeFile(join(own, 'mirror.yaml'), JSON.stringify({ upstreams }))
+      onTestFinished(async () => {
+        expect(await mirror(columns, ['down'], { env })).toMatchObject({ exit: 0 })
+      })
+      const up = await mirror(columns, ['up'], { env })
+      expect(up.exit, up.text).toBe(0)
+      expect(up.raw).toContain('\x1b[32m●\x1b[39m')
+      const [cache] = /http:\/\/127\.0\.0\.1:\d+/.exec(up.text)!
+      for (const path of ['manifests/v1', `manifests/${image.digest}`, `blobs/${image.layers[0]}`])
+        expect((await get(cache, `/v2/library/app/${path}?ns=docker.io`)).status).toBe(200)
+
+      for (const args of [['status'], ['cache', 'ls']]) {
+        const { exit, raw, text } = await mirror(columns, args, { env })
+        expect(exit, text).toBe(0)
+        expect(text).toContain('docker.io/library/app:v1')
+        expect(raw).toContain('\x1b[2mIMAGE ')
+      }
+      const bare = await mirror(columns, ['status'], { env: { ...env, NO_COLOR: '1' } })
+      expect(bare.raw).toBe(bare.text)
+      const verify = await mirror(columns, ['cache', 'verify'], { env })
+      expect(verify.exit, verify.text).toBe(0)
+      expect(verify.text).toMatch(/[█░]{24} \d+ %/)
+      expect(verify.text).toContain('all as they should be')
+    })
+  })
+
+  test('tells the whole story of the demo', async () => {
+    const { exit, raw, text } = await mirror(80, ['demo'])
+    expect(exit, text).toBe(0)
+    expect(raw).toContain('\x1b[32m█')
+  })
+
+  test('says with DEBUG what the framework does, and still shows help', async () => {
+    const { exit, text } = await mirror(80, ['--help'], { env: { DEBUG: '*' } })
+    expect(exit, text).toBe(0)
+    expect(text).toContain('USAGE')
+  })
+})

@@ -1,0 +1,153 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { appendFile, mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises'
+import { existsSync, openSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { packageRoot } from '../../src/lib/package-root.ts'
+
+const program = join(packageRoot(), 'bin', 'run.js')
+
+let home: string
+let env: NodeJS.ProcessEnv
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-usage-'))
+  env = {
+    PATH: process.env['PATH'],
+    HOME: home,
+    MIRROR_HOME: home,
+    MIRROR_CACHE_LISTEN: '127.0.0.1:0',
+    MIRROR_REGISTRY_LISTEN: '127.0.0.1:0',
+    MIRROR_ADMIN_LISTEN: '127.0.0.1:0',
+    MIRROR_NETWORKS: '',
+    DOCKER_HOST: `unix://${home}/none.sock`,
+  }
+})
+afterAll(() => rm(home, { recursive: true }))
+
+const mirror = (
+  args: string[],
+  stdio: [number | 'pipe', number | 'pipe'] = ['pipe', 'pipe'],
+  more: NodeJS.ProcessEnv = {},
+) =>
+  spawnSync(process.execPath, [program, ...args], {
+    cwd: home,
+    env: { ...env, ...more },
+    encoding: 'utf8',
+    stdio: ['ignore', ...stdio],
+  })
+
+describe('wrong usage', () => {
+  test.each([
+    [['sttaus'], 'Unknown command: sttaus. Did you mean status?', 'mirror status'],
+    [['cache', 'lss'], 'Unknown command: cache lss. Did you mean cache ls?', 'mirror cache ls'],
+    [['status', 'now'], 'Unexpected argument: now', 'mirror status --help'],
+    [['up', '--fpreground'], 'Unknown flag: --fpreground. Did you mean --foreground?', 'mirror up --help'],
+    [['cache', 'rm', '--dryrun', 'a'], 'Unknown flag: --dryrun. Did you mean --dry-run?', 'mirror cache rm --help'],
+    [
+      ['registry', 'prune', '--older=3d'],
+      'Unknown flag: --older=3d. Did you mean --older-than?',
+      'mirror registry prune --help',
+    ],
+    [['up', '--runtime', 'contaner'], 'process, container. Did you mean container?', 'mirror up --help'],
+    [['init', '--template', 'composee'], 'Did you mean compose?', 'mirror init --help'],
+    [['configure', 'dokcer'], 'There is no client "dokcer". Did you mean docker?', 'mirror configure CLIENT'],
+    [['configure', '--list', '--undo'], '--undo cannot also be provided when using --list', 'mirror configure --help'],
+    [['init', '--output', 'file'], '--output needs --template', 'mirror init --help'],
+    [['up', '--cache-port', 'x'], '--cache-port takes an integer, not x', 'mirror up --help'],
+    [['cache', 'rm'], 'Missing argument: NAME', 'mirror cache rm --help'],
+  ])('%j names what was probably meant, and ends with 2', (args, message, next) => {
+    const { status, stdout, stderr } = mirror(args)
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
+    expect(stderr).toMatch(/^mirror: /)
+    expect(stderr).toContain(message)
+    expect(stderr).toMatch(/\n\nNext:\n/)
+    expect(stderr).toContain(`\n  ${next}`)
+    expect(stderr).not.toMatch(/^\s+at /m)
+  })
+
+  test('under npx the next step is one that the user can type', () => {
+    const byNpx = { npm_command: 'exec', npm_lifecycle_event: 'npx', npm_config_local_prefix: packageRoot() }
+    expect(mirror(['sttaus'], undefined, byNpx).stderr).toContain('\n  npx mirror status\n')
+    expect(mirror(['status'], undefined, byNpx).stderr).toContain('npx mirror up')
+    expect(mirror(['--help'], undefined, byNpx).stdout).toContain('$ npx mirror COMMAND')
+  })
+})
+
+/** Commands that need no mirror, and print something on stdout. */
+const printing = [
+  ['--help'],
+  ['up', '--help'],
+  ['cache'],
+  ['--version'],
+  ['status', '--json'],
+  ['cache', 'ls', '--json'],
+  ['registry', 'ls', '--json'],
+  ['configure', '--list', '--json'],
+  ['init', '--template', 'systemd'],
+  ['init', '--dry-run'],
+  ['logs', '--lines', '2000'],
+]
+
+describe('output that nobody takes', () => {
+  beforeAll(async () => {
+    await mkdir(join(home, 'state'), { recursive: true })
+    const line = `${JSON.stringify({ level: 'info', time: '2026-01-01T00:00:00Z', msg: 'x'.repeat(200) })}\n`
+    await writeFile(join(home, 'state', 'mirror.log'), line.repeat(2000))
+  })
+
+  const down = (args: string[]) => (args[0] === 'status' ? 3 : 0)
+
+  test.skipIf(!existsSync('/dev/full')).each(printing.map((args) => [args]))(
+    '%j says that stdout is full, without a stack, and fails',
+    (args) => {
+      const { status, stderr } = mirror(args, [openSync('/dev/full', 'w'), 'pipe'])
+      expect(status).toBe(down(args) || 1)
+      expect(stderr).toContain('cannot write to stdout: ENOSPC')
+      expect(stderr.match(/ENOSPC/g)).toHaveLength(1)
+      expect(stderr).not.toMatch(/^\s+at /m)
+    },
+  )
+
+  test.skipIf(!existsSync('/dev/full')).each([...printing, ['sttaus'], ['status']].map((args) => [args]))(
+    '%j ends as it would, whatever becomes of stderr',
+    async (args) => {
+      const usual = mirror(args)
+      const { status, stdout } = mirror(args, ['pipe', openSync('/dev/full', 'w')])
+      expect({ status, stdout }).toEqual({ status: usual.status, stdout: usual.stdout })
+      expect(await withClosed('stderr', args)).toMatchObject({ exit: usual.status, stdout: usual.stdout })
+    },
+  )
+
+  test.each(printing.map((args) => [args]))('%j ends in silence when its reader leaves', async (args) => {
+    expect(await withClosed('stdout', args)).toEqual({ exit: down(args), stdout: '', stderr: mirror(args).stderr })
+  })
+
+  test.each([
+    ['logs', ['logs', '--follow']],
+    ['status', ['status', '--watch', '--json']],
+  ])('%s does not go on for a reader that has left', async (_, args) => {
+    const child = spawn(process.execPath, [program, ...args], { cwd: home, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const ended = once(child, 'exit')
+    await once(child.stdout, 'data')
+    child.stdout.destroy()
+    // There is something to say until it notices.
+    const log = await open(join(home, 'state', 'mirror.log'), 'a')
+    const more = setInterval(() => void appendFile(log, '{"msg":"more"}\n'), 50)
+    expect(await ended).toEqual([0, null])
+    clearInterval(more)
+    await log.close()
+  })
+
+  /** Runs it with one of its outputs a pipe that nobody reads from. */
+  async function withClosed(which: 'stdout' | 'stderr', args: string[]) {
+    const child = spawn(process.execPath, [program, ...args], { cwd: home, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    child[which].destroy()
+    const texts = { stdout: '', stderr: '' }
+    for (const name of ['stdout', 'stderr'] as const)
+      if (name !== which) child[name].setEncoding('utf8').on('data', (text: string) => (texts[name] += text))
+    const [exit] = (await once(child, 'close')) as [number | null]
+    return { exit, ...texts }
+  }
+})

@@ -1,0 +1,52 @@
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { packageRoot } from '../../src/lib/package-root.ts'
+
+const run = promisify(execFile)
+
+export interface InstalledPackage {
+  /** The program, as the shell finds it. */
+  readonly program: string
+  readonly prefix: string
+  remove(): Promise<void>
+}
+
+/** The tarball that would be published, from what is built. */
+export async function packPackage(folder: string): Promise<string> {
+  const root = packageRoot()
+  // The build is there, and other tests run it.
+  const pack = ['pack', '--ignore-scripts', '--json', '--pack-destination', folder]
+  const { stdout } = await run('npm', pack, { cwd: root })
+  const [{ filename }] = JSON.parse(stdout) as [{ filename: string }]
+  return join(folder, filename)
+}
+
+/**
+ * The packed package in an empty prefix, laid out as `npm install --global --prefix` does it, without asking a registry: its
+ * dependencies are those of this checkout. Nothing else of the checkout can be found from there.
+ */
+export async function installPackage(): Promise<InstalledPackage> {
+  const root = packageRoot()
+  const { name, bin, dependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as {
+    name: string
+    bin: { mirror: string }
+    dependencies: Record<string, string>
+  }
+  const prefix = await mkdtemp(join(tmpdir(), 'mirror-prefix-'))
+  const place = join(prefix, 'lib', 'node_modules', name)
+  await mkdir(join(place, 'node_modules'), { recursive: true })
+  await mkdir(join(prefix, 'bin'))
+  const tarball = await packPackage(prefix)
+  await run('tar', ['--extract', '--gzip', '--file', tarball, '--directory', place, '--strip-components', '1'])
+  for (const dependency of Object.keys(dependencies)) {
+    const link = join(place, 'node_modules', dependency)
+    await mkdir(dirname(link), { recursive: true })
+    await symlink(join(root, 'node_modules', dependency), link)
+  }
+  const program = join(prefix, 'bin', 'mirror')
+  await symlink(join('..', 'lib', 'node_modules', name, bin.mirror), program)
+  return { program, prefix, remove: () => rm(prefix, { recursive: true }) }
+}

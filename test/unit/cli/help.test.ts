@@ -1,0 +1,97 @@
+import { describe, expect, test } from 'vitest'
+import { calledAs, nameCommands } from '../../../src/cli/called-as.ts'
+import { renderHelp } from '../../../src/cli/help.ts'
+import { createPaint } from '../../../src/cli/paint.ts'
+import { rootPlugin } from '../../../src/cli/root-plugin.ts'
+import { wrapText } from '../../../src/cli/wrap-text.ts'
+import { packageRoot } from '../../../src/lib/package-root.ts'
+
+const plugin = rootPlugin(packageRoot())
+const program = {
+  name: 'mirror',
+  description: 'A mirror',
+  version: 'dev-mirror/1.0.0',
+  commands: plugin.commands,
+  topics: plugin.topics,
+}
+const help = (of: string | undefined, width: number) => renderHelp(program, of, { width, paint: createPaint(false) })
+const everything = [undefined, ...plugin.topics.map(({ name }) => name), ...plugin.commandIDs]
+
+describe('help', () => {
+  test.each(everything)('of %s fits into every terminal, with its words whole', (of) => {
+    const words = (text: string) => new Set(text.split(/\s+/).filter((word) => word !== '\\'))
+    for (const width of [40, 60, 80, 100, 200]) {
+      const text = help(of, width)
+      for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(width)
+      expect(words(text)).toEqual(words(help(of, 100)))
+    }
+  })
+
+  test('breaks the commands of examples so that they still work', () => {
+    const lines = help('init', 60).split('\n')
+    const at = lines.findIndex((line) => line.includes('--max-size 50GiB'))
+    expect(lines.slice(at, at + 2)).toEqual([
+      '  $ mirror init --yes --max-size 50GiB \\',
+      '      --upstream registry.corp.example',
+    ])
+  })
+
+  test('says of a flag what it takes, what it excludes and needs, and its variable', () => {
+    expect(help('up', 100)).toMatch(/--autostart .*\n? .*\[not with --foreground\] +\[env: MIRROR_AUTOSTART\]/)
+    expect(help('up', 100)).toContain('(one of: process, container)')
+    expect(help('init', 100)).toContain('[only with --template]')
+    expect(help('registry:prune', 100)).toContain('[default: 14d]')
+  })
+
+  test('calls the program as the user does', () => {
+    const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, paint: createPaint(false) })
+    expect(text).toContain('$ npx mirror up [FLAGS]')
+    expect(text).toContain('$ npx mirror up --autostart')
+  })
+})
+
+describe('wrapped text', () => {
+  test('keeps a word that is longer than a line, a number with its unit, and what is joined', () => {
+    expect(wrapText('a loooooooooong word', 8)).toEqual(['a', 'loooooooooong', 'word'])
+    expect(wrapText('up to 30 s', 8)).toEqual(['up to', '30 s'])
+    expect(wrapText('see [a\u00a0b]', 7)).toEqual(['see', '[a b]'])
+  })
+})
+
+describe('the name of the program', () => {
+  const byNpx = { npm_command: 'exec', npm_lifecycle_event: 'npx' }
+  const name = 'dev-mirror'
+
+  test.each([
+    ['installed or linked', {}, '/usr/lib/node_modules/dev-mirror', 'mirror'],
+    ['by npx in a clone', { ...byNpx, npm_config_local_prefix: '/clone' }, '/clone', 'npx mirror'],
+    [
+      'by npx where it is a dependency',
+      { ...byNpx, npm_config_local_prefix: '/app' },
+      '/app/node_modules/dev-mirror',
+      'npx mirror',
+    ],
+    [
+      'fetched by npx',
+      { ...byNpx, npm_config_local_prefix: '/app' },
+      '/home/me/.npm/_npx/1/node_modules/dev-mirror',
+      'npx dev-mirror',
+    ],
+    [
+      'by a program that npx runs',
+      { ...byNpx, npm_config_local_prefix: '/app' },
+      '/usr/lib/node_modules/dev-mirror',
+      'mirror',
+    ],
+    ['by a script of a clone', { npm_command: 'run-script', npm_config_local_prefix: '/clone' }, '/clone', 'mirror'],
+  ])('%s', (_, env, root, expected) => expect(calledAs(env, { root, name })).toBe(expected))
+
+  test('stands in each command of a text, and nowhere else', () => {
+    const text =
+      'mirror: the mirror is down. The mirror cache is empty.\n  mirror up\n  sudo mirror configure docker | (or: mirror down)\n/opt/mirror status'
+    expect(nameCommands(text, 'npx mirror')).toBe(
+      'mirror: the mirror is down. The mirror cache is empty.\n  npx mirror up\n  sudo npx mirror configure docker | (or: npx mirror down)\n/opt/mirror status',
+    )
+    expect(nameCommands(text, 'mirror')).toBe(text)
+  })
+})
