@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const run = spawnSync(process.execPath, [join(root, 'bin/run.js'), 'demo'], {
+const run = spawnSync('npx', ['mirror', 'demo'], {
+  cwd: root,
   encoding: 'utf8',
   env: { ...process.env, FORCE_COLOR: '1', NO_COLOR: '', COLUMNS: '100' },
 })
