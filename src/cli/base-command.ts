@@ -86,7 +86,7 @@ export abstract class BaseCommand extends Command {
   }
 
   private named(text: string): string {
-    return nameCommands(text, calledAs(process.env, { root: this.config.root, name: this.config.name }))
+    return nameCommands(text, calledAs(process, this.config))
   }
 
   protected paintFor(stream: { isTTY?: boolean }): Paint {

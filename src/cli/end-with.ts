@@ -12,6 +12,6 @@ export function isExit(error: unknown): error is Error & { oclif?: { exit?: numb
 export function writeFailure(failure: unknown, program: { root: string; name: string }): ExitCode {
   const paint = createPaint(wantsColor(process.stderr, process.env))
   const text = renderError(failure, paint, { debug: isDebugging(process.env) })
-  process.stderr.write(nameCommands(text, calledAs(process.env, program)))
+  process.stderr.write(nameCommands(text, calledAs(process, program)))
   return failure instanceof MirrorError ? failure.exit : exitCode.failed
 }

@@ -28,7 +28,7 @@ async function run(plugin: Plugin): Promise<void> {
     const { renderHelp } = await import('./help.ts')
     const { commands } = plugin
     const program = {
-      name: calledAs(process.env, plugin),
+      name: calledAs(process, plugin).name,
       description: plugin.pjson['description'] ?? '',
       version: versionOf(plugin),
       commands,

@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { calledAs, nameCommands } from '../../../src/cli/called-as.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
@@ -84,14 +85,34 @@ describe('the name of the program', () => {
       'mirror',
     ],
     ['by a script of a clone', { npm_command: 'run-script', npm_config_local_prefix: '/clone' }, '/clone', 'mirror'],
-  ])('%s', (_, env, root, expected) => expect(calledAs(env, { root, name })).toBe(expected))
+  ])('%s', (_, env, root, expected) => {
+    expect(calledAs({ env, argv: ['/usr/bin/node', join(root, 'bin', 'run.js')] }, { root, name }).name).toBe(expected)
+  })
+
+  test.each([
+    ['/usr/bin/mirror', {}, 'sudo'],
+    ['/usr/local/bin/mirror', {}, 'sudo'],
+    ['/work/clone/bin/run.js', {}, 'sudo'],
+    ['/home/me/.nvm/versions/node/v24.0.0/bin/mirror', {}, 'sudo env "PATH=$PATH"'],
+    ['/clone/node_modules/.bin/mirror', byNpx, 'sudo env "PATH=$PATH"'],
+  ])('%s is found by sudo when sudo is told where', (program, env, expected) => {
+    expect(calledAs({ env, argv: ['/usr/bin/node', program] }, { root: '/clone', name }).sudo).toBe(expected)
+  })
 
   test('stands in each command of a text, and nowhere else', () => {
-    const text =
-      'mirror: the mirror is down. The mirror cache is empty.\n  mirror up\n  sudo mirror configure docker | (or: mirror down)\n/opt/mirror status'
-    expect(nameCommands(text, 'npx mirror')).toBe(
-      'mirror: the mirror is down. The mirror cache is empty.\n  npx mirror up\n  sudo npx mirror configure docker | (or: npx mirror down)\n/opt/mirror status',
-    )
-    expect(nameCommands(text, 'mirror')).toBe(text)
+    const text = (mirror: string, sudo: string) =>
+      [
+        'mirror: the mirror is down. The mirror cache is empty.',
+        `  ${mirror} up`,
+        `  ${sudo} ${mirror} configure docker --mirror URL   (or: ${mirror} down)`,
+        '/opt/mirror status',
+      ].join('\n')
+    const plain = text('mirror', 'sudo')
+    for (const [called, sudo] of [
+      ['mirror', 'sudo'],
+      ['npx mirror', 'sudo env "PATH=$PATH"'],
+      ['mirror', 'sudo env "PATH=$PATH"'],
+    ] as const)
+      expect(nameCommands(plain, { name: called, sudo })).toBe(text(called, sudo))
   })
 })
