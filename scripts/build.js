@@ -4,9 +4,8 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { bundle } from './bundle/bundle.js'
 
-// `npm ci` comes here first, also on a Node that is too old.
+// `npm ci` comes here first, also on a Node that is too old for what is loaded below.
 const { problemOf, refuse } = createRequire(import.meta.url)('../bin/run.js')
 const problem = problemOf(process.versions.node)
 if (problem) {
@@ -24,6 +23,7 @@ const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/pack
 const compiled = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' })
 if (compiled.status !== 0) process.exit(compiled.status ?? 1)
 
+const { bundle } = await import('./bundle/bundle.js')
 await bundle(root)
 
 const { Plugin } = await import('@oclif/core')

@@ -26,6 +26,7 @@ async function run(plugin: Plugin): Promise<void> {
     process.stdout.write(`${versionOf(plugin)}\n`)
   } else if (line.kind === 'help') {
     const { renderHelp } = await import('./help.ts')
+    const { columnsOf } = await import('./wrap-text.ts')
     const { commands } = plugin
     const program = {
       name: calledAs(process, plugin).name,
@@ -35,7 +36,7 @@ async function run(plugin: Plugin): Promise<void> {
       topics: plugin.topics,
     }
     const style = {
-      width: process.stdout.isTTY ? process.stdout.columns : 80,
+      width: columnsOf(process.stdout),
       paint: createPaint(wantsColor(process.stdout, process.env)),
     }
     process.stdout.write(`${renderHelp(program, line.of, style)}\n`)

@@ -19,3 +19,8 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
   if (line !== '') lines.push(line)
   return lines.map((full) => full.replaceAll('\u00a0', ' '))
 }
+
+/** How many columns a stream shows: those of the terminal that it is, if that knows its size (one made by `script` may not). */
+export function columnsOf(stream: { isTTY?: boolean; columns?: number | undefined }): number {
+  return stream.isTTY && stream.columns !== undefined && stream.columns > 0 ? stream.columns : 80
+}

@@ -63,6 +63,14 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     for (const name of top) expect(screen.text).toMatch(new RegExp(`^  ${name} {2}`, 'm'))
   })
 
+  test('takes a terminal that does not know its size for one of 80 columns', async () => {
+    for (const args of [[], ['up', '--help']]) {
+      const screen = await mirror(0, args)
+      expectHelp(screen, 80)
+      expect(screen).toEqual(await mirror(80, args))
+    }
+  })
+
   test.each([
     ['cache', 'ls'],
     ['configure', undefined],
