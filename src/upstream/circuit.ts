@@ -1,70 +1,138 @@
+import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
 import type { Logger } from '../lib/logger.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError, type UpstreamHealth } from './upstream.ts'
 
-/** Keeps a dead upstream from being asked (decision D6): five failures in a row open it for 30 s, then one probe at a time. */
+/**
+ * Keeps an upstream, or the broken part of it, from being asked in vain (decision D6).
+ *
+ * A connection that fails concerns the whole upstream. A 5xx answer, or no answer in time, concerns the repository that was asked
+ * about, because a repository can be broken alone: it counts once for each repository. Five in a row open the circuit for 30 s.
+ * Then connections that failed close the upstream to everybody; repositories that failed are refused themselves, and any other
+ * one is still asked. A single request that fails five times in a row is refused for 30 s by itself.
+ */
 export interface Circuit {
-  /** Runs one attempt and learns from its end. Throws an UpstreamError (503) at once while open. */
-  run<T>(attempt: () => Promise<T>): Promise<T>
+  /** Runs one attempt and learns from its end. Throws an UpstreamError (503) at once for what is not to be asked now. */
+  run<T>(source: RequestSource, attempt: () => Promise<T>): Promise<T>
   readonly state: UpstreamHealth['state']
+}
+
+export interface RequestSource {
+  readonly repository: string
+  /** The same text for requests that have the same answer. */
+  readonly request: string
 }
 
 const failuresToOpen = 5
 const openMs = 30_000
+/** Repositories that may probe an upstream at the same time, so that one that hangs does not keep the others out. */
+const mostProbes = 5
+const mostEntries = 1000
+
+interface RequestFailures {
+  failures: number
+  /** Monotonic ms. */
+  until: number
+  isProbed: boolean
+  last: TransientError | undefined
+}
 
 export function createCircuit(host: string, clock: Clock, logger: Logger): Circuit {
-  let failures = 0
-  let openUntil: number | undefined
-  let probing = false
-  // One token request serves many waiters: its failure is one, however many of them report it.
+  /** Connections that failed since the upstream last answered. */
+  let unreached = 0
+  /** Nobody is asked before; monotonic ms. Undefined unless connections failed. */
+  let shutUntil: number | undefined
+  /** Repositories that failed since the upstream last answered, and until when an open circuit refuses each; monotonic ms. */
+  const repositories = new LRUCache<string, number>({ max: mostEntries })
+  const requests = new LRUCache<string, RequestFailures>({ max: mostEntries })
+  const probing = new Set<string>()
+  // A token request serves many waiters: its failure is one failure, however many of them report it.
   const counted = new WeakSet<TransientError>()
 
-  function refuseWhileOpen(): boolean {
-    if (openUntil === undefined) return false
-    const left = openUntil - clock.monotonic()
-    if (left <= 0 && !probing) return true
-    throw new UpstreamError('unavailable', 503, `${host} has not been answering and is left alone for a while.`, {
-      retryAfterSeconds: Math.max(1, Math.ceil(left / 1000)),
-    })
+  const failures = () => unreached + repositories.size
+  const isOpen = () => shutUntil !== undefined || failures() >= failuresToOpen
+
+  /** Returns how to end the probe that the request is. Throws when it must not be asked now. */
+  function admit({ repository, request }: RequestSource): () => void {
+    const now = clock.monotonic()
+    const own = requests.get(request)
+    const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
+    if (isOwnProbe && (own.isProbed || own.until > now))
+      throw refused('keeps failing for this request', own.until - now)
+    const until = isOpen() ? Math.max(shutUntil ?? 0, repositories.get(repository) ?? 0) : 0
+    const isProbe = isOpen() && (shutUntil !== undefined || repositories.has(repository))
+    if (until > now || (isProbe && (probing.has(repository) || probing.size >= mostProbes)))
+      throw refused('has not been answering', until - now)
+    if (isOwnProbe) own.isProbed = true
+    if (isProbe) probing.add(repository)
+    return () => {
+      if (isOwnProbe) own.isProbed = false
+      if (isProbe) probing.delete(repository)
+    }
   }
 
-  function answered(): void {
-    failures = 0
-    if (openUntil === undefined) return
-    openUntil = undefined
-    logger.info({ upstream: host }, 'the upstream answers again')
+  function refused(why: string, left: number): UpstreamError {
+    const retryAfterSeconds = Math.max(1, Math.ceil(left / 1000))
+    return new UpstreamError('unavailable', 503, `${host} ${why} and is left alone for a while.`, { retryAfterSeconds })
   }
 
-  function failed(error: TransientError, isProbe: boolean): void {
+  function answered({ request }: RequestSource): void {
+    const wasOpen = isOpen()
+    unreached = 0
+    shutUntil = undefined
+    repositories.clear()
+    requests.delete(request)
+    if (wasOpen) logger.info({ upstream: host }, 'the upstream answers again')
+  }
+
+  function failed(error: TransientError, { repository, request }: RequestSource, isProbe: boolean): void {
+    const wasOpen = isOpen()
+    const until = clock.monotonic() + openMs
+    if (error.outage !== 'unreachable') noteRequest(request, error, until)
     if (counted.has(error) && !isProbe) return
     counted.add(error)
-    failures += 1
-    if (!isProbe && (failures < failuresToOpen || openUntil !== undefined)) return
-    openUntil = clock.monotonic() + openMs
-    logger.warn({ upstream: host, reason: error.message }, 'the upstream does not answer and is left alone for 30 s')
+    if (error.outage === 'unreachable') {
+      unreached += 1
+      if (failures() >= failuresToOpen && (isProbe || shutUntil === undefined)) shutUntil = until
+    } else {
+      repositories.set(repository, until)
+      // There was a connection: the others may try.
+      if (isProbe) [unreached, shutUntil] = [0, undefined]
+    }
+    if (isOpen() && (isProbe || !wasOpen))
+      logger.warn({ upstream: host, reason: error.message }, 'the upstream does not answer and is left alone for 30 s')
+  }
+
+  function noteRequest(request: string, error: TransientError, until: number): void {
+    const own = requests.get(request) ?? { failures: 0, until: 0, isProbed: false, last: undefined }
+    if (own.last === error) return
+    own.last = error
+    own.failures += 1
+    own.until = until
+    requests.set(request, own)
   }
 
   return {
-    async run(attempt) {
-      const isProbe = refuseWhileOpen()
-      if (isProbe) probing = true
+    async run(source, attempt) {
+      const wasShut = shutUntil !== undefined
+      const endProbe = admit(source)
       try {
         const result = await attempt()
-        answered()
+        answered(source)
         return result
       } catch (error) {
-        if (error instanceof TransientError && error.breaksCircuit) failed(error, isProbe)
+        if (error instanceof TransientError && error.outage) failed(error, source, wasShut)
         // Any other UpstreamError that carries an answer shows that somebody is there.
-        else if (error instanceof UpstreamError && isAnswer(error)) answered()
+        else if (error instanceof UpstreamError && isAnswer(error)) answered(source)
         throw error
       } finally {
-        if (isProbe) probing = false
+        endProbe()
       }
     },
     get state() {
-      if (openUntil !== undefined) return 'open'
-      return failures > 0 ? 'failing' : 'ok'
+      if (isOpen()) return 'open'
+      return failures() > 0 ? 'failing' : 'ok'
     },
   }
 }

@@ -124,9 +124,10 @@ export function createInquiry(options: InquiryOptions): Inquiry {
       const credential = await findCredential(question.access)
       const identity = identityOf(credential, host)
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
+      const source = { repository: name, request: `${identity} ${method} ${name}/${path}` }
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(() => noteLimit(identity, isExtra, attempt(question, credential, read)))
+        return circuit.run(source, () => noteLimit(identity, isExtra, attempt(question, credential, read)))
       }
       try {
         return await withRetries(once, { clock, random, signal })

@@ -1,5 +1,5 @@
 import { codeOf, isConnectionFailure } from '../lib/errors.ts'
-import { TransientError } from './transient-error.ts'
+import { TransientError, type Outage } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'
 
 const refused = new Map([
@@ -10,10 +10,10 @@ const refused = new Map([
   ['ENOTFOUND', 'has no address'],
   ['EAI_AGAIN', 'has no address at the moment'],
 ])
-const timedOut = new Map([
-  ['UND_ERR_CONNECT_TIMEOUT', 'did not accept the connection in time'],
-  ['ETIMEDOUT', 'did not accept the connection in time'],
-  ['UND_ERR_HEADERS_TIMEOUT', 'did not answer in time'],
+const timedOut = new Map<string, { readonly why: string; readonly outage: Outage }>([
+  ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
 ])
 const certificate =
   /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
@@ -33,10 +33,16 @@ export function requestFailure({ host, target, foreign }: Hop, error: unknown): 
   const code = codeOf(error) ?? ''
   const where = target === host ? host : `${host} (${target})`
   const why = refused.get(code)
-  if (why) return new TransientError('unavailable', 502, `${where} ${why}.`, { breaksCircuit: !foreign, cause: error })
+  const breaksCircuit = !foreign
+  if (why) {
+    const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
+    return new TransientError('unavailable', 502, `${where} ${why}.`, options)
+  }
   const late = timedOut.get(code)
-  if (late)
-    return new TransientError('unavailable', 504, `${where} ${late}.`, { breaksCircuit: !foreign, cause: error })
+  if (late) {
+    const options = { breaksCircuit, outage: late.outage, cause: error }
+    return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
+  }
   if (certificate.test(code)) {
     const message = `${where} could not prove who it is (${code}); a CA of your own goes to upstreams."${host}".ca.`
     return new UpstreamError('unavailable', 502, message, { cause: error })

@@ -5,6 +5,7 @@ import { expectContent, expectError } from '../support/expect-content.ts'
 import { hang, late, reset, status, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome } from '../support/mirror.ts'
+import { noise } from '../support/noise.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, anyManifest, anyManifestHead, startUpstream, type TestUpstream } from '../support/upstream.ts'
 
@@ -224,19 +225,45 @@ describe('a mirror whose upstream is away from the start', () => {
 })
 
 describe('the circuit breaker', () => {
-  test('opens after five failures in a row: then nothing is asked, and cached tags are served at once', async () => {
+  test('opens after five connections in a row that failed: then nothing is asked, and cached tags are served at once', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
-    upstream.on({}, status(503))
+    await upstream.stop()
     for (const tag of ['a', 'b', 'c']) await mirror.get(`${app}/manifests/${tag}`)
     expect((await mirror.status()).upstreams['docker.io']?.state).toBe('open')
 
+    await upstream.start()
     const asked = upstream.requests.length
-    expect(asked - 1).toBe(5)
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     const refused = await mirror.get(`${app}/manifests/d`)
     expectError(refused, 503, 'UNAVAILABLE')
     expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0)
+    expect(upstream.requests.length).toBe(asked)
+  })
+
+  test('opens after five repositories in a row that got a 5xx, for those five', async () => {
+    const { upstream, mirror, image } = await startScene()
+    const five = ['a', 'b', 'c', 'd', 'e']
+    upstream.on({ path: /\/library\/[a-e]\// }, status(503))
+    for (const name of five) expectError(await mirror.get(`/v2/library/${name}/manifests/v1`), [502, 503])
+    expect((await mirror.status()).upstreams['docker.io']?.state).toBe('open')
+    const asked = upstream.requests.length
+    for (const name of five) expectError(await mirror.get(`/v2/library/${name}/manifests/v2`), 503, 'UNAVAILABLE')
+    expect(upstream.requests.length).toBe(asked)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expect((await mirror.status()).upstreams['docker.io']?.state).toBe('ok')
+  })
+
+  test('does not ask for 30 s what failed five times in a row, and serves it stale at once when it is cached', async () => {
+    const { upstream, mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, status(503))
+    for (const _ of ['first', 'second']) await mirror.get(`${app}/manifests/a`)
+    await expect.poll(async () => (await mirror.get(`${app}/manifests/a`)).status).toBe(503)
+    for (let pull = 0; pull < 5; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    const asked = upstream.requests.length
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectError(await mirror.get(`${app}/manifests/a`), 503, 'UNAVAILABLE')
     expect(upstream.requests.length).toBe(asked)
   })
 
@@ -245,6 +272,73 @@ describe('the circuit breaker', () => {
     upstream.on(anyManifest, status(code, { 'retry-after': '0' }))
     for (let ask = 0; ask < 7; ask++) await mirror.get(`${app}/manifests/t${ask}`)
     expect((await mirror.status()).upstreams['docker.io']?.state).not.toBe('open')
+  })
+})
+
+describe('one repository that is broken leaves the rest of its registry alone', () => {
+  const brokenDigest = digestOf(Buffer.from('broken'))
+  const askedFor: [string, string][] = [
+    ['tag', 'manifests/v1'],
+    ['manifest', `manifests/${brokenDigest}`],
+    ['blob', `blobs/${brokenDigest}`],
+    ['list of tags', 'tags/list'],
+    ['list of referrers', `referrers/${brokenDigest}`],
+  ]
+
+  test.each(askedFor)('when a %s answers 500', async (_, what) => {
+    const { upstream, mirror, image } = await startScene()
+    const broken = '/v2/library/broken'
+    upstream.on({ path: /\/library\/broken\// }, status(500))
+    for (const method of ['HEAD', 'GET', 'GET', 'HEAD', 'GET', 'GET'])
+      expect((await mirror.get(`${broken}/${what}`, { method })).status).toBeGreaterThanOrEqual(502)
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    for (const digest of image.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
+  })
+
+  test.each(askedFor)('when a %s of the same repository answers 500, its other content too', async (_, what) => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.push('library/app', 'v2', image)
+    const path = what.includes('v1') ? `${app}/manifests/v1` : `${app}/${what}`
+    upstream.on({ path }, status(500))
+    for (let ask = 0; ask < 3; ask++) expect((await mirror.get(path)).status).toBeGreaterThanOrEqual(502)
+    expectContent(await mirror.get(`${app}/manifests/v2`), image.digest)
+    for (const digest of image.blobs.keys()) expectContent(await mirror.get(`${app}/blobs/${digest}`), digest)
+  })
+
+  test('when it does not answer at all', async () => {
+    const { upstream, mirror, image } = await startScene({ cache: { timeouts: { headers: 100 } } })
+    upstream.on({ path: /\/library\/broken\// }, hang)
+    for (let ask = 0; ask < 3; ask++) expectError(await mirror.get('/v2/library/broken/manifests/v1'), [503, 504])
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+  })
+
+  test('when it has no tokens', async () => {
+    const { upstream, mirror, image } = await startScene({ auth: { scheme: 'bearer' } })
+    upstream.on({ path: /^\/token.*broken/ }, status(500))
+    for (let ask = 0; ask < 3; ask++) expectError(await mirror.get('/v2/library/broken/manifests/v1'), [502, 503])
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+  })
+
+  test('when its layers are fetched ahead', async () => {
+    const image = makeImage({ layers: Array.from({ length: 8 }, (_, at) => noise(40_000, at)) })
+    const { upstream, mirror } = await startScene({ image })
+    upstream.push('library/other', 'v1', makeImage({ seed: 5 }))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    upstream.on({ path: /\/library\/app\/blobs\// }, status(500))
+    const first = image.layers[0]!
+    expect((await mirror.get(`${app}/blobs/${first}`)).status).toBeGreaterThanOrEqual(502)
+    await mirror.get(`${app}/blobs/${first}`)
+    expectContent(await mirror.get('/v2/library/other/manifests/v1'), makeImage({ seed: 5 }).digest)
+  })
+
+  test('while a client comes back to it again and again', async () => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.on({ path: /\/library\/broken\// }, status(500))
+    for (let pull = 0; pull < 6; pull++) {
+      await mirror.get('/v2/library/broken/manifests/v1', { method: 'HEAD' })
+      upstream.push(`library/good-${pull}`, 'v1', image)
+      expectContent(await mirror.get(`/v2/library/good-${pull}/manifests/v1`), image.digest)
+    }
   })
 })
 

@@ -2,11 +2,13 @@ import { describe, expect, test } from 'vitest'
 import { deferred } from '../../../src/lib/deferred.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { createCircuit } from '../../../src/upstream/circuit.ts'
-import { TransientError } from '../../../src/upstream/transient-error.ts'
+import { TransientError, type Outage } from '../../../src/upstream/transient-error.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 import { failureOf, fakeClock } from './support/open-upstream.ts'
 
-const outage = () => new TransientError('unavailable', 502, 'down', { breaksCircuit: true })
+const outage = (kind: Outage) => () =>
+  new TransientError('unavailable', 502, 'down', { breaksCircuit: true, outage: kind })
+const [unreachable, silent, answered] = [outage('unreachable'), outage('silent'), outage('answered')]
 const cut = () => new TransientError('unavailable', 502, 'cut')
 const fail = (error: Error) => async () => {
   throw error
@@ -15,32 +17,45 @@ const fail = (error: Error) => async () => {
 function setUp() {
   const clock = fakeClock()
   const circuit = createCircuit('it', clock, silentLogger)
-  const failTimes = async (times: number, make: () => Error) => {
-    for (let i = 0; i < times; i++) await failureOf(circuit.run(fail(make())))
+  /** One attempt about `manifests/v1` of a repository, or about something else there. */
+  const run = <T>(repository: string, attempt: () => Promise<T>, what = 'manifests/v1') =>
+    circuit.run({ repository, request: `GET ${repository}/${what}` }, attempt)
+  const failTimes = async (times: number, make: () => Error, repository = 'app') => {
+    for (let i = 0; i < times; i++) await failureOf(run(repository, fail(make())))
   }
-  return { clock, circuit, failTimes }
+  const failEach = async (repositories: string[], make: () => Error) => {
+    for (const repository of repositories) await failTimes(1, make, repository)
+  }
+  const isAsked = async (repository: string, what?: string) => {
+    let asked = false
+    await run(repository, async () => (asked = true), what).catch(() => {})
+    return asked
+  }
+  return { clock, circuit, run, failTimes, failEach, isAsked }
 }
 
+const five = ['a', 'b', 'c', 'd', 'e']
+
 describe('the circuit', () => {
-  test('opens after five outages in a row, and then refuses without asking', async () => {
-    const { circuit, failTimes } = setUp()
-    await failTimes(4, outage)
+  test('opens after five connections in a row that failed, and then refuses everybody without asking', async () => {
+    const { circuit, run, failTimes, isAsked } = setUp()
+    await failTimes(4, unreachable)
     expect(circuit.state).toBe('failing')
-    await failTimes(1, outage)
+    await failTimes(1, unreachable)
     expect(circuit.state).toBe('open')
-    let asked = false
-    const error = await failureOf(circuit.run(async () => (asked = true)))
-    expect([asked, error.failure, error.status, error.retryAfterSeconds]).toEqual([false, 'unavailable', 503, 30])
+    expect(await isAsked('other')).toBe(false)
+    const error = await failureOf(run('other', async () => {}))
+    expect([error.failure, error.status, error.retryAfterSeconds]).toEqual(['unavailable', 503, 30])
   })
 
   test.each([
     ['an answer', new UpstreamError('absent', 404, 'no')],
     ['a limit', new UpstreamError('limited', 429, 'wait')],
-  ])('begins to count anew after %s', async (_, error) => {
-    const { circuit, failTimes } = setUp()
-    await failTimes(4, outage)
-    await failureOf(circuit.run(fail(error)))
-    await failTimes(4, outage)
+  ])('begins to count again after %s', async (_, error) => {
+    const { circuit, run, failTimes } = setUp()
+    await failTimes(4, unreachable)
+    await failureOf(run('app', fail(error)))
+    await failTimes(4, unreachable)
     expect(circuit.state).toBe('failing')
   })
 
@@ -51,44 +66,126 @@ describe('the circuit', () => {
   })
 
   test('counts a failure that many waiters share once', async () => {
-    const { circuit } = setUp()
-    const shared = outage()
-    await Promise.all(Array.from({ length: 50 }, () => failureOf(circuit.run(fail(shared)))))
+    const { circuit, run } = setUp()
+    const shared = unreachable()
+    await Promise.all(Array.from({ length: 50 }, () => failureOf(run('app', fail(shared)))))
     expect(circuit.state).toBe('failing')
   })
 
-  test('after 30 s lets one probe through at a time, and closes when it is answered', async () => {
-    const { circuit, clock, failTimes } = setUp()
-    await failTimes(5, outage)
+  test('after 30 s lets one probe of a repository through at a time, and closes when it is answered', async () => {
+    const { circuit, clock, run, failTimes } = setUp()
+    await failTimes(5, unreachable)
     clock.pass(30_000)
     const answer = deferred()
-    const probe = circuit.run(() => answer.promise)
-    expect((await failureOf(circuit.run(async () => {}))).status).toBe(503)
+    const probe = run('app', () => answer.promise)
+    expect((await failureOf(run('app', async () => {}, 'blobs/1'))).status).toBe(503)
     answer.resolve()
     await probe
     expect(circuit.state).toBe('ok')
-    await circuit.run(async () => {})
+    await run('app', async () => {}, 'blobs/1')
   })
 
-  test('stays open for another 30 s when the probe fails', async () => {
-    const { circuit, clock, failTimes } = setUp()
-    await failTimes(5, outage)
+  test('lets five repositories probe at the same time, and no more', async () => {
+    const { clock, run, failTimes, isAsked } = setUp()
+    await failTimes(5, unreachable)
     clock.pass(30_000)
-    await failTimes(1, outage)
+    const answer = deferred()
+    const probes = five.map((repository) => run(repository, () => answer.promise))
+    expect(await isAsked('sixth')).toBe(false)
+    answer.resolve()
+    await Promise.all(probes)
+    expect(await isAsked('sixth')).toBe(true)
+  })
+
+  test('stays open for another 30 s when the probe does not get a connection', async () => {
+    const { circuit, clock, run, failTimes } = setUp()
+    await failTimes(5, unreachable)
+    clock.pass(30_000)
+    await failTimes(1, unreachable)
     clock.pass(29_000)
-    expect((await failureOf(circuit.run(async () => {}))).retryAfterSeconds).toBe(1)
+    expect((await failureOf(run('app', async () => {}))).retryAfterSeconds).toBe(1)
     clock.pass(1000)
-    await circuit.run(async () => {})
+    await run('app', async () => {})
     expect(circuit.state).toBe('ok')
   })
 
   test('lets another probe through when one is called off', async () => {
-    const { circuit, clock, failTimes } = setUp()
-    await failTimes(5, outage)
+    const { circuit, clock, run, failTimes } = setUp()
+    await failTimes(5, unreachable)
     clock.pass(30_000)
-    await expect(circuit.run(fail(new DOMException('gone', 'AbortError')))).rejects.toThrow('gone')
+    await expect(run('app', fail(new DOMException('gone', 'AbortError')))).rejects.toThrow('gone')
     expect(circuit.state).toBe('open')
-    await circuit.run(async () => {})
+    await run('app', async () => {})
     expect(circuit.state).toBe('ok')
   })
+})
+
+describe.each([
+  ['answers 5xx', answered],
+  ['does not answer in time', silent],
+])('one repository that %s', (_, make) => {
+  test('does not close the upstream to any other, however often it is asked', async () => {
+    const { circuit, failTimes, isAsked } = setUp()
+    await failTimes(50, make)
+    expect(circuit.state).toBe('failing')
+    expect(await isAsked('other')).toBe(true)
+    expect(circuit.state).toBe('ok')
+  })
+
+  test('is not asked the same thing for 30 s after five failures in a row, then once; other things of it are asked', async () => {
+    const { clock, run, failTimes, isAsked } = setUp()
+    await failTimes(5, make)
+    expect(await isAsked('app')).toBe(false)
+    expect((await failureOf(run('app', async () => {}))).retryAfterSeconds).toBe(30)
+    expect(await isAsked('app', 'blobs/1')).toBe(true)
+    expect(await isAsked('app')).toBe(false)
+    clock.pass(30_000)
+    const answer = deferred()
+    const probe = run('app', () => answer.promise)
+    expect(await isAsked('app')).toBe(false)
+    answer.resolve()
+    await probe
+    expect(await isAsked('app')).toBe(true)
+  })
+
+  test('counts with others: five of them in a row open the circuit, and each is refused', async () => {
+    const { circuit, clock, failEach, isAsked } = setUp()
+    await failEach([...five.slice(0, 4), ...five.slice(0, 4)], make)
+    expect(circuit.state).toBe('failing')
+    await failEach(['e'], make)
+    expect(circuit.state).toBe('open')
+    for (const repository of five) expect(await isAsked(repository, 'blobs/1')).toBe(false)
+    clock.pass(30_000)
+    expect(await isAsked('a')).toBe(true)
+    expect(circuit.state).toBe('ok')
+  })
+
+  test('is no reason to refuse one that has not failed: its answer closes the circuit', async () => {
+    const { circuit, failEach, isAsked } = setUp()
+    await failEach(five, make)
+    expect(await isAsked('f')).toBe(true)
+    expect(circuit.state).toBe('ok')
+    expect(await isAsked('a')).toBe(true)
+  })
+
+  test('does not keep the others out when it happens to be the probe after an outage', async () => {
+    const { circuit, clock, failTimes, isAsked } = setUp()
+    await failTimes(5, unreachable)
+    clock.pass(30_000)
+    await failTimes(1, make, 'broken')
+    expect(await isAsked('other')).toBe(true)
+    expect(circuit.state).toBe('ok')
+  })
+})
+
+test('a probe that hangs keeps its own repository waiting and no other', async () => {
+  const { clock, run, failTimes, isAsked } = setUp()
+  await failTimes(5, unreachable)
+  clock.pass(30_000)
+  const never = deferred()
+  const probe = run('broken', () => never.promise)
+  expect(await isAsked('broken')).toBe(false)
+  expect(await isAsked('other')).toBe(true)
+  never.resolve()
+  await probe
 })

@@ -116,7 +116,7 @@ describe('an upstream that fails', () => {
     expect(server.log).toHaveLength(3)
   })
 
-  test('fails with 502 when it goes on, and is then left alone', async () => {
+  test('fails with 502 when it goes on, and is then not asked the same thing', async () => {
     const server = await serve((_, response) => reply(response, 500))
     const upstream = openUpstream(server.url)
     const first = await failureOf(upstream.manifest('a', tag, anonymous))
@@ -126,7 +126,9 @@ describe('an upstream that fails', () => {
     const third = await failureOf(upstream.manifest('a', tag, anonymous))
     expect([second.status, third.status, server.log.length]).toEqual([503, 503, 5])
     expect(third.retryAfterSeconds).toBeGreaterThan(25)
-    expect(upstream.health().state).toBe('open')
+    expect(upstream.health().state).toBe('failing')
+    await failureOf(upstream.manifest('b', tag, anonymous))
+    expect(server.log.length).toBe(8)
   })
 
   test('fails with 502 when nobody listens', async () => {
