@@ -6,6 +6,7 @@ import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import { Downloads, type Origin, type RunningDownload } from './downloads.ts'
 import type { CacheParts } from './cache-parts.ts'
+import type { Heads } from './heads.ts'
 import { findGranted, type Place } from './place.ts'
 import type { BlobAnswer, BlobBody } from './registry.ts'
 import { provenanceOf } from './provenance.ts'
@@ -23,14 +24,16 @@ export class BlobCache {
   readonly #ending = new AbortController()
   readonly #parts: CacheParts
   readonly #contents: SmallContents
+  readonly #heads: Heads
   /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
   readonly #unclaimed = new LRUCache<Digest, true>({ max: 10_000 })
   /** Upstreams that had enough of several connections for a blob, and until when: running time, ms. */
   readonly #unranged = new Map<string, number>()
 
-  constructor(parts: CacheParts, contents: SmallContents) {
+  constructor(parts: CacheParts, contents: SmallContents, heads: Heads) {
     this.#parts = parts
     this.#contents = contents
+    this.#heads = heads
     // Every fetch under way listens.
     setMaxListeners(0, this.#ending.signal)
   }
@@ -51,7 +54,7 @@ export class BlobCache {
       await place.throwIfRefused()
       const identity = await place.identity()
       if (!word && (await this.#parts.blobs.stat(digest)) !== undefined) return this.#vouched(place, identity, digest)
-      if (place.caller.head) return this.#told(place, digest)
+      if (place.caller.head) return this.#told(place, digest, word)
       const running = this.downloads.get(digest)
       if (running) return this.#join(place, identity, running, word)
       if (this.downloads.ended !== ended) continue
@@ -80,8 +83,11 @@ export class BlobCache {
 
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
   async #vouched(place: Place, identity: string, digest: Digest): Promise<BlobAnswer> {
-    const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
-    const blob = await this.#parts.blobs.open(digest, head.size)
+    const head = await this.#heads.blob(place, digest)
+    const stored = await this.#parts.blobs.stat(digest)
+    // Where the upstream names another size, only its bytes tell which one is right.
+    const agrees = stored !== undefined && (head.size ?? stored) === stored
+    const blob = agrees ? await this.#parts.blobs.open(digest, stored) : undefined
     if (blob) {
       this.#learn(place, digest, blob.size, head.identity)
       return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
@@ -96,8 +102,11 @@ export class BlobCache {
   async #join(place: Place, identity: string, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
     const { origin, download } = running
     if (!word && !isFor(origin, place, identity)) {
-      const head = await place.upstream.statBlob(place.name, download.digest, { access: place.caller.access })
-      if (head.size !== undefined) this.#learn(place, download.digest, head.size, head.identity)
+      const head = await this.#heads.blob(place, download.digest)
+      // A HEAD may name a wrong size, by which the right bytes would be taken for damaged ones.
+      if (head.size !== undefined && head.size === download.size)
+        this.#learn(place, download.digest, head.size, head.identity)
+      else void this.#learnWhenStored(place, download, head.identity)
       if (!download.canFollowFrom(0)) return this.get(place, download.digest)
     }
     return this.#collapsed(place, identity, running)
@@ -113,9 +122,9 @@ export class BlobCache {
     }
   }
 
-  async #told(place: Place, digest: Digest): Promise<BlobAnswer> {
-    const head = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
-    return this.#passed(place, digest, head.size)
+  async #told(place: Place, digest: Digest, word: Word | undefined): Promise<BlobAnswer> {
+    const head = await this.#heads.blob(place, digest)
+    return this.#passed(place, digest, word?.size ?? head.size)
   }
 
   #start(place: Place, identity: string, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
@@ -168,8 +177,14 @@ export class BlobCache {
     const stored = await download.settled
     if (!stored) return
     const { identity } = await download.started
-    if (download.size !== undefined) this.#learn(place, download.digest, download.size, identity)
+    await this.#learnWhenStored(place, download, identity)
     this.#parts.onStored()
+  }
+
+  /** Files the upstream's word about a blob once its bytes are here, with the size that they have. */
+  async #learnWhenStored(place: Place, download: Download, identity: string): Promise<void> {
+    const stored = await download.settled
+    if (stored && download.size !== undefined) this.#learn(place, download.digest, download.size, identity)
   }
 
   #claim({ caller }: Place, digest: Digest): boolean {

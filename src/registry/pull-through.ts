@@ -9,6 +9,7 @@ import { UpstreamError, type ManifestHead, type Upstream } from '../upstream/ups
 import { BlobCache } from './blob-cache.ts'
 import type { CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
+import { Heads, isComplete } from './heads.ts'
 import { pageOf, referrersIndex, referrersTag } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
@@ -45,6 +46,7 @@ const smallContentBytes = 32 * 1024 * 1024
 export class PullThrough implements Registry {
   readonly #blobs: BlobCache
   readonly #manifests: ManifestCache
+  readonly #heads: Heads
   readonly #tags: TagLookup
   readonly #contents: SmallContents
   readonly #refused: NegativeCache
@@ -57,8 +59,9 @@ export class PullThrough implements Registry {
     this.#options = options
     this.#contents = new SmallContents(options.blobs, smallContentBytes)
     this.#manifests = new ManifestCache(options, this.#contents)
-    this.#tags = new TagLookup({ ...options, manifests: this.#manifests })
-    this.#blobs = new BlobCache(options, this.#contents)
+    this.#heads = new Heads(this.#manifests, options.clock)
+    this.#tags = new TagLookup({ ...options, manifests: this.#manifests, heads: this.#heads })
+    this.#blobs = new BlobCache(options, this.#contents, this.#heads)
     this.#prefetcher = new Prefetcher({
       layers: options.policy.offline ? 0 : options.prefetchLayers,
       clock: options.clock,
@@ -179,21 +182,19 @@ export class PullThrough implements Registry {
     const held = word && (await this.#manifests.hold(place, digest, word.mediaType, word.identity))
     if (held) return manifestAnswer(place, held, 'hit')
     await place.throwIfRefused()
-    if (!word && (await this.#options.blobs.stat(digest)) !== undefined) return this.#vouched(place, digest)
-    if (place.caller.head) return toldAnswer(place, await this.#resolve(place, digest), digest)
+    const isHere = !word && (await this.#options.blobs.stat(digest)) !== undefined
+    if (isHere || place.caller.head) return this.#askByHead(place, digest, isHere)
     return this.#fetch(place, digest)
   }
 
-  /** The bytes are here for another repository: served once this one's upstream says that it holds them too (decision D5). */
-  async #vouched(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const head = await this.#resolve(place, digest)
-    const held = await this.#manifests.hold(place, digest, head.mediaType, head.identity)
+  /** `isHere`: for another repository. The bytes are served once this one's upstream says that it holds them too (decision D5). */
+  async #askByHead(place: Place, digest: Digest, isHere: boolean): Promise<ManifestAnswer> {
+    const said = await this.#heads.manifest(place, { kind: 'digest', digest }, false)
+    if (said.kind === 'fetched') return manifestAnswer(place, said.manifest, said.joined ? 'collapsed' : 'miss')
+    const head = { ...said.head, digest }
+    const held = isHere && (await this.#manifests.hold(place, digest, head.mediaType, head.identity))
     if (held) return manifestAnswer(place, held, 'revalidated')
-    return place.caller.head ? toldAnswer(place, head, digest) : this.#fetch(place, digest)
-  }
-
-  #resolve(place: Place, digest: Digest): Promise<ManifestHead> {
-    return place.upstream.resolve(place.name, { kind: 'digest', digest }, { access: place.caller.access })
+    return place.caller.head && isComplete(head) ? toldAnswer(place, head, digest) : this.#fetch(place, digest)
   }
 
   async #fetch(place: Place, digest: Digest): Promise<ManifestAnswer> {
@@ -237,9 +238,13 @@ export class PullThrough implements Registry {
     if (!route) throw unknownRegistry(repository)
     const { host } = route.upstream
     try {
-      const keyFor = (identity: string) => `${identity} ${host}/${route.name} ${what}`
+      // What a HEAD is refused, a GET may get.
+      const methods = caller.head ? ['HEAD ', ''] : ['']
+      const keyFor = (identity: string, method = methods[0]) => `${method}${identity} ${host}/${route.name} ${what}`
       const refusal = (identity: string) =>
-        what === undefined || caller.noCache ? undefined : this.#refused.get(keyFor(identity))
+        what === undefined || caller.noCache
+          ? undefined
+          : methods.map((method) => this.#refused.get(keyFor(identity, method))).find((known) => known !== undefined)
       const place = openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities, refusal)
       try {
         return await answer(place)

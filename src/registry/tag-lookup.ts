@@ -7,6 +7,7 @@ import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead } from '../upstream/upstream.ts'
 import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
+import { isComplete, type Heads, type ManifestSaid } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
 import { findGranted, placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
@@ -35,12 +36,13 @@ type CheckResult =
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
   readonly #checks = new SingleFlight<CheckResult>()
-  readonly #heads = new SingleFlight<ManifestHead>()
+  readonly #questions = new SingleFlight<ManifestSaid>()
   /** What upstreams said of tags that are not held. */
   readonly #told = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
   readonly #checkedAt = new WeakMap<TagRecord, number>()
   readonly #manifests: ManifestCache
+  readonly #heads: Heads
   readonly #blobs: Pick<BlobStore, 'stat'>
   readonly #refs: RefStore
   readonly #policy: TagPolicy
@@ -49,6 +51,7 @@ export class TagLookup {
 
   constructor(deps: {
     manifests: ManifestCache
+    heads: Heads
     blobs: Pick<BlobStore, 'stat'>
     refs: RefStore
     policy: TagPolicy
@@ -56,6 +59,7 @@ export class TagLookup {
     logger: Logger
   }) {
     this.#manifests = deps.manifests
+    this.#heads = deps.heads
     this.#blobs = deps.blobs
     this.#refs = deps.refs
     this.#policy = deps.policy
@@ -109,9 +113,10 @@ export class TagLookup {
   async #ask(place: Place, tag: string): Promise<TagAnswer> {
     await place.throwIfRefused()
     if (place.caller.head) {
-      const head = await this.#tell(place, tag)
-      if (head.digest) return { kind: 'told', head }
-      // A HEAD must say the digest, which only the body tells here.
+      const said = await this.#tell(place, tag)
+      if (said.kind === 'fetched') return said
+      if (isComplete(said.head)) return { kind: 'told', head: said.head }
+      // Digest, type and size are what a client asks for by HEAD: only the body tells them here.
     }
     const { result, joined } = await this.#manifests.fetch(place, { kind: 'tag', tag })
     const manifest = await result
@@ -120,47 +125,46 @@ export class TagLookup {
   }
 
   /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
-  async #tell(place: Place, tag: string): Promise<ManifestHead> {
+  async #tell(place: Place, tag: string): Promise<ManifestSaid> {
     const key = await placeKey(place, tag)
     const told = this.#told.get(key)
     const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(place.host) }
-    if (told && isFresh({ ...age, noCache: place.caller.noCache, offline: false })) return told.head
-    const head = await this.#heads.run(key, () => this.#resolve(place, tag)).result
+    if (told && isFresh({ ...age, noCache: place.caller.noCache, offline: false }))
+      return { kind: 'head', head: told.head }
+    const question = this.#questions.run(key, () => this.#heads.manifest(place, { kind: 'tag', tag }, false))
+    const said = await question.result
+    if (said.kind === 'fetched') {
+      this.confirm(place, tag, said.manifest.digest, said.manifest.identity)
+      return { ...said, joined: question.joined || said.joined }
+    }
+    const { head } = said
     this.#told.set(key, { head, at: this.#clock.monotonic() })
     // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
     if (head.digest) this.confirm(place, tag, head.digest, head.identity)
-    return head
+    return said
   }
 
-  /** One question to the upstream about a tag that is held; the body is fetched only when the digest has changed. */
+  /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
   async #check(place: Place, tag: string, held: TagRecord): Promise<CheckResult> {
     try {
-      const head = await this.#resolveOrNothing(place, tag)
-      const digest = head?.digest
-      if (head && digest && (digest === held.digest || (await this.#isHeld(place, digest)))) {
-        this.confirm(place, tag, digest, head.identity)
-        return { kind: 'confirmed', digest }
+      const said = await this.#heads.manifest(place, { kind: 'tag', tag }, true)
+      const named = said.kind === 'head' ? said.head.digest : undefined
+      if (said.kind === 'head' && named && (named === held.digest || (await this.#isHeld(place, named)))) {
+        this.confirm(place, tag, named, said.head.identity)
+        return { kind: 'confirmed', digest: named }
       }
-      const manifest = await (await this.#manifests.fetch(place, { kind: 'tag', tag })).result
+      const manifest =
+        said.kind === 'fetched'
+          ? said.manifest
+          : await (
+              await this.#manifests.fetch(place, { kind: 'tag', tag })
+            ).result
       this.confirm(place, tag, manifest.digest, manifest.identity)
+      if (named && named !== manifest.digest) await this.#heads.checkDigest(place, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
       await this.#failed(place, tag, held, error)
       return { kind: 'failed', error }
-    }
-  }
-
-  #resolve(place: Place, tag: string): Promise<ManifestHead> {
-    return place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
-  }
-
-  /** Undefined where the upstream answers HEAD with nonsense: then only the body tells. */
-  async #resolveOrNothing(place: Place, tag: string): Promise<ManifestHead | undefined> {
-    try {
-      return await this.#resolve(place, tag)
-    } catch (error) {
-      if (error instanceof UpstreamError && error.failure === 'invalid') return undefined
-      throw error
     }
   }
 

@@ -24,6 +24,11 @@ export interface RequestSource {
   readonly request: string
 }
 
+/** What fails again and again, and is not asked for the moment. The rest of the upstream may be well. */
+export class RepeatedFailure extends UpstreamError {
+  override name = 'RepeatedFailure'
+}
+
 const failuresToOpen = 5
 const openMs = 30_000
 /** Repositories that may probe an upstream at the same time, so that one that hangs does not keep the others out. */
@@ -58,23 +63,22 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     const now = clock.monotonic()
     const own = requests.get(request)
     const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
-    if (isOwnProbe && (own.isProbed || own.until > now))
-      throw refused('keeps failing for this request', own.until - now)
+    if (isOwnProbe && (own.isProbed || own.until > now)) {
+      const message = `${host} keeps failing for this request, which is not repeated for a while.`
+      throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(own.until - now) })
+    }
     const until = isOpen() ? Math.max(shutUntil ?? 0, repositories.get(repository) ?? 0) : 0
     const isProbe = isOpen() && (shutUntil !== undefined || repositories.has(repository))
-    if (until > now || (isProbe && (probing.has(repository) || probing.size >= mostProbes)))
-      throw refused('has not been answering', until - now)
+    if (until > now || (isProbe && (probing.has(repository) || probing.size >= mostProbes))) {
+      const message = `${host} has not been answering and is left alone for a while.`
+      throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(until - now) })
+    }
     if (isOwnProbe) own.isProbed = true
     if (isProbe) probing.add(repository)
     return () => {
       if (isOwnProbe) own.isProbed = false
       if (isProbe) probing.delete(repository)
     }
-  }
-
-  function refused(why: string, left: number): UpstreamError {
-    const retryAfterSeconds = Math.max(1, Math.ceil(left / 1000))
-    return new UpstreamError('unavailable', 503, `${host} ${why} and is left alone for a while.`, { retryAfterSeconds })
   }
 
   function answered({ request }: RequestSource): void {
@@ -136,5 +140,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     },
   }
 }
+
+const wholeSeconds = (milliseconds: number) => Math.max(1, Math.ceil(milliseconds / 1000))
 
 const isAnswer = ({ failure }: UpstreamError) => failure !== 'unavailable'

@@ -1,0 +1,166 @@
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../lib/clock.ts'
+import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
+import type { Reference } from '../oci/reference.ts'
+import { RepeatedFailure } from '../upstream/circuit.ts'
+import { TransientError } from '../upstream/transient-error.ts'
+import { UpstreamError, type BlobHead, type FetchedBlob, type ManifestHead } from '../upstream/upstream.ts'
+import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
+import { findGranted, type Place } from './place.ts'
+import { findManifestWord } from './word.ts'
+
+/** What an upstream says of a manifest: its head, or the manifest itself where only a GET tells. */
+export type ManifestSaid =
+  | { readonly kind: 'head'; readonly head: ManifestHead }
+  | { readonly kind: 'fetched'; readonly manifest: HeldManifest; readonly joined: boolean }
+
+/** How long an upstream whose HEAD is of no use is asked by GET alone. */
+const distrustMs = 10 * 60_000
+/** HEADs in a row that failed where the GET did not: the first one may have met a moment's trouble. */
+const failuresToDistrust = 2
+
+type Content = 'manifests' | 'blobs'
+
+/**
+ * Questions by HEAD, and by GET where a HEAD is of no use.
+ *
+ * Some registries refuse every HEAD, and answer the GET of the same content. So one GET confirms a HEAD's "no", and such an
+ * upstream is asked by GET for the next ten minutes. Docker Hub counts the GET of a manifest as a pull, and a HEAD as nothing:
+ * no manifest is asked for by GET before a HEAD has failed, and a limit is never answered by a GET.
+ */
+export class Heads {
+  /** Monotonic ms. */
+  readonly #distrustedUntil = new LRUCache<string, number>({ max: 1000 })
+  /** HEADs in a row that failed where the GET did not. */
+  readonly #failures = new LRUCache<string, number>({ max: 1000 })
+  readonly #manifests: Pick<ManifestCache, 'fetch'>
+  readonly #clock: Clock
+
+  constructor(manifests: Pick<ManifestCache, 'fetch'>, clock: Clock) {
+    this.#manifests = manifests
+    this.#clock = clock
+  }
+
+  /**
+   * Throws the UpstreamError of the GET where a HEAD was refused. `isHeld`: a copy is at hand, so that an upstream that limits the
+   * GET has not confirmed anything.
+   */
+  async manifest(place: Place, reference: Reference, isHeld: boolean): Promise<ManifestSaid> {
+    if (this.#isDistrusted(place, 'manifests')) return this.#fetch(place, reference)
+    let head: ManifestHead
+    try {
+      head = await place.upstream.resolve(place.name, reference, { access: place.caller.access })
+    } catch (error) {
+      if (!isRefusal(error)) throw error
+      const fetched = await preferring(isHeld ? undefined : error, () => this.#fetch(place, reference))
+      this.#wasWrong(place, 'manifests', error)
+      return fetched
+    }
+    this.#failures.delete(keyOf(place, 'manifests'))
+    return { kind: 'head', head: await described(place, head, reference) }
+  }
+
+  /** Throws the UpstreamError of the GET where a HEAD was refused. */
+  async blob(place: Place, digest: Digest): Promise<BlobHead> {
+    if (this.#isDistrusted(place, 'blobs')) return openBlob(place, digest)
+    try {
+      const { size, identity } = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
+      this.#failures.delete(keyOf(place, 'blobs'))
+      return { size: size === 0 && !isEmpty(digest) ? undefined : size, identity }
+    } catch (error) {
+      if (!isRefusal(error)) throw error
+      const head = await preferring(error, () => openBlob(place, digest))
+      this.#wasWrong(place, 'blobs', error)
+      return head
+    }
+  }
+
+  /** A HEAD named one digest, and the GET after it another. The tag has moved in between, or the HEAD is wrong: asks again. */
+  async checkDigest(place: Place, tag: string, named: Digest): Promise<void> {
+    try {
+      const again = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
+      if (again.digest === named) this.#distrust(place, 'manifests')
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error
+    }
+  }
+
+  async #fetch(place: Place, reference: Reference): Promise<ManifestSaid> {
+    const { result, joined } = await this.#manifests.fetch(place, reference)
+    return { kind: 'fetched', manifest: await result, joined }
+  }
+
+  /** A HEAD failed, and the GET after it did not. */
+  #wasWrong(place: Place, content: Content, error: UpstreamError): void {
+    const key = keyOf(place, content)
+    const failures = (this.#failures.get(key) ?? 0) + 1
+    this.#failures.set(key, failures)
+    if (isFinal(error) || failures >= failuresToDistrust) this.#distrust(place, content)
+  }
+
+  #distrust(place: Place, content: Content): void {
+    this.#distrustedUntil.set(keyOf(place, content), this.#clock.monotonic() + distrustMs)
+  }
+
+  #isDistrusted(place: Place, content: Content): boolean {
+    return this.#clock.monotonic() < (this.#distrustedUntil.get(keyOf(place, content)) ?? 0)
+  }
+}
+
+const keyOf = ({ host }: Place, content: Content) => `${content} ${host}`
+
+/** A head with what is known better: the descriptor in a manifest of this repository. No manifest has 0 bytes. */
+async function described(place: Place, head: ManifestHead, reference: Reference): Promise<ManifestHead> {
+  const digest = reference.kind === 'digest' ? reference.digest : head.digest
+  const known = digest && (await findGranted(place, (record, identity) => findManifestWord(record, digest, identity)))
+  return {
+    ...head,
+    size: known?.size ?? (head.size || undefined),
+    mediaType: head.mediaType || (known?.mediaType ?? ''),
+  }
+}
+
+/** Whether a HEAD says all that a client may want to know of a manifest. */
+export function isComplete({ digest, mediaType, size }: ManifestHead): boolean {
+  return digest !== undefined && mediaType !== '' && size !== undefined
+}
+
+/** Whether an upstream answered a HEAD with what may only be its "no" to the method. */
+function isRefusal(error: unknown): error is UpstreamError {
+  if (error instanceof TransientError) return error.outage === 'answered'
+  return isFinal(error) || error instanceof RepeatedFailure
+}
+
+/** Whether the answer was no accident of the moment. */
+function isFinal(error: unknown): error is UpstreamError {
+  return error instanceof UpstreamError && ['absent', 'denied', 'invalid'].includes(error.failure)
+}
+
+/** Confirms a refusal. An upstream that limits the GET says nothing new: then `refusal` stands, if it is given. */
+async function preferring<T>(refusal: UpstreamError | undefined, confirm: () => Promise<T>): Promise<T> {
+  try {
+    return await confirm()
+  } catch (error) {
+    throw refusal && error instanceof UpstreamError && error.failure === 'limited' ? refusal : error
+  }
+}
+
+/** Begins to fetch a blob, which tells that it is there, and how long it is. */
+async function openBlob(place: Place, digest: Digest): Promise<BlobHead> {
+  const ask = (to: number | undefined) =>
+    place.upstream.blob(place.name, digest, { access: place.caller.access, from: 0, to })
+  let blob: FetchedBlob
+  try {
+    blob = await ask(0)
+  } catch (error) {
+    // Some know no ranges, and a blob without a byte has none.
+    if (!(error instanceof UpstreamError) || error.failure !== 'invalid') throw error
+    blob = await ask(undefined)
+  }
+  await blob.body[Symbol.asyncIterator]().return?.()
+  return { size: blob.size, identity: blob.identity }
+}
+
+function isEmpty(digest: Digest): boolean {
+  return digest === digestOf(new Uint8Array(), digestAlgorithm(digest))
+}
