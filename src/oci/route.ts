@@ -1,6 +1,7 @@
 import { parseDigest, type Digest } from './digest.ts'
 import { canonicalRegistry } from './docker-hub.ts'
 import { OciError } from './errors.ts'
+import { withoutNamespace } from './paging.ts'
 import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from './name.ts'
 import { parseReference, type Reference } from './reference.ts'
 
@@ -32,6 +33,8 @@ export type Route =
 export interface Page {
   readonly n: string | undefined
   readonly last: string | undefined
+  /** The whole query but `ns`: registries page by parameters of their own. */
+  readonly query: string
 }
 
 /** What the query of a push says, as it came: only a registry that takes pushes reads it. */
@@ -69,7 +72,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   const ns = namespaceOf(query)
   const named = ns ?? prefix
   if (path.length === 0 || (path.length === 1 && path[0] === '')) return { kind: 'base' }
-  if (path.length === 1 && path[0] === '_catalog') return { kind: 'catalog', registry: named, page: pageOf(query) }
+  if (path.length === 1 && path[0] === '_catalog') return { kind: 'catalog', registry: named, page: pageOf(target) }
 
   const repository = (end: number): Repository =>
     addressing === 'plain'
@@ -84,7 +87,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   }
   if (before === 'blobs' && leaf !== 'uploads')
     return { kind: 'blob', ...repository(last - 1), digest: digestOrThrow(leaf) }
-  if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: pageOf(query) }
+  if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: pageOf(target) }
   if (before === 'referrers') {
     const artifactType = query?.get('artifactType') ?? undefined
     return {
@@ -92,7 +95,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
       ...repository(last - 1),
       digest: digestOrThrow(leaf),
       artifactType,
-      page: pageOf(query),
+      page: pageOf(target),
     }
   }
   const wanted = uploadQueryOf(query)
@@ -163,8 +166,11 @@ function digestOrThrow(text: string): Digest {
   return digest
 }
 
-function pageOf(query: URLSearchParams | undefined): Page {
-  return { n: query?.get('n') ?? undefined, last: query?.get('last') ?? undefined }
+function pageOf(target: string): Page {
+  const mark = target.indexOf('?')
+  const text = mark === -1 ? '' : target.slice(mark + 1)
+  const query = new URLSearchParams(text)
+  return { n: query.get('n') ?? undefined, last: query.get('last') ?? undefined, query: withoutNamespace(text) }
 }
 
 function uploadQueryOf(query: URLSearchParams | undefined): UploadQuery {

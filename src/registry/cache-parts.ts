@@ -1,5 +1,7 @@
 import type { BufferRelease } from '../lib/buffer-release.ts'
+import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hash-pool.ts'
 import type { RefStore } from '../store/ref-store.ts'
@@ -22,4 +24,20 @@ export interface CacheParts {
   /** Called when something new was stored. */
   readonly onStored: () => void
   readonly logger: Logger
+}
+
+type Publishing = Pick<CacheParts, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>
+
+/** Keeps a manifest or a list. A disk that takes no more costs the next client a question, and this one nothing. */
+export async function publishSmall(parts: Publishing, digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+  for (const lastTry of [false, true]) {
+    try {
+      await parts.blobs.put(digest, bytes)
+      return parts.onStored()
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      parts.logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
+      if (!lastTry) await parts.makeRoom(bytes.length)
+    }
+  }
 }

@@ -1,7 +1,9 @@
 import type { Digest } from '../oci/digest.ts'
 import { digestAlgorithm, digestHex } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { isObject, parseObject } from '../lib/json-object.ts'
 import { mediaType } from '../oci/media-types.ts'
+import { isSamePage } from '../oci/paging.ts'
 import type { Page } from '../oci/route.ts'
 
 const largestPage = 1000
@@ -12,7 +14,7 @@ const largestPage = 1000
  */
 export function pageOf(
   sorted: readonly string[],
-  page: Page,
+  page: Pick<Page, 'n' | 'last'>,
 ): { readonly entries: string[]; readonly next: string | undefined } {
   if (page.n !== undefined && !/^\d+$/.test(page.n))
     throw new OciError('UNSUPPORTED', 400, 'The parameter n is not a number of entries.')
@@ -40,12 +42,45 @@ export function referrersIndex(
   const kept =
     artifactType === undefined
       ? manifests
-      : manifests.filter(
-          (entry) =>
-            typeof entry === 'object' &&
-            entry !== null &&
-            'artifactType' in entry &&
-            entry.artifactType === artifactType,
-        )
+      : manifests.filter((entry) => isObject(entry) && entry['artifactType'] === artifactType)
   return new TextEncoder().encode(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: kept }))
+}
+
+/**
+ * A list of tags as an upstream sent it, under the name that its repository has here; undefined for what is none. Members that
+ * the specification does not know are kept.
+ */
+export function readTagsList(bytes: Uint8Array, name: string): Uint8Array<ArrayBuffer> | undefined {
+  const list = parseObject(new TextDecoder().decode(bytes))
+  if (!list) return undefined
+  const tags = list['tags'] ?? []
+  const isList = 'tags' in list && Array.isArray(tags) && tags.every((tag) => typeof tag === 'string')
+  return isList ? encode({ ...list, name, tags }) : undefined
+}
+
+/** A list of referrers as an upstream sent it; undefined for what is none. All that its entries say is kept. */
+export function readReferrersIndex(
+  bytes: Uint8Array,
+): { readonly manifests: readonly unknown[]; readonly bytes: Uint8Array<ArrayBuffer> } | undefined {
+  const index = parseObject(new TextDecoder().decode(bytes))
+  if (!index) return undefined
+  const manifests: unknown = index['manifests'] ?? []
+  if (!('manifests' in index) || !Array.isArray(manifests)) return undefined
+  const encoded = encode({ ...index, schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })
+  return encoded && { manifests, bytes: encoded }
+}
+
+/** The query of the next page, unless it is the page that was asked for: a client would never come to the end. */
+export function nextUnlessSame(asked: string, next: string | undefined): string | undefined {
+  return next !== undefined && isSamePage(asked, next) ? undefined : next
+}
+
+/** Undefined for what is nested too deep to be written. */
+function encode(value: Record<string, unknown>): Uint8Array<ArrayBuffer> | undefined {
+  try {
+    return new TextEncoder().encode(JSON.stringify(value))
+  } catch (error) {
+    if (error instanceof RangeError) return undefined
+    throw error
+  }
 }

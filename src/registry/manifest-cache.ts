@@ -1,11 +1,10 @@
-import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/ref-store.ts'
 import { UpstreamError, type FetchedManifest } from '../upstream/upstream.ts'
-import type { CacheParts } from './cache-parts.ts'
+import { publishSmall, type CacheParts } from './cache-parts.ts'
 import { outlineManifest, type ManifestOutline } from './manifest-links.ts'
 import { placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
@@ -81,7 +80,7 @@ export class ManifestCache {
     }
     const content = smallContent(bytes)
     this.#contents.set(digest, content)
-    await this.#publish(digest, bytes)
+    await publishSmall(this.#parts, digest, bytes)
     this.learn(place, digest, bytes.length, identity, outline)
     return { digest, mediaType: outline.mediaType, content, identity }
   }
@@ -102,19 +101,5 @@ export class ManifestCache {
     }
     record.manifests.set(digest, learned)
     this.#parts.refs.touch(record)
-  }
-
-  /** A disk that takes no more costs the next client a question, and this one nothing. */
-  async #publish(digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    for (const lastTry of [false, true]) {
-      try {
-        await this.#parts.blobs.put(digest, bytes)
-        return this.#parts.onStored()
-      } catch (error) {
-        if (errnoOf(error) === undefined) throw error
-        this.#parts.logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
-        if (!lastTry) await this.#parts.makeRoom(bytes.length)
-      }
-    }
   }
 }

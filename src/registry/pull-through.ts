@@ -1,7 +1,6 @@
 import type { Clock } from '../lib/clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
-import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { anonymousIdentity } from '../store/ref-store.ts'
@@ -10,14 +9,15 @@ import { BlobCache } from './blob-cache.ts'
 import type { CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
 import { Heads, isComplete } from './heads.ts'
-import { pageOf, referrersIndex, referrersTag } from './listings.ts'
+import { nextUnlessSame, pageOf, readTagsList } from './listings.ts'
 import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
 import { findGranted, Identities, openPlace, type Place } from './place.ts'
 import { Prefetcher } from './prefetcher.ts'
 import { provenanceOf, toOciError } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
-import { bytesOf, SmallContents, type SmallContent } from './small-contents.ts'
+import { ReferrersCache } from './referrers-cache.ts'
+import { SmallContents, type SmallContent } from './small-contents.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
 import { findManifestWord, isGoodFor, revokeWord } from './word.ts'
@@ -48,6 +48,7 @@ export class PullThrough implements Registry {
   readonly #manifests: ManifestCache
   readonly #heads: Heads
   readonly #tags: TagLookup
+  readonly #referrers: ReferrersCache
   readonly #contents: SmallContents
   readonly #refused: NegativeCache
   readonly #pulls: PullTracker
@@ -62,6 +63,11 @@ export class PullThrough implements Registry {
     this.#heads = new Heads(this.#manifests, options.clock)
     this.#tags = new TagLookup({ ...options, manifests: this.#manifests, heads: this.#heads })
     this.#blobs = new BlobCache(options, this.#contents, this.#heads)
+    this.#referrers = new ReferrersCache({
+      ...options,
+      byTag: (place, tag) => this.#byTag(place, tag),
+      heldByTag: (place, tag) => this.#heldByTag(place, tag),
+    })
     this.#prefetcher = new Prefetcher({
       layers: options.policy.offline ? 0 : options.prefetchLayers,
       clock: options.clock,
@@ -102,36 +108,33 @@ export class PullThrough implements Registry {
     pageOf([], page)
     return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
       try {
-        const list = await place.upstream.tags(place.name, page, { access: caller.access })
-        return { ...list, provenance: provenanceOf(place.host, 'passed') }
+        const list = await place.upstream.tags(place.name, page.query, { access: caller.access })
+        const bytes = readTagsList(list.bytes, place.name)
+        if (!bytes)
+          throw new UpstreamError('invalid', 502, `${place.host} answered with something that is no list of tags.`)
+        const next = nextUnlessSame(page.query, list.next)
+        return { contentType: 'application/json', bytes, next, provenance: provenanceOf(place.host, 'passed') }
       } catch (error) {
         const known = await this.#knownTags(place)
         if (!(error instanceof UpstreamError) || known.length === 0 || !this.#maySubstitute(error)) throw error
+        // Nobody but the upstream knows what comes after a page that it has named by a token of its own.
+        if (!isPlainPage(page)) throw error
         const { entries, next } = pageOf(known, page)
         return jsonList({ name: place.name, tags: entries }, next, provenanceOf(place.host, 'stale'))
       }
     })
   }
 
-  /** From the upstream's referrers API; where there is none, from the tag that clients then keep the list under. */
   async referrers(
     repository: Repository,
     digest: Digest,
-    artifactType: string | undefined,
+    _artifactType: string | undefined,
     caller: Caller,
+    page: Page,
   ): Promise<ListAnswer> {
-    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
-      const list = await place.upstream.referrers(place.name, digest, artifactType, { access: caller.access })
-      if (list) return { ...list, provenance: provenanceOf(place.host, 'passed') }
-      const { manifests, provenance } = await this.#taggedReferrers(place, digest)
-      return {
-        contentType: mediaType.ociIndex,
-        bytes: referrersIndex(manifests, artifactType),
-        next: undefined,
-        filtersApplied: artifactType === undefined ? undefined : 'artifactType',
-        provenance,
-      }
-    })
+    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, (place) =>
+      this.#referrers.list(place, digest, page.query),
+    )
   }
 
   /** What is cached, with the registry in the name. */
@@ -202,16 +205,9 @@ export class PullThrough implements Registry {
     return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
   }
 
-  async #taggedReferrers(place: Place, digest: Digest): Promise<{ manifests: unknown[]; provenance: Provenance }> {
-    try {
-      const whole: Place = { ...place, caller: { ...place.caller, head: false } }
-      const { body, provenance } = await this.#byTag(whole, referrersTag(digest))
-      const index = JSON.parse(new TextDecoder().decode(body && bytesOf(body))) as { manifests?: unknown }
-      return { manifests: Array.isArray(index.manifests) ? index.manifests : [], provenance }
-    } catch (error) {
-      if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
-      return { manifests: [], provenance: provenanceOf(place.host, 'passed') }
-    }
+  async #heldByTag(place: Place, tag: string): Promise<ManifestAnswer | undefined> {
+    const digest = await this.#tags.held(place, tag)
+    return digest && this.#byDigest(place, digest)
   }
 
   async #knownTags(place: Place): Promise<string[]> {
@@ -284,6 +280,11 @@ function manifestAnswer(
 function toldAnswer(place: Place, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
   const { mediaType: type, size } = head
   return { digest, mediaType: type, size, body: undefined, provenance: provenanceOf(place.host, 'passed') }
+}
+
+/** Whether a page is named as the specification says: by the last entry before it. */
+function isPlainPage({ query }: Page): boolean {
+  return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'last')
 }
 
 function jsonList(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {

@@ -34,7 +34,7 @@ export function pageOfReferrers(
   repository: PushedRepository | undefined,
   subject: Digest,
   artifactType: string | undefined,
-  page: Page,
+  page: Pick<Page, 'n' | 'last'>,
 ): { readonly entries: ReferrerEntry[]; readonly next: string | undefined } {
   const all = new Map<string, ReferrerEntry>()
   for (const [digest, manifest] of repository?.manifests ?? [])

@@ -10,7 +10,7 @@ import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
 import { isComplete, type Heads, type ManifestSaid } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
 import { findGranted, placeKey, type Place } from './place.ts'
-import { SingleFlight } from './single-flight.ts'
+import { resultWithin, SingleFlight } from './single-flight.ts'
 import { betterIdentity, isGoodFor, revokeWord } from './word.ts'
 
 /** What a tag means now. */
@@ -86,13 +86,20 @@ export class TagLookup {
     // Its patience includes the time that it takes to know who asks.
     const question = `${place.caller.access} ${place.host}/${place.name} ${tag}`
     const check = this.#checks.run(question, () => this.#check(place, tag, held))
-    const result = policy.stale === 'never' ? await check.result : await this.#within(check)
+    const result =
+      policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') return { kind: 'fetched', manifest: result.manifest, joined: check.joined }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
     return { kind: 'known', digest: held.digest, outcome: 'stale' }
+  }
+
+  /** What a tag meant when its upstream was last heard, if the manifest is held: without a question. */
+  async held(place: Place, tag: string): Promise<Digest | undefined> {
+    const digest = (await this.#usable(place, tag))?.digest
+    return digest !== undefined && (await this.#isHeld(place, digest)) ? digest : undefined
   }
 
   /** Notes that the upstream was heard about a tag. */
@@ -195,19 +202,5 @@ export class TagLookup {
 
   async #isHeld(place: Place, digest: Digest): Promise<boolean> {
     return place.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
-  }
-
-  /** The check's result, or `slow` once it has taken longer than anyone should wait with an answer at hand. */
-  async #within(check: {
-    readonly result: Promise<CheckResult>
-    readonly startedAt: number
-  }): Promise<CheckResult | 'slow'> {
-    const patience = new AbortController()
-    const left = Math.max(0, this.#policy.patience - (performance.now() - check.startedAt))
-    try {
-      return await Promise.race([check.result, this.#clock.sleep(left, patience.signal).then(() => 'slow' as const)])
-    } finally {
-      patience.abort()
-    }
   }
 }

@@ -59,7 +59,8 @@ export function betterIdentity(known: string | undefined, learned: string): stri
 export function revokeWord(record: RepositoryRecord, identity: string): boolean {
   if (identity === anonymousIdentity) return false
   let changed = false
-  for (const entries of [record.tags, record.manifests, record.blobs] as Map<string, { identity: string }>[]) {
+  const { tags, manifests, blobs, referrers } = record
+  for (const entries of [tags, manifests, blobs, referrers] as Map<string, { identity: string }>[]) {
     for (const [key, entry] of entries) {
       if (entry.identity === identity) changed = entries.delete(key) || changed
     }

@@ -4,8 +4,10 @@ import { answerHeaders, sendWhole } from './respond.ts'
 
 /** Sends a list. The next page is below the path the client used, which may name the upstream in several ways. */
 export function sendList(request: IncomingMessage, response: ServerResponse, answer: ListAnswer): number {
-  const [path, query = ''] = request.url!.split('?', 2)
-  const ns = new URLSearchParams(query).get('ns')
+  const target = request.url!
+  const mark = target.indexOf('?')
+  const path = mark === -1 ? target : target.slice(0, mark)
+  const ns = mark === -1 ? null : new URLSearchParams(target.slice(mark + 1)).get('ns')
   const namespace = ns === null ? '' : `&ns=${encodeURIComponent(ns)}`
   return sendWhole(
     request,

@@ -83,6 +83,8 @@ function byRecord(all: readonly Forgotten[]): Map<RepositoryRecord, Forgotten[]>
 function isWantedAgain({ holding }: Forgotten, isInUse: (digest: Digest) => boolean): boolean {
   const { record, kind, digest, manifests, contents, usedAt } = holding
   if (kind === 'blob') return (record.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
+  if (kind === 'referrers')
+    return [...record.referrers.values()].some((list) => list.subject === digest && list.usedAt > usedAt)
   if (manifests.some((manifest) => (record.manifests.get(manifest)?.usedAt ?? 0) > usedAt)) return true
   for (const content of contents) if (isInUse(content)) return true
   return false

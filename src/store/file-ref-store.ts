@@ -48,7 +48,7 @@ export class FileRefStore implements RefStore {
   ensure(host: string, name: string): RepositoryRecord {
     const known = this.get(host, name)
     if (known) return known
-    const record = { host, name, tags: new Map(), manifests: new Map(), blobs: new Map() }
+    const record = { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
     this.#records.set(keyOf(host, name), record)
     return record
   }
@@ -104,7 +104,7 @@ export class FileRefStore implements RefStore {
     if (!this.#changed.delete(record)) return
     const { layout, logger } = this.#options
     const path = layout.repository(record.host, record.name)
-    const isEmpty = record.tags.size + record.manifests.size + record.blobs.size === 0
+    const isEmpty = record.tags.size + record.manifests.size + record.blobs.size + record.referrers.size === 0
     try {
       if (isEmpty) await rm(path, { force: true })
       else await writeFileAtomic(path, serializeRepository(record))

@@ -41,6 +41,7 @@ export class FreshClaims {
   #claimAll(record: RepositoryRecord): void {
     for (const { digest } of record.tags.values()) this.#claimed.add(digest)
     for (const digest of record.blobs.keys()) this.#claimed.add(digest)
+    for (const { digest } of record.referrers.values()) this.#claimed.add(digest)
     for (const [digest, { links }] of record.manifests) {
       this.#claimed.add(digest)
       for (const link of links) this.#claimed.add(link.digest)

@@ -8,7 +8,7 @@ export interface ImageRoot {
   readonly tags: readonly string[]
   /** The recorded manifests of the image, its own first. */
   readonly manifests: readonly Digest[]
-  /** Every digest of the image: manifests and blobs. */
+  /** Every digest of the image: manifests, blobs, and the lists of what refers to it. */
   readonly contents: ReadonlySet<Digest>
   /** The latest use of any of its manifests, running time ms. */
   readonly usedAt: number
@@ -25,12 +25,20 @@ export function* imageRoots(record: RepositoryRecord): Generator<ImageRoot, void
   const children = new Set<Digest>()
   for (const [digest, { links }] of record.manifests)
     for (const link of links) if (link.kind === 'manifest' && link.digest !== digest) children.add(link.digest)
-  for (const [digest, names] of tags) yield describe(record, digest, names)
+  const lists = new Map<Digest, Digest[]>()
+  for (const { subject, digest } of record.referrers.values())
+    lists.set(subject, [...(lists.get(subject) ?? []), digest])
+  for (const [digest, names] of tags) yield describe(record, lists, digest, names)
   for (const digest of record.manifests.keys())
-    if (!tags.has(digest) && !children.has(digest)) yield describe(record, digest, [])
+    if (!tags.has(digest) && !children.has(digest)) yield describe(record, lists, digest, [])
 }
 
-function describe(record: RepositoryRecord, digest: Digest, tags: string[]): ImageRoot {
+function describe(
+  record: RepositoryRecord,
+  lists: ReadonlyMap<Digest, readonly Digest[]>,
+  digest: Digest,
+  tags: string[],
+): ImageRoot {
   const manifests: Digest[] = []
   const contents = new Set<Digest>([digest])
   let usedAt = 0
@@ -41,6 +49,7 @@ function describe(record: RepositoryRecord, digest: Digest, tags: string[]): Ima
     manifests.push(at)
     usedAt = Math.max(usedAt, manifest.usedAt)
     for (const link of manifest.links) contents.add(link.digest)
+    for (const list of lists.get(at) ?? []) contents.add(list)
   }
   return { record, digest, tags, manifests, contents, usedAt }
 }

@@ -98,6 +98,7 @@ function latestUse(records: Iterable<RepositoryRecord>): number {
   for (const record of records) {
     for (const { usedAt } of record.manifests.values()) latest = Math.max(latest, usedAt)
     for (const { usedAt } of record.blobs.values()) latest = Math.max(latest, usedAt)
+    for (const { usedAt } of record.referrers.values()) latest = Math.max(latest, usedAt)
   }
   return latest
 }

@@ -24,6 +24,8 @@ export interface RepositoryRecord {
   readonly manifests: Map<Digest, ManifestRecord>
   /** Blobs confirmed one by one, without a manifest of this repository that names them. */
   readonly blobs: Map<Digest, BlobRecord>
+  /** The last lists of referrers that the upstream sent, by subject, identity and query. */
+  readonly referrers: Map<string, ReferrersRecord>
 }
 
 export interface TagRecord {
@@ -54,6 +56,24 @@ export interface ManifestRecord {
 export interface BlobRecord {
   readonly size: number
   identity: string
+  usedAt: number
+}
+
+/** One page of a list of referrers, to stand in for the upstream while it is out. Its body is a blob of the store. */
+export interface ReferrersRecord {
+  /** The manifest that is referred to. */
+  readonly subject: Digest
+  readonly identity: string
+  /** The query it answers; empty for the beginning of the whole list. */
+  readonly query: string
+  readonly digest: Digest
+  readonly size: number
+  /** The query of the next page. */
+  readonly next: string | undefined
+  /** `OCI-Filters-Applied`. */
+  readonly filtersApplied: string | undefined
+  /** The upstream has no API of referrers, and no tag with a list of them either: nothing refers to the subject. */
+  readonly isWithoutApi: boolean
   usedAt: number
 }
 

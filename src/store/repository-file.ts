@@ -11,7 +11,7 @@ import {
   readTag,
   readText,
 } from './read-fields.ts'
-import type { BlobRecord, ManifestRecord, RepositoryRecord, TagRecord } from './ref-store.ts'
+import type { BlobRecord, ManifestRecord, ReferrersRecord, RepositoryRecord, TagRecord } from './ref-store.ts'
 
 const format = 1
 
@@ -24,6 +24,7 @@ export function serializeRepository(record: RepositoryRecord): string {
     tags: Array.from(record.tags, ([tag, value]) => ({ tag, ...value })),
     manifests: Array.from(record.manifests, ([digest, value]) => ({ digest, ...value })),
     blobs: Array.from(record.blobs, ([digest, value]) => ({ digest, ...value })),
+    referrers: [...record.referrers.values()],
   })
 }
 
@@ -44,6 +45,8 @@ function readRepository(json: unknown): RepositoryRecord {
     tags: new Map(readList(value['tags']).map(readTagRecord)),
     manifests: new Map(readList(value['manifests']).map(readManifest)),
     blobs: new Map(readList(value['blobs']).map(readBlob)),
+    // Records of earlier versions have none.
+    referrers: new Map(readList(value['referrers'] ?? []).map(readReferrers)),
   }
 }
 
@@ -85,4 +88,30 @@ function readBlob(json: unknown): [Digest, BlobRecord] {
     usedAt: readNumber(value['usedAt']),
   }
   return [readDigest(value['digest']), record]
+}
+
+/** Under which key a record holds a list of referrers. */
+export function referrersKey({
+  subject,
+  identity,
+  query,
+}: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>): string {
+  return JSON.stringify([subject, identity, query])
+}
+
+function readReferrers(json: unknown): [string, ReferrersRecord] {
+  const value = readObject(json)
+  const optional = (name: string) => (value[name] === undefined ? undefined : readText(value[name]))
+  const record = {
+    subject: readDigest(value['subject']),
+    identity: readText(value['identity']),
+    query: readText(value['query']),
+    digest: readDigest(value['digest']),
+    size: readNumber(value['size']),
+    next: optional('next'),
+    filtersApplied: optional('filtersApplied'),
+    isWithoutApi: value['isWithoutApi'] === true,
+    usedAt: readNumber(value['usedAt']),
+  }
+  return [referrersKey(record), record]
 }

@@ -47,7 +47,7 @@ export function createCanaryUpstream(host: string, canary: Canary): Upstream {
     },
     async tags(name) {
       const bytes = Buffer.from(JSON.stringify({ name, tags: [tag] }))
-      return { contentType: 'application/json', bytes, next: undefined, filtersApplied: undefined }
+      return { bytes, next: undefined, filtersApplied: undefined, identity }
     },
     referrers: () => Promise.resolve(undefined),
     health: () => ({ state: 'ok', rateLimit: undefined }),

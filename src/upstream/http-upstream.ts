@@ -1,6 +1,7 @@
 import { parseDigest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { bareMediaType, manifestAccept } from '../oci/media-types.ts'
+import { nextPageOf } from '../oci/paging.ts'
 import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
 import { encodingOf } from './content-encoding.ts'
@@ -17,6 +18,9 @@ export interface HttpUpstream extends Upstream {
 
 export type HttpUpstreamOptions = InquiryOptions
 
+/** Bytes. Some registries send the tags of a repository in one, with something about each image. */
+const largestTagsList = 16 * 1024 * 1024
+
 /** What registries without the referrers API answer instead of 404, for they take its path for a bad or an unknown one. */
 const noReferrers = [400, 405, 501]
 
@@ -30,14 +34,15 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
 
   function fetchList(
     question: Pick<Question, 'name' | 'path' | 'meansAbsent'>,
-    accept: string,
+    { accept, limit }: { readonly accept: string; readonly limit: number },
     options: AskOptions,
   ): Promise<FetchedList> {
-    return inquiry.ask({ ...options, ...question, method: 'GET', headers: { accept } }, async ({ answer }) => ({
-      contentType: answer.header('content-type') ?? 'application/json',
-      bytes: await readSmallBody(answer, largestManifest, host),
-      next: nextQuery(answer.header('link')),
+    const asked: Question = { ...options, ...question, method: 'GET', headers: { accept } }
+    return inquiry.ask(asked, async ({ answer, identity }) => ({
+      bytes: await readSmallBody(answer, limit, host),
+      next: nextPageOf(answer.header('link')),
       filtersApplied: answer.header('oci-filters-applied'),
+      identity,
     }))
   }
 
@@ -100,14 +105,16 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       return { size: plan.size, isPart, identity, body: readBlob(answer, plan, host) }
     },
 
-    tags(name, { n, last }, options) {
-      return fetchList({ name, path: `tags/list${queryOf({ n, last })}` }, 'application/json', options)
+    tags(name, query, options) {
+      const form = { accept: 'application/json', limit: largestTagsList }
+      return fetchList({ name, path: withQuery('tags/list', query) }, form, options)
     },
 
-    async referrers(name, digest, artifactType, options) {
-      const path = `referrers/${digest}${queryOf({ artifactType })}`
+    async referrers(name, digest, query, options) {
+      const path = withQuery(`referrers/${digest}`, query)
+      const form = { accept: manifestAccept, limit: largestManifest }
       try {
-        return await fetchList({ name, path, meansAbsent: noReferrers }, manifestAccept, options)
+        return await fetchList({ name, path, meansAbsent: noReferrers }, form, options)
       } catch (error) {
         if (error instanceof UpstreamError && error.failure === 'absent') return undefined
         throw error
@@ -121,14 +128,6 @@ function sizeOf(answer: Answer): number | undefined {
   return encodingOf(answer) === undefined ? numberOf(answer.header('content-length')) : undefined
 }
 
-function queryOf(parameters: Record<string, string | undefined>): string {
-  const given = Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined)
-  return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
-}
-
-/** The query of a `Link: <…>; rel="next"`; where it points to otherwise is the upstream's own affair. */
-function nextQuery(link: string | undefined): string | undefined {
-  const target = /<([^>]*)>\s*;[^<]*\brel="?next"?/i.exec(link ?? '')?.[1]
-  const mark = target?.indexOf('?') ?? -1
-  return target === undefined || mark === -1 ? undefined : target.slice(mark + 1).replace(/#.*$/, '')
+function withQuery(path: string, query: string): string {
+  return query === '' ? path : `${path}?${query}`
 }

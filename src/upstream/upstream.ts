@@ -1,5 +1,4 @@
 import type { Digest } from '../oci/digest.ts'
-import type { Page } from '../oci/route.ts'
 import type { Reference } from '../oci/reference.ts'
 
 /** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
@@ -27,15 +26,10 @@ export interface Upstream {
   statBlob(name: string, digest: Digest, options: AskOptions): Promise<BlobHead>
   /** GET of a blob from byte `from` on. */
   blob(name: string, digest: Digest, options: AskOptions & BlobOptions): Promise<FetchedBlob>
-  /** The tags list, as the upstream sends it. */
-  tags(name: string, page: Page, options: AskOptions): Promise<FetchedList>
+  /** The tags list, as the upstream sends it. `query`: of the page, as a client or the upstream's own `Link` wrote it. */
+  tags(name: string, query: string, options: AskOptions): Promise<FetchedList>
   /** The referrers list; `undefined` when the upstream knows no such endpoint (404, 410, 400, 405 or 501). */
-  referrers(
-    name: string,
-    digest: Digest,
-    artifactType: string | undefined,
-    options: AskOptions,
-  ): Promise<FetchedList | undefined>
+  referrers(name: string, digest: Digest, query: string, options: AskOptions): Promise<FetchedList | undefined>
   health(): UpstreamHealth
 }
 
@@ -85,12 +79,13 @@ export interface FetchedBlob {
 }
 
 export interface FetchedList {
-  readonly contentType: string
+  /** Not yet known to be a list. */
   readonly bytes: Uint8Array<ArrayBuffer>
-  /** The `Link` header's target, with its query only. */
+  /** The query of the next page. */
   readonly next: string | undefined
   /** `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
+  readonly identity: string
 }
 
 export interface UpstreamHealth {

@@ -18,7 +18,14 @@ function place(): Place {
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
   const known = { mediaType: '', size: 1, identity: 'anonymous', links, pulls: 0, lastPulled: 0, usedAt: 0 }
   const manifests = new Map([[manifest, known]])
-  const record: RepositoryRecord = { host: 'a', name: 'b', tags: new Map(), manifests, blobs: new Map() }
+  const record: RepositoryRecord = {
+    host: 'a',
+    name: 'b',
+    tags: new Map(),
+    manifests,
+    blobs: new Map(),
+    referrers: new Map(),
+  }
   const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
   // The upstream is the fetch's affair.
   const upstream = undefined as unknown as Place['upstream']

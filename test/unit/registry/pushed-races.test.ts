@@ -99,7 +99,7 @@ describe('a push beside a removal', () => {
     }
     await put('app', 'v2', old.bytes)
     await deleting
-    const { bytes } = await registry.tags(app, { n: undefined, last: undefined })
+    const { bytes } = await registry.tags(app, { n: undefined, last: undefined, query: '' })
     const { tags } = JSON.parse(Buffer.from(bytes).toString()) as { tags: string[] }
     for (const tag of tags) expect(await registry.manifest(app, tagged(tag), caller)).toBeDefined()
   })

@@ -119,6 +119,7 @@ function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRec
     tags: new Map(),
     manifests: new Map(manifests.map(([digest, rest]) => [digest, { ...blank, ...rest }])),
     blobs: new Map(),
+    referrers: new Map(),
   }
 }
 

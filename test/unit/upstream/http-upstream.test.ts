@@ -50,9 +50,9 @@ describe('questions', () => {
       reply(response, 200, { 'content-type': 'application/json', link, 'oci-filters-applied': 'x' }, '{"tags":[]}')
     })
     const upstream = openUpstream(server.url)
-    const list = await upstream.tags('a', { n: '2', last: 'a&b' }, anonymous)
-    expect(list).toMatchObject({ contentType: 'application/json', next: 'n=2&last=b%2Bc', filtersApplied: 'x' })
-    expect(await upstream.referrers('a', digest, 'text/x', anonymous)).toBeUndefined()
+    const list = await upstream.tags('a', 'n=2&last=a%26b', anonymous)
+    expect(list).toMatchObject({ next: 'n=2&last=b%2Bc', filtersApplied: 'x', identity: 'anonymous' })
+    expect(await upstream.referrers('a', digest, 'artifactType=text%2Fx', anonymous)).toBeUndefined()
     expect(server.log).toEqual([
       'GET /v2/a/tags/list?n=2&last=a%26b',
       `GET /v2/a/referrers/${digest}?artifactType=text%2Fx`,
@@ -61,13 +61,13 @@ describe('questions', () => {
 
   test.each([400, 404, 405, 410, 501])('a %i to the referrers list says that there is no such list', async (status) => {
     const server = await serve((_, response) => reply(response, status))
-    expect(await openUpstream(server.url).referrers('a', digest, undefined, anonymous)).toBeUndefined()
+    expect(await openUpstream(server.url).referrers('a', digest, '', anonymous)).toBeUndefined()
     expect(server.log).toHaveLength(1)
   })
 
   test.each([403, 416])('a %i to the referrers list is a failure', async (status) => {
     const server = await serve((_, response) => reply(response, status))
-    await failureOf(openUpstream(server.url).referrers('a', digest, undefined, anonymous))
+    await failureOf(openUpstream(server.url).referrers('a', digest, '', anonymous))
   })
 
   test.each([

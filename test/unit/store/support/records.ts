@@ -7,7 +7,7 @@ export function digestFor(name: string): Digest {
 }
 
 export function emptyRecord(name = 'library/app', host = 'docker.io'): RepositoryRecord {
-  return { host, name, tags: new Map(), manifests: new Map(), blobs: new Map() }
+  return { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
 }
 
 /** Adds a manifest, named for its digest, with the children and blobs that it names, and its tags. */

@@ -1,0 +1,253 @@
+import type { Clock } from '../lib/clock.ts'
+import { digestOf, type Digest } from '../oci/digest.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
+import { mediaType } from '../oci/media-types.ts'
+import { isSamePage } from '../oci/paging.ts'
+import type { ReferrersRecord, RepositoryRecord } from '../store/ref-store.ts'
+import { referrersKey } from '../store/repository-file.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import { publishSmall, type CacheParts } from './cache-parts.ts'
+import { mayServeStale } from './freshness.ts'
+import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from './listings.ts'
+import { findGranted, type Place } from './place.ts'
+import { provenanceOf } from './provenance.ts'
+import type { ListAnswer, ManifestAnswer } from './registry.ts'
+import { resultWithin, SingleFlight } from './single-flight.ts'
+import { bytesOf } from './small-contents.ts'
+import type { TagPolicy } from './tag-lookup.ts'
+import { isGoodFor } from './word.ts'
+
+export interface ReferrersCacheOptions extends Pick<
+  CacheParts,
+  'blobs' | 'refs' | 'makeRoom' | 'onStored' | 'runningTime' | 'logger'
+> {
+  readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'patience'>
+  readonly clock: Clock
+  /** The manifest of a tag, from the upstream where it has to be asked. Throws its UpstreamError. */
+  readonly byTag: (place: Place, tag: string) => Promise<ManifestAnswer>
+  /** The same, without a question to the upstream; undefined when it is not held. */
+  readonly heldByTag: (place: Place, tag: string) => Promise<ManifestAnswer | undefined>
+}
+
+type Asked =
+  | { readonly kind: 'answered'; readonly answer: ListAnswer }
+  | { readonly kind: 'failed'; readonly error: unknown }
+
+/** Lists that are kept of one repository; the least recently changed go first. */
+const mostLists = 200
+const mostPages = 100
+
+/**
+ * Lists of what refers to a manifest: signatures, SBOMs, attestations. They come from the upstream's referrers API, or from the
+ * tag that clients keep such a list under where there is none. The upstream is asked each time. Its last answer is kept on the
+ * disk, so that what is cached can still be verified while the upstream is out.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers
+ */
+export class ReferrersCache {
+  readonly #questions = new SingleFlight<Asked>()
+  readonly #options: ReferrersCacheOptions
+
+  constructor(options: ReferrersCacheOptions) {
+    this.#options = options
+  }
+
+  /** One page, as `query` names it. Throws the upstream's UpstreamError when it cannot be answered otherwise. */
+  async list(place: Place, subject: Digest, query: string): Promise<ListAnswer> {
+    const { policy, clock } = this.#options
+    const { access, noCache } = place.caller
+    // The patience includes the time that it takes to know who asks.
+    const key = `${access} ${place.host}/${place.name} ${subject}?${query} ${noCache}`
+    const question = this.#questions.run(key, () => this.#ask(place, subject, query))
+    const asked =
+      policy.stale === 'never' ? await question.result : await resultWithin(question, policy.patience, clock)
+    if (asked === 'slow') {
+      const kept = await this.#kept(place, subject, query)
+      if (kept) return kept
+    }
+    const result = asked === 'slow' ? await question.result : asked
+    if (result.kind === 'answered') return result.answer
+    const { error } = result
+    const kept = this.#maySubstitute(error) && (await this.#kept(place, subject, query))
+    if (kept) return kept
+    throw error
+  }
+
+  async #ask(place: Place, subject: Digest, query: string): Promise<Asked> {
+    try {
+      const answer = (await this.#askApi(place, subject, query)) ?? (await this.#askTag(place, subject, query))
+      return { kind: 'answered', answer }
+    } catch (error) {
+      const { logger } = this.#options
+      const { host, name } = place
+      logger.warn({ upstream: host, repository: name, subject, reason: String(error) }, 'no list of referrers came')
+      // A refusal is the upstream's word on what is kept as well (decision D1).
+      if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
+        await this.#forget(place, subject)
+      return { kind: 'failed', error }
+    }
+  }
+
+  /** Undefined where the upstream has no such API, or answers it with something else. */
+  async #askApi(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
+    const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
+    const index = list && readReferrersIndex(list.bytes)
+    if (!list || !index) return undefined
+    const { filtersApplied, identity } = list
+    const next = nextUnlessSame(query, list.next)
+    const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
+    const isEmpty = index.manifests.length === 0
+    // Upstreams answer with an empty list for whatever does not exist.
+    if (!isEmpty || isHeld(place, subject)) await this.#keep(place, page, index.bytes)
+    return answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed')
+  }
+
+  async #askTag(place: Place, subject: Digest, query: string): Promise<ListAnswer> {
+    try {
+      const answer = await this.#options.byTag(asReader(place), referrersTag(subject))
+      // The tag is cached as any other.
+      await this.#forget(place, subject)
+      return answerOf(place, filtered(manifestsOf(answer), query), answer.provenance.outcome)
+    } catch (error) {
+      if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
+      const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
+      await this.#forget(place, subject)
+      if (isHeld(place, subject))
+        await this.#keep(place, { ...page, identity: await place.identity() }, referrersIndex([], undefined))
+      return answerOf(place, filtered([], query), 'passed')
+    }
+  }
+
+  /** What stands in for the upstream: its last answer, the whole list with the filter applied here, or the tag as it is cached. */
+  async #kept(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
+    const exact = await this.#find(place, subject, query)
+    if (exact && !exact.isWithoutApi) {
+      const bytes = await this.#read(exact)
+      if (bytes) return answerOf(place, { bytes, next: exact.next, filtersApplied: exact.filtersApplied }, 'stale')
+    }
+    if (!isBeginning(query)) return undefined
+    const manifests = await this.#wholeList(place, subject)
+    const tagged = manifests?.length ? undefined : await this.#options.heldByTag(asReader(place), referrersTag(subject))
+    const known = tagged ? manifestsOf(tagged) : manifests
+    return known && answerOf(place, filtered(known, query), 'stale')
+  }
+
+  /** All pages of the unfiltered list, one after the other; undefined unless every one of them is kept. */
+  async #wholeList(place: Place, subject: Digest): Promise<unknown[] | undefined> {
+    const manifests: unknown[] = []
+    let bytes = 0
+    let query: string | undefined = ''
+    for (let pages = 0; query !== undefined; pages++) {
+      const page: ReferrersRecord | undefined = await this.#find(place, subject, query)
+      bytes += page?.size ?? 0
+      if (!page || pages === mostPages || bytes > largestManifest) return undefined
+      const body = await this.#read(page)
+      const index = body && readReferrersIndex(body)
+      if (!index) return undefined
+      manifests.push(...index.manifests)
+      query = page.next
+    }
+    return manifests
+  }
+
+  #find(place: Place, subject: Digest, query: string): Promise<ReferrersRecord | undefined> {
+    return findGranted(place, ({ referrers }, identity) => {
+      const pages = [...referrers.values()].filter(
+        (page) => page.subject === subject && isGoodFor(page, identity) && isSamePage(page.query, query),
+      )
+      return pages.find((page) => page.identity === identity) ?? pages[0]
+    })
+  }
+
+  async #read({ digest, size }: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    const bytes = await this.#options.blobs.read(digest, largestManifest)
+    return bytes?.length === size ? bytes : undefined
+  }
+
+  async #keep(
+    place: Place,
+    page: Omit<ReferrersRecord, 'digest' | 'size' | 'usedAt'>,
+    bytes: Uint8Array<ArrayBuffer>,
+  ): Promise<void> {
+    const { blobs, refs, runningTime } = this.#options
+    if (!isBeginning(page.query) && !isReached(place.record(), page)) return
+    const digest = digestOf(bytes)
+    const key = referrersKey(page)
+    const known = place.record()?.referrers.get(key)
+    if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
+      known.usedAt = runningTime()
+      return
+    }
+    await publishSmall(this.#options, digest, bytes)
+    const record = place.ensure()
+    record.referrers.delete(key)
+    record.referrers.set(key, { ...page, digest, size: bytes.length, usedAt: runningTime() })
+    for (const oldest of record.referrers.keys()) {
+      if (record.referrers.size <= mostLists) break
+      record.referrers.delete(oldest)
+    }
+    refs.touch(record)
+  }
+
+  async #forget(place: Place, subject: Digest): Promise<void> {
+    if (place.record() === undefined) return
+    const identity = await place.identity()
+    const record = place.record()
+    const keys = [...(record?.referrers ?? [])]
+      .filter(([, page]) => page.subject === subject && isGoodFor(page, identity))
+      .map(([key]) => key)
+    for (const key of keys) record!.referrers.delete(key)
+    if (keys.length > 0) this.#options.refs.touch(record!)
+  }
+
+  #maySubstitute(error: unknown): boolean {
+    const { offline, stale } = this.#options.policy
+    return error instanceof UpstreamError && (offline || mayServeStale(stale, error.failure))
+  }
+}
+
+/** Whether a query names the beginning of a list, and not a page that only an upstream can have named. */
+function isBeginning(query: string): boolean {
+  return [...new URLSearchParams(query).keys()].every((name) => name === 'n' || name === 'artifactType')
+}
+
+/** Whether a page that is kept leads to this one: clients may send any query. */
+function isReached(
+  record: RepositoryRecord | undefined,
+  { subject, identity, query }: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>,
+): boolean {
+  return [...(record?.referrers.values() ?? [])].some(
+    (page) =>
+      page.subject === subject && page.identity === identity && page.next !== undefined && isSamePage(page.next, query),
+  )
+}
+
+function isHeld(place: Place, subject: Digest): boolean {
+  return place.record()?.manifests.has(subject) === true
+}
+
+/** The place of a caller who wants the body, whether or not this one does. */
+function asReader(place: Place): Place {
+  return { ...place, caller: { ...place.caller, head: false } }
+}
+
+function manifestsOf({ body }: ManifestAnswer): readonly unknown[] {
+  return (body && readReferrersIndex(bytesOf(body))?.manifests) ?? []
+}
+
+/** The list that a query asks for, in one page. */
+function filtered(manifests: readonly unknown[], query: string): Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
+  const artifactType = new URLSearchParams(query).get('artifactType') ?? undefined
+  return {
+    bytes: referrersIndex(manifests, artifactType),
+    next: undefined,
+    filtersApplied: artifactType === undefined ? undefined : 'artifactType',
+  }
+}
+
+function answerOf(
+  { host }: Place,
+  list: Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'>,
+  outcome: ListAnswer['provenance']['outcome'],
+): ListAnswer {
+  return { contentType: mediaType.ociIndex, ...list, provenance: provenanceOf(host, outcome) }
+}
