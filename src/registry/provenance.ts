@@ -32,12 +32,10 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
     case 'absent':
       return new OciError(absent, 404, error.message, headers)
     case 'denied':
-      return new OciError(
-        error.status === 403 ? 'DENIED' : 'UNAUTHORIZED',
-        error.status === 403 ? 403 : 401,
-        error.message,
-        headers,
-      )
+      // Of all refusals clients know these two best; `Cache-Status` has the upstream's own.
+      return error.status === 401
+        ? new OciError('UNAUTHORIZED', 401, error.message, headers)
+        : new OciError('DENIED', 403, error.message, headers)
     case 'limited':
       return new OciError('TOOMANYREQUESTS', 429, error.message, { 'retry-after': '60', ...headers })
     case 'unavailable':

@@ -10,13 +10,15 @@ export interface Cooldown {
 }
 
 export function createCooldown(host: string, clock: Clock): Cooldown {
-  const ends = new Map<string, number>()
+  const limits = new Map<string, { readonly until: number; readonly reason: string | undefined }>()
 
   function check(identity: string, scope: Limit['scope']): void {
     const key = `${scope} ${identity}`
-    const retryAfterMs = (ends.get(key) ?? 0) - clock.monotonic()
-    if (retryAfterMs > 0) throw new LimitedError(host, { scope, retryAfterMs })
-    ends.delete(key)
+    const limit = limits.get(key)
+    if (!limit) return
+    const retryAfterMs = limit.until - clock.monotonic()
+    if (retryAfterMs > 0) throw new LimitedError(host, { scope, retryAfterMs, reason: limit.reason })
+    limits.delete(key)
   }
 
   return {
@@ -24,9 +26,9 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
       check(identity, 'all')
       if (spendsQuota) check(identity, 'manifests')
     },
-    note(identity, { scope, retryAfterMs }) {
+    note(identity, { scope, retryAfterMs, reason }) {
       const key = `${scope} ${identity}`
-      ends.set(key, Math.max(ends.get(key) ?? 0, clock.monotonic() + retryAfterMs))
+      limits.set(key, { until: Math.max(limits.get(key)?.until ?? 0, clock.monotonic() + retryAfterMs), reason })
     },
   }
 }

@@ -30,6 +30,21 @@ export function identityOf(credential: Credential | undefined, host: string): st
   return `token-${createHash('sha256').update(credential.token).digest('hex').slice(0, 16)}@${host}`
 }
 
+/** What of a credential must not be shown to anybody. */
+export function secretsOf(credential: Credential | undefined): string[] {
+  if (!credential) return []
+  if (credential.kind === 'identity-token') return [credential.token]
+  return [credential.password, `${credential.username}:${credential.password}`]
+}
+
+/** What of an Authorization header must not be shown to anybody. */
+export function secretsIn(authorization: string): string[] {
+  const [scheme = '', value = ''] = authorization.split(' ')
+  if (scheme !== 'Basic') return [value]
+  const pair = Buffer.from(value, 'base64').toString()
+  return [value, pair, pair.slice(pair.indexOf(':') + 1)]
+}
+
 export function isSameCredential(a: Credential, b: Credential): boolean {
   if (a.kind === 'password') return b.kind === 'password' && a.username === b.username && a.password === b.password
   return a.kind === b.kind && a.token === b.token

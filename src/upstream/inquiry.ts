@@ -7,7 +7,7 @@ import { createAuthorizer } from './auth.ts'
 import { trustedCertificates } from './certificates.ts'
 import { createCircuit } from './circuit.ts'
 import { createCooldown } from './cooldown.ts'
-import { identityOf } from './credential.ts'
+import { identityOf, secretsIn, secretsOf } from './credential.ts'
 import { createCredentials, type CredentialsSource } from './credentials.ts'
 import { createExchange, type Answer, type Lane } from './exchange.ts'
 import { LimitedError } from './limited-error.ts'
@@ -98,14 +98,16 @@ export function createInquiry(options: InquiryOptions): Inquiry {
   ): Promise<T> {
     const { method, name, path, headers = {}, lane = 'questions', signal } = question
     const target = new URL(`${base}/${name}/${path}`)
+    const secrets = secretsOf(credential)
     const { answer, identity } = await authorizer.send({ name, credential, signal }, async (authorization) => {
+      if (authorization !== undefined) secrets.push(...secretsIn(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
       const answer = await exchange.send({ method, url: target, headers: all, lane, signal })
       if (!answer.foreign) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
       return answer
     })
     const isWanted = answer.status === 200 || (answer.status === 206 && headers['range'] !== undefined)
-    if (!isWanted) throw await refusal(host, answer, clock, question.meansAbsent)
+    if (!isWanted) throw await refusal(host, answer, clock, { meansAbsent: question.meansAbsent, secrets })
     return read({ answer, identity })
   }
 

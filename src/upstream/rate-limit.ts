@@ -4,6 +4,8 @@ import type { RateLimit } from './upstream.ts'
 export interface Limit {
   readonly scope: 'manifests' | 'all'
   readonly retryAfterMs: number
+  /** The upstream's own words. */
+  readonly reason?: string | undefined
 }
 
 type Header = (name: string) => string | undefined

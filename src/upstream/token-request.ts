@@ -1,9 +1,11 @@
 import type { Clock } from '../lib/clock.ts'
 import { parseObject } from '../lib/json-object.ts'
 import { redact } from '../lib/redact.ts'
-import type { Credential } from './credential.ts'
+import { secretsOf, type Credential } from './credential.ts'
+import { readReason, reasonIn, withReason } from './error-reason.ts'
 import type { Answer, Exchange, ExchangeRequest } from './exchange.ts'
 import { limitFailure } from './limited-error.ts'
+import { isDenial } from './refusal.ts'
 import { readSmallBody } from './small-body.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'
@@ -38,7 +40,7 @@ export async function requestToken(
 ): Promise<Token> {
   const answer = await exchange.send(requestFor(challenge, scope, credential))
   const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
-  if (answer.status !== 200) throw await refusal(where, answer, credential !== undefined, clock)
+  if (answer.status !== 200) throw await refusal(where, answer, credential, clock)
   const token = parseToken(await readSmallBody(answer, answerBytes, where), clock.monotonic())
   if (!token) throw new UpstreamError('invalid', 502, `${where} answered with something that holds no token.`)
   return token
@@ -70,20 +72,24 @@ function requestFor(challenge: BearerChallenge, scope: string, credential: Crede
   return { method: 'GET', url, headers, lane: 'questions' }
 }
 
-async function refusal(where: string, answer: Answer, credentialed: boolean, clock: Clock): Promise<UpstreamError> {
+async function refusal(
+  where: string,
+  answer: Answer,
+  credential: Credential | undefined,
+  clock: Clock,
+): Promise<UpstreamError> {
   const { status } = answer
-  if (status === 429) return limitFailure(where, answer, clock)
-  answer.discard()
-  if (status >= 500) {
-    const message = `${where} answered ${status} when asked for a token.`
-    return new TransientError('unavailable', 502, message, { breaksCircuit: true })
-  }
+  const secrets = secretsOf(credential)
+  if (status === 429) return limitFailure(where, answer, clock, (text) => reasonIn(text, secrets))
+  const reason = await readReason(answer, secrets)
+  const message = withReason(`${where} answered ${status} when asked for a token`, reason)
+  if (status >= 500) return new TransientError('unavailable', 502, message, { breaksCircuit: true })
   // Servers differ in the status for a refused refresh token: RFC 6749 §5.2 says 400.
-  if (status === 400 || status === 401 || status === 403) {
-    const whom = credentialed ? 'refused the credential' : 'gives no token without a credential'
-    return new UpstreamError('denied', status === 403 ? 403 : 401, `${where} ${whom}.`)
+  if (status === 400 || isDenial(status)) {
+    const whom = credential ? 'refused the credential' : 'gives no token without a credential'
+    return new UpstreamError('denied', status === 400 ? 401 : status, withReason(`${where} ${whom}`, reason))
   }
-  return new UpstreamError('invalid', 502, `${where} answered ${status} when asked for a token.`)
+  return new UpstreamError('invalid', 502, message)
 }
 
 function parseToken(bytes: Uint8Array, now: number): Token | undefined {

@@ -105,7 +105,7 @@ export interface RateLimit {
 }
 
 /**
- * `absent` 404/410 · `denied` 401/403/451 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
+ * `absent` 404/410 · `denied` 401/402/403/412/423/451 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
  * `invalid` answered with something that cannot be used (too large, wrong bytes, untrusted redirect).
  */
 export type UpstreamFailure = 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid'

@@ -108,17 +108,52 @@ describe("the upstream's word counts", () => {
   test.each([
     [404, 'MANIFEST_UNKNOWN'],
     [401, 'UNAUTHORIZED'],
+    [402, 'DENIED'],
     [403, 'DENIED'],
+    [412, 'DENIED'],
+    [423, 'DENIED'],
+    [451, 'DENIED'],
   ])('%i for a cached tag is passed on, and public content is still served by digest', async (code, name) => {
     const { upstream, mirror, image, layer } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`)
     upstream.on({}, status(code))
     const answer = await mirror.get(`${app}/manifests/v1`)
-    expectError(answer, code, name)
+    // Clients know 401, 403 and 404; the upstream's own status is in Cache-Status.
+    expectError(answer, name === 'DENIED' ? 403 : code, name)
+    expect(answer.headers['cache-status']).toContain(`fwd-status=${code}`)
     expect(answer.headers['www-authenticate']).toBeUndefined()
     expectContent(await mirror.get(`${app}/manifests/${image.digest}`), image.digest)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+  })
+})
+
+describe('a status that says nothing about the image', () => {
+  test.each([400, 405, 406, 409, 428, 431])('%i leaves a cached tag where it is', async (code) => {
+    const { upstream, mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/v1`)
+    upstream.on({}, status(code))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectError(await mirror.get(`${app}/manifests/v2`), 502)
+  })
+})
+
+describe("the upstream's reason", () => {
+  const reason = 'image is blocked by policy 7: 3 critical findings'
+  const headers = { 'www-authenticate': 'Basic realm="elsewhere"' }
+
+  test.each([401, 403, 404, 412, 429, 451, 500, 503])('for a %i reaches the client and the log', async (code) => {
+    const { upstream, mirror, layer } = await startScene()
+    const body = JSON.stringify({ errors: [{ code: 'ANY', message: reason }] })
+    upstream.on({ path: /^\/v2\// }, status(code, headers, body))
+    const paths = [`${app}/manifests/v1`, `${app}/blobs/${layer}`, `${app}/tags/list`]
+    // Each 5xx is asked for three times, and the upstream is left alone after five.
+    for (const path of code < 500 ? paths : paths.slice(0, 1)) {
+      const answer = await mirror.get(path)
+      expect(answer.body.toString()).toContain(reason)
+      expect(JSON.stringify([answer.headers, answer.body.toString()])).not.toContain('elsewhere')
+    }
+    expect(mirror.log.join('\n')).toContain(reason)
   })
 })
 
