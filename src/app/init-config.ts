@@ -11,7 +11,7 @@ export interface ConfigChoices {
   cachePort: number
   /** `20GiB` */
   maxSize: string
-  /** Registries besides the well-known ones. */
+  /** Registries besides the well-known ones; `docker.io=https://harbor.corp/hub` for one that a company's cache keeps below a path. */
   upstreams: readonly string[]
 }
 
@@ -31,7 +31,7 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
   const text = (await readFile(template, 'utf8'))
     .replace("'@LISTEN@'", () => JSON.stringify([`127.0.0.1:${cachePort}`]))
     .replace("'@MAX_SIZE@'", () => maxSize.replaceAll(/[^\w.]/g, '?'))
-    .replace("'@UPSTREAMS@'", () => upstreams.map((host) => `\n  ${JSON.stringify(host)}: {}`).join(''))
+    .replace("'@UPSTREAMS@'", () => upstreams.map((upstream) => `\n  ${renderUpstream(upstream)}`).join(''))
     .replace(/^upstreams: $/m, 'upstreams:')
   const parsed = parseConfig({ text, path: configFile, label: 'mirror.yaml', homedir })
   if ('config' in parsed) return text
@@ -39,6 +39,22 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
     `These choices make no configuration:\n${parsed.problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
     { exit: exitCode.usage, hints: ['mirror init --help'] },
   )
+}
+
+/** `host`, or `host=url`, whose path becomes the prefix. What cannot be read is left for the parser to say so. */
+function renderUpstream(text: string): string {
+  const [host = '', ...rest] = text.split('=')
+  const written = rest.join('=').trim()
+  const value: Record<string, string> = {}
+  if (written !== '') {
+    const url = written.includes('://') ? written : `https://${written}`
+    const { origin, pathname } = URL.canParse(url) ? new URL(url) : { origin: url, pathname: '/' }
+    const prefix = pathname.replaceAll(/^\/+|\/+$/g, '').replace(/^v2\/+/, '')
+    // A user name in the URL is refused by the parser, not dropped in silence.
+    value['url'] = url.includes('@') ? url : origin
+    if (prefix !== '') value['prefix'] = prefix
+  }
+  return `${JSON.stringify(host.trim())}: ${JSON.stringify(value).replaceAll(/(?<=[{,]"[a-z]+":)/g, ' ')}`
 }
 
 /** Writes it. A file that is there already is replaced only when that is asked for. */

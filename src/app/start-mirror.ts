@@ -17,6 +17,7 @@ import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
 import { listen, type Listener } from '../server/listen.ts'
 import { renderMetrics } from '../server/metrics.ts'
 import { verifyStore } from '../store/verify.ts'
+import { credentialHostOf } from '../upstream/credentials.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
 import { compose, type Parts } from './compose.ts'
@@ -97,7 +98,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const context = { ...options, startedAt: Date.now(), endpoints, maxBytes: config.cache.maxSize }
     const actions = createAdminActions(
       parts,
-      async () => seenFromOutside(createStatusReport(parts, context), outside),
+      async () => seenFromOutside(createStatusReport(parts, context), config, outside),
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
@@ -220,10 +221,16 @@ function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, s
 }
 
 /** What clients see of a mirror in a container, and what only they could know. */
-async function seenFromOutside(report: StatusReport, outside: Outside | undefined): Promise<StatusReport> {
+async function seenFromOutside(
+  report: StatusReport,
+  config: Config,
+  outside: Outside | undefined,
+): Promise<StatusReport> {
   if (!outside) return report
   const { upstreams } = report
-  for (const [host, credentials] of Object.entries(await outside.credentials())) {
+  const owned = Object.entries(config.upstreams).map(([host, upstream]) => [credentialHostOf(host, upstream), host])
+  for (const [owner, credentials] of Object.entries(await outside.credentials())) {
+    const host = owned.find(([name]) => name === owner)?.[1] ?? owner
     const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
     upstreams[host] = { ...counts, credentials }
   }

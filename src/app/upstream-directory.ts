@@ -73,6 +73,7 @@ export function createUpstreamDirectory({
     const http = createHttpUpstream({
       host,
       url: settings.url ?? originOf(host),
+      prefix: settings.prefix,
       credentials: settings.credentials ?? { from: 'docker-config' },
       tokenHosts: settings.tokenHosts ?? [],
       ca: authorities.get(host),

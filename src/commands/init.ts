@@ -16,6 +16,7 @@ export default class Init extends BaseCommand {
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --yes --max-size 50GiB --upstream registry.corp.example',
+    '<%= config.bin %> <%= command.id %> --yes --upstream docker.io=https://harbor.corp.example/hub',
     '<%= config.bin %> <%= command.id %> --template compose --output compose.yaml',
     '<%= config.bin %> <%= command.id %> --dry-run',
   ]
@@ -33,8 +34,10 @@ export default class Init extends BaseCommand {
       env: 'MIRROR_CACHE_MAX_SIZE',
     }),
     upstream: string({
-      description: 'a registry besides the well-known ones; may be given more than once',
-      helpValue: 'HOST',
+      description:
+        "a registry besides the well-known ones, or HOST=URL for one that a company's cache keeps (its path becomes the " +
+        'prefix); may be given more than once',
+      helpValue: 'HOST[=URL]',
       multiple: true,
       env: 'MIRROR_UPSTREAM',
     }),

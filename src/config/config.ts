@@ -40,6 +40,8 @@ export interface ListenAddress {
 export interface UpstreamConfig {
   /** Base URL without a trailing slash; `/v2/` comes after it. */
   url: string
+  /** The path below which a company's cache keeps this registry's repositories: `/v2/<prefix>/<repository>`. */
+  prefix?: string | undefined
   credentials: CredentialsConfig
   tokenHosts: string[]
   /** PEM file path. */

@@ -1,7 +1,7 @@
 import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { canonicalRegistry } from '../oci/docker-hub.ts'
-import { parseRegistryHost } from '../oci/name.ts'
+import { isRepositoryName, parseRegistryHost } from '../oci/name.ts'
 import type { ListenAddress } from './config.ts'
 import type { ReadText } from './fields.ts'
 
@@ -107,8 +107,22 @@ export const baseUrl: ReadText<string> = (text, problem) => {
   if (url.username !== '' || url.password !== '')
     return problem('must not hold a user name or password; credentials have a key of their own')
   if (text.includes('?') || text.includes('#')) return problem('must not have a query or a fragment')
-  if (/\/v2\/*$/.test(url.pathname)) return problem('must end before /v2, which is added')
+  const found = /^(.*?)\/v2(?:\/+(.*?))?\/*$/.exec(url.pathname)
+  if (found) {
+    const [, base = '', prefix = ''] = found
+    const meant = prefix === '' ? '' : `; write url: ${url.origin}${base} and prefix: ${prefix}`
+    return problem(`must end before /v2, which is added${meant}`)
+  }
   return `${url.origin}${url.pathname.replace(/\/+$/, '')}`
+}
+
+/** The repository path below which an upstream keeps its images: `hub`, `group/project`. */
+export const repositoryPrefix: ReadText<string> = (text, problem) => {
+  if (text.includes('://')) return problem('must be a path only; the host belongs to url')
+  const bare = text.replaceAll(/^\/+|\/+$/g, '').replace(/^v2\/+/, '')
+  if (!isRepositoryName(bare))
+    return problem(`must be a repository path in lower case, such as hub or group/project, not ${quote(text)}`)
+  return bare === text ? bare : problem(`must be ${bare}: without /v2/, and without a slash at either end`)
 }
 
 function quote(text: string): string {

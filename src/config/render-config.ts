@@ -40,9 +40,10 @@ export function renderConfig(config: Config): ConfigDocument {
   }
 }
 
-function renderUpstream({ url, credentials, tokenHosts, ca, tagFreshness }: UpstreamConfig): object {
+function renderUpstream({ url, prefix, credentials, tokenHosts, ca, tagFreshness }: UpstreamConfig): object {
   return {
     url,
+    ...(prefix !== undefined && { prefix }),
     credentials: renderCredentials(credentials),
     tokenHosts,
     ...(ca !== undefined && { ca }),

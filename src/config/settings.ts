@@ -89,6 +89,7 @@ function upstream(host: string): Field<UpstreamConfig> {
   return section<Partial<UpstreamConfig>, UpstreamConfig>(
     {
       url: scalar(read.baseUrl),
+      prefix: scalar(read.repositoryPrefix),
       credentials: credentials(),
       tokenHosts: list(read.hostAndPort),
       ca: scalar(read.filePath),
@@ -96,6 +97,7 @@ function upstream(host: string): Field<UpstreamConfig> {
     },
     (given) => ({
       url: given.url ?? originOf(host),
+      prefix: given.prefix,
       credentials: given.credentials ?? { from: 'docker-config' },
       tokenHosts: given.tokenHosts ?? [],
       ca: given.ca,

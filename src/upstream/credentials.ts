@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/run-command.ts'
+import { canonicalRegistry } from '../oci/docker-hub.ts'
 import { credentialOf, isSameCredential, unusableCredential, type Credential, type Credentials } from './credential.ts'
 import { createDockerCredentials } from './docker-credentials.ts'
 
@@ -19,6 +20,14 @@ export interface CredentialsOptions {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly runCommand: RunCommand
   readonly clock: Clock
+}
+
+/**
+ * Whose credential an upstream is asked with. A company's cache that keeps a registry's images below a prefix has accounts of its
+ * own; the registry's credential is not for it.
+ */
+export function credentialHostOf(host: string, { url, prefix }: { url?: string; prefix?: string | undefined }): string {
+  return url === undefined || prefix === undefined ? host : canonicalRegistry(new URL(url).host)
 }
 
 /** The credential of one upstream, from wherever the user keeps it. */

@@ -8,9 +8,10 @@ import { trustedCertificates } from './certificates.ts'
 import { createCircuit } from './circuit.ts'
 import { createCooldown } from './cooldown.ts'
 import { identityOf, secretsIn, secretsOf } from './credential.ts'
-import { createCredentials, type CredentialsSource } from './credentials.ts'
+import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
 import { createExchange, type Answer, type Lane } from './exchange.ts'
 import { LimitedError } from './limited-error.ts'
+import { createPrefix } from './prefix.ts'
 import { readProxies } from './proxies.ts'
 import { readRateLimit } from './rate-limit.ts'
 import { refusal } from './refusal.ts'
@@ -23,6 +24,8 @@ export interface InquiryOptions {
   readonly host: string
   /** Base URL; `/v2/` comes after it. */
   readonly url: string
+  /** The path below which it keeps its repositories: `/v2/<prefix>/<name>`. Nothing that leaves here shows it. */
+  readonly prefix?: string | undefined
   readonly credentials: CredentialsSource
   /** Further hosts that may see the credential. */
   readonly tokenHosts: readonly string[]
@@ -82,12 +85,18 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     certificates: options.ca === undefined ? undefined : trustedCertificates(options.ca, host),
     proxies: readProxies(options.env),
   })
-  const credentials = createCredentials({ ...options, source: options.credentials, clock })
+  const credentials = createCredentials({
+    ...options,
+    host: credentialHostOf(host, options),
+    source: options.credentials,
+    clock,
+  })
   const tokens = createTokenCache(host, { exchange, clock })
   const authorizer = createAuthorizer({ ...options, url, credentials, tokens, clock })
   const circuit = createCircuit(host, clock, logger)
   const cooldown = createCooldown(host, clock)
   let rateLimit: RateLimit | undefined
+  const prefix = createPrefix(options.prefix)
 
   const findCredential = async (access: Access) => (access === 'credentialed' ? credentials.find() : undefined)
 
@@ -97,9 +106,10 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     read: (reply: Reply) => Promise<T> | T,
   ): Promise<T> {
     const { method, name, path, headers = {}, lane = 'questions', signal } = question
-    const target = new URL(`${base}/${name}/${path}`)
+    const spelled = prefix.add(name)
+    const target = new URL(`${base}/${spelled}/${path}`)
     const secrets = secretsOf(credential)
-    const { answer, identity } = await authorizer.send({ name, credential, signal }, async (authorization) => {
+    const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
       if (authorization !== undefined) secrets.push(...secretsIn(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
       const answer = await exchange.send({ method, url: target, headers: all, lane, signal })
@@ -135,6 +145,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
         return await withRetries(once, { clock, random, signal })
       } catch (error) {
         if (error instanceof UpstreamError) {
+          error.message = prefix.hide(error.message, name)
           const fields = { upstream: host, repository: name, method, path, reason: error.message }
           logger.debug(fields, 'an upstream request failed')
         }

@@ -4,7 +4,7 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { canonicalRegistry } from '../../oci/docker-hub.ts'
 import { parseRegistryHost } from '../../oci/name.ts'
 import { runCommand } from '../../lib/run-command.ts'
-import { createCredentials } from '../../upstream/credentials.ts'
+import { createCredentials, credentialHostOf } from '../../upstream/credentials.ts'
 import type { Credential } from '../../upstream/credential.ts'
 import { dockerConfigPath } from '../../upstream/docker-config.ts'
 import { renderHanded } from '../../upstream/handed-credentials.ts'
@@ -22,18 +22,27 @@ export async function handOver(
 ): Promise<string> {
   const found = new Map<string, Credential>()
   for (const host of hosts) {
-    const source = upstreams[host]?.credentials ?? { from: 'docker-config' }
-    const credentials = createCredentials({ host, source, dockerConfig: dockerConfigPath(env), env, runCommand, clock })
+    const settings = upstreams[host]
+    const owner = credentialHostOf(host, settings ?? {})
+    const source = settings?.credentials ?? { from: 'docker-config' }
+    const credentials = createCredentials({
+      host: owner,
+      source,
+      dockerConfig: dockerConfigPath(env),
+      env,
+      runCommand,
+      clock,
+    })
     const credential = await credentials.find().catch((error: unknown) => {
       if (!(error instanceof UpstreamError)) throw error
       throw new MirrorError(error.message, { exit: exitCode.usage, cause: error })
     })
     if (credential === undefined)
-      throw new MirrorError(`There is no credential for ${host} on this machine to hand over.`, {
+      throw new MirrorError(`There is no credential for ${owner} on this machine to hand over.`, {
         exit: exitCode.usage,
-        hints: [`docker login ${host === 'docker.io' ? '' : host}`.trim(), `or leave --credentials ${host} out`],
+        hints: [`docker login ${owner === 'docker.io' ? '' : owner}`.trim(), `or leave --credentials ${host} out`],
       })
-    found.set(host, credential)
+    found.set(owner, credential)
   }
   return renderHanded(found, clock.wall())
 }

@@ -50,6 +50,20 @@ describe('a new mirror.yaml', () => {
   })
 
   test.each([
+    ['docker.io=https://harbor.corp.example/hub', { url: 'https://harbor.corp.example', prefix: 'hub' }],
+    ['docker.io=harbor.corp.example:8443/a/b/', { url: 'https://harbor.corp.example:8443', prefix: 'a/b' }],
+    ['index.docker.io = http://harbor.corp.example/v2/hub', { url: 'http://harbor.corp.example', prefix: 'hub' }],
+    ['docker.io=https://mirror.corp.example', { url: 'https://mirror.corp.example' }],
+  ])('has a registry come from a company cache: %s', async (upstream, expected) => {
+    expect(parse(await render({ upstreams: [upstream] }))).toMatchObject({
+      config: { upstreams: { 'docker.io': expected } },
+    })
+  })
+
+  test.each([
+    { upstreams: ['docker.io=https://me:secret@harbor.corp.example/hub'] },
+    { upstreams: ['docker.io=https://harbor.corp.example/Hub'] },
+    { upstreams: ['docker.io=://'] },
     { maxSize: 'lots' },
     { maxSize: '1GiB\nadmin: {}' },
     { upstreams: ['not a host'] },

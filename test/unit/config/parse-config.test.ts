@@ -53,6 +53,7 @@ upstreams:
     tokenHosts: []
     ca: ./corp-ca.pem
     tagFreshness: 10s
+    prefix: hub
   registry.corp.example: {}
 defaultUpstream: docker.io
 tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
@@ -71,6 +72,7 @@ tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
       upstreams: {
         'docker.io': {
           url: 'https://registry-1.docker.io',
+          prefix: 'hub',
           credentials: { from: 'docker-config' },
           tokenHosts: [],
           ca: '/etc/mirror/corp-ca.pem',
@@ -78,6 +80,7 @@ tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
         },
         'registry.corp.example': {
           url: 'https://registry.corp.example',
+          prefix: undefined,
           credentials: { from: 'docker-config' },
           tokenHosts: [],
           ca: undefined,
@@ -184,6 +187,24 @@ upstreams:
     ['an FTP URL', 'upstreams: {a.example: {url: "ftp://a.example"}}', 'must be a URL that starts with https://'],
     ['a query in a URL', 'upstreams: {a.example: {url: "https://a.example/?x=1"}}', 'must not have a query'],
     ['a URL with /v2', 'upstreams: {a.example: {url: "https://a.example/v2/"}}', 'must end before /v2'],
+    [
+      'a URL with the prefix in it',
+      'upstreams:\n  docker.io:\n    url: https://harbor.corp/v2/hub',
+      'mirror.yaml:3:10 upstreams["docker.io"].url: must end before /v2, which is added; write url: https://harbor.corp and prefix: hub',
+    ],
+    [
+      'a URL with a base and a long prefix in it',
+      'upstreams: {docker.io: {url: "https://x.corp/a/v2/b/c/"}}',
+      'write url: https://x.corp/a and prefix: b/c',
+    ],
+    ['a prefix in upper case', 'upstreams: {a.b: {prefix: Hub}}', 'prefix: must be a repository path in lower case'],
+    ['an empty prefix', 'upstreams: {a.b: {prefix: ""}}', 'must be a repository path in lower case'],
+    ['a prefix of a slash', 'upstreams: {a.b: {prefix: /}}', 'must be a repository path in lower case'],
+    ['a prefix that climbs', 'upstreams: {a.b: {prefix: a/../b}}', 'must be a repository path in lower case'],
+    ['a prefix with a query', 'upstreams: {a.b: {prefix: "a?b"}}', 'must be a repository path in lower case'],
+    ['a prefix with slashes around', 'upstreams: {a.b: {prefix: /a/b/}}', 'prefix: must be a/b: without /v2/'],
+    ['a prefix with /v2', 'upstreams: {a.b: {prefix: /v2/hub}}', 'prefix: must be hub: without /v2/'],
+    ['a URL for a prefix', 'upstreams: {a.b: {prefix: "https://a.b/hub"}}', 'the host belongs to url'],
     ['a password', 'upstreams: {a.example: {credentials: {username: a, password: b}}}', 'is not a known key'],
     ['both passwords', 'upstreams: {a.b: {credentials: {username: a, passwordFile: b, passwordEnv: C}}}', 'not both'],
     ['a word for credentials', 'upstreams: {a.b: {credentials: none}}', 'must be one of docker-config, anonymous'],

@@ -34,6 +34,7 @@ const everything: Config = {
   upstreams: {
     'a.example': {
       url: 'http://a.example:8080/prefix',
+      prefix: 'group/project',
       credentials: { from: 'password-file', username: 'me', passwordFile: '/here/password' },
       tokenHosts: ['token.example'],
       ca: '/here/ca.pem',
@@ -41,6 +42,7 @@ const everything: Config = {
     },
     'b.example': {
       url: 'https://b.example',
+      prefix: undefined,
       credentials: { from: 'password-env', username: 'me', passwordEnv: 'PASSWORD' },
       tokenHosts: [],
       ca: undefined,
@@ -48,6 +50,7 @@ const everything: Config = {
     },
     'c.example': {
       url: 'https://c.example',
+      prefix: undefined,
       credentials: { from: 'anonymous' },
       tokenHosts: [],
       ca: undefined,
