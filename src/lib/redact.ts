@@ -1,5 +1,5 @@
 const secretParameter =
-  /([?&](?:X-Amz-[^=&]*|Signature|Policy|Key-Pair-Id|sig|token|access_token|refresh_token|password|AWSAccessKeyId|Expires|se|sp|sv|skoid)=)[^&\s"']*/gi
+  /([?&](?:X-Amz-[^=&]*|X-Goog-[^=&]*|GoogleAccessId|Signature|verify|Policy|Key-Pair-Id|sig|token|access_token|refresh_token|password|AWSAccessKeyId|Expires|se|sp|sv|skoid)=)[^&\s"']*/gi
 const bearer = /\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}/g
 const userInfo = /(\bhttps?:\/\/)[^/\s@"']+@/g
 

@@ -1,4 +1,5 @@
 import type { LookupAddress, LookupOptions } from 'node:dns'
+import { LRUCache } from 'lru-cache'
 import { classifyAddress, isMorePrivate, literalAddress, type AddressClass } from './address-class.ts'
 import { isNamed } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
@@ -25,6 +26,8 @@ export interface AddressGuardOptions {
   /** Hosts the user named: they may be anywhere too. */
   readonly tokenHosts: readonly string[]
   readonly lookup: LookupAll
+  /** How near the upstream is to us, where that is known before its name was looked up. */
+  readonly ownClass?: AddressClass
 }
 
 /**
@@ -36,12 +39,18 @@ export interface AddressGuard {
   /** Throws an UpstreamError when the URL's literal address is refused. */
   checkLiteral(url: URL): void
   readonly lookup: SocketLookup
+  /** How near a host is that was connected to; `public` when that is not known. */
+  classOf(url: URL): AddressClass
 }
+
+/** Names whose class is remembered: those of the upstream, its token realms and its redirects. */
+const mostNames = 100
 
 export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   const { host, url: upstream, allowPrivate, tokenHosts } = options
   const literal = literalAddress(upstream)
-  let ownClass: AddressClass = literal ? classifyAddress(literal) : 'public'
+  let ownClass: AddressClass = literal ? classifyAddress(literal) : (options.ownClass ?? 'public')
+  const classes = new LRUCache<string, AddressClass>({ max: mostNames })
   const namedHosts = new Set(tokenHosts.filter((name) => URL.canParse(`https://${name}`)).map(hostnameOf))
 
   function isAllowed(hostname: string, address: string): boolean {
@@ -70,9 +79,14 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
         const allowed = addresses.filter(({ address }) => isAllowed(hostname, address))
         const first = allowed[0]
         if (!first) return callback(refusal(hostname), [])
+        classes.set(hostname, leastPrivate(allowed))
         if (lookupOptions.all) callback(null, allowed)
         else callback(null, first.address, first.family)
       })
+    },
+    classOf(url) {
+      const address = literalAddress(url)
+      return address === undefined ? (classes.get(url.hostname) ?? 'public') : classifyAddress(address)
     },
   }
 }

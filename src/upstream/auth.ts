@@ -1,9 +1,9 @@
 import type { Clock } from '../lib/clock.ts'
-import { parseChallenges } from '../oci/challenge.ts'
+import { isSameChallenge, readChallenge, type Challenge } from './challenge.ts'
 import { identityOf, type Credential, type Credentials } from './credential.ts'
 import type { Answer } from './exchange.ts'
 import { basicAuthorization, type BearerChallenge, type Token } from './token-request.ts'
-import type { TokenCache, TokenRequest } from './token-cache.ts'
+import { pullScope, type TokenCache, type TokenRequest } from './token-cache.ts'
 import { mayReceiveCredential } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -31,8 +31,6 @@ export interface AuthorizerOptions {
   readonly tokens: TokenCache
   readonly clock: Clock
 }
-
-type Challenge = ({ readonly scheme: 'bearer' } & BearerChallenge) | { readonly scheme: 'basic' }
 
 type Authorization =
   | { readonly header: string; readonly challenge: Challenge; readonly request: TokenRequest; readonly token: Token }
@@ -110,7 +108,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
         if (current && !mayReceiveCredential(challenge.realm, options.url, options.tokenHosts)) {
           throw untrustedRealm(host, challenge.realm)
         }
-        const request = { challenge, name, credential: current }
+        const request = { challenge, scope: pullScope(name), credential: current }
         try {
           const token = await tokens.get(request, signal)
           return { header: `Bearer ${token.value}`, challenge, request, token }
@@ -125,24 +123,6 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
       }
     },
   }
-}
-
-function readChallenge(answer: Answer): Challenge | undefined {
-  const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
-  for (const { scheme, parameters } of challenges) {
-    const realm = parameters.get('realm') ?? ''
-    if (scheme !== 'bearer' || !URL.canParse(realm)) continue
-    const url = new URL(realm)
-    if (url.protocol !== 'http:' && url.protocol !== 'https:') continue
-    url.hash = ''
-    return { scheme: 'bearer', realm: url, service: parameters.get('service') }
-  }
-  return challenges.some(({ scheme }) => scheme === 'basic') ? { scheme: 'basic' } : undefined
-}
-
-function isSameChallenge(a: Challenge, b: Challenge): boolean {
-  if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
-  return a.realm.href === b.realm.href && a.service === b.service
 }
 
 function untrustedRealm(host: string, realm: URL): UpstreamError {

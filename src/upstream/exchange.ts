@@ -5,7 +5,8 @@ import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
 import { resumePausedAtEnd } from './paused-connections.ts'
 import type { Proxies } from './proxies.ts'
-import { redirectTarget } from './trust.ts'
+import type { RedirectTargets } from './redirect-targets.ts'
+import { redirectTarget, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** The one door to the network: connections, deadlines, redirects. No retry and no credential of its own. */
@@ -25,14 +26,18 @@ export interface ExchangeRequest {
   /** Blobs have connections of their own, so that a question never waits behind layers. */
   readonly lane: Lane
   readonly signal?: AbortSignal | undefined
+  /** Answers the challenges of registries that the request is redirected to. */
+  readonly targets?: RedirectTargets | undefined
 }
 
 export type Lane = 'questions' | 'blobs'
 
 export interface Answer {
   readonly status: number
-  /** Whether another origin answered than the one that was asked. */
-  readonly foreign: boolean
+  /** The host, with its port, of another origin that answered than the one that was asked. */
+  readonly foreign: string | undefined
+  /** Whether that is no registry either: an object store, a content delivery network. */
+  readonly storage: boolean
   /** The value of a header, by its lower-case name; several values are joined. */
   readonly header: (name: string) => string | undefined
   /** Read once, or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
@@ -122,7 +127,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
         },
         { signal: run.signal, explain: (error) => bodyError(host, error, run.signal), onClose: finish },
       )
-      return answerOf(response, foreign)
+      return answerOf(response, foreign ? url : undefined)
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
@@ -140,7 +145,12 @@ export function createExchange(options: ExchangeOptions): Exchange {
       }
       let url = request.url
       for (let hops = 0; ; hops++) {
-        const answer = await ask(request, url, { ...headers })
+        const to = url
+        const asked = (authorization?: string) =>
+          ask(request, to, authorization === undefined ? { ...headers } : { ...headers, authorization })
+        const isTarget = url.origin !== request.url.origin && repositoryIn(url) !== undefined
+        const answer =
+          isTarget && request.targets ? await request.targets.send(url, request.signal, asked) : await asked()
         const location = answer.header('location')
         if (!isRedirect(answer.status) || location === undefined) return answer
         answer.discard()
@@ -162,12 +172,13 @@ export function createExchange(options: ExchangeOptions): Exchange {
   }
 }
 
-function answerOf({ status, headers, body }: Response, foreign: boolean): Answer {
+function answerOf({ status, headers, body }: Response, elsewhere: URL | undefined): Answer {
   let discarded = false
   let isRead = false
   return {
     status,
-    foreign,
+    foreign: elsewhere?.host,
+    storage: elsewhere !== undefined && repositoryIn(elsewhere) === undefined,
     header(name) {
       const value = headers[name]
       return Array.isArray(value) ? value.join(', ') : value

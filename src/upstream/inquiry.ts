@@ -14,6 +14,7 @@ import { LimitedError } from './limited-error.ts'
 import { createPrefix } from './prefix.ts'
 import { readProxies } from './proxies.ts'
 import { readRateLimit } from './rate-limit.ts'
+import { createRedirectTargets } from './redirect-targets.ts'
 import { refusal } from './refusal.ts'
 import { withRetries } from './retry.ts'
 import { createTokenCache } from './token-cache.ts'
@@ -79,12 +80,15 @@ export function createInquiry(options: InquiryOptions): Inquiry {
   const { host, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`
-  const exchange = createExchange({
+  const road = {
     ...options,
     guard: createAddressGuard({ lookup, ...options, url }),
     certificates: options.ca === undefined ? undefined : trustedCertificates(options.ca, host),
     proxies: readProxies(options.env),
-  })
+    clock,
+  }
+  const exchange = createExchange(road)
+  const targets = createRedirectTargets(road)
   const credentials = createCredentials({
     ...options,
     host: credentialHostOf(host, options),
@@ -112,7 +116,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
       if (authorization !== undefined) secrets.push(...secretsIn(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
-      const answer = await exchange.send({ method, url: target, headers: all, lane, signal })
+      const answer = await exchange.send({ method, url: target, headers: all, lane, signal, targets })
       if (!answer.foreign) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
       return answer
     })
@@ -154,6 +158,6 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     },
     identity: async (access) => identityOf(await findCredential(access), host),
     health: () => ({ state: circuit.state, rateLimit }),
-    close: () => exchange.close(),
+    close: async () => void (await Promise.all([exchange.close(), targets.close()])),
   }
 }

@@ -37,8 +37,6 @@ export interface RefusalOptions {
   readonly meansAbsent?: readonly number[] | undefined
   /** What was sent to the upstream and must not be shown. */
   readonly secrets?: readonly string[] | undefined
-  /** Changes the upstream's words into the ones that clients know. */
-  readonly translate?: ((reason: string) => string) | undefined
 }
 
 /** The failure that an answer other than the wanted one is, with the registry's own reason. Lets go of its body. */
@@ -46,37 +44,35 @@ export async function refusal(
   host: string,
   answer: Answer,
   clock: Clock,
-  { meansAbsent = [], secrets = [], translate = (reason) => reason }: RefusalOptions = {},
+  { meansAbsent = [], secrets = [] }: RefusalOptions = {},
 ): Promise<UpstreamError> {
-  const { status, foreign } = answer
-  const translated = (reason: string | undefined) => reason && translate(reason)
-  if (status === 429 && !foreign) {
-    return limitFailure(host, answer, clock, (text) => translated(reasonIn(text, secrets)))
-  }
-  const reason = translated(await readReason(answer, secrets))
+  const { status, foreign, storage } = answer
+  const where = foreign === undefined ? host : `${host} (redirected to ${foreign})`
+  if (status === 429 && !storage) return limitFailure(where, answer, clock, (text) => reasonIn(text, secrets))
+  const reason = await readReason(answer, secrets)
   const meaning = meanings.get(status)
-  if (meaning === 'absent' || (!foreign && meansAbsent.includes(status))) {
-    return new UpstreamError('absent', 404, withReason(`${host} does not have it`, reason))
+  if (meaning === 'absent' || (!storage && meansAbsent.includes(status))) {
+    return new UpstreamError('absent', 404, withReason(`${where} does not have it`, reason))
   }
   if (meaning === 'proxy') {
     return new UpstreamError(
       'unavailable',
       502,
-      withReason(`The proxy on the way to ${host} answered ${status}`, reason),
+      withReason(`The proxy on the way to ${where} answered ${status}`, reason),
     )
   }
   // What storage behind the registry says is not the registry's word; an expired link is one reason, and a new one may heal it.
-  if (foreign) {
+  if (storage) {
     const message = withReason(`The storage that ${host} sent us to answered ${status}`, reason)
     return new TransientError('unavailable', 502, message)
   }
   if (meaning === 'denied')
-    return new UpstreamError('denied', status, withReason(`${host} refused it (${status})`, reason))
-  const message = withReason(`${host} answered ${status}`, reason)
+    return new UpstreamError('denied', status, withReason(`${where} refused it (${status})`, reason))
+  const message = withReason(`${where} answered ${status}`, reason)
   if (meaning === 'later') return new TransientError('unavailable', 502, message)
   // 501 and 505 are said by a server that is well.
   if (status >= 500 && status !== 501 && status !== 505) {
-    return new TransientError('unavailable', 502, message, { breaksCircuit: true })
+    return new TransientError('unavailable', 502, message, { breaksCircuit: foreign === undefined })
   }
   return new UpstreamError('invalid', 502, message)
 }

@@ -15,8 +15,8 @@ export interface TokenCache {
 
 export interface TokenRequest {
   readonly challenge: BearerChallenge
-  /** The repository: a token serves one, for registries refuse tokens that have grown too long. */
-  readonly name: string
+  /** Of one repository: registries refuse tokens that have grown too long. */
+  readonly scope: string
   readonly credential: Credential | undefined
 }
 
@@ -26,12 +26,12 @@ export function createTokenCache(host: string, deps: { exchange: Exchange; clock
   const tokens = new LRUCache<string, Token>({ max: mostTokens })
   const flights = new Map<string, Promise<Token>>()
 
-  const keyOf = ({ challenge: { realm, service }, name, credential }: TokenRequest) =>
-    JSON.stringify([realm.href, service, scopeOf(name), identityOf(credential, host)])
+  const keyOf = ({ challenge: { realm, service }, scope, credential }: TokenRequest) =>
+    JSON.stringify([realm.href, service, scope, identityOf(credential, host)])
 
-  async function fetchToken(key: string, { challenge, name, credential }: TokenRequest): Promise<Token> {
+  async function fetchToken(key: string, { challenge, scope, credential }: TokenRequest): Promise<Token> {
     try {
-      const token = await requestToken(host, challenge, scopeOf(name), credential, deps)
+      const token = await requestToken(host, challenge, scope, credential, deps)
       tokens.set(key, token)
       return token
     } finally {
@@ -57,4 +57,5 @@ export function createTokenCache(host: string, deps: { exchange: Exchange; clock
   }
 }
 
-const scopeOf = (name: string) => `repository:${name}:pull`
+/** The scope in which a repository is read. */
+export const pullScope = (name: string) => `repository:${name}:pull`

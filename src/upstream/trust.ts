@@ -1,4 +1,5 @@
 import { getDomain } from 'tldts'
+import { redact } from '../lib/redact.ts'
 import { literalAddress } from './address-class.ts'
 
 /**
@@ -31,6 +32,13 @@ export function redirectTarget(from: URL, location: string): URL | string {
   if (from.protocol === 'https:' && target.protocol === 'http:') return 'it leads from https to http'
   if (target.username !== '' || target.password !== '') return 'its target carries a user name'
   return target
+}
+
+const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags\/list)$/
+
+/** The repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
+export function repositoryIn(url: URL): string | undefined {
+  return redact(url.href) === url.href ? repositoryPath.exec(url.pathname)?.[1] : undefined
 }
 
 function isLocal(url: URL): boolean {

@@ -22,7 +22,7 @@ async function askAndWait(length: number, end: (socket: Socket) => void) {
   const exchange = createExchange({
     host: 'registry.example',
     timeouts: { connect: 10_000, headers: 10_000, idle: 10_000 },
-    guard: { checkLiteral() {}, lookup },
+    guard: { checkLiteral() {}, lookup, classOf: () => 'loopback' },
     proxies: { httpProxy: '', httpsProxy: '', noProxy: '' },
     certificates: undefined,
     userAgent: 'test',
