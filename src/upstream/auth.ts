@@ -4,7 +4,9 @@ import { identityOf, type Credential, type Credentials } from './credential.ts'
 import type { Answer } from './exchange.ts'
 import { basicAuthorization, type BearerChallenge, type Token } from './token-request.ts'
 import { pullScope, type TokenCache, type TokenRequest } from './token-cache.ts'
+import { refusal } from './refusal.ts'
 import { mayReceiveCredential } from './trust.ts'
+import { untilAborted } from './until-aborted.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
@@ -30,6 +32,8 @@ export interface AuthorizerOptions {
   readonly credentials: Credentials
   readonly tokens: TokenCache
   readonly clock: Clock
+  /** GET of `/v2/`, as nobody: where clients ask first what a registry wants. */
+  readonly ping: () => Promise<Answer>
 }
 
 type Authorization =
@@ -38,11 +42,16 @@ type Authorization =
 
 /** As a guess, without, with an old token, with a new one. */
 const mostSends = 4
+/** Answers by which registries hide from nobody what somebody may see. */
+const hiding = [401, 403, 404]
+/** How long it is remembered that `/v2/` wants nothing. */
+const freeForMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
   const { host, tokens, clock } = options
   // What the upstream last asked for, so that the next repository is not asked about twice.
   let remembered: Challenge | undefined
+  const findChallenge = createDiscovery(options)
 
   return {
     async send({ name, credential, signal }, send) {
@@ -51,14 +60,34 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
       let refusedGuess: { readonly challenge: Challenge; readonly error: UpstreamError } | undefined
       let used = await guess()
       let guessed = used !== undefined
+      let unasked: Challenge | undefined
 
       for (let sends = 1; ; sends++) {
         const answer = await send(used?.header)
-        if (answer.status !== 401 || answer.foreign) return { answer, identity: identityOf(current, host) }
-        answer.discard()
-        const challenge = readChallenge(answer)
-        const mended = challenge && sends < mostSends && (await mend(challenge))
+        const isOwn = answer.foreign === undefined
+        if (unasked && isOwn && answer.status !== 401) remembered = unasked
+        const mended = isOwn && sends < mostSends && (await isMended(answer))
         if (!mended) return { answer, identity: identityOf(current, host) }
+        answer.discard()
+      }
+
+      async function isMended(answer: Answer): Promise<boolean> {
+        const challenge = answer.status === 401 ? (readChallenge(answer) ?? used?.challenge) : undefined
+        try {
+          return await (challenge ? mend(challenge) : showCredential(answer))
+        } catch (error) {
+          answer.discard()
+          throw error
+        }
+      }
+
+      /** Registries answer 404 or 403 to nobody, without a challenge, for what the credential's owner may see. */
+      async function showCredential({ status }: Answer): Promise<boolean> {
+        if (!current || used || !hiding.includes(status)) return false
+        if (refusedGuess) throw refusedGuess.error
+        unasked = (await findChallenge(signal)) ?? { scheme: 'basic' }
+        used = await authorize(unasked)
+        return used !== undefined
       }
 
       async function guess(): Promise<Authorization | undefined> {
@@ -86,7 +115,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
             return true
           }
           if (used.token.obtainedAt >= startedAt) return false
-        } else if (used) {
+        } else if (used && isSameChallenge(challenge, used.challenge)) {
           const renewed = current && (await options.credentials.renew(current))
           if (!renewed) return false
           current = renewed
@@ -122,6 +151,29 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
         }
       }
     },
+  }
+}
+
+/** Finds what a registry wants that has not said so by itself; undefined when it wants nothing. Asks once for all who ask. */
+function createDiscovery({ host, clock, ping }: AuthorizerOptions) {
+  let known: { readonly challenge: Challenge | undefined; readonly until: number } | undefined
+  let flight: Promise<Challenge | undefined> | undefined
+
+  async function discover(): Promise<Challenge | undefined> {
+    const answer = await ping()
+    if (answer.status === 429 || answer.status >= 500) throw await refusal(host, answer, clock)
+    answer.discard()
+    const isOwn = answer.foreign === undefined && answer.status === 401
+    known = { challenge: isOwn ? readChallenge(answer) : undefined, until: clock.monotonic() + freeForMs }
+    return known.challenge
+  }
+
+  return async (signal: AbortSignal | undefined): Promise<Challenge | undefined> => {
+    if (known && clock.monotonic() < known.until) return known.challenge
+    // Before a request begins whose failure nobody would be there to meet.
+    signal?.throwIfAborted()
+    flight ??= discover().finally(() => (flight = undefined))
+    return untilAborted(flight, signal)
   }
 }
 

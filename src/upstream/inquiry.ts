@@ -96,7 +96,8 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     clock,
   })
   const tokens = createTokenCache(host, { exchange, clock })
-  const authorizer = createAuthorizer({ ...options, url, credentials, tokens, clock })
+  const ping = () => exchange.send({ method: 'GET', url: new URL(`${base}/`), headers: {}, lane: 'questions' })
+  const authorizer = createAuthorizer({ ...options, url, credentials, tokens, clock, ping })
   const circuit = createCircuit(host, clock, logger)
   const cooldown = createCooldown(host, clock)
   let rateLimit: RateLimit | undefined

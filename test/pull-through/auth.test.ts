@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import type { CredentialsConfig } from '../../src/config/config.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { status } from '../support/faults.ts'
+import { send } from '../support/faulty-server.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome } from '../support/mirror.ts'
 import { app, startScene } from '../support/scene.ts'
@@ -93,6 +94,23 @@ describe('credentials', () => {
         ({ path, headers }) => path.startsWith('/token') && headers.authorization === undefined,
       )
       expect(anonymous).toEqual([])
+    },
+  )
+
+  test.each(['basic', 'bearer'] as const)(
+    'a %s upstream that hides a repository from nobody shows it to the password',
+    async (scheme) => {
+      const { upstream, mirror, image, layer } = await startScene({
+        auth: { scheme, users, private: ['library/app'] },
+        upstream: { credentials: await passwordFile('open-sesame') },
+      })
+      upstream.on({ path: /\/(manifests|blobs|tags)\// }, (exchange) =>
+        exchange.request.headers.authorization ? send(exchange.response, exchange.reply) : status(404)(exchange),
+      )
+      expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+      expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+      expect((await mirror.get(`${app}/tags/list`)).status).toBe(200)
+      expect(upstream.count({ path: '/v2/' })).toBe(1)
     },
   )
 

@@ -386,6 +386,150 @@ describe('a credential', () => {
   })
 })
 
+describe('a private repository that is hidden from nobody', () => {
+  type Scheme = 'basic' | 'bearer'
+  interface Hiding {
+    readonly scheme?: Scheme
+    /** What nobody gets instead of it. */
+    readonly status?: number
+    /** Whether `/v2/` wants nothing. */
+    readonly open?: boolean
+    readonly password?: string
+  }
+
+  /** Refuses nobody without a challenge; only `/v2/` has one. */
+  async function serveHiding({ scheme = 'bearer', status = 404, open = false, password = 'right' }: Hiding = {}) {
+    const server: Served = await serve((request, response) => {
+      const { authorization } = request.headers
+      const isAnn = authorization === basic(`ann:${password}`)
+      if (request.url!.startsWith('/token'))
+        return isAnn ? sendToken(request, response, 1) : reply(response, 401, {}, '{"details":"wrong password"}')
+      const passes = (scheme === 'basic' || open) && isAnn ? true : /^Bearer 1:/.test(authorization ?? '')
+      if (request.url === '/v2/') {
+        const challenge = scheme === 'basic' ? 'Basic realm="it"' : `Bearer realm="${server.url}/token",service="it"`
+        return open || passes ? reply(response, 200, {}, '{}') : reply(response, 401, { 'www-authenticate': challenge })
+      }
+      if (authorization?.startsWith('Basic') && !passes) return reply(response, 401)
+      if (!passes) return reply(response, status, {}, '{"errors":[{"code":"NAME_UNKNOWN"}]}')
+      if (request.url!.includes('/absent')) return reply(response, 404)
+      reply(response, 200, { 'docker-content-digest': digest }, '{}')
+    })
+    const pings = () => server.log.filter((line) => line === 'GET /v2/').length
+    return { server, pings }
+  }
+
+  const page = { n: undefined, last: undefined }
+  test.each<[string, (upstream: ReturnType<typeof openUpstream>) => Promise<unknown>]>([
+    ['HEAD of a manifest', (upstream) => upstream.resolve('a', tag, credentialed)],
+    ['GET of a manifest', (upstream) => upstream.manifest('a', tag, credentialed)],
+    ['HEAD of a blob', (upstream) => upstream.statBlob('a', digest, credentialed)],
+    ['GET of a blob', (upstream) => upstream.blob('a', digest, { ...credentialed, from: 0 })],
+    ['list of tags', (upstream) => upstream.tags('a', page, credentialed)],
+    [
+      'list of referrers',
+      async (upstream) => expect(await upstream.referrers('a', digest, undefined, credentialed)).toBeDefined(),
+    ],
+  ])('is shown to the credential: %s', async (_, ask) => {
+    for (const scheme of ['basic', 'bearer'] as const) {
+      for (const status of [401, 403, 404]) {
+        const { server, pings } = await serveHiding({ scheme, status })
+        await ask(openUpstream(server.url, withPassword()))
+        expect(pings()).toBe(1)
+      }
+    }
+  })
+
+  test.each(['basic', 'bearer'] as const)('costs one question for all, and none from then on (%s)', async (scheme) => {
+    const { server, pings } = await serveHiding({ scheme })
+    const upstream = openUpstream(server.url, withPassword())
+    await Promise.all(Array.from({ length: 10 }, (_, at) => upstream.manifest(`a${at}`, tag, credentialed)))
+    expect(pings()).toBe(1)
+    const asked = server.log.length
+    await upstream.manifest('a0', tag, credentialed)
+    expect(server.log.length).toBe(asked + 1)
+  })
+
+  test.each([401, 403, 404])('is shown where /v2/ is open to nobody, too (%i)', async (status) => {
+    const { server, pings } = await serveHiding({ status, open: true })
+    const upstream = openUpstream(server.url, withPassword())
+    await upstream.manifest('a', tag, credentialed)
+    await upstream.manifest('b', tag, credentialed)
+    expect([pings(), server.log.length]).toEqual([1, 4])
+  })
+
+  test.each([
+    ['basic', false],
+    ['bearer', false],
+    ['bearer', true],
+  ] as const)('is refused to a wrong credential, not said to be absent (%s, open: %s)', async (scheme, open) => {
+    const { server } = await serveHiding({ scheme, open })
+    const upstream = openUpstream(server.url, withPassword('wrong'))
+    for (let asked = 0; asked < 2; asked++) {
+      const error = await failureOf(upstream.manifest('a', tag, credentialed))
+      expect([error.failure, error.status]).toEqual(['denied', 401])
+    }
+  })
+
+  test('is absent when the credential does not see it either', async () => {
+    for (const options of [{ scheme: 'basic' }, { scheme: 'bearer' }, { open: true }] as const) {
+      const { server } = await serveHiding(options)
+      const absent = { kind: 'tag', tag: 'absent' } as const
+      const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', absent, credentialed))
+      expect([error.failure, error.status]).toEqual(['absent', 404])
+    }
+  })
+
+  test('costs no question where there is no credential', async () => {
+    const { server } = await serveHiding()
+    for (const upstream of [openUpstream(server.url), openUpstream(server.url, withPassword())])
+      expect((await failureOf(upstream.manifest('a', tag, anonymous))).failure).toBe('absent')
+    expect(server.log).toEqual(['GET /v2/a/manifests/v1', 'GET /v2/a/manifests/v1'])
+  })
+
+  test('is not said to be absent when the registry cannot say what it wants', async () => {
+    const server = await serve((request, response) => reply(response, request.url === '/v2/' ? 503 : 404))
+    const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', tag, credentialed))
+    expect([error.failure, error.status]).toEqual(['unavailable', 502])
+  })
+
+  test('does not have its credential sent where a redirect of /v2/ leads', async () => {
+    const other = await serve((_, response) => reply(response, 401, { 'www-authenticate': 'Basic realm="x"' }))
+    const server = await serve((request, response) => {
+      if (request.url === '/v2/') return reply(response, 307, { location: `${other.url}/v2/` })
+      reply(response, request.headers.authorization === basic('ann:right') ? 200 : 404)
+    })
+    await openUpstream(server.url, withPassword()).statBlob('a', digest, credentialed)
+    expect(other.requests.map(({ headers }) => headers.authorization)).toEqual([undefined])
+  })
+
+  test('does not have its credential sent to a realm elsewhere', async () => {
+    const thief = await serve((request, response) => sendToken(request, response, 1))
+    const server = await serve((request, response) => {
+      if (request.url !== '/v2/') return reply(response, 404)
+      reply(response, 401, { 'www-authenticate': `Bearer realm="${thief.url}/token"` })
+    })
+    const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', tag, credentialed))
+    expect(error.message).toContain('tokenHosts')
+    expect(thief.connections).toBe(0)
+  })
+
+  test('is shown again when a token that died is refused without a challenge', async () => {
+    let good = 1
+    const server: Served = await serve((request, response) => {
+      if (request.url!.startsWith('/token')) return reply(response, 200, {}, `{"token":"t${good}","expires_in":300}`)
+      if (request.headers.authorization === `Bearer t${good}`) return reply(response, 200, {}, '{}')
+      if (request.url !== '/v2/') return reply(response, request.headers.authorization ? 401 : 404)
+      reply(response, 401, { 'www-authenticate': `Bearer realm="${server.url}/token"` })
+    })
+    const clock = fakeClock()
+    const upstream = openUpstream(server.url, { ...withPassword(), clock })
+    await upstream.manifest('a', tag, credentialed)
+    clock.pass(1000)
+    good = 2
+    await upstream.manifest('a', tag, credentialed)
+  })
+})
+
 describe('nobody', () => {
   test('may be sent to a realm elsewhere', async () => {
     const other = await serve((request, response) => sendToken(request, response, 1))
