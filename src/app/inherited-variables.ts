@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { settingVariables } from '../config/read-environment.ts'
+import { proxyVariables } from '../upstream/proxies.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -11,11 +12,6 @@ export interface InheritedVariables {
   /** What would be needed and is not kept, with the reason. */
   readonly dropped: ReadonlyMap<string, string>
 }
-
-const bothCases = (...names: string[]) => names.flatMap((name) => [name, name.toLowerCase()])
-
-/** The way to upstreams. */
-export const proxyVariables = bothCases('HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'ALL_PROXY')
 
 /** Where programs and files are. */
 const places = ['PATH', 'HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME', 'XDG_STATE_HOME']

@@ -13,7 +13,7 @@ import { authVariable, parseAuthVariable } from '../upstream/docker-auth.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
-import { readProxies } from '../upstream/proxies.ts'
+import { proxyWarnings, readProxies } from '../upstream/proxies.ts'
 import { createRouting } from '../upstream/routing.ts'
 import type { Upstream } from '../upstream/upstream.ts'
 
@@ -59,6 +59,7 @@ export function createUpstreamDirectory({
       {},
       `${authVariable} is not {"auths": {"<registry>": {"auth": "…"}}}, so it is ignored, as the docker command ignores it`,
     )
+  for (const warning of proxyWarnings(env)) logger.warn({}, warning)
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {

@@ -1,7 +1,7 @@
 const secretParameter =
   /([?&](?:X-Amz-[^=&]*|X-Goog-[^=&]*|GoogleAccessId|Signature|verify|Policy|Key-Pair-Id|sig|token|access_token|refresh_token|password|AWSAccessKeyId|Expires|se|sp|sv|skoid)=)[^&\s"']*/gi
 const bearer = /\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}/g
-const userInfo = /(\bhttps?:\/\/)[^/\s@"']+@/g
+const userInfo = /(\b(?:https?|socks[45]?[ah]?):\/\/)[^/\s@"']+@/gi
 
 /** Without one of these there is nothing to strike out: most of what is logged is looked at once, not three times. */
 const suspicious = /[@=]|Bearer|Basic/

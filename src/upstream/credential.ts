@@ -33,7 +33,7 @@ export function identityOf(credential: Credential | undefined, host: string): st
 /** What of a credential must not be shown to anybody. */
 export function secretsOf(credential: Credential | undefined): string[] {
   if (!credential) return []
-  if (credential.kind === 'identity-token') return [credential.token]
+  if (credential.kind !== 'password') return [credential.token]
   return [credential.password, `${credential.username}:${credential.password}`]
 }
 

@@ -1,10 +1,7 @@
-import type { EnvHttpProxyAgent } from 'undici'
 import { redact } from '../lib/redact.ts'
-import type { AddressGuard } from './address-guard.ts'
+import { createAgents, type AgentsOptions, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
-import { resumePausedAtEnd } from './paused-connections.ts'
-import type { Proxies } from './proxies.ts'
 import type { RedirectTargets } from './redirect-targets.ts'
 import { redirectTarget, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
@@ -23,14 +20,11 @@ export interface ExchangeRequest {
   /** Lower-case names. `authorization` goes no further than the origin of `url`. */
   readonly headers: Readonly<Record<string, string>>
   readonly body?: string
-  /** Blobs have connections of their own, so that a question never waits behind layers. */
   readonly lane: Lane
   readonly signal?: AbortSignal | undefined
   /** Answers the challenges of registries that the request is redirected to. */
   readonly targets?: RedirectTargets | undefined
 }
-
-export type Lane = 'questions' | 'blobs'
 
 export interface Answer {
   readonly status: number
@@ -46,62 +40,31 @@ export interface Answer {
   discard(): void
 }
 
-export interface ExchangeOptions {
+export interface ExchangeOptions extends AgentsOptions {
   /** The upstream's name, for messages. */
   readonly host: string
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
-  readonly guard: AddressGuard
-  readonly proxies: Proxies
-  /** PEM certificates to trust instead of the usual ones. */
-  readonly certificates: string[] | undefined
   readonly userAgent: string
 }
 
 const mostHops = 5
-/** More than a pull uses with all that is fetched ahead, so that nothing a client asks for waits behind what it did not. */
-const connectionsPerOrigin = 48
-const keepAliveMs = 15_000
 /** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
 const discardBytes = 64 * 1024
 const discardMs = 1000
 
 export function createExchange(options: ExchangeOptions): Exchange {
   const { host, timeouts, guard } = options
-  const agents = new Map<Lane, Promise<EnvHttpProxyAgent>>()
+  const agents = createAgents(options)
   // The agents lose sight of a connection once its last request has begun, so that ending them does not end it.
   const running = new Set<AbortController>()
   let closed = false
 
   const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
 
-  async function createAgent(): Promise<EnvHttpProxyAgent> {
-    const { EnvHttpProxyAgent } = await import('undici')
-    resumePausedAtEnd()
-    const trust = options.certificates && { ca: options.certificates }
-    const connect = { timeout: timeouts.connect, ...trust }
-    return new EnvHttpProxyAgent({
-      ...options.proxies,
-      // A proxy is asked in the plain way for http, for many allow CONNECT to port 443 only.
-      proxyTunnel: false,
-      connections: connectionsPerOrigin,
-      keepAliveTimeout: keepAliveMs,
-      // Behind a proxy names are the proxy's to resolve, and only literal addresses can be judged here.
-      connect: { ...connect, lookup: guard.lookup },
-      requestTls: connect,
-      proxyTls: connect,
-    })
-  }
-
-  function agentFor(lane: Lane): Promise<EnvHttpProxyAgent> {
-    const agent = agents.get(lane) ?? createAgent()
-    agents.set(lane, agent)
-    return agent
-  }
-
   async function ask(request: ExchangeRequest, url: URL, headers: Record<string, string>): Promise<Answer> {
     guard.checkLiteral(url)
-    const agent = await agentFor(request.lane)
+    const { agent, via } = await agents.find(request.lane, url)
     request.signal?.throwIfAborted()
     if (closed) throw stopping()
     const foreign = url.origin !== request.url.origin
@@ -131,8 +94,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
-      const target = url.hostname === request.url.hostname ? host : url.hostname
-      throw requestFailure({ host, target, foreign }, error)
+      throw requestFailure({ host, target: url.host, foreign, via }, error)
     }
   }
 
@@ -167,7 +129,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
     async close() {
       closed = true
       for (const run of running) run.abort(stopping())
-      await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
+      await agents.close()
     },
   }
 }

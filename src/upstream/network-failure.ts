@@ -21,17 +21,22 @@ const certificate =
 export interface Hop {
   /** The upstream. */
   readonly host: string
-  /** The host name that was asked on its behalf. */
+  /** The host that was asked on its behalf, with its port. */
   readonly target: string
   /** Whether it is of another origin than the one that was asked first. */
   readonly foreign: boolean
+  /** The proxy that it was asked through. */
+  readonly via?: string | undefined
 }
 
 /** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
-export function requestFailure({ host, target, foreign }: Hop, error: unknown): Error {
+export function requestFailure({ host, target, foreign, via }: Hop, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
-  const where = target === host ? host : `${host} (${target})`
+  const name = target === host ? host : `${host} (${target})`
+  const where = via === undefined ? name : `${name}, asked through the proxy ${via},`
+  const refusedBy = via === undefined ? undefined : proxyRefusal(via, name, foreign, error)
+  if (refusedBy) return refusedBy
   const why = refused.get(code)
   const breaksCircuit = !foreign
   if (why) {
@@ -50,6 +55,18 @@ export function requestFailure({ host, target, foreign }: Hop, error: unknown): 
   return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
     cause: error,
   })
+}
+
+/** What a proxy said that would not make a connection; undefined for another failure. undici has its status in a text only. */
+function proxyRefusal(via: string, name: string, foreign: boolean, error: unknown): UpstreamError | undefined {
+  const status = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(
+    error instanceof Error ? error.message : '',
+  )?.[1]
+  if (status === undefined) return undefined
+  const why = status === '407' ? 'wants a user name and a password, or other ones' : `makes no connection to ${name}`
+  const message = `The proxy ${via} ${why} (${status}).`
+  if (Number(status) < 500) return new UpstreamError('unavailable', 502, message, { cause: error })
+  return new TransientError('unavailable', 502, message, { breaksCircuit: !foreign, cause: error })
 }
 
 /** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */

@@ -7,9 +7,9 @@ import { parseSize } from '../../lib/units.ts'
 import { imageUser, volumeName, type ContainerWish } from '../../runtime/container-spec.ts'
 import type { EngineInfo } from '../../runtime/container-engine.ts'
 import { isLoopbackAddress } from '../../server/host-guard.ts'
+import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxies.ts'
 import { containerConfig, containerPorts } from './container-config.ts'
 import { hashOfFiles, readHandedFiles, type HandedFiles } from './handed-archive.ts'
-import { proxyVariables } from '../inherited-variables.ts'
 import { handedCertificates } from './handed-certificates.ts'
 import { handedFiles } from './outside.ts'
 
@@ -52,7 +52,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
   const { networks: _, ...hashes } = configHashes(config, folder ?? volumeName)
   return {
     files,
-    warnings: [...addressWarnings(config), ...proxyWarnings(env)],
+    warnings: [...addressWarnings(config), ...containerProxyWarnings(env)],
     wish: {
       version: input.version,
       owner: paths.stateDir,
@@ -62,7 +62,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
       data: folder === undefined ? { volume: volumeName } : { folder },
       user: userFor(folder, info),
       memory: memoryOf(env['MIRROR_MEMORY']),
-      env: proxiesOf(env),
+      env: proxyEnvironment(env),
       extraCa: certificates ? extraCaFile : undefined,
       engine: info,
     },
@@ -86,18 +86,18 @@ function memoryOf(text: string | undefined): number {
   })
 }
 
-function proxiesOf(env: Surroundings['env']): Record<string, string> {
+function proxyEnvironment(env: Surroundings['env']): Record<string, string> {
   return Object.fromEntries(proxyVariables.flatMap((name) => (env[name] ? [[name, env[name]]] : [])))
 }
 
-function proxyWarnings(env: Surroundings['env']): string[] {
-  const local = proxyVariables.filter(
-    (name) => !/^no_/i.test(name) && /\/\/([^@/]*@)?(localhost|127\.|\[::1\])/.test(env[name] ?? ''),
-  )
-  const telling = proxyVariables.filter((name) => /\/\/[^@/]*:[^@/]*@/.test(env[name] ?? ''))
+function containerProxyWarnings(env: Surroundings['env']): string[] {
+  const proxies = [...readProxies(env).all]
+  const local = proxies.filter(([, { isLocal }]) => isLocal)
+  const telling = proxies.filter(([, { credential }]) => credential && credential.password !== '')
   return [
-    ...local.map((name) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
-    ...telling.map((name) => `${name} holds a password, which whoever may use Docker sees in docker inspect`),
+    ...proxyWarnings(env),
+    ...local.map(([name]) => `${name} names a proxy on this machine's loopback, which a container cannot reach`),
+    ...telling.map(([name]) => `${name} holds a password, which whoever may use Docker sees in docker inspect`),
   ]
 }
 

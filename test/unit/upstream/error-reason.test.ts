@@ -90,7 +90,7 @@ describe("the registry's own reason is in the failure", () => {
       const asked = [
         upstream.manifest('a', tag, anonymous),
         upstream.blob('a', digest, { ...anonymous, from: 0 }),
-        upstream.tags('a', { n: undefined, last: undefined }, anonymous),
+        upstream.tags('a', '', anonymous),
       ]
       for (const error of await Promise.all(asked.map(failureOf))) expect(error.message).toContain(sentence)
     },

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { createExchange } from '../../../src/upstream/exchange.ts'
+import { readProxies } from '../../../src/upstream/proxies.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
 /** What the exchange takes before it makes the upstream wait. */
@@ -23,7 +24,7 @@ async function askAndWait(length: number, end: (socket: Socket) => void) {
     host: 'registry.example',
     timeouts: { connect: 10_000, headers: 10_000, idle: 10_000 },
     guard: { checkLiteral() {}, lookup, classOf: () => 'loopback' },
-    proxies: { httpProxy: '', httpsProxy: '', noProxy: '' },
+    proxies: readProxies({}),
     certificates: undefined,
     userAgent: 'test',
   })

@@ -70,8 +70,8 @@ const questions: [string, (upstream: HttpUpstream) => Promise<unknown>][] = [
       expect((await readAll(body)).toString()).toBe('blob')
     },
   ],
-  ['list of tags', (upstream) => upstream.tags('app', { n: undefined, last: undefined }, anonymous)],
-  ['list of referrers', (upstream) => upstream.referrers('app', digest, undefined, anonymous)],
+  ['list of tags', (upstream) => upstream.tags('app', '', anonymous)],
+  ['list of referrers', (upstream) => upstream.referrers('app', digest, '', anonymous)],
 ]
 
 describe('a registry that redirects to another registry', () => {

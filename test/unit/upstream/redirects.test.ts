@@ -1,6 +1,4 @@
-import { createServer, request as httpRequest, type Server } from 'node:http'
-import { connect, type AddressInfo } from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { testCertificate } from './support/certificate.ts'
@@ -22,33 +20,6 @@ const sendingTo = (location: string | ((url: string) => string), status = 307) =
     if (!request.headers.authorization) return reply(response, 401, { 'www-authenticate': 'Basic realm="x"' })
     reply(response, status, { location: typeof location === 'string' ? location : location(request.url!) })
   })
-
-/** A forward proxy: absolute URLs and CONNECT, both to where `port` says. */
-async function serveProxy(port: number): Promise<{ url: string; log: string[] }> {
-  const log: string[] = []
-  const server: Server = createServer((request, response) => {
-    log.push(`${request.method} ${request.url}`)
-    const { pathname } = new URL(request.url!)
-    const onward = httpRequest({ port, method: request.method, path: pathname }, (answer) => {
-      response.writeHead(answer.statusCode!, answer.headers)
-      answer.pipe(response)
-    })
-    onward.end()
-  })
-  server.on('connect', (request, socket) => {
-    log.push(`CONNECT ${request.url}`)
-    const onward = connect(port, '127.0.0.1', () => {
-      socket.write('HTTP/1.1 200 OK\r\n\r\n')
-      onward.pipe(socket).pipe(onward)
-    })
-    onward.on('error', () => socket.destroy())
-    socket.on('error', () => onward.destroy())
-    socket.on('close', () => onward.destroy())
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => server.close().closeAllConnections())
-  return { url: `127.0.0.1:${(server.address() as AddressInfo).port}`, log }
-}
 
 describe('redirects', () => {
   test.each([301, 302, 303, 307, 308])(
@@ -216,41 +187,5 @@ describe('an own CA', () => {
 
   test.each(['', 'no PEM', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----'])('%j is refused', (ca) => {
     expect(() => openUpstream('https://registry.example', { ca })).toThrow(MirrorError)
-  })
-})
-
-describe('proxies', () => {
-  test.each(['http_proxy', 'HTTP_PROXY'])('%s is asked for http, without a scheme too', async (variable) => {
-    const server = await serve((_, response) => reply(response, 200, {}, 'blob'))
-    const proxy = await serveProxy(server.port)
-    const upstream = openUpstream('http://registry.test:5000', { env: { [variable]: proxy.url } })
-    expect((await upstream.statBlob('a', digest, anonymous)).size).toBe(4)
-    expect(proxy.log).toEqual([`HEAD http://registry.test:5000/v2/a/blobs/${digest}`])
-  })
-
-  test('HTTPS_PROXY is tunnelled through for https, with the own CA', async () => {
-    const server = await serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
-    const proxy = await serveProxy(server.port)
-    const env = { HTTPS_PROXY: `http://${proxy.url}` }
-    const upstream = openUpstream('https://localhost.test', { env, ca: testCertificate.cert })
-    const error = await failureOf(upstream.statBlob('a', digest, anonymous))
-    expect(error.message).toContain('ERR_TLS_CERT_ALTNAME_INVALID')
-    expect(proxy.log[0]).toBe('CONNECT localhost.test:443')
-  })
-
-  test('NO_PROXY and loopback addresses are asked directly', async () => {
-    const server = await serve((_, response) => reply(response, 200, {}, 'blob'))
-    const proxy = await serveProxy(server.port)
-    const lookup = openUpstream(`http://registry.test:${server.port}`, {
-      env: { HTTP_PROXY: proxy.url, NO_PROXY: '.test' },
-      lookup: (_host, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),
-    })
-    await lookup.statBlob('a', digest, anonymous)
-    await openUpstream(server.url, { env: { HTTP_PROXY: proxy.url } }).statBlob('a', digest, anonymous)
-    expect(proxy.log).toEqual([])
-  })
-
-  test('one that is no URL is refused', () => {
-    expect(() => openUpstream('http://registry.test', { env: { HTTPS_PROXY: 'socks5://x' } })).toThrow(/HTTPS_PROXY/)
   })
 })
