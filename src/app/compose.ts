@@ -43,20 +43,21 @@ export async function compose(
   version: string,
   logger: Logger,
   lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
+  env: Readonly<Record<string, string | undefined>> = process.env,
 ): Promise<Parts> {
   const clock = systemClock
   const { cache: settings } = config
   const blobs = await chooseSendBlob({
     idle: settings.timeouts.idle,
     plain: config.tls === undefined,
-    env: process.env,
+    env,
   })
   const canaries = new Canaries(
     () => clock.monotonic(),
     () => randomBytes(16).toString('hex'),
   )
   const userAgent = `mirror/${version}`
-  const upstreams = createUpstreamDirectory({ config, canaries, env: process.env, userAgent, clock, logger })
+  const upstreams = createUpstreamDirectory({ config, canaries, env, userAgent, clock, logger })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,

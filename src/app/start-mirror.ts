@@ -33,6 +33,8 @@ export interface StartOptions {
   readonly version: string
   readonly runtime: StatusReport['runtime']
   readonly logger: Logger
+  /** For proxies, credentials and switches; the process's own when not given. */
+  readonly env?: Readonly<Record<string, string | undefined>>
   /** Only for a mirror in a container. */
   readonly outside?: Outside | undefined
   /** The store belongs to another process now: nothing may be written any more. */
@@ -56,7 +58,14 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   const { logger, home } = options
   const tls = readTls(config.tls)
   const { outside, onStoreLost: onLost } = options
-  const parts = await compose(config, home, options.version, logger, { instance: outside?.instance, onLost })
+  const parts = await compose(
+    config,
+    home,
+    options.version,
+    logger,
+    { instance: outside?.instance, onLost },
+    options.env,
+  )
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async () => {
     await Promise.all(closing.map((end) => end(drainMs)))

@@ -1,7 +1,11 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
+import { temporaryHome } from '../support/mirror.ts'
 import { serveHttpProxy, serveSocksProxy } from '../support/proxies.ts'
 import { startUpstream } from '../support/upstream.ts'
 
@@ -20,6 +24,15 @@ const unset = {
 async function startScene(env: Record<string, string>) {
   return startMirrorProcess({ upstreams: { 'docker.io': 'http://registry.test' }, env: { ...unset, ...env } })
 }
+
+test('the demo asks no proxy, not even one on this machine', async () => {
+  const proxy = await serveHttpProxy({ to: '127.0.0.1:1' })
+  const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+  const env = { PATH: process.env['PATH'], HOME: await temporaryHome(), http_proxy: proxy.host }
+  const demo = spawn(process.execPath, [program, 'demo'], { env, stdio: 'ignore' })
+  expect(await once(demo, 'exit')).toEqual([0, null])
+  expect(proxy.log).toEqual([])
+})
 
 describe('the program as it is built pulls', () => {
   test.each(['socks5h', 'socks4a'])('through a proxy that speaks %s', async (scheme) => {

@@ -110,7 +110,7 @@ function reader(socket: Socket): (bytes: number) => Promise<Buffer> {
 
 function join(socket: Socket, to: string, onConnect: () => void): void {
   const [host, port] = to.split(':')
-  const onward = connect(Number(port), host!, () => {
+  const onward = connect(Number(port), host, () => {
     onConnect()
     onward.pipe(socket).pipe(onward)
   })

@@ -57,7 +57,10 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
       },
     }
     const paths = mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home })
-    const mirror = await startMirror(config, { home: paths, version: 'demo', runtime: 'process', logger: silentLogger })
+    // No proxy, which may run on this machine, has anything to do with it.
+    const env = { ...process.env, no_proxy: '*' }
+    const options = { home: paths, version: 'demo', runtime: 'process', logger: silentLogger, env } as const
+    const mirror = await startMirror(config, options)
     try {
       const base = mirror.endpoints.cache[0]!
       const image = `${registry}/${repository}:${tag}`
