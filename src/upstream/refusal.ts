@@ -66,8 +66,10 @@ export async function refusal(
     const message = withReason(`The storage that ${host} sent us to answered ${status}`, reason)
     return new TransientError('unavailable', 502, message)
   }
-  if (meaning === 'denied')
-    return new UpstreamError('denied', status, withReason(`${where} refused it (${status})`, reason))
+  if (meaning === 'denied') {
+    const what = status === 401 && foreign === undefined && secrets.length > 0 ? 'the credential' : 'it'
+    return new UpstreamError('denied', status, withReason(`${where} refused ${what} (${status})`, reason))
+  }
   const message = withReason(`${where} answered ${status}`, reason)
   if (meaning === 'later') return new TransientError('unavailable', 502, message)
   // 501 and 505 are said by a server that is well.

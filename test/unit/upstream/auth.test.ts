@@ -466,6 +466,7 @@ describe('a private repository that is hidden from nobody', () => {
     for (let asked = 0; asked < 2; asked++) {
       const error = await failureOf(upstream.manifest('a', tag, credentialed))
       expect([error.failure, error.status]).toEqual(['denied', 401])
+      expect(error.message).toContain('refused the credential')
     }
   })
 

@@ -1,0 +1,27 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { handOver } from '../../../../src/app/container/hand-over.ts'
+import { systemClock } from '../../../../src/lib/clock.ts'
+import { temporaryHome } from '../../../support/mirror.ts'
+
+test("for a registry that a company's cache keeps below a prefix, the company's credential is handed over", async () => {
+  const folder = join(await temporaryHome(), 'docker')
+  await mkdir(folder)
+  const auth = (pair: string) => ({ auth: Buffer.from(pair).toString('base64') })
+  const auths = { 'harbor.corp.example': auth('ann:1'), 'https://index.docker.io/v1/': auth('bob:2') }
+  await writeFile(join(folder, 'config.json'), JSON.stringify({ auths }))
+  const upstream = {
+    credentials: { from: 'docker-config' as const },
+    tokenHosts: [],
+    ca: undefined,
+    tagFreshness: undefined,
+  }
+  const handed = (prefix: string | undefined) => {
+    const upstreams = { 'docker.io': { ...upstream, url: 'https://harbor.corp.example', prefix } }
+    return handOver(['docker.io'], { upstreams }, { DOCKER_CONFIG: folder }, systemClock)
+  }
+  expect(JSON.parse(await handed('hub'))).toEqual({ auths: { 'harbor.corp.example': auths['harbor.corp.example'] } })
+  const direct = JSON.parse(await handed(undefined)) as { auths: object }
+  expect(Object.keys(direct.auths)).toEqual(['https://index.docker.io/v1/'])
+})
