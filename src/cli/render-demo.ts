@@ -11,7 +11,7 @@ export function renderDemoStep(step: DemoStep, paint: Paint): string {
   if (step.kind === 'set-up') {
     return [
       '',
-      `  ${paint.dim('an upstream')}   ${step.upstream}   ${paint.dim('made on the spot: 40 ms away, 12.5 MB/s a connection')}`,
+      `  ${paint.dim('an upstream')}   ${step.upstream}   ${paint.dim('made on the spot: 40 ms away, 12 MiB/s a connection')}`,
       `  ${paint.dim('a mirror')}      ${step.mirror}   ${paint.dim('in a temporary folder')}`,
       `  ${paint.dim('an image')}      ${step.image}   ${paint.dim('two platforms, four layers each')}`,
       '',

@@ -34,16 +34,20 @@ export function parseDuration(text: string): number | undefined {
   return Math.round(total)
 }
 
-/** `1.4 GB`: bytes for a person, in powers of 1000 as disks and networks are sold. */
+/**
+ * Formats bytes for a person, in the units of mirror.yaml: `512 B`, `1.4 GiB`, `20 GiB`. Everything that users read as a size
+ * goes through this function.
+ */
 export function formatBytes(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB']
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   let value = bytes
   let unit = 0
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1000
+  // 1023.95 KiB would be rounded to 1024.
+  while (unit < units.length - 1 && Math.round(value) >= 1024) {
+    value /= 1024
     unit += 1
   }
-  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1).replace(/\.0$/, '')} ${units[unit]}`
 }
 
 /** `3 h 12 min`, `45 s`, `320 ms`: a duration for a person. */

@@ -35,7 +35,7 @@ export type DemoStep =
 const registry = 'registry.example'
 const repository = 'demo/app'
 const tag = '1'
-const network = { latency: 40, bandwidth: 12_500_000 }
+const network = { latency: 40, bandwidth: 12 * 1024 ** 2 }
 
 /** The whole story on one machine: an upstream made on the spot, a pull that misses, one that hits, one without upstream. */
 export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory> {
