@@ -5,6 +5,7 @@ import type { BlobSending } from '../server/blobs.ts'
 import { createHandler } from '../server/handle.ts'
 import type { HostGuard } from '../server/host-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
+import type { TransferLog } from '../server/transfer-log.ts'
 import type { RegistryParts } from './compose-registry.ts'
 
 export interface RegistryListening {
@@ -12,6 +13,7 @@ export interface RegistryListening {
   readonly listening: (host: string) => Omit<ListenOptions, 'host' | 'port'>
   readonly guard: HostGuard
   readonly sending: BlobSending
+  readonly transfers: TransferLog
   readonly logger: Logger
 }
 
@@ -19,7 +21,7 @@ export interface RegistryListening {
 export async function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
-  { guard, sending, logger, listening }: RegistryListening,
+  { guard, sending, transfers, logger, listening }: RegistryListening,
 ): Promise<((host: string, port: number) => Promise<Listener>) | undefined> {
   if (!parts) return undefined
   const { registry } = parts
@@ -34,6 +36,8 @@ export async function registryOpener(
     stats: undefined,
     push,
     sending,
+    defaultRegistry: undefined,
+    transfers,
     logger,
   })
   return (host, port) => listen({ ...listening(host), host, port }, handle)

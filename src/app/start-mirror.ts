@@ -16,6 +16,7 @@ import { createHandler } from '../server/handle.ts'
 import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
 import { listen, type Listener } from '../server/listen.ts'
 import { renderMetrics } from '../server/metrics.ts'
+import { TransferLog } from '../server/transfer-log.ts'
 import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
 import { openAdminToken } from './admin-token.ts'
@@ -66,9 +67,11 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     { instance: outside?.instance, onLost },
     options.env,
   )
+  const transfers = new TransferLog({ logger, clock: systemClock })
   const closing: ((graceMilliseconds: number) => Promise<void>)[] = []
   const close = async () => {
     await Promise.all(closing.map((end) => end(drainMs)))
+    transfers.close()
     await parts.close()
   }
   try {
@@ -92,6 +95,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         guard,
         stats: parts.stats,
         sending,
+        defaultRegistry: config.defaultUpstream,
+        transfers,
         logger,
       })
       return listen({ ...listening(host), host, port }, handle)
@@ -100,7 +105,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
-    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, logger, listening })
+    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, transfers, logger, listening })
     const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 

@@ -1,6 +1,7 @@
 import type { Totals } from '../registry/stats.ts'
 import type { ImageReport, StatusReport, UpstreamReport } from '../server/admin-api.ts'
 import { listImages } from '../store/images.ts'
+import { isCanaryName } from '../upstream/canaries.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
 import type { Parts } from './compose.ts'
 
@@ -43,13 +44,15 @@ export function createStatusReport(
     },
     registry: registryCounters(pushed),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
+    refusedRegistries: Object.fromEntries(stats.refusedRegistries),
     images: imageReports({ store }),
   }
 }
 
-/** What is cached, as images. */
+/** What is cached, as images. Those by which the mirror checks clients are none of its user's. */
 export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
-  return listImages(store.refs, store.blobs.sizes).map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
+  const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isCanaryName(repository))
+  return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
     if (lastPulled !== undefined) report.lastPulled = iso(lastPulled)
     if (checkedAt !== undefined) report.checkedAt = iso(checkedAt)

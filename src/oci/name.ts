@@ -55,3 +55,9 @@ export function parseRegistryHost(text: string): string | undefined {
 export function looksLikeRegistry(segment: string): boolean {
   return segment === 'localhost' || segment.includes('.') || segment.includes(':')
 }
+
+/** The setting of mirror.yaml by which a registry is mirrored: `upstreams: {ghcr.io: {}}`; YAML needs quotes around some names. */
+export function upstreamSetting(host: string): string {
+  const key = /^[a-z0-9.-]+$/.test(host) ? host : `'${host}'`
+  return `upstreams: {${key}: {}}`
+}

@@ -154,7 +154,9 @@ export class BlobCache {
         hashes: this.#parts.hashes,
         release: this.#parts.release,
         makeRoom: this.#parts.makeRoom,
-        onBytes: (bytes) => this.#parts.stats.fetched(place.host, bytes),
+        onBytes: (bytes) => {
+          if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, bytes)
+        },
         onMismatch: () => this.#parts.stats.mismatched(),
         logger: this.#parts.logger,
       },

@@ -50,7 +50,7 @@ export class ManifestCache {
   ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
     return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
       const fetched = await place.upstream.manifest(place.name, reference, { access: place.caller.access })
-      this.#parts.stats.fetched(place.host, fetched.bytes.length)
+      if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
       return this.keep(place, reference, fetched)
     })
   }

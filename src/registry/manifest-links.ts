@@ -1,8 +1,10 @@
+import { LRUCache } from 'lru-cache'
 import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
-import { parseDigest } from '../oci/digest.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
 import { hasIndexMembers, presentMembers } from '../oci/manifest-members.ts'
 import { bareMediaType, mediaType } from '../oci/media-types.ts'
+import { bytesOf, type SmallContent } from './small-contents.ts'
 
 /** What a registry has to know of a manifest. Everything else in it is its clients' business. */
 export interface ManifestOutline {
@@ -36,6 +38,22 @@ export function outlineManifest(bytes: Uint8Array, contentType: string): Manifes
   add('blob', json['layers'])
   add('blob', json['blobs'])
   return { mediaType: typeOf(all, contentType), links }
+}
+
+const known = new LRUCache<Digest, readonly ManifestLink[]>({
+  maxSize: 50_000,
+  sizeCalculation: (links) => links.length + 1,
+})
+
+/** What a manifest names. A digest names its content for ever, so that a manifest that is pulled often is read once. */
+export function linksOf(digest: Digest, content: SmallContent): readonly ManifestLink[] {
+  let links = known.get(digest)
+  if (links === undefined) {
+    const outline = outlineManifest(bytesOf(content), '')
+    links = typeof outline === 'string' ? [] : outline.links
+    known.set(digest, links)
+  }
+  return links
 }
 
 function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {

@@ -1,6 +1,7 @@
 import type { Clock } from '../lib/clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
+import { upstreamSetting } from '../oci/name.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { anonymousIdentity } from '../store/ref-store.ts'
@@ -75,7 +76,7 @@ export class PullThrough implements Registry {
       fetch: (place, layer, signal) => this.#blobs.prefetch(place, layer, signal),
     })
     this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
-    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime)
+    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime, () => options.stats.pulled())
   }
 
   async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
@@ -86,7 +87,8 @@ export class PullThrough implements Registry {
           : await this.#byDigest(place, reference.digest)
       const record = place.record()
       if (!caller.head && answer.digest) this.#prefetcher.sawManifest(place, answer.digest)
-      if (record && answer.digest) this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
+      if (record && answer.digest && !place.upstream.isProbe)
+        this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
       return answer
     })
   }
@@ -223,7 +225,7 @@ export class PullThrough implements Registry {
   }
 
   /** Finds the place, remembers a "no" for a moment, and turns an upstream's failure into what the client is told. */
-  async #at<T>(
+  async #at<T extends { readonly provenance: Provenance }>(
     repository: Repository,
     caller: Caller,
     absent: OciErrorCode,
@@ -231,7 +233,10 @@ export class PullThrough implements Registry {
     answer: (place: Place) => Promise<T>,
   ): Promise<T> {
     const route = this.#options.route(repository)
-    if (!route) throw unknownRegistry(repository)
+    if (!route) {
+      if (repository.registry !== undefined) this.#options.stats.refusedRegistry(repository.registry)
+      throw unknownRegistry(repository)
+    }
     const { host } = route.upstream
     try {
       // What a HEAD is refused, a GET may get.
@@ -243,7 +248,9 @@ export class PullThrough implements Registry {
           : methods.map((method) => this.#refused.get(keyFor(identity, method))).find((known) => known !== undefined)
       const place = openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities, refusal)
       try {
-        return await answer(place)
+        const answered = await answer(place)
+        if (route.upstream.isProbe) answered.provenance.isProbe = true
+        return answered
       } catch (error) {
         if (
           what !== undefined &&
@@ -296,6 +303,6 @@ function unknownRegistry({ registry, name }: Repository): OciError {
   return new OciError(
     'NAME_UNKNOWN',
     404,
-    `${host} is not mirrored (asked for ${name}). To allow it add "upstreams: {${host}: {}}" to mirror.yaml.`,
+    `${host} is not mirrored (asked for ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
   )
 }

@@ -23,9 +23,11 @@ export class PullTracker {
   readonly #refs: Pick<RefStore, 'touch'>
   readonly #clock: Clock
   readonly #runningTime: () => number
+  readonly #onPull: () => void
 
-  constructor(refs: Pick<RefStore, 'touch'>, clock: Clock, runningTime: () => number) {
+  constructor(refs: Pick<RefStore, 'touch'>, clock: Clock, runningTime: () => number, onPull = () => {}) {
     this.#refs = refs
+    this.#onPull = onPull
     this.#clock = clock
     this.#runningTime = runningTime
   }
@@ -65,6 +67,7 @@ export class PullTracker {
     if (!counter) return
     sighting.counted = true
     counter.pulls += 1
+    this.#onPull()
     counter.lastPulled = this.#clock.wall()
     this.#refs.touch(record)
   }

@@ -41,6 +41,8 @@ export interface Provenance {
   readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
   /** The `Cache-Status` header's value; undefined for what no cache has to do with. */
   readonly cacheStatus: string | undefined
+  /** The answer is about an image that the mirror itself offers, to check a client: it is not counted. */
+  isProbe?: true
 }
 
 export interface ManifestAnswer {

@@ -6,6 +6,9 @@ import type { Provenance } from './registry.ts'
 
 /** Totals since `since`, across restarts. */
 export interface Totals {
+  /** Images that clients pulled. */
+  pulls: number
+  /** Manifests and blobs that clients asked for; so are the others. */
   requests: number
   hits: number
   misses: number
@@ -37,6 +40,7 @@ export interface Served {
 /** What the cache has done. A damaged file means that counting starts anew, nothing worse. */
 export class Stats {
   readonly totals: Totals = {
+    pulls: 0,
     requests: 0,
     hits: 0,
     misses: 0,
@@ -52,6 +56,8 @@ export class Stats {
   readonly upstreams = new Map<string, UpstreamTotals>()
   /** Host header values that were refused, and how often; in this process only, and bounded. */
   readonly refusedHosts = new Map<string, number>()
+  /** Registries that were asked for and are not mirrored, and how often; in this process only, and bounded. */
+  readonly refusedRegistries = new Map<string, number>()
   /** Wall clock ms. */
   since: number
 
@@ -61,6 +67,7 @@ export class Stats {
 
   /** Counts an answer with a 2xx or 304 status. */
   served({ provenance, bytes, head }: Served): void {
+    if (provenance.isProbe) return
     const { totals } = this
     totals.requests += 1
     totals.bytesServed += bytes
@@ -83,6 +90,10 @@ export class Stats {
     if (provenance.outcome === 'stale') totals.staleServed += 1
   }
 
+  pulled(): void {
+    this.totals.pulls += 1
+  }
+
   failed(): void {
     this.totals.errors += 1
   }
@@ -97,10 +108,11 @@ export class Stats {
   }
 
   refused(host: string): void {
-    const name = host.slice(0, 255)
-    if (this.refusedHosts.has(name) || this.refusedHosts.size < 100) {
-      this.refusedHosts.set(name, (this.refusedHosts.get(name) ?? 0) + 1)
-    }
+    countName(this.refusedHosts, host)
+  }
+
+  refusedRegistry(host: string): void {
+    countName(this.refusedRegistries, host)
   }
 
   /** hits / (hits + misses), 0 before the first. */
@@ -141,6 +153,15 @@ function parseSaved(text: string): { since: number; totals: object; upstreams: R
   if (typeof since !== 'number' || !isObject(totals)) return undefined
   const counted = Object.entries(upstreams ?? {}).filter((entry): entry is [string, object] => isObject(entry[1]))
   return { since, totals, upstreams: Object.fromEntries(counted) }
+}
+
+const mostNames = 100
+const longestName = 255
+
+/** Counts a name that a stranger sent: of limited length, without control characters, and only so many of them. */
+function countName(counts: Map<string, number>, sent: string): void {
+  const name = sent.slice(0, longestName).replaceAll(/[^\x20-\x7e]/g, '?')
+  if (counts.has(name) || counts.size < mostNames) counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
 /** Takes over the counters that the target knows and the source has as numbers. */

@@ -40,7 +40,10 @@ export interface StatusReport {
   upstreams: Record<string, UpstreamReport>
   storage: { path: string; bytes: number; maxBytes: number; blobs: number; manifests: number; pushedBytes: number }
   registry: RegistryCounters
+  /** Host headers that are not this mirror's, and how often they came. */
   refusedHosts: Record<string, number>
+  /** Registries that clients asked for and that are not mirrored, and how often. */
+  refusedRegistries: Record<string, number>
   images: ImageReport[]
 }
 

@@ -1,19 +1,22 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
-import type { Caller, Provenance, Registry } from '../registry/registry.ts'
+import { linksOf } from '../registry/manifest-links.ts'
+import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../registry/registry.ts'
 import type { Stats } from '../registry/stats.ts'
-import { logAccess } from './access-log.ts'
+import { agentOf, logAccess, repositoryName } from './access-log.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { sendBlobAnswer, type BlobSending } from './blobs.ts'
 import { plainAddress, type HostGuard } from './host-guard.ts'
 import { sendList } from './listings.ts'
 import { sendManifest } from './manifests.ts'
 import { answerPush, type PushOptions } from './pushes.ts'
-import { drainBody } from './request-body.ts'
+import { drainBody, receivedBytes } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
+import type { TransferLog, Transferred } from './transfer-log.ts'
 
 export interface HandleOptions {
   readonly registry: Registry
@@ -26,6 +29,9 @@ export interface HandleOptions {
   /** Undefined for a registry that is read-only. */
   readonly push?: PushOptions | undefined
   readonly sending: BlobSending
+  /** The upstream of requests that name none; undefined where repositories belong to no upstream. */
+  readonly defaultRegistry: string | undefined
+  readonly transfers: TransferLog
   readonly logger: Logger
 }
 
@@ -33,11 +39,22 @@ export interface HandleOptions {
 interface Sent {
   readonly bytes: number
   readonly provenance?: Provenance
+  readonly manifest?: ManifestAnswer
+  /** The digest of a manifest that was received. */
+  readonly pushed?: Digest | undefined
+}
+
+/** What is known of a request before it is answered. */
+interface Asked {
+  route: Route | undefined
+  /** Call it when the request has ended. */
+  ended: ((transferred: Transferred) => void) | undefined
 }
 
 /** Turns requests into calls on a registry, and back. The one place where a failure becomes an answer. */
 export function createHandler(options: HandleOptions): (request: IncomingMessage, response: ServerResponse) => void {
   const { stats, logger } = options
+  const listener = listenerOf(options)
   return (request, response) => {
     const begun = performance.now()
     void serve(request, response, begun, new ClientDeparture(request, response))
@@ -49,22 +66,31 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     begun: number,
     client: ClientDeparture,
   ): Promise<void> {
-    const milliseconds = () => performance.now() - begun
+    const asked: Asked = { route: undefined, ended: undefined }
+    const log = (status: number, { bytes, provenance }: Sent, error?: string) =>
+      logAccess(logger, request, {
+        listener,
+        route: asked.route,
+        repository: repositoryName(asked.route, options.defaultRegistry),
+        status,
+        bytes,
+        provenance,
+        error,
+        milliseconds: performance.now() - begun,
+      })
     try {
-      const { bytes, provenance } = await answer(request, response, options, client)
+      const sent = await answer(request, response, options, client, asked)
+      const { bytes, provenance } = sent
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
-      logAccess(logger, request, { status: response.statusCode, bytes, provenance, milliseconds: milliseconds() })
+      log(response.statusCode, sent)
+      asked.ended?.(transferredBy(request, response, asked.route!, sent))
     } catch (reason) {
       const error = reason instanceof OciError ? reason : failureOf(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
       if (error) sendError(request, response, error)
       else response.destroy()
-      logAccess(logger, request, {
-        status: error?.status ?? 499,
-        bytes: 0,
-        error: error?.message,
-        milliseconds: milliseconds(),
-      })
+      log(error?.status ?? 499, { bytes: 0 }, error?.message)
+      asked.ended?.(failedBy(request, asked.route!))
     } finally {
       // A body that the answer did not need may never end.
       if (options.push) drainBody(request)
@@ -77,6 +103,7 @@ async function answer(
   response: ServerResponse,
   options: HandleOptions,
   client: ClientDeparture,
+  asked: Asked,
 ): Promise<Sent> {
   const { registry, guard, push } = options
   // An unread body would be taken for the next request.
@@ -86,9 +113,12 @@ async function answer(
     throw readOnly('GET, HEAD')
   }
   const route = parseRoute(request.url!, options.addressing, request.method)
+  asked.route = route
+  asked.ended = beginTransfer(request, route, options)
   if (push) {
     const user = await push.authorize?.(request)
-    if (await answerPush(request, response, route, push, user)) return { bytes: 0 }
+    const pushed = await answerPush(request, response, route, push, user)
+    if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
   const caller = callerOf(request, options)
   switch (route.kind) {
@@ -96,7 +126,7 @@ async function answer(
       return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
     case 'manifest': {
       const found = await registry.manifest(repositoryOf(route), route.reference, caller)
-      return { bytes: sendManifest(request, response, found), provenance: found.provenance }
+      return { bytes: sendManifest(request, response, found), provenance: found.provenance, manifest: found }
     }
     case 'blob': {
       const found = await registry.blob(repositoryOf(route), route.digest, caller)
@@ -106,21 +136,85 @@ async function answer(
       }
     }
     case 'tags':
-      return { bytes: sendList(request, response, await registry.tags(repositoryOf(route), route.page, caller)) }
+      return sendListAnswer(request, response, await registry.tags(repositoryOf(route), route.page, caller))
     case 'referrers':
-      return {
-        bytes: sendList(
-          request,
-          response,
-          await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller, route.page),
-        ),
-      }
+      return sendListAnswer(
+        request,
+        response,
+        await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller, route.page),
+      )
     case 'catalog':
-      return { bytes: sendList(request, response, await registry.catalog(route.registry, route.page, caller)) }
+      return sendListAnswer(request, response, await registry.catalog(route.registry, route.page, caller))
     case 'uploads':
     case 'upload':
       throw readOnly('')
   }
+}
+
+/** A client asks by HEAD whether something is there: an absence is no failure. */
+function failedBy({ method }: IncomingMessage, route: Route): Transferred {
+  if (method !== 'GET') return { kind: 'other' }
+  return { kind: 'failed', digest: route.kind === 'blob' ? route.digest : undefined }
+}
+
+function sendListAnswer(request: IncomingMessage, response: ServerResponse, list: ListAnswer): Sent {
+  return { bytes: sendList(request, response, list) }
+}
+
+function listenerOf({ addressing }: HandleOptions): 'cache' | 'registry' {
+  return addressing === 'proxy' ? 'cache' : 'registry'
+}
+
+/** Manifests and blobs are parts of a pull or a push; undefined for any other request. */
+function beginTransfer(
+  request: IncomingMessage,
+  route: Route,
+  options: HandleOptions,
+): ((transferred: Transferred) => void) | undefined {
+  if (route.kind !== 'manifest' && route.kind !== 'blob' && route.kind !== 'upload' && route.kind !== 'uploads')
+    return undefined
+  return options.transfers.begin({
+    listener: listenerOf(options),
+    client: plainAddress(request.socket.remoteAddress ?? ''),
+    agent: agentOf(request),
+    repository: repositoryName(route, options.defaultRegistry)!,
+  })
+}
+
+/** What a request that was answered means for the pull or push that it belongs to. */
+function transferredBy(request: IncomingMessage, response: ServerResponse, route: Route, sent: Sent): Transferred {
+  const { bytes, provenance, manifest, pushed } = sent
+  const { method } = request
+  const received = receivedBytes(request)
+  // What the mirror does to check a client is no pull of its user's.
+  if (provenance?.isProbe) return { kind: 'other' }
+  if (route.kind === 'manifest' && pushed) {
+    const [first] = route.tags
+    const tag = route.reference.kind === 'tag' ? route.reference.tag : first
+    return { kind: 'pushed-manifest', tag, digest: pushed, bytes: received }
+  }
+  if (route.kind === 'uploads' || route.kind === 'upload') {
+    const { digest, mount } = route.wanted
+    const named = parseDigest(mount ?? digest ?? '')
+    if (response.statusCode === 201 && named)
+      return mount === undefined
+        ? { kind: 'pushed-blob', digest: named, bytes: received }
+        : { kind: 'held-blob', digest: named }
+    return received > 0 ? { kind: 'received', bytes: received } : { kind: 'other' }
+  }
+  if (manifest?.digest && route.kind === 'manifest' && provenance) {
+    const tag = route.reference.kind === 'tag' ? route.reference.tag : undefined
+    const { digest } = manifest
+    if (method === 'HEAD') return tag === undefined ? { kind: 'other' } : { kind: 'head', tag, digest }
+    const links = manifest.body ? linksOf(digest, manifest.body) : []
+    return { kind: 'manifest', tag, digest, links, bytes, outcome: provenance.outcome }
+  }
+  if (route.kind === 'blob' && provenance) {
+    const { digest } = route
+    if (method === 'GET') return { kind: 'blob', digest, bytes, outcome: provenance.outcome }
+    return { kind: 'held-blob', digest }
+  }
+  return { kind: 'other' }
 }
 
 /** `allow`: the methods that the resource has, none for an upload. RFC 9110 §15.5.6. */

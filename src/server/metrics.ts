@@ -15,6 +15,7 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
   }
   const { cache, storage, upstreams } = report
 
+  counter('pulls_total', 'Images that clients pulled', cache.pulls)
   counter('requests_total', 'Manifest and blob requests answered', cache.requests)
   counter('hits_total', 'Requests answered from the store', cache.hits)
   counter('misses_total', 'Requests answered from an upstream', cache.misses)

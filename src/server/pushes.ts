@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { bareMediaType } from '../oci/media-types.ts'
@@ -22,8 +23,14 @@ export interface PushOptions {
 
 const mostTags = 100
 
+/** What a request has brought. */
+export interface Pushed {
+  /** The manifest that is in the registry now. */
+  readonly manifest?: Digest
+}
+
 /**
- * Answers a request that changes something, or asks for the state of an upload; false for one that only reads.
+ * Answers a request that changes something, or asks for the state of an upload; undefined for one that only reads.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
  */
 export async function answerPush(
@@ -32,7 +39,7 @@ export async function answerPush(
   route: Route,
   options: PushOptions,
   user: User,
-): Promise<boolean> {
+): Promise<Pushed | undefined> {
   const method = request.method!
   const reads = method === 'GET' || method === 'HEAD'
   // A page in a browser may send a form anywhere; its Origin gives it away.
@@ -40,17 +47,18 @@ export async function answerPush(
     throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
   if (route.kind === 'uploads' || route.kind === 'upload') {
     await answerUpload(request, response, route, { ...options, user })
-    return true
+    return {}
   }
-  if (reads) return false
-  if (route.kind === 'manifest' && method === 'PUT') await putManifest(request, response, route, options)
-  else if ((route.kind === 'manifest' || route.kind === 'blob') && method === 'DELETE')
+  if (reads) return undefined
+  if (route.kind === 'manifest' && method === 'PUT')
+    return { manifest: await putManifest(request, response, route, options) }
+  if ((route.kind === 'manifest' || route.kind === 'blob') && method === 'DELETE')
     await answerDelete(response, route, options)
   else {
     const allow = { manifest: 'GET, HEAD, PUT, DELETE', blob: 'GET, HEAD, DELETE' }[route.kind as string] ?? 'GET, HEAD'
     throw new OciError('UNSUPPORTED', 405, `There is nothing to ${method} at this path.`, { allow })
   }
-  return true
+  return {}
 }
 
 async function putManifest(
@@ -58,7 +66,7 @@ async function putManifest(
   response: ServerResponse,
   route: Extract<Route, { kind: 'manifest' }>,
   { registry, idle }: PushOptions,
-): Promise<void> {
+): Promise<Digest> {
   const { reference, name } = route
   const tags = [...new Set(route.tags)]
   if (tags.length > mostTags)
@@ -76,6 +84,7 @@ async function putManifest(
     ...(subject === undefined ? {} : { 'oci-subject': subject }),
     ...(tags.length === 0 ? {} : { 'oci-tag': tags.join(', ') }),
   })
+  return digest
 }
 
 async function answerDelete(

@@ -4,6 +4,13 @@ import { OciError } from '../oci/errors.ts'
 /** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */
 const leastBytes = 1024
 
+const received = new WeakMap<IncomingMessage, number>()
+
+/** Bytes of the body that were read. */
+export function receivedBytes(request: IncomingMessage): number {
+  return received.get(request) ?? 0
+}
+
 /**
  * The body of a request as it comes, at the reader's pace. There is no limit on the whole; a client that has kept us waiting
  * for `idle` ms is cut off. Time that the reader takes is not the client's.
@@ -20,6 +27,7 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
       clearTimeout(watch)
       patience -= performance.now() - waitingSince
       arrived += chunk.length
+      received.set(request, receivedBytes(request) + chunk.length)
       if (arrived >= leastBytes) {
         arrived = 0
         patience = idle

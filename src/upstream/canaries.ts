@@ -12,6 +12,12 @@ export interface Canary {
 }
 
 const prefix = 'mirror-check/'
+
+/** Whether a repository's name is one under which a canary is, or was, offered. */
+export function isCanaryName(repository: string): boolean {
+  return repository.startsWith(prefix)
+}
+
 /** Who forgot to end one is done by then. */
 const lifetimeMs = 15 * 60_000
 const most = 20
@@ -40,7 +46,7 @@ export class Canaries {
 
   /** Undefined for every repository that is none of ours. */
   find(repository: string): Canary | undefined {
-    if (!repository.startsWith(prefix)) return undefined
+    if (!isCanaryName(repository)) return undefined
     this.#forgetOld()
     return this.#byRepository.get(repository)?.canary
   }

@@ -29,6 +29,7 @@ export function createCanaryUpstream(host: string, canary: Canary): Upstream {
 
   return {
     host,
+    isProbe: true,
     identity: () => Promise.resolve(identity),
     async resolve(_name, reference) {
       const { digest, mediaType, bytes } = find(reference)

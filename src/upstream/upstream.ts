@@ -16,6 +16,8 @@ export interface AskOptions {
 export interface Upstream {
   /** The name clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
   readonly host: string
+  /** This upstream holds an image that the mirror offers to check a client. */
+  readonly isProbe?: true
   /** Whose word a call with this access would bring: `anonymous`, or a stable name of the credential's owner. */
   identity(access: Access): Promise<string>
   /** HEAD of a manifest: costs no quota. */

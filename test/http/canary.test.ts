@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { get } from '../support/get.ts'
 import { startTestMirror } from '../support/mirror.ts'
+import { app, startScene } from '../support/scene.ts'
 
 interface Offer {
   id: string
@@ -35,6 +37,34 @@ describe('an image that only the mirror has', () => {
     expect((await mirror.get(pathOf(offer))).status).not.toBe(200)
     expect(await mirror.status()).toMatchObject({ images: [], storage: { blobs: 0 } })
     expect((await mirror.post('/api/canary/end', { id: offer.id })).status).toBe(404)
+  })
+
+  test('leaves no trace in the statistics, the images, the upstreams or the metrics', async () => {
+    const { mirror } = await startScene({ cache: { tagFreshness: 60_000 } })
+    await mirror.get(`${app}/manifests/v1`)
+    const counted = async () => {
+      const { cache, upstreams, images } = await mirror.status()
+      const metrics = (await get(mirror.adminUrl, '/metrics')).body.toString()
+      return { cache, upstreams, images, metrics: metrics.replace(/^mirror_(uptime|storage)_.*$/gm, '') }
+    }
+    const before = await counted()
+
+    const offer = JSON.parse((await mirror.post('/api/canary', {})).body.toString()) as Offer
+    const at = (path: string) => `/v2/ghcr.io/${offer.repository}/${path}`
+    await mirror.get(at('manifests/check'), { method: 'HEAD' })
+    const index = await mirror.get(at('manifests/check'))
+    const child = (JSON.parse(index.body.toString()) as { manifests: { digest: string }[] }).manifests[0]!
+    const manifest = JSON.parse((await mirror.get(at(`manifests/${child.digest}`))).body.toString()) as {
+      layers: { digest: string }[]
+    }
+    for (const { digest } of manifest.layers) {
+      expect((await mirror.get(at(`blobs/${digest}`))).status).toBe(200)
+      expect((await mirror.get(at(`blobs/${digest}`))).status).toBe(200)
+    }
+    expect((await mirror.get(at('blobs/sha256:' + '0'.repeat(64)))).status).toBe(404)
+    expect(await counted()).toEqual(before)
+    await mirror.post('/api/canary/end', { id: offer.id })
+    expect(await counted()).toEqual(before)
   })
 
   test('nobody has asked: nothing is seen', async () => {

@@ -64,7 +64,8 @@ describe('what is counted', () => {
     await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/manifests/${image.digest}`)
-    const { images } = await mirror.status()
+    const { images, cache } = await mirror.status()
+    expect(cache.pulls).toBe(1)
     expect(images).toEqual([
       {
         name: 'docker.io/library/app:v1',
@@ -75,6 +76,31 @@ describe('what is counted', () => {
         checkedAt: expect.any(String),
       },
     ])
+  })
+})
+
+describe('a registry that is not mirrored', () => {
+  test.each([
+    ['by namespace', (host: string) => `/v2/team/app/manifests/1?ns=${host}`],
+    ['by path', (host: string) => `/v2/${host}/team/app/manifests/1`],
+    ['for kaniko', (host: string) => `/v2/upstream/${host}/team/app/manifests/1`],
+    ['by prefix', (host: string) => `/${host}/v2/team/app/manifests/1`],
+  ])('is named with how often it was asked for, %s, and the answer says what to add', async (_, pathOf) => {
+    const { mirror } = await startScene()
+    for (const host of ['registry.corp.example', 'registry.corp.example', 'registry.corp.example:5000']) {
+      const answer = await mirror.get(pathOf(host))
+      expect(answer.status).toBe(404)
+      expect(answer.body.toString()).toContain(host.includes(':') ? `{'${host}': {}}` : `{${host}: {}}`)
+    }
+    const { refusedRegistries, upstreams } = await mirror.status()
+    expect(refusedRegistries).toEqual({ 'registry.corp.example': 2, 'registry.corp.example:5000': 1 })
+    expect(upstreams).toEqual({})
+  })
+
+  test('is one of a hundred that are kept at most', async () => {
+    const { mirror } = await startScene()
+    for (let at = 0; at < 120; at++) await mirror.get(`/v2/app/manifests/1?ns=h${at}.example`)
+    expect(Object.keys((await mirror.status()).refusedRegistries)).toHaveLength(100)
   })
 })
 

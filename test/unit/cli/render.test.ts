@@ -39,6 +39,7 @@ const report: StatusReport = {
   },
   sendBlob: 'sendfile',
   cache: {
+    pulls: 42,
     requests: 1300,
     hits: 1000,
     misses: 250,
@@ -65,6 +66,7 @@ const report: StatusReport = {
   },
   storage: { path: '/data', bytes: 5e9, maxBytes: 20e9, blobs: 12, manifests: 3, pushedBytes: 0 },
   refusedHosts: {},
+  refusedRegistries: {},
   images: [image('docker.io/library/alpine:3.20', '2026-11-21T11:57:00Z')],
 }
 
