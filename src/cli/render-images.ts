@@ -1,5 +1,6 @@
 import { formatBytes } from '../lib/units.ts'
 import type { ImageReport } from '../server/admin-api.ts'
+import { shortDigest } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
 import { renderTable } from './render-table.ts'
@@ -15,7 +16,7 @@ export function renderImages(images: readonly ImageReport[], paint: Paint, now: 
       { title: 'CHECKED' },
     ],
     images.map(({ name, bytes, pulls, lastPulled, checkedAt }) => [
-      shortName(name),
+      shortDigest(name),
       formatBytes(bytes),
       String(pulls),
       ago(lastPulled, now),
@@ -23,11 +24,6 @@ export function renderImages(images: readonly ImageReport[], paint: Paint, now: 
     ]),
     paint,
   )
-}
-
-/** A digest is told from others by its first digits. */
-function shortName(name: string): string {
-  return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+$/, '@$1:$2…')
 }
 
 function ago(time: string | undefined, now: number): string {

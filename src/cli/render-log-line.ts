@@ -1,25 +1,246 @@
 import { parseObject } from '../lib/json-object.ts'
-import type { Paint } from './paint.ts'
+import { formatBytes, formatDuration } from '../lib/units.ts'
+import { shortDigest, shortenMiddle, wrapWords, type Word } from './fit-width.ts'
+import type { Coat, Paint } from './paint.ts'
 
-/** A JSON line of the log as `12:03:04 info  the mirror is up  pid=7`; what is no such line, as it is. */
-export function renderLogLine(line: string, paint: Paint): string {
-  const fields = parseObject(line)
-  if (fields === undefined) return line
-  const { level, time, msg, ...others } = fields
-  const clock = typeof time === 'string' ? localTime(time) : ''
-  const word = typeof level === 'string' ? level : ''
-  const color = word === 'error' ? paint.red : word === 'warn' ? paint.yellow : paint.green
-  const rest = Object.entries(others).map(([name, value]) => paint.dim(` ${name}=${fieldText(value)}`))
-  return `${paint.dim(clock)} ${color(word.padEnd(5))} ${fieldText(msg)}${rest.length > 0 ? ` ${rest.join('')}` : ''}`
+export interface LogRendererOptions {
+  readonly paint: Paint
+  /** The columns of the terminal; undefined elsewhere: then nothing is cut or wrapped. */
+  readonly columns: () => number | undefined
+  /** Wall clock ms: lines of another day come below its date. */
+  readonly now: number
 }
 
-function localTime(time: string): string {
-  const date = new Date(time)
-  return Number.isNaN(date.getTime()) ? time : date.toTimeString().slice(0, 8)
+type Fields = Record<string, unknown>
+
+/** As wide as the clock and the space after it. */
+const indent = 9
+/** A name that is cut keeps at least so much; the agent goes before that. */
+const shortestName = 24
+
+/**
+ * Renders lines of the log for people: one line a request (`19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms
+ * docker/20.10`), a line for each pull and push, and everything else as it was said. A line that is no JSON stays.
+ */
+export function createLogRenderer({ paint, columns, now }: LogRendererOptions): (line: string) => string {
+  let day = dayOf(new Date(now))
+  return (line) => {
+    const fields = parseObject(line)
+    if (fields === undefined) return clean(line)
+    const at = typeof fields['time'] === 'string' ? new Date(fields['time']) : undefined
+    const isKnown = at !== undefined && !Number.isNaN(at.getTime())
+    const clock = isKnown ? at.toTimeString().slice(0, 8) : ''
+    const text = renderFields(fields, clock, paint, columns())
+    if (!isKnown || dayOf(at) === day) return text
+    day = dayOf(at)
+    return `${paint.dim(day)}\n${text}`
+  }
+}
+
+function renderFields(fields: Fields, clock: string, paint: Paint, columns: number | undefined): string {
+  const { msg, method, status, image } = fields
+  if (msg === 'request' && typeof method === 'string' && typeof status === 'number')
+    return renderRequest(fields, method, status, clock, paint, columns)
+  if ((msg === 'pull' || msg === 'push') && typeof image === 'string')
+    return renderTransfer(fields, msg, image, clock, paint, columns)
+  return renderMessage(fields, clock, paint, columns)
+}
+
+function renderRequest(
+  fields: Fields,
+  method: string,
+  status: number,
+  clock: string,
+  paint: Paint,
+  columns: number | undefined,
+): string {
+  const [word, coat] = wordOf(fields, method, status, paint)
+  const { name, kind } = whatOf(fields)
+  const agent = agentName(fields['agent'])
+  const rest = [
+    ...kind,
+    ...(status === 206 ? ['part'] : []),
+    ...(fields['cache'] === 'revalidated' ? ['(checked)'] : []),
+    ...sizeOf(fields, method, status),
+    ...(typeof fields['ms'] === 'number' ? [formatDuration(fields['ms'])] : []),
+  ]
+  const before = [clock, word, clean(method)]
+  const failure = failureOf(fields, status, word)
+  // A failure is wrapped, as its reason must be readable; everything else is one line of the terminal.
+  if (failure !== undefined || columns === undefined) {
+    const words: Word[] = [
+      { text: clock, coat: paint.dim },
+      { text: word, coat },
+      ...[...before.slice(2), name, ...rest].map((text) => ({ text })),
+      ...(agent === undefined ? [] : [{ text: agent, coat: paint.dim }]),
+      ...(failure === undefined ? [] : [{ text: '–' }, ...wordsOf(failure, coat)]),
+    ]
+    return wrapWords(words, columns, indent)
+  }
+  const others = [...before, ...rest].join(' ').length + 1
+  const room = columns - others - (agent === undefined ? 0 : agent.length + 1)
+  const keepsAgent = agent !== undefined && room >= Math.min(name.length, shortestName)
+  const shown = shortenMiddle(name, Math.max(8, keepsAgent ? room : columns - others))
+  return [paint.dim(clock), coat(word), clean(method), shown, ...rest, ...(keepsAgent ? [paint.dim(agent)] : [])]
+    .filter((text) => text !== '')
+    .join(' ')
+}
+
+/** Where an answer came from: the words of `Cache-Status`; the status of a failure. */
+function wordOf(fields: Fields, method: string, status: number, paint: Paint): [string, Coat] {
+  if (status === 499) return ['LEFT', paint.yellow]
+  if (status >= 500) return [String(status), paint.red]
+  // A client asks by HEAD whether something is there, above all before it pushes.
+  if (status === 404 && method === 'HEAD') return ['ABSENT', paint.dim]
+  if (status >= 400) return [String(status), paint.yellow]
+  if (fields['probe'] === true) return ['CHECK', paint.dim]
+  const outcome = typeof fields['cache'] === 'string' ? outcomes[fields['cache']] : undefined
+  if (outcome !== undefined) return [outcome[0], paint[outcome[1]]]
+  return [['PUT', 'POST', 'PATCH'].includes(method) ? 'PUSH' : 'OK', paint.bold]
+}
+
+const outcomes: Record<string, readonly [string, keyof Paint]> = {
+  hit: ['HIT', 'green'],
+  revalidated: ['HIT', 'green'],
+  stale: ['STALE', 'yellow'],
+  miss: ['MISS', 'bold'],
+  collapsed: ['JOINED', 'bold'],
+  passed: ['PASSED', 'dim'],
+  own: ['LOCAL', 'green'],
+}
+
+/** What was asked for; of a line that an older version wrote, its path. */
+function whatOf({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
+  const name = typeof repository === 'string' ? clean(repository) : undefined
+  const about = typeof reference === 'string' ? clean(reference) : ''
+  if (kind === 'catalog') return { name: 'catalog', kind: [] }
+  if (name === undefined || typeof kind !== 'string')
+    return { name: clean(typeof url === 'string' ? url : '').slice(0, 200), kind: [] }
+  if (kind === 'manifest') return { name: shortDigest(imageName(name, about)), kind: ['manifest'] }
+  if (kind === 'uploads' || kind === 'upload') return { name, kind: [about === '' ? 'upload' : 'blob'] }
+  return { name, kind: [clean(kind)] }
+}
+
+function imageName(repository: string, reference: string): string {
+  return `${repository}${reference.includes(':') ? '@' : ':'}${reference}`
+}
+
+function sizeOf({ bytes, received }: Fields, method: string, status: number): string[] {
+  if (status === 304) return ['not modified']
+  if (typeof received === 'number') return [formatBytes(received)]
+  return method === 'GET' && status < 400 && typeof bytes === 'number' ? [formatBytes(bytes)] : []
+}
+
+function failureOf({ error }: Fields, status: number, word: string): string | undefined {
+  if (status === 499) return 'the client closed the connection'
+  return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? clean(error) : undefined
+}
+
+/** A pull or a push, summed up. */
+function renderTransfer(
+  fields: Fields,
+  kind: 'pull' | 'push',
+  image: string,
+  clock: string,
+  paint: Paint,
+  columns: number | undefined,
+): string {
+  const { listener, client } = fields
+  const number = (name: string) => (typeof fields[name] === 'number' ? fields[name] : 0)
+  const parts: string[] = []
+  if (kind === 'push') {
+    parts.push(counted(number('blobs'), 'blob', 'blobs'))
+    if (number('held') > 0) parts.push(`${number('held')} there already`)
+  } else if (listener === 'registry') {
+    parts.push('from the local registry')
+  } else {
+    parts.push(counted(number('hits'), 'hit', 'hits'), counted(number('misses'), 'miss', 'misses'))
+    parts.push(`${formatBytes(number('bytesFromUpstream'))} from upstream`)
+  }
+  if (number('failed') > 0) parts.push(`${number('failed')} failed`)
+  parts.push(formatDuration(number('ms')))
+  const address = typeof client === 'string' && !isLoopback(client) ? [clean(client)] : []
+  const who = [agentName(fields['agent']), ...address].filter((text) => text !== undefined)
+  const coat = number('failed') > 0 ? paint.yellow : paint.bold
+  return wrapWords(
+    [
+      { text: clock, coat: paint.dim },
+      { text: kind.toUpperCase(), coat },
+      { text: shortDigest(clean(image)), coat: paint.bold },
+      ...wordsOf(`${formatBytes(number('bytes'))}: ${parts.join(', ')}`),
+      ...wordsOf(who.join(' '), paint.dim),
+    ],
+    columns,
+    indent,
+  )
+}
+
+/** Anything else: `12:03:04 info  the mirror is up  pid=7`. */
+function renderMessage(fields: Fields, clock: string, paint: Paint, columns: number | undefined): string {
+  const { level, time: _time, msg, ...others } = fields
+  const word = typeof level === 'string' ? clean(level) : ''
+  const coat = word === 'error' ? paint.red : word === 'warn' ? paint.yellow : paint.green
+  const pairs = flatten(others)
+  const short = pairs.filter(([, value]) => !value.includes('\n'))
+  const words: Word[] = [
+    { text: clock, coat: paint.dim },
+    { text: word === '' ? '' : word.padEnd(5), coat },
+    ...wordsOf(clean(fieldText(msg))),
+    // A second space sets the fields apart.
+    ...short.map(([name, value], at) => ({ text: `${at === 0 ? ' ' : ''}${name}=${value}`, coat: paint.dim })),
+  ]
+  // A stack keeps its lines.
+  const long = pairs.flatMap(([name, value]) => (value.includes('\n') ? [`${name}=${value}`] : []))
+  return [wrapWords(words, columns, indent), ...long.map((text) => paint.dim(text.replaceAll(/^/gm, '  ')))].join('\n')
+}
+
+const mostListed = 5
+
+/** The fields as texts; those of an object under its name: `endpoints.cache`. */
+function flatten(fields: Fields, prefix = ''): [string, string][] {
+  return Object.entries(fields).flatMap(([key, value]): [string, string][] => {
+    const name = prefix + clean(key)
+    if (Array.isArray(value)) {
+      if (value.length === 0) return []
+      const more = value.length > mostListed ? `,… (${value.length} in all)` : ''
+      return [[name, value.slice(0, mostListed).map(fieldText).join(',') + more]]
+    }
+    if (typeof value === 'object' && value !== null) return flatten(value as Fields, `${name}.`)
+    return [[name, fieldText(value)]]
+  })
+}
+
+/** `docker/20.10.24` of `docker/20.10.24+dfsg1 go/go1.19.8 …`: the first product of a User-Agent, without a build. */
+export function agentName(agent: unknown): string | undefined {
+  if (typeof agent !== 'string') return undefined
+  const [product = ''] = clean(agent).trim().split(/\s/, 1)
+  const [, name, version] = /^([^/]{1,40})\/v?([\w.]{1,20})/.exec(product) ?? []
+  if (name !== undefined) return `${name}/${version}`
+  return product === '' ? undefined : product.slice(0, 40)
+}
+
+function isLoopback(address: string): boolean {
+  return address === '::1' || address.startsWith('127.')
+}
+
+function counted(amount: number, one: string, several: string): string {
+  return `${amount} ${amount === 1 ? one : several}`
+}
+
+function wordsOf(text: string, coat?: Coat): Word[] {
+  return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(coat && { coat }) }]))
+}
+
+function dayOf(date: Date): string {
+  const two = (value: number) => String(value).padStart(2, '0')
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`
 }
 
 function fieldText(value: unknown): string {
-  const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? '')
-  // A log repeats what strangers sent; a terminal must not take it for commands. Line ends of a stack may stay.
+  return clean(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
+}
+
+/** A log repeats what strangers sent; a terminal must not take it for commands. Line ends of a stack may stay. */
+function clean(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?')
 }

@@ -1,5 +1,6 @@
 import { formatBytes } from '../lib/units.ts'
 import type { PushedImageReport } from '../server/admin-api.ts'
+import { shortDigest } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
 import { renderTable } from './render-table.ts'
@@ -9,7 +10,7 @@ export function renderPushedImages(images: readonly PushedImageReport[], paint: 
   return renderTable(
     [{ title: 'IMAGE' }, { title: 'DIGEST' }, { title: 'SIZE', align: 'right' }, { title: 'PUSHED' }],
     images.map(({ name, digest, bytes, pushedAt }) => [
-      name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+$/, '@$1:$2…'),
+      shortDigest(name),
       digest.slice(0, digest.indexOf(':') + 13),
       formatBytes(bytes),
       // A clock that was set back makes no future.

@@ -1,22 +1,38 @@
 import { boolean, integer } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
-import { renderLogLine } from '../cli/render-log-line.ts'
+import { columnsOf } from '../cli/fit-width.ts'
+import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { parseObject } from '../lib/json-object.ts'
 
 export default class Logs extends BaseCommand {
-  static override summary = 'The log of the mirror that `mirror up` started'
-  static override description = 'Lines for people on a terminal, JSON lines elsewhere.'
+  static override summary = 'Show the log: one line a request, and a line that sums up each pull and push'
+  static override description = [
+    'A line says where an answer came from, what was asked for, its size, how long it took, and who asked:',
+    '19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms docker/20.10.24',
+    '',
+    'HIT: from the cache; (checked): the upstream confirmed the tag first',
+    'STALE: from the cache, because the upstream did not answer',
+    'MISS: fetched from the upstream; JOINED: shared a fetch that was running',
+    'PASSED: answered by the upstream, nothing was kept',
+    'LOCAL, PUSH: from or to the registry for pushed images',
+    'ABSENT: asked for by HEAD and not there, as before each push',
+    'CHECK: a test image of `mirror configure --check`; it is not counted',
+    '',
+    'Times are local. The text is the same on a terminal and in a pipe; --json prints the JSON lines of the log.',
+  ].join('\n')
   static override examples = [
     '<%= config.bin %> <%= command.id %> -f',
-    '<%= config.bin %> <%= command.id %> --lines 1000 --json | jq .msg',
+    '<%= config.bin %> <%= command.id %> --lines 1000 | grep PULL',
+    '<%= config.bin %> <%= command.id %> --json | jq .msg',
   ]
   static override flags = {
-    follow: boolean({ char: 'f', description: 'go on with what comes, until Ctrl-C', env: 'MIRROR_FOLLOW' }),
+    follow: boolean({ char: 'f', description: 'keep printing new lines until Ctrl-C', env: 'MIRROR_FOLLOW' }),
     lines: integer({
       char: 'n',
-      description: 'how many of the last lines',
+      description: 'how many of the last lines to print',
       default: 200,
       min: 0,
       helpValue: 'N',
@@ -34,9 +50,15 @@ export default class Logs extends BaseCommand {
     const surroundings = this.surroundings()
     const { logFile, stateFile } = mirrorPaths(surroundings)
     const running = await findRunning(stateFile)
-    const paint = this.paintFor(process.stdout)
-    const pretty = process.stdout.isTTY && !flags.json
-    const write = (line: string) => this.print(pretty ? renderLogLine(line, paint) : line)
+    const render = flags.json
+      ? asJson
+      : createLogRenderer({
+          paint: this.paintFor(process.stdout),
+          // A terminal may be resized while it shows the log.
+          columns: () => columnsOf(process.stdout),
+          now: Date.now(),
+        })
+    const write = (line: string) => this.print(render(line))
     if (running?.container) {
       const { containerLogs } = await import('../app/container/container-logs.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
@@ -44,7 +66,7 @@ export default class Logs extends BaseCommand {
       return
     }
     if (running !== undefined && running.logFile === undefined)
-      this.say(`The mirror that runs (pid ${running.pid}) writes its log to its own stderr; this is an earlier one's.`)
+      this.say(`mirror (pid ${running.pid}) logs to its own stderr. This is the log of an earlier one.`)
 
     try {
       await readLogs({
@@ -57,11 +79,16 @@ export default class Logs extends BaseCommand {
       })
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
-      throw new MirrorError('There is no log: no mirror has been started in the background yet.', {
+      throw new MirrorError('There is no log yet: `mirror up` has not started a mirror in the background.', {
         exit: exitCode.notRunning,
         hints: ['mirror up'],
         cause: error,
       })
     }
   }
+}
+
+/** The line as it is; what a crash wrote between them becomes JSON too, so that programs can read all of it. */
+function asJson(line: string): string {
+  return parseObject(line) === undefined ? JSON.stringify({ msg: line }) : line
 }

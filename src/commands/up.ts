@@ -17,7 +17,8 @@ import {
   registryPortFlag,
 } from '../cli/flags.ts'
 import { nextSteps, renderContainerPlan, renderUp, renderUpPlan } from '../cli/render-up.ts'
-import { renderLogLine } from '../cli/render-log-line.ts'
+import { columnsOf } from '../cli/fit-width.ts'
+import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 
@@ -164,14 +165,18 @@ export default class Up extends BaseCommand {
     const { serveInPlace } = await import('../app/serve-in-place.ts')
     const { systemClock } = await import('../lib/clock.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
-    const paint = this.paintFor(process.stderr)
+    const render = createLogRenderer({
+      paint: this.paintFor(process.stderr),
+      columns: () => columnsOf(process.stderr),
+      now: Date.now(),
+    })
     await serveInPlace({
       back: action === 'replace' ? await wayBack(running!, request) : undefined,
       signal: this.interrupted,
       onServing: release,
       surroundings,
       version: this.config.version,
-      ...(process.stderr.isTTY && { writeLog: (line: string) => this.say(renderLogLine(line.trimEnd(), paint)) }),
+      ...(process.stderr.isTTY && { writeLog: (line: string) => this.say(render(line.trimEnd())) }),
       onReady: (endpoints) => {
         const { version } = this.config
         const report = {

@@ -79,7 +79,7 @@ interface Activity {
   running: number
   /** Tags that the client asked for by HEAD. */
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
-  readonly pulls: Pull[]
+  pulls: Pull[]
   push: Push | undefined
 }
 
@@ -184,7 +184,7 @@ export class TransferLog {
         push.manifests += 1
         push.endedAt = now
         // The manifest with the tag comes last.
-        if (transferred.tag !== undefined) this.#endPush(activity)
+        if (transferred.tag !== undefined) this.#sumUpPush(activity)
         return
       }
       case 'other':
@@ -215,8 +215,9 @@ export class TransferLog {
     const now = this.#clock.monotonic()
     for (const [key, activity] of this.#activities) {
       if (activity.running > 0) continue
-      const { pulls } = activity
-      for (const pull of [...pulls]) if (isOver(pull, now)) this.#endPull(activity, pull)
+      const over = activity.pulls.filter((pull) => isOver(pull, now))
+      activity.pulls = activity.pulls.filter((pull) => !over.includes(pull))
+      for (const pull of over) this.#sumUpPull(activity, pull)
       if (now - activity.lastAt < quietMs) continue
       this.#finish(activity)
       this.#activities.delete(key)
@@ -232,13 +233,11 @@ export class TransferLog {
   }
 
   #finish(activity: Activity): void {
-    for (const pull of [...activity.pulls]) this.#endPull(activity, pull)
-    this.#endPush(activity)
+    for (const pull of activity.pulls.splice(0)) this.#sumUpPull(activity, pull)
+    this.#sumUpPush(activity)
   }
 
-  #endPull(activity: Activity, pull: Pull): void {
-    const { peer } = activity
-    activity.pulls.splice(activity.pulls.indexOf(pull), 1)
+  #sumUpPull({ peer }: Activity, pull: Pull): void {
     const isCached = peer.listener === 'cache'
     this.#logger.info(
       {
@@ -256,7 +255,7 @@ export class TransferLog {
     )
   }
 
-  #endPush(activity: Activity): void {
+  #sumUpPush(activity: Activity): void {
     const { peer, push } = activity
     activity.push = undefined
     if (push === undefined || push.manifests === 0) return

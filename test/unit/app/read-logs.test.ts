@@ -1,4 +1,4 @@
-import { appendFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, copyFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -45,6 +45,41 @@ describe('the log', () => {
     await expect(read(1)).rejects.toMatchObject({ code: 'ENOENT' })
     await writeFile(logFile, '')
     expect(await read(1)).toEqual([])
+  })
+
+  test('goes back into the log that was put aside', async () => {
+    await writeFile(`${logFile}.1`, 'a\nb\nc\n')
+    await writeFile(logFile, 'd\n')
+    expect(await read(1)).toEqual(['d'])
+    expect(await read(3)).toEqual(['b', 'c', 'd'])
+    expect(await read(9)).toEqual(['a', 'b', 'c', 'd'])
+    await writeFile(logFile, '')
+    expect(await read(2)).toEqual(['b', 'c'])
+  })
+
+  test('that is followed loses nothing when it is put aside', async () => {
+    await writeFile(logFile, 'a\nb\n')
+    const seen: string[] = []
+    const stop = new AbortController()
+    // The log is put aside, with a line that nobody has read yet, while the reader waits.
+    let isPutAside = false
+    const waiting = {
+      ...systemClock,
+      async sleep() {
+        if (isPutAside) return systemClock.sleep(5)
+        isPutAside = true
+        await appendFile(logFile, 'c\n')
+        await copyFile(logFile, `${logFile}.1`)
+        await truncate(logFile)
+      },
+    }
+    const write = (line: string) => void seen.push(line)
+    const reading = readLogs({ logFile, lines: 9, follow: true, signal: stop.signal, clock: waiting, write })
+    await expect.poll(() => seen).toEqual(['a', 'b', 'c'])
+    await appendFile(logFile, 'd\n')
+    await expect.poll(() => seen).toEqual(['a', 'b', 'c', 'd'])
+    stop.abort()
+    await reading
   })
 
   test('is followed, also through its being put aside, until the signal aborts', async () => {

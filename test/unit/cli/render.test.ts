@@ -4,7 +4,6 @@ import { createProgressBar } from '../../../src/cli/progress-bar.ts'
 import { createPrompt } from '../../../src/cli/prompt.ts'
 import { isDebugging, renderError } from '../../../src/cli/render-error.ts'
 import { renderImages } from '../../../src/cli/render-images.ts'
-import { renderLogLine } from '../../../src/cli/render-log-line.ts'
 import { renderRemoval } from '../../../src/cli/render-removal.ts'
 import { renderStatus } from '../../../src/cli/render-status.ts'
 import { renderUp } from '../../../src/cli/render-up.ts'
@@ -186,21 +185,6 @@ describe('an error', () => {
     [undefined, false],
   ])('is debugged with DEBUG=%s: %s', (DEBUG, expected) => {
     expect(isDebugging({ DEBUG })).toBe(expected)
-  })
-})
-
-describe('a line of the log', () => {
-  test('becomes a line for people', () => {
-    const line = '{"level":"warn","time":"2026-11-21T12:00:00.000Z","url":"http://a","n":1,"msg":"it is odd"}'
-    expect(renderLogLine(line, plain)).toMatch(/^\d\d:\d\d:00 warn {2}it is odd {2}url=http:\/\/a n=1$/)
-  })
-
-  test.each(['', 'Error: plain text', '{broken'])('stays as it is when it is none: %j', (line) => {
-    expect(renderLogLine(line, plain)).toBe(line)
-  })
-
-  test('cannot write to the terminal', () => {
-    expect(renderLogLine('{"msg":"\\u001b[2Jx","host":"\\u0007"}', plain)).toBe('       ?[2Jx  host=?')
   })
 })
 

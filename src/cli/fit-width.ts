@@ -1,0 +1,58 @@
+import type { Coat } from './paint.ts'
+
+/** A word of a line, with its colour. */
+export interface Word {
+  readonly text: string
+  readonly coat?: Coat
+}
+
+/** The columns of a stream that is a terminal; undefined for one that is none, which takes lines of any length. */
+export function columnsOf(stream: { isTTY?: boolean; columns?: number }): number | undefined {
+  return stream.isTTY === true && stream.columns !== undefined && stream.columns > 0 ? stream.columns : undefined
+}
+
+/** Puts words into lines of at most so many columns; lines after the first are indented. Without a limit it is one line. */
+export function wrapWords(words: readonly Word[], columns: number | undefined, indent: number): string {
+  const width = columns === undefined ? Infinity : Math.max(columns, indent + 10)
+  const lines: string[] = []
+  let line = ''
+  let used = 0
+  const shown = words.filter(({ text }) => text !== '')
+  for (const { text, coat = plain } of shown) {
+    if (used > 0 && used + 1 + text.trimEnd().length > width) {
+      lines.push(line)
+      line = ''
+      used = 0
+    }
+    const isFirst = used === 0
+    let rest = isFirst && lines.length > 0 ? text.trimStart() : text
+    if (!isFirst) line += ' '
+    else if (lines.length > 0) line = ' '.repeat(indent)
+    used = isFirst ? line.length : used + 1
+    // A word that no line can take is cut.
+    while (used + rest.trimEnd().length > width) {
+      lines.push(line + coat(rest.slice(0, width - used)))
+      rest = rest.slice(width - used)
+      line = ' '.repeat(indent)
+      used = indent
+    }
+    line += coat(rest)
+    used += rest.length
+  }
+  lines.push(line)
+  return lines.map((text) => text.trimEnd()).join('\n')
+}
+
+/** Cuts the middle out of a text that is too long: both ends of an image's name matter. */
+export function shortenMiddle(text: string, most: number): string {
+  if (text.length <= most) return text
+  const end = Math.ceil((most - 1) / 2)
+  return `${text.slice(0, Math.max(0, most - 1 - end))}…${text.slice(text.length - end)}`
+}
+
+/** The name with the first digits of its digest, which tell it from others. */
+export function shortDigest(name: string): string {
+  return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+/, '@$1:$2…')
+}
+
+const plain: Coat = (text) => text
