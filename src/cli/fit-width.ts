@@ -43,10 +43,10 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
   return lines.map((text) => text.trimEnd()).join('\n')
 }
 
-/** Cuts the middle out of a text that is too long: both ends of an image's name matter. */
+/** Cuts the middle out of a text that is too long: both ends of an image's name matter, and the last one more. */
 export function shortenMiddle(text: string, most: number): string {
   if (text.length <= most) return text
-  const end = Math.ceil((most - 1) / 2)
+  const end = Math.ceil(((most - 1) * 2) / 3)
   return `${text.slice(0, Math.max(0, most - 1 - end))}…${text.slice(text.length - end)}`
 }
 

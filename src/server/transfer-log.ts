@@ -146,6 +146,7 @@ export class TransferLog {
         return
       }
       case 'manifest': {
+        this.#sumUpComplete(activity, transferred.digest)
         const pull = pullOf(activity, transferred, startedAt)
         for (const { kind, digest } of transferred.links)
           (kind === 'manifest' ? pull.children : pull.wanted).add(digest)
@@ -189,6 +190,13 @@ export class TransferLog {
       }
       case 'other':
     }
+  }
+
+  /** A client that has got all of an image and asks for it again pulls it again. */
+  #sumUpComplete(activity: Activity, digest: Digest): void {
+    const complete = activity.pulls.filter((pull) => pull.digest === digest && isComplete(pull))
+    activity.pulls = activity.pulls.filter((pull) => !complete.includes(pull))
+    for (const pull of complete) this.#sumUpPull(activity, pull)
   }
 
   #look(): void {
@@ -332,9 +340,13 @@ function count(
   if (outcome === 'miss' || outcome === 'passed') pull.bytesFromUpstream += bytes
 }
 
-function isOver({ wanted, sent, endedAt }: Pull, now: number): boolean {
-  const isComplete = wanted.size > 0 && [...wanted].every((digest) => sent.has(digest))
-  return now - endedAt >= (isComplete ? completeQuietMs : quietMs)
+/** Whether everything that the manifests name was sent. */
+function isComplete({ wanted, sent }: Pull): boolean {
+  return wanted.size > 0 && [...wanted].every((digest) => sent.has(digest))
+}
+
+function isOver(pull: Pull, now: number): boolean {
+  return now - pull.endedAt >= (isComplete(pull) ? completeQuietMs : quietMs)
 }
 
 function pushOf(activity: Activity, startedAt: number): Push {

@@ -127,7 +127,7 @@ describe('a request in the log', () => {
     const text = render(long, columns)
     expect(text.length).toBeLessThanOrEqual(columns)
     expect(text).not.toContain('\n')
-    expect(text).toMatch(/^19:01:40 MISS GET registry\.\S+name:7 manifest 1\.6 KiB 79 ms/)
+    expect(text).toMatch(/^19:01:40 MISS GET regist\S+name:7 manifest 1\.6 KiB 79 ms/)
   })
 
   test('that failed is wrapped, not cut, on a narrow terminal', () => {
