@@ -2,6 +2,7 @@ import type { Digest } from '../oci/digest.ts'
 import { changedCopy, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import { closureOf } from './pushed-closure.ts'
+import { removedImages } from './pushed-images.ts'
 
 export interface GarbageOptions {
   /** What came, or was asked for, within this running time stays: a manifest that names it may be on its way. ms */
@@ -15,8 +16,10 @@ export interface GarbageOptions {
 
 /** What went, or would go. */
 export interface Collected {
-  /** `repository@digest` of manifests. */
-  readonly manifests: string[]
+  /** Names of images, as they are listed. */
+  readonly images: string[]
+  /** How many manifests. */
+  readonly manifests: number
   readonly blobs: number
   readonly bytes: number
 }
@@ -29,7 +32,8 @@ export interface Collected {
 export async function collectGarbage(store: PushedStore, options: GarbageOptions): Promise<Collected> {
   await store.blobs.ready
   const { repositories } = store
-  const manifests: string[] = []
+  const images: string[] = []
+  let manifests = 0
   /** What the plans leave; looked up once for each blob, where asking every repository would take long. */
   const stillHeld = new Set<Digest>()
   for (const now of repositories.all()) {
@@ -43,15 +47,16 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
     for (const change of changes) {
       if (!('digest' in change)) continue
       gone.add(change.digest)
-      if (change.op === 'drop-manifest') manifests.push(`${repository.name}@${change.digest}`)
+      if (change.op === 'drop-manifest') manifests += 1
     }
+    images.push(...removedImages(repository, changes))
     for (const held of [repository.blobs, repository.manifests])
       for (const digest of held.keys()) if (!gone.has(digest)) stillHeld.add(digest)
     if (!options.dryRun && changes.length > 0) await repositories.commit(repository.name, changes)
   }
   let blobs = 0
   let bytes = 0
-  if (repositories.hasGaps) return { manifests: manifests.toSorted(), blobs, bytes }
+  if (repositories.hasGaps) return { images: images.toSorted(), manifests, blobs, bytes }
   for (const [digest, size] of store.blobs.entries()) {
     if (stillHeld.has(digest)) continue
     // It may have come since; of a dry run, what is to go is still held.
@@ -61,7 +66,7 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
     blobs += 1
     bytes += size
   }
-  return { manifests: manifests.toSorted(), blobs, bytes }
+  return { images: images.toSorted(), manifests, blobs, bytes }
 }
 
 interface PlanOptions extends GarbageOptions {

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import type { PushedRepository } from '../store/pushed-repository.ts'
+import { changedCopy, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 
 /** Something a user would call an image. */
 export interface PushedImage {
@@ -28,6 +28,16 @@ export function listPushedImages(repositories: Iterable<PushedRepository>): Push
         images.push({ name: `${name}@${digest}`, digest, bytes: bytesOf(repository, digest), pushedAt })
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
+}
+
+/**
+ * The images that changes take away, by the names under which they are listed: one for a tag, and none for the manifests of
+ * an index or for what is attached to an image.
+ */
+export function removedImages(repository: PushedRepository, changes: readonly PushedChange[]): string[] {
+  const names = (of: PushedRepository) => listPushedImages([of]).map(({ name }) => name)
+  const left = new Set(names(changedCopy(repository, changes)))
+  return names(repository).filter((name) => !left.has(name))
 }
 
 function bytesOf({ manifests, blobs }: PushedRepository, root: Digest): number {

@@ -7,7 +7,7 @@ import type { PushedChange, PushedRepository } from '../store/pushed-repository.
 import type { PushedStore } from '../store/pushed-store.ts'
 import { attachedTo, planForgetting } from './pushed-closure.ts'
 import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
-import { listPushedImages, type PushedImage } from './pushed-images.ts'
+import { listPushedImages, removedImages, type PushedImage } from './pushed-images.ts'
 
 /** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
 export const usualGrace = 24 * 3_600_000
@@ -59,26 +59,26 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   const turns = new KeyedQueue<'all'>()
 
   const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
-    const { manifests, blobs, bytes } = await collectGarbage(store, how)
-    if (!how.dryRun && blobs > 0) logger.info({ manifests: manifests.length, blobs, bytes }, 'removed unused content')
-    return { images: manifests, blobs, bytes, unknown: [] }
+    const { images, manifests, blobs, bytes } = await collectGarbage(store, how)
+    if (!how.dryRun && blobs > 0) logger.info({ manifests, blobs, bytes }, 'removed unused content')
+    return { images, blobs, bytes, unknown: [] }
   }
 
   /** Does the changes and takes away what they leave behind; or only says so. */
   const forget = async (plan: (repository: PushedRepository) => PushedChange[], dryRun: boolean) => {
-    const images: (string | undefined)[] = []
+    const images: string[] = []
     const before = new Map<string, PushedChange[]>()
     for (const repository of repositories.all()) {
       const { name } = repository
       const changes = plan(repository)
       if (changes.length === 0) continue
       before.set(name, changes)
-      for (const change of changes) images.push(nameOf(name, change))
+      images.push(...removedImages(repository, changes))
       // At once: pushes go on, and what was planned for an older state would take away what they bring.
       if (!dryRun) await repositories.commit(name, changes)
     }
     const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before })
-    return { images: images.filter((name) => name !== undefined).toSorted(), blobs, bytes }
+    return { images: images.toSorted(), blobs, bytes }
   }
 
   const planPrune = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions) => {
@@ -153,9 +153,4 @@ function planRemoval(
     if (tags.length + digests.length > found) matched.add(name)
   }
   return planForgetting(repository, tags, digests, isClaimed)
-}
-
-function nameOf(repository: string, change: PushedChange): string | undefined {
-  if (change.op === 'untag') return `${repository}:${change.tag}`
-  return change.op === 'drop-manifest' ? `${repository}@${change.digest}` : undefined
 }

@@ -4,7 +4,7 @@ import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { EvictionPlan } from './eviction-plan.ts'
 import type { FileBlobStore } from './file-blob-store.ts'
-import { forget, forgottenNames, type Forgotten } from './forget.ts'
+import { forget, removedImages, type Forgotten } from './forget.ts'
 import type { FreshClaims } from './fresh-claims.ts'
 import { createPauses } from './in-slices.ts'
 import type { RepositoryRecord } from './ref-store.ts'
@@ -43,7 +43,7 @@ export async function carryOut(plan: EvictionPlan, options: CarryOutOptions): Pr
     if (gone.length === 0) continue
     forget(record, gone)
     claims.touchAsOurs(record)
-    images.push(...gone.flatMap(forgottenNames))
+    images.push(...removedImages(gone, blobs.sizes))
     await pause()
   }
   let count = 0
@@ -66,8 +66,9 @@ export async function carryOut(plan: EvictionPlan, options: CarryOutOptions): Pr
 }
 
 /** What `carryOut` would say if nothing else happened. */
-export function preview(plan: EvictionPlan): Removed {
-  return { images: plan.forget.flatMap(forgottenNames).toSorted(), blobs: plan.blobs.length, bytes: plan.bytes }
+export function preview(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
+  const images = removedImages(plan.forget, sizes).toSorted()
+  return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
 
 function byRecord(all: readonly Forgotten[]): Map<RepositoryRecord, Forgotten[]> {

@@ -44,3 +44,9 @@ export function forgottenNames({ holding, tags }: Forgotten): string[] {
   if (kind !== 'image') return []
   return tags.length > 0 ? tags.map((tag) => imageName(record, { tag })) : [imageName(record, { digest })]
 }
+
+/** The same of what is listed as an image: something of it must be held, which a HEAD alone does not bring. */
+export function removedImages(gone: readonly Forgotten[], sizes: ReadonlyMap<Digest, number>): string[] {
+  const isHeld = ({ holding }: Forgotten) => [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
+  return gone.filter(isHeld).flatMap(forgottenNames)
+}

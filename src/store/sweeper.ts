@@ -79,8 +79,8 @@ export function createSweeper(options: SweeperOptions): Sweeper {
       const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
-      if (dryRun) return { ...preview(plan), unknown }
       const { blobs } = store
+      if (dryRun) return { ...preview(plan, blobs.sizes), unknown }
       const removed = await carryOut(plan, { blobs, claims, isInUse, isForced, logger, clock, signal })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
       return { ...removed, unknown }

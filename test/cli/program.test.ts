@@ -158,7 +158,7 @@ describe('the other commands', () => {
     for (const prepare of [[], ['up']]) {
       if (prepare.length > 0) await mirror(...prepare)
       expect(await mirror('cache', 'ls', '--json')).toMatchObject({ exit: 0, stdout: '[]\n' })
-      expect(await mirror('cache', 'prune', '--dry-run')).toMatchObject({ exit: 0, stdout: 'Nothing would go.\n' })
+      expect(await mirror('cache', 'prune', '--dry-run')).toMatchObject({ exit: 0, stdout: 'Nothing to remove.\n' })
       expect(JSON.parse((await mirror('cache', 'verify', '--json')).stdout)).toMatchObject({ checked: 0, damaged: [] })
       const removal = await mirror('cache', 'rm', 'docker.io/library/none:1', '--json')
       expect(removal.exit).toBe(2)
@@ -188,7 +188,9 @@ describe('the other commands', () => {
       expect((await mirror('registry', 'ls')).stdout).toContain('app:v1')
       const gc = await mirror('registry', 'gc', '--grace', '0', '--untagged', '--json')
       expect(JSON.parse(gc.stdout)).toMatchObject({ images: [], blobs: 0 })
-      expect((await mirror('registry', 'prune', '--older-than', '1h', '--keep', '0')).stdout).toBe('Nothing went.\n')
+      expect((await mirror('registry', 'prune', '--older-than', '1h', '--keep', '0')).stdout).toBe(
+        'Nothing to remove.\n',
+      )
       expect((await mirror('registry', 'rm', 'app:v1', '--dry-run')).stdout).toContain('app:v1')
       expect((await mirror('registry', 'rm', 'none:v1')).exit).toBe(2)
     }

@@ -43,6 +43,16 @@ test('above maxSize whole images go, the one not pulled for longest first', asyn
   await expect.poll(async () => (await mirror.status()).storage.bytes).toBeLessThanOrEqual(2.5 * MB)
 })
 
+test('what is removed is counted as it was listed: not a tag that was only asked for by HEAD', async () => {
+  const { mirror } = await startThree({})
+  await pull(mirror, 0)
+  await mirror.get(`${app}/manifests/t1`, { method: 'HEAD' })
+  const listed = (await mirror.status()).images.map(({ name }) => name)
+  const preview = await mirror.post('/api/cache/rm', { names: ['docker.io/library/app'], dryRun: true })
+  expect(JSON.parse(preview.body.toString())).toMatchObject({ images: listed })
+  expect(await remove(mirror, ['docker.io/library/app'])).toMatchObject({ images: listed, unknown: [] })
+})
+
 test('a layer that a kept image shares stays', async () => {
   const shared = noise(500_000, 50)
   const { upstream, mirror } = await startScene()

@@ -222,9 +222,9 @@ test('nobody is asked without a terminal', () => {
 
 test('a removal is told with what it frees', () => {
   const removal = { images: ['a:1'], blobs: 2, bytes: 1500, unknown: [] }
-  expect(renderRemoval(removal, false)).toBe('Gone: 1 image, 2 blobs, 1.5 KiB\n  a:1')
-  expect(renderRemoval(removal, true)).toMatch(/^Would go: /)
-  expect(renderRemoval({ images: [], blobs: 0, bytes: 0, unknown: [] }, true)).toBe('Nothing would go.')
+  expect(renderRemoval(removal, false)).toBe('Removed: 1 image, 2 blobs, 1.5 KiB\n  a:1')
+  expect(renderRemoval(removal, true)).toMatch(/^Would remove: 1 image/)
+  expect(renderRemoval({ images: [], blobs: 0, bytes: 0, unknown: [] }, true)).toBe('Nothing to remove.')
 })
 
 test('a replaced mirror says why', () => {
