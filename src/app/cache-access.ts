@@ -4,9 +4,12 @@ import { findRunning } from '../runtime/state-file.ts'
 import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
 import { refuseResting } from './container/resting.ts'
 import { adminOf } from './mirror-status.ts'
+import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What is cached, whether or not a mirror runs. */
 export interface CacheAccess {
+  /** How its users name what is in it. */
+  readonly naming: Omit<Naming, 'images'>
   list(): Promise<ImageReport[]>
   remove(names: string[], dryRun: boolean): Promise<RemovalReport>
   /** Evicts to the configured limits. */
@@ -25,14 +28,24 @@ export async function openCacheAccess(surroundings: Surroundings): Promise<Cache
     const config = await loadConfig({ ...surroundings, paths })
     // Only this way needs the store's code.
     const { openStoredCache } = await import('./stored-cache.ts')
-    return openStoredCache(config, paths)
+    return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
   }
   const admin = adminOf(running, paths)
+  const { cache, networks } = running.endpoints
   return {
+    naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
     list: async () => (await admin.status()).images,
     remove: (names, dryRun) => admin.remove({ names, dryRun }),
     prune: (dryRun) => admin.prune({ dryRun }),
     verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
     async close() {},
+  }
+}
+
+async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<Omit<Naming, 'images'>> {
+  const config = await configuredNaming(surroundings)
+  return {
+    isOurs: ownAddresses([...urls, ...config.cache], config.names),
+    defaultUpstream: config.defaultUpstream,
   }
 }

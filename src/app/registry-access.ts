@@ -4,9 +4,12 @@ import { findRunning } from '../runtime/state-file.ts'
 import type { PushedImageReport, RegistryGcRequest, RegistryPruneRequest, RemovalReport } from '../server/admin-api.ts'
 import { refuseResting } from './container/resting.ts'
 import { adminOf } from './mirror-status.ts'
+import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What was pushed, whether or not a mirror runs. */
 export interface RegistryAccess {
+  /** How its users name what is in it. */
+  readonly naming: Omit<Naming, 'images'>
   list(): Promise<PushedImageReport[]>
   remove(names: string[], dryRun: boolean): Promise<RemovalReport>
   /** Removes what nothing leads to. */
@@ -25,14 +28,27 @@ export async function openRegistryAccess(surroundings: Surroundings): Promise<Re
     const config = await loadConfig({ ...surroundings, paths })
     // Only this way needs the store's code.
     const { openStoredRegistry } = await import('./stored-registry.ts')
-    return openStoredRegistry(config, paths)
+    return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
   }
   const admin = adminOf(running, paths)
+  const { registry, networks } = running.endpoints
   return {
+    // On a network it has the port that it has elsewhere.
+    naming: await registryNaming(surroundings, registry, Object.values(networks)),
     list: () => admin.pushedImages(),
     remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
     gc: (how) => admin.collectPushed(how),
     prune: (how) => admin.prunePushed(how),
     async close() {},
   }
+}
+
+async function registryNaming(
+  surroundings: Surroundings,
+  urls: string[],
+  networks: string[] = [],
+): Promise<Omit<Naming, 'images'>> {
+  const config = await configuredNaming(surroundings)
+  const names = [...config.names, ...networks.map((url) => new URL(url).hostname)]
+  return { isOurs: ownAddresses([...urls, ...config.registry], names), defaultUpstream: undefined }
 }

@@ -10,7 +10,7 @@ import { cacheRoot } from './compose.ts'
 import { imageReports } from './status-report.ts'
 
 /** The cache on the disk, while no mirror runs. */
-export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Promise<CacheAccess> {
+export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Promise<Omit<CacheAccess, 'naming'>> {
   const common = { logger: silentLogger, clock: systemClock }
   const store = await openStore({
     root: cacheRoot(paths),

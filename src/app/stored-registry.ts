@@ -9,7 +9,10 @@ import type { RegistryAccess } from './registry-access.ts'
 import { createRegistryActions } from './registry-actions.ts'
 
 /** What was pushed, on the disk, while no mirror runs. */
-export async function openStoredRegistry({ cache }: Config, paths: MirrorPaths): Promise<RegistryAccess> {
+export async function openStoredRegistry(
+  { cache }: Config,
+  paths: MirrorPaths,
+): Promise<Omit<RegistryAccess, 'naming'>> {
   const common = { logger: silentLogger, clock: systemClock }
   const store = await openPushedStore({ root: registryRoot(paths), minFree: cache.minFree, ...common })
   const keeper = createRegistryKeeper({ store, ...common })

@@ -231,9 +231,9 @@ function wordsOf(text: string, coat?: Coat): Word[] {
   return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(coat && { coat }) }]))
 }
 
+/** `2026-11-21`, local. */
 function dayOf(date: Date): string {
-  const two = (value: number) => String(value).padStart(2, '0')
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`
+  return [date.getFullYear(), date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0')).join('-')
 }
 
 function fieldText(value: unknown): string {

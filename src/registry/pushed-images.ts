@@ -35,9 +35,12 @@ export function listPushedImages(repositories: Iterable<PushedRepository>): Push
  * an index or for what is attached to an image.
  */
 export function removedImages(repository: PushedRepository, changes: readonly PushedChange[]): string[] {
-  const names = (of: PushedRepository) => listPushedImages([of]).map(({ name }) => name)
-  const left = new Set(names(changedCopy(repository, changes)))
-  return names(repository).filter((name) => !left.has(name))
+  const left = new Set(listedNames(changedCopy(repository, changes)))
+  return listedNames(repository).filter((name) => !left.has(name))
+}
+
+function listedNames(repository: PushedRepository): string[] {
+  return listPushedImages([repository]).map(({ name }) => name)
 }
 
 function bytesOf({ manifests, blobs }: PushedRepository, root: Digest): number {

@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { OciError } from '../oci/errors.ts'
 
 /** Names under which containers and VMs know this machine, and the name of our own container. */
-const wellKnownNames = [
+export const wellKnownNames = [
   'localhost',
   'host.docker.internal',
   'host.containers.internal',

@@ -2,17 +2,18 @@ import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render-removal.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
 
 export default class CacheRm extends BaseCommand {
-  static override summary = 'Drop images, repositories or blobs from the cache'
+  static override summary = 'Remove images, repositories or blobs from the cache'
   static override description =
-    'A NAME is an image as `mirror cache ls` prints it, a repository with its registry, or a digest. It can be fetched again.'
+    'A NAME is an image, a repository (all of its tags), or a digest, as you write it for docker: nginx:1.27 is ' +
+    'docker.io/library/nginx:1.27. What is removed can be fetched again.'
   static override examples = [
-    '<%= config.bin %> <%= command.id %> docker.io/library/alpine:3.20',
+    '<%= config.bin %> <%= command.id %> nginx:1.27',
+    '<%= config.bin %> <%= command.id %> docker.io/library/alpine',
     '<%= config.bin %> <%= command.id %> ghcr.io/owner/app --dry-run',
   ]
-  static override args = { name: string({ required: true, description: 'what to drop; several may be named' }) }
+  static override args = { name: string({ required: true, description: 'what to remove; more than one may be given' }) }
   static override strict = false
   static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
 
@@ -21,14 +22,15 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../app/cache-access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
-      const removal = await cache.remove(argv as string[], flags['dry-run'])
-      if (flags.json) this.printJson(removal)
-      else this.print(renderRemoval(removal, flags['dry-run']))
-      if (removal.unknown.length > 0)
-        throw new MirrorError(`Not cached: ${removal.unknown.join(', ')}`, {
-          exit: exitCode.usage,
-          hints: ['mirror cache ls'],
-        })
+      const { notThere, removeByName } = await import('../../app/user-names.ts')
+      const naming = { ...cache.naming, images: await cache.list() }
+      const removal = await removeByName(argv as string[], naming, (names) => cache.remove(names, flags['dry-run']))
+      const { missing, notes, ...report } = removal
+      if (flags.json) this.printJson(report)
+      else this.print(renderRemoval(report, flags['dry-run']))
+      for (const note of notes) this.say(note)
+      if (missing.length > 0)
+        throw notThere('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
     } finally {
       await cache.close()
     }

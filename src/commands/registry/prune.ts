@@ -1,5 +1,6 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
+import type { RegistryAccess } from '../../app/registry-access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render-removal.ts'
@@ -38,7 +39,7 @@ export default class RegistryPrune extends BaseCommand {
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const { keep, 'dry-run': dryRun } = flags
-      const only = args.repository === undefined ? {} : { repository: args.repository }
+      const only = args.repository === undefined ? {} : { repository: await this.nameOf(args.repository, registry) }
       const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...only, dryRun })
       if (flags.json) this.printJson(removal)
       else this.print(renderRemoval(removal, dryRun))
@@ -50,5 +51,11 @@ export default class RegistryPrune extends BaseCommand {
     } finally {
       await registry.close()
     }
+  }
+
+  /** The repository that is meant, which may be written with the registry's address. */
+  private async nameOf(given: string, { naming }: RegistryAccess): Promise<string> {
+    const { readUserNames } = await import('../../app/user-names.ts')
+    return readUserNames([given], { ...naming, images: [] })[0]!.name
   }
 }

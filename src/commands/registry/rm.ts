@@ -2,18 +2,19 @@ import { string } from '@oclif/core/args'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render-removal.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
 
 export default class RegistryRm extends BaseCommand {
   static override summary = 'Remove pushed images'
   static override description =
-    'A NAME is an image as `mirror registry ls` prints it, a repository, or a digest. What only it needs ' +
-    'goes too: the disk space of what was pushed or asked for today comes back with a later collection.'
+    'A NAME is an image, a repository (all of its tags), or a digest, with or without the address of the registry: ' +
+    'localhost:5001/app:1 is app:1. Content that nothing else needs is removed too; the disk space of what was pushed or ' +
+    'asked for today is freed by a later collection.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> app:1.2',
+    '<%= config.bin %> <%= command.id %> localhost:5001/app:1.2',
     '<%= config.bin %> <%= command.id %> team/app --dry-run',
   ]
-  static override args = { name: string({ required: true, description: 'what to remove; several may be named' }) }
+  static override args = { name: string({ required: true, description: 'what to remove; more than one may be given' }) }
   static override strict = false
   static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
 
@@ -22,13 +23,16 @@ export default class RegistryRm extends BaseCommand {
     const { openRegistryAccess } = await import('../../app/registry-access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
-      const removal = await registry.remove(argv as string[], flags['dry-run'])
-      if (flags.json) this.printJson(removal)
-      else this.print(renderRemoval(removal, flags['dry-run']))
-      if (removal.unknown.length > 0)
-        throw new MirrorError(`Not in the registry: ${removal.unknown.join(', ')}`, {
-          exit: exitCode.usage,
-          hints: ['mirror registry ls'],
+      const { notThere, removeByName } = await import('../../app/user-names.ts')
+      const naming = { ...registry.naming, images: await registry.list() }
+      const removal = await removeByName(argv as string[], naming, (names) => registry.remove(names, flags['dry-run']))
+      const { missing, notes: _notes, ...report } = removal
+      if (flags.json) this.printJson(report)
+      else this.print(renderRemoval(report, flags['dry-run']))
+      if (missing.length > 0)
+        throw notThere('Not in the registry', missing, naming.images, {
+          rm: 'mirror registry rm',
+          ls: 'mirror registry ls',
         })
     } finally {
       await registry.close()

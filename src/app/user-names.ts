@@ -1,0 +1,216 @@
+import type { ListenAddress } from '../config/config.ts'
+import { defaultConfig } from '../config/defaults.ts'
+import { loadConfig } from '../config/load-config.ts'
+import { nearest } from '../config/nearest.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import { parseDigest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { parseRoute } from '../oci/route.ts'
+import type { RemovalReport } from '../server/admin-api.ts'
+import { isLoopbackAddress, wellKnownNames } from '../server/host-guard.ts'
+
+/** What it takes to read a name as its user means it. */
+export interface Naming {
+  /** Whether `host:port` is an address of the listener that the name is about. */
+  readonly isOurs: (host: string) => boolean
+  /** Of names without a registry; undefined where names have none. */
+  readonly defaultUpstream: string | undefined
+  /** The images that are there, as they are listed. */
+  readonly images: readonly ListedImage[]
+}
+
+export interface ListedImage {
+  /** With its tag, or its digest. */
+  readonly name: string
+  readonly digest: string
+}
+
+/** A name that a user wrote, and the one by which the mirror knows it. */
+export interface UserName {
+  readonly given: string
+  readonly name: string
+  /** Images of the same short name on other upstreams, which are not meant. */
+  readonly others: readonly string[]
+}
+
+/**
+ * Reads names as users write them, from a shell's history or another tool's output: `nginx:1.27`, `docker://ghcr.io/a/b`,
+ * `127.0.0.1:5055/ghcr.io/a/b:1`, `nginx:1.27@sha256:…`, a digest or its first digits. Throws a MirrorError for first digits
+ * that several images have.
+ */
+export function readUserNames(given: readonly string[], naming: Naming): UserName[] {
+  return given.map((text) => readUserName(text, naming))
+}
+
+function readUserName(given: string, naming: Naming): UserName {
+  const bare = withoutAddress(given.trim(), naming)
+  const { path, tag, digest } = partsOf(bare)
+  const fullDigest = digest === undefined ? undefined : completeDigest(given, path, digest, naming)
+  if (path === '') return { given, name: fullDigest ?? bare, others: [] }
+  const { repository, isShort } = repositoryOf(path, naming)
+  const suffix = fullDigest !== undefined ? `@${fullDigest}` : tag !== undefined ? `:${tag}` : ''
+  const name = repository + suffix
+  return { given, name, others: isShort ? sameShortName(name, path + suffix, naming.images) : [] }
+}
+
+/** Without a scheme, and without an address of the mirror itself. */
+function withoutAddress(text: string, { isOurs }: Naming): string {
+  const bare = text.replace(/^(?:docker|oci|https?):\/\//i, '').replace(/\/+$/, '')
+  const slash = bare.indexOf('/')
+  return slash > 0 && isOurs(bare.slice(0, slash).toLowerCase()) ? bare.slice(slash + 1) : bare
+}
+
+/** A digest wins over a tag, as it does for clients. */
+function partsOf(text: string): { path: string; tag: string | undefined; digest: string | undefined } {
+  // As lists print it: the first digits, and that there are more.
+  const match = /^(?:(.*)@)?(sha(?:256|512):[0-9a-f]*)…?$/.exec(text)
+  if (match && (match[1] !== undefined || !text.includes('/')))
+    return { path: withoutTag(match[1] ?? '').path, tag: undefined, digest: match[2]! }
+  return { ...withoutTag(text), digest: undefined }
+}
+
+function withoutTag(text: string): { path: string; tag: string | undefined } {
+  const colon = text.indexOf(':', text.lastIndexOf('/') + 1)
+  return colon === -1 ? { path: text, tag: undefined } : { path: text.slice(0, colon), tag: text.slice(colon + 1) }
+}
+
+const fewestDigits = 'sha256:'.length + 6
+
+/** The digest that begins so, of the images that are there. */
+function completeDigest(given: string, path: string, digest: string, naming: Naming): string {
+  if (parseDigest(digest) || digest.length < fewestDigits) return digest
+  const repository = path === '' ? undefined : repositoryOf(path, naming).repository
+  const isMeant = ({ name, digest: of }: ListedImage) =>
+    of.startsWith(digest) &&
+    (repository === undefined || name.startsWith(`${repository}@`) || name.startsWith(`${repository}:`))
+  const found = [...new Set(naming.images.filter(isMeant).map((image) => image.digest))]
+  if (found.length <= 1) return found[0] ?? digest
+  throw new MirrorError(`${given} is ambiguous: several images begin with these digits.`, {
+    exit: exitCode.usage,
+    hints: found,
+  })
+}
+
+/** The repository with its registry, by the rules that requests are read by. */
+function repositoryOf(path: string, { defaultUpstream }: Naming): { repository: string; isShort: boolean } {
+  if (defaultUpstream === undefined) return { repository: path, isShort: false }
+  try {
+    const route = parseRoute(`/v2/${encodeURI(path)}/tags/list`, 'proxy')
+    if (route.kind !== 'tags') return { repository: path, isShort: false }
+    const host = route.registry ?? defaultUpstream
+    const isOfficial = host === 'docker.io' && !route.name.includes('/')
+    const repository = `${host}/${isOfficial ? 'library/' : ''}${route.name}`
+    return { repository, isShort: route.registry === undefined }
+  } catch (error) {
+    // A name that no repository can have is none that is there.
+    if (error instanceof OciError) return { repository: path, isShort: false }
+    throw error
+  }
+}
+
+function sameShortName(name: string, short: string, images: readonly ListedImage[]): string[] {
+  const isSame = (other: string) => belongsTo(other.slice(other.indexOf('/') + 1), short) && !belongsTo(other, name)
+  return images.flatMap(({ name: other }) => (isSame(other) ? [other] : []))
+}
+
+function belongsTo(image: string, name: string): boolean {
+  return image === name || image.startsWith(`${name}:`) || image.startsWith(`${name}@`)
+}
+
+const mostNear = 3
+
+/** Names of images that a name which is not there may have meant. */
+export function namesLike({ name, others }: UserName, images: readonly ListedImage[]): string[] {
+  const { path } = withoutTag(name.replace(/@.*$/, ''))
+  const names = images.map((image) => image.name)
+  const mistyped = nearest(name, names)
+  const near = [
+    ...others,
+    ...names.filter((other) => belongsTo(other, path)),
+    ...names.filter((other) => baseName(other) === baseName(name)),
+    ...(mistyped === undefined ? [] : [mistyped]),
+  ]
+  return [...new Set(near)].slice(0, mostNear)
+}
+
+/** Says whether a host is an address of a listener: one of its ports, at this machine by any of its names. */
+export function ownAddresses(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
+  const known = new Set([...wellKnownNames, ...names.map((name) => name.toLowerCase())])
+  const ports = new Set<string>()
+  for (const url of urls) {
+    const { hostname, port, protocol } = new URL(url)
+    known.add(hostname)
+    ports.add(port === '' ? (protocol === 'https:' ? '443' : '80') : port)
+  }
+  return (host) => {
+    const match = /^(\[[^\]]+\]|[^:]+):(\d+)$/.exec(host)
+    if (!match || !ports.has(match[2]!)) return false
+    return known.has(match[1]!) || isLoopbackAddress(match[1]!.replaceAll(/[[\]]/g, ''))
+  }
+}
+
+/** `nginx` of `docker.io/library/nginx:1.27`. */
+function baseName(name: string): string {
+  return withoutTag(name.replace(/@.*$/, '')).path.replace(/^.*\//, '')
+}
+
+/** What was removed, with the names as the user wrote them. */
+export interface NamedRemoval extends RemovalReport {
+  /** Names of which nothing was there. */
+  readonly missing: readonly UserName[]
+  /** What the user should know of a short name. */
+  readonly notes: readonly string[]
+}
+
+/** Removes what a user names; `unknown` are the names as they were given. */
+export async function removeByName(
+  given: readonly string[],
+  naming: Naming,
+  remove: (names: string[]) => Promise<RemovalReport>,
+): Promise<NamedRemoval> {
+  const read = readUserNames(given, naming)
+  const removal = await remove([...new Set(read.map(({ name }) => name))])
+  const missing = read.filter(({ name }) => removal.unknown.includes(name))
+  const notes = read.flatMap(({ given: text, name, others }) =>
+    others.length > 0 && !removal.unknown.includes(name)
+      ? [`${text} means ${name}; this image of another registry stays: ${others.slice(0, mostNear).join(', ')}`]
+      : [],
+  )
+  return { ...removal, unknown: missing.map(({ given: text }) => text), missing, notes }
+}
+
+/** A MirrorError for names of which nothing was there, with those that are like them. */
+export function notThere(
+  what: string,
+  missing: readonly UserName[],
+  images: readonly ListedImage[],
+  { rm, ls }: { readonly rm: string; readonly ls: string },
+): MirrorError {
+  const names = missing.map(({ given, name }) => (given === name ? given : `${given} (${name})`))
+  const near = [...new Set(missing.flatMap((name) => namesLike(name, images)))]
+  return new MirrorError(`${what}: ${names.join(', ')}`, {
+    exit: exitCode.usage,
+    hints: [...near.map((name, at) => `${rm} ${name}${at === 0 ? '   (did you mean this?)' : ''}`), ls],
+  })
+}
+
+/** What mirror.yaml says about names. A file that is broken says nothing: a mirror that runs can be worked with all the same. */
+export async function configuredNaming(
+  surroundings: Surroundings,
+): Promise<{ cache: string[]; registry: string[]; names: string[]; defaultUpstream: string }> {
+  const config = await loadConfig({ ...surroundings, paths: mirrorPaths(surroundings) }).catch((error: unknown) => {
+    if (error instanceof MirrorError) return defaultConfig()
+    throw error
+  })
+  return {
+    cache: urlsOf(config.cache.listen),
+    registry: urlsOf(config.registry.listen),
+    names: config.allowedHosts,
+    defaultUpstream: config.defaultUpstream,
+  }
+}
+
+function urlsOf(listen: readonly ListenAddress[]): string[] {
+  return listen.map(({ host, port }) => `http://${host.includes(':') ? `[${host}]` : host}:${port}`)
+}
