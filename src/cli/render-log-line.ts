@@ -233,7 +233,9 @@ function wordsOf(text: string, coat?: Coat): Word[] {
 
 /** `2026-11-21`, local. */
 function dayOf(date: Date): string {
-  return [date.getFullYear(), date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0')).join('-')
+  return [date.getFullYear(), date.getMonth() + 1, date.getDate()]
+    .map((part) => String(part).padStart(2, '0'))
+    .join('-')
 }
 
 function fieldText(value: unknown): string {

@@ -29,7 +29,7 @@ export async function refuseForeignVolume(
   throw new MirrorError(`The volume ${volumeName} is another mirror's, with its state in ${whose}.`, {
     hints: [
       'Drop it from there: MIRROR_HOME=… mirror down --volumes',
-      ...(isElsewhere ? [] : ['Or use a folder: mirror up --data DIR']),
+      ...(isElsewhere ? [] : ['Use a folder: mirror up --data DIR']),
     ],
   })
 }
@@ -180,7 +180,7 @@ function namedPorts(ports: ContainerPorts): [string, PublishedPort][] {
 function portTaken(name: string, port: number, who: string, cause?: unknown): MirrorError {
   const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
   return new MirrorError(`Port ${port}, which the ${name} wants, is taken by ${who}.`, {
-    hints: [`mirror up --runtime container --${name}-port ${other}`, 'or stop the other one'],
+    hints: [`mirror up --runtime container --${name}-port ${other}`, `Stop ${who}`],
     cause,
   })
 }

@@ -20,6 +20,6 @@ export async function findOurs(
       hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if nobody needs it)`],
     })
   throw new MirrorError(`The container ${name} is another mirror's, with its state in ${whose}.`, {
-    hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Or use that one'],
+    hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Use that mirror: MIRROR_HOME=… mirror status'],
   })
 }

@@ -86,7 +86,8 @@ export async function refuseNewerStore(root: string): Promise<void> {
     exit: exitCode.usage,
     hints: [
       'Update mirror: npm install -g dev-mirror@latest',
-      `Or start empty: remove ${join(root, newer)}, or give mirror another data folder`,
+      `Start with an empty store: remove ${join(root, newer)}`,
+      'Use another folder: mirror up --data DIR',
     ],
   })
 }

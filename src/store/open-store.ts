@@ -116,16 +116,31 @@ async function attempt(logger: Logger, message: string, action: () => Promise<vo
 function asUnusable(error: unknown, root: string): unknown {
   const code = errnoOf(error)
   if (error instanceof MirrorError || code === undefined) return error
-  const next: Record<string, string> = {
-    EACCES: `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`,
-    EPERM: `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`,
-    EROFS: 'Its file system is mounted read-only',
-    ENOSPC: 'The disk is full: free some space',
-    EEXIST: 'A file is in the way of a folder: move it',
-    ENOTDIR: 'A file is in the way of a folder: move it',
-  }
-  return new MirrorError(`The folder ${root} cannot be used for the store (${code}).`, {
-    hints: [...(next[code] === undefined ? [] : [next[code]]), 'Or choose another folder, by MIRROR_HOME or --data'],
+  const { why, next } = unusable(code, root)
+  return new MirrorError(`Cannot use the folder ${root} for the store: ${why} (${code}).`, {
+    hints: [...next, 'Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
     cause: error,
   })
+}
+
+/** Why a folder cannot be used, and what helps. */
+function unusable(code: string, root: string): { why: string; next: string[] } {
+  const chown = `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`
+  switch (code) {
+    case 'EACCES':
+    case 'EPERM':
+      return { why: 'no permission', next: [chown] }
+    case 'EROFS':
+      return { why: 'its file system is mounted read-only', next: [] }
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return { why: 'the disk is full', next: ['Free some space: df -h'] }
+    case 'EEXIST':
+    case 'ENOTDIR':
+      return { why: 'a file is in the way of a folder', next: ['Move the file that is in the way'] }
+    case 'ENOENT':
+      return { why: 'no folder can be made there', next: [] }
+    default:
+      return { why: 'the system refuses it', next: [] }
+  }
 }

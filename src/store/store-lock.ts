@@ -189,7 +189,7 @@ function heldBy(layout: StoreLayout, holder: LockHolder): MirrorError {
     hints: [
       'See what runs: mirror status',
       'Stop it: mirror down',
-      'Or give this one a store of its own, by MIRROR_HOME or --data',
+      'Use another store: mirror up --data DIR, or MIRROR_HOME=DIR mirror up',
       `If process ${holder.pid} is no mirror, remove ${layout.lock}`,
     ],
   })

@@ -40,7 +40,7 @@ export async function handOver(
     if (credential === undefined)
       throw new MirrorError(`There is no credential for ${owner} on this machine to hand over.`, {
         exit: exitCode.usage,
-        hints: [`docker login ${owner === 'docker.io' ? '' : owner}`.trim(), `or leave --credentials ${host} out`],
+        hints: [`docker login ${owner === 'docker.io' ? '' : owner}`.trim(), `Leave --credentials ${host} out`],
       })
     found.set(owner, credential)
   }
@@ -67,7 +67,7 @@ export function refuseUnshared(hosts: readonly string[], { cache }: Pick<Config,
     exit: exitCode.usage,
     hints: [
       'mirror.yaml: cache: {shareCredentials: true}   (all who reach the container then use them)',
-      'or leave --credentials out: clients then get private images from their registry themselves',
+      'Leave --credentials out: clients then get private images from their registry themselves',
     ],
   })
 }
