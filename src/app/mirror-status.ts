@@ -10,7 +10,7 @@ import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'
 export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
   const here = await findMirrorHere(surroundings)
   if (here === undefined) return undefined
-  const report = await adminHere(here).status()
+  const report = completed(await adminHere(here).status())
   const engine = engineElsewhere(here.running)
   return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
 }
@@ -18,6 +18,21 @@ export async function mirrorStatus(surroundings: Surroundings): Promise<StatusRe
 /** The admin client of a mirror that was found. */
 export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
   return adminOf(running, paths, user?.uid)
+}
+
+/** A mirror of an older version, which a newer command may ask, does not say everything. */
+function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport): StatusReport {
+  const { cache, storage } = report as {
+    cache: Partial<StatusReport['cache']>
+    storage: Partial<StatusReport['storage']>
+  }
+  return {
+    ...report,
+    networks: report.networks ?? {},
+    refusedRegistries: report.refusedRegistries ?? {},
+    cache: { ...report.cache, pulls: cache.pulls ?? 0 },
+    storage: { ...report.storage, minFree: storage.minFree ?? 0 },
+  }
 }
 
 /** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */

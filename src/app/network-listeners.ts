@@ -1,6 +1,7 @@
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
+import type { NetworkReport } from '../server/admin-api.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
 
 export interface NetworkListenersOptions {
@@ -17,6 +18,8 @@ export interface NetworkListenersOptions {
 }
 
 export interface NetworkListeners {
+  /** How it is with each network, by name; none where no engine has answered so far. */
+  report(): Record<string, NetworkReport>
   close(graceMilliseconds: number): Promise<void>
 }
 
@@ -33,6 +36,9 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   /** By address. */
   const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
   const complained = new Set<string>()
+  /** By network: why nobody listens there, as of the last look. */
+  let troubles = new Map<string, NetworkReport>()
+  let isEngineKnown = false
   let retry: NodeJS.Timeout | undefined
   let work: Promise<void> = Promise.resolve()
 
@@ -47,9 +53,16 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     clearTimeout(retry)
     if (stop.signal.aborted) return
     const wanted = new Map<string, string>()
+    const absent: string[] = []
     for (const network of networks) {
-      for (const address of await docker.networkGateways(network)) wanted.set(address, network)
+      const addresses = await docker.networkGateways(network)
+      for (const address of addresses) wanted.set(address, network)
+      if (addresses.length === 0) absent.push(network)
     }
+    const answers = absent.length < networks.length || (await docker.ping())
+    isEngineKnown ||= answers
+    const reason = answers ? 'the network does not exist yet' : 'the Docker engine does not answer'
+    troubles = new Map(absent.map((network) => [network, { state: 'waiting', reason }]))
     for (const [address, { network, listener }] of open) {
       if (wanted.get(address) === network) continue
       open.delete(address)
@@ -71,6 +84,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       if (error.errno !== 'EADDRNOTAVAIL' && !complained.has(address))
         logger.warn({ network, reason: error.message }, 'cannot listen for the containers of this network')
       complained.add(address)
+      troubles.set(network, { state: error.errno === 'EADDRNOTAVAIL' ? 'waiting' : 'failed', reason: error.message })
       later()
     }
   }
@@ -90,6 +104,17 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     .watchNetworks(look, stop.signal)
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
+    report() {
+      if (!isEngineKnown) return {}
+      const urls = endpoints()
+      return Object.fromEntries(
+        networks.map((network): [string, NetworkReport] => {
+          const url = urls[network]
+          const trouble = troubles.get(network)
+          return [network, { state: 'listening', ...trouble, ...(url !== undefined && { url }) }]
+        }),
+      )
+    },
     async close(graceMilliseconds) {
       stop.abort()
       clearTimeout(retry)

@@ -4,7 +4,7 @@ import { createSecureContext } from 'node:tls'
 import type { Config, ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { systemClock } from '../lib/clock.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
@@ -17,6 +17,7 @@ import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
 import { listen, type Listener } from '../server/listen.ts'
 import { renderMetrics } from '../server/metrics.ts'
 import { TransferLog } from '../server/transfer-log.ts'
+import { freeSpace } from '../store/free-space.ts'
 import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
 import { openAdminToken } from './admin-token.ts'
@@ -109,10 +110,18 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 
-    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes: config.cache.maxSize }
+    const { maxSize: maxBytes, minFree } = config.cache
+    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree }
+    const watched: { networks?: NetworkListeners | undefined } = {}
+    const report = async () =>
+      createStatusReport(parts, {
+        ...context,
+        networks: watched.networks?.report() ?? {},
+        freeBytes: await knownFreeSpace(parts.store.layout.home),
+      })
     const actions = createAdminActions(
       parts,
-      async () => seenFromOutside(createStatusReport(parts, context), config, outside),
+      async () => seenFromOutside(await report(), config, outside),
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
@@ -136,6 +145,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       endpoints.networks = urls
       options.onEndpointsChanged?.()
     })
+    watched.networks = networks
     if (networks) closing.push((grace) => networks.close(grace))
     logger.info({ endpoints }, 'the mirror is up')
     return { endpoints, close }
@@ -249,6 +259,17 @@ async function seenFromOutside(
     upstreams[host] = { ...counts, credentials }
   }
   return { ...report, endpoints: (await outside.endpoints()) ?? report.endpoints }
+}
+
+/** Undefined where the system does not tell. */
+async function knownFreeSpace(path: string): Promise<number | undefined> {
+  try {
+    const free = await freeSpace(path)
+    return Number.isFinite(free) ? free : undefined
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return undefined
+  }
 }
 
 function guardNames(config: Config): string[] {

@@ -12,6 +12,10 @@ export interface StatusContext {
   readonly startedAt: number
   readonly endpoints: StatusReport['endpoints']
   readonly maxBytes: number
+  readonly minFree: number
+  readonly networks: StatusReport['networks']
+  /** Bytes that may still be written to the disk of the cache; undefined where that cannot be told. */
+  readonly freeBytes: number | undefined
 }
 
 /** What `mirror status --json` prints, from the running parts. */
@@ -31,6 +35,7 @@ export function createStatusReport(
     uptimeSeconds: Math.max(0, Math.round((Date.now() - context.startedAt) / 1000)),
     since: iso(stats.since),
     endpoints: context.endpoints,
+    networks: context.networks,
     sendBlob: sent.kind,
     cache: counters(stats.totals, stats.hitRatio),
     upstreams: upstreamReports(stats.upstreams, [...upstreams.all()]),
@@ -41,6 +46,8 @@ export function createStatusReport(
       blobs,
       manifests: manifests.size,
       pushedBytes: pushed?.store.blobs.usage.bytes ?? 0,
+      ...(context.freeBytes !== undefined && { freeBytes: context.freeBytes }),
+      minFree: context.minFree,
     },
     registry: registryCounters(pushed),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
@@ -82,12 +89,25 @@ function upstreamReports(
   for (const [host, counts] of counted) reports.set(host, { ...counts, state: 'ok' })
   for (const upstream of asked) {
     const { host } = upstream
-    const { state, rateLimit } = upstream.health()
+    const { state, rateLimit, lastError } = upstream.health()
     const counts = reports.get(host) ?? { hits: 0, misses: 0, bytesFromUpstream: 0 }
     const quota = rateLimit && { ...rateLimit, source: rateLimit.source ?? '', at: iso(rateLimit.at) }
-    reports.set(host, { ...counts, state, ...(quota ? { rateLimit: quota } : {}) })
+    const failure = lastError && { ...lastError, message: cleanText(lastError.message), at: iso(lastError.at) }
+    reports.set(host, {
+      ...counts,
+      state,
+      ...(failure && { lastError: failure }),
+      ...(quota && { rateLimit: quota }),
+    })
   }
   return Object.fromEntries(reports)
+}
+
+const longestText = 300
+
+/** What an upstream said: of limited length, without control characters. */
+function cleanText(text: string): string {
+  return text.slice(0, longestText).replaceAll(/\p{Cc}/gu, '?')
 }
 
 function iso(milliseconds: number): string {

@@ -17,7 +17,10 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const stopped = await stopMirror(request)
   if (stopped !== undefined) return stopped
   const { paths, surroundings } = request
-  const noted = (await readState(paths.stateFile))?.container
+  const state = await readState(paths.stateFile)
+  // Of one that died: its user knows now that it runs no more.
+  if (state !== undefined && state.container === undefined) await removeState(paths.stateFile, state.pid)
+  const noted = state?.container
   let engine: ContainerEngine
   try {
     engine = await openEngine(surroundings, noted?.engine ?? (await restingEngine(paths.stateDir)))

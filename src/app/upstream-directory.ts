@@ -13,6 +13,7 @@ import { authVariable, parseAuthVariable } from '../upstream/docker-auth.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
+import { noteFailures } from '../upstream/note-failures.ts'
 import { proxyWarnings, readProxies } from '../upstream/proxies.ts'
 import { createRouting } from '../upstream/routing.ts'
 import type { Upstream } from '../upstream/upstream.ts'
@@ -88,7 +89,7 @@ export function createUpstreamDirectory({
       logger,
       runCommand,
     })
-    const upstream = config.cache.offline ? createOfflineUpstream(http) : http
+    const upstream = config.cache.offline ? createOfflineUpstream(http) : noteFailures(http, () => clock.wall())
     upstreams.set(host, { upstream, http })
     return upstream
   }

@@ -6,10 +6,10 @@ import { renderAge } from './render-age.ts'
 import { renderTable } from './render-table.ts'
 
 /** What is cached, one image a line. `now`: wall clock ms. */
-export function renderImages(images: readonly ImageReport[], paint: Paint, now: number): string {
+export function renderImages(images: readonly ImageReport[], paint: Paint, now: number, columns?: number): string {
   return renderTable(
     [
-      { title: 'IMAGE' },
+      { title: 'IMAGE', shrinks: true },
       { title: 'SIZE', align: 'right' },
       { title: 'PULLS', align: 'right' },
       { title: 'LAST PULLED' },
@@ -23,6 +23,7 @@ export function renderImages(images: readonly ImageReport[], paint: Paint, now: 
       ago(checkedAt, now),
     ]),
     paint,
+    columns,
   )
 }
 

@@ -6,9 +6,14 @@ import { renderAge } from './render-age.ts'
 import { renderTable } from './render-table.ts'
 
 /** What was pushed, one image a line. `now`: wall clock ms. */
-export function renderPushedImages(images: readonly PushedImageReport[], paint: Paint, now: number): string {
+export function renderPushedImages(
+  images: readonly PushedImageReport[],
+  paint: Paint,
+  now: number,
+  columns?: number,
+): string {
   return renderTable(
-    [{ title: 'IMAGE' }, { title: 'DIGEST' }, { title: 'SIZE', align: 'right' }, { title: 'PUSHED' }],
+    [{ title: 'IMAGE', shrinks: true }, { title: 'DIGEST' }, { title: 'SIZE', align: 'right' }, { title: 'PUSHED' }],
     images.map(({ name, digest, bytes, pushedAt }) => [
       shortDigest(name),
       digest.slice(0, digest.indexOf(':') + 13),
@@ -17,5 +22,6 @@ export function renderPushedImages(images: readonly PushedImageReport[], paint: 
       `${renderAge(Math.max(0, now - Date.parse(pushedAt)))} ago`,
     ]),
     paint,
+    columns,
   )
 }

@@ -1,99 +1,226 @@
+import type { DeadMirror } from '../app/find-dead.ts'
+import { upstreamSetting } from '../oci/name.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import type { StatusReport, UpstreamReport } from '../server/admin-api.ts'
-import type { Paint } from './paint.ts'
+import { wrapWords } from './fit-width.ts'
+import { createPaint, type Coat, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
 import { renderImages } from './render-images.ts'
-import { renderTable } from './render-table.ts'
+import { renderTable, type Column } from './render-table.ts'
 
 const mostImages = 15
+const plainPaint = createPaint(false)
+/** As wide as the names of the facts, with what is before and after. */
+const indent = 12
+const mostNamed = 5
 
-/** What a running mirror says about itself, for a person. `now`: wall clock ms. */
-export function renderStatus(report: StatusReport, paint: Paint, now: number): string {
+/** What a running mirror says about itself, for a person. `now`: wall clock ms; `columns`: of the terminal, if it is one. */
+export function renderStatus(report: StatusReport, paint: Paint, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
-    `${paint.green('●')} ${paint.bold(`mirror ${version} is up`)} for ${renderAge(uptimeSeconds * 1000)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
-    facts([...endpointFacts(report), ...cacheFacts(report, paint)], paint),
-    ...upstreamTable(report, paint),
-    ...imageTable(report, paint, now),
+    `${paint.green('●')} ${paint.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
+    facts([...endpointFacts(report), ...cacheFacts(report)], paint, columns),
+    ...troubles(report, paint, columns),
+    ...upstreamTable(report, paint, columns),
+    ...imageTable(report, paint, now, columns),
   ]
   return blocks.join('\n\n')
 }
 
-function endpointFacts({ endpoints, registry, engine }: StatusReport): [string, string][] {
+/** A name and what there is to say. */
+type Fact = readonly [string, string, Coat?]
+
+function endpointFacts({ endpoints, registry, engine }: StatusReport): Fact[] {
   return [
-    ...endpoints.cache.map((url): [string, string] => ['cache', url]),
-    ...Object.entries(endpoints.networks).map(([name, url]): [string, string] => ['', `${url} (network ${name})`]),
-    ...endpoints.registry.map((url): [string, string] => ['registry', `${url} (${pushed(registry)})`]),
-    ...endpoints.admin.map((url): [string, string] => ['admin', url]),
-    ...(engine === undefined ? [] : [['', 'addresses of that machine, not of this one'] satisfies [string, string]]),
+    ...endpoints.cache.map((url): Fact => ['cache', url]),
+    ...Object.entries(endpoints.networks).map(([name, url]): Fact => ['', `${url} (network ${name})`]),
+    ...endpoints.registry.map((url): Fact => ['registry', `${url} (${pushed(registry)})`]),
+    ...endpoints.admin.map((url): Fact => ['admin', url]),
+    ...(engine === undefined ? [] : [['', 'addresses of that machine, not of this one'] satisfies Fact]),
   ]
 }
 
 function pushed({ repositories, tags, bytes }: StatusReport['registry']): string {
-  const noun = repositories === 1 ? 'repository' : 'repositories'
-  return `${count(repositories)} ${noun}, ${count(tags)} ${tags === 1 ? 'tag' : 'tags'}, ${formatBytes(bytes)}`
+  return `${counted(repositories, 'repository', 'repositories')}, ${counted(tags, 'tag', 'tags')}, ${formatBytes(bytes)}`
 }
 
-function cacheFacts({ cache, storage, sendBlob, refusedHosts, since }: StatusReport, paint: Paint): [string, string][] {
-  const limit = storage.maxBytes === 0 ? 'no limit' : `${formatBytes(storage.maxBytes)} allowed`
-  const share = storage.maxBytes === 0 ? '' : `, ${percent(storage.bytes / storage.maxBytes)} full`
-  const rows: [string, string][] = [
-    [
-      'pulls',
-      `${count(cache.hits)} hits, ${count(cache.misses)} misses${cache.hits + cache.misses === 0 ? '' : `: ${percent(cache.hitRatio)} from the cache`}`,
-    ],
+/** A pull is an image; hits and misses are the manifests and blobs that pulls asked for. */
+function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
+  const { hits, misses } = cache
+  const ratio = hits + misses === 0 ? '' : ` (${percent(cache.hitRatio)} from the cache)`
+  const limit =
+    storage.maxBytes === 0
+      ? ', no limit'
+      : ` of ${formatBytes(storage.maxBytes)} (${percent(storage.bytes / storage.maxBytes)})`
+  return [
+    ['pulls', `${counted(cache.pulls, 'image', 'images')} since ${since.slice(0, 10)}`],
+    ['requests', `${counted(hits, 'hit', 'hits')}, ${counted(misses, 'miss', 'misses')}${ratio}`],
     [
       'saved',
-      `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served since ${since.slice(0, 10)}; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
+      `${formatBytes(cache.bytesSaved)} of ${formatBytes(cache.bytesServed)} served; ${formatBytes(cache.bytesFromUpstream)} came from upstream`,
     ],
-    ['disk', `${formatBytes(storage.bytes)}, ${limit}${share} (${storage.path})`],
-    ['sends', sendBlob === 'sendfile' ? 'blobs by the kernel (sendfile)' : 'blobs by reading them'],
+    ['disk', `${formatBytes(storage.bytes)}${limit}, ${storage.path}`],
   ]
-  if (cache.staleServed > 0)
-    rows.push(['stale', paint.yellow(`${count(cache.staleServed)} answers while an upstream failed`)])
-  if (cache.errors > 0) rows.push(['errors', paint.yellow(count(cache.errors))])
-  if (cache.digestMismatches > 0)
-    rows.push([
-      'damaged',
-      paint.red(`${count(cache.digestMismatches)} bodies from upstream did not match their digest`),
-    ])
-  const hosts = Object.entries(refusedHosts)
-  if (hosts.length > 0) {
-    const names = hosts.slice(0, 5).map(([host, times]) => `${printable(host)} (${count(times)}×)`)
-    const more = hosts.length > 5 ? ` and ${hosts.length - 5} more` : ''
-    rows.push(['refused', paint.yellow(`asked for by a name that is not in allowedHosts: ${names.join(', ')}${more}`)])
-  }
-  return rows
 }
 
-function upstreamTable({ upstreams }: StatusReport, paint: Paint): string[] {
+/** What the mirror waits for and what has failed, each with what to do next. */
+function troubles(report: StatusReport, paint: Paint, columns: number | undefined): string[] {
+  const { errors, staleServed, digestMismatches } = report.cache
+  const rows = [
+    ...named('update', updates(report), paint.yellow),
+    ...named('waiting', waiting(report), paint.yellow),
+    ...named('failed', failures(report), paint.red),
+    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), paint.red),
+    ...named(
+      'stale',
+      amount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
+      paint.yellow,
+    ),
+    ...named(
+      'damaged',
+      amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
+      paint.red,
+    ),
+    ...named('refused', refusals(report), paint.yellow),
+  ]
+  return rows.length === 0 ? [] : [facts(rows, paint, columns)]
+}
+
+/** Rows under one name. */
+function named(name: string, texts: readonly string[], coat: Coat): Fact[] {
+  return texts.map((text, at): Fact => [at === 0 ? name : '', text, coat])
+}
+
+function amount(value: number, one: string, several: string, what: string): string[] {
+  return value === 0 ? [] : [`${counted(value, one, several)} ${what}. Next: mirror logs`]
+}
+
+function updates({ version, cliVersion }: StatusReport): string[] {
+  if (cliVersion === undefined) return []
+  if (compareVersions(cliVersion, version) > 0)
+    return [`this command is mirror ${cliVersion}, newer than the mirror that runs. To replace it: mirror up`]
+  return [
+    `this command is mirror ${cliVersion}, older than the mirror that runs. To update it: npm install -g dev-mirror@latest`,
+  ]
+}
+
+function waiting({ networks, upstreams }: StatusReport): string[] {
+  return [
+    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
+      state === 'waiting' ? [`network ${name}: ${reason}. Next: ${networkStep(name, reason)}`] : [],
+    ),
+    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
+      const retry = lastError?.retryAfterSeconds
+      if (state !== 'open' && !(state === 'ok' && lastError)) return []
+      const why = lastError === undefined ? 'it does not answer' : sentence(lastError.message)
+      const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
+      return [`upstream ${host}: ${why}; ${when}. What is cached is served. Next: mirror logs`]
+    }),
+  ]
+}
+
+function networkStep(name: string, reason: string): string {
+  if (reason.includes('engine')) return 'docker info'
+  return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
+}
+
+function failures({ networks, upstreams, storage }: StatusReport): string[] {
+  const { freeBytes = Infinity, minFree, path } = storage
+  const failed = [
+    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
+      state === 'failed'
+        ? [`network ${name}: ${sentence(reason)}. Next: free that port, or mirror up --cache-port N`]
+        : [],
+    ),
+    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
+      state === 'failing'
+        ? [`upstream ${host}: ${sentence(lastError?.message ?? 'a request failed')}. Next: mirror logs`]
+        : [],
+    ),
+  ]
+  if (freeBytes < minFree)
+    failed.push(
+      `disk: ${formatBytes(freeBytes)} are free at ${path}, less than cache.minFree (${formatBytes(minFree)}), so that new content may not be kept. Next: free some space, or mirror cache prune`,
+    )
+  return failed
+}
+
+/** What clients asked for and did not get, because the configuration does not name it. */
+function refusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
+  const texts: string[] = []
+  const registries = Object.keys(refusedRegistries)
+  if (registries.length > 0) {
+    const keys = registries.slice(0, mostNamed).map((host) => printable(host))
+    const one = registries.length === 1
+    texts.push(
+      `${namesWithCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
+    )
+  }
+  const hosts = Object.keys(refusedHosts)
+  if (hosts.length > 0) {
+    const names = hosts.slice(0, mostNamed).map((host) => JSON.stringify(printable(host)))
+    texts.push(
+      `clients that reach the mirror as ${namesWithCounts(refusedHosts)}. If they are yours: add "allowedHosts: [${names.join(', ')}]" to mirror.yaml, then: mirror up`,
+    )
+  }
+  return texts
+}
+
+function namesWithCounts(counts: Readonly<Record<string, number>>): string {
+  const all = Object.entries(counts)
+  const names = all.slice(0, mostNamed).map(([name, times]) => `${printable(name)} (${count(times)}×)`)
+  return names.join(', ') + (all.length > mostNamed ? ` and ${all.length - mostNamed} more` : '')
+}
+
+/** Without a full stop at the end: more follows. */
+function sentence(text: string): string {
+  return printable(text, 300).replace(/\.+$/, '')
+}
+
+/** By their numbers: `1.10.0` is newer than `1.9.0`. */
+function compareVersions(a: string, b: string): number {
+  const [left, right] = [a, b].map((version) => version.split(/[.+-]/, 3).map((part) => Number.parseInt(part, 10) || 0))
+  for (const at of [0, 1, 2]) {
+    const difference = (left?.[at] ?? 0) - (right?.[at] ?? 0)
+    if (difference !== 0) return difference
+  }
+  // A pre-release comes before its release.
+  return Number(b.includes('-')) - Number(a.includes('-'))
+}
+
+function upstreamTable({ upstreams }: StatusReport, paint: Paint, columns = Infinity): string[] {
   const rows = Object.entries(upstreams)
   if (rows.length === 0) return []
-  const table = renderTable(
-    [
-      { title: 'UPSTREAM' },
-      { title: 'HITS', align: 'right' },
-      { title: 'MISSES', align: 'right' },
-      { title: 'FETCHED', align: 'right' },
-      { title: 'STATE' },
-      { title: 'QUOTA' },
-    ],
-    rows.map(([host, upstream]) => [
-      host,
-      count(upstream.hits),
-      count(upstream.misses),
-      formatBytes(upstream.bytesFromUpstream),
-      states[upstream.state],
-      quota(upstream),
-    ]),
-    paint,
-  )
+  const titles: Column[] = [
+    { title: 'UPSTREAM', shrinks: true },
+    { title: 'HITS', align: 'right' },
+    { title: 'MISSES', align: 'right' },
+    { title: 'FETCHED', align: 'right' },
+    { title: 'STATE' },
+    { title: 'QUOTA' },
+  ]
+  const cells = rows.map(([host, upstream]) => [
+    host,
+    count(upstream.hits),
+    count(upstream.misses),
+    formatBytes(upstream.bytesFromUpstream),
+    states[upstream.state],
+    quota(upstream),
+  ])
+  const whole = renderTable(titles, cells, plainPaint)
+  const isTooWide = whole.split('\n').some((line) => line.length > columns)
+  const table = isTooWide ? renderTable(titles.slice(0, -1), cells, paint, columns) : renderTable(titles, cells, paint)
   const painted = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))
+  const quotas = isTooWide
+    ? rows.flatMap(([host, upstream]) => (quota(upstream) === '' ? [] : [`${host}: ${quota(upstream)}`]))
+    : []
   const expired = rows.filter(([, { credentials }]) => credentials?.state === 'expired').map(([host]) => host)
-  if (expired.length === 0) return [painted]
-  const advice = 'asked without it until: mirror credentials refresh'
-  return [painted, paint.yellow(`The credential for ${expired.join(', ')} has expired; ${advice}`)]
+  const advice =
+    expired.length === 0
+      ? []
+      : [`The credential for ${expired.join(', ')} has expired. To renew it: mirror credentials refresh`]
+  return [[painted, ...quotas].join('\n'), ...advice.map((text) => paint.yellow(text))]
 }
 
 const states = { ok: 'ok', failing: 'failing', open: 'down' } as const
@@ -103,19 +230,39 @@ function quota({ rateLimit }: UpstreamReport): string {
   return `${rateLimit.remaining} of ${rateLimit.limit} pulls left in ${formatDuration(rateLimit.windowSeconds * 1000)}`
 }
 
-function imageTable({ images, endpoints }: StatusReport, paint: Paint, now: number): string[] {
+function imageTable(
+  { images, endpoints }: StatusReport,
+  paint: Paint,
+  now: number,
+  columns: number | undefined,
+): string[] {
   if (images.length === 0) {
     const address = endpoints.cache[0]?.replace(/^https?:\/\//, '')
     return [paint.dim(`Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`)]
   }
   const recent = images.toSorted((a, b) => timeOf(b.lastPulled) - timeOf(a.lastPulled)).slice(0, mostImages)
-  const table = renderImages(recent, paint, now)
+  const table = renderImages(recent, paint, now, columns)
   const more = images.length - recent.length
   return [more === 0 ? table : `${table}\n${paint.dim(`and ${count(more)} more: mirror cache ls`)}`]
 }
 
-function facts(rows: readonly [string, string][], paint: Paint): string {
-  return rows.map(([name, value]) => `  ${paint.dim(name.padEnd(10))}${value}`).join('\n')
+function facts(rows: readonly Fact[], paint: Paint, columns: number | undefined): string {
+  return rows
+    .map(([name, value, coat = paint.dim]) => {
+      const words = value.split(' ').map((text) => ({ text }))
+      // The first word carries the name, so that lines after it are set in.
+      const [first = { text: '' }, ...others] = words
+      return wrapWords(
+        [{ text: `  ${name.padEnd(10)}${first.text}`, coat: (text) => paintName(text, coat) }, ...others],
+        columns,
+        indent,
+      )
+    })
+    .join('\n')
+}
+
+function paintName(text: string, coat: Coat): string {
+  return `  ${coat(text.slice(2, indent))}${text.slice(indent)}`
 }
 
 /** Of an ISO date; what never was is older than all that was. */
@@ -132,7 +279,54 @@ function percent(ratio: number): string {
   return `${Math.round(ratio * 100)} %`
 }
 
-/** A Host header is whatever a stranger sent. */
-function printable(text: string): string {
-  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, 100)
+function counted(amount: number, one: string, several: string): string {
+  return `${count(amount)} ${amount === 1 ? one : several}`
+}
+
+/** A Host header is whatever a stranger sent, and so is what an upstream says. */
+function printable(text: string, most = 100): string {
+  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, most)
+}
+
+/** Says that no mirror runs; of one that nobody stopped, what became of it. `now`: wall clock ms. */
+export function renderDown(died: DeadMirror | undefined, now: number): string {
+  if (died === undefined) return 'mirror is not running. Start it with: mirror up'
+  const steps = [
+    ...(died.hasLog ? ['See why:   mirror logs'] : []),
+    'Start it:  mirror up',
+    ...(died.reason === 'reboot' ? ['Start it with the machine from now on:  mirror up --autostart'] : []),
+    ...(died.reason === 'out-of-memory' ? ['Give it more memory:  mirror up --runtime container --memory 512MiB'] : []),
+    ...(died.reason === 'no-engine' ? ['Ask the Docker engine:  docker info'] : []),
+  ]
+  return [`mirror is not running: ${deathOf(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')
+}
+
+function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: DeadMirror, now: number): string {
+  const when =
+    lastSeen === undefined
+      ? ''
+      : ` at ${localTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
+  const last = lastSeen === undefined ? '' : `; last sign of life${when}`
+  switch (reason) {
+    case 'died':
+      return `it died, nobody stopped it (pid ${pid}, started at ${localTime(startedAt)}${last})`
+    case 'reboot':
+      return `the machine was restarted (pid ${pid}, started at ${localTime(startedAt)}${last})`
+    case 'out-of-memory':
+      return `its container ${container} ran out of memory${when} (exit code ${exitCode})`
+    case 'exited':
+      return `its container ${container} has ended${when} (exit code ${exitCode})`
+    case 'removed':
+      return `its container ${container} was removed`
+    case 'no-engine':
+      return `the Docker engine that runs its container ${container} does not answer`
+  }
+}
+
+/** `2026-11-21 19:01:40`, local. */
+function localTime(iso: string): string {
+  const date = new Date(iso)
+  if (Number.isNaN(date.getTime())) return iso
+  const two = [date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0'))
+  return `${[date.getFullYear(), ...two].join('-')} ${date.toTimeString().slice(0, 8)}`
 }

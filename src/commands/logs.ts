@@ -3,9 +3,10 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { columnsOf } from '../cli/fit-width.ts'
 import { createLogRenderer } from '../cli/render-log-line.ts'
-import { mirrorPaths } from '../config/paths.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { parseObject } from '../lib/json-object.ts'
+import type { ContainerPlace } from '../runtime/runtime.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'Show the log: one line a request, and a line that sums up each pull and push'
@@ -59,10 +60,11 @@ export default class Logs extends BaseCommand {
           now: Date.now(),
         })
     const write = (line: string) => this.print(render(line))
-    if (running?.container) {
+    const container = running?.container ?? (running ? undefined : await this.endedContainer(surroundings))
+    if (container) {
       const { containerLogs } = await import('../app/container/container-logs.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
-      for await (const line of containerLogs(surroundings, running.container, request)) write(line)
+      for await (const line of containerLogs(surroundings, container, request)) write(line)
       return
     }
     if (running !== undefined && running.logFile === undefined)
@@ -85,6 +87,16 @@ export default class Logs extends BaseCommand {
         cause: error,
       })
     }
+  }
+
+  /** The container of a mirror that has died: the engine keeps what it said. */
+  private async endedContainer(surroundings: Surroundings): Promise<ContainerPlace | undefined> {
+    const paths = mirrorPaths(surroundings)
+    const { readState } = await import('../runtime/state-file.ts')
+    const container = (await readState(paths.stateFile))?.container
+    if (container === undefined) return undefined
+    const { findDead } = await import('../app/find-dead.ts')
+    return (await findDead(paths, surroundings))?.hasLog ? container : undefined
   }
 }
 

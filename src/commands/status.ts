@@ -1,13 +1,17 @@
 import { boolean } from '@oclif/core/flags'
+import type { DeadMirror } from '../app/find-dead.ts'
 import { mirrorStatus } from '../app/mirror-status.ts'
 import { BaseCommand } from '../cli/base-command.ts'
+import { columnsOf } from '../cli/fit-width.ts'
 import { jsonFlag } from '../cli/flags.ts'
-import { renderStatus } from '../cli/render-status.ts'
+import { renderDown, renderStatus } from '../cli/render-status.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
 export default class Status extends BaseCommand {
-  static override summary = 'Where the mirror answers, what it holds, and what it saves'
-  static override description = 'Exit code 3 when no mirror runs.'
+  static override summary = 'Show where the mirror listens, what it holds and saves, and what it waits for'
+  static override description =
+    'A pull is an image; hits and misses are the manifests and blobs that clients asked for. Exit code 3 when no mirror runs.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --watch',
@@ -23,15 +27,25 @@ export default class Status extends BaseCommand {
     if (flags.watch) return this.watch(flags.json)
     const text = await this.look(flags.json)
     if (text !== undefined) return this.print(text)
-    if (flags.json) this.printJson({ running: false })
-    else this.say('No mirror runs. To start one: mirror up')
+    const died = await this.findDead()
+    if (flags.json) this.printJson({ running: false, ...(died && { died }) })
+    else this.say(renderDown(died, Date.now()))
     process.exitCode = exitCode.notRunning
+  }
+
+  private async findDead(): Promise<DeadMirror | undefined> {
+    const { findDead } = await import('../app/find-dead.ts')
+    const surroundings = this.surroundings()
+    return findDead(mirrorPaths(surroundings), surroundings)
   }
 
   private async look(asJson: boolean): Promise<string | undefined> {
     const report = await mirrorStatus(this.surroundings())
     if (report === undefined) return undefined
-    return asJson ? JSON.stringify(report, null, 2) : renderStatus(report, this.paintFor(process.stdout), Date.now())
+    const { version } = this.config
+    const told = report.version === version ? report : { ...report, cliVersion: version }
+    if (asJson) return JSON.stringify(told, null, 2)
+    return renderStatus(told, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout))
   }
 
   /** On a terminal in its place; elsewhere one after the other, JSON as one object a line. */
@@ -45,7 +59,8 @@ export default class Status extends BaseCommand {
         if (error instanceof MirrorError && !asJson) return error.message
         throw error
       })
-      const shown = text ?? (asJson ? '{"running": false}' : 'No mirror runs.')
+      const died = text === undefined ? await this.findDead() : undefined
+      const shown = text ?? (asJson ? JSON.stringify({ running: false, died }) : renderDown(died, Date.now()))
       if (asJson) this.print(JSON.stringify(JSON.parse(shown)))
       else this.print(process.stdout.isTTY ? `\x1b[H\x1b[2J${shown}` : `${shown}\n`)
       await systemClock.sleep(1000, this.interrupted).catch(() => {})

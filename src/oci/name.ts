@@ -56,8 +56,8 @@ export function looksLikeRegistry(segment: string): boolean {
   return segment === 'localhost' || segment.includes('.') || segment.includes(':')
 }
 
-/** The setting of mirror.yaml by which a registry is mirrored: `upstreams: {ghcr.io: {}}`; YAML needs quotes around some names. */
-export function upstreamSetting(host: string): string {
-  const key = /^[a-z0-9.-]+$/.test(host) ? host : `'${host}'`
-  return `upstreams: {${key}: {}}`
+/** The setting of mirror.yaml by which registries are mirrored: `upstreams: {ghcr.io: {}}`; YAML needs quotes around some names. */
+export function upstreamSetting(...hosts: string[]): string {
+  const keys = hosts.map((host) => (/^[a-z0-9.-]+$/.test(host) ? host : `'${host}'`))
+  return `upstreams: {${keys.map((key) => `${key}: {}`).join(', ')}}`
 }

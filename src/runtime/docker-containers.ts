@@ -46,6 +46,10 @@ export interface ContainerState {
   readonly running: boolean
   readonly restarting: boolean
   readonly exitCode: number
+  /** ISO 8601: when it last ended; undefined for one that has not. */
+  readonly finishedAt?: string
+  /** The kernel killed it, because it needed more memory than it was given. */
+  readonly outOfMemory?: boolean
   /** ISO 8601. */
   readonly startedAt: string
   readonly networks: readonly string[]

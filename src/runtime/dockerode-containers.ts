@@ -119,6 +119,9 @@ function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
     running: State.Running && !State.Restarting,
     restarting: State.Restarting,
     exitCode: State.ExitCode,
+    // The engine's zero time: it has not ended.
+    ...(!State.FinishedAt.startsWith('0001-') && { finishedAt: State.FinishedAt }),
+    outOfMemory: State.OOMKilled,
     startedAt: State.StartedAt,
     networks: Object.keys(NetworkSettings.Networks ?? {}),
     ports: bindings.flatMap(([port, at]) =>

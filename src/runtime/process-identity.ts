@@ -10,6 +10,12 @@ export async function processIdentity(pid: number): Promise<string | undefined> 
   return stat?.started === undefined || stat.ended ? undefined : `${boot ?? 'boot'}:${stat.started}`
 }
 
+/** The boot in which a process was identified so; undefined where the platform has none to tell. */
+export function bootOf(identity: string | undefined): string | undefined {
+  const boot = identity?.slice(0, identity.lastIndexOf(':'))
+  return boot === 'boot' || boot === '' ? undefined : boot
+}
+
 /** Whether the process that was identified so is still there. */
 export async function isSameProcess(pid: number, identity: string | undefined): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false

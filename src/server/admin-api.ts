@@ -28,17 +28,30 @@ export interface StatusReport {
   /** Whose mirror it is, where that is not the user who asks: root under sudo. */
   user?: string
   pid: number
+  /** The version of the command that asked, where it is another one. */
+  cliVersion?: string
   /** ISO 8601. */
   startedAt: string
   uptimeSeconds: number
   /** ISO 8601: totals are counted since then, across restarts. */
   since: string
   endpoints: { cache: string[]; registry: string[]; admin: string[]; networks: Record<string, string> }
+  /** By the name of the Docker network. */
+  networks: Record<string, NetworkReport>
   /** How stored blobs leave: by the kernel alone, or through this process. */
   sendBlob: 'sendfile' | 'portable'
   cache: CacheCounters
   upstreams: Record<string, UpstreamReport>
-  storage: { path: string; bytes: number; maxBytes: number; blobs: number; manifests: number; pushedBytes: number }
+  storage: {
+    path: string
+    bytes: number
+    maxBytes: number
+    blobs: number
+    manifests: number
+    pushedBytes: number
+    freeBytes?: number
+    minFree: number
+  }
   registry: RegistryCounters
   /** Host headers that are not this mirror's, and how often they came. */
   refusedHosts: Record<string, number>
@@ -62,11 +75,22 @@ export interface CacheCounters extends Totals {
   hitRatio: number
 }
 
+/** Whether containers of a Docker network can reach the mirror. */
+export interface NetworkReport {
+  /** `waiting`: there is nothing to listen on yet. `failed`: the address cannot be listened on; it is tried again. */
+  state: 'listening' | 'waiting' | 'failed'
+  url?: string
+  /** Why it waits, or has failed. */
+  reason?: string
+}
+
 export interface UpstreamReport {
   hits: number
   misses: number
   bytesFromUpstream: number
   state: 'ok' | 'failing' | 'open'
+  /** The last failure, of an upstream that is not ok or limits its clients. */
+  lastError?: { message: string; at: string; retryAfterSeconds?: number }
   rateLimit?: { limit: number; remaining: number; windowSeconds: number; source?: string; at: string }
   /** A credential that was handed to a container; an expired one counts as none until it is handed over anew. */
   credentials?: { state: 'valid' | 'expired'; expires?: string }

@@ -55,6 +55,9 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
   // A token request serves many waiters: its failure is one failure, however many of them report it.
   const counted = new WeakSet<TransientError>()
 
+  /** The message of the last failure. */
+  let reason = ''
+
   const failures = () => unreached + repositories.size
   const isOpen = () => shutUntil !== undefined || failures() >= failuresToOpen
 
@@ -64,13 +67,13 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     const own = requests.get(request)
     const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
     if (isOwnProbe && (own.isProbed || own.until > now)) {
-      const message = `${host} keeps failing for this request, which is not repeated for a while.`
+      const message = `${host} keeps failing for this request, which is not repeated for a while: ${own.last?.message}`
       throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(own.until - now) })
     }
     const until = isOpen() ? Math.max(shutUntil ?? 0, repositories.get(repository) ?? 0) : 0
     const isProbe = isOpen() && (shutUntil !== undefined || repositories.has(repository))
     if (until > now || (isProbe && (probing.has(repository) || probing.size >= mostProbes))) {
-      const message = `${host} has not been answering and is left alone for a while.`
+      const message = `${host} is left alone for a while, because it does not answer: ${reason}`
       throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(until - now) })
     }
     if (isOwnProbe) own.isProbed = true
@@ -96,6 +99,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     if (error.outage !== 'unreachable') noteRequest(request, error, until)
     if (counted.has(error) && !isProbe) return
     counted.add(error)
+    reason = error.message
     if (error.outage === 'unreachable') {
       unreached += 1
       if (failures() >= failuresToOpen && (isProbe || shutUntil === undefined)) shutUntil = until

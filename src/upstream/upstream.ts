@@ -93,6 +93,8 @@ export interface FetchedList {
 export interface UpstreamHealth {
   readonly state: 'ok' | 'failing' | 'open'
   readonly rateLimit: RateLimit | undefined
+  /** The last failure, of an upstream that is not well. `at`: wall clock ms. */
+  readonly lastError?: { readonly message: string; readonly at: number; readonly retryAfterSeconds?: number }
 }
 
 /** Docker Hub's `ratelimit-*` headers. */

@@ -83,7 +83,24 @@ describe('mirror up', () => {
     const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
     process.kill(pid, 'SIGKILL')
     await expect.poll(async () => (await mirror('status')).exit).toBe(3)
+    const told = await mirror('status')
+    expect(told.stdout).toBe('')
+    expect(told.stderr).toMatch(
+      /^mirror is not running: it died, nobody stopped it \(pid \d+, started at .*; last sign of life at .* ago\)\.\n {2}See why: +mirror logs\n {2}Start it: +mirror up\n$/,
+    )
+    const { running, died } = JSON.parse((await mirror('status', '--json')).stdout)
+    expect(running).toBe(false)
+    expect(died).toMatchObject({ reason: 'died', runtime: 'process', pid, hasLog: true })
+    expect(Date.parse(died.lastSeen)).toBeLessThanOrEqual(Date.now())
+    expect((await mirror('logs')).stdout).toContain('the mirror is up')
+
     expect(JSON.parse((await mirror('up', '--json')).stdout)).toMatchObject({ outcome: 'started' })
+    const again = JSON.parse((await mirror('status', '--json')).stdout)
+    process.kill(again.pid, 'SIGKILL')
+    await expect.poll(async () => (await mirror('status')).exit).toBe(3)
+    // `down` takes note of it: what died is told once.
+    expect(await mirror('down')).toMatchObject({ exit: 0 })
+    expect(JSON.parse((await mirror('status', '--json')).stdout)).toEqual({ running: false })
   })
 
   test('called twice at once makes one mirror', async () => {
@@ -206,7 +223,8 @@ describe('the other commands', () => {
     await mirror('up')
     const { exit, stdout } = await mirror('logs', '--lines', '1')
     expect(exit).toBe(0)
-    expect(JSON.parse(stdout)).toHaveProperty('time')
+    expect(stdout).toMatch(/^\d\d:\d\d:\d\d info {2}the mirror is up {2}endpoints\.cache=http:\S+ .*\n$/)
+    expect(JSON.parse((await mirror('logs', '--lines', '1', '--json')).stdout)).toHaveProperty('time')
   })
 
   test('init writes a file that is good, once', async () => {

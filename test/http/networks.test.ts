@@ -1,3 +1,4 @@
+import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -23,10 +24,13 @@ test.skipIf(process.platform !== 'linux')(
     const networks = async () => (await mirror.status()).endpoints.networks
     const [cache, registry] = [mirror.url, mirror.registryUrl!].map((url) => url.replace('127.0.0.1', gateway))
     expect(await networks()).toEqual({})
+    const report = async () => (await mirror.status()).networks
+    await expect.poll(report).toEqual({ kind: { state: 'waiting', reason: 'the network does not exist yet' } })
 
     for (const body of ['once', 'again']) {
       engine.changeNetworks([network('kind', gateway)])
       await expect.poll(networks).toEqual({ kind: cache })
+      expect(await report()).toEqual({ kind: { state: 'listening', url: cache } })
       expect((await get(cache!, '/v2/')).status).toBe(200)
       expect((await get(cache!, '/v2/app/blobs/uploads/', { method: 'POST' })).status).toBe(405)
       const path = `/v2/app/blobs/uploads/?digest=${digestOf(Buffer.from(body))}`
@@ -44,3 +48,21 @@ test.skipIf(process.platform !== 'linux')(
     expect((await get(mirror.registryUrl!, '/v2/')).status).toBe(200)
   },
 )
+
+test.skipIf(process.platform !== 'linux')('a network whose address is taken is shown with the reason', async () => {
+  const home = await temporaryHome()
+  const socket = join(home, 'docker.sock')
+  const engine = new DockerEngine()
+  await engine.start(socket)
+  onTestFinished(() => engine.stop())
+  const env = { DOCKER_HOST: `unix://${socket}` }
+  const mirror = await startMirrorProcess({ upstreams: {}, networks: ['dev'], env })
+  const taken = createServer()
+  const { port } = new URL(mirror.url)
+  await new Promise<void>((resolve) => taken.listen(Number(port), gateway, resolve))
+  onTestFinished(() => void taken.close())
+  engine.changeNetworks([network('dev', gateway)])
+  await expect
+    .poll(async () => (await mirror.status()).networks)
+    .toEqual({ dev: { state: 'failed', reason: expect.stringContaining('another program is listening there') } })
+})

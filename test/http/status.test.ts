@@ -79,6 +79,32 @@ describe('what is counted', () => {
   })
 })
 
+describe('an upstream that fails', () => {
+  test('is shown with its last failure, and with when it is asked again, until it is well', async () => {
+    const { upstream, mirror } = await startScene()
+    upstream.on({}, status(503))
+    await mirror.get(`${app}/manifests/v1`)
+    const docker = async () => (await mirror.status()).upstreams['docker.io']
+    const failing = await docker()
+    expect(failing?.state).not.toBe('ok')
+    expect(failing?.lastError).toMatchObject({ message: expect.stringContaining('503'), at: expect.any(String) })
+    // Also what an upstream refuses that is left alone tells why it is.
+    for (let at = 0; at < 8; at++) await mirror.get(`/v2/library/app${at}/manifests/v${at}`)
+    const open = await docker()
+    expect(open?.state).toBe('open')
+    expect(open?.lastError?.message).toContain('503')
+  })
+
+  test('that limits its clients is shown with when it is asked again', async () => {
+    const { upstream, mirror } = await startScene()
+    upstream.on({}, status(429, { 'retry-after': '30' }))
+    await mirror.get(`${app}/manifests/v1`)
+    const { state, lastError } = (await mirror.status()).upstreams['docker.io']!
+    expect(state).toBe('ok')
+    expect(lastError?.retryAfterSeconds).toBeGreaterThan(20)
+  })
+})
+
 describe('a registry that is not mirrored', () => {
   test.each([
     ['by namespace', (host: string) => `/v2/team/app/manifests/1?ns=${host}`],

@@ -1,4 +1,5 @@
 import { BaseCommand } from '../../cli/base-command.ts'
+import { columnsOf } from '../../cli/fit-width.ts'
 import { jsonFlag } from '../../cli/flags.ts'
 
 export default class CacheLs extends BaseCommand {
@@ -19,7 +20,7 @@ export default class CacheLs extends BaseCommand {
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return this.say('Nothing is cached yet.')
       const { renderImages } = await import('../../cli/render-images.ts')
-      this.print(renderImages(images, this.paintFor(process.stdout), Date.now()))
+      this.print(renderImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await cache.close()
     }

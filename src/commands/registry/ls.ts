@@ -1,4 +1,5 @@
 import { BaseCommand } from '../../cli/base-command.ts'
+import { columnsOf } from '../../cli/fit-width.ts'
 import { jsonFlag } from '../../cli/flags.ts'
 
 export default class RegistryLs extends BaseCommand {
@@ -19,7 +20,7 @@ export default class RegistryLs extends BaseCommand {
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return this.say('Nothing was pushed yet.')
       const { renderPushedImages } = await import('../../cli/render-pushed-images.ts')
-      this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now()))
+      this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await registry.close()
     }

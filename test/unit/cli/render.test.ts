@@ -36,6 +36,7 @@ const report: StatusReport = {
     admin: ['http://127.0.0.1:5056'],
     networks: { kind: 'http://172.18.0.1:5055' },
   },
+  networks: {},
   sendBlob: 'sendfile',
   cache: {
     pulls: 42,
@@ -61,9 +62,17 @@ const report: StatusReport = {
       state: 'ok',
       rateLimit: { limit: 100, remaining: 76, windowSeconds: 21_600, at: '2026-11-21T11:00:00Z' },
     },
-    'ghcr.io': { hits: 100, misses: 50, bytesFromUpstream: 1e8, state: 'open' },
+    'ghcr.io': { hits: 100, misses: 50, bytesFromUpstream: 1e8, state: 'ok' },
   },
-  storage: { path: '/data', bytes: 5e9, maxBytes: 20e9, blobs: 12, manifests: 3, pushedBytes: 0 },
+  storage: {
+    path: '/data',
+    bytes: 5e9,
+    maxBytes: 20 * 1024 ** 3,
+    blobs: 12,
+    manifests: 3,
+    pushedBytes: 0,
+    minFree: 1024 ** 3,
+  },
   refusedHosts: {},
   refusedRegistries: {},
   images: [image('docker.io/library/alpine:3.20', '2026-11-21T11:57:00Z')],
@@ -71,22 +80,89 @@ const report: StatusReport = {
 
 describe('the status', () => {
   test('tells what matters first, in aligned columns', () => {
-    expect(renderStatus(report, plain, now)).toBe(`● mirror 1.2.3 is up for 3 h 12 min (pid 42)
+    expect(renderStatus(report, plain, now)).toBe(`● mirror 1.2.3 has been up for 3 h 12 min (pid 42)
 
   cache     http://127.0.0.1:5055
             http://172.18.0.1:5055 (network kind)
   admin     http://127.0.0.1:5056
-  pulls     1,000 hits, 250 misses: 80 % from the cache
-  saved     3.4 GB of 5.0 GB served since 2026-11-01; 1.6 GB came from upstream
-  disk      5.0 GB, 20.0 GB allowed, 25 % full (/data)
-  sends     blobs by the kernel (sendfile)
+  pulls     42 images since 2026-11-01
+  requests  1,000 hits, 250 misses (80 % from the cache)
+  saved     3.2 GiB of 4.7 GiB served; 1.5 GiB came from upstream
+  disk      4.7 GiB of 20 GiB (23 %), /data
 
-UPSTREAM   HITS  MISSES  FETCHED  STATE  QUOTA
-docker.io   900     200   1.5 GB  ok     76 of 100 pulls left in 6 h
-ghcr.io     100      50   100 MB  down
+UPSTREAM   HITS  MISSES   FETCHED  STATE  QUOTA
+docker.io   900     200   1.4 GiB  ok     76 of 100 pulls left in 6 h
+ghcr.io     100      50  95.4 MiB  ok
 
-IMAGE                            SIZE  PULLS  LAST PULLED  CHECKED
-docker.io/library/alpine:3.20  3.4 MB      3  3 min ago    –`)
+IMAGE                             SIZE  PULLS  LAST PULLED  CHECKED
+docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
+  })
+
+  const troubled: StatusReport = {
+    ...report,
+    cliVersion: '1.10.0',
+    networks: {
+      kind: { state: 'waiting', reason: 'the network does not exist yet' },
+      dev: { state: 'failed', reason: 'Cannot listen on 172.19.0.1:5055: another program is listening there.' },
+      good: { state: 'listening', url: 'http://172.20.0.1:5055' },
+    },
+    upstreams: {
+      'ghcr.io': {
+        ...report.upstreams['ghcr.io']!,
+        state: 'open',
+        lastError: { message: 'ghcr.io refuses connections.', at: '2026-11-21T11:59:00Z', retryAfterSeconds: 21 },
+      },
+      'quay.io': {
+        ...report.upstreams['ghcr.io']!,
+        state: 'failing',
+        lastError: { message: 'quay.io answered 503.', at: '2026-11-21T11:59:00Z' },
+      },
+    },
+    storage: { ...report.storage, freeBytes: 300 * 1024 ** 2 },
+    cache: { ...report.cache, errors: 3, staleServed: 2, digestMismatches: 1 },
+    refusedHosts: { 'evil.example': 2 },
+    refusedRegistries: { 'registry.corp.example': 3, 'other.example:5000': 1 },
+  }
+  const trouble = (columns?: number) => renderStatus(troubled, plain, now, columns).split('\n\n')[2]
+
+  test('says what waits, what failed and what was refused, each with a next step', () => {
+    expect(trouble()).toBe(
+      [
+        '  update    this command is mirror 1.10.0, newer than the mirror that runs. To replace it: mirror up',
+        '  waiting   network kind: the network does not exist yet. Next: kind create cluster',
+        '            upstream ghcr.io: ghcr.io refuses connections; asked again in 21 s. What is cached is served. Next: mirror logs',
+        '  failed    network dev: Cannot listen on 172.19.0.1:5055: another program is listening there. Next: free that port, or mirror up --cache-port N',
+        '            upstream quay.io: quay.io answered 503. Next: mirror logs',
+        '            disk: 300 MiB are free at /data, less than cache.minFree (1 GiB), so that new content may not be kept. Next: free some space, or mirror cache prune',
+        '  errors    3 requests could not be answered. Next: mirror logs',
+        '  stale     2 answers came from the cache because an upstream did not answer. Next: mirror logs',
+        '  damaged   1 body from upstream did not match the digest. Next: mirror logs',
+        `  refused   registry.corp.example (3×), other.example:5000 (1×): these registries are not mirrored. Next: add "upstreams: {registry.corp.example: {}, 'other.example:5000': {}}" to mirror.yaml, then: mirror up`,
+        '            clients that reach the mirror as evil.example (2×). If they are yours: add "allowedHosts: ["evil.example"]" to mirror.yaml, then: mirror up',
+      ].join('\n'),
+    )
+  })
+
+  test.each([60, 80, 200])('fits a terminal of %d columns', (columns) => {
+    const text = renderStatus({ ...troubled, upstreams: report.upstreams }, plain, now, columns)
+    for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(columns)
+  })
+
+  test('wraps what is too long below its name', () => {
+    expect(trouble(60)?.split('\n').slice(0, 6)).toEqual([
+      '  update    this command is mirror 1.10.0, newer than the',
+      '            mirror that runs. To replace it: mirror up',
+      '  waiting   network kind: the network does not exist yet.',
+      '            Next: kind create cluster',
+      '            upstream ghcr.io: ghcr.io refuses connections;',
+      '            asked again in 21 s. What is cached is served.',
+    ])
+  })
+
+  test('tells an older command from a newer one', () => {
+    expect(renderStatus({ ...report, cliVersion: '1.2.2' }, plain, now)).toContain('older than the mirror that runs')
+    expect(renderStatus({ ...report, cliVersion: '1.2.3-rc.1' }, plain, now)).toContain('older than')
+    expect(renderStatus({ ...report, cliVersion: '2.0.0-rc.1' }, plain, now)).toContain('newer than')
   })
 
   test('says what to try when nothing is cached, with the address that is served', () => {
@@ -107,7 +183,7 @@ docker.io/library/alpine:3.20  3.4 MB      3  3 min ago    –`)
     )
     expect(text).toMatch(/stale +2 answers/)
     expect(text).toMatch(/errors +3/)
-    expect(text).toMatch(/damaged +1 bodies/)
+    expect(text).toMatch(/damaged +1 body/)
   })
 
   test('names refused hosts without letting them write to the terminal', () => {
@@ -129,7 +205,7 @@ docker.io/library/alpine:3.20  3.4 MB      3  3 min ago    –`)
     // eslint-disable-next-line no-control-regex
     const bare = renderStatus(report, color, now).replaceAll(/\x1b\[\d+m/g, '')
     expect(bare).toBe(renderStatus(report, plain, now))
-    expect(renderStatus(report, color, now)).toContain('\x1b[31mdown\x1b[39m')
+    expect(renderStatus(troubled, color, now)).toContain('\x1b[31mdown\x1b[39m')
   })
 })
 

@@ -1,0 +1,118 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { findDead, type DeadMirror } from '../../../src/app/find-dead.ts'
+import { renderDown } from '../../../src/cli/render-status.ts'
+import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
+import type { MirrorState } from '../../../src/runtime/runtime.ts'
+import { writeState } from '../../../src/runtime/state-file.ts'
+
+let home: string
+let surroundings: Surroundings
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-dead-'))
+  surroundings = {
+    platform: process.platform,
+    env: { MIRROR_HOME: home, DOCKER_HOST: `unix://${home}/none.sock` },
+    homedir: home,
+    cwd: home,
+  }
+})
+afterEach(() => rm(home, { recursive: true }))
+
+const state: MirrorState = {
+  pid: 4_000_000,
+  processIdentity: undefined,
+  version: '1.2.3',
+  runtime: 'process',
+  startedAt: new Date(Date.now() - 60_000).toISOString(),
+  configHashes: {},
+  endpoints: { cache: [], registry: [], admin: [], networks: {} },
+  logFile: '/log',
+}
+
+async function find(changed: Partial<MirrorState>): Promise<DeadMirror | undefined> {
+  const paths = mirrorPaths(surroundings)
+  await writeState(paths.stateFile, { ...state, ...changed })
+  return findDead(paths, surroundings)
+}
+
+describe('a mirror that is noted and does not run', () => {
+  test('was stopped when nothing is noted', async () => {
+    expect(await findDead(mirrorPaths(surroundings), surroundings)).toBeUndefined()
+  })
+
+  test('died', async () => {
+    expect(await find({})).toEqual({
+      runtime: 'process',
+      version: '1.2.3',
+      pid: 4_000_000,
+      startedAt: state.startedAt,
+      lastSeen: expect.any(String),
+      reason: 'died',
+      hasLog: true,
+    })
+  })
+
+  test('has no log that the mirror could show when it wrote to a terminal', async () => {
+    expect(await find({ logFile: undefined })).toMatchObject({ hasLog: false })
+  })
+
+  test.skipIf(process.platform !== 'linux')('ended with the machine, as the boot is another one', async () => {
+    expect(await find({ processIdentity: 'another-boot:123' })).toMatchObject({ reason: 'reboot' })
+  })
+
+  test('ended with the machine, as that was started after it, where boots have no name', async () => {
+    const startedAt = '2001-02-03T04:05:06.000Z'
+    expect(await find({ startedAt })).toMatchObject({ reason: 'reboot', startedAt })
+  })
+
+  test('was in a container whose engine is away', async () => {
+    const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
+    const died = await find({ runtime: 'container', pid: 0, container })
+    expect(died).toMatchObject({ reason: 'no-engine', container: 'mirror' })
+    expect(died).not.toHaveProperty('pid')
+  })
+})
+
+describe('what a user reads of it', () => {
+  const at = new Date(2026, 10, 21, 19, 1, 40)
+  const died: DeadMirror = {
+    runtime: 'process',
+    version: '1.2.3',
+    pid: 42,
+    startedAt: at.toISOString(),
+    lastSeen: new Date(at.getTime() + 60_000).toISOString(),
+    reason: 'died',
+    hasLog: true,
+  }
+  const now = at.getTime() + 180_000
+
+  test('is how to start one when none died', () => {
+    expect(renderDown(undefined, now)).toBe('mirror is not running. Start it with: mirror up')
+  })
+
+  test('is what happened, how to see why, and how to start it', () => {
+    expect(renderDown(died, now)).toBe(
+      [
+        'mirror is not running: it died, nobody stopped it (pid 42, started at 2026-11-21 19:01:40; last sign of life at 2026-11-21 19:02:40, 2 min ago).',
+        '  See why:   mirror logs',
+        '  Start it:  mirror up',
+      ].join('\n'),
+    )
+  })
+
+  test.each<[Partial<DeadMirror>, RegExp]>([
+    [{ reason: 'reboot' }, /the machine was restarted \(pid 42.*mirror up --autostart/s],
+    [
+      { reason: 'exited', container: 'mirror', exitCode: 137 },
+      /its container mirror has ended at .* \(exit code 137\)/,
+    ],
+    [{ reason: 'out-of-memory', container: 'mirror', exitCode: 137 }, /ran out of memory.*--memory/s],
+    [{ reason: 'removed', container: 'mirror', hasLog: false }, /its container mirror was removed\.\n {2}Start it/],
+    [{ reason: 'no-engine', container: 'mirror', hasLog: false }, /Docker engine .* does not answer.*docker info/s],
+  ])('differs by the reason: %j', (changed, expected) => {
+    expect(renderDown({ ...died, ...changed }, now)).toMatch(expected)
+  })
+})
