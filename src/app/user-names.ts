@@ -114,6 +114,16 @@ function sameShortName(name: string, short: string, images: readonly ListedImage
   return images.flatMap(({ name: other }) => (isSame(other) ? [other] : []))
 }
 
+/** `docker.io/library/redis:7` for `redsi:7`: what is before the last slash may be missing. */
+function nearestShort(name: string, names: readonly string[]): string | undefined {
+  const found = nearest(shortName(name), names.map(shortName))
+  return names.find((other) => shortName(other) === found)
+}
+
+function shortName(name: string): string {
+  return name.slice(name.lastIndexOf('/') + 1)
+}
+
 function belongsTo(image: string, name: string): boolean {
   return image === name || image.startsWith(`${name}:`) || image.startsWith(`${name}@`)
 }
@@ -124,7 +134,7 @@ const mostNear = 3
 export function namesLike({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = withoutTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
-  const mistyped = nearest(name, names)
+  const mistyped = nearest(name, names) ?? nearestShort(name, names)
   const near = [
     ...others,
     ...names.filter((other) => belongsTo(other, path)),

@@ -115,9 +115,14 @@ function waiting({ networks, upstreams }: StatusReport): string[] {
       if (state !== 'open' && !(state === 'ok' && lastError)) return []
       const why = lastError === undefined ? 'it does not answer' : sentence(lastError.message)
       const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
-      return [`upstream ${host}: ${why}; ${when}. What is cached is served. Next: mirror logs`]
+      return [`${upstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
     }),
   ]
+}
+
+/** Most failures name their upstream themselves. */
+function upstreamTrouble(host: string, why: string): string {
+  return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
 }
 
 function networkStep(name: string, reason: string): string {
@@ -135,7 +140,7 @@ function failures({ networks, upstreams, storage }: StatusReport): string[] {
     ),
     ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
       state === 'failing'
-        ? [`upstream ${host}: ${sentence(lastError?.message ?? 'a request failed')}. Next: mirror logs`]
+        ? [`${upstreamTrouble(host, sentence(lastError?.message ?? 'a request failed'))}. Next: mirror logs`]
         : [],
     ),
   ]

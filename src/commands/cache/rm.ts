@@ -27,7 +27,9 @@ export default class CacheRm extends BaseCommand {
       const removal = await removeByName(argv as string[], naming, (names) => cache.remove(names, flags['dry-run']))
       const { missing, notes, ...report } = removal
       if (flags.json) this.printJson(report)
-      else this.print(renderRemoval(report, flags['dry-run']))
+      // That there is nothing of this name says the error.
+      else if (missing.length === 0 || report.images.length + report.blobs > 0)
+        this.print(renderRemoval(report, flags['dry-run']))
       for (const note of notes) this.say(note)
       if (missing.length > 0)
         throw notThere('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })

@@ -28,7 +28,9 @@ export default class RegistryRm extends BaseCommand {
       const removal = await removeByName(argv as string[], naming, (names) => registry.remove(names, flags['dry-run']))
       const { missing, notes: _notes, ...report } = removal
       if (flags.json) this.printJson(report)
-      else this.print(renderRemoval(report, flags['dry-run']))
+      // That there is nothing of this name says the error.
+      else if (missing.length === 0 || report.images.length + report.blobs > 0)
+        this.print(renderRemoval(report, flags['dry-run']))
       if (missing.length > 0)
         throw notThere('Not in the registry', missing, naming.images, {
           rm: 'mirror registry rm',

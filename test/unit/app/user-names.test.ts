@@ -71,6 +71,12 @@ describe('a name of a cached image', () => {
     expect(unknown).toEqual(['nginx:1.2', 'app:1'])
     expect(namesLike(missing[0]!, images)).toEqual(['docker.io/library/nginx:1.27', 'docker.io/library/nginx:1.26'])
     expect(namesLike(missing[1]!, images)).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
+    expect(namesLike({ given: 'ngnix:1.27', name: 'docker.io/library/ngnix:1.27', others: [] }, images)).toEqual([
+      'docker.io/library/nginx:1.27',
+    ])
+    expect(namesLike({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }])).toEqual([
+      'team/redis:7',
+    ])
     const error = notThere('Not cached', missing.slice(0, 1), images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
     expect(error.message).toBe('Not cached: nginx:1.2 (docker.io/library/nginx:1.2)')
     expect(error.hints).toEqual([

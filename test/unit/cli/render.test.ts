@@ -130,9 +130,9 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
       [
         '  update    this command is mirror 1.10.0, newer than the mirror that runs. To replace it: mirror up',
         '  waiting   network kind: the network does not exist yet. Next: kind create cluster',
-        '            upstream ghcr.io: ghcr.io refuses connections; asked again in 21 s. What is cached is served. Next: mirror logs',
+        '            upstream ghcr.io refuses connections; asked again in 21 s. What is cached is served. Next: mirror logs',
         '  failed    network dev: Cannot listen on 172.19.0.1:5055: another program is listening there. Next: free that port, or mirror up --cache-port N',
-        '            upstream quay.io: quay.io answered 503. Next: mirror logs',
+        '            upstream quay.io answered 503. Next: mirror logs',
         '            disk: 300 MiB are free at /data, less than cache.minFree (1 GiB), so that new content may not be kept. Next: free some space, or mirror cache prune',
         '  errors    3 requests could not be answered. Next: mirror logs',
         '  stale     2 answers came from the cache because an upstream did not answer. Next: mirror logs',
@@ -154,8 +154,8 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
       '            mirror that runs. To replace it: mirror up',
       '  waiting   network kind: the network does not exist yet.',
       '            Next: kind create cluster',
-      '            upstream ghcr.io: ghcr.io refuses connections;',
-      '            asked again in 21 s. What is cached is served.',
+      '            upstream ghcr.io refuses connections; asked',
+      '            again in 21 s. What is cached is served. Next:',
     ])
   })
 
