@@ -66,7 +66,11 @@ function proxyRefusal(via: string, name: string, foreign: boolean, error: unknow
   const why = status === '407' ? 'wants a user name and a password, or other ones' : `makes no connection to ${name}`
   const message = `The proxy ${via} ${why} (${status}).`
   if (Number(status) < 500) return new UpstreamError('unavailable', 502, message, { cause: error })
-  return new TransientError('unavailable', 502, message, { breaksCircuit: !foreign, cause: error })
+  return new TransientError('unavailable', 502, message, {
+    breaksCircuit: !foreign,
+    outage: 'unreachable',
+    cause: error,
+  })
 }
 
 /** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */

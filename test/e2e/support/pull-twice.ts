@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { expect } from 'vitest'
 import type { Scene } from './scene.ts'
 
@@ -36,4 +37,19 @@ export async function expectPullsTwice({ upstream, mirror }: Scene, { pull, forg
   expect(second.cache.bytesFromUpstream).toBe(first.cache.bytesFromUpstream)
   expect(second.cache.staleServed, 'a tag that could not be asked for again').toBeGreaterThan(0)
   expect(second.cache.errors).toBe(0)
+  expect(second.cache.pulls - first.cache.pulls, 'a pull is one').toBe(1)
+  await expectSummaries(mirror)
+}
+
+/** Each pull is summed up in the log: the first as misses alone, the second as hits alone. */
+async function expectSummaries({ logFile }: Scene['mirror']): Promise<void> {
+  const summaries = async () => {
+    const lines = (await readFile(logFile, 'utf8')).split('\n').filter((line) => line.startsWith('{'))
+    return lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter(({ msg }) => msg === 'pull')
+  }
+  await expect.poll(summaries, { timeout: 20_000 }).toHaveLength(2)
+  const [cold, warm] = await summaries()
+  expect(cold, 'an index, a manifest, a config and three layers').toMatchObject({ hits: 0, misses: 6 })
+  expect(warm).toMatchObject({ hits: 6, misses: 0, bytesFromUpstream: 0 })
+  for (const one of [cold, warm]) expect(one?.['image']).toMatch(/:one$/)
 }
