@@ -1,18 +1,14 @@
-import type { DeadMirror } from '../app/find-dead.ts'
-import { upstreamSetting } from '../oci/name.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import type { StatusReport, UpstreamReport } from '../server/admin-api.ts'
-import { wrapWords } from './fit-width.ts'
-import { createPaint, type Coat, type Paint } from './paint.ts'
+import { createPaint, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
+import { count, counted, renderFacts, type Fact } from './render-facts.ts'
 import { renderImages } from './render-images.ts'
 import { renderTable, type Column } from './render-table.ts'
+import { renderTroubles } from './render-troubles.ts'
 
 const mostImages = 15
 const plainPaint = createPaint(false)
-/** As wide as the names of the facts, with what is before and after. */
-const indent = 12
-const mostNamed = 5
 
 /** What a running mirror says about itself, for a person. `now`: wall clock ms; `columns`: of the terminal, if it is one. */
 export function renderStatus(report: StatusReport, paint: Paint, now: number, columns?: number): string {
@@ -20,16 +16,13 @@ export function renderStatus(report: StatusReport, paint: Paint, now: number, co
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
     `${paint.green('●')} ${paint.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
-    facts([...endpointFacts(report), ...cacheFacts(report)], paint, columns),
-    ...troubles(report, paint, columns),
+    renderFacts([...endpointFacts(report), ...cacheFacts(report)], paint, columns),
+    ...renderTroubles(report, paint, columns),
     ...upstreamTable(report, paint, columns),
     ...imageTable(report, paint, now, columns),
   ]
   return blocks.join('\n\n')
 }
-
-/** A name and what there is to say. */
-type Fact = readonly [string, string, Coat?]
 
 function endpointFacts({ endpoints, registry, engine }: StatusReport): Fact[] {
   return [
@@ -62,136 +55,6 @@ function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
     ],
     ['disk', `${formatBytes(storage.bytes)}${limit}, ${storage.path}`],
   ]
-}
-
-/** What the mirror waits for and what has failed, each with what to do next. */
-function troubles(report: StatusReport, paint: Paint, columns: number | undefined): string[] {
-  const { errors, staleServed, digestMismatches } = report.cache
-  const rows = [
-    ...named('update', updates(report), paint.yellow),
-    ...named('waiting', waiting(report), paint.yellow),
-    ...named('failed', failures(report), paint.red),
-    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), paint.red),
-    ...named(
-      'stale',
-      amount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
-      paint.yellow,
-    ),
-    ...named(
-      'damaged',
-      amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
-      paint.red,
-    ),
-    ...named('refused', refusals(report), paint.yellow),
-  ]
-  return rows.length === 0 ? [] : [facts(rows, paint, columns)]
-}
-
-/** Rows under one name. */
-function named(name: string, texts: readonly string[], coat: Coat): Fact[] {
-  return texts.map((text, at): Fact => [at === 0 ? name : '', text, coat])
-}
-
-function amount(value: number, one: string, several: string, what: string): string[] {
-  return value === 0 ? [] : [`${counted(value, one, several)} ${what}. Next: mirror logs`]
-}
-
-function updates({ version, cliVersion }: StatusReport): string[] {
-  if (cliVersion === undefined) return []
-  if (compareVersions(cliVersion, version) > 0)
-    return [`this command is mirror ${cliVersion}, newer than the mirror that runs. To replace it: mirror up`]
-  return [
-    `this command is mirror ${cliVersion}, older than the mirror that runs. To update it: npm install -g dev-mirror@latest`,
-  ]
-}
-
-function waiting({ networks, upstreams }: StatusReport): string[] {
-  return [
-    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
-      state === 'waiting' ? [`network ${name}: ${reason}. Next: ${networkStep(name, reason)}`] : [],
-    ),
-    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
-      const retry = lastError?.retryAfterSeconds
-      if (state !== 'open' && !(state === 'ok' && lastError)) return []
-      const why = lastError === undefined ? 'it does not answer' : sentence(lastError.message)
-      const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
-      return [`${upstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
-    }),
-  ]
-}
-
-/** Most failures name their upstream themselves. */
-function upstreamTrouble(host: string, why: string): string {
-  return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
-}
-
-function networkStep(name: string, reason: string): string {
-  if (reason.includes('engine')) return 'docker info'
-  return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
-}
-
-function failures({ networks, upstreams, storage }: StatusReport): string[] {
-  const { freeBytes = Infinity, minFree, path } = storage
-  const failed = [
-    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
-      state === 'failed'
-        ? [`network ${name}: ${sentence(reason)}. Next: free that port, or mirror up --cache-port N`]
-        : [],
-    ),
-    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
-      state === 'failing'
-        ? [`${upstreamTrouble(host, sentence(lastError?.message ?? 'a request failed'))}. Next: mirror logs`]
-        : [],
-    ),
-  ]
-  if (freeBytes < minFree)
-    failed.push(
-      `disk: ${formatBytes(freeBytes)} are free at ${path}, less than cache.minFree (${formatBytes(minFree)}), so that new content may not be kept. Next: free some space, or mirror cache prune`,
-    )
-  return failed
-}
-
-/** What clients asked for and did not get, because the configuration does not name it. */
-function refusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
-  const texts: string[] = []
-  const registries = Object.keys(refusedRegistries)
-  if (registries.length > 0) {
-    const keys = registries.slice(0, mostNamed).map((host) => printable(host))
-    const one = registries.length === 1
-    texts.push(
-      `${namesWithCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
-    )
-  }
-  const hosts = Object.keys(refusedHosts)
-  if (hosts.length > 0) {
-    const names = hosts.slice(0, mostNamed).map((host) => JSON.stringify(printable(host)))
-    texts.push(
-      `clients that reach the mirror as ${namesWithCounts(refusedHosts)}. If they are yours: add "allowedHosts: [${names.join(', ')}]" to mirror.yaml, then: mirror up`,
-    )
-  }
-  return texts
-}
-
-function namesWithCounts(counts: Readonly<Record<string, number>>): string {
-  const all = Object.entries(counts)
-  const names = all.slice(0, mostNamed).map(([name, times]) => `${printable(name)} (${count(times)}×)`)
-  return names.join(', ') + (all.length > mostNamed ? ` and ${all.length - mostNamed} more` : '')
-}
-
-/** Without a full stop at the end: more follows. */
-function sentence(text: string): string {
-  return printable(text, 300).replace(/\.+$/, '')
-}
-
-/** By their numbers: `1.10.0` is newer than `1.9.0`. */
-function compareVersions(a: string, b: string): number {
-  const [left, right] = [a, b].map((version) => version.split(/[.+-]/, 3).map((part) => Number.parseInt(part, 10) || 0))
-  for (const at of [0, 1, 2]) {
-    const difference = (left?.[at] ?? 0) - (right?.[at] ?? 0)
-    if (difference !== 0) return difference
-  }
-  // A pre-release comes before its release.
-  return Number(b.includes('-')) - Number(a.includes('-'))
 }
 
 function upstreamTable({ upstreams }: StatusReport, paint: Paint, columns = Infinity): string[] {
@@ -251,87 +114,11 @@ function imageTable(
   return [more === 0 ? table : `${table}\n${paint.dim(`and ${count(more)} more: mirror cache ls`)}`]
 }
 
-function facts(rows: readonly Fact[], paint: Paint, columns: number | undefined): string {
-  return rows
-    .map(([name, value, coat = paint.dim]) => {
-      const words = value.split(' ').map((text) => ({ text }))
-      // The first word carries the name, so that lines after it are set in.
-      const [first = { text: '' }, ...others] = words
-      return wrapWords(
-        [{ text: `  ${name.padEnd(10)}${first.text}`, coat: (text) => paintName(text, coat) }, ...others],
-        columns,
-        indent,
-      )
-    })
-    .join('\n')
-}
-
-function paintName(text: string, coat: Coat): string {
-  return `  ${coat(text.slice(2, indent))}${text.slice(indent)}`
-}
-
 /** Of an ISO date; what never was is older than all that was. */
 function timeOf(date: string | undefined): number {
   return date === undefined ? 0 : Date.parse(date)
 }
 
-// By hand, for loading a locale's rules takes longer than all the rest of the status.
-function count(value: number): string {
-  return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',')
-}
-
 function percent(ratio: number): string {
   return `${Math.round(ratio * 100)} %`
-}
-
-function counted(amount: number, one: string, several: string): string {
-  return `${count(amount)} ${amount === 1 ? one : several}`
-}
-
-/** A Host header is whatever a stranger sent, and so is what an upstream says. */
-function printable(text: string, most = 100): string {
-  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, most)
-}
-
-/** Says that no mirror runs; of one that nobody stopped, what became of it. `now`: wall clock ms. */
-export function renderDown(died: DeadMirror | undefined, now: number): string {
-  if (died === undefined) return 'mirror is not running. Start it with: mirror up'
-  const steps = [
-    ...(died.hasLog ? ['See why:   mirror logs'] : []),
-    'Start it:  mirror up',
-    ...(died.reason === 'reboot' ? ['Start it with the machine from now on:  mirror up --autostart'] : []),
-    ...(died.reason === 'out-of-memory' ? ['Give it more memory:  mirror up --runtime container --memory 512MiB'] : []),
-    ...(died.reason === 'no-engine' ? ['Ask the Docker engine:  docker info'] : []),
-  ]
-  return [`mirror is not running: ${deathOf(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')
-}
-
-function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: DeadMirror, now: number): string {
-  const when =
-    lastSeen === undefined
-      ? ''
-      : ` at ${localTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
-  const last = lastSeen === undefined ? '' : `; last sign of life${when}`
-  switch (reason) {
-    case 'died':
-      return `it died, nobody stopped it (pid ${pid}, started at ${localTime(startedAt)}${last})`
-    case 'reboot':
-      return `the machine was restarted (pid ${pid}, started at ${localTime(startedAt)}${last})`
-    case 'out-of-memory':
-      return `its container ${container} ran out of memory${when} (exit code ${exitCode})`
-    case 'exited':
-      return `its container ${container} has ended${when} (exit code ${exitCode})`
-    case 'removed':
-      return `its container ${container} was removed`
-    case 'no-engine':
-      return `the Docker engine that runs its container ${container} does not answer`
-  }
-}
-
-/** `2026-11-21 19:01:40`, local. */
-function localTime(iso: string): string {
-  const date = new Date(iso)
-  if (Number.isNaN(date.getTime())) return iso
-  const two = [date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0'))
-  return `${[date.getFullYear(), ...two].join('-')} ${date.toTimeString().slice(0, 8)}`
 }

@@ -119,13 +119,18 @@ function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
     running: State.Running && !State.Restarting,
     restarting: State.Restarting,
     exitCode: State.ExitCode,
-    // The engine's zero time: it has not ended.
-    ...(!State.FinishedAt.startsWith('0001-') && { finishedAt: State.FinishedAt }),
-    outOfMemory: State.OOMKilled,
+    ...endOf(State),
     startedAt: State.StartedAt,
     networks: Object.keys(NetworkSettings.Networks ?? {}),
     ports: bindings.flatMap(([port, at]) =>
       at?.[0] ? [{ inside: Number.parseInt(port, 10), outside: Number(at[0].HostPort) }] : [],
     ),
   }
+}
+
+/** When and how a container ended. */
+function endOf({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
+  // The year 1 is the engine's word for never.
+  const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
+  return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }
 }

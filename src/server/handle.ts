@@ -16,7 +16,8 @@ import { sendManifest } from './manifests.ts'
 import { answerPush, type PushOptions } from './pushes.ts'
 import { drainBody, receivedBytes } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
-import type { TransferLog, Transferred } from './transfer-log.ts'
+import type { TransferLog } from './transfer-log.ts'
+import type { Transferred } from './transfer.ts'
 
 export interface HandleOptions {
   readonly registry: Registry

@@ -1,0 +1,42 @@
+import { wrapWords } from './fit-width.ts'
+import type { Coat, Paint } from './paint.ts'
+
+/** As wide as the names of the facts, with what is before and after. */
+const indent = 12
+
+/** A name and what there is to say. */
+export type Fact = readonly [string, string, Coat?]
+
+/** Renders names and texts below each other; a text that a terminal is too narrow for goes on below itself. */
+export function renderFacts(rows: readonly Fact[], paint: Paint, columns: number | undefined): string {
+  return rows
+    .map(([name, value, coat = paint.dim]) => {
+      const words = value.split(' ').map((text) => ({ text }))
+      // The first word carries the name, so that lines after it are set in.
+      const [first = { text: '' }, ...others] = words
+      return wrapWords(
+        [{ text: `  ${name.padEnd(10)}${first.text}`, coat: (text) => paintName(text, coat) }, ...others],
+        columns,
+        indent,
+      )
+    })
+    .join('\n')
+}
+
+function paintName(text: string, coat: Coat): string {
+  return `  ${coat(text.slice(2, indent))}${text.slice(indent)}`
+}
+
+// By hand, for loading a locale's rules takes longer than all the rest of the status.
+export function count(value: number): string {
+  return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',')
+}
+
+export function counted(amount: number, one: string, several: string): string {
+  return `${count(amount)} ${amount === 1 ? one : several}`
+}
+
+/** A Host header is whatever a stranger sent, and so is what an upstream says. */
+export function printable(text: string, most = 100): string {
+  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, most)
+}

@@ -1,0 +1,137 @@
+import { upstreamSetting } from '../oci/name.ts'
+import { formatBytes } from '../lib/units.ts'
+import type { StatusReport } from '../server/admin-api.ts'
+import type { Coat, Paint } from './paint.ts'
+import { count, counted, printable, renderFacts, type Fact } from './render-facts.ts'
+
+const mostNamed = 5
+
+/** What the mirror waits for and what has failed, each with what to do next. */
+export function renderTroubles(report: StatusReport, paint: Paint, columns: number | undefined): string[] {
+  const { errors, staleServed, digestMismatches } = report.cache
+  const rows = [
+    ...named('update', updates(report), paint.yellow),
+    ...named('waiting', waiting(report), paint.yellow),
+    ...named('failed', failures(report), paint.red),
+    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), paint.red),
+    ...named(
+      'stale',
+      amount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
+      paint.yellow,
+    ),
+    ...named(
+      'damaged',
+      amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
+      paint.red,
+    ),
+    ...named('refused', refusals(report), paint.yellow),
+  ]
+  return rows.length === 0 ? [] : [renderFacts(rows, paint, columns)]
+}
+
+/** Rows under one name. */
+function named(name: string, texts: readonly string[], coat: Coat): Fact[] {
+  return texts.map((text, at): Fact => [at === 0 ? name : '', text, coat])
+}
+
+function amount(value: number, one: string, several: string, what: string): string[] {
+  return value === 0 ? [] : [`${counted(value, one, several)} ${what}. Next: mirror logs`]
+}
+
+function updates({ version, cliVersion }: StatusReport): string[] {
+  if (cliVersion === undefined) return []
+  if (compareVersions(cliVersion, version) > 0)
+    return [`this command is mirror ${cliVersion}, newer than the mirror that runs. To replace it: mirror up`]
+  return [
+    `this command is mirror ${cliVersion}, older than the mirror that runs. To update it: npm install -g dev-mirror@latest`,
+  ]
+}
+
+function waiting({ networks, upstreams }: StatusReport): string[] {
+  return [
+    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
+      state === 'waiting' ? [`network ${name}: ${reason}. Next: ${networkStep(name, reason)}`] : [],
+    ),
+    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) => {
+      const retry = lastError?.retryAfterSeconds
+      if (state !== 'open' && !(state === 'ok' && lastError)) return []
+      const why = lastError === undefined ? 'it does not answer' : sentence(lastError.message)
+      const when = retry === undefined ? 'it is asked again with the next request' : `asked again in ${retry} s`
+      return [`${upstreamTrouble(host, why)}; ${when}. What is cached is served. Next: mirror logs`]
+    }),
+  ]
+}
+
+/** Most failures name their upstream themselves. */
+function upstreamTrouble(host: string, why: string): string {
+  return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
+}
+
+function networkStep(name: string, reason: string): string {
+  if (reason.includes('engine')) return 'docker info'
+  return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
+}
+
+function failures({ networks, upstreams, storage }: StatusReport): string[] {
+  const { freeBytes = Infinity, minFree, path } = storage
+  const failed = [
+    ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
+      state === 'failed'
+        ? [`network ${name}: ${sentence(reason)}. Next: free that port, or mirror up --cache-port N`]
+        : [],
+    ),
+    ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
+      state === 'failing'
+        ? [`${upstreamTrouble(host, sentence(lastError?.message ?? 'a request failed'))}. Next: mirror logs`]
+        : [],
+    ),
+  ]
+  if (freeBytes < minFree)
+    failed.push(
+      `disk: ${formatBytes(freeBytes)} are free at ${path}, less than cache.minFree (${formatBytes(minFree)}), so that new content may not be kept. Next: free some space, or mirror cache prune`,
+    )
+  return failed
+}
+
+/** What clients asked for and did not get, because the configuration does not name it. */
+function refusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
+  const texts: string[] = []
+  const registries = Object.keys(refusedRegistries)
+  if (registries.length > 0) {
+    const keys = registries.slice(0, mostNamed).map((host) => printable(host))
+    const one = registries.length === 1
+    texts.push(
+      `${namesWithCounts(refusedRegistries)}: ${one ? 'this registry is' : 'these registries are'} not mirrored. Next: add "${upstreamSetting(...keys)}" to mirror.yaml, then: mirror up`,
+    )
+  }
+  const hosts = Object.keys(refusedHosts)
+  if (hosts.length > 0) {
+    const names = hosts.slice(0, mostNamed).map((host) => JSON.stringify(printable(host)))
+    texts.push(
+      `clients that reach the mirror as ${namesWithCounts(refusedHosts)}. If they are yours: add "allowedHosts: [${names.join(', ')}]" to mirror.yaml, then: mirror up`,
+    )
+  }
+  return texts
+}
+
+function namesWithCounts(counts: Readonly<Record<string, number>>): string {
+  const all = Object.entries(counts)
+  const names = all.slice(0, mostNamed).map(([name, times]) => `${printable(name)} (${count(times)}×)`)
+  return names.join(', ') + (all.length > mostNamed ? ` and ${all.length - mostNamed} more` : '')
+}
+
+/** Without a full stop at the end: more follows. */
+function sentence(text: string): string {
+  return printable(text, 300).replace(/\.+$/, '')
+}
+
+/** By their numbers: `1.10.0` is newer than `1.9.0`. */
+function compareVersions(a: string, b: string): number {
+  const [left, right] = [a, b].map((version) => version.split(/[.+-]/, 3).map((part) => Number.parseInt(part, 10) || 0))
+  for (const at of [0, 1, 2]) {
+    const difference = (left?.[at] ?? 0) - (right?.[at] ?? 0)
+    if (difference !== 0) return difference
+  }
+  // A pre-release comes before its release.
+  return Number(b.includes('-')) - Number(a.includes('-'))
+}

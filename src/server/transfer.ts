@@ -1,0 +1,180 @@
+import type { Digest } from '../oci/digest.ts'
+import type { ManifestLink } from '../oci/descriptor.ts'
+import type { Provenance } from '../registry/registry.ts'
+
+/** A client and the repository that it pulls from or pushes to. */
+export interface Peer {
+  readonly listener: 'cache' | 'registry'
+  /** The client's address. */
+  readonly client: string
+  readonly agent: string | undefined
+  /** `docker.io/library/redis`, or `app` on the registry. */
+  readonly repository: string
+}
+
+/** A request that ended. */
+export type Transferred =
+  | { readonly kind: 'head'; readonly tag: string; readonly digest: Digest }
+  | {
+      readonly kind: 'manifest'
+      /** Undefined for a manifest that was asked for by digest. */
+      readonly tag: string | undefined
+      readonly digest: Digest
+      readonly links: readonly ManifestLink[]
+      readonly bytes: number
+      readonly outcome: Provenance['outcome']
+    }
+  | { readonly kind: 'blob'; readonly digest: Digest; readonly bytes: number; readonly outcome: Provenance['outcome'] }
+  | { readonly kind: 'failed'; readonly digest: Digest | undefined }
+  /** A part of a blob arrived. */
+  | { readonly kind: 'received'; readonly bytes: number }
+  | { readonly kind: 'pushed-blob'; readonly digest: Digest; readonly bytes: number }
+  /** The registry holds the blob already: the client asked by HEAD, or mounted it. */
+  | { readonly kind: 'held-blob'; readonly digest: Digest }
+  | {
+      readonly kind: 'pushed-manifest'
+      readonly tag: string | undefined
+      readonly digest: Digest
+      readonly bytes: number
+    }
+  | { readonly kind: 'other' }
+
+/** The requests of one pull. */
+export interface Pull {
+  tag: string | undefined
+  digest: Digest | undefined
+  readonly startedAt: number
+  endedAt: number
+  /** Manifests that the index of this pull names. */
+  readonly children: Set<Digest>
+  /** Blobs that its manifests name, and those that were sent. */
+  readonly wanted: Set<Digest>
+  readonly sent: Set<Digest>
+  bytes: number
+  bytesFromUpstream: number
+  hits: number
+  misses: number
+  failed: number
+}
+
+/** The requests of one push. */
+export interface Push {
+  tag: string | undefined
+  digest: Digest | undefined
+  readonly startedAt: number
+  endedAt: number
+  readonly blobs: Set<Digest>
+  readonly held: Set<Digest>
+  bytes: number
+  /** A manifest arrived: without one this was no push of an image. */
+  manifests: number
+}
+
+/** What one client does in one repository. */
+export interface Activity {
+  readonly peer: Peer
+  readonly startedAt: number
+  lastAt: number
+  /** Requests under way. */
+  running: number
+  /** Tags that the client asked for by HEAD. */
+  readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
+  pulls: Pull[]
+  push: Push | undefined
+}
+
+/** A pull ends when its client asks for nothing more for so long: clients skip the layers that they have. */
+export const quietMs = 3000
+/** The same when everything that its manifest names was sent. */
+const completeQuietMs = 250
+
+/** The pull that a manifest belongs to: the one of its tag, of its index, or a new one. */
+export function pullOf(
+  activity: Activity,
+  { tag, digest }: Extract<Transferred, { kind: 'manifest' }>,
+  startedAt: number,
+): Pull {
+  const { pulls, heads } = activity
+  const same = pulls.findLast((pull) => pull.digest === digest && (tag === undefined || (pull.tag ?? tag) === tag))
+  if (same) {
+    same.tag ??= tag
+    return same
+  }
+  const parent = tag === undefined ? pulls.findLast(({ children }) => children.has(digest)) : undefined
+  if (parent) return parent
+  const head = heads.get(digest)
+  return newPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
+}
+
+/** The pull that a blob belongs to. */
+export function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
+  return pulls.findLast(({ wanted }) => digest !== undefined && wanted.has(digest)) ?? pulls.at(-1)
+}
+
+export function newPull(
+  activity: Activity,
+  tag: string | undefined,
+  digest: Digest | undefined,
+  startedAt: number,
+): Pull {
+  const pull: Pull = {
+    tag,
+    digest,
+    startedAt,
+    endedAt: startedAt,
+    children: new Set(),
+    wanted: new Set(),
+    sent: new Set(),
+    bytes: 0,
+    bytesFromUpstream: 0,
+    hits: 0,
+    misses: 0,
+    failed: 0,
+  }
+  activity.pulls.push(pull)
+  return pull
+}
+
+export function count(
+  pull: Pull,
+  { bytes, outcome }: { readonly bytes: number; readonly outcome: Provenance['outcome'] },
+  now: number,
+): void {
+  pull.endedAt = now
+  pull.bytes += bytes
+  const isMiss = outcome === 'miss' || outcome === 'collapsed' || outcome === 'passed'
+  if (isMiss) pull.misses += 1
+  else pull.hits += 1
+  // Who joins a fetch takes nothing more from the upstream.
+  if (outcome === 'miss' || outcome === 'passed') pull.bytesFromUpstream += bytes
+}
+
+/** Whether everything that the manifests name was sent. */
+export function isComplete({ wanted, sent }: Pull): boolean {
+  return wanted.size > 0 && [...wanted].every((digest) => sent.has(digest))
+}
+
+export function isOver(pull: Pull, now: number): boolean {
+  return now - pull.endedAt >= (isComplete(pull) ? completeQuietMs : quietMs)
+}
+
+export function pushOf(activity: Activity, startedAt: number): Push {
+  return (activity.push ??= {
+    tag: undefined,
+    digest: undefined,
+    startedAt,
+    endedAt: startedAt,
+    blobs: new Set(),
+    held: new Set(),
+    bytes: 0,
+    manifests: 0,
+  })
+}
+
+export function imageName(
+  repository: string,
+  { tag, digest }: { readonly tag: string | undefined; readonly digest: Digest | undefined },
+): string {
+  if (tag !== undefined) return `${repository}:${tag}`
+  return digest === undefined ? repository : `${repository}@${digest}`
+}
