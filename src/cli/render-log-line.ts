@@ -96,7 +96,7 @@ function wordOf(fields: Fields, method: string, status: number, paint: Paint): [
   if (fields['probe'] === true) return ['CHECK', paint.dim]
   const outcome = typeof fields['cache'] === 'string' ? outcomes[fields['cache']] : undefined
   if (outcome !== undefined) return [outcome[0], paint[outcome[1]]]
-  return [['PUT', 'POST', 'PATCH'].includes(method) ? 'PUSH' : 'OK', paint.bold]
+  return ['OK', paint.bold]
 }
 
 const outcomes: Record<string, readonly [string, keyof Paint]> = {

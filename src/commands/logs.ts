@@ -18,9 +18,10 @@ export default class Logs extends BaseCommand {
     'STALE: from the cache, because the upstream did not answer',
     'MISS: fetched from the upstream; JOINED: shared a fetch that was running',
     'PASSED: answered by the upstream, nothing was kept',
-    'LOCAL, PUSH: from or to the registry for pushed images',
+    'LOCAL, OK: read from, or written to, the registry for pushed images',
     'ABSENT: asked for by HEAD and not there, as before each push',
     'CHECK: a test image of `mirror configure --check`; it is not counted',
+    'PULL, PUSH: all requests of one pull or push, summed up',
     '',
     'Times are local. The text is the same on a terminal and in a pipe; --json prints the JSON lines of the log.',
   ].join('\n')

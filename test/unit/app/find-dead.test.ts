@@ -1,7 +1,8 @@
 import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { findDead, type DeadMirror } from '../../../src/app/find-dead.ts'
 import { renderDown } from '../../../src/cli/render-down.ts'
 import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
@@ -73,6 +74,52 @@ describe('a mirror that is noted and does not run', () => {
     const died = await find({ runtime: 'container', pid: 0, container })
     expect(died).toMatchObject({ reason: 'no-engine', container: 'mirror' })
     expect(died).not.toHaveProperty('pid')
+  })
+})
+
+describe.skipIf(process.platform === 'win32')('a container that is noted and does not run', () => {
+  const container = { id: 'c1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
+
+  /** An engine that says this of the container; that there is none, when nothing is given. */
+  async function serveEngine(said: object | undefined): Promise<void> {
+    const server = createServer((request, response) => {
+      response.setHeader('content-type', 'application/json')
+      if (request.url?.endsWith('/_ping')) return response.end('"OK"')
+      if (request.url?.endsWith('/info')) return response.end('{"OSType":"linux","ServerVersion":"28"}')
+      if (said === undefined) return response.writeHead(404).end('{"message":"no such container"}')
+      response.end(
+        JSON.stringify({
+          Id: 'c1',
+          Name: '/mirror',
+          Image: 'sha256:1',
+          Config: { Labels: {}, User: '' },
+          NetworkSettings: { Ports: {}, Networks: {} },
+          State: { Running: false, Restarting: false, StartedAt: state.startedAt, ...said },
+        }),
+      )
+    })
+    await new Promise<void>((resolve) => server.listen(join(home, 'none.sock'), resolve))
+    onTestFinished(() => void server.close())
+  }
+
+  const FinishedAt = '2026-11-21T18:01:40.5Z'
+  test.each([
+    [
+      { ExitCode: 1, FinishedAt, OOMKilled: false },
+      { reason: 'exited', exitCode: 1, lastSeen: FinishedAt, hasLog: true },
+    ],
+    [
+      { ExitCode: 137, FinishedAt, OOMKilled: true },
+      { reason: 'out-of-memory', exitCode: 137 },
+    ],
+    [
+      { ExitCode: 0, FinishedAt: '0001-01-01T00:00:00Z' },
+      { reason: 'exited', exitCode: 0 },
+    ],
+    [undefined, { reason: 'removed', hasLog: false }],
+  ])('%j', async (said, expected) => {
+    await serveEngine(said)
+    expect(await find({ runtime: 'container', pid: 0, container })).toMatchObject({ container: 'mirror', ...expected })
   })
 })
 
