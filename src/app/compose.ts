@@ -7,6 +7,7 @@ import { createBufferRelease } from '../lib/buffer-release.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { createWriteBehind } from '../lib/write-behind.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
 import { createHashPool } from '../store/hash-pool.ts'
@@ -70,8 +71,12 @@ export async function compose(
   const statsFile = join(paths.stateDir, 'stats.json')
   const stats = new Stats(clock.wall())
   await stats.load(statsFile)
-  const saveStats = () => saveOrLog(() => stats.save(statsFile), logger)
-  const saving = setInterval(() => void saveStats(), statsSaveMs).unref()
+  const saving = createWriteBehind({
+    write: () => stats.save(statsFile),
+    logger,
+    failure: 'could not save the statistics',
+    everyMs: statsSaveMs,
+  })
 
   const sweeper = createSweeper({
     store,
@@ -118,14 +123,13 @@ export async function compose(
   })
 
   const closeCache = async () => {
-    clearInterval(saving)
     stopSparing?.()
     await cache.close()
     await hashes.close()
     await upstreams.close()
     await scrub.close()
     await sweeper.close()
-    await saveStats()
+    await saving.close()
     await store.close()
   }
   const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
@@ -156,13 +160,4 @@ export async function compose(
 /** The cache's folder below the data folder. */
 export function cacheRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'cache')
-}
-
-async function saveOrLog(save: () => Promise<void>, logger: Logger): Promise<void> {
-  try {
-    await save()
-  } catch (error) {
-    if (errnoOf(error) === undefined) throw error
-    logger.error({ error: String(error) }, 'could not save the statistics')
-  }
 }

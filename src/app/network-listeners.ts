@@ -54,10 +54,12 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     if (stop.signal.aborted) return
     const wanted = new Map<string, string>()
     const absent: string[] = []
+    let isUnsaid = false
     for (const network of networks) {
-      const addresses = await docker.networkGateways(network)
-      for (const address of addresses) wanted.set(address, network)
-      if (addresses.length === 0) absent.push(network)
+      const gateways = await docker.networkGateways(network)
+      isUnsaid ||= gateways === undefined
+      for (const address of gateways ?? []) wanted.set(address, network)
+      if (gateways === undefined || gateways.length === 0) absent.push(network)
     }
     const answers = absent.length < networks.length || (await docker.ping())
     isEngineKnown ||= answers
@@ -70,6 +72,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       logger.info({ network, address }, 'the network is gone')
     }
     for (const [address, network] of wanted) if (!open.has(address)) await tryOpen(address, network)
+    // No event tells that an engine which failed for a moment answers again.
+    if (isUnsaid && isEngineKnown) later()
     options.onChange(endpoints())
   }
 

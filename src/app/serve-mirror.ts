@@ -8,7 +8,7 @@ import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/path
 import { deferred } from '../lib/deferred.ts'
 import { MirrorError, describeFailure, errnoOf, exitCode } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { keepState } from '../runtime/keep-state.ts'
+import { keepState, type KeptState } from '../runtime/keep-state.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
@@ -52,7 +52,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     const identity = await processIdentity(process.pid)
     const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
 
-    let noteChange: (() => void) | undefined
+    let kept: KeptState | undefined
     const mirror = await startMirror(config, {
       home: paths,
       version: request.version,
@@ -61,10 +61,10 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       outside,
       onStoreLost: () => endAtOnce(logger),
       onStopRequested: () => ending.begin('asked to'),
-      onEndpointsChanged: () => noteChange?.(),
+      onEndpointsChanged: () => kept?.update(),
     })
     try {
-      const kept = await keepState({
+      kept = keepState({
         stateFile: paths.stateFile,
         logger,
         state: () => ({
@@ -79,7 +79,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
           served: outside ? undefined : { config: { ...rendered }, dataDir: paths.dataDir },
         }),
       })
-      noteChange = () => kept.update()
+      await kept.written
       const stopLooking = outside && forgetPredecessors(outside, logger)
       await forgetResting(paths.stateDir)
       if (logFile !== undefined) keepLogSmall(logFile, logger)

@@ -2,8 +2,11 @@
 export interface Docker {
   /** Whether an engine answers. */
   ping(): Promise<boolean>
-  /** The gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name; none when there is no engine. */
-  networkGateways(name: string): Promise<string[]>
+  /**
+   * The gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name. Undefined when the engine did not say:
+   * it is not there, or failed to answer.
+   */
+  networkGateways(name: string): Promise<string[] | undefined>
   /**
    * Calls back once at first, and whenever networks may have changed: one came or went, the engine came or went. Ends when
    * the signal aborts; an engine that is absent is waited for.

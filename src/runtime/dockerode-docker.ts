@@ -35,14 +35,14 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
     async networkGateways(name) {
       const filters = { name: [name], driver: ['bridge'] }
       const networks = await orAbsent(async () => (await connect()).listNetworks({ filters }))
-      const addresses = (networks ?? [])
+      const addresses = networks
         // The engine's filter matches parts of names.
-        .filter((network) => network.Name === name)
+        ?.filter((network) => network.Name === name)
         .flatMap((network) => network.IPAM?.Config ?? [])
         // Older engines write an IPv6 gateway with its prefix length.
         .map(({ Gateway }) => (Gateway ?? '').replace(/\/\d+$/, ''))
         .filter((address) => isIP(address) !== 0)
-      return [...new Set(addresses)]
+      return addresses && [...new Set(addresses)]
     },
 
     async watchNetworks(onChange, signal) {

@@ -8,14 +8,22 @@ import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './run
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
-  let text: string
+  const text = await readText(stateFile)
+  return text === undefined ? undefined : parseState(text)
+}
+
+/** Whether the file says exactly this. */
+export async function isStateWritten(stateFile: string, state: MirrorState): Promise<boolean> {
+  return (await readText(stateFile)) === renderState(state)
+}
+
+async function readText(stateFile: string): Promise<string | undefined> {
   try {
-    text = await readFile(stateFile, 'utf8')
+    return await readFile(stateFile, 'utf8')
   } catch (error) {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
     throw error
   }
-  return parseState(text)
 }
 
 /** The state of a mirror that really runs. */
@@ -39,7 +47,11 @@ async function isContainerUp(container: ContainerPlace, endpoints: Endpoints): P
 }
 
 export async function writeState(stateFile: string, state: MirrorState): Promise<void> {
-  await writeFileAtomic(stateFile, `${JSON.stringify(state, null, 2)}\n`)
+  await writeFileAtomic(stateFile, renderState(state))
+}
+
+function renderState(state: MirrorState): string {
+  return `${JSON.stringify(state, null, 2)}\n`
 }
 
 /** Removes the file if it is still the one of this process; a successor's stays. */

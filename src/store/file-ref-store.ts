@@ -13,12 +13,14 @@ export interface FileRefStoreOptions {
   readonly logger: Logger
   /** How long changes of a record are gathered before they are written, ms. */
   readonly writeDelay?: number
+  /** How long after a write that failed it is tried again, ms. */
+  readonly retryDelay?: number
 }
 
 const readsAtOnce = 32
 const writesAtOnce = 8
 
-/** Repository records in memory, written behind. A write that fails is tried again with the next change. */
+/** Repository records in memory, written behind. A write that fails is tried again. */
 export class FileRefStore implements RefStore {
   readonly #options: FileRefStoreOptions
   readonly #records = new Map<string, RepositoryRecord>()
@@ -60,9 +62,12 @@ export class FileRefStore implements RefStore {
   touch(record: RepositoryRecord): void {
     this.#changed.add(record)
     for (const listener of this.#listeners) listener(record)
+    this.#flushIn(this.#options.writeDelay ?? 500)
+  }
+
+  #flushIn(delay: number): void {
     if (this.#closed || this.#timer) return
-    this.#timer = setTimeout(() => void this.flush(), this.#options.writeDelay ?? 500)
-    this.#timer.unref()
+    this.#timer = setTimeout(() => void this.flush(), delay).unref()
   }
 
   async flush(): Promise<void> {
@@ -111,7 +116,8 @@ export class FileRefStore implements RefStore {
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       this.#changed.add(record)
-      logger.error({ path, error: String(error) }, 'could not write a repository record; trying again with the next')
+      logger.error({ path, error: String(error) }, 'could not write a repository record; trying again')
+      this.#flushIn(this.#options.retryDelay ?? 5000)
     }
   }
 }

@@ -4,6 +4,7 @@ import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { isThere } from '../lib/is-there.ts'
 import type { Logger } from '../lib/logger.ts'
+import { createWriteBehind } from '../lib/write-behind.ts'
 import { FileBlobStore } from './file-blob-store.ts'
 import { FileRefStore } from './file-ref-store.ts'
 import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
@@ -73,15 +74,18 @@ async function openLocked(
   await rm(layout.cleanMarker, { recursive: true, force: true })
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
-  const saveClock = () => attempt(logger, 'could not save the running time', () => runningClock.save())
-  const timer = setInterval(() => void saveClock(), clockSaveMs).unref()
+  const savingClock = createWriteBehind({
+    write: () => runningClock.save(),
+    logger,
+    failure: 'could not save the running time',
+    everyMs: clockSaveMs,
+  })
 
   const shut = async () => {
-    clearInterval(timer)
     try {
       await blobs.close()
       await refs.close()
-      await saveClock()
+      await savingClock.close()
       // Blobs that nobody has checked since an unclean stop stay suspect.
       if (blobs.isTrusted)
         await attempt(logger, 'could not mark the store as clean', () => writeFileAtomic(layout.cleanMarker, ''))

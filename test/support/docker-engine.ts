@@ -3,13 +3,21 @@ import { createServer, type Server, type ServerResponse } from 'node:http'
 /** As much of an engine as is asked for its networks. */
 export class DockerEngine {
   networks: object[] = []
+  /** How often it was asked for its networks. */
+  listings = 0
+  /** How many of the next questions for its networks it fails to answer. */
+  failures = 0
   readonly #events = new Set<ServerResponse>()
   readonly #server: Server = createServer((request, response) => {
     const path = request.url!.split('?')[0]
     if (path === '/_ping') response.end('OK')
-    else if (path === '/networks')
-      response.setHeader('content-type', 'application/json').end(JSON.stringify(this.networks))
-    else if (path === '/events') {
+    else if (path === '/networks') {
+      this.listings += 1
+      if (this.failures > 0) {
+        this.failures -= 1
+        response.writeHead(500).end('{"message":"busy"}')
+      } else response.setHeader('content-type', 'application/json').end(JSON.stringify(this.networks))
+    } else if (path === '/events') {
       response.flushHeaders()
       this.#events.add(response)
     } else response.writeHead(404).end('{"message":"no"}')

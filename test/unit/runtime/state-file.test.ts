@@ -103,8 +103,11 @@ describe('the state file', () => {
   })
 })
 
-const keep = async (state: MirrorState) =>
-  keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 20 })
+const keep = async (state: MirrorState) => {
+  const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 20 })
+  await kept.written
+  return kept
+}
 
 describe('a kept state', () => {
   test('is written anew when it was damaged or lost', async () => {
@@ -119,6 +122,34 @@ describe('a kept state', () => {
       await kept.remove()
     }
     expect(await readState(file)).toBeUndefined()
+  })
+
+  test('says what is true although it changed while it was written for the first time', async () => {
+    const state = await stateOf(process.pid)
+    const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 1_000_000 })
+    state.endpoints.networks = { dev: 'http://172.19.0.1:1' }
+    await kept.written
+    try {
+      await expect.poll(() => readState(file)).toEqual(state)
+    } finally {
+      await kept.remove()
+    }
+  })
+
+  test('of a mirror that another one has taken the place of is left to that one', async () => {
+    const state = await stateOf(process.pid)
+    const kept = await keep(state)
+    const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60_000)'])
+    try {
+      const successor = await stateOf(child.pid!)
+      await writeState(file, successor)
+      kept.update()
+      await kept.remove()
+      expect(await readState(file)).toEqual(successor)
+    } finally {
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+    }
   })
 
   test('follows its changes', async () => {

@@ -1,4 +1,4 @@
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
@@ -44,6 +44,18 @@ describe('repository records', () => {
     expect([...again.all()]).toHaveLength(names.length)
     for (const [host, name] of names) expect(again.get(host, name)).toEqual(refs.get(host, name))
     expect(Object.getPrototypeOf({})).not.toHaveProperty('digest')
+  })
+
+  test('reach the disk without a further change once a disk that refused them takes them', async () => {
+    const layout = await newLayout()
+    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 1, retryDelay: 10 })
+    onTestFinished(() => refs.close())
+    const path = layout.repository('docker.io', 'library/app')
+    await mkdir(path)
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    await rm(path, { recursive: true })
+    await expect.poll(() => readFile(path, 'utf8').catch(() => '')).toContain('library/app')
   })
 
   test('are written soon after a change, and what came meanwhile with them', async () => {
