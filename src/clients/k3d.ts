@@ -75,3 +75,8 @@ export function planK3d(
     output: `${create.join(' ')}\n`,
   }
 }
+
+/** What `mirror configure k3d | sh` runs when there is no command to make a cluster: it ends with our exit code, not with success. */
+export function refusedCreate(reason: string, exit: number): string {
+  return `exit ${exit} # mirror configure k3d failed: ${reason}\n`
+}

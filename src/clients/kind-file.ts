@@ -49,6 +49,15 @@ export interface MergedClusterFile {
 }
 
 /**
+ * What is printed when there is no cluster file. kind takes an empty document for one with an unknown apiVersion and says just
+ * that; it quotes the one it is given, so this one is the reason: `unknown apiVersion: none, because mirror configure kind failed…`.
+ */
+export function refusedClusterFile(reason: string): string {
+  const apiVersion = `none, because mirror configure kind failed: ${reason}`
+  return `# No cluster file.\n${stringify({ kind: header.kind, apiVersion }, { lineWidth: 0 })}`
+}
+
+/**
  * The user's cluster file with the patch and, in every node, the mounts; what is there already is not repeated. Throws a
  * MirrorError (usage) with line and column for a file that cannot have both its own settings and ours.
  */

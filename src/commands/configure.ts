@@ -3,6 +3,7 @@ import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import { clientNames } from '../clients/client-config.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
@@ -131,6 +132,25 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     // One document, whatever is in it: an object for the client that was named, a list for those that were found.
     if (flags.json) this.printJson(client === undefined ? reports : reports[0])
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
+  }
+
+  protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
+    await this.printRefusal(error)
+    await super.catch(error)
+  }
+
+  /** For the program that waits for our stdout. What was asked for is taken from the words themselves: they may be the mistake. */
+  private async printRefusal(error: Error): Promise<void> {
+    const hasFlag = (name: string) => this.argv.some((word) => word === `--${name}` || word.startsWith(`--${name}=`))
+    const client = clientNames.find((name) => this.argv.includes(name))
+    if (client === undefined || process.stdout.isTTY || documentless.some(hasFlag)) return
+    const { adapterOf } = await import('../app/configure/client-adapters.ts')
+    const text = (await adapterOf(client)).refusal?.({
+      reason: redact(error.message).split('\n')[0]!,
+      exit: error instanceof MirrorError ? error.exit : exitCode.failed,
+      isCluster: hasFlag('cluster'),
+    })
+    if (text !== undefined) this.print(text.replace(/\n$/, ''))
   }
 
   private async configure(
@@ -287,5 +307,8 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     }
   }
 }
+
+/** With these nothing is printed that a client reads. */
+const documentless = ['list', 'undo', 'check', 'json', 'file', 'help']
 
 type ConfigureFlags = InferredFlags<typeof Configure.flags>

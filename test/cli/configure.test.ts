@@ -7,6 +7,7 @@ import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { parse } from 'yaml'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 const nobody = 65_534
@@ -220,6 +221,36 @@ describe('mirror configure', () => {
     expect(refused).toMatchObject({ exit: 2 })
     expect(refused.stderr).toContain('podman has no file of yours')
     expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
+  })
+
+  test.each([
+    ['no mirror runs', [], 3, /mirror configure kind failed: No mirror is running/],
+    ['a flag is wrong', ['--nonsense'], 2, /mirror configure kind failed: Nonexistent flag: --nonsense/],
+    ['an address is none', ['--mirror', 'nonsense'], 2, /failed: "nonsense" is not the URL/],
+  ])('prints, when %s, a document by which kind says why it stops', async (_, flags, exit, reason) => {
+    const failed = await configureHere('kind', ...flags)
+    expect(failed).toMatchObject({ exit, stderr: expect.stringMatching(/^mirror: /) })
+    const { apiVersion, ...rest } = parse(failed.stdout)
+    expect(rest).toEqual({ kind: 'Cluster' })
+    expect(apiVersion).toMatch(reason)
+  })
+
+  test('prints, when it fails, a line by which the shell that makes a cluster of k3d ends as it did', async () => {
+    const { exit, stdout } = await configureHere('k3d', '--cluster', 'dev')
+    expect(exit).toBe(3)
+    expect(spawnSync('sh', { input: stdout })).toMatchObject({ status: 3, output: [null, Buffer.of(), Buffer.of()] })
+  })
+
+  test.each([
+    ['kind', '--json'],
+    ['kind', '--cluster', 'dev'],
+    ['kind', '--file', 'kind.yaml'],
+    ['kind', '--check'],
+    ['docker'],
+  ])('prints no document in place of one that was not asked for: %s %s', async (...words) => {
+    const failed = await configureHere(...words)
+    expect(failed.exit).not.toBe(0)
+    expect(failed.stdout).toBe('')
   })
 
   test('a list of one client holds that one only', async () => {

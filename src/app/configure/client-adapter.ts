@@ -51,8 +51,22 @@ export interface ClientAdapter {
    * Throws MirrorError.
    */
   prepare?(machine: Machine, options: ClientOptions): Promise<void>
+  /**
+   * What stdout gets in place of a document that could not be made, so that the program it is piped into stops, with our reason
+   * where it can show one. Absent for clients whose documents are not piped; undefined where none was asked for.
+   */
+  refusal?(failure: ConfigureFailure): string | undefined
   /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
   recall(machine: Machine, details: PlaceDetails): ClientPlace
+}
+
+/** Why a document could not be printed. */
+export interface ConfigureFailure {
+  /** One line. */
+  readonly reason: string
+  readonly exit: number
+  /** A running cluster was to be configured, of which nothing is printed. */
+  readonly isCluster: boolean
 }
 
 /** All that is needed to find a place again; JSON. */

@@ -1,7 +1,7 @@
 import { join, resolve } from 'node:path'
 import type { FilePort } from '../../clients/file-port.ts'
 import { caFileName } from '../../clients/ca-file.ts'
-import { type K3dTarget, planK3d, stripK3d } from '../../clients/k3d.ts'
+import { type K3dTarget, planK3d, refusedCreate, stripK3d } from '../../clients/k3d.ts'
 import { type K3dClusterFile, k3dClusterFile } from '../../clients/k3d-config.ts'
 import { filesBelow, localFiles } from '../../clients/local-files.ts'
 import { hostingConfigMap, isOurHosting } from '../../clients/local-registry-hosting.ts'
@@ -25,6 +25,8 @@ export const k3dAdapter: ClientAdapter = {
     const hasHosting = isNamed && (await answersKubectl(machine, options.cluster))
     return [place(machine, { ...options, ...(await fromFile(machine, options.file)) }, hasHosting)]
   },
+
+  refusal: ({ reason, exit }) => refusedCreate(reason, exit),
 
   recall: (machine, { cluster, file, name, network, hosting }) =>
     place(machine, { cluster, file, name, network }, hosting === 'yes'),

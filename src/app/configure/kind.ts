@@ -1,4 +1,5 @@
 import type { ClientHome } from '../../clients/client-address.ts'
+import { refusedClusterFile } from '../../clients/kind-file.ts'
 import { systemClock } from '../../lib/clock.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
@@ -43,6 +44,8 @@ export const kindAdapter: ClientAdapter = {
       })
     return [kindClusterPlace(nodes, await findKindCluster(nodes, cluster), home)]
   },
+
+  refusal: ({ reason, isCluster }) => (isCluster ? undefined : refusedClusterFile(reason)),
 
   recall(machine, details) {
     if (details['cluster'] !== undefined) return recallKindCluster(machine, details, kindHome(machine))

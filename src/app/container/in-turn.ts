@@ -45,6 +45,19 @@ export async function inTurn<T>(request: TurnRequest, work: () => Promise<T>): P
   }
 }
 
+/** The same for work that is not worth waiting for: undone when another command is at it. */
+export async function inTurnIfFree(
+  request: Pick<TurnRequest, 'stateDir' | 'clock'>,
+  work: () => Promise<void>,
+): Promise<void> {
+  const busy = new AbortController()
+  try {
+    await inTurn({ ...request, signal: busy.signal, say: () => busy.abort() }, work)
+  } catch (error) {
+    if (!busy.signal.aborted) throw error
+  }
+}
+
 interface Holder {
   readonly pid: number
   readonly identity: string | undefined

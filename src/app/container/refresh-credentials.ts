@@ -8,6 +8,7 @@ import { inWords } from '../../runtime/engine-words.ts'
 import { handOver } from './hand-over.ts'
 import { handedArchive } from './handed-archive.ts'
 import { openEngine } from './open-engine.ts'
+import { inTurnIfFree } from './in-turn.ts'
 import { handedFiles } from './outside.ts'
 
 /**
@@ -36,9 +37,11 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
     engine.containers.unpack(found.id, dataFolder, archive),
   )
   const handedOverAt = new Date(clock.wall()).toISOString()
-  // Helpers take a while: another command may have ended or replaced the mirror since.
-  const now = await readState(paths.stateFile)
-  if (now?.container?.id === state.container.id)
-    await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
+  // Helpers take a while: another command may have ended or replaced the mirror since, or be at it. That one hands over itself.
+  await inTurnIfFree({ stateDir: paths.stateDir, clock }, async () => {
+    const now = await readState(paths.stateFile)
+    if (now?.container?.id === state.container?.id && now?.container)
+      await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
+  })
   return credentials
 }

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { inTurn } from '../../../../src/app/container/in-turn.ts'
+import { inTurn, inTurnIfFree } from '../../../../src/app/container/in-turn.ts'
 import { systemClock } from '../../../../src/lib/clock.ts'
 
 let stateDir: string
@@ -50,5 +50,15 @@ test('waiting ends when it is interrupted', async () => {
     interrupt.abort()
     await expect(waiting).rejects.toBe(interrupt.signal.reason)
   })
+  expect(await readdir(stateDir)).toEqual([])
+})
+
+test('work that is not worth waiting for is left undone while another command is at it', async () => {
+  const done: string[] = []
+  const work = (what: string) => async () => void done.push(what)
+  await inTurn(request(), () => inTurnIfFree(request(), work('meanwhile')))
+  await inTurnIfFree(request(), work('afterwards'))
+  await expect(inTurnIfFree(request(), () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+  expect(done).toEqual(['afterwards'])
   expect(await readdir(stateDir)).toEqual([])
 })
