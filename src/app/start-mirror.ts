@@ -6,6 +6,7 @@ import type { MirrorPaths } from '../config/paths.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { machineNames } from '../lib/own-names.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
 import { isElsewhere } from '../runtime/is-elsewhere.ts'
@@ -274,7 +275,7 @@ async function knownFreeSpace(path: string): Promise<number | undefined> {
 
 function guardNames(config: Config): string[] {
   const listening = [...config.cache.listen, ...config.admin.listen, ...config.registry.listen].map(({ host }) => host)
-  return [...config.allowedHosts, ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
+  return [...config.allowedHosts, ...machineNames(), ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
 }
 
 function readTls(tls: Config['tls']): { cert: string; key: string } | undefined {

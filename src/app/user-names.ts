@@ -8,7 +8,7 @@ import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
 import type { RemovalReport } from '../server/admin-api.ts'
-import { isLoopbackAddress, wellKnownNames } from '../server/host-guard.ts'
+import { isLoopbackAddress } from '../server/host-guard.ts'
 
 /** What it takes to read a name as its user means it. */
 export interface Naming {
@@ -146,7 +146,7 @@ export function namesLike({ name, others }: UserName, images: readonly ListedIma
 
 /** Says whether a host is an address of a listener: one of its ports, at this machine by any of its names. */
 export function ownAddresses(urls: readonly string[], names: readonly string[] = []): (host: string) => boolean {
-  const known = new Set([...wellKnownNames, ...names.map((name) => name.toLowerCase())])
+  const known = new Set([...ownNames, ...names.map((name) => name.toLowerCase())])
   const ports = new Set<string>()
   for (const url of urls) {
     const { hostname, port, protocol } = new URL(url)

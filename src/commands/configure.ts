@@ -3,7 +3,6 @@ import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
-import { clientNames } from '../clients/client-config.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
@@ -135,22 +134,10 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
-    await this.printRefusal(error)
+    const { configureRefusal } = await import('../cli/configure-refusal.ts')
+    const refusal = process.stdout.isTTY ? undefined : await configureRefusal(this.argv, error)
+    if (refusal !== undefined) this.print(refusal)
     await super.catch(error)
-  }
-
-  /** For the program that waits for our stdout. What was asked for is taken from the words themselves: they may be the mistake. */
-  private async printRefusal(error: Error): Promise<void> {
-    const hasFlag = (name: string) => this.argv.some((word) => word === `--${name}` || word.startsWith(`--${name}=`))
-    const client = clientNames.find((name) => this.argv.includes(name))
-    if (client === undefined || process.stdout.isTTY || documentless.some(hasFlag)) return
-    const { adapterOf } = await import('../app/configure/client-adapters.ts')
-    const text = (await adapterOf(client)).refusal?.({
-      reason: redact(error.message).split('\n')[0]!,
-      exit: error instanceof MirrorError ? error.exit : exitCode.failed,
-      isCluster: hasFlag('cluster'),
-    })
-    if (text !== undefined) this.print(text.replace(/\n$/, ''))
   }
 
   private async configure(
@@ -307,8 +294,5 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     }
   }
 }
-
-/** With these nothing is printed that a client reads. */
-const documentless = ['list', 'undo', 'check', 'json', 'file', 'help']
 
 type ConfigureFlags = InferredFlags<typeof Configure.flags>

@@ -65,7 +65,8 @@ export interface NetworkState {
 export interface DockerNetworks {
   find(name: string): Promise<NetworkState | undefined>
   create(spec: NetworkSpec): Promise<void>
-  connect(network: string, container: string, alias: string): Promise<void>
+  /** `names`: what the network's containers call it. */
+  connect(network: string, container: string, names: readonly string[]): Promise<void>
   disconnect(network: string, container: string): Promise<void>
 }
 

@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto'
+import { mirrorName, mirrorServiceName } from '../lib/own-names.ts'
 import { parseObject } from '../lib/json-object.ts'
 import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from './docker-containers.ts'
 import type { EngineInfo } from './container-engine.ts'
 
-/** The name of the container, and the one by which the containers of its networks know it. */
-export const containerName = 'mirror'
+export const containerName = mirrorName
+
+/** What the containers of its networks call it. */
+export const containerAliases: readonly string[] = [mirrorServiceName, mirrorName]
 
 /** The name of the one that is being replaced, as long as its successor has not proved itself. */
 export const nameBefore = 'mirror-before'
@@ -186,7 +189,9 @@ function healthProgram(adminPort: number): string {
 
 function settingHashes({ ports, data, user, memory, env, files }: ContainerWish): Record<string, string> {
   return Object.fromEntries(
-    Object.entries({ ports, data, user, memory, environment: env, files }).map(([name, value]) => [name, hash(value)]),
+    Object.entries({ ports, data, user, memory, environment: env, files, names: containerAliases }).map(
+      ([name, value]) => [name, hash(value)],
+    ),
   )
 }
 

@@ -1,6 +1,7 @@
 import { MirrorError } from '../lib/errors.ts'
 import { awaitContainer } from './await-container.ts'
 import {
+  containerAliases,
   containerName,
   containerSpec,
   dataFolder,
@@ -130,7 +131,7 @@ function handOver({ containers }: ContainerEngine, id: string, { handed }: Conta
 function join({ networks }: ContainerEngine, network: string, id: string): Promise<void> {
   return inWords(
     `The container cannot join the network ${network}`,
-    networks.connect(network, id, containerName),
+    networks.connect(network, id, containerAliases),
     `docker network inspect ${network}`,
   )
 }

@@ -93,8 +93,8 @@ function createNetworks(client: Dockerode): DockerNetworks {
         }),
       )
     },
-    async connect(network, container, alias) {
-      const EndpointConfig = { Aliases: [alias] }
+    async connect(network, container, names) {
+      const EndpointConfig = { Aliases: [...names] }
       await asked(client.getNetwork(network).connect({ Container: container, EndpointConfig }))
     },
     async disconnect(network, container) {

@@ -59,7 +59,7 @@ export async function smokeRun(
   }
   const container = await containers.create(spec)
   try {
-    if (network !== undefined) await networks.connect(network, container, name)
+    if (network !== undefined) await networks.connect(network, container, [name])
     await containers.start(container)
     if ((await unlessAborted(containers.wait(container), signal)) === 0) return undefined
     const said: string[] = []

@@ -1,15 +1,7 @@
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
+import { ownNames } from '../lib/own-names.ts'
 import { OciError } from '../oci/errors.ts'
-
-/** Names under which containers and VMs know this machine, and the name of our own container. */
-export const wellKnownNames = [
-  'localhost',
-  'host.docker.internal',
-  'host.containers.internal',
-  'host.minikube.internal',
-  'mirror',
-]
 
 export interface HostGuard {
   /**
@@ -21,7 +13,7 @@ export interface HostGuard {
 
 /** `allowed`: extra names from the configuration. `onRefused` hears of every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
-  const names = new Set([...wellKnownNames, ...allowed.map((name) => name.toLowerCase())])
+  const names = new Set([...ownNames, ...allowed.map((name) => name.toLowerCase())])
   // Clients say the same with every request.
   const passed = new LRUCache<string, true>({ max: 1000 })
   return {
@@ -31,7 +23,9 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
       const key = `${localAddress} ${value}`
       if (passed.has(key)) return
       const host = hostname(value)
-      if (names.has(host) || isLoopbackAddress(host) || (isIP(host) !== 0 && host === plainAddress(localAddress))) {
+      const address = canonicalAddress(host)
+      const isOurs = address !== undefined && address === canonicalAddress(localAddress)
+      if (names.has(host) || isOurs || (address !== undefined && isLoopbackAddress(address))) {
         passed.set(key, true)
         return
       }
@@ -68,6 +62,18 @@ export function plainAddress(address: string): string {
     .toLowerCase()
     .replace(/^::ffff:(?=\d+\.)/, '')
     .replace(/%.*$/, '')
+}
+
+/** The one spelling of a literal address, of which IPv6 has many; without its zone. Undefined for what is no address. */
+function canonicalAddress(text: string): string | undefined {
+  const address = text.replace(/%.*$/, '')
+  if (isIP(address) === 4) return address
+  if (isIP(address) !== 6) return undefined
+  const short = new URL(`http://[${address}]`).hostname.slice(1, -1)
+  const mapped = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(short)
+  if (!mapped) return short
+  const bytes = mapped.slice(1).flatMap((group) => [Number.parseInt(group, 16) >> 8, Number.parseInt(group, 16) & 255])
+  return bytes.join('.')
 }
 
 /** Whether the text is a literal loopback address. */

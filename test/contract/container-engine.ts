@@ -162,7 +162,7 @@ export function containerEngineContract(open: OpenEngine): void {
     expect(await networks.find('four')).toMatchObject({ ipv6: false })
 
     const id = await containers.create(spec(shell, 'joins', 'exit 0'))
-    await networks.connect('six', id, 'alias')
+    await networks.connect('six', id, ['alias', 'alias.svc'])
     expect((await containers.find(id))!.networks).toContain('six')
     await networks.disconnect('six', id)
     expect((await containers.find(id))!.networks).not.toContain('six')

@@ -43,7 +43,7 @@ async function setTwoMachines(root: string) {
 async function expectServes(stage: Stage, { docker }: Dockerd, command: MirrorCommand, host: string): Promise<void> {
   const up = await command.up('--runtime', 'container')
   expect(up).toMatchObject({ outcome: 'started', container: 'mirror', engine: host })
-  expect(up.endpoints).toMatchObject({ cache: ['http://127.0.0.1:5055'], networks: { kind: 'http://mirror:5055' } })
+  expect(up.endpoints).toMatchObject({ cache: ['http://127.0.0.1:5055'], networks: { kind: 'http://mirror.svc:5055' } })
 
   await docker('pull', pulled)
   const missed = await command.status()

@@ -50,8 +50,8 @@ describe.skipIf(missing !== undefined).each([
     const joined = await command.up('--network', 'kind', '--network', 'compose_default')
     expect(joined).toMatchObject({ outcome: 'connected', changed: ['compose_default'] })
     expect((await command.status()).endpoints.networks).toStrictEqual({
-      kind: 'http://mirror:5055',
-      compose_default: 'http://mirror:5055',
+      kind: 'http://mirror.svc:5055',
+      compose_default: 'http://mirror.svc:5055',
     })
     expect(await command.up()).toMatchObject({ outcome: 'connected', changed: ['compose_default'] })
     expect(await idOf()).toBe(id)
@@ -63,7 +63,7 @@ describe.skipIf(missing !== undefined).each([
       changed: ['cache', 'ports', 'files'],
       moved: [
         { of: 'cache', from: 'http://127.0.0.1:5055', to: 'http://127.0.0.1:6055' },
-        { of: 'kind', from: 'http://mirror:5055', to: 'http://mirror:6055' },
+        { of: 'kind', from: 'http://mirror.svc:5055', to: 'http://mirror.svc:6055' },
       ],
     })
     expect(await idOf()).not.toBe(id)

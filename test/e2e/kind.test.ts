@@ -62,7 +62,7 @@ describe.skipIf(missing !== undefined)('clusters of the real kind', () => {
       cache: ['http://127.0.0.1:5055'],
       registry: ['http://127.0.0.1:5001'],
       admin: ['http://127.0.0.1:5056'],
-      networks: { kind: 'http://mirror:5055' },
+      networks: { kind: 'http://mirror.svc:5055' },
     })
     await expectServesClusters(stage, host, command, up.endpoints)
     expect((await command.status()).runtime).toBe('container')

@@ -19,7 +19,7 @@ describe.skipIf(missing !== undefined)("podman's socket", () => {
     const { socket } = await startPodmanService(stage, await busyboxTar())
     const { mirror, up, status } = await mirrorCommand(stage, {}, { DOCKER_HOST: `unix://${socket}` })
     const { endpoints } = await up('--runtime', 'container')
-    expect(endpoints.networks).toStrictEqual({ kind: 'http://mirror:5055' })
+    expect(endpoints.networks).toStrictEqual({ kind: 'http://mirror.svc:5055' })
     expect(await up()).toMatchObject({ outcome: 'already-up' })
     expect(await status()).toMatchObject({ running: true, runtime: 'container', endpoints })
     await mirror('down', '--volumes', '--yes')

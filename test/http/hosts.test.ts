@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { machineNames, ownNames } from '../../src/lib/own-names.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { rawHttp } from '../support/raw-http.ts'
@@ -12,8 +13,11 @@ describe('the Host header', () => {
     '127.0.0.1',
     '127.0.0.1:5055',
     '[::1]:5055',
-    'host.docker.internal:5055',
+    '[0:0:0:0:0:0:0:1]:5055',
+    '[::ffff:127.0.0.1]:5055',
     'mirror.corp.example',
+    'MIRROR.SVC.:5055',
+    ...[...ownNames, ...machineNames()].map((name) => `${name}:5055`),
   ])('%s is ours', async (host) => {
     const { mirror, image } = await startScene({ allowedHosts: ['mirror.corp.example'] })
     expectContent(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), image.digest)
@@ -25,6 +29,9 @@ describe('the Host header', () => {
     '169.254.169.254',
     'localhost.evil.example',
     '127.0.0.1.nip.example',
+    'mirror.svc.evil.example',
+    'evil.internal',
+    '10.1.2.3',
   ])('%s is refused, counted and named', async (host) => {
     const { upstream, mirror } = await startScene()
     expectError(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), 421)

@@ -40,6 +40,8 @@ export interface FakeEngine extends ContainerEngine {
   readonly registry: Map<string, Partial<ImageState>>
   /** By a container's id: where its ports are published, when not on 127.0.0.1. */
   readonly addresses: Map<string, string>
+  /** By network: what its containers call the one that joined it last. */
+  readonly names: Map<string, readonly string[]>
   /** Refuses what is asked of a container, `connect kind` say, in these words. */
   refuse: ((what: string) => string | undefined) | undefined
   endpoint: ContainerEngine['endpoint']
@@ -73,6 +75,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
     trial: { code: 0, lines: [] },
     registry: new Map(),
     addresses: new Map(),
+    names: new Map(),
     refuse: undefined,
     refuseNetwork: undefined,
     container: (name) => findContainer(name),
@@ -198,9 +201,10 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         })
         done.push(`network ${name} ${ipv6Subnet ?? 'IPv4'}`)
       },
-      async connect(network, name) {
+      async connect(network, name, names) {
         const { state } = mustFind(name)
         note(`connect ${network}`)
+        fake.names.set(network, names)
         mustFind(name).state = { ...state, networks: [...state.networks, network] }
       },
       async disconnect(network, name) {

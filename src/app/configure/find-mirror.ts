@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
 import { isLoopback } from '../../clients/is-loopback.ts'
 import { loadConfig } from '../../config/load-config.ts'
@@ -6,6 +7,7 @@ import type { Config } from '../../config/config.ts'
 import { defaultConfig } from '../../config/defaults.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { readOwnedFile, readPublicFile } from '../../lib/read-owned-file.ts'
+import { machineNames, ownNames } from '../../lib/own-names.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
@@ -51,7 +53,9 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
     const given = { cache, registry: registryBeside(cache, config, endpoints) }
     const why = `the mirror is at ${cache}, as you said`
     const withCa = await trustIn([cache], config, caFile, read)
-    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubtAbout(cache, home)) }
+    const unheard = unheardName(cache, config)
+    const doubts = (home: ClientHome) => [doubtAbout(cache, home), unheard].filter((text) => text !== undefined)
+    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
   }
   if (here === undefined)
     throw new MirrorError('mirror is not running, so there is no address to configure.', {
@@ -104,6 +108,15 @@ async function trustIn(
       hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
     })
   }
+}
+
+/** A mirror refuses requests for a name that is not its own (421), and clients then go to the origin in silence. */
+function unheardName(cache: string, { allowedHosts }: Config): string | undefined {
+  const { hostname } = new URL(cache)
+  const isAddress = isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
+  if (isAddress || ownNames.includes(hostname) || machineNames().includes(hostname)) return undefined
+  if (allowedHosts.some((name) => name.toLowerCase() === hostname)) return undefined
+  return `The mirror there answers to the name ${hostname} only if its mirror.yaml has it: allowedHosts: [${hostname}]`
 }
 
 function isSecure(url: string): boolean {

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { MirrorError } from '../../lib/errors.ts'
+import { mirrorName, mirrorServiceName } from '../../lib/own-names.ts'
 import { makeFolder } from '../../lib/make-folder.ts'
 import { runCommand } from '../../lib/run-command.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
@@ -24,6 +26,7 @@ import { mendCutOff } from '../../runtime/mend-cut-off.ts'
 import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
+import { findCertificate } from '../configure/mirror-certificate.ts'
 import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
 import { ensureNetworks } from './ensure-networks.ts'
@@ -62,6 +65,8 @@ export interface ContainerPreparation {
   readonly instance: string
   /** The container that is there. */
   readonly actual: ContainerState | undefined
+  /** By which of its names clients on its networks are told to call it. */
+  readonly host: string
 }
 
 export interface ContainerUp {
@@ -102,6 +107,20 @@ export async function prepareContainer(
     files: { ...files, [handedFiles.credentials]: lent },
     instance: kept ?? randomUUID(),
     actual,
+    host: await networkHost(config),
+  }
+}
+
+/** The name that no proxy is asked for, unless the certificate is only for the other one. */
+async function networkHost({ tls }: Config): Promise<string> {
+  if (tls === undefined) return mirrorServiceName
+  try {
+    const { isFor } = await findCertificate({ ...tls, ca: undefined }, undefined)
+    return !isFor(mirrorServiceName) && isFor(mirrorName) ? mirrorName : mirrorServiceName
+  } catch (error) {
+    // One that cannot be read keeps the mirror from starting, which says what is wrong with it.
+    if (error instanceof MirrorError) return mirrorServiceName
+    throw error
   }
 }
 
@@ -140,18 +159,19 @@ export async function upContainer(
       await noteAgain(engine, paths, { container, before, ports: actual.ports })
     },
   })
-  return { container, endpoints: endpointsOf(container, wish, config) }
+  return { container, endpoints: endpointsOf(container, preparation, config) }
 }
 
 /** It is the mirror now: it is told where clients reach it, and noted down. */
 async function settle(
   engine: ContainerEngine,
   { paths, config, credentials, clock }: ContainerRequest,
-  { wish }: ContainerPreparation,
+  preparation: ContainerPreparation,
   container: ContainerState,
 ): Promise<void> {
+  const { wish } = preparation
   // Which port is free is known only now, and networks may have changed.
-  const endpoints = endpointsOf(container, wish, config)
+  const endpoints = endpointsOf(container, preparation, config)
   const state: MirrorState = {
     pid: 0,
     processIdentity: undefined,
@@ -179,7 +199,11 @@ async function settle(
   await tellEndpoints(engine, container, endpoints)
 }
 
-function endpointsOf(container: ContainerState, { ports, networks }: ContainerWish, { tls }: Config): Endpoints {
+function endpointsOf(
+  container: ContainerState,
+  { wish: { ports, networks }, host }: ContainerPreparation,
+  { tls }: Config,
+): Endpoints {
   const scheme = tls ? 'https' : 'http'
   const at = (port: PublishedPort | undefined, scheme: string) => {
     const outside = port && publishedAt(container, port.inside)
@@ -189,9 +213,7 @@ function endpointsOf(container: ContainerState, { ports, networks }: ContainerWi
     cache: at(ports.cache, scheme),
     registry: at(ports.registry, scheme),
     admin: at(ports.admin, 'http'),
-    networks: Object.fromEntries(
-      networks.map((network) => [network, `${scheme}://${containerName}:${ports.cache.inside}`]),
-    ),
+    networks: Object.fromEntries(networks.map((network) => [network, `${scheme}://${host}:${ports.cache.inside}`])),
   }
 }
 

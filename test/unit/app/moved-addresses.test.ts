@@ -5,7 +5,7 @@ const endpoints = {
   cache: ['http://127.0.0.1:5055'],
   registry: ['http://127.0.0.1:5001'],
   admin: ['http://127.0.0.1:5056'],
-  networks: { kind: 'http://mirror:5055' },
+  networks: { kind: 'http://mirror.svc:5055' },
 }
 
 test('the same addresses of the same machine have not moved', () => {
@@ -18,7 +18,7 @@ test('the same addresses of another machine are others, and nobody answers at th
   const left = [
     { of: 'cache', from: 'http://127.0.0.1:5055', to: undefined },
     { of: 'registry', from: 'http://127.0.0.1:5001', to: undefined },
-    { of: 'kind', from: 'http://mirror:5055', to: undefined },
+    { of: 'kind', from: 'http://mirror.svc:5055', to: undefined },
   ]
   expect(movedAddresses(endpoints, endpoints, { now: 'ssh://there' })).toEqual(left)
   expect(movedAddresses(endpoints, endpoints, { before: 'ssh://there' })).toEqual(

@@ -25,11 +25,11 @@ describe('the address for a client', () => {
   })
 
   test('of a mirror on another machine is only the one that its networks know', () => {
-    const networks = { kind: 'http://mirror:5055' }
+    const networks = { kind: 'http://mirror.svc:5055' }
     const afar = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
     expect(clientAddress(kindNodes, afar)).toMatchObject({
-      cache: 'http://mirror:5055',
-      registry: 'http://mirror:5001',
+      cache: 'http://mirror.svc:5055',
+      registry: 'http://mirror.svc:5001',
     })
     const refusal = { name: 'MirrorError', exit: 4, message: expect.stringContaining('on ssh://me@there') }
     expect(() => clientAddress({ in: 'host' }, afar)).toThrow(expect.objectContaining(refusal))
@@ -62,11 +62,11 @@ describe('the address for a client', () => {
   })
 
   test('on a Docker network is the name of a container', () => {
-    const container = { ...endpoints, runtime: 'container', networks: { kind: 'http://mirror:5055' } } as const
+    const container = { ...endpoints, runtime: 'container', networks: { kind: 'http://mirror.svc:5055' } } as const
     expect(clientAddress(kindNodes, container)).toMatchObject({
-      cache: 'http://mirror:5055',
-      registry: 'http://mirror:5001',
-      why: 'kind nodes reach the mirror at http://mirror:5055, its name on network kind',
+      cache: 'http://mirror.svc:5055',
+      registry: 'http://mirror.svc:5001',
+      why: 'kind nodes reach the mirror at http://mirror.svc:5055, its name on network kind',
     })
   })
 

@@ -65,6 +65,13 @@ describe('a container that is wished for', () => {
     expect(plan.action).toBe('replace')
   })
 
+  test('is replaced, and that is the reason, when it was made without the name that no proxy is asked for', () => {
+    const { labels, ...rest } = actual()
+    const { names: _, ...settings } = JSON.parse(labels['dev-mirror.settings']!) as Record<string, string>
+    const older = { ...rest, labels: { ...labels, 'dev-mirror.settings': JSON.stringify(settings) } }
+    expect(planContainer(wish, older)).toEqual({ action: 'replace', changed: ['names'] })
+  })
+
   test('joins and leaves networks as it is, and stays on the one it was made on', () => {
     expect(planContainer({ ...wish, networks: ['compose'] }, actual())).toEqual({
       action: 'keep',

@@ -53,7 +53,7 @@ test('what an engine refuses is told in its own words', async () => {
   })
   const refused = { name: 'DockerError', status: 500, message: 'no space left on device' }
   await expect(engine.containers.start('mirror')).rejects.toMatchObject(refused)
-  await expect(engine.networks.connect('kind', 'mirror', 'mirror')).rejects.toMatchObject(refused)
+  await expect(engine.networks.connect('kind', 'mirror', ['mirror'])).rejects.toMatchObject(refused)
   await expect(engine.containers.unpack('mirror', '/data', Buffer.from('tar'))).rejects.toMatchObject(refused)
 })
 

@@ -34,6 +34,10 @@ describe('the Host header', () => {
     expect(statusOf(['172.18.0.1:5055'], '::ffff:172.18.0.1')).toBe(200)
     expect(statusOf(['172.18.0.1:5055'], '172.19.0.1')).toBe(421)
     expect(statusOf(['[fc00::1]:5055'], 'fc00::1')).toBe(200)
+    expect(statusOf(['[FC00:0::0001]:5055'], 'fc00::1')).toBe(200)
+    expect(statusOf(['[fe80::1%25eth0]:5055'], 'fe80::1%eth0')).toBe(200)
+    expect(statusOf(['[::ffff:172.18.0.1]:5055'], '172.18.0.1')).toBe(200)
+    expect(statusOf(['[::ffff:172.18.0.2]:5055'], '172.18.0.1')).toBe(421)
   })
 
   test('names from the configuration pass', () => {

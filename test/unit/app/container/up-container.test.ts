@@ -79,6 +79,7 @@ const handed = () =>
 describe('up in a container', () => {
   test('makes the network of kind, notes down where the mirror answers, and is found again', async () => {
     const { endpoints, request } = await up()
+    expect(docker.names.get('kind')).toEqual(['mirror.svc', 'mirror'])
     expect(docker.done).toEqual([
       'network kind fc00:f853:ccd:e793::/64',
       'create mirror',
@@ -89,7 +90,7 @@ describe('up in a container', () => {
       // The engine has picked it.
       cache: ['http://127.0.0.1:45055'],
       registry: ['http://127.0.0.1:5001'],
-      networks: { kind: 'http://mirror:5055' },
+      networks: { kind: 'http://mirror.svc:5055' },
     })
     expect(handed()).toContain(JSON.stringify(endpoints))
     const running = await findRunning(request.paths.stateFile)
@@ -145,7 +146,7 @@ describe('up in a container', () => {
 
   test('joins the network that kind is told to use; others have to be there', async () => {
     const { endpoints } = await up({ KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' })
-    expect(endpoints.networks).toEqual({ other: 'http://mirror:5055' })
+    expect(endpoints.networks).toEqual({ other: 'http://mirror.svc:5055' })
     await expect(up({ MIRROR_NETWORKS: 'kind,compose_default' })).rejects.toMatchObject({
       exit: 2,
       message: expect.stringContaining('compose_default'),
@@ -159,7 +160,7 @@ describe('up in a container', () => {
     expect(endpoints).toMatchObject({
       cache: ['https://127.0.0.1:45055'],
       admin: [expect.stringMatching(/^http:/)],
-      networks: { kind: 'https://mirror:5055' },
+      networks: { kind: 'https://mirror.svc:5055' },
     })
     expect(handed()).toContain('the tls.key')
     expect((await up()).plan.action).toBe('keep')
