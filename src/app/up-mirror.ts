@@ -5,6 +5,8 @@ import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/path
 import type { Clock } from '../lib/clock.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
+import { networkNames } from '../runtime/kind-network.ts'
+import { droppedNetworks, nothingDropped, type Dropped } from './dropped.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { findReachable } from './find-reachable.ts'
 import { inPlaceOf } from './in-place-of.ts'
@@ -26,6 +28,8 @@ export interface UpRequest {
 /** What `up` has to do, and with what. */
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
+  /** What the running one has, and the one that is wanted has not. */
+  dropped: Dropped
   /** Why it is to be replaced: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
   running: MirrorState | undefined
@@ -47,6 +51,8 @@ export interface UpReport {
   engine?: string
   version: string
   endpoints: Endpoints
+  /** What it has no longer. */
+  dropped: Dropped
   /** Where clients that were told of the one before reach nobody now. */
   moved: MovedAddress[]
 }
@@ -60,7 +66,11 @@ export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroun
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const running = await findReachable(paths.stateFile)
-  const plan = { paths, config, running, changed: [], endpoints: undefined }
+  const dropped = {
+    networks: droppedNetworks(running, networkNames(config.networks, surroundings.env)),
+    credentials: [],
+  }
+  const plan = { paths, config, running, changed: [], endpoints: undefined, dropped }
   if (running === undefined) return { ...plan, action: 'start' }
   if (running.container) return { ...plan, action: 'replace', changed: ['runtime'] }
   const changed = changedParts(running.configHashes, configHashes(config, paths.dataDir))
@@ -86,6 +96,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       pid: plan.running!.pid,
       version,
       endpoints: plan.endpoints!,
+      dropped: nothingDropped,
       moved: [],
     }
   const back = plan.action === 'replace' ? await wayBack(plan.running!, { ...request, paths }) : undefined
@@ -107,6 +118,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     pid,
     version,
     endpoints,
+    dropped: plan.dropped,
     moved: movedAddresses(toldBefore(plan.running), endpoints, {
       before: plan.running && engineElsewhere(plan.running),
     }),

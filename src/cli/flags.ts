@@ -62,10 +62,11 @@ export const noRegistryFlag = boolean({
 })
 
 export const networkFlag = string({
-  description: 'a Docker network whose containers can reach the mirror; may be given more than once',
+  description:
+    'a Docker network whose containers can reach the mirror, added to those of mirror.yaml (kind); may be given more than once',
   helpValue: 'NAME',
   multiple: true,
-  env: 'MIRROR_NETWORKS',
+  env: 'MIRROR_NETWORK',
 })
 
 export const imageFlag = string({
@@ -82,7 +83,8 @@ export const memoryFlag = string({
 
 export const credentialsFlag = string({
   description:
-    'a registry whose credential is handed to the container (--runtime container); may be given more than once',
+    'a registry whose credential is handed to the container (--runtime container); may be given more than once. Without it the ' +
+    'container keeps those that it has; "none" takes them away',
   helpValue: 'HOST',
   multiple: true,
   env: 'MIRROR_CREDENTIALS',
@@ -110,6 +112,6 @@ export function flagsAsVariables(flags: {
     MIRROR_MEMORY: flags.memory,
     MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
     // From its variable the framework takes a single text.
-    MIRROR_NETWORKS: flags.network === undefined ? undefined : [flags.network].flat().join(','),
+    MIRROR_NETWORK: flags.network === undefined ? undefined : [flags.network].flat().join(','),
   }
 }

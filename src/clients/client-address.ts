@@ -103,7 +103,11 @@ function unreachableNetwork(what: string, network: string, { networks }: MirrorE
   const known = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
   return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${known}.`, {
     exit: exitCode.missing,
-    hints: [`mirror up --network ${network}`, `docker network inspect ${network}   (does it exist?)`],
+    hints: [
+      `mirror up --network ${network}`,
+      `docker network inspect ${network}   (does it exist?)`,
+      'mirror logs   (why the mirror does not listen there)',
+    ],
   })
 }
 

@@ -39,7 +39,7 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
       ...(isHub
         ? [`with Docker: ${start} --container-runtime=docker ${flags.join(' ')}   (only when it is made)`]
         : []),
-      `have the mirror listen for nodes that are Docker containers: mirror up --network kind --network ${profile}`,
+      `have the mirror listen for nodes that are Docker containers: mirror up --network ${profile}`,
     ],
     ...(isHub && { output: `${flags.join('\n')}\n` }),
   }

@@ -29,8 +29,8 @@ export default class Up extends BaseCommand {
     'why. Pulls in flight get up to 30 s to finish.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
-    '<%= config.bin %> <%= command.id %> --cache-port 6055 --network kind --network dev',
-    '<%= config.bin %> <%= command.id %> --runtime container --network kind',
+    '<%= config.bin %> <%= command.id %> --cache-port 6055 --network dev',
+    '<%= config.bin %> <%= command.id %> --runtime container --network k3d-dev',
     '<%= config.bin %> <%= command.id %> --autostart',
     '<%= config.bin %> <%= command.id %> --dry-run --json',
   ]
@@ -73,8 +73,8 @@ export default class Up extends BaseCommand {
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
 
     if (flags['dry-run']) {
-      const { action, changed } = plan
-      if (flags.json) return this.printJson({ action, changed, dryRun: true, autostart: autostart?.file })
+      const { action, changed, dropped } = plan
+      if (flags.json) return this.printJson({ action, changed, dropped, dryRun: true, autostart: autostart?.file })
       this.print(renderUpPlan(plan))
       if (autostart) this.print(`Would write ${autostart.file}.`)
       return
@@ -119,7 +119,7 @@ export default class Up extends BaseCommand {
       root: this.config.root,
       published: publishedImage(this.config.pjson),
       // From its variable the framework takes a single text.
-      credentials: [flags.credentials ?? []].flat().flatMap((hosts) => hosts.split(',')),
+      credentials: flags.credentials && [flags.credentials].flat().flatMap((hosts) => hosts.split(',')),
       // Not said again, it is what the mirror was the last time.
       remembered: flags.runtime === undefined,
       dryRun: flags['dry-run'],
@@ -129,8 +129,8 @@ export default class Up extends BaseCommand {
     }
     if (flags['dry-run']) {
       const plan = await planContainerUp(input)
-      const { action, changed, connect, disconnect } = plan
-      if (flags.json) return this.printJson({ action, changed, connect, disconnect, dryRun: true })
+      const { action, changed, connect, disconnect, dropped } = plan
+      if (flags.json) return this.printJson({ action, changed, connect, disconnect, dropped, dryRun: true })
       return this.print(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
@@ -156,7 +156,7 @@ export default class Up extends BaseCommand {
 
   /** The server in this very process. */
   private async serve(
-    { action, running, paths }: UpPlan,
+    { action, running, paths, dropped }: UpPlan,
     surroundings: Surroundings,
     release: () => void,
   ): Promise<void> {
@@ -185,6 +185,7 @@ export default class Up extends BaseCommand {
           pid: process.pid,
           version,
           endpoints,
+          dropped,
           moved: [],
         } satisfies UpReport
         this.report(renderUp(report, this.paintFor(process.stdout)))

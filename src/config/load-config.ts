@@ -63,11 +63,15 @@ function applyFlags(config: Config, flags: FlagLayer): Config {
       listen: onPort(config.registry.listen, flags.registryPort),
     },
     admin: { ...config.admin, listen: onPort(config.admin.listen, flags.adminPort) },
+    // A flag adds to the list: somebody who names a network does not mean to take kind's away.
+    networks: [...new Set([...config.networks, ...(flags.network ?? [])])],
   }
 }
 
 function onPort(listen: ListenAddress[], port: number | undefined): ListenAddress[] {
-  return port === undefined ? listen : listen.map(({ host }) => ({ host, port }))
+  if (port === undefined) return listen
+  // Two ports of one host become one.
+  return [...new Set(listen.map(({ host }) => host))].map((host) => ({ host, port }))
 }
 
 /** Two listeners on one address: the second would find its port taken, by ourselves. */

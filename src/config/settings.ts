@@ -74,6 +74,8 @@ export interface FlagLayer {
   registryPort?: number
   adminPort?: number
   noRegistry?: boolean
+  /** Docker networks besides those of `networks`. */
+  network?: string[]
 }
 
 const port = scalar(read.integer(0, 65_535))
@@ -83,6 +85,7 @@ export const flagSettings: Field<FlagLayer> = section<FlagLayer>({
   registryPort: port,
   adminPort: port,
   noRegistry: scalar(read.boolean),
+  network: list(read.networkName),
 })
 
 function upstream(host: string): Field<UpstreamConfig> {

@@ -138,6 +138,26 @@ describe('a mirror whose successor cannot start', () => {
   })
 })
 
+describe('a network that is named by a flag', () => {
+  const networks = async () => (await readState(join(home, 'state', 'mirror.json')))!.served!.config['networks']
+
+  test('comes beside those that are configured, and is missed when it is not named again', async () => {
+    expect((await mirror('up', '--network', 'dev')).exit).toBe(0)
+    expect(await networks()).toEqual(['kind', 'dev'])
+    const only = await mirror('up', '--dry-run')
+    expect(only.stdout).toMatch(/Would replace .*: changed: networks\.\nContainers on dev then no longer reach it\./)
+    const again = await mirror('up', '--network', 'other', '--json')
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      outcome: 'replaced',
+      changed: ['networks'],
+      dropped: { networks: ['dev'], credentials: [] },
+    })
+    expect(await networks()).toEqual(['kind', 'other'])
+    const { stdout } = await mirror('up')
+    expect(stdout).toContain('Containers on other no longer reach it. To keep that: mirror up --network other')
+  })
+})
+
 describe('a mirror that ran in a container the last time', () => {
   test.each([
     [

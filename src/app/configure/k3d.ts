@@ -87,7 +87,7 @@ function place(
       },
       {
         why: 'the mirror does not serve the network of the cluster',
-        fix: `mirror up --network kind --network k3d-${name}`,
+        fix: `mirror up --network k3d-${name}`,
       },
     ],
   }

@@ -51,7 +51,7 @@ function place(machine: Machine, cluster: string | undefined): ClientPlace {
       { why: 'the node runs Docker, which takes its flags only when it is made', fix: 'mirror configure minikube' },
       {
         why: 'the mirror does not listen where the node reaches this machine',
-        fix: `mirror up --network kind --network ${profile}   (driver docker; for others: cache.listen in mirror.yaml)`,
+        fix: `mirror up --network ${profile}   (driver docker; for others: cache.listen in mirror.yaml)`,
       },
     ],
   }

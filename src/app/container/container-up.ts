@@ -4,14 +4,15 @@ import { mirrorPaths } from '../../config/paths.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import { hostOf } from '../../runtime/host-of.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
-import { findRunning } from '../../runtime/state-file.ts'
+import { findRunning, readState } from '../../runtime/state-file.ts'
 import { findReachable } from '../find-reachable.ts'
 import { inPlaceOf } from '../in-place-of.ts'
 import { engineElsewhere } from '../mirror-status.ts'
+import { droppedNetworks, type Dropped } from '../dropped.ts'
 import { movedAddresses } from '../moved-addresses.ts'
 import type { UpReport } from '../up-mirror.ts'
 import { wayBack } from '../way-back.ts'
-import { credentialHosts } from './hand-over.ts'
+import { wantedCredentials } from './hand-over.ts'
 import { openEngine } from './open-engine.ts'
 import { refuseOtherEngine } from './other-engine.ts'
 import { prepareContainer, upContainer, type ContainerPreparation, type ContainerRequest } from './up-container.ts'
@@ -28,11 +29,15 @@ export interface ContainerUpPlan {
   readonly request: ContainerRequest
   readonly preparation: ContainerPreparation
   readonly engine: ContainerEngine
+  /** What the mirror that runs now has, and will not have. */
+  readonly dropped: Dropped
   /** The mirror that runs now, in whichever way. */
   readonly running: MirrorState | undefined
 }
 
-export interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config'> {
+export interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config' | 'credentials'> {
+  /** Registries that were named; undefined: those that the container has. */
+  readonly credentials: readonly string[] | undefined
   /** Nobody has asked for a container: the mirror ran in one the last time. */
   readonly remembered: boolean
 }
@@ -47,10 +52,17 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   })
   const running = await (input.remembered ? findRunning : findReachable)(paths.stateFile)
   await refuseOtherEngine(engine, paths, { ...input, running })
-  const request = { ...input, credentials: credentialHosts(input.credentials), paths, config }
+  const noted = running ?? (await readState(paths.stateFile))
+  const before = noted?.container?.credentials ?? []
+  const credentials = wantedCredentials(input.credentials, before, config)
+  const request = { ...input, credentials, paths, config }
   const preparation = await prepareContainer(engine, request)
   const { plan } = preparation
-  const common = { request, preparation, engine, running, changed: [], connect: [], disconnect: [] }
+  const dropped = {
+    networks: droppedNetworks(running, preparation.wish.networks),
+    credentials: before.filter((host) => !credentials.includes(host)),
+  }
+  const common = { request, preparation, engine, running, changed: [], connect: [], disconnect: [], dropped }
   if (running !== undefined && !running.container) return { ...common, action: 'replace', changed: ['runtime'] }
   if (plan.action === 'create') return { ...common, action: 'start' }
   if (plan.action === 'replace') return { ...common, action: 'replace', changed: plan.changed }
@@ -88,6 +100,7 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
     ...(engine !== undefined && { engine }),
     version,
     endpoints,
+    dropped: plan.dropped,
     moved: movedAddresses(running?.endpoints, endpoints, { before: running && engineElsewhere(running), now: engine }),
   }
 }

@@ -40,11 +40,28 @@ export async function handOver(
     if (credential === undefined)
       throw new MirrorError(`There is no credential for ${owner} on this machine to hand over.`, {
         exit: exitCode.usage,
-        hints: [`docker login ${owner === 'docker.io' ? '' : owner}`.trim(), `Leave --credentials ${host} out`],
+        hints: [
+          `docker login ${owner === 'docker.io' ? '' : owner}`.trim(),
+          'mirror up --credentials HOST…   (only those of HOST…; "none" for none at all)',
+        ],
       })
     found.set(owner, credential)
   }
   return renderHanded(found, clock.wall())
+}
+
+/**
+ * The registries whose credentials the container gets: those that were named, or else those that it has. `before`: what it has,
+ * as long as it may; after `cache.shareCredentials` was taken back that is nothing. Throws a MirrorError (exit 2) for a name that
+ * is none.
+ */
+export function wantedCredentials(
+  named: readonly string[] | undefined,
+  before: readonly string[],
+  { cache }: Pick<Config, 'cache'>,
+): string[] {
+  if (named === undefined) return cache.shareCredentials ? [...before] : []
+  return named.length === 1 && named[0]!.trim() === 'none' ? [] : credentialHosts(named)
 }
 
 /** Registries as a user names them. Throws a MirrorError (exit 2) for what is none. */

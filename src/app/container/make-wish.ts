@@ -1,5 +1,5 @@
 import { configHashes } from '../../config/config-hashes.ts'
-import type { Config } from '../../config/config.ts'
+import type { Config, ListenAddress } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/make-folder.ts'
@@ -102,8 +102,14 @@ function containerProxyWarnings(env: Surroundings['env']): string[] {
 }
 
 function addressWarnings({ cache, registry }: Config): string[] {
-  const others = [...cache.listen, ...registry.listen].filter(
-    ({ host }) => !isLoopbackAddress(host) && host !== 'localhost',
+  const isLocal = ({ host }: ListenAddress) => isLoopbackAddress(host) || host === 'localhost'
+  const listening = [cache.listen, registry.listen]
+  const others = listening.flat().filter((address) => !isLocal(address))
+  const further = listening.flatMap(([first, ...more]) =>
+    more.filter((address) => isLocal(address) && address.port !== first?.port),
   )
-  return others.map(({ host }) => `a container is published on 127.0.0.1 only, so nobody is served on ${host}`)
+  return [
+    ...others.map(({ host }) => `a container is published on 127.0.0.1 only, so nobody is served on ${host}`),
+    ...further.map(({ port }) => `a container is published on its first port only, so nobody is served on ${port}`),
+  ]
 }

@@ -6,6 +6,7 @@ import { isDebugging, renderError } from '../../../src/cli/render-error.ts'
 import { renderImages } from '../../../src/cli/render-images.ts'
 import { renderRemoval } from '../../../src/cli/render-removal.ts'
 import { renderStatus } from '../../../src/cli/render-status.ts'
+import { nothingDropped } from '../../../src/app/dropped.ts'
 import { renderUp } from '../../../src/cli/render-up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import type { StatusReport } from '../../../src/server/admin-api.ts'
@@ -306,8 +307,33 @@ test('a removal is told with what it frees', () => {
 test('a replaced mirror says why', () => {
   const { endpoints } = report
   const changed = ['version', 'cache']
-  const up = { outcome: 'replaced' as const, changed, pid: 7, version: '2.0.0', endpoints, moved: [] }
+  const up = {
+    outcome: 'replaced' as const,
+    changed,
+    pid: 7,
+    version: '2.0.0',
+    endpoints,
+    dropped: nothingDropped,
+    moved: [],
+  }
   expect(renderUp(up, plain)).toContain('in place of the one before: changed: version, cache')
+})
+
+test('a mirror that has something no longer says what, and how to keep it', () => {
+  const { endpoints } = report
+  const up = {
+    outcome: 'connected' as const,
+    changed: ['dev'],
+    container: 'mirror',
+    version: '2.0.0',
+    endpoints,
+    moved: [],
+  }
+  const text = renderUp({ ...up, dropped: { networks: ['dev', 'k3d-one'], credentials: ['ghcr.io'] } }, plain)
+  expect(text).toContain('Containers on dev, k3d-one no longer reach it.')
+  expect(text).toContain('mirror up --network dev --network k3d-one')
+  expect(text).toContain('no longer has the credentials of ghcr.io')
+  expect(renderUp({ ...up, dropped: nothingDropped }, plain)).not.toContain('no longer')
 })
 
 test('a mirror on another machine says whose its addresses are', () => {
@@ -320,6 +346,7 @@ test('a mirror on another machine says whose its addresses are', () => {
     container: 'mirror',
     version: '2.0.0',
     endpoints,
+    dropped: nothingDropped,
     moved,
   }
   const text = renderUp({ ...up, engine }, plain)

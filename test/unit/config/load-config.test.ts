@@ -77,6 +77,21 @@ describe('the configuration', () => {
     })
   })
 
+  test('adds the networks of flags to those that are configured, whoever has configured them', async () => {
+    expect((await load({ MIRROR_NETWORK: 'dev,kind' })).networks).toEqual(['kind', 'dev'])
+    await write('networks: [one]')
+    expect((await load({ MIRROR_NETWORK: 'dev' })).networks).toEqual(['one', 'dev'])
+    expect((await load({ MIRROR_NETWORKS: 'two', MIRROR_NETWORK: 'dev' })).networks).toEqual(['two', 'dev'])
+  })
+
+  test('makes of two ports of one host the one that a flag names', async () => {
+    await write('cache: {listen: ["127.0.0.1:1", "127.0.0.1:2", "[::1]:1"]}')
+    expect((await load({ MIRROR_CACHE_PORT: '7' })).cache.listen).toEqual([
+      { host: '127.0.0.1', port: 7 },
+      { host: '::1', port: 7 },
+    ])
+  })
+
   test('takes ports from the flags last, on every address', async () => {
     await write('cache: {listen: ["127.0.0.1:7000", "[::1]:7000"]}')
     const config = await load({ MIRROR_CACHE_PORT: '0', MIRROR_ADMIN_PORT: '7001', MIRROR_NO_REGISTRY: 'true' })

@@ -2,11 +2,13 @@ import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { wantedCredentials } from '../../../../src/app/container/hand-over.ts'
 import { isRefreshDue } from '../../../../src/app/container/refresh-due.ts'
 import { refuseOtherEngine } from '../../../../src/app/container/other-engine.ts'
 import { refuseResting, restingEngine } from '../../../../src/app/container/resting.ts'
 import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
 import { engineElsewhere } from '../../../../src/app/mirror-status.ts'
+import { defaultConfig } from '../../../../src/config/defaults.ts'
 import { loadConfig } from '../../../../src/config/load-config.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/clock.ts'
@@ -197,6 +199,16 @@ describe('up in a container', () => {
     expect(await isRefreshDue(request.surroundings, now)).toBe(false)
     expect(await isRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
     expect(await isRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
+  })
+
+  test('keeps the credentials that it has until others are named, or none', () => {
+    const config = (shareCredentials: boolean) => ({ cache: { ...defaultConfig().cache, shareCredentials } })
+    const before = ['ghcr.io']
+    expect(wantedCredentials(undefined, before, config(true))).toEqual(before)
+    expect(wantedCredentials(undefined, before, config(false)), 'which may not be shared any more').toEqual([])
+    expect(wantedCredentials(['quay.io', 'ghcr.io'], before, config(true))).toEqual(['quay.io', 'ghcr.io'])
+    expect(wantedCredentials(['none'], before, config(true))).toEqual([])
+    expect(() => wantedCredentials(['no host'], before, config(true))).toThrow('not a registry')
   })
 
   test('on another machine is waited for and noted down as one that its engine leads to', async () => {
