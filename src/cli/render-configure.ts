@@ -59,11 +59,18 @@ export function renderConfigured(clients: readonly ListedClient[], asked: string
     ]),
   )
   const titles = ['CLIENT', 'PLACE', 'MIRROR', 'SINCE (UTC)', 'FILE', 'STATE']
-  return renderTable(
+  const table = renderTable(
     titles.map((title) => ({ title })),
     rows,
     paint,
   )
+  const moved = clients.flatMap(({ client, title, stale }) => (stale ? [{ who: `${client}, ${title}`, ...stale }] : []))
+  const lines = moved.map(({ who, of, from, to, mend }) => {
+    const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
+    const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
+    return paint.yellow(`${who}: ${from} is no address of ${what}, ${where}. To mend it: ${mend}`)
+  })
+  return [table, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
 
 /** Many files in folders of one folder, all in one state, as one. */

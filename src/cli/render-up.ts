@@ -1,7 +1,9 @@
 import type { ContainerUpPlan } from '../app/container/container-up.ts'
+import type { MendedClient } from '../app/configure/stale-clients.ts'
 import type { Dropped } from '../app/dropped.ts'
 import type { MovedAddress } from '../app/moved-addresses.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
+import type { ClientName } from '../clients/client-config.ts'
 import { hostOf } from '../runtime/host-of.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import type { Paint } from './paint.ts'
@@ -53,15 +55,50 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   return [`Would have the container ${steps.join(', ')}, without a restart.`, ...drops].join('')
 }
 
-/** What to do with a mirror that is up. */
-export function nextSteps({ cache }: Endpoints): string {
-  const address = (cache[0] ?? 'http://127.0.0.1:5055').replace(/^https?:\/\//, '')
-  return [
-    '',
-    `Try:   docker pull ${address}/docker.io/library/alpine`,
-    'Then:  mirror status     what it holds and saves',
-    '       mirror logs -f    what it does',
-  ].join('\n')
+/** What there is to know of clients when a mirror has come up. */
+export interface ClientsNow {
+  /** How many are configured, on this machine; undefined where that cannot be read. */
+  readonly configured: number | undefined
+  /** Those whose program is here. */
+  readonly here: readonly ClientName[]
+  /** Those that were told another address. */
+  readonly stale: readonly MendedClient[]
+}
+
+/** Who points elsewhere, a line each. */
+export function renderStale(stale: readonly MendedClient[], paint: Paint): string {
+  return stale
+    .map((client) => (client.rewritten ? staleLine(client) : paint.yellow(staleLine(client))))
+    .map((line) => `  ${line}`)
+    .join('\n')
+}
+
+function staleLine({ record: { client, title }, of, from, to, why, mend, rewritten }: MendedClient): string {
+  const who = `${client}, ${title}`
+  if (rewritten) return `${who}: pointed at ${from}; its files say ${to} now.`
+  if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To mend it: ${mend}`
+  const what = of === 'cache' ? 'mirror' : 'registry'
+  const where = to === undefined ? 'there is no registry now' : `the ${what} is at ${to} now`
+  return `${who}: points at ${from}, and ${where}. To mend it: ${mend}`
+}
+
+/** The one thing that makes sense next; undefined where that has been said, or there is nothing. */
+export function nextStep(
+  { outcome, container, endpoints }: Pick<UpReport, 'outcome' | 'container' | 'endpoints'>,
+  { configured, here, stale }: ClientsNow,
+): string | undefined {
+  if (configured === undefined || stale.some(({ rewritten }) => !rewritten)) return undefined
+  if (configured > 0)
+    return outcome === 'already-up' ? undefined : 'Next:  mirror status   (what it holds, and what it saves)'
+  if (container !== undefined && here.includes('kind'))
+    return 'Next:  mirror configure kind | kind create cluster --config -   (a cluster that pulls through it)'
+  if (here.length > 0) return `Next:  mirror configure   (has ${listOf(here)} pull through it)`
+  const address = (endpoints.cache[0] ?? '').replace(/^https?:\/\//, '')
+  return `Next:  mirror configure CLIENT   (none was found here; by hand: docker pull ${address}/docker.io/library/alpine)`
+}
+
+function listOf(names: readonly string[]): string {
+  return names.length < 2 ? names.join() : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
 }
 
 function endpointLines({ cache, networks, registry, admin }: Endpoints): string[] {
@@ -77,17 +114,16 @@ function movedLine({ of, from: address, on, to }: MovedAddress): string {
   const from = on === undefined ? address : `${address} of ${on}`
   const now = to === undefined ? 'nobody answers there now' : `it is ${to} now`
   const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
-  return `${who}; ${now}: run mirror configure again for clients that were told`
+  return `${who}; ${now}.`
 }
 
 /** What is taken away, and how to keep it. */
 function droppedLines({ networks, credentials }: Dropped, adverb: 'no longer' | 'then no longer'): string[] {
-  const flags = (name: string, values: readonly string[]) => values.map((value) => `--${name} ${value}`).join(' ')
   return [
     ...(networks.length === 0
       ? []
       : [
-          `Containers on ${networks.join(', ')} ${adverb} reach it. To keep that: mirror up ${flags('network', networks)}   (or "networks" in mirror.yaml)`,
+          `Containers on ${networks.join(', ')} ${adverb} reach it. To keep that: mirror up ${networks.map((name) => `--network ${name}`).join(' ')}   (or "networks" in mirror.yaml)`,
         ]),
     ...(credentials.length === 0
       ? []

@@ -1,6 +1,6 @@
 import type { ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { prepareUndo, undoClient } from '../app/configure/undo-client.ts'
-import { undoArguments, undoCommandLine } from '../app/configure/undo-command.ts'
+import { configureArguments, configureCommand } from '../app/configure/configure-command.ts'
 import type { KnownRecord } from '../clients/configured.ts'
 import { agree } from './agree.ts'
 import { renderDiff } from './render-diff.ts'
@@ -37,7 +37,7 @@ export async function undoDialog(
   const { reload, yes, dryRun, json, wholeDiff } = choices
   const flags = { '--reload': reload, '--yes': yes, '--dry-run': dryRun, '--json': json }
   const given = Object.entries(flags).flatMap(([flag, isGiven]) => (isGiven ? [flag] : []))
-  const prepared = await prepareUndo(machine, record, [...undoArguments(record), ...given])
+  const prepared = await prepareUndo(machine, record, configureArguments(record, '--undo', ...given))
   const { place, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
@@ -88,7 +88,7 @@ async function stepsLeft(
   if (place.reload !== undefined && reloads) return []
   if (stillInUse)
     return [
-      `${await undoCommandLine(machine, record, ['--reload'])}   (${record.client} uses the mirror until then; no containers stop)`,
+      `${await configureCommand(machine, record, '--undo', '--reload')}   (${record.client} uses the mirror until then; no containers stop)`,
     ]
   return files.length === 0 ? [] : (place.afterUndo?.(files) ?? [])
 }

@@ -22,6 +22,8 @@ export interface ConfiguredClient {
   readonly registry: string | undefined
   /** Whether the mirror's CA was handed over. */
   readonly ca?: boolean
+  /** The address is the user's own word (`--mirror`), and not one of this machine's mirror. */
+  readonly isNamed?: boolean
   /** Whether the client goes to the origin when the mirror fails. */
   readonly fallback: boolean
   readonly files: readonly ConfiguredFile[]

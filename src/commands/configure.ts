@@ -133,11 +133,11 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
-  protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
+  protected override async catch(failure: Error & { oclif?: { exit?: number } }): Promise<void> {
     const { configureRefusal } = await import('../cli/configure-refusal.ts')
-    const refusal = process.stdout.isTTY ? undefined : await configureRefusal(this.argv, error)
+    const refusal = process.stdout.isTTY ? undefined : await configureRefusal(this.argv, failure)
     if (refusal !== undefined) this.print(refusal)
-    await super.catch(error)
+    await super.catch(failure)
   }
 
   private async configure(
@@ -233,7 +233,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../app/configure/list-configured.ts')
     const { renderConfigured } = await import('../cli/render-configure.ts')
-    const clients = await listConfigured(machine, client)
+    const { findStaleClients } = await import('../app/configure/stale-clients.ts')
+    const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
+    const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)
     this.print(renderConfigured(clients, client, this.paintFor(process.stdout)))
   }

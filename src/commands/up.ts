@@ -1,4 +1,5 @@
 import { boolean, string } from '@oclif/core/flags'
+import type { MendedClient } from '../app/configure/stale-clients.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import {
@@ -16,7 +17,14 @@ import {
   noRegistryFlag,
   registryPortFlag,
 } from '../cli/flags.ts'
-import { nextSteps, renderContainerPlan, renderUp, renderUpPlan } from '../cli/render-up.ts'
+import {
+  nextStep,
+  renderContainerPlan,
+  renderStale,
+  renderUp,
+  renderUpPlan,
+  type ClientsNow,
+} from '../cli/render-up.ts'
 import { columnsOf } from '../cli/fit-width.ts'
 import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
@@ -87,11 +95,43 @@ export default class Up extends BaseCommand {
       plan,
     )
     const notes = (await autostart?.install()) ?? []
-    if (flags.json) return this.printJson({ ...report, autostart: autostart?.file })
-    this.report(renderUp(report, this.paintFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.paintFor(process.stdout)))
+    const clients = await this.clientsNow(surroundings)
+    if (flags.json)
+      return this.printJson({ ...report, clients: clients.stale.map(reportOf), autostart: autostart?.file })
+    this.tellStale(clients)
     if (autostart) this.print(`It comes back after a reboot: ${autostart.file}`)
     for (const note of notes) this.say(`  ${note}`)
-    this.say(nextSteps(report.endpoints))
+    this.sayNext(report, clients)
+  }
+
+  /** Who is configured; those who point elsewhere are mended where nobody has to be asked. */
+  private async clientsNow(surroundings: Surroundings): Promise<ClientsNow> {
+    const { openConfiguredClients } = await import('../clients/configured.ts')
+    const { findRecordFolders } = await import('../app/configure/record-folders.ts')
+    try {
+      const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
+      const configured = records.filter(({ root }) => root === undefined).length
+      const { findPrograms } = await import('../app/configure/find-clients.ts')
+      if (configured === 0) return { configured, here: await findPrograms(surroundings.env), stale: [] }
+      const { mendStaleClients } = await import('../app/configure/stale-clients.ts')
+      const { systemClock } = await import('../lib/clock.ts')
+      return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
+    } catch (error) {
+      if (!(error instanceof MirrorError)) throw error
+      // The mirror is up all the same.
+      this.say(`Clients were not looked at: ${error.message}`)
+      return { configured: undefined, here: [], stale: [] }
+    }
+  }
+
+  private tellStale({ stale }: ClientsNow): void {
+    if (stale.length > 0) this.report(renderStale(stale, this.paintFor(process.stdout)))
+  }
+
+  private sayNext(report: UpReport, clients: ClientsNow): void {
+    const next = nextStep(report, clients)
+    if (next !== undefined) this.say(`\n${next}`)
   }
 
   private async inContainer(
@@ -135,10 +175,12 @@ export default class Up extends BaseCommand {
     }
     const { stateDir } = mirrorPaths(surroundings)
     const report = await inTurn({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
-    if (flags.json) return this.printJson(report)
-    this.report(renderUp(report, this.paintFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.paintFor(process.stdout)))
+    const clients = await this.clientsNow(surroundings)
+    if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(reportOf) })
+    this.tellStale(clients)
     if (flags.autostart) this.say('Docker starts it again whenever Docker itself is started.')
-    this.say(nextSteps(report.endpoints))
+    this.sayNext(report, clients)
   }
 
   private async autostart(surroundings: Surroundings, plan: UpPlan) {
@@ -189,6 +231,8 @@ export default class Up extends BaseCommand {
           moved: [],
         } satisfies UpReport
         this.report(renderUp(report, this.paintFor(process.stdout)))
+        // It serves meanwhile: its networks are found a moment later.
+        void this.clientsNow(surroundings).then((clients) => this.tellStale(clients))
       },
     })
     this.exit()
@@ -198,4 +242,9 @@ export default class Up extends BaseCommand {
 /** The image that this version was published with says so in package.json; a clone has none. */
 function publishedImage(manifest: object): string | undefined {
   return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
+}
+
+/** A client that was told another address, for `--json`. */
+function reportOf({ record: { client, place, title }, of, from, to, mend, rewritten }: MendedClient) {
+  return { client, place, title, of, from, to: to ?? null, rewritten, ...(!rewritten && { mend }) }
 }

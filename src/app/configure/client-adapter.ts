@@ -83,6 +83,10 @@ export interface ClientPlace {
   readonly files: FilePort
   /** All of its files are our own, below our state folder: written without a question. */
   readonly ours?: true
+  /** The client reads the address from its files at each pull: a new one needs nothing else. */
+  readonly readAtEachPull?: true
+  /** Whether the client is no more, a cluster that was deleted; false where nobody can say. */
+  isGone?(): Promise<boolean>
   /** What has to be read before `plan` and `strip`. */
   readonly wants: WantedFiles
   /** Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */

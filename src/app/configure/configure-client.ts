@@ -5,12 +5,12 @@ import type { FilesNow } from '../../clients/files-now.ts'
 import { isSamePlace, type KnownRecord } from '../../clients/configured.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
+import { configureCommand } from './configure-command.ts'
 import type { FoundMirror } from './find-mirror.ts'
 import { rootCommand } from '../root-command.ts'
 import { placeBelowRoot } from './place-below-root.ts'
 import { readFiles } from './read-files.ts'
 import { recordsOn } from './record-folders.ts'
-import { undoCommandLine } from './undo-command.ts'
 
 export interface PrepareRequest {
   readonly machine: Machine
@@ -51,7 +51,8 @@ export async function prepareClient(request: PrepareRequest): Promise<PreparedCl
   await place.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
   const { client } = adapter
-  const wayBack = await undoCommandLine(machine, { client, root: rootOf(machine), details: place.details })
+  const configured = { client, root: rootOf(machine), details: place.details }
+  const wayBack = await configureCommand(machine, configured, '--undo')
   return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
 }
 
@@ -88,6 +89,7 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       cache: address.cache,
       registry: address.registry,
       ...(address.ca !== undefined && { ca: true }),
+      ...(prepared.mirror.isNamed && { isNamed: true }),
       fallback: address.fallback,
     },
     earlier: before,

@@ -90,6 +90,7 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
     details,
     home: homeOf(scope),
     files: localFiles,
+    readAtEachPull: true,
     wants: {
       files: [target.configFile.path, ...target.imports.map(({ path }) => path), target.nerdctlFile.path],
       trees: [target.hosts.path, ...target.elsewhere],

@@ -8,6 +8,7 @@ import { defaultConfig } from '../../config/defaults.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { readOwnedFile, readPublicFile } from '../../lib/read-owned-file.ts'
 import { machineNames, ownNames } from '../../lib/own-names.ts'
+import { networkNames } from '../../runtime/kind-network.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
@@ -22,6 +23,10 @@ export interface FoundMirror {
   /** `docker.io` first, then as they are configured and built in. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
+  /** It was named by `--mirror`, and is not the one of this machine: nobody here knows when it moves. */
+  readonly isNamed: boolean
+  /** It is a plain process that will serve this Docker network as soon as that is there. */
+  awaits(network: string): boolean
 }
 
 export interface FoundAddress extends ClientAddress {
@@ -44,18 +49,19 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const here = await findMirrorHere(surroundings)
   const config = here?.user ? await configOf(here, surroundings) : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
-  const known = { registries: registriesOf(config), defaultUpstream }
+  const known = { registries: registriesOf(config), defaultUpstream, isNamed: false, awaits: () => false }
   const read = here?.user && readerFor(here.user.uid)
   if (url !== undefined) {
     const cache = checkedUrl(url)
     // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
     const endpoints = (here?.running ?? (await readState(paths.stateFile)))?.endpoints
     const given = { cache, registry: registryBeside(cache, config, endpoints) }
+    const isNamed = endpoints === undefined || !isCacheOf(endpoints, cache)
     const why = `the mirror is at ${cache}, as you said`
     const withCa = await trustIn([cache], config, caFile, read)
     const unheard = unheardName(cache, config)
     const doubts = (home: ClientHome) => [doubtAbout(cache, home), unheard].filter((text) => text !== undefined)
-    return { ...known, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
+    return { ...known, isNamed, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
   }
   if (here === undefined)
     throw new MirrorError('mirror is not running, so there is no address to configure.', {
@@ -65,7 +71,13 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const { running } = here
   const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running) }
   const withCa = await trustIn(endpoints.cache, config, caFile, read)
-  return { ...known, addressFor: (home) => withCa(clientAddress(home, endpoints), undefined) }
+  const networks = networkNames(config.networks, surroundings.env)
+  return {
+    ...known,
+    awaits: (network) =>
+      running.runtime === 'process' && networks.includes(network) && endpoints.networks[network] === undefined,
+    addressFor: (home) => withCa(clientAddress(home, endpoints), undefined),
+  }
 }
 
 /** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */

@@ -65,6 +65,15 @@ export function kindClusterPlace(
     details: { cluster: name, program: nodes.program, nodes: names.join(' '), ...(speaker && { speaker }) },
     home,
     files: joinedFiles(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objects, ofCluster]] : [])])),
+    readAtEachPull: true,
+    async isGone() {
+      try {
+        return (await nodes.list(name)).length === 0
+      } catch (error) {
+        if (error instanceof MirrorError) return false
+        throw error
+      }
+    },
     wants: {
       files: [...names.map((node) => nodePath(node, containerdConfig)), ...(speaker ? [hosting] : [])],
       trees: found.map((node) => nodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),

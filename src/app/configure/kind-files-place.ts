@@ -24,6 +24,7 @@ export function kindFilesPlace(
     home,
     files: machine.detached ? localFiles : keepingMounted(nodes),
     ...(file === undefined && { ours: true as const }),
+    readAtEachPull: true,
     wants: { files: file === undefined ? [] : [file], trees: [folder] },
     plan(mirror, files) {
       if (/[:\n]/.test(folder.replace(/^[A-Za-z]:(?=\\)/, '')))

@@ -4,9 +4,7 @@ import { kindNetworkName } from '../../runtime/kind-network.ts'
 import { findRunning } from '../../runtime/state-file.ts'
 import { ensureNetworks } from '../container/ensure-networks.ts'
 import { openEngine } from '../container/open-engine.ts'
-
-const patienceMs = 5000
-const lookMs = 100
+import { untilServed } from './until-served.ts'
 
 /**
  * Makes kind's network where there is none yet, as kind itself would, and waits until the mirror, a plain process, serves it:
@@ -21,9 +19,5 @@ export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock:
   // A network there has no gateway here that this mirror could listen on.
   if (isElsewhere) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
-  const end = clock.monotonic() + patienceMs
-  while (clock.monotonic() < end) {
-    if ((await findRunning(stateFile))?.endpoints.networks[name] !== undefined) return
-    await clock.sleep(lookMs)
-  }
+  await untilServed(surroundings, name, clock)
 }

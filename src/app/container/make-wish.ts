@@ -102,7 +102,6 @@ function containerProxyWarnings(env: Surroundings['env']): string[] {
 }
 
 function addressWarnings({ cache, registry }: Config): string[] {
-  const isLocal = ({ host }: ListenAddress) => isLoopbackAddress(host) || host === 'localhost'
   const listening = [cache.listen, registry.listen]
   const others = listening.flat().filter((address) => !isLocal(address))
   const further = listening.flatMap(([first, ...more]) =>
@@ -112,4 +111,8 @@ function addressWarnings({ cache, registry }: Config): string[] {
     ...others.map(({ host }) => `a container is published on 127.0.0.1 only, so nobody is served on ${host}`),
     ...further.map(({ port }) => `a container is published on its first port only, so nobody is served on ${port}`),
   ]
+}
+
+function isLocal({ host }: ListenAddress): boolean {
+  return isLoopbackAddress(host) || host === 'localhost'
 }

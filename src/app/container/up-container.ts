@@ -115,8 +115,9 @@ export async function prepareContainer(
 async function networkHost({ tls }: Config): Promise<string> {
   if (tls === undefined) return mirrorServiceName
   try {
-    const { isFor } = await findCertificate({ ...tls, ca: undefined }, undefined)
-    return !isFor(mirrorServiceName) && isFor(mirrorName) ? mirrorName : mirrorServiceName
+    const certificate = await findCertificate({ ...tls, ca: undefined }, undefined)
+    const isForOther = !certificate.isFor(mirrorServiceName) && certificate.isFor(mirrorName)
+    return isForOther ? mirrorName : mirrorServiceName
   } catch (error) {
     // One that cannot be read keeps the mirror from starting, which says what is wrong with it.
     if (error instanceof MirrorError) return mirrorServiceName

@@ -7,7 +7,7 @@ import { renderImages } from '../../../src/cli/render-images.ts'
 import { renderRemoval } from '../../../src/cli/render-removal.ts'
 import { renderStatus } from '../../../src/cli/render-status.ts'
 import { nothingDropped } from '../../../src/app/dropped.ts'
-import { renderUp } from '../../../src/cli/render-up.ts'
+import { nextStep, renderUp } from '../../../src/cli/render-up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import type { StatusReport } from '../../../src/server/admin-api.ts'
 
@@ -357,4 +357,26 @@ test('a mirror on another machine says whose its addresses are', () => {
   const status = renderStatus({ ...report, runtime: 'container', engine }, plain, now)
   expect(status).toContain('(container on ssh://me@there)')
   expect(status).toContain('addresses of that machine, not of this one')
+})
+
+describe('what is next', () => {
+  const process = { outcome: 'started', endpoints: report.endpoints } as const
+  const nobody = { configured: 0, here: [], stale: [] }
+
+  test('is to configure clients where none is configured, by the names of those that are here', () => {
+    expect(nextStep(process, { ...nobody, here: ['docker'] })).toContain('(has docker pull through it)')
+    expect(nextStep(process, { ...nobody, here: ['docker', 'podman', 'kind'] })).toContain('docker, podman and kind')
+    expect(nextStep(process, nobody)).toMatch(/mirror configure CLIENT .*docker pull \S+:\d+\/docker\.io/)
+  })
+
+  test('is a cluster where the mirror is in a container, which is for clusters, and kind is here', () => {
+    expect(nextStep({ ...process, container: 'mirror' }, { ...nobody, here: ['docker', 'kind'] })).toContain(
+      'mirror configure kind | kind create cluster --config -',
+    )
+  })
+
+  test('is to look at it once clients are configured, and nothing when it was up already', () => {
+    expect(nextStep(process, { ...nobody, configured: 2 })).toContain('mirror status')
+    expect(nextStep({ ...process, outcome: 'already-up' }, { ...nobody, configured: 2 })).toBeUndefined()
+  })
 })

@@ -58,6 +58,8 @@ async function configureFor(
     }),
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
+    isNamed: false,
+    awaits: () => false,
   }
   const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
   await configureClient(prepared, new Date(since))

@@ -71,6 +71,8 @@ async function placeOf() {
 
 async function configure(): Promise<void> {
   const mirror: FoundMirror = {
+    isNamed: false,
+    awaits: () => false,
     addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
