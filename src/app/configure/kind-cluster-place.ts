@@ -112,6 +112,10 @@ export function kindClusterPlace(
         isUnconfigured: true,
       },
       {
+        why: 'the nodes ask their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
+        fix: `${nodes.program} exec ${names[0]} env | grep -i proxy`,
+      },
+      {
         why: 'containerd refuses hosts.toml, which only its log says',
         fix: `${nodes.program} exec ${names[0]} journalctl --unit containerd --no-pager --lines 50`,
       },

@@ -57,6 +57,10 @@ export function kindFilesPlace(
         isUnconfigured: true,
       },
       { why: 'the mirror does not serve the network of the nodes', fix: 'mirror status' },
+      {
+        why: 'the nodes ask their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
+        fix: 'mirror up   (gives the nodes such an address)',
+      },
     ],
   }
 }

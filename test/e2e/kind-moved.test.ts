@@ -1,0 +1,131 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, inject, test } from 'vitest'
+import { type KindHost, createCluster, pullInNode, startKindHost } from './support/kind.ts'
+import { mirrorCommand } from './support/mirror-command.ts'
+import { runnableImage } from './support/runnable-image.ts'
+import { setStage, stageAddress } from './support/scene.ts'
+
+const { missing, newer } = inject('e2e')
+
+/** Of Docker Hub; different ones, because what a containerd has it does not ask for again. */
+const image = (tag: string) => `docker.io/library/runnable:${tag}`
+
+async function setKindStage() {
+  const content = {
+    'library/runnable': Object.fromEntries(
+      await Promise.all(
+        ['one', 'two', 'three', 'four'].map(async (tag, at) => [tag, await runnableImage(61 + at, 'oci')] as const),
+      ),
+    ),
+  }
+  const stage = await setStage({ content, upstreamAddress: stageAddress })
+  const host = await startKindHost(stage, { docker: '', containerd: '', kind: newer })
+  const command = await mirrorCommand(stage, {
+    cache: { tagFreshness: '0s' },
+    upstreams: { 'docker.io': { url: stage.upstream.url, credentials: 'anonymous' } },
+  })
+  return { stage, host, command }
+}
+
+function hostsToml(host: KindHost, node: string) {
+  return host.docker('exec', node, 'cat', '/etc/containerd/certs.d/_default/hosts.toml')
+}
+
+describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes and goes,', () => {
+  test('gets a cluster file each time, though the mirror has only just started', async () => {
+    const { host, command } = await setKindStage()
+    await host.docker('network', 'create', 'kind')
+    for (let round = 0; round < 10; round += 1) {
+      await command.up('--runtime', 'process')
+      expect(await command.mirror('configure', 'kind')).toContain('kind: Cluster')
+      await command.mirror('down')
+    }
+  })
+
+  test('says our reason when there is no cluster file', async () => {
+    const { stage, host, command } = await setKindStage()
+    const failed = await command.mirror('configure', 'kind').catch((error: unknown) => String(error))
+    expect(failed).toContain('No mirror is running')
+    const { configure } = await import('./support/configure.ts')
+    const { stdout, exit } = await configure(
+      { folder: join(stage.folder, 'elsewhere') },
+      { enter: stage.namespace.enter, env: host.env },
+      'kind',
+    )
+    expect(exit).toBe(3)
+    await expect(host.kindFrom(stdout, 'create', 'cluster', '--config', '-')).rejects.toThrow(
+      'none, because mirror configure kind failed: No mirror is running',
+    )
+  })
+
+  test('has nodes that follow it from a process into a container, to other ports, and back', async () => {
+    const { stage, host, command } = await setKindStage()
+    await host.docker('network', 'create', 'kind')
+    await command.up('--runtime', 'process')
+    const [mounting] = await createCluster(host, 'mounting', await command.mirror('configure', 'kind'))
+    const [given] = await createCluster(host, 'given', '')
+    await command.mirror('configure', 'kind', '--cluster', 'given', '--yes')
+    const pullBoth = async (tag: string) => {
+      for (const node of [mounting!, given!]) await pullInNode(host, node, image(tag))
+    }
+    await pullBoth('one')
+    const gateway = (await command.status()).endpoints.networks['kind']!
+
+    const inContainer = await command.up('--runtime', 'container')
+    const moved = { client: 'kind', from: gateway, to: 'http://mirror.svc:5055', rewritten: true }
+    expect(inContainer).toMatchObject({
+      clients: [
+        { ...moved, place: 'new clusters' },
+        { ...moved, place: 'cluster given' },
+      ],
+    })
+    for (const node of [mounting!, given!]) expect(await hostsToml(host, node)).toContain('http://mirror.svc:5055')
+    await pullBoth('two')
+
+    const elsewhere = await command.up('--runtime', 'container', '--cache-port', '6055')
+    expect(elsewhere).toMatchObject({ clients: [{ rewritten: true }, { rewritten: true }] })
+    await pullBoth('three')
+
+    const back = await command.up('--runtime', 'process')
+    expect(back).toMatchObject({
+      clients: [
+        { to: gateway, rewritten: true },
+        { to: gateway, rewritten: true },
+      ],
+    })
+    await pullBoth('four')
+
+    // A cluster that is gone needs nothing.
+    await host.kind('delete', 'cluster', '--name', 'given')
+    const again = await command.up('--runtime', 'process', '--cache-port', '6055')
+    expect(again).toMatchObject({ clients: [{ place: 'new clusters', rewritten: true }] })
+    const list = await command.mirror('configure', '--list')
+    expect(list).not.toContain('stale address')
+    await command.mirror('down')
+    await writeFile(join(stage.folder, 'done'), '')
+  })
+
+  test.each(['container', 'process'] as const)(
+    'has nodes that ask a mirror in a %s themselves, and not the proxy that kind gives them',
+    async (runtime) => {
+      const { host, command } = await setKindStage()
+      await host.docker('network', 'create', 'kind')
+      // Nobody listens there: what is asked of it fails.
+      Object.assign(host.env, { HTTP_PROXY: `http://${stageAddress}:3128`, HTTPS_PROXY: `http://${stageAddress}:3128` })
+      await command.up('--runtime', runtime)
+      const [node] = await createCluster(host, 'one', await command.mirror('configure', 'kind'))
+      const env = await host.docker('exec', node!, 'sh', '-c', 'tr "\\0" "\\n" < /proc/1/environ')
+      expect(env).toMatch(/^NO_PROXY=.*172\.18\.0\.0\/16.*\.svc/m)
+      await pullInNode(host, node!, image('one'))
+      expect((await command.status()).cache.misses).toBeGreaterThan(0)
+
+      if (runtime === 'container') {
+        const old = '[host."http://mirror:5055"]\n  capabilities = ["pull", "resolve"]\n'
+        await writeFile(join(command.home, 'state', 'kind', 'certs.d', '_default', 'hosts.toml'), old)
+        await expect(pullInNode(host, node!, image('two')), 'by a name that nothing exempts').rejects.toThrow('proxy')
+      }
+      await command.mirror('down')
+    },
+  )
+})
