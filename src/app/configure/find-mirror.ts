@@ -25,6 +25,8 @@ export interface FoundMirror {
   readonly defaultUpstream: string
   /** It was named by `--mirror`, and is not the one of this machine: nobody here knows when it moves. */
   readonly isNamed: boolean
+  /** It is on another machine's Docker engine: whether a network is that one's or this machine's, its name does not say. */
+  readonly isElsewhere: boolean
   /** It is a plain process that will serve this Docker network as soon as that is there. */
   awaits(network: string): boolean
 }
@@ -49,7 +51,13 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const here = await findMirrorHere(surroundings)
   const config = here?.user ? await configOf(here, surroundings) : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
-  const known = { registries: registriesOf(config), defaultUpstream, isNamed: false, awaits: () => false }
+  const known = {
+    registries: registriesOf(config),
+    defaultUpstream,
+    isNamed: false,
+    isElsewhere: false,
+    awaits: () => false,
+  }
   const read = here?.user && readerFor(here.user.uid)
   if (url !== undefined) {
     const cache = checkedUrl(url)
@@ -74,6 +82,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const networks = networkNames(config.networks, surroundings.env)
   return {
     ...known,
+    isElsewhere: endpoints.engine !== undefined,
     awaits: (network) =>
       running.runtime === 'process' && networks.includes(network) && endpoints.networks[network] === undefined,
     addressFor: (home) => withCa(clientAddress(home, endpoints), undefined),

@@ -177,7 +177,7 @@ async function rewrite(machine: Machine, { record }: StaleClient, mirror: FoundM
       cluster,
     }
     const recalled = await placeOf(machine, record)
-    if (!recalled.readAtEachPull) return false
+    if (!recalled.readAtEachPull || mirror.isElsewhere) return false
     const places = await adapter.places(machine, options)
     const place = places.find(({ id }) => id === record.place)
     if (place === undefined) return false

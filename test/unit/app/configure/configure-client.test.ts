@@ -59,6 +59,7 @@ async function configureFor(
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
     isNamed: false,
+    isElsewhere: false,
     awaits: () => false,
   }
   const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })

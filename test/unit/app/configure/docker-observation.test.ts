@@ -72,6 +72,7 @@ async function placeOf() {
 async function configure(): Promise<void> {
   const mirror: FoundMirror = {
     isNamed: false,
+    isElsewhere: false,
     awaits: () => false,
     addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
     registries: ['docker.io'],
