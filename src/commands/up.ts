@@ -81,8 +81,9 @@ export default class Up extends BaseCommand {
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
 
     if (flags['dry-run']) {
-      const { action, changed, dropped } = plan
-      if (flags.json) return this.printJson({ action, changed, dropped, dryRun: true, autostart: autostart?.file })
+      const { action, changed } = plan
+      if (flags.json)
+        return this.printJson({ action, changed, ...droppedOf(plan), dryRun: true, autostart: autostart?.file })
       this.print(renderUpPlan(plan))
       if (autostart) this.print(`Would write ${autostart.file}.`)
       return
@@ -169,8 +170,8 @@ export default class Up extends BaseCommand {
     }
     if (flags['dry-run']) {
       const plan = await planContainerUp(input)
-      const { action, changed, connect, disconnect, dropped } = plan
-      if (flags.json) return this.printJson({ action, changed, connect, disconnect, dropped, dryRun: true })
+      const { action, changed, connect, disconnect } = plan
+      if (flags.json) return this.printJson({ action, changed, connect, disconnect, ...droppedOf(plan), dryRun: true })
       return this.print(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
@@ -242,6 +243,11 @@ export default class Up extends BaseCommand {
 /** The image that this version was published with says so in package.json; a clone has none. */
 function publishedImage(manifest: object): string | undefined {
   return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
+}
+
+/** What would be taken away, for `--json`; nothing where it is nothing. */
+function droppedOf({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, 'dropped'>> {
+  return dropped.networks.length + dropped.credentials.length > 0 ? { dropped } : {}
 }
 
 /** A client that was told another address, for `--json`. */

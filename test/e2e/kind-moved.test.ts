@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, inject, test } from 'vitest'
+import { configure } from './support/configure.ts'
 import { type KindHost, createCluster, pullInNode, startKindHost } from './support/kind.ts'
 import { mirrorCommand } from './support/mirror-command.ts'
 import { runnableImage } from './support/runnable-image.ts'
@@ -47,7 +48,6 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     const { stage, host, command } = await setKindStage()
     const failed = await command.mirror('configure', 'kind').catch((error: unknown) => String(error))
     expect(failed).toContain('No mirror is running')
-    const { configure } = await import('./support/configure.ts')
     const { stdout, exit } = await configure(
       { folder: join(stage.folder, 'elsewhere') },
       { enter: stage.namespace.enter, env: host.env },
@@ -60,7 +60,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
   })
 
   test('has nodes that follow it from a process into a container, to other ports, and back', async () => {
-    const { stage, host, command } = await setKindStage()
+    const { host, command } = await setKindStage()
     await host.docker('network', 'create', 'kind')
     await command.up('--runtime', 'process')
     const [mounting] = await createCluster(host, 'mounting', await command.mirror('configure', 'kind'))
@@ -103,7 +103,6 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     const list = await command.mirror('configure', '--list')
     expect(list).not.toContain('stale address')
     await command.mirror('down')
-    await writeFile(join(stage.folder, 'done'), '')
   })
 
   test.each(['container', 'process'] as const)(
@@ -115,7 +114,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
       Object.assign(host.env, { HTTP_PROXY: `http://${stageAddress}:3128`, HTTPS_PROXY: `http://${stageAddress}:3128` })
       await command.up('--runtime', runtime)
       const [node] = await createCluster(host, 'one', await command.mirror('configure', 'kind'))
-      const env = await host.docker('exec', node!, 'sh', '-c', 'tr "\\0" "\\n" < /proc/1/environ')
+      const env = await host.docker('inspect', '--format', '{{join .Config.Env "\n"}}', node!)
       expect(env).toMatch(/^NO_PROXY=.*172\.18\.0\.0\/16.*\.svc/m)
       await pullInNode(host, node!, image('one'))
       expect((await command.status()).cache.misses).toBeGreaterThan(0)
