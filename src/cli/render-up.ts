@@ -92,9 +92,12 @@ export function nextStep(
     return outcome === 'already-up' ? undefined : 'Next:  mirror status   (what it holds, and what it saves)'
   if (container !== undefined && here.includes('kind'))
     return 'Next:  mirror configure kind | kind create cluster --config -   (a cluster that pulls through it)'
-  if (here.length > 0) return `Next:  mirror configure   (has ${listOf(here)} pull through it)`
+  const step =
+    here.length > 0
+      ? `mirror configure   (has ${listOf(here)} pull through it)`
+      : 'mirror configure CLIENT   (none was found here)'
   const address = (endpoints.cache[0] ?? '').replace(/^https?:\/\//, '')
-  return `Next:  mirror configure CLIENT   (none was found here; by hand: docker pull ${address}/docker.io/library/alpine)`
+  return `Next:  ${step}\nTry:   docker pull ${address}/docker.io/library/alpine`
 }
 
 function listOf(names: readonly string[]): string {

@@ -366,7 +366,7 @@ describe('what is next', () => {
   test('is to configure clients where none is configured, by the names of those that are here', () => {
     expect(nextStep(process, { ...nobody, here: ['docker'] })).toContain('(has docker pull through it)')
     expect(nextStep(process, { ...nobody, here: ['docker', 'podman', 'kind'] })).toContain('docker, podman and kind')
-    expect(nextStep(process, nobody)).toMatch(/mirror configure CLIENT .*docker pull \S+:\d+\/docker\.io/)
+    expect(nextStep(process, nobody)).toMatch(/mirror configure CLIENT .*\nTry: +docker pull \S+:\d+\/docker\.io/)
   })
 
   test('is a cluster where the mirror is in a container, which is for clusters, and kind is here', () => {
