@@ -66,6 +66,7 @@ function tellEnd(
     const already = `${adapter.client} is already configured: ${place.title}.`
     talk.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
     if (seen?.inUse === false) for (const line of seen.saw) talk.report(`  ${line}`)
+    if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) talk.say(line)
     for (const step of seen?.inUse === false ? seen.todo : []) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
   } else if (applied) talk.report(`Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`)
   else if (!dryRun) talk.say('Nothing was written.')
@@ -130,7 +131,8 @@ function reportOf(
     warnings: warning === undefined ? [] : [warning],
     notes: plan.notes,
     todo: [...plan.todo, ...(seen?.inUse === false && !reloaded ? seen.todo : [])],
-    ...(seen?.inUse !== undefined && { inUse: seen.inUse || reloaded, saw: seen.saw }),
+    ...(seen && { saw: seen.saw }),
+    ...(seen?.inUse !== undefined && { inUse: seen.inUse || reloaded }),
     ...(plan.output !== undefined && { output: plan.output }),
     applied,
     reloaded,

@@ -37,7 +37,9 @@ export async function observeContainerd(
       ...(written === undefined
         ? []
         : [`config_path in the configuration (containerd config dump) is ${say(written)}.`]),
-      ...(live === undefined ? [] : [`config_path in the running containerd is ${say(live)}.`]),
+      live === undefined
+        ? 'The running containerd does not tell its config_path: restart it if it was not restarted since that was set.'
+        : `config_path in the running containerd is ${say(live)}.`,
       hostsToml.says,
     ],
     reasons: reasonsFor({ hosts, written, live, isStale, names: hostsToml.names, cache, file: target.configFile.name }),

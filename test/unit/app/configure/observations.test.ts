@@ -54,19 +54,27 @@ describe('what is seen of containerd', () => {
     const ours = `[host."${cache}"]\ncapabilities = ["pull"]\n`
     expect(await observe('/certs.d')).toMatchObject({
       inUse: false,
-      saw: [expect.stringContaining('is /certs.d'), expect.stringContaining('no hosts.toml for docker.io')],
+      saw: [
+        expect.stringContaining('is /certs.d'),
+        expect.stringContaining('does not tell'),
+        expect.stringContaining('no hosts.toml for docker.io'),
+      ],
       reasons: [{ why: expect.stringContaining('not configured') }],
     })
     expect(await observe('', ours)).toMatchObject({
       inUse: false,
-      saw: [expect.stringContaining('is not set'), expect.stringContaining(`names ${cache}`)],
+      saw: [
+        expect.stringContaining('is not set'),
+        expect.stringContaining('does not tell'),
+        expect.stringContaining(`names ${cache}`),
+      ],
       reasons: [{ why: 'config_path is not set to /certs.d' }],
     })
     // Nobody tells whether it has read its file since.
     const { inUse, reasons } = await observe('/certs.d', ours)
     expect(inUse).toBeUndefined()
     expect(reasons.map(({ why }) => why).join()).toContain('not restarted')
-    expect((await observe('/certs.d', ours.replace('5055', '9'))).saw[1]).toContain(`does not name ${cache}`)
+    expect((await observe('/certs.d', ours.replace('5055', '9'))).saw[2]).toContain(`does not name ${cache}`)
   })
 })
 
