@@ -54,7 +54,7 @@ export async function undoDialog(
   if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
     talk.print(
-      stillInUse ? `The files of ${record.client} are as they were (${record.title}).` : `${what} (${record.title}).`,
+      stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )
     if (how) talk.say(how.done)
     for (const step of todo) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)

@@ -126,7 +126,7 @@ async function refuseForeign(
   const what =
     foreign.length > 0
       ? `No permission to write ${shortList(foreign)}.`
-      : `${adapter.client} was configured by root (${place.title}), so only root can change that.`
+      : `${adapter.client} was configured by root, so only root can change that: ${place.title}.`
   const hasFilesOfUsers = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
   throw new MirrorError(what, {
     exit: exitCode.usage,

@@ -53,7 +53,7 @@ export async function prepareUndo(
   args: readonly string[] = ['configure', record.client, '--undo'],
 ): Promise<PreparedUndo> {
   if (record.lockedByRoot)
-    throw new MirrorError(`${record.client} was configured by root (${record.title}), so only root can undo that.`, {
+    throw new MirrorError(`${record.client} was configured by root, so only root can undo that: ${record.title}.`, {
       exit: exitCode.usage,
       hints: [await rootCommand(machine, args)],
     })
