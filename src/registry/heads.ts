@@ -127,7 +127,7 @@ export function isComplete({ digest, mediaType, size }: ManifestHead): boolean {
 
 /** Whether an upstream answered a HEAD with what may only be its "no" to the method. */
 function isRefusal(error: unknown): error is UpstreamError {
-  if (error instanceof TransientError) return error.outage === 'answered'
+  if (error instanceof TransientError) return error.isAnswer && error.failure !== 'limited'
   return isFinal(error) || error instanceof RepeatedFailure
 }
 

@@ -33,8 +33,8 @@ type Asked =
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
 
-/** Lists that are kept of one repository; the least recently changed go first. */
-const mostLists = 200
+/** Lists that are kept of one repository; the least recently asked for go first. */
+const mostLists = 500
 const mostPages = 100
 
 /**
@@ -77,9 +77,9 @@ export class ReferrersCache {
       const answer = (await this.#askApi(place, subject, query)) ?? (await this.#askTag(place, subject, query))
       return { kind: 'answered', answer }
     } catch (error) {
-      const { logger } = this.#options
-      const { host, name } = place
-      logger.warn({ upstream: host, repository: name, subject, reason: String(error) }, 'no list of referrers came')
+      const { logger, policy } = this.#options
+      const fields = { upstream: place.host, repository: place.name, subject, reason: String(error) }
+      if (!policy.offline) logger.warn(fields, 'a list of referrers could not be confirmed')
       // A refusal is the upstream's word on what is kept as well (decision D1).
       if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
         await this.#forget(place, subject)
@@ -92,12 +92,11 @@ export class ReferrersCache {
     const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
     const index = list && readReferrersIndex(list.bytes)
     if (!list || !index) return undefined
-    const { filtersApplied, identity } = list
+    const { identity } = list
+    const filtersApplied = printable(list.filtersApplied)
     const next = nextUnlessSame(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
-    const isEmpty = index.manifests.length === 0
-    // Upstreams answer with an empty list for whatever does not exist.
-    if (!isEmpty || isHeld(place, subject)) await this.#keep(place, page, index.bytes)
+    if (index.manifests.length > 0 || isKnown(place)) await this.#keep(place, page, index.bytes)
     return answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed')
   }
 
@@ -111,7 +110,7 @@ export class ReferrersCache {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
       await this.#forget(place, subject)
-      if (isHeld(place, subject))
+      if (isKnown(place))
         await this.#keep(place, { ...page, identity: await place.identity() }, referrersIndex([], undefined))
       return answerOf(place, filtered([], query), 'passed')
     }
@@ -175,6 +174,9 @@ export class ReferrersCache {
     const known = place.record()?.referrers.get(key)
     if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
       known.usedAt = runningTime()
+      const { referrers } = place.ensure()
+      referrers.delete(key)
+      referrers.set(key, known)
       return
     }
     await publishSmall(this.#options, digest, bytes)
@@ -221,8 +223,17 @@ function isReached(
   )
 }
 
-function isHeld(place: Place, subject: Digest): boolean {
-  return place.record()?.manifests.has(subject) === true
+/**
+ * Whether something else is known of the repository: upstreams answer with an empty list for whatever does not exist. Clients ask
+ * for the referrers of each referrer, whose lists are empty as a rule, before any of them is held.
+ */
+function isKnown(place: Place): boolean {
+  return place.record() !== undefined
+}
+
+/** A header's value as it may be sent on. */
+function printable(value: string | undefined): string | undefined {
+  return value !== undefined && /^[\x20-\x7e]{1,200}$/.test(value) ? value : undefined
 }
 
 /** The place of a caller who wants the body, whether or not this one does. */

@@ -27,4 +27,9 @@ export class TransientError extends UpstreamError {
     this.outage = options.breaksCircuit === true ? (options.outage ?? 'answered') : undefined
     this.pauseMs = options.pauseMs
   }
+
+  /** Whether an answer came, though not the wanted one. A failure of the network carries its cause. */
+  get isAnswer(): boolean {
+    return this.cause === undefined
+  }
 }

@@ -5,7 +5,7 @@ import { headers, redirect, status, times } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'
 import { makeImage, makeIndex } from '../support/images.ts'
 import { app, layerSize, startScene } from '../support/scene.ts'
-import { anyBlob, anyManifest, anyManifestHead } from '../support/upstream.ts'
+import { anyBlob, anyManifest, anyManifestHead, startUpstream } from '../support/upstream.ts'
 
 const anyBlobHead = { method: 'HEAD', path: /\/blobs\// }
 const anyHead = { method: 'HEAD' }
@@ -23,7 +23,9 @@ describe.each(refusals)('an upstream that answers every HEAD with %i, and every 
     upstream.push('library/app', 'v1', moved)
     // A HEAD that fails by 5xx is tried three times: the check goes on behind an answer from the cache.
     await expect
-      .poll(async () => (await mirror.get(`${app}/manifests/v1`, noCache)).headers['docker-content-digest'])
+      .poll(async () => (await mirror.get(`${app}/manifests/v1`, noCache)).headers['docker-content-digest'], {
+        timeout: 20_000,
+      })
       .toBe(moved.digest)
   })
 
@@ -105,6 +107,22 @@ describe('a HEAD that is refused', () => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, redirect('/nowhere'))
     for (let pull = 0; pull < 2; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+  })
+
+  test('by the storage that it is redirected to is confirmed by GET too, of a manifest and of a blob', async () => {
+    const { upstream, mirror, image, layer } = await startScene()
+    const storage = await startUpstream()
+    storage.on({}, status(403))
+    upstream.on(
+      anyHead,
+      redirect((path) => storage.url + path),
+    )
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    await expect
+      .poll(async () => (await mirror.get(`${app}/manifests/v1`)).headers['cache-status'], { timeout: 20_000 })
+      .toBe('mirror; fwd=miss; stored')
+    const answer = await mirror.get(`${app}/blobs/${layer}`, head)
+    expect([answer.status, answer.headers['content-length']]).toEqual([200, String(layerSize)])
   })
 
   test('in an outage is an outage: nobody is asked by GET where no answer came', async () => {

@@ -166,6 +166,17 @@ describe('a list of referrers', () => {
     }
   })
 
+  test('of a referrer is kept too, before it is pulled: clients ask for the whole tree', async () => {
+    const { upstream, mirror } = await startWithApi()
+    const ofSignature = `${app}/referrers/${signature.digest}`
+    upstream.on({ path: ofSignature }, api([]))
+    await mirror.get(path)
+    await mirror.get(ofSignature)
+    await upstream.stop()
+    expectStale(await mirror.get(path), entries)
+    expectStale(await mirror.get(ofSignature), [])
+  })
+
   test('of one type stands in for that type alone', async () => {
     const { upstream, mirror } = await startWithApi()
     await mirror.get(`${path}?artifactType=application%2Fsbom`)

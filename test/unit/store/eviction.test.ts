@@ -54,7 +54,46 @@ function twoImages(): Case {
   return { records: [record], sizes: { old: 1, new: 1, base: 1000, 'old layer': 100, 'new layer': 100 } }
 }
 
+/** A list of what refers to a manifest. */
+function addList(record: RepositoryRecord, subject: string, usedAt: number): void {
+  const digest = digestFor(`list of ${subject}`)
+  const page = { query: '', next: undefined, filtersApplied: undefined, isWithoutApi: false, size: 1 }
+  record.referrers.set(subject, { subject: digestFor(subject), identity: 'anonymous', digest, usedAt, ...page })
+}
+
 describe('what is evicted', () => {
+  test('is a list of referrers with its image, whenever somebody asked for it', () => {
+    const { records, sizes } = twoImages()
+    const [record] = records as [RepositoryRecord]
+    addList(record, 'old', 90)
+    addList(record, 'new', 5)
+    const given = { records, sizes: { ...sizes, 'list of old': 7, 'list of new': 7 }, maxAge: 85 }
+    expect(planned(given)).toEqual({
+      images: ['app:old'],
+      blobs: ['old', 'old layer', 'list of old'],
+      bytes: 108,
+    })
+    const plan = toEnd({
+      records,
+      sizes: sizesOf(given.sizes),
+      limits: { maxSize: 0, maxAge: 85, reserveBytes: 0, needBytes: 0 },
+      now: 100,
+      isInUse: () => false,
+    })
+    forget(record, plan.forget)
+    expect([...record.referrers.keys()]).toEqual(['new'])
+  })
+
+  test('is a list of referrers of an image that is not held by its own age', () => {
+    const record = emptyRecord()
+    addList(record, 'elsewhere', 10)
+    addList(record, 'another', 50)
+    const sizes = { 'list of elsewhere': 7, 'list of another': 7 }
+    const given = { records: [record], sizes, maxAge: 85 }
+    expect(planned(given)).toEqual({ images: [], blobs: ['list of elsewhere'], bytes: 7 })
+    expect(planned({ ...given, maxAge: 0, maxSize: 13 })).toMatchObject({ blobs: ['list of elsewhere'] })
+  })
+
   test('is nothing when there are no limits, or they are kept', () => {
     expect(planned(twoImages())).toEqual(nothing)
     expect(planned({ ...twoImages(), maxSize: 1202, maxAge: 100 })).toEqual(nothing)

@@ -4,7 +4,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { FileRefStore } from '../../../src/store/file-ref-store.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
-import { parseRepository, serializeRepository } from '../../../src/store/repository-file.ts'
+import { parseRepository, referrersKey, serializeRepository } from '../../../src/store/repository-file.ts'
 import { addManifest, digestFor, emptyRecord } from './support/records.ts'
 import { temporaryFolder } from './support/store.ts'
 
@@ -24,6 +24,20 @@ function fill(refs: FileRefStore, host: string, name: string): void {
   const record = refs.ensure(host, name)
   addManifest(record, `${host}/${name} index`, { tags: ['v1', '__proto__'], manifests: ['child'], usedAt: 5.5 })
   record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  for (const query of ['', 'artifactType=a%2Fb', '__proto__']) {
+    const list = {
+      subject: digestFor('subject'),
+      identity: 'somebody',
+      query,
+      digest: digestFor(`list ${query}`),
+      size: 2,
+      next: query === '' ? 'token=1' : undefined,
+      filtersApplied: query === '' ? undefined : 'artifactType',
+      isWithoutApi: false,
+      usedAt: 9,
+    }
+    record.referrers.set(referrersKey(list), list)
+  }
   refs.touch(record)
 }
 
@@ -58,6 +72,11 @@ describe('repository records', () => {
     await expect.poll(() => readFile(path, 'utf8').catch(() => '')).toContain('library/app')
   })
 
+  test('of an earlier version, which kept no lists of referrers, are read', () => {
+    const { referrers: _, ...earlier } = JSON.parse(serializeRepository(emptyRecord())) as Record<string, unknown>
+    expect(parseRepository(JSON.stringify(earlier))).toEqual(emptyRecord())
+  })
+
   test('are written soon after a change, and what came meanwhile with them', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout)
@@ -82,6 +101,7 @@ describe('repository records', () => {
     record.tags.clear()
     record.manifests.clear()
     record.blobs.clear()
+    record.referrers.clear()
     refs.touch(record)
     await refs.flush()
     expect(await readdir(layout.repositories)).toEqual([])
