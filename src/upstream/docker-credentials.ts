@@ -14,6 +14,7 @@ interface HelperRun {
   readonly entry: DockerEntry
   readonly result: Promise<Credential | undefined>
   readonly startedAt: number
+  isSettled: boolean
   /** Monotonic ms. */
   goodUntil: number
 }
@@ -30,19 +31,40 @@ export function createDockerCredentials(options: {
   const config = openDockerConfig(options.dockerConfig, host, clock)
   const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(serverOf(host))
   let run: HelperRun | undefined
+  /** What a helper has said last. */
+  let known: { readonly entry: DockerEntry; readonly credential: Credential | undefined } | undefined
 
   function fromHelper(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): Promise<Credential | undefined> {
-    if (run && run.entry === entry && clock.monotonic() < run.goodUntil) return run.result
+    if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = start(entry, helper)
+    // Asked again after ten minutes, a helper keeps nobody waiting.
+    if (!run.isSettled && known?.entry === entry) return Promise.resolve(known.credential)
+    return run.result
+  }
+
+  function start(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): HelperRun {
     const startedAt = clock.monotonic()
     const started: HelperRun = {
       entry,
       result: askHelper(helper, host, runCommand),
       startedAt,
+      isSettled: false,
       goodUntil: startedAt + keepMs,
     }
-    started.result.catch(() => (started.goodUntil = clock.monotonic() + quietMs))
-    run = started
-    return started.result
+    void settle(started)
+    return started
+  }
+
+  async function settle(started: HelperRun): Promise<void> {
+    try {
+      const credential = await started.result
+      if (run === started) known = { entry: started.entry, credential }
+    } catch {
+      // Whoever waits for the result is told.
+      if (run === started) known = undefined
+      started.goodUntil = clock.monotonic() + quietMs
+    } finally {
+      started.isSettled = true
+    }
   }
 
   async function find(): Promise<Credential | undefined> {
@@ -57,6 +79,7 @@ export function createDockerCredentials(options: {
   return {
     find,
     async renew(refused) {
+      known = undefined
       if (run && clock.monotonic() - run.startedAt >= quietMs) run = undefined
       const credential = await find()
       return credential && isSameCredential(credential, refused) ? undefined : credential

@@ -2,6 +2,7 @@ import { chmod, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { deferred } from '../../../src/lib/deferred.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/run-command.ts'
 import { identityOf } from '../../../src/upstream/credential.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
@@ -289,6 +290,35 @@ describe('credential helpers', () => {
     clock.pass(1000)
     await credentials.find()
     expect(runs).toHaveLength(2)
+  })
+
+  test('that are run again after ten minutes keep nobody waiting', async () => {
+    const answers = [deferred<CommandResult>(), deferred<CommandResult>(), deferred<CommandResult>()]
+    const { credentials, runs, clock } = await setUp(
+      'ghcr.io',
+      { credsStore: 's' },
+      () => answers[runs.length - 1]!.promise,
+    )
+    answers[0]!.resolve(found('u', 'one'))
+    const one = (await credentials.find())!
+    clock.pass(600_000)
+    expect(await credentials.find()).toEqual(one)
+    expect(runs).toHaveLength(2)
+    // Whoever was refused waits for another one.
+    const renewed = credentials.renew(one)
+    answers[1]!.resolve(found('u', 'two'))
+    expect(await renewed).toEqual(password('u', 'two'))
+    clock.pass(600_000)
+    expect(await credentials.find()).toEqual(password('u', 'two'))
+    answers[2]!.resolve(done('no', 1))
+    await expect
+      .poll(() =>
+        credentials.find().then(
+          () => 'found',
+          () => 'failed',
+        ),
+      )
+      .toBe('failed')
   })
 
   test('that took their time to fail are left alone for a while after that', async () => {
