@@ -114,7 +114,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
       Object.assign(host.env, { HTTP_PROXY: `http://${stageAddress}:3128`, HTTPS_PROXY: `http://${stageAddress}:3128` })
       await command.up('--runtime', runtime)
       const [node] = await createCluster(host, 'one', await command.mirror('configure', 'kind'))
-      const env = await host.docker('inspect', '--format', '{{join .Config.Env "\n"}}', node!)
+      const env = await host.docker('inspect', '--format', '{{range .Config.Env}}{{println .}}{{end}}', node!)
       expect(env).toMatch(/^NO_PROXY=.*172\.18\.0\.0\/16.*\.svc/m)
       await pullInNode(host, node!, image('one'))
       expect((await command.status()).cache.misses).toBeGreaterThan(0)
