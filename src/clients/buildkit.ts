@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
-import { refuseOtherKinds } from './file-kinds.ts'
+import { refuseOtherKinds, refuseUnknownKeys } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { isLoopback } from './is-loopback.ts'
 import { buildkitdKeys } from './known-keys.ts'
@@ -40,12 +40,9 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     })
   const { host } = new URL(mirror.cache)
   const current = files.text(path)
-  refuseOtherKinds(path, current ?? '', {
-    kinds: ['buildkitd.toml'],
-    expected: 'a buildkitd.toml',
-    keys: buildkitdKeys,
-  })
+  refuseOtherKinds(path, current ?? '', { kinds: ['buildkitd.toml'], expected })
   const before = readToml(path, current ?? '')
+  refuseUnknownKeys(path, before, { expected, keys: buildkitdKeys })
   const tables = registryTables(path, before)
   let text = current ?? writtenByMirror
   const wanted = { ...tables }
@@ -79,6 +76,8 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     })
   return { changes: [...files.change(path, text), ...caChange(ca.path, mirror.ca, files)], notes, todo: [] }
 }
+
+const expected = 'a buildkitd.toml'
 
 /** What is said of the mirror itself. */
 function ownKeys({ cache, ca }: Pick<MirrorForClient, 'cache' | 'ca'>, caName: string): TomlTable {

@@ -3,7 +3,7 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { DockerTarget } from './docker-target.ts'
 import { putEmptyList, putFirst, readJsonObject, takeOut } from './edit-json.ts'
-import { refuseOtherKinds } from './file-kinds.ts'
+import { refuseOtherKinds, refuseUnknownKeys } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { dockerdKeys } from './known-keys.ts'
 import { isLoopback } from './is-loopback.ts'
@@ -15,16 +15,18 @@ const insecureKey = 'insecure-registries'
 /** Until then BuildKit loses the scheme of a mirror's URL and tries HTTPS, unless the host is called insecure. */
 const firstWithScheme = 28
 
+const expected = 'a daemon.json of dockerd'
+
 /** Puts the mirror before the mirrors that are there. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
 export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
   const { daemonJson: path } = target
   const notes: string[] = []
   const current = files.text(path)
-  if (current !== undefined)
-    refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected: 'a daemon.json of dockerd', keys: dockerdKeys })
+  if (current !== undefined) refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
   let wanted = current === undefined ? {} : readJsonObject(path, current)
+  refuseUnknownKeys(path, wanted, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
   const ours = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))

@@ -22,20 +22,22 @@ export interface ExpectedFile {
   readonly kinds: readonly FileKind[]
   /** `a buildkitd.toml` */
   readonly expected: string
-  /** The keys at its top that its program knows; absent where it has some check of its own. */
-  readonly keys?: ReadonlySet<string>
 }
 
-/**
- * Throws a MirrorError (usage) for a file that is plainly another program's, or of which nothing is known to the program that it
- * was taken for: what it looks like, and the command for it.
- */
-export function refuseOtherKinds(path: string, content: string, { kinds, expected, keys }: ExpectedFile): void {
+/** Throws a MirrorError (usage) for a file that is plainly another program's: what it looks like, and the command for it. */
+export function refuseOtherKinds(path: string, content: string, { kinds, expected }: ExpectedFile): void {
   const found = recognizeFile(path, content)
   if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
     throw otherKind(path, found, expected)
-  if (found !== undefined || keys === undefined) return
-  const there = Object.keys(tryToml(content) ?? documentsIn(content)[0] ?? {})
+}
+
+/** Throws a MirrorError (usage) for a file that sets something, and nothing of what its program knows. */
+export function refuseUnknownKeys(
+  path: string,
+  content: unknown,
+  { expected, keys }: Pick<ExpectedFile, 'expected'> & { readonly keys: ReadonlySet<string> },
+): void {
+  const there = Object.keys(tableOf(content) ?? {})
   if (there.length === 0 || there.some((key) => keys.has(key))) return
   throw new MirrorError(
     `${path} is not ${expected}, so it is left alone: it sets nothing but ${there.slice(0, 5).join(', ')}.`,

@@ -3,7 +3,7 @@ import { stringify } from 'yaml'
 import { caChange } from './ca-file.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import { addYamlItem, addYamlKey, removeFromYaml } from './edit-yaml.ts'
-import { refuseOtherKinds } from './file-kinds.ts'
+import { refuseOtherKinds, refuseUnknownKeys } from './file-kinds.ts'
 import type { FilesNow } from './files-now.ts'
 import { registriesKeys } from './known-keys.ts'
 import { localRegistryName } from './node-hosts.ts'
@@ -46,6 +46,8 @@ export interface RegistriesPlan {
   readonly notes: string[]
 }
 
+const expected = 'a registries.yaml'
+
 /** Stands for every registry that has no entry of its own. */
 const everyRegistry = '*'
 
@@ -77,12 +79,9 @@ function planFile(mirror: MirrorForClient, path: string, { name: caName }: CaPla
     }),
   }
   const before = files.text(path)
-  refuseOtherKinds(path, before ?? '', {
-    kinds: ['registries.yaml'],
-    expected: 'a registries.yaml',
-    keys: registriesKeys,
-  })
+  refuseOtherKinds(path, before ?? '', { kinds: ['registries.yaml'], expected })
   const yaml = readYamlText(before ?? '', path)
+  refuseUnknownKeys(path, yamlValue(yaml), { expected, keys: registriesKeys })
   if (yamlValue(yaml) === null || isAllOurs(yaml, caName)) {
     const [above, below] = aroundHeader(yaml.text)
     const kept = `${above}${yamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')

@@ -73,19 +73,19 @@ export const knownDocuments: readonly Rule[] = [
   {
     kind: undefined,
     is: 'a Kubernetes manifest',
-    hint: 'mirror configure kind, k3d, k3s or containerd   (for the nodes that it runs on)',
+    hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
     fits: (content) => apiVersion(content) !== '' && text(content, 'kind') !== '',
   },
   {
     kind: undefined,
     is: 'a Helm chart',
-    hint: 'mirror configure kind, k3d, k3s or containerd   (for the nodes that it runs on)',
+    hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
     fits: (content) => /^v[12]$/.test(apiVersion(content)) && has(content, 'name', 'version'),
   },
   {
     kind: undefined,
     is: 'a Compose file',
-    hint: 'mirror configure docker, or podman   (for the engine that runs it)',
+    hint: 'mirror configure docker   (or podman: for the engine that runs it)',
     fits: (content) => isMap(content, 'services'),
   },
   {
@@ -170,7 +170,7 @@ export const knownDocuments: readonly Rule[] = [
   {
     kind: 'registries.yaml',
     is: 'a registries.yaml of k3s',
-    hint: `${k3sHint}, or mirror configure k3d --file FILE`,
+    hint: 'mirror configure k3d --file FILE   (k3s itself: sudo mirror configure k3s)',
     fits: (content) => (isMap(content, 'mirrors') || isMap(content, 'configs')) && !has(content, 'upstreams', 'cache'),
   },
   {
@@ -228,7 +228,11 @@ export const knownDocuments: readonly Rule[] = [
 export const knownNames: readonly [RegExp, RecognizedFile][] = [
   [
     /^(?:Dockerfile|Containerfile)(?:\..+)?$/,
-    { kind: undefined, is: 'a Dockerfile', hint: 'mirror configure docker, podman or buildkit   (for what builds it)' },
+    {
+      kind: undefined,
+      is: 'a Dockerfile',
+      hint: 'mirror configure docker   (or podman, buildkit: for what builds it)',
+    },
   ],
   [/^Tiltfile$/, { kind: undefined, is: 'a Tiltfile', hint: 'mirror configure tilt' }],
 ]

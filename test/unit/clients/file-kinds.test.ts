@@ -164,6 +164,16 @@ describe('a file that is nothing in particular', () => {
   })
 
   test.each([
+    ['docker', '{\n  // ours\n  "debug": true\n}\n', 'line 2, column 3'],
+    ['docker', '{"colour": "blue",}\n', 'a comma too many'],
+    ['buildkit', 'colour = blue\n', '/x:1:10'],
+    ['k3s', 'colour: [\n', 'line 2'],
+  ])('is refused by %s with what is wrong in it when it cannot be read: %j', (client, text, why) => {
+    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    expect(() => writers[client]!('/x', files)).toThrow(why)
+  })
+
+  test.each([
     ['docker', '{"debug": true, "a-key-of-tomorrow": 1}\n'],
     ['docker', '{}\n'],
     ['buildkit', 'debug = true\n'],
