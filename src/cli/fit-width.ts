@@ -6,8 +6,11 @@ export interface Word {
   readonly coat?: Coat
 }
 
-/** The columns of a stream that is a terminal; undefined for one that is none, which takes lines of any length. */
-export function columnsOf(stream: { isTTY?: boolean; columns?: number }): number | undefined {
+/**
+ * The columns of a stream that is a terminal and knows them (one made by `script` may not); undefined for any other, which takes
+ * lines of any length.
+ */
+export function columnsOf(stream: { isTTY?: boolean; columns?: number | undefined }): number | undefined {
   return stream.isTTY === true && stream.columns !== undefined && stream.columns > 0 ? stream.columns : undefined
 }
 
@@ -41,6 +44,27 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
   }
   lines.push(line)
   return lines.map((text) => text.trimEnd()).join('\n')
+}
+
+/**
+ * Lines of at most `width` characters that begin with `indent`, those after the first with `hanging`. Words stay whole, one that
+ * is longer than a line too; a number stays with its unit, and a no-break space joins what else has to stay on one line.
+ */
+export function wrapText(text: string, width: number, indent = '', hanging = indent): string[] {
+  const lines: string[] = []
+  let line = ''
+  const together = text.replaceAll(/(?<=\d) (?=(?:s|min|h)\b)/g, '\u00a0')
+  for (const word of together.split(' ').filter((part) => part !== '')) {
+    const start = lines.length === 0 ? indent : hanging
+    if (line === '') line = start + word
+    else if (line.length + 1 + word.length <= width) line += ` ${word}`
+    else {
+      lines.push(line)
+      line = hanging + word
+    }
+  }
+  if (line !== '') lines.push(line)
+  return lines.map((full) => full.replaceAll('\u00a0', ' '))
 }
 
 /** Cuts the middle out of a text that is too long: both ends of an image's name matter, and the last one more. */

@@ -1,7 +1,7 @@
 import type { Command } from '@oclif/core/command'
 import { spoken } from './command-line.ts'
 import type { Paint } from './paint.ts'
-import { wrapText } from './wrap-text.ts'
+import { wrapText } from './fit-width.ts'
 
 /** What the program says of itself. */
 export interface ProgramDescription {
@@ -140,10 +140,15 @@ function examplesOf({ examples = [], id }: Command.Cached, name: string): string
   )
 }
 
+const hangingIndent = '      '
+
 /** A command that is copied from here works, also where it takes several lines. */
 function wrapCommand(command: string, width: number): string[] {
-  const together = command.replaceAll(/(?<= --?[\w-]+) (?=[\w./])/g, '\u00a0')
-  const lines = wrapText(together, width - 2, '  ', '      ')
+  const room = width - hangingIndent.length - 2
+  const together = command.replaceAll(/( --?[\w-]+) ([\w./]\S*)/g, (both, flag: string, value: string) =>
+    both.length - 1 <= room ? `${flag}\u00a0${value}` : both,
+  )
+  const lines = wrapText(together, width - 2, '  ', hangingIndent)
   return lines.map((line, at) => (at === lines.length - 1 ? line : `${line} \\`))
 }
 

@@ -26,7 +26,7 @@ async function run(plugin: Plugin): Promise<void> {
     process.stdout.write(`${versionOf(plugin)}\n`)
   } else if (line.kind === 'help') {
     const { renderHelp } = await import('./help.ts')
-    const { columnsOf } = await import('./wrap-text.ts')
+    const { columnsOf } = await import('./fit-width.ts')
     const { commands } = plugin
     const program = {
       name: calledAs(process, plugin).name,
@@ -36,7 +36,7 @@ async function run(plugin: Plugin): Promise<void> {
       topics: plugin.topics,
     }
     const style = {
-      width: columnsOf(process.stdout),
+      width: columnsOf(process.stdout) ?? 80,
       paint: createPaint(wantsColor(process.stdout, process.env)),
     }
     process.stdout.write(`${renderHelp(program, line.of, style)}\n`)

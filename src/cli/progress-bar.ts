@@ -1,4 +1,4 @@
-import { columnsOf } from './wrap-text.ts'
+import { columnsOf } from './fit-width.ts'
 
 /** A line that shows how far long work is. On anything but a terminal it shows nothing. */
 export interface ProgressBar {
@@ -18,7 +18,7 @@ export function createProgressBar(
       const share = total === 0 ? 1 : Math.min(1, done / total)
       const filled = Math.round(share * width)
       const line = `${'█'.repeat(filled)}${'░'.repeat(width - filled)} ${Math.floor(share * 100)} % ${label}`
-      stream.write(`\r${line.slice(0, columnsOf(stream) - 1)}\x1b[K`)
+      stream.write(`\r${line.slice(0, (columnsOf(stream) ?? 80) - 1)}\x1b[K`)
     },
     end: () => void stream.write('\r\x1b[K'),
   }

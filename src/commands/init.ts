@@ -16,7 +16,7 @@ export default class Init extends BaseCommand {
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --yes --max-size 50GiB --upstream registry.corp.example',
-    '<%= config.bin %> <%= command.id %> --yes --upstream docker.io=https://harbor.corp.example/hub',
+    '<%= config.bin %> <%= command.id %> --yes --upstream docker.io=https://cr.corp/hub',
     '<%= config.bin %> <%= command.id %> --template compose --output compose.yaml',
     '<%= config.bin %> <%= command.id %> --dry-run',
   ]

@@ -1,4 +1,6 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
+import { upstreamSetting } from '../oci/name.ts'
+import type { Repository } from '../oci/route.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
 import type { Provenance } from './registry.ts'
 
@@ -48,4 +50,14 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
     case 'invalid':
       return new OciError('UNKNOWN', 502, error.message, headers)
   }
+}
+
+/** What a client is told of a registry that may not be asked. */
+export function unknownRegistry({ registry, name }: Repository): OciError {
+  const host = registry ?? 'the default upstream'
+  return new OciError(
+    'NAME_UNKNOWN',
+    404,
+    `${host} is not mirrored (asked for ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
+  )
 }

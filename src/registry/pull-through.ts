@@ -1,7 +1,6 @@
 import type { Clock } from '../lib/clock.ts'
 import type { Digest } from '../oci/digest.ts'
-import { OciError, type OciErrorCode } from '../oci/errors.ts'
-import { upstreamSetting } from '../oci/name.ts'
+import type { OciErrorCode } from '../oci/errors.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { anonymousIdentity } from '../store/ref-store.ts'
@@ -15,7 +14,7 @@ import { ManifestCache } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
 import { findGranted, Identities, openPlace, type Place } from './place.ts'
 import { Prefetcher } from './prefetcher.ts'
-import { provenanceOf, toOciError } from './provenance.ts'
+import { provenanceOf, toOciError, unknownRegistry } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
 import { ReferrersCache } from './referrers-cache.ts'
 import { SmallContents, type SmallContent } from './small-contents.ts'
@@ -296,13 +295,4 @@ function isPlainPage({ query }: Page): boolean {
 
 function jsonList(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {
   return { contentType: 'application/json', bytes: new TextEncoder().encode(JSON.stringify(value)), next, provenance }
-}
-
-function unknownRegistry({ registry, name }: Repository): OciError {
-  const host = registry ?? 'the default upstream'
-  return new OciError(
-    'NAME_UNKNOWN',
-    404,
-    `${host} is not mirrored (asked for ${name}). To mirror it, add "${upstreamSetting(host)}" to mirror.yaml.`,
-  )
 }

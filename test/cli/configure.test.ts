@@ -224,7 +224,7 @@ describe('mirror configure', () => {
   })
 
   test.each([
-    ['no mirror runs', [], 3, /mirror configure kind failed: No mirror is running/],
+    ['no mirror runs', [], 3, /mirror configure kind failed: mirror is not running/],
     ['a flag is wrong', ['--nonsense'], 2, /mirror configure kind failed: Nonexistent flag: --nonsense/],
     ['an address is none', ['--mirror', 'nonsense'], 2, /failed: "nonsense" is not the URL/],
   ])('prints, when %s, a document by which kind says why it stops', async (_, flags, exit, reason) => {

@@ -47,7 +47,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
   test('says our reason when there is no cluster file', async () => {
     const { stage, host, command } = await setKindStage()
     const failed = await command.mirror('configure', 'kind').catch((error: unknown) => String(error))
-    expect(failed).toContain('No mirror is running')
+    expect(failed).toContain('mirror is not running')
     const { stdout, exit } = await configure(
       { folder: join(stage.folder, 'elsewhere') },
       { enter: stage.namespace.enter, env: host.env },
@@ -55,7 +55,7 @@ describe.skipIf(missing !== undefined)('the real kind, with a mirror that comes 
     )
     expect(exit).toBe(3)
     await expect(host.kindFrom(stdout, 'create', 'cluster', '--config', '-')).rejects.toThrow(
-      'none, because mirror configure kind failed: No mirror is running',
+      'none, because mirror configure kind failed: mirror is not running, so there is no address to configure.',
     )
   })
 

@@ -101,7 +101,7 @@ describe.skipIf(process.platform === 'win32')('what is cached for everybody', ()
     const answer = await mirror.get(`${app}/manifests/v1`)
     expectContent(answer, image.digest)
     expect(answer.headers['cache-status']).toContain('stale-on-error')
-    expect(helper.wasStarted()).toBe(true)
+    await expect.poll(() => helper.wasStarted(), { timeout: 10_000 }).toBe(true)
     await helper.answer()
     await expect
       .poll(async () => (await mirror.get(`${app}/manifests/v1`)).headers['cache-status'], { timeout: 10_000 })

@@ -4,7 +4,7 @@ import { calledAs, nameCommands } from '../../../src/cli/called-as.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
 import { createPaint } from '../../../src/cli/paint.ts'
 import { rootPlugin } from '../../../src/cli/root-plugin.ts'
-import { wrapText } from '../../../src/cli/wrap-text.ts'
+import { wrapText } from '../../../src/cli/fit-width.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
 const plugin = rootPlugin(packageRoot())
