@@ -92,7 +92,7 @@ describe('the name of the program', () => {
   test.each([
     ['/usr/bin/mirror', {}, 'sudo'],
     ['/usr/local/bin/mirror', {}, 'sudo'],
-    ['/work/clone/bin/run.js', {}, 'sudo'],
+    ['/src/clone/bin/run.js', {}, 'sudo'],
     ['/home/me/.nvm/versions/node/v24.0.0/bin/mirror', {}, 'sudo env "PATH=$PATH"'],
     ['/clone/node_modules/.bin/mirror', byNpx, 'sudo env "PATH=$PATH"'],
   ])('%s is found by sudo when sudo is told where', (program, env, expected) => {
