@@ -112,7 +112,7 @@ export default class Up extends BaseCommand {
     const { findRecordFolders } = await import('../app/configure/record-folders.ts')
     try {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
-      const configured = records.filter(({ root }) => root === undefined).length
+      const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
       const { findPrograms } = await import('../app/configure/find-clients.ts')
       if (configured === 0) return { configured, here: await findPrograms(surroundings.env), stale: [] }
       const { mendStaleClients } = await import('../app/configure/stale-clients.ts')

@@ -83,7 +83,7 @@ async function staleAmong(
 /** Of this machine itself, and told the address of its own mirror. */
 async function ownRecords(machine: Machine): Promise<KnownRecord[]> {
   const records = await recordsOn(machine).list()
-  return records.filter(({ root, isNamed }) => root === undefined && isNamed !== true)
+  return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
 }
 
 async function mirrorNow(surroundings: Surroundings): Promise<FoundMirror | undefined> {
