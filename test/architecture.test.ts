@@ -26,6 +26,7 @@ const doors: Record<string, RegExp> = {
   dockerode: /^runtime\/dockerode-[a-z-]+\.ts$/,
   execa: /^lib\/run-command\.ts$/,
   inquirer: /^cli\/prompt\.ts$/,
+  '@iarna/toml': /^clients\/read-toml\.ts$/,
   'smol-toml': /^clients\/read-toml\.ts$/,
   yaml: /^(clients|config)\//,
   'jsonc-parser': /^clients\//,

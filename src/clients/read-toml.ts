@@ -1,4 +1,5 @@
-import { TomlError, parse, stringify } from 'smol-toml'
+import { stringify, type JsonMap } from '@iarna/toml'
+import { TomlError, parse } from 'smol-toml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 
 /** A table of a TOML file, as plain JavaScript. */
@@ -41,9 +42,12 @@ export function tryToml(text: string): TomlTable | undefined {
   }
 }
 
-/** Ends with a newline. */
+/**
+ * Ends with a newline. Another library writes than the one that reads, so that a fault of either shows when what was written is
+ * read again.
+ */
 export function renderToml(table: TomlTable): string {
-  return stringify(table)
+  return stringify(table as JsonMap)
 }
 
 /** A table, whoever wrote what is there; undefined for anything else. */
