@@ -16,8 +16,10 @@ export default class Demo extends BaseCommand {
     if (flags.json) return this.printJson(await runDemo(() => {}))
 
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')
+    const { columnsOf } = await import('../cli/fit-width.ts')
     const paint = this.paintFor(process.stdout)
-    const story = await runDemo((step) => this.print(renderDemoStep(step, paint)))
-    this.report(renderDemoEnd(story, paint))
+    const columns = columnsOf(process.stdout)
+    const story = await runDemo((step) => this.print(renderDemoStep(step, paint, columns)))
+    this.report(renderDemoEnd(story, paint, columns))
   }
 }
