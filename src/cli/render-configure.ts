@@ -1,9 +1,13 @@
+import { stripVTControlCharacters } from 'node:util'
 import type { CheckResult } from '../app/configure/check-client.ts'
 import type { PreparedClient } from '../app/configure/configure-client.ts'
 import type { FileState, ListedClient } from '../app/configure/list-configured.ts'
 import type { ConfiguredClient } from '../clients/configured.ts'
+import { wrapText } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 import { renderTable } from './render-table.ts'
+
+export { columnsOf } from './fit-width.ts'
 
 /** As few files that are alike are listed one by one. */
 const fewAlike = 2
@@ -47,8 +51,13 @@ export function renderCheck(
   ].join('\n')
 }
 
-/** `asked`: the client that was asked for; undefined for all. */
-export function renderConfigured(clients: readonly ListedClient[], asked: string | undefined, paint: Paint): string {
+/** `asked`: the client that was asked for; undefined for all. Where the table is wider than `columns`, a paragraph for each. */
+export function renderConfigured(
+  clients: readonly ListedClient[],
+  asked: string | undefined,
+  paint: Paint,
+  columns = Infinity,
+): string {
   if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
   const rows = clients.flatMap(({ client, title, mirror, since, files }) =>
     withoutAlike(files).map(({ path, state }, at) => [
@@ -64,13 +73,30 @@ export function renderConfigured(clients: readonly ListedClient[], asked: string
     rows,
     paint,
   )
+  const isTooWide = stripVTControlCharacters(table)
+    .split('\n')
+    .some((line) => line.length > columns)
+  const list = isTooWide ? clients.map((client) => paragraphOf(client, paint, columns)).join('\n\n') : table
   const moved = clients.flatMap(({ client, title, stale }) => (stale ? [{ who: `${client}, ${title}`, ...stale }] : []))
   const lines = moved.map(({ who, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
     return paint.yellow(`${who}: ${from} is no address of ${what}, ${where}. To mend it: ${mend}`)
   })
-  return [table, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
+  return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
+}
+
+function paragraphOf({ client, title, mirror, since, files }: ListedClient, paint: Paint, columns: number): string {
+  const part = (name: string, text: string) => wrapText(text, columns, `  ${name.padEnd(8)}`, ' '.repeat(10)).join('\n')
+  return [
+    wrapText(title, columns, `${client}  `, '  ').join('\n').replace(client, paint.bold(client)),
+    part('mirror', mirror),
+    part('since', `${since.slice(0, 16).replace('T', ' ')} UTC`),
+    ...withoutAlike(files).map(({ path, state }) => {
+      const text = part('file', `${path}: ${state.replaceAll(' ', '\u00a0')}`)
+      return state === 'as written' ? text : paint.yellow(text)
+    }),
+  ].join('\n')
 }
 
 /** Many files in folders of one folder, all in one state, as one. */

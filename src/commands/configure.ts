@@ -232,12 +232,12 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../app/configure/list-configured.ts')
-    const { renderConfigured } = await import('../cli/render-configure.ts')
+    const { columnsOf, renderConfigured } = await import('../cli/render-configure.ts')
     const { findStaleClients } = await import('../app/configure/stale-clients.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
     const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)
-    this.print(renderConfigured(clients, client, this.paintFor(process.stdout)))
+    this.print(renderConfigured(clients, client, this.paintFor(process.stdout), columnsOf(process.stdout)))
   }
 
   /** The client that was named, or those that are found here and chosen; undefined when they were only to be named. */

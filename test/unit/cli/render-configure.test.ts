@@ -36,6 +36,31 @@ describe('what is configured', () => {
   })
 })
 
+test('what is configured has a paragraph for each client where the table is too wide', () => {
+  const clients = ['docker', 'podman'].map((client) => ({
+    client,
+    place: 'system',
+    title: `system (/etc/${client})`,
+    mirror: 'http://127.0.0.1:5055',
+    since: '2026-01-01T00:00:00Z',
+    files: [{ path: `/etc/${client}/a-file-with-a-long-name.conf`, state: 'as written' as const }],
+  }))
+  expect(renderConfigured(clients, undefined, plain, 60)).toBe(
+    ['docker', 'podman']
+      .map((client) =>
+        [
+          `${client}  system (/etc/${client})`,
+          '  mirror  http://127.0.0.1:5055',
+          '  since   2026-01-01 00:00 UTC',
+          `  file    /etc/${client}/a-file-with-a-long-name.conf:`,
+          '          as written',
+        ].join('\n'),
+      )
+      .join('\n\n'),
+  )
+  expect(renderConfigured(clients, undefined, plain, 200)).toMatch(/^CLIENT +PLACE/)
+})
+
 describe('a check', () => {
   test('of a client that went past the mirror says what was seen, and the causes that fit', () => {
     const result = { seen: false, asked: false, failed: 'not found', image: 'docker.io/a/b:c' }
