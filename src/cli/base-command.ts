@@ -131,7 +131,8 @@ export abstract class BaseCommand extends Command {
   private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
-    if (error.oclif?.exit !== exitCode.usage) return error
+    // What a flag's own parser throws gets no exit code of the framework's, only its words around it.
+    if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
     const { usageError } = await import('./usage-error.ts')
     return usageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
   }

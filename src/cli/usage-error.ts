@@ -40,14 +40,23 @@ function missingArguments({ args }: FrameworkComplaint): string | undefined {
 
 function plainMessage({ message }: FrameworkComplaint): string {
   const plain = message
-    .replace(/\s*See more help with --help\s*$/, '')
+    .replaceAll(/\s*See more help with --help\s*/g, ' ')
+    .trim()
     .replace(/^The following errors? occurred:\s*/, '')
     .replaceAll(/\s*\n\s*/g, ' ')
   const choice = /^Expected (?:--[\w-]+=)?(.*) to be one of: (.+)$/s.exec(plain)
   const meant = choice === null ? undefined : nearest(choice[1]!, choice[2]!.split(', '))
   if (meant !== undefined) return `${plain}. Did you mean ${meant}?`
   return plain
+    .replace(/^Expected (--[\w-]+)=(.*) to be one of: (.+)$/, '$1 takes one of $3, not $2')
+    .replace(/^Flag (--[\w-]+) expects one of these values: (.+)$/, '$1 takes one of $2')
     .replace(/^Parsing (--[\w-]+) Expected an integer but received: /, '$1 takes an integer, not ')
+    .replace(
+      /^Parsing (--[\w-]+) Expected an integer (less|greater) than or equal to (-?\d+) but received: (.*)$/,
+      (_, flag, than, limit, written) =>
+        `${flag} takes an integer of at ${than === 'less' ? 'most' : 'least'} ${limit}, not ${written}`,
+    )
+    .replace(/^Parsing (--[\w-]+) (?=")/, '$1: ')
     .replaceAll(/(--[\w-]+)=true (cannot also be provided)/g, '$1 $2')
     .replaceAll(/All of the following must be provided when using (--[\w-]+): /g, '$1 needs ')
 }

@@ -123,7 +123,8 @@ export default class Init extends BaseCommand {
       flags['cache-port'] ??
       (await prompt?.ask('Which port shall it be on?', {
         default: '5055',
-        problem: (answer) => (/^\d{1,5}$/.test(answer) && Number(answer) <= 65_535 ? undefined : 'A port'),
+        problem: (answer) =>
+          /^\d{1,5}$/.test(answer) && Number(answer) <= 65_535 ? undefined : 'A port is a number from 0 to 65535',
       }))
     // From its variable the framework takes a single text.
     const upstreams =

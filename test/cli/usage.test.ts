@@ -56,6 +56,18 @@ describe('wrong usage', () => {
     [['configure', '--list', '--undo'], '--undo cannot also be provided when using --list', 'mirror configure --help'],
     [['init', '--output', 'file'], '--output needs --template', 'mirror init --help'],
     [['up', '--cache-port', 'x'], '--cache-port takes an integer, not x', 'mirror up --help'],
+    [
+      ['up', '--cache-port', '99999'],
+      '--cache-port takes an integer of at most 65535, not 99999\n',
+      'mirror up --help',
+    ],
+    [['init', '--template', 'foo'], '--template takes one of compose, systemd,', 'mirror init --help'],
+    [['init', '--template'], '--template takes one of compose, systemd,', 'mirror init --help'],
+    [
+      ['registry', 'prune', '--older-than', '14'],
+      '--older-than: "14" is not a duration such as 36h or 14d.\n',
+      'mirror registry prune --help',
+    ],
     [['cache', 'rm'], 'Missing argument: NAME', 'mirror cache rm --help'],
   ])('%j names what was probably meant, and ends with 2', (args, message, next) => {
     const { status, stdout, stderr } = mirror(args)
