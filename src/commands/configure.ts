@@ -9,7 +9,7 @@ import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
 import type { Talk } from '../cli/talk.ts'
 import { isDebugging, renderError } from '../cli/render-error.ts'
-import { MirrorError, exitCode, gravest, type ExitCode } from '../lib/errors.ts'
+import { exitCode, gravest, type ExitCode } from '../lib/errors.ts'
 import { redact } from '../lib/redact.ts'
 
 export default class Configure extends BaseCommand {
@@ -271,11 +271,8 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       const { refusedFile } = await import('../app/configure/refused-file.ts')
       throw await refusedFile(adapter.client, file)
     }
-    const [first] = places
-    if (first === undefined)
-      throw new MirrorError(`There is no place for a configuration of ${adapter.client} here.`, {
-        exit: exitCode.missing,
-      })
+    const { usualPlace } = await import('../app/configure/configured-places.ts')
+    const first = await usualPlace(machine, { client: adapter.client, places, ...flags })
     const asks = places.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.talk.prompt) return first
     return this.talk.prompt.choose(

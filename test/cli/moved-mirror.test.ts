@@ -139,6 +139,27 @@ describe.skipIf(process.platform !== 'linux')('a mirror that has moved', () => {
     expect((await list())[0].files[0].state).toBe('as written')
   })
 
+  test('a check without a place looks at the one that is configured, and names the command that mends it', async () => {
+    await writeFile(join(home, 'bin', 'podman'), '#!/bin/sh\necho podman version 5.4.0\n', { mode: 0o755 })
+    await up()
+    await mirror('configure', 'podman', '--scope', 'user', '--yes')
+    const before = port
+    port = await freePort()
+    await up()
+    // The fake podman pulls nothing, so that the mirror is not asked.
+    const { exit, stdout } = await mirror('configure', 'podman', '--check', '--json')
+    expect(exit).toBe(5)
+    expect(JSON.parse(stdout)).toMatchObject({
+      place: 'user',
+      reasons: [
+        {
+          why: `podman is configured for http://127.0.0.1:${before}, and the mirror is at http://127.0.0.1:${port}`,
+          fix: 'mirror configure podman --scope user',
+        },
+      ],
+    })
+  })
+
   test('says nothing of a client that was told another mirror by name', async () => {
     await up()
     await mirror('configure', 'podman', '--scope', 'user', '--yes', '--mirror', 'http://10.9.8.7:5055')

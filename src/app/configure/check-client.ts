@@ -4,6 +4,7 @@ import type { AdminClient } from '../../runtime/admin-client.ts'
 import { findMirrorHere } from '../find-mirror-here.ts'
 import { adminHere } from '../mirror-status.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
+import { configureCommand } from './configure-command.ts'
 import { findMirror } from './find-mirror.ts'
 import { listOne } from './list-configured.ts'
 import { recordsOn } from './record-folders.ts'
@@ -70,7 +71,7 @@ async function explain(
   const isAsWritten = listed !== undefined && listed.files.every(({ state }) => state === 'as written')
   const hasMoved = record !== undefined && mirror !== undefined && record.cache !== mirror
   const seen = mirror === undefined ? undefined : await place.observe?.({ cache: mirror })
-  const configure = `mirror configure ${client}`
+  const configure = record === undefined ? `mirror configure ${client}` : await configureCommand(machine, record)
   const saw = [
     ...(record === undefined || mirror === undefined ? [] : [sayRecord(client, record.cache, mirror, isAsWritten)]),
     ...(seen?.saw ?? []),

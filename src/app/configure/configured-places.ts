@@ -26,3 +26,35 @@ export async function configuredPlaces(
     hints: ['mirror configure --list', 'mirror configure CLIENT --check   (of one that you have configured yourself)'],
   })
 }
+
+/**
+ * The place that is meant where several may be. To be checked is one that is configured, if the user names no other. Throws
+ * MirrorError (missing) when there is none.
+ */
+export async function usualPlace(
+  machine: Machine,
+  { client, places, check, scope, cluster, file }: PlaceChoices,
+): Promise<ClientPlace> {
+  const [first] = places
+  const isNamed = [scope, cluster, file].some((name) => name !== undefined)
+  if (check && !isNamed && !machine.detached) {
+    const records = await recordsOf(machine, { client, scope, cluster, file })
+    const configured = records.filter(({ undone }) => !undone)
+    const [last] = configured
+    if (last !== undefined && !configured.some(({ place }) => place === first?.id)) {
+      const recorded = await placeOf(machine, last)
+      if (recorded.pull !== undefined) return recorded
+    }
+  }
+  if (first !== undefined) return first
+  throw new MirrorError(`There is no place for a configuration of ${client} here.`, { exit: exitCode.missing })
+}
+
+interface PlaceChoices {
+  readonly client: string
+  readonly places: readonly ClientPlace[]
+  readonly check: boolean
+  readonly scope?: string | undefined
+  readonly cluster?: string | undefined
+  readonly file?: string | undefined
+}
