@@ -22,7 +22,8 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
   let used = 0
   const shown = words.filter(({ text }) => text !== '')
   for (const { text, coat = plain } of shown) {
-    if (used > 0 && used + 1 + text.trimEnd().length > width) {
+    // On a line of its own it would have no more room than behind what is not longer than the indent.
+    if (used >= Math.max(1, indent) && used + 1 + text.trimEnd().length > width) {
       lines.push(line)
       line = ''
       used = 0
@@ -34,8 +35,12 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
     used = isFirst ? line.length : used + 1
     // A word that no line can take is cut.
     while (used + rest.trimEnd().length > width) {
-      lines.push(line + coat(rest.slice(0, width - used)))
-      rest = rest.slice(width - used)
+      const fits = rest.slice(0, width - used + 1)
+      // One with spaces in it between two of its words.
+      const space = fits.trim().includes(' ') ? fits.lastIndexOf(' ') : -1
+      const end = space > 0 ? space : width - used
+      lines.push(line + coat(rest.slice(0, end)))
+      rest = rest.slice(space > 0 ? end + 1 : end)
       line = ' '.repeat(indent)
       used = indent
     }
@@ -43,7 +48,7 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
     used += rest.length
   }
   lines.push(line)
-  return lines.map((text) => text.trimEnd()).join('\n')
+  return lines.map((text) => text.replaceAll('\u00a0', ' ').trimEnd()).join('\n')
 }
 
 /**
@@ -53,8 +58,7 @@ export function wrapWords(words: readonly Word[], columns: number | undefined, i
 export function wrapText(text: string, width: number, indent = '', hanging = indent): string[] {
   const lines: string[] = []
   let line = ''
-  const together = text.replaceAll(/(?<=\d) (?=(?:s|min|h)\b)/g, '\u00a0')
-  for (const word of together.split(' ').filter((part) => part !== '')) {
+  for (const word of splitWords(text)) {
     const start = lines.length === 0 ? indent : hanging
     if (line === '') line = start + word
     else if (line.length + 1 + word.length <= width) line += ` ${word}`
@@ -65,6 +69,12 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
   }
   if (line !== '') lines.push(line)
   return lines.map((full) => full.replaceAll('\u00a0', ' '))
+}
+
+/** The words of a text, with a no-break space between a number and its unit. */
+export function splitWords(text: string): string[] {
+  const together = text.replaceAll(/(?<=\d) (?=(?:ms|s|min|h|d|(?:[KMGT]i?|k)?B|%)(?!\w))/g, '\u00a0')
+  return together.split(' ').filter((part) => part !== '')
 }
 
 /** Cuts the middle out of a text that is too long: both ends of an image's name matter, and the last one more. */

@@ -1,4 +1,4 @@
-import { wrapWords } from './fit-width.ts'
+import { splitWords, wrapWords } from './fit-width.ts'
 import type { Coat, Paint } from './paint.ts'
 
 /** As wide as the names of the facts, with what is before and after. */
@@ -11,20 +11,11 @@ export type Fact = readonly [string, string, Coat?]
 export function renderFacts(rows: readonly Fact[], paint: Paint, columns: number | undefined): string {
   return rows
     .map(([name, value, coat = paint.dim]) => {
-      const words = value.split(' ').map((text) => ({ text }))
-      // The first word carries the name, so that lines after it are set in.
-      const [first = { text: '' }, ...others] = words
-      return wrapWords(
-        [{ text: `  ${name.padEnd(10)}${first.text}`, coat: (text) => paintName(text, coat) }, ...others],
-        columns,
-        indent,
-      )
+      const words = splitWords(value).map((text) => ({ text }))
+      const painted = { text: `  ${name.padEnd(9)}`, coat: (text: string) => `  ${coat(text.slice(2))}` }
+      return wrapWords([painted, ...words], columns, indent)
     })
     .join('\n')
-}
-
-function paintName(text: string, coat: Coat): string {
-  return `  ${coat(text.slice(2, indent))}${text.slice(indent)}`
 }
 
 // By hand, for loading a locale's rules takes longer than all the rest of the status.

@@ -3,8 +3,9 @@ import { describe, expect, test } from 'vitest'
 import { calledAs, nameCommands } from '../../../src/cli/called-as.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
 import { createPaint } from '../../../src/cli/paint.ts'
+import { renderFacts } from '../../../src/cli/render-facts.ts'
 import { rootPlugin } from '../../../src/cli/root-plugin.ts'
-import { wrapText } from '../../../src/cli/fit-width.ts'
+import { wrapText, wrapWords } from '../../../src/cli/fit-width.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
 const plugin = rootPlugin(packageRoot())
@@ -56,6 +57,25 @@ describe('wrapped text', () => {
     expect(wrapText('a loooooooooong word', 8)).toEqual(['a', 'loooooooooong', 'word'])
     expect(wrapText('up to 30 s', 8)).toEqual(['up to', '30 s'])
     expect(wrapText('see [a\u00a0b]', 7)).toEqual(['see', '[a b]'])
+    expect(wrapText('all of 2.9 MiB', 12)).toEqual(['all of', '2.9 MiB'])
+  })
+
+  test('is cut between words where a phrase is longer than a line', () => {
+    const words = [{ text: '12:03:04' }, { text: 'reason=the registry refused the connection' }]
+    expect(wrapWords(words, 24, 2)).toBe('12:03:04\n  reason=the registry\n  refused the connection')
+    expect(wrapWords([{ text: 'a'.repeat(30) }], 20, 2)).toBe(`${'a'.repeat(20)}\n  ${'a'.repeat(10)}`)
+  })
+
+  test('of a fact keeps every letter, and a number with its unit', () => {
+    const render = (value: string) => renderFacts([['disk', value]], createPaint(false), 24)
+    expect(render('2 tags, 1 blob, 2.9 MiB')).toBe('  disk      2 tags, 1\n            blob,\n            2.9 MiB')
+    const path = '/a/path/that/no/line/has/room/for'
+    expect(render(path)).toMatch(/^ {2}disk {6}\/a/)
+    expect(render(path).replaceAll(/\s/g, '')).toBe(`disk${path}`)
+  })
+
+  test('of a fact is one line where there is no terminal', () => {
+    expect(renderFacts([['disk', '0 B of 2 GiB']], createPaint(false), undefined)).toBe('  disk      0 B of 2 GiB')
   })
 })
 
