@@ -8,7 +8,9 @@ export function renderDown(died: DeadMirror | undefined, now: number): string {
     ...(died.hasLog ? ['See why:   mirror logs'] : []),
     'Start it:  mirror up',
     ...(died.reason === 'reboot' ? ['Start it with the machine from now on:  mirror up --autostart'] : []),
-    ...(died.reason === 'out-of-memory' ? ['Give it more memory:  mirror up --runtime container --memory 512MiB'] : []),
+    ...(died.reason === 'out-of-memory'
+      ? ['Give it more memory:  mirror up --runtime container --memory 1GiB   (the default is 512MiB)']
+      : []),
     ...(died.reason === 'no-engine' ? ['Ask the Docker engine:  docker info'] : []),
   ]
   return [`mirror is not running: ${deathOf(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')

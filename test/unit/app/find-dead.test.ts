@@ -156,7 +156,7 @@ describe('what a user reads of it', () => {
       { reason: 'exited', container: 'mirror', exitCode: 137 },
       /its container mirror has ended at .* \(exit code 137\)/,
     ],
-    [{ reason: 'out-of-memory', container: 'mirror', exitCode: 137 }, /ran out of memory.*--memory/s],
+    [{ reason: 'out-of-memory', container: 'mirror', exitCode: 137 }, /ran out of memory.*--memory 1GiB /s],
     [{ reason: 'removed', container: 'mirror', hasLog: false }, /its container mirror was removed\.\n {2}Start it/],
     [{ reason: 'no-engine', container: 'mirror', hasLog: false }, /Docker engine .* does not answer.*docker info/s],
   ])('differs by the reason: %j', (changed, expected) => {
