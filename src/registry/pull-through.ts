@@ -241,21 +241,21 @@ export class PullThrough implements Registry {
       // What a HEAD is refused, a GET may get.
       const methods = caller.head ? ['HEAD ', ''] : ['']
       const keyFor = (identity: string, method = methods[0]) => `${method}${identity} ${host}/${route.name} ${what}`
-      const refusal = (identity: string) =>
-        what === undefined || caller.noCache
-          ? undefined
-          : methods.map((method) => this.#refused.get(keyFor(identity, method))).find((known) => known !== undefined)
+      let remembered: UpstreamError | undefined
+      const refusal = (identity: string) => {
+        if (what === undefined || caller.noCache) return undefined
+        const known = methods.map((method) => this.#refused.get(keyFor(identity, method)))
+        return (remembered = known.find((error) => error !== undefined))
+      }
       const place = openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities, refusal)
       try {
         const answered = await answer(place)
         if (route.upstream.isProbe) answered.provenance.isProbe = true
         return answered
       } catch (error) {
-        if (
-          what !== undefined &&
-          error instanceof UpstreamError &&
-          (error.failure === 'absent' || error.failure === 'denied')
-        )
+        const isNo = error instanceof UpstreamError && (error.failure === 'absent' || error.failure === 'denied')
+        // Repeating what is remembered does not prolong it.
+        if (what !== undefined && isNo && error !== remembered)
           this.#heardNo(place, await place.identity(), keyFor, error)
         throw error
       }

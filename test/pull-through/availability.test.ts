@@ -178,6 +178,14 @@ describe('what the upstream does not have', () => {
     expect(upstream.requests.length).toBe(asked)
   })
 
+  test('is asked for again a moment later, though a client has asked for it all the while', async () => {
+    const { upstream, mirror, image } = await startScene()
+    await mirror.get(`${app}/manifests/absent`)
+    upstream.push('library/app', 'absent', image)
+    const status = async () => (await mirror.get(`${app}/manifests/absent`)).status
+    await expect.poll(status, { interval: 500, timeout: 8000 }).toBe(200)
+  }, 15_000)
+
   test('is asked for again at once by a client that insists', async () => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/absent`)
