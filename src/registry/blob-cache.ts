@@ -128,7 +128,6 @@ export class BlobCache {
   }
 
   #start(place: Place, identity: string, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
-    const { access } = place.caller
     const expectedSize = word?.size
     const isAhead = signal !== undefined
     const download = this.downloads.start(
@@ -139,7 +138,7 @@ export class BlobCache {
         open: async (from, attempt, to) => {
           const isFurther = to !== undefined && from > 0
           const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
-          const options = { access, from, to, expectedSize, isExtra, signal: attempt }
+          const options = { access: await place.access(), from, to, expectedSize, isExtra, signal: attempt }
           try {
             return await place.upstream.blob(place.name, digest, options)
           } catch (error) {

@@ -49,7 +49,7 @@ export class Heads {
     if (this.#isDistrusted(place, 'manifests')) return this.#fetch(place, reference)
     let head: ManifestHead
     try {
-      head = await place.upstream.resolve(place.name, reference, { access: place.caller.access })
+      head = await place.upstream.resolve(place.name, reference, { access: await place.access() })
     } catch (error) {
       if (!isRefusal(error)) throw error
       const fetched = await preferring(isHeld ? undefined : error, () => this.#fetch(place, reference))
@@ -64,7 +64,7 @@ export class Heads {
   async blob(place: Place, digest: Digest): Promise<BlobHead> {
     if (this.#isDistrusted(place, 'blobs')) return openBlob(place, digest)
     try {
-      const { size, identity } = await place.upstream.statBlob(place.name, digest, { access: place.caller.access })
+      const { size, identity } = await place.upstream.statBlob(place.name, digest, { access: await place.access() })
       this.#failures.delete(keyOf(place, 'blobs'))
       return { size: size === 0 && !isEmpty(digest) ? undefined : size, identity }
     } catch (error) {
@@ -78,7 +78,7 @@ export class Heads {
   /** A HEAD named one digest, and the GET after it another. The tag has moved in between, or the HEAD is wrong: asks again. */
   async checkDigest(place: Place, tag: string, named: Digest): Promise<void> {
     try {
-      const again = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: place.caller.access })
+      const again = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: await place.access() })
       if (again.digest === named) this.#distrust(place, 'manifests')
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
@@ -147,8 +147,8 @@ async function preferring<T>(refusal: UpstreamError | undefined, confirm: () => 
 
 /** Begins to fetch a blob, which tells that it is there, and how long it is. */
 async function openBlob(place: Place, digest: Digest): Promise<BlobHead> {
-  const ask = (to: number | undefined) =>
-    place.upstream.blob(place.name, digest, { access: place.caller.access, from: 0, to })
+  const access = await place.access()
+  const ask = (to: number | undefined) => place.upstream.blob(place.name, digest, { access, from: 0, to })
   let blob: FetchedBlob
   try {
     blob = await ask(0)

@@ -49,7 +49,7 @@ export class ManifestCache {
     reference: Reference,
   ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
     return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
-      const fetched = await place.upstream.manifest(place.name, reference, { access: place.caller.access })
+      const fetched = await place.upstream.manifest(place.name, reference, { access: await place.access() })
       if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
       return this.keep(place, reference, fetched)
     })

@@ -11,6 +11,11 @@ export interface Place {
   readonly caller: Caller
   /** Whose credential the caller's questions are asked with. It may take a credential helper's time: ask for it last. */
   readonly identity: () => Promise<string>
+  /**
+   * How to ask the upstream where callers with the same identity share the answer. Who was nobody when he came stays so, though a
+   * credential has come meanwhile: others of that name have no right to what it brings.
+   */
+  readonly access: () => Promise<Access>
   /** To be called before the upstream is asked for what the caller wants: throws what it has just refused him. */
   readonly throwIfRefused: () => Promise<void>
   /** What is known of the repository; undefined while nothing is. */
@@ -36,6 +41,7 @@ export function openPlace(
     upstream,
     caller,
     identity,
+    access: async () => ((await identity()) === anonymousIdentity ? 'anonymous' : caller.access),
     async throwIfRefused() {
       const refused = refusal(await identity())
       if (refused) throw refused
@@ -73,7 +79,7 @@ export class Identities {
 
   /**
    * A credential that cannot be had for now (a helper that needs the network, a locked key chain) leaves its owner who he was:
-   * what is cached for him is still served, and a question to the upstream fails by itself.
+   * what is cached for him is still served, and a question to the upstream fails by itself. Who has had none is not taken for nobody.
    */
   async of(upstream: Upstream, access: Access): Promise<string> {
     const key = `${access} ${upstream.host}`
@@ -82,8 +88,9 @@ export class Identities {
       this.#known.set(key, identity)
       return identity
     } catch (error) {
-      if (error instanceof UpstreamError) return this.#known.get(key) ?? 'unknown'
-      throw error
+      if (!(error instanceof UpstreamError)) throw error
+      const known = this.#known.get(key)
+      return known === undefined || known === anonymousIdentity ? 'unknown' : known
     }
   }
 }

@@ -2,8 +2,9 @@ import { networkInterfaces } from 'node:os'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
+import type { CredentialsSource } from '../../src/upstream/credentials.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { late, slow, status } from '../support/faults.ts'
 import { get } from '../support/get.ts'
@@ -153,13 +154,13 @@ const outside = Object.values(networkInterfaces())
   .flat()
   .find((address) => address && !address.internal && address.family === 'IPv4')?.address
 
-async function startBoth(shareCredentials: boolean) {
+async function startBoth(shareCredentials: boolean, credentials?: CredentialsSource) {
   const passwordFile = join(await temporaryHome(), 'password')
   await writeFile(passwordFile, 'open-sesame', { mode: 0o600 })
   const scene = await startScene({
     image: makeImage({ layers: [noise(200_000)] }),
     auth: { scheme: 'bearer', users: { puller: 'open-sesame' }, private: ['library/app'] },
-    upstream: { credentials: { from: 'password-file', username: 'puller', passwordFile } },
+    upstream: { credentials: credentials ?? { from: 'password-file', username: 'puller', passwordFile } },
     cache: {
       shareCredentials,
       listen: [
@@ -187,6 +188,25 @@ describe.skipIf(outside === undefined)('credentials serve loopback listeners onl
     expect((await get(outer, '/v2/_catalog')).body.toString()).not.toContain('library/app')
 
     expect((await get(outer, '/v2/library/open/manifests/v1')).status).toBe(200)
+  })
+
+  test('also where the credential comes while somebody without one is asking', async () => {
+    const folder = await temporaryHome()
+    vi.stubEnv('DOCKER_CONFIG', folder)
+    onTestFinished(() => void vi.unstubAllEnvs())
+    const { mirror, upstream, outer, image, layer } = await startBoth(false, { from: 'docker-config' })
+    upstream.on({ method: 'HEAD', path: /manifests/ }, late(700))
+    upstream.on({ method: 'GET', path: /manifests|blobs/ }, late(700))
+    const running = mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
+    await expect.poll(() => upstream.count({ method: 'HEAD', path: /manifests/ })).toBe(1)
+    const auth = Buffer.from('puller:open-sesame').toString('base64')
+    await writeFile(join(folder, 'config.json'), JSON.stringify({ auths: { 'https://index.docker.io/v1/': { auth } } }))
+    await expect.poll(() => upstream.count({ method: 'GET', path: /manifests/ }), { timeout: 5000 }).toBe(1)
+    expectError(await get(outer, `${app}/manifests/v1`), 401)
+    await running
+    // Whoever asks now has the credential.
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectError(await get(outer, `${app}/blobs/${layer}`), 401)
   })
 
   test('unless the configuration shares them', async () => {

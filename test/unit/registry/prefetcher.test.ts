@@ -36,6 +36,7 @@ function place(): Place {
     upstream,
     caller,
     identity: async () => 'anonymous',
+    access: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
     record: here,
     ensure: here,
