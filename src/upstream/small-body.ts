@@ -2,12 +2,34 @@ import { decodeBytes, encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** The largest of them takes this long at 140 kB/s. A body that drips never stalls, and others wait for it. */
+const longestMs = 120_000
+
 /**
  * A whole body of at most `limit` bytes, decoded where it is really encoded. Throws an UpstreamError (invalid) for a larger one,
- * whose connection is dropped at once.
+ * whose connection is dropped at once, and (unavailable) for one that has not come after `milliseconds`.
  */
-export async function readSmallBody(answer: Answer, limit: number, where: string): Promise<Uint8Array<ArrayBuffer>> {
-  const raw = await readBounded(answer, limit, where)
+export async function readSmallBody(
+  answer: Answer,
+  limit: number,
+  where: string,
+  milliseconds = longestMs,
+): Promise<Uint8Array<ArrayBuffer>> {
+  let isLate = false
+  const late = setTimeout(() => {
+    isLate = true
+    answer.discard()
+  }, milliseconds)
+  let raw: Uint8Array<ArrayBuffer>
+  try {
+    raw = await readBounded(answer, limit, where)
+  } catch (error) {
+    if (!isLate) throw error
+    const message = `${where} did not send its whole answer within ${Math.ceil(milliseconds / 1000)} s.`
+    throw new UpstreamError('unavailable', 504, message, { cause: error })
+  } finally {
+    clearTimeout(late)
+  }
   const encoding = encodingOf(answer)
   if (encoding === undefined || isJson(raw)) return raw
   const decoded = await decodeBytes(raw, encoding, limit, where)

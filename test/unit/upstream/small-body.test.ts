@@ -1,0 +1,41 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import type { Answer } from '../../../src/upstream/exchange.ts'
+import { readSmallBody } from '../../../src/upstream/small-body.ts'
+import { failureOf } from './support/open-upstream.ts'
+
+/** An answer whose body comes a byte at a time, and ends when it is let go of. */
+function drip(bytes: number, pause: number) {
+  let isDiscarded = false
+  async function* body() {
+    for (let sent = 0; sent < bytes; sent++) {
+      await sleep(pause)
+      if (isDiscarded) throw new Error('the body was let go of')
+      yield Buffer.from('a')
+    }
+  }
+  const discard = () => void (isDiscarded = true)
+  const answer: Answer = {
+    status: 200,
+    foreign: undefined,
+    storage: false,
+    header: () => undefined,
+    body: body(),
+    discard,
+  }
+  return { answer, isDiscarded: () => isDiscarded }
+}
+
+test('a body that drips for ever is given up, and says so', async () => {
+  const { answer, isDiscarded } = drip(1000, 10)
+  const error = await failureOf(readSmallBody(answer, 1000, 'registry.example', 100))
+  expect([error.failure, error.status]).toEqual(['unavailable', 504])
+  expect(error.message).toBe('registry.example did not send its whole answer within 1 s.')
+  expect(isDiscarded()).toBe(true)
+})
+
+test('a slow body that comes in time is whole', async () => {
+  const { answer, isDiscarded } = drip(10, 5)
+  expect(Buffer.from(await readSmallBody(answer, 1000, 'registry.example', 10_000)).toString()).toBe('a'.repeat(10))
+  expect(isDiscarded()).toBe(false)
+})
