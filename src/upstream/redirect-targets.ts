@@ -55,15 +55,17 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
 
   return {
     async send(url, signal, ask) {
-      const target = targets.get(url.origin) ?? open(url)
-      targets.set(url.origin, target)
+      const before = targets.get(url.origin)
       const repository = repositoryIn(url)!
       const startedAt = clock.monotonic()
 
-      const known = target.remembered.get(repository)
-      const guessed = known && (await getOrNothing(target.tokens, known, signal))
+      const known = before?.remembered.get(repository)
+      const guessed = before && known && (await getOrNothing(before.tokens, known, signal))
       const answer = await ask(guessed && `Bearer ${guessed.value}`)
       if (answer.status !== 401) return answer
+      // Not before it was connected to: then it is known how near it is.
+      const target = targets.get(url.origin) ?? open(url)
+      targets.set(url.origin, target)
       if (known && guessed) {
         target.tokens.drop(known, guessed)
         if (guessed.obtainedAt >= startedAt) return answer

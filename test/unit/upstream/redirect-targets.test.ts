@@ -305,6 +305,23 @@ describe('the realm of a registry that was redirected to', () => {
     expect(error).toMatchObject({ failure: 'invalid', message: expect.stringContaining('more private address') })
   })
 
+  test.each([
+    ['its own', 'back.test'],
+    ['another one', 'realm.test'],
+  ])('may be as near as that registry, where all of them have names: %s', async (_, name) => {
+    const back: Awaited<ReturnType<typeof serveBack>> = await serveBack({
+      get realm() {
+        return back.url.replace('127.0.0.1', name) + '/token'
+      },
+    })
+    const front = await serveFront(() => back.url.replace('127.0.0.1', 'back.test'))
+    const upstream = openUpstream(front.url.replace('127.0.0.1', 'front.test'), {
+      lookup: (_host, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),
+    })
+    await upstream.manifest('app', tag, anonymous)
+    expect(back.tokens()).toHaveLength(1)
+  })
+
   test('is not asked in plain text for a registry that is asked by TLS', async () => {
     const url = new URL('https://203.0.113.1/v2/a/manifests/v1')
     const answer = await openTargets().send(url, undefined, challengedBy('http://203.0.113.1/token'))
