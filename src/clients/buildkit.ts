@@ -100,10 +100,17 @@ export function stripBuildkit(
   const own = ownKeys({ cache, ca: '' }, ca.name)
   const before = readToml(path, text)
   const wanted = withoutMirror(before, host, own)
+  if (isDeepStrictEqual(withoutNothing(before), wanted)) return authority
   const sections = tomlSections(withoutOwnHeader(text)).flatMap((section) => stripSection(section, host, own))
   const stripped = joinSections(sections)
   if (stripped.trim() === '') return [...files.change(path, undefined), ...authority]
-  return [...files.change(path, isDeepStrictEqual(tryToml(stripped), wanted) ? stripped : text), ...authority]
+  const after = tryToml(stripped)
+  if (after === undefined || !isDeepStrictEqual(withoutNothing(after), wanted))
+    throw new MirrorError(`${path} was changed in a way that mirror's own keys cannot be told apart any more.`, {
+      exit: exitCode.usage,
+      hints: [`take ${host} out of ${path} by hand`],
+    })
+  return [...files.change(path, stripped), ...authority]
 }
 
 function stripSection(section: TomlSection, host: string, own: TomlTable): TomlSection[] {
@@ -115,20 +122,32 @@ function stripSection(section: TomlSection, host: string, own: TomlTable): TomlS
     if (registry === host && isOwn(statement)) return []
     return isMirrors(statement) ? withoutItem(statement, host) : [statement]
   })
-  const isOurs = statements.length < section.statements.length && statements.every((one) => one.trim() === '')
-  return isOurs ? [] : [{ ...section, statements }]
+  const isOurs =
+    statements.length < section.statements.length && statements.every((one) => statementPath(one) === undefined)
+  if (!isOurs) return [{ ...section, statements }]
+  // Remarks below our table are of the user, or speak of what comes next.
+  return statements.every((one) => one.trim() === '') ? [] : [{ heading: undefined, statements }]
 }
 
 /** The list without an item; nothing where it was the only one. */
 function withoutItem(statement: string, host: string): string[] {
   const item = JSON.stringify(host)
+  const lines = statement.split(/(?<=\n)/)
   // On a line of its own it goes with the line.
-  const lines = statement.split(/(?<=\n)/).filter((line) => ![item, `${item},`].includes(line.trim()))
-  const rest = lines.join('').replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
+  const kept = lines.filter((line) => ![item, `${item},`].includes(line.trim()))
+  const rest =
+    kept.length < lines.length
+      ? kept.join('')
+      : statement.replace(`${item}, `, '').replace(`, ${item}`, '').replace(item, '')
   return stringsOf(tryToml(rest)?.['mirrors']).length === 0 && !rest.includes('#') ? [] : [rest]
 }
 
-function withoutMirror(all: TomlTable, host: string, own: TomlTable): TomlTable {
+/** Without lists and tables of registries that say nothing. */
+function withoutNothing(all: TomlTable): TomlTable {
+  return withoutMirror(all, undefined, {})
+}
+
+function withoutMirror(all: TomlTable, host: string | undefined, own: TomlTable): TomlTable {
   const { registry, ...others } = all
   const left: TomlTable = {}
   for (const [name, value] of Object.entries(tableOf(registry) ?? {})) {
@@ -166,6 +185,7 @@ function withItem(statement: string, host: string, isEmpty: boolean): string {
   const [, start, firstLine = '', rest] = /^([^[]*\[)([ \t]*(?:#[^\n]*)?\r?\n)?([\s\S]*)$/.exec(statement)!
   if (firstLine === '' || isEmpty) {
     const [, space, items] = /^([ \t]*)([\s\S]*)$/.exec(firstLine + rest!)!
+    if (isEmpty && items!.startsWith('#')) return `${start}${item}${space === '' ? ' ' : space}${items}`
     return `${start}${space}${item}${isEmpty ? '' : ', '}${items}`
   }
   const indent = /^[ \t]*/.exec(rest!)![0]

@@ -100,6 +100,26 @@ describe('a buildkitd.toml', () => {
     )
   })
 
+  test.each([
+    ['a remark at its end', '# theirs\ndebug = true\n', '# mine\n[worker.oci]\ngc = true\n'],
+    ['a remark in a list that was empty', '[registry."docker.io"]\nmirrors = [ # none yet\n  # here\n]\n', ''],
+    ['a remark in a table that was empty', '[registry."docker.io"]\n# none yet\n', ''],
+    [
+      'a remark that names the mirror',
+      '[registry."docker.io"]\nmirrors = [\n  # "127.0.0.1:5055",\n  "a.example",\n]\n',
+      '',
+    ],
+  ])('loses nothing but the mirror, and keeps %s', (_, before, since) => {
+    for (const end of ['\n', '\r\n']) {
+      const [text, added] = [before.replaceAll('\n', end), since.replaceAll('\n', end)]
+      const after = strip(plan(text) + added)!
+      const remarks = (all: string) => all.split(end).filter((line) => line.includes('#'))
+      expect(remarks(after)).toEqual(remarks(text + added))
+      expect(readToml(path, after)).not.toMatchObject({ registry: { 'gcr.io': {} } })
+      expect(after.replaceAll('# "127.0.0.1:5055"', '')).not.toContain('127.0.0.1:5055')
+    }
+  })
+
   test('says of a mirror with TLS what to trust, and on loopback that it is no HTTP', () => {
     const trusting = { ...mirror, cache: 'https://127.0.0.1:5055', ca: 'PEM\n' }
     const own = '[registry."127.0.0.1:5055"]\ninsecure = false\n'
@@ -127,9 +147,11 @@ describe('a buildkitd.toml', () => {
     expect(() => plan(plain.replace('true', 'false'))).toThrow(refused)
   })
 
-  test('that is spelled in a way that was not foreseen is refused, or kept', () => {
+  test('that is spelled in a way that was not foreseen is refused', () => {
     const text = 'registry."docker.io".mirrors = ["127.0.0.1:5055"]\n'
     expect(() => plan('registry."docker.io".mirrors = ["a.example"]\n')).toThrow(expect.objectContaining({ exit: 2 }))
-    expect(strip(text)).toBe(text)
+    expect(() => strip(text)).toThrow(expect.objectContaining({ exit: 2 }))
+    const others = 'registry."docker.io".mirrors = ["a.example"]\n'
+    expect(strip(others)).toBe(others)
   })
 })
