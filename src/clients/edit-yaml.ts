@@ -99,7 +99,20 @@ function insertInto(text: string, node: YAMLMap | YAMLSeq, value: object, where:
   const indent = from - lineStart(text, from)
   const lines = block(text, value, indent)
   if (where === 'start') return spliced(text, lineStart(text, from), 0, lines)
-  return appended(text, value, indent, lineEnd(text, endOf(last)))
+  return appended(text, value, indent, behindRemarks(text, lineEnd(text, endOf(last)), indent))
+}
+
+/** Behind the remarks that stand deeper than a collection, and so belong to its last item: a block put before them would take them for its text. */
+function behindRemarks(text: string, from: number, indent: number): number {
+  for (let at = from; at < text.length;) {
+    const end = lineEnd(text, at + 1)
+    const line = text.slice(at, end)
+    const margin = /^ *(?=#)/.exec(line)?.[0].length
+    if (margin === undefined ? line.trim() !== '' : margin <= indent) break
+    at = end
+    if (margin !== undefined) from = end
+  }
+  return from
 }
 
 /** Lines of their own at the end of a line; a final newline that was missing stays missing. */

@@ -27,6 +27,13 @@ describe('addYamlKey', () => {
       3,
       'm:\n  x: |-\n    one\n    two\n  y: 3\n\nz: 1\n',
     ],
+    [
+      'a map that ends with remarks of its own, which stay in it',
+      'l:\n  - x: 1\n  # - x: 2\n\n    # more\n# end\n',
+      ['a'],
+      ['one\n  two'],
+      'l:\n  - x: 1\n  # - x: 2\n\n    # more\na:\n- |-\n  one\n    two\n# end\n',
+    ],
     ['a map in braces', 'm: {x: 1,  z: [ ]}\n', ['m', 'y'], { a: 1 }, 'm: {x: 1,  z: [ ], "y": { "a": 1 }}\n'],
     ['a map in braces with nothing in it', 'm: {} # c\n', ['m', 'y'], 3, 'm: { "y": 3 } # c\n'],
     ['a key with nothing behind it', 'm: # c\nn: 1\n', ['m', 'y'], 3, 'm: { "y": 3 } # c\nn: 1\n'],
