@@ -70,6 +70,7 @@ function registriesIn(yaml: YamlText): string | undefined {
   if (config === undefined) return undefined
   if (typeof config !== 'string')
     throw yamlRefusal(yaml, place, 'there should be a text here, which is a registries.yaml')
+  if (config.trim() === '') return undefined
   // k3d takes a text of one line for the path of a file.
   if (!config.includes('\n'))
     throw yamlRefusal(yaml, place, `k3d reads the registries from another file, ${config}`, [

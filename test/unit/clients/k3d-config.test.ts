@@ -26,6 +26,12 @@ const own =
   '    # mine\n    mirrors:\n      "docker.io": # hub\n        endpoint:\n        - https://hub.corp.example\n\n      corp.example:\n        endpoint: ["https://corp.example"]\n'
 
 describe("k3d's cluster file", () => {
+  test.each(['""', '|', '|\n\n'])('with a text in it that is empty, config: %s, gets one', (empty) => {
+    const after = merged(`${head}registries:\n  config: ${empty}\nservers: 1\n`)
+    expect(registriesIn(after).mirrors['*']!.endpoint).toEqual([mirror.cache])
+    expect(after).toContain('servers: 1\n')
+  })
+
   test.each([
     ['without registries', head],
     ['with a registry of its own', `${head}registries:\n  create:\n    name: reg\nservers: 1\n`],
