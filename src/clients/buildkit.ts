@@ -40,9 +40,9 @@ export function planBuildkit(mirror: MirrorForClient, { path, ca }: BuildkitTarg
     })
   const { host } = new URL(mirror.cache)
   const current = files.text(path)
-  refuseOtherKinds(path, current ?? '', { kinds: ['buildkitd.toml'], expected })
+  const isKnown = refuseOtherKinds(path, current ?? '', { kinds: ['buildkitd.toml'], expected })
   const before = readToml(path, current ?? '')
-  refuseUnknownKeys(path, before, { expected, keys: buildkitdKeys })
+  if (!isKnown) refuseUnknownKeys(path, before, { expected, keys: buildkitdKeys })
   const tables = registryTables(path, before)
   let text = current ?? writtenByMirror
   const wanted = { ...tables }

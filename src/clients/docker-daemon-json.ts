@@ -22,11 +22,11 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   const { daemonJson: path } = target
   const notes: string[] = []
   const current = files.text(path)
-  if (current !== undefined) refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected })
+  const isKnown = current !== undefined && refuseOtherKinds(path, current, { kinds: ['daemon.json'], expected })
   const lists = current === undefined ? { [mirrorsKey]: [], [insecureKey]: [] } : readLists(path, current)
   let text = current ?? '{}\n'
   let wanted = current === undefined ? {} : readJsonObject(path, current)
-  refuseUnknownKeys(path, wanted, { expected, keys: dockerdKeys })
+  if (!isKnown) refuseUnknownKeys(path, wanted, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
   const ours = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))

@@ -24,25 +24,38 @@ export interface ExpectedFile {
   readonly expected: string
 }
 
-/** Throws a MirrorError (usage) for a file that is plainly another program's: what it looks like, and the command for it. */
-export function refuseOtherKinds(path: string, content: string, { kinds, expected }: ExpectedFile): void {
+/**
+ * Throws a MirrorError (usage) for a file that is plainly another program's: what it looks like, and the command for it. Returns
+ * whether it is plainly of the kind that is expected.
+ */
+export function refuseOtherKinds(path: string, content: string, { kinds, expected }: ExpectedFile): boolean {
   const found = recognizeFile(path, content)
   if (found !== undefined && (found.kind === undefined || !kinds.includes(found.kind)))
     throw otherKind(path, found, expected)
+  return found !== undefined
 }
 
-/** Throws a MirrorError (usage) for a file that sets something, and nothing of what its program knows. */
+/**
+ * Throws a MirrorError (usage) for a file that sets something, and nothing of what its program knows, or mostly other things:
+ * many programs have a `log`.
+ */
 export function refuseUnknownKeys(
   path: string,
   content: unknown,
   { expected, keys }: Pick<ExpectedFile, 'expected'> & { readonly keys: ReadonlySet<string> },
 ): void {
   const there = Object.keys(tableOf(content) ?? {})
-  if (there.length === 0 || there.some((key) => keys.has(key))) return
-  throw new MirrorError(
-    `${path} is not ${expected}, so it is left alone: it sets nothing but ${there.slice(0, 5).join(', ')}.`,
-    { exit: exitCode.usage, hints: [`give ${expected} by --file`] },
-  )
+  const unknown = there.filter((key) => !keys.has(key))
+  if (unknown.length <= there.length - unknown.length) return
+  const listed = unknown.slice(0, 5).join(', ')
+  const why =
+    unknown.length === there.length
+      ? `it sets nothing but ${listed}`
+      : `most of what it sets is unknown there: ${listed}`
+  throw new MirrorError(`${path} is not ${expected}, so it is left alone: ${why}.`, {
+    exit: exitCode.usage,
+    hints: [`give ${expected} by --file`],
+  })
 }
 
 /** The refusal (usage) of a file that is another program's. */

@@ -79,9 +79,9 @@ function planFile(mirror: MirrorForClient, path: string, { name: caName }: CaPla
     }),
   }
   const before = files.text(path)
-  refuseOtherKinds(path, before ?? '', { kinds: ['registries.yaml'], expected })
+  const isKnown = refuseOtherKinds(path, before ?? '', { kinds: ['registries.yaml'], expected })
   const yaml = readYamlText(before ?? '', path)
-  refuseUnknownKeys(path, yamlValue(yaml), { expected, keys: registriesKeys })
+  if (!isKnown) refuseUnknownKeys(path, yamlValue(yaml), { expected, keys: registriesKeys })
   if (yamlValue(yaml) === null || isAllOurs(yaml, caName)) {
     const [above, below] = aroundHeader(yaml.text)
     const kept = `${above}${yamlValue(yaml) === null ? below : ''}`.replace(/[^\n]$/, '$&\n')

@@ -164,6 +164,14 @@ describe('a file that is nothing in particular', () => {
   })
 
   test.each([
+    ['buildkit', '[log]\nlevel = "info"\n[entryPoints.web]\naddress = ":80"\n[api]\n', 'entryPoints, api'],
+    ['docker', '{"debug": true, "colour": "blue", "shape": "round"}', 'colour, shape'],
+  ])('is refused by %s when this knows little of what it sets', (client, text, unknown) => {
+    const files = new FilesNow(new Map([['/x', Buffer.from(text)]]))
+    expect(() => writers[client]!('/x', files)).toThrow(`most of what it sets is unknown there: ${unknown}.`)
+  })
+
+  test.each([
     ['docker', '{\n  // ours\n  "debug": true\n}\n', 'line 2, column 3'],
     ['docker', '{"colour": "blue",}\n', 'a comma too many'],
     ['buildkit', 'colour = blue\n', '/x:1:10'],
@@ -177,6 +185,7 @@ describe('a file that is nothing in particular', () => {
     ['docker', '{"debug": true, "a-key-of-tomorrow": 1}\n'],
     ['docker', '{}\n'],
     ['buildkit', 'debug = true\n'],
+    ['buildkit', 'tomorrow = 1\n[next]\n[worker.oci]\ngc = true\n'],
     ['buildkit', '# only a comment\r\n'],
     ['buildkit', ''],
     ['kind', '# only a comment\n'],
