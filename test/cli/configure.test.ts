@@ -117,6 +117,26 @@ describe('mirror configure', () => {
     expect(await readFile(join(folder, names[1]!), 'utf8')).toContain('extraMounts')
   })
 
+  test.each([
+    ['docker', '{}\n'],
+    ['buildkit', 'debug = true\n'],
+    ['kind', 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n'],
+    ['k3d', 'kind: Simple\napiVersion: k3d.io/v1alpha5\n'],
+  ])('says of a file for %s how to take back that file alone', async (client, text) => {
+    const names = ['one.conf', 'two.conf'].map((name) => join(folder, name))
+    for (const name of names) await writeFile(name, text)
+    await configure(client, ...address, '--yes', '--file', names[0]!)
+    const two = await configure(client, ...address, '--yes', '--file', names[1]!)
+    const undo =
+      client === 'k3d'
+        ? ['--file', names[1]!, '--undo']
+        : /Undo with: mirror configure \S+ (.*)/.exec(two.stderr + two.stdout)![1]!.split(' ')
+    expect(undo).toContain(names[1])
+    await configure(client, ...undo.filter((word) => word !== '--root' && word !== root), '--yes')
+    expect(await readFile(names[0]!, 'utf8')).not.toBe(text)
+    expect(await readFile(names[1]!, 'utf8')).toBe(text)
+  })
+
   test('an undo of several goes on when one cannot be undone, says so, and ends as that one would', async () => {
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')

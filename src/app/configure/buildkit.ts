@@ -84,7 +84,7 @@ function placeOf(
   return {
     id: kind === 'file' ? path : kind,
     title: `${titles[kind]} (${path})`,
-    details: { kind, scope, path },
+    details: { kind, scope, path, ...(kind === 'file' && { file: path }) },
     home: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
     files: localFiles,
     wants: { files: [path, caPath], trees: [] },

@@ -43,6 +43,7 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
       kind,
       scope,
       daemonJson,
+      ...(kind === 'file' && { file: daemonJson }),
       ...(certsFolder !== undefined && { certsFolder }),
       ...(version !== undefined && { version }),
       ...(imageStore !== undefined && { imageStore }),
