@@ -61,14 +61,18 @@ function tellEnd(
   seen: Observation | undefined,
 ): void {
   const { adapter, place, plan } = prepared
-  if (plan.output !== undefined) talk.print(plan.output.replace(/\n$/, ''))
-  else if (plan.changes.length === 0) {
+  const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`
+  if (plan.output !== undefined) {
+    talk.print(plan.output.replace(/\n$/, ''))
+    // What is printed may go to a shell. Of files that are mirror's alone nobody has to be told.
+    if (applied && plan.changes.length > 0 && place.ours !== true) talk.say(done)
+  } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${place.title}.`
     talk.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
     if (seen?.inUse === false) for (const line of seen.saw) talk.report(`  ${line}`)
     if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) talk.say(line)
     for (const step of seen?.inUse === false ? seen.todo : []) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
-  } else if (applied) talk.report(`Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`)
+  } else if (applied) talk.report(done)
   else if (!dryRun) talk.say('Nothing was written.')
 }
 

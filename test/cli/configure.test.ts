@@ -127,10 +127,8 @@ describe('mirror configure', () => {
     for (const name of names) await writeFile(name, text)
     await configure(client, ...address, '--yes', '--file', names[0]!)
     const two = await configure(client, ...address, '--yes', '--file', names[1]!)
-    const undo =
-      client === 'k3d'
-        ? ['--file', names[1]!, '--undo']
-        : /Undo with: mirror configure \S+ (.*)/.exec(two.stderr + two.stdout)![1]!.split(' ')
+    const undo = /Undo with: mirror configure \S+ (.*)/.exec(two.stderr + two.stdout)![1]!.split(' ')
+    expect(two.stdout).not.toMatch(/^k3d[^]*Undo with/)
     expect(undo).toContain(names[1])
     await configure(client, ...undo.filter((word) => word !== '--root' && word !== root), '--yes')
     expect(await readFile(names[0]!, 'utf8')).not.toBe(text)
