@@ -42,7 +42,7 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
   test('configures docker as they are told to, sees it, checks it, and takes all of it back', async () => {
     const { dockerd, user, before } = await setUp()
     const refused = await user.mirror('configure', 'docker', '--yes')
-    expect(refused).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to write') })
+    expect(refused, refused.stderr).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to write') })
     const done = await user.shell(sudoLine(refused))
     expect(done, done.stderr).toMatchObject({ exit: 0 })
     expect(JSON.parse(await readFile(dockerd.configFile, 'utf8'))).toMatchObject({
@@ -103,8 +103,9 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
   test('learns nothing of a file that only root may read, nor does its backup tell', async () => {
     const { dockerd, user, before } = await setUp(0o600)
     const refused = await user.mirror('configure', 'docker', '--yes')
-    expect(refused).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to read') })
-    expect(await user.shell(sudoLine(refused))).toMatchObject({ exit: 0 })
+    expect(refused, refused.stderr).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to read') })
+    const done = await user.shell(sudoLine(refused))
+    expect(done, done.stderr).toMatchObject({ exit: 0 })
     expect((await stat(dockerd.configFile)).mode & 0o777).toBe(0o600)
     const [listed] = JSON.parse((await user.mirror('configure', '--list', '--json')).stdout)
     expect(listed.files).toEqual([{ path: dockerd.configFile, state: 'unreachable' }])
