@@ -42,7 +42,10 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
   test('configures docker as they are told to, sees it, checks it, and takes all of it back', async () => {
     const { dockerd, user, before } = await setUp()
     const refused = await user.mirror('configure', 'docker', '--yes')
-    expect(refused, refused.stderr).toMatchObject({ exit: 2, stderr: expect.stringContaining('No permission to write') })
+    expect(refused, refused.stderr).toMatchObject({
+      exit: 2,
+      stderr: expect.stringContaining('No permission to write'),
+    })
     const done = await user.shell(sudoLine(refused))
     expect(done, done.stderr).toMatchObject({ exit: 0 })
     expect(JSON.parse(await readFile(dockerd.configFile, 'utf8'))).toMatchObject({
