@@ -43,7 +43,7 @@ function updates({ version, cliVersion }: StatusReport): string[] {
   if (compareVersions(cliVersion, version) > 0)
     return [`this command is mirror ${cliVersion}, newer than the mirror that runs. To replace it: mirror up`]
   return [
-    `this command is mirror ${cliVersion}, older than the mirror that runs. To update it: npm install -g dev-mirror@latest`,
+    `this command is mirror ${cliVersion}, older than the mirror that runs. Install mirror ${version} to match it`,
   ]
 }
 

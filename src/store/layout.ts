@@ -85,7 +85,7 @@ export async function refuseNewerStore(root: string): Promise<void> {
   throw new MirrorError(`The store at ${root} was written by a newer version of mirror (format ${newer}).`, {
     exit: exitCode.usage,
     hints: [
-      'Update mirror: npm install -g dev-mirror@latest',
+      'Install the newer version of mirror that wrote it',
       `Start with an empty store: remove ${join(root, newer)}`,
       'Use another folder: mirror up --data DIR',
     ],
