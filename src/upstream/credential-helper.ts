@@ -23,7 +23,7 @@ export async function askHelper(
   const program = `docker-credential-${name}`
   const named = `${program}, which ${key} in Docker's config.json names,`
   const result = await runCommand(program, ['get'], { input: server, timeoutMs })
-  if (!result) throw unusableCredential(host, `${named} is not installed`)
+  if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
   if (result.exitCode !== 0) {
     if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
     throw unusableCredential(host, `${named} ${howItFailed(result)}`)
