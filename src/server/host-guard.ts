@@ -13,7 +13,7 @@ export interface HostGuard {
 
 /** `allowed`: extra names from the configuration. `onRefused` hears of every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
-  const names = new Set([...ownNames, ...allowed.map((name) => name.toLowerCase())])
+  const names = new Set([...ownNames, ...allowed.map(allowedName)])
   // Clients say the same with every request.
   const passed = new LRUCache<string, true>({ max: 1000 })
   return {
@@ -25,7 +25,7 @@ export function createHostGuard(allowed: readonly string[], onRefused: (host: st
       const host = hostname(value)
       const address = canonicalAddress(host)
       const isOurs = address !== undefined && address === canonicalAddress(localAddress)
-      if (names.has(host) || isOurs || (address !== undefined && isLoopbackAddress(address))) {
+      if (names.has(address ?? host) || isOurs || (address !== undefined && isLoopbackAddress(address))) {
         passed.set(key, true)
         return
       }
@@ -53,6 +53,12 @@ function hostname(value: string): string {
   const trimmed = value.trim().toLowerCase()
   const bracketed = /^\[([^\]]*)\](?::\d*)?$/.exec(trimmed)
   return bracketed ? bracketed[1]! : trimmed.replace(/:\d*$/, '').replace(/\.$/, '')
+}
+
+/** As a Host header's name is compared: of an IPv6 address, with brackets or without, the one spelling. */
+function allowedName(name: string): string {
+  const host = isIP(name) === 6 ? name : hostname(name)
+  return canonicalAddress(host) ?? host
 }
 
 /** An IPv4 address that came mapped into IPv6 (`::ffff:10.0.0.1`) as plain IPv4; a zone is dropped. */

@@ -44,6 +44,14 @@ describe('the Host header', () => {
     expect(statusOf(['Mirror.Corp.Example:5055'], '127.0.0.1', ['mirror.corp.example'])).toBe(200)
   })
 
+  test('addresses from the configuration pass, however they are written', () => {
+    const guard = createHostGuard(['[fd00::5]', 'fd00:0::6', '10.0.2.2', 'Mirror.Example.'], () => {})
+    for (const host of ['[fd00::5]:5055', '[fd00:0:0::6]', '10.0.2.2:5055', 'mirror.example:5055'])
+      expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).not.toThrow()
+    for (const host of ['[fd00::7]:5055', '10.0.2.3', '5055'])
+      expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).toThrow()
+  })
+
   test('none or two are no HTTP', () => {
     expect(statusOf([])).toBe(400)
     expect(statusOf(['localhost', 'evil.example'])).toBe(400)
