@@ -1,8 +1,12 @@
+import { isIPv6 } from 'node:net'
 import { basename } from 'node:path'
 import type { Config, ListenAddress } from '../../config/config.ts'
 import { renderConfig } from '../../config/render-config.ts'
+import { machineNames } from '../../lib/own-names.ts'
 import type { ContainerPorts } from '../../runtime/container-spec.ts'
+import { parseRegistryHost } from '../../oci/name.ts'
 import type { PublishedPort } from '../../runtime/docker-containers.ts'
+import { isLoopbackAddress } from '../../server/host-guard.ts'
 
 /** What a mirror in a container is told: a mirror.yaml, and the files it names. */
 export interface ContainerConfig {
@@ -50,6 +54,7 @@ export function containerConfig(config: Config, ports: ContainerPorts, handedOve
     },
     admin: { listen: everywhere(ports.admin.inside) },
     networks: [],
+    allowedHosts: namesOutside(config),
     upstreams: Object.fromEntries(
       Object.entries(config.upstreams).map(([host, upstream]) => [
         host,
@@ -70,3 +75,19 @@ export function containerConfig(config: Config, ports: ContainerPorts, handedOve
 
 /** IPv4 comes in there, too. */
 const everywhere = (port: number) => [{ host: '::', port }]
+
+/** A container does not know by which names and addresses clients reach the machine that it runs on. */
+function namesOutside({ allowedHosts, cache, registry, admin }: Config): string[] {
+  const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
+  const outside = [...machineNames(), ...listening].filter((host) => isUnknownInside(host) && isName(host))
+  return [...new Set([...allowedHosts, ...outside])]
+}
+
+function isUnknownInside(host: string): boolean {
+  return host !== '0.0.0.0' && host !== '::' && !isLoopbackAddress(host)
+}
+
+/** A machine may have a name that no configuration takes. */
+function isName(host: string): boolean {
+  return parseRegistryHost(isIPv6(host) ? `[${host}]` : host) !== undefined
+}

@@ -2,6 +2,8 @@ import { describe, expect, test } from 'vitest'
 import { containerConfig, containerPorts } from '../../../../src/app/container/container-config.ts'
 import type { Config } from '../../../../src/config/config.ts'
 import { defaultConfig } from '../../../../src/config/defaults.ts'
+import { machineNames } from '../../../../src/lib/own-names.ts'
+import { createHostGuard } from '../../../../src/server/host-guard.ts'
 import { parseConfig } from '../../../../src/config/parse-config.ts'
 
 /** What the mirror in the container understands. */
@@ -34,8 +36,21 @@ describe('the configuration inside a container', () => {
       registry: { ...config.registry, listen: at(5001) },
       admin: { listen: at(5056) },
       networks: [],
+      allowedHosts: expect.arrayContaining(['cache.example']) as unknown,
     })
     expect(files).toEqual({})
+  })
+
+  test('answers to the names and addresses of the machine outside, which it cannot see', () => {
+    const config = defaultConfig()
+    config.allowedHosts = ['cache.example']
+    config.cache.listen = ['127.0.0.1', '192.168.7.5', '0.0.0.0', 'fd00::5'].map((host) => ({ host, port: 5055 }))
+    const { allowedHosts } = parsedBack(config).inside
+    for (const name of ['cache.example', '192.168.7.5', ...machineNames()]) expect(allowedHosts).toContain(name)
+    expect(allowedHosts).not.toContain('0.0.0.0')
+    const guard = createHostGuard(allowedHosts, () => {})
+    for (const host of ['192.168.7.5:5055', '[fd00::5]:5055'])
+      expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).not.toThrow()
   })
 
   test('has the ports of outside, and usual ones where any free one will do', () => {
