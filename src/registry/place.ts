@@ -76,21 +76,39 @@ export async function findGranted<T>(
 /** Whose credential each upstream is asked with. */
 export class Identities {
   readonly #known = new Map<string, string>()
+  /** Those whose credential could not be had the last time. */
+  readonly #failing = new Set<string>()
 
   /**
    * A credential that cannot be had for now (a helper that needs the network, a locked key chain) leaves its owner who he was:
    * what is cached for him is still served, and a question to the upstream fails by itself. Who has had none is not taken for nobody.
+   * Nobody waits for a second failure.
    */
   async of(upstream: Upstream, access: Access): Promise<string> {
     const key = `${access} ${upstream.host}`
+    const asked = this.#ask(key, upstream, access)
+    const known = this.#failing.has(key) ? this.#owner(key) : undefined
+    if (known === undefined) return asked
+    // A bug shows where the upstream is asked.
+    asked.catch(() => {})
+    return known
+  }
+
+  async #ask(key: string, upstream: Upstream, access: Access): Promise<string> {
     try {
       const identity = await upstream.identity(access)
       this.#known.set(key, identity)
+      this.#failing.delete(key)
       return identity
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
-      const known = this.#known.get(key)
-      return known === undefined || known === anonymousIdentity ? 'unknown' : known
+      this.#failing.add(key)
+      return this.#owner(key) ?? 'unknown'
     }
+  }
+
+  #owner(key: string): string | undefined {
+    const known = this.#known.get(key)
+    return known === anonymousIdentity ? undefined : known
   }
 }

@@ -1,0 +1,49 @@
+import { expect, test } from 'vitest'
+import { Identities } from '../../../src/registry/place.ts'
+import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
+
+/** An upstream whose credential is what the test says it is. */
+function open() {
+  const upstream = { host: 'registry.example', identity: async () => 'ann' }
+  const identities = new Identities()
+  return { upstream, of: () => identities.of(upstream as unknown as Upstream, 'credentialed') }
+}
+const fails = async (): Promise<string> => {
+  throw new UpstreamError('unavailable', 503, 'no helper')
+}
+const never = () => new Promise<string>(() => {})
+
+test('a credential that cannot be had leaves its owner who he was', async () => {
+  const { upstream, of } = open()
+  expect(await of()).toBe('ann')
+  upstream.identity = fails
+  expect(await of()).toBe('ann')
+})
+
+test('nobody waits for a helper that has failed before', async () => {
+  const { upstream, of } = open()
+  await of()
+  upstream.identity = fails
+  await of()
+  upstream.identity = never
+  expect(await of()).toBe('ann')
+})
+
+test('another owner is known as soon as a failing helper answers again', async () => {
+  const { upstream, of } = open()
+  await of()
+  upstream.identity = fails
+  await of()
+  upstream.identity = async () => 'bob'
+  expect(await of()).toBe('ann')
+  expect(await of()).toBe('bob')
+})
+
+test('who has had no credential is not taken for nobody when one cannot be had', async () => {
+  const { upstream, of } = open()
+  upstream.identity = async () => 'anonymous'
+  expect(await of()).toBe('anonymous')
+  upstream.identity = fails
+  expect(await of()).toBe('unknown')
+  expect(await of()).toBe('unknown')
+})
