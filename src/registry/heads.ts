@@ -95,7 +95,9 @@ export class Heads {
     const key = keyOf(place, content)
     const failures = (this.#failures.get(key) ?? 0) + 1
     this.#failures.set(key, failures)
-    if (isFinal(error) || failures >= failuresToDistrust) this.#distrust(place, content)
+    // A tag may have been pushed between the HEAD and the GET.
+    const isClear = isFinal(error) && error.failure !== 'absent'
+    if (isClear || failures >= failuresToDistrust) this.#distrust(place, content)
   }
 
   #distrust(place: Place, content: Content): void {

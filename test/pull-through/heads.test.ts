@@ -97,6 +97,16 @@ describe('a HEAD that is refused', () => {
     expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
+  test('once, by a 404 that the push of the tag in between explains, changes nothing for the next one', async () => {
+    const { upstream, mirror, image } = await startScene()
+    upstream.on(anyHead, times(1, status(404)))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    expectContent(await mirror.get(`${app}/manifests/v1`, noCache), image.digest)
+    const { length } = upstream.requests
+    expectContent(await mirror.get(`${app}/manifests/v1`, noCache), image.digest)
+    expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
+  })
+
   test.each([302, 307, 304])('as %i without a target is confirmed by GET too', async (code) => {
     const { upstream, mirror, image } = await startScene()
     upstream.on(anyManifestHead, status(code))
