@@ -235,6 +235,6 @@ function mirrorsOf(path: string, registry: string, table: TomlTable | undefined)
 function wrong(path: string, what: string): MirrorError {
   return new MirrorError(`${path} is left alone: its ${what} is nothing that BuildKit would take.`, {
     exit: exitCode.usage,
-    hints: [`Mend ${path} and run this again`],
+    hints: [`Fix ${path} and run this again`],
   })
 }

@@ -106,7 +106,7 @@ function readLists(path: string, text: string): Record<typeof mirrorsKey | typeo
       `${path} is left alone: its "${key}" is not a list of texts, and dockerd would not take it.`,
       {
         exit: exitCode.usage,
-        hints: [`Mend ${path} and run this again`],
+        hints: [`Fix ${path} and run this again`],
       },
     )
   }

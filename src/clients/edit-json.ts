@@ -28,7 +28,7 @@ export function readJsonObject(path: string, text: string): Record<string, unkno
     const place = `line ${before.length}, column ${before.at(-1)!.length + 1}`
     throw new MirrorError(`${path} is not what its program can read, so it is left alone: ${place}: ${why}.`, {
       exit: exitCode.usage,
-      hints: [`Mend ${path} and run this again`],
+      hints: [`Fix ${path} and run this again`],
     })
   }
   if (json.trim() === '') refuse(0, 'the file is empty')

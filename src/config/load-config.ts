@@ -6,8 +6,9 @@ import type { Config, ListenAddress } from './config.ts'
 import { defaultConfig } from './defaults.ts'
 import { mergeConfig } from './merge-config.ts'
 import type { MirrorPaths, Surroundings } from './paths.ts'
-import type { FlagLayer } from './settings.ts'
+import type { ConfigLayer, FlagLayer } from './settings.ts'
 import { readEnvironment } from './read-environment.ts'
+import { sharedAddresses } from './shared-addresses.ts'
 
 /** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
 export interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
@@ -23,18 +24,25 @@ export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput):
   let config = defaultConfig()
 
   const text = await readConfigFile(paths)
+  let layer: ConfigLayer | undefined
   if (text !== undefined) {
     // Loaded only when there is something to parse: an unconfigured mirror starts without a YAML parser.
     const { parseConfigFile } = await import('./parse-config.ts')
     const file = parseConfigFile({ text, path: paths.configFile, label: basename(paths.configFile), homedir })
     problems.push(...file.problems)
-    config = mergeConfig(config, file.layer)
+    layer = file.layer
+    config = mergeConfig(config, layer)
   }
   const environment = readEnvironment(env, cwd)
   problems.push(...environment.problems)
   config = applyFlags(mergeConfig(config, environment.layer), environment.flags)
-  if (problems.length === 0) problems.push(...sharedAddresses(config, paths))
-  if (problems.length > 0) throw badConfig(problems, paths)
+  if (problems.length > 0) {
+    const variables = environment.problems.length
+    const blamed = { file: problems.length > variables, variables: variables > 0 }
+    throw badConfig(problems, [fixOf(paths, blamed)])
+  }
+  const shared = sharedAddresses(config, { file: layer, variables: environment.layer, flags: environment.flags }, paths)
+  if (shared.problems.length > 0) throw badConfig(shared.problems, shared.hints)
   return config
 }
 
@@ -74,40 +82,17 @@ function onPort(listen: ListenAddress[], port: number | undefined): ListenAddres
   return [...new Set(listen.map(({ host }) => host))].map((host) => ({ host, port }))
 }
 
-/** Two listeners on one address: the second would find its port taken, by ourselves. */
-function sharedAddresses(config: Config, paths: MirrorPaths): ConfigProblem[] {
-  const owners = new Map<string, string>()
-  const problems: ConfigProblem[] = []
-  const claim = (owner: string, listen: ListenAddress[]) => {
-    for (const { host, port } of listen) {
-      if (port === 0) continue
-      const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
-      const earlier = owners.get(address)
-      if (earlier !== undefined)
-        problems.push({
-          place: { source: basename(paths.configFile) },
-          path: owner,
-          message: `${owner} names ${address}, which ${earlier} has already`,
-        })
-      owners.set(address, owner)
-    }
-  }
-  claim('cache.listen', config.cache.listen)
-  if (config.registry.enabled) claim('registry.listen', config.registry.listen)
-  claim('admin.listen', config.admin.listen)
-  return problems
-}
-
-function badConfig(problems: ConfigProblem[], paths: MirrorPaths): MirrorError {
+function badConfig(problems: ConfigProblem[], fixes: string[]): MirrorError {
   const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`
   return new MirrorError(
     `The configuration has ${count}, so nothing was done:\n${problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
-    {
-      exit: exitCode.usage,
-      hints: [
-        `Mend ${paths.configFile} or the variable named above`,
-        'mirror init --dry-run   (prints every key with its default)',
-      ],
-    },
+    { exit: exitCode.usage, hints: [...fixes, 'mirror init --dry-run   (prints every key with its default)'] },
   )
+}
+
+/** Where to look: only what is to blame. */
+function fixOf(paths: MirrorPaths, blamed: { readonly file: boolean; readonly variables: boolean }): string {
+  const variable = 'the variable named above'
+  if (!blamed.file) return `Fix ${variable}`
+  return `Fix ${paths.configFile}${blamed.variables ? ` or ${variable}` : ''}`
 }

@@ -26,7 +26,7 @@ export async function validateDaemonJson(
       `dockerd would not take ${path}, so it is left alone: ${lastLine(result.stderr, file, path)}`,
       {
         exit: exitCode.usage,
-        hints: [`Mend ${path} and run this again`],
+        hints: [`Fix ${path} and run this again`],
       },
     )
   } finally {

@@ -114,9 +114,29 @@ describe('the configuration', () => {
     expect(message).toContain('MIRROR_CACHE_PORT: must be a whole number from 0 to 65535')
   })
 
-  test('is refused when two listeners want one address', async () => {
-    const { message } = await refusal({ MIRROR_ADMIN_PORT: '5055' })
-    expect(message).toContain('admin.listen names 127.0.0.1:5055, which cache.listen has already')
+  test('is refused when two listeners want one address, by the name of what causes it', async () => {
+    const byFlag = await refusal({ MIRROR_CACHE_PORT: '5001' })
+    expect(byFlag.message).toContain(
+      '--cache-port or MIRROR_CACHE_PORT: the cache cannot listen on 127.0.0.1:5001, which the registry has (the default)',
+    )
+    expect(byFlag.hints[0]).toBe('Add --registry-port 6001   (or MIRROR_REGISTRY_PORT=6001)')
+    expect([byFlag.message, ...byFlag.hints].join()).not.toContain('mirror.yaml')
+
+    const byVariable = await refusal({ MIRROR_ADMIN_LISTEN: '127.0.0.1:5055' })
+    expect(byVariable.message).toContain('MIRROR_ADMIN_LISTEN: the admin cannot listen on 127.0.0.1:5055')
+    expect(byVariable.hints[0]).toContain('Add --cache-port 6055')
+
+    await write('registry: {listen: ["127.0.0.1:5055"]}')
+    const byFile = await refusal({})
+    expect(byFile.message).toContain('mirror.yaml, registry.listen: the registry cannot listen on 127.0.0.1:5055')
+  })
+
+  test('names only what is to blame when it says what to fix', async () => {
+    expect((await refusal({ MIRROR_CACHE_MAX_SIZE: 'big' })).hints[0]).toBe('Fix the variable named above')
+    await write('log: {level: loud}')
+    expect((await refusal({})).hints[0]).toMatch(/^Fix .*mirror\.yaml$/)
+    const both = await refusal({ MIRROR_CACHE_MAX_SIZE: 'big' })
+    expect(both.hints[0]).toMatch(/^Fix .*mirror\.yaml or the variable named above$/)
   })
 
   test('is refused when the file that was named is not there', async () => {
