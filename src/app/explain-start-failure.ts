@@ -33,7 +33,7 @@ async function busyPort(error: ListenError, config: Config): Promise<MirrorError
   const who = holder === undefined ? 'another program' : `${holder.command} (pid ${holder.pid})`
   const { name, key } = listenerOf(error, config)
   const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
-  return new MirrorError(`Port ${error.port}, which the ${name} wants, is taken by ${who}.`, {
+  return new MirrorError(`Port ${error.port} (${name}) is already in use by ${who}.`, {
     hints: [`mirror up --${name}-port ${other}`, `Stop ${who}`, `Set another port in mirror.yaml: ${key}`],
     cause: error,
   })

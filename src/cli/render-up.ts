@@ -18,9 +18,9 @@ export function renderUp(
   const where = container === undefined ? `(pid ${pid})` : `(container ${container}${afar})`
   const said = {
     started: `${up} ${where}`,
-    replaced: `${up} ${where}, in place of the one before: ${reason(changed)}`,
+    replaced: `${up} ${where}, restarted (${reason(changed)})`,
     connected: `${up} ${where}, as before, with other networks: ${changed.join(', ')}`,
-    'already-up': `${up} already ${where}, with this very configuration`,
+    'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
   const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)]
   if (engine !== undefined)
@@ -33,7 +33,7 @@ export function renderUp(
 export function renderUpPlan({ action, changed, running, config, dropped }: UpPlan): string {
   const addresses = config.cache.listen.map(({ host, port }) => `${host.includes(':') ? `[${host}]` : host}:${port}`)
   if (action === 'nothing')
-    return `Nothing: the mirror is up already (pid ${running!.pid}), with this very configuration.`
+    return `Nothing to do: mirror is already running (pid ${running!.pid}); configuration unchanged.`
   if (action === 'start') return `Would start a mirror, with its cache on ${addresses.join(', ')}.`
   const replaces = `Would replace the running mirror (${whereOf(running!)}): ${reason(changed)}.`
   return [replaces, ...droppedLines(dropped, 'then no longer')].join('\n')
@@ -46,7 +46,7 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   const { networks, ports } = preparation.wish
   const of = engine.isElsewhere ? ` of ${hostOf(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
-  if (action === 'nothing') return 'Nothing: the mirror is up already in its container, with this very configuration.'
+  if (action === 'nothing') return 'Nothing to do: mirror is already running in its container; configuration unchanged.'
   if (action === 'start')
     return `Would start a mirror in a container${on}, with its cache on 127.0.0.1:${ports.cache.outside}${of}.`
   if (action === 'replace')

@@ -119,5 +119,5 @@ function endOf(stopped: StoppedMirror | undefined, dropped: boolean, { dataDir }
     return `The container ${container} is gone. ${dropped ? 'The volume is dropped.' : `What it cached stays ${place}.`}`
   }
   if (killed) return `The mirror (pid ${pid}) did not end in time and was killed.`
-  return `The mirror (pid ${pid}) has ended. What it cached stays in ${dataDir}`
+  return `Stopped mirror (pid ${pid}). What it cached stays in ${dataDir}`
 }

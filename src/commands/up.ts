@@ -203,7 +203,7 @@ export default class Up extends BaseCommand {
     surroundings: Surroundings,
     release: () => void,
   ): Promise<void> {
-    if (action === 'nothing') return this.print(`mirror is up already (pid ${running!.pid}), in the background.`)
+    if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
     const { wayBack } = await import('../app/way-back.ts')
     const { serveInPlace } = await import('../app/serve-in-place.ts')
     const { systemClock } = await import('../lib/clock.ts')

@@ -180,7 +180,7 @@ function namedPorts(ports: ContainerPorts): [string, PublishedPort][] {
 
 function portTaken(name: string, port: number, who: string, cause?: unknown): MirrorError {
   const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
-  return new MirrorError(`Port ${port}, which the ${name} wants, is taken by ${who}.`, {
+  return new MirrorError(`Port ${port} (${name}) is already in use by ${who}.`, {
     hints: [`mirror up --runtime container --${name}-port ${other}`, `Stop ${who}`],
     cause,
   })

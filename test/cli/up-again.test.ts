@@ -78,7 +78,7 @@ describe('a mirror whose successor cannot start', () => {
       const taken = await takenPort()
       const up = await mirror('up', '--registry-port', `${taken}`, ...more)
       expect(up).toMatchObject({ exit: 1, stdout: '' })
-      expect(up.stderr).toContain(`Port ${taken}, which the registry wants, is taken`)
+      expect(up.stderr).toContain(`Port ${taken} (registry) is already in use`)
       expect(up.stderr).toContain('The mirror that ran before runs again, as it was.')
       const now = await status()
       expect(now.pid).not.toBe(pid)

@@ -52,9 +52,7 @@ describe.skipIf(missing !== undefined).each([
     await docker('rm', '--force', 'mirror')
 
     await docker(...sleeping('--name', 'web', '--publish', '127.0.0.1:5055:80'))
-    await expect(up()).rejects.toThrow(
-      /exit code 1\n(.|\n)*Port 5055, which the cache wants, is taken by the container web/,
-    )
+    await expect(up()).rejects.toThrow(/exit code 1\n(.|\n)*Port 5055 \(cache\) is already in use by the container web/)
     expect(await names()).toStrictEqual(['web'])
   })
 

@@ -93,7 +93,7 @@ describe.skipIf(missing !== undefined).each([
     await configure({ cache: { maxSize: '1GiB' } })
     await expect(command.mirror('up', ...inContainer, '--cache-port', '6055')).rejects.toThrow(
       new RegExp(
-        `exit code 1\\n(.|\\n)*Port 6055, which the cache wants, is taken by another program.*${runsAgain.source}`,
+        `exit code 1\\n(.|\\n)*Port 6055 \\(cache\\) is already in use by another program.*${runsAgain.source}`,
       ),
     )
     await expectAsBefore()
@@ -167,7 +167,7 @@ describe.skipIf(missing !== undefined).each([
     const id = await idOf('mirror')
     await takePort(stage, 6055)
     await expect(command.mirror('up', '--runtime', 'process', '--cache-port', '6055')).rejects.toThrow(
-      new RegExp(`Port 6055, which the cache wants, is taken by node.*${runsAgain.source}`),
+      new RegExp(`Port 6055 \\(cache\\) is already in use by node.*${runsAgain.source}`),
     )
     expect(await command.status()).toMatchObject({ runtime: 'container', storage: { maxBytes: 1024 ** 3 } })
     expect(await idOf('mirror')).toBe(id)

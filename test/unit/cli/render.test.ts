@@ -316,7 +316,7 @@ test('a replaced mirror says why', () => {
     dropped: nothingDropped,
     moved: [],
   }
-  expect(renderUp(up, plain)).toContain('in place of the one before: changed: version, cache')
+  expect(renderUp(up, plain)).toContain('restarted (changed: version, cache)')
 })
 
 test('a mirror that has something no longer says what, and how to keep it', () => {

@@ -140,7 +140,7 @@ describe('the container', () => {
     const docker = engineWithImage()
     await docker.containers.start(await docker.containers.create(other('web', 5055)))
     const { message, hints } = await refusal(refuseTakenPorts(docker, wishFor().ports))
-    expect(message).toBe('Port 5055, which the cache wants, is taken by the container web.')
+    expect(message).toBe('Port 5055 (cache) is already in use by the container web.')
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
 
