@@ -133,7 +133,9 @@ describe('a mirror whose successor cannot start', () => {
     await writeState(stateFile, { ...state, served: { config: { nonsense: true }, dataDir: join(home, 'data') } })
     const up = await mirror('up', '--cache-port', `${await takenPort()}`)
     expect(up.exit).toBe(1)
-    expect(up.stderr).toMatch(/is taken by .* The mirror that ran before could not be put back: The configuration has/s)
+    expect(up.stderr).toMatch(
+      /is already in use by .* The mirror that ran before could not be put back: The configuration has/s,
+    )
     expect((await mirror('status')).exit).toBe(3)
   })
 })
