@@ -2,6 +2,7 @@ import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
 import type { NetworkReport } from '../server/admin-api.ts'
+import { absentNetwork, silentEngine } from './network-reasons.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
 
 export interface NetworkListenersOptions {
@@ -63,7 +64,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     }
     const answers = absent.length < networks.length || (await docker.ping())
     isEngineKnown ||= answers
-    const reason = answers ? 'the network does not exist yet' : 'the Docker engine does not answer'
+    const reason = answers ? absentNetwork : silentEngine
     troubles = new Map(absent.map((network) => [network, { state: 'waiting', reason }]))
     for (const [address, { network, listener }] of open) {
       if (wanted.get(address) === network) continue

@@ -22,6 +22,14 @@ export interface MirrorEndpoints {
   readonly networks: Readonly<Record<string, string>>
   /** `ssh://me@there`: the addresses are those of the machine of this Docker engine; undefined for this machine's. */
   readonly engine?: string | undefined
+  /** Why it does not serve a network, where that is known. */
+  readonly unserved?: ((network: string) => Unserved | undefined) | undefined
+}
+
+export interface Unserved {
+  /** Goes on from the name of the network: `which does not exist yet`. */
+  readonly why: string
+  readonly hints: readonly string[]
 }
 
 export interface ClientAddress {
@@ -98,10 +106,16 @@ function onAnotherMachine(engine: string, cache: string): MirrorError {
   })
 }
 
-function unreachableNetwork(what: string, network: string, { networks }: MirrorEndpoints): MirrorError {
+function unreachableNetwork(what: string, network: string, { networks, unserved }: MirrorEndpoints): MirrorError {
+  const known = unserved?.(network)
+  if (known !== undefined)
+    return new MirrorError(`${what} are on the Docker network ${network}, ${known.why}.`, {
+      exit: exitCode.missing,
+      hints: [...known.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+    })
   const others = Object.keys(networks)
-  const known = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
-  return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${known}.`, {
+  const served = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
+  return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${served}.`, {
     exit: exitCode.missing,
     hints: [
       `mirror up --network ${network}`,

@@ -8,12 +8,13 @@ import { defaultConfig } from '../../config/defaults.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { readOwnedFile, readPublicFile } from '../../lib/read-owned-file.ts'
 import { machineNames, ownNames } from '../../lib/own-names.ts'
-import { networkNames } from '../../runtime/kind-network.ts'
+import { kindNetworkName, networkNames } from '../../runtime/kind-network.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { readState } from '../../runtime/state-file.ts'
 import { builtInUpstreams } from '../../upstream/routing.ts'
 import { findMirrorHere, type MirrorHere } from '../find-mirror-here.ts'
 import { engineElsewhere } from '../mirror-status.ts'
+import { unservedNetworks } from './unserved-networks.ts'
 import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
 
 /** The mirror that clients are to be told about. */
@@ -77,9 +78,10 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
       hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
     })
   const { running } = here
-  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running) }
-  const withCa = await trustIn(endpoints.cache, config, caFile, read)
   const networks = networkNames(config.networks, surroundings.env)
+  const unserved = await unservedNetworks(here, networks, kindNetworkName(surroundings.env))
+  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running), unserved }
+  const withCa = await trustIn(endpoints.cache, config, caFile, read)
   return {
     ...known,
     isElsewhere: endpoints.engine !== undefined,

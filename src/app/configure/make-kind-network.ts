@@ -1,5 +1,6 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { MirrorError } from '../../lib/errors.ts'
 import { kindNetworkName } from '../../runtime/kind-network.ts'
 import { findRunning } from '../../runtime/state-file.ts'
 import { ensureNetworks } from '../container/ensure-networks.ts'
@@ -15,9 +16,20 @@ export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock:
   const name = kindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
-  const { networks, isElsewhere } = await openEngine(surroundings)
+  const { networks, isElsewhere } = await openEngine(surroundings).catch(withoutOtherRuntime)
   // A network there has no gateway here that this mirror could listen on.
   if (isElsewhere) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
   await untilServed(surroundings, name, clock)
+}
+
+/** The mirror is a plain process already: to make it one is no remedy. */
+function withoutOtherRuntime(error: unknown): never {
+  if (!(error instanceof MirrorError)) throw error
+  const hints = error.hints.filter((hint) => !hint.includes('--runtime process'))
+  throw new MirrorError(error.message, {
+    exit: error.exit,
+    hints: [...hints, 'Start Docker, then run this again'],
+    cause: error,
+  })
 }

@@ -1,4 +1,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -46,7 +48,12 @@ test('the registry beside a mirror that was named is that of the running one, if
 })
 
 /** This very process is the mirror. */
-async function runsWith(endpoints: { cache: string[]; registry: string[] }): Promise<void> {
+async function runsWith(endpoints: {
+  cache: string[]
+  registry: string[]
+  admin?: string[]
+  networks?: Record<string, string>
+}): Promise<void> {
   await writeState(join(home, 'state', 'mirror.json'), {
     pid: process.pid,
     processIdentity: await processIdentity(process.pid),
@@ -54,7 +61,7 @@ async function runsWith(endpoints: { cache: string[]; registry: string[] }): Pro
     runtime: 'process',
     startedAt: '2026-01-01T00:00:00.000Z',
     configHashes: {},
-    endpoints: { ...endpoints, admin: [], networks: { kind: 'http://172.18.0.1:5055' } },
+    endpoints: { admin: [], networks: { kind: 'http://172.18.0.1:5055' }, ...endpoints },
     logFile: undefined,
   })
 }
@@ -72,4 +79,33 @@ test('an address that the certificate does not name is warned of', async () => {
 
 test('a CA for a mirror that speaks no TLS is refused', async () => {
   await expect(addressOf('http://127.0.0.1:5055', {}, join(home, 'tls.crt'))).rejects.toMatchObject({ exit: 2 })
+})
+
+test.each([
+  [{}, 'no Docker engine answers the mirror', 'docker info'],
+  [
+    { kind: { state: 'waiting', reason: 'the Docker engine does not answer' } },
+    'no Docker engine answers the mirror',
+    'docker info',
+  ],
+  [
+    { kind: { state: 'waiting', reason: 'the network does not exist yet' } },
+    'which does not exist yet',
+    'mirror configure kind   (makes it',
+  ],
+  [{ kind: { state: 'failed', reason: 'Port 5055 is taken.' } }, 'listen there: Port 5055 is taken.', 'mirror logs'],
+])('a network that is not served by %j is refused with the true cause', async (networks, why, hint) => {
+  const admin = createServer((_, response) => response.end(JSON.stringify({ networks, cache: {}, storage: {} })))
+  await new Promise<void>((resolve) => admin.listen(0, '127.0.0.1', resolve))
+  try {
+    const url = `http://127.0.0.1:${(admin.address() as AddressInfo).port}`
+    await runsWith({ cache: ['http://127.0.0.1:5055'], registry: [], admin: [url], networks: {} })
+    const surroundings = { platform: 'linux' as const, env: { MIRROR_HOME: home }, homedir: home, cwd: home }
+    const mirror = await findMirror(surroundings, { url: undefined, caFile: undefined })
+    const ask = () => mirror.addressFor({ in: 'network', what: 'kind nodes', network: 'kind' })
+    const hints = expect.arrayContaining([expect.stringContaining(hint)])
+    expect(ask).toThrow(expect.objectContaining({ exit: 4, message: expect.stringContaining(why), hints }))
+  } finally {
+    admin.close()
+  }
 })
