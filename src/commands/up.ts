@@ -114,7 +114,8 @@ export default class Up extends BaseCommand {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
       const { findPrograms } = await import('../app/configure/find-clients.ts')
-      if (configured === 0) return { configured, here: await findPrograms(surroundings.env), stale: [] }
+      const machine = { ...surroundings, home: surroundings.homedir }
+      if (configured === 0) return { configured, here: await findPrograms(machine), stale: [] }
       const { mendStaleClients } = await import('../app/configure/stale-clients.ts')
       const { systemClock } = await import('../lib/clock.ts')
       return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }

@@ -12,6 +12,8 @@ import type { Machine } from './client-adapter.ts'
 /** Where `docker` looks when nothing else was chosen. */
 export const usualSocket = '/var/run/docker.sock'
 
+type EngineMachine = Pick<Machine, 'platform' | 'env' | 'home'>
+
 /** An engine that answers. */
 export interface FoundEngine {
   readonly endpoint: DockerEndpoint
@@ -24,9 +26,19 @@ export interface FoundEngine {
  * The engine that the `docker` command speaks to and, where nothing else was chosen, those at the other usual sockets. Throws a
  * MirrorError (missing) for one on another machine, whose files are not here.
  */
-export async function findEngines(machine: Machine): Promise<FoundEngine[]> {
+export async function findEngines(machine: EngineMachine): Promise<FoundEngine[]> {
   const engines = await Promise.all((await endpointsOf(machine)).map(lookAt))
   return engines.filter((engine) => engine !== undefined)
+}
+
+/** Whether one of this machine answers. */
+export async function hasEngine(machine: EngineMachine): Promise<boolean> {
+  try {
+    return (await findEngines(machine)).length > 0
+  } catch (error) {
+    if (error instanceof MirrorError) return false
+    throw error
+  }
 }
 
 async function lookAt(endpoint: DockerEndpoint): Promise<FoundEngine | undefined> {
@@ -34,7 +46,7 @@ async function lookAt(endpoint: DockerEndpoint): Promise<FoundEngine | undefined
   return info && !info.isPodman ? { endpoint, info, dockerd: await findDockerd(endpoint) } : undefined
 }
 
-async function endpointsOf({ platform, env, home }: Machine): Promise<DockerEndpoint[]> {
+async function endpointsOf({ platform, env, home }: EngineMachine): Promise<DockerEndpoint[]> {
   const chosen = await findDockerEndpoint({ platform, env, homedir: home })
   const isHere = chosen?.kind === 'socket' || (chosen?.kind === 'tcp' && /^(localhost|127\..*|::1)$/.test(chosen.host))
   if (!isHere) {

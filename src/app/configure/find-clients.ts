@@ -3,6 +3,7 @@ import { delimiter, join } from 'node:path'
 import type { ClientName } from '../../clients/client-config.ts'
 import { errnoOf } from '../../lib/errors.ts'
 import { allAdapters } from './client-adapters.ts'
+import { hasEngine } from './docker-engines.ts'
 import type { ClientAdapter, Machine } from './client-adapter.ts'
 
 export interface FoundClient {
@@ -20,18 +21,29 @@ export async function findClients(machine: Machine): Promise<FoundClient[]> {
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
 }
 
-const programs = ['docker', 'podman', 'containerd', 'kind', 'k3d', 'k3s', 'minikube'] as const satisfies ClientName[]
+/** By the programs that `find` of each adapter looks for. */
+const programs = {
+  podman: ['podman', 'buildah', 'skopeo'],
+  containerd: ['containerd'],
+  kind: ['kind'],
+  k3d: ['k3d'],
+  k3s: ['k3s'],
+  minikube: ['minikube'],
+} as const satisfies Partial<Record<ClientName, string[]>>
 
-/** The clients whose program is on the PATH; quicker than `findClients`, because none is run. */
-export async function findPrograms(env: Machine['env']): Promise<ClientName[]> {
-  const folders = (env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
+/** The clients that `findClients` finds, as far as their programs on the PATH tell; quicker, because none is run. */
+export async function findPrograms(machine: Pick<Machine, 'platform' | 'env' | 'home'>): Promise<ClientName[]> {
+  const folders = (machine.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
+  const isHere = async (names: readonly string[]) => {
+    const places = names.flatMap((name) => folders.map((folder) => isProgram(join(folder, name))))
+    return (await Promise.all(places)).includes(true)
+  }
+  // The `docker` command alone pulls nothing: that takes an engine.
+  const hasDocker = (await isHere(['dockerd'])) || (await hasEngine(machine))
   const found = await Promise.all(
-    programs.map(async (name) => {
-      const places = await Promise.all(folders.map((folder) => isProgram(join(folder, name))))
-      return places.includes(true) ? [name] : []
-    }),
+    Object.entries(programs).map(async ([name, names]) => ((await isHere(names)) ? [name as ClientName] : [])),
   )
-  return found.flat()
+  return [...(hasDocker ? (['docker'] as const) : []), ...found.flat()]
 }
 
 async function isProgram(path: string): Promise<boolean> {
