@@ -17,7 +17,7 @@ describe('why the mirror does not start', () => {
     const explained = (await explainStartFailure(busy, config)) as MirrorError
     server.close()
     expect(explained).toMatchObject({ name: 'MirrorError', exit: 1 })
-    expect(explained.message).toContain(`Port ${port}, which the admin wants`)
+    expect(explained.message).toContain(`Port ${port} (admin) is already in use by`)
     if (process.platform === 'linux') expect(explained.message).toContain(`(pid ${process.pid})`)
     expect(explained.hints[0]).toMatch(/^mirror up --admin-port \d+$/)
   })
