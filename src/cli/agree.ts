@@ -1,7 +1,7 @@
-import { MirrorError, exitCode } from '../lib/errors.ts'
 import type { Talk } from './talk.ts'
+import { UnaskedError } from './unasked-error.ts'
 
-/** Whether to go on: by flag, or by the answer of a person. Throws MirrorError (usage) where there is neither. */
+/** Whether to go on: by flag, or by the answer of a person. Throws UnaskedError where there is neither. */
 export async function agree(
   talk: Pick<Talk, 'prompt'>,
   { yes }: { readonly yes: boolean },
@@ -9,8 +9,5 @@ export async function agree(
 ): Promise<boolean> {
   if (yes) return true
   if (talk.prompt) return talk.prompt.confirm(question)
-  throw new MirrorError('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
-    exit: exitCode.usage,
-    hints: ['--yes   (apply without asking)', '--dry-run   (only show what would be done)'],
-  })
+  throw new UnaskedError()
 }

@@ -4,11 +4,11 @@ import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
 import { BaseCommand } from '../cli/base-command.ts'
+import { createFailureTeller } from '../cli/failure-teller.ts'
 import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
 import type { Talk } from '../cli/talk.ts'
-import { isDebugging, renderError } from '../cli/render-error.ts'
 import { exitCode, gravest, type ExitCode } from '../lib/errors.ts'
 import { redact } from '../lib/redact.ts'
 
@@ -93,6 +93,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   /** The clients whose files were written, or put back, so far. */
   readonly #written: string[] = []
+  readonly #failures = createFailureTeller((text) => this.say(text), this.paintFor(process.stderr))
 
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(Configure)
@@ -124,7 +125,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       },
       ({ client }, error) => {
         failures.push({ client, error: redact(error.message) })
-        this.tellFailure(`Failed: ${client}.`, error)
+        this.#failures.tell(`Failed: ${client}.`, error)
       },
     )
     const reports = [...done.map(({ report }) => report), ...failures]
@@ -176,7 +177,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       },
       ({ client: name, place, title }, error) => {
         failures.push({ client: name, place, error: redact(error.message) })
-        this.tellFailure(`Failed: ${name}, ${title}.`, error)
+        this.#failures.tell(`Failed: ${name}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
@@ -203,7 +204,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       ({ record, place }) => this.check(machine, record.client, place, flags),
       ({ record: { client, place, title } }, error) => {
         others.push({ client, place, error: redact(error.message) })
-        this.tellFailure(`Failed: ${client}, ${title}.`, error)
+        this.#failures.tell(`Failed: ${client}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson([...done.map(({ report }) => report), ...others])
@@ -219,13 +220,8 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
 
-  /** Of one among several: the others go on. Its files may be done, and only the reload have failed. */
-  private tellFailure(what: string, error: Error): void {
-    const how = renderError(error, this.paintFor(process.stderr), { debug: isDebugging(process.env) })
-    this.say(`${what}\n${how.trimEnd()}`)
-  }
-
   private endWith(codes: readonly ExitCode[]): void {
+    this.#failures.end()
     const exit = gravest(codes)
     if (exit !== exitCode.done) this.exit(exit)
   }

@@ -153,6 +153,23 @@ describe('mirror configure', () => {
     expect(JSON.parse((await configure('--list', '--json')).stdout)).toMatchObject([{ client: 'docker' }])
   })
 
+  test('an undo of several that nobody agrees to says so once, below all differences', async () => {
+    await configure('docker', ...address, '--yes')
+    await configure('podman', ...address, '--yes')
+    const written = await files()
+    const asked = await configure('--undo')
+    expect(asked).toMatchObject({ exit: 2 })
+    expect(asked.stdout).toContain(`--- ${daemonJson}`)
+    expect(asked.stdout).toContain('registries.conf.d')
+    expect(asked.stderr).not.toContain('Failed')
+    expect(asked.stderr.match(/Not a terminal/g)).toHaveLength(1)
+    expect(asked.stderr.match(/--yes {3}/g)).toHaveLength(1)
+    expect(await files()).toEqual(written)
+    const asJson = await configure('--undo', '--json')
+    expect(asJson).toMatchObject({ exit: 2 })
+    expect(JSON.parse(asJson.stdout).failed).toHaveLength(2)
+  })
+
   test('for all clients that are here, JSON is one list', async () => {
     const args = [...address, '--yes', '--dry-run', '--json']
     const reports = JSON.parse((await configureHere(...args)).stdout)
