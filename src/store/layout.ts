@@ -21,6 +21,8 @@ export interface StoreLayout {
   readonly lock: string
   /** There while no process has the store open and the last one ended in order. */
   readonly cleanMarker: string
+  /** There in its stead while some blobs were not checked since an unclean stop before. Older versions know the other one only. */
+  readonly uncheckedMarker: string
   readonly runningClock: string
   blobFolder(algorithm: DigestAlgorithm): string
   blob(digest: Digest): string
@@ -54,6 +56,7 @@ export function storeLayout(root: string): StoreLayout {
     quarantine,
     lock: join(home, 'lock'),
     cleanMarker: join(home, 'clean'),
+    uncheckedMarker: join(home, 'unchecked'),
     runningClock: join(home, 'running.json'),
     blobFolder,
     blob: (digest) => join(blobFolder(digestAlgorithm(digest)), digestHex(digest)),

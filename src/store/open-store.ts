@@ -68,10 +68,15 @@ async function openLocked(
 ): Promise<Store> {
   await removeLeftovers(layout, clock.wall())
   const suspect = !isNew && !(await isThere(layout.cleanMarker))
-  if (suspect) logger.info({ path: layout.root }, 'the last stop was not clean; blobs are checked when first read')
+  if (suspect) {
+    const why = (await isThere(layout.uncheckedMarker))
+      ? 'an earlier stop was not clean, and some blobs were not checked since'
+      : 'the last stop was not clean'
+    logger.info({ path: layout.root }, `${why}; blobs are checked when first read`)
+  }
   const refs = await FileRefStore.open({ layout, logger })
   const runningClock = await openRunningClock(layout.runningClock, latestUse(refs.all()), clock)
-  await rm(layout.cleanMarker, { recursive: true, force: true })
+  for (const marker of [layout.cleanMarker, layout.uncheckedMarker]) await rm(marker, { recursive: true, force: true })
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
   const savingClock = createWriteBehind({
@@ -87,8 +92,8 @@ async function openLocked(
       await refs.close()
       await savingClock.close()
       // Blobs that nobody has checked since an unclean stop stay suspect.
-      if (blobs.isTrusted)
-        await attempt(logger, 'could not mark the store as clean', () => writeFileAtomic(layout.cleanMarker, ''))
+      const marker = blobs.isTrusted ? layout.cleanMarker : layout.uncheckedMarker
+      await attempt(logger, 'could not mark the store as clean', () => writeFileAtomic(marker, ''))
     } finally {
       await lock.release()
     }

@@ -1,8 +1,9 @@
-import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { addManifest, digestFor } from './support/records.ts'
@@ -42,6 +43,42 @@ describe('opening a store', () => {
     await second.blobs.ready
     expect(second.blobs.usage).toEqual({ bytes: 3, blobs: 1 })
     expect(await readdir(second.layout.home)).not.toContain('clean')
+  })
+
+  test('says which stop was not clean, the last one or one before, until all blobs are checked', async () => {
+    const root = await temporaryFolder()
+    const layout = storeLayout(root)
+    await makeStoreFolders(layout)
+    const digest = digestFor('text')
+    await writeFile(layout.blob(digest), 'text')
+    const open = async () => {
+      const said: unknown[] = []
+      const logger = { ...silentLogger, info: (_: object, message: string) => void said.push(message) }
+      const store = await openTestStore(root, { logger })
+      await store.blobs.ready
+      return { store, said }
+    }
+    const last = ['the last stop was not clean; blobs are checked when first read']
+    const earlier = [
+      'an earlier stop was not clean, and some blobs were not checked since; blobs are checked when first read',
+    ]
+    const first = await open()
+    expect(first.said).toEqual(last)
+    await first.store.close()
+    const second = await open()
+    expect(second.said).toEqual(earlier)
+    expect(await readdir(layout.home)).not.toContain('unchecked')
+    await second.store.close()
+    const third = await open()
+    expect(third.said).toEqual(earlier)
+    await openText(third.store, digest)
+    await third.store.close()
+    const fourth = await open()
+    expect(fourth.said).toEqual([])
+    await fourth.store.close()
+    await rm(layout.cleanMarker)
+    const fifth = await open()
+    expect(fifth.said).toEqual(last)
   })
 
   test('clears away what dead processes have left', async () => {
