@@ -135,6 +135,12 @@ describe('mirror configure', () => {
     expect(await readFile(names[1]!, 'utf8')).toBe(text)
   })
 
+  test('below a folder nobody has looked for a containerd', async () => {
+    const { stderr } = await configure('containerd', ...address, '--dry-run')
+    expect(stderr).toContain('The version of containerd is a guess')
+    expect(stderr).not.toContain('No containerd was found')
+  })
+
   test('an undo of several goes on when one cannot be undone, says so, and ends as that one would', async () => {
     await configure('docker', ...address, '--yes')
     await configure('podman', ...address, '--yes')

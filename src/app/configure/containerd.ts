@@ -97,7 +97,9 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
     },
     plan(mirror, files) {
       const plan = planContainerd(mirror, target, files)
-      const guess = 'No containerd was found, so its version is a guess: say it with --client-version.'
+      const guess = machine.detached
+        ? 'The version of containerd is a guess: one before 2.0. Say it with --client-version otherwise.'
+        : 'No containerd was found, so its version is a guess: say it with --client-version.'
       return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
     },
     strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
