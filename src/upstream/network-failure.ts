@@ -7,9 +7,8 @@ const refused = new Map([
   ['EHOSTUNREACH', 'cannot be reached'],
   ['ENETUNREACH', 'cannot be reached'],
   ['EADDRNOTAVAIL', 'cannot be reached'],
-  ['ENOTFOUND', 'has no address'],
-  ['EAI_AGAIN', 'has no address at the moment'],
 ])
+const unresolved = new Set(['ENOTFOUND', 'EAI_AGAIN'])
 const timedOut = new Map<string, { readonly why: string; readonly outage: Outage }>([
   ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
   ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
@@ -37,7 +36,7 @@ export function requestFailure({ host, target, foreign, via }: Hop, error: unkno
   const where = via === undefined ? name : `${name}, asked through the proxy ${via},`
   const refusedBy = via === undefined ? undefined : proxyRefusal(via, name, foreign, error)
   if (refusedBy) return refusedBy
-  const why = refused.get(code)
+  const why = unresolved.has(code) ? whyUnresolved(error) : refused.get(code)
   const breaksCircuit = !foreign
   if (why) {
     const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
@@ -55,6 +54,12 @@ export function requestFailure({ host, target, foreign, via }: Hop, error: unkno
   return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
     cause: error,
   })
+}
+
+/** It may be the name of the upstream, or of the proxy. */
+function whyUnresolved(error: unknown): string {
+  const hostname = error instanceof Error && 'hostname' in error ? `the name ${String(error.hostname)}` : 'its name'
+  return `cannot be reached: ${hostname} could not be resolved (offline, or DNS)`
 }
 
 /** What a proxy said that would not make a connection; undefined for another failure. undici has its status in a text only. */

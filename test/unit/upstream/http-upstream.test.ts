@@ -153,6 +153,14 @@ describe('an upstream that fails', () => {
     expect(error.message).toContain('refused the connection')
   })
 
+  test('fails with 502 and names what could not be resolved', async () => {
+    const error = await failureOf(openUpstream('http://nowhere.invalid').resolve('a', tag, anonymous))
+    expect([error.failure, error.status]).toEqual(['unavailable', 502])
+    expect(error.message).toMatch(
+      / cannot be reached: the name nowhere\.invalid could not be resolved \(offline, or DNS\)\.$/,
+    )
+  })
+
   test('fails with 504 when it does not answer in time', async () => {
     const server = await serve(() => {})
     const upstream = openUpstream(server.url, { timeouts: { connect: 1000, headers: 100, idle: 1000 } })
