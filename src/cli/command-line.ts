@@ -110,7 +110,8 @@ function strayFlag(args: readonly string[], names: CommandNames): MirrorError {
     const sorted = [...args.slice(at), ...args.slice(0, at)].join(' ')
     return new MirrorError(`${flag} stands before the command: flags come after it.`, usage([`mirror ${sorted}`]))
   }
-  const meant = nearest(flag, ['--help', '--version'])
+  const short = [...helpFlags, ...versionFlags].find((known) => known === flag.toLowerCase())
+  const meant = short ?? nearest(flag, ['--help', '--version'])
   const question = meant === undefined ? '' : ` Did you mean ${meant}?`
   return new MirrorError(`Unknown flag: ${flag}.${question}`, usage(['mirror --help']))
 }

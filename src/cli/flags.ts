@@ -41,7 +41,7 @@ export const cachePortFlag = integer({
 })
 
 export const registryPortFlag = integer({
-  description: 'the port of the registry for pushed images (5001)',
+  description: 'the port of the registry for pushed images (5001); 0 picks a free one',
   helpValue: 'N',
   min: 0,
   max: 65_535,
@@ -49,7 +49,7 @@ export const registryPortFlag = integer({
 })
 
 export const adminPortFlag = integer({
-  description: 'the port for status and control (5056)',
+  description: 'the port for status and control (5056); 0 picks a free one',
   helpValue: 'N',
   min: 0,
   max: 65_535,

@@ -47,7 +47,7 @@ function plainMessage({ message }: FrameworkComplaint): string {
   const choice = /^Expected (?:--[\w-]+=)?(.*) to be one of: (.+)$/s.exec(plain)
   const meant = choice === null ? undefined : nearest(choice[1]!, choice[2]!.split(', '))
   if (meant !== undefined) return `${plain}. Did you mean ${meant}?`
-  return plain
+  const said = plain
     .replace(/^Expected (--[\w-]+)=(.*) to be one of: (.+)$/, '$1 takes one of $3, not $2')
     .replace(/^Flag (--[\w-]+) expects one of these values: (.+)$/, '$1 takes one of $2')
     .replace(/^Parsing (--[\w-]+) Expected an integer but received: /, '$1 takes an integer, not ')
@@ -59,4 +59,5 @@ function plainMessage({ message }: FrameworkComplaint): string {
     .replace(/^Parsing (--[\w-]+) (?=")/, '$1: ')
     .replaceAll(/(--[\w-]+)=true (cannot also be provided)/g, '$1 $2')
     .replaceAll(/All of the following must be provided when using (--[\w-]+): /g, '$1 needs ')
+  return /[.?!]$/.test(said) ? said : `${said}.`
 }

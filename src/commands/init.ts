@@ -1,9 +1,9 @@
 import { join, resolve } from 'node:path'
-import { boolean, integer, string } from '@oclif/core/flags'
+import { boolean, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
 import type { TemplateName } from '../app/init-template.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
+import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { parseSize } from '../lib/units.ts'
@@ -21,13 +21,7 @@ export default class Init extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --dry-run',
   ]
   static override flags = {
-    'cache-port': integer({
-      description: 'the port of the cache (5055)',
-      helpValue: 'N',
-      min: 0,
-      max: 65_535,
-      env: 'MIRROR_CACHE_PORT',
-    }),
+    'cache-port': cachePortFlag,
     'max-size': string({
       description: 'how large the cache may grow (20GiB); 0 = no limit',
       helpValue: 'SIZE',

@@ -42,7 +42,7 @@ describe('wrong usage', () => {
   test.each([
     [['sttaus'], 'Unknown command: sttaus. Did you mean status?', 'mirror status'],
     [['cache', 'lss'], 'Unknown command: cache lss. Did you mean cache ls?', 'mirror cache ls'],
-    [['status', 'now'], 'Unexpected argument: now', 'mirror status --help'],
+    [['status', 'now'], 'Unexpected argument: now.\n', 'mirror status --help'],
     [['up', '--fpreground'], 'Unknown flag: --fpreground. Did you mean --foreground?', 'mirror up --help'],
     [['cache', 'rm', '--dryrun', 'a'], 'Unknown flag: --dryrun. Did you mean --dry-run?', 'mirror cache rm --help'],
     [
@@ -55,10 +55,10 @@ describe('wrong usage', () => {
     [['configure', 'dokcer'], 'There is no client "dokcer". Did you mean docker?', 'mirror configure CLIENT'],
     [['configure', '--list', '--undo'], '--undo cannot also be provided when using --list', 'mirror configure --help'],
     [['init', '--output', 'file'], '--output needs --template', 'mirror init --help'],
-    [['up', '--cache-port', 'x'], '--cache-port takes an integer, not x', 'mirror up --help'],
+    [['up', '--cache-port', 'x'], '--cache-port takes an integer, not x.\n', 'mirror up --help'],
     [
       ['up', '--cache-port', '99999'],
-      '--cache-port takes an integer of at most 65535, not 99999\n',
+      '--cache-port takes an integer of at most 65535, not 99999.\n',
       'mirror up --help',
     ],
     [['init', '--template', 'foo'], '--template takes one of compose, systemd,', 'mirror init --help'],

@@ -93,5 +93,7 @@ describe('the command line', () => {
   test('a flag before the command is put in its place', () => {
     expect(refusalOf('--json status').hints).toEqual(['mirror status --json'])
     expect(refusalOf('--hlep').message).toBe('Unknown flag: --hlep. Did you mean --help?')
+    expect(refusalOf('-V').message).toBe('Unknown flag: -V. Did you mean -v?')
+    expect(refusalOf('-x').message).toBe('Unknown flag: -x.')
   })
 })
