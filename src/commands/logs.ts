@@ -23,7 +23,7 @@ export default class Logs extends BaseCommand {
     'CHECK: a test image of `mirror configure --check`; it is not counted',
     'PULL, PUSH: all requests of one pull or push, summed up',
     '',
-    'Times are local. The text is the same on a terminal and in a pipe; --json prints the JSON lines of the log.',
+    'Times are local; lines of another day than today come below its date. The text is the same on a terminal and in a pipe; --json prints the JSON lines of the log.',
   ].join('\n')
   static override examples = [
     '<%= config.bin %> <%= command.id %> -f',

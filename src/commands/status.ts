@@ -52,6 +52,18 @@ export default class Status extends BaseCommand {
   /** On a terminal in its place; elsewhere one after the other, JSON as one object a line. */
   private async watch(asJson: boolean): Promise<void> {
     this.endWhenUnread()
+    if (asJson || !process.stdout.isTTY)
+      return this.watchWith(asJson, (text) => this.print(asJson ? text : `${text}\n`))
+    const { openScreen } = await import('../cli/open-screen.ts')
+    const screen = openScreen(process.stdout)
+    try {
+      await this.watchWith(asJson, (text) => screen.show(text))
+    } finally {
+      screen.close()
+    }
+  }
+
+  private async watchWith(asJson: boolean, show: (text: string) => void): Promise<void> {
     const { systemClock } = await import('../lib/clock.ts')
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {
@@ -62,8 +74,8 @@ export default class Status extends BaseCommand {
       })
       const died = text === undefined ? await this.findDead() : undefined
       const shown = text ?? (asJson ? JSON.stringify({ running: false, died }) : renderDown(died, Date.now()))
-      if (asJson) this.print(JSON.stringify(JSON.parse(shown)))
-      else this.print(process.stdout.isTTY ? `\x1b[H\x1b[2J${shown}` : `${shown}\n`)
+      if (this.interrupted.aborted) return
+      show(asJson ? JSON.stringify(JSON.parse(shown)) : shown)
       await systemClock.sleep(1000, this.interrupted).catch(() => {})
     }
   }

@@ -31,7 +31,11 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     await rm(home, { recursive: true })
   })
 
-  function mirror(columns: number, args: readonly string[], more: Partial<TerminalOptions> = {}): Promise<Screen> {
+  function mirror(
+    columns: number,
+    args: readonly string[],
+    more: Partial<TerminalOptions> & { before?: readonly string[] } = {},
+  ): Promise<Screen> {
     const env = {
       PATH: process.env['PATH'],
       HOME: home,
@@ -43,7 +47,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       DOCKER_HOST: `unix://${home}/none.sock`,
       ...more.env,
     }
-    return runInTerminal([installed.program, ...args], { columns, cwd: home, ...more, env })
+    return runInTerminal([...(more.before ?? []), installed.program, ...args], { columns, cwd: home, ...more, env })
   }
 
   /** Text of which words may have gone to the next line. */
@@ -55,6 +59,19 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
     for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(columns)
     expect(text).not.toMatch(/undefined|\[object|<%|\u00a0/)
   }
+
+  test('watches on a screen of its own, and restores the terminal on Ctrl-C and on SIGTERM', async () => {
+    const watch = ['status', '--watch']
+    const stopped = await mirror(80, watch, { answers: [['mirror is not running', '\x03']] })
+    expect(stopped.exit).toBe(130)
+    const ended = await mirror(80, watch, { before: ['timeout', '--foreground', '5'] })
+    for (const { raw } of [stopped, ended]) {
+      expect(raw.startsWith('\x1b[?1049h')).toBe(true)
+      expect(raw).toContain('mirror is not running')
+      expect(raw.trimEnd().endsWith('\x1b[?25h\x1b[?1049l')).toBe(true)
+      expect(raw).not.toContain('\x1b[2J')
+    }
+  })
 
   test.each([[[]], [['--help']], [['-h']], [['help']]])('shows what there is for %j', async (args) => {
     const screen = await mirror(80, args)
