@@ -9,6 +9,8 @@ export interface NetworkListenersOptions {
   readonly docker: Docker
   /** Names of the networks whose containers shall reach us. */
   readonly networks: readonly string[]
+  /** The user has named them: an engine that does not answer is worth a word. */
+  readonly isAskedFor: boolean
   /** Listens on a gateway address; undefined when something that listens on all addresses does already. Throws ListenError. */
   readonly open: (address: string) => Promise<Listener | undefined>
   /** The URL that reaches us at an address. */
@@ -19,7 +21,7 @@ export interface NetworkListenersOptions {
 }
 
 export interface NetworkListeners {
-  /** How it is with each network, by name; none where no engine has answered so far. */
+  /** How it is with each network, by name; none where no engine has answered so far and nobody has asked for a network. */
   report(): Record<string, NetworkReport>
   close(graceMilliseconds: number): Promise<void>
 }
@@ -38,7 +40,9 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
   const complained = new Set<string>()
   /** By network: why nobody listens there, as of the last look. */
-  let troubles = new Map<string, NetworkReport>()
+  let troubles = new Map<string, NetworkReport>(
+    networks.map((network) => [network, { state: 'waiting', reason: silentEngine }]),
+  )
   let isEngineKnown = false
   let retry: NodeJS.Timeout | undefined
   let work: Promise<void> = Promise.resolve()
@@ -110,7 +114,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
     report() {
-      if (!isEngineKnown) return {}
+      if (!isEngineKnown && !options.isAskedFor) return {}
       const urls = endpoints()
       return Object.fromEntries(
         networks.map((network): [string, NetworkReport] => {

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { createSecureContext } from 'node:tls'
+import { isDeepStrictEqual } from 'node:util'
 import type { Config, ListenAddress } from '../config/config.ts'
+import { defaultConfig } from '../config/defaults.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
@@ -191,6 +193,7 @@ async function watchNetworks(
   return startNetworkListeners({
     docker: createDockerodeDocker(endpoint, { clock: systemClock }),
     networks,
+    isAskedFor: !isDeepStrictEqual(config.networks, defaultConfig().networks),
     open: (address) => openOnAddress(address, openers),
     urlOf: (address) =>
       `${config.tls ? 'https' : 'http'}://${address.includes(':') ? `[${address}]` : address}:${first.port}`,

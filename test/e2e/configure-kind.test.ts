@@ -127,7 +127,10 @@ describe.skipIf(missing !== undefined).each([
     expect(await mirror(...cluster, '--check')).toMatchObject({ exit: 0 })
     const configMap = ['exec', 'plain-control-plane', 'kubectl', '-', 'get', 'configmap', 'local-registry-hosting']
     expect(await host.docker(...configMap)).toContain('host: localhost:5001')
-    expect(await mirror(...cluster, '--yes')).toMatchObject({ exit: 0, stdout: expect.stringContaining('already configured') })
+    expect(await mirror(...cluster, '--yes')).toMatchObject({
+      exit: 0,
+      stdout: expect.stringContaining('already configured'),
+    })
 
     await host.docker('pull', '127.0.0.1:5055/library/runnable:one')
     await host.docker('tag', '127.0.0.1:5055/library/runnable:one', 'localhost:5001/mine:one')

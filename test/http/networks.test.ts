@@ -51,6 +51,15 @@ test.skipIf(process.platform !== 'linux')(
   },
 )
 
+test.skipIf(process.platform !== 'linux').each([
+  [['dev'], { dev: { state: 'waiting', reason: 'the Docker engine does not answer' } }],
+  [['kind'], {}],
+])('without an engine, of the networks %j those are shown that somebody has asked for', async (networks, expected) => {
+  const env = { DOCKER_HOST: `unix://${join(await temporaryHome(), 'docker.sock')}` }
+  const mirror = await startMirrorProcess({ upstreams: {}, networks, env })
+  await expect.poll(async () => (await mirror.status()).networks).toEqual(expected)
+})
+
 test.skipIf(process.platform !== 'linux')('a network whose address is taken is shown with the reason', async () => {
   const home = await temporaryHome()
   const socket = join(home, 'docker.sock')
