@@ -25,7 +25,17 @@ export async function newerPodman(): Promise<string> {
     const settings = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"']
     const what = ['--variant=essential', `--include=${packages.join(',')}`, ...settings]
     await run('mmdebstrap', ['--quiet', ...what, suite, root, await debianMirror()], { timeoutMs: 240_000 })
-    await run('chroot', [root, 'podman', '--version'])
+    // It looks at its own command line in /proc.
+    const proc = join(root, 'proc')
+    await run('unshare', [
+      '--mount',
+      'sh',
+      '-c',
+      'mount -t proc proc "$1" && chroot "$2" podman --version',
+      'sh',
+      proc,
+      root,
+    ])
     // Where its images go: the tests mount something there.
     await mkdir(join(root, 'var/lib/containers'), { recursive: true })
     await rename(root, kept)
