@@ -77,8 +77,10 @@ describe.skipIf(missing !== undefined).each([
       for (const secret of [first, second, 'secret']) expect(said).not.toContain(secret)
     }
 
-    // Not asked for any more: not there any more.
+    // They stay until others are named, or none.
     await up()
+    expect(await handed()).toContain(second)
+    await up('--credentials', 'none')
     const squeezed = async () => (await handed()).replaceAll(/\s/g, '')
     await expect.poll(squeezed, { timeout: 10_000 }).toBe('{"auths":{}}')
     await mirror('down')
