@@ -51,7 +51,7 @@ export function referrersIndex(
  * the specification does not know are kept.
  */
 export function readTagsList(bytes: Uint8Array, name: string): Uint8Array<ArrayBuffer> | undefined {
-  const list = parseObject(new TextDecoder().decode(bytes))
+  const list = readObject(bytes)
   if (!list) return undefined
   const tags = list['tags'] ?? []
   const isList = 'tags' in list && Array.isArray(tags) && tags.every((tag) => typeof tag === 'string')
@@ -62,12 +62,11 @@ export function readTagsList(bytes: Uint8Array, name: string): Uint8Array<ArrayB
 export function readReferrersIndex(
   bytes: Uint8Array,
 ): { readonly manifests: readonly unknown[]; readonly bytes: Uint8Array<ArrayBuffer> } | undefined {
-  const index = parseObject(new TextDecoder().decode(bytes))
+  const index = readObject(bytes)
   if (!index) return undefined
   const manifests: unknown = index['manifests'] ?? []
   if (!('manifests' in index) || !Array.isArray(manifests)) return undefined
-  const encoded = encode({ ...index, schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })
-  return encoded && { manifests, bytes: encoded }
+  return { manifests, bytes: encode({ ...index, schemaVersion: 2, mediaType: mediaType.ociIndex, manifests }) }
 }
 
 /** The query of the next page, unless it is the page that was asked for: a client would never come to the end. */
@@ -75,12 +74,31 @@ export function nextUnlessSame(asked: string, next: string | undefined): string 
   return next !== undefined && isSamePage(asked, next) ? undefined : next
 }
 
-/** Undefined for what is nested too deep to be written. */
-function encode(value: Record<string, unknown>): Uint8Array<ArrayBuffer> | undefined {
-  try {
-    return new TextEncoder().encode(JSON.stringify(value))
-  } catch (error) {
-    if (error instanceof RangeError) return undefined
-    throw error
+/** Levels of objects and lists. Some versions of Node write no more than a few thousand, and clients read no more. */
+const deepest = 200
+
+/** The object that a JSON text stands for; undefined for any other text, and for one that is nested too deep. */
+function readObject(json: Uint8Array): Record<string, unknown> | undefined {
+  return isNestedTooDeep(json) ? undefined : parseObject(new TextDecoder().decode(json))
+}
+
+function isNestedTooDeep(json: Uint8Array): boolean {
+  const [quote, backslash] = [0x22, 0x5c]
+  let depth = 0
+  let isInText = false
+  for (let at = 0; at < json.length; at++) {
+    const byte = json[at]
+    if (isInText) {
+      if (byte === backslash) at++
+      else if (byte === quote) isInText = false
+    } else if (byte === quote) isInText = true
+    else if (byte === 0x5b || byte === 0x7b) depth++
+    else if (byte === 0x5d || byte === 0x7d) depth--
+    if (depth > deepest) return true
   }
+  return false
+}
+
+function encode(value: Record<string, unknown>): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(JSON.stringify(value))
 }
