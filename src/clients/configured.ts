@@ -4,6 +4,7 @@ import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import { clientNames, type ClientName } from './client-config.ts'
+import { orAbsent } from '../lib/or-absent.ts'
 
 /** What was done to one client's files in one place, and what it takes to undo it. */
 export interface ConfiguredClient {
@@ -164,15 +165,6 @@ export function isSamePlace(
   other: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
 ): boolean {
   return one.client === other.client && one.place === other.place && one.root === other.root
-}
-
-async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await ask()
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
-    throw error
-  }
 }
 
 /** Undefined where there is nothing. Throws MirrorError for what only another user may read. */

@@ -18,6 +18,7 @@ import { makeFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
 import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
+import { orAbsent } from '../lib/or-absent.ts'
 
 /** What programs that run as other users may read. */
 const newFileMode = 0o644
@@ -145,13 +146,4 @@ async function listBelow(folder: string, depth: number, locate: (path: string) =
     else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
   }
   return found
-}
-
-async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await ask()
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
-    throw error
-  }
 }

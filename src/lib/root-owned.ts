@@ -1,6 +1,6 @@
 import { lstat, readlink } from 'node:fs/promises'
 import { dirname, resolve, sep } from 'node:path'
-import { errnoOf } from './errors.ts'
+import { orAbsent } from './or-absent.ts'
 
 const mostHops = 40
 
@@ -41,13 +41,4 @@ function isClosed({ mode }: { mode: number }): boolean {
   const othersWrite = (mode & 0o022) !== 0
   const isSticky = (mode & 0o1000) !== 0
   return !othersWrite || isSticky
-}
-
-async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await ask()
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
-    throw error
-  }
 }
