@@ -1,0 +1,134 @@
+// Runs the mirror as a process that is killed and started again on the same folder, and its commands beside it.
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { request } from './request.js'
+
+const program = fileURLToPath(new URL('../bin/run.js', import.meta.url))
+
+export class Mirror {
+  cacheUrl = ''
+  registryUrl = ''
+  adminUrl = ''
+  /** Counts the starts: a request during which it changed may fail. */
+  epoch = 0
+  isUp = false
+  /** Ends that nobody asked for. @type {string[]} */
+  unexpectedEnds = []
+  slowestStartMs = 0
+  peakBytes = 0
+  #child
+  #isWanted = false
+
+  /** @param {string} home @param {Record<string, string>} upstreams */
+  constructor(home, upstreams) {
+    this.home = home
+    this.#configure(upstreams, [0, 0, 0])
+    this.upstreams = upstreams
+  }
+
+  #configure(upstreams, [cache, registry, admin]) {
+    const config = {
+      cache: {
+        listen: [`127.0.0.1:${cache}`],
+        // Small, so that the store is full after a minute and evicts from then on.
+        maxSize: '400MiB',
+        minFree: 0,
+        tagFreshness: '1s',
+        timeouts: { connect: '2s', headers: '2s', idle: '2s', revalidate: '1s' },
+        prefetch: { layers: 4, rangesPerBlob: 3, rangeBytes: '2MiB', rangeMinSize: '8MiB' },
+      },
+      registry: { enabled: true, listen: [`127.0.0.1:${registry}`] },
+      admin: { listen: [`127.0.0.1:${admin}`] },
+      networks: [],
+      upstreams: Object.fromEntries(
+        Object.entries(upstreams).map(([host, url]) => [host, { url, credentials: 'anonymous' }]),
+      ),
+    }
+    writeFileSync(join(this.home, 'mirror.yaml'), JSON.stringify(config, null, 2))
+  }
+
+  async start() {
+    const begun = performance.now()
+    const log = openSync(join(this.home, 'log'), 'a', 0o600)
+    const child = spawn(process.execPath, ['--max-semi-space-size=8', program, 'serve'], {
+      env: { ...process.env, MIRROR_HOME: this.home },
+      stdio: ['ignore', log, log, 'ipc'],
+    })
+    this.#child = child
+    this.#isWanted = true
+    child.once('exit', (code, signal) => {
+      this.isUp = false
+      this.epoch += 1
+      if (this.#isWanted) this.unexpectedEnds.push(`pid ${child.pid} ended with ${code ?? signal}`)
+    })
+    const ended = once(child, 'exit').then(([code, signal]) => ({ type: 'ended', code, signal }))
+    const message = await Promise.race([once(child, 'message').then(([first]) => first), ended])
+    if (message.type !== 'ready') throw new Error(`the mirror did not start: ${JSON.stringify(message)}`)
+    child.disconnect()
+    const { endpoints } = message
+    const urls = [endpoints.cache[0], endpoints.registry[0], endpoints.admin[0]]
+    ;[this.cacheUrl, this.registryUrl, this.adminUrl] = urls
+    // From now on the same ports, as users have them.
+    this.#configure(
+      this.upstreams,
+      urls.map((url) => new URL(url).port),
+    )
+    this.slowestStartMs = Math.max(this.slowestStartMs, performance.now() - begun)
+    this.isUp = true
+  }
+
+  async kill() {
+    await this.#end('SIGKILL')
+  }
+
+  /** Ends it as a service manager does. @returns {Promise<number | string>} its exit code, or the signal */
+  stop() {
+    return this.#end('SIGTERM')
+  }
+
+  async #end(signal) {
+    const child = this.#child
+    this.observe()
+    this.#isWanted = false
+    this.isUp = false
+    if (child.exitCode !== null || child.signalCode !== null) return child.exitCode ?? child.signalCode
+    const ended = once(child, 'exit')
+    child.kill(signal)
+    const [code, by] = await ended
+    return code ?? by
+  }
+
+  /** Notes what the process holds. @returns {{ bytes: number, descriptors: number } | undefined} */
+  observe() {
+    try {
+      const { pid } = this.#child
+      const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+      const kilobytes = (field) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0)
+      this.peakBytes = Math.max(this.peakBytes, kilobytes('VmHWM') * 1024)
+      return { bytes: kilobytes('VmRSS') * 1024, descriptors: readdirSync(`/proc/${pid}/fd`).length }
+    } catch {
+      // It is gone, or this is no Linux.
+      return undefined
+    }
+  }
+
+  async healthMs() {
+    const begun = performance.now()
+    const { status } = await request(`${this.adminUrl}/healthz`, { timeoutMs: 20_000 })
+    return { status, milliseconds: performance.now() - begun }
+  }
+
+  /** @param {string[]} args @returns {Promise<{ code: number, text: string }>} */
+  command(...args) {
+    return new Promise((resolve) => {
+      const env = { ...process.env, MIRROR_HOME: this.home }
+      execFile(process.execPath, [program, ...args], { env, timeout: 120_000 }, (error, stdout, stderr) => {
+        const code = error === null ? 0 : typeof error.code === 'number' ? error.code : 1
+        resolve({ code, text: `${stdout}${stderr}` })
+      })
+    })
+  }
+}

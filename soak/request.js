@@ -1,0 +1,68 @@
+// One HTTP request, and what became of it: nothing here throws for what a server or a network may do.
+import { createHash } from 'node:crypto'
+import { request as send } from 'node:http'
+
+/**
+ * @typedef {object} Outcome
+ * @property {number} status 0 when no answer came
+ * @property {Record<string, string>} headers
+ * @property {boolean} complete the whole announced body came
+ * @property {string} digest of the body as far as it came
+ * @property {number} size of the body as far as it came
+ * @property {Buffer | undefined} body only when asked for
+ * @property {string | undefined} error
+ */
+
+/**
+ * @param {string} url
+ * @param {{ method?: string, headers?: Record<string, string | number>, body?: Buffer, agent?: import('node:http').Agent,
+ *   keepBody?: boolean, leaveAfter?: number, pauseMs?: number, timeoutMs?: number }} [options] `leaveAfter`: the client hangs up
+ *   after so many bytes; `pauseMs`: it waits so long before it reads the next part.
+ * @returns {Promise<Outcome>}
+ */
+export function request(url, options = {}) {
+  const { method = 'GET', headers = {}, body, agent, keepBody = false, leaveAfter, pauseMs = 0 } = options
+  return new Promise((resolve) => {
+    const hash = createHash('sha256')
+    const chunks = []
+    const outcome = { status: 0, headers: {}, complete: false, digest: '', size: 0, body: undefined, error: undefined }
+    const settle = (error) => {
+      clearTimeout(late)
+      if (outcome.digest !== '') return
+      outcome.error = error
+      outcome.digest = `sha256:${hash.digest('hex')}`
+      if (keepBody) outcome.body = Buffer.concat(chunks)
+      resolve(outcome)
+    }
+    const length = body ? { 'content-length': body.length } : {}
+    const sent = send(url, { method, agent, headers: { ...length, ...headers } }, (response) => {
+      outcome.status = response.statusCode
+      outcome.headers = response.headers
+      response.on('data', (chunk) => {
+        if (outcome.digest !== '') return
+        outcome.size += chunk.length
+        hash.update(chunk)
+        if (keepBody) chunks.push(chunk)
+        if (leaveAfter !== undefined && outcome.size >= leaveAfter) {
+          sent.destroy()
+          settle('left')
+        } else if (pauseMs > 0) {
+          response.pause()
+          setTimeout(() => response.resume(), pauseMs)
+        }
+      })
+      response.on('end', () => {
+        outcome.complete = response.complete
+        settle()
+      })
+      response.on('error', (error) => settle(error.code ?? error.message))
+      response.on('close', () => settle('closed'))
+    })
+    const late = setTimeout(() => {
+      sent.destroy()
+      settle('late')
+    }, options.timeoutMs ?? 90_000)
+    sent.on('error', (error) => settle(error.code ?? error.message))
+    sent.end(body)
+  })
+}
