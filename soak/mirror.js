@@ -22,25 +22,26 @@ export class Mirror {
   #child
   #isWanted = false
 
-  /** @param {string} home @param {Record<string, string>} upstreams */
-  constructor(home, upstreams) {
+  #options
+
+  /**
+   * @param {string} home
+   * @param {Record<string, string>} upstreams base URLs by registry
+   * @param {{ wrapper?: string[], cache?: object, registry?: object }} [options] `wrapper`: a program that runs the server,
+   *   and its arguments; `cache` and `registry`: settings of mirror.yaml.
+   */
+  constructor(home, upstreams, options = {}) {
     this.home = home
-    this.#configure(upstreams, [0, 0, 0])
     this.upstreams = upstreams
+    this.#options = options
+    this.#configure([0, 0, 0])
   }
 
-  #configure(upstreams, [cache, registry, admin]) {
+  #configure([cache, registry, admin]) {
+    const { upstreams } = this
     const config = {
-      cache: {
-        listen: [`127.0.0.1:${cache}`],
-        // Small, so that the store is full after a minute and evicts from then on.
-        maxSize: '400MiB',
-        minFree: 0,
-        tagFreshness: '1s',
-        timeouts: { connect: '2s', headers: '2s', idle: '2s', revalidate: '1s' },
-        prefetch: { layers: 4, rangesPerBlob: 3, rangeBytes: '2MiB', rangeMinSize: '8MiB' },
-      },
-      registry: { enabled: true, listen: [`127.0.0.1:${registry}`] },
+      cache: { minFree: 0, ...this.#options.cache, listen: [`127.0.0.1:${cache}`] },
+      registry: { enabled: true, ...this.#options.registry, listen: [`127.0.0.1:${registry}`] },
       admin: { listen: [`127.0.0.1:${admin}`] },
       networks: [],
       upstreams: Object.fromEntries(
@@ -53,7 +54,14 @@ export class Mirror {
   async start() {
     const begun = performance.now()
     const log = openSync(join(this.home, 'log'), 'a', 0o600)
-    const child = spawn(process.execPath, ['--max-semi-space-size=8', program, 'serve'], {
+    const [file, ...args] = [
+      ...(this.#options.wrapper ?? []),
+      process.execPath,
+      '--max-semi-space-size=8',
+      program,
+      'serve',
+    ]
+    const child = spawn(file, args, {
       env: { ...process.env, MIRROR_HOME: this.home },
       stdio: ['ignore', log, log, 'ipc'],
     })
@@ -72,10 +80,7 @@ export class Mirror {
     const urls = [endpoints.cache[0], endpoints.registry[0], endpoints.admin[0]]
     ;[this.cacheUrl, this.registryUrl, this.adminUrl] = urls
     // From now on the same ports, as users have them.
-    this.#configure(
-      this.upstreams,
-      urls.map((url) => new URL(url).port),
-    )
+    this.#configure(urls.map((url) => new URL(url).port))
     this.slowestStartMs = Math.max(this.slowestStartMs, performance.now() - begun)
     this.isUp = true
   }

@@ -16,6 +16,14 @@ const brokenMs = 40_000
 const mostBytes = 512 * 1024 * 1024
 const pushers = 3
 
+const cache = {
+  // Small, so that the store is full after a minute and evicts from then on.
+  maxSize: '400MiB',
+  tagFreshness: '1s',
+  timeouts: { connect: '2s', headers: '2s', idle: '2s', revalidate: '1s' },
+  prefetch: { layers: 4, rangesPerBlob: 3, rangeBytes: '2MiB', rangeMinSize: '8MiB' },
+}
+
 /**
  * @typedef {{ upstreams: Upstreams, mirror: Mirror, ledger: Ledger, msSinceFaults: () => number }} Scene
  * @typedef {{ ledger: Ledger, mirror: Mirror, upstreams: Upstreams, kills: number, checked: number, seconds: number }} Result
@@ -31,7 +39,7 @@ export async function soak({ home, minutes, seed, say }) {
   const until = begun + minutes * 60_000
   const upstreams = new Upstreams(seed)
   await upstreams.start()
-  const mirror = new Mirror(home, upstreams.urls)
+  const mirror = new Mirror(home, upstreams.urls, { cache })
   const ledger = new Ledger()
   let faultsEnded = 0
   const msSinceFaults = () => (upstreams.isFaulty ? 0 : Date.now() - faultsEnded)
