@@ -133,3 +133,31 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     },
   }
 }
+
+/** Who listens on the addresses of the configuration, and how to listen on another one. */
+export interface ListenerOpener {
+  readonly listeners: readonly Listener[]
+  readonly open: (address: string, port: number) => Promise<Listener>
+}
+
+/** Everything that listens, on one more address with the same ports; undefined when all of it does already. */
+export async function openOnAddress(
+  address: string,
+  openers: readonly ListenerOpener[],
+): Promise<Listener | undefined> {
+  const opened: Listener[] = []
+  const close = async (grace: number) => void (await Promise.all(opened.map((listener) => listener.close(grace))))
+  try {
+    for (const { listeners, open } of openers) {
+      const [first] = listeners
+      const isOpen = listeners.some(
+        ({ host, port }) => host === '0.0.0.0' || host === '::' || (host === address && port === first?.port),
+      )
+      if (first && !isOpen) opened.push(await open(address, first.port))
+    }
+  } catch (error) {
+    await close(0)
+    throw error
+  }
+  return opened[0] && { ...opened[0], close }
+}

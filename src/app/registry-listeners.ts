@@ -5,6 +5,7 @@ import type { BlobSending } from '../server/blobs.ts'
 import { createHandler } from '../server/handle.ts'
 import type { HostGuard } from '../server/host-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
+import type { Connection, PushOptions } from '../server/pushes.ts'
 import type { TransferLog } from '../server/transfer-log.ts'
 import type { RegistryParts } from './compose-registry.ts'
 
@@ -15,30 +16,51 @@ export interface RegistryListening {
   readonly sending: BlobSending
   readonly transfers: TransferLog
   readonly logger: Logger
+  /** Whether a connection comes from this machine itself; undefined where every address is this machine's own. */
+  readonly isFromHost: ((connection: Connection) => boolean) | undefined
+}
+
+export interface RegistryOpeners {
+  /** Listens on an address of the configuration. */
+  readonly open: (host: string, port: number) => Promise<Listener>
+  /** Listens on the gateway address of a Docker network. */
+  readonly openOnNetwork: (host: string, port: number) => Promise<Listener>
 }
 
 /** How to listen for pushes; undefined when the registry is switched off. Throws MirrorError for a bad password file. */
 export async function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
-  { guard, sending, transfers, logger, listening }: RegistryListening,
-): Promise<((host: string, port: number) => Promise<Listener>) | undefined> {
+  { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
+): Promise<RegistryOpeners | undefined> {
   if (!parts) return undefined
   const { registry } = parts
-  const { deletes, auth } = config.registry
+  const { deletes, auth, networks } = config.registry
   const authorize = auth && (await createBasicAuth(auth.htpasswd))
-  const push = { registry, deletes, idle: config.cache.timeouts.idle, authorize }
-  const handle = createHandler({
-    registry,
-    addressing: 'plain',
-    access: 'anonymous',
-    guard,
-    stats: undefined,
-    push,
-    sending,
-    defaultRegistry: undefined,
-    transfers,
-    logger,
-  })
-  return (host, port) => listen({ ...listening(host), host, port }, handle)
+  const opener = (mayWriteOn: (host: string) => PushOptions['mayWrite']) => (host: string, port: number) => {
+    const push = { registry, deletes, idle: config.cache.timeouts.idle, authorize, mayWrite: mayWriteOn(host) }
+    const handle = createHandler({
+      registry,
+      addressing: 'plain',
+      access: 'anonymous',
+      guard,
+      stats: undefined,
+      push,
+      sending,
+      defaultRegistry: undefined,
+      transfers,
+      logger,
+    })
+    return listen({ ...listening(host), host, port }, handle)
+  }
+  const mayNetworksWrite = networks === 'write'
+  return {
+    // Of a container's addresses, all of which it listens on, only the way from its host is this machine's alone.
+    open: opener((host) => (mayNetworksWrite || !isWildcard(host) ? undefined : isFromHost)),
+    openOnNetwork: opener(() => (mayNetworksWrite ? undefined : () => false)),
+  }
+}
+
+function isWildcard(host: string): boolean {
+  return host === '0.0.0.0' || host === '::'
 }

@@ -26,9 +26,15 @@ import { credentialHostOf } from '../upstream/credentials.ts'
 import { openAdminToken } from './admin-token.ts'
 import { createCanaryActions } from './canary-actions.ts'
 import { compose, type Parts } from './compose.ts'
+import { hostCheck } from './container/host-check.ts'
 import type { Outside } from './container/outside.ts'
 import { connectionLimit } from './connection-limit.ts'
-import { startNetworkListeners, type NetworkListeners } from './network-listeners.ts'
+import {
+  openOnAddress,
+  startNetworkListeners,
+  type ListenerOpener,
+  type NetworkListeners,
+} from './network-listeners.ts'
 import { registryOpener } from './registry-listeners.ts'
 import { createRegistryActions } from './registry-actions.ts'
 import { createStatusReport } from './status-report.ts'
@@ -109,12 +115,20 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
-    const openRegistry = await registryOpener(parts.pushed, config, { guard, sending, transfers, logger, listening })
-    const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry, closing) : []
+    const openRegistry = await registryOpener(parts.pushed, config, {
+      guard,
+      sending,
+      transfers,
+      logger,
+      listening,
+      isFromHost: hostCheck(options.env ?? process.env),
+    })
+    const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry.open, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 
     const { maxSize: maxBytes, minFree } = config.cache
-    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree }
+    const { networks: registryNetworks } = config.registry
+    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree, registryNetworks }
     const watched: { networks?: NetworkListeners | undefined } = {}
     const report = async () =>
       createStatusReport(parts, {
@@ -142,7 +156,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     }
     const openers = [
       { listeners: cacheListeners, open: openCache },
-      ...(openRegistry ? [{ listeners: registryListeners, open: openRegistry }] : []),
+      ...(openRegistry ? [{ listeners: registryListeners, open: openRegistry.openOnNetwork }] : []),
     ]
     const networks = await watchNetworks(config, openers, logger, (urls) => {
       endpoints.networks = urls
@@ -200,29 +214,6 @@ async function watchNetworks(
     onChange,
     logger,
   })
-}
-
-/** Who listens on the addresses of the configuration, and how to listen on another one. */
-interface ListenerOpener {
-  readonly listeners: readonly Listener[]
-  readonly open: (address: string, port: number) => Promise<Listener>
-}
-
-/** Everything that listens, on one more address with the same ports; undefined when all of it does already. */
-async function openOnAddress(address: string, openers: readonly ListenerOpener[]): Promise<Listener | undefined> {
-  const opened: Listener[] = []
-  const close = async (grace: number) => void (await Promise.all(opened.map((listener) => listener.close(grace))))
-  try {
-    for (const { listeners, open } of openers) {
-      const [first] = listeners
-      const everywhere = listeners.some(({ host }) => host === '0.0.0.0' || host === '::')
-      if (first && !everywhere) opened.push(await open(address, first.port))
-    }
-  } catch (error) {
-    await close(0)
-    throw error
-  }
-  return opened[0] && { ...opened[0], close }
 }
 
 function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {

@@ -14,6 +14,8 @@ export interface StatusContext {
   readonly maxBytes: number
   readonly minFree: number
   readonly networks: StatusReport['networks']
+  /** What containers of Docker networks may do in the registry. */
+  readonly registryNetworks: 'read' | 'write'
   /** Bytes that may still be written to the disk of the cache; undefined where that cannot be told. */
   readonly freeBytes: number | undefined
 }
@@ -49,7 +51,10 @@ export function createStatusReport(
       ...(context.freeBytes !== undefined && { freeBytes: context.freeBytes }),
       minFree: context.minFree,
     },
-    registry: registryCounters(pushed),
+    registry: {
+      ...registryCounters(pushed),
+      ...(pushed && { networks: context.registryNetworks }),
+    },
     refusedHosts: Object.fromEntries(stats.refusedHosts),
     refusedRegistries: Object.fromEntries(stats.refusedRegistries),
     images: imageReports({ store }),

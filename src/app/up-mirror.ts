@@ -51,6 +51,8 @@ export interface UpReport {
   engine?: string
   version: string
   endpoints: Endpoints
+  /** What containers of Docker networks may do in the registry. */
+  registryNetworks?: 'read' | 'write'
   /** What it has no longer. */
   dropped: Dropped
   /** Where clients that were told of the one before reach nobody now. */
@@ -96,6 +98,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       pid: plan.running!.pid,
       version,
       endpoints: plan.endpoints!,
+      registryNetworks: plan.config.registry.networks,
       dropped: nothingDropped,
       moved: [],
     }
@@ -118,6 +121,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     pid,
     version,
     endpoints,
+    registryNetworks: plan.config.registry.networks,
     dropped: plan.dropped,
     moved: movedAddresses(toldBefore(plan.running), endpoints, {
       before: plan.running && engineElsewhere(plan.running),

@@ -1,3 +1,4 @@
+import type { StatusReport } from '../server/admin-api.ts'
 import { splitWords, wrapWords } from './fit-width.ts'
 import type { Coat, Paint } from './paint.ts'
 
@@ -30,4 +31,17 @@ export function counted(amount: number, one: string, several: string): string {
 /** A Host header is whatever a stranger sent, and so is what an upstream says. */
 export function printable(text: string, most = 100): string {
   return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, most)
+}
+
+/** What containers of Docker networks may do in the registry; nothing where no network reaches it. */
+export function registryRights(
+  { networks, registry }: Pick<StatusReport['endpoints'], 'networks' | 'registry'>,
+  rights: 'read' | 'write' | undefined,
+): string[] {
+  if (rights === undefined || registry.length === 0 || Object.keys(networks).length === 0) return []
+  return [
+    rights === 'read'
+      ? 'containers may only pull (registry.networks: read)'
+      : 'containers may push and delete (registry.networks: write)',
+  ]
 }

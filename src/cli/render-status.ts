@@ -2,7 +2,7 @@ import { formatBytes, formatDuration } from '../lib/units.ts'
 import type { StatusReport, UpstreamReport } from '../server/admin-api.ts'
 import { createPaint, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
-import { count, counted, renderFacts, type Fact } from './render-facts.ts'
+import { count, counted, registryRights, renderFacts, type Fact } from './render-facts.ts'
 import { renderImages } from './render-images.ts'
 import { renderTable, type Column } from './render-table.ts'
 import { renderTroubles } from './render-troubles.ts'
@@ -29,6 +29,7 @@ function endpointFacts({ endpoints, registry, engine }: StatusReport): Fact[] {
     ...endpoints.cache.map((url): Fact => ['cache', url]),
     ...Object.entries(endpoints.networks).map(([name, url]): Fact => ['', `${url} (network ${name})`]),
     ...endpoints.registry.map((url): Fact => ['registry', `${url} (${pushed(registry)})`]),
+    ...registryRights(endpoints, registry.networks).map((text): Fact => ['', text]),
     ...endpoints.admin.map((url): Fact => ['admin', url]),
     ...(engine === undefined ? [] : [['', 'addresses of that machine, not of this one'] satisfies Fact]),
   ]

@@ -7,10 +7,11 @@ import type { ClientName } from '../clients/client-config.ts'
 import { hostOf } from '../runtime/host-of.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import type { Paint } from './paint.ts'
+import { registryRights } from './render-facts.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
-  { outcome, changed, pid, container, engine, version, endpoints, dropped, moved }: UpReport,
+  { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
   paint: Paint,
 ): string {
   const up = `mirror ${version} is up`
@@ -22,7 +23,7 @@ export function renderUp(
     connected: `${up} ${where}, as before, with other networks: ${changed.join(', ')}`,
     'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
-  const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints)]
+  const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
   if (engine !== undefined)
     lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
   const notes = [...droppedLines(dropped, 'no longer'), ...moved.map(movedLine)]
@@ -104,11 +105,13 @@ function listOf(names: readonly string[]): string {
   return names.length < 2 ? names.join() : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
 }
 
-function endpointLines({ cache, networks, registry, admin }: Endpoints): string[] {
+function endpointLines(endpoints: Endpoints, rights: UpReport['registryNetworks']): string[] {
+  const { cache, networks, registry, admin } = endpoints
   return [
     ...cache.map((url) => `  cache     ${url}`),
     ...Object.entries(networks).map(([name, url]) => `            ${url} (network ${name})`),
     ...registry.map((url) => `  registry  ${url}`),
+    ...registryRights(endpoints, rights).map((text) => `            ${text}`),
     ...admin.map((url) => `  admin     ${url}`),
   ]
 }

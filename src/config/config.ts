@@ -1,7 +1,14 @@
 /** What mirror.yaml says, parsed: sizes in bytes, durations in ms, paths absolute. */
 export interface Config {
   cache: CacheConfig
-  registry: { enabled: boolean; listen: ListenAddress[]; deletes: boolean; auth: { htpasswd: string } | undefined }
+  registry: {
+    enabled: boolean
+    listen: ListenAddress[]
+    deletes: boolean
+    /** What containers of Docker networks may do in the registry. */
+    networks: 'read' | 'write'
+    auth: { htpasswd: string } | undefined
+  }
   admin: { listen: ListenAddress[] }
   /** Docker networks whose containers shall reach us. */
   networks: string[]

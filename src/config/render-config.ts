@@ -28,6 +28,7 @@ export function renderConfig(config: Config): ConfigDocument {
       enabled: registry.enabled,
       listen: registry.listen.map(address),
       deletes: registry.deletes,
+      networks: registry.networks,
       ...(registry.auth && { auth: registry.auth }),
     },
     admin: { listen: admin.listen.map(address) },

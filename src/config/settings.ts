@@ -50,6 +50,7 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
     enabled: scalar(read.boolean),
     listen,
     deletes: scalar(read.boolean),
+    networks: scalar(read.oneOf('read', 'write')),
     auth: section<{ htpasswd?: string }, { htpasswd: string }>(
       { htpasswd: scalar(read.filePath) },
       ({ htpasswd }, problem) => (htpasswd === undefined ? problem('needs the key htpasswd') : { htpasswd }),

@@ -21,6 +21,8 @@ export interface EngineInfo {
   /** `linux`, `windows`: of the containers. */
   readonly os: string
   readonly rootless: boolean
+  /** The engine's operating system in its own words: `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)`. */
+  readonly system?: string | undefined
   /** `json-file`, `journald` … */
   readonly logDriver: string
 }

@@ -21,6 +21,12 @@ export const dataFolder = '/data'
 /** The only user there is in an image of ours. */
 export const imageUser = '1000:1000'
 
+/**
+ * Set to 1, it tells the mirror in a container that the engine lives in a virtual machine or in namespaces of its own. What the
+ * engine forwards from a published port may then come from an address outside of the container's networks.
+ */
+export const enclosedVariable = 'MIRROR_ENGINE_ENCLOSED'
+
 /** What the user wants of a mirror in a container. */
 export interface ContainerWish {
   readonly version: string
@@ -42,6 +48,8 @@ export interface ContainerWish {
   /** The name, among the files that are handed over, of the certificates that Node shall trust besides its own. */
   readonly extraCa: string | undefined
   readonly engine: Pick<EngineInfo, 'logDriver'>
+  /** The engine lives in a virtual machine or in namespaces of its own. */
+  readonly isEnclosed?: boolean
 }
 
 /** Undefined where there is no registry. */
@@ -135,6 +143,7 @@ export function containerSpec(wish: ContainerWish, instance: string): ContainerS
       ...placeVariables(handedFolderOf(instance)),
       ...(wish.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${handedFolderOf(instance)}/${wish.extraCa}` }),
       MIRROR_INSTANCE: instance,
+      ...(wish.isEnclosed && { [enclosedVariable]: '1' }),
     },
     user: wish.user,
     labels: {

@@ -28,6 +28,7 @@ export async function openContainerEngine(endpoint: DockerEndpoint): Promise<Con
           architecture: imageArchitecture(info.Architecture),
           os: info.OSType,
           rootless: (info.SecurityOptions ?? []).some((option) => /(^|=)rootless(,|$)/.test(option)),
+          system: info.OperatingSystem,
           logDriver: info.LoggingDriver,
         }
       },
@@ -59,6 +60,7 @@ interface EngineAnswer {
   ServerVersion: string
   Architecture: string
   OSType: string
+  OperatingSystem?: string
   SecurityOptions: string[] | null
   LoggingDriver: string
 }

@@ -68,6 +68,8 @@ export interface RegistryCounters {
   bytes: number
   /** Under way. */
   uploads: number
+  /** What containers of Docker networks may do; absent where no registry runs. */
+  networks?: 'read' | 'write'
 }
 
 /** The totals of the cache, and hits / (hits + misses). */

@@ -19,6 +19,14 @@ export interface PushOptions {
   readonly idle: number
   /** Undefined when everybody may do everything. */
   readonly authorize: Authorize | undefined
+  /** Whether the client behind a connection may push and delete; undefined when every client may. */
+  readonly mayWrite?: ((connection: Connection) => boolean) | undefined
+}
+
+/** The two ends of a connection, as `net.Socket` has them. */
+export interface Connection {
+  readonly remoteAddress?: string | undefined
+  readonly localAddress?: string | undefined
 }
 
 const mostTags = 100
@@ -45,7 +53,9 @@ export async function answerPush(
   // A page in a browser may send a form anywhere; its Origin gives it away.
   if (!reads && request.headers.origin !== undefined)
     throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
-  if (route.kind === 'uploads' || route.kind === 'upload') {
+  const isUpload = route.kind === 'uploads' || route.kind === 'upload'
+  if ((!reads || isUpload) && options.mayWrite?.(request.socket) === false) throw pullOnly()
+  if (isUpload) {
     await answerUpload(request, response, route, { ...options, user })
     return {}
   }
@@ -99,4 +109,12 @@ async function answerDelete(
   if (route.kind === 'manifest') await registry.deleteManifest(route, route.reference)
   else await registry.deleteBlob(route, route.digest)
   sendEmpty(response, 202, {})
+}
+
+function pullOnly(): OciError {
+  return new OciError(
+    'DENIED',
+    403,
+    'Containers may only pull from this registry. To let them push and delete, set "registry.networks: write" in mirror.yaml.',
+  )
 }

@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -29,16 +30,13 @@ test.skipIf(process.platform !== 'linux')(
     const report = async () => (await mirror.status()).networks
     await expect.poll(report).toEqual({ kind: { state: 'waiting', reason: 'the network does not exist yet' } })
 
-    for (const body of ['once', 'again']) {
+    for (const _round of [1, 2]) {
       engine.changeNetworks([network('kind', gateway)])
       await expect.poll(networks).toEqual({ kind: cache })
       expect(await report()).toEqual({ kind: { state: 'listening', url: cache } })
       expect((await get(cache!, '/v2/')).status).toBe(200)
       expect((await get(cache!, '/v2/app/blobs/uploads/', { method: 'POST' })).status).toBe(405)
-      const path = `/v2/app/blobs/uploads/?digest=${digestOf(Buffer.from(body))}`
-      const pushed = await get(registry!, path, { method: 'POST', body })
-      expect(pushed.status).toBe(201)
-      expect((await get(mirror.registryUrl!, pushed.headers.location!)).body.toString()).toBe(body)
+      expect((await get(registry!, '/v2/')).status).toBe(200)
 
       engine.changeNetworks([])
       await expect.poll(networks).toEqual({})
@@ -50,6 +48,95 @@ test.skipIf(process.platform !== 'linux')(
     expect((await get(mirror.registryUrl!, '/v2/')).status).toBe(200)
   },
 )
+
+describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a network', () => {
+  const body = 'pushed'
+  const digest = digestOf(Buffer.from(body))
+  const whole = `/v2/app/blobs/uploads/?digest=${digest}`
+  const mediaType = 'application/vnd.oci.image.manifest.v1+json'
+
+  async function startWithGateway(env: Record<string, string> = {}, address = gateway) {
+    const home = await temporaryHome()
+    const socket = join(home, 'docker.sock')
+    const engine = new DockerEngine()
+    engine.changeNetworks([network('kind', address)])
+    await engine.start(socket)
+    onTestFinished(() => engine.stop())
+    const mirror = await startMirrorProcess({
+      upstreams: {},
+      registry: true,
+      networks: ['kind'],
+      env: { DOCKER_HOST: `unix://${socket}`, ...env },
+    })
+    await expect.poll(async () => (await mirror.status()).networks).toMatchObject({ kind: { state: 'listening' } })
+    return { mirror, local: mirror.registryUrl!, inside: mirror.registryUrl!.replace('127.0.0.1', address) }
+  }
+
+  test('serves pulls and refuses every request that changes something, with the key that allows it', async () => {
+    const { mirror, local, inside } = await startWithGateway()
+    const begun = await get(local, '/v2/app/blobs/uploads/', { method: 'POST' })
+    expect(begun.status).toBe(202)
+    const upload = new URL(begun.headers.location!, local)
+    const pushed = await get(local, whole, { method: 'POST', body })
+    expect(pushed.status).toBe(201)
+    expect((await get(inside, `/v2/app/blobs/${digest}`)).body.toString()).toBe(body)
+    expect((await get(inside, '/v2/_catalog')).status).toBe(200)
+
+    const writes: [string, string, string?][] = [
+      ['POST', '/v2/app/blobs/uploads/'],
+      ['POST', whole, body],
+      ['POST', `/v2/other/blobs/uploads/?mount=${digest}&from=app`],
+      ['GET', upload.pathname + upload.search],
+      ['HEAD', upload.pathname + upload.search],
+      ['PATCH', upload.pathname + upload.search, body],
+      ['PUT', `${upload.pathname}?digest=${digest}`, body],
+      ['DELETE', upload.pathname + upload.search],
+      ['PUT', '/v2/app/manifests/one', '{}'],
+      ['DELETE', '/v2/app/manifests/one'],
+      ['DELETE', `/v2/app/manifests/${digest}`],
+      ['DELETE', `/v2/app/blobs/${digest}`],
+      ['PATCH', '/v2/app/manifests/one', '{}'],
+      ['POST', '/v2/'],
+    ]
+    for (const [method, path, sent] of writes) {
+      const options = { method, ...(sent !== undefined && { body: sent }) }
+      const answer = await get(inside, path, { ...options, headers: { 'content-type': mediaType } })
+      expect(answer.status, `${method} ${path}`).toBe(403)
+      if (method !== 'HEAD')
+        expect(JSON.parse(answer.body.toString())).toMatchObject({
+          errors: [{ code: 'DENIED', message: expect.stringContaining('registry.networks: write') }],
+        })
+    }
+    expect((await get(local, upload.pathname + upload.search)).status).toBe(204)
+    expect((await get(local, `/v2/app/blobs/${digest}`)).status).toBe(200)
+    expect((await mirror.status()).registry.networks).toBe('read')
+  })
+
+  test('takes pushes and deletes with registry.networks: write', async () => {
+    const { mirror, local, inside } = await startWithGateway({ MIRROR_REGISTRY_NETWORKS: 'write' })
+    expect((await get(inside, whole, { method: 'POST', body })).status).toBe(201)
+    expect((await get(local, `/v2/app/blobs/${digest}`)).body.toString()).toBe(body)
+    expect((await get(inside, `/v2/app/blobs/${digest}`, { method: 'DELETE' })).status).toBe(202)
+    expect((await mirror.status()).registry.networks).toBe('write')
+  })
+
+  test('takes pushes when registry.listen names the address, where the cache then listens, too', async () => {
+    const port = await freePort()
+    const { mirror, local } = await startWithGateway({ MIRROR_REGISTRY_LISTEN: `127.0.0.1:${port},${gateway}:${port}` })
+    const inside = local.replace('127.0.0.1', gateway)
+    expect((await get(inside, whole, { method: 'POST', body })).status).toBe(201)
+    expect((await get(mirror.url.replace('127.0.0.1', gateway), '/v2/')).status).toBe(200)
+  })
+})
+
+/** A port that was free a moment ago. */
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise<void>((resolve) => server.close(() => resolve()))
+  return port
+}
 
 test.skipIf(process.platform !== 'linux').each([
   [['dev'], { dev: { state: 'waiting', reason: 'the Docker engine does not answer' } }],

@@ -100,6 +100,7 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
     ...(engine !== undefined && { engine }),
     version,
     endpoints,
+    registryNetworks: request.config.registry.networks,
     dropped: plan.dropped,
     moved: movedAddresses(running?.endpoints, endpoints, { before: running && engineElsewhere(running), now: engine }),
   }

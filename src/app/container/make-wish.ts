@@ -65,6 +65,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
       env: proxyEnvironment(env),
       extraCa: certificates ? extraCaFile : undefined,
       engine: info,
+      isEnclosed: isEnclosed(info, surroundings.platform),
     },
   }
 }
@@ -74,6 +75,11 @@ function userFor(folder: string | undefined, { rootless }: EngineInfo): string {
   if (folder === undefined) return imageUser
   if (rootless || process.getuid === undefined || process.getgid === undefined) return rootless ? '0:0' : imageUser
   return `${process.getuid()}:${process.getgid()}`
+}
+
+/** Docker Desktop, and any engine for Linux containers on another system, lives in a virtual machine. */
+function isEnclosed({ rootless, system }: EngineInfo, platform: Surroundings['platform']): boolean {
+  return rootless || system === 'Docker Desktop' || platform !== 'linux'
 }
 
 function memoryOf(text: string | undefined): number {

@@ -40,6 +40,7 @@ registry:
   enabled: true
   listen: ["127.0.0.1:5001"]
   deletes: true
+  networks: read
   auth: {htpasswd: ./htpasswd}
 admin:
   listen: ["127.0.0.1:5056"]

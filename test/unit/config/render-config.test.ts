@@ -25,6 +25,7 @@ const everything: Config = {
     enabled: false,
     listen: [{ host: 'localhost', port: 6001 }],
     deletes: false,
+    networks: 'write',
     auth: { htpasswd: '/here/htpasswd' },
   },
   admin: { listen: [{ host: '127.0.0.1', port: 6056 }] },

@@ -1,0 +1,89 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { BlockList, isIP } from 'node:net'
+import { endianness, networkInterfaces } from 'node:os'
+import { errnoOf } from '../../lib/errors.ts'
+import { enclosedVariable } from '../../runtime/container-spec.ts'
+import { isLoopbackAddress, plainAddress } from '../../server/host-guard.ts'
+import type { Connection } from '../../server/pushes.ts'
+
+/** Files that Docker and podman put into every container. */
+const containerMarks = ['/.dockerenv', '/run/.containerenv']
+
+/** How a process in a container tells its host's connections from other containers'; undefined outside of containers. */
+export function hostCheck(
+  env: Readonly<Record<string, string | undefined>>,
+): ((connection: Connection) => boolean) | undefined {
+  if (!env['MIRROR_INSTANCE'] && !containerMarks.some((file) => existsSync(file))) return undefined
+  const isEnclosed = env[enclosedVariable] === '1'
+  return (connection) =>
+    isFromHost(connection, {
+      gateways: defaultGateways(readRoutes()),
+      subnets: isEnclosed ? subnetsOf(networkInterfaces()) : undefined,
+    })
+}
+
+export interface ContainerNetworking {
+  /** Addresses of the default routes. */
+  readonly gateways: readonly string[]
+  /** The networks that the container is on, as CIDR; undefined where an address outside of them proves nothing. */
+  readonly subnets: readonly string[] | undefined
+}
+
+/**
+ * Whether a connection to a container comes from its host: by a published port, or straight from a process there. Engines
+ * forward a published port by the container's default gateway, and from that address; other containers connect from their own.
+ */
+export function isFromHost(
+  { remoteAddress, localAddress }: Connection,
+  { gateways, subnets }: ContainerNetworking,
+): boolean {
+  const remote = plainAddress(remoteAddress ?? '')
+  if (isIP(remote) === 0) return false
+  // Rootless podman forwards from inside the container's own network namespace.
+  if (isLoopbackAddress(remote) || remote === plainAddress(localAddress ?? '')) return true
+  return gateways.includes(remote) || (subnets !== undefined && !isWithin(remote, subnets))
+}
+
+function isWithin(address: string, subnets: readonly string[]): boolean {
+  const list = new BlockList()
+  for (const subnet of subnets) {
+    const [network = '', prefix] = subnet.split('/')
+    list.addSubnet(network, Number(prefix), familyOf(network))
+  }
+  return list.check(address, familyOf(address))
+}
+
+function familyOf(address: string): 'ipv4' | 'ipv6' {
+  return isIP(address) === 6 ? 'ipv6' : 'ipv4'
+}
+
+function subnetsOf(interfaces: ReturnType<typeof networkInterfaces>): string[] {
+  return Object.values(interfaces).flatMap((addresses) => (addresses ?? []).flatMap(({ cidr }) => cidr ?? []))
+}
+
+/** The IPv4 gateways of the default routes in a `/proc/net/route`. Its numbers are in the byte order of the machine. */
+export function defaultGateways(routes: string): string[] {
+  return routes
+    .split('\n')
+    .slice(1)
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, destination, gateway, , , , , mask]) => destination === none && mask === none && gateway !== none)
+    .map(([, , gateway = '']) => toAddress(gateway))
+}
+
+const none = '00000000'
+
+function toAddress(hex: string): string {
+  const numbers = [...Buffer.from(hex, 'hex')]
+  return (endianness() === 'LE' ? numbers.toReversed() : numbers).join('.')
+}
+
+/** Without routes nobody is known to be the host. */
+function readRoutes(): string {
+  try {
+    return readFileSync('/proc/net/route', 'utf8')
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return ''
+  }
+}

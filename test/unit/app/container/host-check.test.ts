@@ -1,0 +1,55 @@
+import { describe, expect, test } from 'vitest'
+import { defaultGateways, hostCheck, isFromHost } from '../../../../src/app/container/host-check.ts'
+
+describe('a connection to a container', () => {
+  const gateways = ['172.18.0.1']
+  const localAddress = '::ffff:172.18.0.5'
+
+  test.each([
+    ['of the gateway by which the engine forwards a published port', '::ffff:172.18.0.1', true],
+    ['of the same, to an IPv4 socket', '172.18.0.1', true],
+    ['from inside the container', '127.0.0.1', true],
+    ['from inside the container, by IPv6', '::1', true],
+    ['from the container to its own address', '::ffff:172.18.0.5', true],
+    ['of another container', '::ffff:172.18.0.2', false],
+    ['of another container, by IPv6', 'fc00:f853:ccd:e793::2', false],
+    ['of the gateway of another network', '172.19.0.1', false],
+    ['of another machine', '192.168.1.20', false],
+    ['of nobody, because the client has left', undefined, false],
+    ['of an address that only looks like the gateway', '::ffff:172.18.0.11', false],
+  ])('%s', (_, remoteAddress, expected) => {
+    expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets: undefined })).toBe(expected)
+  })
+
+  test.each([
+    ['what a virtual machine forwards', '192.168.65.1', true],
+    ['what a rootless engine forwards', '::ffff:10.0.2.2', true],
+    ['the gateway', '172.18.0.1', true],
+    ['another container', '172.18.0.2', false],
+    ['another container on the second network', '::ffff:172.20.255.254', false],
+    ['another container, by IPv6', 'fc00:f853:ccd:e793::2', false],
+  ])('in an engine that is enclosed, of %s', (_, remoteAddress, expected) => {
+    const subnets = ['127.0.0.1/8', '172.18.0.5/16', '172.20.0.2/16', 'fc00:f853:ccd:e793::5/64']
+    expect(isFromHost({ remoteAddress, localAddress }, { gateways, subnets })).toBe(expected)
+  })
+})
+
+test('the default gateways are read from the kernel, the others of its routes are none', () => {
+  const routes = `Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth1	00000000	010012AC	0003	0	0	0	00000000	0	0	0
+eth0	00000000	010011AC	0003	0	0	100	00000000	0	0	0
+eth0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
+eth2	0000140A	0100000A	0003	0	0	0	0000FFFF	0	0	0
+eth3	00000000	0200000A	0003	0	0	0	0000FFFF	0	0	0
+`
+  expect(defaultGateways(routes)).toEqual(['172.18.0.1', '172.17.0.1'])
+  expect(defaultGateways('')).toEqual([])
+})
+
+test('a mirror in a container of ours tells its host from others by what the kernel says', () => {
+  const check = hostCheck({ MIRROR_INSTANCE: 'one' })!
+  expect(check({ remoteAddress: '127.0.0.1', localAddress: '127.0.0.1' })).toBe(true)
+  expect(check({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(false)
+  const enclosed = hostCheck({ MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' })!
+  expect(enclosed({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(true)
+})
