@@ -20,26 +20,58 @@ const lookMs = 250
 
 /** Reads the end of the log, and what comes after it. Throws ENOENT when there is none. */
 export async function readLogs({ logFile, lines, follow, signal, clock, write }: LogsRequest): Promise<void> {
-  const file = await open(logFile, 'r')
+  let file = await open(logFile, 'r')
   try {
     const start = await startOfLast(file, lines)
     let { position } = start
     const reader = new LineReader(write)
     // Most of it may have been put aside a moment ago.
-    if (start.missing > 0) await readPrevious(logFile, start.missing, reader)
+    if (start.missing > 0) await readPrevious(logFile, file, start.missing, reader)
     for (;;) {
       position = await reader.read(file, position)
       if (!follow || signal.aborted) break
       await clock.sleep(lookMs, signal).catch(() => {})
-      if ((await file.stat()).size >= position) continue
-      // The log was put aside and begins again: what came since the last look lies there.
-      await readRest(logFile, position, reader)
-      position = 0
+      const next = await openNext(logFile, file)
+      if (next !== undefined) {
+        // Nobody writes to the file before any more.
+        await reader.read(file, position)
+        reader.end()
+        await readBetween(logFile, file, next, reader)
+        await file.close()
+        file = next
+        position = 0
+      } else if ((await file.stat()).size < position) {
+        // The log was copied and emptied: what came since the last look lies in the copy.
+        await readRest(logFile, position, reader)
+        position = 0
+      }
     }
     reader.end()
   } finally {
     await file.close()
   }
+}
+
+/** The file that has taken the place of the log; undefined while that is the one that is open. */
+async function openNext(logFile: string, file: FileHandle): Promise<FileHandle | undefined> {
+  const next = await openIfThere(logFile)
+  if (next === undefined || !(await isSame(next, file))) return next
+  await next.close()
+  return undefined
+}
+
+/** The log may have been put aside more than once since the last look: the file in between is read whole. */
+async function readBetween(logFile: string, before: FileHandle, next: FileHandle, reader: LineReader): Promise<void> {
+  await withPrevious(logFile, async (between) => {
+    if ((await isSame(between, before)) || (await isSame(between, next))) return
+    await reader.read(between, 0)
+    reader.end()
+  })
+}
+
+async function isSame(one: FileHandle, other: FileHandle): Promise<boolean> {
+  const [a, b] = [await one.stat(), await other.stat()]
+  return a.ino === b.ino && a.dev === b.dev
 }
 
 /** Gathers lines from blocks. */
@@ -72,8 +104,9 @@ class LineReader {
 }
 
 /** The last lines of the log that was put aside before this one; nothing when there is none. */
-async function readPrevious(logFile: string, lines: number, reader: LineReader): Promise<void> {
+async function readPrevious(logFile: string, current: FileHandle, lines: number, reader: LineReader): Promise<void> {
   await withPrevious(logFile, async (file) => {
+    if (await isSame(file, current)) return
     await reader.read(file, (await startOfLast(file, lines)).position)
     reader.end()
   })
@@ -85,17 +118,21 @@ async function readRest(logFile: string, from: number, reader: LineReader): Prom
 }
 
 async function withPrevious(logFile: string, use: (file: FileHandle) => Promise<void>): Promise<void> {
-  let file: FileHandle
-  try {
-    file = await open(`${logFile}.1`, 'r')
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return
-    throw error
-  }
+  const file = await openIfThere(`${logFile}.1`)
+  if (file === undefined) return
   try {
     await use(file)
   } finally {
     await file.close()
+  }
+}
+
+async function openIfThere(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, 'r')
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw error
   }
 }
 

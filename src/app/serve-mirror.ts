@@ -6,10 +6,9 @@ import { loadConfig } from '../config/load-config.ts'
 import { renderConfig } from '../config/render-config.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/deferred.ts'
-import { MirrorError, describeFailure, errnoOf, exitCode } from '../lib/errors.ts'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { keepState, type KeptState } from '../runtime/keep-state.ts'
-import { limitLog } from '../runtime/limit-log.ts'
 import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
@@ -30,8 +29,6 @@ export interface ServeRequest {
   onReady?: (endpoints: Endpoints) => void
 }
 
-const logCheckMs = 3_600_000
-
 /**
  * Serves in this process until a signal, or a request to the admin listener, tells it to end; then drains. Whoever started
  * this process and waits on its channel hears that it is ready, or why not.
@@ -47,10 +44,10 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     const hashes = configHashes(config, paths.dataDir)
     const rendered = renderConfig(config)
     await refuseSecond(paths)
-    const logger = await createLogger({ level: config.log.level, write: request.writeLog })
+    const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
+    const logger = await createLogger({ level: config.log.level, write: request.writeLog, file: logFile })
     const startedAt = new Date().toISOString()
     const identity = await processIdentity(process.pid)
-    const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
 
     let kept: KeptState | undefined
     const mirror = await startMirror(config, {
@@ -82,7 +79,6 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       await kept.written
       const stopLooking = outside && forgetPredecessors(outside, logger)
       await forgetResting(paths.stateDir)
-      if (logFile !== undefined) keepLogSmall(logFile, logger)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)
       logger.info({ reason: await ending.begun }, 'the mirror is ending')
@@ -143,14 +139,6 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
       'MIRROR_HOME=<another folder> mirror serve   (a second one, on other ports)',
     ],
   })
-}
-
-function keepLogSmall(logFile: string, logger: Logger): void {
-  const limit = () =>
-    limitLog(logFile).catch((error: unknown) =>
-      logger.warn({ error: describeFailure(error) }, 'the log cannot be put aside'),
-    )
-  setInterval(() => void limit(), logCheckMs).unref()
 }
 
 /** Whether what we write to stderr ends up in this file. */

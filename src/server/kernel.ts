@@ -9,6 +9,8 @@ export interface Kernel {
   isInMemory(file: number, first: number, last: number): boolean
   /** How a socket, and those a listening one takes on, sends: `reno`. Whether the kernel agreed. */
   setCongestionControl(socket: number, algorithm: string): boolean
+  /** Makes the descriptor `to` mean what `from` means. Whether the kernel agreed. https://man7.org/linux/man-pages/man2/dup2.2.html */
+  duplicate(from: number, to: number): boolean
   /**
    * Gives the system back what the C library keeps of freed memory, in a thread of its own; undefined where the library is not
    * GNU's. https://man7.org/linux/man-pages/man3/malloc_trim.3.html
@@ -39,6 +41,7 @@ export async function loadKernel({
     const setsockopt = library.func(
       'int setsockopt(int socket, int level, int name, const void *value, uint32_t length)',
     ) as Call
+    const dup2 = library.func('int dup2(int from, int to)') as Call
     const trim = trimOf(library)
     const { EAGAIN, EINTR, EOPNOTSUPP } = koffi.os.errno
     const offset = new BigInt64Array(1)
@@ -67,6 +70,7 @@ export async function loadKernel({
         const name = Buffer.from(algorithm)
         return setsockopt(socket, protocolTcp, tcpCongestion, name, name.length) === 0
       },
+      duplicate: (from, to) => dup2(from, to) === to,
       trimMemory: trim && (() => new Promise((resolve) => trim.async(0, () => resolve()))),
     }
   } catch {

@@ -35,4 +35,27 @@ describe('the log', () => {
     logger.debug({ url: secret, error: new Error(secret), inner: { list: [secret] } }, secret)
     expect(lines.join()).not.toMatch(/hunter2|abcdef/)
   })
+
+  test('has short lines, whatever clients and upstreams say', async () => {
+    const { logger, lines, last } = await logged('info')
+    const long = 'x'.repeat(1_000_000)
+    const many = Object.fromEntries(Array.from({ length: 10_000 }, (_, at) => [`host-${at}.example`, long]))
+    const cyclic: Record<string, unknown> = { long }
+    cyclic['again'] = cyclic
+    for (const fields of [
+      { agent: long },
+      { error: new Error(long) },
+      { list: Array.from({ length: 10_000 }, () => long) },
+      many,
+      { list: Array.from({ length: 1_000_000 }, () => 0) },
+      { text: '\u0000'.repeat(1_000_000) },
+      cyclic,
+    ]) {
+      logger.info(fields, 'said')
+      expect(lines.at(-1)!.length).toBeLessThan(64 * 1024)
+      expect(last()).toMatchObject({ msg: 'said' })
+    }
+    logger.info({ agent: long, host: 'a.example' }, 'said')
+    expect(last()).toMatchObject({ agent: expect.stringMatching(/^x{4096}… \(995904 more\)$/), host: 'a.example' })
+  })
 })

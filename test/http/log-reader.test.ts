@@ -1,0 +1,53 @@
+import { execFileSync } from 'node:child_process'
+import { closeSync, openSync, readSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { temporaryHome } from '../support/mirror.ts'
+import { startMirrorProcess } from '../support/mirror-process.ts'
+
+/** A mirror whose stderr is a named pipe, and the other end of it. */
+async function startWithPipe() {
+  const home = await temporaryHome()
+  const pipe = join(home, 'stderr')
+  execFileSync('mkfifo', [pipe])
+  const reader = openSync(pipe, 'r+')
+  let isOpen = true
+  const close = () => {
+    if (isOpen) closeSync(reader)
+    isOpen = false
+  }
+  onTestFinished(close)
+  const wrapper = ['sh', '-c', `exec "$@" 2>'${pipe}'`, 'sh']
+  const mirror = await startMirrorProcess({ upstreams: {}, home, wrapper })
+  const ask = () => mirror.get('/v2/team/app/blobs/sha256:0', { headers: { 'user-agent': 'x'.repeat(1000) } })
+  return { mirror, ask, reader, close }
+}
+
+describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', () => {
+  test('answers while nobody reads, and says how many lines were lost once somebody does', async () => {
+    const { mirror, ask, reader } = await startWithPipe()
+    // A pipe holds 64 KiB; 1 MiB waits in the process.
+    for (let round = 0; round < 40; round += 1) {
+      const answers = await Promise.all(Array.from({ length: 40 }, ask))
+      expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([400]))
+    }
+    const buffer = Buffer.alloc(64 * 1024)
+    let text = ''
+    const read = () => {
+      text += buffer.toString('utf8', 0, readSync(reader, buffer))
+      return text
+    }
+    await ask()
+    await expect.poll(read).toContain('lines of the log were lost')
+    mirror.kill('SIGTERM')
+    expect(await mirror.ended).toBe(0)
+  })
+
+  test('answers when the reader has gone', async () => {
+    const { mirror, ask, close } = await startWithPipe()
+    close()
+    for (let round = 0; round < 20; round += 1) expect((await ask()).status).toBe(400)
+    mirror.kill('SIGTERM')
+    expect(await mirror.ended).toBe(0)
+  })
+})
