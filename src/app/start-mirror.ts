@@ -142,7 +142,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
-    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, logger })
+    const { idle } = config.cache.timeouts
+    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, idle, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port }, handleAdmin),

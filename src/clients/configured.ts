@@ -1,8 +1,8 @@
 import { chmod, readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder, syncFolder } from '../lib/make-folder.ts'
 import { clientNames, type ClientName } from './client-config.ts'
 import { orAbsent } from '../lib/or-absent.ts'
 

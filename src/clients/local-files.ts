@@ -12,9 +12,9 @@ import {
   type FileHandle,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { replaceFile, syncFolder } from '../lib/atomic-file.ts'
+import { replaceFile } from '../lib/atomic-file.ts'
 import { errnoOf, systemError } from '../lib/errors.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder, syncFolder } from '../lib/make-folder.ts'
 import type { FilePort } from './file-port.ts'
 import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'

@@ -1,6 +1,6 @@
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { makeFolder } from './make-folder.ts'
+import { makeFolder, syncFolder } from './make-folder.ts'
 
 /**
  * Replaces a file so that a reader, or a crash at any moment, sees the old content or the new, never a part:
@@ -39,15 +39,4 @@ export async function replaceFile(
     throw error
   }
   await syncFolder(dirname(path))
-}
-
-/** Makes renames and unlinks in a folder durable. Windows cannot open folders and needs none of it. */
-export async function syncFolder(folder: string): Promise<void> {
-  if (process.platform === 'win32') return
-  const handle = await open(folder, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
 }

@@ -5,7 +5,7 @@ import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSession } from '../store/upload-session.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
 import type { UploadChunk, UploadName, UploadState, User } from './registry.ts'
-import { journalBytes, tellFullDisk, withRoom, type MakeRoom } from './with-room.ts'
+import { journalBytes, tellUnwritable, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalUploadsOptions {
   readonly store: PushedStore
@@ -47,7 +47,7 @@ export class LocalUploads {
       const { size } = session
       const release = store.repositories.claim([digest])
       try {
-        const isRight = await tellFullDisk(() => session.publish(digest))
+        const isRight = await tellUnwritable(() => session.publish(digest))
         if (!isRight) throw new OciError('DIGEST_INVALID', 400, `What came does not hash to ${digest}.`)
         const held = { op: 'blob' as const, digest, size, heldSince: store.runningClock.now() }
         await withRoom(makeRoom, journalBytes, () => store.repositories.commit(session.repository, [held]))

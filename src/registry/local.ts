@@ -120,7 +120,8 @@ export class LocalRegistry implements PushRegistry {
     return Promise.resolve(listAnswer({ repositories: entries }, next))
   }
 
-  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadState {
+  async startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): Promise<UploadState> {
+    await this.#store.blobs.checkWritable()
     return this.#uploads.start(repository, user, algorithm)
   }
 

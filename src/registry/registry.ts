@@ -84,7 +84,7 @@ export interface ListAnswer {
  */
 export interface PushRegistry extends Registry {
   /** Begins an upload of the user's. `algorithm`: of the digest to come, when the client has said so. */
-  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadState
+  startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): Promise<UploadState>
   uploadState(repository: Repository, upload: UploadName): UploadState
   /** Adds a chunk; one that breaks off leaves what came of it. */
   appendUpload(repository: Repository, upload: UploadName, chunk: UploadChunk): Promise<UploadState>

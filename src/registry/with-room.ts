@@ -23,21 +23,29 @@ export async function withRoom<T>(makeRoom: MakeRoom, least: number, task: () =>
     }
     await makeRoom(bytes)
   }
-  return tellFullDisk(task)
+  return tellUnwritable(task)
 }
 
-/** Runs a task that writes; a disk without room becomes an OciError 507 that says so. */
-export async function tellFullDisk<T>(task: () => Promise<T>): Promise<T> {
+/** Runs a task that writes; a disk that takes nothing, for whatever lasting reason, becomes an OciError 507 that says so. */
+export async function tellUnwritable<T>(task: () => Promise<T>): Promise<T> {
   try {
     return await task()
   } catch (error) {
-    if (!isDiskFull(error)) throw error
-    throw new OciError(
-      'DENIED',
-      507,
-      'The disk of the registry is full, up to the reserve of cache.minFree. Free space.',
-    )
+    const why = reasons[errnoOf(error) ?? '']
+    throw why === undefined ? error : new OciError('DENIED', 507, `${why} What is there can still be pulled.`)
   }
+}
+
+const noPermission =
+  'The mirror may not write to the folder of its registry. Give the folder back to the user who runs it.'
+
+/** By the system's error. An I/O error is none of them: the next try may succeed. */
+const reasons: Readonly<Record<string, string>> = {
+  ENOSPC: 'The disk of the registry is full, up to the reserve of cache.minFree. Free space.',
+  EDQUOT: 'The disk quota of the user who runs the mirror is used up. Free space, or raise the quota.',
+  EROFS: 'The disk of the registry is mounted read-only. Remount it, or use another folder: mirror up --data DIR.',
+  EACCES: noPermission,
+  EPERM: noPermission,
 }
 
 function isDiskFull(error: unknown): boolean {

@@ -14,8 +14,10 @@ import type {
   VerifyRequest,
 } from './admin-api.ts'
 import { changeRegistry, type RegistryActions } from './admin-registry.ts'
+import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
+import { drainBody, readSmallBody } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */
@@ -40,29 +42,38 @@ export interface AdminOptions {
   readonly token: string
   /** Of a mirror in a container. */
   readonly instance?: string | undefined
+  /** A body that brings nothing for so long is given up; ms. */
+  readonly idle?: number
   readonly logger: Logger
 }
 
 const largestBody = 1024 * 1024
+const defaultIdleMs = 30_000
 
 /** Health, status, metrics and control; see admin-api.ts for the shapes. */
 export function createAdminHandler(
   options: AdminOptions,
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
-    answer(request, response, options).catch((reason: unknown) => {
-      if (!(reason instanceof OciError))
-        options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
-      const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
-      sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
-    })
+    const client = new ClientDeparture(request, response)
+    answer(request, response, options)
+      .catch((reason: unknown) => {
+        // Nobody is left to be told, and a client that leaves is no failure of ours.
+        if (client.hasHappened) return response.destroy()
+        if (!(reason instanceof OciError))
+          options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
+        const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
+        sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
+      })
+      // A body that the answer did not need may never end.
+      .finally(() => drainBody(request))
   }
 }
 
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token, instance }: AdminOptions,
+  { actions, guard, token, instance, idle = defaultIdleMs }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   const path = request.url!.split('?', 1)[0]!
@@ -83,30 +94,30 @@ async function answer(
 
   switch (path) {
     case '/api/cache/rm': {
-      const { names, dryRun } = await readJson(request)
+      const { names, dryRun } = await readJson(request, idle)
       if (!Array.isArray(names) || !names.every((name): name is string => typeof name === 'string')) {
         throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
       }
       return sendJson(request, response, await actions.remove({ names, dryRun: dryRun === true }))
     }
     case '/api/cache/prune': {
-      const { dryRun } = await readJson(request)
+      const { dryRun } = await readJson(request, idle)
       return sendJson(request, response, await actions.prune({ dryRun: dryRun === true }))
     }
     case '/api/cache/verify': {
-      const { quarantine } = await readJson(request)
+      const { quarantine } = await readJson(request, idle)
       return sendProgress(response, (signal) => actions.verify({ quarantine: quarantine !== false }, signal))
     }
     case '/api/registry/rm':
     case '/api/registry/gc':
     case '/api/registry/prune': {
       const registry = registryOf(actions)
-      return sendJson(request, response, await changeRegistry(path, await readJson(request), registry))
+      return sendJson(request, response, await changeRegistry(path, await readJson(request, idle), registry))
     }
     case '/api/canary':
       return sendJson(request, response, actions.offerCanary())
     case '/api/canary/end': {
-      const report = await actions.endCanary(String((await readJson(request))['id']))
+      const report = await actions.endCanary(String((await readJson(request, idle))['id']))
       if (!report) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
       return sendJson(request, response, report)
     }
@@ -136,16 +147,10 @@ function checkToken(request: IncomingMessage, token: string): void {
   throw new OciError('UNAUTHORIZED', 401, 'This needs the token in the state folder.')
 }
 
-async function readJson(request: IncomingMessage): Promise<Record<string, unknown>> {
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length
-    if (size > largestBody) throw new OciError('SIZE_INVALID', 413, 'The body is too large.')
-    chunks.push(chunk)
-  }
+async function readJson(request: IncomingMessage, idle: number): Promise<Record<string, unknown>> {
+  const body = await readSmallBody(request, largestBody, idle)
   try {
-    const value: unknown = JSON.parse(Buffer.concat(chunks).toString() || '{}')
+    const value: unknown = JSON.parse(body.toString() || '{}')
     if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
   } catch {
     // answered below

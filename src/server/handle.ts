@@ -7,6 +7,7 @@ import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
 import { linksOf } from '../registry/manifest-links.ts'
 import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../registry/registry.ts'
 import type { Stats } from '../registry/stats.ts'
+import { tellUnwritable } from '../registry/with-room.ts'
 import { agentOf, logAccess, repositoryName } from './access-log.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { sendBlobAnswer, type BlobSending } from './blobs.ts'
@@ -118,7 +119,7 @@ async function answer(
   asked.ended = beginTransfer(request, route, options)
   if (push) {
     const user = await push.authorize?.(request)
-    const pushed = await answerPush(request, response, route, push, user)
+    const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
   const caller = callerOf(request, options)

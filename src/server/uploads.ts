@@ -72,7 +72,7 @@ async function beginUpload(
     await registry.putBlob(route, digest, chunkOf(request, idle))
     return sendPublished(response, name, digest)
   }
-  const state = registry.startUpload(route, user, neededAlgorithm(wanted.algorithm))
+  const state = await registry.startUpload(route, user, neededAlgorithm(wanted.algorithm))
   const headers = uploadHeaders({ repository: name, ...pick(state) })
   sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(usefulChunk) })
 }

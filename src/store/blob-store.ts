@@ -11,6 +11,8 @@ export interface BlobStore {
   open(digest: Digest, expectedSize?: number): Promise<OpenBlob | undefined>
   /** All bytes of a small blob (a manifest), hashed on every load; damaged or absent is undefined. */
   read(digest: Digest, limit: number): Promise<Uint8Array<ArrayBuffer> | undefined>
+  /** Throws what the system says where no blob can be written: a read-only disk, no permission. */
+  checkWritable(): Promise<void>
   /** A new, unpublished blob. */
   create(): Promise<BlobWriter>
   /** Publishes small bytes whose digest the caller has computed. */

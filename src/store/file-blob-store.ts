@@ -1,6 +1,7 @@
-import { open, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises'
-import { syncFolder } from '../lib/atomic-file.ts'
+import { constants } from 'node:fs'
+import { access, open, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
+import { syncFolder } from '../lib/make-folder.ts'
 import { isThere } from '../lib/is-there.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
@@ -94,6 +95,15 @@ export class FileBlobStore implements BlobStore {
     await blob.close()
     this.#trust.add(digest)
     return bytes
+  }
+
+  async checkWritable(): Promise<void> {
+    try {
+      await access(this.#layout.temporary, constants.W_OK | constants.X_OK)
+    } catch (error) {
+      // A folder that somebody has taken away is made again.
+      if (errnoOf(error) !== 'ENOENT') throw error
+    }
   }
 
   async create(): Promise<BlobWriter> {

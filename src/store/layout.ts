@@ -1,7 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
-import { syncFolder } from '../lib/atomic-file.ts'
+import { basename, join } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/make-folder.ts'
 import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
@@ -74,7 +73,7 @@ export function storeLayout(root: string): StoreLayout {
 export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   const folders = [layout.blobFolder('sha256'), layout.blobFolder('sha512')]
   folders.push(layout.temporary, layout.repositories, layout.quarantine)
-  for (const folder of folders) await makeDurableFolder(folder)
+  for (const folder of folders) await makeFolder(folder)
 }
 
 /** Throws `MirrorError` when the folder holds a store of a newer version; a folder that is not there yet is fine. */
@@ -97,13 +96,4 @@ export async function refuseNewerStore(root: string): Promise<void> {
 
 function random(): string {
   return randomBytes(16).toString('hex')
-}
-
-async function makeDurableFolder(folder: string): Promise<void> {
-  const first = await makeFolder(folder)
-  if (first === undefined) return
-  for (let at = folder; dirname(at) !== at; at = dirname(at)) {
-    await syncFolder(dirname(at))
-    if (at === first) return
-  }
 }

@@ -1,0 +1,46 @@
+import { chmod, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { digestOf } from '../../src/oci/digest.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { makeImage } from '../support/images.ts'
+import { startTestRegistry } from '../support/registry.ts'
+
+/** Every folder below one, that one too. */
+async function foldersBelow(root: string): Promise<string[]> {
+  const found = await readdir(root, { recursive: true, withFileTypes: true })
+  return [root, ...found.filter((entry) => entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name))]
+}
+
+// To root every folder can be written.
+test.skipIf(process.getuid === undefined || process.getuid() === 0)(
+  'a registry whose folder may not be written to answers every change with a 507 and the reason, and serves what it has',
+  async () => {
+    const registry = await startTestRegistry()
+    const image = makeImage()
+    await registry.push('app', 'v1', image)
+    const upload = await registry.begin('app')
+    const folders = await foldersBelow(join(registry.home, 'data'))
+    const give = async (mode: number) => {
+      for (const folder of folders) await chmod(folder, mode)
+    }
+    onTestFinished(() => give(0o700))
+    await give(0o500)
+    const body = Buffer.from('new')
+    const whole = `/v2/app/blobs/uploads/?digest=${digestOf(body)}`
+    const answers = [
+      await registry.ask('POST', '/v2/app/blobs/uploads/'),
+      await registry.ask('POST', whole, { body }),
+      await registry.ask('PATCH', upload, { body }),
+      await registry.ask('PUT', `${upload}?digest=${digestOf(body)}`, { body }),
+      await registry.ask('POST', `/v2/other/blobs/uploads/?mount=${image.layers[0]}&from=app`),
+    ]
+    for (const answer of answers) {
+      expectError(answer, 507, 'DENIED')
+      expect(answer.body.toString()).toContain('may not write to the folder')
+    }
+    expectContent(await registry.get('/v2/app/manifests/v1'), image.digest)
+    await give(0o700)
+    expect((await registry.ask('POST', whole, { body })).status).toBe(201)
+  },
+)
