@@ -1,3 +1,4 @@
+import { redact } from '../lib/redact.ts'
 import type { Totals } from '../registry/stats.ts'
 import type { ImageReport, StatusReport, UpstreamReport } from '../server/admin-api.ts'
 import { listImages } from '../store/images.ts'
@@ -112,7 +113,9 @@ const longestText = 300
 
 /** What an upstream said: of limited length, without control characters. */
 function cleanText(text: string): string {
-  return text.slice(0, longestText).replaceAll(/\p{Cc}/gu, '?')
+  return redact(text)
+    .slice(0, longestText)
+    .replaceAll(/\p{Cc}/gu, '?')
 }
 
 function iso(milliseconds: number): string {

@@ -1,3 +1,5 @@
+import { redact } from '../lib/redact.ts'
+
 /** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two more for 5xx answers, which it leaves open. */
 export type OciErrorCode =
   | 'BLOB_UNKNOWN'
@@ -32,8 +34,8 @@ export class OciError extends Error {
     this.headers = headers
   }
 
-  /** The body: `{"errors":[{"code","message"}]}`. */
+  /** The body: `{"errors":[{"code","message"}]}`, without what could be a secret. */
   body(): string {
-    return JSON.stringify({ errors: [{ code: this.code, message: this.message }] })
+    return JSON.stringify({ errors: [{ code: this.code, message: redact(this.message) }] })
   }
 }

@@ -117,7 +117,6 @@ const tags = /<\/?[a-z!][^<>]*>/gi
 /** Control and format characters, line separators, and halves of characters. */
 const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
 const startOfLine = new RegExp(`^.{${longest}}`, 'u')
-const webToken = /\beyJ[\w-]+\.[\w-]+\.[\w-]*/g
 
 function clean(text: string, secrets: readonly string[]): string | undefined {
   let line = stripVTControlCharacters(text.slice(0, 10 * longest))
@@ -129,7 +128,7 @@ function clean(text: string, secrets: readonly string[]): string | undefined {
     for (const form of [secret, encodeURIComponent(secret), Buffer.from(secret).toString('base64')])
       line = line.replaceAll(form, '…')
   }
-  line = redact(line.replace(webToken, '…')).replace(/\s+/g, ' ').trim()
+  line = redact(line).replace(/\s+/g, ' ').trim()
   if (!/[\p{L}\p{N}]/u.test(line)) return undefined
   const [start = line] = startOfLine.exec(line) ?? []
   return start.length < line.length ? `${start}…` : line

@@ -15,7 +15,7 @@ const { missing } = inject('e2e')
 describe.skipIf(missing !== undefined)('a disk that has become read-only', () => {
   test('has every push and delete answered with a 507 and the reason, and pulls go on, also cold ones', async () => {
     const cold = makeImage({ seed: 1 })
-    const upstream = await startUpstream({ 'library/app': { v1: cold } })
+    const upstream = await startUpstream({ images: { 'library/app': { v1: cold } } })
     const home = await temporaryHome()
     const disk = join(home, 'data')
     await mkdir(disk)

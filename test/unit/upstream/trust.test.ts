@@ -78,6 +78,71 @@ describe('addresses', () => {
     ['169.254.169.254', 'link-local'],
     ['fe80::1%eth0', 'link-local'],
     ['255.255.255.255', 'link-local'],
+    ['::', 'loopback'],
+    ['0:0:0:0:0:0:0:1', 'loopback'],
+    ['0.1.2.3', 'loopback'],
+    ['192.0.0.8', 'private'],
+    ['100.127.255.255', 'private'],
+    ['100.128.0.1', 'public'],
+    ['172.32.0.1', 'public'],
+    ['169.253.255.255', 'public'],
+    ['240.0.0.1', 'link-local'],
+    ['224.0.0.251', 'link-local'],
+    ['192.0.2.1', 'public'],
+    ['198.51.100.1', 'public'],
+    ['203.0.113.1', 'public'],
+    ['168.63.129.16', 'link-local'],
+    ['168.63.129.17', 'public'],
+    ['fec0::1', 'private'],
+    ['fd12:3456::1', 'private'],
+    ['febf::1%2', 'link-local'],
+    ['ff02::1', 'link-local'],
+    ['2001:db8::1', 'public'],
+    ['3fff::1', 'public'],
+    ['2001:2::1', 'link-local'],
+    ['2001:4860:4860::8888', 'public'],
+    ['100::1', 'link-local'],
+    ['4000::1', 'link-local'],
+    ['no address', 'link-local'],
+    ['', 'link-local'],
+    ['::ffff:8.8.8.8', 'public'],
+    ['::ffff:a00:1', 'private'],
+    ['::ffff:7f00:1', 'loopback'],
+    ['0:0:0:0:0:ffff:192.168.0.1', 'private'],
+    ['::FFFF:10.0.0.1%eth0', 'private'],
+    ['::127.0.0.1', 'loopback'],
+    ['::10.0.0.1', 'private'],
+    ['::a9fe:a9fe', 'link-local'],
+    ['::8.8.8.8', 'public'],
+    ['::0.0.1.0', 'loopback'],
+    ['::ffff:0:127.0.0.1', 'loopback'],
+    ['::ffff:0:10.0.0.1', 'private'],
+    ['::ffff:0:a9fe:a9fe', 'link-local'],
+    ['::ffff:0:8.8.8.8', 'public'],
+    ['64:ff9b::127.0.0.1', 'loopback'],
+    ['64:ff9b::7f00:1', 'loopback'],
+    ['64:ff9b::10.0.0.1', 'private'],
+    ['64:ff9b::169.254.169.254', 'link-local'],
+    ['64:ff9b::8.8.8.8', 'public'],
+    ['64:ff9b:1::8.8.8.8', 'private'],
+    ['64:ff9b:1::169.254.169.254', 'link-local'],
+    ['64:ff9b:1:ffff::10.0.0.1', 'private'],
+    ['64:ff9b:2::8.8.8.8', 'link-local'],
+    ['2002:7f00:1::', 'loopback'],
+    ['2002:7f00:1::1', 'loopback'],
+    ['2002:a00:1::5', 'private'],
+    ['2002:a9fe:a9fe::1', 'link-local'],
+    ['2002:808:808::1', 'public'],
+    ['2001:0:808:808:0:0:80ff:fffe', 'loopback'],
+    ['2001:0:808:808:0:0:f5ff:fffe', 'private'],
+    ['2001:0:7f00:1:0:0:f7f7:f7f7', 'loopback'],
+    ['2001:0:808:808:0:0:f7f7:f7f7', 'public'],
+    ['2606:4700::5efe:127.0.0.1', 'loopback'],
+    ['2606:4700::5efe:a00:1', 'private'],
+    ['2606:4700:0:0:200:5efe:169.254.169.254', 'link-local'],
+    ['2606:4700::5efe:8.8.8.8', 'public'],
+    ['fe80::5efe:8.8.8.8', 'link-local'],
+    ['fd00::5efe:8.8.8.8', 'private'],
   ])('%s is %s', (address, expected) => {
     expect(classifyAddress(address)).toBe(expected)
   })
@@ -132,6 +197,17 @@ describe('the address guard', () => {
     await expect(resolve(it, 'storage.corp.example')).rejects.toThrow(/more private address/)
     expect(await resolve(it, 'mixed.example')).toEqual(['9.9.9.9'])
   })
+
+  test.each(['64:ff9b::a9fe:a9fe', '2002:7f00:1::1', '::127.0.0.1', '::ffff:0:10.0.0.1', '2606:4700::5efe:a00:1'])(
+    'lets no upstream lead to a private address that %s stands for',
+    async (address) => {
+      const hidden: LookupAll = (_hostname, _options, callback) => callback(null, [{ address, family: 6 }])
+      const url = new URL('https://registry.public.example')
+      const it = createAddressGuard({ host: 'it', url, allowPrivate: true, tokenHosts: [], lookup: hidden })
+      await expect(resolve(it, 'storage.example')).rejects.toThrow(/more private address/)
+      expect(() => it.checkLiteral(new URL(`https://[${address}]/v2/`))).toThrow(/more private address/)
+    },
+  )
 
   test('lets hosts the user named be anywhere', async () => {
     const it = guard('https://registry.public.example', true, ['storage.corp.example:8443'])
