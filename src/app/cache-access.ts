@@ -1,9 +1,10 @@
 import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
-import { findRunning } from '../runtime/state-file.ts'
 import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
 import { refuseResting } from './container/resting.ts'
-import { adminOf } from './mirror-status.ts'
+import { findMirrorHere } from './find-mirror-here.ts'
+import { adminHere } from './mirror-status.ts'
+import { refuseOthersPlaces } from './others-places.ts'
 import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What is cached, whether or not a mirror runs. */
@@ -22,16 +23,17 @@ export interface CacheAccess {
 /** By the running mirror, which alone may write to its store; by the store itself when none runs. */
 export async function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
   const paths = mirrorPaths(surroundings)
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined) {
+  const here = await findMirrorHere(surroundings)
+  if (here === undefined) {
+    refuseOthersPlaces(surroundings)
     await refuseResting(paths.stateDir)
     const config = await loadConfig({ ...surroundings, paths })
     // Only this way needs the store's code.
     const { openStoredCache } = await import('./stored-cache.ts')
     return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
   }
-  const admin = adminOf(running, paths)
-  const { cache, networks } = running.endpoints
+  const admin = adminHere(here)
+  const { cache, networks } = here.running.endpoints
   return {
     naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
     list: async () => (await admin.status()).images,

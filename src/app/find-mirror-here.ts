@@ -1,4 +1,6 @@
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { looksAtOwners } from '../config/roots-places.ts'
+import { isOnlyRoots } from '../lib/root-owned.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import type { InvokingUser } from './invoking-user.ts'
@@ -7,24 +9,23 @@ import type { InvokingUser } from './invoking-user.ts'
 export interface MirrorHere {
   readonly running: MirrorState
   readonly paths: MirrorPaths
-  /** Whose it is when it is not ours: under sudo, that of the user who called it. */
+  /** Whose it is when it is not ours: that of the user who has become root. */
   readonly user: InvokingUser | undefined
 }
 
-/** Our own running mirror; under sudo, when root runs none, that of the user who called it. */
+/** Our own running mirror; when root runs none, that of the user who has become root. */
 export async function findMirrorHere(surroundings: Surroundings): Promise<MirrorHere | undefined> {
   const paths = mirrorPaths(surroundings)
-  const user = await invokingUser(surroundings)
-  if (user === undefined) return findOwn(paths)
-  const { isOnlyRoots } = await import('../lib/root-owned.ts')
-  const isRoots = await isOnlyRoots(paths.stateFile)
+  const isRoots = !looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile)
   const own = isRoots ? await findOwn(paths) : undefined
+  const user = own === undefined ? await invokingUser(surroundings) : undefined
+  if (user === undefined) return own
   // With a home of root's own that was named, nothing else is meant.
-  if (own !== undefined || (isRoots && surroundings.env['MIRROR_HOME'])) return own
+  if (isRoots && surroundings.env['MIRROR_HOME']) return undefined
   const { findRunningOf } = await import('./users-mirror.ts')
   const { home, uid } = user
   const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
-  for (const candidate of [paths, usual]) {
+  for (const candidate of [mirrorPaths(surroundings.callers ?? surroundings), usual]) {
     const running = await findRunningOf(candidate.stateFile, uid)
     if (running !== undefined) return { running, paths: candidate, user }
   }
@@ -36,10 +37,9 @@ async function findOwn(paths: MirrorPaths): Promise<MirrorHere | undefined> {
   return running && { running, paths, user: undefined }
 }
 
-/** What it takes to find out who called sudo is loaded where somebody has. */
+/** What it takes to find out who has become root is loaded as root only. */
 async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | undefined> {
-  const { env } = surroundings
-  if (env['SUDO_UID'] === undefined && env['DOAS_USER'] === undefined) return undefined
+  if (!looksAtOwners(surroundings)) return undefined
   const { findInvokingUser } = await import('./invoking-user.ts')
   return findInvokingUser(surroundings)
 }

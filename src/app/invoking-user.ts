@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import type { Surroundings } from '../config/paths.ts'
 import { runCommand, type RunCommand } from '../lib/run-command.ts'
 
@@ -11,13 +12,16 @@ export interface InvokingUser {
 
 const timeoutMs = 5000
 
-/** Who has started this process by sudo or doas; undefined when we are not root, or root itself has started it. */
+/**
+ * Who has become root to start this process: by sudo, doas or pkexec, which say so; by `su -m`, which keeps the home folder.
+ * Undefined when we are not root, or root itself has started it.
+ */
 export async function findInvokingUser(
-  { env, platform }: Pick<Surroundings, 'env' | 'platform'>,
+  { env, platform, callers }: Pick<Surroundings, 'env' | 'platform' | 'callers'>,
   run: RunCommand = runCommand,
 ): Promise<InvokingUser | undefined> {
   if (process.geteuid?.() !== 0) return undefined
-  const who = env['SUDO_UID'] ?? env['DOAS_USER']
+  const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? ownerOf(callers?.homedir)
   if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
   // macOS has no getent, and its id knows the same line.
   const said =
@@ -29,4 +33,9 @@ export async function findInvokingUser(
   const home = fields.at(-2)
   if (!name || !home?.startsWith('/') || !/^\d+$/.test(uid ?? '') || uid === '0') return undefined
   return { name, uid: Number(uid), home }
+}
+
+function ownerOf(home: string | undefined): string | undefined {
+  const owner = home === undefined ? undefined : statSync(home, { throwIfNoEntry: false })?.uid
+  return owner === 0 ? undefined : owner?.toString()
 }

@@ -1,9 +1,10 @@
 import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
-import { findRunning } from '../runtime/state-file.ts'
 import type { PushedImageReport, RegistryGcRequest, RegistryPruneRequest, RemovalReport } from '../server/admin-api.ts'
 import { refuseResting } from './container/resting.ts'
-import { adminOf } from './mirror-status.ts'
+import { findMirrorHere } from './find-mirror-here.ts'
+import { adminHere } from './mirror-status.ts'
+import { refuseOthersPlaces } from './others-places.ts'
 import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What was pushed, whether or not a mirror runs. */
@@ -22,16 +23,17 @@ export interface RegistryAccess {
 /** By the running mirror, which alone may write to its store; by the store itself when none runs. */
 export async function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
   const paths = mirrorPaths(surroundings)
-  const running = await findRunning(paths.stateFile)
-  if (running === undefined) {
+  const here = await findMirrorHere(surroundings)
+  if (here === undefined) {
+    refuseOthersPlaces(surroundings)
     await refuseResting(paths.stateDir)
     const config = await loadConfig({ ...surroundings, paths })
     // Only this way needs the store's code.
     const { openStoredRegistry } = await import('./stored-registry.ts')
     return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
   }
-  const admin = adminOf(running, paths)
-  const { registry, networks } = running.endpoints
+  const admin = adminHere(here)
+  const { registry, networks } = here.running.endpoints
   return {
     // On a network it has the port that it has elsewhere.
     naming: await registryNaming(surroundings, registry, Object.values(networks)),

@@ -4,6 +4,7 @@ import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../runtime/runtime.ts'
 import { serveArguments } from '../runtime/serve-arguments.ts'
+import { refuseOthersState } from './others-places.ts'
 
 export interface ProcessRequest {
   /** bin/run.js */
@@ -19,6 +20,7 @@ const readyWithinMs = 60_000
 /** Starts the server as a process of its own, and returns when it answers. Throws a MirrorError when it does not. */
 export async function startProcess({ program, paths, env, signal }: ProcessRequest): Promise<StartedMirror> {
   await makeFolder(paths.stateDir)
+  refuseOthersState(paths.stateDir)
   await limitLog(paths.logFile)
   return startDetached({
     args: serveArguments(program),

@@ -2,10 +2,12 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
+import { refuseOthersPlaces } from '../app/others-places.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { interruptGroups } from '../lib/process-group.ts'
 import { DockerError } from '../runtime/container-engine.ts'
+import { callersSurroundings, describeLeftOut } from './as-root.ts'
 import { calledAs, nameCommands } from './called-as.ts'
 import { isExit, writeFailure } from './end-with.ts'
 import { endWithOutput } from './output.ts'
@@ -33,6 +35,8 @@ export abstract class BaseCommand extends Command {
   protected override async init(): Promise<void> {
     await super.init()
     process.on('SIGINT', this.#onInterrupt)
+    const leftOut = describeLeftOut(process.env)
+    if (leftOut !== undefined) this.say(leftOut)
   }
 
   /** From here on the command itself decides how it ends when interrupted. */
@@ -101,7 +105,18 @@ export abstract class BaseCommand extends Command {
   /** The machine as this command sees it; flags that stand for variables take their place. */
   protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
     const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
-    return { platform: process.platform, env: { ...process.env, ...given }, homedir: homedir(), cwd: process.cwd() }
+    const around = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
+    return { ...around, env: { ...process.env, ...given }, callers: callersSurroundings() }
+  }
+
+  /**
+   * The same for what only the mirror of this very user is meant by. Throws a MirrorError (usage) when we are root, and others can
+   * change what was named, or what is root's.
+   */
+  protected ownSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
+    const surroundings = this.surroundings(variables)
+    refuseOthersPlaces(surroundings)
+    return surroundings
   }
 
   protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {

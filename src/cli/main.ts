@@ -1,6 +1,8 @@
+import { homedir } from 'node:os'
 import { Config } from '@oclif/core/config'
 import type { Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
+import { leaveOthersPlaces } from './as-root.ts'
 import { calledAs } from './called-as.ts'
 import { readCommandLine } from './command-line.ts'
 import { isExit, writeFailure } from './end-with.ts'
@@ -11,6 +13,8 @@ import { rootPlugin } from './root-plugin.ts'
 /** Runs the command that the arguments of this process name. */
 export async function main(): Promise<void> {
   watchOutput(process)
+  const { platform, env } = process
+  leaveOthersPlaces({ platform, env, homedir: homedir(), cwd: process.cwd() }, env)
   const plugin = rootPlugin(packageRoot())
   try {
     await run(plugin)

@@ -13,8 +13,9 @@ import {
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { replaceFile } from '../lib/atomic-file.ts'
-import { errnoOf, systemError } from '../lib/errors.ts'
+import { MirrorError, errnoOf, exitCode, systemError } from '../lib/errors.ts'
 import { makeFolder, syncFolder } from '../lib/make-folder.ts'
+import { describeForeign, findForeign, isRoot } from '../lib/root-owned.ts'
 import type { FilePort } from './file-port.ts'
 import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
@@ -25,7 +26,7 @@ const newFileMode = 0o644
 const newFolderMode = 0o755
 /** Folders of client configurations are flat; anything deeper is somebody's mistake. */
 const deepest = 5
-/** The files of this machine. */
+/** The files of this machine. As root, what others could make lead elsewhere is not written: a MirrorError (usage). */
 export const localFiles: FilePort = filesBy(realTarget)
 
 /** The same for what stands below a folder in place of `/`: no link there leads out of it. A file beside it is this machine's. */
@@ -35,6 +36,13 @@ export function filesBelow(root: string): FilePort {
 
 /** `locate`: the file that a path leads to. */
 function filesBy(locate: (path: string) => Promise<string>): FilePort {
+  const locateToWrite = async (path: string) => {
+    const target = await locate(path)
+    // A link below a root leads to another place than it does on this machine.
+    if (locate === realTarget) refuseOthers(path)
+    refuseOthers(target)
+    return target
+  }
   return {
     async read(path) {
       return orAbsent(async () => {
@@ -52,7 +60,7 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
     },
 
     async write(path, content, attributes) {
-      const target = await locate(path)
+      const target = await locateToWrite(path)
       const folder = dirname(target)
       const made = await makeFolders(folder)
       const prepare = async (file: FileHandle) => {
@@ -64,13 +72,13 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
     },
 
     async remove(path) {
-      const target = await locate(path)
+      const target = await locateToWrite(path)
       await rm(target, { force: true })
       await orAbsent(() => syncFolder(dirname(target)))
     },
 
     async mayWrite(path) {
-      const target = await locate(path)
+      const target = await locateToWrite(path)
       const there = await orAbsent(() => stat(target))
       if (there && !mayGiveTo(there)) return false
       let folder = dirname(target)
@@ -85,17 +93,28 @@ function filesBy(locate: (path: string) => Promise<string>): FilePort {
     },
 
     async tidy(path) {
-      await removeLeftovers(dirname(await locate(path)))
+      await removeLeftovers(dirname(await locateToWrite(path)))
     },
 
     async removeFolder(path) {
+      const parent = await locateToWrite(dirname(path))
       try {
-        await rmdir(join(await locate(dirname(path)), basename(path)))
+        await rmdir(join(parent, basename(path)))
       } catch (error) {
         if (!['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(error) ?? '')) throw error
       }
     },
   }
+}
+
+/** Whose the file itself is does not matter: it is replaced, and stays theirs. */
+function refuseOthers(path: string): void {
+  const found = isRoot() ? findForeign(path, { anyFile: true }) : undefined
+  if (found === undefined) return
+  throw new MirrorError(
+    `As root, mirror writes nothing that other users could make lead elsewhere, so ${path} is left alone: ${describeForeign(found)}.`,
+    { exit: exitCode.usage, hints: ['run the command without sudo, as the user whose file it is'] },
+  )
 }
 
 /** The file that a path leads to; a link to a file that is not there yet leads to where that file will be. */

@@ -106,7 +106,13 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { machineAt } = await import('../app/configure/machine.ts')
-    const machine = await machineAt(this.surroundings(), flags.root)
+    const { refuseOthersFlags } = await import('../app/others-places.ts')
+    const { describeStrayRecords } = await import('../app/configure/stray-records.ts')
+    const surroundings = this.surroundings()
+    refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)
+    const machine = await machineAt(surroundings, flags.root)
+    const stray = await describeStrayRecords(surroundings)
+    if (stray !== undefined) this.say(stray)
     if (flags.list) return this.list(machine, client, flags)
     if (flags.undo) return this.undo(machine, client, flags)
     if (flags.check && client === undefined) return this.checkConfigured(machine, flags)

@@ -2,6 +2,7 @@ import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
 import type { ConfigChoices } from '../app/init-config.ts'
 import type { TemplateName } from '../app/init-template.ts'
+import { refuseOthersFile } from '../app/others-places.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
@@ -61,7 +62,7 @@ export default class Init extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Init)
-    const surroundings = this.surroundings({ MIRROR_CONFIG: flags.config })
+    const surroundings = this.ownSurroundings({ MIRROR_CONFIG: flags.config })
     if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
     const { refuseExisting, renderConfig, writeConfig } = await import('../app/init-config.ts')
@@ -92,6 +93,7 @@ export default class Init extends BaseCommand {
       return
     }
     const file = resolve(flags.output)
+    refuseOthersFile(`--output ${flags.output}`, file, surroundings)
     const { writeConfig } = await import('../app/init-config.ts')
     await writeConfig(file, text, { force: flags.force })
     this.print(file)

@@ -47,11 +47,13 @@ export default class Logs extends BaseCommand {
     const { flags } = await this.parse(Logs)
     this.endWhenUnread()
     const { readLogs } = await import('../app/read-logs.ts')
-    const { findRunning } = await import('../runtime/state-file.ts')
+    const { findMirrorHere } = await import('../app/find-mirror-here.ts')
     const { systemClock } = await import('../lib/clock.ts')
     const surroundings = this.surroundings()
-    const { logFile, stateFile } = mirrorPaths(surroundings)
-    const running = await findRunning(stateFile)
+    const { logFile } = mirrorPaths(surroundings)
+    const here = await findMirrorHere(surroundings)
+    if (here?.user) throw readByTheirOwn(here.user.name)
+    const running = here?.running
     const render = flags.json
       ? asJson
       : createLogRenderer({
@@ -99,6 +101,14 @@ export default class Logs extends BaseCommand {
     const { findDead } = await import('../app/find-dead.ts')
     return (await findDead(paths, surroundings))?.hasLog ? container : undefined
   }
+}
+
+/** Where another user's log lies, that user says: root opens no file for them. */
+function readByTheirOwn(user: string): MirrorError {
+  return new MirrorError(`Root runs no mirror; the one of ${user} is running, and its log is ${user}'s to read.`, {
+    exit: exitCode.notRunning,
+    hints: [`mirror logs   (without sudo, as ${user})`],
+  })
 }
 
 /** The line as it is; what a crash wrote between them becomes JSON too, so that programs can read all of it. */

@@ -72,7 +72,7 @@ export default class Up extends BaseCommand {
     const { flags } = await this.parse(Up)
     const { planUp, upMirror } = await import('../app/up-mirror.ts')
     const { version } = this.config
-    const surroundings = this.surroundings(flagsAsVariables(flags))
+    const surroundings = this.ownSurroundings(flagsAsVariables(flags))
     const { lastRuntime } = await import('../app/last-runtime.ts')
     const release = this.tidyUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')

@@ -31,6 +31,11 @@ export interface Surroundings {
   homedir: string
   /** What relative paths in `env` start from. */
   cwd: string
+  /**
+   * As root: these before every place that others can change was taken out. They tell only whose mirror may be meant, and are
+   * never obeyed.
+   */
+  callers?: Surroundings | undefined
 }
 
 /**

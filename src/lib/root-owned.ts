@@ -1,43 +1,99 @@
-import { lstat, readlink } from 'node:fs/promises'
+import { lstatSync, readFileSync, readlinkSync, type Stats } from 'node:fs'
 import { dirname, resolve, sep } from 'node:path'
-import { orAbsent } from './or-absent.ts'
+import { errnoOf } from './errors.ts'
 
 const mostHops = 40
+
+/** The part of a path by which others can change what is there. */
+export interface ForeignPart {
+  readonly path: string
+  /** The user it belongs to; undefined where it is the mode that lets others write. */
+  readonly owner: number | undefined
+}
+
+export interface Trusted {
+  /** Whose a part may be besides root's. */
+  readonly uid?: number
+  /** The file at the end may be anybody's: it is replaced, or read for what it is. */
+  readonly anyFile?: boolean
+}
+
+/** Whether this process is root. */
+export function isRoot(): boolean {
+  return process.geteuid?.() === 0
+}
 
 /**
  * Whether only root can change what is at a path, or what will be made there: each folder above it, and each symbolic link on
  * the way, is root's, and nobody else may write it. In a sticky folder such as /tmp each user changes only what is their own.
  */
-export async function isOnlyRoots(path: string): Promise<boolean> {
-  return check(resolve(path), 0)
+export function isOnlyRoots(path: string): boolean {
+  return findForeign(path) === undefined
 }
 
-async function check(path: string, hops: number): Promise<boolean> {
-  const parts = path.split(sep).filter((part) => part !== '')
-  let at: string = sep
-  if (!(await isSafe(at))) return false
-  for (const part of parts) {
-    at = resolve(at, part)
-    const what = await orAbsent(() => lstat(at))
-    // What is made there will be root's.
-    if (what === undefined) return true
-    if (what.uid !== 0) return false
-    if (what.isSymbolicLink()) {
-      if (hops >= mostHops) return false
-      const rest = path.slice(at.length)
-      return check(`${resolve(dirname(at), await readlink(at))}${rest}`, hops + 1)
+/** Why `isOnlyRoots` is false: the first such part of the path, absolute; undefined where there is none. */
+export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted = {}): ForeignPart | undefined {
+  const system = lstatSync(sep)
+  // In a user namespace that knows only some users, the folder above all belongs to nobody; its owner can do everything anyway.
+  const trusted = new Set([0, uid, system.uid])
+  if (!isClosed(system)) return { path: sep, owner: undefined }
+  return walk(resolve(path), 0)
+
+  function walk(whole: string, hops: number): ForeignPart | undefined {
+    const parts = whole.split(sep).filter((part) => part !== '')
+    let at: string = sep
+    for (const [index, part] of parts.entries()) {
+      at = resolve(at, part)
+      const what = lstatOf(at)
+      // What is made there will be ours.
+      if (what === undefined) return undefined
+      const isEnd = anyFile && index === parts.length - 1 && what.isFile()
+      if (!isEnd && !trusted.has(what.uid)) return { path: at, owner: what.uid }
+      if (what.isSymbolicLink()) {
+        if (hops >= mostHops) return { path: at, owner: undefined }
+        return walk(resolve(dirname(at), readlinkSync(at), ...parts.slice(index + 1)), hops + 1)
+      }
+      if (!isEnd && !isClosed(what)) return { path: at, owner: undefined }
     }
-    if (!isClosed(what)) return false
+    return undefined
   }
-  return true
 }
 
-async function isSafe(path: string): Promise<boolean> {
-  const what = await lstat(path)
-  return what.uid === 0 && isClosed(what)
+/** `/home/alice belongs to alice`, for a message. */
+export function describeForeign({ path, owner }: ForeignPart): string {
+  return owner === undefined ? `others can write ${path}` : `${path} belongs to ${userName(owner)}`
 }
 
-function isClosed({ mode }: { mode: number }): boolean {
+/** The name of a user, or their number where the system's list does not have it. */
+export function userName(uid: number): string {
+  return lineOf(uid)?.[0] ?? `user ${uid}`
+}
+
+/** The home folder of a user, by the system's list. */
+export function userHome(uid: number): string | undefined {
+  return lineOf(uid)?.[5]
+}
+
+function lineOf(uid: number): string[] | undefined {
+  try {
+    const lines = readFileSync('/etc/passwd', 'utf8').split('\n')
+    return lines.map((line) => line.split(':')).find((fields) => fields[2] === String(uid))
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return undefined
+  }
+}
+
+function lstatOf(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false })
+  } catch (error) {
+    if (errnoOf(error) === 'ENOTDIR') return undefined
+    throw error
+  }
+}
+
+function isClosed({ mode }: Stats): boolean {
   const othersWrite = (mode & 0o022) !== 0
   const isSticky = (mode & 0o1000) !== 0
   return !othersWrite || isSticky

@@ -1,7 +1,7 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RunCommand } from '../../lib/run-command.ts'
+import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 const buildMs = 90_000
 const askMs = 10_000
@@ -14,7 +14,7 @@ export async function tryBuild(image: string, runCommand: RunCommand): Promise<{
   const driver = /^Driver:\s*(\S+)/m.exec(builder.stdout)?.[1]
   if (driver === undefined || driver === 'docker')
     return { failed: "the builder in use is dockerd's own, which reads the configuration of docker" }
-  const folder = await mkdtemp(join(tmpdir(), 'mirror-build-'))
+  const folder = await temporaryFolder('mirror-build-')
   try {
     await writeFile(join(folder, 'Dockerfile'), `FROM ${image}\n`)
     const args = ['buildx', 'build', '--no-cache', '--pull', '--output', 'type=cacheonly', folder]

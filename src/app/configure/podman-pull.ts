@@ -1,8 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { CommandResult, RunCommand } from '../../lib/run-command.ts'
+import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 const patienceMs = 120_000
 
@@ -27,7 +26,7 @@ export async function pullByPodman(
     if (byBuildah.exitCode === 0) await run('buildah', 'rmi', image)
     return { failed: complaint(byBuildah) }
   }
-  const folder = await mkdtemp(join(tmpdir(), 'mirror-check-'))
+  const folder = await temporaryFolder('mirror-check-')
   try {
     const bySkopeo = await run('skopeo', 'copy', '--quiet', `docker://${image}`, `dir:${folder}`)
     if (bySkopeo) return { failed: complaint(bySkopeo) }

@@ -14,9 +14,9 @@ export async function findRecordFolders(surroundings: Surroundings): Promise<Rec
   const system = systemStateDir(surroundings.platform)
   const isRoot = process.geteuid?.() === 0
   if (!isRoot || system === undefined) return { own: stateDir, system, isRoot: false }
-  const own = (await isOnlyRoots(stateDir)) ? stateDir : undefined
+  const own = isOnlyRoots(stateDir) ? stateDir : undefined
   if (own !== undefined && surroundings.env['MIRROR_HOME']) return { own, system: undefined, isRoot }
-  if (await isOnlyRoots(system)) return { own, system, isRoot }
+  if (isOnlyRoots(system)) return { own, system, isRoot }
   throw new MirrorError(`${system} can be changed by others than root, so what is recorded there is not used.`, {
     hints: [`ls -ld ${system}   (it has to be root's, with mode 755)`, `chown -R root: ${system}; chmod 755 ${system}`],
   })

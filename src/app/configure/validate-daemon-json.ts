@@ -1,9 +1,9 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FileChange } from '../../clients/client-config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/run-command.ts'
+import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 /**
  * Has dockerd itself read what its daemon.json would become. Throws MirrorError (usage) with what it says; quiet where there is no
@@ -15,7 +15,7 @@ export async function validateDaemonJson(
   runCommand: RunCommand,
 ): Promise<void> {
   if (after === undefined) return
-  const folder = await mkdtemp(join(tmpdir(), 'mirror-validate-'))
+  const folder = await temporaryFolder('mirror-validate-')
   try {
     const file = join(folder, 'daemon.json')
     await writeFile(file, after, { mode: 0o600 })

@@ -6,6 +6,7 @@ import { errnoOf } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json-object.ts'
 import { makeFolder } from '../../lib/make-folder.ts'
 import { isSameProcess, processIdentity } from '../../runtime/process-identity.ts'
+import { refuseOthersState } from '../others-places.ts'
 
 export interface TurnRequest {
   readonly stateDir: string
@@ -24,6 +25,7 @@ const lookMs = 100
 export async function inTurn<T>(request: TurnRequest, work: () => Promise<T>): Promise<T> {
   const { stateDir, clock, signal, say } = request
   await makeFolder(stateDir)
+  refuseOthersState(stateDir)
   const file = join(stateDir, 'turn.json')
   const self = { pid: process.pid, identity: await processIdentity(process.pid), nonce: randomUUID() }
   let hasSaid = false

@@ -1,9 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
 import { defaultConfig } from '../../config/defaults.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import { silentLogger } from '../../lib/logger.ts'
+import { temporaryFolder } from '../../lib/temporary-folder.ts'
 import { startMirror } from '../start-mirror.ts'
 import { makeDemoImage } from './make-image.ts'
 import { pullImage, type Pull } from './pull-image.ts'
@@ -39,7 +38,7 @@ const network = { latency: 40, bandwidth: 12 * 1024 ** 2 }
 
 /** The whole story on one machine: an upstream made on the spot, a pull that misses, one that hits, one without upstream. */
 export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory> {
-  const home = await mkdtemp(join(tmpdir(), 'mirror-demo-'))
+  const home = await temporaryFolder('mirror-demo-')
   const upstream = await serveDemoUpstream(makeDemoImage(), network)
   try {
     const config = defaultConfig()

@@ -35,6 +35,6 @@ export default class CredentialsRefresh extends BaseCommand {
   private async refresh(): Promise<string[] | undefined> {
     const { refreshCredentials } = await import('../../app/container/refresh-credentials.ts')
     const { systemClock } = await import('../../lib/clock.ts')
-    return refreshCredentials(this.surroundings(), systemClock)
+    return refreshCredentials(this.ownSurroundings(), systemClock)
   }
 }

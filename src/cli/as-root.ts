@@ -1,0 +1,38 @@
+import { asWhom } from '../app/others-places.ts'
+import type { Surroundings } from '../config/paths.ts'
+import { looksAtOwners, toRootsPlaces, type LeftOut } from '../config/roots-places.ts'
+
+let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined
+
+/**
+ * Called once, when the program starts. As root: takes out of this process's environment, and so out of that of every program it
+ * starts, each place that others than root can change.
+ */
+export function leaveOthersPlaces(surroundings: Surroundings, env: NodeJS.ProcessEnv): void {
+  if (!looksAtOwners(surroundings)) return
+  const { env: own, leftOut } = toRootsPlaces(surroundings)
+  if (leftOut.length > 0) left = { callers: { ...surroundings, env: { ...env } }, leftOut }
+  for (const name of Object.keys(env)) {
+    if (own[name] === undefined) delete env[name]
+    else env[name] = own[name]
+  }
+}
+
+/** The surroundings as they were before places were taken out; undefined where none was. */
+export function callersSurroundings(): Surroundings | undefined {
+  return left?.callers
+}
+
+/** What root leaves alone, and how to use it all the same; undefined where there is nothing. */
+export function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
+  if (left === undefined) return undefined
+  const lines = left.leftOut.map(({ name, value, why }) => {
+    const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''
+    return `  ${name}=${value}   (${why}${instead})`
+  })
+  return [
+    'As root, mirror uses nothing that other users can change. Not used:',
+    ...lines,
+    `To use it, run the command ${asWhom(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
+  ].join('\n')
+}

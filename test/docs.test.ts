@@ -1,0 +1,55 @@
+import { readFileSync, readdirSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, test } from 'vitest'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const docs = readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.md'))
+  .map((file) => join('docs', file))
+const pages = ['README.md', 'CONTRIBUTING.md', ...docs]
+
+/** Targets of links, and their titles: `[text](target 'title')`. */
+function linksOf(page: string): { target: string; title: string | undefined }[] {
+  const text = readFileSync(join(root, page), 'utf8').replaceAll(/^```[\s\S]*?^```/gm, '')
+  return [...text.matchAll(/\]\(([^)\s]+)(?:\s+(["'])(.*?)\2)?\)/g)].map(([, target, , title]) => ({
+    target: target!,
+    title,
+  }))
+}
+
+test.each(pages)('%s links only to files that exist', (page) => {
+  const missing = linksOf(page)
+    .map(({ target }) => target.split('#')[0]!)
+    .filter((target) => target !== '' && !/^[a-z]+:/.test(target))
+    .map((target) => relative(root, resolve(root, dirname(page), target)))
+    .filter((file) => !exists(join(root, file)))
+  expect(missing).toEqual([])
+})
+
+test.each(pages)('%s names only tests that exist', (page) => {
+  const unknown = linksOf(page)
+    .filter(({ target, title }) => title !== undefined && target.endsWith('.test.ts'))
+    .filter(({ target, title }) => {
+      const source = readFileSync(resolve(root, dirname(page), target), 'utf8')
+      return !source.includes(title!)
+    })
+    .map(({ target, title }) => `${target}: ${title}`)
+  expect(unknown).toEqual([])
+})
+
+test('every sentence of the threat model names its test', () => {
+  const text = readFileSync(join(root, 'docs', 'threat-model.md'), 'utf8')
+  const claims = text.split('\n').filter((line) => line.startsWith('- '))
+  expect(claims.length).toBeGreaterThan(20)
+  expect(claims.filter((line) => !/\.test\.ts(?: |\))/.test(line))).toEqual([])
+})
+
+function exists(path: string): boolean {
+  try {
+    readFileSync(path)
+    return true
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EISDIR'
+  }
+}
