@@ -14,8 +14,10 @@ import { findInvokingUser } from '../invoking-user.ts'
 export async function describeStrayRecords(surroundings: Surroundings): Promise<string | undefined> {
   if (!looksAtOwners(surroundings)) return undefined
   const user = await findInvokingUser(surroundings)
+  const callers = surroundings.callers ?? surroundings
   const candidates = [
-    mirrorPaths(surroundings.callers ?? surroundings),
+    mirrorPaths(callers),
+    mirrorPaths({ ...callers, env: { ...callers.env, MIRROR_HOME: undefined } }),
     ...(user === undefined ? [] : [mirrorPaths({ ...surroundings, env: {}, homedir: user.home })]),
   ]
   for (const { stateDir } of candidates) {

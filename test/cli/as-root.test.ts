@@ -1,0 +1,154 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { packageRoot } from '../../src/lib/package-root.ts'
+
+const program = join(packageRoot(), 'bin', 'run.js')
+const nobody = 65_534
+
+let folder: string
+/** The home folder of another user. */
+let theirs: string
+/** A folder of root's own in place of the home folder that the system's list names. */
+let own: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-as-root-'))
+  onTestFinished(() => rm(folder, { recursive: true, force: true }))
+  await chmod(folder, 0o755)
+  theirs = join(folder, 'theirs')
+  own = join(folder, 'own')
+  await mkdir(theirs)
+  await mkdir(own)
+})
+
+/** Runs mirror as root, who has kept the environment of another user. */
+function mirror(args: string[], env: Record<string, string> = {}) {
+  const { stdout, stderr, status } = spawnSync(process.execPath, [program, ...args], {
+    env: { PATH: process.env['PATH'], HOME: theirs, MIRROR_HOME: own, ...env },
+    encoding: 'utf8',
+    cwd: '/',
+  })
+  return { stdout, stderr, status }
+}
+
+async function giveAway(): Promise<void> {
+  spawnSync('chown', ['-hR', `${nobody}:${nobody}`, theirs])
+  await chown(theirs, nobody, nobody)
+}
+
+/** What of root's lies in the other user's folder. */
+function rootsFiles(): string {
+  return spawnSync('find', [theirs, '-user', 'root'], { encoding: 'utf8' }).stdout
+}
+
+describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of another user', () => {
+  test('says once what it does not use, why, and how to use it, and prints nothing of that on stdout', async () => {
+    await giveAway()
+    const { stdout, stderr, status } = mirror(['status', '--json'], { XDG_STATE_HOME: theirs })
+    expect(JSON.parse(stdout)).toEqual({ running: false })
+    expect(status).toBe(3)
+    expect(stderr).toContain('As root, mirror uses nothing that other users can change. Not used:')
+    expect(stderr).toContain(`HOME=${theirs}   (${theirs} belongs to nobody; /root takes its place)`)
+    expect(stderr).toContain(`XDG_STATE_HOME=${theirs}`)
+    expect(stderr).toContain('without sudo, as nobody')
+    expect(stderr.match(/Not used:/g)).toHaveLength(1)
+    expect(rootsFiles()).toBe('')
+  })
+
+  test('says nothing where all is root’s own', () => {
+    expect(mirror(['configure', '--list'], { HOME: own }).stderr).toBe('')
+  })
+
+  test.each([
+    [['up', '--dry-run'], 'MIRROR_HOME'],
+    [['up', '--dry-run'], 'MIRROR_CONFIG'],
+    [['up', '--dry-run'], 'MIRROR_DATA'],
+    [['serve'], 'MIRROR_HOME'],
+    [['init', '--yes'], 'MIRROR_HOME'],
+    [['cache', 'ls'], 'MIRROR_HOME'],
+    [['cache', 'prune'], 'MIRROR_DATA'],
+    [['registry', 'gc'], 'MIRROR_HOME'],
+    [['credentials', 'refresh'], 'MIRROR_HOME'],
+  ])('refuses %j with %s of another user, and touches nothing there', async (args, name) => {
+    await writeFile(join(theirs, 'mirror.yaml'), 'tls: {cert: /etc/shadow, key: /etc/shadow}\n')
+    await giveAway()
+    const { stderr, status } = mirror(args, { [name]: join(theirs, name === 'MIRROR_CONFIG' ? 'mirror.yaml' : '') })
+    expect(stderr).toContain(`they can change ${name}=${theirs}`)
+    expect(stderr).toContain('MIRROR_HOME=/root/mirror')
+    expect(status).toBe(2)
+    expect(rootsFiles()).toBe('')
+  })
+
+  test.each([
+    ['up', '--dry-run', '--config'],
+    ['up', '--dry-run', '--data'],
+    ['serve', '--config'],
+    ['init', '--template', 'compose', '--output'],
+    ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--root'],
+    ['configure', 'kind', '--mirror', 'http://127.0.0.1:5055', '--yes', '--file'],
+    ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--dry-run', '--ca'],
+  ])('refuses what the last flag of %s %s %s names when it is another user’s', async (...args) => {
+    await giveAway()
+    const { stderr, status } = mirror([...args, join(theirs, 'x')])
+    expect(stderr).toContain('they can change')
+    expect(stderr).toContain(`${theirs} belongs to nobody`)
+    expect(status).toBe(2)
+    expect(rootsFiles()).toBe('')
+  })
+
+  test('reads no configuration, starts no program and ends no process that another user’s files name', async () => {
+    const marker = join(folder, 'has-run')
+    for (const name of ['docker', 'kind', 'podman', 'docker-credential-evil', 'getent']) {
+      await writeFile(join(theirs, name), `#!/bin/sh\ntouch ${marker}\n`, { mode: 0o755 })
+    }
+    const state = join(theirs, 'state')
+    await mkdir(state)
+    const victim = process.pid
+    const endpoints = { cache: [], registry: [], admin: [], networks: {} }
+    const mirrorState = { pid: victim, version: '1', runtime: 'process', startedAt: '', configHashes: {}, endpoints }
+    await writeFile(join(state, 'mirror.json'), JSON.stringify(mirrorState))
+    await writeFile(join(theirs, 'mirror.yaml'), 'no: [valid, configuration\n')
+    await giveAway()
+    // Root's own mirror, if there is one, is not meant: its home folder is an empty one.
+    const env = { PATH: `${theirs}:${process.env['PATH']}`, HOME: own, MIRROR_HOME: theirs }
+    for (const args of [['status'], ['down'], ['configure', '--list'], ['up', '--dry-run'], ['cache', 'ls']]) {
+      const { stderr } = mirror(args, env)
+      expect(stderr, args.join(' ')).toContain(`MIRROR_HOME=${theirs}`)
+      expect(stderr, args.join(' ')).not.toContain('mirror.yaml')
+    }
+    expect(existsSync(marker)).toBe(false)
+    process.kill(victim, 0)
+    expect(rootsFiles()).toBe('')
+  })
+
+  test('follows no link of another user out of a folder that it edits, nor puts a file into a folder of theirs', async () => {
+    const [root, target] = [join(folder, 'machine'), join(folder, 'target.json')]
+    await mkdir(join(root, 'etc', 'docker'), { recursive: true })
+    await writeFile(target, '{}')
+    await symlink(target, join(theirs, 'daemon.json'))
+    await giveAway()
+    const args = ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--image-store', 'classic', '--root', root]
+    await chown(join(root, 'etc', 'docker'), nobody, nobody)
+    const { stderr, status } = mirror(args)
+    expect(status, stderr).toBe(2)
+    expect(stderr).toContain(`${join(root, 'etc', 'docker')} belongs to nobody`)
+    await chown(join(root, 'etc', 'docker'), 0, 0)
+    expect(mirror(args).status).toBe(0)
+    expect(await readFile(target, 'utf8')).toBe('{}')
+  })
+
+  test('tells of records that root has left where another user can change them, and how to undo them by hand', async () => {
+    const configured = join(theirs, '.local', 'state', 'mirror', 'configured')
+    await mkdir(configured, { recursive: true })
+    await giveAway()
+    await writeFile(join(configured, 'docker-0123456789abcdef.json'), '{"client": "docker"', { mode: 0o600 })
+    const { stdout, stderr, status } = mirror(['configure', '--undo', '--yes'])
+    expect(status, stderr).toBe(0)
+    expect(stdout).toContain('Nothing to undo')
+    expect(stderr).toContain(`Root has recorded in ${configured} what it configured`)
+    expect(stderr).toContain(`sudo rm -r ${configured}`)
+  })
+})

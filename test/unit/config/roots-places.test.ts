@@ -1,0 +1,78 @@
+import { chmod, chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { toRootsPlaces } from '../../../src/config/roots-places.ts'
+
+const nobody = 65_534
+
+let folder: string
+let theirs: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-places-'))
+  theirs = join(folder, 'nobody')
+  await mkdir(theirs)
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
+  beforeEach(() => chown(theirs, nobody, nobody))
+
+  function clean(env: Record<string, string>) {
+    return toRootsPlaces({ env, cwd: '/' }, '/root')
+  }
+
+  test('keeps each place that is root’s own, and all that is no place', () => {
+    const env = {
+      HOME: folder,
+      MIRROR_HOME: join(folder, 'not-there-yet'),
+      XDG_STATE_HOME: folder,
+      TMPDIR: '/tmp',
+      PATH: '/usr/bin:/bin',
+      NODE_OPTIONS: '--max-old-space-size=256 --use-system-ca',
+      MIRROR_LOG_LEVEL: 'debug',
+      USER: 'nobody',
+    }
+    expect(clean(env)).toEqual({ env, leftOut: [] })
+  })
+
+  test('has no place of another user: neither a setting of mirror, nor what a program it runs would obey', () => {
+    const names = [
+      ...['MIRROR_HOME', 'MIRROR_CONFIG', 'MIRROR_DATA', 'MIRROR_TLS_KEY', 'XDG_CONFIG_HOME', 'XDG_STATE_HOME'],
+      ...['XDG_DATA_HOME', 'XDG_CACHE_HOME', 'XDG_RUNTIME_DIR', 'TMPDIR', 'DOCKER_CONFIG', 'DOCKER_CERT_PATH', 'KUBECONFIG'],
+      ...['CONTAINERS_REGISTRIES_CONF', 'REGISTRY_AUTH_FILE', 'NODE_PATH', 'OPENSSL_CONF', 'NODE_EXTRA_CA_CERTS'],
+      ...['AWS_CONFIG_FILE', 'GOOGLE_APPLICATION_CREDENTIALS', 'CLOUDSDK_CONFIG', 'GNUPGHOME'],
+    ]
+    const { env, leftOut } = clean(Object.fromEntries(names.map((name) => [name, join(theirs, 'x')])))
+    expect(env).toEqual({})
+    expect(leftOut.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
+    expect(leftOut[0]).toMatchObject({ why: `${theirs} belongs to nobody`, owner: nobody })
+  })
+
+  test('leads home to root, and to programs of root only', () => {
+    const { env } = clean({ HOME: theirs, PATH: `${theirs}:.::bin:/usr/local/bin:/usr/bin:${folder}` })
+    expect(env).toEqual({ HOME: '/root', PATH: `/usr/local/bin:/usr/bin:${folder}` })
+    expect(clean({ PATH: theirs }).env['PATH']).toContain('/usr/bin')
+  })
+
+  test('has no option of Node that loads a file of another user', () => {
+    for (const option of ['--require ', '-r ', '--import=', '--import=file://', '--env-file='])
+      expect(clean({ NODE_OPTIONS: `--no-warnings ${option}${theirs}/x.js` }).env, option).toEqual({})
+  })
+
+  test('has none of a list in which one is another user’s, nor a relative path that means theirs', () => {
+    expect(clean({ KUBECONFIG: `/root/.kube/config:${theirs}/config` }).env).toEqual({})
+    expect(toRootsPlaces({ env: { MIRROR_HOME: 'm' }, cwd: theirs }, '/root').env).toEqual({})
+  })
+
+  test('has no file that others can write, and none below a folder that they can', async () => {
+    const file = join(folder, 'config')
+    await writeFile(file, '')
+    await chmod(file, 0o666)
+    expect(clean({ MIRROR_CONFIG: file })).toMatchObject({ env: {}, leftOut: [{ why: `others can write ${file}` }] })
+    await chmod(file, 0o644)
+    expect(clean({ MIRROR_CONFIG: file }).leftOut).toEqual([])
+    await chmod(folder, 0o775)
+    expect(clean({ MIRROR_CONFIG: file }).leftOut).toMatchObject([{ why: `others can write ${folder}` }])
+  })
+})
