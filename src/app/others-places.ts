@@ -1,8 +1,10 @@
-import { resolve } from 'node:path'
+import { lstatSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { looksAtOwners, othersPlaces, type LeftOut } from '../config/roots-places.ts'
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import { describeForeign, findForeign, userName } from '../lib/root-owned.ts'
+import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { describeForeign, findForeign, isRoot, userName } from '../lib/root-owned.ts'
+import { shellWord } from '../lib/shell-word.ts'
 
 /**
  * Throws a MirrorError (usage) when root was told, by a variable or a flag, to use settings or files of the mirror that others can
@@ -43,6 +45,44 @@ export function refuseOthersFlags<Name extends string>(
 /** The same for the state folder, once it is there: where everyone can write, another user may have been quicker. */
 export function refuseOthersState(stateDir: string): void {
   refuseOthersFile(stateDir, stateDir, { platform: process.platform, env: process.env, cwd: process.cwd() })
+}
+
+/**
+ * Why an ordinary user may not use a file of their own mirror, where that is root's: older versions left such files under
+ * `sudo -E`. Undefined for any other failure.
+ */
+export function explainRootsFile(failure: Error, surroundings: Surroundings): MirrorError | undefined {
+  const error = failure instanceof MirrorError ? failure.cause : failure
+  const path = ['EACCES', 'EPERM'].includes(errnoOf(error) ?? '') && (error as NodeJS.ErrnoException).path
+  if (!path || isRoot() || surroundings.platform === 'win32') return undefined
+  const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
+  const isOurs = [dirname(configFile), dataDir, stateDir].some((one) => `${path}/`.startsWith(`${one}/`))
+  const seen = isOurs ? nearestVisible(path) : undefined
+  // A file that is ours can be in a folder that is not; the home folder itself is somebody else's business.
+  const roots =
+    seen && [seen, dirname(seen)].find((one) => one.length > surroundings.homedir.length && ownerOf(one) === 0)
+  if (!roots) return undefined
+  return new MirrorError(`No permission to use ${path}: root owns ${roots}.`, {
+    hints: [`sudo chown -R "$(id -un)": ${shellWord(roots)}   (mirror as root may have left it)`],
+    cause: error,
+  })
+}
+
+/** The path, or the folder above it, that this user can see. */
+function nearestVisible(path: string): string {
+  let at = path
+  while (ownerOf(at) === undefined && at !== dirname(at)) at = dirname(at)
+  return at
+}
+
+/** Undefined for what is not there, and for what this user may not look at. */
+function ownerOf(path: string): number | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false })?.uid
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return undefined
+  }
 }
 
 /** How the command is run by the user whose files root leaves alone. */

@@ -2,7 +2,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
-import { refuseOthersPlaces } from '../app/others-places.ts'
+import { explainRootsFile, refuseOthersPlaces } from '../app/others-places.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { interruptGroups } from '../lib/process-group.ts'
@@ -146,6 +146,8 @@ export abstract class BaseCommand extends Command {
   private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
+    const rootsFile = explainRootsFile(error, this.surroundings())
+    if (rootsFile !== undefined) return rootsFile
     // What a flag's own parser throws gets no exit code of the framework's, only its words around it.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
     const { usageError } = await import('./usage-error.ts')

@@ -130,7 +130,17 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     await writeFile(target, '{}')
     await symlink(target, join(theirs, 'daemon.json'))
     await giveAway()
-    const args = ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--image-store', 'classic', '--root', root]
+    const args = [
+      'configure',
+      'docker',
+      '--mirror',
+      'http://127.0.0.1:5055',
+      '--yes',
+      '--image-store',
+      'classic',
+      '--root',
+      root,
+    ]
     await chown(join(root, 'etc', 'docker'), nobody, nobody)
     const { stderr, status } = mirror(args)
     expect(status, stderr).toBe(2)

@@ -90,7 +90,8 @@ describe.runIf(isHomeSafe)('the folder for compiled code', () => {
   })
 
   test('is kept for the newest versions of the program only', async () => {
-    const of = (one: string) => compileCacheFolder({ platform: 'linux', env: { HOME: folder }, uid, version: one, home })!
+    const of = (one: string) =>
+      compileCacheFolder({ platform: 'linux', env: { HOME: folder }, uid, version: one, home })!
     for (const [age, one] of ['5', '4', '3', '2', '1'].entries()) {
       const made = of(one)
       await utimes(made, age, age)

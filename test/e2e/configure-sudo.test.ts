@@ -103,6 +103,60 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
     expect((await user.shell('find . -not -user alice')).stdout).toBe('')
   })
 
+  test.each([
+    ['sudo -E', (line: string) => `sudo -E ${line}`],
+    ['sudo --preserve-env', (line: string) => `sudo --preserve-env=HOME,XDG_STATE_HOME,TMPDIR,DOCKER_CONFIG ${line}`],
+    ['su -m', (line: string) => `sudo -E env -u SUDO_UID -u SUDO_GID -u SUDO_USER su -m -c '${line}'`],
+  ])('become root by %s with their environment, and root uses and leaves nothing of theirs', async (_, asRoot) => {
+    const { user } = await setUp()
+    const folders =
+      'export XDG_STATE_HOME=$HOME/.local/state TMPDIR=$HOME/tmp DOCKER_CONFIG=$HOME/.docker; mkdir -p tmp'
+    const root = (...args: string[]) => user.shell(`${folders}; ${asRoot([user.program, ...args].join(' '))}`)
+    const evil = '#!/bin/sh\ntouch $HOME/has-run\n'
+    await user.shell(`mkdir -p .docker bin; echo '{"credsStore": "evil"}' > .docker/config.json`)
+    await user.shell(`printf '${evil}' | tee bin/docker bin/kind bin/docker-credential-evil; chmod +x bin/*`)
+
+    const status = await root('status', '--json')
+    expect(JSON.parse(status.stdout), status.stderr).toMatchObject({ running: true, user: 'alice' })
+    expect(status.stderr).toContain(`HOME=${user.home}   (${user.home} belongs to alice; /root takes its place)`)
+    expect(status.stderr).toContain('without sudo, as alice')
+    // What needs the running mirror asks that of the user.
+    for (const args of [
+      ['cache', 'ls', '--json'],
+      ['registry', 'ls', '--json'],
+      ['cache', 'prune', '--json'],
+    ])
+      expect(await root(...args), args.join(' ')).toMatchObject({ exit: 0 })
+    expect(await root('logs')).toMatchObject({ exit: 3, stderr: expect.stringContaining("its log is alice's to read") })
+    expect(await root('down')).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
+    // A home folder that is theirs is none for a mirror of root's.
+    for (const args of ['up', 'serve', 'init --yes']) {
+      const refused = await user.shell(asRoot(`env MIRROR_HOME=${user.home}/m ${user.program} ${args}`))
+      expect(refused, args).toMatchObject({ exit: 2, stderr: expect.stringContaining(`MIRROR_HOME=${user.home}/m`) })
+    }
+    await user.shell('echo "kind: Cluster" > kind.yaml; ln -s /etc/shadow link.yaml')
+    for (const file of ['kind.yaml', 'link.yaml'])
+      expect(await root('configure', 'kind', '--yes', '--file', `${user.home}/${file}`)).toMatchObject({ exit: 2 })
+    await root('configure', 'kind', '--yes')
+    await root('configure', 'k3d', '--yes')
+    await root('up', '--dry-run')
+
+    expect((await user.shell('find . -not -user alice -o -name has-run')).stdout).toBe('')
+    expect((await user.shell('ls tmp')).stdout).toBe('')
+    // The user goes on as before.
+    expect(JSON.parse((await user.mirror('status', '--json')).stdout)).toMatchObject({ running: true })
+    expect(await user.mirror('configure', '--list')).toMatchObject({ exit: 0 })
+    expect(await user.mirror('down')).toMatchObject({ exit: 0 })
+    // What an older version left there as root is told of, with the command that gives it back.
+    await user.shell('sudo chown -R root: .local/state/mirror')
+    const locked = await user.mirror('up')
+    expect(locked, locked.stderr).toMatchObject({ exit: 1, stderr: expect.stringContaining(`root owns ${user.home}`) })
+    const given = await user.shell(sudoLine(locked))
+    expect(given, given.stderr).toMatchObject({ exit: 0 })
+    expect(await user.mirror('up')).toMatchObject({ exit: 0 })
+    expect(await user.mirror('down')).toMatchObject({ exit: 0 })
+  })
+
   test('learns nothing of a file that only root may read, nor does its backup tell', async () => {
     const { dockerd, user, before } = await setUp(0o600)
     const refused = await user.mirror('configure', 'docker', '--yes')

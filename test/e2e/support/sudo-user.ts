@@ -22,6 +22,8 @@ export interface Said {
 export interface SudoUser {
   readonly name: string
   readonly home: string
+  /** How a line of shell calls mirror, before its arguments. */
+  readonly program: string
   mirror(...args: string[]): Promise<Said>
   /** A line of shell, as the user types it. */
   shell(line: string): Promise<Said>
@@ -79,7 +81,8 @@ export async function addSudoUser(
     const [exit] = (await once(child, 'close')) as [number | null]
     return { ...said, exit }
   }
-  return { name, home, shell, mirror: (...args) => shell([process.execPath, program, ...args].join(' ')) }
+  const called = `${process.execPath} ${program}`
+  return { name, home, program: called, shell, mirror: (...args) => shell([called, ...args].join(' ')) }
 }
 
 /** The command that a message tells its reader to type. */
