@@ -4,18 +4,17 @@ import { deferred } from '../lib/deferred.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore, BlobWriter, OpenBlob } from '../store/blob-store.ts'
+import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hash-pool.ts'
-import type { ByteRange } from '../oci/range.ts'
 import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
 import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
+import { Followers, type Follower, type Portion } from './followers.ts'
 import { Intake } from './intake.ts'
-import { nextProgress } from './next-progress.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {
   readonly digest: Digest
-  /** Bytes of the whole blob; undefined while, and when, nobody has said. */
+  /** Bytes of the whole blob; undefined until somebody has said, or all has arrived and the digest agrees. */
   readonly size: number | undefined
   /** The upstream's answer is here; rejects with the UpstreamError that every follower gets. Carries whose word it was. */
   readonly started: Promise<{ readonly identity: string }>
@@ -29,24 +28,9 @@ export interface Download {
   claim(): void
   /** Whether a newcomer can still have it from this byte on. */
   canFollowFrom(position: number): boolean
-  /** Reads along from `start`. The follower must be closed. */
-  follow(start: number): Follower
+  /** Reads along from `start` to the end of the portion. The follower must be closed. */
+  follow(start: number, portion?: Portion): Follower
 }
-
-/** One client's place in a download: its pace and its end are its own. */
-export interface Follower {
-  /**
-   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB are held back until the digest
-   * agrees, so that nobody ever holds a complete wrong blob. Throws the download's UpstreamError, or the signal's reason.
-   */
-  next(signal?: AbortSignal): Promise<Piece | undefined>
-  close(): void
-}
-
-/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
-export type Piece =
-  | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
-  | { readonly kind: 'memory'; readonly bytes: Uint8Array }
 
 export interface DownloadOptions {
   readonly digest: Digest
@@ -71,10 +55,6 @@ export interface DownloadOptions {
   readonly clock?: Clock
 }
 
-/** Bytes held back until the digest agrees; Harbor found 32 KiB in production (its pull request 23911). */
-const tailBytes = 32 * 1024
-/** Bytes of memory that a follower is given at a time. */
-const pieceBytes = 128 * 1024
 /** Pauses before the second, third and fourth request of a body that broke. */
 const resumePauses = [250, 500, 1000]
 
@@ -82,26 +62,33 @@ const resumePauses = [250, 500, 1000]
 export function startDownload(options: DownloadOptions): Download {
   const { digest, logger, signal, clock = systemClock } = options
   const started = deferred<{ identity: string }>()
-  const followers = new Set<{ position: number }>()
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined
-  let progress = deferred()
   let begun = false
   let running = true
   let isClaimed = false
 
-  const announce = () => {
-    progress.resolve()
-    progress = deferred()
-  }
-  const isAbandoned = () => followers.size === 0
-  const intake = new Intake({ ...options, onArrived: announce, isAbandoned, isClaimed: () => isClaimed })
-  /** How many bytes may leave. */
-  const releasable = () => {
-    const { arrived } = intake
-    return verified ? arrived : Math.max(0, Math.min(arrived, (size ?? arrived) - tailBytes))
-  }
+  const intake = new Intake({
+    ...options,
+    onArrived: () => followers.announce(),
+    isAbandoned: () => followers.isAbandoned,
+    isClaimed: () => isClaimed,
+  })
+  const followers = new Followers({
+    digest,
+    intake,
+    get size() {
+      return size
+    },
+    get isVerified() {
+      return verified
+    },
+    get failure() {
+      return failure
+    },
+    onLeft: () => void release(),
+  })
 
   async function run(): Promise<boolean> {
     try {
@@ -112,8 +99,9 @@ export function startDownload(options: DownloadOptions): Download {
         options.onMismatch()
         throw invalid('the bytes do not have the digest that was asked for')
       }
+      size = arrived
       verified = true
-      announce()
+      followers.announce()
       return await publish()
     } catch (error) {
       failure = error instanceof Error ? error : new Error(String(error))
@@ -122,7 +110,7 @@ export function startDownload(options: DownloadOptions): Download {
       options.onSettled()
       running = false
       if (failure) started.reject(failure)
-      announce()
+      followers.announce()
       await release()
     }
   }
@@ -138,7 +126,7 @@ export function startDownload(options: DownloadOptions): Download {
         const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !signal.aborted
         // Only the upstream's word that this was the end is missing; the digest tells as well.
         if (broke && intake.arrived === size) return
-        const isForNobody = isAbandoned() && !intake.isOnDisk
+        const isForNobody = followers.isAbandoned && !intake.isOnDisk
         if (!broke || isForNobody || pause === undefined) throw error
         logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, signal)
@@ -214,44 +202,8 @@ export function startDownload(options: DownloadOptions): Download {
     return new UpstreamError('invalid', 502, `The upstream's answer for ${digest} was refused: ${reason}.`)
   }
 
-  async function next(follower: { position: number }, signal?: AbortSignal): Promise<Piece | undefined> {
-    for (;;) {
-      signal?.throwIfAborted()
-      const start = follower.position
-      const end = releasable() - 1
-      if (end >= start) {
-        const piece = pieceOf(start, end)
-        follower.position += piece.kind === 'file' ? piece.range.end + 1 - start : piece.bytes.length
-        if (piece.kind === 'memory') dropPassed()
-        return piece
-      }
-      if (failure) throw failure
-      if (verified) return undefined
-      await nextProgress(progress.promise, signal)
-    }
-  }
-
-  function pieceOf(start: number, end: number): Piece {
-    const file = intake.file(start)
-    if (file) return { kind: 'file', file: asBlob(file), range: { start, end: Math.min(end, file.size - 1) } }
-    const buffer = new Uint8Array(Math.min(pieceBytes, end + 1 - start))
-    const count = intake.readOverflow(buffer, start)
-    if (count === 0) throw new UpstreamError('unavailable', 503, 'The download has moved on.')
-    return { kind: 'memory', bytes: buffer.subarray(0, count) }
-  }
-
-  /** The growing file, for senders: held open as long as somebody follows. */
-  function asBlob(file: BlobWriter): OpenBlob {
-    const { fd, size } = file
-    return { digest, size, fd, read: (buffer, position) => file.read(buffer, position), close: () => Promise.resolve() }
-  }
-
-  function dropPassed(): void {
-    intake.dropBefore(Math.min(intake.arrived, ...[...followers].map(({ position }) => position)))
-  }
-
   async function release(): Promise<void> {
-    if (running || followers.size > 0) return
+    if (running || followers.count > 0) return
     try {
       await intake.close()
     } catch (error) {
@@ -270,7 +222,7 @@ export function startDownload(options: DownloadOptions): Download {
       return size
     },
     get isFollowed() {
-      return followers.size > 0
+      return followers.count > 0
     },
     get isClaimed() {
       return isClaimed
@@ -279,18 +231,9 @@ export function startDownload(options: DownloadOptions): Download {
     started: started.promise,
     settled,
     canFollowFrom: (position) => running && !signal.aborted && (!intake.hasDropped || position >= intake.arrived),
-    follow(start) {
-      const follower = { position: start }
-      followers.add(follower)
+    follow(start, portion = {}) {
       isClaimed = true
-      return {
-        next: (signal) => next(follower, signal),
-        close() {
-          if (!followers.delete(follower)) return
-          dropPassed()
-          void release()
-        },
-      }
+      return followers.follow(start, portion)
     },
   }
 }

@@ -2,7 +2,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { parseRange, type ByteRange } from '../oci/range.ts'
-import type { Download, Piece } from '../registry/download.ts'
+import type { Download } from '../registry/download.ts'
+import type { Piece } from '../registry/followers.ts'
 import { toOciError } from '../registry/provenance.ts'
 import type { BlobAnswer } from '../registry/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -70,7 +71,8 @@ export async function sendBlobAnswer(
 
 /**
  * Follows a download. The head waits for the first bytes that may leave: a blob that turns out wrong before that becomes an
- * error the client can read; after it, the connection is cut short of its Content-Length.
+ * error the client can read; after it, the connection is cut short of its Content-Length, or of the last chunk. The end of
+ * every answer, of a part too, waits until the digest of the whole blob agrees (decision 0018).
  */
 async function sendArriving(
   response: ServerResponse,
@@ -79,14 +81,19 @@ async function sendArriving(
   sending: BlobSending,
   signal: AbortSignal,
 ): Promise<number> {
-  const follower = download.follow(head.start)
-  const { length = Infinity } = head
+  // A body that ends with its connection is whole wherever it ends: HTTP/1.0 has no other for one of unknown length.
+  const isAllOrNothing = head.length === undefined && !response.useChunkedEncodingByDefault
+  const end = head.length === undefined ? undefined : head.start + head.length
+  const follower = download.follow(head.start, { end, isAllOrNothing })
   let sent = 0
   try {
     // Also of an empty blob the digest must be right before it is given away.
-    for (let left = length; left > 0 || !response.headersSent;) {
+    for (let left = head.length ?? Infinity; left > 0 || !response.headersSent;) {
       const piece = await follower.next(signal)
-      if (!response.headersSent) response.writeHead(head.status, head.headers)
+      if (!response.headersSent) {
+        if (isAllOrNothing) head.headers['content-length'] = left = download.size!
+        response.writeHead(head.status, head.headers)
+      }
       if (!piece) break
       const count = Math.min(left, pieceSize(piece))
       if (count > 0) await sendPiece(response, piece, count, sending, signal)

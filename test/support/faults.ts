@@ -9,6 +9,15 @@ export const corrupt: Fault = ({ response, reply }) => {
   send(response, { ...reply, body })
 }
 
+/** Right length, the byte at this position wrong; from the end where it is negative. */
+export function withByteFlipped(at: number): Fault {
+  return ({ response, reply }) => {
+    const body = Buffer.from(reply.body!)
+    body[at < 0 ? body.length + at : at]! ^= 1
+    send(response, { ...reply, body })
+  }
+}
+
 /** A captive portal: 200 and a page, of its own length or of the real body's. */
 export function htmlPage(length: 'own' | 'same'): Fault {
   return ({ response, reply }) => {

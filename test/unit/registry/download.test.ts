@@ -6,7 +6,8 @@ import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { startDownload, type Download, type DownloadOptions, type Piece } from '../../../src/registry/download.ts'
+import { startDownload, type Download, type DownloadOptions } from '../../../src/registry/download.ts'
+import type { Piece, Portion } from '../../../src/registry/followers.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { UpstreamError, type FetchedBlob } from '../../../src/upstream/upstream.ts'
 import { createHashPool } from '../../../src/store/hash-pool.ts'
@@ -63,8 +64,13 @@ async function bytesOf(piece: Piece): Promise<Buffer> {
 }
 
 /** All bytes a follower gets, and the error that ended it, if one did. */
-async function readAll(download: Download, from = 0, pause = 0): Promise<{ bytes: Buffer; error?: unknown }> {
-  const follower = download.follow(from)
+async function readAll(
+  download: Download,
+  from = 0,
+  pause = 0,
+  portion: Portion = {},
+): Promise<{ bytes: Buffer; error?: unknown }> {
+  const follower = download.follow(from, portion)
   const parts: Buffer[] = []
   try {
     for (;;) {
@@ -117,6 +123,32 @@ describe('a download', () => {
       expect(mismatches).toBe(1)
       expect(await download.settled).toBe(false)
       expect(await blobs.stat(digest)).toBeUndefined()
+    }))
+
+  test('holds back the end of a part too, until the digest of the whole agrees', () =>
+    withStore(async ({ blobs }) => {
+      const wrong = Buffer.from(blob)
+      wrong[399_999]! ^= 1
+      const download = start(blobs, () => Promise.resolve(answer(chunks(wrong))))
+      const readers = await Promise.all([
+        readAll(download, 0, 0, { end: 100_000 }),
+        readAll(download, 150_000, 2, { end: 250_000 }),
+        readAll(download, 200_000, 0, { end: 201_000 }),
+      ])
+      expect(readers.map(({ bytes }) => bytes.length)).toEqual([100_000 - 32 * 1024, 100_000 - 32 * 1024, 0])
+      for (const { error } of readers) expect(error).toMatchObject({ failure: 'invalid' })
+    }))
+
+  test('gives nothing of what may not be cut short before the digest agrees', () =>
+    withStore(async ({ blobs }) => {
+      const wrong = Buffer.from(blob)
+      wrong[399_999]! ^= 1
+      for (const body of [wrong, blob]) {
+        const download = start(blobs, () => Promise.resolve({ ...answer(chunks(body)), size: undefined }))
+        const { bytes } = await readAll(download, 0, 0, { isAllOrNothing: true })
+        expect(bytes.equals(body === blob ? blob : Buffer.alloc(0))).toBe(true)
+        expect(download.size).toBe(body === blob ? blob.length : undefined)
+      }
     }))
 
   test('resumes a broken body where it broke', () =>
@@ -271,6 +303,50 @@ describe('a download on a full disk', () => {
       expect(await blobs.stat(digest)).toBeUndefined()
     }),
   )
+
+  describe('larger than the memory that stands in for it', () => {
+    const large = randomBytes(24 * 1024 * 1024)
+    const largeDigest = digestOf(large)
+    const part = { digest: largeDigest }
+    const body = (bytes: Uint8Array) => () => Promise.resolve(answer(chunks(bytes, 1024 * 1024), bytes.length))
+
+    test.each([
+      ['on the disk', 0, 100_000],
+      ['partly on the disk', 900_000, 1_100_000],
+      ['partly on the disk, within the withheld end', 1_048_000, 1_050_000],
+      ['in memory', 3_000_000, 3_500_000],
+      ['in memory, smaller than what is withheld', 3_000_000, 3_001_000],
+    ])('a reader of a part that is %s does not stop it, and gets that part', (_, from, end) =>
+      withStore(async ({ blobs }) => {
+        const download = start(fullAfter(blobs, 1_048_576), body(large), part)
+        const { bytes, error } = await readAll(download, from, 0, { end })
+        expect(error).toBeUndefined()
+        expect(bytes.equals(large.subarray(from, end))).toBe(true)
+        expect(await download.settled).toBe(false)
+      }),
+    )
+
+    test('readers of parts and of the whole get what they asked for', () =>
+      withStore(async ({ blobs }) => {
+        const download = start(fullAfter(blobs, 1_048_576), body(large), part)
+        const [whole, slow, late] = await Promise.all([
+          readAll(download),
+          readAll(download, 500_000, 1, { end: 2_000_000 }),
+          readAll(download, 20_000_000, 0, { end: 20_000_100 }),
+        ])
+        expect(whole.bytes.equals(large)).toBe(true)
+        expect(slow.bytes.equals(large.subarray(500_000, 2_000_000))).toBe(true)
+        expect(late.bytes.equals(large.subarray(20_000_000, 20_000_100))).toBe(true)
+      }))
+
+    test('a reader who takes all or nothing is told that there is no room', () =>
+      withStore(async ({ blobs }) => {
+        const download = start(fullAfter(blobs, 1_048_576), body(large), part)
+        const { bytes, error } = await readAll(download, 0, 0, { isAllOrNothing: true })
+        expect(bytes.length).toBe(0)
+        expect(error).toMatchObject({ failure: 'unavailable', status: 503 })
+      }))
+  })
 
   test('ends when nobody waits any more', () =>
     withStore(async ({ blobs }) => {

@@ -1,0 +1,191 @@
+import { deferred } from '../lib/deferred.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { ByteRange } from '../oci/range.ts'
+import type { BlobWriter, OpenBlob } from '../store/blob-store.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import type { Intake } from './intake.ts'
+import { nextProgress } from './next-progress.ts'
+
+/** One client's place in a download: its pace and its end are its own. */
+export interface Follower {
+  /**
+   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB of what the follower is to have are
+   * held back until the digest of the whole blob agrees, so that no client ever holds a complete answer of wrong bytes
+   * (decision 0018). Throws the download's UpstreamError, or the signal's reason.
+   */
+  next(signal?: AbortSignal): Promise<Piece | undefined>
+  close(): void
+}
+
+/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
+export type Piece =
+  | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
+  | { readonly kind: 'memory'; readonly bytes: Uint8Array }
+
+/** What a follower is to have. */
+export interface Portion {
+  /** The position behind its last byte; undefined for the end of the blob. */
+  readonly end?: number | undefined
+  /** Nothing leaves before the digest agrees: for an answer that cannot be cut short visibly. */
+  readonly isAllOrNothing?: boolean
+}
+
+/** A download, as far as its followers depend on it. */
+export interface FollowedDownload {
+  readonly digest: Digest
+  readonly intake: Intake
+  /** Bytes of the whole blob, when somebody has said. */
+  readonly size: number | undefined
+  /** Whether all has arrived and the digest agrees. */
+  readonly isVerified: boolean
+  readonly failure: Error | undefined
+  /** Called when a follower has left. */
+  readonly onLeft: () => void
+}
+
+interface Reader extends Portion {
+  position: number
+  /** The withheld end of its portion, or what the disk does not have of it. */
+  tail: { readonly start: number; readonly bytes: Uint8Array } | undefined
+}
+
+/** Bytes held back until the digest agrees; Harbor found 32 KiB in production (its pull request 23911). */
+const tailBytes = 32 * 1024
+/** Bytes of memory that a follower is given at a time. */
+const pieceBytes = 128 * 1024
+
+/** Those who read along with a download. */
+export class Followers {
+  readonly #readers = new Set<Reader>()
+  readonly #download: FollowedDownload
+  #progress = deferred()
+
+  constructor(download: FollowedDownload) {
+    this.#download = download
+  }
+
+  get count(): number {
+    return this.#readers.size
+  }
+
+  /** Whether nobody takes bytes as they arrive. */
+  get isAbandoned(): boolean {
+    for (const { isAllOrNothing } of this.#readers) if (!isAllOrNothing) return false
+    return true
+  }
+
+  /** Wakes everybody: bytes have arrived, or the download is over. */
+  announce(): void {
+    if (!this.#download.intake.isOnDisk) this.#letPass()
+    this.#progress.resolve()
+    this.#progress = deferred()
+  }
+
+  follow(start: number, portion: Portion): Follower {
+    const reader: Reader = { ...portion, position: start, tail: undefined }
+    this.#readers.add(reader)
+    return {
+      next: (signal) => this.#next(reader, signal),
+      close: () => {
+        if (!this.#readers.delete(reader)) return
+        this.#dropPassed()
+        this.#download.onLeft()
+      },
+    }
+  }
+
+  async #next(reader: Reader, signal?: AbortSignal): Promise<Piece | undefined> {
+    const { intake } = this.#download
+    for (;;) {
+      signal?.throwIfAborted()
+      const start = reader.position
+      const end = this.#releasable(reader)
+      if (end > start) {
+        if (reader.isAllOrNothing && intake.hasDropped) throw movedOn()
+        const piece = this.#pieceOf(reader, end)
+        reader.position += piece.kind === 'file' ? piece.range.end + 1 - start : piece.bytes.length
+        if (piece.kind === 'memory') this.#dropPassed()
+        return piece
+      }
+      const { failure, isVerified } = this.#download
+      if (failure) throw failure
+      if (isVerified) return undefined
+      if (!intake.isOnDisk) this.#letPass()
+      await nextProgress(this.#progress.promise, signal)
+    }
+  }
+
+  /** The position up to which bytes may leave for this reader. */
+  #releasable({ end = Infinity, isAllOrNothing }: Reader): number {
+    const { intake, size, isVerified } = this.#download
+    const { arrived } = intake
+    if (isVerified) return Math.min(arrived, end)
+    if (isAllOrNothing) return 0
+    return Math.min(arrived, Math.min(end, size ?? arrived) - tailBytes)
+  }
+
+  #pieceOf({ position: start, tail }: Reader, end: number): Piece {
+    const { intake } = this.#download
+    const file = intake.file(start)
+    if (file) return { kind: 'file', file: this.#asBlob(file), range: { start, end: Math.min(end, file.size) - 1 } }
+    const bytes = tail
+      ? tail.bytes.subarray(start - tail.start, end - tail.start)
+      : this.#readOverflow(start, Math.min(end, start + pieceBytes))
+    if (bytes.length === 0) throw movedOn()
+    return { kind: 'memory', bytes }
+  }
+
+  /** A copy of bytes that the disk did not take; shorter, or empty, where they were let go. */
+  #readOverflow(start: number, end: number): Uint8Array {
+    const { intake } = this.#download
+    const buffer = new Uint8Array(end - start)
+    let filled = 0
+    while (filled < buffer.length) {
+      const count = intake.readOverflow(buffer.subarray(filled), start + filled)
+      if (count === 0) break
+      filled += count
+    }
+    return buffer.subarray(0, filled)
+  }
+
+  /** The growing file, for senders: held open as long as somebody follows. */
+  #asBlob(file: BlobWriter): OpenBlob {
+    const { digest } = this.#download
+    const { fd, size } = file
+    return { digest, size, fd, read: (buffer, position) => file.read(buffer, position), close: () => Promise.resolve() }
+  }
+
+  /**
+   * Lets go of memory that no reader needs. A reader of a part waits for its end until the whole blob has arrived: on a full disk
+   * the bytes behind that part would fill the memory, and nothing more would arrive.
+   */
+  #letPass(): void {
+    if (this.isAbandoned) return
+    for (const reader of this.#readers) this.#keepTail(reader)
+    this.#dropPassed()
+  }
+
+  /** Copies what a reader of a part still has to get, once that is no more than its withheld end. */
+  #keepTail(reader: Reader): void {
+    const { intake } = this.#download
+    const { end, position, tail, isAllOrNothing } = reader
+    if (tail || isAllOrNothing || end === undefined || intake.arrived < end) return
+    if (intake.file(end - 1)) reader.tail = { start: end, bytes: new Uint8Array() }
+    else if (position >= end - tailBytes) {
+      const start = intake.file(position)?.size ?? position
+      reader.tail = { start, bytes: this.#readOverflow(start, end) }
+    }
+  }
+
+  #dropPassed(): void {
+    const { intake } = this.#download
+    let needed = intake.arrived
+    for (const { tail, isAllOrNothing, position } of this.#readers)
+      if (!tail && !isAllOrNothing) needed = Math.min(needed, position)
+    intake.dropBefore(needed)
+  }
+}
+
+function movedOn(): UpstreamError {
+  return new UpstreamError('unavailable', 503, 'The download has moved on.')
+}

@@ -1,0 +1,268 @@
+import { describe, expect, test } from 'vitest'
+import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { expectContent } from '../support/expect-content.ts'
+import { corrupt, cutAt, htmlPage, inTurn, otherBody, slow, withByteFlipped } from '../support/faults.ts'
+import { send, type Fault } from '../support/faulty-server.ts'
+import { makeImage } from '../support/images.ts'
+import { noise } from '../support/noise.ts'
+import { parseAnswers, type RawAnswer } from '../support/parse-answers.ts'
+import { rawHttp } from '../support/raw-http.ts'
+import { app, layerSize as size, startScene, type Scene } from '../support/scene.ts'
+import { anyBlob } from '../support/upstream.ts'
+
+const half = size / 2
+
+/** Resumes where the first answer broke, with other bytes. */
+function resumedWith(change: (rest: Buffer) => Buffer, etag?: string): Fault {
+  return inTurn(cutAt(half), ({ response, reply }) => {
+    const rest = change(Buffer.from(reply.body!))
+    send(response, { ...reply, body: rest, headers: { ...reply.headers, ...(etag ? { etag } : {}) } })
+  })
+}
+
+const faults: [string, Fault][] = [
+  ['its first byte flipped', withByteFlipped(0)],
+  ['a byte in the middle flipped', corrupt],
+  ['its last byte flipped', withByteFlipped(-1)],
+  ['a page of the right length', htmlPage('same')],
+  ['other bytes after it was resumed', resumedWith((rest) => Buffer.alloc(rest.length, 'x'))],
+  ['the rest of another version after it was resumed', resumedWith((rest) => noise(rest.length, 7), '"newer"')],
+  ['no length and a byte flipped', chunked(true)],
+]
+
+/** The body without a length, right or with a byte flipped. */
+function chunked(isWrong: boolean): Fault {
+  return ({ response, reply }) => {
+    const body = Buffer.from(reply.body!)
+    if (isWrong) body[body.length - 1]! ^= 1
+    response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(body)
+  }
+}
+
+const ranges = {
+  'its first byte': 'bytes=0-0',
+  'its beginning': 'bytes=0-999',
+  'more of its beginning than is withheld': 'bytes=0-99999',
+  'all but what was withheld once': `bytes=0-${size - 32 * 1024 - 1}`,
+  'its middle': 'bytes=100000-199999',
+  'a little of its middle': 'bytes=150000-150999',
+  'its end': 'bytes=200000-',
+  'its last bytes': 'bytes=-1000',
+  'all of it': 'bytes=0-',
+}
+
+/** One connection that asks for all of this at once. */
+async function ask(scene: Scene, ...requests: string[]): Promise<RawAnswer[]> {
+  const { text, closed } = await rawHttp(scene.mirror.url, requests.join(''), 10_000)
+  expect(closed).toBe(true)
+  return parseAnswers(text)
+}
+
+const blobOf = (digest: Digest) => `${app}/blobs/${digest}`
+const get = (path: string, range = '', version = '1.1') =>
+  `GET ${path} HTTP/${version}\r\nHost: localhost\r\n${range === '' ? '' : `Range: ${range}\r\n`}\r\n`
+const last = 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+
+/** How a client may ask for a blob. Each resolves with the answers that are about it. */
+const forms: [
+  string,
+  (scene: Scene, path: string) => Promise<readonly Pick<RawAnswer, 'status' | 'body' | 'complete'>[]>,
+][] = [
+  ['whole', async ({ mirror }, path) => [await mirror.get(path)]],
+  ...Object.entries(ranges).map(([what, range]): (typeof forms)[number] => [
+    `by a range: ${what}`,
+    async ({ mirror }, path) => [await mirror.get(path, { headers: { range } })],
+  ]),
+  [
+    'by a range with If-Range',
+    async ({ mirror }, path) => {
+      const etag = `"${path.slice(path.lastIndexOf('/') + 1)}"`
+      return [await mirror.get(path, { headers: { range: 'bytes=0-99999', 'if-range': etag } })]
+    },
+  ],
+  [
+    'by two ranges in one',
+    async ({ mirror }, path) => [await mirror.get(path, { headers: { range: 'bytes=0-9,20-29' } })],
+  ],
+  [
+    'by several clients at different positions',
+    ({ mirror }, path) =>
+      Promise.all(
+        [undefined, ...Object.values(ranges)].map((range) => mirror.get(path, range ? { headers: { range } } : {})),
+      ),
+  ],
+  ['over HTTP/1.0', (scene, path) => ask(scene, get(path, '', '1.0'))],
+  ['over HTTP/1.0 by a range', (scene, path) => ask(scene, get(path, 'bytes=0-99999', '1.0'))],
+  [
+    'on a connection that is used again',
+    async (scene, path) => (await ask(scene, get('/v2/') + get(path, 'bytes=0-99999') + last)).slice(1, 2),
+  ],
+  [
+    'by ranges one after the other on a connection',
+    async (scene, path) => {
+      const requests = ['bytes=0-99999', 'bytes=100000-199999', 'bytes=-1000'].map((range) => get(path, range))
+      return (await ask(scene, ...requests, last)).slice(0, 3)
+    },
+  ],
+]
+
+describe('a cold blob', () => {
+  test.each(faults)(
+    'with %s is no whole answer in any form, is not kept, and is right afterwards',
+    async (_, fault) => {
+      // Each form has a blob of its own, so that all of them are cold.
+      const image = makeImage({ layers: forms.map((_, at) => noise(size, at)) })
+      const scene = await startScene({ image })
+      const { upstream, mirror } = scene
+      for (const layer of image.layers) upstream.on({ method: 'GET', path: blobOf(layer) }, fault)
+      await Promise.all(
+        forms.map(async ([form, askFor], at) => {
+          const answers = await askFor(scene, blobOf(image.layers[at]!))
+          expect(answers.length, form).toBeGreaterThan(0)
+          for (const { status, complete } of answers) expect(status >= 500 || !complete, form).toBe(true)
+        }),
+      )
+      expect((await mirror.status()).storage.blobs).toBe(0)
+
+      upstream.heal()
+      await Promise.all(
+        forms.map(async ([form, askFor], at) => {
+          const layer = image.layers[at]!
+          for (const { status, body, complete } of await askFor(scene, blobOf(layer))) {
+            expect([status < 300, complete], form).toEqual([true, true])
+            expect(image.blobs.get(layer)!.includes(body), form).toBe(true)
+          }
+          expectContent(await mirror.get(blobOf(layer)), layer)
+        }),
+      )
+    },
+  )
+})
+
+test('a connection whose answer was cut carries no further answer', async () => {
+  const scene = await startScene()
+  scene.upstream.on(anyBlob, corrupt)
+  const path = blobOf(scene.layer)
+  const answers = await ask(scene, get('/v2/'), get(path, 'bytes=0-99999'), last)
+  expect(answers.map(({ status, complete }) => [status, complete])).toEqual([
+    [200, true],
+    [206, false],
+  ])
+  expect(answers[1]!.body.length).toBe(100_000 - 32 * 1024)
+})
+
+test('an answer that has not begun becomes a 502, and the connection goes on', async () => {
+  const scene = await startScene()
+  scene.upstream.on(anyBlob, corrupt)
+  const answers = await ask(scene, get(blobOf(scene.layer), 'bytes=0-999'), last)
+  expect(answers.map(({ status, complete }) => [status, complete])).toEqual([
+    [502, true],
+    [200, true],
+  ])
+})
+
+describe('over HTTP/1.0, where a body of unknown length ends with its connection', () => {
+  test('such a blob is sent with its length once it is known to be right', async () => {
+    const scene = await startScene()
+    scene.upstream.on(anyBlob, chunked(false))
+    const [answer] = await ask(scene, get(blobOf(scene.layer), '', '1.0'))
+    expect(answer).toMatchObject({ status: 200, complete: true, headers: { 'content-length': String(size) } })
+    expect(answer!.body.equals(scene.layerBytes)).toBe(true)
+  })
+
+  test('a wrong one is a 502', async () => {
+    const scene = await startScene()
+    scene.upstream.on(anyBlob, chunked(true))
+    const [answer] = await ask(scene, get(blobOf(scene.layer), '', '1.0'))
+    expect(answer).toMatchObject({ status: 502, complete: true })
+  })
+})
+
+describe('a blob that comes over several connections', () => {
+  const large = noise(1_050_000, 3)
+
+  async function startLarge(): Promise<Scene> {
+    const image = makeImage({ layers: [large] })
+    const prefetch = { layers: 0, rangesPerBlob: 4, rangeBytes: 100_000, rangeMinSize: 500_000 }
+    const scene = await startScene({ image, cache: { prefetch } })
+    await scene.mirror.get(`${app}/manifests/v1`)
+    return scene
+  }
+
+  test.each([
+    ['first', 0],
+    ['fourth', 300_000],
+    ['last', 1_000_000],
+  ])('with a byte flipped in its %s part: nobody who reads along gets a whole answer', async (_, start) => {
+    const scene = await startLarge()
+    const { upstream, mirror, layer } = scene
+    const wrong: Fault = async (exchange) => {
+      if (exchange.request.headers.range?.startsWith(`bytes=${start}-`)) return withByteFlipped(5)(exchange)
+      // Its first part takes longer, so that others arrive before it.
+      const isFirst = exchange.request.headers.range?.startsWith('bytes=0-')
+      return isFirst ? slow(500_000)(exchange) : send(exchange.response, exchange.reply)
+    }
+    upstream.on(anyBlob, wrong)
+    const whole = mirror.get(blobOf(layer))
+    await expect.poll(() => upstream.count(anyBlob)).toBeGreaterThan(1)
+    const parts = ['bytes=0-999', 'bytes=0-99999', 'bytes=300000-499999', 'bytes=900000-949999', 'bytes=-50000']
+    const answers = await Promise.all([
+      whole,
+      ...parts.map((range) => mirror.get(blobOf(layer), { headers: { range } })),
+    ])
+    for (const { status, complete } of answers) expect(status >= 500 || !complete).toBe(true)
+    expect((await mirror.status()).storage.blobs).toBe(1)
+
+    upstream.heal()
+    expectContent(await mirror.get(blobOf(layer)), layer)
+  })
+
+  test('gives a reader of a part its bytes as they come, and the last of them when all are right', async () => {
+    const { upstream, mirror, layer } = await startLarge()
+    const whole = mirror.get(blobOf(layer))
+    await expect.poll(() => upstream.count(anyBlob)).toBeGreaterThan(0)
+    const answer = await mirror.get(blobOf(layer), { headers: { range: 'bytes=100000-299999' } })
+    expect(answer).toMatchObject({ status: 206, complete: true })
+    expect(answer.body.equals(large.subarray(100_000, 300_000))).toBe(true)
+    expectContent(await whole, layer)
+  })
+})
+
+test('the beginning of a range leaves while the blob arrives, its end waits, however long, and no time-out cuts it', async () => {
+  const scene = await startScene({ cache: { timeouts: { idle: 200 } } })
+  const { upstream, mirror, layer, layerBytes } = scene
+  upstream.on(anyBlob, slow(200_000))
+  const begun = performance.now()
+  const answer = await mirror.get(blobOf(layer), { headers: { range: 'bytes=0-59999' } })
+  const ended = performance.now()
+  expect(answer).toMatchObject({ status: 206, complete: true })
+  expect(answer.body.equals(layerBytes.subarray(0, 60_000))).toBe(true)
+  // The whole takes 1.5 s to arrive.
+  expect(answer.firstByteAt! - begun).toBeLessThan((ended - begun) / 2)
+  expect(ended - begun).toBeGreaterThan(1000)
+  await mirror.untilStored(1)
+  expect(upstream.count(anyBlob)).toBe(1)
+})
+
+test('a range of a blob that is held waits for nothing', async () => {
+  const { upstream, mirror, layer, layerBytes } = await startScene()
+  await mirror.get(blobOf(layer))
+  await mirror.untilStored(1)
+  await upstream.stop()
+  const answer = await mirror.get(blobOf(layer), { headers: { range: 'bytes=0-999' } })
+  expect(answer).toMatchObject({ status: 206, complete: true })
+  expect(answer.body.equals(layerBytes.subarray(0, 1000))).toBe(true)
+})
+
+test('a blob that is named by its SHA-512 is withheld in the same way', async () => {
+  const { upstream, mirror, layerBytes } = await startScene()
+  const digest = digestOf(layerBytes, 'sha512')
+  const wrong = otherBody(() => Buffer.from(layerBytes).fill(0, 0, 10))
+  const path = `${app}/blobs/${digest}`
+  upstream.on({ method: 'GET', path }, async (exchange) =>
+    wrong({ ...exchange, reply: { status: 200, headers: {}, body: layerBytes } }),
+  )
+  const answer = await mirror.get(path, { headers: { range: 'bytes=100000-199999' } })
+  expect(answer.status >= 500 || !answer.complete).toBe(true)
+  expect((await mirror.status()).storage.blobs).toBe(0)
+})
