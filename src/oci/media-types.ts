@@ -25,6 +25,14 @@ export function isForeignLayer(type: string): boolean {
   return type.includes('.foreign.') || type.includes('.nondistributable.')
 }
 
+/**
+ * Whether something may be served as a manifest of this type: `application/…` as RFC 6838 §4.2 writes it, without parameters, and
+ * nothing that a browser shows or runs.
+ */
+export function isManifestType(type: string): boolean {
+  return /^application\/[a-z\d][a-z\d!#$&^_.+-]{0,126}$/i.test(type) && !/(?:xml|pdf|script)$/i.test(type)
+}
+
 /** A Content-Type without its parameters, in lower case. */
 export function bareMediaType(contentType: string): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase()

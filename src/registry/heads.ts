@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
+import { isManifestType } from '../oci/media-types.ts'
 import type { Reference } from '../oci/reference.ts'
 import { RepeatedFailure } from '../upstream/circuit.ts'
 import { TransientError } from '../upstream/transient-error.ts'
@@ -118,7 +119,7 @@ async function described(place: Place, head: ManifestHead, reference: Reference)
   return {
     ...head,
     size: known?.size ?? (head.size || undefined),
-    mediaType: head.mediaType || (known?.mediaType ?? ''),
+    mediaType: isManifestType(head.mediaType) ? head.mediaType : (known?.mediaType ?? ''),
   }
 }
 

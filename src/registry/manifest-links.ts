@@ -3,7 +3,7 @@ import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { hasIndexMembers, presentMembers } from '../oci/manifest-members.ts'
-import { bareMediaType, mediaType } from '../oci/media-types.ts'
+import { bareMediaType, isManifestType, mediaType } from '../oci/media-types.ts'
 import { bytesOf, type SmallContent } from './small-contents.ts'
 
 /** What a registry has to know of a manifest. Everything else in it is its clients' business. */
@@ -64,12 +64,12 @@ function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | unde
   return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
 }
 
-/** Upstreams that store manifests as plain files send them as `application/json` or worse. */
+/** Upstreams that store manifests as plain files send them as `application/json` or worse, `text/html` among it. */
 function typeOf(json: Record<string, unknown>, contentType: string): string {
   const sent = bareMediaType(contentType)
-  if (sent.startsWith('application/vnd.')) return sent
+  if (sent.startsWith('application/vnd.') && isManifestType(sent)) return sent
   const own = json['mediaType']
-  if (typeof own === 'string' && /^[\w.+-]+\/[\w.+-]+$/.test(own)) return own
+  if (typeof own === 'string' && isManifestType(own)) return own
   return hasIndexMembers(json, undefined) ? mediaType.ociIndex : mediaType.ociManifest
 }
 

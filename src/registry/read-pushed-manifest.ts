@@ -3,7 +3,7 @@ import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { hasIndexMembers, indexTypes, presentMembers } from '../oci/manifest-members.ts'
-import { mediaType } from '../oci/media-types.ts'
+import { isManifestType, mediaType } from '../oci/media-types.ts'
 import { isUnambiguousJson } from '../oci/strict-json.ts'
 
 /** What a registry must know of a manifest that it is to hold. */
@@ -17,7 +17,6 @@ export interface ReadManifest {
 }
 
 const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
-const validType = /^application\/[a-z0-9][\w.+-]*$/i
 
 /**
  * Reads a manifest or index that a client pushes, and refuses what two readers could take for two things (CVE-2021-41190).
@@ -73,7 +72,7 @@ function typeOf(json: Record<string, unknown>, contentType: string | undefined, 
   if (own !== undefined && contentType !== undefined && own !== contentType)
     throw invalid(`Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`)
   const type = own ?? contentType ?? (isIndex ? mediaType.ociIndex : mediaType.ociManifest)
-  if (!validType.test(type) || type.length > 255) throw invalid('Its media type is none.')
+  if (!isManifestType(type)) throw invalid('Its media type is not one of a manifest.')
   return type
 }
 

@@ -13,6 +13,7 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from './admin-api.ts'
+import { refuseOtherSites } from './browser-guard.ts'
 import { changeRegistry, type RegistryActions } from './admin-registry.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
@@ -76,6 +77,7 @@ async function answer(
   { actions, guard, token, instance, idle = defaultIdleMs }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
+  refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const reads = request.method === 'GET' || request.method === 'HEAD'
   if (reads && path === '/healthz') return sendJson(request, response, health(request, instance))

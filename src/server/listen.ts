@@ -1,9 +1,10 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
+import { SecureResponse, securityHeaderLines } from './security-headers.ts'
 
 export interface ListenOptions {
   readonly host: string
@@ -65,6 +66,8 @@ export async function listen(
     connectionsCheckingInterval: 2000,
     keepAliveTimeout: 75_000,
     noDelay: true,
+    IncomingMessage,
+    ServerResponse: SecureResponse,
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
   let closing = false
@@ -162,7 +165,7 @@ function refuseMalformed(error: Error, socket: Duplex): void {
         : [400, 'Bad Request']
   const body = new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.').body()
   socket.end(
-    `HTTP/1.1 ${status} ${phrase}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    `HTTP/1.1 ${status} ${phrase}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n${securityHeaderLines}\r\n${body}`,
     () => socket.destroy(),
   )
 }

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { isManifestType, mediaType as types } from '../oci/media-types.ts'
 import type { ManifestAnswer } from '../registry/registry.ts'
 import { answerHeaders, matchesEtag, sendWhole } from './respond.ts'
 
@@ -17,7 +18,8 @@ export function sendManifest(request: IncomingMessage, response: ServerResponse,
       return 0
     }
   }
-  headers['content-type'] = mediaType
+  // What an earlier version has kept, or a HEAD was told, may be any text.
+  headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
   if (body) return sendWhole(request, response, 200, headers, body.body)
   if (size !== undefined) headers['content-length'] = size
   response.writeHead(200, headers).end()

@@ -2,11 +2,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { OciError } from '../oci/errors.ts'
 import type { Provenance } from '../registry/registry.ts'
 
-/** What every answer of a registry carries. */
-export const commonHeaders = {
-  'docker-distribution-api-version': 'registry/2.0',
-  'x-content-type-options': 'nosniff',
-} as const
+/** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */
+export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
 
 /**
  * Headers in the making. They are assigned one by one: spreading objects leaves the collector of Node 20 several times the work,
@@ -24,7 +21,6 @@ export function answerHeaders(provenance: Provenance): Headers {
 
 function addCommon(headers: Headers): void {
   headers['docker-distribution-api-version'] = commonHeaders['docker-distribution-api-version']
-  headers['x-content-type-options'] = commonHeaders['x-content-type-options']
 }
 
 /**

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseRoute } from '../../oci/route.ts'
 import { commonHeaders } from '../../server/respond.ts'
+import { SecureResponse } from '../../server/security-headers.ts'
 import type { DemoImage } from './make-image.ts'
 
 export interface DemoUpstream {
@@ -18,7 +19,7 @@ export async function serveDemoUpstream(
   network: { readonly latency: number; readonly bandwidth: number },
 ): Promise<DemoUpstream> {
   let counts = { requests: 0, bytes: 0 }
-  const server = createServer((request, response) => {
+  const server = createServer({ ServerResponse: SecureResponse }, (request, response) => {
     void answer(request.method ?? 'GET', request.url ?? '/', response)
   })
 
@@ -37,7 +38,7 @@ export async function serveDemoUpstream(
     }
     const blob = route.kind === 'blob' ? image.blobs.get(route.digest) : undefined
     if (blob) return send(method, response, blob, { 'content-type': 'application/octet-stream' })
-    response.writeHead(route.kind === 'base' ? 200 : 404, commonHeaders).end()
+    response.writeHead(route.kind === 'base' ? 200 : 404, { ...commonHeaders }).end()
   }
 
   async function send(
