@@ -78,6 +78,21 @@ describe('a stored blob', () => {
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   })
 
+  test('with a byte flipped is never served in parts either, with verifyReads: always, wherever the part is', async () => {
+    const { mirror, layer, layerBytes } = await startFilled({ verifyReads: 'always' })
+    for (const [start, end] of [
+      [0, 99],
+      [150_000, 150_099],
+      [layerBytes.length - 100, layerBytes.length - 1],
+    ] as const) {
+      await flipByte(await blobFile(mirror, layer))
+      const answer = await mirror.get(`${app}/blobs/${layer}`, { headers: { range: `bytes=${start}-${end}` } })
+      expect(answer).toMatchObject({ status: 206, complete: true })
+      expect(answer.body.equals(layerBytes.subarray(start, end + 1))).toBe(true)
+      await mirror.untilStored(2)
+    }
+  })
+
   test('with a byte flipped is never served on the first read after an unclean stop', async () => {
     const scene = await startFilled()
     const file = await blobFile(scene.mirror, scene.layer)
