@@ -1,14 +1,27 @@
 import { join } from 'node:path'
 
-// What @oclif/core asks for and this program never comes to: plugins to look for, configuration files, and help from templates
-// (src/cli/help.ts has none).
-const names = ['tinyglobby', 'minimatch', 'lilconfig', 'ejs']
+// Packages that bundled code asks for when it loads and that this program never uses.
+const names = [
+  // @oclif/core: plugins to look for, configuration files, and help from templates (src/cli/help.ts has none).
+  'tinyglobby',
+  'minimatch',
+  'lilconfig',
+  'ejs',
+  // dockerode: builds of images by BuildKit, which are gRPC sessions, and build contexts.
+  '@balena/dockerignore',
+  '@grpc/grpc-js',
+  '@grpc/proto-loader',
+  'protobufjs',
+  'tar-fs',
+]
 
-/** Stands for a package that is left out. Who comes to it after all reads which one it was, not of something undefined. */
+// docker-modem extends a class of `ssh2` when it loads. src/runtime/ssh-connection.ts connects by the `ssh` program instead.
+const sshOfModem = { filter: /^\.\/ssh$/, importer: /node_modules[\\/]docker-modem[\\/]/ }
+
+/** Replaces a package that is left out. Every use throws an error that names the package. */
 const contentsFor = (name) => `
-module.exports = new Proxy({}, {
-  get() { throw new Error(${JSON.stringify(`${name} is not in the bundle (scripts/bundle/absent-packages.js)`)}) },
-})
+const fail = () => { throw new Error(${JSON.stringify(`${name} is not in the bundle (scripts/bundle/absent-packages.js)`)}) }
+module.exports = new Proxy(function () {}, { get: fail, apply: fail, construct: fail })
 `
 
 /** Leaves packages out of the bundle, and the framework's spinner. */
@@ -16,6 +29,9 @@ export const absentPackages = {
   name: 'absent-packages',
   setup(build) {
     build.onResolve({ filter: new RegExp(`^(${names.join('|')})$`) }, ({ path }) => ({ path, namespace: 'absent' }))
+    build.onResolve({ filter: sshOfModem.filter }, ({ importer }) =>
+      sshOfModem.importer.test(importer) ? { path: 'ssh2', namespace: 'absent' } : undefined,
+    )
     build.onLoad({ filter: /.*/, namespace: 'absent' }, ({ path }) => ({ contents: contentsFor(path) }))
     // On a terminal the framework makes its spinner as soon as it prints anything. This program has none to show: the one for
     // pipes, which needs no frames, serves.

@@ -5,15 +5,12 @@ import { absentPackages } from './absent-packages.js'
 import { fetchBuiltins } from './fetch-builtins.js'
 import { lazyRequires } from './lazy-requires.js'
 import { noticesOf } from './notices.js'
+import { pruneDeclarations } from './prune-declarations.js'
 import { quietDebug } from './quiet-debug.js'
-
-// What starts with the program, or would open its many files at once. The rest has one door each, where Node loads it from
-// node_modules when it is needed.
-const bundled = ['@oclif/core', 'execa', 'lru-cache', 'tldts']
 
 /** Writes dist/: the program, a file a command, the library, what they share, and the notices of what was taken in. */
 export async function bundle(root) {
-  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const { optionalDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   const options = {
     absWorkingDir: root,
     outdir: 'dist',
@@ -29,11 +26,15 @@ export async function bundle(root) {
     legalComments: 'none',
     logLevel: 'warning',
     metafile: true,
-    external: [...Object.keys(dependencies).filter((name) => !bundled.includes(name)), 'typescript'],
-    // CommonJS that was taken in asks for what was not.
+    // Everything else is bundled: only native code is installed as a package (docs/decisions/0022-one-package.md).
+    external: [...Object.keys(optionalDependencies), 'typescript'],
+    // This entry of jsonc-parser loads its parts in a way that can be bundled; its main one does not.
+    alias: { 'jsonc-parser': 'jsonc-parser/lib/esm/main.js' },
+    // Bundled CommonJS asks for Node's own modules.
     banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
     plugins: [lazyRequires, absentPackages, quietDebug],
   }
+  pruneDeclarations(join(root, 'dist'), 'index.d.ts')
   const commands = readdirSync(join(root, 'src', 'commands'), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith('.ts'))
     .map((file) => join('src', 'commands', file))

@@ -17,7 +17,7 @@ const stderr = 2
 
 /** A logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. What looks like a secret is struck out. */
 export async function createLogger({ level, write, file }: LoggerOptions): Promise<Logger> {
-  const { pino } = await import('pino')
+  const { pino } = (await import('pino')).default
   const options = {
     level,
     base: null,

@@ -5,7 +5,7 @@ import type { StatusReport } from './admin-api.ts'
  * not pay for it.
  */
 export async function renderMetrics(report: StatusReport): Promise<{ contentType: string; text: string }> {
-  const { Counter, Gauge, Registry } = await import('prom-client')
+  const { Counter, Gauge, Registry } = (await import('prom-client')).default
   const registry = new Registry()
   const counter = (name: string, help: string, value: number) => {
     new Counter({ name: `mirror_${name}`, help, registers: [registry] }).inc(value)

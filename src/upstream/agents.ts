@@ -32,7 +32,7 @@ export function createAgents({ timeouts, guard, proxies, certificates }: AgentsO
   const agents = new Map<string, Promise<Dispatcher>>()
 
   async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
-    const { Agent, ProxyAgent, buildConnector } = await import('undici')
+    const { Agent, ProxyAgent, buildConnector } = (await import('undici')).default
     resumePausedAtEnd()
     const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
     const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs }
