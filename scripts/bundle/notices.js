@@ -8,7 +8,9 @@ export function noticesOf(files, root) {
   return packages
     .map((folder) => {
       const { name, version, license } = JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8'))
-      const files = readdirSync(join(root, folder)).filter((entry) => /^(licen[cs]e|notice|copying)([.-]|$)/i.test(entry))
+      const files = readdirSync(join(root, folder)).filter((entry) =>
+        /^(licen[cs]e|notice|copying)([.-]|$)/i.test(entry),
+      )
       const texts = files.map((file) => readFileSync(join(root, folder, file), 'utf8').trim())
       const text = texts.length === 0 ? `License: ${license}` : texts.join('\n\n')
       return `${name} ${version}\n\n${text}\n`

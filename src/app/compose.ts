@@ -7,6 +7,7 @@ import { createBufferRelease } from '../lib/buffer-release.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { OwnTroubles } from '../lib/own-troubles.ts'
 import { createWriteBehind } from '../lib/write-behind.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
@@ -31,6 +32,7 @@ export interface Parts {
   /** Undefined when the registry is switched off. */
   readonly pushed: RegistryParts | undefined
   readonly blobs: SendBlobChoice
+  readonly ownTroubles: OwnTroubles
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -53,12 +55,14 @@ export async function compose(
     plain: config.tls === undefined,
     env,
   })
+  logger.debug({ sendBlob: blobs.kind }, 'chose how blobs are sent')
+  const ownTroubles = new OwnTroubles(clock)
   const canaries = new Canaries(
     () => clock.monotonic(),
     () => randomBytes(16).toString('hex'),
   )
   const userAgent = `mirror/${version}`
-  const upstreams = createUpstreamDirectory({ config, canaries, env, userAgent, clock, logger })
+  const upstreams = createUpstreamDirectory({ config, canaries, env, userAgent, clock, logger, ownTroubles })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,
@@ -85,7 +89,7 @@ export async function compose(
     logger,
     clock,
   })
-  const hashes = createHashPool(availableParallelism())
+  const hashes = createHashPool(availableParallelism(), ownTroubles.watch('hash'))
   const scrub = createScrub({ store, logger, clock })
   const stopSparing = blobs.trimMemory && spareMemory({ trim: blobs.trimMemory })
   const cache: PullThrough = new PullThrough({
@@ -150,6 +154,7 @@ export async function compose(
     stats,
     pushed,
     blobs,
+    ownTroubles,
     async close() {
       await pushed?.close()
       await closeCache()

@@ -35,6 +35,7 @@ import {
   type ListenerOpener,
   type NetworkListeners,
 } from './network-listeners.ts'
+import { preload } from './preload.ts'
 import { registryOpener } from './registry-listeners.ts'
 import { createRegistryActions } from './registry-actions.ts'
 import { createStatusReport } from './status-report.ts'
@@ -69,6 +70,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   const { logger, home } = options
   const tls = readTls(config.tls)
   const { outside, onStoreLost: onLost } = options
+  await preload()
   const parts = await compose(
     config,
     home,
@@ -142,8 +144,15 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
-    const { idle } = config.cache.timeouts
-    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, idle, logger })
+    const handleAdmin = createAdminHandler({
+      actions,
+      guard,
+      token,
+      troubles: parts.ownTroubles,
+      instance: outside?.instance,
+      idle: config.cache.timeouts.idle,
+      logger,
+    })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port }, handleAdmin),

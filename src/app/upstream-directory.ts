@@ -3,6 +3,7 @@ import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import type { OwnTroubles } from '../lib/own-troubles.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { originOf } from '../oci/docker-hub.ts'
 import type { Repository } from '../oci/route.ts'
@@ -35,6 +36,8 @@ export interface UpstreamDirectoryOptions {
   readonly userAgent: string
   readonly clock: Clock
   readonly logger: Logger
+  /** Hears of fetches that fail because of this process. */
+  readonly ownTroubles: OwnTroubles
 }
 
 /** Reads the certificate files at once, so that a bad one stops the start and not a pull. Throws MirrorError. */
@@ -45,6 +48,7 @@ export function createUpstreamDirectory({
   userAgent,
   clock,
   logger,
+  ownTroubles,
 }: UpstreamDirectoryOptions): UpstreamDirectory {
   const route = createRouting({
     configured: new Set(Object.keys(config.upstreams)),
@@ -61,6 +65,7 @@ export function createUpstreamDirectory({
       `${authVariable} is not {"auths": {"<registry>": {"auth": "…"}}}, so it is ignored, as the docker command ignores it`,
     )
   for (const warning of proxyWarnings(env)) logger.warn({}, warning)
+  const fetching = ownTroubles.watch('fetch')
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
@@ -89,7 +94,9 @@ export function createUpstreamDirectory({
       logger,
       runCommand,
     })
-    const upstream = config.cache.offline ? createOfflineUpstream(http) : noteFailures(http, () => clock.wall())
+    const upstream = config.cache.offline
+      ? createOfflineUpstream(http)
+      : noteFailures(http, () => clock.wall(), fetching)
     upstreams.set(host, { upstream, http })
     return upstream
   }

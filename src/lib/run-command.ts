@@ -36,9 +36,12 @@ const outputBytes = 16 * 1024 * 1024
 const drainStepMs = 50
 const drainSteps = 20
 
+/** Loads what runs programs. */
+export const loadCommandRunner = () => Promise.all([import('execa'), import('signal-exit')])
+
 /** Runs programs of this machine. */
 export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env }) => {
-  const [{ execa }, { onExit }] = await Promise.all([import('execa'), import('signal-exit')])
+  const [{ execa }, { onExit }] = await loadCommandRunner()
   let pid: number | undefined
   // The terminal's Ctrl-C does not reach a group of its own. Watched before there is one, so that none is missed.
   const stopWatching = onExit(() => void (pid !== undefined && signalGroup(pid, 'SIGTERM')))

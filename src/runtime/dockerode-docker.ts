@@ -19,7 +19,7 @@ export interface DockerodeOptions {
 export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs = 5000 }: DockerodeOptions): Docker {
   let client: Dockerode | undefined
 
-  /** The library is loaded once there is something to talk to: half a second that machines without Docker are spared. */
+  /** Loads the library once there is something to talk to. */
   async function connect(): Promise<Dockerode> {
     if (endpoint.kind === 'socket') await access(endpoint.path)
     client ??= await openClient(endpoint)
@@ -70,9 +70,12 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
 /** As long as Node's own agent keeps a connection that nobody uses. */
 const idleMs = 5000
 
-/** The library is loaded here, and nowhere else. */
+/** Loads the library, here and nowhere else. */
+export const loadDockerode = async () => (await import('dockerode')).default
+
+/** Opens a client of the engine at an endpoint. */
 export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
-  const { default: Dockerode } = await import('dockerode')
+  const Dockerode = await loadDockerode()
   if (endpoint.kind === 'socket') return new Dockerode({ socketPath: endpoint.path })
   if (endpoint.kind === 'ssh') {
     // Kept alive, for logging in costs more than a request; one that is idle keeps no command from ending.

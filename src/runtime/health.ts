@@ -17,7 +17,7 @@ export interface HealthRequest {
 /** More than any answer to this question. */
 const mostCharacters = 10_000
 
-/** Whether a mirror's admin listener answers there. */
+/** Whether a mirror's admin listener answers there; one that says that it cannot fetch is there all the same. */
 export async function isHealthy(
   adminUrl: string,
   { instance, timeoutMs = 2000, connect }: HealthRequest = {},
@@ -30,7 +30,7 @@ export async function isHealthy(
   return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
 }
 
-/** The body of a 200; undefined for anything else. */
+/** The body of a 200, or of a 503 in which a mirror describes itself; undefined for anything else. */
 function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
   const by = connection ? { createConnection: () => connection } : { agent: false as const }
   if (connection) limitSilence(connection, timeout)
@@ -41,7 +41,10 @@ function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise
         text += part
         if (text.length > mostCharacters) request.destroy()
       })
-      response.once('end', () => resolve(response.statusCode === 200 ? text : undefined))
+      response.once('end', () => {
+        const isDegraded = response.statusCode === 503 && parseObject(text)?.['status'] === 'degraded'
+        resolve(response.statusCode === 200 || isDegraded ? text : undefined)
+      })
     })
     request.once('timeout', () => request.destroy())
     request.once('error', () => resolve(undefined))

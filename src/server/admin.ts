@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { MirrorError, describeFailure } from '../lib/errors.ts'
+import type { OwnTroubles } from '../lib/own-troubles.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type {
@@ -41,6 +42,8 @@ export interface AdminOptions {
   readonly actions: AdminActions
   readonly guard: HostGuard
   readonly token: string
+  /** What keeps the mirror from fetching by its own fault. */
+  readonly troubles: Pick<OwnTroubles, 'find'>
   /** Of a mirror in a container. */
   readonly instance?: string | undefined
   /** A body that brings nothing for so long is given up; ms. */
@@ -74,13 +77,13 @@ export function createAdminHandler(
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token, instance, idle = defaultIdleMs }: AdminOptions,
+  { actions, guard, token, troubles, instance, idle = defaultIdleMs }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads && path === '/healthz') return sendJson(request, response, health(request, instance))
+  if (reads && path === '/healthz') return sendHealth(request, response, await troubles.find(), instance)
   if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
   if (reads && path === '/api/status') return sendJson(request, response, await actions.status())
@@ -131,10 +134,17 @@ async function answer(
   }
 }
 
-function health(request: IncomingMessage, instance: string | undefined): object {
+/** 200, or 503 with the reasons while the mirror cannot fetch by its own fault; with the proof of its instance if asked for. */
+function sendHealth(
+  request: IncomingMessage,
+  response: ServerResponse,
+  reasons: readonly string[],
+  instance: string | undefined,
+): void {
   const challenge = new URLSearchParams(request.url!.split('?')[1]).get('challenge')
-  if (instance === undefined || challenge === null) return { status: 'ok' }
-  return { status: 'ok', proof: healthProof(instance, challenge) }
+  const proof = instance !== undefined && challenge !== null ? { proof: healthProof(instance, challenge) } : {}
+  if (reasons.length === 0) sendJson(request, response, { status: 'ok', ...proof })
+  else sendJson(request, response, { status: 'degraded', reasons, ...proof }, 503)
 }
 
 function registryOf({ registry }: AdminActions): RegistryActions {

@@ -1,11 +1,11 @@
 import type { StatusReport } from './admin-api.ts'
 
-/**
- * The status as Prometheus text. prom-client is loaded here and only here, at the first scrape: who does not scrape does
- * not pay for it.
- */
+/** Loads what writes metrics. */
+export const loadPromClient = async () => (await import('prom-client')).default
+
+/** Renders the status as Prometheus text. */
 export async function renderMetrics(report: StatusReport): Promise<{ contentType: string; text: string }> {
-  const { Counter, Gauge, Registry } = (await import('prom-client')).default
+  const { Counter, Gauge, Registry } = await loadPromClient()
   const registry = new Registry()
   const counter = (name: string, help: string, value: number) => {
     new Counter({ name: `mirror_${name}`, help, registers: [registry] }).inc(value)

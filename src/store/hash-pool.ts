@@ -35,8 +35,14 @@ interface Thread {
   jobs: number
 }
 
+/** Hears whether the threads do their work. */
+export interface HashWatcher {
+  failed(error: unknown): void
+  worked(): void
+}
+
 /** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
-export function createHashPool(cores: number): HashPool {
+export function createHashPool(cores: number, watcher?: HashWatcher): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(mostThreads, cores - 1))
   let lastId = 0
@@ -51,6 +57,7 @@ export function createHashPool(cores: number): HashPool {
     const fail = (error: unknown) => {
       const at = threads.indexOf(thread)
       if (at !== -1) threads.splice(at, 1)
+      if (at !== -1 && !closed) watcher?.failed(error)
       for (const answer of thread.waiting.values()) answer({ id: 0, error })
       thread.waiting.clear()
     }
@@ -124,6 +131,7 @@ export function createHashPool(cores: number): HashPool {
         }
         const { hex, error } = answer
         if (hex === undefined) throw error
+        watcher?.worked()
         return parseDigest(`${algorithm}:${hex}`)!
       },
       async close() {

@@ -28,11 +28,14 @@ export interface AgentsOptions {
 const connectionsPerOrigin = 48
 const keepAliveMs = 15_000
 
+/** Loads the HTTP client; a server does so before it says that it is ready. */
+export const loadUndici = async () => (await import('undici')).default
+
 export function createAgents({ timeouts, guard, proxies, certificates }: AgentsOptions): Agents {
   const agents = new Map<string, Promise<Dispatcher>>()
 
   async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
-    const { Agent, ProxyAgent, buildConnector } = (await import('undici')).default
+    const { Agent, ProxyAgent, buildConnector } = await loadUndici()
     resumePausedAtEnd()
     const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
     const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs }
@@ -61,7 +64,13 @@ export function createAgents({ timeouts, guard, proxies, certificates }: AgentsO
       const key = `${lane} ${proxy?.name ?? ''}`
       const agent = agents.get(key) ?? createAgent(proxy)
       agents.set(key, agent)
-      return { agent: await agent, via: proxy?.name }
+      try {
+        return { agent: await agent, via: proxy?.name }
+      } catch (error) {
+        // The next request tries again.
+        agents.delete(key)
+        throw error
+      }
     },
     async close() {
       await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))

@@ -1,4 +1,5 @@
 import { codeOf, isConnectionFailure } from '../lib/errors.ts'
+import { ownFailureCode } from '../lib/own-troubles.ts'
 import { TransientError, type Outage } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -36,6 +37,9 @@ export function requestFailure({ host, target, foreign, via }: Hop, error: unkno
   const where = via === undefined ? name : `${name}, asked through the proxy ${via},`
   const refusedBy = via === undefined ? undefined : proxyRefusal(via, name, foreign, error)
   if (refusedBy) return refusedBy
+  const own = ownFailureCode(error)
+  if (own !== undefined)
+    return new TransientError('unavailable', 503, `The mirror itself could not ask ${name} (${own}).`, { cause: error })
   const why = unresolved.has(code) ? whyUnresolved(error) : refused.get(code)
   const breaksCircuit = !foreign
   if (why) {

@@ -1,19 +1,27 @@
 import { UpstreamError, type Upstream, type UpstreamFailure } from './upstream.ts'
 
+export interface FetchWatcher {
+  failed(error: unknown): void
+  worked(): void
+}
+
 const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
 
 /**
  * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
- * `wall`: wall clock ms.
+ * `wall`: wall clock ms. `watcher` hears how each request ends.
  */
-export function noteFailures(upstream: Upstream, wall: () => number): Upstream {
+export function noteFailures(upstream: Upstream, wall: () => number, watcher?: FetchWatcher): Upstream {
   let last: { readonly message: string; readonly at: number } | undefined
   let retryAt = 0
 
   async function noted<T>(ask: Promise<T>): Promise<T> {
     try {
-      return await ask
+      const answer = await ask
+      watcher?.worked()
+      return answer
     } catch (error) {
+      watcher?.failed(error)
       if (error instanceof UpstreamError && troubles.has(error.failure)) {
         const now = wall()
         retryAt = error.retryAfterSeconds === undefined ? 0 : now + error.retryAfterSeconds * 1000

@@ -22,11 +22,13 @@ const codes: readonly [RegExp, string][] = [
   [/auth/i, 'the proxy refused the user name and password'],
 ]
 
+/** Loads the SOCKS client. It is CommonJS: its members are the default's, in the bundle as well. */
+export const loadSocks = async () => (await import('socks')).default
+
 /** Makes connections through a SOCKS proxy. https://www.rfc-editor.org/rfc/rfc1928 */
 export function createSocksConnector(proxy: Proxy, { timeout, guard, secure }: SocksOptions): buildConnector.connector {
   async function open(hostname: string, port: number): Promise<Socket> {
-    // CommonJS: its members are the default's, in the bundle as well.
-    const { SocksClient } = (await import('socks')).default
+    const { SocksClient } = await loadSocks()
     const host = proxy.resolvesNames || isIP(hostname) !== 0 ? hostname : await resolve(guard, hostname)
     const { username: userId, password } = proxy.credential ?? {}
     const { socket } = await SocksClient.createConnection({

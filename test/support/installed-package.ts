@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -25,15 +26,15 @@ export async function packPackage(folder: string): Promise<string> {
 }
 
 /**
- * The packed package in an empty prefix, laid out as `npm install --global --prefix` does it, without asking a registry: its
- * dependencies are those of this checkout. Nothing else of the checkout can be found from there.
+ * The packed package in an empty prefix, laid out as `npm install --global --prefix` does it, without asking a registry: the native
+ * packages are those of this checkout, or none. Nothing else of the checkout can be found from there.
  */
-export async function installPackage(): Promise<InstalledPackage> {
+export async function installPackage({ native = true } = {}): Promise<InstalledPackage> {
   const root = packageRoot()
-  const { name, bin, dependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as {
+  const { name, bin, optionalDependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as {
     name: string
     bin: { mirror: string }
-    dependencies: Record<string, string>
+    optionalDependencies: Record<string, string>
   }
   const prefix = await mkdtemp(join(tmpdir(), 'mirror-prefix-'))
   const place = join(prefix, 'lib', 'node_modules', name)
@@ -41,7 +42,8 @@ export async function installPackage(): Promise<InstalledPackage> {
   await mkdir(join(prefix, 'bin'))
   const tarball = await packPackage(prefix)
   await run('tar', ['--extract', '--gzip', '--file', tarball, '--directory', place, '--strip-components', '1'])
-  for (const dependency of Object.keys(dependencies)) {
+  for (const dependency of native ? Object.keys(optionalDependencies) : []) {
+    if (!existsSync(join(root, 'node_modules', dependency))) continue
     const link = join(place, 'node_modules', dependency)
     await mkdir(dirname(link), { recursive: true })
     await symlink(join(root, 'node_modules', dependency), link)

@@ -11,8 +11,8 @@ import { get, type Answer, type GetOptions } from './get.ts'
 import { temporaryHome } from './mirror.ts'
 
 export interface MirrorProcessOptions {
-  /** Base URLs by registry host. */
-  readonly upstreams: Readonly<Record<string, string>>
+  /** By registry host: a base URL that is asked without a credential, or settings as mirror.yaml has them. */
+  readonly upstreams: Readonly<Record<string, string | Readonly<Record<string, unknown>>>>
   /** Settings of `cache`, as mirror.yaml has them. */
   readonly cache?: Readonly<Record<string, unknown>>
   /** With a registry for pushed images. */
@@ -21,6 +21,8 @@ export interface MirrorProcessOptions {
   readonly networks?: readonly string[]
   /** The home of an earlier mirror; else a new one, gone after the test. */
   readonly home?: string
+  /** The program; the checkout's own when not given. */
+  readonly program?: string
   /** A program that runs the server: itself, then its arguments. */
   readonly wrapper?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
@@ -51,7 +53,7 @@ const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 export async function startMirrorProcess(options: MirrorProcessOptions): Promise<MirrorProcess> {
   const home = options.home ?? (await temporaryHome())
   await writeFile(join(home, 'mirror.yaml'), configText(options))
-  const [file, ...args] = [...(options.wrapper ?? []), process.execPath, program, 'serve']
+  const [file, ...args] = [...(options.wrapper ?? []), process.execPath, options.program ?? program, 'serve']
   const child = spawn(file, args, {
     env: { ...process.env, ...options.env, MIRROR_HOME: home },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -104,7 +106,10 @@ function configText({ upstreams, cache, registry = false, networks = [] }: Mirro
     networks,
     log: { level: 'debug' },
     upstreams: Object.fromEntries(
-      Object.entries(upstreams).map(([host, url]) => [host, { url, credentials: 'anonymous' }]),
+      Object.entries(upstreams).map(([host, settings]) => [
+        host,
+        typeof settings === 'string' ? { url: settings, credentials: 'anonymous' } : settings,
+      ]),
     ),
   })
 }

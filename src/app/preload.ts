@@ -1,0 +1,14 @@
+import { loadCommandRunner } from '../lib/run-command.ts'
+import { loadDockerode } from '../runtime/dockerode-docker.ts'
+import { loadPromClient } from '../server/metrics.ts'
+import { loadUndici } from '../upstream/agents.ts'
+import { loadSocks } from '../upstream/socks-connector.ts'
+
+/**
+ * Loads every module that a server uses after its start: `npm install` may replace or remove the package's folder while the server
+ * runs. The other commands load these modules at first use. A module that the start itself loads is not in this list.
+ * test/cli/preload.test.ts compares the list with the imports.
+ */
+export async function preload(): Promise<void> {
+  await Promise.all([loadUndici(), loadSocks(), loadCommandRunner(), loadPromClient(), loadDockerode()])
+}
