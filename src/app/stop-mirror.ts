@@ -54,7 +54,7 @@ async function stopContainer(
   return { container: name, volume, killed: false }
 }
 
-async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: NodeJS.Platform): Promise<void> {
+async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: string): Promise<void> {
   const [url] = endpoints.admin
   // Windows has no signals: a process that gets one is ended at once.
   if (platform !== 'win32' || url === undefined) return signal(pid, 'SIGTERM')

@@ -18,14 +18,15 @@ export interface MirrorPaths {
  * Where root keeps what it has done to the whole machine, for every user to read; undefined on Windows, where an administrator
  * keeps the home folder of the user and any user may make folders in ProgramData.
  */
-export function systemStateDir(platform: NodeJS.Platform): string | undefined {
+export function systemStateDir(platform: string): string | undefined {
   if (platform === 'win32') return undefined
   return platform === 'darwin' ? '/Library/Application Support/mirror' : '/var/lib/mirror'
 }
 
 /** What a command finds around it. */
 export interface Surroundings {
-  platform: NodeJS.Platform
+  /** As `process.platform`. */
+  platform: string
   env: Readonly<Record<string, string | undefined>>
   /** The user's home folder. */
   homedir: string

@@ -18,7 +18,7 @@ export interface Autostart {
 }
 
 export interface AutostartOptions {
-  platform: NodeJS.Platform
+  platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
   /** The folder of the package's templates. */

@@ -20,7 +20,7 @@ export interface ImageRequest {
   /** A network to try a new image on. */
   readonly network: string | undefined
   readonly host: {
-    readonly platform: NodeJS.Platform
+    readonly platform: string
     /** As Node names it. */
     readonly arch: string
     readonly execPath: string

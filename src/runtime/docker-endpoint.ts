@@ -12,7 +12,8 @@ export type DockerEndpoint =
   | SshEndpoint
 
 export interface DockerEndpointInput {
-  platform: NodeJS.Platform
+  /** As `process.platform`. */
+  platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
 }

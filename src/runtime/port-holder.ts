@@ -11,7 +11,7 @@ export interface PortHolder {
 }
 
 export interface PortHolderOptions {
-  platform: NodeJS.Platform
+  platform: string
   runCommand: RunCommand
 }
 

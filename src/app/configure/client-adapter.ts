@@ -7,7 +7,7 @@ import type { RunCommand } from '../../lib/run-command.ts'
 
 /** The machine whose clients are configured. */
 export interface Machine {
-  readonly platform: NodeJS.Platform
+  readonly platform: string
   readonly env: Readonly<Record<string, string | undefined>>
   /** The user's home folder, or the folder that `--root` put in its place. */
   readonly home: string

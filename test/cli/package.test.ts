@@ -1,0 +1,181 @@
+import { execFile } from 'node:child_process'
+import { readFile, readdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { packageRoot } from '../../src/lib/package-root.ts'
+import { installPackage, type InstalledPackage } from '../support/installed-package.ts'
+
+const run = promisify(execFile)
+const root = packageRoot()
+const readJson = async <T>(name: string) => JSON.parse(await readFile(join(root, name), 'utf8')) as T
+
+interface Manifest {
+  readonly scripts: Record<string, string>
+  readonly dependencies?: Record<string, string>
+  readonly optionalDependencies: Record<string, string>
+  readonly devDependencies: Record<string, string>
+  readonly publishConfig: object
+}
+
+interface Locked {
+  readonly version?: string
+  readonly integrity?: string
+  readonly resolved?: string
+  readonly link?: boolean
+  readonly dev?: boolean
+  readonly hasInstallScript?: boolean
+  readonly dependencies?: Record<string, string>
+  readonly optionalDependencies?: Record<string, string>
+  readonly devDependencies?: Record<string, string>
+}
+
+let installed: InstalledPackage
+beforeAll(async () => {
+  installed = await installPackage()
+})
+afterAll(() => installed.remove())
+
+const filesBelow = async (folder: string, suffix: string) =>
+  (await readdir(folder, { recursive: true, encoding: 'utf8' })).filter((file) => file.endsWith(suffix)).toSorted()
+
+describe('the package', () => {
+  test('holds the program, its templates and what is said of it, and nothing else', async () => {
+    // The build is there, and other tests run it.
+    const { stdout } = await run('npm', ['pack', '--dry-run', '--ignore-scripts', '--json'], { cwd: root })
+    const [{ files, size, unpackedSize }] = JSON.parse(stdout) as [
+      { files: { path: string }[]; size: number; unpackedSize: number },
+    ]
+    const known = [
+      /^(LICENSE|README\.md|package\.json|oclif\.manifest\.json)$/,
+      /^bin\/(package\.json|run\.js|start\.js)$/,
+      /^dist\/(index\.js|NOTICES\.txt)$/,
+      /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
+      /^dist\/cli\/main\.js$/,
+      /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
+      /^dist\/([a-z]+\/)*[a-z-]+\.d\.ts$/,
+      /^templates\/((launchd\/|systemd\/)?[a-z0-9-]+\.[a-z]+|Caddyfile|Dockerfile)$/,
+    ]
+    const paths = files.map(({ path }) => path)
+    expect(paths.filter((path) => !known.some((pattern) => pattern.test(path)))).toEqual([])
+    for (const pattern of known) expect(paths.filter((path) => pattern.test(path)).length, `${pattern}`).not.toBe(0)
+    expect(size).toBeLessThan(4e6)
+    expect(unpackedSize).toBeLessThan(16e6)
+  })
+
+  test('depends on nothing but the native packages of one version of koffi, each of which may be absent', async () => {
+    const { dependencies, optionalDependencies, devDependencies } = await readJson<Manifest>('package.json')
+    expect(dependencies).toBeUndefined()
+    for (const [name, version] of Object.entries(optionalDependencies)) {
+      expect(name).toMatch(/^@koromix\/koffi-linux-/)
+      expect(version).toBe(devDependencies['koffi'])
+    }
+    expect(devDependencies['koffi']).toMatch(/^\d+\.\d+\.\d+$/)
+  })
+
+  test('has no script that an installation runs, and is published for everybody with its provenance', async () => {
+    const { scripts, publishConfig } = await readJson<Manifest>('package.json')
+    for (const name of ['preinstall', 'install', 'postinstall', 'prepare', 'preprepare', 'postprepare'])
+      expect(Object.keys(scripts)).not.toContain(name)
+    expect(publishConfig).toEqual({ access: 'public', provenance: true })
+  })
+
+  test('names each package that was bundled, with its licence, in NOTICES.txt', async () => {
+    const dist = join(root, 'dist')
+    const texts = await Promise.all((await filesBelow(dist, '.js')).map((file) => readFile(join(dist, file), 'utf8')))
+    const bundled = new Set(
+      texts.flatMap((text) =>
+        [...text.matchAll(/^ *\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)].map(([, name]) => name!),
+      ),
+    )
+    const notices = (await readFile(join(dist, 'NOTICES.txt'), 'utf8')).split(`\n${'-'.repeat(80)}\n\n`)
+    const named = new Map(notices.map((notice) => [notice.split(' ')[0]!, notice.split('\n').slice(1).join('\n')]))
+    expect(bundled).toContain('undici')
+    expect([...bundled].filter((name) => !named.has(name))).toEqual([])
+    for (const [name, text] of named) expect(text, name).toMatch(/licen[cs]e|permission|copyright/i)
+    // They are left out (scripts/bundle/absent-packages.js).
+    for (const name of ['ssh2', 'protobufjs', '@grpc/grpc-js', '@grpc/proto-loader'])
+      expect(bundled).not.toContain(name)
+  })
+
+  test('has declarations that need no other package, by which a program that embeds a mirror compiles', async () => {
+    const place = join(installed.prefix, 'lib', 'node_modules', 'dev-mirror', 'dist')
+    for (const file of await filesBelow(place, '.d.ts')) {
+      const text = await readFile(join(place, file), 'utf8')
+      for (const [, name] of text.matchAll(/(?:from|import\()\s*['"]([^'"]+)['"]/g)) expect(name, file).toMatch(/^\./)
+    }
+    const folder = join(installed.prefix, 'lib')
+    const program = `
+      import { defaultConfig, loadConfig, MirrorError, mirrorPaths, silentLogger, startMirror } from 'dev-mirror'
+      import type { Config, Logger, MirrorPaths, RunningMirror, StartOptions, StatusReport } from 'dev-mirror'
+      const home: MirrorPaths = mirrorPaths({ platform: 'linux', env: {}, homedir: '/home/me', cwd: '/' })
+      const config: Config = defaultConfig()
+      const logger: Logger = silentLogger
+      const options: StartOptions = { home, version: '1', runtime: 'process', logger }
+      const mirror: RunningMirror = await startMirror(config, options)
+      export const endpoints: StatusReport['endpoints'] = mirror.endpoints
+      export { loadConfig, MirrorError }\n`
+    await writeFile(join(folder, 'embed.mts'), program)
+    const compilerOptions = {
+      ...{ noEmit: true, strict: true, module: 'nodenext', target: 'es2023', skipLibCheck: false },
+      ...{ lib: ['es2023', 'dom'], types: [] },
+    }
+    await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['embed.mts'] }))
+    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+    const { stdout } = await run(process.execPath, [tsc, '-p', folder]).catch(
+      (error: unknown) => error as { stdout: string },
+    )
+    expect(stdout).toBe('')
+  })
+})
+
+describe('package-lock.json', () => {
+  test('pins each package by its hash and to no registry', async () => {
+    const { lockfileVersion, packages } = await readJson<{ lockfileVersion: number; packages: Record<string, Locked> }>(
+      'package-lock.json',
+    )
+    expect(lockfileVersion).toBe(3)
+    for (const [place, { version, integrity, resolved, link }] of Object.entries(packages)) {
+      if (place === '') continue
+      expect({ place, version, integrity, resolved, link }).toEqual({
+        place,
+        version: expect.stringMatching(/^\d+\.\d+\.\d+/),
+        integrity: expect.stringMatching(/^sha512-/),
+        resolved: undefined,
+        link: undefined,
+      })
+    }
+  })
+
+  test('is that of package.json, and no package that users install runs a script', async () => {
+    const { packages } = await readJson<{ packages: Record<string, Locked> }>('package-lock.json')
+    const { dependencies, optionalDependencies, devDependencies } = await readJson<Manifest>('package.json')
+    const own = packages['']!
+    expect([own.dependencies, own.optionalDependencies, own.devDependencies]).toEqual([
+      dependencies,
+      optionalDependencies,
+      devDependencies,
+    ])
+    for (const [name, range] of Object.entries({ ...optionalDependencies, ...devDependencies })) {
+      const { version = '' } = packages[`node_modules/${name}`] ?? {}
+      expect(range, name).toMatch(/^\^?\d+\.\d+\.\d+$/)
+      expect(satisfies(version, range), `${name} ${range}: ${version}`).toBe(true)
+    }
+    const shipped = Object.entries(packages).filter(([place, { dev }]) => place !== '' && !dev)
+    expect(shipped.map(([place]) => place.replace('node_modules/', '')).toSorted()).toEqual(
+      Object.keys(optionalDependencies).toSorted(),
+    )
+    for (const [place, { hasInstallScript }] of shipped) expect(hasInstallScript, place).toBeUndefined()
+  })
+})
+
+/** Whether a version is in a range of one version, or of that and all later ones that are compatible: `1.2.3`, `^1.2.3`. */
+function satisfies(version: string, range: string): boolean {
+  if (!range.startsWith('^')) return version === range
+  const [wanted, found] = [range.slice(1), version].map((text) => text.split('.').map(Number)) as [number[], number[]]
+  // A caret holds the first number that is not 0.
+  const held = wanted.findIndex((number) => number !== 0)
+  if (found.slice(0, held + 1).some((number, at) => number !== wanted[at])) return false
+  const differing = wanted.findIndex((number, at) => number !== found[at])
+  return differing === -1 || found[differing]! > wanted[differing]!
+}
