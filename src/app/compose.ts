@@ -16,6 +16,7 @@ import { openStore, type Store, type StoreOptions } from '../store/open-store.ts
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
+import { preload } from './preload.ts'
 import { spareMemory } from './spare-memory.ts'
 import { Canaries } from '../upstream/canaries.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
@@ -48,6 +49,7 @@ export async function compose(
   lock: Pick<StoreOptions, 'instance' | 'onLost'> = {},
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Promise<Parts> {
+  await preload()
   const clock = systemClock
   const { cache: settings } = config
   const blobs = await chooseSendBlob({

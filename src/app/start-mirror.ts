@@ -35,7 +35,6 @@ import {
   type ListenerOpener,
   type NetworkListeners,
 } from './network-listeners.ts'
-import { preload } from './preload.ts'
 import { registryOpener } from './registry-listeners.ts'
 import { createRegistryActions } from './registry-actions.ts'
 import { createStatusReport } from './status-report.ts'
@@ -70,7 +69,6 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   const { logger, home } = options
   const tls = readTls(config.tls)
   const { outside, onStoreLost: onLost } = options
-  await preload()
   const parts = await compose(
     config,
     home,
@@ -144,15 +142,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
-    const handleAdmin = createAdminHandler({
-      actions,
-      guard,
-      token,
-      troubles: parts.ownTroubles,
-      instance: outside?.instance,
-      idle: config.cache.timeouts.idle,
-      logger,
-    })
+    const { idle } = config.cache.timeouts
+    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, idle, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port }, handleAdmin),
@@ -227,8 +218,9 @@ async function watchNetworks(
 }
 
 function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {
-  const { sweeper, cache, store, pushed } = parts
+  const { sweeper, cache, store, pushed, ownTroubles } = parts
   return {
+    troubles: () => ownTroubles.find(),
     status,
     metrics: async () => renderMetrics(await status()),
     async remove({ names, dryRun }) {

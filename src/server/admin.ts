@@ -1,7 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { MirrorError, describeFailure } from '../lib/errors.ts'
-import type { OwnTroubles } from '../lib/own-troubles.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type {
@@ -24,6 +23,8 @@ import { sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */
 export interface AdminActions {
+  /** Why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
+  troubles(): Promise<readonly string[]>
   status(): Promise<StatusReport>
   /** Prometheus text and its content type. */
   metrics(): Promise<{ readonly contentType: string; readonly text: string }>
@@ -42,8 +43,6 @@ export interface AdminOptions {
   readonly actions: AdminActions
   readonly guard: HostGuard
   readonly token: string
-  /** What keeps the mirror from fetching by its own fault. */
-  readonly troubles: Pick<OwnTroubles, 'find'>
   /** Of a mirror in a container. */
   readonly instance?: string | undefined
   /** A body that brings nothing for so long is given up; ms. */
@@ -77,13 +76,13 @@ export function createAdminHandler(
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token, troubles, instance, idle = defaultIdleMs }: AdminOptions,
+  { actions, guard, token, instance, idle = defaultIdleMs }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads && path === '/healthz') return sendHealth(request, response, await troubles.find(), instance)
+  if (reads && path === '/healthz') return sendHealth(request, response, await actions.troubles(), instance)
   if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
   if (reads && path === '/api/status') return sendJson(request, response, await actions.status())

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import * as library from '../../src/index.ts'
@@ -11,6 +11,20 @@ import { startMirrorProcess } from '../support/mirror-process.ts'
 
 const dist = join(packageRoot(), 'dist')
 const run = promisify(execFile)
+/** Libraries that are loaded when they are used, by docs/architecture.md. */
+const doors = [
+  'dockerode',
+  'execa',
+  'inquirer',
+  'yaml',
+  'undici',
+  'socks',
+  'bcryptjs',
+  'koffi',
+  'prom-client',
+  'pino',
+  'diff',
+]
 
 async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-start-'))
@@ -39,6 +53,12 @@ describe('a start', () => {
   test.each([['--help'], ['status']])('of mirror %s loads a few files, and no library', async (argument) => {
     const files = await filesLoadedBy(argument)
     expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
+    // The bundler names the file that each part comes from.
+    const texts = await Promise.all(files.map((url) => readFile(fileURLToPath(url), 'utf8')))
+    const packages = texts.flatMap((text) => [...text.matchAll(/^ *\/\/ node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)])
+    const names = new Set(packages.map(([, name]) => name!))
+    expect(names).toContain('@oclif/core')
+    expect([...names].filter((name) => doors.includes(name))).toEqual([])
     expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
     expect(files.length).toBeLessThan(15)
   })

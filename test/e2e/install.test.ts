@@ -1,11 +1,15 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { packageRoot } from '../../src/lib/package-root.ts'
+import { digestOf } from '../../src/oci/digest.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
 import { packPackage } from '../support/installed-package.ts'
 import { runInTerminal } from '../support/terminal.ts'
+import { startUpstream } from '../support/upstream.ts'
 import { run } from './support/run.ts'
 
 const { missing, prefix } = inject('e2e')
@@ -20,6 +24,14 @@ async function temporaryFolder(): Promise<string> {
 const npm = (args: string[], env: NodeJS.ProcessEnv = {}, cwd = packageRoot()) =>
   run('npm', [...args, '--no-audit', '--no-fund'], { cwd, env: { ...process.env, ...env }, timeoutMs: 5 * minutes })
 
+/** The size of all files in a folder. */
+async function bytesBelow(folder: string): Promise<number> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true })
+  const files = entries.filter((entry) => entry.isFile())
+  const sizes = await Promise.all(files.map(async ({ parentPath, name }) => (await stat(join(parentPath, name))).size))
+  return sizes.reduce((sum, size) => sum + size, 0)
+}
+
 /** The program of the package `node`, of some version. */
 async function getNode(version: string): Promise<string> {
   const folder = await temporaryFolder()
@@ -33,6 +45,58 @@ async function getNode(version: string): Promise<string> {
 }
 
 describe.skipIf(missing !== undefined)('the ways to get the command', () => {
+  test('npm i -g from an empty cache takes few packages, little room and no script', async () => {
+    const folder = await temporaryFolder()
+    const tarball = await packPackage(folder)
+    const env = { npm_config_cache: join(folder, 'cache'), npm_config_prefix: folder }
+    const install = ['install', '--global', tarball, '--no-audit', '--no-fund']
+    const { status, stdout, stderr } = spawnSync('npm', install, {
+      cwd: folder,
+      env: { ...process.env, ...env },
+      encoding: 'utf8',
+    })
+    expect(status, stderr).toBe(0)
+    expect(`${stdout}${stderr}`).not.toMatch(/install[- ]scripts?|allow-scripts|deprecated/i)
+    const modules = join(folder, 'lib', 'node_modules')
+    const files = await readdir(modules, { recursive: true, withFileTypes: true })
+    const manifests = files.filter(({ name, parentPath }) => name === 'package.json' && !parentPath.endsWith('/bin'))
+    expect(manifests.length).toBeLessThanOrEqual(3)
+    for (const { parentPath } of manifests) {
+      const { scripts = {} } = JSON.parse(await readFile(join(parentPath, 'package.json'), 'utf8')) as {
+        scripts?: Record<string, string>
+      }
+      for (const name of ['preinstall', 'install', 'postinstall']) expect(scripts).not.toHaveProperty(name)
+    }
+    expect(await bytesBelow(modules)).toBeLessThan(25e6)
+    expect(await bytesBelow(join(folder, 'cache'))).toBeLessThan(25e6)
+  })
+
+  test('npm i -g installs the tarball, and the program does its work from there', async () => {
+    const folder = await temporaryFolder()
+    await npm(['install', '--global', '--prefix', folder, await packPackage(folder)])
+    const program = join(folder, 'bin', 'mirror')
+    const image = makeImage({ layers: [100_000] })
+    const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+    const config = {
+      ...{
+        cache: { listen: ['127.0.0.1:0'] },
+        registry: { listen: ['127.0.0.1:0'] },
+        admin: { listen: ['127.0.0.1:0'] },
+      },
+      upstreams: { 'docker.io': { url: upstream.url, credentials: 'anonymous' } },
+    }
+    await writeFile(join(folder, 'mirror.yaml'), JSON.stringify(config))
+    const env = { ...process.env, MIRROR_HOME: folder, HOME: folder }
+    onTestFinished(() => void spawnSync(program, ['down', '--yes'], { env }))
+    await run(program, ['up'], { env })
+    const { endpoints } = JSON.parse(await run(program, ['status', '--json'], { env })) as {
+      endpoints: { cache: string[] }
+    }
+    const { status, body } = await get(endpoints.cache[0]!, `/v2/library/app/blobs/${image.layers[0]}`)
+    expect({ status, digest: digestOf(body) }).toEqual({ status: 200, digest: image.layers[0] })
+    expect(await run(program, ['down'], { env })).toContain('Stopped')
+  })
+
   test('npm i -g installs the tarball, and mirror shows its help in a terminal', async () => {
     const folder = await temporaryFolder()
     await npm(['install', '--global', '--prefix', folder, await packPackage(folder)])

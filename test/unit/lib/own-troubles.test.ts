@@ -16,7 +16,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { OwnTroubles, ownFailureCode } from '../../../src/lib/own-troubles.ts'
 import type { DigestAlgorithm } from '../../../src/oci/digest.ts'
 import { isHealthy } from '../../../src/runtime/health.ts'
-import { createAdminHandler } from '../../../src/server/admin.ts'
+import { createAdminHandler, type AdminActions } from '../../../src/server/admin.ts'
 import { createHostGuard } from '../../../src/server/host-guard.ts'
 import { createHashPool } from '../../../src/store/hash-pool.ts'
 import { TransientError } from '../../../src/upstream/transient-error.ts'
@@ -32,8 +32,8 @@ const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).cat
 /** An admin listener with these troubles. Ends with the test. */
 async function startAdmin(troubles: OwnTroubles): Promise<string> {
   const guard = createHostGuard([], () => {})
-  const actions = {} as Parameters<typeof createAdminHandler>[0]['actions']
-  const handle = createAdminHandler({ actions, guard, token: 't', troubles, instance: 'i', logger: silentLogger })
+  const actions = { troubles: () => troubles.find() } as AdminActions
+  const handle = createAdminHandler({ actions, guard, token: 't', instance: 'i', logger: silentLogger })
   const server = createServer(handle).listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => void server.close())
