@@ -32,8 +32,14 @@ const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).cat
 /** An admin listener with these troubles. Ends with the test. */
 async function startAdmin(troubles: OwnTroubles): Promise<string> {
   const guard = createHostGuard([], () => {})
-  const actions = { troubles: () => troubles.find() } as AdminActions
-  const handle = createAdminHandler({ actions, guard, token: 't', instance: 'i', logger: silentLogger })
+  const actions: Partial<AdminActions> = { troubles: () => troubles.find() }
+  const handle = createAdminHandler({
+    actions: actions as AdminActions,
+    guard,
+    token: 't',
+    instance: 'i',
+    logger: silentLogger,
+  })
   const server = createServer(handle).listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => void server.close())
