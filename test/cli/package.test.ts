@@ -117,8 +117,13 @@ describe('the package', () => {
       export { loadConfig, MirrorError }\n`
     await writeFile(join(folder, 'embed.mts'), program)
     const compilerOptions = {
-      ...{ noEmit: true, strict: true, module: 'nodenext', target: 'es2023', skipLibCheck: false },
-      ...{ lib: ['es2023', 'dom'], types: [] },
+      noEmit: true,
+      strict: true,
+      module: 'nodenext',
+      target: 'es2023',
+      skipLibCheck: false,
+      lib: ['es2023', 'dom'],
+      types: [],
     }
     await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['embed.mts'] }))
     const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')

@@ -78,11 +78,9 @@ describe.skipIf(missing !== undefined)('the ways to get the command', () => {
     const image = makeImage({ layers: [100_000] })
     const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
     const config = {
-      ...{
-        cache: { listen: ['127.0.0.1:0'] },
-        registry: { listen: ['127.0.0.1:0'] },
-        admin: { listen: ['127.0.0.1:0'] },
-      },
+      cache: { listen: ['127.0.0.1:0'] },
+      registry: { listen: ['127.0.0.1:0'] },
+      admin: { listen: ['127.0.0.1:0'] },
       upstreams: { 'docker.io': { url: upstream.url, credentials: 'anonymous' } },
     }
     await writeFile(join(folder, 'mirror.yaml'), JSON.stringify(config))
