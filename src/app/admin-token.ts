@@ -3,17 +3,22 @@ import { readFile } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 
-/** The secret that lets a command change a running mirror; made anew when the file is absent or damaged. */
-export async function openAdminToken(path: string): Promise<string> {
-  const known = await readAdminToken(path)
-  if (known !== undefined) return known
-  const token = randomBytes(32).toString('hex')
-  await writeFileAtomic(path, `${token}\n`)
-  return token
+/** The secret that lets a command change a running mirror. */
+export function openAdminToken(path: string): Promise<string> {
+  return openSecret(path)
 }
 
-/** The token of the file, if there is one. */
-async function readAdminToken(path: string): Promise<string | undefined> {
+/** A secret of 64 hexadecimal digits that outlives the process; made anew when its file is absent or damaged. */
+export async function openSecret(path: string): Promise<string> {
+  const known = await readSecret(path)
+  if (known !== undefined) return known
+  const secret = randomBytes(32).toString('hex')
+  await writeFileAtomic(path, `${secret}\n`)
+  return secret
+}
+
+/** The secret in the file, if there is one. */
+async function readSecret(path: string): Promise<string | undefined> {
   try {
     const token = (await readFile(path, 'utf8')).trim()
     return /^[0-9a-f]{64}$/.test(token) ? token : undefined

@@ -15,10 +15,12 @@ import { createHashPool } from '../store/hash-pool.ts'
 import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
+import { openSecret } from './admin-token.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
 import { preload } from './preload.ts'
 import { spareMemory } from './spare-memory.ts'
 import { Canaries } from '../upstream/canaries.ts'
+import { createIdentify } from '../upstream/credential-identity.ts'
 import { composeRegistry, type RegistryParts } from './compose-registry.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstream-directory.ts'
 
@@ -64,7 +66,9 @@ export async function compose(
     () => randomBytes(16).toString('hex'),
   )
   const userAgent = `mirror/${version}`
-  const upstreams = createUpstreamDirectory({ config, canaries, env, userAgent, clock, logger, ownTroubles })
+  // The hashes are among the cached content, their key is not.
+  const identify = createIdentify(Buffer.from(await openSecret(join(paths.stateDir, 'identity-key')), 'hex'))
+  const upstreams = createUpstreamDirectory({ config, canaries, env, identify, userAgent, clock, logger, ownTroubles })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,

@@ -11,6 +11,7 @@ import type { Canaries } from '../upstream/canaries.ts'
 import { createCanaryUpstream } from '../upstream/canary-upstream.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
 import { authVariable, parseAuthVariable } from '../upstream/docker-auth.ts'
+import type { Identify } from '../upstream/credential-identity.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import { createOfflineUpstream } from '../upstream/offline-upstream.ts'
@@ -32,6 +33,7 @@ export interface UpstreamDirectoryOptions {
   /** Served as if every registry had them. */
   readonly canaries: Canaries
   readonly env: Readonly<Record<string, string | undefined>>
+  readonly identify: Identify
   /** What upstreams see as the client. */
   readonly userAgent: string
   readonly clock: Clock
@@ -45,6 +47,7 @@ export function createUpstreamDirectory({
   config,
   canaries,
   env,
+  identify,
   userAgent,
   clock,
   logger,
@@ -82,6 +85,7 @@ export function createUpstreamDirectory({
       url: settings.url ?? originOf(host),
       prefix: settings.prefix,
       credentials: settings.credentials ?? { from: 'docker-config' },
+      identify,
       tokenHosts: settings.tokenHosts ?? [],
       ca: authorities.get(host),
       allowPrivate: host in config.upstreams,

@@ -29,9 +29,11 @@ export interface ReferrersCacheOptions extends Pick<
   readonly heldByTag: (place: Place, tag: string) => Promise<ManifestAnswer | undefined>
 }
 
-type Asked =
+/** `identity`: of the one who asked. */
+type Asked = { readonly identity: string } & (
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
+)
 
 /** Lists that are kept of one repository; the least recently asked for go first. */
 const mostLists = 500
@@ -64,7 +66,10 @@ export class ReferrersCache {
       const kept = await this.#kept(place, subject, query)
       if (kept) return kept
     }
-    const result = asked === 'slow' ? await question.result : asked
+    const shared = asked === 'slow' ? await question.result : asked
+    // The one who asked may have had another credential.
+    const isOthers = question.joined && shared.identity !== (await place.identity())
+    const result = isOthers ? await this.#ask(place, subject, query) : shared
     if (result.kind === 'answered') return result.answer
     const { error } = result
     const kept = this.#maySubstitute(error) && (await this.#kept(place, subject, query))
@@ -75,7 +80,7 @@ export class ReferrersCache {
   async #ask(place: Place, subject: Digest, query: string): Promise<Asked> {
     try {
       const answer = (await this.#askApi(place, subject, query)) ?? (await this.#askTag(place, subject, query))
-      return { kind: 'answered', answer }
+      return { kind: 'answered', answer, identity: await place.identity() }
     } catch (error) {
       const { logger, policy } = this.#options
       const fields = { upstream: place.host, repository: place.name, subject, reason: String(error) }
@@ -83,7 +88,7 @@ export class ReferrersCache {
       // A refusal is the upstream's word on what is kept as well (decision D1).
       if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
         await this.#forget(place, subject)
-      return { kind: 'failed', error }
+      return { kind: 'failed', error, identity: await place.identity() }
     }
   }
 

@@ -90,7 +90,12 @@ export class TagLookup {
       policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
-    if (result.kind === 'fetched') return { kind: 'fetched', manifest: result.manifest, joined: check.joined }
+    if (result.kind === 'fetched') {
+      const { manifest } = result
+      // The one who began the check may have had another credential.
+      if (check.joined && !isGoodFor(manifest, await place.identity())) return this.#ask(place, tag)
+      return { kind: 'fetched', manifest, joined: check.joined }
+    }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
     return { kind: 'known', digest: held.digest, outcome: 'stale' }
@@ -116,13 +121,18 @@ export class TagLookup {
     this.#refs.touch(record)
   }
 
-  /** A tag that is not held: a HEAD is passed on, a GET fetches. */
+  /** A tag that is not held, or not for this credential: a HEAD is passed on, a GET fetches what is not here. */
   async #ask(place: Place, tag: string): Promise<TagAnswer> {
     await place.throwIfRefused()
-    if (place.caller.head) {
+    const others = place.record()?.tags.get(tag)
+    const isHere = others !== undefined && (await this.#isHeld(place, others.digest))
+    if (place.caller.head || isHere) {
       const said = await this.#tell(place, tag)
       if (said.kind === 'fetched') return said
-      if (isComplete(said.head)) return { kind: 'told', head: said.head }
+      const { head } = said
+      if (isHere && head.digest && (await this.#isHeld(place, head.digest)))
+        return { kind: 'known', digest: head.digest, outcome: 'revalidated' }
+      if (place.caller.head && isComplete(head)) return { kind: 'told', head }
       // Digest, type and size are what a client asks for by HEAD: only the body tells them here.
     }
     const { result, joined } = await this.#manifests.fetch(place, { kind: 'tag', tag })
@@ -147,8 +157,16 @@ export class TagLookup {
     const { head } = said
     this.#told.set(key, { head, at: this.#clock.monotonic() })
     // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
-    if (head.digest) this.confirm(place, tag, head.digest, head.identity)
+    if (head.digest) await this.#confirmHead(place, tag, head, head.digest)
     return said
+  }
+
+  /** A HEAD of a tag is the upstream's word on the manifest as well: one that is here for another credential needs no second one. */
+  async #confirmHead(place: Place, tag: string, { mediaType, identity }: ManifestHead, digest: Digest): Promise<void> {
+    this.confirm(place, tag, digest, identity)
+    const known = place.record()?.manifests.get(digest)
+    if (known && !isGoodFor(known, identity))
+      await this.#manifests.hold(place, digest, mediaType || known.mediaType, identity)
   }
 
   /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
@@ -157,7 +175,7 @@ export class TagLookup {
       const said = await this.#heads.manifest(place, { kind: 'tag', tag }, true)
       const named = said.kind === 'head' ? said.head.digest : undefined
       if (said.kind === 'head' && named && (named === held.digest || (await this.#isHeld(place, named)))) {
-        this.confirm(place, tag, named, said.head.identity)
+        await this.#confirmHead(place, tag, said.head, named)
         return { kind: 'confirmed', digest: named }
       }
       const manifest =

@@ -1,6 +1,7 @@
 import type { Clock } from '../lib/clock.ts'
 import { isSameChallenge, readChallenge, type Challenge } from './challenge.ts'
-import { identityOf, type Credential, type Credentials } from './credential.ts'
+import type { Credential, Credentials } from './credential.ts'
+import type { Identify } from './credential-identity.ts'
 import type { Answer } from './exchange.ts'
 import { basicAuthorization, type BearerChallenge, type Token } from './token-request.ts'
 import { pullScope, type TokenCache, type TokenRequest } from './token-cache.ts'
@@ -30,6 +31,7 @@ export interface AuthorizerOptions {
   readonly url: URL
   readonly tokenHosts: readonly string[]
   readonly credentials: Credentials
+  readonly identify: Identify
   readonly tokens: TokenCache
   readonly clock: Clock
   /** GET of `/v2/`, as nobody: where clients ask first what a registry wants. */
@@ -48,7 +50,7 @@ const hiding = [401, 403, 404]
 const freeForMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
-  const { host, tokens, clock } = options
+  const { host, identify, tokens, clock } = options
   // What the upstream last asked for, so that the next repository is not asked about twice.
   let remembered: Challenge | undefined
   const findChallenge = createDiscovery(options)
@@ -67,7 +69,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
         const isOwn = answer.foreign === undefined
         if (unasked && isOwn && answer.status !== 401) remembered = unasked
         const mended = isOwn && sends < mostSends && (await isMended(answer))
-        if (!mended) return { answer, identity: identityOf(current, host) }
+        if (!mended) return { answer, identity: identify(current, host) }
         answer.discard()
       }
 

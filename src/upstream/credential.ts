@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { UpstreamError } from './upstream.ts'
 
 /** Who we are to an upstream. */
@@ -21,13 +20,6 @@ export interface Credentials {
 export function credentialOf(username: string, secret: string): Credential {
   if (username === '<token>') return { kind: 'identity-token', token: secret }
   return { kind: 'password', username, password: secret }
-}
-
-/** A stable name for a credential's owner. It holds no secret; a token without an owner's name is told by its hash. */
-export function identityOf(credential: Credential | undefined, host: string): string {
-  if (!credential) return 'anonymous'
-  if (credential.kind === 'password') return `${credential.username}@${host}`
-  return `token-${createHash('sha256').update(credential.token).digest('hex').slice(0, 16)}@${host}`
 }
 
 /** What of a credential must not be shown to anybody. */

@@ -7,6 +7,8 @@ import { openDockerConfig, type DockerEntry } from './docker-config.ts'
 
 /** Helpers hand out passwords that live for hours (ECR: 12 h), and asking one costs a process. */
 const keepMs = 10 * 60_000
+/** Older than this, an answer does not count while the helper is asked again: somebody else may have logged in since. */
+const oldestMs = 2 * keepMs
 /** A helper that failed, or whose word the upstream refused, is not run again for every request. */
 const quietMs = 5000
 
@@ -32,12 +34,15 @@ export function createDockerCredentials(options: {
   const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(serverOf(host))
   let run: HelperRun | undefined
   /** What a helper has said last. */
-  let known: { readonly entry: DockerEntry; readonly credential: Credential | undefined } | undefined
+  let known:
+    | { readonly entry: DockerEntry; readonly credential: Credential | undefined; readonly askedAt: number }
+    | undefined
 
   function fromHelper(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): Promise<Credential | undefined> {
     if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = start(entry, helper)
     // Asked again after ten minutes, a helper keeps nobody waiting.
-    if (!run.isSettled && known?.entry === entry) return Promise.resolve(known.credential)
+    const isRecent = known?.entry === entry && clock.monotonic() - known.askedAt < oldestMs
+    if (known && isRecent && !run.isSettled) return Promise.resolve(known.credential)
     return run.result
   }
 
@@ -57,7 +62,7 @@ export function createDockerCredentials(options: {
   async function settle(started: HelperRun): Promise<void> {
     try {
       const credential = await started.result
-      if (run === started) known = { entry: started.entry, credential }
+      if (run === started) known = { entry: started.entry, credential, askedAt: started.startedAt }
     } catch {
       // Whoever waits for the result is told.
       if (run === started) known = undefined

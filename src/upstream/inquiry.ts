@@ -7,7 +7,8 @@ import { createAuthorizer } from './auth.ts'
 import { trustedCertificates } from './certificates.ts'
 import { createCircuit } from './circuit.ts'
 import { createCooldown } from './cooldown.ts'
-import { identityOf, secretsIn, secretsOf } from './credential.ts'
+import { secretsIn, secretsOf } from './credential.ts'
+import type { Identify } from './credential-identity.ts'
 import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
 import type { Lane } from './agents.ts'
 import { createExchange, type Answer } from './exchange.ts'
@@ -29,6 +30,7 @@ export interface InquiryOptions {
   /** The path below which it keeps its repositories: `/v2/<prefix>/<name>`. Nothing that leaves here shows it. */
   readonly prefix?: string | undefined
   readonly credentials: CredentialsSource
+  readonly identify: Identify
   /** Further hosts that may see the credential. */
   readonly tokenHosts: readonly string[]
   /** PEM text of a CA to trust as well. */
@@ -78,7 +80,7 @@ export interface Inquiry {
 
 /** Throws a MirrorError for a CA or a proxy that cannot be used. */
 export function createInquiry(options: InquiryOptions): Inquiry {
-  const { host, logger, clock = systemClock, random = Math.random } = options
+  const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`
   const road = {
@@ -140,7 +142,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     async ask(question, read) {
       const { method, name, path, signal, isExtra = false } = question
       const credential = await findCredential(question.access)
-      const identity = identityOf(credential, host)
+      const identity = identify(credential, host)
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
       const source = { repository: name, request: `${identity} ${method} ${name}/${path}` }
       const once = () => {
@@ -158,7 +160,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
         throw error
       }
     },
-    identity: async (access) => identityOf(await findCredential(access), host),
+    identity: async (access) => identify(await findCredential(access), host),
     health: () => ({ state: circuit.state, rateLimit }),
     close: async () => void (await Promise.all([exchange.close(), targets.close()])),
   }

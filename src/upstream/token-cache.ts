@@ -1,11 +1,12 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
-import { identityOf, type Credential } from './credential.ts'
+import type { Credential } from './credential.ts'
+import { fingerprintOf } from './credential-identity.ts'
 import type { Exchange } from './exchange.ts'
 import { requestToken, type BearerChallenge, type Token } from './token-request.ts'
 import { untilAborted } from './until-aborted.ts'
 
-/** The tokens of one upstream, by realm, service, scope and whose credential got them. */
+/** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
 export interface TokenCache {
   /** A token that is good for a while yet; one request serves all who wait for the same. */
   get(request: TokenRequest, signal: AbortSignal | undefined): Promise<Token>
@@ -25,9 +26,6 @@ const mostTokens = 1000
 export function createTokenCache(host: string, deps: { exchange: Exchange; clock: Clock }): TokenCache {
   const tokens = new LRUCache<string, Token>({ max: mostTokens })
   const flights = new Map<string, Promise<Token>>()
-
-  const keyOf = ({ challenge: { realm, service }, scope, credential }: TokenRequest) =>
-    JSON.stringify([realm.href, service, scope, identityOf(credential, host)])
 
   async function fetchToken(key: string, { challenge, scope, credential }: TokenRequest): Promise<Token> {
     try {
@@ -55,6 +53,10 @@ export function createTokenCache(host: string, deps: { exchange: Exchange; clock
       if (tokens.peek(key) === token) tokens.delete(key)
     },
   }
+}
+
+function keyOf({ challenge: { realm, service }, scope, credential }: TokenRequest): string {
+  return JSON.stringify([realm.href, service, scope, fingerprintOf(credential)])
 }
 
 /** The scope in which a repository is read. */

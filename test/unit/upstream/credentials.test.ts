@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { deferred } from '../../../src/lib/deferred.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/run-command.ts'
-import { identityOf } from '../../../src/upstream/credential.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
 import { hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-auth.ts'
 import { dockerConfigPath } from '../../../src/upstream/docker-config.ts'
@@ -321,6 +320,15 @@ describe('credential helpers', () => {
       .toBe('failed')
   })
 
+  test('that have not been asked for twenty minutes are waited for: somebody else may have logged in', async () => {
+    let secret = 'one'
+    const { credentials, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('AWS', secret))
+    await credentials.find()
+    secret = 'two'
+    clock.pass(20 * 60_000)
+    expect(await credentials.find()).toEqual(password('AWS', 'two'))
+  })
+
   test('that took their time to fail are left alone for a while after that', async () => {
     const held = await setUp('ghcr.io', { credsStore: 's' }, async () => {
       held.clock.pass(15_000)
@@ -377,14 +385,6 @@ describe('a password', () => {
     expect(await create(source, { GHCR_TOKEN: 'p' }).find()).toEqual(password('ann', 'p'))
     expect((await failureOf(create(source).find())).message).toContain('GHCR_TOKEN')
   })
-})
-
-test('an identity is stable and holds no secret', () => {
-  expect(identityOf(undefined, 'ghcr.io')).toBe('anonymous')
-  expect(identityOf({ kind: 'password', username: 'AWS', password: 'x' }, 'ghcr.io')).toBe('AWS@ghcr.io')
-  const a = identityOf({ kind: 'identity-token', token: 'hunter2' }, 'ghcr.io')
-  expect(a).not.toContain('hunter2')
-  expect(identityOf({ kind: 'identity-token', token: 'other' }, 'ghcr.io')).not.toBe(a)
 })
 
 test.each([

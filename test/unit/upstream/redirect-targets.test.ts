@@ -164,7 +164,7 @@ describe('a registry that redirects to another registry', () => {
     const upstream = openUpstream(front.url, withPassword)
     const { body, identity } = await upstream.blob('app', digest, { ...credentialed, from: 0 })
     expect((await readAll(body)).toString()).toBe('blob')
-    expect(identity).toBe('ann@registry.example')
+    expect(identity).toMatch(/^credential-[0-9a-f]{32}$/)
     const elsewhere = [...back.requests, ...storage.requests].map(({ headers }) => headers.authorization)
     expect(elsewhere).toEqual([undefined, undefined, 'Bearer repository:org/app:pull', undefined])
   })

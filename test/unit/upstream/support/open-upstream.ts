@@ -1,6 +1,7 @@
 import { onTestFinished } from 'vitest'
 import { systemClock } from '../../../../src/lib/clock.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
+import { createIdentify } from '../../../../src/upstream/credential-identity.ts'
 import {
   createHttpUpstream,
   type HttpUpstream,
@@ -14,6 +15,7 @@ export function openUpstream(url: string, options: Partial<HttpUpstreamOptions> 
     host: 'registry.example',
     url,
     credentials: { from: 'anonymous' },
+    identify: createIdentify(Buffer.from('key')),
     tokenHosts: [],
     ca: undefined,
     timeouts: { connect: 1000, headers: 2000, idle: 2000 },

@@ -1,0 +1,70 @@
+import { createHmac, randomBytes } from 'node:crypto'
+import { parseObject } from '../lib/json-object.ts'
+import type { Credential } from './credential.ts'
+
+/**
+ * Names the holder of a credential: `anonymous`, or a keyed hash that gives away nothing of the credential without the key. Two
+ * credentials have one name only if the upstream gives both the same rights for certain.
+ */
+export type Identify = (credential: Credential | undefined, host: string) => string
+
+/** More than any token of a registry has. */
+const longestToken = 64 * 1024
+/** Claims that say when a token was made and which one it is, not whose it is. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
+const passingClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
+
+/**
+ * A user name says nothing about the account: everybody is `AWS` to ECR and `oauth2accesstoken` to Google, and ghcr.io ignores
+ * the name beside a token. So the identity covers the secret too, and a credential with another secret is a stranger until the
+ * upstream has answered it. A JSON Web Token (Azure's refresh tokens are some) names its account itself: its claims count, without
+ * those that change with every token.
+ */
+export function createIdentify(key: Uint8Array): Identify {
+  const known = new WeakMap<Credential, { readonly host: string; readonly identity: string }>()
+  return (credential, host) => {
+    if (!credential) return 'anonymous'
+    const before = known.get(credential)
+    if (before?.host === host) return before.identity
+    const identity = name(key, credential, host)
+    known.set(credential, { host, identity })
+    return identity
+  }
+}
+
+function name(key: Uint8Array, credential: Credential, host: string): string {
+  const [username, secret] = partsOf(credential)
+  const account = accountIn(secret)
+  const kind = account === undefined ? 'credential' : 'account'
+  return `${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`
+}
+
+const processKey = randomBytes(32)
+
+/** Names exactly this credential, in this process: for what was got with it and belongs to it alone, such as access tokens. */
+export function fingerprintOf(credential: Credential | undefined): string {
+  if (!credential) return 'anonymous'
+  return keyedHash(processKey, [credential.kind, ...partsOf(credential)])
+}
+
+function partsOf(credential: Credential): [username: string, secret: string] {
+  return credential.kind === 'password' ? [credential.username, credential.password] : ['', credential.token]
+}
+
+function keyedHash(key: Uint8Array, parts: readonly string[]): string {
+  return createHmac('sha256', key).update(JSON.stringify(parts)).digest('hex').slice(0, 32)
+}
+
+/** The lasting claims of a JSON Web Token that names an issuer and a subject; undefined for any other secret. */
+function accountIn(secret: string): string | undefined {
+  const [header, claims, signature, more] = secret.length > longestToken ? [] : secret.split('.')
+  if (!header || !claims || !signature || more !== undefined) return undefined
+  if (typeof parseObject(decode(header))?.['alg'] !== 'string') return undefined
+  const all = parseObject(decode(claims)) ?? {}
+  if (![all['iss'], all['sub']].every((claim) => typeof claim === 'string' && claim !== '')) return undefined
+  const lasting = Object.entries(all).filter(([claim]) => !passingClaims.has(claim))
+  return JSON.stringify(lasting.toSorted(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+function decode(part: string): string {
+  return Buffer.from(part, 'base64url').toString()
+}

@@ -1,0 +1,310 @@
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { delimiter, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import type { CredentialsSource } from '../../src/upstream/credentials.ts'
+import { expectContent, expectError } from '../support/expect-content.ts'
+import { send, type Fault } from '../support/faulty-server.ts'
+import { makeImage } from '../support/images.ts'
+import { startTestMirror, temporaryHome, type TestMirror, type TestMirrorOptions } from '../support/mirror.ts'
+import { noise } from '../support/noise.ts'
+import { startUpstream } from '../support/upstream.ts'
+
+const image = makeImage({ layers: [noise(120_000, 1)] })
+const layer = image.layers[0]!
+const app = '/v2/team/app'
+const ns = '?ns=private.example'
+const paths = [`manifests/v1`, `manifests/${image.digest}`, `blobs/${layer}`]
+
+/** Every registry that gives all its users one name: by the name that its credential helper answers with. */
+const constantNames = [
+  'AWS',
+  'oauth2accesstoken',
+  '_dcgcloud_token',
+  '_json_key',
+  '$oauthtoken',
+  '<token>',
+  '00000000-0000-0000-0000-000000000000',
+  'oauth2',
+  'gitlab-ci-token',
+  'x-access-token',
+  'ann',
+]
+
+const refusals = [401, 403, 404] as const
+
+/** What a repository answers to the holder of a secret. */
+type Right = 200 | (typeof refusals)[number]
+
+/** A registry whose users have one name, and a credential helper that says who of them is logged in. */
+async function setUp() {
+  const upstream = await startUpstream({ images: { 'team/app': { v1: image } } })
+  const rights: Record<string, Right> = {}
+  /** What was answered with 200 since the last look. */
+  let granted: string[] = []
+
+  const guard: Fault = async ({ request, response, reply }) => {
+    if (request.url!.startsWith('/token')) {
+      const secret = await secretOf(request)
+      if (rights[secret] === undefined) return send(response, { status: 401 })
+      const body = Buffer.from(JSON.stringify({ token: Buffer.from(secret).toString('base64url'), expires_in: 300 }))
+      return send(response, { status: 200, headers: { 'content-type': 'application/json' }, body })
+    }
+    const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1] ?? ''
+    const right = rights[Buffer.from(bearer, 'base64url').toString()] ?? 401
+    if (right === 200) granted.push(`${request.method} ${request.url!.split('/').at(-2)}`)
+    if (right === 200) return send(response, reply)
+    const challenge = `Bearer realm="${upstream.url}/token",service="it",scope="repository:team/app:pull"`
+    send(response, { status: right, headers: right === 401 ? { 'www-authenticate': challenge } : {} })
+  }
+  upstream.on({}, guard)
+
+  const folder = await temporaryHome()
+  const answerFile = join(folder, 'answer.json')
+  await mkdir(join(folder, 'bin'))
+  await writeFile(join(folder, 'bin', 'docker-credential-who'), `#!/bin/sh\ncat >/dev/null\ncat '${answerFile}'\n`, {
+    mode: 0o755,
+  })
+  await writeFile(join(folder, 'config.json'), JSON.stringify({ credHelpers: { 'private.example': 'who' } }))
+  vi.stubEnv('DOCKER_CONFIG', folder)
+  vi.stubEnv('PATH', `${join(folder, 'bin')}${delimiter}${process.env['PATH']}`)
+  onTestFinished(() => void vi.unstubAllEnvs())
+
+  return {
+    upstream,
+    rights,
+    configFile: join(folder, 'config.json'),
+    logIn: (Username: string, Secret: string) => writeFile(answerFile, JSON.stringify({ Username, Secret })),
+    start: (home: string, cache: TestMirrorOptions['cache'] = {}, credentials?: CredentialsSource) =>
+      startTestMirror({
+        home,
+        cache,
+        upstreams: {
+          'private.example': { url: upstream.url, credentials: credentials ?? { from: 'docker-config' } },
+        },
+      }),
+    /** What was answered with 200 since this was called last. */
+    granted() {
+      const all = granted
+      granted = []
+      return all
+    },
+  }
+}
+
+async function secretOf(request: Parameters<Fault>[0]['request']): Promise<string> {
+  const encoded = /^Basic (.+)$/.exec(request.headers.authorization ?? '')?.[1]
+  if (encoded !== undefined) {
+    const pair = Buffer.from(encoded, 'base64').toString()
+    return pair.slice(pair.indexOf(':') + 1)
+  }
+  const chunks: Buffer[] = []
+  for await (const chunk of request as AsyncIterable<Buffer>) chunks.push(chunk)
+  return new URLSearchParams(Buffer.concat(chunks).toString()).get('refresh_token') ?? ''
+}
+
+/** The home of a mirror that has pulled the image by the credential that is logged in. */
+async function pull(start: (home: string) => Promise<TestMirror>, home: string): Promise<void> {
+  const mirror = await start(home)
+  for (const path of paths) expect((await mirror.get(`${app}/${path}${ns}`)).status, path).toBe(200)
+  await mirror.untilStored(2)
+  await mirror.close()
+}
+
+/** A JSON Web Token; nobody here looks at its signature. */
+function webToken(claims: object): string {
+  const encode = (part: object) => Buffer.from(JSON.stringify(part)).toString('base64url')
+  return `${encode({ alg: 'RS256', typ: 'JWT' })}.${encode(claims)}.c2ln`
+}
+
+describe.skipIf(process.platform === 'win32')('another account under the same user name', () => {
+  test.each(constantNames.map((name, at) => ({ name, refused: refusals[at % refusals.length]! })))(
+    'is not served what an account called $name has pulled ($refused)',
+    async ({ name, refused }) => {
+      const { rights, logIn, start, granted } = await setUp()
+      const home = await temporaryHome()
+      await logIn(name, 'secret-a')
+      rights['secret-a'] = 200
+      await pull(start, home)
+
+      await logIn(name, 'secret-b')
+      rights['secret-b'] = refused
+      granted()
+      const mirror = await start(home)
+      // The tag last: it is asked about each time, and a refusal takes back what was granted.
+      for (const path of paths.toReversed()) expectError(await mirror.get(`${app}/${path}${ns}`), refused)
+      expect(granted()).toEqual([])
+    },
+  )
+
+  test('is not served it by a mirror that is offline, nor while the upstream is down', async () => {
+    const { rights, logIn, start, upstream } = await setUp()
+    const home = await temporaryHome()
+    await logIn('AWS', 'secret-a')
+    rights['secret-a'] = 200
+    await pull(start, home)
+
+    await logIn('AWS', 'secret-b')
+    const offline = await start(home, { offline: true })
+    for (const path of paths) expect((await offline.get(`${app}/${path}${ns}`)).status, path).toBeGreaterThan(399)
+    await offline.close()
+    await upstream.stop()
+    const mirror = await start(home, { stale: 'always' })
+    for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), [502, 503, 504])
+    await mirror.close()
+
+    await logIn('AWS', 'secret-a')
+    const again = await start(home, { offline: true })
+    for (const path of paths) expect((await again.get(`${app}/${path}${ns}`)).status, path).toBe(200)
+  })
+
+  test.each(['manifests/v1', `manifests/${image.digest}`])(
+    'is served it after one HEAD where it has the right, asked for by %s, and nothing is downloaded again',
+    async (first) => {
+      const { rights, logIn, start, granted, upstream } = await setUp()
+      const home = await temporaryHome()
+      await logIn('AWS', 'secret-a')
+      rights['secret-a'] = 200
+      await pull(start, home)
+
+      await logIn('AWS', 'secret-b')
+      rights['secret-b'] = 200
+      granted()
+      const mirror = await start(home, { tagFreshness: 600_000 })
+      expectContent(await mirror.get(`${app}/${first}${ns}`), image.digest)
+      expectContent(await mirror.get(`${app}/manifests/${image.digest}${ns}`), image.digest)
+      expectContent(await mirror.get(`${app}/blobs/${layer}${ns}`), layer)
+      expect(granted()).toEqual(['HEAD manifests'])
+      await upstream.stop()
+      expectContent(await mirror.get(`${app}/manifests/${image.digest}${ns}`), image.digest)
+    },
+  )
+
+  test('costs a client that asks by HEAD and then by digest one HEAD as well', async () => {
+    const { rights, logIn, start, granted } = await setUp()
+    const home = await temporaryHome()
+    await logIn('oauth2accesstoken', 'secret-a')
+    rights['secret-a'] = 200
+    await pull(start, home)
+    await logIn('oauth2accesstoken', 'secret-b')
+    rights['secret-b'] = 200
+    granted()
+    const mirror = await start(home)
+    expect((await mirror.get(`${app}/manifests/v1${ns}`, { method: 'HEAD' })).status).toBe(200)
+    expectContent(await mirror.get(`${app}/manifests/${image.digest}${ns}`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}${ns}`), layer)
+    expect(granted()).toEqual(['HEAD manifests'])
+  })
+
+  test('is noticed by a running mirror, whose access tokens of the first one serve nobody else', async () => {
+    const { rights, logIn, start, configFile } = await setUp()
+    await logIn('AWS', 'secret-a')
+    rights['secret-a'] = 200
+    const mirror = await start(await temporaryHome(), { tagFreshness: 600_000 })
+    for (const path of paths) expect((await mirror.get(`${app}/${path}${ns}`)).status).toBe(200)
+
+    await logIn('AWS', 'secret-b')
+    rights['secret-b'] = 403
+    await writeFile(configFile, JSON.stringify({ credHelpers: { 'private.example': 'who' }, auths: {} }))
+    // The file is looked at once a second.
+    await sleep(1100)
+    for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 403)
+  })
+
+  test('is noticed where the password comes from a file', async () => {
+    const { rights, start } = await setUp()
+    const passwordFile = join(await temporaryHome(), 'password')
+    await writeFile(passwordFile, 'secret-a')
+    rights['secret-a'] = 200
+    const credentials = { from: 'password-file', username: 'token', passwordFile } as const
+    const mirror = await start(await temporaryHome(), { tagFreshness: 600_000 }, credentials)
+    for (const path of paths) expect((await mirror.get(`${app}/${path}${ns}`)).status).toBe(200)
+    await writeFile(passwordFile, 'secret-b')
+    for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 401)
+  })
+})
+
+describe.skipIf(process.platform === 'win32')('a token that names its account', () => {
+  const claims = { iss: 'Azure Container Registry', sub: 'ann@corp.example', aud: 'private.example', tenant: 't' }
+  const acr = '00000000-0000-0000-0000-000000000000'
+
+  test.each([acr, '<token>'])('is followed by the next one of the account without a question (%s)', async (name) => {
+    const { rights, logIn, start, granted } = await setUp()
+    const home = await temporaryHome()
+    const [first, second] = [1, 2].map((n) => webToken({ ...claims, jti: `${n}`, iat: n, exp: n + 10_000 })) as [
+      string,
+      string,
+    ]
+    await logIn(name, first)
+    rights[first] = 200
+    await pull(start, home)
+    await logIn(name, second)
+    rights[second] = 200
+    granted()
+    const mirror = await start(home)
+    expectContent(await mirror.get(`${app}/manifests/${image.digest}${ns}`), image.digest)
+    expectContent(await mirror.get(`${app}/blobs/${layer}${ns}`), layer)
+    expect(granted()).toEqual([])
+  })
+
+  test('is another one as soon as any other claim differs', async () => {
+    const { rights, logIn, start } = await setUp()
+    const home = await temporaryHome()
+    const first = webToken({ ...claims, exp: 1 })
+    await logIn(acr, first)
+    rights[first] = 200
+    await pull(start, home)
+    for (const changed of [{ sub: 'bob@corp.example' }, { tenant: 'u' }, { roles: [] }, { iss: 'somebody' }]) {
+      const second = webToken({ ...claims, ...changed, exp: 1 })
+      await logIn(acr, second)
+      rights[second] = 403
+      const mirror = await start(home)
+      expectError(await mirror.get(`${app}/manifests/${image.digest}${ns}`), 403)
+      await mirror.close()
+    }
+  })
+})
+
+describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
+  async function recordOf(home: string) {
+    const folder = join(home, 'data', 'cache')
+    const names = (await readdir(folder, { recursive: true })).filter((file) => file.endsWith('.json'))
+    for (const name of names) {
+      const text = await readFile(join(folder, name), 'utf8')
+      if (text.includes('"team/app"')) return { file: join(folder, name), text }
+    }
+    throw new Error('no record')
+  }
+
+  test('names neither the user nor anything that the secret could be guessed from without the key', async () => {
+    const { rights, logIn, start } = await setUp()
+    const homes = [await temporaryHome(), await temporaryHome()]
+    await logIn('ann-the-user', 'secret-a')
+    rights['secret-a'] = 200
+    for (const home of homes) await pull(start, home)
+    const identities = await Promise.all(
+      homes.map(async (home) => /"identity":"([^"]+)"/.exec((await recordOf(home)).text)![1]),
+    )
+    expect(identities[0]).toMatch(/^credential-[0-9a-f]{32}$/)
+    expect(identities[1]).not.toBe(identities[0])
+    expect((await recordOf(homes[0]!)).text).not.toContain('ann-the-user')
+  })
+
+  test('of an earlier version, which knew the user name only, is confirmed by one HEAD and kept', async () => {
+    const { rights, logIn, start, granted } = await setUp()
+    const home = await temporaryHome()
+    await logIn('AWS', 'secret-a')
+    rights['secret-a'] = 200
+    await pull(start, home)
+    const { file, text } = await recordOf(home)
+    await writeFile(file, text.replaceAll(/"identity":"credential-[0-9a-f]+"/g, '"identity":"AWS@private.example"'))
+
+    const offline = await start(home, { offline: true })
+    for (const path of paths) expect((await offline.get(`${app}/${path}${ns}`)).status).toBeGreaterThan(399)
+    await offline.close()
+    granted()
+    const mirror = await start(home, { tagFreshness: 600_000 })
+    for (const path of paths) expect((await mirror.get(`${app}/${path}${ns}`)).status).toBe(200)
+    expect(granted()).toEqual(['HEAD manifests'])
+  })
+})

@@ -1,0 +1,87 @@
+import { describe, expect, test } from 'vitest'
+import { createIdentify, fingerprintOf } from '../../../src/upstream/credential-identity.ts'
+import type { Credential } from '../../../src/upstream/credential.ts'
+
+const identify = createIdentify(Buffer.from('a key'))
+const password = (username: string, secret: string): Credential => ({ kind: 'password', username, password: secret })
+const token = (text: string): Credential => ({ kind: 'identity-token', token: text })
+
+/** A JSON Web Token; nobody here looks at its signature. */
+function webToken(claims: object, header: object = { alg: 'RS256' }): string {
+  const encode = (part: object) => Buffer.from(JSON.stringify(part)).toString('base64url')
+  return `${encode(header)}.${encode(claims)}.c2ln`
+}
+
+test('nobody is anonymous', () => {
+  expect(identify(undefined, 'ghcr.io')).toBe('anonymous')
+})
+
+test('an identity stays the same in another process that has the key, and holds no part of the credential', () => {
+  const identity = identify(password('ann', 'hunter2'), 'ghcr.io')
+  expect(identity).toMatch(/^credential-[0-9a-f]{32}$/)
+  expect(createIdentify(Buffer.from('a key'))(password('ann', 'hunter2'), 'ghcr.io')).toBe(identity)
+  expect(createIdentify(Buffer.from('another'))(password('ann', 'hunter2'), 'ghcr.io')).not.toBe(identity)
+})
+
+test('another secret, name, kind or registry is another identity', () => {
+  const all = [
+    identify(password('AWS', 'one'), 'one.example'),
+    identify(password('AWS', 'two'), 'one.example'),
+    identify(password('AW', 'Sone'), 'one.example'),
+    identify(password('', 'one'), 'one.example'),
+    identify(token('one'), 'one.example'),
+    identify({ kind: 'registry-token', token: 'one' }, 'one.example'),
+    identify(password('AWS', 'one'), 'two.example'),
+  ]
+  expect(new Set(all).size).toBe(all.length)
+})
+
+test('one credential object may serve several registries', () => {
+  const credential = password('ann', 'hunter2')
+  const [first, second] = [identify(credential, 'one.example'), identify(credential, 'two.example')]
+  expect(first).not.toBe(second)
+  expect(identify(credential, 'one.example')).toBe(first)
+})
+
+describe('a JSON Web Token', () => {
+  const claims = { iss: 'Azure Container Registry', sub: 'ann', aud: 'a.azurecr.io' }
+  const of = (changed: object, header?: object) => identify(token(webToken({ ...claims, ...changed }, header)), 'a')
+
+  test('names one account whatever the time and the number of the token', () => {
+    const first = of({ iat: 1, nbf: 1, exp: 2, jti: 'x' })
+    expect(first).toMatch(/^account-[0-9a-f]{32}$/)
+    expect(of({ jti: 'y', exp: 4, nbf: 3, iat: 3 })).toBe(first)
+    expect(identify(token(webToken({ aud: 'a.azurecr.io', sub: 'ann', iss: claims.iss })), 'a')).toBe(of({}))
+  })
+
+  test.each([{ sub: 'bob' }, { iss: 'other' }, { aud: 'b' }, { access: [] }, { permissions: { actions: ['read'] } }])(
+    'names another account with %j',
+    (changed) => {
+      expect(of(changed)).not.toBe(of({}))
+    },
+  )
+
+  test.each([
+    ['has no subject', webToken({ iss: 'a' })],
+    ['has an empty subject', webToken({ iss: 'a', sub: '' })],
+    ['has no issuer', webToken({ sub: 'a' })],
+    ['has no algorithm', webToken(claims, {})],
+    ['is no JSON', 'YQ.Yg.Yw'],
+    ['has four parts', `${webToken(claims)}.YQ`],
+    ['has no signature', webToken(claims).replace(/[^.]+$/, '')],
+  ])('that %s is a secret as any other', (_what, text) => {
+    expect(identify(token(text), 'a')).toMatch(/^credential-/)
+  })
+
+  test('is itself alone where what was got with it is kept', () => {
+    const [first, second] = [token(webToken({ ...claims, exp: 1 })), token(webToken({ ...claims, exp: 2 }))]
+    expect(identify(first, 'a')).toBe(identify(second, 'a'))
+    expect(fingerprintOf(first)).not.toBe(fingerprintOf(second))
+    expect(fingerprintOf(first)).toBe(fingerprintOf({ ...first }))
+  })
+})
+
+test('two passwords of one user are never taken for each other where what was got with them is kept', () => {
+  expect(fingerprintOf(password('AWS', 'a'))).not.toBe(fingerprintOf(password('AWS', 'b')))
+  expect(fingerprintOf(undefined)).toBe('anonymous')
+})
