@@ -34,7 +34,7 @@ const doors: Record<string, RegExp> = {
   '@oclif/core': /^(cli|commands)\//,
   undici: /^upstream\/(agents|dispatch|socks-connector)\.ts$/,
   socks: /^upstream\/socks-connector\.ts$/,
-  bcryptjs: /^server\/basic-auth\.ts$/,
+  bcryptjs: /^server\/password-thread\.ts$/,
   koffi: /^server\/kernel\.ts$/,
   'prom-client': /^server\/metrics\.ts$/,
 }

@@ -7,6 +7,7 @@ import { LocalRegistry } from '../registry/local.ts'
 import { createRegistryKeeper, type RegistryKeeper } from '../registry/registry-keeper.ts'
 import type { MakeRoom } from '../registry/with-room.ts'
 import type { StoreOptions } from '../store/open-store.ts'
+import { createBasicAuth, type BasicAuth } from '../server/basic-auth.ts'
 import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { UploadSessions } from '../store/upload-sessions.ts'
@@ -18,6 +19,8 @@ export interface RegistryParts {
   readonly sessions: UploadSessions
   readonly registry: LocalRegistry
   readonly keeper: RegistryKeeper
+  /** Undefined when everybody may do everything. */
+  readonly authorize: BasicAuth['authorize'] | undefined
   /** Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -25,7 +28,7 @@ export interface RegistryParts {
 const uploadIdleMs = 3_600_000
 const mostUploads = 512
 
-/** Plugs the registry together. */
+/** Plugs the registry together. Throws MirrorError for a bad password file. */
 export async function composeRegistry(
   config: Config,
   paths: MirrorPaths,
@@ -34,12 +37,17 @@ export async function composeRegistry(
   lock: Pick<StoreOptions, 'instance' | 'onLost'>,
 ): Promise<RegistryParts> {
   const clock = systemClock
+  const { auth } = config.registry
+  const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
   const store = await openPushedStore({
     root: registryRoot(paths),
     minFree: config.cache.minFree,
     logger,
     clock,
     ...lock,
+  }).catch(async (error: unknown) => {
+    await passwords?.close()
+    throw error
   })
   // Each upload may hold a file open.
   const limit = Math.min(mostUploads, connectionLimit() ?? mostUploads)
@@ -51,7 +59,9 @@ export async function composeRegistry(
     sessions,
     registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
     keeper,
+    authorize: passwords?.authorize,
     async close() {
+      await passwords?.close()
       await sessions.close()
       await keeper.close()
       await scrub.close()

@@ -1,6 +1,5 @@
 import type { Config } from '../config/config.ts'
 import type { Logger } from '../lib/logger.ts'
-import { createBasicAuth } from '../server/basic-auth.ts'
 import type { BlobSending } from '../server/blobs.ts'
 import { createHandler } from '../server/handle.ts'
 import type { HostGuard } from '../server/host-guard.ts'
@@ -27,16 +26,15 @@ export interface RegistryOpeners {
   readonly openOnNetwork: (host: string, port: number) => Promise<Listener>
 }
 
-/** How to listen for pushes; undefined when the registry is switched off. Throws MirrorError for a bad password file. */
-export async function registryOpener(
+/** How to listen for pushes; undefined when the registry is switched off. */
+export function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
   { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,
-): Promise<RegistryOpeners | undefined> {
+): RegistryOpeners | undefined {
   if (!parts) return undefined
-  const { registry } = parts
-  const { deletes, auth, networks } = config.registry
-  const authorize = auth && (await createBasicAuth(auth.htpasswd))
+  const { registry, authorize } = parts
+  const { deletes, networks } = config.registry
   const opener = (mayWriteOn: (host: string) => PushOptions['mayWrite']) => (host: string, port: number) => {
     const push = { registry, deletes, idle: config.cache.timeouts.idle, authorize, mayWrite: mayWriteOn(host) }
     const handle = createHandler({

@@ -115,7 +115,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
-    const openRegistry = await registryOpener(parts.pushed, config, {
+    const openRegistry = registryOpener(parts.pushed, config, {
       guard,
       sending,
       transfers,

@@ -1,90 +1,104 @@
-import { createHash } from 'node:crypto'
-import { readFile, stat } from 'node:fs/promises'
+import { createHmac, randomBytes } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../lib/clock.ts'
+import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { KeyedQueue } from '../store/keyed-queue.ts'
+import { plainAddress } from './host-guard.ts'
+import { openPasswordFile } from './password-file.ts'
+import { PasswordQueue } from './password-queue.ts'
+import { startPasswordThread } from './password-thread.ts'
 
-/** The user's name. Throws an OciError 401 for a request without good credentials. */
-export type Authorize = (request: IncomingMessage) => Promise<string>
-
-interface Users {
-  readonly hashes: ReadonlyMap<string, string>
-  /** Of the file, so that a change of it is seen. */
-  readonly version: string
-  /** Credentials that were found good: bcrypt takes long on purpose, and a push is many requests. */
-  readonly good: Set<string>
+/** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
+export interface BasicAuth {
+  /**
+   * The user's name. Throws an OciError: 401 for a request without good credentials, 429 while too many passwords wait to be compared,
+   * 503 while the password file cannot be used. `client.signal` aborts when nobody waits for the answer any more.
+   */
+  authorize(request: IncomingMessage, client: { readonly signal: AbortSignal }): Promise<string>
+  /** Listeners are to be closed before. */
+  close(): Promise<void>
 }
 
+/** What bcrypt found. It takes long on purpose, and a push is many requests. */
+interface Finding {
+  readonly isGood: boolean
+  /** Monotonic ms. */
+  readonly until: number
+}
+
+const rememberMs = 5 * 60_000
+/** As many good ones, and as many wrong ones: a client with an old password asks again and again. */
 const mostRemembered = 1000
-/** Compared with when there is no such user, so that the answer takes as long. */
-const nobodysHash = '$2b$10$CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1uS'
+/** Base64 of some 3 KB. Of a password bcrypt takes the first 72 bytes, as every registry that uses it does. */
+const longestHeader = 4096
 
-/**
- * Basic authentication against an htpasswd file of bcrypt entries; changes of the file hold at once. Throws MirrorError for
- * a file that cannot be used. https://www.rfc-editor.org/rfc/rfc7617
- */
-export async function createBasicAuth(path: string): Promise<Authorize> {
-  const { compare } = await import('bcryptjs')
-  let users = await readUsers(path)
-  const turns = new KeyedQueue<'all'>()
-  return async (request) => {
-    const version = await versionOf(path)
-    if (version !== undefined && version !== users.version) users = await readUsers(path)
-    const given = /^Basic +([A-Za-z0-9+/=]+)$/i.exec(request.headers.authorization ?? '')?.[1]
-    if (given === undefined) throw unauthorized()
-    const key = createHash('sha256').update(given).digest('base64')
-    const { hashes, good } = users
-    const text = Buffer.from(given, 'base64').toString()
-    const colon = text.indexOf(':')
-    const user = text.slice(0, Math.max(0, colon))
-    if (good.has(key)) return user
-    const hash = hashes.get(user)
-    // One at a time: each holds up everything else in slices, and a client's first requests all carry the same.
-    const isGood = await turns.run(
-      'all',
-      async () => good.has(key) || compare(text.slice(colon + 1), hash ?? nobodysHash),
-    )
-    if (!isGood || hash === undefined || colon === -1) throw unauthorized()
-    if (good.size < mostRemembered) good.add(key)
-    return user
+/** Authenticates against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
+export async function createBasicAuth(
+  path: string,
+  { logger, clock }: { readonly logger: Logger; readonly clock: Clock },
+): Promise<BasicAuth> {
+  const file = await openPasswordFile(path, logger)
+  const thread = await startPasswordThread()
+  const queue = new PasswordQueue((password, hash) => thread.compare(password, hash))
+  // Apart, so that a flood of wrong passwords displaces no good one.
+  const good = new LRUCache<string, Finding>({ max: mostRemembered })
+  const wrong = new LRUCache<string, Finding>({ max: mostRemembered })
+  const processKey = randomBytes(32)
+
+  function remember(key: string, isGood: boolean): void {
+    const findings = isGood ? good : wrong
+    findings.set(key, { isGood, until: clock.monotonic() + rememberMs })
+  }
+
+  return {
+    async authorize(request, client) {
+      const given = credentialIn(request.headers.authorization)
+      if (!given) throw unauthorized()
+      const { user, password } = given
+      const { hash, isKnown } = (await file.users()).hashOf(user)
+      // With the line of the file: another line for the user makes it another key.
+      const key = createHmac('sha256', processKey)
+        .update(JSON.stringify([user, password, hash]))
+        .digest('base64')
+      const found = good.get(key) ?? wrong.get(key)
+      const isRecent = found !== undefined && clock.monotonic() < found.until
+      if (found && isRecent) {
+        if (!found.isGood) throw unauthorized()
+        // As long as it is used: a push that is under way is not stopped by a flood.
+        remember(key, true)
+        return user
+      }
+      const check = { key, address: plainAddress(request.socket.remoteAddress ?? ''), user, password, hash }
+      const fits = await queue.run({ ...check, isTrusted: found?.isGood === true }, client.signal)
+      // The file may have changed meanwhile.
+      const isGood = fits && isKnown && (await file.users()).hashOf(user).hash === hash
+      remember(key, isGood)
+      if (!isGood) throw unauthorized()
+      return user
+    },
+    close: () => thread.close(),
   }
 }
 
-async function readUsers(path: string): Promise<Users> {
+/** The user name and password of an Authorization header; undefined for anything that is none. */
+function credentialIn(header: string | undefined): { readonly user: string; readonly password: string } | undefined {
+  if (header === undefined || header.length > longestHeader) return undefined
+  const encoded = /^Basic +([A-Za-z0-9+/=]+) *$/i.exec(header)?.[1]
+  const text = encoded === undefined ? undefined : decodeUtf8(Buffer.from(encoded, 'base64'))
+  const colon = text?.indexOf(':') ?? -1
+  // RFC 7617 allows no control characters; bcrypt in C takes a NUL for the end of the password.
+  if (text === undefined || colon === -1 || /\p{Cc}/u.test(text)) return undefined
+  return { user: text.slice(0, colon), password: text.slice(colon + 1) }
+}
+
+function decodeUtf8(bytes: Uint8Array): string | undefined {
   try {
-    const version = (await versionOf(path)) ?? ''
-    const hashes = new Map<string, string>()
-    for (const line of (await readFile(path, 'utf8')).split(/\r?\n/)) {
-      if (line.trim() === '' || line.startsWith('#')) continue
-      const colon = line.indexOf(':')
-      const hash = line.slice(colon + 1).trim()
-      if (colon < 1 || !/^\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}$/.test(hash))
-        throw unusable(path, 'a line is no bcrypt entry')
-      hashes.set(line.slice(0, colon), hash)
-    }
-    return { hashes, version, good: new Set() }
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (error) {
-    const code = errnoOf(error)
-    throw code === undefined ? error : unusable(path, code)
+    if (error instanceof TypeError) return undefined
+    throw error
   }
-}
-
-async function versionOf(path: string): Promise<string | undefined> {
-  try {
-    const { mtimeMs, size, ino } = await stat(path)
-    return `${mtimeMs} ${size} ${ino}`
-  } catch (error) {
-    if (errnoOf(error) === undefined) throw error
-    return undefined
-  }
-}
-
-function unusable(path: string, why: string): MirrorError {
-  return new MirrorError(`The password file ${path} cannot be used: ${why}.`, {
-    exit: exitCode.usage,
-    hints: [`htpasswd -cB '${path}' USER`],
-  })
 }
 
 function unauthorized(): OciError {

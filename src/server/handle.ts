@@ -120,7 +120,7 @@ async function answer(
   asked.route = route
   asked.ended = beginTransfer(request, route, options)
   if (push) {
-    const user = await push.authorize?.(request)
+    const user = await push.authorize?.(request, client)
     const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }

@@ -6,7 +6,7 @@ import { bareMediaType } from '../oci/media-types.ts'
 import { isTag } from '../oci/name.ts'
 import type { Route } from '../oci/route.ts'
 import type { PushRegistry, User } from '../registry/registry.ts'
-import type { Authorize } from './basic-auth.ts'
+import type { BasicAuth } from './basic-auth.ts'
 import { readSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 import { answerUpload } from './uploads.ts'
@@ -18,7 +18,7 @@ export interface PushOptions {
   /** A body that brings nothing for so long is given up; ms. */
   readonly idle: number
   /** Undefined when everybody may do everything. */
-  readonly authorize: Authorize | undefined
+  readonly authorize: BasicAuth['authorize'] | undefined
   /** Whether the client behind a connection may push and delete; undefined when every client may. */
   readonly mayWrite?: ((connection: Connection) => boolean) | undefined
 }

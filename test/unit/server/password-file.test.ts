@@ -1,0 +1,81 @@
+import { chmod, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import type { Logger } from '../../../src/lib/logger.ts'
+import { openPasswordFile } from '../../../src/server/password-file.ts'
+import { temporaryHome } from '../../support/mirror.ts'
+
+const tail = 'CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1uS'
+const line = (user: string, cost: number, version = '2y') =>
+  `${user}:$${version}$${String(cost).padStart(2, '0')}$${tail}\n`
+
+async function open(text: string) {
+  const path = join(await temporaryHome(), 'htpasswd')
+  await writeFile(path, text)
+  const log: string[] = []
+  const note = (_fields: object, message: string) => void log.push(message)
+  const logger: Logger = { debug: note, info: note, warn: note, error: note }
+  return { path, log, file: await openPasswordFile(path, logger) }
+}
+
+const costOf = ({ hash }: { readonly hash: string }) => Number(hash.slice(4, 6))
+const strangers = Array.from({ length: 400 }, (_, at) => `stranger-${at}`)
+
+describe('the hash that an unknown name is compared with', () => {
+  test.each([4, 8, 12, 16])("has the cost of the file's hashes: %i", async (cost) => {
+    const { file } = await open(line('one', cost) + line('two', cost, '2b'))
+    const users = await file.users()
+    for (const name of strangers) {
+      expect(users.hashOf(name)).toMatchObject({ isKnown: false, hash: expect.stringMatching(/^\$2b\$\d\d\$.{53}$/) })
+      expect(costOf(users.hashOf(name))).toBe(cost)
+    }
+    expect(users.hashOf('one')).toEqual({ isKnown: true, hash: `$2y$${String(cost).padStart(2, '0')}$${tail}` })
+  })
+
+  test('has one of them where they differ, as often as the file has it, and the same one each time', async () => {
+    const text = line('one', 5) + line('two', 5) + line('three', 5) + line('four', 9)
+    const [first, second] = [await open(text), await open(text)]
+    const [users, again] = [await first.file.users(), await second.file.users()]
+    const costs = strangers.map((name) => costOf(users.hashOf(name)))
+    expect(new Set(costs)).toEqual(new Set([5, 9]))
+    const share = costs.filter((cost) => cost === 9).length / costs.length
+    expect(share).toBeGreaterThan(0.15)
+    expect(share).toBeLessThan(0.35)
+    expect(strangers.map((name) => costOf(again.hashOf(name)))).toEqual(costs)
+  })
+
+  test('has the usual cost where the file is empty', async () => {
+    const { file } = await open('# nobody yet\n\n')
+    expect(costOf((await file.users()).hashOf('dev'))).toBe(10)
+  })
+})
+
+describe('a file that cannot be used names the line', () => {
+  test.each([
+    ['a cost that would take days', `${line('one', 10)}${line('two', 31)}`, /line 2 has a bcrypt cost of 31.*16/],
+    ['a cost just above the limit', line('one', 17), /line 1 has a bcrypt cost of 17/],
+    ['a cost below what bcrypt has', line('one', 3), /line 1 is not a user name and a bcrypt hash/],
+    ['another kind of hash', `# people\r\n\r\ndev:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\r\n`, /line 3 is not/],
+    ['no user name', line('', 10), /line 1 is not/],
+    ['a hash that is cut', line('one', 10).slice(0, -5), /line 1 is not/],
+    ['more than a file of passwords has', '#'.repeat(1024 * 1024 + 1), /larger than 1 MiB/],
+  ])('%s', async (_what, text, message) => {
+    const opened = open(text)
+    await expect(opened).rejects.toThrow(message)
+    await expect(opened).rejects.not.toThrow(tail)
+  })
+})
+
+test('a change that cannot be used lets nobody in, says so once, and is over when the file is mended', async () => {
+  const { path, file, log } = await open(line('dev', 5))
+  expect((await file.users()).hashOf('dev').isKnown).toBe(true)
+  await writeFile(path, 'dev:nonsense\n')
+  for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
+  await rm(path)
+  for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
+  expect(log.filter((message) => message.includes('cannot be used'))).toHaveLength(2)
+  await writeFile(path, line('other', 5))
+  await chmod(path, 0o600)
+  const users = await file.users()
+  expect([users.hashOf('dev').isKnown, users.hashOf('other').isKnown]).toEqual([false, true])
+})
