@@ -175,11 +175,14 @@ export class LocalRegistry implements PushRegistry {
 
   async deleteManifest(repository: Repository, reference: Reference): Promise<void> {
     this.#known(repository.name)
+    // What is removed is no longer seen while it is written down: a disk that takes nothing must be noticed before.
+    await this.#store.blobs.checkWritable()
     await this.#manifests.delete(repository, reference)
   }
 
   async deleteBlob({ name }: Repository, digest: Digest): Promise<void> {
     if (!this.#known(name).blobs.has(digest)) throw unknownBlob(name, digest)
+    await this.#store.blobs.checkWritable()
     await this.#commit(name, [{ op: 'drop-blob', digest }])
     await this.#manifests.dropUnheld(digest)
   }

@@ -10,7 +10,7 @@ export interface Kernel {
   /** How a socket, and those a listening one takes on, sends: `reno`. Whether the kernel agreed. */
   setCongestionControl(socket: number, algorithm: string): boolean
   /** Makes the descriptor `to` mean what `from` means. Whether the kernel agreed. https://man7.org/linux/man-pages/man2/dup2.2.html */
-  duplicate(from: number, to: number): boolean
+  readonly duplicate: (this: void, from: number, to: number) => boolean
   /**
    * Gives the system back what the C library keeps of freed memory, in a thread of its own; undefined where the library is not
    * GNU's. https://man7.org/linux/man-pages/man3/malloc_trim.3.html

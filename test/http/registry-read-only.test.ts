@@ -34,6 +34,9 @@ test.skipIf(process.getuid === undefined || process.getuid() === 0)(
       await registry.ask('PATCH', upload, { body }),
       await registry.ask('PUT', `${upload}?digest=${digestOf(body)}`, { body }),
       await registry.ask('POST', `/v2/other/blobs/uploads/?mount=${image.layers[0]}&from=app`),
+      await registry.ask('DELETE', '/v2/app/manifests/v1'),
+      await registry.ask('DELETE', `/v2/app/manifests/${image.digest}`),
+      await registry.ask('DELETE', `/v2/app/blobs/${image.layers[0]}`),
     ]
     for (const answer of answers) {
       expectError(answer, 507, 'DENIED')
