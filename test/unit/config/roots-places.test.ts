@@ -37,20 +37,15 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
   })
 
   test('has no place of another user: neither a setting of mirror, nor what a program it runs would obey', () => {
-    const names = [
-      ...['MIRROR_HOME', 'MIRROR_CONFIG', 'MIRROR_DATA', 'MIRROR_TLS_KEY', 'XDG_CONFIG_HOME', 'XDG_STATE_HOME'],
-      ...[
-        'XDG_DATA_HOME',
-        'XDG_CACHE_HOME',
-        'XDG_RUNTIME_DIR',
-        'TMPDIR',
-        'DOCKER_CONFIG',
-        'DOCKER_CERT_PATH',
-        'KUBECONFIG',
-      ],
-      ...['CONTAINERS_REGISTRIES_CONF', 'REGISTRY_AUTH_FILE', 'NODE_PATH', 'OPENSSL_CONF', 'NODE_EXTRA_CA_CERTS'],
-      ...['AWS_CONFIG_FILE', 'GOOGLE_APPLICATION_CREDENTIALS', 'CLOUDSDK_CONFIG', 'GNUPGHOME'],
-    ]
+    const names = `
+      MIRROR_HOME MIRROR_CONFIG MIRROR_DATA MIRROR_TLS_KEY XDG_CONFIG_HOME XDG_STATE_HOME
+      XDG_DATA_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR TMPDIR DOCKER_CONFIG DOCKER_CERT_PATH
+      KUBECONFIG CONTAINERS_REGISTRIES_CONF REGISTRY_AUTH_FILE NODE_PATH OPENSSL_CONF
+      NODE_EXTRA_CA_CERTS AWS_CONFIG_FILE GOOGLE_APPLICATION_CREDENTIALS CLOUDSDK_CONFIG
+      GNUPGHOME
+`
+      .trim()
+      .split(/\s+/)
     const { env, leftOut } = clean(Object.fromEntries(names.map((name) => [name, join(theirs, 'x')])))
     expect(env).toEqual({})
     expect(leftOut.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
