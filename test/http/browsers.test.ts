@@ -142,7 +142,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
     const { mirror } = await startScene()
     const registry = await startTestRegistry()
     for (const url of [mirror.url, registry.url, mirror.adminUrl]) {
-      const [answer] = parseAnswers((await rawHttp(url, bytes)).text)
+      const [answer] = parseAnswers((await rawHttp(url, bytes, 10_000)).text)
       // The admin listener has nothing at /v2/.
       expect(url === mirror.adminUrl && code === 200 ? [200, 404] : [code]).toContain(answer!.status)
       expectSecure(answer!.headers, what)
@@ -157,7 +157,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
     server!.on('connection', (socket: Socket) => {
       server!.emit('clientError', Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket)
     })
-    const [answer] = parseAnswers((await rawHttp(listener.url, '')).text)
+    const [answer] = parseAnswers((await rawHttp(listener.url, '', 10_000)).text)
     expect(answer!.status).toBe(408)
     expectSecure(answer!.headers, 'late')
   })
