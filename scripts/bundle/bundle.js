@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { build } from 'esbuild'
 import { absentPackages } from './absent-packages.js'
 import { fetchBuiltins } from './fetch-builtins.js'
+import { inlineSources } from './inline-sources.js'
 import { lazyRequires } from './lazy-requires.js'
 import { noticesOf } from './notices.js'
 import { pruneDeclarations } from './prune-declarations.js'
@@ -11,6 +12,7 @@ import { quietDebug } from './quiet-debug.js'
 /** Writes dist/: the program, a file a command, the library, what they share, and the notices of what was taken in. */
 export async function bundle(root) {
   const { optionalDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const inlined = new Set()
   const options = {
     absWorkingDir: root,
     outdir: 'dist',
@@ -32,7 +34,7 @@ export async function bundle(root) {
     alias: { 'jsonc-parser': 'jsonc-parser/lib/esm/main.js' },
     // Bundled CommonJS asks for Node's own modules.
     banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
-    plugins: [lazyRequires, absentPackages, quietDebug],
+    plugins: [inlineSources(root, inlined), lazyRequires, absentPackages, quietDebug],
   }
   pruneDeclarations(join(root, 'dist'), 'index.d.ts')
   const commands = readdirSync(join(root, 'src', 'commands'), { recursive: true, encoding: 'utf8' })
@@ -51,6 +53,6 @@ export async function bundle(root) {
     const path = join(root, file)
     writeFileSync(path, fetchBuiltins(readFileSync(path, 'utf8')))
   }
-  const inputs = Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs })
+  const inputs = [...Object.keys({ ...program.metafile.inputs, ...library.metafile.inputs }), ...inlined]
   writeFileSync(join(root, 'dist', 'NOTICES.txt'), noticesOf(inputs, root))
 }
