@@ -15,7 +15,7 @@ export interface BasicAuth {
    * The user's name. Throws an OciError: 401 for a request without good credentials, 429 while too many passwords wait to be compared,
    * 503 while the password file cannot be used. `client.signal` aborts when nobody waits for the answer any more.
    */
-  authorize(request: IncomingMessage, client: { readonly signal: AbortSignal }): Promise<string>
+  readonly authorize: (request: IncomingMessage, client: { readonly signal: AbortSignal }) => Promise<string>
   /** Listeners are to be closed before. */
   close(): Promise<void>
 }

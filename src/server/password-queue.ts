@@ -14,7 +14,10 @@ export interface PasswordCheck {
 
 interface Job extends PasswordCheck {
   /** The requests that wait for it; none is left when their clients have gone. */
-  readonly waiters: Set<{ resolve(isSame: boolean): void; reject(reason: unknown): void }>
+  readonly waiters: Set<{
+    readonly resolve: (isSame: boolean) => void
+    readonly reject: (reason: unknown) => void
+  }>
 }
 
 /** Comparisons that wait, besides the one that runs. */

@@ -45,27 +45,24 @@ ${library}
   let running: Promise<Worker> | undefined
   let closed = false
 
-  async function start(): Promise<Worker> {
+  function start(): Promise<Worker> {
     const resourceLimits = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 32 }
     const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
     worker.unref()
+    const started = answerOf(worker).then(() => worker)
     // Whoever waits for an answer is told; an idle thread that dies is replaced when it is needed.
-    worker.on('error', () => {})
-    const gone = () => (running = undefined)
-    worker.once('exit', gone)
-    try {
-      await answerOf(worker)
-      return worker
-    } catch (error) {
-      gone()
-      throw error
+    const forget = () => {
+      if (running === started) running = undefined
     }
+    worker.on('error', forget)
+    worker.once('exit', forget)
+    return started
   }
 
   async function compare(password: string, hash: string): Promise<boolean> {
     const worker = await (running ??= start())
     const answered = answerOf(worker)
-    worker.postMessage({ password, hash } satisfies Comparison)
+    worker.postMessage({ password, hash } satisfies Comparison, [])
     const { isSame, error } = await answered
     if (isSame === undefined) throw new Error(`bcrypt failed: ${error}`)
     return isSame
