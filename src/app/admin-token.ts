@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 
 /** The secret that lets a command change a running mirror. */
 export function openAdminToken(path: string): Promise<string> {
@@ -20,10 +20,10 @@ export async function openSecret(path: string): Promise<string> {
 /** The secret in the file, if there is one. */
 async function readSecret(path: string): Promise<string | undefined> {
   try {
-    const token = (await readFile(path, 'utf8')).trim()
+    const token = (await readSmallFile(path)).trim()
     return /^[0-9a-f]{64}$/.test(token) ? token : undefined
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
     throw error
   }
 }

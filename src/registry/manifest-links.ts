@@ -61,7 +61,12 @@ function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | unde
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
   if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) return undefined
-  return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
+  return { kind, digest, size, mediaType: isShort(type) ? type : mediaType.octetStream }
+}
+
+/** Whether it may be a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+function isShort(type: unknown): type is string {
+  return typeof type === 'string' && type.length <= 255
 }
 
 /** Upstreams that store manifests as plain files send them as `application/json` or worse, `text/html` among it. */

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 import type { Provenance } from './registry.ts'
 
 /** Totals since `since`, across restarts. */
@@ -124,9 +124,10 @@ export class Stats {
   async load(path: string): Promise<void> {
     let text: string
     try {
-      text = await readFile(path, 'utf8')
+      text = await readSmallFile(path)
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return
+      // What the system does not give out is damaged, too.
+      if (errnoOf(error) !== undefined) return
       throw error
     }
     const saved = parseSaved(text)

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { MirrorError, codeOf, errnoOf, exitCode, isConnectionFailure } from '../lib/errors.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -168,9 +168,9 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
     return (await readOwnedFile(tokenFile, owner))?.trim() || undefined
   }
   try {
-    return (await readFile(tokenFile, 'utf8')).trim() || undefined
+    return (await readSmallFile(tokenFile)).trim() || undefined
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
     throw error
   }
 }

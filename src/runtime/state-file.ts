@@ -1,7 +1,8 @@
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 import { parseEndpoint } from './parse-endpoint.ts'
 import { isSameProcess } from './process-identity.ts'
 import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
@@ -19,9 +20,9 @@ export async function isStateWritten(stateFile: string, state: MirrorState): Pro
 
 async function readText(stateFile: string): Promise<string | undefined> {
   try {
-    return await readFile(stateFile, 'utf8')
+    return await readSmallFile(stateFile)
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    if (['ENOENT', 'ENOTDIR', 'EFBIG'].includes(errnoOf(error) ?? '')) return undefined
     throw error
   }
 }

@@ -1,10 +1,12 @@
-import { readdir, readFile, rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 import { eachLimited } from './each-limited.ts'
 import { KeyedQueue } from './keyed-queue.ts'
 import type { StoreLayout } from './layout.ts'
+import { lighten, weightOf } from './record-weight.ts'
 import type { RefStore, RepositoryRecord } from './ref-store.ts'
 import { parseRepository, serializeRepository } from './repository-file.ts'
 
@@ -15,9 +17,18 @@ export interface FileRefStoreOptions {
   readonly writeDelay?: number
   /** How long after a write that failed it is tried again, ms. */
   readonly retryDelay?: number
+  /** Bytes that one record, and all of them together, take in their files; what was used the longest ago goes beyond it. */
+  readonly most?: { readonly each: number; readonly all: number }
 }
 
-const readsAtOnce = 32
+const MiB = 1024 * 1024
+const usualMost = { each: 16 * MiB, all: 64 * MiB }
+/** A file with more bytes is none that this version wrote, and may not fit into memory. */
+const largestFile = 24 * MiB
+/** Of what a record may take, so much is left when it was too much. */
+const leftAfterwards = 0.75
+
+const readsAtOnce = 4
 const writesAtOnce = 8
 
 /** Repository records in memory, written behind. A write that fails is tried again. */
@@ -26,6 +37,9 @@ export class FileRefStore implements RefStore {
   readonly #records = new Map<string, RepositoryRecord>()
   readonly #changed = new Set<RepositoryRecord>()
   readonly #writes = new KeyedQueue<RepositoryRecord>()
+  /** Bytes, as far as they were counted. */
+  readonly #weights = new Map<RepositoryRecord, number>()
+  #weight = 0
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
   #timer: NodeJS.Timeout | undefined
   #closed = false
@@ -73,8 +87,36 @@ export class FileRefStore implements RefStore {
   async flush(): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
+    for (const record of this.#changed) this.#weigh(record)
     await eachLimited([...this.#changed], writesAtOnce, (record) => this.#writes.run(record, () => this.#write(record)))
     await this.#writes.idle()
+  }
+
+  /**
+   * Keeps the records within their bounds, whatever upstreams send: they are in memory as long as the mirror runs, and are read
+   * when it starts.
+   */
+  #weigh(record: RepositoryRecord): void {
+    const most = this.#options.most ?? usualMost
+    if (this.#count(record) > most.each) this.#lighten([record], most.each)
+    if (this.#weight > most.all) this.#lighten(this.#records.values(), most.all)
+  }
+
+  #count(record: RepositoryRecord): number {
+    const weight = weightOf(record)
+    this.#weight += weight - (this.#weights.get(record) ?? 0)
+    this.#weights.set(record, weight)
+    return weight
+  }
+
+  #lighten(records: Iterable<RepositoryRecord>, most: number): void {
+    const lightened = lighten(records, most * leftAfterwards)
+    for (const record of lightened) {
+      this.#count(record)
+      this.#changed.add(record)
+    }
+    this.#flushIn(this.#options.writeDelay ?? 500)
+    this.#options.logger.info({ records: lightened.size, most }, 'forgot what upstreams said of little used content')
   }
 
   /** Tells of every change from now on; the result ends it. */
@@ -92,15 +134,17 @@ export class FileRefStore implements RefStore {
   async #load(path: string): Promise<void> {
     const { layout, logger } = this.#options
     try {
-      const record = parseRepository(await readFile(path, 'utf8'))
+      const record = parseRepository(await readSmallFile(path, largestFile))
       if (record && layout.repository(record.host, record.name) === path) {
         this.#records.set(keyOf(record.host, record.name), record)
+        this.#weigh(record)
         return
       }
       logger.warn({ path }, 'a repository record is damaged; it will be built anew')
       await rm(path, { recursive: true, force: true })
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
+      if (errnoOf(error) === 'EFBIG') await rm(path, { force: true })
       logger.warn({ path, error: String(error) }, 'a repository record cannot be read; it will be built anew')
     }
   }

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 
 /** Time that counts only while the mirror runs, so that a holiday or a jump of the wall clock makes nothing old. */
 export interface RunningClock {
@@ -25,7 +25,7 @@ export async function openRunningClock(path: string, floor: number, clock: Clock
 /** 0 when there is none or it is damaged. */
 async function readSaved(path: string): Promise<number> {
   try {
-    const { runningMs } = Object(JSON.parse(await readFile(path, 'utf8'))) as { runningMs?: unknown }
+    const { runningMs } = Object(JSON.parse(await readSmallFile(path))) as { runningMs?: unknown }
     return Number.isSafeInteger(runningMs) && (runningMs as number) >= 0 ? (runningMs as number) : 0
   } catch (error) {
     if (error instanceof SyntaxError || errnoOf(error) !== undefined) return 0

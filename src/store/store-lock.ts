@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { link, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { link, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { readSmallFile } from '../lib/read-small-file.ts'
 import { describeSelf, isHolderAlive, parseLockHolder, type LockHolder } from './lock-holder.ts'
 import type { StoreLayout } from './layout.ts'
 
@@ -152,9 +153,10 @@ async function publishWithoutLinks(path: string, content: string): Promise<boole
 /** Who holds the file; undefined when there is none. A damaged file has nobody as its holder. */
 async function readHolder(path: string): Promise<LockHolder | undefined> {
   try {
-    return parseLockHolder(await readFile(path, 'utf8')) ?? nobody
+    return parseLockHolder(await readSmallFile(path)) ?? nobody
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
+    if (errnoOf(error) === 'EFBIG') return nobody
     throw error
   }
 }

@@ -140,6 +140,49 @@ function whole(): string {
   return serializeRepository(record)
 }
 
+describe('records that an upstream makes grow', () => {
+  const most = { each: 20_000, all: 50_000 }
+
+  test('are kept within their bounds, those that were used last', async () => {
+    const layout = await newLayout()
+    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    onTestFinished(() => refs.close())
+    for (let at = 0; at < 500; at++) {
+      const record = refs.ensure('docker.io', `library/app${at % 5}`)
+      addManifest(record, `manifest ${at}`, { tags: [`v${at}`], manifests: [`child ${at}`], usedAt: at })
+      record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+      refs.touch(record)
+      if (at % 50 === 0) await refs.flush()
+    }
+    await refs.flush()
+    const sizes = (await readdir(layout.repositories)).map(
+      async (name) => (await readFile(layout.entry(layout.repositories, name))).length,
+    )
+    for (const size of await Promise.all(sizes)) expect(size).toBeLessThan(1.3 * most.each)
+    const last = refs.get('docker.io', 'library/app4')!
+    expect(last.tags.has('v499')).toBe(true)
+    expect(last.manifests.has(digestFor('manifest 499'))).toBe(true)
+    expect(last.tags.has('v4')).toBe(false)
+    const again = await openRefs(layout)
+    expect(again.get('docker.io', 'library/app4')).toEqual(last)
+  })
+
+  test('are brought back into their bounds when they are read', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    const record = refs.ensure('docker.io', 'library/app')
+    for (let at = 0; at < 500; at++) addManifest(record, `manifest ${at}`, { tags: [`v${at}`], usedAt: at })
+    refs.touch(record)
+    await refs.flush()
+    const again = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    await again.close()
+    const kept = again.get('docker.io', 'library/app')!
+    expect(kept.tags.has('v499')).toBe(true)
+    expect(kept.manifests.size).toBeLessThan(100)
+    expect((await readFile(layout.repository('docker.io', 'library/app'))).length).toBeLessThan(1.3 * most.each)
+  })
+})
+
 describe('a damaged repository file', () => {
   test('counts as absent wherever it is cut', () => {
     const text = whole()
