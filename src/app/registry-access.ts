@@ -1,6 +1,12 @@
 import { loadConfig } from '../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
-import type { PushedImageReport, RegistryGcRequest, RegistryPruneRequest, RemovalReport } from '../server/admin-api.ts'
+import type {
+  DamagedRepositoryReport,
+  PushedImageReport,
+  RegistryGcRequest,
+  RegistryPruneRequest,
+  RemovalReport,
+} from '../server/admin-api.ts'
 import { refuseResting } from './container/resting.ts'
 import { findMirrorHere } from './find-mirror-here.ts'
 import { adminHere } from './mirror-status.ts'
@@ -12,6 +18,8 @@ export interface RegistryAccess {
   /** How its users name what is in it. */
   readonly naming: Omit<Naming, 'images'>
   list(): Promise<PushedImageReport[]>
+  /** The repositories whose record is damaged. */
+  damaged(): Promise<DamagedRepositoryReport[]>
   remove(names: string[], dryRun: boolean): Promise<RemovalReport>
   /** Removes what nothing leads to. */
   gc(how: RegistryGcRequest): Promise<RemovalReport>
@@ -38,6 +46,7 @@ export async function openRegistryAccess(surroundings: Surroundings): Promise<Re
     // On a network it has the port that it has elsewhere.
     naming: await registryNaming(surroundings, registry, Object.values(networks)),
     list: () => admin.pushedImages(),
+    damaged: async () => (await admin.status()).registry.damaged ?? [],
     remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
     gc: (how) => admin.collectPushed(how),
     prune: (how) => admin.prunePushed(how),

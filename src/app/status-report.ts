@@ -5,6 +5,7 @@ import { listImages } from '../store/images.ts'
 import { isCanaryName } from '../upstream/canaries.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
 import type { Parts } from './compose.ts'
+import { damagedReports } from './registry-actions.ts'
 
 export interface StatusContext {
   readonly version: string
@@ -80,7 +81,13 @@ function registryCounters(pushed: Parts['pushed']): StatusReport['registry'] {
     counts.tags += tags.size
     counts.manifests += manifests.size
   }
-  return { ...counts, bytes: pushed?.store.blobs.usage.bytes ?? 0, uploads: pushed?.sessions.count ?? 0 }
+  const damaged = pushed ? damagedReports(pushed.store.repositories) : []
+  return {
+    ...counts,
+    bytes: pushed?.store.blobs.usage.bytes ?? 0,
+    uploads: pushed?.sessions.count ?? 0,
+    ...(damaged.length > 0 && { damaged }),
+  }
 }
 
 function counters(totals: Totals, hitRatio: number): StatusReport['cache'] {

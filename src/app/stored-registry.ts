@@ -6,7 +6,7 @@ import { createRegistryKeeper } from '../registry/registry-keeper.ts'
 import { openPushedStore } from '../store/pushed-store.ts'
 import { registryRoot } from './compose-registry.ts'
 import type { RegistryAccess } from './registry-access.ts'
-import { createRegistryActions } from './registry-actions.ts'
+import { createRegistryActions, damagedReports } from './registry-actions.ts'
 
 /** What was pushed, on the disk, while no mirror runs. */
 export async function openStoredRegistry(
@@ -18,7 +18,8 @@ export async function openStoredRegistry(
   const keeper = createRegistryKeeper({ store, ...common })
   const actions = createRegistryActions(keeper)
   return {
-    list: () => Promise.resolve(actions.list()),
+    list: () => actions.list(),
+    damaged: () => Promise.resolve(damagedReports(store.repositories)),
     remove: (names, dryRun) => actions.remove({ names, dryRun }),
     gc: (how) => actions.gc(how),
     prune: (how) => actions.prune(how),

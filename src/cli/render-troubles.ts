@@ -1,6 +1,6 @@
 import { upstreamSetting } from '../oci/name.ts'
 import { formatBytes } from '../lib/units.ts'
-import type { StatusReport } from '../server/admin-api.ts'
+import type { DamagedRepositoryReport, StatusReport } from '../server/admin-api.ts'
 import type { Coat, Paint } from './paint.ts'
 import { count, counted, printable, renderFacts, type Fact } from './render-facts.ts'
 
@@ -24,6 +24,7 @@ export function renderTroubles(report: StatusReport, paint: Paint, columns: numb
       amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
       paint.red,
     ),
+    ...named('damaged', damagedRepositories(report.registry.damaged ?? []), paint.red),
     ...named('refused', refusals(report), paint.yellow),
   ]
   return rows.length === 0 ? [] : [renderFacts(rows, paint, columns)]
@@ -70,6 +71,17 @@ function upstreamTrouble(host: string, why: string): string {
 function networkStep(name: string, reason: string): string {
   if (reason.includes('engine')) return 'docker info'
   return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
+}
+
+/** Pushed repositories whose record is damaged. */
+export function damagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
+  return damaged.map(({ repository, path, original, reason, served }) => {
+    const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
+    const next = served
+      ? `The damaged record is kept at ${path}. Next: push again what is missing`
+      : `It answers with 500 and takes no pushes. Next: restore ${original} from a backup and restart the mirror, or give the repository up: mirror registry rm NAME`
+    return `${name}: ${served ? '' : `${path}: `}${sentence(reason)}. ${next}`
+  })
 }
 
 function failures({ networks, upstreams, storage }: StatusReport): string[] {

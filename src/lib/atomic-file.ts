@@ -1,12 +1,15 @@
-import { open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { open, rename, rm, writeFile, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { makeFolder, syncFolder } from './make-folder.ts'
+
+/** A whole, or its pieces one after the other, so that not all of a large file is in memory. */
+export type FileContent = string | Uint8Array | Iterable<Uint8Array>
 
 /**
  * Replaces a file so that a reader, or a crash at any moment, sees the old content or the new, never a part:
  * temp file in the same folder, fsync, rename, fsync of the folder. Missing folders are made with mode 0700.
  */
-export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+export async function writeFileAtomic(path: string, content: FileContent, mode = 0o600): Promise<void> {
   const folder = dirname(path)
   await makeFolder(folder)
   // Fetched here, for a program that only reads files starts sooner without it.
@@ -21,13 +24,13 @@ export async function writeFileAtomic(path: string, content: string | Uint8Array
 export async function replaceFile(
   path: string,
   temporary: string,
-  content: string | Uint8Array,
+  content: FileContent,
   { mode = 0o600, prepare }: { mode?: number; prepare?: (file: FileHandle) => Promise<void> } = {},
 ): Promise<void> {
   try {
     const file = await open(temporary, 'wx', mode)
     try {
-      await file.writeFile(content)
+      await writeFile(file, content)
       await prepare?.(file)
       await file.sync()
     } finally {

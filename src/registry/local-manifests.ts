@@ -5,11 +5,12 @@ import { largestManifest } from '../oci/largest-manifest.ts'
 import { isForeignLayer, mediaType } from '../oci/media-types.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
+import { artifactTypeKey } from '../store/artifact-type-key.ts'
 import { KeyedQueue } from '../store/keyed-queue.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import { referrersTag } from './listings.ts'
-import { changeReferrersList, referrerEntry } from './pushed-referrers.ts'
+import { changeReferrersList, referrerEntry, type ReferrerEntry } from './pushed-referrers.ts'
 import { readPushedManifest, type ReadManifest } from './read-pushed-manifest.ts'
 import type { ManifestPushed, PushedBody } from './registry.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
@@ -52,14 +53,16 @@ export class LocalManifests {
     try {
       checkLinks(repositories.get(name), read)
       const pushedAt = this.#wallClock()
-      const manifest = { ...read, size: bytes.length, pushedAt, heldSince: runningClock.now() }
+      const { subject } = read
+      const manifest = recordOf(read, bytes.length, pushedAt, runningClock.now())
       await withRoom(this.#makeRoom, bytes.length * 2, async () => {
         await this.#store.blobs.put(digest, bytes)
         await repositories.commit(name, [
           { op: 'manifest', digest, ...manifest },
           ...tags.map((tag) => ({ op: 'tag' as const, tag, digest, pushedAt })),
         ])
-        if (read.subject !== undefined) await this.#keepInStep(name, read.subject, digest, manifest)
+        if (subject === undefined) return
+        await this.#keepInStep(name, subject, digest, referrerEntry(digest, bytes.length, read))
       })
     } finally {
       release()
@@ -104,7 +107,7 @@ export class LocalManifests {
    * Where a client once made a list of referrers under a tag, old clients go on reading it: it says what the API says.
    * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
    */
-  #keepInStep(name: string, subject: Digest, digest: Digest, manifest: PushedManifest | undefined): Promise<void> {
+  #keepInStep(name: string, subject: Digest, digest: Digest, entry: ReferrerEntry | undefined): Promise<void> {
     const tag = referrersTag(subject)
     return this.#lists.run(`${name}:${tag}`, async () => {
       const { repositories, blobs, runningClock } = this.#store
@@ -113,7 +116,6 @@ export class LocalManifests {
       const known = old === undefined ? undefined : repository!.manifests.get(old)
       if (old === undefined || known?.mediaType !== mediaType.ociIndex) return
       const before = await blobs.read(old, largestManifest)
-      const entry = manifest && referrerEntry(digest, manifest)
       const bytes = before && changeReferrersList(before, digest, entry)
       if (!bytes || bytes.length > largestManifest) return
       const made = digestOf(bytes)
@@ -126,7 +128,7 @@ export class LocalManifests {
           repositories.isClaimed(old) ||
           [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
         await repositories.commit(name, [
-          { op: 'manifest', digest: made, ...read, size: bytes.length, pushedAt, heldSince: runningClock.now() },
+          { op: 'manifest', digest: made, ...recordOf(read, bytes.length, pushedAt, runningClock.now()) },
           { op: 'tag', tag, digest: made, pushedAt },
           ...(isShared ? [] : [{ op: 'drop-manifest' as const, digest: old }]),
         ])
@@ -136,6 +138,20 @@ export class LocalManifests {
       }
     })
   }
+}
+
+/** What is kept of a manifest besides its bytes. */
+function recordOf(
+  { mediaType: type, subject, artifactType }: ReadManifest,
+  size: number,
+  pushedAt: number,
+  heldSince: number,
+): PushedManifest {
+  const referrer = subject !== undefined && {
+    subject,
+    ...(artifactType !== undefined && { artifactType: artifactTypeKey(artifactType) }),
+  }
+  return { mediaType: type, size, ...referrer, pushedAt, heldSince }
 }
 
 /** Refuses a manifest that names what the repository does not hold. */

@@ -22,6 +22,8 @@ export class LocalUploads {
   }
 
   start({ name }: Repository, user: User, algorithm: DigestAlgorithm | undefined): UploadSession {
+    // Before anything is sent: a damaged repository takes nothing.
+    this.#options.store.repositories.get(name)
     const session = this.#options.sessions.start({ repository: name, user, algorithm: algorithm ?? 'sha256' })
     if (session) return session
     throw new OciError('TOOMANYREQUESTS', 429, 'Too many uploads are open.', { 'retry-after': '5' })

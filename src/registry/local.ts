@@ -5,10 +5,11 @@ import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
+import { KeyedQueue } from '../store/keyed-queue.ts'
 import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import { pageOf, referrersIndex } from './listings.ts'
+import { pageOf } from './listings.ts'
 import { LocalManifests } from './local-manifests.ts'
 import { LocalUploads } from './local-uploads.ts'
 import { pageOfReferrers } from './pushed-referrers.ts'
@@ -26,7 +27,7 @@ import type {
   UploadState,
   User,
 } from './registry.ts'
-import { SmallContents } from './small-contents.ts'
+import { bytesOf, SmallContents } from './small-contents.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {
@@ -51,6 +52,7 @@ export class LocalRegistry implements PushRegistry {
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
   readonly #contents: SmallContents
+  readonly #lists = new KeyedQueue<'all'>()
 
   constructor(options: LocalRegistryOptions) {
     this.#store = options.store
@@ -97,21 +99,31 @@ export class LocalRegistry implements PushRegistry {
     return Promise.resolve(listAnswer({ name, tags: entries }, next))
   }
 
-  referrers(
+  async referrers(
     { name }: Repository,
-    digest: Digest,
+    subject: Digest,
     artifactType: string | undefined,
     _caller: Caller,
     page: Page,
   ): Promise<ListAnswer> {
-    const { entries, next } = pageOfReferrers(this.#store.repositories.get(name), digest, artifactType, page)
-    return Promise.resolve({
+    const repository = this.#store.repositories.get(name)
+    const read = async (digest: Digest, size: number) => {
+      // What is large would drive out what is asked for often.
+      if (size > smallBytes) return this.#store.blobs.read(digest, size)
+      const content = await this.#contents.loadStored(digest, size)
+      return content && bytesOf(content)
+    }
+    // One at a time: a page may be as large as a manifest, and so may be each of those that it is made of.
+    const { index, next } = await this.#lists.run('all', () =>
+      pageOfReferrers(repository, { subject, artifactType, page }, read),
+    )
+    return {
       contentType: mediaType.ociIndex,
-      bytes: referrersIndex(entries, undefined),
+      bytes: index,
       next,
       filtersApplied: artifactType === undefined ? undefined : 'artifactType',
       provenance,
-    })
+    }
   }
 
   catalog(_registry: string | undefined, page: Page): Promise<ListAnswer> {
@@ -157,9 +169,11 @@ export class LocalRegistry implements PushRegistry {
 
   async mountBlob({ name }: Repository, digest: Digest, from: string | undefined): Promise<boolean> {
     const { repositories, blobs, runningClock } = this.#store
+    repositories.get(name)
     const release = repositories.claim([digest])
     try {
-      const sources = from === undefined ? repositories.all() : [repositories.get(from)]
+      const isUnknown = from === undefined || repositories.isDamaged(from)
+      const sources = isUnknown ? repositories.all() : [repositories.get(from)]
       const size = findSize(sources, digest)
       if (size === undefined || (await blobs.stat(digest)) !== size) return false
       await this.#commit(name, [{ op: 'blob', digest, size, heldSince: runningClock.now() }])

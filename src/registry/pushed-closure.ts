@@ -1,24 +1,6 @@
 import { digestAlgorithm, digestHex, type Digest } from '../oci/digest.ts'
 import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
-
-/** The manifests that belong to these: what they name, what refers to them (signatures, SBOMs), and so on. */
-export function closureOf({ manifests }: PushedRepository, roots: Iterable<Digest>): Set<Digest> {
-  const referrers = new Map<Digest, Digest[]>()
-  for (const [digest, { subject }] of manifests) {
-    if (subject === undefined) continue
-    const others = referrers.get(subject)
-    if (others) others.push(digest)
-    else referrers.set(subject, [digest])
-  }
-  const reached = new Set<Digest>()
-  for (const root of roots) if (manifests.has(root)) reached.add(root)
-  // The set grows while it is walked, and never visits a digest twice.
-  for (const digest of reached) {
-    for (const link of manifests.get(digest)!.links) if (manifests.has(link.digest)) reached.add(link.digest)
-    for (const referrer of referrers.get(digest) ?? []) reached.add(referrer)
-  }
-  return reached
-}
+import { Marking, type StoredLinks } from './stored-links.ts'
 
 /** As old clients name the tags that lists of referrers and signatures hang on. */
 const attachedTag = /^sha(?:256|512)-[0-9a-f]{64}/
@@ -28,42 +10,76 @@ export function attachedTo(tag: string): string | undefined {
   return attachedTag.exec(tag)?.[0]
 }
 
+export interface ForgettingOptions {
+  readonly tags: readonly string[]
+  /** Manifests, with all their tags. */
+  readonly digests: readonly Digest[]
+  readonly links: StoredLinks
+  readonly isClaimed: (digest: Digest) => boolean
+}
+
 /**
  * What goes when tags, and manifests with all their tags, are taken away: with them everything that nothing else needs.
- * Manifests that are claimed stay, for a push that is not to be seen yet may be giving them a tag.
+ * Manifests that are claimed stay, because a push that is not to be seen yet may be giving them a tag; so do all but the named
+ * ones when a manifest that stays cannot be read. `use` is called while the plan is true: pushes go on as soon as it returns.
  */
-export function planForgetting(
+export async function planForgetting<T>(
   repository: PushedRepository,
-  tags: Iterable<string>,
-  digests: Iterable<Digest>,
-  isClaimed: (digest: Digest) => boolean,
-): PushedChange[] {
+  { tags, digests, links, isClaimed }: ForgettingOptions,
+  use: (changes: PushedChange[]) => T,
+): Promise<T> {
+  const asked = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.pushedAt]))
   const named = new Set(digests)
-  const goneTags = new Set(tags)
-  for (const [tag, { digest }] of repository.tags) if (named.has(digest)) goneTags.add(tag)
-  const stillTagged = new Set(remaining(repository, goneTags))
+  const gone = new Marking(repository, { links })
+  const kept = new Marking(repository, { links })
+  for (;;) {
+    const goneTags = tagsToGo(repository, asked, named)
+    const roots = [...goneTags].flatMap((tag) => repository.tags.get(tag)?.digest ?? [])
+    const going = gone.missing([...roots, ...named])
+    if (going.length > 0) {
+      await gone.follow(going)
+      continue
+    }
+    const others = [...repository.manifests.keys()].filter((digest) => !gone.marked.has(digest) || isClaimed(digest))
+    const staying = kept.missing([...others, ...remaining(repository, goneTags)])
+    if (staying.length > 0) {
+      await kept.follow(staying)
+      continue
+    }
+    const isKept = (digest: Digest) => kept.isUnsure || kept.marked.has(digest)
+    const dropped = [...gone.marked].filter(
+      (digest) => repository.manifests.has(digest) && !isClaimed(digest) && (named.has(digest) || !isKept(digest)),
+    )
+    return use([
+      ...[...goneTags].flatMap((tag) => {
+        const pushedAt = repository.tags.get(tag)?.pushedAt
+        return pushedAt === undefined ? [] : { op: 'untag' as const, tag, pushedAt }
+      }),
+      ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
+    ])
+  }
+}
+
+/** The tags that were asked for, unless they were pushed since; those of the named manifests; and what is attached to either. */
+function tagsToGo(
+  repository: PushedRepository,
+  asked: ReadonlyMap<string, number | undefined>,
+  named: ReadonlySet<Digest>,
+): Set<string> {
+  const gone = new Set<string>()
+  for (const [tag, { digest, pushedAt }] of repository.tags)
+    if (asked.get(tag) === pushedAt || named.has(digest)) gone.add(tag)
+  const stillTagged = new Set(remaining(repository, gone))
   const orphaned = new Set(named)
-  for (const tag of goneTags) {
+  for (const tag of gone) {
     const digest = repository.tags.get(tag)?.digest
     if (digest !== undefined && !stillTagged.has(digest)) orphaned.add(digest)
   }
   const attached = new Set(
     Array.from(orphaned, (digest) => `${digestAlgorithm(digest)}-${digestHex(digest).slice(0, 64)}`),
   )
-  for (const tag of repository.tags.keys()) if (attached.has(attachedTo(tag) ?? '')) goneTags.add(tag)
-
-  const roots = [...goneTags].flatMap((tag) => repository.tags.get(tag)?.digest ?? [])
-  const reached = closureOf(repository, [...roots, ...named])
-  const others = [...repository.manifests.keys()].filter((digest) => !reached.has(digest) || isClaimed(digest))
-  const kept = closureOf(repository, [...others, ...remaining(repository, goneTags)])
-  const dropped = [...reached].filter((digest) => !isClaimed(digest) && (named.has(digest) || !kept.has(digest)))
-  return [
-    ...[...goneTags].flatMap((tag) => {
-      const pushedAt = repository.tags.get(tag)?.pushedAt
-      return pushedAt === undefined ? [] : { op: 'untag' as const, tag, pushedAt }
-    }),
-    ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
-  ]
+  for (const tag of repository.tags.keys()) if (attached.has(attachedTo(tag) ?? '')) gone.add(tag)
+  return gone
 }
 
 /** What the tags that stay lead to. */

@@ -1,8 +1,8 @@
 import type { Digest } from '../oci/digest.ts'
-import { changedCopy, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
+import { changedCopy, copyOf, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
-import { closureOf } from './pushed-closure.ts'
 import { removedImages } from './pushed-images.ts'
+import { Marking, StoredLinks } from './stored-links.ts'
 
 export interface GarbageOptions {
   /** What came, or was asked for, within this running time stays: a manifest that names it may be on its way. ms */
@@ -27,9 +27,13 @@ export interface Collected {
 /**
  * Takes away what nothing leads to: in each repository blobs that no manifest names, then from the disk what no repository
  * holds. It runs beside pushes: what is claimed, or was learned of within the grace, stays. The disk is left alone while a
- * damaged journal is set aside, for with it would go all that it held.
+ * damaged journal is set aside, for with it would go all that it held; a repository is while one of its manifests cannot be read.
  */
-export async function collectGarbage(store: PushedStore, options: GarbageOptions): Promise<Collected> {
+export async function collectGarbage(
+  store: PushedStore,
+  options: GarbageOptions,
+  links = new StoredLinks(store.blobs),
+): Promise<Collected> {
   await store.blobs.ready
   const { repositories } = store
   const images: string[] = []
@@ -38,10 +42,16 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
   const stillHeld = new Set<Digest>()
   for (const now of repositories.all()) {
     const repository = changedCopy(now, options.before?.get(now.name) ?? [])
-    const changes = planGarbage(repository, {
+    const planning: PlanOptions = {
       ...options,
-      now: store.runningClock.now(),
+      links,
+      now: () => store.runningClock.now(),
       isClaimed: (digest) => repositories.isClaimed(digest),
+    }
+    const { changes, before } = await planGarbage(repository, planning, async (planned) => {
+      const found = { changes: planned, before: planned.length === 0 ? repository : copyOf(repository) }
+      if (!options.dryRun && planned.length > 0) await repositories.commit(repository.name, planned)
+      return found
     })
     const gone = new Set<Digest>()
     for (const change of changes) {
@@ -49,10 +59,9 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
       gone.add(change.digest)
       if (change.op === 'drop-manifest') manifests += 1
     }
-    images.push(...removedImages(repository, changes))
-    for (const held of [repository.blobs, repository.manifests])
+    images.push(...(await removedImages(before, changes, links)))
+    for (const held of [before.blobs, before.manifests])
       for (const digest of held.keys()) if (!gone.has(digest)) stillHeld.add(digest)
-    if (!options.dryRun && changes.length > 0) await repositories.commit(repository.name, changes)
   }
   let blobs = 0
   let bytes = 0
@@ -70,31 +79,38 @@ export async function collectGarbage(store: PushedStore, options: GarbageOptions
 }
 
 interface PlanOptions extends GarbageOptions {
+  readonly links: StoredLinks
   /** Running time, ms. */
-  readonly now: number
+  readonly now: () => number
   readonly isClaimed: (digest: Digest) => boolean
 }
 
-function planGarbage(repository: PushedRepository, options: PlanOptions): PushedChange[] {
-  const { grace, now, isClaimed } = options
-  const isYoung = (heldSince: number) => now - heldSince < grace
-  let kept: Iterable<Digest> = repository.manifests.keys()
-  const dropped: Digest[] = []
-  if (options.untagged) {
-    const roots = Array.from(repository.tags.values(), ({ digest }) => digest)
-    for (const [digest, { heldSince }] of repository.manifests)
-      if (isYoung(heldSince) || isClaimed(digest)) roots.push(digest)
-    const reached = closureOf(repository, roots)
-    kept = reached
-    for (const digest of repository.manifests.keys()) if (!reached.has(digest)) dropped.push(digest)
+/** Calls `use` with what may go of a repository, while that is true: pushes go on before and as soon as it returns. */
+async function planGarbage<T>(
+  repository: PushedRepository,
+  { grace, untagged, now, isClaimed, links }: PlanOptions,
+  use: (changes: PushedChange[]) => T,
+): Promise<Awaited<T>> {
+  const { tags, manifests, blobs } = repository
+  const isYoung = (heldSince: number) => now() - heldSince < grace
+  const isFree = (digest: Digest, held: { readonly heldSince: number } | undefined) =>
+    held !== undefined && !isYoung(held.heldSince) && !isClaimed(digest)
+  /** Blobs that nobody has asked for of late, and that no manifest is known to name. */
+  const unnamed = new Set<Digest>()
+  for (const [digest, blob] of blobs) if (isFree(digest, blob)) unnamed.add(digest)
+  const roots = function* (): Generator<Digest> {
+    for (const { digest } of tags.values()) yield digest
+    for (const [digest, manifest] of manifests) if (!untagged || !isFree(digest, manifest)) yield digest
   }
-  const named = new Set<Digest>()
-  for (const digest of kept) for (const link of repository.manifests.get(digest)!.links) named.add(link.digest)
-  const blobs = [...repository.blobs].filter(
-    ([digest, { heldSince }]) => !named.has(digest) && !isYoung(heldSince) && !isClaimed(digest),
-  )
-  return [
+  const kept = new Marking(repository, { links, onLink: (digest) => void unnamed.delete(digest) })
+  if (untagged || unnamed.size > 0)
+    for (let found = kept.missing(roots()); found.length > 0; found = kept.missing(roots())) await kept.follow(found)
+  if (kept.isUnsure) return await use([])
+  const dropped = untagged ? [...manifests.keys()].filter((digest) => !kept.marked.has(digest)) : []
+  return await use([
     ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
-    ...blobs.map(([digest]) => ({ op: 'drop-blob' as const, digest })),
-  ]
+    ...[...unnamed]
+      .filter((digest) => isFree(digest, blobs.get(digest)))
+      .map((digest) => ({ op: 'drop-blob' as const, digest })),
+  ])
 }

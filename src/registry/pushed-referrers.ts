@@ -1,9 +1,13 @@
+import { isObject, parseObject } from '../lib/json-object.ts'
 import type { Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
+import { presentMembers } from '../oci/manifest-members.ts'
 import { mediaType } from '../oci/media-types.ts'
 import type { Page } from '../oci/route.ts'
+import { artifactTypeKey } from '../store/artifact-type-key.ts'
 import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import { pageOf } from './listings.ts'
+import type { ReadManifest } from './read-pushed-manifest.ts'
 
 /** A referrer as an index lists it. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
 export interface ReferrerEntry {
@@ -17,11 +21,17 @@ export interface ReferrerEntry {
 /** Bytes of a page's entries: clients take no index beyond the size of a manifest. */
 const largestBody = largestManifest - 64 * 1024
 const longestPage = 1000
+/** Bytes of the manifests that one page is made of, at most; some milliseconds each MiB. */
+const mostRead = 32 * 1024 * 1024
 
-export function referrerEntry(digest: Digest, manifest: PushedManifest): ReferrerEntry {
-  const { size, artifactType, annotations } = manifest
+/** `size`: of the manifest, in bytes. */
+export function referrerEntry(
+  digest: Digest,
+  size: number,
+  { mediaType: type, artifactType, annotations }: Described,
+): ReferrerEntry {
   return {
-    mediaType: manifest.mediaType,
+    mediaType: type,
     digest,
     size,
     ...(artifactType === undefined ? {} : { artifactType }),
@@ -29,32 +39,82 @@ export function referrerEntry(digest: Digest, manifest: PushedManifest): Referre
   }
 }
 
-/** One page of what refers to a manifest, by digest, of one artifact type if one is given; and the query of the next. */
-export function pageOfReferrers(
+/** What an entry takes from its manifest. */
+type Described = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
+
+export interface ReferrersQuestion {
+  readonly subject: Digest
+  readonly artifactType: string | undefined
+  readonly page: Pick<Page, 'n' | 'last'>
+}
+
+/**
+ * One page of what refers to a manifest, by digest, of one artifact type if one is given; and the query of the next. `read` gives
+ * the bytes of a manifest: its annotations stand there. They are read one after the other until the page is full.
+ */
+export async function pageOfReferrers(
   repository: PushedRepository | undefined,
-  subject: Digest,
-  artifactType: string | undefined,
-  page: Pick<Page, 'n' | 'last'>,
-): { readonly entries: ReferrerEntry[]; readonly next: string | undefined } {
-  const all = new Map<string, ReferrerEntry>()
+  { subject, artifactType, page }: ReferrersQuestion,
+  read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
+): Promise<{ readonly index: Uint8Array<ArrayBuffer>; readonly next: string | undefined }> {
+  const key = artifactType === undefined ? undefined : artifactTypeKey(artifactType)
+  const all = new Map<string, PushedManifest>()
   for (const [digest, manifest] of repository?.manifests ?? [])
-    if (manifest.subject === subject && (artifactType === undefined || manifest.artifactType === artifactType))
-      all.set(digest, referrerEntry(digest, manifest))
+    if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
   const wanted = { n: page.n ?? String(longestPage), last: page.last }
   const { entries: digests, next } = pageOf([...all.keys()].toSorted(), wanted)
-  const entries: ReferrerEntry[] = []
+  const entries: string[] = []
+  let last: string | undefined
   let bytes = 0
-  for (const digest of digests) {
-    const entry = all.get(digest)!
-    bytes += JSON.stringify(entry).length + 1
+  let bytesRead = 0
+  for (const digest of digests as Digest[]) {
+    const manifest = all.get(digest)!
+    bytesRead += manifest.size
+    if (bytesRead > mostRead && entries.length > 0) break
+    const entry = JSON.stringify(await entryOf(digest, manifest, read))
+    bytes += Buffer.byteLength(entry) + 1
     if (bytes > largestBody && entries.length > 0) break
     entries.push(entry)
+    last = digest
   }
-  const last = entries.at(-1)?.digest
+  const index = indexOf(entries)
   const isCut = entries.length < digests.length
-  if (last === undefined || (next === undefined && !isCut)) return { entries, next: undefined }
+  if (last === undefined || (next === undefined && !isCut)) return { index, next: undefined }
   const type = artifactType === undefined ? '' : `&artifactType=${encodeURIComponent(artifactType)}`
-  return { entries, next: `n=${wanted.n}&last=${encodeURIComponent(last)}${type}` }
+  return { index, next: `n=${wanted.n}&last=${encodeURIComponent(last)}${type}` }
+}
+
+/** A referrer whose manifest cannot be read is listed without what stands in it. */
+async function entryOf(
+  digest: Digest,
+  manifest: PushedManifest,
+  read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
+): Promise<ReferrerEntry> {
+  const { mediaType: type, size, artifactType } = manifest
+  const bytes = await read(digest, size)
+  const known = { mediaType: type, artifactType, annotations: undefined }
+  return referrerEntry(digest, size, (bytes && described(bytes, type)) ?? known)
+}
+
+/** Reads what was looked at when it was pushed. */
+function described(bytes: Uint8Array, type: string): Described | undefined {
+  const all = parseObject(new TextDecoder().decode(bytes))
+  if (!all) return undefined
+  const { artifactType: own, config, annotations } = presentMembers(all)
+  const configType = isObject(config) ? config['mediaType'] : undefined
+  const ofConfig =
+    config === undefined ? undefined : typeof configType === 'string' ? configType : mediaType.octetStream
+  return {
+    mediaType: type,
+    artifactType: typeof own === 'string' && own !== '' ? own : ofConfig,
+    annotations: isObject(annotations) ? (presentMembers(annotations) as Record<string, string>) : undefined,
+  }
+}
+
+/** An image index of entries in JSON. */
+function indexOf(entries: readonly string[]): Uint8Array<ArrayBuffer> {
+  const empty = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] })
+  return new TextEncoder().encode(`${empty.slice(0, -2)}${entries.join(',')}]}`)
 }
 
 /** A client's own list of referrers with one entry changed; undefined when it is none, or says so already. */

@@ -3,11 +3,12 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { KeyedQueue } from '../store/keyed-queue.ts'
-import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
+import { copyOf, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import { attachedTo, planForgetting } from './pushed-closure.ts'
 import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
 import { listPushedImages, removedImages, type PushedImage } from './pushed-images.ts'
+import { StoredLinks } from './stored-links.ts'
 
 /** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
 export const usualGrace = 24 * 3_600_000
@@ -34,8 +35,8 @@ export interface PruneOptions {
 
 /** Keeps the registry in order, on request and by the hour. One task at a time; pushes go on beside it. */
 export interface RegistryKeeper {
-  list(): PushedImage[]
-  /** Removes images, repositories or digests by name. */
+  list(): Promise<PushedImage[]>
+  /** Removes images, repositories or digests by name; a repository whose journal cannot be loaded, by its own. */
   remove(names: readonly string[], dryRun: boolean): Promise<RegistryRemoval>
   gc(options: GarbageOptions): Promise<RegistryRemoval>
   prune(options: PruneOptions): Promise<RegistryRemoval>
@@ -57,43 +58,47 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   const { repositories } = store
   const isClaimed = (digest: Digest) => repositories.isClaimed(digest)
   const turns = new KeyedQueue<'all'>()
+  const links = new StoredLinks(store.blobs)
 
   const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
-    const { images, manifests, blobs, bytes } = await collectGarbage(store, how)
+    const { images, manifests, blobs, bytes } = await collectGarbage(store, how, links)
     if (!how.dryRun && blobs > 0) logger.info({ manifests, blobs, bytes }, 'removed unused content')
     return { images, blobs, bytes, unknown: [] }
   }
 
-  /** Does the changes and takes away what they leave behind; or only says so. */
-  const forget = async (plan: (repository: PushedRepository) => PushedChange[], dryRun: boolean) => {
+  /** Forgets what is selected of each repository and takes away what that leaves behind; or only says so. */
+  const forget = async (select: (repository: PushedRepository) => Selection, dryRun: boolean) => {
     const images: string[] = []
-    const before = new Map<string, PushedChange[]>()
+    const planned = new Map<string, PushedChange[]>()
     for (const repository of repositories.all()) {
       const { name } = repository
-      const changes = plan(repository)
-      if (changes.length === 0) continue
-      before.set(name, changes)
-      images.push(...removedImages(repository, changes))
-      // At once: pushes go on, and what was planned for an older state would take away what they bring.
-      if (!dryRun) await repositories.commit(name, changes)
+      const { tags, digests } = select(repository)
+      if (tags.length + digests.length === 0) continue
+      const { before, changes } = await planForgetting(
+        repository,
+        { tags, digests, links, isClaimed },
+        // At once: pushes go on, and what was planned for an older state would take away what they bring.
+        async (plan) => {
+          const found = { before: copyOf(repository), changes: plan }
+          if (!dryRun && plan.length > 0) await repositories.commit(name, plan)
+          return found
+        },
+      )
+      planned.set(name, changes)
+      images.push(...(await removedImages(before, changes, links)))
     }
-    const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before })
+    const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before: planned })
     return { images: images.toSorted(), blobs, bytes }
   }
 
-  const planPrune = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions) => {
-    if (only !== undefined && repository.name !== only) return []
+  const selectOld = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions): Selection => {
+    if (only !== undefined && repository.name !== only) return nothing
     const byAge = [...repository.tags]
       // Lists of referrers and signatures go with their image.
       .filter(([tag]) => attachedTo(tag) === undefined)
       .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
     const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
-    return planForgetting(
-      repository,
-      old.map(([tag]) => tag),
-      [],
-      isClaimed,
-    )
+    return { tags: old.map(([tag]) => tag), digests: [] }
   }
 
   const collectUnasked = async () => {
@@ -107,19 +112,26 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   const timer = setInterval(() => void collectUnasked(), options.interval ?? hour).unref()
 
   return {
-    list: () => listPushedImages(repositories.all()),
+    list: () => listPushedImages(repositories.all(), links),
     remove: (names, dryRun) =>
       turns.run('all', async () => {
         const matched = new Set<string>()
-        const plan = (repository: PushedRepository) => planRemoval(repository, names, matched, isClaimed)
-        const removal = await forget(plan, dryRun)
-        return { ...removal, unknown: names.filter((name) => !matched.has(name)) }
+        const damaged = names.filter((name) => repositories.isDamaged(name))
+        for (const name of damaged) {
+          matched.add(name)
+          if (dryRun) continue
+          await repositories.giveUp(name)
+          logger.warn({ repository: name }, 'gave up a pushed repository whose journal is damaged')
+        }
+        const removal = await forget((repository) => selectNamed(repository, names, matched), dryRun)
+        const images = [...removal.images, ...damaged].toSorted()
+        return { ...removal, images, unknown: names.filter((name) => !matched.has(name)) }
       }),
     gc: (how) => turns.run('all', () => gc(how)),
     prune: (how) =>
       turns.run('all', async () => {
         const isUnknown = how.repository !== undefined && repositories.get(how.repository) === undefined
-        const removal = await forget((repository) => planPrune(repository, how), how.dryRun)
+        const removal = await forget((repository) => selectOld(repository, how), how.dryRun)
         return { ...removal, unknown: isUnknown ? [how.repository] : [] }
       }),
     async close() {
@@ -129,13 +141,16 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
   }
 }
 
+/** Of one repository: tags, and manifests with all their tags. */
+interface Selection {
+  readonly tags: readonly string[]
+  readonly digests: readonly Digest[]
+}
+
+const nothing: Selection = { tags: [], digests: [] }
+
 /** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. Notes those that match. */
-function planRemoval(
-  repository: PushedRepository,
-  names: readonly string[],
-  matched: Set<string>,
-  isClaimed: (digest: Digest) => boolean,
-): PushedChange[] {
+function selectNamed(repository: PushedRepository, names: readonly string[], matched: Set<string>): Selection {
   const tags: string[] = []
   const digests: Digest[] = []
   for (const name of names) {
@@ -152,5 +167,5 @@ function planRemoval(
     }
     if (tags.length + digests.length > found) matched.add(name)
   }
-  return planForgetting(repository, tags, digests, isClaimed)
+  return { tags, digests }
 }

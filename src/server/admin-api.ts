@@ -70,6 +70,20 @@ export interface RegistryCounters {
   uploads: number
   /** What containers of Docker networks may do; absent where no registry runs. */
   networks?: 'read' | 'write'
+  /** Repositories whose record is damaged; absent where there are none. */
+  damaged?: DamagedRepositoryReport[]
+}
+
+export interface DamagedRepositoryReport {
+  /** Absent where the record does not even tell its name. */
+  repository?: string
+  /** The record, or a copy of one that is served without its damaged lines. */
+  path: string
+  /** Where a sound record belongs. */
+  original: string
+  reason: string
+  /** False: requests for it are answered with 500, and nothing can be pushed to it. */
+  served: boolean
 }
 
 /** The totals of the cache, and hits / (hits + misses). */

@@ -9,7 +9,7 @@ import type {
 
 /** What the admin listener can have done with the registry for pushed images. */
 export interface RegistryActions {
-  list(): PushedImageReport[]
+  list(): Promise<PushedImageReport[]>
   remove(request: RemoveRequest): Promise<RemovalReport>
   gc(request: RegistryGcRequest): Promise<RemovalReport>
   prune(request: RegistryPruneRequest): Promise<RemovalReport>

@@ -91,7 +91,7 @@ async function answer(
     sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
     return
   }
-  if (reads && path === '/api/registry') return sendJson(request, response, registryOf(actions).list())
+  if (reads && path === '/api/registry') return sendJson(request, response, await registryOf(actions).list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST anywhere; its Origin gives it away.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')

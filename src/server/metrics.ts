@@ -32,6 +32,7 @@ export async function renderMetrics(report: StatusReport): Promise<{ contentType
   gauge('storage_blobs', 'Blobs in the cache', storage.blobs)
   gauge('registry_bytes', 'Bytes that were pushed', report.registry.bytes)
   gauge('registry_tags', 'Tags that were pushed', report.registry.tags)
+  gauge('registry_damaged', 'Pushed repositories whose record is damaged', report.registry.damaged?.length ?? 0)
   gauge('registry_uploads', 'Uploads under way', report.registry.uploads)
   gauge('uptime_seconds', 'Seconds since the start', report.uptimeSeconds)
 

@@ -1,22 +1,31 @@
 import { isRepositoryName } from '../oci/name.ts'
-import { applyChange, emptyRepository, type GrowingRepository, type PushedChange } from './pushed-repository.ts'
-import {
-  damaged,
-  readDigest,
-  readJson,
-  readLink,
-  readList,
-  readNumber,
-  readObject,
-  readTag,
-  readText,
-} from './read-fields.ts'
+import { artifactTypeKey } from './artifact-type-key.ts'
+import type { PushedChange } from './pushed-repository.ts'
+import { damaged, readDigest, readJson, readList, readNumber, readObject, readTag, readText } from './read-fields.ts'
 
-const format = 1
+/** Format 1 kept each manifest's links and annotations as well; they are passed over. */
+const format = 2
+
+export interface JournalHead {
+  readonly name: string
+  /** `old`: its lines may hold what this version does not write. `newer`: they may mean what this version does not know. */
+  readonly age: 'old' | 'present' | 'newer'
+}
 
 /** The first line of a repository's journal. */
 export function headLine(name: string): string {
   return `${JSON.stringify({ format, name })}\n`
+}
+
+/** What the first line says; undefined when it is damaged. */
+export function readHead(line: string): JournalHead | undefined {
+  return readJson(line, (value) => {
+    const head = readObject(value)
+    const name = readText(head['name'])
+    const written = readNumber(head['format'])
+    if (!Number.isInteger(written) || written < 1 || !isRepositoryName(name)) return damaged()
+    return { name, age: written < format ? 'old' : written > format ? 'newer' : 'present' }
+  })
 }
 
 /** One line a commit: after a crash all of its changes stand, or none. */
@@ -24,36 +33,9 @@ export function changeLine(changes: readonly PushedChange[]): string {
   return `${JSON.stringify(changes)}\n`
 }
 
-export interface ReadJournal {
-  readonly repository: GrowingRepository
-  readonly lines: number
-  /** The last line was cut off by a crash, before anybody was told that it stands. */
-  readonly isTorn: boolean
-  /** Damaged lines: what they said is lost. */
-  readonly unreadable: number
-}
-
-/** The state a journal leads to; undefined when its first line is damaged. */
-export function readJournal(text: string): ReadJournal | undefined {
-  const [first, ...rest] = text.split('\n')
-  const name = readJson(first!, readHead)
-  if (name === undefined) return undefined
-  const repository = emptyRepository(name)
-  // What comes after the last line feed is empty, or torn.
-  const isTorn = rest.pop() !== ''
-  let unreadable = 0
-  for (const line of rest) {
-    const changes = readJson(line, (value) => readList(value).map(readChange))
-    if (changes === undefined) unreadable += 1
-    else for (const change of changes) applyChange(repository, change)
-  }
-  return { repository, lines: rest.length + 1, isTorn, unreadable }
-}
-
-function readHead(value: unknown): string {
-  const head = readObject(value)
-  const name = readText(head['name'])
-  return head['format'] === format && isRepositoryName(name) ? name : damaged()
+/** The changes of a line; undefined when any of them is damaged. */
+export function readChanges(line: string): PushedChange[] | undefined {
+  return readJson(line, (value) => readList(value).map(readChange))
 }
 
 function readChange(json: unknown): PushedChange {
@@ -86,14 +68,12 @@ function readChange(json: unknown): PushedChange {
         digest: readDigest(value['digest']),
         mediaType: readText(value['mediaType']),
         size: readNumber(value['size']),
-        links: readList(value['links']).map(readLink),
         pushedAt: readNumber(value['pushedAt']),
         heldSince: readNumber(value['heldSince']),
         ...(value['subject'] === undefined ? {} : { subject: readDigest(value['subject']) }),
-        ...(value['artifactType'] === undefined ? {} : { artifactType: readText(value['artifactType']) }),
-        ...(value['annotations'] === undefined
+        ...(value['artifactType'] === undefined
           ? {}
-          : { annotations: readObject(value['annotations']) as Record<string, string> }),
+          : { artifactType: artifactTypeKey(readText(value['artifactType'])) }),
       }
     default:
       return damaged()

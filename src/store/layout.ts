@@ -7,6 +7,9 @@ import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '.
 
 const formatVersion = 1
 
+/** In the name of a file that stays in the quarantine. */
+const forGood = '-damaged-'
+
 /** Every path of a store; nobody else joins one. `blobs` is the blob folder of an OCI image layout. */
 export interface StoreLayout {
   /** The folder the store was given. */
@@ -35,6 +38,10 @@ export interface StoreLayout {
   journal(name: string): string
   /** A new name in `quarantine` for a file that nobody can read. */
   setAside(path: string): string
+  /** The same for the only record of what a repository holds: it stays until its user says what becomes of it. */
+  setAsideForGood(path: string): string
+  /** Where the file was that got this name from `setAsideForGood`; undefined for any other name. */
+  originOf(name: string): string | undefined
   /** An entry that `readdir` has named. */
   entry(folder: string, name: string): string
 }
@@ -65,6 +72,11 @@ export function storeLayout(root: string): StoreLayout {
       join(repositories, `${createHash('sha256').update(`${host}/${name}`).digest('hex')}.json`),
     journal: (name) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
     setAside: (path) => join(quarantine, `${basename(path)}-${random()}`),
+    setAsideForGood: (path) => join(quarantine, `${basename(path)}${forGood}${random()}`),
+    originOf: (name) => {
+      const at = name.indexOf(forGood)
+      return at === -1 ? undefined : join(repositories, name.slice(0, at))
+    },
     entry: join,
   }
 }

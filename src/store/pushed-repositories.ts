@@ -1,54 +1,88 @@
-import { copyFile, readdir, readFile, rename, rm, utimes } from 'node:fs/promises'
+import { copyFile, link, readdir, rm } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
+import { DamagedJournals, reasonOf, touch, type DamagedRepository } from './damaged-journals.ts'
 import { eachLimited } from './each-limited.ts'
-import { readJournal } from './journal-lines.ts'
 import type { StoreLayout } from './layout.ts'
-import { emptyRepository, type PushedChange, type PushedRepository } from './pushed-repository.ts'
+import { emptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './pushed-repository.ts'
+import { readJournal, type ReadJournal } from './read-journal.ts'
 import { RepositoryJournal } from './repository-journal.ts'
 
-const readsAtOnce = 32
+const readsAtOnce = 8
 
 /** Every repository of the local registry, in memory; each with its journal on the disk. */
 export class PushedRepositories {
   readonly #layout: StoreLayout
+  readonly #logger: Logger
   readonly #journals = new Map<string, RepositoryJournal>()
+  readonly #damaged: DamagedJournals
+  /** Those that lost damaged lines when they were loaded. */
+  readonly #repaired: DamagedRepository[] = []
   readonly #claims = new Map<Digest, number>()
-  #hasGaps = false
+  #hasCopies = false
 
-  private constructor(layout: StoreLayout) {
+  private constructor(layout: StoreLayout, logger: Logger) {
     this.#layout = layout
+    this.#logger = logger
+    this.#damaged = new DamagedJournals(layout, logger)
   }
 
-  /** Loads every journal. What cannot be read of one is set aside, whole, and the rest of it stands. */
+  /**
+   * Loads every journal. One that cannot be loaded is set aside, and the others are served; of one that has damaged lines a
+   * copy is set aside, and the rest of it stands.
+   */
   static async open(layout: StoreLayout, logger: Logger): Promise<PushedRepositories> {
-    const repositories = new PushedRepositories(layout)
+    const repositories = new PushedRepositories(layout, logger)
     const names = (await readdir(layout.repositories)).filter((name) => name.endsWith('.jsonl'))
-    await eachLimited(names, readsAtOnce, (name) => repositories.#load(layout.entry(layout.repositories, name), logger))
-    repositories.#hasGaps = (await readdir(layout.quarantine)).some((name) => name.includes('.jsonl-'))
+    await eachLimited(names, readsAtOnce, (name) => repositories.#load(layout.entry(layout.repositories, name)))
+    const loaded = new Set(Array.from(repositories.#journals.keys(), (name) => layout.journal(name)))
+    await repositories.#damaged.find((journal) => loaded.has(journal))
+    repositories.#hasCopies = (await readdir(layout.quarantine)).some((name) => name.includes('.jsonl-'))
     return repositories
   }
 
   /** Whether a damaged journal is set aside: what it said is held is not known here, and may be wanted back. */
   get hasGaps(): boolean {
-    return this.#hasGaps
+    return this.#hasCopies || this.#damaged.size > 0
   }
 
+  /** What the user has to know of. */
+  get damaged(): DamagedRepository[] {
+    return [...this.#damaged.all(), ...this.#repaired]
+  }
+
+  isDamaged(name: string): boolean {
+    return this.#find(name) === undefined && this.#damaged.has(name)
+  }
+
+  /** Gives a repository up whose journal cannot be loaded: a push of this name begins a new one. */
+  giveUp(name: string): Promise<void> {
+    this.#hasCopies = true
+    return this.#damaged.giveUp(name)
+  }
+
+  /** Throws an OciError 500 when its journal cannot be loaded. */
   get(name: string): PushedRepository | undefined {
-    return this.#journals.get(name)?.repository
+    const journal = this.#find(name)
+    if (!journal) this.#damaged.refuse(name)
+    return journal?.repository
   }
 
   /** Those that hold anything. */
   *all(): Generator<PushedRepository, void> {
-    for (const { repository } of this.#journals.values()) if (!isEmpty(repository)) yield repository
+    for (const { repository } of this.#journals.values()) if (!isEmptyRepository(repository)) yield repository
   }
 
-  /** Resolves when the changes are on the disk and can be seen; rejects with the disk's error, and then they are not. */
+  /**
+   * Resolves when the changes are on the disk and can be seen; rejects with the disk's error, and then they are not. Throws an
+   * OciError 500 when the journal cannot be loaded.
+   */
   commit(name: string, changes: readonly PushedChange[]): Promise<void> {
-    let journal = this.#journals.get(name)
+    let journal = this.#find(name)
     if (!journal) {
-      journal = new RepositoryJournal(this.#layout.journal(name), emptyRepository(name), 0)
+      this.#damaged.refuse(name)
+      journal = new RepositoryJournal(this.#layout.journal(name), emptyRepository(name), undefined)
       this.#journals.set(name, journal)
     }
     return journal.commit(changes)
@@ -74,54 +108,98 @@ export class PushedRepositories {
     return this.#claims.has(digest)
   }
 
-  /** Whether any repository holds it, or somebody is about to. */
+  /** Whether any repository holds it, or somebody is about to, or that cannot be known. */
   isHeld(digest: Digest): boolean {
-    if (this.isClaimed(digest)) return true
+    if (this.hasGaps || this.isClaimed(digest)) return true
     for (const { repository } of this.#journals.values())
       if (repository.blobs.has(digest) || repository.manifests.has(digest)) return true
     return false
   }
 
-  async #load(path: string, logger: Logger): Promise<void> {
-    const read = readJournal(await readFile(path, 'utf8'))
-    const name = read?.repository.name
-    if (!read || name === undefined || this.#layout.journal(name) !== path) {
-      const movedTo = this.#layout.setAside(path)
-      await rename(path, movedTo)
-      await touch(movedTo)
-      logger.error({ path, movedTo }, 'the journal of a pushed repository is damaged beyond reading')
-      return
-    }
-    const { repository, lines, isTorn, unreadable } = read
-    // A journal that is not whole is written anew by the next commit.
-    const journal = new RepositoryJournal(path, repository, isTorn || unreadable > 0 ? 0 : lines)
-    if (unreadable > 0) await this.#setCopyAside(path, journal, unreadable, logger)
-    if (isEmpty(repository)) await rm(path, { force: true })
-    else this.#journals.set(name, journal)
+  #find(name: string): RepositoryJournal | undefined {
+    return this.#journals.get(name) ?? this.#recover(name)
   }
 
-  async #setCopyAside(path: string, journal: RepositoryJournal, unreadable: number, logger: Logger): Promise<void> {
-    const copiedTo = this.#layout.setAside(path)
-    const about = { repository: journal.repository.name, unreadable, copiedTo }
+  /** A repository whose journal has lost its name alone: whoever asks for it brings that back. */
+  #recover(name: string): RepositoryJournal | undefined {
+    const held = this.#damaged.heldBy(name)
+    if (!held) return undefined
+    const journal = new RepositoryJournal(this.#layout.journal(name), held, undefined)
+    this.#journals.set(name, journal)
+    this.#logger.warn({ repository: name }, 'a pushed repository has its damaged journal back')
+    void this.#saveRecovered(name, journal)
+    return journal
+  }
+
+  async #saveRecovered(name: string, journal: RepositoryJournal): Promise<void> {
     try {
-      await copyFile(path, copiedTo)
+      await journal.commit([])
+      await this.giveUp(name)
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      this.#logger.error({ repository: name, error: String(error) }, 'could not write a journal; trying again later')
+    }
+  }
+
+  async #load(path: string): Promise<void> {
+    let read: ReadJournal
+    try {
+      read = await readJournal(path)
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      return this.#damaged.leave(path, reasonOf(error))
+    }
+    const { head, repository, lines, bytes, isTorn, unreadable } = read
+    if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.setAside(path)
+    if (head.age === 'newer') return this.#damaged.leave(path, 'a newer version of mirror wrote it')
+    // A journal that is not whole, or of an earlier format, is written anew before anything is added to it.
+    const isWhole = !isTorn && unreadable === 0 && head.age === 'present'
+    const journal = new RepositoryJournal(path, repository, isWhole ? { lines, bytes } : undefined)
+    if (unreadable > 0) await this.#setCopyAside(path, journal, unreadable)
+    else if (head.age === 'old' || (isWhole && journal.isWasteful)) await this.#tidy(path, journal)
+    if (isEmptyRepository(repository)) await rm(path, { force: true })
+    else this.#journals.set(head.name, journal)
+  }
+
+  /** Writes a journal anew at the start, so that the next one does not have to read so much again. */
+  async #tidy(path: string, journal: RepositoryJournal): Promise<void> {
+    try {
+      await journal.commit([])
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      this.#logger.warn(
+        { path, error: String(error) },
+        'could not write a journal anew; trying again with the next push',
+      )
+    }
+  }
+
+  async #setCopyAside(path: string, journal: RepositoryJournal, unreadable: number): Promise<void> {
+    const { name } = journal.repository
+    const copiedTo = this.#layout.setAside(path)
+    const about = { repository: name, unreadable, copiedTo }
+    const lines = unreadable === 1 ? '1 damaged line was' : `${unreadable} damaged lines were`
+    const reason = `${lines} left out: push again what is missing`
+    this.#repaired.push({ name, path: copiedTo, original: path, reason, isServed: true })
+    try {
+      await copyAside(path, copiedTo)
       await touch(copiedTo)
       // Else the next start would set it aside once more.
       await journal.commit([])
-      logger.error(about, 'the journal of a pushed repository has damaged lines')
+      this.#logger.error(about, 'the journal of a pushed repository has damaged lines')
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      logger.error({ ...about, error: String(error) }, 'a damaged journal could not be set aside')
+      this.#logger.error({ ...about, error: String(error) }, 'a damaged journal could not be set aside')
     }
   }
 }
 
-/** What is set aside stays for a time, counted from now. */
-async function touch(path: string): Promise<void> {
-  const now = new Date()
-  await utimes(path, now, now)
-}
-
-function isEmpty({ tags, manifests, blobs }: PushedRepository): boolean {
-  return tags.size + manifests.size + blobs.size === 0
+/** Keeps a file that is about to be replaced: under a second name, where the file system has those. */
+async function copyAside(path: string, target: string): Promise<void> {
+  try {
+    await link(path, target)
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    await copyFile(path, target)
+  }
 }

@@ -1,4 +1,3 @@
-import type { ManifestLink } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 
 /** What one repository of the local registry holds. Other repositories may hold the same bytes: that is no business of this one. */
@@ -15,15 +14,14 @@ export interface PushedTag {
   readonly pushedAt: number
 }
 
+/** What is known of a manifest without reading it. What it names and its annotations stand in the manifest alone. */
 export interface PushedManifest {
   readonly mediaType: string
   /** Bytes. */
   readonly size: number
-  readonly links: readonly ManifestLink[]
   readonly subject?: Digest | undefined
-  /** As a list of referrers gives it: of an image without one, its config's media type. */
+  /** Of a referrer, what its artifact type is found by: see `artifactTypeKey`. */
   readonly artifactType?: string | undefined
-  readonly annotations?: Readonly<Record<string, string>> | undefined
   /** Wall clock ms. */
   readonly pushedAt: number
   /** Running time ms (see `RunningClock`). */
@@ -58,11 +56,15 @@ export function emptyRepository(name: string): GrowingRepository {
   return { name, tags: new Map(), manifests: new Map(), blobs: new Map() }
 }
 
+export function isEmptyRepository({ tags, manifests, blobs }: PushedRepository): boolean {
+  return tags.size + manifests.size + blobs.size === 0
+}
+
 export function applyChange(repository: GrowingRepository, change: PushedChange): void {
   switch (change.op) {
     case 'tag': {
-      const { op: _op, tag, ...value } = change
-      repository.tags.set(tag, value)
+      const { tag, digest, pushedAt } = change
+      repository.tags.set(tag, { digest, pushedAt })
       return
     }
     case 'untag': {
@@ -70,17 +72,15 @@ export function applyChange(repository: GrowingRepository, change: PushedChange)
       if (pushedAt === undefined || repository.tags.get(tag)?.pushedAt === pushedAt) repository.tags.delete(tag)
       return
     }
-    case 'manifest': {
-      const { op: _op, digest, ...value } = change
-      repository.manifests.set(digest, value)
+    case 'manifest':
+      repository.manifests.set(change.digest, outlineOf(change))
       return
-    }
     case 'drop-manifest':
       repository.manifests.delete(change.digest)
       return
     case 'blob': {
-      const { op: _op, digest, ...value } = change
-      repository.blobs.set(digest, value)
+      const { digest, size, heldSince } = change
+      repository.blobs.set(digest, { size, heldSince })
       return
     }
     case 'drop-blob':
@@ -88,22 +88,36 @@ export function applyChange(repository: GrowingRepository, change: PushedChange)
   }
 }
 
+/** A manifest's record without whatever else the object has: its caller may have read the whole manifest. */
+function outlineOf({ mediaType, size, subject, artifactType, pushedAt, heldSince }: PushedManifest): PushedManifest {
+  return {
+    mediaType,
+    size,
+    ...(subject === undefined ? {} : { subject }),
+    ...(artifactType === undefined ? {} : { artifactType }),
+    pushedAt,
+    heldSince,
+  }
+}
+
 /** What the repository would be after these changes; itself when there are none. */
 export function changedCopy(repository: PushedRepository, changes: readonly PushedChange[]): PushedRepository {
   if (changes.length === 0) return repository
-  const { name, tags, manifests, blobs } = repository
-  const copy = { name, tags: new Map(tags), manifests: new Map(manifests), blobs: new Map(blobs) }
+  const copy = copyOf(repository)
   for (const change of changes) applyChange(copy, change)
   return copy
 }
 
-/** The shortest history that ends in this state. */
-export function historyOf({ tags, manifests, blobs }: PushedRepository): PushedChange[] {
-  return [
-    ...Array.from(blobs, ([digest, blob]) => ({ op: 'blob' as const, digest, ...blob })),
-    ...Array.from(manifests, ([digest, manifest]) => ({ op: 'manifest' as const, digest, ...manifest })),
-    ...Array.from(tags, ([tag, value]) => ({ op: 'tag' as const, tag, ...value })),
-  ]
+/** The repository as it is now, whatever becomes of it. */
+export function copyOf({ name, tags, manifests, blobs }: PushedRepository): GrowingRepository {
+  return { name, tags: new Map(tags), manifests: new Map(manifests), blobs: new Map(blobs) }
+}
+
+/** The shortest history that ends in this state. Entries that go while it is read may be left out. */
+export function* historyOf({ tags, manifests, blobs }: PushedRepository): Generator<PushedChange, void> {
+  for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
+  for (const [digest, manifest] of manifests) yield { op: 'manifest', digest, ...manifest }
+  for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }
 }
 
 /** Whether a change takes something away. */

@@ -42,10 +42,11 @@ interface Quarantined {
   readonly movedAt: number
 }
 
-/** The oldest first. */
+/** Those that may go, the oldest first. */
 async function listQuarantined(layout: StoreLayout): Promise<Quarantined[]> {
   const found: Quarantined[] = []
   for (const name of await readdir(layout.quarantine)) {
+    if (layout.originOf(name) !== undefined) continue
     const path = layout.entry(layout.quarantine, name)
     try {
       const { size, mtimeMs } = await stat(path)

@@ -13,6 +13,19 @@ import {
 
 /** A journal with more lines than this, and several times more than it has entries, is written anew. */
 const longJournal = 1000
+/** So is one with more bytes than this, and several times more than its entries may need. */
+const largeJournal = 1024 * 1024
+const wasteful = 4
+/** Several times this is more than the largest entry; bytes. */
+const entryBytes = 600
+/** Removals that one line tells of at most: each of them may stand without the others. */
+const removalsPerLine = 1000
+
+/** Of a file: its lines and bytes; none when it is not there or must be written anew. */
+export interface JournalLength {
+  readonly lines: number
+  readonly bytes: number
+}
 
 /**
  * A repository's state and the file that keeps it: one line is appended and synced per commit, so that a push costs the
@@ -23,17 +36,23 @@ export class RepositoryJournal {
   readonly #state: GrowingRepository
   #waiting: { readonly changes: readonly PushedChange[]; readonly done: Deferred<void> }[] = []
   #isWriting = false
-  /** In the file; 0 when it is not there or must be written anew. */
-  #lines: number
+  #length: JournalLength | undefined
 
-  constructor(path: string, state: GrowingRepository, lines: number) {
+  constructor(path: string, state: GrowingRepository, length: JournalLength | undefined) {
     this.#path = path
     this.#state = state
-    this.#lines = lines
+    this.#length = length
   }
 
   get repository(): PushedRepository {
     return this.#state
+  }
+
+  get isWasteful(): boolean {
+    if (this.#length === undefined) return true
+    const { lines, bytes } = this.#length
+    const enough = this.#entries * wasteful
+    return (lines > longJournal && lines > enough) || (bytes > largeJournal && bytes > enough * entryBytes)
   }
 
   /**
@@ -48,18 +67,23 @@ export class RepositoryJournal {
     return done.promise
   }
 
+  get #entries(): number {
+    const { tags, manifests, blobs } = this.#state
+    return tags.size + manifests.size + blobs.size
+  }
+
   async #write(): Promise<void> {
     this.#isWriting = true
     while (this.#waiting.length > 0) {
       const batch = this.#waiting
       this.#waiting = []
       try {
-        await this.#append(batch.map(({ changes }) => changeLine(changes)))
+        await this.#append(batch.flatMap(({ changes }) => linesFor(changes)))
         for (const { changes } of batch) for (const change of changes) applyChange(this.#state, change)
         for (const { done } of batch) done.resolve()
       } catch (error) {
         // A part of a line may be in the file: the next commit makes a clean one.
-        this.#lines = 0
+        this.#length = undefined
         for (const { done } of batch) done.reject(error)
       }
     }
@@ -67,17 +91,10 @@ export class RepositoryJournal {
   }
 
   async #append(lines: readonly string[]): Promise<void> {
-    const { tags, manifests, blobs, name } = this.#state
-    const entries = tags.size + manifests.size + blobs.size
-    if (this.#lines === 0 || (this.#lines > longJournal && this.#lines > entries * 4)) {
-      const history = historyOf(this.#state).map((change) => changeLine([change]))
-      await writeFileAtomic(this.#path, [headLine(name), ...history, ...lines].join(''))
-      this.#lines = 1 + history.length + lines.length
-      return
-    }
+    if (this.#length === undefined || this.isWasteful) return this.#rewrite(lines)
     const file = await open(this.#path, 'r+')
+    const text = Buffer.from(lines.join(''))
     try {
-      const text = Buffer.from(lines.join(''))
       let { size: position } = await file.stat()
       for (let at = 0; at < text.length;) {
         const { bytesWritten } = await file.write(text, at, text.length - at, position)
@@ -88,6 +105,51 @@ export class RepositoryJournal {
     } finally {
       await file.close()
     }
-    this.#lines += lines.length
+    const { lines: before, bytes } = this.#length
+    this.#length = { lines: before + lines.length, bytes: bytes + text.length }
   }
+
+  /** Replaces the file by one without history, a piece at a time. */
+  async #rewrite(lines: readonly string[]): Promise<void> {
+    const written = { lines: 0, bytes: 0 }
+    await writeFileAtomic(this.#path, piecesOf(this.#state, lines, written))
+    this.#length = written
+  }
+}
+
+function linesFor(changes: readonly PushedChange[]): string[] {
+  if (changes.length <= removalsPerLine || !changes.every(isRemoval)) return [changeLine(changes)]
+  const lines: string[] = []
+  for (let at = 0; at < changes.length; at += removalsPerLine)
+    lines.push(changeLine(changes.slice(at, at + removalsPerLine)))
+  return lines
+}
+
+const pieceBytes = 64 * 1024
+
+/** The text of a journal; `written` counts what has been given out. */
+function* piecesOf(
+  state: PushedRepository,
+  lines: readonly string[],
+  written: { lines: number; bytes: number },
+): Generator<Buffer, void> {
+  let piece = ''
+  for (const line of linesOf(state, lines)) {
+    piece += line
+    written.lines += 1
+    if (piece.length < pieceBytes) continue
+    const bytes = Buffer.from(piece)
+    piece = ''
+    written.bytes += bytes.length
+    yield bytes
+  }
+  const rest = Buffer.from(piece)
+  written.bytes += rest.length
+  yield rest
+}
+
+function* linesOf(state: PushedRepository, lines: readonly string[]): Generator<string, void> {
+  yield headLine(state.name)
+  for (const change of historyOf(state)) yield changeLine([change])
+  yield* lines
 }

@@ -17,8 +17,13 @@ export default class RegistryLs extends BaseCommand {
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const images = await registry.list()
+      const damaged = await registry.damaged()
+      if (damaged.length > 0) {
+        const { damagedRepositories } = await import('../../cli/render-troubles.ts')
+        for (const text of damagedRepositories(damaged)) this.say(`Damaged: ${text}`)
+      }
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return this.say('Nothing was pushed yet.')
+      if (images.length === 0) return damaged.length === 0 ? this.say('Nothing was pushed yet.') : undefined
       const { renderPushedImages } = await import('../../cli/render-pushed-images.ts')
       this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {

@@ -187,6 +187,24 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(text).toMatch(/damaged +1 body/)
   })
 
+  test('names pushed repositories whose record is damaged, and the file', () => {
+    const lost = { path: '/q/1', original: '/r/1', reason: 'its first line cannot be read', served: false }
+    const kept = {
+      repository: 'app',
+      path: '/q/2',
+      original: '/r/2',
+      reason: '1 damaged line was left out',
+      served: true,
+    }
+    const text = renderStatus({ ...report, registry: { ...report.registry, damaged: [lost, kept] } }, plain, now)
+    expect(text).toContain(
+      'a pushed repository: /q/1: its first line cannot be read. It answers with 500 and takes no pushes. Next: restore /r/1 from a backup and restart the mirror, or give the repository up: mirror registry rm NAME',
+    )
+    expect(text).toContain(
+      'the pushed repository app: 1 damaged line was left out. The damaged record is kept at /q/2. Next: push again what is missing',
+    )
+  })
+
   test('names refused hosts without letting them write to the terminal', () => {
     const refusedHosts = { 'evil\x1b[2J.example': 2 }
     expect(renderStatus({ ...report, refusedHosts }, plain, now)).toContain('evil?[2J.example (2×)')

@@ -42,10 +42,8 @@ describe('a repository journal', () => {
       digest,
       mediaType: 'application/x',
       size: 3,
-      links: [{ kind: 'blob', mediaType: 'application/y', digest: digestOf(bytesOf('b')), size: 1 }],
       subject: digestOf(bytesOf('s')),
       artifactType: 'application/z',
-      annotations: { a: 'b' },
       pushedAt: 5,
       heldSince: 6,
     }
@@ -121,6 +119,79 @@ describe('a repository journal', () => {
         expect(await collectGarbage(store, { grace: 0, untagged: true, dryRun: false })).toMatchObject({ blobs: 0 })
         expect(await openText(store, digest)).toBe('b')
       })
+  })
+
+  test.each([10, 262_100, 300_000, 1_000_000])(
+    'of the first format, with %i characters of annotations a line, is read, and written anew without them',
+    async (length) => {
+      const root = await temporaryFolder()
+      await using(root, async ({ repositories }) => repositories.commit('app', [tag('v0')]))
+      const path = await journalOf(root)
+      const annotations = { 'é"\\[{': `\\"]}\u2028ü${'x\\'.repeat(length / 2)}` }
+      const links = Array.from({ length: length / 100 }, (_, at) => ({
+        kind: 'blob',
+        mediaType: 'application/y',
+        digest: digestOf(bytesOf(`b${at}`)),
+        size: at,
+      }))
+      const manifest = {
+        op: 'manifest',
+        digest: digestOf(bytesOf('m')),
+        mediaType: 'application/x',
+        size: 3,
+        links,
+        subject: digestOf(bytesOf('s')),
+        artifactType: 'application/z',
+        annotations,
+        pushedAt: 5,
+        heldSince: 6,
+      }
+      const lines = [
+        { format: 1, name: 'app' },
+        [manifest, tag('v1'), tag('__proto__')],
+        [tag('v2')],
+        [
+          { ...manifest, pushedAt: 7, artifactType: 'long'.repeat(length) },
+          { ...tag('v1'), pushedAt: 8 },
+        ],
+        [tag('v3')],
+      ]
+      await writeFile(path, lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
+      await appendFile(path, JSON.stringify([manifest, tag('v4')]).slice(0, -1))
+      for (let starts = 0; starts < 2; starts++)
+        await using(root, async ({ repositories }) => {
+          const { tags, manifests } = repositories.get('app')!
+          expect([...tags].map(([name, { pushedAt }]) => `${name} ${pushedAt}`)).toEqual([
+            'v1 8',
+            '__proto__ 1',
+            'v2 1',
+            'v3 1',
+          ])
+          const { artifactType: _, ...held } = manifests.get(manifest.digest)!
+          const { mediaType, size, subject, heldSince } = manifest
+          expect(held).toEqual({ mediaType, size, subject, heldSince, pushedAt: 7 })
+          expect(repositories.damaged).toEqual([])
+        })
+      expect((await readFile(path)).length).toBeLessThan(2000)
+    },
+  )
+
+  test('is written anew when it takes many bytes over little', async () => {
+    const root = await temporaryFolder()
+    const names = Array.from({ length: 3000 }, (_, at) => `${'t'.repeat(100)}${at}`)
+    await using(root, async ({ repositories }) => {
+      // Few lines, many bytes.
+      for (let round = 0; round < 2; round++) {
+        await repositories.commit('app', names.map(tag))
+        await repositories.commit(
+          'app',
+          names.map((name) => ({ op: 'untag', tag: name })),
+        )
+      }
+      await repositories.commit('app', [tag('v1')])
+    })
+    expect((await readFile(await journalOf(root))).length).toBeLessThan(1024 * 1024)
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['v1']))
   })
 
   test('takes commits that come at once, all of them', async () => {

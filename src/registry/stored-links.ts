@@ -1,0 +1,127 @@
+import { LRUCache } from 'lru-cache'
+import { isObject } from '../lib/json-object.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
+import { largestManifest } from '../oci/largest-manifest.ts'
+import { mediaType } from '../oci/media-types.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
+
+/** Manifests that name no other manifest. */
+const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
+
+/**
+ * What manifests of the local registry name. It stands in their bytes and nowhere else, and is read when somebody has to know,
+ * one manifest at a time. What was read last is remembered, up to a bound.
+ */
+export class StoredLinks {
+  readonly #blobs: Pick<BlobStore, 'read'>
+  readonly #known = new LRUCache<Digest, readonly Digest[]>({
+    maxSize: 50_000,
+    sizeCalculation: (links) => links.length + 1,
+  })
+
+  constructor(blobs: Pick<BlobStore, 'read'>) {
+    this.#blobs = blobs
+  }
+
+  /** Undefined when the manifest cannot be read. */
+  async read(manifest: Digest): Promise<readonly Digest[] | undefined> {
+    const known = this.#known.get(manifest)
+    if (known) return known
+    const bytes = await this.#blobs.read(manifest, largestManifest)
+    const links = bytes && namedBy(bytes)
+    if (links) this.#known.set(manifest, links)
+    return links
+  }
+}
+
+/** The digests in a manifest that was taken when it was pushed; undefined for anything else. */
+function namedBy(bytes: Uint8Array): Digest[] | undefined {
+  let json: unknown
+  try {
+    json = JSON.parse(new TextDecoder().decode(bytes))
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+  if (!isObject(json)) return undefined
+  const links: Digest[] = []
+  for (const list of [json['manifests'], [json['config']], json['layers'], json['blobs']]) {
+    for (const entry of Array.isArray(list) ? list : []) {
+      const text: unknown = isObject(entry) ? entry['digest'] : undefined
+      const digest = typeof text === 'string' ? parseDigest(text) : undefined
+      if (digest) links.push(digest)
+    }
+  }
+  return links
+}
+
+/** Whether a manifest may name other manifests. */
+export function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
+  return !imageTypes.includes(type)
+}
+
+export interface MarkingOptions {
+  readonly links: StoredLinks
+  /** Called with everything that a marked manifest names. Without it only manifests that may name others are read. */
+  readonly onLink?: (digest: Digest) => void
+}
+
+/**
+ * Marks the manifests that belong to others: what those name, what refers to them (signatures, SBOMs), and so on. The repository
+ * may change meanwhile: its user asks for what is missing until there is nothing.
+ */
+export class Marking {
+  readonly marked = new Set<Digest>()
+  readonly #repository: PushedRepository
+  readonly #options: MarkingOptions
+  #isUnsure = false
+
+  constructor(repository: PushedRepository, options: MarkingOptions) {
+    this.#repository = repository
+    this.#options = options
+  }
+
+  /** Whether a marked manifest could not be read: others may belong to it. */
+  get isUnsure(): boolean {
+    return this.#isUnsure
+  }
+
+  /** Those of the roots, and of what refers to them or to what is marked, that are not marked yet. */
+  missing(roots: Iterable<Digest>): Digest[] {
+    const { manifests } = this.#repository
+    const found = new Set<Digest>()
+    for (const root of roots) if (manifests.has(root) && !this.marked.has(root)) found.add(root)
+    const referrers = new Map<Digest, Digest[]>()
+    for (const [digest, { subject }] of manifests) {
+      if (subject === undefined || this.marked.has(digest)) continue
+      if (this.marked.has(subject)) found.add(digest)
+      const others = referrers.get(subject)
+      if (others) others.push(digest)
+      else referrers.set(subject, [digest])
+    }
+    // The set grows while it is walked, and never visits a digest twice.
+    for (const digest of found) for (const referrer of referrers.get(digest) ?? []) found.add(referrer)
+    return [...found]
+  }
+
+  /** Marks these manifests and what they name. */
+  async follow(digests: Iterable<Digest>): Promise<void> {
+    const { manifests } = this.#repository
+    const { links, onLink } = this.#options
+    const queue = [...digests]
+    for (const digest of queue) this.marked.add(digest)
+    for (let digest = queue.pop(); digest !== undefined; digest = queue.pop()) {
+      const manifest = manifests.get(digest)
+      if (!manifest || (!onLink && !mayNameManifests(manifest))) continue
+      const named = await links.read(digest)
+      if (!named && manifests.has(digest)) this.#isUnsure = true
+      for (const link of named ?? []) {
+        onLink?.(link)
+        if (!manifests.has(link) || this.marked.has(link)) continue
+        this.marked.add(link)
+        queue.push(link)
+      }
+    }
+  }
+}

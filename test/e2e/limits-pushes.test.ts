@@ -1,0 +1,221 @@
+import { createHash } from 'node:crypto'
+import { open, readdir, readFile, stat, truncate } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { mediaType } from '../../src/oci/media-types.ts'
+import { expectContent } from '../support/expect-content.ts'
+import { get } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
+import { startUpstream } from '../support/upstream.ts'
+import { canLimitMemory, memoryLimit } from './support/memory-limit.ts'
+
+const MiB = 1024 * 1024
+const octets = { 'content-type': 'application/octet-stream' }
+const config = Buffer.from('{}')
+const layer = Buffer.from('a layer')
+
+async function start(limit: number, home?: string): Promise<MirrorProcess> {
+  return startMirrorProcess({
+    upstreams: {},
+    registry: true,
+    wrapper: await memoryLimit(limit),
+    ...(home === undefined ? {} : { home }),
+  })
+}
+
+async function pushBlob(url: string, name: string, body: Buffer): Promise<void> {
+  const path = `/v2/${name}/blobs/uploads/?digest=${digestOf(body)}`
+  expect((await get(url, path, { method: 'POST', headers: octets, body })).status).toBe(201)
+}
+
+/** A manifest of one layer, or of many times the same, with these members besides. */
+function manifest(members: Record<string, unknown>, layers = 1): Buffer {
+  const entry = { mediaType: 'application/x', digest: digestOf(layer), size: layer.length }
+  return Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: mediaType.ociManifest,
+      config: { mediaType: mediaType.ociConfig, digest: digestOf(config), size: config.length },
+      layers: Array.from({ length: layers }, () => entry),
+      ...members,
+    }),
+  )
+}
+
+async function pushManifest(url: string, name: string, tag: string, body: Buffer): Promise<Digest> {
+  const headers = { 'content-type': mediaType.ociManifest }
+  const answer = await get(url, `/v2/${name}/manifests/${tag}`, { method: 'PUT', headers, body })
+  expect(answer.status).toBe(201)
+  return digestOf(body)
+}
+
+/** Pushes manifests one after the other, by tag; their digests. */
+async function pushAll(mirror: MirrorProcess, count: number, make: (at: number) => Buffer): Promise<Digest[]> {
+  const url = mirror.registryUrl!
+  await pushBlob(url, 'app', config)
+  await pushBlob(url, 'app', layer)
+  const digests: Digest[] = []
+  for (let at = 0; at < count; at++) digests.push(await pushManifest(url, 'app', `v${at}`, make(at)))
+  return digests
+}
+
+async function expectAll(mirror: MirrorProcess, digests: readonly Digest[]): Promise<void> {
+  for (const [at, digest] of digests.entries()) {
+    expectContent(await get(mirror.registryUrl!, `/v2/app/manifests/${at % 2 ? digest : `v${at}`}`), digest)
+  }
+}
+
+/** Ends a mirror as a crash does. */
+async function crash(mirror: MirrorProcess): Promise<void> {
+  mirror.kill('SIGKILL')
+  await mirror.ended
+}
+
+const folderOf = (home: string) => join(home, 'data', 'registry', 'v1', 'repositories')
+
+async function recordBytes(home: string): Promise<number> {
+  const sizes = (await readdir(folderOf(home))).map(async (name) => (await stat(join(folderOf(home), name))).size)
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0)
+}
+
+function said(name: string, values: Record<string, number>): void {
+  console.log(name, JSON.stringify(values))
+}
+
+/** Starts a mirror again with little memory; it must be up soon, and serve everything. */
+async function expectRestart(home: string, limit: number, digests: readonly Digest[]): Promise<MirrorProcess> {
+  const begun = performance.now()
+  const mirror = await start(limit, home)
+  const milliseconds = Math.round(performance.now() - begun)
+  const peak = await mirror.memory('VmHWM')
+  said('restart', {
+    milliseconds,
+    peakMiB: Math.round(peak / MiB),
+    recordKiB: Math.round((await recordBytes(home)) / 1024),
+  })
+  expect(milliseconds).toBeLessThan(20_000)
+  expect(peak).toBeLessThan(160 * MiB)
+  await expectAll(mirror, digests)
+  expect((await mirror.get('/v2/')).status).toBe(200)
+  return mirror
+}
+
+describe.skipIf(!canLimitMemory)('with little memory', () => {
+  test.each([512, 256])(
+    '150 pushes of 4 MB of annotations in %i MiB: the mirror lives, starts again, and has them all',
+    async (limit) => {
+      const mirror = await start(limit * MiB)
+      const annotation = 'x'.repeat(4_000_000)
+      const digests = await pushAll(mirror, 150, (at) => manifest({ annotations: { annotation, at: String(at) } }))
+      said('pushed', { peakMiB: Math.round((await mirror.memory('VmHWM')) / MiB) })
+      expect(await recordBytes(mirror.home)).toBeLessThan(MiB)
+      await crash(mirror)
+      const again = await expectRestart(mirror.home, limit * MiB, digests)
+      // They are counted, collected and removed with the same memory.
+      const listed = await get(again.adminUrl, '/api/registry')
+      expect(JSON.parse(listed.body.toString())).toHaveLength(digests.length)
+      await crash(again)
+    },
+  )
+
+  test.each([512, 256])(
+    '47 manifests of 27,000 layers in %i MiB: the mirror lives, collects, starts again, and has them all',
+    async (limit) => {
+      const mirror = await start(limit * MiB)
+      const digests = await pushAll(mirror, 47, (at) => manifest({ annotations: { at: String(at) } }, 27_000))
+      expect(await recordBytes(mirror.home)).toBeLessThan(MiB)
+      await crash(mirror)
+      const again = await expectRestart(mirror.home, limit * MiB, digests)
+      const token = (await readFile(join(again.home, 'state', 'token'), 'utf8').catch(() => '')).trim()
+      const listed = await get(again.adminUrl, '/api/registry', { headers: { authorization: `Bearer ${token}` } })
+      expect(JSON.parse(listed.body.toString())).toHaveLength(digests.length)
+      await expectAll(again, digests)
+      await crash(again)
+    },
+  )
+
+  test('10 clients that list 40 referrers of 4 MB of annotations in 256 MiB get all of them, in pages', async () => {
+    const mirror = await start(256 * MiB)
+    const url = mirror.registryUrl!
+    const image = manifest({})
+    const subject = { mediaType: mediaType.ociManifest, digest: digestOf(image), size: image.length }
+    const annotation = 'x'.repeat(4_000_000)
+    const digests = await pushAll(mirror, 40, (at) =>
+      manifest({ subject, artifactType: 'application/x', annotations: { annotation, at: String(at) } }),
+    )
+    const list = async () => {
+      const seen: string[] = []
+      let path: string | undefined = `/v2/app/referrers/${subject.digest}`
+      while (path !== undefined) {
+        const answer = await get(url, path)
+        expect(answer.status).toBe(200)
+        const { manifests } = JSON.parse(answer.body.toString()) as {
+          manifests: { digest: string; annotations: { annotation: string } }[]
+        }
+        for (const entry of manifests) {
+          expect(entry.annotations.annotation.length).toBe(annotation.length)
+          seen.push(entry.digest)
+        }
+        path = /<([^>]+)>/.exec(answer.headers['link']?.toString() ?? '')?.[1]
+      }
+      return seen
+    }
+    for (const seen of await Promise.all(Array.from({ length: 10 }, list))) expect(seen).toEqual(digests.toSorted())
+    said('referrers', { peakMiB: Math.round((await mirror.memory('VmHWM')) / MiB) })
+    await crash(mirror)
+  })
+
+  test('a record of an earlier version with 560 MB of annotations and links loads in 256 MiB, and is small afterwards', async () => {
+    const first = await start(256 * MiB)
+    const digests = await pushAll(first, 5, (at) => manifest({ annotations: { at: String(at) } }))
+    await crash(first)
+    // The first format kept of each push what stands in the manifest.
+    const path = join(folderOf(first.home), `${createHash('sha256').update('app').digest('hex')}.jsonl`)
+    const lines = (await readFile(path, 'utf8')).trim().split('\n')
+    const annotations = { annotation: '\\"x'.repeat(1_000_000) }
+    const link = { kind: 'blob', mediaType: 'application/x', digest: digestOf(layer), size: layer.length }
+    const links = Array.from({ length: 5000 }, () => link)
+    await truncate(path)
+    const file = await open(path, 'a')
+    await file.write(`${JSON.stringify({ format: 1, name: 'app' })}\n`)
+    for (let round = 0; round < 20; round++)
+      for (const line of lines.slice(1)) {
+        const changes = (JSON.parse(line) as { op: string }[]).map((change) =>
+          change.op === 'manifest' ? { ...change, links, annotations } : change,
+        )
+        await file.write(`${JSON.stringify(changes)}\n`)
+      }
+    await file.close()
+    expect(await recordBytes(first.home)).toBeGreaterThan(500 * MiB)
+    await crash(await expectRestart(first.home, 256 * MiB, digests))
+    expect(await recordBytes(first.home)).toBeLessThan(MiB)
+    await crash(await expectRestart(first.home, 256 * MiB, digests))
+  })
+
+  test('150 cold manifests of 40,000 layers from an upstream in 256 MiB: the cache lives, and starts again', async () => {
+    const upstream = await startUpstream({ images: {} })
+    const layers = Array.from({ length: 40_000 }, () => ({ digest: digestOf(layer), size: 7 }))
+    const digests: Digest[] = []
+    for (let at = 0; at < 150; at++) {
+      const image = makeImage({ manifest: { layers, annotations: { at: String(at) } } })
+      upstream.push('library/app', `v${at}`, image)
+      digests.push(image.digest)
+    }
+    const options = { upstreams: { 'docker.io': upstream.url } }
+    const mirror = await startMirrorProcess({ ...options, wrapper: await memoryLimit(256 * MiB) })
+    const pullAll = async (from: MirrorProcess) => {
+      for (const [at, digest] of digests.entries())
+        expectContent(await from.get(`/v2/docker.io/library/app/manifests/v${at}`), digest)
+    }
+    await pullAll(mirror)
+    said('cold', { peakMiB: Math.round((await mirror.memory('VmHWM')) / MiB) })
+    await new Promise((resolve) => setTimeout(resolve, 2000))
+    await crash(mirror)
+    const again = await startMirrorProcess({ ...options, home: mirror.home, wrapper: await memoryLimit(256 * MiB) })
+    said('restarted', { peakMiB: Math.round((await again.memory('VmHWM')) / MiB) })
+    await pullAll(again)
+    await crash(again)
+  })
+})
