@@ -152,6 +152,7 @@ export class Intake {
   /** Lets go of the file. */
   async close(): Promise<void> {
     await this.#storing
+    this.#overflow?.close()
     await this.#hash?.close()
     await this.#writer?.close()
   }

@@ -1,7 +1,8 @@
 import type { Digest } from '../oci/digest.ts'
 import { digestAlgorithm, digestHex } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { isObject, parseObject } from '../lib/json-object.ts'
+import { readJsonObject } from '../lib/bounded-json.ts'
+import { isObject } from '../lib/json-object.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { isSamePage } from '../oci/paging.ts'
 import type { Page } from '../oci/route.ts'
@@ -50,8 +51,8 @@ export function referrersIndex(
  * A list of tags as an upstream sent it, under the name that its repository has here; undefined for what is none. Members that
  * the specification does not know are kept.
  */
-export function readTagsList(bytes: Uint8Array, name: string): Uint8Array<ArrayBuffer> | undefined {
-  const list = readObject(bytes)
+export async function readTagsList(bytes: Uint8Array, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  const list = await readJsonObject(bytes)
   if (!list) return undefined
   const tags = list['tags'] ?? []
   const isList = 'tags' in list && Array.isArray(tags) && tags.every((tag) => typeof tag === 'string')
@@ -59,10 +60,10 @@ export function readTagsList(bytes: Uint8Array, name: string): Uint8Array<ArrayB
 }
 
 /** A list of referrers as an upstream sent it; undefined for what is none. All that its entries say is kept. */
-export function readReferrersIndex(
+export async function readReferrersIndex(
   bytes: Uint8Array,
-): { readonly manifests: readonly unknown[]; readonly bytes: Uint8Array<ArrayBuffer> } | undefined {
-  const index = readObject(bytes)
+): Promise<{ readonly manifests: readonly unknown[]; readonly bytes: Uint8Array<ArrayBuffer> } | undefined> {
+  const index = await readJsonObject(bytes)
   if (!index) return undefined
   const manifests: unknown = index['manifests'] ?? []
   if (!('manifests' in index) || !Array.isArray(manifests)) return undefined
@@ -72,31 +73,6 @@ export function readReferrersIndex(
 /** The query of the next page, unless it is the page that was asked for: a client would never come to the end. */
 export function nextUnlessSame(asked: string, next: string | undefined): string | undefined {
   return next !== undefined && isSamePage(asked, next) ? undefined : next
-}
-
-/** Levels of objects and lists. Some versions of Node write no more than a few thousand, and clients read no more. */
-const deepest = 200
-
-/** The object that a JSON text stands for; undefined for any other text, and for one that is nested too deep. */
-function readObject(json: Uint8Array): Record<string, unknown> | undefined {
-  return isNestedTooDeep(json) ? undefined : parseObject(new TextDecoder().decode(json))
-}
-
-function isNestedTooDeep(json: Uint8Array): boolean {
-  const [quote, backslash] = [0x22, 0x5c]
-  let depth = 0
-  let isInText = false
-  for (let at = 0; at < json.length; at++) {
-    const byte = json[at]
-    if (isInText) {
-      if (byte === backslash) at++
-      else if (byte === quote) isInText = false
-    } else if (byte === quote) isInText = true
-    else if (byte === 0x5b || byte === 0x7b) depth++
-    else if (byte === 0x5d || byte === 0x7d) depth--
-    if (depth > deepest) return true
-  }
-  return false
 }
 
 function encode(value: Record<string, unknown>): Uint8Array<ArrayBuffer> {

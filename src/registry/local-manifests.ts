@@ -32,7 +32,7 @@ export class LocalManifests {
   }
 
   async put({ name }: Repository, reference: Reference, body: PushedBody): Promise<ManifestPushed> {
-    const read = readPushedManifest(body.bytes, body.mediaType)
+    const read = await readPushedManifest(body.bytes, body.mediaType)
     const digest = digestOf(body.bytes, reference.kind === 'digest' ? digestAlgorithm(reference.digest) : 'sha256')
     if (reference.kind === 'digest' && reference.digest !== digest)
       throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
@@ -116,14 +116,14 @@ export class LocalManifests {
       const known = old === undefined ? undefined : repository!.manifests.get(old)
       if (old === undefined || known?.mediaType !== mediaType.ociIndex) return
       const before = await blobs.read(old, largestManifest)
-      const bytes = before && changeReferrersList(before, digest, entry)
+      const bytes = before && (await changeReferrersList(before, digest, entry))
       if (!bytes || bytes.length > largestManifest) return
       const made = digestOf(bytes)
       const release = repositories.claim([made])
       try {
         await blobs.put(made, bytes)
         const pushedAt = this.#wallClock()
-        const read = readPushedManifest(bytes, known.mediaType)
+        const read = await readPushedManifest(bytes, known.mediaType)
         const isShared =
           repositories.isClaimed(old) ||
           [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)

@@ -27,7 +27,8 @@ import type {
   UploadState,
   User,
 } from './registry.ts'
-import { bytesOf, SmallContents } from './small-contents.ts'
+import { bytesOf, longestString, SmallContents } from './small-contents.ts'
+import { isStored, storedManifest } from './stored-manifest.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {
@@ -73,8 +74,14 @@ export class LocalRegistry implements PushRegistry {
         await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
-      const body = await this.#contents.loadStored(digest, size)
-      if (body) return { ...answer, body }
+      if (size > longestString) {
+        const { blobs } = this.#store
+        const isThere = await isStored(blobs, digest, size)
+        if (isThere) return { ...answer, body: undefined, stored: storedManifest(blobs, digest, size) }
+      } else {
+        const body = await this.#contents.loadStored(digest, size)
+        if (body) return { ...answer, body }
+      }
     }
     throw new OciError('MANIFEST_UNKNOWN', 404, `There is no ${referenceText(reference)} in ${name}.`)
   }

@@ -8,14 +8,18 @@ import { publishSmall, type CacheParts } from './cache-parts.ts'
 import { outlineManifest, type ManifestOutline } from './manifest-links.ts'
 import { placeKey, type Place } from './place.ts'
 import { SingleFlight } from './single-flight.ts'
-import { bytesOf, smallContent, type SmallContent, type SmallContents } from './small-contents.ts'
+import { bytesOf, longestString, smallContent, type SmallContent, type SmallContents } from './small-contents.ts'
+import { isStored, storedManifest } from './stored-manifest.ts'
 import { betterIdentity } from './word.ts'
 
 /** A manifest that we hold. */
 export interface HeldManifest {
   readonly digest: Digest
   readonly mediaType: string
-  readonly content: SmallContent
+  /** Bytes. */
+  readonly size: number
+  /** Undefined for one that is on the disk, and too large for memory. */
+  readonly content: SmallContent | undefined
   /** Whose word it came with. */
   readonly identity: string
 }
@@ -33,14 +37,21 @@ export class ManifestCache {
 
   /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
   async hold(place: Place, digest: Digest, contentType: string, identity: string): Promise<HeldManifest | undefined> {
-    const content = await this.#contents.load(digest, largestManifest)
-    if (!content) return undefined
+    const { blobs } = this.#parts
+    const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
+    if (size === undefined || size > largestManifest) return undefined
     const known = place.record()?.manifests.get(digest)
-    if (known && known.identity === identity) return { digest, mediaType: known.mediaType, content, identity }
-    const outline = outlineManifest(bytesOf(content), contentType)
-    if (typeof outline === 'string') return undefined
-    this.learn(place, digest, content.size, identity, outline)
-    return { digest, mediaType: outline.mediaType, content, identity }
+    const isKnown = known?.identity === identity
+    const isLarge = size > longestString && !this.#contents.get(digest)
+    if (isLarge && isKnown && !(await isStored(blobs, digest, size))) return undefined
+    const content = isLarge ? undefined : await this.#contents.load(digest, largestManifest)
+    if (!isLarge && !content) return undefined
+    if (isKnown) return { digest, mediaType: known.mediaType, size, content, identity }
+    const read = (bytes: Uint8Array) => outlineManifest(bytes, contentType)
+    const outline = await (content ? read(bytesOf(content)) : storedManifest(blobs, digest, size).use(read))
+    if (outline === undefined || typeof outline === 'string') return undefined
+    this.learn(place, digest, size, identity, outline)
+    return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
   /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
@@ -51,7 +62,7 @@ export class ManifestCache {
     return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
       const fetched = await place.upstream.manifest(place.name, reference, { access: await place.access() })
       if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
-      return this.keep(place, reference, fetched)
+      return this.keep(place, reference, fetched).finally(fetched.release)
     })
   }
 
@@ -66,7 +77,7 @@ export class ManifestCache {
       this.#parts.stats.mismatched()
       throw new UpstreamError('invalid', 502, `${place.host} answered ${wanted} with a manifest of another digest.`)
     }
-    const outline = outlineManifest(bytes, fetched.mediaType)
+    const outline = await outlineManifest(bytes, fetched.mediaType)
     if (outline === 'schema1') {
       throw new OciError(
         'MANIFEST_INVALID',
@@ -78,11 +89,16 @@ export class ManifestCache {
     if (outline === 'not-a-manifest') {
       throw new UpstreamError('invalid', 502, `${place.host} answered with something that is not a manifest.`)
     }
-    const content = smallContent(bytes)
-    this.#contents.set(digest, content)
+    const { length: size } = bytes
+    const isLarge = size > longestString
+    if (!isLarge) this.#contents.set(digest, smallContent(bytes))
     await publishSmall(this.#parts, digest, bytes)
-    this.learn(place, digest, bytes.length, identity, outline)
-    return { digest, mediaType: outline.mediaType, content, identity }
+    // What the disk did not take is served from memory.
+    const isOnDisk = isLarge && (await this.#parts.blobs.stat(digest)) === size
+    const content = isOnDisk ? undefined : smallContent(bytes)
+    if (content) this.#contents.set(digest, content)
+    this.learn(place, digest, size, identity, outline)
+    return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */

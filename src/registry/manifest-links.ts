@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import { readJsonObject } from '../lib/bounded-json.ts'
 import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
@@ -19,8 +20,11 @@ export type OutlineProblem = 'not-a-manifest' | 'schema1'
  * Reads a manifest or index of any current kind.
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
  */
-export function outlineManifest(bytes: Uint8Array, contentType: string): ManifestOutline | OutlineProblem {
-  const all = parseObject(bytes)
+export async function outlineManifest(
+  bytes: Uint8Array,
+  contentType: string,
+): Promise<ManifestOutline | OutlineProblem> {
+  const all = await readJsonObject(bytes)
   if (!all) return 'not-a-manifest'
   const json = presentMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json) return 'schema1'
@@ -46,14 +50,19 @@ const known = new LRUCache<Digest, readonly ManifestLink[]>({
 })
 
 /** What a manifest names. A digest names its content for ever, so that a manifest that is pulled often is read once. */
-export function linksOf(digest: Digest, content: SmallContent): readonly ManifestLink[] {
+export async function linksOf(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
   let links = known.get(digest)
   if (links === undefined) {
-    const outline = outlineManifest(bytesOf(content), '')
+    const outline = await outlineManifest(bytesOf(content), '')
     links = typeof outline === 'string' ? [] : outline.links
     known.set(digest, links)
   }
   return links
+}
+
+/** The same where it was read of late. */
+export function knownLinks(digest: Digest): readonly ManifestLink[] | undefined {
+  return known.get(digest)
 }
 
 function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
@@ -76,13 +85,4 @@ function typeOf(json: Record<string, unknown>, contentType: string): string {
   const own = json['mediaType']
   if (typeof own === 'string' && isManifestType(own)) return own
   return hasIndexMembers(json, undefined) ? mediaType.ociIndex : mediaType.ociManifest
-}
-
-function parseObject(bytes: Uint8Array): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-    return isObject(value) ? value : undefined
-  } catch {
-    return undefined // JSON.parse and a fatal decoder throw for nothing but bad input
-  }
 }

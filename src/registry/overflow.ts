@@ -1,4 +1,10 @@
 import { deferred, type Deferred } from '../lib/deferred.ts'
+import { bodyBudget } from '../lib/memory-budget.ts'
+
+/** All that hold something: what they may hold together is shared by them. */
+const live = new Set<Overflow>()
+/** Bytes that each may hold, however many there are: without a chunk nothing would go on. */
+const leastBytes = 512 * 1024
 
 /**
  * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
@@ -17,16 +23,23 @@ export class Overflow {
   }
 
   get full(): boolean {
-    return this.#held > this.#limit
+    const share = bodyBudget.bytes / 2 / Math.max(1, live.size)
+    return this.#held > Math.max(leastBytes, Math.min(this.#limit, share))
   }
 
   /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
   async push(start: number, bytes: Uint8Array): Promise<void> {
+    live.add(this)
     this.#chunks.push({ start, bytes })
     this.#held += bytes.length
     if (!this.full) return
     this.#room ??= deferred()
     await this.#room.promise
+  }
+
+  /** Says that nobody reads it any more. */
+  close(): void {
+    live.delete(this)
   }
 
   /** Copies bytes at the position into the buffer; how many, 0 when they are not here. */

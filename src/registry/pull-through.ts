@@ -10,14 +10,15 @@ import type { CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
 import { Heads, isComplete } from './heads.ts'
 import { nextUnlessSame, pageOf, readTagsList } from './listings.ts'
-import { ManifestCache } from './manifest-cache.ts'
+import { ManifestCache, type HeldManifest } from './manifest-cache.ts'
 import { NegativeCache } from './negative-cache.ts'
 import { findGranted, Identities, openPlace, type Place } from './place.ts'
 import { Prefetcher } from './prefetcher.ts'
 import { provenanceOf, toOciError, unknownRegistry } from './provenance.ts'
 import { PullTracker } from './pull-tracker.ts'
 import { ReferrersCache } from './referrers-cache.ts'
-import { SmallContents, type SmallContent } from './small-contents.ts'
+import { SmallContents } from './small-contents.ts'
+import { storedManifest } from './stored-manifest.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from './registry.ts'
 import { TagLookup, type TagPolicy } from './tag-lookup.ts'
 import { findManifestWord, isGoodFor, revokeWord } from './word.ts'
@@ -110,7 +111,7 @@ export class PullThrough implements Registry {
     return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
       try {
         const list = await place.upstream.tags(place.name, page.query, { access: caller.access })
-        const bytes = readTagsList(list.bytes, place.name)
+        const bytes = await readTagsList(list.bytes, place.name).finally(list.release)
         if (!bytes)
           throw new UpstreamError('invalid', 502, `${place.host} answered with something that is no list of tags.`)
         const next = nextUnlessSame(page.query, list.next)
@@ -174,17 +175,16 @@ export class PullThrough implements Registry {
   async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
     const found = await this.#tags.find(place, tag)
     if (found.kind === 'told') return toldAnswer(place, found.head, found.head.digest)
-    if (found.kind === 'fetched') return manifestAnswer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
+    if (found.kind === 'fetched') return this.#answer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
     const answer = await this.#byDigest(place, found.digest)
-    const { digest, mediaType: type, size, body, provenance } = answer
-    if (provenance.outcome !== 'hit') return answer
-    return { digest, mediaType: type, size, body, provenance: provenanceOf(place.host, found.outcome) }
+    if (answer.provenance.outcome !== 'hit') return answer
+    return { ...answer, provenance: provenanceOf(place.host, found.outcome) }
   }
 
   async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {
     const word = await findGranted(place, (record, identity) => findManifestWord(record, digest, identity))
     const held = word && (await this.#manifests.hold(place, digest, word.mediaType, word.identity))
-    if (held) return manifestAnswer(place, held, 'hit')
+    if (held) return this.#answer(place, held, 'hit')
     await place.throwIfRefused()
     const isHere = !word && (await this.#options.blobs.stat(digest)) !== undefined
     if (isHere || place.caller.head) return this.#askByHead(place, digest, isHere)
@@ -194,16 +194,23 @@ export class PullThrough implements Registry {
   /** `isHere`: for another repository. The bytes are served once this one's upstream says that it holds them too (decision D5). */
   async #askByHead(place: Place, digest: Digest, isHere: boolean): Promise<ManifestAnswer> {
     const said = await this.#heads.manifest(place, { kind: 'digest', digest }, false)
-    if (said.kind === 'fetched') return manifestAnswer(place, said.manifest, said.joined ? 'collapsed' : 'miss')
+    if (said.kind === 'fetched') return this.#answer(place, said.manifest, said.joined ? 'collapsed' : 'miss')
     const head = { ...said.head, digest }
     const held = isHere && (await this.#manifests.hold(place, digest, head.mediaType, head.identity))
-    if (held) return manifestAnswer(place, held, 'revalidated')
+    if (held) return this.#answer(place, held, 'revalidated')
     return place.caller.head && isComplete(head) ? toldAnswer(place, head, digest) : this.#fetch(place, digest)
+  }
+
+  #answer(place: Place, manifest: HeldManifest, outcome: Provenance['outcome']): ManifestAnswer {
+    const { digest, mediaType: type, size, content } = manifest
+    const { blobs } = this.#options
+    const stored = content || place.caller.head ? undefined : storedManifest(blobs, digest, size)
+    return { digest, mediaType: type, size, body: content, stored, provenance: provenanceOf(place.host, outcome) }
   }
 
   async #fetch(place: Place, digest: Digest): Promise<ManifestAnswer> {
     const { result, joined } = await this.#manifests.fetch(place, { kind: 'digest', digest })
-    return manifestAnswer(place, await result, joined ? 'collapsed' : 'miss')
+    return this.#answer(place, await result, joined ? 'collapsed' : 'miss')
   }
 
   async #heldByTag(place: Place, tag: string): Promise<ManifestAnswer | undefined> {
@@ -271,15 +278,6 @@ export class PullThrough implements Registry {
     const record = place.record()
     if (record && revokeWord(record, identity)) this.#options.refs.touch(record)
   }
-}
-
-function manifestAnswer(
-  place: Place,
-  manifest: { digest: Digest; mediaType: string; content: SmallContent },
-  outcome: Provenance['outcome'],
-): ManifestAnswer {
-  const { digest, mediaType: type, content } = manifest
-  return { digest, mediaType: type, size: content.size, body: content, provenance: provenanceOf(place.host, outcome) }
 }
 
 /** What the upstream says of a manifest that we do not hold. */

@@ -1,4 +1,5 @@
-import { isObject, parseObject } from '../lib/json-object.ts'
+import { readJsonObject } from '../lib/bounded-json.ts'
+import { isObject } from '../lib/json-object.ts'
 import type { Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { presentMembers } from '../oci/manifest-members.ts'
@@ -93,12 +94,12 @@ async function entryOf(
   const { mediaType: type, size, artifactType } = manifest
   const bytes = await read(digest, size)
   const known = { mediaType: type, artifactType, annotations: undefined }
-  return referrerEntry(digest, size, (bytes && described(bytes, type)) ?? known)
+  return referrerEntry(digest, size, (bytes && (await described(bytes, type))) ?? known)
 }
 
 /** Reads what was looked at when it was pushed. */
-function described(bytes: Uint8Array, type: string): Described | undefined {
-  const all = parseObject(new TextDecoder().decode(bytes))
+async function described(bytes: Uint8Array, type: string): Promise<Described | undefined> {
+  const all = await readJsonObject(bytes)
   if (!all) return undefined
   const { artifactType: own, config, annotations } = presentMembers(all)
   const configType = isObject(config) ? config['mediaType'] : undefined
@@ -118,13 +119,13 @@ function indexOf(entries: readonly string[]): Uint8Array<ArrayBuffer> {
 }
 
 /** A client's own list of referrers with one entry changed; undefined when it is none, or says so already. */
-export function changeReferrersList(
+export async function changeReferrersList(
   bytes: Uint8Array,
   digest: Digest,
   entry: ReferrerEntry | undefined,
-): Uint8Array<ArrayBuffer> | undefined {
-  const index = JSON.parse(new TextDecoder().decode(bytes)) as { mediaType?: unknown; manifests?: unknown }
-  const list = index.manifests ?? []
+): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  const index = await readJsonObject(bytes)
+  const list = index?.['manifests'] ?? []
   if (!Array.isArray(list)) return undefined
   const entries = list as { digest?: unknown }[]
   const has = entries.some((other) => other.digest === digest)

@@ -1,10 +1,10 @@
+import { JsonError, readJson } from '../lib/bounded-json.ts'
 import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { hasIndexMembers, indexTypes, presentMembers } from '../oci/manifest-members.ts'
 import { isManifestType, mediaType } from '../oci/media-types.ts'
-import { isUnambiguousJson } from '../oci/strict-json.ts'
 
 /** What a registry must know of a manifest that it is to hold. */
 export interface ReadManifest {
@@ -22,8 +22,8 @@ const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerMa
  * Reads a manifest or index that a client pushes, and refuses what two readers could take for two things (CVE-2021-41190).
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md
  */
-export function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): ReadManifest {
-  const all = parse(bytes)
+export async function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): Promise<ReadManifest> {
+  const all = await parse(bytes)
   const json = presentMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json || 'signatures' in json)
     throw invalid('Manifests of schema version 1 are not supported; push with a newer client.')
@@ -55,16 +55,15 @@ export function readPushedManifest(bytes: Uint8Array, contentType: string | unde
   }
 }
 
-function parse(bytes: Uint8Array): Record<string, unknown> {
+async function parse(bytes: Uint8Array): Promise<Record<string, unknown>> {
+  let value: unknown
   try {
-    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-    const value: unknown = JSON.parse(text)
-    if (isObject(value) && isUnambiguousJson(text)) return value
+    value = await readJson(bytes, { unambiguous: true })
   } catch (error) {
-    // A fatal decoder throws TypeError, the parser SyntaxError, for nothing but bad input.
-    if (!(error instanceof SyntaxError) && !(error instanceof TypeError)) throw error
+    throw error instanceof JsonError ? invalid(error.message) : error
   }
-  throw invalid('It is not a JSON object with distinct keys.')
+  if (!isObject(value)) throw invalid('It is not a JSON object.')
+  return value
 }
 
 function typeOf(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {

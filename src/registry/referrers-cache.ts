@@ -5,7 +5,7 @@ import { mediaType } from '../oci/media-types.ts'
 import { isSamePage } from '../oci/paging.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/ref-store.ts'
 import { referrersKey } from '../store/repository-file.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
+import { UpstreamError, type FetchedList } from '../upstream/upstream.ts'
 import { publishSmall, type CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
 import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from './listings.ts'
@@ -95,7 +95,7 @@ export class ReferrersCache {
   /** Undefined where the upstream has no such API, or answers it with something else. */
   async #askApi(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
     const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
-    const index = list && readReferrersIndex(list.bytes)
+    const index = await indexIn(list)
     if (!list || !index) return undefined
     const { identity } = list
     const filtersApplied = printable(list.filtersApplied)
@@ -110,7 +110,7 @@ export class ReferrersCache {
       const answer = await this.#options.byTag(asReader(place), referrersTag(subject))
       // The tag is cached as any other.
       await this.#forget(place, subject)
-      return answerOf(place, filtered(manifestsOf(answer), query), answer.provenance.outcome)
+      return answerOf(place, filtered(await manifestsOf(answer), query), answer.provenance.outcome)
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
@@ -131,7 +131,7 @@ export class ReferrersCache {
     if (!isBeginning(query)) return undefined
     const manifests = await this.#wholeList(place, subject)
     const tagged = manifests?.length ? undefined : await this.#options.heldByTag(asReader(place), referrersTag(subject))
-    const known = tagged ? manifestsOf(tagged) : manifests
+    const known = tagged ? await manifestsOf(tagged) : manifests
     return known && answerOf(place, filtered(known, query), 'stale')
   }
 
@@ -145,7 +145,7 @@ export class ReferrersCache {
       bytes += page?.size ?? 0
       if (!page || pages === mostPages || bytes > largestManifest) return undefined
       const body = await this.#read(page)
-      const index = body && readReferrersIndex(body)
+      const index = body && (await readReferrersIndex(body))
       if (!index) return undefined
       manifests.push(...index.manifests)
       query = page.next
@@ -246,8 +246,17 @@ function asReader(place: Place): Place {
   return { ...place, caller: { ...place.caller, head: false } }
 }
 
-function manifestsOf({ body }: ManifestAnswer): readonly unknown[] {
-  return (body && readReferrersIndex(bytesOf(body))?.manifests) ?? []
+async function manifestsOf({ body, stored }: ManifestAnswer): Promise<readonly unknown[]> {
+  const index = await (body ? readReferrersIndex(bytesOf(body)) : stored?.use(readReferrersIndex))
+  return index?.manifests ?? []
+}
+
+async function indexIn(list: FetchedList | undefined): ReturnType<typeof readReferrersIndex> {
+  try {
+    return list && (await readReferrersIndex(list.bytes))
+  } finally {
+    list?.release?.()
+  }
 }
 
 /** The list that a query asks for, in one page. */

@@ -5,6 +5,7 @@ import type { OpenBlob } from '../store/blob-store.ts'
 import type { Access } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import type { SmallContent } from './small-contents.ts'
+import type { StoredManifest } from './stored-manifest.ts'
 
 /** Who asks, as far as a registry may care. */
 export interface Caller {
@@ -50,8 +51,10 @@ export interface ManifestAnswer {
   readonly mediaType: string
   /** Bytes; undefined only where an upstream's HEAD did not say. */
   readonly size: number | undefined
-  /** Undefined for a HEAD of what we do not hold. */
+  /** Undefined for a HEAD of what we do not hold, and for what is too large for memory. */
   readonly body: SmallContent | undefined
+  /** The manifest on the disk, when it is too large for memory. */
+  readonly stored?: StoredManifest | undefined
   readonly provenance: Provenance
 }
 

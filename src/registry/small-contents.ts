@@ -10,8 +10,8 @@ export interface SmallContent {
   readonly body: string | Uint8Array
 }
 
-/** Up to this many bytes a string is the faster form. */
-const longestString = 64 * 1024
+/** Up to this many bytes a string is the faster form, and content is loaded from the disk for each client that takes it. */
+export const longestString = 64 * 1024
 /** What an entry costs besides its bytes. */
 const entryBytes = 256
 
@@ -51,6 +51,11 @@ export class SmallContents {
     if ((await this.#blobs.stat(digest)) !== size) return undefined
     const content = await this.load(digest, size)
     return content?.size === size ? content : undefined
+  }
+
+  /** What is in memory now. */
+  get(digest: Digest): SmallContent | undefined {
+    return this.#memory.get(digest)
   }
 
   set(digest: Digest, content: SmallContent): void {

@@ -1,4 +1,5 @@
 import { LRUCache } from 'lru-cache'
+import { readJsonObject } from '../lib/bounded-json.ts'
 import { isObject } from '../lib/json-object.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
@@ -29,22 +30,16 @@ export class StoredLinks {
     const known = this.#known.get(manifest)
     if (known) return known
     const bytes = await this.#blobs.read(manifest, largestManifest)
-    const links = bytes && namedBy(bytes)
+    const links = bytes && (await namedBy(bytes))
     if (links) this.#known.set(manifest, links)
     return links
   }
 }
 
 /** The digests in a manifest that was taken when it was pushed; undefined for anything else. */
-function namedBy(bytes: Uint8Array): Digest[] | undefined {
-  let json: unknown
-  try {
-    json = JSON.parse(new TextDecoder().decode(bytes))
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
-  if (!isObject(json)) return undefined
+async function namedBy(bytes: Uint8Array): Promise<Digest[] | undefined> {
+  const json = await readJsonObject(bytes)
+  if (!json) return undefined
   const links: Digest[] = []
   for (const list of [json['manifests'], [json['config']], json['layers'], json['blobs']]) {
     for (const entry of Array.isArray(list) ? list : []) {

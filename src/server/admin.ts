@@ -1,7 +1,9 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { readJsonObject } from '../lib/bounded-json.ts'
 import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { BudgetError } from '../lib/memory-budget.ts'
 import { OciError } from '../oci/errors.ts'
 import type {
   CanaryOffer,
@@ -18,7 +20,7 @@ import { changeRegistry, type RegistryActions } from './admin-registry.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
-import { drainBody, readSmallBody } from './request-body.ts'
+import { drainBody, readSmallBody, tooBusy } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */
@@ -60,9 +62,10 @@ export function createAdminHandler(
   return (request, response) => {
     const client = new ClientDeparture(request, response)
     answer(request, response, options)
-      .catch((reason: unknown) => {
+      .catch((failure: unknown) => {
         // Nobody is left to be told, and a client that leaves is no failure of ours.
         if (client.hasHappened) return response.destroy()
+        const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
         if (!(reason instanceof OciError))
           options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
         const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
@@ -159,13 +162,9 @@ function checkToken(request: IncomingMessage, token: string): void {
 }
 
 async function readJson(request: IncomingMessage, idle: number): Promise<Record<string, unknown>> {
-  const body = await readSmallBody(request, largestBody, idle)
-  try {
-    const value: unknown = JSON.parse(body.toString() || '{}')
-    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
-  } catch {
-    // answered below
-  }
+  const bytes = await readSmallBody(request, largestBody, idle)
+  const value = bytes.length === 0 ? {} : await readJsonObject(bytes)
+  if (value) return value
   throw new OciError('UNKNOWN', 400, 'The body is not a JSON object.')
 }
 

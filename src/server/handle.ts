@@ -1,6 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { BudgetError } from '../lib/memory-budget.ts'
+import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute, type Addressing, type Route } from '../oci/route.ts'
@@ -16,7 +18,7 @@ import { plainAddress, type HostGuard } from './host-guard.ts'
 import { sendList } from './listings.ts'
 import { sendManifest } from './manifests.ts'
 import { answerPush, type PushOptions } from './pushes.ts'
-import { drainBody, receivedBytes } from './request-body.ts'
+import { drainBody, receivedBytes, tooBusy } from './request-body.ts'
 import { sendError, sendWhole } from './respond.ts'
 import type { TransferLog } from './transfer-log.ts'
 import type { Transferred } from './transfer.ts'
@@ -86,7 +88,7 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       const { bytes, provenance } = sent
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
       log(response.statusCode, sent)
-      asked.ended?.(transferredBy(request, response, asked.route!, sent))
+      asked.ended?.(await transferredBy(request, response, asked.route!, sent))
     } catch (reason) {
       const error = reason instanceof OciError ? reason : failureOf(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
@@ -125,12 +127,16 @@ async function answer(
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
   const caller = callerOf(request, options)
+  const sendAnswer = async (list: ListAnswer): Promise<Sent> => ({
+    bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
+  })
   switch (route.kind) {
     case 'base':
       return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
     case 'manifest': {
       const found = await registry.manifest(repositoryOf(route), route.reference, caller)
-      return { bytes: sendManifest(request, response, found), provenance: found.provenance, manifest: found }
+      const bytes = await sendManifest(request, response, found, options.sending, client)
+      return { bytes, provenance: found.provenance, manifest: found }
     }
     case 'blob': {
       const found = await registry.blob(repositoryOf(route), route.digest, caller)
@@ -140,15 +146,13 @@ async function answer(
       }
     }
     case 'tags':
-      return sendListAnswer(request, response, await registry.tags(repositoryOf(route), route.page, caller))
+      return sendAnswer(await registry.tags(repositoryOf(route), route.page, caller))
     case 'referrers':
-      return sendListAnswer(
-        request,
-        response,
+      return sendAnswer(
         await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller, route.page),
       )
     case 'catalog':
-      return sendListAnswer(request, response, await registry.catalog(route.registry, route.page, caller))
+      return sendAnswer(await registry.catalog(route.registry, route.page, caller))
     case 'uploads':
     case 'upload':
       throw readOnly('')
@@ -159,10 +163,6 @@ async function answer(
 function failedBy({ method }: IncomingMessage, route: Route): Transferred {
   if (method !== 'GET') return { kind: 'other' }
   return { kind: 'failed', digest: route.kind === 'blob' ? route.digest : undefined }
-}
-
-function sendListAnswer(request: IncomingMessage, response: ServerResponse, list: ListAnswer): Sent {
-  return { bytes: sendList(request, response, list) }
 }
 
 function listenerOf({ addressing }: HandleOptions): 'cache' | 'registry' {
@@ -186,7 +186,12 @@ function beginTransfer(
 }
 
 /** What a request that was answered means for the pull or push that it belongs to. */
-function transferredBy(request: IncomingMessage, response: ServerResponse, route: Route, sent: Sent): Transferred {
+async function transferredBy(
+  request: IncomingMessage,
+  response: ServerResponse,
+  route: Route,
+  sent: Sent,
+): Promise<Transferred> {
   const { bytes, provenance, manifest, pushed } = sent
   const { method } = request
   const received = receivedBytes(request)
@@ -210,7 +215,7 @@ function transferredBy(request: IncomingMessage, response: ServerResponse, route
     const tag = route.reference.kind === 'tag' ? route.reference.tag : undefined
     const { digest } = manifest
     if (method === 'HEAD') return tag === undefined ? { kind: 'other' } : { kind: 'head', tag, digest }
-    const links = manifest.body ? linksOf(digest, manifest.body) : []
+    const links = await linksIn(manifest, digest)
     return { kind: 'manifest', tag, digest, links, bytes, outcome: provenance.outcome }
   }
   if (route.kind === 'blob' && provenance) {
@@ -219,6 +224,16 @@ function transferredBy(request: IncomingMessage, response: ServerResponse, route
     return { kind: 'held-blob', digest }
   }
   return { kind: 'other' }
+}
+
+/** None where there is no memory to read them: then the log counts the rest of the pull as what it is. */
+async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promise<readonly ManifestLink[]> {
+  try {
+    return (await (body ? linksOf(digest, body) : stored?.links())) ?? []
+  } catch (error) {
+    if (error instanceof BudgetError) return []
+    throw error
+  }
 }
 
 /** `allow`: the methods that the resource has, none for an upload. RFC 9110 §15.5.6. */
@@ -248,6 +263,10 @@ function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
 /** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
 function failureOf(reason: unknown, client: ClientDeparture, logger: Logger): OciError | undefined {
   if (client.hasHappened) return undefined
+  if (reason instanceof BudgetError) {
+    logger.warn({ reason: reason.message }, 'a request was put off')
+    return tooBusy(reason)
+  }
   const code = errnoOf(reason)
   if (code === 'EMFILE' || code === 'ENFILE') {
     logger.warn({ code }, 'no file descriptors are left')

@@ -1,14 +1,24 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { OciError } from '../oci/errors.ts'
 import { isManifestType, mediaType as types } from '../oci/media-types.ts'
 import type { ManifestAnswer } from '../registry/registry.ts'
-import { answerHeaders, matchesEtag, sendWhole } from './respond.ts'
+import type { BlobSending } from './blobs.ts'
+import type { ClientDeparture } from './client-departure.ts'
+import { answerHeaders, matchesEtag } from './respond.ts'
+import { sendLarge } from './send-large.ts'
 
 /**
  * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, for another form has another digest.
  * Returns the body bytes that left.
  */
-export function sendManifest(request: IncomingMessage, response: ServerResponse, answer: ManifestAnswer): number {
-  const { digest, mediaType, size, body, provenance } = answer
+export async function sendManifest(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: ManifestAnswer,
+  sending: BlobSending,
+  client: ClientDeparture,
+): Promise<number> {
+  const { digest, mediaType, size, body, stored, provenance } = answer
   const headers = answerHeaders(provenance)
   if (digest) {
     headers['docker-content-digest'] = digest
@@ -20,8 +30,20 @@ export function sendManifest(request: IncomingMessage, response: ServerResponse,
   }
   // What an earlier version has kept, or a HEAD was told, may be any text.
   headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
-  if (body) return sendWhole(request, response, 200, headers, body.body)
+  if (body) return sendLarge(request, response, headers, body.body, { idle: sending.idle, client })
   if (size !== undefined) headers['content-length'] = size
-  response.writeHead(200, headers).end()
-  return 0
+  if (!stored || request.method === 'HEAD') {
+    response.writeHead(200, headers).end()
+    return 0
+  }
+  const blob = await stored.open()
+  if (!blob) throw new OciError('UNAVAILABLE', 503, 'The manifest has just been removed.', { 'retry-after': '1' })
+  try {
+    response.writeHead(200, headers)
+    await sending.sendBlob(response, blob, { start: 0, end: blob.size - 1 }, client.signal)
+    response.end()
+    return blob.size
+  } finally {
+    await blob.close()
+  }
 }

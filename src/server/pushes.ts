@@ -7,7 +7,7 @@ import { isTag } from '../oci/name.ts'
 import type { Route } from '../oci/route.ts'
 import type { PushRegistry, User } from '../registry/registry.ts'
 import type { BasicAuth } from './basic-auth.ts'
-import { readSmallBody } from './request-body.ts'
+import { withSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 import { answerUpload } from './uploads.ts'
 
@@ -85,9 +85,10 @@ async function putManifest(
     throw new OciError('UNSUPPORTED', 400, 'Tags besides can be set with a push by digest only.')
   if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'A tag besides is none.')
   const type = request.headers['content-type']
-  const bytes = await readSmallBody(request, largestManifest, idle)
   const mediaType = type === undefined ? undefined : bareMediaType(type)
-  const { digest, subject } = await registry.putManifest(route, reference, { mediaType, bytes, tags })
+  const { digest, subject } = await withSmallBody(request, { limit: largestManifest, idle }, (bytes) =>
+    registry.putManifest(route, reference, { mediaType, bytes, tags }),
+  )
   sendEmpty(response, 201, {
     location: `/v2/${name}/manifests/${digest}`,
     'docker-content-digest': digest,

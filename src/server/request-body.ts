@@ -1,4 +1,7 @@
 import type { IncomingMessage } from 'node:http'
+import { createBufferRelease } from '../lib/buffer-release.ts'
+import { deferred } from '../lib/deferred.ts'
+import { bodyBudget, type BudgetError, type MemoryBudget } from '../lib/memory-budget.ts'
 import { OciError } from '../oci/errors.ts'
 
 /** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */
@@ -41,18 +44,105 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
   }
 }
 
-/** All of a small body. Throws an OciError 413 when it is larger than the limit. */
-export async function readSmallBody(request: IncomingMessage, limit: number, idle: number): Promise<Buffer> {
-  const tooLarge = () => new OciError('SIZE_INVALID', 413, `It is larger than ${limit} bytes.`)
-  if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge()
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of readBody(request, idle)) {
-    size += chunk.length
-    if (size > limit) throw tooLarge()
-    chunks.push(chunk)
+/** Bytes of memory for each byte of a body that is read as a whole: itself, and what is read out of it. */
+const weight = 2
+const release = createBufferRelease()
+
+/**
+ * Hands all of a small body over, and holds its part of the memory for bodies until that is over. Throws an OciError 413 when it
+ * is larger than the limit, and a BudgetError when there is no memory for it, or it comes too slowly while others wait.
+ */
+export async function withSmallBody<T>(
+  request: IncomingMessage,
+  { limit, idle, budget = bodyBudget }: { limit: number; idle: number; budget?: MemoryBudget },
+  use: (bytes: Buffer) => Promise<T> | T,
+): Promise<T> {
+  const length = lengthOf(request)
+  if (length !== undefined && length > limit) throw tooLarge(limit)
+  const body = readBody(request, idle)
+  // A client that only announces a body gets no memory for it.
+  const first = await body.next()
+  if (first.done) return use(Buffer.alloc(0))
+  const gone = new AbortController()
+  const leave = () => gone.abort(new Error('the client is gone'))
+  request.once('close', leave)
+  const evicted = deferred<never>()
+  evicted.promise.catch(() => {})
+  try {
+    const options = { signal: gone.signal, evict: (error: BudgetError) => evicted.reject(error) }
+    const reservation = await budget.reserve(weight * (length ?? limit), options)
+    try {
+      const bytes = new Gathered(length, limit)
+      let chunk: IteratorResult<Buffer, void> = first
+      for (; !chunk.done; chunk = await either(body.next(), evicted.promise)) {
+        reservation.progress(chunk.value.length)
+        bytes.add(chunk.value)
+        release([chunk.value])
+      }
+      reservation.settle()
+      return await use(bytes.all())
+    } finally {
+      reservation.release()
+    }
+  } finally {
+    request.off('close', leave)
+    body.return().catch(() => {})
   }
-  return Buffer.concat(chunks)
+}
+
+/** All of a small body, as `withSmallBody` reads it; for one that is used up at once. */
+export function readSmallBody(request: IncomingMessage, limit: number, idle: number): Promise<Buffer> {
+  return withSmallBody(request, { limit, idle }, (bytes) => bytes)
+}
+
+/** The first to settle; a failure of the other one is nobody's. */
+function either<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
+  one.catch(() => {})
+  return Promise.race([one, other])
+}
+
+/** What a client is told that nothing can be read for now. */
+export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
+  return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
+}
+
+function lengthOf({ headers }: IncomingMessage): number | undefined {
+  const length = headers['content-length']
+  return length === undefined ? undefined : Number(length)
+}
+
+function tooLarge(limit: number): OciError {
+  return new OciError('SIZE_INVALID', 413, `It is larger than ${limit} bytes.`)
+}
+
+/** A body in the making, in one piece: pieces that were kept until the end would be held twice. */
+class Gathered {
+  readonly #limit: number
+  readonly #buffer: ArrayBuffer
+  readonly #isSized: boolean
+  #size = 0
+
+  /** `length`: of the body, when it was told. */
+  constructor(length: number | undefined, limit: number) {
+    this.#limit = length ?? limit
+    this.#isSized = length !== undefined
+    this.#buffer = this.#isSized ? new ArrayBuffer(this.#limit) : new ArrayBuffer(0, { maxByteLength: limit })
+  }
+
+  add(chunk: Uint8Array): void {
+    const size = this.#size + chunk.length
+    if (size > this.#limit) throw tooLarge(this.#limit)
+    if (!this.#isSized) this.#buffer.resize(size)
+    new Uint8Array(this.#buffer).set(chunk, this.#size)
+    this.#size = size
+  }
+
+  all(): Buffer {
+    if (this.#isSized) return Buffer.from(this.#buffer, 0, this.#size)
+    const copy = Buffer.from(this.#buffer.slice(0))
+    this.#buffer.resize(0)
+    return copy
+  }
 }
 
 const drainMs = 5000

@@ -19,7 +19,8 @@ export function answerHeaders(provenance: Provenance): Headers {
   return headers
 }
 
-function addCommon(headers: Headers): void {
+/** Adds what every answer carries. */
+export function addCommon(headers: Headers): void {
   headers['docker-distribution-api-version'] = commonHeaders['docker-distribution-api-version']
 }
 

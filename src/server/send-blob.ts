@@ -40,7 +40,7 @@ async function copyBody(
 }
 
 /** Resolves when the answers to requests before it on its connection are out: a body that waited for them would lie in memory. */
-async function turnOf(response: ServerResponse, signal: AbortSignal): Promise<void> {
+export async function turnOf(response: ServerResponse, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   if (response.socket) return
   // Node reads no further requests from a connection whose waiting answers have come to so many bytes.

@@ -1,5 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import { stripVTControlCharacters } from 'node:util'
+import { JsonError, readJsonNow } from '../lib/bounded-json.ts'
 import { isObject } from '../lib/json-object.ts'
 import { redact } from '../lib/redact.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'
@@ -77,9 +78,10 @@ function messageIn(text: string): string | undefined {
 
 function parse(text: string): unknown {
   try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
+    return readJsonNow(Buffer.from(text))
+  } catch (error) {
+    if (error instanceof JsonError) return undefined
+    throw error
   }
 }
 

@@ -7,7 +7,7 @@ import { numberOf, planBlob, readBlob } from './blob-body.ts'
 import { encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
 import { createInquiry, type InquiryOptions, type Question } from './inquiry.ts'
-import { readSmallBody } from './small-body.ts'
+import { holdSmallBody } from './small-body.ts'
 import { UpstreamError, type AskOptions, type FetchedList, type Upstream } from './upstream.ts'
 
 /** An upstream that holds connections. */
@@ -39,7 +39,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   ): Promise<FetchedList> {
     const asked: Question = { ...options, ...question, method: 'GET', headers: { accept } }
     return inquiry.ask(asked, async ({ answer, identity }) => ({
-      bytes: await readSmallBody(answer, limit, host),
+      ...(await holdSmallBody(answer, limit, host)),
       next: nextPageOf(answer.header('link')),
       filtersApplied: answer.header('oci-filters-applied'),
       identity,
@@ -72,7 +72,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       return inquiry.ask({ ...options, method: 'GET', name, path, headers }, async ({ answer, identity }) => ({
         digest: parseDigest(answer.header('docker-content-digest') ?? ''),
         mediaType: bareMediaType(answer.header('content-type') ?? ''),
-        bytes: await readSmallBody(answer, largestManifest, host),
+        ...(await holdSmallBody(answer, largestManifest, host)),
         identity,
       }))
     },

@@ -1,5 +1,5 @@
+import { readJsonObject } from '../lib/bounded-json.ts'
 import type { Clock } from '../lib/clock.ts'
-import { parseObject } from '../lib/json-object.ts'
 import { redact } from '../lib/redact.ts'
 import { secretsOf, type Credential } from './credential.ts'
 import { readReason, reasonIn, withReason } from './error-reason.ts'
@@ -41,7 +41,7 @@ export async function requestToken(
   const answer = await exchange.send(requestFor(challenge, scope, credential))
   const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
   if (answer.status !== 200) throw await refusal(where, answer, credential, clock)
-  const token = parseToken(await readSmallBody(answer, answerBytes, where), clock.monotonic())
+  const token = parseToken(await readJsonObject(await readSmallBody(answer, answerBytes, where)), clock.monotonic())
   if (!token) throw new UpstreamError('invalid', 502, `${where} answered with something that holds no token.`)
   return token
 }
@@ -92,8 +92,7 @@ async function refusal(
   return new UpstreamError('invalid', 502, message)
 }
 
-function parseToken(bytes: Uint8Array, now: number): Token | undefined {
-  const answer = parseObject(new TextDecoder().decode(bytes))
+function parseToken(answer: Record<string, unknown> | undefined, now: number): Token | undefined {
   const value = answer?.['token'] || answer?.['access_token']
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
   const told = answer?.['expires_in']

@@ -59,6 +59,8 @@ export interface FetchedManifest {
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
   readonly identity: string
+  /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
+  readonly release?: () => void
 }
 
 export interface BlobHead {
@@ -88,6 +90,8 @@ export interface FetchedList {
   /** `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
   readonly identity: string
+  /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
+  readonly release?: () => void
 }
 
 export interface UpstreamHealth {

@@ -36,7 +36,7 @@ export async function pullImage(base: string, repository: string, tag: string): 
   }
   const links = async (digest: Digest) => {
     const manifest = await get('manifests', digest)
-    const outline = outlineManifest(manifest.bytes, manifest.contentType)
+    const outline = await outlineManifest(manifest.bytes, manifest.contentType)
     if (typeof outline === 'string') throw new Error(`${digest} is no manifest`)
     return outline.links
   }

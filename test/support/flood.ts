@@ -1,0 +1,63 @@
+import { request } from 'node:http'
+
+/** What came of many requests at once. */
+export interface FloodResult {
+  /** How often each status was answered; `cut` for a connection that ended without one. */
+  readonly statuses: Readonly<Record<string, number>>
+  /** Answers that told a client to come back, and not when. */
+  readonly withoutRetryAfter: number
+}
+
+export interface FloodRequest {
+  readonly method: string
+  readonly path: string
+  readonly headers?: Readonly<Record<string, string>>
+  /** Pieces of the body. */
+  readonly body?: readonly Buffer[]
+}
+
+/** Sends requests at once, a connection each, and reads the answers to their end. No body begins before every head is out. */
+export async function flood(url: string, requests: readonly FloodRequest[]): Promise<FloodResult> {
+  const statuses: Record<string, number> = {}
+  let withoutRetryAfter = 0
+  const count = (status: string) => (statuses[status] = (statuses[status] ?? 0) + 1)
+  const begin: (() => void)[] = []
+  const heads: Promise<void>[] = []
+  const ends = requests.map(
+    ({ method, path, headers, body = [] }) =>
+      new Promise<void>((resolve) => {
+        let isAnswered = false
+        const length = body.reduce((sum, piece) => sum + piece.length, 0)
+        const all = length === 0 ? { ...headers } : { ...headers, 'content-length': length }
+        const asked = request(new URL(path, url), { method, headers: all, agent: false }, (response) => {
+          isAnswered = true
+          const status = response.statusCode!
+          count(String(status))
+          if ((status === 503 || status === 429) && response.headers['retry-after'] === undefined)
+            withoutRetryAfter += 1
+          response.on('error', () => {})
+          response.on('close', resolve)
+          response.resume()
+        })
+        asked.on('error', () => {
+          if (!isAnswered) count('cut')
+          resolve()
+        })
+        heads.push(
+          new Promise((sent) => {
+            asked.once('socket', (socket) => socket.once('connect', () => setImmediate(sent)))
+            asked.once('close', sent)
+          }),
+        )
+        asked.flushHeaders()
+        begin.push(() => {
+          for (const piece of body) asked.write(piece)
+          asked.end()
+        })
+      }),
+  )
+  await Promise.all(heads)
+  for (const each of begin) each()
+  await Promise.all(ends)
+  return { statuses, withoutRetryAfter }
+}
