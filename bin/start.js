@@ -12,6 +12,9 @@ else if (enableCompileCache !== undefined && !process.env.NODE_DISABLE_COMPILE_C
 // Reading the source maps takes longer than the start, and only who looks for a bug reads a stack.
 if (process.env.DEBUG) process.setSourceMapsEnabled(true)
 
+// An import opens all files at once on Node 20, which a small limit on open files does not allow: one after the other here.
+if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/app/serve-mirror.js')
+
 void import('../dist/cli/main.js').then(({ main }) => main())
 
 function useOwnCache() {

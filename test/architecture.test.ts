@@ -70,3 +70,19 @@ describe('the rooms of src', () => {
     expect(readFileSync(join(src, file), 'utf8').split('\n').length).toBeLessThanOrEqual(301)
   })
 })
+
+describe('the timers of src', () => {
+  // A callback that throws, or whose promise rejects, ends the process. `lib/every.ts` catches both.
+  test.each(files.filter((file) => file !== 'lib/every.ts'))('%s repeats nothing by a timer of its own', (file) => {
+    expect(readFileSync(join(src, file), 'utf8')).not.toMatch(/\bsetInterval\(/)
+  })
+
+  test.each(files.filter((file) => file !== 'lib/every.ts'))(
+    '%s starts nothing asynchronous by a bare timer',
+    (file) => {
+      const text = readFileSync(join(src, file), 'utf8')
+      expect(text).not.toMatch(/\bsetTimeout\(\s*(async\b|\(\)\s*=>\s*\(?void\b|\(\)\s*=>\s*\{[^}]*\b(void|await)\b)/)
+      expect(text).not.toMatch(/\bsetImmediate\(\s*(async\b|\(\)\s*=>\s*\(?void\b)/)
+    },
+  )
+})

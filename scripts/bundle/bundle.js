@@ -42,7 +42,8 @@ export async function bundle(root) {
     .map((file) => join('src', 'commands', file))
   const program = await build({
     ...options,
-    entryPoints: ['src/cli/main.ts', ...commands],
+    // The server under a name of its own, for bin/start.js.
+    entryPoints: ['src/cli/main.ts', 'src/app/serve-mirror.ts', ...commands],
     inject: ['scripts/bundle/first-chunk.js'],
   })
   // On its own, so that who embeds a mirror does not load the program.

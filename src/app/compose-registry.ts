@@ -11,7 +11,6 @@ import { createBasicAuth, type BasicAuth } from '../server/basic-auth.ts'
 import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { UploadSessions } from '../store/upload-sessions.ts'
-import { connectionLimit } from './connection-limit.ts'
 
 /** The parts of a running registry for pushed images. */
 export interface RegistryParts {
@@ -26,15 +25,15 @@ export interface RegistryParts {
 }
 
 const uploadIdleMs = 3_600_000
-const mostUploads = 512
 
-/** Plugs the registry together. Throws MirrorError for a bad password file. */
+/** Plugs the registry together. `mostUploads`: uploads under way, each of which may hold a file open. Throws MirrorError for a bad password file. */
 export async function composeRegistry(
   config: Config,
   paths: MirrorPaths,
   logger: Logger,
   makeRoom: MakeRoom,
   lock: Pick<StoreOptions, 'instance' | 'onLost'>,
+  mostUploads: number,
 ): Promise<RegistryParts> {
   const clock = systemClock
   const { auth } = config.registry
@@ -49,9 +48,8 @@ export async function composeRegistry(
     await passwords?.close()
     throw error
   })
-  // Each upload may hold a file open.
-  const limit = Math.min(mostUploads, connectionLimit() ?? mostUploads)
-  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs })
+  const limit = mostUploads
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs, logger })
   const keeper = createRegistryKeeper({ store, clock, logger })
   const scrub = createScrub({ store, clock, logger })
   return {

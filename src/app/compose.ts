@@ -6,16 +6,21 @@ import type { MirrorPaths } from '../config/paths.ts'
 import { createBufferRelease } from '../lib/buffer-release.ts'
 import { systemClock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OwnTroubles } from '../lib/own-troubles.ts'
+import { Slots } from '../lib/slots.ts'
 import { createWriteBehind } from '../lib/write-behind.ts'
 import { PullThrough } from '../registry/pull-through.ts'
 import { Stats } from '../registry/stats.ts'
+import { networkNames } from '../runtime/kind-network.ts'
+import { ConnectionBudget } from '../server/connection-budget.ts'
 import { createHashPool } from '../store/hash-pool.ts'
 import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/scrub.ts'
 import { createSweeper, type Sweeper } from '../store/sweeper.ts'
 import { openSecret } from './admin-token.ts'
+import { planDescriptors } from './descriptors.ts'
 import { chooseSendBlob, type SendBlobChoice } from './choose-send-blob.ts'
 import { preload } from './preload.ts'
 import { spareMemory } from './spare-memory.ts'
@@ -36,11 +41,15 @@ export interface Parts {
   readonly pushed: RegistryParts | undefined
   readonly blobs: SendBlobChoice
   readonly ownTroubles: OwnTroubles
+  /** The connections of all listeners. */
+  readonly connections: ConnectionBudget
   /** Ends what runs behind, writes everything down. Listeners are to be closed before. */
   close(): Promise<void>
 }
 
 const statsSaveMs = 10_000
+/** Bytes at most of a blob whose size neither a manifest nor its upstream has said: no layer is as large. */
+const mostUnsized = 64 * 1024 ** 3
 
 /** Plugs the cache together: the only place that knows every part of it. */
 export async function compose(
@@ -53,6 +62,7 @@ export async function compose(
 ): Promise<Parts> {
   await preload()
   const clock = systemClock
+  const descriptors = planDescriptors({ listening: listenersOf(config) })
   const { cache: settings } = config
   const blobs = await chooseSendBlob({
     idle: settings.timeouts.idle,
@@ -68,7 +78,17 @@ export async function compose(
   const userAgent = `mirror/${version}`
   // The hashes are among the cached content, their key is not.
   const identify = createIdentify(Buffer.from(await openSecret(join(paths.stateDir, 'identity-key')), 'hex'))
-  const upstreams = createUpstreamDirectory({ config, canaries, env, identify, userAgent, clock, logger, ownTroubles })
+  const upstreams = createUpstreamDirectory({
+    config,
+    canaries,
+    env,
+    identify,
+    userAgent,
+    requests: new Slots(descriptors.requests),
+    clock,
+    logger,
+    ownTroubles,
+  })
   const store = await openStore({
     root: cacheRoot(paths),
     verifyReads: settings.verifyReads,
@@ -95,17 +115,25 @@ export async function compose(
     logger,
     clock,
   })
-  const hashes = createHashPool(availableParallelism(), ownTroubles.watch('hash'))
+  const hashes = createHashPool(availableParallelism(), {
+    most: descriptors.hashThreads,
+    watcher: ownTroubles.watch('hash'),
+  })
   const scrub = createScrub({ store, logger, clock })
-  const stopSparing = blobs.trimMemory && spareMemory({ trim: blobs.trimMemory })
+  const stopSparing =
+    blobs.trimMemory &&
+    spareMemory({ trim: blobs.trimMemory, onFailure: logFailure(logger, 'could not give memory back') })
   const cache: PullThrough = new PullThrough({
     route: (repository) => upstreams.route(repository),
     blobs: store.blobs,
     refs: store.refs,
     hashes,
+    fills: new Slots(descriptors.fills),
+    mostUnsized: Math.min(settings.maxSize || Infinity, mostUnsized),
     release: createBufferRelease(),
     ranges: {
-      perBlob: settings.prefetch.rangesPerBlob,
+      // Each range has a connection of its own.
+      perBlob: Math.min(settings.prefetch.rangesPerBlob, Math.ceil(descriptors.requests / 16)),
       bytes: settings.prefetch.rangeBytes,
       minSize: settings.prefetch.rangeMinSize,
     },
@@ -145,7 +173,9 @@ export async function compose(
   const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
   let pushed: RegistryParts | undefined
   try {
-    if (config.registry.enabled) pushed = await composeRegistry(config, paths, logger, makeRoom, lock)
+    await hashes.start()
+    if (config.registry.enabled)
+      pushed = await composeRegistry(config, paths, logger, makeRoom, lock, descriptors.uploads)
   } catch (error) {
     await closeCache()
     throw error
@@ -161,11 +191,22 @@ export async function compose(
     pushed,
     blobs,
     ownTroubles,
+    connections: new ConnectionBudget({
+      limits: { clients: descriptors.clients, admin: descriptors.admin },
+      refusals: descriptors.refusals,
+      logger,
+    }),
     async close() {
       await pushed?.close()
       await closeCache()
     },
   }
+}
+
+/** Sockets that listen: on the addresses of the configuration, and on two gateways (IPv4 and IPv6) of each network. */
+function listenersOf({ cache, registry, admin, networks }: Config): number {
+  const named = cache.listen.length + registry.listen.length + admin.listen.length
+  return named + networkNames(networks, process.env).length * 4
 }
 
 /** The cache's folder below the data folder. */

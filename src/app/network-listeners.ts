@@ -1,4 +1,5 @@
 import { describeFailure } from '../lib/errors.ts'
+import { later, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
 import type { NetworkReport } from '../server/admin-api.ts'
@@ -44,7 +45,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     networks.map((network) => [network, { state: 'waiting', reason: silentEngine }]),
   )
   let isEngineKnown = false
-  let retry: NodeJS.Timeout | undefined
+  let stopRetry: (() => void) | undefined
   let work: Promise<void> = Promise.resolve()
 
   /** One look after the other, so that two never open the same address. */
@@ -55,7 +56,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   }
 
   async function reconcile(): Promise<void> {
-    clearTimeout(retry)
+    stopRetry?.()
     if (stop.signal.aborted) return
     const wanted = new Map<string, string>()
     const absent: string[] = []
@@ -78,7 +79,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     }
     for (const [address, network] of wanted) if (!open.has(address)) await tryOpen(address, network)
     // No event tells that an engine which failed for a moment answers again.
-    if (isUnsaid && isEngineKnown) later()
+    if (isUnsaid && isEngineKnown) lookLater()
     options.onChange(endpoints())
   }
 
@@ -94,13 +95,13 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
         logger.warn({ network, reason: error.message }, 'cannot listen for the containers of this network')
       complained.add(address)
       troubles.set(network, { state: error.errno === 'EADDRNOTAVAIL' ? 'waiting' : 'failed', reason: error.message })
-      later()
+      lookLater()
     }
   }
 
-  function later(): void {
-    clearTimeout(retry)
-    retry = setTimeout(look, retryMs).unref()
+  function lookLater(): void {
+    stopRetry?.()
+    stopRetry = later(retryMs, look, logFailure(logger, 'looking at the networks failed'))
   }
 
   function endpoints(): Record<string, string> {
@@ -126,7 +127,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     },
     async close(graceMilliseconds) {
       stop.abort()
-      clearTimeout(retry)
+      stopRetry?.()
       await watching
       await work
       await Promise.all([...open.values()].map(async ({ listener }) => listener?.close(graceMilliseconds)))

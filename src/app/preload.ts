@@ -10,5 +10,6 @@ import { loadSocks } from '../upstream/socks-connector.ts'
  * test/cli/preload.test.ts compares the list with the imports.
  */
 export async function preload(): Promise<void> {
-  await Promise.all([loadUndici(), loadSocks(), loadCommandRunner(), loadPromClient(), loadDockerode()])
+  // One after the other: an import opens all of its files at once, which a small limit on open files does not allow.
+  for (const load of [loadUndici, loadSocks, loadCommandRunner, loadPromClient, loadDockerode]) await load()
 }

@@ -12,10 +12,12 @@ import { keepState, type KeptState } from '../runtime/keep-state.ts'
 import { processIdentity } from '../runtime/process-identity.ts'
 import { reportFailure, reportReady } from '../runtime/readiness.ts'
 import type { Endpoints } from '../runtime/runtime.ts'
+import { surviveFailures } from '../runtime/survive-failures.ts'
 import { forgetPredecessors } from './container/forget-predecessors.ts'
 import { outsideOf } from './container/outside.ts'
 import { forgetResting } from './container/resting.ts'
 import { createLogger } from './create-logger.ts'
+import { checkDescriptorLimit } from './descriptors.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { findReachable } from './find-reachable.ts'
 import { startMirror } from './start-mirror.ts'
@@ -39,13 +41,16 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   const runtime = outside ? 'container' : 'process'
   const ending = new Ending()
   let config: Config | undefined
+  let stopSurviving: (() => void) | undefined
   try {
+    checkDescriptorLimit()
     config = await loadConfig({ ...request.surroundings, paths })
     const hashes = configHashes(config, paths.dataDir)
     const rendered = renderConfig(config)
     await refuseSecond(paths)
     const logFile = (await isStderr(paths.logFile)) ? paths.logFile : undefined
     const logger = await createLogger({ level: config.log.level, write: request.writeLog, file: logFile })
+    stopSurviving = surviveFailures(process, { logger })
     const startedAt = new Date().toISOString()
     const identity = await processIdentity(process.pid)
 
@@ -95,6 +100,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
     throw explained
   } finally {
     ending.dispose()
+    stopSurviving?.()
   }
 }
 

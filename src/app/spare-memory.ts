@@ -1,3 +1,5 @@
+import { every, type OnFailure } from '../lib/every.ts'
+
 /** What the process holds when it has little to do, roughly. */
 const restingBytes = 128 * 1024 * 1024
 /** Less is not worth a look at every free page. */
@@ -10,6 +12,8 @@ export interface SpareMemoryOptions {
   /** What the process holds, bytes. */
   readonly held?: () => number
   readonly everyMs?: number
+  /** Takes what a look throws: without a descriptor left nobody can say what the process holds. */
+  readonly onFailure: OnFailure
 }
 
 /**
@@ -17,22 +21,18 @@ export interface SpareMemoryOptions {
  * a while, and on its own never lets go of it. Returns how to stop.
  */
 export function spareMemory(options: SpareMemoryOptions): () => void {
-  const { trim, held = () => process.memoryUsage.rss(), everyMs = everyMilliseconds } = options
+  const { trim, held = () => process.memoryUsage.rss(), everyMs = everyMilliseconds, onFailure } = options
   /** From where on a look is worth it. */
   let limit = restingBytes + worthwhileBytes
-  let trimming = false
   const look = async () => {
     const before = held()
     limit = Math.min(limit, Math.max(restingBytes, before) + worthwhileBytes)
-    if (trimming || before < limit) return
-    trimming = true
+    if (before < limit) return
     await trim()
-    trimming = false
     const after = held()
     // What has become free since, or is only seen to be, is found by the next look; what is needed is left alone.
     const gave = before - after >= worthwhileBytes / 2
     limit = Math.max(restingBytes, gave ? after - worthwhileBytes : after) + worthwhileBytes
   }
-  const timer = setInterval(() => void look(), everyMs).unref()
-  return () => clearInterval(timer)
+  return every(everyMs, look, onFailure)
 }

@@ -28,7 +28,6 @@ import { createCanaryActions } from './canary-actions.ts'
 import { compose, type Parts } from './compose.ts'
 import { hostCheck } from './container/host-check.ts'
 import type { Outside } from './container/outside.ts'
-import { connectionLimit } from './connection-limit.ts'
 import {
   openOnAddress,
   startNetworkListeners,
@@ -87,12 +86,12 @@ export async function startMirror(config: Config, options: StartOptions): Promis
   try {
     const guard = createHostGuard(guardNames(config), (host) => parts.stats.refused(host))
     const { sending } = parts.blobs
-    const maxConnections = connectionLimit()
+    const { connections } = parts
     const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
     const listening = (host: string) => {
       // An address that the configuration does not name is the gateway of a network on this machine.
       const isNear = outside !== undefined || isLoopback(host) || !named.has(host)
-      return { tls, maxConnections, prepare: isNear ? parts.blobs.unpace : undefined }
+      return { tls, connections, logger, prepare: isNear ? parts.blobs.unpace : undefined }
     }
 
     const openCache = async (host: string, port: number): Promise<Listener> => {
@@ -146,7 +145,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, idle, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
-      (host, port) => listen({ host, port }, handleAdmin),
+      (host, port) => listen({ host, port, connections, share: 'admin', logger }, handleAdmin),
       closing,
     )
     endpoints.admin.push(...adminListeners.map(({ url }) => url))

@@ -5,6 +5,7 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { OwnTroubles } from '../lib/own-troubles.ts'
 import { runCommand } from '../lib/run-command.ts'
+import type { Slots } from '../lib/slots.ts'
 import { originOf } from '../oci/docker-hub.ts'
 import type { Repository } from '../oci/route.ts'
 import type { Canaries } from '../upstream/canaries.ts'
@@ -36,11 +37,16 @@ export interface UpstreamDirectoryOptions {
   readonly identify: Identify
   /** What upstreams see as the client. */
   readonly userAgent: string
+  /** Requests under way, of all upstreams together. */
+  readonly requests: Slots
   readonly clock: Clock
   readonly logger: Logger
   /** Hears of fetches that fail because of this process. */
   readonly ownTroubles: OwnTroubles
 }
+
+/** With fewer requests at a time, a connection is closed after each: idle ones would hold descriptors that others need. */
+const leastToKeepAlive = 64
 
 /** Reads the certificate files at once, so that a bad one stops the start and not a pull. Throws MirrorError. */
 export function createUpstreamDirectory({
@@ -49,6 +55,7 @@ export function createUpstreamDirectory({
   env,
   identify,
   userAgent,
+  requests,
   clock,
   logger,
   ownTroubles,
@@ -93,6 +100,8 @@ export function createUpstreamDirectory({
       env,
       dockerConfig,
       userAgent,
+      requests,
+      keepAlive: requests.limit >= leastToKeepAlive,
       clock,
       random: Math.random,
       logger,

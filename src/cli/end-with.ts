@@ -1,4 +1,5 @@
-import { MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
+import { checkDescriptorLimit } from '../app/descriptors.ts'
+import { errnoOf, MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { calledAs, nameCommands } from './called-as.ts'
 import { createPaint, wantsColor } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
@@ -9,9 +10,21 @@ export function isExit(error: unknown): error is Error & { oclif?: { exit?: numb
 }
 
 /** Writes to stderr why the program ends, and returns the exit code. */
-export function writeFailure(failure: unknown, program: { root: string; name: string }): ExitCode {
+export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
+  const failure = explainDescriptors(error)
   const paint = createPaint(wantsColor(process.stderr, process.env))
   const text = renderError(failure, paint, { debug: isDebugging(process.env) })
   process.stderr.write(nameCommands(text, calledAs(process, program)))
   return failure instanceof MirrorError ? failure.exit : exitCode.failed
+}
+
+/** A limit on open files that is too low for the program itself is said in those words. */
+function explainDescriptors(error: unknown): unknown {
+  if (errnoOf(error) !== 'EMFILE') return error
+  try {
+    checkDescriptorLimit()
+    return error
+  } catch (explained) {
+    return explained
+  }
 }

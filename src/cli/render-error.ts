@@ -18,5 +18,7 @@ export function isDebugging(env: Readonly<Record<string, string | undefined>>): 
 }
 
 function bugHints(error: unknown): string[] {
-  return errnoOf(error) === undefined ? ['This is a bug in mirror; DEBUG=mirror* shows where'] : []
+  const code = errnoOf(error)
+  if (code === 'EMFILE' || code === 'ENFILE') return ['ulimit -n 1024   (more open files, in the shell that starts it)']
+  return code === undefined ? ['This is a bug in mirror; DEBUG=mirror* shows where'] : []
 }

@@ -1,4 +1,5 @@
 import { describeFailure } from './errors.ts'
+import { every, logFailure } from './every.ts'
 import type { Logger } from './logger.ts'
 
 export interface WriteBehindOptions {
@@ -47,20 +48,20 @@ export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehi
     isDue = true
     running ??= run().finally(() => (running = undefined))
   }
-  const timer = setInterval(update, everyMs).unref()
+  const stopTimer = every(everyMs, update, logFailure(logger, failure))
 
   return {
     update,
     async close() {
       update()
       isClosed = true
-      clearInterval(timer)
+      stopTimer()
       await running
     },
     async stop() {
       isClosed = true
       isDue = false
-      clearInterval(timer)
+      stopTimer()
       await running
     },
   }

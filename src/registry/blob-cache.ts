@@ -17,6 +17,8 @@ import { betterIdentity, findWord, type Word } from './word.ts'
 const smallBytes = 64 * 1024
 /** How long, at least, an upstream that limits connections is asked over a single one. */
 const unrangedMs = 10 * 60_000
+/** How long a client waits until its blob may be fetched, ms. */
+const fillPatienceMs = 10_000
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
@@ -67,7 +69,7 @@ export class BlobCache {
   async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
     const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
-    if (!word) return undefined
+    if (!word || this.#parts.fills.free <= this.#parts.fills.limit / 2) return undefined
     const identity = await place.identity()
     const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
     if (isHere || this.downloads.has(digest) || this.#ending.signal.aborted || signal.aborted) return undefined
@@ -130,12 +132,15 @@ export class BlobCache {
   #start(place: Place, identity: string, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
     const expectedSize = word?.size
     const isAhead = signal !== undefined
+    let leave: (() => void) | undefined
     const download = this.downloads.start(
       { host: place.host, name: place.name, identity },
       {
         digest,
         expectedSize,
+        mostUnsized: this.#parts.mostUnsized,
         open: async (from, attempt, to) => {
+          leave ??= await this.#enter(attempt)
           const isFurther = to !== undefined && from > 0
           const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
           const options = { access: await place.access(), from, to, expectedSize, isExtra, signal: attempt }
@@ -160,8 +165,18 @@ export class BlobCache {
         logger: this.#parts.logger,
       },
     )
+    void download.settled.then(() => leave?.())
     void this.#follow(place, download)
     return download
+  }
+
+  /** Waits until one more blob may be fetched. */
+  async #enter(signal: AbortSignal): Promise<() => void> {
+    const leave = await this.#parts.fills.take(fillPatienceMs, signal)
+    if (leave) return leave
+    throw new UpstreamError('unavailable', 503, 'As many blobs are being fetched as may be at a time.', {
+      retryAfterSeconds: 1,
+    })
   }
 
   #isUnranged(host: string): boolean {

@@ -1,6 +1,7 @@
 import type { BufferRelease } from '../lib/buffer-release.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import type { Slots } from '../lib/slots.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hash-pool.ts'
@@ -16,6 +17,10 @@ export interface CacheParts {
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
   readonly release: BufferRelease
+  /** Fetches of blobs under way: each holds a file open, and connections. */
+  readonly fills: Slots
+  /** Bytes at most of a blob whose size nobody has said. */
+  readonly mostUnsized: number
   readonly stats: Stats
   /** Running time in ms, for eviction. */
   readonly runningTime: () => number

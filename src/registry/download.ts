@@ -36,6 +36,8 @@ export interface DownloadOptions {
   readonly digest: Digest
   /** What the descriptor says. */
   readonly expectedSize: number | undefined
+  /** Bytes at most while nobody has said the size; no limit when not given. */
+  readonly mostUnsized?: number
   /** Asks the upstream for the blob from a byte on, up to another one if it is given; the signal ends that attempt. */
   readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
   /** How a large blob is fetched by several connections; undefined for never. */
@@ -60,7 +62,7 @@ const resumePauses = [250, 500, 1000]
 
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, logger, signal, clock = systemClock } = options
+  const { digest, logger, signal, clock = systemClock, mostUnsized = Infinity } = options
   const started = deferred<{ identity: string }>()
   let size = options.expectedSize
   let verified = false
@@ -156,6 +158,8 @@ export function startDownload(options: DownloadOptions): Download {
       for await (const chunk of answer.body) {
         received += chunk.length
         if (size !== undefined && received > size) throw invalid('the body is longer than announced')
+        if (size === undefined && received > mostUnsized)
+          throw invalid(`it says no size and has not ended after ${mostUnsized} bytes`)
         options.onBytes(chunk.length)
         await intake.push(chunk)
       }

@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { every, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -45,7 +46,7 @@ export class Prefetcher {
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
   /** By client and manifest. */
   readonly #pulls = new Map<string, Pull>()
-  #timer: NodeJS.Timeout | undefined
+  #stopLooking: (() => void) | undefined
 
   constructor(options: PrefetcherOptions) {
     this.#options = options
@@ -72,7 +73,7 @@ export class Prefetcher {
 
   /** Ends what is fetched for nobody. */
   close(): void {
-    clearInterval(this.#timer)
+    this.#stopLooking?.()
     for (const pull of this.#pulls.values()) abandon(pull)
     this.#pulls.clear()
   }
@@ -90,7 +91,8 @@ export class Prefetcher {
     const asked = new Set(download && [download])
     const pull: Pull = { place, waiting: [...following], running: new Map(), asked, askedAt: now }
     this.#pulls.set(key, pull)
-    this.#timer ??= setInterval(() => this.#look(), lookEveryMs).unref()
+    const onFailure = logFailure(this.#options.logger, 'looking at what is fetched ahead failed')
+    this.#stopLooking ??= every(lookEveryMs, () => this.#look(), onFailure)
     for (let lane = 0; lane < Math.min(this.#options.layers, following.length); lane++) void this.#fetchAll(pull)
   }
 
@@ -130,8 +132,8 @@ export class Prefetcher {
       this.#pulls.delete(key)
     }
     if (this.#pulls.size > 0) return
-    clearInterval(this.#timer)
-    this.#timer = undefined
+    this.#stopLooking?.()
+    this.#stopLooking = undefined
   }
 }
 

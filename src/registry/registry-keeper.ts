@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { every, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { KeyedQueue } from '../store/keyed-queue.ts'
@@ -101,15 +101,9 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
     return { tags: old.map(([tag]) => tag), digests: [] }
   }
 
-  const collectUnasked = async () => {
-    try {
-      await turns.run('all', () => gc({ grace: usualGrace, untagged: false, dryRun: false }))
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error
-      logger.error({ error: String(error) }, 'could not remove unused content')
-    }
-  }
-  const timer = setInterval(() => void collectUnasked(), options.interval ?? hour).unref()
+  const collectUnasked = () => turns.run('all', () => gc({ grace: usualGrace, untagged: false, dryRun: false }))
+  const onFailure = logFailure(logger, 'could not remove unused content')
+  const stopCollecting = every(options.interval ?? hour, collectUnasked, onFailure)
 
   return {
     list: () => listPushedImages(repositories.all(), links),
@@ -135,7 +129,7 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
         return { ...removal, unknown: isUnknown ? [how.repository] : [] }
       }),
     async close() {
-      clearInterval(timer)
+      stopCollecting()
       await turns.idle()
     },
   }

@@ -21,7 +21,7 @@ import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
 import { drainBody, readSmallBody, tooBusy } from './request-body.ts'
-import { sendError, sendWhole } from './respond.ts'
+import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */
 export interface AdminActions {
@@ -65,6 +65,7 @@ export function createAdminHandler(
       .catch((failure: unknown) => {
         // Nobody is left to be told, and a client that leaves is no failure of ours.
         if (client.hasHappened) return response.destroy()
+        if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
         const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
         if (!(reason instanceof OciError))
           options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory-budget.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
@@ -19,7 +18,7 @@ import { sendList } from './listings.ts'
 import { sendManifest } from './manifests.ts'
 import { answerPush, type PushOptions } from './pushes.ts'
 import { drainBody, receivedBytes, tooBusy } from './request-body.ts'
-import { sendError, sendWhole } from './respond.ts'
+import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 import type { TransferLog } from './transfer-log.ts'
 import type { Transferred } from './transfer.ts'
 
@@ -267,10 +266,9 @@ function failureOf(reason: unknown, client: ClientDeparture, logger: Logger): Oc
     logger.warn({ reason: reason.message }, 'a request was put off')
     return tooBusy(reason)
   }
-  const code = errnoOf(reason)
-  if (code === 'EMFILE' || code === 'ENFILE') {
-    logger.warn({ code }, 'no file descriptors are left')
-    return new OciError('UNAVAILABLE', 503, 'The mirror has as many files open as it may.', { 'retry-after': '1' })
+  if (isOutOfDescriptors(reason)) {
+    logger.warn({ error: String(reason) }, 'no file descriptors are left')
+    return outOfDescriptors()
   }
   logger.error({ error: reason instanceof Error ? reason.stack : String(reason) }, 'a request failed')
   return new OciError('UNKNOWN', 500, 'The mirror failed; its log says how.')

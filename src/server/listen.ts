@@ -1,9 +1,13 @@
 import { createServer, IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
 import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
+import { every, logFailure } from '../lib/every.ts'
+import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
+import { ConnectionBudget, type Connection, type Share } from './connection-budget.ts'
 import { SecureResponse, securityHeaderLines } from './security-headers.ts'
 
 export interface ListenOptions {
@@ -12,8 +16,11 @@ export interface ListenOptions {
   readonly port: number
   /** PEM texts. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined
-  /** Open connections at most; undefined for no limit. */
-  readonly maxConnections?: number | undefined
+  /** The connections of all listeners of the process; no limit when not given. */
+  readonly connections?: ConnectionBudget | undefined
+  /** What this listener's connections count as; `clients` when not given. */
+  readonly share?: Share | undefined
+  readonly logger?: Logger | undefined
   /** Called with the server as soon as it listens. */
   readonly prepare?: ((server: Server) => void) | undefined
 }
@@ -70,48 +77,29 @@ export async function listen(
     ServerResponse: SecureResponse,
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
+  const { connections = unlimited(), share = 'clients', logger = silentLogger } = options
+  const counted = countConnections(server, connections, { share, isSecure: options.tls !== undefined })
   let closing = false
-  /** Open connections, and how many answers each is owed. */
-  const connections = new Map<Duplex, number>()
-  const limit = options.maxConnections ?? Infinity
 
-  server.on(options.tls ? 'secureConnection' : 'connection', (socket: Duplex) => {
-    connections.set(socket, 0)
-    // Every request that a client sends ahead waits for its end.
-    socket.setMaxListeners(0)
-    socket.once('close', () => connections.delete(socket))
-    // Far beyond the limit even saying no takes descriptors that are not there.
-    if (closing || connections.size > limit * 1.5) socket.destroy()
-  })
   server.on('clientError', (error: Error, socket: Duplex) => {
     // What is not HTTP while an answer is under way would be answered into the middle of its body.
-    if (connections.get(socket)) socket.destroy()
+    if (counted.find(socket)?.owed) socket.destroy()
     else refuseMalformed(error, socket)
   })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     const { socket } = request
-    const ahead = (connections.get(socket) ?? 0) + 1
-    // Each has its blob open, though it cannot be sent yet.
-    if (ahead > mostAhead) return socket.destroy()
-    connections.set(socket, ahead)
-    response.once('close', () => {
-      const owed = connections.get(socket)
-      if (owed !== undefined) connections.set(socket, owed - 1)
-    })
+    const connection = counted.find(socket)
+    // What is sent ahead lies in memory.
+    if (!connection || connection.owed >= mostAhead) return void socket.destroy()
     if (closing) response.setHeader('connection', 'close')
-    if (connections.size <= limit) return handle(request, response)
-    const busy = new OciError('TOOMANYREQUESTS', 503, 'The mirror has as many connections as it can hold.')
-    response
-      .writeHead(503, { 'retry-after': '1', connection: 'close', 'content-type': 'application/json' })
-      .end(busy.body())
+    const start = () => handle(request, response)
+    response.once('close', () => connection.end(start))
+    connection.begin(start)
   })
 
-  /** Node itself would wait for a connection that has never said a word. */
-  const dropIdle = () => {
-    for (const [socket, owed] of connections) if (owed === 0) socket.destroy()
-  }
-
   const host = await bind(server, options)
+  // Without a descriptor left, accepting fails. The next connection is accepted when one is free again.
+  server.on('error', (error: Error) => logger.warn({ error: String(error) }, 'a connection could not be accepted'))
   options.prepare?.(server)
   const { port } = server.address() as AddressInfo
   const scheme = options.tls ? 'https' : 'http'
@@ -122,14 +110,69 @@ export async function listen(
     async close(graceMilliseconds) {
       closing = true
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
-      dropIdle()
-      const sweep = setInterval(dropIdle, 200)
+      counted.dropIdle()
+      const stopSweeping = every(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
       const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
       await closed
-      clearInterval(sweep)
+      stopSweeping()
       clearTimeout(cut)
     },
   }
+}
+
+function unlimited(): ConnectionBudget {
+  return new ConnectionBudget({ limits: { clients: Infinity, admin: Infinity }, refusals: 0 })
+}
+
+/** Has the budget admit each connection before anything is read from it. */
+function countConnections(
+  server: Server,
+  budget: ConnectionBudget,
+  { share, isSecure }: { readonly share: Share; readonly isSecure: boolean },
+): { find(socket: Duplex): Connection | undefined; dropIdle(): void } {
+  const accept = server.listeners('connection') as ((socket: Socket) => void)[]
+  const open = new Map<Duplex, Connection>()
+  /** Of a TLS listener, whose requests come by other sockets than were accepted: by the client's address. */
+  const byPeer = new Map<string, Connection>()
+  /** Accepted, and perhaps not admitted yet. */
+  const accepted = new Set<Socket>()
+  const serve = (connection: Connection) => {
+    const { socket } = connection
+    const peer = peerOf(socket)
+    if (isSecure) byPeer.set(peer, connection)
+    open.set(socket, connection)
+    socket.once('close', () => {
+      open.delete(socket)
+      byPeer.delete(peer)
+    })
+    // Every request that a client sends ahead waits for its end.
+    socket.setMaxListeners(0)
+    for (const listener of accept) listener.call(server, socket)
+  }
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    accepted.add(socket)
+    socket.once('close', () => accepted.delete(socket))
+    budget.admit(socket, { share, isSecure }, serve)
+  })
+  server.on('secureConnection', (socket: TLSSocket) => {
+    const connection = byPeer.get(peerOf(socket))
+    if (!connection) return void socket.destroy()
+    socket.setMaxListeners(0)
+    open.set(socket, connection)
+    socket.once('close', () => open.delete(socket))
+  })
+  return {
+    find: (socket) => open.get(socket),
+    /** Node itself would wait for a connection that has never said a word. */
+    dropIdle() {
+      for (const socket of accepted) if (!open.get(socket)?.owed) socket.destroy()
+    },
+  }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
 }
 
 /** The address it listens on: on a machine without IPv6 every address means every IPv4 one. */

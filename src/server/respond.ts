@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { OciError } from '../oci/errors.ts'
+import { errnoOf } from '../lib/errors.ts'
+import { OciError } from '../oci/errors.ts'
 import type { Provenance } from '../registry/registry.ts'
 
 /** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */
@@ -82,4 +83,15 @@ export function sendError(request: IncomingMessage, response: ServerResponse, er
   }
   const headers = { ...error.headers, 'content-type': 'application/json' }
   sendWhole(request, response, error.status, headers, Buffer.from(error.body()))
+}
+
+/** Whether a call failed because the process, or the system, has as many files open as it may. */
+export function isOutOfDescriptors(error: unknown): boolean {
+  const code = errnoOf(error)
+  return code === 'EMFILE' || code === 'ENFILE'
+}
+
+/** What a client is told then: it is over in a moment. */
+export function outOfDescriptors(): OciError {
+  return new OciError('UNAVAILABLE', 503, 'The mirror has as many files open as it may.', { 'retry-after': '1' })
 }

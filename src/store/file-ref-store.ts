@@ -1,6 +1,7 @@
 import { readdir, rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { later, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import { readSmallFile } from '../lib/read-small-file.ts'
 import { eachLimited } from './each-limited.ts'
@@ -41,7 +42,7 @@ export class FileRefStore implements RefStore {
   readonly #weights = new Map<RepositoryRecord, number>()
   #weight = 0
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
-  #timer: NodeJS.Timeout | undefined
+  #callOff: (() => void) | undefined
   #closed = false
 
   private constructor(options: FileRefStoreOptions) {
@@ -80,13 +81,14 @@ export class FileRefStore implements RefStore {
   }
 
   #flushIn(delay: number): void {
-    if (this.#closed || this.#timer) return
-    this.#timer = setTimeout(() => void this.flush(), delay).unref()
+    if (this.#closed || this.#callOff) return
+    const onFailure = logFailure(this.#options.logger, 'could not write the repository records')
+    this.#callOff = later(delay, () => this.flush(), onFailure)
   }
 
   async flush(): Promise<void> {
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#callOff?.()
+    this.#callOff = undefined
     for (const record of this.#changed) this.#weigh(record)
     await eachLimited([...this.#changed], writesAtOnce, (record) => this.#writes.run(record, () => this.#write(record)))
     await this.#writes.idle()

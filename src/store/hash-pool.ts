@@ -5,6 +5,8 @@ import { hashWorker, type HashAnswer, type HashOrder } from './hash-worker.ts'
 
 /** Hashes files while they grow, on threads of their own: the event loop has other things to do. */
 export interface HashPool {
+  /** Starts the first thread, so that it does not have to be started when no file descriptor is left. */
+  start(): Promise<void>
   /** Begins at the start of a file that is being written. */
   follow(algorithm: DigestAlgorithm, descriptor: number): FileHash
   /** Ends the threads; hashes that are not finished fail. */
@@ -41,10 +43,16 @@ export interface HashWatcher {
   worked(): void
 }
 
+export interface HashPoolOptions {
+  /** Threads at most. */
+  readonly most?: number
+  readonly watcher?: HashWatcher | undefined
+}
+
 /** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
-export function createHashPool(cores: number, watcher?: HashWatcher): HashPool {
+export function createHashPool(cores: number, { most = mostThreads, watcher }: HashPoolOptions = {}): HashPool {
   const threads: Thread[] = []
-  const limit = Math.max(1, Math.min(mostThreads, cores - 1))
+  const limit = Math.max(1, Math.min(most, cores - 1))
   let lastId = 0
   let closed = false
 
@@ -142,6 +150,18 @@ export function createHashPool(cores: number, watcher?: HashWatcher): HashPool {
 
   return {
     follow,
+    async start() {
+      if (threads.length > 0) return
+      const { worker } = start()
+      // A program that has nothing else to do waits for it.
+      worker.ref()
+      const stopWaiting = new AbortController()
+      const { signal } = stopWaiting
+      // A thread that could not be started ends; the next hash tries again.
+      await Promise.race([once(worker, 'online', { signal }), once(worker, 'exit', { signal })]).catch(() => {})
+      stopWaiting.abort()
+      worker.unref()
+    },
     async close() {
       closed = true
       const ended = threads.map(async ({ worker }) => {

@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { later, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import { removeOldQuarantine } from './quarantine.ts'
 import type { Store } from './open-store.ts'
@@ -40,19 +40,18 @@ export function createScrub(options: ScrubOptions): Scrub {
         if (checked === total) logger.info({ checked, damaged: damaged.length }, 'checked the stored blobs')
       await removeOldQuarantine(store.layout, clock.wall())
     } catch (error) {
-      if (signal.aborted) return
-      if (errnoOf(error) === undefined) throw error
-      logger.error({ error: String(error) }, 'could not check the stored blobs')
+      if (!signal.aborted) onFailure(error)
     }
-    timer = wait(every)
+    if (!signal.aborted) stopWaiting = wait(every)
   }
-  const wait = (ms: number) => setTimeout(() => void (round = scrub()), ms).unref()
-  let timer = wait(firstAfter)
+  const onFailure = logFailure(logger, 'could not check the stored blobs')
+  const wait = (ms: number) => later(ms, () => (round = scrub()), onFailure)
+  let stopWaiting = wait(firstAfter)
 
   return {
     async close() {
       closing.abort()
-      clearTimeout(timer)
+      stopWaiting()
       await round
     },
   }

@@ -3,6 +3,8 @@ import { link, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { every, logFailure } from '../lib/every.ts'
+import { silentLogger, type Logger } from '../lib/logger.ts'
 import { readSmallFile } from '../lib/read-small-file.ts'
 import { describeSelf, isHolderAlive, parseLockHolder, type LockHolder } from './lock-holder.ts'
 import type { StoreLayout } from './layout.ts'
@@ -19,6 +21,7 @@ export interface StoreLockOptions {
   readonly instance?: string | undefined
   /** The lock was taken from us, because we stood still for so long that we were held for dead: nothing may be written any more. */
   readonly onLost?: (() => void) | undefined
+  readonly logger?: Logger
 }
 
 const retryMs = 20
@@ -36,7 +39,7 @@ export async function acquireStoreLock(layout: StoreLayout, options: StoreLockOp
   const holder = await take(layout.lock, self, options.clock)
   if (holder) throw heldBy(layout, holder)
   await sweepGuards(layout)
-  const heart = startHeart(layout.lock, self, options.onLost ?? (() => {}))
+  const heart = startHeart(layout.lock, self, options)
   return {
     async release() {
       await heart.stop()
@@ -46,29 +49,33 @@ export async function acquireStoreLock(layout: StoreLayout, options: StoreLockOp
 }
 
 /** Shows those who cannot look at our process that we live. */
-function startHeart(path: string, self: LockHolder, onLost: () => void): { stop(): Promise<void> } {
+function startHeart(path: string, self: LockHolder, options: StoreLockOptions): { stop(): Promise<void> } {
+  const { onLost = () => {}, logger = silentLogger } = options
   let work = Promise.resolve()
   const beat = async () => {
     const holder = await readHolder(path)
     // Somebody cleared it away; it is ours as long as nobody else takes it.
     if (holder === undefined) return void (await publish(path, self))
     if (holder.nonce !== self.nonce) {
-      clearInterval(timer)
+      stop()
       onLost()
       return
     }
     const now = new Date()
     await utimes(path, now, now)
   }
-  const timer = setInterval(() => {
-    work = work.then(beat).catch((error: unknown) => {
+  const onFailure = logFailure(logger, 'could not touch the lock of the store')
+  const round = () => {
+    work = beat().catch((error: unknown) => {
       // A disk that fails for a moment is not the end of the lock; what depends on it will say so.
-      if (errnoOf(error) === undefined) throw error
+      if (errnoOf(error) === undefined) onFailure(error)
     })
-  }, beatMs).unref()
+    return work
+  }
+  const stop = every(beatMs, round, onFailure)
   return {
     async stop() {
-      clearInterval(timer)
+      stop()
       await work
     },
   }

@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { every, later, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import { carryOut, preview, type Removed } from './carry-out.ts'
@@ -63,7 +63,7 @@ export function createSweeper(options: SweeperOptions): Sweeper {
   const { store, limits, isInUse, logger, clock } = options
   const closing = new AbortController()
   let last: Promise<unknown> = Promise.resolve()
-  let poked: NodeJS.Timeout | undefined
+  let callOff: (() => void) | undefined
 
   const inTurn = (dryRun: boolean, isForced: boolean, plan: () => Promise<Plan>): Promise<Removal> => {
     const result = last.then(() => run(dryRun, isForced, plan))
@@ -117,15 +117,9 @@ export function createSweeper(options: SweeperOptions): Sweeper {
       }),
     )
 
-  const sweepUnasked = async () => {
-    try {
-      await sweep({ dryRun: false })
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error
-      logger.error({ error: String(error) }, 'could not keep the store within its limits')
-    }
-  }
-  const timer = setInterval(() => void sweepUnasked(), options.interval ?? 60_000).unref()
+  const sweepUnasked = () => sweep({ dryRun: false })
+  const onFailure = logFailure(logger, 'could not keep the store within its limits')
+  const stopSweeping = every(options.interval ?? 60_000, sweepUnasked, onFailure)
 
   return {
     sweep,
@@ -134,16 +128,17 @@ export function createSweeper(options: SweeperOptions): Sweeper {
         planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
       ),
     poke() {
-      if (closing.signal.aborted || poked || limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
-      poked = setTimeout(() => {
-        poked = undefined
-        void sweepUnasked()
-      }, pokeDelayMs).unref()
+      if (closing.signal.aborted || callOff || limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+      const sweepNow = () => {
+        callOff = undefined
+        return sweepUnasked()
+      }
+      callOff = later(pokeDelayMs, sweepNow, onFailure)
     },
     async close() {
       closing.abort()
-      clearInterval(timer)
-      clearTimeout(poked)
+      stopSweeping()
+      callOff?.()
       await last
     },
   }

@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { every, logFailure } from '../lib/every.ts'
+import { silentLogger, type Logger } from '../lib/logger.ts'
 import type { BlobStore } from './blob-store.ts'
 import { UploadSession, type UploadSessionOptions } from './upload-session.ts'
 
@@ -11,6 +13,7 @@ export interface UploadSessionsOptions {
   readonly limit: number
   /** A session that nothing happens to for so long is gone; ms. */
   readonly idle: number
+  readonly logger?: Logger
 }
 
 const looksPerIdle = 20
@@ -22,12 +25,13 @@ const looksPerIdle = 20
 export class UploadSessions {
   readonly #options: UploadSessionsOptions
   readonly #sessions = new Map<string, UploadSession>()
-  readonly #timer: NodeJS.Timeout
+  readonly #stopExpiring: () => void
 
   constructor(options: UploadSessionsOptions) {
     this.#options = options
-    const every = Math.max(10, Math.min(60_000, options.idle / looksPerIdle))
-    this.#timer = setInterval(() => void this.#expire(), every).unref()
+    const everyMs = Math.max(10, Math.min(60_000, options.idle / looksPerIdle))
+    const onFailure = logFailure(options.logger ?? silentLogger, 'could not end an upload that nobody goes on with')
+    this.#stopExpiring = every(everyMs, () => this.#expire(), onFailure)
   }
 
   get count(): number {
@@ -51,7 +55,7 @@ export class UploadSessions {
 
   /** Ends all of them. */
   async close(): Promise<void> {
-    clearInterval(this.#timer)
+    this.#stopExpiring()
     await Promise.all([...this.#sessions.values()].map((session) => session.cancel()))
   }
 

@@ -22,23 +22,25 @@ export interface AgentsOptions {
   readonly proxies: Proxies
   /** PEM certificates to trust instead of the usual ones. */
   readonly certificates: string[] | undefined
+  /** Whether connections are kept for the next request; there have to be descriptors for them. */
+  readonly keepAlive?: boolean | undefined
 }
 
 /** More than a pull uses with all that is fetched ahead, so that nothing a client asks for waits behind what it did not. */
-const connectionsPerOrigin = 48
+export const connectionsPerOrigin = 48
 const keepAliveMs = 15_000
 
 /** Loads the HTTP client; a server does so before it says that it is ready. */
 export const loadUndici = async () => (await import('undici')).default
 
-export function createAgents({ timeouts, guard, proxies, certificates }: AgentsOptions): Agents {
+export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
   const agents = new Map<string, Promise<Dispatcher>>()
 
   async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
     const { Agent, ProxyAgent, buildConnector } = await loadUndici()
     resumePausedAtEnd()
     const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
-    const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs }
+    const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs, pipelining: keepAlive ? 1 : 0 }
     if (!proxy) return new Agent({ ...pool, connect: { ...connect, lookup: guard.lookup } })
     // Names that the proxy resolves cannot be judged here, only literal addresses.
     if (proxy.protocol === 'socks4' || proxy.protocol === 'socks5') {

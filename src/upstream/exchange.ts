@@ -1,8 +1,11 @@
+import { setMaxListeners } from 'node:events'
 import { redact } from '../lib/redact.ts'
-import { createAgents, type AgentsOptions, type Lane } from './agents.ts'
+import { Slots } from '../lib/slots.ts'
+import { connectionsPerOrigin, createAgents, type AgentsOptions, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
 import type { RedirectTargets } from './redirect-targets.ts'
+import { createRepositoryShare } from './repository-share.ts'
 import { redirectTarget, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -21,6 +24,8 @@ export interface ExchangeRequest {
   readonly headers: Readonly<Record<string, string>>
   readonly body?: string
   readonly lane: Lane
+  /** What it is about: one repository may not hold every connection. */
+  readonly repository?: string | undefined
   readonly signal?: AbortSignal | undefined
   /** Answers the challenges of registries that the request is redirected to. */
   readonly targets?: RedirectTargets | undefined
@@ -46,6 +51,8 @@ export interface ExchangeOptions extends AgentsOptions {
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
   readonly userAgent: string
+  /** Requests under way, of all upstreams together; no limit when not given. */
+  readonly requests?: Slots | undefined
 }
 
 const mostHops = 5
@@ -56,8 +63,18 @@ const discardMs = 1000
 export function createExchange(options: ExchangeOptions): Exchange {
   const { host, timeouts, guard } = options
   const agents = createAgents(options)
+  const { requests = new Slots(Infinity) } = options
+  const share = createRepositoryShare({
+    host,
+    patience: timeouts.headers,
+    requests,
+    connections: connectionsPerOrigin,
+  })
   // The agents lose sight of a connection once its last request has begun, so that ending them does not end it.
   const running = new Set<AbortController>()
+  /** Ends what waits for its turn. */
+  const ending = new AbortController()
+  setMaxListeners(0, ending.signal)
   let closed = false
 
   const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
@@ -66,11 +83,18 @@ export function createExchange(options: ExchangeOptions): Exchange {
     guard.checkLiteral(url)
     const { agent, via } = await agents.find(request.lane, url)
     request.signal?.throwIfAborted()
-    if (closed) throw stopping()
+    const signal = request.signal ? AbortSignal.any([request.signal, ending.signal]) : ending.signal
+    const leave = await share.enter({ ...request, signal })
+    if (closed || request.signal?.aborted) {
+      leave()
+      request.signal?.throwIfAborted()
+      throw stopping()
+    }
     const foreign = url.origin !== request.url.origin
     const run = new AbortController()
     const onAbort = () => run.abort(request.signal?.reason)
     const finish = () => {
+      leave()
       request.signal?.removeEventListener('abort', onAbort)
       running.delete(run)
     }
@@ -128,6 +152,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
     },
     async close() {
       closed = true
+      ending.abort(stopping())
       for (const run of running) run.abort(stopping())
       await agents.close()
     },

@@ -2,6 +2,7 @@ import { lookup } from 'node:dns'
 import { systemClock, type Clock } from '../lib/clock.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { RunCommand } from '../lib/run-command.ts'
+import type { Slots } from '../lib/slots.ts'
 import { createAddressGuard, type LookupAll } from './address-guard.ts'
 import { createAuthorizer } from './auth.ts'
 import { trustedCertificates } from './certificates.ts'
@@ -44,6 +45,10 @@ export interface InquiryOptions {
   /** Path of Docker's config.json; see `dockerConfigPath`. */
   readonly dockerConfig: string
   readonly userAgent: string
+  /** Requests under way, of all upstreams together; no limit when not given. */
+  readonly requests?: Slots | undefined
+  /** Whether connections are kept for the next request; they are when not given. */
+  readonly keepAlive?: boolean | undefined
   readonly runCommand: RunCommand
   readonly logger: Logger
   readonly clock?: Clock
@@ -120,7 +125,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
       if (authorization !== undefined) secrets.push(...secretsIn(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
-      const answer = await exchange.send({ method, url: target, headers: all, lane, signal, targets })
+      const answer = await exchange.send({ method, url: target, headers: all, lane, repository: name, signal, targets })
       if (!answer.foreign) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
       return answer
     })

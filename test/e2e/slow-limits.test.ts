@@ -5,9 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import { filesOf, temporaryFiles } from '../support/blob-file.ts'
+import { descriptorsOf, holdIdle, withDescriptors } from '../support/descriptors.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
-import { get, type Answer } from '../support/get.ts'
+import { get } from '../support/get.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
 import { makeImage } from '../support/images.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -27,13 +28,11 @@ async function startWithImage(size: number) {
   return { image, layer: image.layers[0]!, upstream, upstreams: { 'docker.io': upstream.url } }
 }
 
-test('64 file descriptors and 200 clients: everyone gets the content or a 503 with Retry-After, and it works on', async () => {
+test('64 file descriptors and 200 clients on one cold blob: everyone gets the content or a 503 with Retry-After, and it works on', async () => {
   const { upstream, upstreams, layer } = await startWithImage(2 * MB)
-  const mirror = await startMirrorProcess({ upstreams, wrapper: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'] })
+  const mirror = await startMirrorProcess({ upstreams, wrapper: withDescriptors(64) })
   upstream.on(anyBlob, slow(4 * MB))
-  const settled = await Promise.allSettled(Array.from({ length: 200 }, () => mirror.get(`${app}/blobs/${layer}`)))
-  const answers = settled.flatMap((each): Answer[] => (each.status === 'fulfilled' ? [each.value] : []))
-  expect(answers.length).toBeGreaterThan(0)
+  const answers = await Promise.all(Array.from({ length: 200 }, () => mirror.get(`${app}/blobs/${layer}`)))
   for (const answer of answers) {
     if (answer.status === 200) expectContent(answer, layer)
     else expect([answer.status, answer.headers['retry-after']]).toEqual([503, expect.any(String)])
@@ -41,6 +40,53 @@ test('64 file descriptors and 200 clients: everyone gets the content or a 503 wi
   await sleep(2000)
   expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
   expect(upstream.count(anyBlob)).toBe(1)
+})
+
+test.each([
+  [64, 600],
+  [128, 1000],
+  [1024, 5000],
+])(
+  '%i file descriptors and %i idle connections on all listeners for 10 s: requests are answered, nothing is left behind',
+  async (limit, connections) => {
+    const { upstreams, layer } = await startWithImage(2 * MB)
+    const mirror = await startMirrorProcess({ upstreams, registry: true, wrapper: withDescriptors(limit) })
+    const blob = `${app}/blobs/${layer}`
+    expectContent(await mirror.get(blob), layer)
+    const before = descriptorsOf(mirror.pid)
+    const listeners = [mirror.url, mirror.registryUrl!, mirror.adminUrl]
+    const idle = await Promise.all(listeners.map((url) => holdIdle(url, Math.floor(connections / listeners.length))))
+    const until = performance.now() + 10_000
+    const statuses: number[] = []
+    while (performance.now() < until) {
+      const asked = [get(mirror.url, blob), get(mirror.registryUrl!, '/v2/'), get(mirror.adminUrl, '/healthz')]
+      for (const answer of await Promise.allSettled(asked))
+        if (answer.status === 'fulfilled') statuses.push(answer.value.status)
+      await sleep(100)
+    }
+    expect(statuses).toContain(200)
+    expect(statuses.filter((status) => status !== 200 && status !== 503)).toEqual([])
+    expect(descriptorsOf(mirror.pid)).toBeLessThanOrEqual(limit)
+    for (const { release } of idle) release()
+    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 10_000 }).toBeLessThanOrEqual(before + 1)
+    expectContent(await mirror.get(blob), layer)
+    expect((await mirror.status()).running).toBe(true)
+    expect(mirror.log()).not.toMatch(/nothing handled it|was not caught/)
+  },
+)
+
+test('5,000 idle connections at 20,000 file descriptors: all of them stay open, and a ping takes 50 ms at most', async () => {
+  const mirror = await startMirrorProcess({ upstreams: {}, wrapper: withDescriptors(20_000) })
+  const idle = await holdIdle(mirror.url, 5000)
+  await expect.poll(() => idle.open, { timeout: 30_000 }).toBe(5000)
+  const times: number[] = []
+  for (let at = 0; at < 100; at++) {
+    const begun = performance.now()
+    expect((await mirror.get('/v2/')).status).toBe(200)
+    times.push(performance.now() - begun)
+  }
+  expect(times.toSorted((a, b) => a - b)[98]).toBeLessThan(50)
+  expect(descriptorsOf(mirror.pid)).toBeGreaterThan(5000)
 })
 
 async function startOnSmallDisk(upstreams: Record<string, string>): Promise<MirrorProcess> {

@@ -3,6 +3,7 @@ import { request as requestTls } from 'node:https'
 import type { IncomingHttpHeaders, Server } from 'node:http'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
+import { ConnectionBudget } from '../../src/server/connection-budget.ts'
 import { listen } from '../../src/server/listen.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { headers as withHeaders, status } from '../support/faults.ts'
@@ -311,7 +312,8 @@ test.each(['text/html', 'image/svg+xml', 'application/xhtml+xml', 'application/x
 )
 
 test('a connection beyond the limit hears so with the same headers', async () => {
-  const listener = await listen({ host: '127.0.0.1', port: 0, maxConnections: 2 }, () => {})
+  const connections = new ConnectionBudget({ limits: { clients: 2, admin: 2 }, refusals: 8 })
+  const listener = await listen({ host: '127.0.0.1', port: 0, connections }, () => {})
   onTestFinished(() => listener.close(0))
   for (const _ of ['first', 'second']) {
     const socket = connect(listener.port, '127.0.0.1')

@@ -1,4 +1,5 @@
 import { describeFailure } from '../../lib/errors.ts'
+import { every } from '../../lib/every.ts'
 import type { Logger } from '../../lib/logger.ts'
 import type { Outside } from './outside.ts'
 
@@ -9,20 +10,13 @@ const lookMs = 1000
  * until then one of them may be put back. Returns how to stop looking.
  */
 export function forgetPredecessors(outside: Outside, logger: Logger, everyMs = lookMs): () => void {
-  let looking = false
   const look = async () => {
-    if (looking) return
-    looking = true
-    try {
-      if ((await outside.endpoints()) === undefined) return
-      clearInterval(timer)
-      await outside.forgetOthers()
-    } catch (error) {
-      logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed')
-    } finally {
-      looking = false
-    }
+    if ((await outside.endpoints()) === undefined) return
+    stop()
+    await outside.forgetOthers()
   }
-  const timer = setInterval(() => void look(), everyMs).unref()
-  return () => clearInterval(timer)
+  const stop = every(everyMs, look, (error) =>
+    logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
+  )
+  return stop
 }

@@ -3,6 +3,10 @@ import { spareMemory } from '../../../src/app/spare-memory.ts'
 
 const MiB = 1024 * 1024
 
+const onFailure = (error: unknown) => {
+  throw error
+}
+
 /** A process that holds what it is told, and half of what is too much for it is free. */
 function startProcess() {
   vi.useFakeTimers()
@@ -12,7 +16,7 @@ function startProcess() {
     state.trimmed += 1
     state.held -= Math.max(0, (state.held - 100 * MiB) / 2)
   }
-  const stop = spareMemory({ trim, held: () => state.held, everyMs: 1000 })
+  const stop = spareMemory({ trim, held: () => state.held, everyMs: 1000, onFailure })
   onTestFinished(stop)
   const hold = async (bytes: number) => {
     state.held = bytes
@@ -44,7 +48,7 @@ test('what cannot be given back is let be until it is more', async () => {
   onTestFinished(() => void vi.useRealTimers())
   let held = 300 * MiB
   const trim = vi.fn<() => Promise<void>>(async () => {})
-  onTestFinished(spareMemory({ trim, held: () => held, everyMs: 1000 }))
+  onTestFinished(spareMemory({ trim, held: () => held, everyMs: 1000, onFailure }))
   await vi.advanceTimersByTimeAsync(10_000)
   expect(trim).toHaveBeenCalledTimes(1)
   for (const [MiBs, times] of [
@@ -62,4 +66,20 @@ test('once stopped it does nothing any more', async () => {
   const { hold, stop } = startProcess()
   stop()
   expect(await hold(500 * MiB)).toBe(0)
+})
+
+test('a look that throws, as without a file descriptor left, is reported, and the next look comes', async () => {
+  vi.useFakeTimers()
+  onTestFinished(() => void vi.useRealTimers())
+  let looks = 0
+  const held = () => {
+    looks += 1
+    throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE', syscall: 'uv_resident_set_memory' })
+  }
+  const failures: unknown[] = []
+  onTestFinished(
+    spareMemory({ trim: async () => {}, held, everyMs: 1000, onFailure: (error) => void failures.push(error) }),
+  )
+  await vi.advanceTimersByTimeAsync(3000)
+  expect([looks, failures.length]).toEqual([3, 3])
 })

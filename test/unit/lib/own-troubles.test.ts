@@ -84,7 +84,7 @@ describe('the health of a mirror', () => {
 
   test('is bad after a hashing thread has died, until another has done its work', async () => {
     const troubles = new OwnTroubles(systemClock)
-    const hashes = createHashPool(2, troubles.watch('hash'))
+    const hashes = createHashPool(2, { watcher: troubles.watch('hash') })
     onTestFinished(() => hashes.close())
     const file = await open(join(await temporaryHome(), 'file'), 'w+')
     onTestFinished(() => file.close())

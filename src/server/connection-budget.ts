@@ -1,0 +1,232 @@
+import { readSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { errnoOf } from '../lib/errors.ts'
+import { silentLogger, type Logger } from '../lib/logger.ts'
+import { OciError } from '../oci/errors.ts'
+import { securityHeaderLines } from './security-headers.ts'
+
+/** Whose connections count together: those of the cache and the registry on all addresses, or those of the admin listener. */
+export type Share = 'clients' | 'admin'
+
+export interface Admission {
+  readonly share: Share
+  /** Whether the connection begins with a TLS handshake. */
+  readonly isSecure: boolean
+}
+
+export interface ConnectionBudgetOptions {
+  /** Connections at most, by share. */
+  readonly limits: Readonly<Record<Share, number>>
+  /** Connections beyond the limits that may wait for their request at a time. */
+  readonly refusals: number
+  readonly logger?: Logger
+}
+
+/** An accepted connection and the requests it waits for. */
+export interface Connection {
+  readonly socket: Socket
+  /** Answers that the client waits for. */
+  readonly owed: number
+  /** A request has arrived: starts it when the ones before it are over, so that a connection has one file open at most. */
+  begin(start: () => void): void
+  /** A request that has begun is over. */
+  end(start: () => void): void
+}
+
+/** A connection that has been idle for so long gives way to a request. A client in the middle of a pull comes back sooner. */
+const idleMs = 1000
+/** How long a connection beyond the limit may wait for its request, and then for its client to take the answer. */
+const waitMs = 1000
+/** How often the log says that connections are refused. */
+const complainMs = 10_000
+
+/**
+ * The connections of every listener of the process: one limit for all of them, because they share its file descriptors.
+ *
+ * A connection beyond the limit waits for its request, for a second at most. The request then takes the place of the connection
+ * that has been idle for longest, so that connections which ask for nothing keep nobody out. Where none is idle, it is answered
+ * with 503 and Retry-After, and its connection is closed. Where too many wait, the first of them is answered at once. Before a
+ * TLS handshake there is no way to answer, and no request to wait for: the connection takes the place of an idle one, or is
+ * closed.
+ */
+export class ConnectionBudget {
+  readonly #options: ConnectionBudgetOptions
+  readonly #shares = { clients: newShare(), admin: newShare() }
+  /** Connections beyond the limit whose request has not come, the oldest first, and what decides on each. */
+  readonly #waiting = new Map<Socket, () => void>()
+  #complainedAt = -Infinity
+
+  constructor(options: ConnectionBudgetOptions) {
+    this.#options = options
+  }
+
+  /** Connections that are open, those that wait or were refused not among them. */
+  count(share: Share): number {
+    return this.#shares[share].open.size
+  }
+
+  /** Takes a connection that was just accepted. `serve` is called at once, later, or never: then the budget has ended it. */
+  admit(socket: Socket, admission: Admission, serve: (connection: Connection) => void): void {
+    const { share, isSecure } = admission
+    if (this.#isFree(share)) return serve(this.#open(socket, admission))
+    if (isSecure) {
+      if (this.#endIdle(share)) return serve(this.#open(socket, admission))
+      this.#complain(share)
+      return void socket.destroy()
+    }
+    const decide = (head: Buffer | undefined) => {
+      this.#waiting.delete(socket)
+      if (socket.destroyed) return
+      if (head && (this.#isFree(share) || this.#endIdle(share))) {
+        socket.unshift(head)
+        serve(this.#open(socket, admission))
+        socket.resume()
+        return
+      }
+      this.#complain(share)
+      refuse(socket, head)
+    }
+    socket.on('error', ignore)
+    const head = readArrived(socket)
+    if (head) return decide(head)
+    const [oldest] = this.#waiting.values()
+    if (this.#waiting.size >= this.#options.refusals) oldest?.()
+    this.#wait(socket, decide)
+  }
+
+  #wait(socket: Socket, decide: (head: Buffer | undefined) => void): void {
+    const stop = () => {
+      clearTimeout(timer)
+      socket.off('data', onData)
+      socket.off('close', stop)
+      this.#waiting.delete(socket)
+      socket.pause()
+    }
+    const onData = (head: Buffer) => {
+      stop()
+      decide(head)
+    }
+    const giveUp = () => {
+      stop()
+      decide(readArrived(socket))
+    }
+    const timer = setTimeout(giveUp, waitMs)
+    socket.on('data', onData)
+    socket.on('close', stop)
+    this.#waiting.set(socket, giveUp)
+  }
+
+  #isFree(share: Share): boolean {
+    return this.#shares[share].open.size < this.#options.limits[share]
+  }
+
+  #open(socket: Socket, { share, isSecure }: Admission): Connection {
+    const { open, idle } = this.#shares[share]
+    socket.off('error', ignore)
+    const connection = new CountedConnection(socket, idle, isSecure)
+    open.add(connection)
+    socket.once('close', () => {
+      open.delete(connection)
+      idle.delete(connection)
+    })
+    return connection
+  }
+
+  /** Ends the connection that has been idle for longest. Its descriptor is free at once. */
+  #endIdle(share: Share): boolean {
+    const { open, idle } = this.#shares[share]
+    const [oldest] = idle
+    if (!oldest || performance.now() - oldest.since < idleMs) return false
+    open.delete(oldest)
+    idle.delete(oldest)
+    // On a machine that is busy its request may have come without having been read.
+    const head = oldest.isSecure ? undefined : readArrived(oldest.socket)
+    if (head) refuse(oldest.socket, head)
+    else oldest.socket.destroy()
+    return true
+  }
+
+  #complain(share: Share): void {
+    const now = performance.now()
+    if (now - this.#complainedAt < complainMs) return
+    this.#complainedAt = now
+    const { logger = silentLogger, limits } = this.#options
+    logger.warn({ listener: share, limit: limits[share] }, 'connections are refused: as many are open as may be')
+  }
+}
+
+function newShare(): { readonly open: Set<CountedConnection>; readonly idle: Set<CountedConnection> } {
+  return { open: new Set(), idle: new Set() }
+}
+
+class CountedConnection implements Connection {
+  readonly socket: Socket
+  readonly isSecure: boolean
+  /** Those that owe nothing, the one that has been idle for longest first. */
+  readonly #idle: Set<CountedConnection>
+  /** The request that is being answered, and those sent ahead of its answer. */
+  readonly #requests: (() => void)[] = []
+  /** Since when it has been idle, `performance.now()`. */
+  since = performance.now()
+
+  constructor(socket: Socket, idle: Set<CountedConnection>, isSecure: boolean) {
+    this.socket = socket
+    this.isSecure = isSecure
+    this.#idle = idle
+    idle.add(this)
+  }
+
+  get owed(): number {
+    return this.#requests.length
+  }
+
+  begin(start: () => void): void {
+    this.#idle.delete(this)
+    if (this.#requests.push(start) === 1) start()
+  }
+
+  end(start: () => void): void {
+    const at = this.#requests.indexOf(start)
+    if (at !== -1) this.#requests.splice(at, 1)
+    if (this.socket.destroyed) return
+    const [next] = this.#requests
+    if (next && at === 0) return next()
+    if (next) return
+    this.since = performance.now()
+    this.#idle.add(this)
+  }
+}
+
+/** Answers and closes in one go, so that no descriptor is held. All that has come of the request must have been read. */
+function refuse(socket: Socket, head: Buffer | undefined): void {
+  // Closing with unread bytes would reset the connection, and the answer might be lost with it.
+  socket.end(busyAnswer(head))
+  socket.destroy()
+}
+
+function ignore(): void {}
+
+/** What has arrived on a socket that nobody has read from; undefined for nothing, and where there is no plain descriptor. */
+function readArrived(socket: Socket): Buffer | undefined {
+  const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
+  if (typeof handle?.fd !== 'number' || handle.fd < 0) return undefined
+  const buffer = Buffer.allocUnsafe(16 * 1024)
+  try {
+    const count = readSync(handle.fd, buffer)
+    return count > 0 ? buffer.subarray(0, count) : undefined
+  } catch (error) {
+    // EAGAIN: nothing has arrived. Any other failure ends the connection as well.
+    if (errnoOf(error) === undefined) throw error
+    return undefined
+  }
+}
+
+/** A body only where a GET is known to have been asked: after a HEAD, nothing may follow the head. */
+function busyAnswer(head: Buffer | undefined): string {
+  const error = new OciError('TOOMANYREQUESTS', 503, 'The mirror has as many connections as it can hold.')
+  const body = head === undefined || head.toString('latin1', 0, 5) === 'HEAD ' ? '' : error.body()
+  return (
+    'HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n' +
+    `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n${securityHeaderLines}\r\n${body}`
+  )
+}

@@ -1,0 +1,96 @@
+import { spawnSync } from 'node:child_process'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { descriptorsOf, holdIdle, withDescriptors } from '../support/descriptors.ts'
+import { expectContent } from '../support/expect-content.ts'
+import { get, type Answer } from '../support/get.ts'
+import { makeImage } from '../support/images.ts'
+import { temporaryHome } from '../support/mirror.ts'
+import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
+import { noise } from '../support/noise.ts'
+import { app } from '../support/scene.ts'
+import { startUpstream } from '../support/upstream.ts'
+
+const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
+
+async function startNarrow(limit: number) {
+  const image = makeImage({ layers: [noise(200_000)] })
+  const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
+  const upstreams = { 'docker.io': upstream.url }
+  const mirror = await startMirrorProcess({ upstreams, registry: true, wrapper: withDescriptors(limit) })
+  return { mirror, layer: image.layers[0]! }
+}
+
+/** Clients that ask at the same moment, on all listeners. Each gets an answer: 200, or a 503 that says when to come back. */
+async function askAll({ url, registryUrl, adminUrl }: MirrorProcess, blob: string, count: number): Promise<number[]> {
+  const targets = [
+    { from: url, path: blob },
+    { from: url, path: '/v2/' },
+    { from: registryUrl!, path: '/v2/' },
+    { from: adminUrl, path: '/healthz' },
+  ]
+  const asked = Array.from({ length: count }, (_, at) => {
+    const { from, path } = targets[at % targets.length]!
+    return get(from, path)
+  })
+  const answers: Answer[] = await Promise.all(asked)
+  for (const { status, headers } of answers)
+    if (status !== 200) expect([status, headers['retry-after']]).toEqual([503, expect.any(String)])
+  return answers.map(({ status }) => status)
+}
+
+describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => {
+  test('200 clients on the cache, the registry and the admin listener at once: every answer is 200 or 503, three times over', async () => {
+    const { mirror, layer } = await startNarrow(64)
+    const blob = `${app}/blobs/${layer}`
+    expectContent(await mirror.get(blob), layer)
+    const before = descriptorsOf(mirror.pid)
+    for (const _ of [1, 2, 3]) {
+      const statuses = await askAll(mirror, blob, 200)
+      expect(statuses).toContain(200)
+      expect(statuses).toContain(503)
+    }
+    expectContent(await mirror.get(blob), layer)
+    await expect.poll(() => descriptorsOf(mirror.pid)).toBeLessThanOrEqual(before + 1)
+    expect(mirror.log()).not.toMatch(/"level":"error"/)
+  })
+
+  test('300 connections that never ask for anything: pulls, pushes and the status go on, and nothing is left behind', async () => {
+    const { mirror, layer } = await startNarrow(64)
+    const before = descriptorsOf(mirror.pid)
+    const listeners = [mirror.url, mirror.registryUrl!, mirror.adminUrl]
+    const idle = await Promise.all(listeners.map((url) => holdIdle(url, 100)))
+    const until = performance.now() + 5000
+    let served = 0
+    while (performance.now() < until) {
+      const answers = await Promise.all(
+        listeners.map((url, at) => get(url, at < 2 ? '/v2/' : '/healthz').catch(() => undefined)),
+      )
+      served += answers.filter((answer) => answer?.status === 200).length
+      await sleep(100)
+    }
+    expect(served).toBeGreaterThan(0)
+    for (const { release } of idle) release()
+    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 5000 }).toBeLessThanOrEqual(before + 1)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    expect((await mirror.status()).running).toBe(true)
+  })
+})
+
+describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => {
+  test.each(['serve', 'up'])('`mirror %s` refuses it, and says what is needed and how to get it', async (command) => {
+    const home = await temporaryHome()
+    await writeFile(join(home, 'mirror.yaml'), 'networks: []\n')
+    const [file, ...args] = [...withDescriptors(40), process.execPath, program, command]
+    const { status, stderr } = spawnSync(file, args, {
+      env: { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process' },
+      encoding: 'utf8',
+    })
+    expect(status).toBe(2)
+    expect(stderr).toContain('The limit on open files is 40, and the mirror needs at least 56')
+    expect(stderr).toContain('ulimit -n 1024')
+  })
+})

@@ -1,0 +1,30 @@
+import { expect, test } from 'vitest'
+import { temporaryFiles } from '../support/blob-file.ts'
+import { endless } from '../support/faults.ts'
+import { app, startScene } from '../support/scene.ts'
+import { anyBlob } from '../support/upstream.ts'
+
+const MiB = 1024 * 1024
+
+test('a blob of unknown size that never ends is cut at the limit of the cache, and nothing of it is kept', async () => {
+  const { mirror, upstream, layer } = await startScene({ cache: { maxSize: 8 * MiB } })
+  upstream.on(anyBlob, endless)
+  // Without its manifest nobody knows the size of the blob.
+  const answer = await mirror.get(`${app}/blobs/${layer}`)
+  expect(answer.complete && answer.status === 200).toBe(false)
+  expect(answer.body.length).toBeLessThanOrEqual(8 * MiB)
+  await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+  expect((await mirror.status()).storage.blobs).toBe(0)
+  await expect.poll(() => upstream.connections.open).toBe(0)
+  expect(upstream.count(anyBlob)).toBe(1)
+  expect(mirror.log.join('\n')).toContain('has not ended after 8388608 bytes')
+})
+
+test('a blob of known size whose body never ends is cut at its size', async () => {
+  const { mirror, upstream, layer } = await startScene()
+  await mirror.get(`${app}/manifests/v1`)
+  upstream.on(anyBlob, endless)
+  const answer = await mirror.get(`${app}/blobs/${layer}`)
+  expect(answer.complete && answer.status === 200).toBe(false)
+  await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+})

@@ -1,0 +1,26 @@
+import { expect, test } from 'vitest'
+import { checkDescriptorLimit, planDescriptors } from '../../../src/app/descriptors.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
+
+test.each([56, 64, 128, 256, 1024, 4096, 20_000, 1_048_576])(
+  'of %i descriptors all shares together, with what the process holds itself, stay below the limit',
+  (limit) => {
+    const plan = planDescriptors({ limit, inUse: 18, listening: 3 })
+    const own = 20 + plan.hashThreads * 5 + 3
+    const { clients, admin, refusals, uploads, fills, requests } = plan
+    expect(own + clients * 2 + admin + refusals + uploads + fills + requests).toBeLessThan(limit)
+    expect(clients).toBeGreaterThanOrEqual(3)
+    expect(fills).toBeGreaterThanOrEqual(2)
+  },
+)
+
+test('of 20,000 descriptors at least 5,000 connections are left for clients', () => {
+  expect(planDescriptors({ limit: 20_000, inUse: 18 }).clients).toBeGreaterThan(5000)
+})
+
+test('a limit of 40 is refused with what is needed and the way to get it', () => {
+  const refuse = () => checkDescriptorLimit(40)
+  expect(refuse).toThrow(MirrorError)
+  expect(refuse).toThrow('The limit on open files is 40, and the mirror needs at least 56')
+  expect(() => checkDescriptorLimit(64)).not.toThrow()
+})

@@ -1,0 +1,53 @@
+import { beforeEach, afterEach, expect, test, vi } from 'vitest'
+import { deferred } from '../../../src/lib/deferred.ts'
+import { every, later } from '../../../src/lib/every.ts'
+
+beforeEach(() => void vi.useFakeTimers())
+afterEach(() => void vi.useRealTimers())
+
+test('a task that throws or rejects is reported each time, and the timer runs on', async () => {
+  const failures: unknown[] = []
+  let rounds = 0
+  const task = () => {
+    rounds += 1
+    if (rounds === 1) throw new Error('at once')
+    return rounds === 2 ? Promise.reject(new Error('a little later')) : undefined
+  }
+  const stop = every(100, task, (error) => void failures.push(error))
+  await vi.advanceTimersByTimeAsync(350)
+  expect(rounds).toBe(3)
+  expect(failures.map(String)).toEqual(['Error: at once', 'Error: a little later'])
+  stop()
+  await vi.advanceTimersByTimeAsync(1000)
+  expect(rounds).toBe(3)
+})
+
+test('a task never runs beside itself: rounds that are due while it runs are left out', async () => {
+  const work = deferred()
+  let rounds = 0
+  const task = () => {
+    rounds += 1
+    return rounds === 1 ? work.promise : undefined
+  }
+  const stop = every(100, task, () => {})
+  await vi.advanceTimersByTimeAsync(1000)
+  expect(rounds).toBe(1)
+  work.resolve()
+  await vi.advanceTimersByTimeAsync(100)
+  expect(rounds).toBe(2)
+  stop()
+})
+
+test('a single task runs once, is reported when it fails, and not run when it is called off', async () => {
+  const failures: unknown[] = []
+  let runs = 0
+  const task = async () => {
+    runs += 1
+    throw new Error('failed')
+  }
+  later(100, task, (error) => void failures.push(error))
+  const callOff = later(100, task, (error) => void failures.push(error))
+  callOff()
+  await vi.advanceTimersByTimeAsync(1000)
+  expect([runs, failures.length]).toEqual([1, 1])
+})
