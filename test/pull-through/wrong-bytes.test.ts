@@ -53,8 +53,8 @@ const ranges = {
 
 /** One connection that asks for all of this at once. */
 async function ask(scene: Scene, ...requests: string[]): Promise<RawAnswer[]> {
-  const { text, closed } = await rawHttp(scene.mirror.url, requests.join(''), 10_000)
-  expect(closed).toBe(true)
+  const { text, closed } = await rawHttp(scene.mirror.url, requests.join(''), 30_000)
+  expect(closed, requests.join('')).toBe(true)
   return parseAnswers(text)
 }
 
