@@ -24,6 +24,10 @@ export interface HeldManifest {
   readonly identity: string
 }
 
+function hashesTo(bytes: Uint8Array, digest: Digest): boolean {
+  return digestOf(bytes, digestAlgorithm(digest)) === digest
+}
+
 /** Manifests: in memory, on disk, or fetched, checked and kept. */
 export class ManifestCache {
   readonly #flights = new SingleFlight<HeldManifest>()
@@ -60,10 +64,34 @@ export class ManifestCache {
     reference: Reference,
   ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
     return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
-      const fetched = await place.upstream.manifest(place.name, reference, { access: await place.access() })
-      if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
-      return this.keep(place, reference, fetched).finally(fetched.release)
+      const fetched = await this.#ask(place, reference)
+      const announced = reference.kind === 'tag' ? fetched.digest : undefined
+      if (!announced || hashesTo(fetched.bytes, announced)) {
+        return this.keep(place, reference, fetched).finally(fetched.release)
+      }
+      return this.#settle(place, reference, announced, fetched).finally(fetched.release)
     })
+  }
+
+  async #ask(place: Place, reference: Reference): Promise<FetchedManifest> {
+    const fetched = await place.upstream.manifest(place.name, reference, { access: await place.access() })
+    if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
+    return fetched
+  }
+
+  /**
+   * The bytes of a tag do not hash to the digest that came with them: either they were changed on the way, or the upstream
+   * announces what it does not hold. Asking for that digest tells the two apart.
+   */
+  async #settle(place: Place, tag: Reference, announced: Digest, fetched: FetchedManifest): Promise<HeldManifest> {
+    this.#parts.stats.mismatched()
+    const byDigest: Reference = { kind: 'digest', digest: announced }
+    const held = await this.#ask(place, byDigest).catch((error: unknown) => {
+      if (error instanceof UpstreamError && error.failure === 'absent') return undefined
+      throw error
+    })
+    if (!held) return this.keep(place, tag, fetched)
+    return this.keep(place, byDigest, held).finally(held.release)
   }
 
   /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */

@@ -36,7 +36,7 @@ export async function sendBlobAnswer(
       return 0
     }
     headers['content-type'] = mediaType.octetStream
-    const range = size === undefined ? undefined : requestedRange(request, answer, size)
+    const range = size === undefined ? undefined : await requestedRange(request, answer, size, client.signal)
     if (range) headers['content-range'] = `bytes ${range.start}-${range.end}/${size}`
     const length = range ? range.end - range.start + 1 : size
     if (length !== undefined) headers['content-length'] = length
@@ -112,6 +112,17 @@ async function sendArriving(
   }
 }
 
+async function untilVerified(download: Download, size: number, signal: AbortSignal, registry: string): Promise<void> {
+  const follower = download.follow(size, { end: size, isAllOrNothing: true })
+  try {
+    await follower.next(signal)
+  } catch (error) {
+    throw error instanceof UpstreamError ? toOciError(error, registry, 'BLOB_UNKNOWN') : error
+  } finally {
+    follower.close()
+  }
+}
+
 function pieceSize(piece: Piece): number {
   return piece.kind === 'file' ? piece.range.end + 1 - piece.range.start : piece.bytes.length
 }
@@ -131,16 +142,19 @@ async function sendPiece(
 }
 
 /** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14: Range means something for GET only. */
-function requestedRange(
+async function requestedRange(
   request: IncomingMessage,
-  { digest, provenance }: BlobAnswer,
+  { digest, provenance, body }: BlobAnswer,
   size: number,
-): ByteRange | undefined {
+  signal: AbortSignal,
+): Promise<ByteRange | undefined> {
   if (request.method !== 'GET') return undefined
   const condition = request.headers['if-range']
   if (condition !== undefined && condition !== `"${digest}"`) return undefined
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
+  // The size of a blob that arrives is the upstream's word until the digest agrees.
+  if (body.kind === 'arriving') await untilVerified(body.download, size, signal, String(provenance.registry))
   const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
   addProvenance(headers, provenance)
   throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)

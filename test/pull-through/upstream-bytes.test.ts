@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
-import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody } from '../support/faults.ts'
+import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
 import { noise } from '../support/noise.ts'
 import { app, startScene } from '../support/scene.ts'
@@ -35,6 +35,15 @@ describe.each([
       expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     },
   )
+})
+
+test('a page in place of a blob does not say how long the blob is', async () => {
+  const { upstream, mirror, layer } = await startScene()
+  upstream.on(anyBlob, htmlPage('own'))
+  const part = { headers: { range: 'bytes=1000-2000' } }
+  expectError(await mirror.get(`${app}/blobs/${layer}`, part), 502)
+  upstream.heal()
+  expect((await mirror.get(`${app}/blobs/${layer}`, part)).status).toBe(206)
 })
 
 test('a small blob with wrong bytes is a 502, for nothing of it has left yet', async () => {
@@ -86,6 +95,20 @@ describe('a manifest', () => {
     }
     const lied = await mirror.get(`${app}/manifests/${lie}`)
     expect(lied.status).not.toBe(200)
+  })
+
+  test('asked for by tag, with a byte flipped that leaves it a manifest, is never served', async () => {
+    const { upstream, mirror, image } = await startScene()
+    const flipped = (body: Buffer) => Buffer.from(body.toString().replace(/"size":\d/, '"size":9'))
+    expect(flipped(image.bytes)).not.toEqual(image.bytes)
+    upstream.on(anyManifest, times(1, otherBody(flipped)))
+    expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+
+    const { mirror: other, upstream: broken } = await startScene()
+    broken.on(anyManifest, otherBody(flipped))
+    expectError(await other.get(`${app}/manifests/v1`), 502)
+    broken.heal()
+    expectContent(await other.get(`${app}/manifests/v1`), image.digest)
   })
 
   test('a captive portal does not displace a tag that is held', async () => {
