@@ -231,21 +231,24 @@ describe('mirror configure', () => {
     async () => {
       await chmod(folder, 0o777)
       for (const path of [root, join(root, 'etc'), join(root, 'etc', 'docker')]) await chown(path, nobody, nobody)
-      const child = spawn(process.execPath, [program, 'configure', 'docker', ...address, '--yes', '--root', root], {
-        cwd: folder,
-        env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
-        stdio: ['ignore', 'pipe', 'pipe'],
-        uid: nobody,
-        gid: nobody,
-      })
-      const refused = await finished(child)
+      const asNobody = (...args: string[]) =>
+        finished(
+          spawn(process.execPath, [program, 'configure', ...args], {
+            cwd: folder,
+            env: { PATH: process.env['PATH'], HOME: folder, MIRROR_HOME: join(folder, 'home') },
+            stdio: ['ignore', 'pipe', 'pipe'],
+            uid: nobody,
+            gid: nobody,
+          }),
+        )
+      const refused = await asNobody('docker', ...address, '--yes', '--root', root)
       expect(refused).toMatchObject({ exit: 2 })
       expect(refused.stderr).toContain(`No permission to write ${daemonJson}`)
       // As it has to be typed: sudo drops the variable, and looks for programs in folders of its own.
       expect(refused.stderr).toContain(`sudo env MIRROR_HOME=${join(folder, 'home')} ${process.execPath} ${program} `)
       expect(refused.stderr).toContain(`configure docker ${address.join(' ')} --root ${root} --yes`)
       expect(await files()).toEqual({ 'etc/docker/daemon.json': before })
-      expect(await configure('--list')).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
+      expect(await asNobody('--list', '--root', root)).toMatchObject({ stdout: 'No client is configured by mirror.\n' })
     },
   )
 
