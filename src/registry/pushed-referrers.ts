@@ -22,8 +22,6 @@ export interface ReferrerEntry {
 /** Bytes of a page's entries: clients take no index beyond the size of a manifest. */
 const largestBody = largestManifest - 64 * 1024
 const longestPage = 1000
-/** Bytes of the manifests that one page is made of, at most; some milliseconds each MiB. */
-const mostRead = 32 * 1024 * 1024
 
 /** `size`: of the manifest, in bytes. */
 export function referrerEntry(
@@ -71,7 +69,7 @@ export async function pageOfReferrers(
   for (const digest of digests as Digest[]) {
     const manifest = all.get(digest)!
     bytesRead += manifest.size
-    if (bytesRead > mostRead && entries.length > 0) break
+    if (bytesRead > largestBody && entries.length > 0) break
     const entry = JSON.stringify(await entryOf(digest, manifest, read))
     bytes += Buffer.byteLength(entry) + 1
     if (bytes > largestBody && entries.length > 0) break
