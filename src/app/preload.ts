@@ -11,5 +11,9 @@ import { loadSocks } from '../upstream/socks-connector.ts'
  */
 export async function preload(): Promise<void> {
   // One after the other: an import opens all of its files at once, which a small limit on open files does not allow.
-  for (const load of [loadUndici, loadSocks, loadCommandRunner, loadPromClient, loadDockerode]) await load()
+  await loadUndici()
+  await loadSocks()
+  await loadCommandRunner()
+  await loadPromClient()
+  await loadDockerode()
 }

@@ -48,10 +48,10 @@ describe('the package', () => {
     ]
     const known = [
       /^(LICENSE|README\.md|package\.json|oclif\.manifest\.json)$/,
-      /^bin\/(package\.json|run\.js|start\.js)$/,
+      /^bin\/(package\.json|run\.js|start\.js|compile-cache\.js)$/,
       /^dist\/(index\.js|NOTICES\.txt)$/,
       /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
-      /^dist\/cli\/main\.js$/,
+      /^dist\/(cli\/main|app\/serve-mirror)\.js$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
       /^dist\/([a-z]+\/)*[a-z-]+\.d\.ts$/,
       /^templates\/((launchd\/|systemd\/)?[a-z0-9-]+\.[a-z]+|Caddyfile|Dockerfile)$/,

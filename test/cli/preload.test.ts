@@ -12,7 +12,6 @@ const loadedByTheStart = new Set([
   // Asked whether another mirror runs in a container, once.
   'runtime/state-file.ts ./container-life.ts',
   'runtime/container-life.ts ./dockerode-container-engine.ts',
-  'server/basic-auth.ts bcryptjs',
   'server/kernel.ts koffi',
 ])
 

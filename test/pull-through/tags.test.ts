@@ -70,12 +70,17 @@ describe('a cached image', () => {
     await mirror.get(`${app}/manifests/v1`)
     await sleep(1050)
     const { length } = upstream.requests
+    const begun = performance.now()
     const answers = await Promise.all(times(100).map(() => mirror.get(`${app}/manifests/v1`)))
+    const seconds = Math.ceil((performance.now() - begun) / 1000)
     for (const answer of answers) {
       expectContent(answer, image.digest)
       expect(['mirror; hit; fwd=stale; fwd-status=200', 'mirror; hit']).toContain(answer.headers['cache-status'])
     }
-    expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
+    const asked = upstream.requests.slice(length).map(({ method }) => method)
+    expect(new Set(asked)).toEqual(new Set(['HEAD']))
+    // On a machine that is busy the tag may have grown old again meanwhile.
+    expect(asked.length).toBeLessThanOrEqual(seconds)
   })
 
   test('is never asked about by digest', async () => {
