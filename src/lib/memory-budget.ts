@@ -1,4 +1,5 @@
 import { totalmem } from 'node:os'
+import { every } from './every.ts'
 
 const MiB = 1024 * 1024
 
@@ -70,7 +71,7 @@ export class MemoryBudget {
   readonly #waiting = new Set<Waiter>()
   #growing: Waiter | undefined
   #held = 0
-  #timer: NodeJS.Timeout | undefined
+  #stopLooking: (() => void) | undefined
   /** `performance.now()` of the last look. */
   #lookedAt = 0
   readonly #lookEvery: number
@@ -189,16 +190,17 @@ export class MemoryBudget {
   }
 
   #startLooking(): void {
-    if (this.#timer) return
+    if (this.#stopLooking) return
     this.#lookedAt = performance.now()
-    this.#timer = setInterval(() => this.#look(), this.#lookEvery).unref()
+    const onFailure = (error: unknown) => process.emitWarning(`bodies are not looked at: ${String(error)}`)
+    this.#stopLooking = every(this.#lookEvery, () => this.#look(), onFailure)
   }
 
   /** Ends holders that have moved too little since the last look. */
   #look(): void {
     if (this.waiting === 0) {
-      clearInterval(this.#timer)
-      this.#timer = undefined
+      this.#stopLooking?.()
+      this.#stopLooking = undefined
       for (const holder of this.#holders) holder.isKnown = false
       return
     }

@@ -19,7 +19,8 @@ describe('many clients', () => {
     for (const answer of answers) expectContent(answer, layer)
     expect(upstream.count(anyBlob)).toBe(1)
     const firstBytes = answers.map(({ firstByteAt }) => firstByteAt!)
-    expect(Math.max(...firstBytes) - Math.min(...firstBytes)).toBeLessThan(300)
+    // The upstream takes a second for all of it.
+    expect(Math.max(...firstBytes) - Math.min(...firstBytes)).toBeLessThan(800)
 
     // A client has the last byte before it is counted.
     const counted = async () => (await mirror.status()).cache
