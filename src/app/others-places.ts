@@ -98,7 +98,7 @@ function refusal(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): 
       exit: exitCode.usage,
       hints: [
         `Run the command ${asWhom([{ owner }])}`,
-        "Or set MIRROR_HOME to a folder that is root's, as each folder above it is: MIRROR_HOME=/root/mirror",
+        "Set MIRROR_HOME to a folder that is root's, as each folder above it is: MIRROR_HOME=/root/mirror",
       ],
     },
   )

@@ -146,12 +146,21 @@ class Gathered {
 }
 
 const drainMs = 5000
+/** A body of the size of a manifest is taken to its end while it comes: many of them at once need longer than one. */
+const smallBodyBytes = 8 * 1024 * 1024
+const smallBodyDrainMs = 30_000
 
 /** Lets a client that is still sending read its answer: takes what comes for a while, then hangs up. */
 export function drainBody(request: IncomingMessage): void {
   if (request.complete) return
+  const hangUp = () => void request.destroy()
+  const isSmall = (lengthOf(request) ?? Infinity) <= smallBodyBytes
+  const atLast = setTimeout(hangUp, isSmall ? smallBodyDrainMs : drainMs).unref()
+  const silence = setTimeout(hangUp, drainMs).unref()
+  request.on('data', () => silence.refresh())
   request.resume()
-  const hangUp = setTimeout(() => request.destroy(), drainMs)
-  hangUp.unref()
-  request.once('close', () => clearTimeout(hangUp))
+  request.once('close', () => {
+    clearTimeout(atLast)
+    clearTimeout(silence)
+  })
 }
