@@ -192,8 +192,7 @@ export class MemoryBudget {
   #startLooking(): void {
     if (this.#stopLooking) return
     this.#lookedAt = performance.now()
-    const onFailure = (error: unknown) => process.emitWarning(`bodies are not looked at: ${String(error)}`)
-    this.#stopLooking = every(this.#lookEvery, () => this.#look(), onFailure)
+    this.#stopLooking = every(this.#lookEvery, () => this.#look(), warn)
   }
 
   /** Ends holders that have moved too little since the last look. */
@@ -218,6 +217,10 @@ export class MemoryBudget {
       holder.progressed = 0
     }
   }
+}
+
+function warn(error: unknown): void {
+  process.emitWarning(`could not look at the bodies in flight: ${String(error)}`)
 }
 
 /**
