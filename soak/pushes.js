@@ -87,7 +87,8 @@ export class Pusher {
     const { epoch } = mirror
     const get = async (path, digest, accepted) => {
       const outcome = await request(`${mirror.registryUrl}/v2/${this.name}/${path}`, { agent: this.#agent })
-      if (mirror.epoch !== epoch) return
+      // It has been killed meanwhile: the next check will tell.
+      if (mirror.epoch !== epoch || !mirror.isUp) return
       const isRight = accepted === 404 ? outcome.status === 404 : outcome.status === 200 && outcome.digest === digest
       ledger.count('check', isRight ? 'right' : 'wrong')
       ledger.bytesChecked += outcome.size
