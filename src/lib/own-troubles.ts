@@ -10,8 +10,9 @@ const does: Record<Part, string> = {
   hash: 'The mirror cannot check the digest of what it fetches',
 }
 
-/** A failure that has not come again for so long is over; ms. */
-const forgetMs = 300_000
+/** A failure that has not come again for so long is over; ms. A rush uses up descriptors and memory for a moment only. */
+const forgetMs = { rush: 30_000, other: 300_000 }
+const rushCodes = /^(EMFILE|ENFILE|ENOMEM)$/
 
 /** Codes of failures that lie in this process: no descriptor, no memory, a module or a thread that cannot be loaded. */
 const ownCodes = /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
@@ -30,7 +31,7 @@ export function ownFailureCode(error: unknown): string | undefined {
  */
 export class OwnTroubles {
   readonly #clock: Clock
-  readonly #parts = new Map<Part, { readonly reason: string; readonly at: number }>()
+  readonly #parts = new Map<Part, { readonly reason: string; readonly until: number }>()
 
   constructor(clock: Clock) {
     this.#clock = clock
@@ -41,7 +42,9 @@ export class OwnTroubles {
     return {
       failed: (error) => {
         const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : ownFailureCode(error)
-        if (code !== undefined) this.#parts.set(part, { reason: `${does[part]}: ${code}`, at: this.#clock.monotonic() })
+        if (code === undefined) return
+        const until = this.#clock.monotonic() + (rushCodes.test(code) ? forgetMs.rush : forgetMs.other)
+        this.#parts.set(part, { reason: `${does[part]}: ${code}`, until })
       },
       worked: () => void this.#parts.delete(part),
     }
@@ -49,8 +52,8 @@ export class OwnTroubles {
 
   /** Returns the reasons, one sentence each; empty when all is well. */
   async find(): Promise<string[]> {
-    const oldest = this.#clock.monotonic() - forgetMs
-    const noted = [...this.#parts.values()].filter(({ at }) => at >= oldest).map(({ reason }) => reason)
+    const now = this.#clock.monotonic()
+    const noted = [...this.#parts.values()].filter(({ until }) => until >= now).map(({ reason }) => reason)
     const descriptors = await whyNoDescriptor()
     return descriptors === undefined ? noted : [...noted, descriptors]
   }

@@ -15,12 +15,14 @@ describe('many clients', () => {
   test('twenty on one cold 5 MB blob cost one fetch, and all get their first byte together', async () => {
     const { upstream, mirror, layer } = await startScene({ image: big(5 * MB) })
     upstream.on(anyBlob, slow(5 * MB))
+    const begun = performance.now()
     const answers = await Promise.all(times(20).map(() => mirror.get(`${app}/blobs/${layer}`)))
+    const elapsed = performance.now() - begun
     for (const answer of answers) expectContent(answer, layer)
     expect(upstream.count(anyBlob)).toBe(1)
     const firstBytes = answers.map(({ firstByteAt }) => firstByteAt!)
-    // The upstream takes a second for all of it.
-    expect(Math.max(...firstBytes) - Math.min(...firstBytes)).toBeLessThan(800)
+    // Whoever waited for the whole blob would be late by all of its time, which is a second at least.
+    expect(Math.max(...firstBytes) - Math.min(...firstBytes)).toBeLessThan(elapsed / 2)
 
     // A client has the last byte before it is counted.
     const counted = async () => (await mirror.status()).cache

@@ -20,7 +20,7 @@ interface Pod {
       resources: { limits: object }
       ports: { name: string }[]
       readinessProbe: { httpGet: { port: string } }
-      livenessProbe: { httpGet: { port: string } }
+      livenessProbe: { tcpSocket: { port: string } }
     },
   ]
 }
@@ -97,7 +97,8 @@ describe('the template for', () => {
     expect(service.spec.selector).toEqual(metadata.labels)
     const names = container.ports.map(({ name }) => name)
     for (const { targetPort } of service.spec.ports) expect(names).toContain(targetPort)
-    for (const probe of [container.readinessProbe, container.livenessProbe]) expect(names).toContain(probe.httpGet.port)
+    const probed = [container.readinessProbe.httpGet.port, container.livenessProbe.tcpSocket.port]
+    for (const port of probed) expect(names).toContain(port)
   })
 
   test('Caddy has balanced blocks of directives, in front of both ports', async () => {

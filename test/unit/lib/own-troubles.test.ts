@@ -94,14 +94,17 @@ describe('the health of a mirror', () => {
     expect(await troubles.find()).toEqual([])
   })
 
-  test('forgets after five minutes what has not come again', async () => {
+  test.each([
+    ['half a minute', 'a lack of descriptors', 'EMFILE', 30_000],
+    ['five minutes', 'a module that is missing', 'ERR_MODULE_NOT_FOUND', 300_000],
+  ])('forgets after %s %s that has not come again', async (_time, _what, code, ms) => {
     let now = 0
     const clock: Clock = { ...systemClock, monotonic: () => now }
     const troubles = new OwnTroubles(clock)
-    troubles.watch('fetch').failed(noDescriptor)
-    now = 299_999
+    troubles.watch('fetch').failed(Object.assign(new Error(code), { code, syscall: 'open' }))
+    now = ms - 1
     expect(await troubles.find()).toHaveLength(1)
-    now = 300_001
+    now = ms + 1
     expect(await troubles.find()).toEqual([])
   })
 })
