@@ -1,7 +1,7 @@
 // Runs the mirror as a process that is killed and started again on the same folder, and its commands beside it.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { request } from './request.js'
@@ -53,7 +53,9 @@ export class Mirror {
 
   async start() {
     const begun = performance.now()
-    const log = openSync(join(this.home, 'log'), 'a', 0o600)
+    // Where `mirror up` has it, so that its size is limited.
+    mkdirSync(join(this.home, 'state'), { recursive: true, mode: 0o700 })
+    const log = openSync(join(this.home, 'state', 'mirror.log'), 'a', 0o600)
     const [file, ...args] = [
       ...(this.#options.wrapper ?? []),
       process.execPath,

@@ -106,10 +106,20 @@ export class Pusher {
     return this.tags.size * 2 + this.blobs.size
   }
 
-  /** Only these tags must be left: a prune has removed others. @param {readonly string[]} kept */
-  keepOnly(kept) {
+  /** After a prune that keeps so many tags: which ones those are is the registry's to say, not how many. */
+  async keepPruned(count) {
+    const { ledger, mirror } = this.scene
+    const { epoch } = mirror
+    const known = this.tags.size
+    const answer = await request(`${mirror.registryUrl}/v2/${this.name}/tags/list`, {
+      agent: this.#agent,
+      keepBody: true,
+    })
+    const left = answer.status === 200 ? JSON.parse(answer.body.toString()).tags : []
+    if (mirror.epoch === epoch && mirror.isUp && left.length < Math.min(count, known))
+      ledger.find(`a prune has left ${left.length} of ${known} tags in ${this.name}: ${answer.status}`)
     for (const [tag, digest] of this.tags) {
-      if (kept.includes(tag)) continue
+      if (left.includes(tag)) continue
       this.tags.delete(tag)
       this.#release(digest)
     }

@@ -92,9 +92,8 @@ export async function soak({ home, minutes, seed, say }) {
           for (const pusher of pusherList) pusher.releaseUntagged()
           await admin(task, [0], 'registry', 'gc', '--grace', '0s', '--untagged')
         } else {
-          // Which ones are the newest only the registry knows: all may go but those it keeps.
-          tidy.keepOnly([])
           await admin(task, [0, 2], 'registry', 'prune', tidy.name, '--older-than', '1s', '--keep', '3')
+          await tidy.keepPruned(3)
         }
         await checkAll()
       })
@@ -126,7 +125,8 @@ export async function soak({ home, minutes, seed, say }) {
     await sleep(200)
   }
   const report = async () => {
-    await sleep(30_000)
+    await sleep(30_000, undefined, { ref: false })
+    if (isOver()) return
     const held = mirror.observe()
     say(
       `${Math.round((Date.now() - begun) / 1000)} s: ${ledger.total()} answers, ${Math.round(ledger.bytesChecked / 1e6)} MB checked, ${kills} kills, ${checked} objects checked, ${Math.round((held?.bytes ?? 0) / 2 ** 20)} MiB, ${held?.descriptors ?? 0} descriptors, ${ledger.findingCount} findings`,
