@@ -1,5 +1,5 @@
 // Measures the mirror at its limits: few descriptors, little memory, large JSON, floods of passwords and of log lines. Prints a table.
-// It takes Linux and root (memory control groups, version 1).
+// It takes Linux and root (memory control groups, version 1). `node soak/limits.js json log` measures some parts only.
 import { mkdirSync, mkdtempSync, readdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { Agent } from 'node:http'
 import { connect } from 'node:net'
@@ -314,11 +314,19 @@ async function passwords() {
 }
 
 process.stdout.write('| situation | goal | figure |\n|---|---|---|\n')
-for (const limit of [64, 128, 1024]) await descriptors(limit)
-await tooFewDescriptors()
-for (const mebibytes of [256, 512]) await memory(mebibytes)
-await largeJson()
-await passwords()
-await logLines()
+const parts = {
+  async files() {
+    for (const limit of [64, 128, 1024]) await descriptors(limit)
+    await tooFewDescriptors()
+  },
+  async memory() {
+    for (const mebibytes of [256, 512]) await memory(mebibytes)
+  },
+  json: largeJson,
+  passwords,
+  log: logLines,
+}
+const chosen = process.argv.slice(2)
+for (const [name, measure] of Object.entries(parts)) if (chosen.length === 0 || chosen.includes(name)) await measure()
 agent.destroy()
 rmSync(folder, { recursive: true, force: true })

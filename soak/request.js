@@ -13,6 +13,9 @@ import { request as send } from 'node:http'
  * @property {string | undefined} error
  */
 
+/** Sockets whose late errors are caught. @type {WeakSet<import('node:net').Socket>} */
+const guarded = new WeakSet()
+
 /**
  * @param {string} url
  * @param {{ method?: string, headers?: Record<string, string | number>, body?: Buffer, agent?: import('node:http').Agent,
@@ -63,6 +66,11 @@ export function request(url, options = {}) {
       settle('late')
     }, options.timeoutMs ?? 90_000)
     sent.on('error', (error) => settle(error.code ?? error.message))
+    // An answer may come before its request is sent: what becomes of the rest is nobody's business.
+    sent.on('socket', (socket) => {
+      if (!guarded.has(socket)) socket.on('error', () => {})
+      guarded.add(socket)
+    })
     sent.end(body)
   })
 }
