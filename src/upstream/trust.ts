@@ -1,5 +1,4 @@
 import { getDomain } from 'tldts'
-import { redact } from '../lib/redact.ts'
 import { literalAddress } from './address-class.ts'
 
 /**
@@ -38,7 +37,30 @@ const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags
 
 /** The repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
 export function repositoryIn(url: URL): string | undefined {
-  return redact(url.href) === url.href ? repositoryPath.exec(url.pathname)?.[1] : undefined
+  return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
+}
+
+/** Parameters of the distribution specification and of token servers. Whatever else a URL brings may be what it is signed with. */
+const harmlessParameters = new Set(
+  `
+  account artifacttype client_id digest digest-algorithm dryrun from grant_type last mount n ns origin page page_size platform
+  scope service tag
+`
+    .trim()
+    .split(/\s+/),
+)
+
+/** Whether a URL carries nothing that it could be signed with: no user, no fragment, and no parameter that is long and unknown. */
+function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
+  if (username !== '' || password !== '' || hash !== '') return false
+  return search
+    .slice(1)
+    .split('&')
+    .every((part) => {
+      const at = part.indexOf('=')
+      if (at === -1) return part.length < 8
+      return part.length - at <= 3 || harmlessParameters.has(part.slice(0, at).toLowerCase())
+    })
 }
 
 function isLocal(url: URL): boolean {

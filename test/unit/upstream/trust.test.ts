@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { classifyAddress, isMorePrivate, literalAddress } from '../../../src/upstream/address-class.ts'
 import { createAddressGuard, type LookupAll } from '../../../src/upstream/address-guard.ts'
-import { mayReceiveCredential, redirectTarget } from '../../../src/upstream/trust.ts'
+import { mayReceiveCredential, redirectTarget, repositoryIn } from '../../../src/upstream/trust.ts'
 
 const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
   mayReceiveCredential(new URL(realm), new URL(upstream), tokenHosts)
@@ -58,6 +58,24 @@ describe('a redirect', () => {
   ])('from %s to %s is refused', (from, to) => {
     expect(typeof redirectTarget(new URL(from), to)).toBe('string')
   })
+})
+
+test.each([
+  ['https://a.example/v2/team/app/blobs/sha256:0', 'team/app'],
+  ['https://a.example/v2/team/app/manifests/v1?ns=docker.io', 'team/app'],
+  // What a log strikes out of these does not make links to storage of them.
+  ['https://a.example/v2/team/app/manifests/v1?ns=docker.io;x', 'team/app'],
+  ['https://a.example/v2/app/blobs/sha256:0?from=me:hush@b', 'app'],
+  ['https://a.example/v2/token=x/app/tags/list?n=100&last=ghp_0123456789', 'token=x/app'],
+  ['https://a.example/v2/app/blobs/sha256:0?x=ab', 'app'],
+  ['https://a.example/v2/app/blobs/sha256:0?x=abc', undefined],
+  ['https://a.example/v2/app/blobs/sha256:0?X-Amz-Signature=hush', undefined],
+  ['https://a.example/v2/app/blobs/sha256:0?aHVzaC1o', undefined],
+  ['https://a.example/v2/app/blobs/sha256:0#hush', undefined],
+  ['https://me@a.example/v2/app/blobs/sha256:0', undefined],
+  ['https://a.example/bucket/sha256:0', undefined],
+])('the repository in %s is %s, which decides where its token is asked for', (url, expected) => {
+  expect(repositoryIn(new URL(url))).toBe(expected)
 })
 
 describe('addresses', () => {
