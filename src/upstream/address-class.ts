@@ -14,8 +14,13 @@ const ranges: [AddressClass, string[]][] = [
     [
       '169.254.0.0/16',
       'fe80::/10',
-      // Azure's machines find their metadata and agent there, and nobody else has it.
+      // Machines in a cloud find their metadata and credentials there: of Azure, Alibaba, Oracle, AWS (EKS too), Google.
       '168.63.129.16/32',
+      '100.100.100.200/32',
+      '192.0.0.192/32',
+      'fd00:ec2::254/128',
+      'fd00:ec2::23/128',
+      'fd20:ce::254/128',
       // Multicast, reserved and benchmark addresses are no place for a registry, and get the strictest class.
       '224.0.0.0/3',
       'ff00::/8',

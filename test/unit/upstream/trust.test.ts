@@ -86,8 +86,18 @@ describe('addresses', () => {
     ['10.1.2.3', 'private'],
     ['172.31.0.1', 'private'],
     ['192.168.1.1', 'private'],
-    ['100.100.100.200', 'private'],
-    ['fd00:ec2::254', 'private'],
+    // Where clouds give a machine its credentials: nothing that even a neighbour may lead to.
+    ['100.100.100.200', 'link-local'],
+    ['100.100.100.201', 'private'],
+    ['192.0.0.192', 'link-local'],
+    ['192.0.0.193', 'private'],
+    ['fd00:ec2::254', 'link-local'],
+    ['fd00:ec2::23', 'link-local'],
+    ['fd00:ec2::253', 'private'],
+    ['fd20:ce::254', 'link-local'],
+    ['fd20:ce::255', 'private'],
+    ['::ffff:100.100.100.200', 'link-local'],
+    ['64:ff9b::192.0.0.192', 'link-local'],
     ['127.8.8.8', 'loopback'],
     ['0.0.0.0', 'loopback'],
     ['::1', 'loopback'],
@@ -207,6 +217,14 @@ describe('the address guard', () => {
     await resolve(it, 'registry.corp.example')
     expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
     await expect(resolve(it, 'rebind.example')).rejects.toThrow(/more private address/)
+  })
+
+  test('lets a private upstream lead to no metadata of a cloud', async () => {
+    const it = guard('https://registry.corp.example', true)
+    await resolve(it, 'registry.corp.example')
+    for (const host of ['100.100.100.200', '192.0.0.192', '168.63.129.16', '[fd00:ec2::254]', '[fd20:ce::254]'])
+      expect(() => it.checkLiteral(new URL(`http://${host}/latest`)), host).toThrow(/more private address/)
+    expect(() => it.checkLiteral(new URL('http://192.168.7.7/v2/'))).not.toThrow()
   })
 
   test('lets a public upstream lead to public addresses only', async () => {
