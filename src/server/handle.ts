@@ -10,7 +10,7 @@ import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '.
 import type { Stats } from '../registry/stats.ts'
 import { tellUnwritable } from '../registry/with-room.ts'
 import { agentOf, logAccess, repositoryName } from './access-log.ts'
-import { refuseOtherSites } from './browser-guard.ts'
+import { refuseBrowsers } from './browser-guard.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { sendBlobAnswer, type BlobSending } from './blobs.ts'
 import { plainAddress, type HostGuard } from './host-guard.ts'
@@ -113,7 +113,7 @@ async function answer(
   // An unread body would be taken for the next request.
   if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
-  refuseOtherSites(request)
+  refuseBrowsers(request)
   if (!push && request.method !== 'GET' && request.method !== 'HEAD') {
     throw readOnly('GET, HEAD')
   }

@@ -190,43 +190,73 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
 })
 
 describe('a request that a browser makes', () => {
-  const pages: [string, Record<string, string>, boolean][] = [
-    ['of another site', { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors' }, false],
-    ['that follows a link of another site', { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }, false],
-    ['of another port of this machine', { 'sec-fetch-site': 'same-site' }, false],
-    ['of a site that no version of the standard knows', { 'sec-fetch-site': 'elsewhere' }, false],
-    ['from another origin', { origin: 'http://localhost:3000' }, false],
-    ['from a sandbox', { origin: 'null' }, false],
-    ['for the address bar', { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate' }, true],
-    ['for a page of the same listener', { 'sec-fetch-site': 'same-origin', origin: 'OWN' }, true],
-    ["no browser: Node's fetch", { 'sec-fetch-mode': 'cors' }, true],
-    ['no browser', {}, true],
+  type Asked = readonly [who: string, headers: Record<string, string>, registries: boolean, admin: boolean]
+  const pages: Asked[] = [
+    ['of another site', { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors' }, false, false],
+    ['that follows a link', { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }, false, false],
+    ['of another port of this machine', { 'sec-fetch-site': 'same-site' }, false, false],
+    ['of a site that no version of the standard knows', { 'sec-fetch-site': 'elsewhere' }, false, false],
+    ['from another origin', { origin: 'http://localhost:3000' }, false, false],
+    ['from a sandbox', { origin: 'null' }, false, false],
+    // Also where a site that the user went to by the address bar redirects.
+    ['for the address bar', { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate' }, false, true],
+    ['for the address bar, without a mode', { 'sec-fetch-site': 'none' }, false, true],
+    ['for a page of the same listener', { 'sec-fetch-site': 'same-origin', origin: 'OWN' }, true, true],
+    ['to show a page', { 'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'navigate' }, false, true],
+    ['that names no site, to show a page', { 'sec-fetch-mode': 'navigate' }, false, true],
+    ['for a WebSocket', { 'sec-fetch-mode': 'websocket', 'sec-fetch-dest': 'websocket' }, false, true],
+    ['for an image', { 'sec-fetch-mode': 'no-cors', 'sec-fetch-dest': 'image' }, false, true],
+    ['for a frame', { 'sec-fetch-site': 'same-origin', 'sec-fetch-dest': 'iframe' }, false, true],
+    ['for a script', { 'sec-fetch-site': 'same-origin', 'sec-fetch-dest': 'script' }, false, true],
+    ['by a script', { 'sec-fetch-site': 'same-origin', 'sec-fetch-dest': 'empty' }, true, true],
+    ["no browser: Node's fetch", { 'sec-fetch-mode': 'cors' }, true, true],
+    ['no browser', {}, true, true],
   ]
 
-  test.each(pages)('%s (%j) is answered or refused alike on every listener', async (_, headers, isAllowed) => {
+  test.each(pages)('%s (%j) is answered or refused as its listener has it', async (_, headers, registries, admin) => {
     const { upstream, mirror, image, layer } = await startScene()
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
-    const paths: [string, string][] = [
-      [mirror.url, '/v2/'],
-      [mirror.url, `${app}/manifests/v1`],
-      [mirror.url, `${app}/blobs/${layer}`],
-      [mirror.url, `${app}/tags/list`],
-      [mirror.url, '/v2/_catalog'],
-      [registry.url, '/v2/app/manifests/v1'],
-      [registry.url, `/v2/app/blobs/${layer}`],
-      [mirror.adminUrl, '/api/status'],
-      [mirror.adminUrl, '/metrics'],
-      [mirror.adminUrl, '/healthz'],
+    const paths: [string, string, boolean][] = [
+      [mirror.url, '/v2/', registries],
+      [mirror.url, `${app}/manifests/v1`, registries],
+      [mirror.url, `${app}/blobs/${layer}`, registries],
+      [mirror.url, `${app}/tags/list`, registries],
+      [mirror.url, '/v2/_catalog', registries],
+      [registry.url, '/v2/app/manifests/v1', registries],
+      [registry.url, `/v2/app/blobs/${layer}`, registries],
+      [mirror.adminUrl, '/api/status', admin],
+      [mirror.adminUrl, '/metrics', admin],
+      [mirror.adminUrl, '/healthz', admin],
     ]
-    for (const [url, path] of paths)
+    for (const [url, path, isAllowed] of paths)
       for (const method of ['GET', 'HEAD']) {
         const own = headers['origin'] === 'OWN' ? { ...headers, origin: url } : headers
         const answer = await get(url, path, { method, headers: own })
         expect([method, path, answer.status]).toEqual([method, path, isAllowed ? 200 : 403])
         if (!isAllowed && method === 'GET') expectError(answer, 403, 'DENIED')
       }
-    if (!isAllowed) expect(upstream.requests).toEqual([])
+    if (!registries) expect(upstream.requests).toEqual([])
+  })
+
+  test('to show the cache or the registry hears that neither is a page for browsers', async () => {
+    const { mirror } = await startScene()
+    const registry = await startTestRegistry()
+    const navigation = { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }
+    for (const url of [mirror.url, registry.url]) {
+      const answer = await get(url, '/v2/', { headers: navigation })
+      expectError(answer, 403, 'DENIED')
+      expect(answer.body.toString()).toContain('no page for browsers')
+    }
+  })
+
+  test('for the address bar only reads, by the fetch of Node everything, with the token', async () => {
+    const { mirror } = await startScene()
+    const change = (headers: Record<string, string>) =>
+      get(mirror.adminUrl, '/api/cache/prune', { method: 'POST', headers, body: '{}' })
+    expect((await change({ 'sec-fetch-site': 'none' })).status).toBe(403)
+    expect((await change({ 'sec-fetch-mode': 'cors' })).status).toBe(401)
+    expect((await fetch(`${mirror.url}/v2/`)).status).toBe(200)
   })
 })
 
