@@ -5,19 +5,24 @@ import { errnoOf } from '../../lib/errors.ts'
 import { enclosedVariable } from '../../runtime/container-spec.ts'
 import { isLoopbackAddress, plainAddress } from '../../server/host-guard.ts'
 import type { Connection } from '../../server/pushes.ts'
+import { isOutOfDescriptors } from '../../server/respond.ts'
 
 /** Files that Docker and podman put into every container. */
 const containerMarks = ['/.dockerenv', '/run/.containerenv']
 
-/** How a process in a container tells its host's connections from other containers'; undefined outside of containers. */
+/**
+ * How a process in a container tells its host's connections from other containers'; undefined outside of containers. The check
+ * throws the system's error when no file descriptors are left: a client asks again after that, but not after a refusal.
+ */
 export function hostCheck(
   env: Readonly<Record<string, string | undefined>>,
+  read = () => readFileSync('/proc/net/route', 'utf8'),
 ): ((connection: Connection) => boolean) | undefined {
   if (!env['MIRROR_INSTANCE'] && !containerMarks.some((file) => existsSync(file))) return undefined
   const isEnclosed = env[enclosedVariable] === '1'
   return (connection) =>
     isFromHost(connection, {
-      gateways: defaultGateways(readRoutes()),
+      gateways: defaultGateways(readRoutes(read)),
       subnets: isEnclosed ? subnetsOf(networkInterfaces()) : undefined,
     })
 }
@@ -79,11 +84,11 @@ function toAddress(hex: string): string {
 }
 
 /** Without routes nobody is known to be the host. */
-function readRoutes(): string {
+function readRoutes(read: () => string): string {
   try {
-    return readFileSync('/proc/net/route', 'utf8')
+    return read()
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error
+    if (errnoOf(error) === undefined || isOutOfDescriptors(error)) throw error
     return ''
   }
 }

@@ -53,3 +53,19 @@ test('a mirror in a container of ours tells its host from others by what the ker
   const enclosed = hostCheck({ MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' })!
   expect(enclosed({ remoteAddress: '203.0.113.7', localAddress: '172.18.0.5' })).toBe(true)
 })
+
+describe('a container whose routes cannot be read', () => {
+  const failing = (code: string) =>
+    hostCheck({ MIRROR_INSTANCE: 'one' }, () => {
+      throw Object.assign(new Error(code), { code, syscall: 'open' })
+    })!
+  const connection = { remoteAddress: '172.18.0.1', localAddress: '172.18.0.5' }
+
+  test.each(['EMFILE', 'ENFILE'])('fails, rather than to take its host for another, because of %s', (code) => {
+    expect(() => failing(code)(connection)).toThrow(code)
+  })
+
+  test.each(['ENOENT', 'EACCES'])('takes nobody for its host because of %s', (code) => {
+    expect(failing(code)(connection)).toBe(false)
+  })
+})
