@@ -37,9 +37,13 @@ export class LogFile implements LogSink {
 
   /** Returns how many bytes were written; throws the system's error. */
   write(bytes: Uint8Array, from: number): number {
-    const { size, nlink } = fstatSync(this.#descriptor)
     // The log may have been removed by hand; what is written to it then is seen by nobody.
-    if (nlink === 0 || (size > 0 && size + bytes.length - from > this.#mostBytes)) this.#putAside(nlink === 0)
+    const isRemoved = fstatSync(this.#descriptor).nlink === 0 && !this.#reopen()
+    const { size } = fstatSync(this.#descriptor)
+    if (size > 0 && size + bytes.length - from > this.#mostBytes) {
+      if (isRemoved) ftruncateSync(this.#descriptor)
+      else this.#putAside()
+    }
     return writeSync(this.#descriptor, bytes, from)
   }
 
@@ -47,14 +51,25 @@ export class LogFile implements LogSink {
     closeSync(this.#descriptor)
   }
 
-  #putAside(isRemoved: boolean): void {
-    if (this.#redirect === undefined && !isRemoved) return this.#copy()
+  /** Goes on in the file that is at the path now, which somebody may have put there, or in a new one. */
+  #reopen(): boolean {
     try {
-      if (!isRemoved) renameSync(this.#path, `${this.#path}.1`)
+      this.#take(openSync(this.#path, 'a', 0o600))
+      return true
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+      return false
+    }
+  }
+
+  #putAside(): void {
+    if (this.#redirect === undefined) return this.#copy()
+    try {
+      renameSync(this.#path, `${this.#path}.1`)
       this.#take(openSync(this.#path, 'ax', 0o600))
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      this.#restore(isRemoved)
+      this.#restore()
     }
   }
 
@@ -67,9 +82,9 @@ export class LogFile implements LogSink {
   }
 
   /** No new file is to be had: the limit holds all the same. */
-  #restore(isRemoved: boolean): void {
+  #restore(): void {
     try {
-      if (!isRemoved) renameSync(`${this.#path}.1`, this.#path)
+      renameSync(`${this.#path}.1`, this.#path)
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
     }

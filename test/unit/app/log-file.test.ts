@@ -7,6 +7,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
@@ -107,6 +108,43 @@ test('a log that somebody has removed begins again', async () => {
   rmSync(path)
   write('b\n')
   expect(text()).toBe('b\n')
+})
+
+test.each([
+  ['copied', undefined, false],
+  ['put aside', kernel?.duplicate, kernel === undefined],
+] as const)(
+  'a log that somebody has replaced by a file of their own goes on there (%s when full)',
+  async (...given) => {
+    const [, redirect, isMissing] = given
+    if (isMissing) return
+    const { path, shared, write, text, sizes } = await openLog(20, redirect)
+    write('before\n')
+    rmSync(path)
+    writeFileSync(path, 'theirs\n')
+    write('a\n')
+    write('b\n')
+    expect(text()).toBe('theirs\na\nb\n')
+    if (redirect) expect(fstatSync(shared).ino).toBe(statSync(path).ino)
+    // What they have put there counts too.
+    rmSync(path)
+    writeFileSync(path, 'x'.repeat(19))
+    write('line\n')
+    expect(text()).toBe('line\n')
+    expect(sizes()).toEqual([5, 19])
+  },
+)
+
+test('a log that somebody has replaced by a folder holds its bound, and leaves the folder where it is', async () => {
+  const { path, file, write } = await openLog(20, kernel?.duplicate)
+  rmSync(path)
+  mkdirSync(path)
+  for (let line = 0; line < 10; line += 1) write('a line\n')
+  expect(statSync(path).isDirectory()).toBe(true)
+  expect(statSync(`${path}.1`, { throwIfNoEntry: false })).toBeUndefined()
+  rmSync(path, { recursive: true })
+  expect(file.write(Buffer.from('again\n'), 0)).toBe(6)
+  expect(readFileSync(path, 'utf8')).toBe('again\n')
 })
 
 test('a log whose place takes no new file holds its bound and goes on', async () => {
