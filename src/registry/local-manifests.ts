@@ -20,8 +20,8 @@ export class LocalManifests {
   readonly #store: PushedStore
   readonly #makeRoom: MakeRoom
   readonly #wallClock: () => number
-  /** Changes of one client-made list of referrers never overlap. */
-  readonly #lists = new KeyedQueue<string>()
+  /** Client-made lists of referrers are changed one at a time: each may be as large as a manifest, and is read as a whole. */
+  readonly #lists = new KeyedQueue<'all'>()
   /** A delete takes the tags that it sees: what one push of the same manifest brings, it must see whole or not at all. */
   readonly #turns = new KeyedQueue<string>()
 
@@ -107,9 +107,11 @@ export class LocalManifests {
    * Where a client once made a list of referrers under a tag, old clients go on reading it: it says what the API says.
    * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
    */
-  #keepInStep(name: string, subject: Digest, digest: Digest, entry: ReferrerEntry | undefined): Promise<void> {
+  async #keepInStep(name: string, subject: Digest, digest: Digest, entry: ReferrerEntry | undefined): Promise<void> {
     const tag = referrersTag(subject)
-    return this.#lists.run(`${name}:${tag}`, async () => {
+    // Most subjects have no such list, and need not wait for those that have one.
+    if (!this.#store.repositories.get(name)?.tags.has(tag)) return
+    await this.#lists.run('all', async () => {
       const { repositories, blobs, runningClock } = this.#store
       const repository = repositories.get(name)
       const old = repository?.tags.get(tag)?.digest

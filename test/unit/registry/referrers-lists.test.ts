@@ -1,0 +1,81 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { mediaType } from '../../../src/oci/media-types.ts'
+import { referrersTag } from '../../../src/registry/listings.ts'
+import { LocalRegistry } from '../../../src/registry/local.ts'
+import { openPushedStore } from '../../../src/store/pushed-store.ts'
+import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+
+const app = { registry: undefined, name: 'app', byNamespace: false }
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
+
+async function setUp() {
+  const root = await mkdtemp(join(tmpdir(), 'mirror-registry-'))
+  onTestFinished(() => rm(root, { recursive: true, force: true }))
+  const store = await openPushedStore({ root, minFree: 0, logger: silentLogger, clock: systemClock })
+  onTestFinished(() => store.close())
+  const sessions = new UploadSessions({ blobs: store.blobs, clock: systemClock, limit: 10, idle: 3_600_000 })
+  onTestFinished(() => sessions.close())
+  const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock: systemClock })
+  return { store, registry }
+}
+
+const subjectOf = (number: number) => digestOf(Buffer.from(`subject ${number}`))
+
+/** A referrer of the subject with this number. */
+function referrerOf(number: number) {
+  const subject = { mediaType: mediaType.ociManifest, digest: subjectOf(number), size: 9 }
+  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], subject }))
+  return { bytes, digest: digestOf(bytes) }
+}
+
+test('lists of referrers that clients keep under tags are changed one at a time, whatever their subjects are', async () => {
+  const { store, registry } = await setUp()
+  const numbers = Array.from({ length: 12 }, (_, number) => number)
+  const put = (reference: Parameters<LocalRegistry['putManifest']>[1], bytes: Uint8Array) =>
+    registry.putManifest(app, reference, { bytes, mediaType: mediaType.ociIndex, tags: [] })
+  const lists = new Set<Digest>()
+  for (const number of numbers) {
+    const annotations = { filler: `${number}`.repeat(20_000) }
+    const list = { schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [], annotations }
+    const pushed = await put({ kind: 'tag', tag: referrersTag(subjectOf(number)) }, Buffer.from(JSON.stringify(list)))
+    lists.add(pushed.digest)
+  }
+  let [now, most] = [0, 0]
+  const { blobs } = store
+  const [read, putBlob] = [blobs.read.bind(blobs), blobs.put.bind(blobs)]
+  blobs.read = (digest, limit) => {
+    if (lists.has(digest)) most = Math.max(most, ++now)
+    return read(digest, limit)
+  }
+  blobs.put = async (digest, bytes) => {
+    await putBlob(digest, bytes)
+    if (bytes.length > 20_000) {
+      now -= 1
+      lists.add(digest)
+    }
+  }
+  const entries = async (number: number) => {
+    const found = await registry.manifest(app, { kind: 'tag', tag: referrersTag(subjectOf(number)) }, caller)
+    return (JSON.parse(String(found.body!.body)) as { manifests: { digest: Digest }[] }).manifests.map(
+      (one) => one.digest,
+    )
+  }
+  await Promise.all(
+    numbers.map((number) => put({ kind: 'digest', digest: referrerOf(number).digest }, referrerOf(number).bytes)),
+  )
+  expect([now, most]).toEqual([0, 1])
+  for (const number of numbers) expect(await entries(number)).toEqual([referrerOf(number).digest])
+  ;[now, most] = [0, 0]
+  for (const { digest } of store.repositories.get('app')!.tags.values()) lists.add(digest)
+  await Promise.all(
+    numbers.map((number) => registry.deleteManifest(app, { kind: 'digest', digest: referrerOf(number).digest })),
+  )
+  expect([now, most]).toEqual([0, 1])
+  for (const number of numbers) expect(await entries(number)).toEqual([])
+})
