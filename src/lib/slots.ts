@@ -14,6 +14,11 @@ export class Slots {
     return this.limit - this.#taken
   }
 
+  /** How many wait for one. */
+  get waiting(): number {
+    return this.#waiting.size
+  }
+
   /** Whether nobody holds one and nobody waits for one. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0

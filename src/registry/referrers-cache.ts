@@ -8,12 +8,12 @@ import { referrersKey } from '../store/repository-file.ts'
 import { UpstreamError, type FetchedList } from '../upstream/upstream.ts'
 import { publishSmall, type CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
+import { filtered, KeptReferrers, manifestsOf, type FilteredList } from './kept-referrers.ts'
 import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from './listings.ts'
 import { findGranted, type Place } from './place.ts'
 import { provenanceOf } from './provenance.ts'
 import type { ListAnswer, ManifestAnswer } from './registry.ts'
 import { resultWithin, SingleFlight } from './single-flight.ts'
-import { bytesOf } from './small-contents.ts'
 import type { TagPolicy } from './tag-lookup.ts'
 import { isGoodFor } from './word.ts'
 
@@ -47,10 +47,12 @@ const mostPages = 100
  */
 export class ReferrersCache {
   readonly #questions = new SingleFlight<Asked>()
+  readonly #lists: KeptReferrers
   readonly #options: ReferrersCacheOptions
 
   constructor(options: ReferrersCacheOptions) {
     this.#options = options
+    this.#lists = new KeptReferrers(options.blobs)
   }
 
   /** One page, as `query` names it. Throws the upstream's UpstreamError when it cannot be answered otherwise. */
@@ -125,32 +127,35 @@ export class ReferrersCache {
   async #kept(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
     const exact = await this.#find(place, subject, query)
     if (exact && !exact.isWithoutApi) {
-      const bytes = await this.#read(exact)
+      const bytes = await this.#lists.page(exact)
       if (bytes) return answerOf(place, { bytes, next: exact.next, filtersApplied: exact.filtersApplied }, 'stale')
     }
     if (!isBeginning(query)) return undefined
-    const manifests = await this.#wholeList(place, subject)
-    const tagged = manifests?.length ? undefined : await this.#options.heldByTag(asReader(place), referrersTag(subject))
-    const known = tagged ? await manifestsOf(tagged) : manifests
-    return known && answerOf(place, filtered(known, query), 'stale')
+    const pages = await this.#wholeList(place, subject)
+    const whole = pages && (await this.#lists.list(pages, query))
+    const tagged = whole?.isEmpty === false ? undefined : await this.#taggedList(place, subject, query)
+    const list = tagged ?? whole
+    return list && answerOf(place, list, 'stale')
   }
 
-  /** All pages of the unfiltered list, one after the other; undefined unless every one of them is kept. */
-  async #wholeList(place: Place, subject: Digest): Promise<unknown[] | undefined> {
-    const manifests: unknown[] = []
+  async #taggedList(place: Place, subject: Digest, query: string): Promise<FilteredList | undefined> {
+    const tagged = await this.#options.heldByTag(asReader(place), referrersTag(subject))
+    return tagged && this.#lists.tagged(tagged, query)
+  }
+
+  /** All pages of the unfiltered list; undefined unless every one of them is kept. */
+  async #wholeList(place: Place, subject: Digest): Promise<ReferrersRecord[] | undefined> {
+    const pages: ReferrersRecord[] = []
     let bytes = 0
     let query: string | undefined = ''
-    for (let pages = 0; query !== undefined; pages++) {
+    while (query !== undefined) {
       const page: ReferrersRecord | undefined = await this.#find(place, subject, query)
       bytes += page?.size ?? 0
-      if (!page || pages === mostPages || bytes > largestManifest) return undefined
-      const body = await this.#read(page)
-      const index = body && (await readReferrersIndex(body))
-      if (!index) return undefined
-      manifests.push(...index.manifests)
+      if (!page || pages.length === mostPages || bytes > largestManifest) return undefined
+      pages.push(page)
       query = page.next
     }
-    return manifests
+    return pages
   }
 
   #find(place: Place, subject: Digest, query: string): Promise<ReferrersRecord | undefined> {
@@ -160,11 +165,6 @@ export class ReferrersCache {
       )
       return pages.find((page) => page.identity === identity) ?? pages[0]
     })
-  }
-
-  async #read({ digest, size }: ReferrersRecord): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    const bytes = await this.#options.blobs.read(digest, largestManifest)
-    return bytes?.length === size ? bytes : undefined
   }
 
   async #keep(
@@ -246,26 +246,11 @@ function asReader(place: Place): Place {
   return { ...place, caller: { ...place.caller, head: false } }
 }
 
-async function manifestsOf({ body, stored }: ManifestAnswer): Promise<readonly unknown[]> {
-  const index = await (body ? readReferrersIndex(bytesOf(body)) : stored?.use(readReferrersIndex))
-  return index?.manifests ?? []
-}
-
 async function indexIn(list: FetchedList | undefined): ReturnType<typeof readReferrersIndex> {
   try {
     return list && (await readReferrersIndex(list.bytes))
   } finally {
     list?.release?.()
-  }
-}
-
-/** The list that a query asks for, in one page. */
-function filtered(manifests: readonly unknown[], query: string): Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
-  const artifactType = new URLSearchParams(query).get('artifactType') ?? undefined
-  return {
-    bytes: referrersIndex(manifests, artifactType),
-    next: undefined,
-    filtersApplied: artifactType === undefined ? undefined : 'artifactType',
   }
 }
 

@@ -1,0 +1,101 @@
+import { expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { mediaType } from '../../../src/oci/media-types.ts'
+import { Identities, openPlace } from '../../../src/registry/place.ts'
+import { ReferrersCache } from '../../../src/registry/referrers-cache.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
+import { withStore } from '../../support/temporary-store.ts'
+
+const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
+const subjectOf = (number: number) => digestOf(Buffer.from(`subject ${number}`))
+const lists = 8
+
+/** A list of 150 kB, another one for each number. */
+function listOf(number: number): Uint8Array<ArrayBuffer> {
+  const entry = {
+    mediaType: mediaType.ociManifest,
+    size: 1,
+    artifactType: 'a/b',
+    annotations: { filler: 'x'.repeat(75_000) },
+  }
+  const manifests = ['one', 'two'].map((text) => ({ ...entry, digest: digestOf(Buffer.from(`${text} ${number}`)) }))
+  return new Uint8Array(Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests })))
+}
+
+/** A cache that keeps all lists, of an upstream that is down by now; it counts the readings of the disk. */
+async function setUp({ blobs, refs }: Store) {
+  let isDown = false
+  const numbers = Array.from({ length: lists }, (_, number) => number)
+  const upstream = {
+    host: 'registry.example',
+    identity: async () => 'anonymous',
+    async referrers(_name: string, subject: string) {
+      if (isDown) throw new UpstreamError('unavailable', 503, 'down')
+      const number = numbers.find((one) => subjectOf(one) === subject)!
+      return { bytes: listOf(number), next: undefined, filtersApplied: undefined, identity: 'anonymous' }
+    },
+  } as unknown as Upstream
+  const reads = { all: 0, now: 0, most: 0 }
+  const counted = Object.assign(Object.create(blobs) as typeof blobs, {
+    put: blobs.put.bind(blobs),
+    stat: blobs.stat.bind(blobs),
+    async read(...args: Parameters<typeof blobs.read>) {
+      reads.all += 1
+      reads.most = Math.max(reads.most, ++reads.now)
+      try {
+        return await blobs.read(...args)
+      } finally {
+        reads.now -= 1
+      }
+    },
+  })
+  const cache = new ReferrersCache({
+    blobs: counted,
+    refs,
+    makeRoom: async () => {},
+    onStored: () => {},
+    runningTime: () => 0,
+    logger: silentLogger,
+    clock: systemClock,
+    policy: { stale: 'on-error', offline: false, patience: 10_000 },
+    byTag: async () => {
+      throw new UpstreamError('absent', 404, 'none')
+    },
+    heldByTag: async () => undefined,
+  })
+  const identities = new Identities()
+  const ask = (number: number, query = '') =>
+    cache.list(openPlace(refs, upstream, 'app', caller, identities), subjectOf(number), query)
+  for (const number of numbers) await ask(number)
+  isDown = true
+  return { reads, ask, numbers }
+}
+
+test.each([
+  ['', 2],
+  ['artifactType=a%2Fb', 2],
+  ['artifactType=a%2Fc', 0],
+])('many clients that ask for one kept list at once (?%s) share one reading of it', async (query, count) => {
+  await withStore(async (store) => {
+    const { reads, ask } = await setUp(store)
+    const answers = await Promise.all(Array.from({ length: 40 }, () => ask(3, query)))
+    for (const { bytes, provenance } of answers) {
+      expect(provenance.outcome).toBe('stale')
+      expect((JSON.parse(Buffer.from(bytes).toString()) as { manifests: unknown[] }).manifests).toHaveLength(count)
+    }
+    expect(reads.all).toBe(1)
+  })
+})
+
+test.each(['', 'artifactType=a%2Fb'])('large kept lists (?%s) are read one at a time', async (query) => {
+  await withStore(async (store) => {
+    const { reads, ask, numbers } = await setUp(store)
+    const answers = await Promise.all(numbers.map((number) => ask(number, query)))
+    for (const number of numbers)
+      expect(Buffer.from(answers[number]!.bytes).toString()).toContain(digestOf(Buffer.from(`two ${number}`)))
+    expect([reads.all, reads.most]).toEqual([lists, 1])
+  })
+})
