@@ -5,10 +5,10 @@ import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import { KeyedQueue } from '../store/keyed-queue.ts'
 import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
+import { ListTurns } from './list-turns.ts'
 import { pageOf } from './listings.ts'
 import { LocalManifests } from './local-manifests.ts'
 import { LocalUploads } from './local-uploads.ts'
@@ -53,7 +53,7 @@ export class LocalRegistry implements PushRegistry {
   readonly #uploads: LocalUploads
   readonly #manifests: LocalManifests
   readonly #contents: SmallContents
-  readonly #lists = new KeyedQueue<'all'>()
+  readonly #lists = new ListTurns()
 
   constructor(options: LocalRegistryOptions) {
     this.#store = options.store
@@ -110,7 +110,7 @@ export class LocalRegistry implements PushRegistry {
     { name }: Repository,
     subject: Digest,
     artifactType: string | undefined,
-    _caller: Caller,
+    { signal }: Caller,
     page: Page,
   ): Promise<ListAnswer> {
     const repository = this.#store.repositories.get(name)
@@ -121,8 +121,9 @@ export class LocalRegistry implements PushRegistry {
       return content && bytesOf(content)
     }
     // One at a time: a page may be as large as a manifest, and so may be each of those that it is made of.
-    const { index, next } = await this.#lists.run('all', () =>
-      pageOfReferrers(repository, { subject, artifactType, page }, read),
+    const { index, next } = await this.#lists.run(
+      () => pageOfReferrers(repository, { subject, artifactType, page }, read),
+      signal,
     )
     return {
       contentType: mediaType.ociIndex,

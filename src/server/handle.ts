@@ -125,7 +125,7 @@ async function answer(
     const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
-  const caller = callerOf(request, options)
+  const caller = callerOf(request, options, client)
   const sendAnswer = async (list: ListAnswer): Promise<Sent> => ({
     bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
   })
@@ -248,7 +248,7 @@ function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: st
   return { registry, name, byNamespace }
 }
 
-function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
+function callerOf(request: IncomingMessage, options: HandleOptions, client: ClientDeparture): Caller {
   const address = plainAddress(request.socket.remoteAddress ?? '')
   return {
     access: options.access,
@@ -256,6 +256,10 @@ function callerOf(request: IncomingMessage, options: HandleOptions): Caller {
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
     part: request.headers.range !== undefined,
+    // Few ask for it.
+    get signal() {
+      return client.signal
+    },
   }
 }
 

@@ -12,6 +12,7 @@ import { openPushedStore } from '../../../src/store/pushed-store.ts'
 import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 
 const app = { registry: undefined, name: 'app', byNamespace: false }
+const page = { n: undefined, last: undefined, query: '' }
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: false, part: false } as const
 
 async function setUp() {
@@ -78,4 +79,48 @@ test('lists of referrers that clients keep under tags are changed one at a time,
   )
   expect([now, most]).toEqual([0, 1])
   for (const number of numbers) expect(await entries(number)).toEqual([])
+})
+
+/** A registry with a referrer, whose readings of the disk wait until they are let go; and how many there were. */
+async function setUpHeld() {
+  const { store, registry } = await setUp()
+  const referrer = referrerOf(1)
+  await registry.putManifest(
+    app,
+    { kind: 'digest', digest: referrer.digest },
+    { bytes: referrer.bytes, mediaType: mediaType.ociIndex, tags: [] },
+  )
+  const { blobs } = store
+  const stat = blobs.stat.bind(blobs)
+  const held = { count: 0, letGo: () => {} }
+  const gate = new Promise<void>((resolve) => (held.letGo = resolve))
+  blobs.stat = async (digest) => {
+    held.count += 1
+    await gate
+    return stat(digest)
+  }
+  const ask = (signal?: AbortSignal) => registry.referrers(app, subjectOf(1), undefined, { ...caller, signal }, page)
+  return { held, ask }
+}
+
+test('a client that leaves while it waits for a list of referrers gives its turn up', async () => {
+  const { held, ask } = await setUpHeld()
+  const first = ask()
+  const gone = new AbortController()
+  const leaving = Array.from({ length: 10 }, () => ask(gone.signal))
+  const last = ask()
+  gone.abort(new Error('the client is gone'))
+  for (const one of leaving) await expect(one).rejects.toThrow('the client is gone')
+  held.letGo()
+  const answers = await Promise.all([first, last])
+  for (const { bytes } of answers) expect(Buffer.from(bytes).toString()).toContain(referrerOf(1).digest)
+  expect(held.count).toBe(2)
+})
+
+test('a list of referrers that more than 64 wait for is refused at once, with a time to come back', async () => {
+  const { held, ask } = await setUpHeld()
+  const asked = Array.from({ length: 65 }, () => ask())
+  await expect(ask()).rejects.toMatchObject({ name: 'BudgetError', retryAfterSeconds: 2 })
+  held.letGo()
+  expect(await Promise.all(asked)).toHaveLength(65)
 })
