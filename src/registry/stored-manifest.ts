@@ -1,8 +1,12 @@
+import { fstat } from 'node:fs'
+import { promisify } from 'node:util'
+import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { createDigester, digestAlgorithm, type Digest } from '../oci/digest.ts'
 import { bodyBudget } from '../lib/memory-budget.ts'
 import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
 import { knownLinks, linksOf } from './manifest-links.ts'
+import { SingleFlight } from './single-flight.ts'
 import { smallContent } from './small-contents.ts'
 
 /**
@@ -17,6 +21,8 @@ export interface StoredManifest {
   /** What it names. Throws a BudgetError. */
   links(): Promise<readonly ManifestLink[]>
 }
+
+const stat = promisify(fstat)
 
 /** Bytes of memory for each byte of a manifest: itself, and what is read out of it. */
 const weight = 2
@@ -42,8 +48,14 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
 }
 
 const stepBytes = 256 * 1024
+/** Manifests that were hashed by this process, and the very file that each was read from. */
+const sound = new LRUCache<string, true>({ max: 10_000 })
+const hashing = new SingleFlight<boolean>()
 
-/** Whether the disk has it, with the bytes of its digest (decision D2); one that is damaged is moved aside. */
+/**
+ * Whether the disk has it, with the bytes of its digest (decision D2); one that is damaged is moved aside. A file is hashed once,
+ * until it is replaced or changed; who asks for it meanwhile shares that.
+ */
 export async function isStored(
   blobs: Pick<BlobStore, 'open' | 'quarantine'>,
   digest: Digest,
@@ -51,19 +63,46 @@ export async function isStored(
 ): Promise<boolean> {
   const blob = await blobs.open(digest, size)
   if (!blob) return false
-  try {
-    const digester = createDigester(digestAlgorithm(digest))
-    const buffer = new Uint8Array(stepBytes)
-    for (let at = 0; at < size;) {
-      const count = await blob.read(buffer, at)
-      if (count === 0) break
-      digester.update(buffer.subarray(0, count))
-      at += count
-    }
-    if (digester.digest() === digest) return true
-  } finally {
-    await blob.close()
+  let isOpen = true
+  const close = async () => {
+    if (isOpen) await blob.close()
+    isOpen = false
   }
-  await blobs.quarantine(digest)
-  return false
+  try {
+    const file = await fileOf(blob)
+    if (sound.has(file)) return true
+    const { result, joined } = hashing.run(file, async () => {
+      if (!(await hashesTo(blob, digest))) {
+        await blobs.quarantine(digest)
+        return false
+      }
+      // What was changed while it was read may have been read half and half.
+      if ((await fileOf(blob)) === file) sound.set(file, true)
+      return true
+    })
+    // Many that wait would hold many descriptors.
+    if (joined) await close()
+    return await result
+  } finally {
+    await close()
+  }
+}
+
+/** Names a file, and what is known of a change of it. */
+async function fileOf({ digest, fd }: OpenBlob): Promise<string> {
+  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(fd, { bigint: true })
+  return [digest, dev, ino, size, mtimeNs, ctimeNs].join(' ')
+}
+
+/** Reads step by step: everything else goes on in between. */
+async function hashesTo(blob: OpenBlob, digest: Digest): Promise<boolean> {
+  const digester = createDigester(digestAlgorithm(digest))
+  const buffer = new Uint8Array(Math.min(stepBytes, blob.size))
+  for (let at = 0; at < blob.size;) {
+    const count = await blob.read(buffer, at)
+    if (count === 0) break
+    digester.update(buffer.subarray(0, count))
+    at += count
+  }
+  return digester.digest() === digest
 }

@@ -1,0 +1,59 @@
+import { open, utimes } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { isStored } from '../../../src/registry/stored-manifest.ts'
+import type { OpenBlob } from '../../../src/store/blob-store.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import { withStore } from '../../support/temporary-store.ts'
+
+/** A stored manifest of 1 MB, and how many bytes of it were read. */
+async function setUp({ blobs, layout }: Store, seed: string) {
+  const bytes = Buffer.alloc(1_000_000, seed)
+  const digest = digestOf(bytes)
+  await blobs.put(digest, bytes)
+  const reads = { bytes: 0 }
+  const counted = {
+    quarantine: blobs.quarantine.bind(blobs),
+    async open(...args: Parameters<typeof blobs.open>): Promise<OpenBlob | undefined> {
+      const blob = await blobs.open(...args)
+      if (!blob) return undefined
+      const read: OpenBlob['read'] = async (buffer, position) => {
+        const count = await blob.read(buffer, position)
+        reads.bytes += count
+        return count
+      }
+      const { size, fd } = blob
+      return { digest, size, fd, read, close: () => blob.close() }
+    },
+  }
+  const ask = () => isStored(counted, digest, bytes.length)
+  return { path: layout.blob(digest), size: bytes.length, reads, ask }
+}
+
+test('a large manifest is hashed once, however many ask for it at once and afterwards', async () => {
+  await withStore(async (store) => {
+    const { size, reads, ask } = await setUp(store, 'once')
+    expect(await Promise.all(Array.from({ length: 30 }, ask))).toEqual(Array.from({ length: 30 }, () => true))
+    for (let again = 0; again < 5; again++) expect(await ask()).toBe(true)
+    expect(reads.bytes).toBe(size)
+  })
+})
+
+test('a large manifest that was hashed is hashed again when its file has changed, and a damaged one is moved aside', async () => {
+  await withStore(async (store) => {
+    const { path, size, reads, ask } = await setUp(store, 'again')
+    expect(await ask()).toBe(true)
+    await sleep(20)
+    await utimes(path, 1, 1)
+    expect(await ask()).toBe(true)
+    expect(reads.bytes).toBe(2 * size)
+    await sleep(20)
+    const file = await open(path, 'r+')
+    await file.write(Buffer.from('X'), 0, 1, 500_000)
+    await file.close()
+    expect(await Promise.all([ask(), ask(), ask()])).toEqual([false, false, false])
+    expect(await ask()).toBe(false)
+    await expect(open(path)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+})
