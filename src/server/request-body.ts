@@ -57,15 +57,20 @@ export async function withSmallBody<T>(
   { limit, idle, budget = bodyBudget }: { limit: number; idle: number; budget?: MemoryBudget },
   use: (bytes: Buffer) => Promise<T> | T,
 ): Promise<T> {
-  const length = lengthOf(request)
-  if (length !== undefined && length > limit) throw tooLarge(limit)
+  const told = lengthOf(request)
+  if (told !== undefined && told > limit) throw tooLarge(limit)
   const body = readBody(request, idle)
   // A client that only announces a body gets no memory for it.
   const first = await body.next()
   if (first.done) return use(Buffer.alloc(0))
+  const isWhole = request.complete && request.readableLength === 0
+  const length = told ?? (isWhole ? first.value.length : undefined)
   const gone = new AbortController()
   const leave = () => gone.abort(new Error('the client is gone'))
-  request.once('close', leave)
+  // A request closes as well when all of it was read, which may be before it is let in.
+  const { socket } = request
+  if (socket.destroyed) leave()
+  socket.once('close', leave)
   const evicted = deferred<never>()
   evicted.promise.catch(() => {})
   try {
@@ -85,7 +90,7 @@ export async function withSmallBody<T>(
       reservation.release()
     }
   } finally {
-    request.off('close', leave)
+    socket.off('close', leave)
     body.return().catch(() => {})
   }
 }

@@ -1,7 +1,11 @@
-import type { IncomingMessage } from 'node:http'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
-import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { readBody } from '../../../src/server/request-body.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { MemoryBudget } from '../../../src/lib/memory-budget.ts'
+import { readBody, withSmallBody } from '../../../src/server/request-body.ts'
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })
@@ -36,4 +40,47 @@ test('a client that brings its share within each idle time may take as long as i
   setTimeout(() => body.push(null), 480)
   await vi.advanceTimersByTimeAsync(500)
   expect(await result).toBe('whole')
+})
+
+describe('while the memory for bodies is full', () => {
+  beforeEach(() => void vi.useRealTimers())
+
+  /** A server that takes small bodies, after a turn of the event loop as a look into a password file is one. */
+  async function serve(budget: MemoryBudget) {
+    const server = createServer(async (request, response) => {
+      await sleep(20)
+      const bytes = await withSmallBody(request, { limit: 1000, idle: 5000, budget }, (body) => body.toString()).catch(
+        (error: unknown) => (error instanceof Error ? error.message : String(error)),
+      )
+      response.end(bytes)
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    return (server.address() as AddressInfo).port
+  }
+
+  test('a body that has arrived as a whole waits for its memory, and is read then', async () => {
+    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience: 5000 })
+    const all = await budget.reserve(100)
+    const answer = fetch(`http://127.0.0.1:${await serve(budget)}/`, { method: 'PUT', body: 'all of it' })
+    await expect.poll(() => budget.waiting).toBe(1)
+    await sleep(20)
+    all.release()
+    expect(await (await answer).text()).toBe('all of it')
+    expect([budget.held, budget.waiting]).toEqual([0, 0])
+  })
+
+  test('a client that leaves after it has sent its whole body leaves the line', async () => {
+    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience: 5000 })
+    const all = await budget.reserve(100)
+    const leaving = new AbortController()
+    const url = `http://127.0.0.1:${await serve(budget)}/`
+    const answer = fetch(url, { method: 'PUT', body: 'all of it', signal: leaving.signal })
+    await expect.poll(() => budget.waiting).toBe(1)
+    leaving.abort()
+    await expect(answer).rejects.toThrow()
+    await expect.poll(() => budget.waiting).toBe(0)
+    all.release()
+  })
 })
