@@ -1,5 +1,5 @@
 import { deferred, type Deferred } from '../lib/deferred.ts'
-import { bodyBudget } from '../lib/memory-budget.ts'
+import { upstreamBodies } from '../lib/body-budgets.ts'
 
 /** All that hold something: what they may hold together is shared by them. */
 const live = new Set<Overflow>()
@@ -23,7 +23,7 @@ export class Overflow {
   }
 
   get full(): boolean {
-    const share = bodyBudget.bytes / 2 / Math.max(1, live.size)
+    const share = upstreamBodies.bytes / Math.max(1, live.size)
     return this.#held > Math.max(leastBytes, Math.min(this.#limit, share))
   }
 

@@ -3,7 +3,7 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { createDigester, digestAlgorithm, type Digest } from '../oci/digest.ts'
-import { bodyBudget } from '../lib/memory-budget.ts'
+import { upstreamBodies } from '../lib/body-budgets.ts'
 import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
 import { knownLinks, linksOf } from './manifest-links.ts'
 import { SingleFlight } from './single-flight.ts'
@@ -29,7 +29,7 @@ const weight = 2
 
 export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: Digest, size: number): StoredManifest {
   const use: StoredManifest['use'] = async (task) => {
-    const reservation = await bodyBudget.reserve(weight * size)
+    const reservation = await upstreamBodies.reserve(weight * size)
     try {
       const bytes = await blobs.read(digest, size)
       return bytes && (await task(bytes))

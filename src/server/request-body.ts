@@ -1,7 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import { createBufferRelease } from '../lib/buffer-release.ts'
 import { deferred } from '../lib/deferred.ts'
-import { bodyBudget, type BudgetError, type MemoryBudget } from '../lib/memory-budget.ts'
+import { clientBodies } from '../lib/body-budgets.ts'
+import { type BudgetError, type MemoryBudget } from '../lib/memory-budget.ts'
 import { OciError } from '../oci/errors.ts'
 
 /** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */
@@ -54,7 +55,7 @@ const release = createBufferRelease()
  */
 export async function withSmallBody<T>(
   request: IncomingMessage,
-  { limit, idle, budget = bodyBudget }: { limit: number; idle: number; budget?: MemoryBudget },
+  { limit, idle, budget = clientBodies }: { limit: number; idle: number; budget?: MemoryBudget },
   use: (bytes: Buffer) => Promise<T> | T,
 ): Promise<T> {
   const told = lengthOf(request)
@@ -74,7 +75,8 @@ export async function withSmallBody<T>(
   const evicted = deferred<never>()
   evicted.promise.catch(() => {})
   try {
-    const options = { signal: gone.signal, evict: (error: BudgetError) => evicted.reject(error) }
+    const evict = (error: BudgetError) => evicted.reject(error)
+    const options = { signal: gone.signal, evict, expected: length }
     const reservation = await budget.reserve(weight * (length ?? limit), options)
     try {
       const bytes = new Gathered(length, limit)

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { bodyBudget } from '../lib/memory-budget.ts'
+import { clientBodies } from '../lib/body-budgets.ts'
+import { BudgetError, type ReserveOptions, type Reservation } from '../lib/memory-budget.ts'
 import type { ClientDeparture } from './client-departure.ts'
 import { addCommon, sendWhole, type Headers } from './respond.ts'
 import { turnOf, writeChunk } from './send-blob.ts'
@@ -23,9 +24,9 @@ export async function sendLarge(
 ): Promise<number> {
   if (typeof body === 'string' || body.length <= smallBytes || request.method === 'HEAD')
     return sendWhole(request, response, 200, headers, body)
-  const reservation = bodyBudget.reserveNow(body.length, { evict: () => response.destroy() })
+  const { signal } = client
+  const reservation = await reserveFor(body.length, { signal, evict: () => response.destroy() })
   try {
-    const { signal } = client
     addCommon(headers)
     headers['content-length'] = body.length
     response.writeHead(200, headers)
@@ -39,5 +40,19 @@ export async function sendLarge(
     return body.length
   } finally {
     reservation.release()
+  }
+}
+
+/** Bytes of the bodies that wait for their part. They are in memory already, so that they must not be many. */
+let waiting = 0
+
+/** Waits for its turn as everybody does. Throws a BudgetError at once while as much waits as there may be in all. */
+async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
+  if (waiting > 0 && waiting + bytes > clientBodies.bytes) throw new BudgetError()
+  waiting += bytes
+  try {
+    return await clientBodies.reserve(bytes, options)
+  } finally {
+    waiting -= bytes
   }
 }

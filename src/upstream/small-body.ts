@@ -1,5 +1,6 @@
+import { upstreamBodies } from '../lib/body-budgets.ts'
 import { JsonError, readJson } from '../lib/bounded-json.ts'
-import { bodyBudget, BudgetError, type Reservation } from '../lib/memory-budget.ts'
+import { BudgetError, type Reservation } from '../lib/memory-budget.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
 import { UpstreamError } from './upstream.ts'
@@ -43,9 +44,12 @@ export async function holdSmallBody(
   milliseconds = longestMs,
 ): Promise<HeldBody> {
   let ended: UpstreamError | undefined
+  let reservation: Reservation | undefined
   const end = (error: UpstreamError) => {
     ended ??= error
     answer.discard()
+    // It may wait for more.
+    reservation?.release()
   }
   const evict = (error: BudgetError) => end(outOfMemory(error))
   const length = lengthOf(answer)
@@ -53,10 +57,12 @@ export async function holdSmallBody(
     answer.discard()
     throw tooLarge(where, limit)
   }
-  let reservation: Reservation | undefined
   let late: NodeJS.Timeout | undefined
   try {
-    reservation = await bodyBudget.reserve(weight * (length ?? Math.min(firstBytes, limit)), { evict })
+    reservation = await upstreamBodies.reserve(weight * (length ?? Math.min(firstBytes, limit)), {
+      evict,
+      expected: length,
+    })
     // The wait for memory is not the upstream's.
     late = setTimeout(() => {
       const message = `${where} did not send its whole answer within ${Math.ceil(milliseconds / 1000)} s.`

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
+import { clientBodies, upstreamBodies } from '../../../src/lib/body-budgets.ts'
 import {
   BudgetError,
   MemoryBudget,
@@ -30,7 +31,6 @@ test('beyond the line, and after the patience, a body is refused with the time t
   const waiting = budget.reserve(1)
   await expect(budget.reserve(1)).rejects.toThrow(BudgetError)
   await expect(waiting).rejects.toMatchObject({ retryAfterSeconds: 2 })
-  expect(() => budget.reserveNow(1)).toThrow(BudgetError)
   held.release()
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
@@ -95,4 +95,97 @@ test('two that grow never wait for each other: the second is refused, and the fi
   one.release()
   ;(await outside).release()
   expect(budget.held).toBe(0)
+})
+
+const KiB = 1024
+
+test('a small body does not wait for large ones, and more small ones than have room wait for each other', async () => {
+  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 20 } })
+  const large = await budget.reserve(1000)
+  const waiting = budget.reserve(11)
+  const small = await Promise.all([budget.reserve(10), budget.reserve(10)])
+  let isIn = false
+  const last = budget.reserve(1).then((held) => ((isIn = true), held))
+  await sleep(5)
+  expect([isIn, budget.held, budget.waiting]).toEqual([false, 1020, 2])
+  small[0].release()
+  ;(await last).release()
+  small[1].release()
+  large.release()
+  ;(await waiting).release()
+  expect([budget.held, budget.waiting]).toEqual([0, 0])
+})
+
+test('a small body that turns out to be large waits with the large ones, and gives its small part back', async () => {
+  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 10 } })
+  const large = await budget.reserve(1000)
+  let isEvicted = false
+  const growing = await budget.reserve(10, { evict: () => (isEvicted = true) })
+  const grown = growing.grow(90)
+  const next = budget.reserve(10)
+  await sleep(50)
+  expect([isEvicted, budget.held, budget.waiting]).toEqual([false, 1010, 2])
+  large.release()
+  await grown
+  const small = await next
+  expect(budget.held).toBe(110)
+  growing.release()
+  small.release()
+  expect(budget.held).toBe(0)
+})
+
+test('a small body that is let go of while it waits to be a large one leaves the line', async () => {
+  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 10 } })
+  const large = await budget.reserve(1000)
+  const growing = await budget.reserve(10)
+  const grown = growing.grow(90)
+  growing.release()
+  await expect(grown).rejects.toThrow(BudgetError)
+  large.release()
+  expect([budget.held, budget.waiting]).toEqual([0, 0])
+})
+
+test('the holder that is the furthest from its end leaves when the first in the line has waited for its turn', async () => {
+  const budget = budgetOf({ bytes: 100 * 1024 * KiB, turn: 100, patience: 10_000 })
+  const evicted: string[] = []
+  const hold = async (name: string, expected: number) => {
+    const held: Reservation = await budget.reserve(50 * 1024 * KiB, {
+      expected,
+      evict: () => (evicted.push(name), held.release()),
+    })
+    return held
+  }
+  const [near, far] = [await hold('near', 10_000 * KiB), await hold('far', 1_000_000 * KiB)]
+  const moving = setInterval(() => [near, far].forEach((held) => held.progress(100 * KiB)), 1)
+  onTestFinished(() => clearInterval(moving))
+  const next = await budget.reserve(50 * 1024 * KiB)
+  expect(evicted).toEqual(['far'])
+  near.release()
+  next.release()
+  expect([budget.held, budget.waiting]).toEqual([0, 0])
+})
+
+test('a holder that waits for more memory is not slow, and one that is let go of meanwhile leaves the line', async () => {
+  const budget = budgetOf({ patience: 300 })
+  const all = await budget.reserve(60)
+  let isEvicted = false
+  const growing = await budget.reserve(40, { evict: () => (isEvicted = true) })
+  const grown = growing.grow(20)
+  const waiting = budget.reserve(10)
+  await sleep(100)
+  expect([isEvicted, budget.waiting]).toEqual([false, 2])
+  growing.release()
+  await expect(grown).rejects.toThrow(BudgetError)
+  ;(await waiting).release()
+  all.release()
+  expect([budget.held, budget.waiting]).toEqual([0, 0])
+  await expect(growing.grow(1)).rejects.toThrow(BudgetError)
+})
+
+test('what clients send and what upstreams send never wait for each other', async () => {
+  const all = await clientBodies.reserve(clientBodies.bytes)
+  const other = await upstreamBodies.reserve(upstreamBodies.bytes)
+  expect(clientBodies.bytes + upstreamBodies.bytes).toBeLessThanOrEqual(64 * 1024 * KiB)
+  all.release()
+  other.release()
 })

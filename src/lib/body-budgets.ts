@@ -1,0 +1,30 @@
+import { totalmem } from 'node:os'
+import { MemoryBudget } from './memory-budget.ts'
+
+const KiB = 1024
+const MiB = 1024 * KiB
+
+/**
+ * An eighth of the memory that the process may have, between 16 and 64 MiB. In a container the limit is the container's, which
+ * `constrainedMemory` knows; without one it is 0, or larger than any machine.
+ */
+function usualBudget(): number {
+  const limit = process.constrainedMemory() || Infinity
+  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(Math.min(limit, totalmem()) / 8)))
+}
+
+function createShare(): MemoryBudget {
+  return new MemoryBudget({
+    bytes: usualBudget() / 2,
+    mostWaiting: 256,
+    patience: 20_000,
+    // Bodies of up to 64 KiB, which count twice.
+    small: { largest: 128 * KiB, bytes: 2 * MiB },
+  })
+}
+
+/** Half of the memory of this process for bodies: those that clients send or take. */
+export const clientBodies = createShare()
+
+/** The other half: bodies that come from upstreams, or from the disk. Neither half waits for the other one's slow ones. */
+export const upstreamBodies = createShare()

@@ -1,0 +1,79 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, onTestFinished, test } from 'vitest'
+import { clientBodies } from '../../../src/lib/body-budgets.ts'
+import { BudgetError } from '../../../src/lib/memory-budget.ts'
+import { ClientDeparture } from '../../../src/server/client-departure.ts'
+import { sendLarge } from '../../../src/server/send-large.ts'
+
+/** A server that answers with so many bytes, or with 503. */
+async function serve(bytes: number) {
+  const body = Buffer.alloc(bytes, 'a')
+  const failures: unknown[] = []
+  const server = createServer(async (request, response) => {
+    const client = new ClientDeparture(request, response)
+    try {
+      await sendLarge(request, response, {}, body, { idle: 5000, client })
+    } catch (error) {
+      failures.push(error)
+      if (!client.hasHappened) response.writeHead(error instanceof BudgetError ? 503 : 500).end()
+    }
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, failures }
+}
+
+test('a large list waits in the line while there is no memory for it, and is sent then', async () => {
+  const { url } = await serve(300_000)
+  const all = await clientBodies.reserve(clientBodies.bytes)
+  onTestFinished(() => all.release())
+  const answer = fetch(url)
+  await expect.poll(() => clientBodies.waiting, { timeout: 10_000 }).toBe(1)
+  all.release()
+  expect((await (await answer).arrayBuffer()).byteLength).toBe(300_000)
+  await expect.poll(() => clientBodies.held, { timeout: 10_000 }).toBe(0)
+})
+
+test('a large list does not go before those who wait', async () => {
+  const { url } = await serve(300_000)
+  const most = await clientBodies.reserve(clientBodies.bytes - 1_000_000)
+  onTestFinished(() => most.release())
+  const order: string[] = []
+  const first = clientBodies.reserve(2_000_000).then((held) => (order.push('first'), held))
+  const answer = fetch(url).then((got) => (order.push('list'), got.arrayBuffer()))
+  await sleep(100)
+  expect(order).toEqual([])
+  most.release()
+  ;(await first).release()
+  await answer
+  expect(order).toEqual(['first', 'list'])
+})
+
+test('a client that leaves while its list waits leaves the line', async () => {
+  const { url, failures } = await serve(300_000)
+  const all = await clientBodies.reserve(clientBodies.bytes)
+  onTestFinished(() => all.release())
+  const leaving = new AbortController()
+  const answer = fetch(url, { signal: leaving.signal })
+  await expect.poll(() => clientBodies.waiting, { timeout: 10_000 }).toBe(1)
+  leaving.abort()
+  await expect(answer).rejects.toThrow()
+  await expect.poll(() => clientBodies.waiting, { timeout: 10_000 }).toBe(0)
+  expect(failures).toMatchObject([{ message: 'the client is gone' }])
+})
+
+test('no more lists wait than there is memory for', async () => {
+  const { url } = await serve(Math.ceil(clientBodies.bytes * 0.6))
+  const all = await clientBodies.reserve(clientBodies.bytes)
+  onTestFinished(() => all.release())
+  const leaving = new AbortController()
+  const answer = fetch(url, { signal: leaving.signal })
+  await expect.poll(() => clientBodies.waiting, { timeout: 10_000 }).toBe(1)
+  expect((await fetch(url)).status).toBe(503)
+  leaving.abort()
+  await expect(answer).rejects.toThrow()
+})
