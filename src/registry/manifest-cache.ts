@@ -69,7 +69,8 @@ export class ManifestCache {
       if (!announced || hashesTo(fetched.bytes, announced)) {
         return this.keep(place, reference, fetched).finally(fetched.release)
       }
-      return this.#settle(place, reference, announced, fetched).finally(fetched.release)
+      fetched.release?.()
+      return this.#settle(place, reference, announced, fetched.bytes.length <= longestString ? fetched : undefined)
     })
   }
 
@@ -81,17 +82,24 @@ export class ManifestCache {
 
   /**
    * The bytes of a tag do not hash to the digest that came with them: either they were changed on the way, or the upstream
-   * announces what it does not hold. Asking for that digest tells the two apart.
+   * announces what it does not hold. Asking for that digest tells the two apart. The memory of the first body is given back before
+   * that: two who held one each would wait for each other's. A large one is fetched again if it is needed after all.
    */
-  async #settle(place: Place, tag: Reference, announced: Digest, fetched: FetchedManifest): Promise<HeldManifest> {
+  async #settle(
+    place: Place,
+    tag: Reference,
+    announced: Digest,
+    small: FetchedManifest | undefined,
+  ): Promise<HeldManifest> {
     this.#parts.stats.mismatched()
     const byDigest: Reference = { kind: 'digest', digest: announced }
     const held = await this.#ask(place, byDigest).catch((error: unknown) => {
       if (error instanceof UpstreamError && error.failure === 'absent') return undefined
       throw error
     })
-    if (!held) return this.keep(place, tag, fetched)
-    return this.keep(place, byDigest, held).finally(held.release)
+    if (held) return this.keep(place, byDigest, held).finally(held.release)
+    const again = small ?? (await this.#ask(place, tag))
+    return this.keep(place, tag, again).finally(again.release)
   }
 
   /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */

@@ -1,8 +1,10 @@
-import { describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { upstreamBodies } from '../../src/lib/body-budgets.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody, times } from '../support/faults.ts'
 import { makeImage } from '../support/images.ts'
+import { largeImage } from '../support/large-manifest.ts'
 import { noise } from '../support/noise.ts'
 import { app, startScene } from '../support/scene.ts'
 import { anyBlob, anyManifest, anyManifestHead } from '../support/upstream.ts'
@@ -109,6 +111,27 @@ describe('a manifest', () => {
     expectError(await other.get(`${app}/manifests/v1`), 502)
     broken.heal()
     expectContent(await other.get(`${app}/manifests/v1`), image.digest)
+  })
+
+  describe('of 4.1 MB, while there is memory for one of its size', () => {
+    const image = largeImage(1)
+    beforeEach(async () => {
+      const others = await upstreamBodies.reserve(Math.max(0, upstreamBodies.bytes - 9_000_000))
+      onTestFinished(() => others.release())
+    })
+
+    test('with a byte flipped, is asked for by digest', { timeout: 15_000 }, async () => {
+      const { upstream, mirror } = await startScene({ image })
+      const flipped = (body: Buffer) => Buffer.from(body.toString().replace('"size":2', '"size":9'))
+      upstream.on(anyManifest, times(1, otherBody(flipped)))
+      expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    })
+
+    test('under a digest that the upstream does not hold, is known by its own', { timeout: 15_000 }, async () => {
+      const { upstream, mirror } = await startScene({ image })
+      upstream.on({ path: /\/manifests\// }, headers({ 'docker-content-digest': digestOf(Buffer.from('a lie')) }))
+      expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    })
   })
 
   test('a captive portal does not displace a tag that is held', async () => {
