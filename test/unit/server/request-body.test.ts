@@ -1,6 +1,6 @@
 import { once } from 'node:events'
-import { createServer, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { connect, type AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -47,13 +47,14 @@ describe('while the memory for bodies is full', () => {
 
   /** A server that takes small bodies, after a turn of the event loop as a look into a password file is one. */
   async function serve(budget: MemoryBudget) {
-    const server = createServer(async (request, response) => {
+    const answer = async (request: IncomingMessage, response: ServerResponse) => {
       await sleep(20)
       const bytes = await withSmallBody(request, { limit: 1000, idle: 5000, budget }, (body) => body.toString()).catch(
         (error: unknown) => (error instanceof Error ? error.message : String(error)),
       )
       response.end(bytes)
-    })
+    }
+    const server = createServer((request, response) => void answer(request, response))
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
     onTestFinished(() => void server.close())
@@ -69,6 +70,26 @@ describe('while the memory for bodies is full', () => {
     all.release()
     expect(await (await answer).text()).toBe('all of it')
     expect([budget.held, budget.waiting]).toEqual([0, 0])
+  })
+
+  test('a small body is not kept waiting by large ones that come slowly', async () => {
+    const budget = new MemoryBudget({
+      bytes: 2000,
+      mostWaiting: 20,
+      patience: 20_000,
+      small: { largest: 100, bytes: 200 },
+    })
+    const port = await serve(budget)
+    for (let client = 0; client < 10; client++) {
+      const socket = connect(port, '127.0.0.1').on('error', () => {})
+      onTestFinished(() => void socket.destroy())
+      socket.write('PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nbegun')
+    }
+    await expect.poll(() => budget.waiting, { timeout: 10_000 }).toBeGreaterThan(0)
+    const begun = performance.now()
+    expect(await (await fetch(`http://127.0.0.1:${port}/`, { method: 'PUT', body: '{}' })).text()).toBe('{}')
+    expect(performance.now() - begun).toBeLessThan(1000)
+    expect(budget.waiting).toBeGreaterThan(0)
   })
 
   test('a client that leaves after it has sent its whole body leaves the line', async () => {

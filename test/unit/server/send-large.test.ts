@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
@@ -12,7 +12,7 @@ import { sendLarge } from '../../../src/server/send-large.ts'
 async function serve(bytes: number) {
   const body = Buffer.alloc(bytes, 'a')
   const failures: unknown[] = []
-  const server = createServer(async (request, response) => {
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
     const client = new ClientDeparture(request, response)
     try {
       await sendLarge(request, response, {}, body, { idle: 5000, client })
@@ -20,7 +20,8 @@ async function serve(bytes: number) {
       failures.push(error)
       if (!client.hasHappened) response.writeHead(error instanceof BudgetError ? 503 : 500).end()
     }
-  })
+  }
+  const server = createServer((request, response) => void answer(request, response))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => void server.close())
