@@ -111,8 +111,7 @@ export class PushedRepositories {
   /** Whether any repository holds it, or somebody is about to, or that cannot be known. */
   isHeld(digest: Digest): boolean {
     if (this.hasGaps || this.isClaimed(digest)) return true
-    for (const { repository } of this.#journals.values())
-      if (repository.blobs.has(digest) || repository.manifests.has(digest)) return true
+    for (const journal of this.#journals.values()) if (journal.holds(digest)) return true
     return false
   }
 

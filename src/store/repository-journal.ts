@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { deferred, type Deferred } from '../lib/deferred.ts'
+import type { Digest } from '../oci/digest.ts'
 import { changeLine, headLine } from './journal-lines.ts'
 import {
   applyChange,
@@ -34,7 +35,8 @@ export interface JournalLength {
 export class RepositoryJournal {
   readonly #path: string
   readonly #state: GrowingRepository
-  #waiting: { readonly changes: readonly PushedChange[]; readonly done: Deferred<void> }[] = []
+  #waiting: Commit[] = []
+  #writing: readonly Commit[] = []
   #isWriting = false
   #length: JournalLength | undefined
 
@@ -56,15 +58,21 @@ export class RepositoryJournal {
   }
 
   /**
-   * Resolves when the changes are on the disk and can be seen. Removals can be seen at once: nothing new may build on what
-   * is about to go.
+   * Resolves when the changes are on the disk and can be seen; rejects with the disk's error, and then nothing has changed.
+   * Removals can be seen at once: nothing new may build on what is about to go.
    */
   commit(changes: readonly PushedChange[]): Promise<void> {
-    for (const change of changes) if (isRemoval(change)) applyChange(this.#state, change)
     const done = deferred()
-    this.#waiting.push({ changes, done })
+    this.#waiting.push({ changes, done, hidden: hide(this.#state, changes) })
     if (!this.#isWriting) void this.#write()
     return done.promise
+  }
+
+  /** Whether the repository has it, or will have it again if the disk does not take its removal. */
+  holds(digest: Digest): boolean {
+    const { blobs, manifests } = this.#state
+    if (blobs.has(digest) || manifests.has(digest)) return true
+    return [...this.#writing, ...this.#waiting].some(({ hidden }) => hidden.some((entry) => isOf(entry, digest)))
   }
 
   get #entries(): number {
@@ -77,17 +85,28 @@ export class RepositoryJournal {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting
       this.#waiting = []
+      this.#writing = batch
       try {
         await this.#append(batch.flatMap(({ changes }) => linesFor(changes)))
         for (const { changes } of batch) for (const change of changes) applyChange(this.#state, change)
+        this.#writing = []
         for (const { done } of batch) done.resolve()
       } catch (error) {
         // A part of a line may be in the file: the next commit makes a clean one.
         this.#length = undefined
+        this.#writing = []
+        this.#restore(batch)
         for (const { done } of batch) done.reject(error)
       }
     }
     this.#isWriting = false
+  }
+
+  /** Shows again what these commits have hidden, as it was last, but for what a later one is still to remove. */
+  #restore(failed: readonly Commit[]): void {
+    const entries = failed.flatMap(({ hidden }) => hidden)
+    for (const entry of entries.toReversed()) if (!hasEntry(this.#state, entry)) applyChange(this.#state, entry)
+    for (const { changes, hidden } of this.#waiting) hidden.unshift(...hide(this.#state, changes))
   }
 
   async #append(lines: readonly string[]): Promise<void> {
@@ -109,12 +128,63 @@ export class RepositoryJournal {
     this.#length = { lines: before + lines.length, bytes: bytes + text.length }
   }
 
+  /** What the disk must not lose, without the commits that are being written: also what waiting ones have hidden, which may fail. */
+  *#history(): Generator<string, void> {
+    yield headLine(this.#state.name)
+    for (const change of historyOf(this.#state)) yield changeLine([change])
+    for (const { hidden } of this.#waiting)
+      for (const entry of hidden) if (!hasEntry(this.#state, entry)) yield changeLine([entry])
+  }
+
   /** Replaces the file by one without history, a piece at a time. */
   async #rewrite(lines: readonly string[]): Promise<void> {
     const written = { lines: 0, bytes: 0 }
-    await writeFileAtomic(this.#path, piecesOf(this.#state, lines, written))
+    await writeFileAtomic(this.#path, piecesOf(this.#history(), lines, written))
     this.#length = written
   }
+}
+
+/** Changes that are to be written together. */
+interface Commit {
+  readonly changes: readonly PushedChange[]
+  /** What its removals have taken away: it comes back when the disk does not take them. */
+  readonly hidden: PushedChange[]
+  readonly done: Deferred<void>
+}
+
+/** Carries the removals out; what was there before, as the changes that bring it back. */
+function hide(state: GrowingRepository, changes: readonly PushedChange[]): PushedChange[] {
+  const hidden: PushedChange[] = []
+  for (const change of changes) {
+    if (!isRemoval(change)) continue
+    const entry = entryOf(state, change)
+    applyChange(state, change)
+    if (entry && !hasEntry(state, entry)) hidden.push(entry)
+  }
+  return hidden
+}
+
+/** What a change is about, as the repository has it. */
+function entryOf({ tags, manifests, blobs }: PushedRepository, change: PushedChange): PushedChange | undefined {
+  if (change.op === 'tag' || change.op === 'untag') {
+    const value = tags.get(change.tag)
+    return value && { op: 'tag', tag: change.tag, ...value }
+  }
+  const { digest } = change
+  if (change.op === 'manifest' || change.op === 'drop-manifest') {
+    const value = manifests.get(digest)
+    return value && { op: 'manifest', digest, ...value }
+  }
+  const value = blobs.get(digest)
+  return value && { op: 'blob', digest, ...value }
+}
+
+function hasEntry(repository: PushedRepository, change: PushedChange): boolean {
+  return entryOf(repository, change) !== undefined
+}
+
+function isOf(entry: PushedChange, digest: Digest): boolean {
+  return (entry.op === 'blob' || entry.op === 'manifest') && entry.digest === digest
 }
 
 function linesFor(changes: readonly PushedChange[]): string[] {
@@ -129,27 +199,22 @@ const pieceBytes = 64 * 1024
 
 /** The text of a journal; `written` counts what has been given out. */
 function* piecesOf(
-  state: PushedRepository,
+  history: Iterable<string>,
   lines: readonly string[],
   written: { lines: number; bytes: number },
 ): Generator<Buffer, void> {
   let piece = ''
-  for (const line of linesOf(state, lines)) {
-    piece += line
-    written.lines += 1
-    if (piece.length < pieceBytes) continue
-    const bytes = Buffer.from(piece)
-    piece = ''
-    written.bytes += bytes.length
-    yield bytes
-  }
+  for (const part of [history, lines])
+    for (const line of part) {
+      piece += line
+      written.lines += 1
+      if (piece.length < pieceBytes) continue
+      const bytes = Buffer.from(piece)
+      piece = ''
+      written.bytes += bytes.length
+      yield bytes
+    }
   const rest = Buffer.from(piece)
   written.bytes += rest.length
   yield rest
-}
-
-function* linesOf(state: PushedRepository, lines: readonly string[]): Generator<string, void> {
-  yield headLine(state.name)
-  for (const change of historyOf(state)) yield changeLine([change])
-  yield* lines
 }

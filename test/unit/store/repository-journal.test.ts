@@ -1,4 +1,5 @@
-import { appendFile, mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+import { appendFile, mkdir, readdir, readFile, rename, rm, truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
@@ -22,6 +23,7 @@ async function using<T>(root: string, body: (store: PushedStore) => Promise<T>):
 }
 
 const blob = (text: string): PushedChange => ({ op: 'blob', digest: digestOf(bytesOf(text)), size: 1, heldSince: 0 })
+const dropBlob = (text: string): PushedChange => ({ op: 'drop-blob', digest: digestOf(bytesOf(text)) })
 const tag = (name: string): PushedChange => ({ op: 'tag', tag: name, digest: digestOf(bytesOf('m')), pushedAt: 1 })
 const tagsOf = (store: PushedStore, name = 'app') => [...(store.repositories.get(name)?.tags.keys() ?? [])].toSorted()
 
@@ -240,12 +242,108 @@ describe('a repository journal', () => {
   })
 })
 
-test('removals can be seen before they are on the disk', async () => {
+test('removals can be seen before they are on the disk, and until then the bytes stay', async () => {
   const root = await temporaryFolder()
   await using(root, async ({ repositories }) => {
     await repositories.commit('app', [blob('b')])
-    const removed = repositories.commit('app', [{ op: 'drop-blob', digest: digestOf(bytesOf('b')) }])
-    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(false)
+    const removed = repositories.commit('app', [dropBlob('b')])
+    expect(repositories.get('app')?.blobs.size).toBe(0)
+    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(true)
     await removed
+    expect(repositories.isHeld(digestOf(bytesOf('b')))).toBe(false)
+  })
+})
+
+describe('a removal that the disk does not take', () => {
+  const contentOf = (store: PushedStore) => structuredClone(store.repositories.get('app'))
+  const untag = (name: string): PushedChange => ({ op: 'untag', tag: name })
+  const manifest: PushedChange = {
+    op: 'manifest',
+    digest: digestOf(bytesOf('m')),
+    mediaType: 'application/x',
+    size: 3,
+    pushedAt: 5,
+    heldSince: 6,
+  }
+  const everything = [blob('a'), blob('b'), manifest, tag('v1'), tag('v2')]
+  const removals: PushedChange[] = [
+    untag('v1'),
+    { op: 'drop-manifest', digest: manifest.digest },
+    dropBlob('a'),
+    dropBlob('none'),
+  ]
+
+  /** Puts a folder in the place of the journal, so that nothing can be written; the result puts the journal back. */
+  async function breakJournal(root: string): Promise<() => Promise<void>> {
+    const path = await journalOf(root)
+    await rename(path, `${path}.kept`)
+    await mkdir(path)
+    return async () => {
+      await rm(path, { recursive: true })
+      await rename(`${path}.kept`, path)
+    }
+  }
+
+  test('takes nothing away, neither now nor when the journal is written anew', async () => {
+    const root = await temporaryFolder()
+    const before = await using(root, async (store) => {
+      const { repositories } = store
+      await repositories.commit('app', everything)
+      const whole = contentOf(store)
+      const heal = await breakJournal(root)
+      await expect(repositories.commit('app', removals)).rejects.toMatchObject({ code: 'EISDIR' })
+      expect(contentOf(store)).toEqual(whole)
+      // Several that wait for each other.
+      const failing = [removals, [untag('v1')], [untag('v2'), tag('v3')], removals]
+      for (const result of await Promise.allSettled(failing.map((changes) => repositories.commit('app', changes))))
+        expect(result.status).toBe('rejected')
+      expect(contentOf(store)).toEqual(whole)
+      await heal()
+      await repositories.commit('app', [tag('v4')])
+      expect(tagsOf(store)).toEqual(['v1', 'v2', 'v4'])
+      return contentOf(store)
+    })
+    await using(root, async (store) => expect(contentOf(store)).toEqual(before))
+  })
+
+  test('leaves another one of the same that is taken', async () => {
+    const root = await temporaryFolder()
+    await using(root, async (store) => {
+      const { repositories } = store
+      await repositories.commit('app', everything)
+      const heal = await breakJournal(root)
+      const failed = expect(repositories.commit('app', [untag('v1'), untag('v2')])).rejects.toMatchObject({
+        code: 'EISDIR',
+      })
+      await failed
+      await heal()
+      await repositories.commit('app', [untag('v1')])
+      expect(tagsOf(store)).toEqual(['v2'])
+    })
+    await using(root, async (store) => expect(tagsOf(store)).toEqual(['v2']))
+  })
+
+  test('is not in a journal that is written anew while it waits', async () => {
+    const root = await temporaryFolder()
+    await using(root, async (store) => {
+      const { repositories } = store
+      await repositories.commit('app', everything)
+      const path = await journalOf(root)
+      const heal = await breakJournal(root)
+      await expect(repositories.commit('app', [tag('v3')])).rejects.toMatchObject({ code: 'EISDIR' })
+      await heal()
+      const writing = repositories.commit('app', [tag('v4')])
+      const removing = repositories.commit('app', removals)
+      await writing
+      // The removal has only begun to be written.
+      const text = readFileSync(path, 'utf8')
+      for (const held of ['"v1"', digestOf(bytesOf('a')), manifest.digest]) expect(text).toContain(held)
+      await removing
+      expect(tagsOf(store)).toEqual(['v2', 'v4'])
+    })
+    await using(root, async (store) => {
+      expect(tagsOf(store)).toEqual(['v2', 'v4'])
+      expect(store.repositories.get('app')!.blobs.size).toBe(1)
+    })
   })
 })
