@@ -2,7 +2,7 @@ import type { Config } from '../config/config.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { BlobSending } from '../server/blobs.ts'
 import { createHandler } from '../server/handle.ts'
-import type { HostGuard } from '../server/host-guard.ts'
+import { isHostAlias, isLoopbackAddress, type HostGuard } from '../server/host-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { Connection, PushOptions } from '../server/pushes.ts'
 import type { TransferLog } from '../server/transfer-log.ts'
@@ -53,10 +53,20 @@ export function registryOpener(
   }
   const mayNetworksWrite = networks === 'write'
   return {
-    // Of a container's addresses, all of which it listens on, only the way from its host is this machine's alone.
-    open: opener((host) => (mayNetworksWrite || !isWildcard(host) ? undefined : isFromHost)),
+    open: opener((host) => (mayNetworksWrite ? undefined : writersAt(host, isFromHost))),
     openOnNetwork: opener(() => (mayNetworksWrite ? undefined : () => false)),
   }
+}
+
+/**
+ * Who may write at an address of the configuration while networks only pull. Of a container's addresses, all of which it listens
+ * on, only the way from its host is this machine's alone. Engines in a virtual machine let containers reach the loopback of the
+ * host, where they look like its own processes: those that ask by the name for it do not write by mistake.
+ */
+function writersAt(host: string, isFromHost: RegistryListening['isFromHost']): PushOptions['mayWrite'] {
+  const check = isWildcard(host) ? isFromHost : undefined
+  if (check === undefined && host !== 'localhost' && !isLoopbackAddress(host)) return undefined
+  return (connection, asked) => !isHostAlias(asked ?? '') && (check?.(connection) ?? true)
 }
 
 function isWildcard(host: string): boolean {

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
-import { ownNames } from '../lib/own-names.ts'
+import { hostAliases, ownNames } from '../lib/own-names.ts'
 import { OciError } from '../oci/errors.ts'
 
 export interface HostGuard {
@@ -53,6 +53,13 @@ function hostname(value: string): string {
   const trimmed = value.trim().toLowerCase()
   const bracketed = /^\[([^\]]*)\](?::\d*)?$/.exec(trimmed)
   return bracketed ? bracketed[1]! : trimmed.replace(/:\d*$/, '').replace(/\.$/, '')
+}
+
+const aliases = new Set<string>(hostAliases)
+
+/** Whether a Host header names the machine as only its containers and virtual machines do. */
+export function isHostAlias(value: string): boolean {
+  return aliases.has(hostname(value))
 }
 
 /** As a Host header's name is compared: of an IPv6 address, with brackets or without, the one spelling. */

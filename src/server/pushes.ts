@@ -19,8 +19,8 @@ export interface PushOptions {
   readonly idle: number
   /** Undefined when everybody may do everything. */
   readonly authorize: BasicAuth['authorize'] | undefined
-  /** Whether the client behind a connection may push and delete; undefined when every client may. */
-  readonly mayWrite?: ((connection: Connection) => boolean) | undefined
+  /** Whether the client behind a connection may push and delete, by the Host that it asks for; undefined when every client may. */
+  readonly mayWrite?: ((connection: Connection, host: string | undefined) => boolean) | undefined
 }
 
 /** The two ends of a connection, as `net.Socket` has them. */
@@ -54,7 +54,7 @@ export async function answerPush(
   if (!reads && request.headers.origin !== undefined)
     throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
   const isUpload = route.kind === 'uploads' || route.kind === 'upload'
-  if ((!reads || isUpload) && options.mayWrite?.(request.socket) === false) throw pullOnly()
+  if ((!reads || isUpload) && options.mayWrite?.(request.socket, request.headers.host) === false) throw pullOnly()
   if (isUpload) {
     await answerUpload(request, response, route, { ...options, user })
     return {}
