@@ -64,6 +64,10 @@ export function toRootsPlaces({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, r
     if (!value || !(places.has(name) || cloud.test(name))) continue
     if (!value.split(listSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete own[name]
   }
+  for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
+    const socket = /^unix:\/\/(.+)$/.exec(env[name] ?? '')?.[1]
+    if (socket && !isSafe(name, socket)) delete own[name]
+  }
   const options = env['NODE_OPTIONS']
   if (options && !pathsIn(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
   const path = env['PATH']

@@ -25,7 +25,8 @@ export function isRoot(): boolean {
 
 /**
  * Whether only root can change what is at a path, or what will be made there: each folder above it, and each symbolic link on
- * the way, is root's, and nobody else may write it. In a sticky folder such as /tmp each user changes only what is their own.
+ * the way, is root's, and nobody else may write it. In a sticky folder such as /tmp each user changes only what is their own, but
+ * makes what is missing.
  */
 export function isOnlyRoots(path: string): boolean {
   return findForeign(path) === undefined
@@ -42,18 +43,23 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
   function walk(whole: string, hops: number): ForeignPart | undefined {
     const parts = whole.split(sep).filter((part) => part !== '')
     let at: string = sep
+    let folder = system
     for (const [index, part] of parts.entries()) {
       at = resolve(at, part)
       const what = lstatOf(at)
-      // What is made there will be ours.
-      if (what === undefined) return undefined
-      const isEnd = anyFile && index === parts.length - 1 && what.isFile()
+      const isLast = index === parts.length - 1
+      // What is made there will be ours, unless others are first.
+      if (what === undefined)
+        return othersWrite(folder) && !(anyFile && isLast) ? { path: dirname(at), owner: undefined } : undefined
+      const isEnd = anyFile && isLast && what.isFile()
       if (!isEnd && !trusted.has(what.uid)) return { path: at, owner: what.uid }
       if (what.isSymbolicLink()) {
         if (hops >= mostHops) return { path: at, owner: undefined }
         return walk(resolve(dirname(at), readlinkSync(at), ...parts.slice(index + 1)), hops + 1)
       }
-      if (!isEnd && !isClosed(what)) return { path: at, owner: undefined }
+      // The mode of a socket says who may connect.
+      if (!isEnd && !what.isSocket() && !isClosed(what)) return { path: at, owner: undefined }
+      folder = what
     }
     return undefined
   }
@@ -93,8 +99,11 @@ function lstatOf(path: string): Stats | undefined {
   }
 }
 
-function isClosed({ mode }: Stats): boolean {
-  const othersWrite = (mode & 0o022) !== 0
-  const isSticky = (mode & 0o1000) !== 0
-  return !othersWrite || isSticky
+function isClosed(what: Stats): boolean {
+  const isSticky = (what.mode & 0o1000) !== 0
+  return !othersWrite(what) || isSticky
+}
+
+function othersWrite({ mode }: Stats): boolean {
+  return (mode & 0o022) !== 0
 }

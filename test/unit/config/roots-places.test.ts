@@ -1,7 +1,9 @@
 import { chmod, chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { toRootsPlaces } from '../../../src/config/roots-places.ts'
 
 const nobody = 65_534
@@ -61,6 +63,29 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
   test('has no option of Node that loads a file of another user', () => {
     for (const option of ['--require ', '-r ', '--import=', '--import=file://', '--env-file='])
       expect(clean({ NODE_OPTIONS: `--no-warnings ${option}${theirs}/x.js` }).env, option).toEqual({})
+  })
+
+  test('names no socket of an engine that another user can put there', async () => {
+    const socketOfRoot = join(folder, 'docker.sock')
+    const engine = createServer().listen(socketOfRoot)
+    onTestFinished(() => void engine.close())
+    await once(engine, 'listening')
+    // As Docker's, to which its group may connect.
+    await chmod(socketOfRoot, 0o660)
+    for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
+      for (const socket of [join(theirs, 'docker.sock'), '/tmp/mirror-no-such.sock']) {
+        const { env, leftOut } = clean({ [name]: `unix://${socket}` })
+        expect(env).toEqual({})
+        expect(leftOut).toMatchObject([{ name, value: socket }])
+      }
+      for (const value of [
+        `unix://${socketOfRoot}`,
+        `unix://${join(folder, 'later.sock')}`,
+        'tcp://127.0.0.1:2375',
+        'ssh://me@there',
+      ])
+        expect(clean({ [name]: value })).toEqual({ env: { [name]: value }, leftOut: [] })
+    }
   })
 
   test('has none of a list in which one is another user’s, nor a relative path that means theirs', () => {

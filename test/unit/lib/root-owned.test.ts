@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { readOwnedFile, readPublicFile } from '../../../src/lib/read-owned-file.ts'
-import { isOnlyRoots } from '../../../src/lib/root-owned.ts'
+import { findForeign, isOnlyRoots } from '../../../src/lib/root-owned.ts'
 
 const nobody = 65_534
 const isRoot = process.getuid?.() === 0
@@ -22,9 +22,23 @@ describe.runIf(isRoot)('a path that only root can change', () => {
     await chmod(folder, 0o777)
     expect(isOnlyRoots(join(folder, 'not', 'there'))).toBe(false)
     await chmod(folder, 0o1777)
+    await writeFile(join(folder, 'file'), '')
     expect(isOnlyRoots(join(folder, 'file'))).toBe(true)
     await chmod(folder, 0o775)
     expect(isOnlyRoots(folder)).toBe(false)
+  })
+
+  test('is none that is still missing in a sticky folder, where others may be the first to make it', async () => {
+    await chmod(folder, 0o1777)
+    expect(isOnlyRoots(folder)).toBe(true)
+    for (const missing of [['file'], ['not', 'there']]) {
+      expect(isOnlyRoots(join(folder, ...missing))).toBe(false)
+      expect(findForeign(join(folder, ...missing))).toEqual({ path: folder, owner: undefined })
+    }
+    await symlink(join(folder, 'absent'), join(folder, 'link'))
+    expect(isOnlyRoots(join(folder, 'link'))).toBe(false)
+    await mkdir(join(folder, 'made'))
+    expect(isOnlyRoots(join(folder, 'made', 'by', 'root'))).toBe(true)
   })
 
   test('is none below a folder of another user, nor through a link that another user has made or owns the end of', async () => {
