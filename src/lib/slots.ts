@@ -1,10 +1,35 @@
 import { deferred, type Deferred } from './deferred.ts'
 
-/** So many of something at a time; the rest waits in order. */
+export interface TakeOptions {
+  readonly signal?: AbortSignal | undefined
+  /** For whom. One owner gets at most half of what the others leave. */
+  readonly owner?: string | undefined
+  /** Whether the patience begins again each time the work of the owner moves on: see `moved`. */
+  readonly whileMoving?: boolean
+}
+
+interface Waiter {
+  readonly owner: string | undefined
+  readonly turn: Deferred<(() => void) | undefined>
+  /** Begins the patience again; undefined where it does not. */
+  readonly restart: (() => void) | undefined
+}
+
+/** Bytes within a patience that show that work moves on: a body that comes a byte at a time does not. */
+const movedBytes = 256 * 1024
+
+/**
+ * So many of something at a time; the rest waits in order. An owner that holds some gets a further one only while it holds at
+ * most half of its own and the free ones: half of all when it is alone, half of the rest when another one has its half. The
+ * owner that holds none gets any free one, so that owners whose work hangs do not keep it out.
+ */
 export class Slots {
   readonly limit: number
   #taken = 0
-  readonly #waiting = new Set<Deferred<(() => void) | undefined>>()
+  readonly #held = new Map<string, number>()
+  readonly #waiting = new Set<Waiter>()
+  /** Bytes since the patience of an owner's waiters last began again. */
+  readonly #moved = new Map<string | undefined, number>()
 
   constructor(limit: number) {
     this.limit = limit
@@ -19,20 +44,33 @@ export class Slots {
     return this.#waiting.size
   }
 
+  /** What a single owner gets at most. */
+  get mostOfOne(): number {
+    return Math.ceil(this.limit / 2)
+  }
+
   /** Whether nobody holds one and nobody waits for one. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0
   }
 
+  /** How many this owner would get now. */
+  roomFor(owner: string): number {
+    const held = this.#held.get(owner) ?? 0
+    const share = Math.ceil((this.free + held) / 2) - held
+    return Math.max(0, Math.min(this.free, share))
+  }
+
   /** One at once, and how to give it back; undefined when there is none. */
-  tryTake(): (() => void) | undefined {
-    if (this.#taken >= this.limit) return undefined
-    this.#taken += 1
+  tryTake(owner?: string): (() => void) | undefined {
+    const room = owner === undefined ? this.free : this.roomFor(owner)
+    if (room <= 0) return undefined
+    this.#count(owner, 1)
     let isHeld = true
     return () => {
       if (!isHeld) return
       isHeld = false
-      this.#taken -= 1
+      this.#count(owner, -1)
       this.#handOn()
     }
   }
@@ -41,19 +79,23 @@ export class Slots {
    * One, at once or when it is this caller's turn, and how to give it back; undefined when that takes longer than `patience`
    * ms. Rejects with the signal's reason.
    */
-  async take(patience: number, signal?: AbortSignal): Promise<(() => void) | undefined> {
+  async take(
+    patience: number,
+    { signal, owner, whileMoving = false }: TakeOptions = {},
+  ): Promise<(() => void) | undefined> {
     signal?.throwIfAborted()
-    const free = this.tryTake()
+    const free = this.tryTake(owner)
     if (free) return free
     const turn = deferred<(() => void) | undefined>()
-    this.#waiting.add(turn)
-    const leave = () => this.#waiting.delete(turn)
-    const onAbort = () => {
-      if (leave()) turn.reject(signal?.reason)
-    }
     const timer = setTimeout(() => {
       if (leave()) turn.resolve(undefined)
     }, patience)
+    const waiter = { owner, turn, restart: whileMoving ? () => void timer.refresh() : undefined }
+    this.#waiting.add(waiter)
+    const leave = () => this.#waiting.delete(waiter)
+    const onAbort = () => {
+      if (leave()) turn.reject(signal?.reason)
+    }
     signal?.addEventListener('abort', onAbort, { once: true })
     try {
       return await turn.promise
@@ -63,12 +105,36 @@ export class Slots {
     }
   }
 
+  /** Notes bytes that came to the holder of a slot. The patience of this owner's waiters begins again. */
+  moved(bytes: number, owner?: string): void {
+    if (this.#waiting.size === 0) return this.#moved.clear()
+    const sum = (this.#moved.get(owner) ?? 0) + bytes
+    this.#moved.set(owner, sum < movedBytes ? sum : 0)
+    if (sum < movedBytes) return
+    for (const waiter of this.#waiting) if (waiter.owner === owner) waiter.restart?.()
+  }
+
+  #count(owner: string | undefined, change: 1 | -1): void {
+    this.#taken += change
+    if (owner === undefined) return
+    const held = (this.#held.get(owner) ?? 0) + change
+    if (held > 0) this.#held.set(owner, held)
+    else this.#held.delete(owner)
+  }
+
   #handOn(): void {
-    const [next] = this.#waiting
-    if (!next) return
-    const taken = this.tryTake()
-    if (!taken) return
-    this.#waiting.delete(next)
-    next.resolve(taken)
+    /** Owners whose first waiter has to wait: so do those behind it. */
+    const full = new Set<string | undefined>()
+    for (const waiter of this.#waiting) {
+      if (this.free <= 0) return
+      if (full.has(waiter.owner)) continue
+      const taken = this.tryTake(waiter.owner)
+      if (!taken) {
+        full.add(waiter.owner)
+        continue
+      }
+      this.#waiting.delete(waiter)
+      waiter.turn.resolve(taken)
+    }
   }
 }

@@ -17,8 +17,8 @@ import { betterIdentity, findWord, type Word } from './word.ts'
 const smallBytes = 64 * 1024
 /** How long, at least, an upstream that limits connections is asked over a single one. */
 const unrangedMs = 10 * 60_000
-/** How long a client waits until its blob may be fetched, ms. */
-const fillPatienceMs = 10_000
+/** How long a client waits until its blob may be fetched, while nothing comes of those before it, ms. */
+const fillPatienceMs = 60_000
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
@@ -69,7 +69,9 @@ export class BlobCache {
   async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
     const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
-    if (!word || this.#parts.fills.free <= this.#parts.fills.limit / 2) return undefined
+    const { fills } = this.#parts
+    // What is asked for comes first: half of the upstream's share stays for it.
+    if (!word || fills.roomFor(place.host) <= Math.max(1, fills.limit / 4)) return undefined
     const identity = await place.identity()
     const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
     if (isHere || this.downloads.has(digest) || this.#ending.signal.aborted || signal.aborted) return undefined
@@ -140,7 +142,7 @@ export class BlobCache {
         expectedSize,
         mostUnsized: this.#parts.mostUnsized,
         open: async (from, attempt, to) => {
-          leave ??= await this.#enter(attempt)
+          leave ??= await this.#enter(place.host, attempt)
           const isFurther = to !== undefined && from > 0
           const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
           const options = { access: await place.access(), from, to, expectedSize, isExtra, signal: attempt }
@@ -159,6 +161,7 @@ export class BlobCache {
         release: this.#parts.release,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => {
+          this.#parts.fills.moved(bytes, place.host)
           if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, bytes)
         },
         onMismatch: () => this.#parts.stats.mismatched(),
@@ -170,9 +173,9 @@ export class BlobCache {
     return download
   }
 
-  /** Waits until one more blob may be fetched. */
-  async #enter(signal: AbortSignal): Promise<() => void> {
-    const leave = await this.#parts.fills.take(fillPatienceMs, signal)
+  /** Waits until one more blob of this upstream may be fetched. */
+  async #enter(owner: string, signal: AbortSignal): Promise<() => void> {
+    const leave = await this.#parts.fills.take(fillPatienceMs, { owner, signal, whileMoving: true })
     if (leave) return leave
     throw new UpstreamError('unavailable', 503, 'As many blobs are being fetched as may be at a time.', {
       retryAfterSeconds: 1,

@@ -13,6 +13,8 @@ export interface DispatchOptions {
   readonly signal: AbortSignal
   /** The reason for a body that broke off, as its reader shall have it. */
   readonly explain: (error: unknown) => Error
+  /** Called for each piece of the body, with its length. */
+  readonly onBytes?: (bytes: number) => void
   /** Called once, when nothing more will come of it. */
   readonly onClose: () => void
 }
@@ -21,7 +23,7 @@ export interface DispatchOptions {
 export function dispatch(
   dispatcher: Dispatcher,
   request: Dispatcher.DispatchOptions,
-  { signal, explain, onClose }: DispatchOptions,
+  { signal, explain, onBytes, onClose }: DispatchOptions,
 ): Promise<Response> {
   const answered = deferred<Response>()
   let control: Dispatcher.DispatchController | undefined
@@ -56,7 +58,10 @@ export function dispatch(
       body = new ResponseBody({ control: controller, explain, onClose: close })
       answered.resolve({ status, headers, body })
     },
-    onResponseData: (_, chunk) => body?.push(chunk),
+    onResponseData(_, chunk) {
+      onBytes?.(chunk.length)
+      body?.push(chunk)
+    },
     onResponseEnd: () => body?.end(),
     onResponseError: (_, error) => fail(error),
   })

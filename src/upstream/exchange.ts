@@ -56,6 +56,8 @@ export interface ExchangeOptions extends AgentsOptions {
 }
 
 const mostHops = 5
+/** How long a blob waits for a connection while nothing comes of the blobs before it, ms. */
+const blobPatienceMs = 60_000
 /** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
 const discardBytes = 64 * 1024
 const discardMs = 1000
@@ -67,6 +69,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
   const share = createRepositoryShare({
     host,
     patience: timeouts.headers,
+    blobPatience: blobPatienceMs,
     requests,
     connections: connectionsPerOrigin,
   })
@@ -112,7 +115,12 @@ export function createExchange(options: ExchangeOptions): Exchange {
           headersTimeout: timeouts.headers,
           bodyTimeout: timeouts.idle,
         },
-        { signal: run.signal, explain: (error) => bodyError(host, error, run.signal), onClose: finish },
+        {
+          signal: run.signal,
+          explain: (error) => bodyError(host, error, run.signal),
+          onBytes: (bytes) => share.moved(request, bytes),
+          onClose: finish,
+        },
       )
       return answerOf(response, foreign ? url : undefined)
     } catch (error) {

@@ -8,37 +8,53 @@ export type Release = () => void
 /** Whose turn it is to ask an upstream. */
 export interface RepositoryShare {
   /** Waits for a turn. Throws an UpstreamError (503) when none comes in time, or the signal's reason. */
-  enter(request: { repository?: string | undefined; lane: Lane; signal?: AbortSignal | undefined }): Promise<Release>
+  enter(request: ShareRequest): Promise<Release>
+  /** Notes bytes of a body, so that blobs that wait behind it wait on. */
+  moved(request: ShareRequest, bytes: number): void
+}
+
+export interface ShareRequest {
+  readonly repository?: string | undefined
+  readonly lane: Lane
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface RepositoryShareOptions {
-  /** The upstream's name, for messages. */
+  /** The upstream's name, which is also the one that its slots are counted for. */
   readonly host: string
-  /** How long a request waits for its turn, ms. */
+  /** How long a question waits for its turn, ms. */
   readonly patience: number
-  /** Requests of all upstreams together: each holds a connection. */
+  /** How long a blob waits in which nothing comes of those before it, ms. */
+  readonly blobPatience: number
+  /** Requests of all upstreams together: each holds a connection. No upstream gets all of them. */
   readonly requests: Slots
   /** Connections to one origin, of each lane. */
   readonly connections: number
 }
 
 /**
- * Bounds how many requests one repository of an upstream has under way, so that one that hangs cannot hold all connections: a
- * quarter of those for questions, three quarters of those for blobs, of which a pull uses many.
+ * Bounds how many requests an upstream, and each of its repositories, has under way, so that one that hangs cannot hold all
+ * connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's for questions,
+ * and three quarters for blobs, of which a pull uses many.
  */
 export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
-  const { host, patience, requests, connections } = options
+  const { host, requests, connections } = options
   const most = (lane: Lane) => {
     const part = lane === 'questions' ? 1 / 4 : 3 / 4
-    return Math.max(1, Math.floor(Math.min(connections, requests.limit) * part))
+    return Math.max(1, Math.floor(Math.min(connections, requests.mostOfOne) * part))
   }
   /** By lane and repository. */
   const shares = new Map<string, Slots>()
 
-  async function enterShare(key: string, lane: Lane, signal: AbortSignal | undefined): Promise<Release> {
-    const slots = shares.get(key) ?? new Slots(most(lane))
+  const take = (slots: Slots, { lane, signal }: ShareRequest, owner?: string) =>
+    lane === 'blobs'
+      ? slots.take(Math.max(options.patience, options.blobPatience), { signal, owner, whileMoving: true })
+      : slots.take(options.patience, { signal, owner })
+
+  async function enterShare(key: string, request: ShareRequest): Promise<Release> {
+    const slots = shares.get(key) ?? new Slots(most(request.lane))
     shares.set(key, slots)
-    const release = await slots.take(patience, signal)
+    const release = await take(slots, request)
     if (!release) throw busy(`as many requests for this repository as may be at a time wait for ${host}`)
     return () => {
       release()
@@ -47,11 +63,12 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
   }
 
   return {
-    async enter({ repository, lane, signal }) {
-      const leaveShare = repository === undefined ? undefined : await enterShare(`${lane} ${repository}`, lane, signal)
+    async enter(request) {
+      const key = keyOf(request)
+      const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
-        const leave = await requests.take(patience, signal)
-        if (!leave) throw busy('as many requests to upstreams are under way as may be at a time')
+        const leave = await take(requests, request, host)
+        if (!leave) throw busy(`as many requests to ${host} are under way as may be at a time`)
         return () => {
           leave()
           leaveShare?.()
@@ -61,7 +78,16 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
         throw error
       }
     },
+    moved(request, bytes) {
+      const key = keyOf(request)
+      if (key !== undefined) shares.get(key)?.moved(bytes)
+      requests.moved(bytes, host)
+    },
   }
+}
+
+function keyOf({ repository, lane }: ShareRequest): string | undefined {
+  return repository && `${lane} ${repository}`
 }
 
 function busy(why: string): UpstreamError {
