@@ -80,9 +80,11 @@ export class ReferrersCache {
   }
 
   async #ask(place: Place, subject: Digest, query: string): Promise<Asked> {
+    const identity = await place.identity()
     try {
-      const answer = (await this.#askApi(place, subject, query)) ?? (await this.#askTag(place, subject, query))
-      return { kind: 'answered', answer, identity: await place.identity() }
+      const listed = await this.#askApi(place, subject, query)
+      if (listed) return { kind: 'answered', ...listed }
+      return { kind: 'answered', answer: await this.#askTag(place, subject, query), identity }
     } catch (error) {
       const { logger, policy } = this.#options
       const fields = { upstream: place.host, repository: place.name, subject, reason: String(error) }
@@ -90,12 +92,16 @@ export class ReferrersCache {
       // A refusal is the upstream's word on what is kept as well (decision D1).
       if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
         await this.#forget(place, subject)
-      return { kind: 'failed', error, identity: await place.identity() }
+      return { kind: 'failed', error, identity }
     }
   }
 
   /** Undefined where the upstream has no such API, or answers it with something else. */
-  async #askApi(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
+  async #askApi(
+    place: Place,
+    subject: Digest,
+    query: string,
+  ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
     const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
     const index = await indexIn(list)
     if (!list || !index) return undefined
@@ -104,7 +110,7 @@ export class ReferrersCache {
     const next = nextUnlessSame(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
     if (index.manifests.length > 0 || isKnown(place)) await this.#keep(place, page, index.bytes)
-    return answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed')
+    return { answer: answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed'), identity }
   }
 
   async #askTag(place: Place, subject: Digest, query: string): Promise<ListAnswer> {

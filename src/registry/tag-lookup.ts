@@ -31,7 +31,8 @@ export interface TagPolicy {
 type CheckResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
   | { readonly kind: 'fetched'; readonly manifest: HeldManifest }
-  | { readonly kind: 'failed'; readonly error: unknown }
+  /** `identity`: whose credential it failed for. */
+  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: string }
 
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
@@ -86,8 +87,13 @@ export class TagLookup {
     // Its patience includes the time that it takes to know who asks.
     const question = `${place.caller.access} ${place.host}/${place.name} ${tag}`
     const check = this.#checks.run(question, () => this.#check(place, tag, held))
-    const result =
+    const shared =
       policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
+    // The one who began the check may have had another credential: what he is refused, this caller may get.
+    const isOthers =
+      shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await place.identity())
+    const own = isOthers && this.#checks.run(await placeKey(place, tag), () => this.#check(place, tag, held))
+    const result = own ? await own.result : shared
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') {
@@ -171,6 +177,7 @@ export class TagLookup {
 
   /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
   async #check(place: Place, tag: string, held: TagRecord): Promise<CheckResult> {
+    const identity = await place.identity()
     try {
       const said = await this.#heads.manifest(place, { kind: 'tag', tag }, true)
       const named = said.kind === 'head' ? said.head.digest : undefined
@@ -188,12 +195,12 @@ export class TagLookup {
       if (named && named !== manifest.digest) await this.#heads.checkDigest(place, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      await this.#failed(place, tag, held, error)
-      return { kind: 'failed', error }
+      await this.#failed(place, tag, held, error, identity)
+      return { kind: 'failed', error, identity }
     }
   }
 
-  async #failed(place: Place, tag: string, held: TagRecord, error: unknown): Promise<void> {
+  async #failed(place: Place, tag: string, held: TagRecord, error: unknown, identity: string): Promise<void> {
     this.#logger.warn(
       { upstream: place.host, repository: place.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
@@ -207,7 +214,7 @@ export class TagLookup {
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
     record.tags.delete(tag)
-    if (error.failure === 'denied') revokeWord(record, await place.identity())
+    if (error.failure === 'denied') revokeWord(record, identity)
     this.#refs.touch(record)
   }
 

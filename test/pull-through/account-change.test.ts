@@ -72,6 +72,7 @@ async function setUp() {
 
   return {
     upstream,
+    guard,
     rights,
     configFile: join(folder, 'config.json'),
     logIn: (Username: string, Secret: string) => writeFile(answerFile, JSON.stringify({ Username, Secret })),
@@ -222,6 +223,77 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
     await writeFile(passwordFile, 'secret-b')
     for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 401)
   })
+})
+
+describe('two accounts of one registry, one after the other', () => {
+  /** A mirror that has pulled for everybody, or by the first account; and how to log in. */
+  async function startByFile(first: 'anonymous' | 'secret-a') {
+    const scene = await setUp()
+    const { rights, start } = scene
+    const home = await temporaryHome()
+    const passwordFile = join(home, 'password')
+    const logIn = (secret: string) => writeFile(passwordFile, secret)
+    const credentials = { from: 'password-file', username: 'token', passwordFile } as const
+    await logIn('secret-a')
+    rights[first === 'anonymous' ? '' : first] = 200
+    await pull((at) => start(at, {}, first === 'anonymous' ? { from: 'anonymous' } : credentials), home)
+    rights[''] = 401
+    const mirror = await start(home, { timeouts: { revalidate: 10_000, headers: 10_000 } }, credentials)
+    return { ...scene, logIn, mirror }
+  }
+
+  test('what the one is refused while it asks about a tag is not the answer to the other that joined the question', async () => {
+    const { rights, logIn, mirror, upstream, guard } = await startByFile('anonymous')
+    rights['secret-a'] = 403
+    rights['secret-b'] = 200
+    const isOfFirst = (authorization = '') =>
+      Buffer.from(authorization.replace('Bearer ', ''), 'base64url').toString() === 'secret-a'
+    let asked = false
+    // The GET that confirms the refused HEAD.
+    upstream.on({ method: 'GET', path: /manifests/ }, async (exchange) => {
+      if (isOfFirst(exchange.request.headers.authorization)) {
+        asked = true
+        await sleep(1000)
+      }
+      return guard(exchange)
+    })
+    const refused = mirror.get(`${app}/manifests/v1${ns}`)
+    await expect.poll(() => asked, { timeout: 10_000 }).toBe(true)
+    await logIn('secret-b')
+    const joined = await Promise.all([1, 2, 3].map(() => mirror.get(`${app}/manifests/v1${ns}`)))
+    for (const answer of joined) expectContent(answer, image.digest)
+    expectError(await refused, 403)
+    expectContent(await mirror.get(`${app}/manifests/v1${ns}`), image.digest)
+  })
+
+  test.each([200, 403])(
+    'what the one is answered with %i about referrers is not the answer to the other that joined the question',
+    async (right) => {
+      const { logIn, mirror, upstream } = await startByFile('anonymous')
+      const answers: Record<string, number> = { 'secret-a': right, 'secret-b': right === 200 ? 403 : 200 }
+      let asked = false
+      upstream.on({ path: /referrers/ }, async ({ request, response }) => {
+        const pair = Buffer.from((request.headers.authorization ?? '').replace('Basic ', ''), 'base64').toString()
+        const secret = pair.replace('token:', '')
+        if (answers[secret] === undefined)
+          return send(response, { status: 401, headers: { 'www-authenticate': 'Basic realm="it"' } })
+        if (secret === 'secret-a') {
+          asked = true
+          await sleep(1000)
+        }
+        const type = 'application/vnd.oci.image.index.v1+json'
+        const index = { schemaVersion: 2, mediaType: type, manifests: [], annotations: { of: secret } }
+        const body = Buffer.from(JSON.stringify(index))
+        send(response, { status: answers[secret], headers: { 'content-type': type }, body })
+      })
+      const path = `${app}/referrers/${image.digest}${ns}`
+      const first = mirror.get(path)
+      await expect.poll(() => asked, { timeout: 10_000 }).toBe(true)
+      await logIn('secret-b')
+      const second = await mirror.get(path)
+      expect([(await first).status, second.status]).toEqual([right, answers['secret-b']])
+    },
+  )
 })
 
 describe.skipIf(process.platform === 'win32')('a token that names its account', () => {
