@@ -6,6 +6,7 @@ import type { Page, Repository } from '../oci/route.ts'
 import { anonymousIdentity } from '../store/ref-store.ts'
 import { UpstreamError, type ManifestHead, type Upstream } from '../upstream/upstream.ts'
 import { BlobCache } from './blob-cache.ts'
+import { visibleNames } from './catalog.ts'
 import type { CacheParts } from './cache-parts.ts'
 import { mayServeStale } from './freshness.ts'
 import { Heads, isComplete } from './heads.ts'
@@ -139,16 +140,14 @@ export class PullThrough implements Registry {
     )
   }
 
-  /** What is cached, with the registry in the name. */
+  /** What is cached and is for this caller, with the registry in the name. */
   async catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer> {
-    const names: string[] = []
-    for (const { host, name, manifests } of this.#options.refs.all()) {
-      const visible =
-        caller.access === 'credentialed' ||
-        [...manifests.values()].some(({ identity }) => identity === anonymousIdentity)
-      if (visible && manifests.size > 0 && (registry === undefined || host === registry)) names.push(`${host}/${name}`)
-    }
-    const { entries, next } = pageOf(names.toSorted(), page)
+    const records = [...this.#options.refs.all()].filter(({ host }) => registry === undefined || host === registry)
+    const names = await visibleNames(records, async ({ host, name }) => {
+      const route = this.#options.route({ registry: host, name, byNamespace: true })
+      return route ? this.#identities.of(route.upstream, caller.access) : anonymousIdentity
+    })
+    const { entries, next } = pageOf(names, page)
     return jsonList({ repositories: entries }, next, {
       registry: undefined,
       outcome: 'passed',

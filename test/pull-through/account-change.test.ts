@@ -294,6 +294,17 @@ describe('two accounts of one registry, one after the other', () => {
       expect([(await first).status, second.status]).toEqual([right, answers['secret-b']])
     },
   )
+
+  test('the catalog names to the one what it may be served, and not what the other has pulled', async () => {
+    const { rights, logIn, mirror } = await startByFile('secret-a')
+    const catalog = async () => JSON.parse((await mirror.get('/v2/_catalog')).body.toString()) as unknown
+    expect(await catalog()).toEqual({ repositories: ['private.example/team/app'] })
+    await logIn('secret-b')
+    expect(await catalog()).toEqual({ repositories: [] })
+    rights['secret-b'] = 200
+    expectContent(await mirror.get(`${app}/manifests/v1${ns}`), image.digest)
+    expect(await catalog()).toEqual({ repositories: ['private.example/team/app'] })
+  })
 })
 
 describe.skipIf(process.platform === 'win32')('a token that names its account', () => {
