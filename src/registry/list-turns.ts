@@ -15,7 +15,7 @@ export class ListTurns {
    */
   async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     if (this.#slots.waiting >= mostWaiting) throw tooMany()
-    const release = await this.#slots.take(patience, signal)
+    const release = await this.#slots.take(patience, { signal })
     if (!release) throw tooMany()
     try {
       return await task()
