@@ -1,7 +1,8 @@
 import { execFileSync } from 'node:child_process'
-import { closeSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { errnoOf } from '../../src/lib/errors.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 
@@ -10,7 +11,8 @@ async function startWithPipe() {
   const home = await temporaryHome()
   const pipe = join(home, 'stderr')
   execFileSync('mkfifo', [pipe])
-  const reader = openSync(pipe, 'r+')
+  // A read of an empty pipe must not wait: nothing else would go on here.
+  const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK)
   let isOpen = true
   const close = () => {
     if (isOpen) closeSync(reader)
@@ -19,7 +21,8 @@ async function startWithPipe() {
   onTestFinished(close)
   const wrapper = ['sh', '-c', `exec "$@" 2>'${pipe}'`, 'sh']
   const mirror = await startMirrorProcess({ upstreams: {}, home, wrapper })
-  const ask = () => mirror.get('/v2/team/app/blobs/sha256:0', { headers: { 'user-agent': 'x'.repeat(1000) } })
+  // Its line of the log is as long as its path.
+  const ask = () => mirror.get(`/v2/team/app/blobs/sha256:${'0'.repeat(2000)}`)
   return { mirror, ask, reader, close }
 }
 
@@ -33,12 +36,16 @@ describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', ()
     }
     const buffer = Buffer.alloc(64 * 1024)
     let text = ''
-    const read = () => {
-      text += buffer.toString('utf8', 0, readSync(reader, buffer))
+    const read = async () => {
+      await ask()
+      try {
+        text += buffer.toString('utf8', 0, readSync(reader, buffer))
+      } catch (error) {
+        if (errnoOf(error) !== 'EAGAIN') throw error
+      }
       return text
     }
-    await ask()
-    await expect.poll(read).toContain('lines of the log were lost')
+    await expect.poll(read, { timeout: 30_000 }).toContain('lines of the log were lost')
     mirror.kill('SIGTERM')
     expect(await mirror.ended).toBe(0)
   })
