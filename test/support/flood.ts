@@ -1,4 +1,4 @@
-import { request } from 'node:http'
+import { Agent, request } from 'node:http'
 
 /** What came of many requests at once. */
 export interface FloodResult {
@@ -20,6 +20,8 @@ export interface FloodRequest {
 export async function flood(url: string, requests: readonly FloodRequest[]): Promise<FloodResult> {
   const statuses: Record<string, number> = {}
   let withoutRetryAfter = 0
+  // As clients of registries do: after `Connection: close` Node ends a connection with its answer, read or not.
+  const agent = new Agent({ keepAlive: true, maxSockets: Infinity })
   const count = (status: string) => (statuses[status] = (statuses[status] ?? 0) + 1)
   const begin: (() => void)[] = []
   const heads: Promise<void>[] = []
@@ -29,7 +31,7 @@ export async function flood(url: string, requests: readonly FloodRequest[]): Pro
         let isAnswered = false
         const length = body.reduce((sum, piece) => sum + piece.length, 0)
         const all = length === 0 ? { ...headers } : { ...headers, 'content-length': length }
-        const asked = request(new URL(path, url), { method, headers: all, agent: false }, (response) => {
+        const asked = request(new URL(path, url), { method, headers: all, agent }, (response) => {
           isAnswered = true
           const status = response.statusCode!
           count(String(status))
@@ -59,5 +61,6 @@ export async function flood(url: string, requests: readonly FloodRequest[]): Pro
   await Promise.all(heads)
   for (const each of begin) each()
   await Promise.all(ends)
+  agent.destroy()
   return { statuses, withoutRetryAfter }
 }
