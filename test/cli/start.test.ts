@@ -60,7 +60,7 @@ describe('a start', () => {
     expect(names).toContain('@oclif/core')
     expect([...names].filter((name) => doors.includes(name))).toEqual([])
     expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
-    expect(files.length).toBeLessThan(20)
+    expect(files.length).toBeLessThan(16)
   })
 
   test.skipIf(process.platform === 'win32')('with 64 file descriptors works each time', async () => {

@@ -66,21 +66,16 @@ describe('a cached image', () => {
   })
 
   test('asked for by a hundred at once after tagFreshness costs one HEAD', async () => {
-    const { upstream, mirror, image } = await startScene({ cache: { tagFreshness: 1000 } })
+    const { upstream, mirror, image } = await startScene({ cache: { tagFreshness: 3000 } })
     await mirror.get(`${app}/manifests/v1`)
-    await sleep(1050)
+    await sleep(3050)
     const { length } = upstream.requests
-    const begun = performance.now()
     const answers = await Promise.all(times(100).map(() => mirror.get(`${app}/manifests/v1`)))
-    const seconds = Math.ceil((performance.now() - begun) / 1000)
     for (const answer of answers) {
       expectContent(answer, image.digest)
       expect(['mirror; hit; fwd=stale; fwd-status=200', 'mirror; hit']).toContain(answer.headers['cache-status'])
     }
-    const asked = upstream.requests.slice(length).map(({ method }) => method)
-    expect(new Set(asked)).toEqual(new Set(['HEAD']))
-    // On a machine that is busy the tag may have grown old again meanwhile.
-    expect(asked.length).toBeLessThanOrEqual(seconds)
+    expect(upstream.requests.slice(length).map(({ method }) => method)).toEqual(['HEAD'])
   })
 
   test('is never asked about by digest', async () => {

@@ -52,6 +52,16 @@ export function stallAt(bytes: number): Fault {
   }
 }
 
+/** After so many bytes of the body, the rest comes once `until` has resolved. */
+export function heldAt(bytes: number, until: Promise<unknown>): Fault {
+  return async ({ response, reply }) => {
+    writeHead(response, reply)
+    response.write(reply.body!.subarray(0, bytes))
+    await until
+    response.end(reply.body!.subarray(bytes))
+  }
+}
+
 /** The body comes at so many bytes a second. */
 export function slow(bytesPerSecond: number): Fault {
   return async ({ request, response, reply }) => {

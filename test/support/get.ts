@@ -5,6 +5,8 @@ export interface GetOptions {
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: string | Buffer
   readonly signal?: AbortSignal
+  /** Called with the first byte of the body. */
+  readonly onFirstByte?: () => void
 }
 
 export interface Answer {
@@ -27,6 +29,7 @@ export async function get(baseUrl: string, path: string, options: GetOptions = {
   let firstByteAt: number | undefined
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
+      if (firstByteAt === undefined) options.onFirstByte?.()
       firstByteAt ??= performance.now()
       chunks.push(chunk)
     }

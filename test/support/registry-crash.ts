@@ -30,13 +30,13 @@ export async function crashRegistry(rounds: number): Promise<void> {
     })
     const before = confirmed.size
     await systemClock.sleep(50 + ((round * 37) % 350))
-    // On a busy machine nothing may have been pushed yet.
-    await expect.poll(() => confirmed.size, { timeout: 30_000, interval: 5 }).toBeGreaterThan(before)
+    // On a busy machine hardly anything may have been pushed yet.
+    await expect.poll(() => confirmed.size, { timeout: 30_000, interval: 5 }).toBeGreaterThan(before + 1)
     mirror.kill('SIGKILL')
     await mirror.ended
     await Promise.all(pushing)
   }
-  expect(confirmed.size).toBeGreaterThanOrEqual(rounds)
+  expect(confirmed.size).toBeGreaterThan(rounds)
   const last = await startMirrorProcess({ upstreams: {}, registry: true, home })
   await expectAll(last.registryUrl!, confirmed)
   last.kill('SIGTERM')
