@@ -86,3 +86,13 @@ describe('the timers of src', () => {
     },
   )
 })
+
+describe('what is made for every request', () => {
+  // V8 keeps objects with accessors of their own alive until the next full collection (decision 0010).
+  test.each(files.filter((file) => file.startsWith('server/')))(
+    'in %s is no object with a getter of its own',
+    (file) => {
+      expect(readFileSync(join(src, file), 'utf8')).not.toMatch(/^ {4,}get \w+\(/m)
+    },
+  )
+})

@@ -110,7 +110,7 @@ export class LocalRegistry implements PushRegistry {
     { name }: Repository,
     subject: Digest,
     artifactType: string | undefined,
-    { signal }: Caller,
+    { departure }: Caller,
     page: Page,
   ): Promise<ListAnswer> {
     const repository = this.#store.repositories.get(name)
@@ -123,7 +123,7 @@ export class LocalRegistry implements PushRegistry {
     // One at a time: a page may be as large as a manifest, and so may be each of those that it is made of.
     const { index, next } = await this.#lists.run(
       () => pageOfReferrers(repository, { subject, artifactType, page }, read),
-      signal,
+      departure?.signal,
     )
     return {
       contentType: mediaType.ociIndex,

@@ -18,8 +18,8 @@ export interface Caller {
   readonly head: boolean
   /** A GET of a part. */
   readonly part: boolean
-  /** Aborts when the client leaves before it has its answer. */
-  readonly signal?: AbortSignal | undefined
+  /** Its signal aborts when the client leaves before it has its answer; it is made when it is read, and few need it. */
+  readonly departure?: { readonly signal: AbortSignal } | undefined
 }
 
 /** Read access to repositories. Throws `OciError` for everything the client has to be told. */

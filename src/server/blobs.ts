@@ -36,7 +36,7 @@ export async function sendBlobAnswer(
       return 0
     }
     headers['content-type'] = mediaType.octetStream
-    const range = size === undefined ? undefined : await requestedRange(request, answer, size, client.signal)
+    const range = size === undefined ? undefined : await requestedRange(request, answer, size, client)
     if (range) headers['content-range'] = `bytes ${range.start}-${range.end}/${size}`
     const length = range ? range.end - range.start + 1 : size
     if (length !== undefined) headers['content-length'] = length
@@ -146,7 +146,7 @@ async function requestedRange(
   request: IncomingMessage,
   { digest, provenance, body }: BlobAnswer,
   size: number,
-  signal: AbortSignal,
+  client: ClientDeparture,
 ): Promise<ByteRange | undefined> {
   if (request.method !== 'GET') return undefined
   const condition = request.headers['if-range']
@@ -154,7 +154,7 @@ async function requestedRange(
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
   // The size of a blob that arrives is the upstream's word until the digest agrees.
-  if (body.kind === 'arriving') await untilVerified(body.download, size, signal, String(provenance.registry))
+  if (body.kind === 'arriving') await untilVerified(body.download, size, client.signal, String(provenance.registry))
   const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
   addProvenance(headers, provenance)
   throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)

@@ -256,10 +256,7 @@ function callerOf(request: IncomingMessage, options: HandleOptions, client: Clie
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
     part: request.headers.range !== undefined,
-    // Few ask for it.
-    get signal() {
-      return client.signal
-    },
+    departure: client,
   }
 }
 

@@ -99,7 +99,8 @@ async function setUpHeld() {
     await gate
     return stat(digest)
   }
-  const ask = (signal?: AbortSignal) => registry.referrers(app, subjectOf(1), undefined, { ...caller, signal }, page)
+  const ask = (signal?: AbortSignal) =>
+    registry.referrers(app, subjectOf(1), undefined, { ...caller, departure: signal && { signal } }, page)
   return { held, ask }
 }
 
