@@ -2,6 +2,17 @@ import { defineConfig } from 'vitest/config'
 
 const shared = { environment: 'node' as const, setupFiles: ['test/support/setup.ts'], reporters: ['default'] }
 
+const withRealClients = {
+  ...shared,
+  globalSetup: ['test/e2e/support/global-setup.ts'],
+  testTimeout: 300_000,
+  hookTimeout: 300_000,
+}
+/** They measure memory or time, or take all there is of a machine. */
+const limits = ['limits-*', 'slow-*', 'registry-crash', 'log-disk', 'read-only-disk'].map(
+  (name) => `test/e2e/${name}.test.ts`,
+)
+
 export default defineConfig({
   test: {
     projects: [
@@ -20,13 +31,22 @@ export default defineConfig({
       },
       {
         test: {
-          ...shared,
-          name: 'e2e',
+          ...withRealClients,
+          name: 'e2e-clients',
           include: ['test/e2e/**/*.test.ts'],
-          globalSetup: ['test/e2e/support/global-setup.ts'],
+          exclude: limits,
+          // Each has a network, sockets and folders of its own, and waits for daemons most of the time.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          ...withRealClients,
+          name: 'e2e-limits',
+          include: limits,
           fileParallelism: false,
-          testTimeout: 300_000,
-          hookTimeout: 300_000,
+          sequence: { groupOrder: 2 },
         },
       },
     ],
