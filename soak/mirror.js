@@ -21,6 +21,8 @@ export class Mirror {
   peakBytes = 0
   #child
   #isWanted = false
+  /** Commands that run. @type {Set<Promise<unknown>>} */
+  #commands = new Set()
 
   #options
 
@@ -52,6 +54,8 @@ export class Mirror {
   }
 
   async start() {
+    // One that found no mirror works on the store itself, and holds its lock.
+    await Promise.all(this.#commands)
     const begun = performance.now()
     // Where `mirror up` has it, so that its size is limited.
     mkdirSync(join(this.home, 'state'), { recursive: true, mode: 0o700 })
@@ -130,6 +134,13 @@ export class Mirror {
 
   /** @param {string[]} args @returns {Promise<{ code: number, text: string }>} */
   command(...args) {
+    const running = this.#runCommand(args)
+    this.#commands.add(running)
+    void running.then(() => this.#commands.delete(running))
+    return running
+  }
+
+  #runCommand(args) {
     return new Promise((resolve) => {
       const env = { ...process.env, MIRROR_HOME: this.home }
       execFile(process.execPath, [program, ...args], { env, timeout: 120_000 }, (error, stdout, stderr) => {
