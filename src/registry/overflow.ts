@@ -13,7 +13,10 @@ const leastBytes = 512 * 1024
 export class Overflow {
   readonly #limit: number
   readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
-  #held = 0
+  /** From where on a follower still needs the bytes. */
+  #needed = 0
+  /** The position behind the last byte. */
+  #end = 0
   #room: Deferred<void> | undefined
   /** Whether bytes were let go that a newcomer would need. */
   dropped = false
@@ -22,16 +25,21 @@ export class Overflow {
     this.#limit = limit
   }
 
+  /**
+   * Only bytes that a follower still needs count. The rest of a chunk goes with the chunk: if it counted, followers that have all
+   * they may get would wait for further bytes, and those for room.
+   */
   get full(): boolean {
     const share = upstreamBodies.bytes / Math.max(1, live.size)
-    return this.#held > Math.max(leastBytes, Math.min(this.#limit, share))
+    return this.#end - this.#needed > Math.max(leastBytes, Math.min(this.#limit, share))
   }
 
   /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
   async push(start: number, bytes: Uint8Array): Promise<void> {
     live.add(this)
+    if (this.#end === 0) this.#needed = start
     this.#chunks.push({ start, bytes })
-    this.#held += bytes.length
+    this.#end = start + bytes.length
     if (!this.full) return
     this.#room ??= deferred()
     await this.#room.promise
@@ -53,8 +61,9 @@ export class Overflow {
 
   /** Lets go of everything before this position: the slowest follower's. */
   dropBefore(position: number): void {
+    this.#needed = Math.max(this.#needed, Math.min(position, this.#end))
     while (this.#chunks[0] && this.#chunks[0].start + this.#chunks[0].bytes.length <= position) {
-      this.#held -= this.#chunks.shift()!.bytes.length
+      this.#chunks.shift()
       this.dropped = true
     }
     if (!this.full) {

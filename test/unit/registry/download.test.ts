@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
+import { upstreamBodies } from '../../../src/lib/body-budgets.ts'
 import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
 import { systemError } from '../../../src/lib/errors.ts'
@@ -337,6 +338,19 @@ describe('a download on a full disk', () => {
         expect(whole.bytes.equals(large)).toBe(true)
         expect(slow.bytes.equals(large.subarray(500_000, 2_000_000))).toBe(true)
         expect(late.bytes.equals(large.subarray(20_000_000, 20_000_100))).toBe(true)
+      }))
+
+    test('goes on beside many others, though each may hold less than what arrives at a time', () =>
+      withStore(async ({ blobs }) => {
+        // The last chunk is smaller than what is withheld.
+        const bytes = large.subarray(0, 2_820_000)
+        const count = Math.ceil(upstreamBodies.bytes / (512 * 1024)) + 1
+        const open = () => Promise.resolve(answer(chunks(bytes, 700_000), bytes.length))
+        const downloads = Array.from({ length: count }, () =>
+          start(fullAfter(blobs, 0), open, { digest: digestOf(bytes) }),
+        )
+        const readers = await Promise.all(downloads.map((download) => readAll(download)))
+        for (const reader of readers) expect(reader.bytes.equals(bytes)).toBe(true)
       }))
 
     test('a reader who takes all or nothing is told that there is no room', () =>
