@@ -55,8 +55,12 @@ export interface DownloadOptions {
   readonly signal: AbortSignal
   readonly logger: Logger
   readonly clock?: Clock
+  /** How long a follower may slow the others down on a full disk, ms. */
+  readonly patience?: number
 }
 
+/** The usual patience with slow followers, ms: longer than a client takes to unpack a file, or a disk to write one. */
+const usualPatience = 10_000
 /** Pauses before the second, third and fourth request of a body that broke. */
 const resumePauses = [250, 500, 1000]
 
@@ -67,7 +71,7 @@ export function startDownload(options: DownloadOptions): Download {
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined
-  let begun = false
+  let begunAt: number | undefined
   let running = true
   let isClaimed = false
 
@@ -80,8 +84,14 @@ export function startDownload(options: DownloadOptions): Download {
   const followers = new Followers({
     digest,
     intake,
+    clock,
+    logger,
+    patience: options.patience ?? usualPatience,
     get size() {
       return size
+    },
+    get begunAt() {
+      return begunAt
     },
     get isVerified() {
       return verified
@@ -125,7 +135,8 @@ export function startDownload(options: DownloadOptions): Download {
         return
       } catch (error) {
         const pause = resumePauses[attempt]
-        const broke = error instanceof UpstreamError && error.failure !== 'invalid' && begun && !signal.aborted
+        const broke =
+          error instanceof UpstreamError && error.failure !== 'invalid' && begunAt !== undefined && !signal.aborted
         // Only the upstream's word that this was the end is missing; the digest tells as well.
         if (broke && intake.arrived === size) return
         const isForNobody = followers.isAbandoned && !intake.isOnDisk
@@ -145,12 +156,12 @@ export function startDownload(options: DownloadOptions): Download {
     try {
       let received = intake.arrived
       const { ranges } = options
-      const inRanges = ranges && !begun && isRanged(size, ranges)
+      const inRanges = ranges && begunAt === undefined && isRanged(size, ranges)
       const answer = await options.open(received, attempt.signal, inRanges ? ranges.bytes - 1 : undefined)
       size ??= answer.size
       if (answer.size !== undefined && answer.size !== size)
         throw invalid(`the upstream offers ${answer.size} bytes instead of ${size}`)
-      begun = true
+      begunAt ??= clock.monotonic()
       started.resolve({ identity: answer.identity })
       const isPart = inRanges && answer.isPart
       await intake.prepare(size, isPart === true)
@@ -216,7 +227,7 @@ export function startDownload(options: DownloadOptions): Download {
     }
   }
 
-  // Nobody may be waiting for the start when it fails.
+  // Prevent an unhandled rejection when nobody awaits `started`.
   started.promise.catch(() => {})
   const settled = run()
 

@@ -1,4 +1,7 @@
+import type { Clock } from '../lib/clock.ts'
 import { deferred } from '../lib/deferred.ts'
+import { later, logFailure } from '../lib/every.ts'
+import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ByteRange } from '../oci/range.ts'
 import type { BlobWriter, OpenBlob } from '../store/blob-store.ts'
@@ -36,17 +39,27 @@ export interface FollowedDownload {
   readonly intake: Intake
   /** Bytes of the whole blob, when somebody has said. */
   readonly size: number | undefined
+  /** When the upstream began to answer; monotonic ms. */
+  readonly begunAt: number | undefined
   /** Whether all has arrived and the digest agrees. */
   readonly isVerified: boolean
   readonly failure: Error | undefined
   /** Called when a follower has left. */
   readonly onLeft: () => void
+  /** How long a follower may slow the others down on a full disk, ms. */
+  readonly patience: number
+  readonly clock: Pick<Clock, 'monotonic'>
+  readonly logger: Logger
 }
 
 interface Reader extends Portion {
   position: number
   /** The withheld end of its portion, or what the disk does not have of it. */
   tail: { readonly start: number; readonly bytes: Uint8Array } | undefined
+  /** It has all that may leave, and waits for more. */
+  isWaiting: boolean
+  /** It has slowed the others down for too long: it gets nothing more. */
+  isCutOff: boolean
 }
 
 /** Bytes held back until the digest agrees; Harbor found 32 KiB in production (its pull request 23911). */
@@ -59,6 +72,10 @@ export class Followers {
   readonly #readers = new Set<Reader>()
   readonly #download: FollowedDownload
   #progress = deferred()
+  /** Bytes a millisecond that came before the memory was full for the first time: nobody had slowed them down. */
+  #pace: number | undefined
+  /** Readers that others wait for, and where each of them was when that began. Those who catch up are taken out. */
+  #behind: Map<Reader, number> | undefined
 
   constructor(download: FollowedDownload) {
     this.#download = download
@@ -70,7 +87,7 @@ export class Followers {
 
   /** Whether nobody takes bytes as they arrive. */
   get isAbandoned(): boolean {
-    for (const { isAllOrNothing } of this.#readers) if (!isAllOrNothing) return false
+    for (const { isAllOrNothing, isCutOff } of this.#readers) if (!isAllOrNothing && !isCutOff) return false
     return true
   }
 
@@ -82,7 +99,7 @@ export class Followers {
   }
 
   follow(start: number, portion: Portion): Follower {
-    const reader: Reader = { ...portion, position: start, tail: undefined }
+    const reader: Reader = { ...portion, position: start, tail: undefined, isWaiting: false, isCutOff: false }
     this.#readers.add(reader)
     return {
       next: (signal) => this.#next(reader, signal),
@@ -98,6 +115,7 @@ export class Followers {
     const { intake } = this.#download
     for (;;) {
       signal?.throwIfAborted()
+      if (reader.isCutOff) throw tooSlow()
       const start = reader.position
       const end = this.#releasable(reader)
       if (end > start) {
@@ -111,7 +129,11 @@ export class Followers {
       if (failure) throw failure
       if (isVerified) return undefined
       if (!intake.isOnDisk) this.#letPass()
+      reader.isWaiting = true
+      this.#behind?.delete(reader)
+      this.#watch()
       await nextProgress(this.#progress.promise, signal)
+      reader.isWaiting = false
     }
   }
 
@@ -168,8 +190,8 @@ export class Followers {
   /** Copies what a reader of a part still has to get, once that is no more than its withheld end. */
   #keepTail(reader: Reader): void {
     const { intake } = this.#download
-    const { end, position, tail, isAllOrNothing } = reader
-    if (tail || isAllOrNothing || end === undefined || intake.arrived < end) return
+    const { end, position } = reader
+    if (!needsMemory(reader) || end === undefined || intake.arrived < end) return
     if (intake.file(end - 1)) reader.tail = { start: end, bytes: new Uint8Array() }
     else if (position >= end - tailBytes) {
       const start = intake.file(position)?.size ?? position
@@ -180,10 +202,62 @@ export class Followers {
   #dropPassed(): void {
     const { intake } = this.#download
     let needed = intake.arrived
-    for (const { tail, isAllOrNothing, position } of this.#readers)
-      if (!tail && !isAllOrNothing) needed = Math.min(needed, position)
+    for (const reader of this.#readers) if (needsMemory(reader)) needed = Math.min(needed, reader.position)
     intake.dropBefore(needed)
   }
+
+  /** Whether somebody waits for room in memory that others take up. */
+  get #isHeldUp(): boolean {
+    return (
+      this.#download.intake.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
+    )
+  }
+
+  /**
+   * On a full disk all readers share a bounded memory, so that the slowest one sets the pace of all. One that takes it below half
+   * of what it was, and does not catch up within the patience, is cut off. It can ask again, and gets a download of its own.
+   */
+  #watch(): void {
+    if (this.#behind || !this.#isHeldUp) return
+    const { intake, begunAt, clock, patience, logger } = this.#download
+    const since = clock.monotonic()
+    this.#pace ??= intake.arrived / Math.max(1, since - (begunAt ?? since))
+    const behind = new Map<Reader, number>()
+    for (const reader of this.#readers)
+      if (needsMemory(reader) && this.#releasable(reader) > reader.position) behind.set(reader, reader.position)
+    this.#behind = behind
+    const onFailure = logFailure(logger, 'could not look for slow clients of a download')
+    later(patience, () => this.#cutOff(behind, since), onFailure)
+  }
+
+  #cutOff(behind: ReadonlyMap<Reader, number>, since: number): void {
+    const { digest, clock, patience, logger } = this.#download
+    const elapsed = clock.monotonic() - since
+    // A process that stood still has not seen how fast anybody is.
+    const isTrue = this.#isHeldUp && elapsed < 2 * patience
+    const least = (this.#pace! * elapsed) / 2
+    for (const [reader, position] of isTrue ? behind : []) {
+      if (!this.#readers.has(reader) || !needsMemory(reader) || reader.position - position >= least) continue
+      reader.isCutOff = true
+      logger.warn({ digest, at: reader.position }, 'a slow client is cut off: the disk is full, and others wait for it')
+    }
+    this.#behind = undefined
+    this.#dropPassed()
+    this.#watch()
+  }
+}
+
+/** Whether bytes that the disk did not take have to stay in memory for it. */
+function needsMemory({ tail, isAllOrNothing, isCutOff }: Reader): boolean {
+  return !tail && !isAllOrNothing && !isCutOff
+}
+
+function tooSlow(): UpstreamError {
+  return new UpstreamError(
+    'unavailable',
+    503,
+    'There is no room on the disk for it, and others could not wait any longer.',
+  )
 }
 
 function movedOn(): UpstreamError {

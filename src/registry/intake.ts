@@ -68,6 +68,11 @@ export class Intake {
     return !this.#overflow
   }
 
+  /** Whether nothing more arrives before readers have taken what is in memory. */
+  get isFull(): boolean {
+    return this.#overflow?.full === true
+  }
+
   /** Whether bytes were let go that a newcomer would need. */
   get hasDropped(): boolean {
     return this.#overflow?.dropped === true
@@ -205,7 +210,7 @@ export class Intake {
     const room = this.#overflow.push(this.#arrived, bytes)
     this.#arrive(bytes, false)
     const { isAbandoned, isClaimed } = this.#options
-    // What somebody has wanted he may come back for, as long as it costs no more memory than this.
+    // Keep a claimed download in memory: the client may reconnect.
     if (isAbandoned() && (this.#overflow.full || this.#overflow.dropped || !isClaimed()))
       throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
     await room

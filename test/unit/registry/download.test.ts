@@ -8,7 +8,7 @@ import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { startDownload, type Download, type DownloadOptions } from '../../../src/registry/download.ts'
-import type { Piece, Portion } from '../../../src/registry/followers.ts'
+import type { Follower, Piece, Portion } from '../../../src/registry/followers.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { UpstreamError, type FetchedBlob } from '../../../src/upstream/upstream.ts'
 import { createHashPool } from '../../../src/store/hash-pool.ts'
@@ -71,14 +71,22 @@ async function readAll(
   pause = 0,
   portion: Portion = {},
 ): Promise<{ bytes: Buffer; error?: unknown }> {
-  const follower = download.follow(from, portion)
+  return readOn(download.follow(from, portion), async () => void (pause > 0 && (await sleep(pause))))
+}
+
+/** The same of one that reads already. `taken` is called with each piece as soon as it is there, and waited for. */
+async function readOn(
+  follower: Follower,
+  taken: (length: number) => Promise<void>,
+): Promise<{ bytes: Buffer; error?: unknown }> {
   const parts: Buffer[] = []
   try {
     for (;;) {
       const piece = await follower.next()
       if (!piece) return { bytes: Buffer.concat(parts) }
+      const pause = taken(piece.kind === 'file' ? piece.range.end + 1 - piece.range.start : piece.bytes.length)
       parts.push(await bytesOf(piece))
-      if (pause > 0) await sleep(pause)
+      await pause
     }
   } catch (error) {
     return { bytes: Buffer.concat(parts), error }
@@ -339,6 +347,77 @@ describe('a download on a full disk', () => {
         expect(slow.bytes.equals(large.subarray(500_000, 2_000_000))).toBe(true)
         expect(late.bytes.equals(large.subarray(20_000_000, 20_000_100))).toBe(true)
       }))
+
+    test('a reader who takes nothing more is cut off, and the others get everything', () =>
+      withStore(async ({ blobs }) => {
+        const download = start(fullAfter(blobs, 1_048_576), body(large), { ...part, patience: 500 })
+        const stuck = download.follow(0)
+        await stuck.next()
+        const readers = await Promise.all([readAll(download), readAll(download, 0, 0, { end: 2_000_000 })])
+        expect(readers[0].bytes.equals(large)).toBe(true)
+        expect(readers[1].bytes.equals(large.subarray(0, 2_000_000))).toBe(true)
+        await expect(stuck.next()).rejects.toMatchObject({ failure: 'unavailable', status: 503 })
+        stuck.close()
+        expect(await download.settled).toBe(false)
+      }))
+
+    /** A reader of everything, and a way to wait until it gets nothing more for now. */
+    function readAhead(download: Download) {
+      const taken = { bytes: 0, isNew: false }
+      const all = readOn(download.follow(0), async (length) => {
+        taken.bytes += length
+        taken.isNew = true
+      })
+      const untilStalled = async () => {
+        do {
+          taken.isNew = false
+          await sleep(300)
+        } while (taken.bytes === 0 || taken.isNew)
+        expect(taken.bytes).toBeLessThan(large.length - 1_048_576)
+        return taken.bytes
+      }
+      return { all, untilStalled }
+    }
+
+    test('a reader who pauses and then goes on gets everything, as the others do', () =>
+      withStore(async ({ blobs }) => {
+        const download = start(fullAfter(blobs, 1_048_576), body(large), part)
+        const pausing = download.follow(0)
+        const { all, untilStalled } = readAhead(download)
+        await untilStalled()
+        const late = await readOn(pausing, async () => {})
+        expect(late.bytes.equals(large)).toBe(true)
+        expect((await all).bytes.equals(large)).toBe(true)
+      }))
+
+    test.each([
+      ['three quarters of the pace of the other is waited for', 0.75],
+      ['a quarter of the pace of the other is cut off', 0.25],
+    ])('of two readers the one at %s', (_, share) =>
+      withStore(async ({ blobs }) => {
+        // Time passes as the first bytes come, before the memory is full. After that it passes for the slow reader alone.
+        let now = 0
+        async function* paced() {
+          for await (const chunk of chunks(large, 1_048_576)) {
+            if (now < 100) now += 20
+            yield chunk
+          }
+        }
+        const clock = { ...hasty, monotonic: () => now }
+        const open = () => Promise.resolve(answer(paced(), large.length))
+        const download = start(fullAfter(blobs, 1_048_576), open, { ...part, clock, patience: 20 })
+        const follower = download.follow(0)
+        const { all, untilStalled } = readAhead(download)
+        const pace = (await untilStalled()) / now
+        const slow = await readOn(follower, async (length) => {
+          now += length / (pace * share)
+          await sleep(5)
+        })
+        expect((await all).bytes.equals(large)).toBe(true)
+        if (share > 0.5) expect(slow.bytes.equals(large)).toBe(true)
+        else expect(slow.error).toMatchObject({ failure: 'unavailable', status: 503 })
+      }),
+    )
 
     test('goes on beside many others, though each may hold less than what arrives at a time', () =>
       withStore(async ({ blobs }) => {
