@@ -80,11 +80,14 @@ export class ReferrersCache {
   }
 
   async #ask(place: Place, subject: Digest, query: string): Promise<Asked> {
+    const wasKept = isKept(place, subject)
+    // A list that was removed while the upstream was asked stays away: the client may have got the kept one long ago.
+    const mayKeep = () => !wasKept || isKept(place, subject)
     const identity = await place.identity()
     try {
-      const listed = await this.#askApi(place, subject, query)
+      const listed = await this.#askApi(place, subject, query, mayKeep)
       if (listed) return { kind: 'answered', ...listed }
-      return { kind: 'answered', answer: await this.#askTag(place, subject, query), identity }
+      return { kind: 'answered', answer: await this.#askTag(place, subject, query, mayKeep), identity }
     } catch (error) {
       const { logger, policy } = this.#options
       const fields = { upstream: place.host, repository: place.name, subject, reason: String(error) }
@@ -101,6 +104,7 @@ export class ReferrersCache {
     place: Place,
     subject: Digest,
     query: string,
+    mayKeep: () => boolean,
   ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
     const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
     const index = await indexIn(list)
@@ -109,11 +113,12 @@ export class ReferrersCache {
     const filtersApplied = printable(list.filtersApplied)
     const next = nextUnlessSame(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
-    if (index.manifests.length > 0 || isKnown(place)) await this.#keep(place, page, index.bytes)
+    const isWanted = (index.manifests.length > 0 || isKnown(place)) && mayKeep()
+    if (isWanted) await this.#keep(place, page, index.bytes)
     return { answer: answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed'), identity }
   }
 
-  async #askTag(place: Place, subject: Digest, query: string): Promise<ListAnswer> {
+  async #askTag(place: Place, subject: Digest, query: string, mayKeep: () => boolean): Promise<ListAnswer> {
     try {
       const answer = await this.#options.byTag(asReader(place), referrersTag(subject))
       // The tag is cached as any other.
@@ -122,8 +127,9 @@ export class ReferrersCache {
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
+      const isWanted = isKnown(place) && mayKeep()
       await this.#forget(place, subject)
-      if (isKnown(place))
+      if (isWanted)
         await this.#keep(place, { ...page, identity: await place.identity() }, referrersIndex([], undefined))
       return answerOf(place, filtered([], query), 'passed')
     }
@@ -240,6 +246,11 @@ function isReached(
  */
 function isKnown(place: Place): boolean {
   return place.record() !== undefined
+}
+
+/** Whether any list about the subject is kept, whoever may see it. */
+function isKept(place: Place, subject: Digest): boolean {
+  return [...(place.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
 
 /** A header's value as it may be sent on. */

@@ -220,7 +220,8 @@ describe('a list of referrers', () => {
   })
 
   test('is kept before its image is, and goes by its own age or name', async () => {
-    const { upstream, mirror } = await startScene({ image })
+    // Within this time the question to the upstream is over, with its retries.
+    const { upstream, mirror } = await startScene({ image, cache: { timeouts: { revalidate: 30_000 } } })
     upstream.on(anyReferrers, api(entries))
     await mirror.get(path)
     const heal = upstream.on({}, status(503))

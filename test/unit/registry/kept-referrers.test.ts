@@ -6,6 +6,7 @@ import { mediaType } from '../../../src/oci/media-types.ts'
 import { Identities, openPlace } from '../../../src/registry/place.ts'
 import { ReferrersCache } from '../../../src/registry/referrers-cache.ts'
 import type { Store } from '../../../src/store/open-store.ts'
+import { createSweeper } from '../../../src/store/sweeper.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
@@ -26,14 +27,16 @@ function listOf(number: number): Uint8Array<ArrayBuffer> {
 }
 
 /** A cache that keeps all lists, of an upstream that is down by now; it counts the readings of the disk. */
-async function setUp({ blobs, refs }: Store) {
-  let isDown = false
+async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true } = {}) {
+  const state: { isDown: boolean; held?: Promise<void> } = { isDown: false }
   const numbers = Array.from({ length: lists }, (_, number) => number)
   const upstream = {
     host: 'registry.example',
     identity: async () => 'anonymous',
     async referrers(_name: string, subject: string) {
-      if (isDown) throw new UpstreamError('unavailable', 503, 'down')
+      await state.held
+      if (state.isDown) throw new UpstreamError('unavailable', 503, 'down')
+      if (!hasApi) return undefined
       const number = numbers.find((one) => subjectOf(one) === subject)!
       return { bytes: listOf(number), next: undefined, filtersApplied: undefined, identity: 'anonymous' }
     },
@@ -60,7 +63,7 @@ async function setUp({ blobs, refs }: Store) {
     runningTime: () => 0,
     logger: silentLogger,
     clock: systemClock,
-    policy: { stale: 'on-error', offline: false, patience: 10_000 },
+    policy: { stale: 'on-error', offline: false, patience },
     byTag: async () => {
       throw new UpstreamError('absent', 404, 'none')
     },
@@ -69,9 +72,11 @@ async function setUp({ blobs, refs }: Store) {
   const identities = new Identities()
   const ask = (number: number, query = '') =>
     cache.list(openPlace(refs, upstream, 'app', caller, identities), subjectOf(number), query)
+  // Where there is no API, an empty list is kept of what is known.
+  refs.ensure('registry.example', 'app')
   for (const number of numbers) await ask(number)
-  isDown = true
-  return { reads, ask, numbers }
+  state.isDown = true
+  return { state, reads, ask, numbers }
 }
 
 test.each([
@@ -97,5 +102,34 @@ test.each(['', 'artifactType=a%2Fb'])('large kept lists (?%s) are read one at a 
     for (const number of numbers)
       expect(Buffer.from(answers[number]!.bytes).toString()).toContain(digestOf(Buffer.from(`two ${number}`)))
     expect([reads.all, reads.most]).toEqual([lists, 1])
+  })
+})
+
+test.each([
+  ['with the API', true],
+  ['without it', false],
+])('a list that is removed while its upstream (%s) is asked again stays away', async (_, hasApi) => {
+  await withStore(async (store) => {
+    const { state, ask } = await setUp(store, { patience: 0, hasApi })
+    const kept = () => [...store.refs.get('registry.example', 'app')!.referrers.values()].map(({ subject }) => subject)
+    expect(kept()).toContain(subjectOf(3))
+    let letGo = () => {}
+    state.held = new Promise((resolve) => (letGo = resolve))
+    state.isDown = false
+    expect((await ask(3)).provenance.outcome).toBe('stale')
+
+    const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
+    const sweeper = createSweeper({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
+    await sweeper.remove([subjectOf(3)], false)
+    await sweeper.close()
+    expect(kept()).not.toContain(subjectOf(3))
+    const waiting = ask(3)
+    letGo()
+    expect((await waiting).provenance.outcome).toBe('passed')
+    expect(kept()).toHaveLength(lists - 1)
+    expect(kept()).not.toContain(subjectOf(3))
+
+    await ask(3)
+    expect(kept()).toContain(subjectOf(3))
   })
 })
