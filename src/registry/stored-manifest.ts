@@ -73,7 +73,7 @@ export async function isStored(
     if (sound.has(file)) return true
     const { result, joined } = hashing.run(file, async () => {
       if (!(await hashesTo(blob, digest))) {
-        await blobs.quarantine(digest)
+        await blobs.quarantine(blob)
         return false
       }
       // What was changed while it was read may have been read half and half.

@@ -19,8 +19,8 @@ export interface BlobStore {
   put(digest: Digest, bytes: Uint8Array): Promise<void>
   /** Takes a blob away; readers that hold it open finish. */
   remove(digest: Digest): Promise<void>
-  /** Moves a damaged blob aside, so that it is fetched again. */
-  quarantine(digest: Digest): Promise<void>
+  /** Moves a damaged blob aside, so that it is fetched again; one that was published in its place since it was opened stays. */
+  quarantine(blob: OpenBlob): Promise<void>
   /** What is published: digest and bytes. Complete once `ready` has resolved. */
   entries(): Iterable<readonly [Digest, number]>
   /** Resolves when the look through the disk at start is done. */

@@ -1,5 +1,6 @@
-import { constants } from 'node:fs'
+import { constants, fstat } from 'node:fs'
 import { access, open, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises'
+import { promisify } from 'node:util'
 import { errnoOf } from '../lib/errors.ts'
 import { syncFolder } from '../lib/make-folder.ts'
 import { isThere } from '../lib/is-there.ts'
@@ -23,6 +24,8 @@ export interface FileBlobStoreOptions extends BlobTrustOptions {
   readonly freeSpace?: (path: string) => Promise<number>
   readonly syncFolder?: (path: string) => Promise<void>
 }
+
+const fileStatus = promisify(fstat)
 
 /** Blobs as files, named by their digest. Its folders exist, and no other process writes to them. */
 export class FileBlobStore implements BlobStore {
@@ -140,8 +143,8 @@ export class FileBlobStore implements BlobStore {
     })
   }
 
-  quarantine(digest: Digest): Promise<void> {
-    return this.#quarantine(digest, undefined)
+  async quarantine({ digest, fd }: OpenBlob): Promise<void> {
+    await this.#quarantine(digest, (await fileStatus(fd)).ino)
   }
 
   /**
@@ -252,12 +255,12 @@ export class FileBlobStore implements BlobStore {
     })
   }
 
-  /** With an inode, only that very file: it may have been replaced by a good one since it was looked at. */
-  #quarantine(digest: Digest, inode: number | undefined): Promise<void> {
+  /** Only the file with this inode: it may have been replaced by a good one since it was looked at. */
+  #quarantine(digest: Digest, inode: number): Promise<void> {
     return this.#changes.run(digest, async () => {
       const path = this.#layout.blob(digest)
       try {
-        if (inode !== undefined && (await stat(path)).ino !== inode) return
+        if ((await stat(path)).ino !== inode) return
         const target = this.#layout.quarantined(digest)
         await rename(path, target)
         const now = new Date()

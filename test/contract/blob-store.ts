@@ -14,7 +14,6 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(await store.open(digest)).toBeUndefined()
       expect(await store.read(digest, 100)).toBeUndefined()
       await store.remove(digest)
-      await store.quarantine(digest)
       await store.ready
       expect(await store.stat(digest)).toBeUndefined()
       expect(store.usage).toEqual({ bytes: 0, blobs: 0 })
@@ -129,13 +128,20 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
     test('a quarantined blob is absent until it is stored again', async () => {
       const store = await make()
       await store.put(digest, hello)
-      await store.quarantine(digest)
+      const blob = await store.open(digest)
+      for (let twice = 0; twice < 2; twice++) await store.quarantine(blob!)
       expect(await store.stat(digest)).toBeUndefined()
       expect(await store.open(digest)).toBeUndefined()
       await store.ready
       expect(store.usage).toEqual({ bytes: 0, blobs: 0 })
       await store.put(digest, hello)
       expect(await readAll(store)).toEqual(hello)
+      // It is no longer the one that was damaged.
+      await store.quarantine(blob!)
+      await blob!.close()
+      expect(await readAll(store)).toEqual(hello)
+      await store.remove(digest)
+      expect(store.usage).toEqual({ bytes: 0, blobs: 0 })
     })
 
     async function readAll(store: BlobStore): Promise<Buffer | undefined> {

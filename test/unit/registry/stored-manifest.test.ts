@@ -12,7 +12,7 @@ async function setUp({ blobs, layout }: Store, seed: string) {
   const bytes = Buffer.alloc(1_000_000, seed)
   const digest = digestOf(bytes)
   await blobs.put(digest, bytes)
-  const reads = { bytes: 0 }
+  const reads: { bytes: number; during?: () => Promise<void> } = { bytes: 0 }
   const counted = {
     quarantine: blobs.quarantine.bind(blobs),
     async open(...args: Parameters<typeof blobs.open>): Promise<OpenBlob | undefined> {
@@ -21,6 +21,7 @@ async function setUp({ blobs, layout }: Store, seed: string) {
       const read: OpenBlob['read'] = async (buffer, position) => {
         const count = await blob.read(buffer, position)
         reads.bytes += count
+        await reads.during?.()
         return count
       }
       const { size, fd } = blob
@@ -28,7 +29,8 @@ async function setUp({ blobs, layout }: Store, seed: string) {
     },
   }
   const ask = () => isStored(counted, digest, bytes.length)
-  return { path: layout.blob(digest), size: bytes.length, reads, ask }
+  const push = () => blobs.put(digest, bytes)
+  return { path: layout.blob(digest), size: bytes.length, reads, ask, push }
 }
 
 test('a large manifest is hashed once, however many ask for it at once and afterwards', async () => {
@@ -55,5 +57,20 @@ test('a large manifest that was hashed is hashed again when its file has changed
     expect(await Promise.all([ask(), ask(), ask()])).toEqual([false, false, false])
     expect(await ask()).toBe(false)
     await expect(open(path)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+})
+
+test('a large manifest that is pushed again while its damaged file is hashed stays', async () => {
+  await withStore(async (store) => {
+    const { path, reads, ask, push } = await setUp(store, 'pushed')
+    const file = await open(path, 'r+')
+    await file.write(Buffer.from('X'), 0, 1, 500_000)
+    await file.close()
+    reads.during = async () => {
+      delete reads.during
+      await push()
+    }
+    expect(await ask()).toBe(false)
+    expect(await ask()).toBe(true)
   })
 })
