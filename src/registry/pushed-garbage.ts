@@ -36,6 +36,7 @@ export async function collectGarbage(
 ): Promise<Collected> {
   await store.blobs.ready
   const { repositories } = store
+  await repositories.lookForCopies()
   const images: string[] = []
   let manifests = 0
   /** What the plans leave; looked up once for each blob, where asking every repository would take long. */

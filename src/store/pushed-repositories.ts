@@ -21,6 +21,8 @@ export class PushedRepositories {
   readonly #repaired: DamagedRepository[] = []
   readonly #claims = new Map<Digest, number>()
   #hasCopies = false
+  /** Whether the only copy of a damaged journal is the journal itself, up to the next push. */
+  #hasUncopied = false
 
   private constructor(layout: StoreLayout, logger: Logger) {
     this.#layout = layout
@@ -38,13 +40,18 @@ export class PushedRepositories {
     await eachLimited(names, readsAtOnce, (name) => repositories.#load(layout.entry(layout.repositories, name)))
     const loaded = new Set(Array.from(repositories.#journals.keys(), (name) => layout.journal(name)))
     await repositories.#damaged.find((journal) => loaded.has(journal))
-    repositories.#hasCopies = (await readdir(layout.quarantine)).some((name) => name.includes('.jsonl-'))
+    await repositories.lookForCopies()
     return repositories
+  }
+
+  /** Looks whether copies of damaged journals are set aside. They go after a week. */
+  async lookForCopies(): Promise<void> {
+    this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
   }
 
   /** Whether a damaged journal is set aside: what it said is held is not known here, and may be wanted back. */
   get hasGaps(): boolean {
-    return this.#hasCopies || this.#damaged.size > 0
+    return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
   }
 
   /** What the user has to know of. */
@@ -179,7 +186,8 @@ export class PushedRepositories {
     const about = { repository: name, unreadable, copiedTo }
     const lines = unreadable === 1 ? '1 damaged line was' : `${unreadable} damaged lines were`
     const reason = `${lines} left out: push again what is missing`
-    this.#repaired.push({ name, path: copiedTo, original: path, reason, isServed: true })
+    const report = { name, path: copiedTo, original: path, reason, isServed: true }
+    this.#repaired.push(report)
     try {
       await copyAside(path, copiedTo)
       await touch(copiedTo)
@@ -188,6 +196,8 @@ export class PushedRepositories {
       this.#logger.error(about, 'the journal of a pushed repository has damaged lines')
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
+      this.#hasUncopied = true
+      report.path = path
       this.#logger.error({ ...about, error: String(error) }, 'a damaged journal could not be set aside')
     }
   }

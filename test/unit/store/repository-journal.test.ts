@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf } from '../../../src/oci/digest.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { collectGarbage } from '../../../src/registry/pushed-garbage.ts'
+import { removeOldQuarantine } from '../../../src/store/quarantine.ts'
 import { openPushedStore, type PushedStore } from '../../../src/store/pushed-store.ts'
 import type { PushedChange } from '../../../src/store/pushed-repository.ts'
 import { bytesOf, openText, putText, temporaryFolder } from './support/store.ts'
@@ -122,6 +123,47 @@ describe('a repository journal', () => {
         expect(await openText(store, digest)).toBe('b')
       })
   })
+
+  /** A store whose journal has lost the line that says that a blob is held; the digest of that blob. */
+  async function loseLine(root: string): Promise<Digest> {
+    const digest = await using(root, async (store) => {
+      await store.repositories.commit('app', [tag('v1')])
+      await store.repositories.commit('app', [blob('b')])
+      return putText(store, 'b')
+    })
+    const path = await journalOf(root)
+    await writeFile(path, (await readFile(path, 'utf8')).split('\n').with(2, 'nonsense').join('\n'))
+    return digest
+  }
+  const everything = { grace: 0, untagged: true, dryRun: false }
+
+  test('whose damaged line was set aside no longer keeps unused content when the copy is gone', async () => {
+    const root = await temporaryFolder()
+    await loseLine(root)
+    await using(root, async (store) => {
+      expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 0 })
+      await removeOldQuarantine(store.layout, Date.now() + 8 * 24 * 3_600_000)
+      expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 1 })
+    })
+  })
+
+  test.skipIf(process.platform !== 'linux')(
+    'whose damaged line could not be set aside keeps the content of that line',
+    async () => {
+      // So long that a path into the quarantine is longer than Linux takes, and none of the others is.
+      let root = await temporaryFolder()
+      for (let left = 3984 - root.length; left > 0; left = 3984 - root.length)
+        root = join(root, 'x'.repeat(left > 400 ? 200 : left > 202 ? left - 202 : left - 1))
+      expect(root.length).toBe(3984)
+      const digest = await loseLine(root)
+      await using(root, async (store) => {
+        expect(tagsOf(store)).toEqual(['v1'])
+        expect(await readdir(store.layout.quarantine)).toEqual([])
+        expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 0 })
+        expect(await openText(store, digest)).toBe('b')
+      })
+    },
+  )
 
   test.each([10, 262_100, 300_000, 1_000_000])(
     'of the first format, with %i characters of annotations a line, is read, and written anew without them',
