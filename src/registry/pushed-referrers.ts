@@ -116,7 +116,7 @@ function indexOf(entries: readonly string[]): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${empty.slice(0, -2)}${entries.join(',')}]}`)
 }
 
-/** A client's own list of referrers with one entry changed; undefined when it is none, or says so already. */
+/** A client's own list of referrers with one entry changed; undefined when it is none that can be read, or says so already. */
 export async function changeReferrersList(
   bytes: Uint8Array,
   digest: Digest,
@@ -124,7 +124,7 @@ export async function changeReferrersList(
 ): Promise<Uint8Array<ArrayBuffer> | undefined> {
   const index = await readJsonObject(bytes)
   const list = index?.['manifests'] ?? []
-  if (!Array.isArray(list)) return undefined
+  if (!index || !Array.isArray(list)) return undefined
   const entries = list as { digest?: unknown }[]
   const has = entries.some((other) => other.digest === digest)
   if (has === (entry !== undefined)) return undefined

@@ -8,6 +8,7 @@ import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/media-types.ts'
 import { referrersTag } from '../../../src/registry/listings.ts'
 import { LocalRegistry } from '../../../src/registry/local.ts'
+import { changeReferrersList } from '../../../src/registry/pushed-referrers.ts'
 import { openPushedStore } from '../../../src/store/pushed-store.ts'
 import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 
@@ -79,6 +80,15 @@ test('lists of referrers that clients keep under tags are changed one at a time,
   )
   expect([now, most]).toEqual([0, 1])
   for (const number of numbers) expect(await entries(number)).toEqual([])
+})
+
+test.each([
+  ['of more values than are read', JSON.stringify({ schemaVersion: 2, manifests: [], note: Array(200_001).fill(0) })],
+  ['of something else', '[]'],
+])('a list %s is left as it is, whatever refers to its subject', async (_, text) => {
+  const { bytes, digest } = referrerOf(1)
+  const entry = { mediaType: mediaType.ociIndex, digest, size: bytes.length }
+  expect(await changeReferrersList(Buffer.from(text), digest, entry)).toBeUndefined()
 })
 
 /** A registry with a referrer, whose readings of the disk wait until they are let go; and how many there were. */
