@@ -6,7 +6,7 @@ import { flood, type FloodRequest } from '../support/flood.ts'
 import { get, open } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { emptyConfig, largeImage, largePushes } from '../support/large-manifest.ts'
-import { canLimitMemory, makeMemoryCgroup } from '../support/memory-cgroup.ts'
+import { canLimitMemory, limitMemory } from '../support/memory-limit.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
 import { app } from '../support/scene.ts'
@@ -27,7 +27,7 @@ interface Limited {
 
 async function startLimited(bytes: number): Promise<Limited> {
   // Made first, so that the process ends before it is removed.
-  const group = makeMemoryCgroup(bytes)
+  const group = limitMemory(bytes)
   const upstream = await startUpstream({})
   const mirror = await startMirrorProcess({
     upstreams: { 'docker.io': upstream.url },
@@ -49,7 +49,7 @@ async function startLimited(bytes: number): Promise<Limited> {
       return statuses
     },
     async check(what) {
-      expect(group.kills(), mirror.log().slice(-2000)).toBe(0)
+      expect(group.kills, mirror.log().slice(-2000)).toBe(0)
       expect((await mirror.status()).pid).toBe(mirror.pid)
       expect((await get(registry, '/v2/')).status).toBe(200)
       expect((await mirror.get('/v2/')).status).toBe(200)

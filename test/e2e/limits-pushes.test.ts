@@ -7,9 +7,9 @@ import { mediaType } from '../../src/oci/media-types.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
+import { canLimitMemory, limitMemory } from '../support/memory-limit.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 import { startUpstream } from '../support/upstream.ts'
-import { canLimitMemory, memoryLimit } from './support/memory-limit.ts'
 
 const MiB = 1024 * 1024
 const octets = { 'content-type': 'application/octet-stream' }
@@ -20,7 +20,7 @@ async function start(limit: number, home?: string): Promise<MirrorProcess> {
   return startMirrorProcess({
     upstreams: {},
     registry: true,
-    wrapper: await memoryLimit(limit),
+    wrapper: limitMemory(limit).wrapper,
     ...(home === undefined ? {} : { home }),
   })
 }
@@ -102,7 +102,7 @@ async function expectRestart(home: string, limit: number, digests: readonly Dige
   return mirror
 }
 
-describe.skipIf(!canLimitMemory)('with little memory', () => {
+describe.skipIf(!canLimitMemory())('with little memory', () => {
   test.each([512, 256])(
     '150 pushes of 4 MB of annotations in %i MiB: the mirror lives, starts again, and has them all',
     async (limit) => {
@@ -204,7 +204,7 @@ describe.skipIf(!canLimitMemory)('with little memory', () => {
       digests.push(image.digest)
     }
     const options = { upstreams: { 'docker.io': upstream.url } }
-    const mirror = await startMirrorProcess({ ...options, wrapper: await memoryLimit(256 * MiB) })
+    const mirror = await startMirrorProcess({ ...options, wrapper: limitMemory(256 * MiB).wrapper })
     const pullAll = async (from: MirrorProcess) => {
       for (const [at, digest] of digests.entries())
         expectContent(await from.get(`/v2/docker.io/library/app/manifests/v${at}`), digest)
@@ -213,7 +213,7 @@ describe.skipIf(!canLimitMemory)('with little memory', () => {
     said('cold', { peakMiB: Math.round((await mirror.memory('VmHWM')) / MiB) })
     await new Promise((resolve) => setTimeout(resolve, 2000))
     await crash(mirror)
-    const again = await startMirrorProcess({ ...options, home: mirror.home, wrapper: await memoryLimit(256 * MiB) })
+    const again = await startMirrorProcess({ ...options, home: mirror.home, wrapper: limitMemory(256 * MiB).wrapper })
     said('restarted', { peakMiB: Math.round((await again.memory('VmHWM')) / MiB) })
     await pullAll(again)
     await crash(again)
