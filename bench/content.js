@@ -1,10 +1,16 @@
 // Makes what is pulled: files laid out so that a static web server can serve them as a registry.
-import { createHash, randomFillSync } from 'node:crypto'
+import { randomFillSync } from 'node:crypto'
 import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { digestOf, makeManifest } from './manifest.js'
 
 export const repository = 'bench/app'
 export const manifestType = 'application/vnd.docker.distribution.manifest.v2+json'
+const types = {
+  manifest: manifestType,
+  config: 'application/vnd.docker.container.image.v1+json',
+  layer: 'application/vnd.docker.image.rootfs.diff.tar.gzip',
+}
 const MB = 1_000_000
 
 /**
@@ -27,15 +33,7 @@ export function makeContent(folder, { coldBlobs, layerBytes }) {
   }
   const image = (tag, layers) => {
     const config = blob(Buffer.alloc(1500, 'c'))
-    const bytes = Buffer.from(
-      JSON.stringify({
-        schemaVersion: 2,
-        mediaType: manifestType,
-        config: { mediaType: 'application/vnd.docker.container.image.v1+json', ...config },
-        layers: layers.map((layer) => ({ mediaType: 'application/vnd.docker.image.rootfs.diff.tar.gzip', ...layer })),
-      }),
-    )
-    const digest = digestOf(bytes)
+    const { bytes, digest } = makeManifest(types, config, layers)
     for (const name of [tag, digest]) writeFileSync(join(home, 'manifests', name), bytes)
     return { tag, digest, size: bytes.length, config, layers }
   }
@@ -51,11 +49,6 @@ export function makeContent(folder, { coldBlobs, layerBytes }) {
   const small = Array.from({ length: 20 }, () => blob(noise.subarray(0, 5 * MB)))
   const crowd = image('crowd', small)
   return { large, medium, tiny: app.config, cold, app, layered, crowd }
-}
-
-/** @param {Uint8Array} bytes */
-export function digestOf(bytes) {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`
 }
 
 /**

@@ -1,6 +1,6 @@
 // Measures how fast images are pushed to the registry, beside Debian's docker-registry in the same minutes.
 import { spawn, spawnSync } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request } from 'node:http'
@@ -8,6 +8,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { digestOf } from './manifest.js'
 
 const program = join(dirname(fileURLToPath(import.meta.url)), '..', 'bin', 'run.js')
 const rounds = 5
@@ -65,7 +66,7 @@ function makeBlobs({ count, size }) {
   return Array.from({ length: count }, () => {
     const bytes = Buffer.from(bulk)
     randomBytes(16).copy(bytes)
-    return { bytes, digest: `sha256:${createHash('sha256').update(bytes).digest('hex')}` }
+    return { bytes, digest: digestOf(bytes) }
   })
 }
 

@@ -1,18 +1,20 @@
 // Makes the images that are pulled and pushed. A blob's bytes are made again from its seed whenever they are needed.
-import { createHash } from 'node:crypto'
+import { digestOf, makeManifest } from '../bench/manifest.js'
 import { between, noise } from './random.js'
 
+export { digestOf } from '../bench/manifest.js'
+
 export const manifestType = 'application/vnd.oci.image.manifest.v1+json'
+const types = {
+  manifest: manifestType,
+  config: 'application/vnd.oci.image.config.v1+json',
+  layer: 'application/vnd.oci.image.layer.v1.tar',
+}
 
 /**
  * @typedef {{ digest: string, size: number, seed: number }} Blob
  * @typedef {{ digest: string, bytes: Buffer, blobs: readonly Blob[] }} Image
  */
-
-/** @param {Uint8Array} bytes */
-export function digestOf(bytes) {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`
-}
 
 /** @param {number} size @param {number} seed @returns {Blob} */
 export function makeBlob(size, seed) {
@@ -26,17 +28,8 @@ export function bytesOf(blob) {
 
 /** @param {readonly Blob[]} blobs the configuration, then the layers @param {Record<string, string>} [annotations] @returns {Image} */
 export function makeImage(blobs, annotations) {
-  const [config, ...layers] = blobs.map(({ digest, size }) => ({ digest, size }))
-  const bytes = Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: manifestType,
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...config },
-      layers: layers.map((layer) => ({ mediaType: 'application/vnd.oci.image.layer.v1.tar', ...layer })),
-      ...(annotations ? { annotations } : {}),
-    }),
-  )
-  return { digest: digestOf(bytes), bytes, blobs }
+  const [config, ...layers] = blobs
+  return { ...makeManifest(types, config, layers, annotations), blobs }
 }
 
 /** Most layers are small, some are large. @param {() => number} random @returns {number} bytes */
