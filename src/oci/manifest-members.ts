@@ -5,6 +5,9 @@ type Members = Readonly<Record<string, unknown>>
 /** The media types of an index. */
 export const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
 
+/** The media types of an image's manifest, which names no other manifest. */
+export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
+
 /** The members of an object without those that are null. Go and other languages write null for what is not there. */
 export function presentMembers(object: Members): Record<string, unknown> {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))

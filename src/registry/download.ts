@@ -59,7 +59,7 @@ export interface DownloadOptions {
   readonly patience?: number
 }
 
-/** The usual patience with slow followers, ms: longer than a client takes to unpack a file, or a disk to write one. */
+/** The usual patience with slow followers, ms. Clients pause for seconds while they unpack. */
 const usualPatience = 10_000
 /** Pauses before the second, third and fourth request of a body that broke. */
 const resumePauses = [250, 500, 1000]

@@ -233,10 +233,10 @@ export class Followers {
   #cutOff(behind: ReadonlyMap<Reader, number>, since: number): void {
     const { digest, clock, patience, logger } = this.#download
     const elapsed = clock.monotonic() - since
-    // A process that stood still has not seen how fast anybody is.
-    const isTrue = this.#isHeldUp && elapsed < 2 * patience
+    // After the whole process stood still, nobody is known to be slow.
+    const isCertain = this.#isHeldUp && elapsed < 2 * patience
     const least = (this.#pace! * elapsed) / 2
-    for (const [reader, position] of isTrue ? behind : []) {
+    for (const [reader, position] of isCertain ? behind : []) {
       if (!this.#readers.has(reader) || !needsMemory(reader) || reader.position - position >= least) continue
       reader.isCutOff = true
       logger.warn({ digest, at: reader.position }, 'a slow client is cut off: the disk is full, and others wait for it')

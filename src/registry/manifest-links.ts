@@ -60,7 +60,7 @@ export async function linksOf(digest: Digest, content: SmallContent): Promise<re
   return links
 }
 
-/** The same where it was read of late. */
+/** What a manifest names, if it was read not long ago. */
 export function knownLinks(digest: Digest): readonly ManifestLink[] | undefined {
   return known.get(digest)
 }

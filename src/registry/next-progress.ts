@@ -1,6 +1,6 @@
 import { deferred } from '../lib/deferred.ts'
 
-/** Resolves at the next progress, or when the signal aborts: whoever waits looks for himself. */
+/** Resolves at the next progress, or when the signal aborts; the caller has to look which. */
 export async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return progress
   const aborted = deferred()

@@ -20,8 +20,8 @@ export interface ForgettingOptions {
 
 /**
  * What goes when tags, and manifests with all their tags, are taken away: with them everything that nothing else needs.
- * Manifests that are claimed stay, because a push that is not to be seen yet may be giving them a tag; so do all but the named
- * ones when a manifest that stays cannot be read. `use` is called while the plan is true: pushes go on as soon as it returns.
+ * Manifests that are claimed stay, because a push that is not to be seen yet may be giving them a tag. When a manifest that
+ * stays cannot be read, only the named ones go. `use` is called while the plan is true: pushes go on as soon as it returns.
  */
 export async function planForgetting<T>(
   repository: PushedRepository,

@@ -27,7 +27,8 @@ export interface Collected {
 /**
  * Takes away what nothing leads to: in each repository blobs that no manifest names, then from the disk what no repository
  * holds. It runs beside pushes: what is claimed, or was learned of within the grace, stays. The disk is left alone while a
- * damaged journal is set aside, for with it would go all that it held; a repository is while one of its manifests cannot be read.
+ * damaged journal is set aside, because that may name what is on it. A repository is left alone while one of its manifests cannot
+ * be read.
  */
 export async function collectGarbage(
   store: PushedStore,

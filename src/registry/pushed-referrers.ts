@@ -95,7 +95,7 @@ async function entryOf(
   return referrerEntry(digest, size, (bytes && (await described(bytes, type))) ?? known)
 }
 
-/** Reads what was looked at when it was pushed. */
+/** What an entry takes from a manifest that was checked when it was pushed. */
 async function described(bytes: Uint8Array, type: string): Promise<Described | undefined> {
   const all = await readJsonObject(bytes)
   if (!all) return undefined

@@ -3,7 +3,7 @@ import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { hasIndexMembers, indexTypes, presentMembers } from '../oci/manifest-members.ts'
+import { hasIndexMembers, imageTypes, indexTypes, presentMembers } from '../oci/manifest-members.ts'
 import { isManifestType, mediaType } from '../oci/media-types.ts'
 
 /** What a registry must know of a manifest that it is to hold. */
@@ -15,8 +15,6 @@ export interface ReadManifest {
   readonly artifactType: string | undefined
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
-
-const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
 
 /**
  * Reads a manifest or index that a client pushes, and refuses what two readers could take for two things (CVE-2021-41190).

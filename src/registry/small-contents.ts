@@ -10,7 +10,7 @@ export interface SmallContent {
   readonly body: string | Uint8Array
 }
 
-/** Up to this many bytes a string is the faster form, and content is loaded from the disk for each client that takes it. */
+/** Bytes. Content up to this size is sent as a string, which is faster; a manifest beyond it leaves from the disk. */
 export const longestString = 64 * 1024
 /** What an entry costs besides its bytes. */
 const entryBytes = 256

@@ -3,12 +3,9 @@ import { readJsonObject } from '../lib/bounded-json.ts'
 import { isObject } from '../lib/json-object.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
-import { mediaType } from '../oci/media-types.ts'
+import { imageTypes } from '../oci/manifest-members.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
-
-/** Manifests that name no other manifest. */
-const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
 
 /**
  * What manifests of the local registry name. It stands in their bytes and nowhere else, and is read when somebody has to know,

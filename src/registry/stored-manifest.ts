@@ -48,13 +48,13 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
 }
 
 const stepBytes = 256 * 1024
-/** Manifests that were hashed by this process, and the very file that each was read from. */
+/** Files that this process has hashed and found right; see `fileOf`. */
 const sound = new LRUCache<string, true>({ max: 10_000 })
 const hashing = new SingleFlight<boolean>()
 
 /**
  * Whether the disk has it, with the bytes of its digest (decision D2); one that is damaged is moved aside. A file is hashed once,
- * until it is replaced or changed; who asks for it meanwhile shares that.
+ * until it is replaced or changed; callers that ask meanwhile share that.
  */
 export async function isStored(
   blobs: Pick<BlobStore, 'open' | 'quarantine'>,
@@ -80,7 +80,7 @@ export async function isStored(
       if ((await fileOf(blob)) === file) sound.set(file, true)
       return true
     })
-    // Many that wait would hold many descriptors.
+    // A caller that only waits needs no descriptor.
     if (joined) await close()
     return await result
   } finally {
@@ -88,7 +88,7 @@ export async function isStored(
   }
 }
 
-/** Names a file, and what is known of a change of it. */
+/** Identifies a file and its content: the text is another one after each change. */
 async function fileOf({ digest, fd }: OpenBlob): Promise<string> {
   const { dev, ino, size, mtimeNs, ctimeNs } = await stat(fd, { bigint: true })
   return [digest, dev, ino, size, mtimeNs, ctimeNs].join(' ')

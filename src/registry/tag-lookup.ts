@@ -89,7 +89,7 @@ export class TagLookup {
     const check = this.#checks.run(question, () => this.#check(place, tag, held))
     const shared =
       policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
-    // The one who began the check may have had another credential: what he is refused, this caller may get.
+    // The one who began the check may have had another credential: this caller may get what that one is refused.
     const isOthers =
       shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await place.identity())
     const own = isOthers && this.#checks.run(await placeKey(place, tag), () => this.#check(place, tag, held))

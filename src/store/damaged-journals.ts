@@ -27,8 +27,8 @@ interface DamagedJournal {
 }
 
 /**
- * Journals that could not be loaded, by the path that they have when they are well. What they hold is neither served nor lost:
- * nothing is written in their place until the repository is removed.
+ * Journals that could not be loaded, by the path where a sound one belongs. What they hold is neither served nor lost: nothing is
+ * written in their place until the repository is removed.
  */
 export class DamagedJournals {
   readonly #layout: StoreLayout

@@ -18,15 +18,15 @@ export interface FileRefStoreOptions {
   readonly writeDelay?: number
   /** How long after a write that failed it is tried again, ms. */
   readonly retryDelay?: number
-  /** Bytes that one record, and all of them together, take in their files; what was used the longest ago goes beyond it. */
+  /** Bytes that one record, and all together, may take in their files. Beyond that, what was used the longest ago is forgotten. */
   readonly most?: { readonly each: number; readonly all: number }
 }
 
 const MiB = 1024 * 1024
 const usualMost = { each: 16 * MiB, all: 64 * MiB }
-/** A file with more bytes is none that this version wrote, and may not fit into memory. */
+/** This version writes no larger file; one may not fit into memory. */
 const largestFile = 24 * MiB
-/** Of what a record may take, so much is left when it was too much. */
+/** The share of a bound that is left after something had to be forgotten. */
 const leftAfterwards = 0.75
 
 const readsAtOnce = 4

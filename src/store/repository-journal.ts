@@ -19,8 +19,6 @@ const largeJournal = 1024 * 1024
 const wasteful = 4
 /** Several times this is more than the largest entry; bytes. */
 const entryBytes = 600
-/** Removals that one line tells of at most: each of them may stand without the others. */
-const removalsPerLine = 1000
 
 /** Of a file: its lines and bytes; none when it is not there or must be written anew. */
 export interface JournalLength {
@@ -186,6 +184,9 @@ function hasEntry(repository: PushedRepository, change: PushedChange): boolean {
 function isOf(entry: PushedChange, digest: Digest): boolean {
   return (entry.op === 'blob' || entry.op === 'manifest') && entry.digest === digest
 }
+
+/** Removals that one line tells of at most: each of them may stand without the others. */
+const removalsPerLine = 1000
 
 function linesFor(changes: readonly PushedChange[]): string[] {
   if (changes.length <= removalsPerLine || !changes.every(isRemoval)) return [changeLine(changes)]
