@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { isIP } from 'node:net'
-import { networkInterfaces } from 'node:os'
 import { ifVisible } from '../lib/if-visible.ts'
+import { ownInterfaces } from '../lib/own-interfaces.ts'
 import { readOwnedFile } from '../lib/read-owned-file.ts'
 import { containerName } from '../runtime/container-spec.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
@@ -29,7 +29,7 @@ async function isOfAnother(pid: number, uid: number): Promise<boolean> {
 }
 
 function ownEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoints {
-  const own = new Set(Object.values(networkInterfaces()).flatMap((some) => (some ?? []).map(({ address }) => address)))
+  const own = new Set(ownInterfaces().map(({ address }) => address))
   const isOwn = (host: string) =>
     host === 'localhost' ||
     (isIP(host) !== 0 && (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))

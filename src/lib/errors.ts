@@ -37,7 +37,14 @@ export class MirrorError extends Error {
  * errors have a code too, but most of them are bugs.
  */
 export function errnoOf(error: unknown): string | undefined {
-  return isSystemError(error) ? codeOf(error) : undefined
+  return isSystemError(error) ? (codeInside(error) ?? codeOf(error)) : undefined
+}
+
+/** Functions of `node:os` throw `ERR_SYSTEM_ERROR`, with the system's own code in it. */
+function codeInside(error: unknown): string | undefined {
+  if (codeOf(error) !== 'ERR_SYSTEM_ERROR') return undefined
+  const { info } = error as { info?: { code?: unknown } }
+  return typeof info?.code === 'string' ? info.code : undefined
 }
 
 /** The `code` of any error that has one: the system's, Node's, or a library's. */

@@ -1,4 +1,4 @@
-import { networkInterfaces } from 'node:os'
+import { ownInterfaces } from '../lib/own-interfaces.ts'
 import { isLoopbackAddress } from '../server/host-guard.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 
@@ -9,6 +9,5 @@ import type { DockerEndpoint } from './docker-endpoint.ts'
 export function isElsewhere(endpoint: DockerEndpoint): boolean {
   if (endpoint.kind !== 'tcp') return endpoint.kind === 'ssh'
   const { host } = endpoint
-  const addresses = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
-  return !(host === 'localhost' || isLoopbackAddress(host) || addresses.some(({ address }) => address === host))
+  return !(host === 'localhost' || isLoopbackAddress(host) || ownInterfaces().some(({ address }) => address === host))
 }

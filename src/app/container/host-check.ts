@@ -1,7 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
-import { endianness, networkInterfaces } from 'node:os'
+import { endianness, type NetworkInterfaceInfo } from 'node:os'
 import { errnoOf } from '../../lib/errors.ts'
+import { ownInterfaces } from '../../lib/own-interfaces.ts'
 import { enclosedVariable } from '../../runtime/container-spec.ts'
 import { isLoopbackAddress, plainAddress } from '../../server/host-guard.ts'
 import type { Connection } from '../../server/pushes.ts'
@@ -10,20 +11,28 @@ import { isOutOfDescriptors } from '../../server/respond.ts'
 /** Files that Docker and podman put into every container. */
 const containerMarks = ['/.dockerenv', '/run/.containerenv']
 
+/** Whether this process is in a container, of ours or of somebody else. */
+export function isInContainer(env: Readonly<Record<string, string | undefined>>): boolean {
+  return Boolean(env['MIRROR_INSTANCE']) || containerMarks.some((file) => existsSync(file))
+}
+
 /**
  * How a process in a container tells its host's connections from other containers'; undefined outside of containers. The check
  * throws the system's error when no file descriptors are left: a client asks again after that, but not after a refusal.
  */
 export function hostCheck(
   env: Readonly<Record<string, string | undefined>>,
-  read = () => readFileSync('/proc/net/route', 'utf8'),
+  {
+    readRoutes = () => readFileSync('/proc/net/route', 'utf8'),
+    interfaces = ownInterfaces,
+  }: { readRoutes?: () => string; interfaces?: () => readonly NetworkInterfaceInfo[] } = {},
 ): ((connection: Connection) => boolean) | undefined {
-  if (!env['MIRROR_INSTANCE'] && !containerMarks.some((file) => existsSync(file))) return undefined
+  if (!isInContainer(env)) return undefined
   const isEnclosed = env[enclosedVariable] === '1'
   return (connection) =>
     isFromHost(connection, {
-      gateways: defaultGateways(readRoutes(read)),
-      subnets: isEnclosed ? subnetsOf(networkInterfaces()) : undefined,
+      gateways: defaultGateways(unlessUnknown(readRoutes) ?? ''),
+      subnets: isEnclosed ? unlessUnknown(() => subnetsOf(interfaces())) : undefined,
     })
 }
 
@@ -62,8 +71,8 @@ function familyOf(address: string): 'ipv4' | 'ipv6' {
   return isIP(address) === 6 ? 'ipv6' : 'ipv4'
 }
 
-function subnetsOf(interfaces: ReturnType<typeof networkInterfaces>): string[] {
-  return Object.values(interfaces).flatMap((addresses) => (addresses ?? []).flatMap(({ cidr }) => cidr ?? []))
+function subnetsOf(interfaces: readonly NetworkInterfaceInfo[]): string[] {
+  return interfaces.flatMap(({ cidr }) => cidr ?? [])
 }
 
 /** The IPv4 gateways of the default routes in a `/proc/net/route`. Its numbers are in the byte order of the machine. */
@@ -83,12 +92,12 @@ function toAddress(hex: string): string {
   return (endianness() === 'LE' ? numbers.toReversed() : numbers).join('.')
 }
 
-/** Without routes nobody is known to be the host. */
-function readRoutes(read: () => string): string {
+/** Undefined where the system does not tell: then nobody is known to be the host by it. */
+function unlessUnknown<T>(read: () => T): T | undefined {
   try {
     return read()
   } catch (error) {
     if (errnoOf(error) === undefined || isOutOfDescriptors(error)) throw error
-    return ''
+    return undefined
   }
 }

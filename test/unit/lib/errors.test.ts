@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { get } from 'node:http'
 import { connect, createServer, type AddressInfo, type NetConnectOpts } from 'node:net'
+import { setPriority } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import {
   codeOf,
@@ -34,6 +35,11 @@ describe('a system error', () => {
     expect(errnoOf(await rejected(readFile('/')))).toBe('EISDIR')
     expect(errnoOf(caught(() => process.kill(2 ** 30, 0)))).toBe('ESRCH')
     expect(errnoOf(systemError('ENOSPC', 'write', 'no space'))).toBe('ENOSPC')
+  })
+
+  test('has the system’s code, though node:os puts one of its own before it', () => {
+    const error = caught(() => setPriority(2 ** 30, 0))
+    expect([codeOf(error), errnoOf(error)]).toEqual(['ERR_SYSTEM_ERROR', 'ESRCH'])
   })
 
   test('is what every address of a host fails with', async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { defaultGateways, hostCheck, isFromHost } from '../../../../src/app/container/host-check.ts'
+import { isOutOfDescriptors } from '../../../../src/server/respond.ts'
 
 describe('a connection to a container', () => {
   const gateways = ['172.18.0.1']
@@ -56,9 +57,14 @@ test('a mirror in a container of ours tells its host from others by what the ker
 
 describe('a container whose routes cannot be read', () => {
   const failing = (code: string) =>
-    hostCheck({ MIRROR_INSTANCE: 'one' }, () => {
-      throw Object.assign(new Error(code), { code, syscall: 'open' })
-    })!
+    hostCheck(
+      { MIRROR_INSTANCE: 'one' },
+      {
+        readRoutes: () => {
+          throw Object.assign(new Error(code), { code, syscall: 'open' })
+        },
+      },
+    )!
   const connection = { remoteAddress: '172.18.0.1', localAddress: '172.18.0.5' }
 
   test.each(['EMFILE', 'ENFILE'])('fails, rather than to take its host for another, because of %s', (code) => {
@@ -69,3 +75,38 @@ describe('a container whose routes cannot be read', () => {
     expect(failing(code)(connection)).toBe(false)
   })
 })
+
+describe('a container in an engine that is enclosed, whose interfaces cannot be listed', () => {
+  /** As Node's `networkInterfaces` throws it. */
+  const failing = (code: string) =>
+    hostCheck(
+      { MIRROR_INSTANCE: 'one', MIRROR_ENGINE_ENCLOSED: '1' },
+      {
+        readRoutes: () => '',
+        interfaces: () => {
+          const syscall = 'uv_interface_addresses'
+          const message = `A system error occurred: ${syscall} returned ${code}`
+          throw Object.assign(new Error(message), { code: 'ERR_SYSTEM_ERROR', syscall, info: { code, syscall } })
+        },
+      },
+    )!
+  const connection = { remoteAddress: '192.168.65.1', localAddress: '172.18.0.5' }
+
+  test.each(['EMFILE', 'ENFILE'])('fails for want of descriptors, so that the client asks again (%s)', (code) => {
+    const error = thrownBy(() => failing(code)(connection))
+    expect(isOutOfDescriptors(error)).toBe(true)
+  })
+
+  test.each(['EACCES', 'EAFNOSUPPORT'])('takes nobody outside of its networks for its host because of %s', (code) => {
+    expect(failing(code)(connection)).toBe(false)
+    expect(failing(code)({ ...connection, remoteAddress: '127.0.0.1' })).toBe(true)
+  })
+})
+
+function thrownBy(call: () => unknown): unknown {
+  try {
+    return call()
+  } catch (error) {
+    return error
+  }
+}
