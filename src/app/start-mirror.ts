@@ -34,6 +34,7 @@ import {
   type ListenerOpener,
   type NetworkListeners,
 } from './network-listeners.ts'
+import { networkRights } from './network-rights.ts'
 import { registryOpener } from './registry-listeners.ts'
 import { createRegistryActions } from './registry-actions.ts'
 import { createStatusReport } from './status-report.ts'
@@ -114,25 +115,26 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const cacheListeners = await listenAll(config.cache.listen, openCache, closing)
     endpoints.cache.push(...cacheListeners.map(({ url }) => url))
 
+    const isFromHost = hostCheck(options.env ?? process.env)
     const openRegistry = registryOpener(parts.pushed, config, {
       guard,
       sending,
       transfers,
       logger,
       listening,
-      isFromHost: hostCheck(options.env ?? process.env),
+      isFromHost,
     })
     const registryListeners = openRegistry ? await listenAll(config.registry.listen, openRegistry.open, closing) : []
     endpoints.registry.push(...registryListeners.map(({ url }) => url))
 
     const { maxSize: maxBytes, minFree } = config.cache
-    const { networks: registryNetworks } = config.registry
-    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree, registryNetworks }
+    const context = { ...options, startedAt: Date.now(), endpoints, maxBytes, minFree }
     const watched: { networks?: NetworkListeners | undefined } = {}
     const report = async () =>
       createStatusReport(parts, {
         ...context,
         networks: watched.networks?.report() ?? {},
+        registryNetworks: networkRights(config.registry.networks, endpoints, isFromHost !== undefined),
         freeBytes: await knownFreeSpace(parts.store.layout.home),
       })
     const actions = createAdminActions(

@@ -6,12 +6,14 @@ import type { Clock } from '../lib/clock.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import { networkNames } from '../runtime/kind-network.ts'
+import { isInContainer } from './container/host-check.ts'
 import { droppedNetworks, nothingDropped, type Dropped } from './dropped.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { findReachable } from './find-reachable.ts'
 import { inPlaceOf } from './in-place-of.ts'
 import { adminOf, engineElsewhere } from './mirror-status.ts'
 import { movedAddresses, type MovedAddress } from './moved-addresses.ts'
+import { networkRights } from './network-rights.ts'
 import { startProcess } from './start-process.ts'
 import { wayBack } from './way-back.ts'
 
@@ -98,7 +100,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       pid: plan.running!.pid,
       version,
       endpoints: plan.endpoints!,
-      registryNetworks: plan.config.registry.networks,
+      registryNetworks: rightsIn(plan, plan.endpoints!, surroundings),
       dropped: nothingDropped,
       moved: [],
     }
@@ -121,12 +123,16 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     pid,
     version,
     endpoints,
-    registryNetworks: plan.config.registry.networks,
+    registryNetworks: rightsIn(plan, endpoints, surroundings),
     dropped: plan.dropped,
     moved: movedAddresses(toldBefore(plan.running), endpoints, {
       before: plan.running && engineElsewhere(plan.running),
     }),
   }
+}
+
+function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: Surroundings): 'read' | 'write' {
+  return networkRights(config.registry.networks, endpoints, isInContainer(env))
 }
 
 /** A process finds its networks only after it is up, and at the same addresses as the process before. */

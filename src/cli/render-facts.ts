@@ -42,6 +42,6 @@ export function registryRights(
   return [
     rights === 'read'
       ? 'containers may only pull (registry.networks: read)'
-      : 'containers may push and delete (registry.networks: write)',
+      : 'containers may push and delete (registry.networks or registry.listen allows it)',
   ]
 }

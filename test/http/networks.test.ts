@@ -126,6 +126,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     const inside = local.replace('127.0.0.1', gateway)
     expect((await get(inside, whole, { method: 'POST', body })).status).toBe(201)
     expect((await get(mirror.url.replace('127.0.0.1', gateway), '/v2/')).status).toBe(200)
+    expect((await mirror.status()).registry.networks).toBe('write')
   })
 })
 

@@ -187,6 +187,15 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(text).toMatch(/damaged +1 body/)
   })
 
+  test.each([
+    ['read', 'containers may only pull (registry.networks: read)'],
+    ['write', 'containers may push and delete (registry.networks or registry.listen allows it)'],
+  ] as const)('says what containers of networks may do: %s', (networks, expected) => {
+    const endpoints = { ...report.endpoints, registry: ['http://127.0.0.1:5001'] }
+    const text = renderStatus({ ...report, endpoints, registry: { ...report.registry, networks } }, plain, now)
+    expect(text).toContain(expected)
+  })
+
   test('names pushed repositories whose record is damaged, and the file', () => {
     const lost = { path: '/q/1', original: '/r/1', reason: 'its first line cannot be read', served: false }
     const kept = {
