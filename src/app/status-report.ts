@@ -18,6 +18,8 @@ export interface StatusContext {
   readonly networks: StatusReport['networks']
   /** What containers of Docker networks may do in the registry. */
   readonly registryNetworks: 'read' | 'write'
+  /** Why the mirror cannot fetch by its own fault. */
+  readonly troubles: readonly string[]
   /** Bytes that may still be written to the disk of the cache; undefined where that cannot be told. */
   readonly freeBytes: number | undefined
 }
@@ -57,6 +59,7 @@ export function createStatusReport(
       ...registryCounters(pushed),
       ...(pushed && { networks: context.registryNetworks }),
     },
+    ...(context.troubles.length > 0 && { troubles: [...context.troubles] }),
     refusedHosts: Object.fromEntries(stats.refusedHosts),
     refusedRegistries: Object.fromEntries(stats.refusedRegistries),
     images: imageReports({ store }),

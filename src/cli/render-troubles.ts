@@ -79,14 +79,15 @@ export function damagedRepositories(damaged: readonly DamagedRepositoryReport[])
     const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
     const next = served
       ? `The damaged record is kept at ${path}. Next: push again what is missing`
-      : `It answers with 500 and takes no pushes. Next: restore ${original} from a backup and restart the mirror, or give the repository up: mirror registry rm NAME`
+      : `It answers with 500 and takes no pushes. Next: restore ${original} from a backup and restart the mirror, or give the repository up: mirror registry rm ${repository ?? 'NAME'}`
     return `${name}: ${served ? '' : `${path}: `}${sentence(reason)}. ${next}`
   })
 }
 
-function failures({ networks, upstreams, storage }: StatusReport): string[] {
+function failures({ networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
   const { freeBytes = Infinity, minFree, path } = storage
   const failed = [
+    ...troubles.map((reason) => `${sentence(reason)}. Next: ${troubleStep(reason)}`),
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
       state === 'failed'
         ? [`network ${name}: ${sentence(reason)}. Next: free that port, or mirror up --cache-port N`]
@@ -103,6 +104,12 @@ function failures({ networks, upstreams, storage }: StatusReport): string[] {
       `disk: ${formatBytes(freeBytes)} are free at ${path}, less than cache.minFree (${formatBytes(minFree)}), so that new content may not be kept. Next: free some space, or mirror cache prune`,
     )
   return failed
+}
+
+function troubleStep(reason: string): string {
+  return /\b(EMFILE|ENFILE)$/.test(reason)
+    ? 'allow it more open files (ulimit -n), then: mirror down && mirror up'
+    : 'mirror logs'
 }
 
 /** What clients asked for and did not get, because the configuration does not name it. */

@@ -3,7 +3,8 @@ import type { Totals } from '../registry/stats.ts'
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
  *
- * GET  /healthz            {"status":"ok"}, with `?challenge=` to a mirror in a container also `proof`, see health-proof.ts
+ * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons"} while the mirror cannot fetch by its own fault;
+ *                          with `?challenge=` to a mirror in a container also `proof`, see health-proof.ts
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
  * POST /api/cache/rm       RemoveRequest → RemovalReport
@@ -53,6 +54,8 @@ export interface StatusReport {
     minFree: number
   }
   registry: RegistryCounters
+  /** Why the mirror cannot fetch by its own fault; absent while it can. */
+  troubles?: string[]
   /** Host headers that are not this mirror's, and how often they came. */
   refusedHosts: Record<string, number>
   /** Registries that clients asked for and that are not mirrored, and how often. */

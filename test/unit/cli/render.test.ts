@@ -187,6 +187,16 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(text).toMatch(/damaged +1 body/)
   })
 
+  test('says why the mirror cannot fetch by its own fault, and what to do', () => {
+    const troubles = ['The mirror cannot open a file: EMFILE', 'The mirror cannot ask upstreams: ERR_MODULE_NOT_FOUND']
+    const text = renderStatus({ ...report, troubles }, plain, now)
+    expect(text).toContain(
+      'failed    The mirror cannot open a file: EMFILE. Next: allow it more open files (ulimit -n), then: mirror down && mirror up',
+    )
+    expect(text).toContain('The mirror cannot ask upstreams: ERR_MODULE_NOT_FOUND. Next: mirror logs')
+    expect(renderStatus(report, plain, now)).not.toContain('failed')
+  })
+
   test.each([
     ['read', 'containers may only pull (registry.networks: read)'],
     ['write', 'containers may push and delete (registry.networks or registry.listen allows it)'],
