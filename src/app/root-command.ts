@@ -2,12 +2,16 @@ import { access, realpath } from 'node:fs/promises'
 import { constants } from 'node:fs'
 import { join } from 'node:path'
 import type { Surroundings } from '../config/paths.ts'
+import { othersPlaces } from '../config/roots-places.ts'
+import { errnoOf } from '../lib/errors.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { isThere } from '../lib/is-there.ts'
 import { shellWord } from '../lib/shell-word.ts'
 
-/** What sudo takes away, and the command needs to find the same engine, files and mirror. */
-const carried = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF', 'MIRROR_HOME', 'XDG_STATE_HOME'] as const
+/** What sudo takes away, and root needs to find the same engine and files; root leaves it out where others can change the place. */
+const obeyed = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const
+/** The same to find the same mirror: root looks there for the user's mirror, too, and obeys nothing that it finds. */
+const lookedAt = ['MIRROR_HOME', 'XDG_STATE_HOME'] as const
 
 /** Where to look, for tests. */
 interface Programs {
@@ -21,7 +25,7 @@ interface Programs {
  * (`secure_path`), so that a mirror or a Node elsewhere, by nvm or npx, is named by its path.
  */
 export async function rootCommand(
-  { env, platform }: Pick<Surroundings, 'env' | 'platform'>,
+  { env, platform, cwd }: Pick<Surroundings, 'env' | 'platform' | 'cwd'>,
   args: readonly string[],
   { execPath, program, folders }: Programs = {},
 ): Promise<string> {
@@ -33,8 +37,20 @@ export async function rootCommand(
   const [node, run] = [execPath ?? process.execPath, program ?? join(packageRoot(), 'bin', 'run.js')]
   const isFound = (await isFirst('mirror', run, search)) && (await isFirst('node', node, search))
   const mirror = isFound ? ['mirror'] : [shellWord(node), shellWord(run)]
+  const carried = [...obeyed.filter((name) => wouldObey(name, env[name], cwd)), ...lookedAt]
   const variables = carried.flatMap((name) => (env[name] ? [`${name}=${shellWord(env[name])}`] : []))
   return ['sudo', ...(variables.length > 0 ? ['env', ...variables] : []), ...mirror, ...words].join(' ')
+}
+
+/** Whether root would use what a variable names (docs/decisions/0020). */
+function wouldObey(name: string, value: string | undefined, cwd: string): boolean {
+  try {
+    return othersPlaces({ [name]: value }, cwd).length === 0
+  } catch (error) {
+    // It lies in a folder of root's that this user may not look into.
+    if (errnoOf(error) === 'EACCES') return true
+    throw error
+  }
 }
 
 /** As distributions have it; sudoers itself may be read by root only. */

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -15,7 +15,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }))
 
 // Somebody who has called sudo, or is no root to begin with.
-const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' } }
+const user = { platform: 'linux' as const, env: { SUDO_UID: '1000' }, cwd: '/' }
 const command = (env: Record<string, string> = {}) =>
   rootCommand({ ...user, env: { ...user.env, ...env } }, ['configure', 'docker', '--file', 'a b'], programs)
 
@@ -41,6 +41,22 @@ describe('the command by which root does the same', () => {
     )
   })
 
+  test.runIf(process.getuid?.() === 0)('carries no engine and no file that root leaves out', async () => {
+    const theirs = join(folder, 'theirs')
+    await mkdir(theirs)
+    await chown(theirs, 65_534, 65_534)
+    const places = { MIRROR_HOME: theirs, XDG_STATE_HOME: theirs }
+    const named = {
+      DOCKER_HOST: `unix://${theirs}/docker.sock`,
+      CONTAINERS_REGISTRIES_CONF: join(theirs, 'registries.conf'),
+    }
+    // Where the user's mirror is, root looks for it.
+    expect(await command({ ...named, ...places })).toContain(
+      `sudo env MIRROR_HOME=${theirs} XDG_STATE_HOME=${theirs} /`,
+    )
+    expect(await command({ DOCKER_HOST: 'tcp://127.0.0.1:2375' })).toContain('DOCKER_HOST=tcp://127.0.0.1:2375')
+  })
+
   test('needs no sudo for an administrator of Windows', async () => {
     expect(await rootCommand({ ...user, platform: 'win32' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
@@ -48,7 +64,7 @@ describe('the command by which root does the same', () => {
   })
 
   test.runIf(process.getuid?.() === 0)('needs none for root', async () => {
-    expect(await rootCommand({ platform: 'linux', env: {} }, ['configure', 'docker'], programs)).toBe(
+    expect(await rootCommand({ platform: 'linux', env: {}, cwd: '/' }, ['configure', 'docker'], programs)).toBe(
       'mirror configure docker',
     )
   })
