@@ -6,10 +6,12 @@ export interface FetchWatcher {
 }
 
 const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
+/** Only an upstream that was asked refuses, or says that there is nothing. */
+const answers: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
 
 /**
  * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
- * `wall`: wall clock ms. `watcher` hears how each request ends.
+ * `wall`: wall clock ms. `watcher` hears whether each request got through to the upstream.
  */
 export function noteFailures(upstream: Upstream, wall: () => number, watcher?: FetchWatcher): Upstream {
   let last: { readonly message: string; readonly at: number } | undefined
@@ -21,7 +23,8 @@ export function noteFailures(upstream: Upstream, wall: () => number, watcher?: F
       watcher?.worked()
       return answer
     } catch (error) {
-      watcher?.failed(error)
+      if (error instanceof UpstreamError && answers.has(error.failure)) watcher?.worked()
+      else watcher?.failed(error)
       if (error instanceof UpstreamError && troubles.has(error.failure)) {
         const now = wall()
         retryAt = error.retryAfterSeconds === undefined ? 0 : now + error.retryAfterSeconds * 1000

@@ -1,0 +1,47 @@
+import { describe, expect, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { systemError } from '../../../src/lib/errors.ts'
+import { OwnTroubles } from '../../../src/lib/own-troubles.ts'
+import { noteFailures } from '../../../src/upstream/note-failures.ts'
+import { TransientError } from '../../../src/upstream/transient-error.ts'
+import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
+
+const noDescriptor = new TransientError('unavailable', 503, 'The mirror itself could not ask it (EMFILE).', {
+  cause: systemError('EMFILE', 'connect', 'connect EMFILE'),
+})
+
+/** An upstream that fails as it is told to, and what the mirror says of itself. */
+function watched() {
+  const ownTroubles = new OwnTroubles(systemClock)
+  const failures: Error[] = []
+  const resolve = () => Promise.reject(failures.shift()!)
+  const failing = { host: 'it', resolve } as unknown as Upstream
+  const upstream = noteFailures(failing, () => 0, ownTroubles.watch('fetch'))
+  const fail = async (error: Error) => {
+    failures.push(error)
+    const asked = upstream.resolve('app', { kind: 'tag', tag: 'v1' }, { access: 'anonymous' })
+    await expect(asked).rejects.toBe(error)
+  }
+  return { fail, ownTroubles }
+}
+
+describe('a mirror that could not ask upstreams for want of descriptors', () => {
+  test.each([
+    ['has nothing', new UpstreamError('absent', 404, 'it does not have it')],
+    ['refuses', new UpstreamError('denied', 403, 'it refused')],
+  ])('can ask them again when an upstream %s', async (_, answer) => {
+    const { fail, ownTroubles } = watched()
+    await fail(noDescriptor)
+    expect(await ownTroubles.find()).toEqual(['The mirror cannot ask upstreams: EMFILE'])
+    await fail(answer)
+    expect(await ownTroubles.find()).toEqual([])
+  })
+
+  test('is not known to be able to while an upstream is left alone, or does not answer', async () => {
+    const { fail, ownTroubles } = watched()
+    await fail(noDescriptor)
+    await fail(new UpstreamError('unavailable', 503, 'it is left alone for a while'))
+    await fail(new UpstreamError('limited', 429, 'it wants no more requests for a while'))
+    expect(await ownTroubles.find()).toEqual(['The mirror cannot ask upstreams: EMFILE'])
+  })
+})
