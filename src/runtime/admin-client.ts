@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { MirrorError, codeOf, errnoOf, exitCode, isConnectionFailure } from '../lib/errors.ts'
+import { isObject, parseObject } from '../lib/json-object.ts'
 import { readSmallFile } from '../lib/read-small-file.ts'
 import type {
   CanaryOffer,
@@ -116,7 +117,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
       return new MirrorError(`The mirror on ${where} refuses the token in ${tokenFile}.`, {
         hints: ['mirror down && mirror up   (makes a new token)'],
       })
-    return new MirrorError(`The mirror on ${where} answered ${status}: ${answer.trim().slice(0, 500)}`)
+    const hints = status === 503 ? ['Run the command again in a moment', 'mirror logs'] : ['mirror logs']
+    return new MirrorError(`The mirror on ${where} answered ${status}: ${reasonIn(answer)}`, { hints })
   }
 
   return {
@@ -135,6 +137,14 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { id })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
+}
+
+/** The message of the specification's JSON body; any other body as it is. */
+function reasonIn(answer: string): string {
+  const errors = parseObject(answer)?.['errors']
+  const [first] = Array.isArray(errors) ? (errors as unknown[]) : []
+  const message = isObject(first) ? first['message'] : undefined
+  return typeof message === 'string' ? message : answer.trim().slice(0, 500)
 }
 
 /** Of the connection, or of what it leads through. */

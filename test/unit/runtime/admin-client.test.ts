@@ -78,6 +78,17 @@ describe('the admin client', () => {
     expect(String(error)).not.toContain('secret')
   })
 
+  test('a mirror that has no descriptor left is quoted in its own words, with what to do', async () => {
+    const message = 'The mirror has as many files open as it may.'
+    const body = JSON.stringify({ errors: [{ code: 'UNAVAILABLE', message }] })
+    const client = await clientOf((_request, response) => void response.writeHead(503).end(body))
+    const error = await client.status().catch((error: unknown) => error as Error)
+    expect(error).toMatchObject({ name: 'MirrorError', hints: ['Run the command again in a moment', 'mirror logs'] })
+    expect((error as Error).message).toMatch(
+      /^The mirror on http:\S+ answered 503: The mirror has as many files open as it may\.$/,
+    )
+  })
+
   test('an interrupt ends a verification', async () => {
     const client = await clientOf((_request, response) => void response.write('{"checked":1}\n'))
     const interrupt = new AbortController()
