@@ -1,4 +1,5 @@
 import { closeSync, copyFileSync, fstatSync, ftruncateSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { devNull } from 'node:os'
 import { errnoOf } from '../lib/errors.ts'
 import type { LogSink } from './log-writer.ts'
 
@@ -26,6 +27,8 @@ export class LogFile implements LogSink {
   readonly #redirect: LogFileOptions['redirect']
   readonly #shared: number | undefined
   #descriptor: number
+  /** Open only to be closed when the log is put aside: no other descriptor may be left then. */
+  readonly #spare: number[] = []
 
   constructor(path: string, { mostBytes = 16 * megabyte, redirect, shared }: LogFileOptions = {}) {
     this.#path = path
@@ -33,6 +36,7 @@ export class LogFile implements LogSink {
     this.#redirect = redirect
     this.#shared = shared
     this.#descriptor = openSync(path, 'a', 0o600)
+    this.#reserve()
   }
 
   /** Returns how many bytes were written; throws the system's error. */
@@ -48,6 +52,7 @@ export class LogFile implements LogSink {
   }
 
   close(): void {
+    this.#releaseSpare()
     closeSync(this.#descriptor)
   }
 
@@ -63,7 +68,27 @@ export class LogFile implements LogSink {
   }
 
   #putAside(): void {
-    if (this.#redirect === undefined) return this.#copy()
+    this.#releaseSpare()
+    if (this.#redirect === undefined) this.#copy()
+    else this.#rename()
+    this.#reserve()
+  }
+
+  #releaseSpare(): void {
+    for (const descriptor of this.#spare.splice(0)) closeSync(descriptor)
+  }
+
+  /** As many as it takes to put the log aside: a new file has one descriptor, a copy has two. */
+  #reserve(): void {
+    const wanted = this.#redirect === undefined ? 2 : 1
+    try {
+      while (this.#spare.length < wanted) this.#spare.push(openSync(devNull, 'r'))
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error
+    }
+  }
+
+  #rename(): void {
     try {
       renameSync(this.#path, `${this.#path}.1`)
       this.#take(openSync(this.#path, 'ax', 0o600))

@@ -11,15 +11,55 @@ import {
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import koffi from 'koffi'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { LogFile } from '../../../src/app/log-file.ts'
 import { createLogWriter } from '../../../src/app/log-writer.ts'
 import { readLogs } from '../../../src/app/read-logs.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
+import { errnoOf } from '../../../src/lib/errors.ts'
 import { loadKernel } from '../../../src/server/kernel.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 
 const kernel = await loadKernel(process)
+
+const limitOpenFiles = process.platform === 'linux' ? openFilesLimiter() : undefined
+
+/** How to set the soft limit on open files of this process; Node has no call for it. */
+function openFilesLimiter(): (limit: bigint) => void {
+  const library = koffi.load(null)
+  const prlimit = library.func('int prlimit(int pid, int resource, const void *wanted, void *before)')
+  const openFiles = 7
+  return (limit) => {
+    const values = new BigUint64Array(2)
+    if (prlimit(0, openFiles, null, values) !== 0) throw new Error('the limit cannot be read')
+    if (prlimit(0, openFiles, new BigUint64Array([limit, values[1]!]), null) !== 0)
+      throw new Error('the limit cannot be set')
+  }
+}
+
+/** Does something while every descriptor that the process may have is in use. */
+function withoutDescriptors(work: () => void): void {
+  const fillers = [openSync('/dev/null', 'r')]
+  const usual = softLimit()
+  limitOpenFiles!(BigInt(Math.max(...readdirSync('/proc/self/fd').map(Number)) + 1))
+  try {
+    try {
+      for (;;) fillers.push(openSync('/dev/null', 'r'))
+    } catch (error) {
+      expect(errnoOf(error)).toBe('EMFILE')
+    }
+    work()
+    expect(() => openSync('/dev/null', 'r')).toThrow('EMFILE')
+  } finally {
+    for (const descriptor of fillers) closeSync(descriptor)
+    limitOpenFiles!(usual)
+  }
+}
+
+function softLimit(): bigint {
+  return BigInt(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))![1]!)
+}
 
 /** A log whose file a descriptor of others is, too, as stderr is. */
 async function openLog(mostBytes: number, redirect: ((from: number, to: number) => boolean) | undefined) {
@@ -100,6 +140,19 @@ describe.each([
     await reading
     expect(seen).toStrictEqual(expected)
   })
+})
+
+test.skipIf(limitOpenFiles === undefined).each([
+  ['put aside by its name', kernel?.duplicate, kernel === undefined],
+  ['copied and emptied', undefined, false],
+] as const)('a log that is %s loses nothing when no descriptor is left', async (_, redirect, isMissing) => {
+  if (isMissing) return
+  const { write, path } = await openLog(20, redirect)
+  withoutDescriptors(() => {
+    for (let line = 0; line < 10; line += 1) write(`line ${line}...\n`)
+  })
+  expect(readFileSync(path, 'utf8')).toBe('line 8...\nline 9...\n')
+  expect(readFileSync(`${path}.1`, 'utf8')).toBe('line 6...\nline 7...\n')
 })
 
 test('a log that somebody has removed begins again', async () => {
