@@ -1,5 +1,8 @@
-/** Query parameters whose values are no secret. Of all others the value is struck out: each cloud signs with names of its own. */
-const harmlessParameters = new Set([
+/**
+ * Query parameters, of the distribution specification and of token servers, whose values are no secret. Any other may be what a
+ * URL is signed with: each cloud has names of its own.
+ */
+export const harmlessParameters: ReadonlySet<string> = new Set([
   'account',
   'artifacttype',
   'client_id',

@@ -55,7 +55,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
     const slots = shares.get(key) ?? new Slots(most(request.lane))
     shares.set(key, slots)
     const release = await take(slots, request)
-    if (!release) throw busy(`as many requests for this repository as may be at a time wait for ${host}`)
+    if (!release) throw busy(`As many requests for this repository as may be at a time wait for ${host}.`)
     return () => {
       release()
       if (slots.isUnused && shares.get(key) === slots) shares.delete(key)
@@ -68,7 +68,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
       const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
         const leave = await take(requests, request, host)
-        if (!leave) throw busy(`as many requests to ${host} are under way as may be at a time`)
+        if (!leave) throw busy(`As many requests to ${host} are under way as may be at a time.`)
         return () => {
           leave()
           leaveShare?.()
@@ -90,6 +90,6 @@ function keyOf({ repository, lane }: ShareRequest): string | undefined {
   return repository && `${lane} ${repository}`
 }
 
-function busy(why: string): UpstreamError {
-  return new UpstreamError('unavailable', 503, `${why[0]!.toUpperCase()}${why.slice(1)}.`, { retryAfterSeconds: 1 })
+function busy(message: string): UpstreamError {
+  return new UpstreamError('unavailable', 503, message, { retryAfterSeconds: 1 })
 }

@@ -1,4 +1,5 @@
 import { getDomain } from 'tldts'
+import { harmlessParameters } from '../lib/redact.ts'
 import { literalAddress } from './address-class.ts'
 
 /**
@@ -39,16 +40,6 @@ const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags
 export function repositoryIn(url: URL): string | undefined {
   return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
 }
-
-/** Parameters of the distribution specification and of token servers. Whatever else a URL brings may be what it is signed with. */
-const harmlessParameters = new Set(
-  `
-  account artifacttype client_id digest digest-algorithm dryrun from grant_type last mount n ns origin page page_size platform
-  scope service tag
-`
-    .trim()
-    .split(/\s+/),
-)
 
 /** Whether a URL carries nothing that it could be signed with: no user, no fragment, and no parameter that is long and unknown. */
 function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
