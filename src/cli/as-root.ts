@@ -1,6 +1,8 @@
+import { homedir } from 'node:os'
 import { asWhom } from '../app/others-places.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { looksAtOwners, toRootsPlaces, type LeftOut } from '../config/roots-places.ts'
+import { errnoOf } from '../lib/errors.ts'
 
 let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined
 
@@ -8,13 +10,25 @@ let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[]
  * Called once, when the program starts. As root: takes out of this process's environment, and so out of that of every program it
  * starts, each place that others than root can change.
  */
-export function leaveOthersPlaces(surroundings: Surroundings, env: NodeJS.ProcessEnv): void {
-  if (!looksAtOwners(surroundings)) return
-  const { env: own, leftOut } = toRootsPlaces(surroundings)
-  if (leftOut.length > 0) left = { callers: { ...surroundings, env: { ...env } }, leftOut }
+export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
+  if (!looksAtOwners(program)) return
+  const { platform, env } = program
+  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: folderOf(program) }
+  const { env: own, leftOut } = toRootsPlaces(callers)
+  if (leftOut.length > 0) left = { callers, leftOut }
   for (const name of Object.keys(env)) {
     if (own[name] === undefined) delete env[name]
     else env[name] = own[name]
+  }
+}
+
+/** In a folder that was removed nothing is found by a relative path, whatever that is taken to start from. */
+function folderOf({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
+  try {
+    return cwd()
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error
+    return '/'
   }
 }
 

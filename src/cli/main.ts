@@ -1,4 +1,3 @@
-import { homedir } from 'node:os'
 import { Config } from '@oclif/core/config'
 import type { Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
@@ -13,10 +12,9 @@ import { rootPlugin } from './root-plugin.ts'
 /** Runs the command that the arguments of this process name. */
 export async function main(): Promise<void> {
   watchOutput(process)
-  const { platform, env } = process
-  leaveOthersPlaces({ platform, env, homedir: homedir(), cwd: process.cwd() }, env)
   const plugin = rootPlugin(packageRoot())
   try {
+    leaveOthersPlaces(process)
     await run(plugin)
   } catch (error) {
     process.exit(isExit(error) ? (error.oclif?.exit ?? 0) : writeFailure(error, plugin))

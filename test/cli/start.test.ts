@@ -50,6 +50,20 @@ async function filesLoadedBy(...args: string[]): Promise<string[]> {
 }
 
 describe('a start', () => {
+  test('in a folder that was removed says that in one line, and what needs no folder works', async () => {
+    const start = async (argument: string) => {
+      const script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
+      const program = [process.execPath, join(packageRoot(), 'bin', 'run.js'), argument]
+      const cwd = await temporaryFolder()
+      return run('sh', ['-c', script, ...program], { cwd }).catch((error: unknown) => error as { stderr: string })
+    }
+    expect(await start('--version')).toMatchObject({ stdout: expect.stringMatching(/^dev-mirror\//), stderr: '' })
+    expect(await start('status')).toMatchObject({
+      code: 1,
+      stderr: 'mirror: ENOENT: no such file or directory, uv_cwd\n',
+    })
+  })
+
   test.each([['--help'], ['status']])('of mirror %s loads a few files, and no library', async (argument) => {
     const files = await filesLoadedBy(argument)
     expect(files).toContainEqual(expect.stringMatching(/\/dist\/cli\/main\.js$/))
