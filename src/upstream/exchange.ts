@@ -1,11 +1,10 @@
-import { setMaxListeners } from 'node:events'
 import { redact } from '../lib/redact.ts'
 import { Slots } from '../lib/slots.ts'
 import { connectionsPerOrigin, createAgents, type AgentsOptions, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
 import type { RedirectTargets } from './redirect-targets.ts'
-import { createRepositoryShare } from './repository-share.ts'
+import { createRepositoryShare, type Release } from './repository-share.ts'
 import { redirectTarget, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -73,11 +72,8 @@ export function createExchange(options: ExchangeOptions): Exchange {
     requests,
     connections: connectionsPerOrigin,
   })
-  // The agents lose sight of a connection once its last request has begun, so that ending them does not end it.
+  /** What waits for its turn or has begun. Agents lose sight of a connection once its last request has begun, and would not end it. */
   const running = new Set<AbortController>()
-  /** Ends what waits for its turn. */
-  const ending = new AbortController()
-  setMaxListeners(0, ending.signal)
   let closed = false
 
   const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
@@ -86,24 +82,21 @@ export function createExchange(options: ExchangeOptions): Exchange {
     guard.checkLiteral(url)
     const { agent, via } = await agents.find(request.lane, url)
     request.signal?.throwIfAborted()
-    const signal = request.signal ? AbortSignal.any([request.signal, ending.signal]) : ending.signal
-    const leave = await share.enter({ ...request, signal })
-    if (closed || request.signal?.aborted) {
-      leave()
-      request.signal?.throwIfAborted()
-      throw stopping()
-    }
+    if (closed) throw stopping()
     const foreign = url.origin !== request.url.origin
     const run = new AbortController()
     const onAbort = () => run.abort(request.signal?.reason)
+    let leave: Release | undefined
     const finish = () => {
-      leave()
+      leave?.()
       request.signal?.removeEventListener('abort', onAbort)
       running.delete(run)
     }
     request.signal?.addEventListener('abort', onAbort, { once: true })
     running.add(run)
     try {
+      leave = await share.enter({ ...request, signal: run.signal })
+      run.signal.throwIfAborted()
       const response = await dispatch(
         agent,
         {
@@ -160,7 +153,6 @@ export function createExchange(options: ExchangeOptions): Exchange {
     },
     async close() {
       closed = true
-      ending.abort(stopping())
       for (const run of running) run.abort(stopping())
       await agents.close()
     },
