@@ -13,10 +13,15 @@ export interface MirrorHere {
   readonly user: InvokingUser | undefined
 }
 
-/** Our own running mirror; when root runs none, that of the user who has become root. */
+/**
+ * Our own running mirror; when root runs none, that of the user who has become root. Where MIRROR_HOME names a home that root
+ * leaves out, only the user's mirror with that home: no other one was meant.
+ */
 export async function findMirrorHere(surroundings: Surroundings): Promise<MirrorHere | undefined> {
   const paths = mirrorPaths(surroundings)
-  const isRoots = !looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile)
+  const callers = surroundings.callers ?? surroundings
+  const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
+  const isRoots = !isLeftOut && (!looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile))
   const own = isRoots ? await findOwn(paths) : undefined
   const user = own === undefined ? await invokingUser(surroundings) : undefined
   if (user === undefined) return own
@@ -25,7 +30,7 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<Mirror
   const { findRunningOf } = await import('./users-mirror.ts')
   const { home, uid } = user
   const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
-  for (const candidate of [mirrorPaths(surroundings.callers ?? surroundings), usual]) {
+  for (const candidate of [mirrorPaths(callers), ...(isLeftOut ? [] : [usual])]) {
     const running = await findRunningOf(candidate.stateFile, uid)
     if (running !== undefined) return { running, paths: candidate, user }
   }

@@ -32,7 +32,7 @@ export default class Down extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Down)
-    const surroundings = this.surroundings()
+    const surroundings = this.ownSurroundings()
     const paths = mirrorPaths(surroundings)
     const { systemClock } = await import('../lib/clock.ts')
     if (flags['dry-run']) return this.foretell(paths, flags)

@@ -1,4 +1,5 @@
 import { boolean, integer } from '@oclif/core/flags'
+import { refuseOthersPlaces } from '../app/others-places.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { columnsOf } from '../cli/fit-width.ts'
@@ -53,6 +54,7 @@ export default class Logs extends BaseCommand {
     const { logFile } = mirrorPaths(surroundings)
     const here = await findMirrorHere(surroundings)
     if (here?.user) throw readByTheirOwn(here.user.name)
+    if (here === undefined) refuseOthersPlaces(surroundings)
     const running = here?.running
     const render = flags.json
       ? asJson

@@ -1,10 +1,13 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { mirrorPaths } from '../../src/config/paths.ts'
 import { packageRoot } from '../../src/lib/package-root.ts'
+import { processIdentity } from '../../src/runtime/process-identity.ts'
+import { writeState } from '../../src/runtime/state-file.ts'
 
 const program = join(packageRoot(), 'bin', 'run.js')
 const nobody = 65_534
@@ -122,6 +125,34 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     expect(existsSync(marker)).toBe(false)
     process.kill(victim, 0)
     expect(rootsFiles()).toBe('')
+  })
+
+  test.each([
+    ['down', '--json'],
+    ['down', '--volumes', '--yes'],
+    ['down', '--dry-run'],
+    ['logs', '--json'],
+    ['cache', 'ls'],
+  ])('refuses to take its own running mirror for the one of another user that was named: %s %s %s', async (...args) => {
+    await giveAway()
+    const victim = spawn('sleep', ['60'], { stdio: 'ignore' })
+    onTestFinished(() => void victim.kill())
+    const { stateFile } = mirrorPaths({ platform: process.platform, env: {}, homedir: own, cwd: '/' })
+    await writeState(stateFile, {
+      pid: victim.pid!,
+      processIdentity: await processIdentity(victim.pid!),
+      version: '1',
+      runtime: 'process',
+      startedAt: '',
+      configHashes: {},
+      endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
+      logFile: undefined,
+    })
+    const { stderr, status } = mirror(args, { HOME: own, MIRROR_HOME: theirs })
+    expect(stderr).toContain(`they can change MIRROR_HOME=${theirs}`)
+    expect(status).toBe(2)
+    // One that has ended has no identity any more.
+    expect(await processIdentity(victim.pid!)).toBeDefined()
   })
 
   test('follows no link of another user out of a folder that it edits, nor puts a file into a folder of theirs', async () => {

@@ -7,7 +7,9 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import { findMirror } from '../../../src/app/configure/find-mirror.ts'
 import { findMirrorHere } from '../../../src/app/find-mirror-here.ts'
 import { findInvokingUser } from '../../../src/app/invoking-user.ts'
+import { mirrorPaths } from '../../../src/config/paths.ts'
 import { processIdentity } from '../../../src/runtime/process-identity.ts'
+import { writeState } from '../../../src/runtime/state-file.ts'
 
 const nobody = 65_534
 
@@ -27,6 +29,21 @@ async function processOf(uid: number): Promise<number> {
   return child.pid!
 }
 
+/** What a mirror that is this process notes down, but for its addresses. */
+async function stateOf(pid: number) {
+  return {
+    pid,
+    processIdentity: await processIdentity(pid),
+    version: '1',
+    runtime: 'process' as const,
+    startedAt: '2026-01-01T00:00:00.000Z',
+    configHashes: {},
+    logFile: undefined,
+  }
+}
+
+const nowhere = { cache: [], registry: [], admin: [], networks: {} }
+
 async function writeStateOf(uid: number, pid: number, more: object = {}): Promise<void> {
   const state = join(folder, 'home', 'state')
   await mkdir(state, { recursive: true })
@@ -36,16 +53,7 @@ async function writeStateOf(uid: number, pid: number, more: object = {}): Promis
     admin: ['http://localhost:6056', 'file:///etc/shadow', 'http://127.0.0.1:1/path', 'no url'],
     networks: { kind: 'http://mirror:5055', other: 'http://evil.example:5055' },
   }
-  const text = JSON.stringify({
-    pid,
-    processIdentity: await processIdentity(pid),
-    version: '1',
-    runtime: 'process',
-    startedAt: '2026-01-01T00:00:00.000Z',
-    configHashes: {},
-    endpoints,
-    ...more,
-  })
+  const text = JSON.stringify({ ...(await stateOf(pid)), endpoints, ...more })
   await writeFile(join(state, 'mirror.json'), text)
   for (const path of [join(folder, 'home'), state, join(state, 'mirror.json')]) await chown(path, uid, uid)
 }
@@ -75,6 +83,19 @@ describe.runIf(process.getuid?.() === 0 && process.platform === 'linux')('root, 
       admin: ['http://localhost:6056'],
       networks: { kind: 'http://mirror:5055' },
     })
+  })
+
+  test('takes no mirror of its own, nor the usual one of the user, for one that the user has named by MIRROR_HOME', async () => {
+    const env = { HOME: join(folder, 'roots'), SUDO_UID: String(nobody) }
+    const roots = { platform: 'linux', env, homedir: join(folder, 'roots'), cwd: '/' }
+    const pid = await processOf(0)
+    await writeState(mirrorPaths(roots).stateFile, { ...(await stateOf(pid)), endpoints: nowhere })
+    expect((await findMirrorHere(roots))?.running.pid).toBe(pid)
+    const named = { ...roots, callers: { ...roots, env: { ...env, MIRROR_HOME: join(folder, 'home') } } }
+    expect(await findMirrorHere(named)).toBeUndefined()
+    const theirs = await processOf(nobody)
+    await writeStateOf(nobody, theirs)
+    expect((await findMirrorHere(named))?.running.pid).toBe(theirs)
   })
 
   test("takes no other user's process for it, nor a file that is not theirs, nor an engine elsewhere", async () => {
