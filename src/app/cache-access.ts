@@ -1,10 +1,7 @@
-import { loadConfig } from '../config/load-config.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import type { Surroundings } from '../config/paths.ts'
 import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
-import { refuseResting } from './container/resting.ts'
-import { findMirrorHere } from './find-mirror-here.ts'
 import { adminHere } from './mirror-status.ts'
-import { refuseOthersPlaces } from './others-places.ts'
+import { runningOrStored } from './running-or-stored.ts'
 import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What is cached, whether or not a mirror runs. */
@@ -20,28 +17,26 @@ export interface CacheAccess {
   close(): Promise<void>
 }
 
-/** By the running mirror, which alone may write to its store; by the store itself when none runs. */
-export async function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
-  const paths = mirrorPaths(surroundings)
-  const here = await findMirrorHere(surroundings)
-  if (here === undefined) {
-    refuseOthersPlaces(surroundings)
-    await refuseResting(paths.stateDir)
-    const config = await loadConfig({ ...surroundings, paths })
-    // Only this way needs the store's code.
-    const { openStoredCache } = await import('./stored-cache.ts')
-    return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
-  }
-  const admin = adminHere(here)
-  const { cache, networks } = here.running.endpoints
-  return {
-    naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
-    list: async () => (await admin.status()).images,
-    remove: (names, dryRun) => admin.remove({ names, dryRun }),
-    prune: (dryRun) => admin.prune({ dryRun }),
-    verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
-    async close() {},
-  }
+export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
+  return runningOrStored<CacheAccess>(surroundings, {
+    async running(here) {
+      const admin = adminHere(here)
+      const { cache, networks } = here.running.endpoints
+      return {
+        naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
+        list: async () => (await admin.status()).images,
+        remove: (names, dryRun) => admin.remove({ names, dryRun }),
+        prune: (dryRun) => admin.prune({ dryRun }),
+        verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
+        async close() {},
+      }
+    },
+    async stored(config, paths) {
+      // Only this way needs the store's code.
+      const { openStoredCache } = await import('./stored-cache.ts')
+      return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
+    },
+  })
 }
 
 async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<Omit<Naming, 'images'>> {

@@ -83,12 +83,12 @@ export function createLogWriter(target: LogSink | number): LogWriter {
   }
 
   /** The rest of the batch, and all that waits behind it, is lost. */
-  const giveUp = ({ bytes, at, ...of }: Batch, why: string) => {
+  const giveUp = ({ bytes, at, extra, ...cut }: Batch, why: string) => {
     const written = newlinesIn(bytes.subarray(0, at))
-    lose(of.lines - Math.max(0, written - of.extra), why)
-    if (written < of.extra) lose(of.lost, why)
+    lose(cut.lines - Math.max(0, written - extra), why)
+    if (written < extra) lose(cut.lost, why)
     lose(lines.length, why)
-    isCut = at === 0 ? of.endsCutLine : bytes[at - 1] !== newline
+    isCut = at === 0 ? cut.endsCutLine : bytes[at - 1] !== newline
     lines = []
     waiting = 0
   }

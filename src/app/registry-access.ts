@@ -1,5 +1,4 @@
-import { loadConfig } from '../config/load-config.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import type { Surroundings } from '../config/paths.ts'
 import type {
   DamagedRepositoryReport,
   PushedImageReport,
@@ -7,10 +6,8 @@ import type {
   RegistryPruneRequest,
   RemovalReport,
 } from '../server/admin-api.ts'
-import { refuseResting } from './container/resting.ts'
-import { findMirrorHere } from './find-mirror-here.ts'
 import { adminHere } from './mirror-status.ts'
-import { refuseOthersPlaces } from './others-places.ts'
+import { runningOrStored } from './running-or-stored.ts'
 import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
 
 /** What was pushed, whether or not a mirror runs. */
@@ -28,30 +25,28 @@ export interface RegistryAccess {
   close(): Promise<void>
 }
 
-/** By the running mirror, which alone may write to its store; by the store itself when none runs. */
-export async function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
-  const paths = mirrorPaths(surroundings)
-  const here = await findMirrorHere(surroundings)
-  if (here === undefined) {
-    refuseOthersPlaces(surroundings)
-    await refuseResting(paths.stateDir)
-    const config = await loadConfig({ ...surroundings, paths })
-    // Only this way needs the store's code.
-    const { openStoredRegistry } = await import('./stored-registry.ts')
-    return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
-  }
-  const admin = adminHere(here)
-  const { registry, networks } = here.running.endpoints
-  return {
-    // On a network it has the port that it has elsewhere.
-    naming: await registryNaming(surroundings, registry, Object.values(networks)),
-    list: () => admin.pushedImages(),
-    damaged: async () => (await admin.status()).registry.damaged ?? [],
-    remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
-    gc: (how) => admin.collectPushed(how),
-    prune: (how) => admin.prunePushed(how),
-    async close() {},
-  }
+export function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
+  return runningOrStored<RegistryAccess>(surroundings, {
+    async running(here) {
+      const admin = adminHere(here)
+      const { registry, networks } = here.running.endpoints
+      return {
+        // On a network it has the port that it has elsewhere.
+        naming: await registryNaming(surroundings, registry, Object.values(networks)),
+        list: () => admin.pushedImages(),
+        damaged: async () => (await admin.status()).registry.damaged ?? [],
+        remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
+        gc: (how) => admin.collectPushed(how),
+        prune: (how) => admin.prunePushed(how),
+        async close() {},
+      }
+    },
+    async stored(config, paths) {
+      // Only this way needs the store's code.
+      const { openStoredRegistry } = await import('./stored-registry.ts')
+      return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
+    },
+  })
 }
 
 async function registryNaming(

@@ -59,9 +59,9 @@ export function registryOpener(
 }
 
 /**
- * Who may write at an address of the configuration while networks only pull. Of a container's addresses, all of which it listens
- * on, only the way from its host is this machine's alone. Engines in a virtual machine let containers reach the loopback of the
- * host, where they look like its own processes: those that ask by the name for it do not write by mistake.
+ * Who may write at an address of the configuration while networks only pull. A mirror in a container listens on all addresses,
+ * and only its host may write. Engines in a virtual machine let containers reach the loopback of the host, where they look like
+ * processes of the host: a request by a name that only such containers use is refused, so that none writes by mistake.
  */
 function writersAt(host: string, isFromHost: RegistryListening['isFromHost']): PushOptions['mayWrite'] {
   const check = isWildcard(host) ? isFromHost : undefined

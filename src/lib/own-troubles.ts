@@ -25,6 +25,12 @@ export function ownFailureCode(error: unknown): string | undefined {
   return error instanceof Error && error.cause !== undefined ? ownFailureCode(error.cause) : undefined
 }
 
+/** Hears how a part of the work goes. */
+export interface WorkWatcher {
+  failed(error: unknown): void
+  worked(): void
+}
+
 /**
  * What keeps this process from fetching by its own fault. The outage of an upstream is none. A trouble ends with the next success
  * of the same part.
@@ -38,7 +44,7 @@ export class OwnTroubles {
   }
 
   /** Returns who is to hear of a part's failures and successes. Failures that lie elsewhere are passed over. */
-  watch(part: Part): { failed(error: unknown): void; worked(): void } {
+  watch(part: Part): WorkWatcher {
     return {
       failed: (error) => {
         const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : ownFailureCode(error)

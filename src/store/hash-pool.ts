@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
+import type { WorkWatcher } from '../lib/own-troubles.ts'
 import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { hashWorker, type HashAnswer, type HashOrder } from './hash-worker.ts'
 
@@ -37,16 +38,11 @@ interface Thread {
   jobs: number
 }
 
-/** Hears whether the threads do their work. */
-export interface HashWatcher {
-  failed(error: unknown): void
-  worked(): void
-}
-
 export interface HashPoolOptions {
   /** Threads at most. */
   readonly most?: number
-  readonly watcher?: HashWatcher | undefined
+  /** Hears whether the threads do their work. */
+  readonly watcher?: WorkWatcher | undefined
 }
 
 /** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */

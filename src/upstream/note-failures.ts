@@ -1,9 +1,5 @@
+import type { WorkWatcher } from '../lib/own-troubles.ts'
 import { UpstreamError, type Upstream, type UpstreamFailure } from './upstream.ts'
-
-export interface FetchWatcher {
-  failed(error: unknown): void
-  worked(): void
-}
 
 const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
 /** Only an upstream that was asked refuses, or says that there is nothing. */
@@ -13,7 +9,7 @@ const answers: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
  * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
  * `wall`: wall clock ms. `watcher` hears whether each request got through to the upstream.
  */
-export function noteFailures(upstream: Upstream, wall: () => number, watcher?: FetchWatcher): Upstream {
+export function noteFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
   let last: { readonly message: string; readonly at: number } | undefined
   let retryAt = 0
 
