@@ -1,6 +1,12 @@
 import { defineConfig } from 'vitest/config'
 
-const shared = { environment: 'node' as const, setupFiles: ['test/support/setup.ts'], reporters: ['default'] }
+const shared = {
+  environment: 'node' as const,
+  setupFiles: ['test/support/setup.ts'],
+  reporters: ['default'],
+  // As the time-outs of tests below: what is waited for comes, and the usual second is too short for a machine that is busy.
+  expect: { poll: { timeout: 20_000 } },
+}
 
 const withRealClients = {
   ...shared,

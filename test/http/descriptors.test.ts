@@ -74,7 +74,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => 
     }
     expect(served).toBeGreaterThan(0)
     for (const { release } of idle) release()
-    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 5000 }).toBeLessThanOrEqual(before + 1)
+    await expect.poll(() => descriptorsOf(mirror.pid)).toBeLessThanOrEqual(before + 1)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     expect((await mirror.status()).running).toBe(true)
   })

@@ -207,7 +207,7 @@ describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its n
     expect((await mirror.status()).endpoints.networks).toEqual({ dev: at('127.0.0.93') })
     // A note that somebody has damaged becomes true again without any event.
     await writeFile(join(home, 'state', 'mirror.json'), (await readState(home)).replace('127.0.0.93', '127.0.0.94'))
-    await expect.poll(() => noted(home), { timeout: 20_000 }).toEqual({ dev: at('127.0.0.93') })
+    await expect.poll(() => noted(home)).toEqual({ dev: at('127.0.0.93') })
   })
 
   const readState = (home: string) => readFile(join(home, 'state', 'mirror.json'), 'utf8')
@@ -223,8 +223,6 @@ describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its n
     await expect.poll(() => engine.listings).toBeGreaterThan(0)
     engine.failures = 1
     engine.changeNetworks([network('kind', gateway)])
-    await expect
-      .poll(() => noted(home), { timeout: 20_000 })
-      .toEqual({ kind: mirror.url.replace('127.0.0.1', gateway) })
+    await expect.poll(() => noted(home)).toEqual({ kind: mirror.url.replace('127.0.0.1', gateway) })
   })
 })

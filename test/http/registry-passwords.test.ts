@@ -97,7 +97,7 @@ describe('300 wrong passwords at once', () => {
       ),
     )
     // One is being compared, and eight wait.
-    await expect.poll(() => refused, { interval: 5, timeout: 20_000 }).toBeGreaterThan(45)
+    await expect.poll(() => refused, { interval: 5 }).toBeGreaterThan(45)
     leaving.abort()
     await Promise.all(flood)
     expect(left).toBeGreaterThan(4)

@@ -258,7 +258,7 @@ describe('two accounts of one registry, one after the other', () => {
       return guard(exchange)
     })
     const refused = mirror.get(`${app}/manifests/v1${ns}`)
-    await expect.poll(() => asked, { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => asked).toBe(true)
     await logIn('secret-b')
     const joined = await Promise.all([1, 2, 3].map(() => mirror.get(`${app}/manifests/v1${ns}`)))
     for (const answer of joined) expectContent(answer, image.digest)
@@ -288,7 +288,7 @@ describe('two accounts of one registry, one after the other', () => {
       })
       const path = `${app}/referrers/${image.digest}${ns}`
       const first = mirror.get(path)
-      await expect.poll(() => asked, { timeout: 10_000 }).toBe(true)
+      await expect.poll(() => asked).toBe(true)
       await logIn('secret-b')
       const second = await mirror.get(path)
       expect([(await first).status, second.status]).toEqual([right, answers['secret-b']])

@@ -19,7 +19,7 @@ test('a repository that hangs holds a quarter of the connections to its upstream
   const hung = Array.from({ length: 100 }, (_, at) =>
     get(mirror.url, `/v2/library/hung/manifests/t${at}`, { signal: leaving.signal }).catch(() => undefined),
   )
-  await expect.poll(() => upstream.count({ path: /\/library\/hung\// }), { timeout: 15_000 }).toBe(12)
+  await expect.poll(() => upstream.count({ path: /\/library\/hung\// })).toBe(12)
   const begun = performance.now()
   expectContent(await mirror.get('/v2/library/well/manifests/v1'), image.digest)
   expect(performance.now() - begun).toBeLessThan(20_000)

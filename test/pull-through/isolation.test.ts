@@ -201,7 +201,7 @@ describe.skipIf(outside === undefined)('credentials serve loopback listeners onl
     await expect.poll(() => upstream.count({ method: 'HEAD', path: /manifests/ })).toBe(1)
     const auth = Buffer.from('puller:open-sesame').toString('base64')
     await writeFile(join(folder, 'config.json'), JSON.stringify({ auths: { 'https://index.docker.io/v1/': { auth } } }))
-    await expect.poll(() => upstream.count({ method: 'GET', path: /manifests/ }), { timeout: 5000 }).toBe(1)
+    await expect.poll(() => upstream.count({ method: 'GET', path: /manifests/ })).toBe(1)
     expectError(await get(outer, `${app}/manifests/v1`), 401)
     await running
     // Whoever asks now has the credential.

@@ -112,7 +112,7 @@ test('when nobody asks for the image any more, what nobody has joined is let go 
   expect(fetched.map(({ signal }) => signal.aborted)).toEqual([false, false, false])
   fetched[0]!.end(true)
   await turn()
-  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
+  await expect.poll(() => fetched[1]!.signal.aborted).toBe(true)
   expect(fetched[0]!.signal.aborted).toBe(false)
   expect(order()).toEqual(digests.slice(1, 5))
 })
@@ -124,7 +124,7 @@ test('what a client waits for is not let go of before it has begun', async () =>
   await turn()
   fetched[0]!.claim()
   pass(60_000)
-  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
+  await expect.poll(() => fetched[1]!.signal.aborted).toBe(true)
   expect(fetched[0]!.signal.aborted).toBe(false)
 })
 
@@ -138,5 +138,5 @@ test('while the client reads what it asked for by itself, the image is wanted', 
   await sleep(1200)
   expect(fetched.map(({ signal }) => signal.aborted)).toEqual([false, false, false])
   own.isFollowed = false
-  await expect.poll(() => fetched[1]!.signal.aborted, { timeout: 3000 }).toBe(true)
+  await expect.poll(() => fetched[1]!.signal.aborted).toBe(true)
 })

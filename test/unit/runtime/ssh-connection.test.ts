@@ -123,10 +123,10 @@ test('one that is given up takes its ssh along', async () => {
 test('one that is given up takes along what its ssh has started', async () => {
   const { folder, proxyPid } = await makeProxiedSshProgram()
   const connection = new SshConnection(there, { ...process.env, PATH: `${folder}${delimiter}${process.env['PATH']}` })
-  await expect.poll(() => proxyPid().catch(() => 0), { timeout: 10_000 }).toBeGreaterThan(0)
+  await expect.poll(() => proxyPid().catch(() => 0)).toBeGreaterThan(0)
   connection.destroy()
   await once(connection, 'close')
   const proxy = await proxyPid()
   // Where nobody looks after orphans a zombie remains.
-  await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true, { timeout: 10_000 }).toBe(true)
+  await expect.poll(async () => (await readProcessStat(proxy))?.ended ?? true).toBe(true)
 })

@@ -173,14 +173,14 @@ describe('the lock of a process that cannot be looked at', () => {
     const lock = await acquireStoreLock(layout, { clock: systemClock, onLost: () => (lost += 1) })
     const touched = async () => (await stat(layout.lock)).mtimeMs
     const before = await touched()
-    await expect.poll(touched, { timeout: 5000 }).toBeGreaterThan(before)
+    await expect.poll(touched).toBeGreaterThan(before)
     await rm(layout.lock)
-    await expect.poll(() => lockFiles(layout), { timeout: 5000 }).toEqual(['lock'])
+    await expect.poll(() => lockFiles(layout)).toEqual(['lock'])
     expect(lost).toBe(0)
 
     const theirs = await foreign({ nonce: 'f'.repeat(32) })
     await writeFile(layout.lock, theirs)
-    await expect.poll(() => lost, { timeout: 5000 }).toBe(1)
+    await expect.poll(() => lost).toBe(1)
     await lock.release()
     expect(await readFile(layout.lock, 'utf8')).toBe(theirs)
   })

@@ -66,7 +66,7 @@ export function reply(
 }
 
 /** Waits until something holds. */
-export async function eventually(holds: () => boolean, ms = 3000): Promise<void> {
+export async function eventually(holds: () => boolean, ms = 20_000): Promise<void> {
   const end = performance.now() + ms
   while (!holds() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 10))
   if (!holds()) throw new Error('It did not come to hold.')
