@@ -1,5 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { expect, onTestFinished, test } from 'vitest'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { clientBodies, upstreamBodies } from '../../../src/lib/body-budgets.ts'
 import {
   BudgetError,
@@ -7,6 +6,12 @@ import {
   type MemoryBudgetOptions,
   type Reservation,
 } from '../../../src/lib/memory-budget.ts'
+
+beforeEach(() => void vi.useFakeTimers())
+afterEach(() => void vi.useRealTimers())
+
+/** Lets time pass, with everything that is due in it. */
+const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms)
 
 const budgetOf = (options: Partial<MemoryBudgetOptions> = {}) =>
   new MemoryBudget({ bytes: 100, mostWaiting: 3, patience: 5000, lookEvery: 10, ...options })
@@ -17,7 +22,7 @@ test('those who find no room come in in their order, also when a later one would
   const order: string[] = []
   const large = budget.reserve(60).then((held) => (order.push('large'), held))
   const small = budget.reserve(10).then((held) => (order.push('small'), held))
-  await sleep(5)
+  await pass(5)
   expect(order).toEqual([])
   first.release()
   for (const held of await Promise.all([large, small])) held.release()
@@ -30,7 +35,10 @@ test('beyond the line, and after the patience, a body is refused with the time t
   const held = await budget.reserve(100)
   const waiting = budget.reserve(1)
   await expect(budget.reserve(1)).rejects.toThrow(BudgetError)
-  await expect(waiting).rejects.toMatchObject({ retryAfterSeconds: 2 })
+  expect(budget.waiting).toBe(1)
+  const refused = expect(waiting).rejects.toMatchObject({ retryAfterSeconds: 2 })
+  await pass(30)
+  await refused
   held.release()
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
@@ -63,10 +71,12 @@ test('a holder that brings nothing while others wait is ended, and one that has 
   const slow: Reservation = await budget.reserve(50, { evict: () => (evicted.push('slow'), slow.release()) })
   const whole = await budget.reserve(50, { evict: () => void evicted.push('whole') })
   whole.settle()
-  await sleep(50)
+  await pass(50)
   expect(evicted).toEqual([])
-  const next = await budget.reserve(50)
+  const waiting = budget.reserve(50)
+  await pass(20)
   expect(evicted).toEqual(['slow'])
+  const next = await waiting
   whole.release()
   next.release()
   expect(budget.held).toBe(0)
@@ -77,7 +87,9 @@ test('a holder that goes on stays', async () => {
   let isEvicted = false
   const held = await budget.reserve(100, { evict: () => (isEvicted = true) })
   const moving = setInterval(() => held.progress(1_000_000), 1)
-  await expect(budget.reserve(1)).rejects.toThrow(BudgetError)
+  const refused = expect(budget.reserve(1)).rejects.toThrow(BudgetError)
+  await pass(60)
+  await refused
   clearInterval(moving)
   expect(isEvicted).toBe(false)
 })
@@ -106,7 +118,7 @@ test('a small body does not wait for large ones, and more small ones than have r
   const small = await Promise.all([budget.reserve(10), budget.reserve(10)])
   let isIn = false
   const last = budget.reserve(1).then((held) => ((isIn = true), held))
-  await sleep(5)
+  await pass(5)
   expect([isIn, budget.held, budget.waiting]).toEqual([false, 1020, 2])
   small[0].release()
   ;(await last).release()
@@ -123,7 +135,7 @@ test('a small body that turns out to be large waits with the large ones, and giv
   const growing = await budget.reserve(10, { evict: () => (isEvicted = true) })
   const grown = growing.grow(90)
   const next = budget.reserve(10)
-  await sleep(50)
+  await pass(50)
   expect([isEvicted, budget.held, budget.waiting]).toEqual([false, 1010, 2])
   large.release()
   await grown
@@ -157,9 +169,13 @@ test('the holder that is the furthest from its end leaves when the first in the 
   }
   const [near, far] = [await hold('near', 10_000 * KiB), await hold('far', 1_000_000 * KiB)]
   const moving = setInterval(() => [near, far].forEach((held) => held.progress(100 * KiB)), 1)
-  onTestFinished(() => clearInterval(moving))
-  const next = await budget.reserve(50 * 1024 * KiB)
+  const waiting = budget.reserve(50 * 1024 * KiB)
+  await pass(90)
+  expect(evicted).toEqual([])
+  await pass(20)
   expect(evicted).toEqual(['far'])
+  clearInterval(moving)
+  const next = await waiting
   near.release()
   next.release()
   expect([budget.held, budget.waiting]).toEqual([0, 0])
@@ -172,7 +188,7 @@ test('a holder that waits for more memory is not slow, and one that is let go of
   const growing = await budget.reserve(40, { evict: () => (isEvicted = true) })
   const grown = growing.grow(20)
   const waiting = budget.reserve(10)
-  await sleep(100)
+  await pass(100)
   expect([isEvicted, budget.waiting]).toEqual([false, 2])
   growing.release()
   await expect(grown).rejects.toThrow(BudgetError)

@@ -1,5 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { Slots } from '../../../src/lib/slots.ts'
 
 test('what is beyond the limit waits in order, and gets what is given back', async () => {
@@ -67,25 +66,20 @@ test('an owner with its share waits, one that comes later does not, and what is 
 })
 
 test('who waits while work moves waits on, and no longer than its patience when a byte comes at a time', async () => {
+  vi.useFakeTimers()
+  onTestFinished(() => void vi.useRealTimers())
   const slots = new Slots(2)
   slots.tryTake('a')
-  const takes = { slow: slots.take(400, { owner: 'a', whileMoving: true }), plain: slots.take(400, { owner: 'a' }) }
   const begun = performance.now()
-  const ended: Record<string, number> = {}
-  const all = Object.entries(takes).map(async ([name, take]) => {
-    expect(await take).toBeUndefined()
-    ended[name] = performance.now() - begun
-  })
-  for (let at = 0; at < 8; at++) {
-    await sleep(100)
-    slots.moved(256 * 1024, 'a')
+  const wait = async (whileMoving: boolean) => {
+    expect(await slots.take(400, { owner: 'a', whileMoving })).toBeUndefined()
+    return performance.now() - begun
   }
-  const last = performance.now() - begun
-  for (let at = 0; at < 8; at++) {
-    await sleep(100)
-    slots.moved(1, 'a')
+  const waited = Promise.all([wait(false), wait(true)])
+  for (let at = 100; at <= 1600; at += 100) {
+    await vi.advanceTimersByTimeAsync(100)
+    slots.moved(at <= 800 ? 256 * 1024 : 1, 'a')
   }
-  await Promise.all(all)
-  expect(ended['plain']).toBeLessThan(ended['slow']!)
-  expect(ended['slow']).toBeGreaterThan(last)
+  // 400 ms after it began, and after the last piece that counts.
+  expect(await waited).toEqual([400, 1200])
 })
