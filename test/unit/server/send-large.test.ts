@@ -1,15 +1,14 @@
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
 import { clientBodies } from '../../../src/lib/body-budgets.ts'
 import { BudgetError } from '../../../src/lib/memory-budget.ts'
 import { ClientDeparture } from '../../../src/server/client-departure.ts'
 import { sendLarge } from '../../../src/server/send-large.ts'
+import { leavingClients } from '../../support/leaving-clients.ts'
+import { serve } from '../upstream/support/serve.ts'
 
 /** A server that answers with so many bytes, or with 503. */
-async function serve(bytes: number) {
+async function serveList(bytes: number) {
   const body = Buffer.alloc(bytes, 'a')
   const failures: unknown[] = []
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
@@ -21,15 +20,12 @@ async function serve(bytes: number) {
       if (!client.hasHappened) response.writeHead(error instanceof BudgetError ? 503 : 500).end()
     }
   }
-  const server = createServer((request, response) => void answer(request, response))
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  onTestFinished(() => void server.close())
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, failures }
+  const { url } = await serve((request, response) => void answer(request, response))
+  return { url, failures }
 }
 
 test('a large list waits in the line while there is no memory for it, and is sent then', async () => {
-  const { url } = await serve(300_000)
+  const { url } = await serveList(300_000)
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())
   const answer = fetch(url)
@@ -40,13 +36,13 @@ test('a large list waits in the line while there is no memory for it, and is sen
 })
 
 test('a large list does not go before those who wait', async () => {
-  const { url } = await serve(300_000)
+  const { url } = await serveList(300_000)
   const most = await clientBodies.reserve(clientBodies.bytes - 1_000_000)
   onTestFinished(() => most.release())
   const order: string[] = []
   const first = clientBodies.reserve(2_000_000).then((held) => (order.push('first'), held))
   const answer = fetch(url).then((got) => (order.push('list'), got.arrayBuffer()))
-  await sleep(100)
+  await expect.poll(() => clientBodies.waiting).toBe(2)
   expect(order).toEqual([])
   most.release()
   ;(await first).release()
@@ -55,26 +51,26 @@ test('a large list does not go before those who wait', async () => {
 })
 
 test('a client that leaves while its list waits leaves the line', async () => {
-  const { url, failures } = await serve(300_000)
+  const { url, failures } = await serveList(300_000)
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())
-  const leaving = new AbortController()
-  const answer = fetch(url, { signal: leaving.signal })
+  const { signal, leave } = leavingClients()
+  const answer = fetch(url, { signal })
   await expect.poll(() => clientBodies.waiting).toBe(1)
-  leaving.abort()
+  leave()
   await expect(answer).rejects.toThrow()
   await expect.poll(() => clientBodies.waiting).toBe(0)
   expect(failures).toMatchObject([{ message: 'the client is gone' }])
 })
 
 test('no more lists wait than there is memory for', async () => {
-  const { url } = await serve(Math.ceil(clientBodies.bytes * 0.6))
+  const { url } = await serveList(Math.ceil(clientBodies.bytes * 0.6))
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())
-  const leaving = new AbortController()
-  const answer = fetch(url, { signal: leaving.signal })
+  const { signal, leave } = leavingClients()
+  const answer = fetch(url, { signal })
   await expect.poll(() => clientBodies.waiting).toBe(1)
   expect((await fetch(url)).status).toBe(503)
-  leaving.abort()
+  leave()
   await expect(answer).rejects.toThrow()
 })
