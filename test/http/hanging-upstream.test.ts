@@ -1,25 +1,26 @@
-import { setMaxListeners } from 'node:events'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { withDescriptors } from '../support/descriptors.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { hang, slow } from '../support/faults.ts'
 import { send } from '../support/faulty-server.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
+import { leavingClients } from '../support/leaving-clients.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 
+/** Longer than a test: no request gives up and makes room. */
+const patient = { timeouts: { headers: '10m', idle: '10m', revalidate: '10m' } }
+
 /** A mirror with 256 descriptors, a well upstream, and others; what the clients still wait for ends with the test. */
-async function startNarrow(others: Readonly<Record<string, string>>) {
+async function startNarrow(others: Readonly<Record<string, string>>, cache: Readonly<Record<string, unknown>> = {}) {
   const image = makeImage({ layers: [noise(20_000)] })
   const well = await startUpstream({ images: { 'library/app': { v1: image } } })
   const upstreams = { 'docker.io': well.url, ...others }
-  const mirror = await startMirrorProcess({ upstreams, wrapper: withDescriptors(256) })
-  const leaving = new AbortController()
-  setMaxListeners(0, leaving.signal)
-  onTestFinished(() => leaving.abort())
-  const ask = (path: string) => void get(mirror.url, path, { signal: leaving.signal }).catch(() => undefined)
+  const mirror = await startMirrorProcess({ upstreams, cache, wrapper: withDescriptors(256) })
+  const { signal } = leavingClients()
+  const ask = (path: string) => void get(mirror.url, path, { signal }).catch(() => undefined)
   return { image, mirror, ask }
 }
 
@@ -27,25 +28,24 @@ describe.skipIf(process.platform !== 'linux')('a mirror with few descriptors', (
   test('answers for one upstream at once while another never answers for thirty repositories', async () => {
     const dead = await startUpstream()
     dead.on({}, hang)
-    const { image, mirror, ask } = await startNarrow({ 'dead.example': dead.url })
+    const { image, mirror, ask } = await startNarrow({ 'dead.example': dead.url }, patient)
     for (let at = 0; at < 30; at++) ask(`/v2/team/app${at}/manifests/v1?ns=dead.example`)
     await expect.poll(() => dead.requests.length).toBeGreaterThan(8)
-    const begun = performance.now()
     expectContent(await mirror.get('/v2/library/app/manifests/v1'), image.digest)
     expectContent(await mirror.get(`/v2/library/app/blobs/${image.layers[0]}`), image.layers[0]!)
-    expect(performance.now() - begun).toBeLessThan(8000)
   })
 
   test('answers for one upstream at once while three others never answer', async () => {
     const dead = await Promise.all([1, 2, 3].map(() => startUpstream()))
     for (const upstream of dead) upstream.on({}, hang)
     const names = dead.map((_, at) => `dead${at}.example`)
-    const { image, mirror, ask } = await startNarrow(Object.fromEntries(names.map((name, at) => [name, dead[at]!.url])))
+    const { image, mirror, ask } = await startNarrow(
+      Object.fromEntries(names.map((name, at) => [name, dead[at]!.url])),
+      patient,
+    )
     for (const name of names) for (let at = 0; at < 20; at++) ask(`/v2/team/app${at}/manifests/v1?ns=${name}`)
     for (const upstream of dead) await expect.poll(() => upstream.requests.length).toBeGreaterThan(0)
-    const begun = performance.now()
     expectContent(await mirror.get('/v2/library/app/manifests/v1'), image.digest)
-    expect(performance.now() - begun).toBeLessThan(8000)
   })
 
   test('answers for one upstream at once while another sends thirty blobs a byte at a time', async () => {
@@ -54,12 +54,10 @@ describe.skipIf(process.platform !== 'linux')('a mirror with few descriptors', (
       images: Object.fromEntries(images.map((image, at) => [`team/app${at}`, { v1: image }])),
     })
     drip.on(anyBlob, slow(20))
-    const { image, mirror, ask } = await startNarrow({ 'drip.example': drip.url })
+    const { image, mirror, ask } = await startNarrow({ 'drip.example': drip.url }, patient)
     for (const [at, { layers }] of images.entries()) ask(`/v2/team/app${at}/blobs/${layers[0]}?ns=drip.example`)
     await expect.poll(() => drip.count(anyBlob)).toBeGreaterThan(4)
-    const begun = performance.now()
     expectContent(await mirror.get(`/v2/library/app/blobs/${image.layers[0]}`), image.layers[0]!)
-    expect(performance.now() - begun).toBeLessThan(8000)
   })
 
   test('lets a blob wait more than ten seconds behind others that move', async () => {

