@@ -1,10 +1,11 @@
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { createServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
-import { delimiter, join } from 'node:path'
+import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { startCdn } from '../support/cdn.ts'
+import { helperName, makeCredentialHelper } from '../support/credential-helper.ts'
 import { DockerEngine, network } from '../support/docker-engine.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { redirect } from '../support/faults.ts'
@@ -40,14 +41,11 @@ async function serveTls(upstream: string): Promise<string> {
 }
 
 /** Docker's configuration with a credential helper for the registry. */
-async function setUpHelper(registry: string): Promise<Record<string, string>> {
-  const folder = await temporaryHome()
-  await mkdir(join(folder, 'bin'))
+async function setUpHelper(registry: string): Promise<Readonly<Record<string, string>>> {
   const answer = JSON.stringify({ Username: user.username, Secret: user.password })
-  const script = `#!/bin/sh\necho '${answer}'\n`
-  await writeFile(join(folder, 'bin', 'docker-credential-fixed'), script, { mode: 0o755 })
-  await writeFile(join(folder, 'config.json'), JSON.stringify({ credHelpers: { [registry]: 'fixed' } }))
-  return { DOCKER_CONFIG: folder, PATH: `${join(folder, 'bin')}${delimiter}${process.env['PATH']}` }
+  const helper = await makeCredentialHelper(`echo '${answer}'`)
+  await helper.configure({ credHelpers: { [registry]: helperName } })
+  return helper.env
 }
 
 test.skipIf(process.platform !== 'linux')(

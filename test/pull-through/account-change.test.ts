@@ -1,14 +1,16 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
-import { delimiter, join } from 'node:path'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { CredentialsSource } from '../../src/upstream/credentials.ts'
+import { helperName, makeCredentialHelper, useCredentialHelper } from '../support/credential-helper.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { send, type Fault } from '../support/faulty-server.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome, type TestMirror, type TestMirrorOptions } from '../support/mirror.ts'
 import { noise } from '../support/noise.ts'
 import { startUpstream } from '../support/upstream.ts'
+import { webToken } from '../support/web-token.ts'
 
 const image = makeImage({ layers: [noise(120_000, 1)] })
 const layer = image.layers[0]!
@@ -31,6 +33,7 @@ const constantNames = [
   'ann',
 ]
 
+const config = { credHelpers: { 'private.example': helperName } }
 const refusals = [401, 403, 404] as const
 
 /** What a repository answers to the holder of a secret. */
@@ -59,31 +62,34 @@ async function setUp() {
   }
   upstream.on({}, guard)
 
-  const folder = await temporaryHome()
-  const answerFile = join(folder, 'answer.json')
-  await mkdir(join(folder, 'bin'))
-  await writeFile(join(folder, 'bin', 'docker-credential-who'), `#!/bin/sh\ncat >/dev/null\ncat '${answerFile}'\n`, {
-    mode: 0o755,
-  })
-  await writeFile(join(folder, 'config.json'), JSON.stringify({ credHelpers: { 'private.example': 'who' } }))
-  vi.stubEnv('DOCKER_CONFIG', folder)
-  vi.stubEnv('PATH', `${join(folder, 'bin')}${delimiter}${process.env['PATH']}`)
-  onTestFinished(() => void vi.unstubAllEnvs())
+  const answerFile = join(await temporaryHome(), 'answer.json')
+  const helper = await makeCredentialHelper(`cat >/dev/null\ncat '${answerFile}'`)
+  await helper.configure(config)
+  useCredentialHelper(helper)
+
+  const logIn = (Username: string, Secret: string) => writeFile(answerFile, JSON.stringify({ Username, Secret }))
+  const start = (home: string, cache: TestMirrorOptions['cache'] = {}, credentials?: CredentialsSource) =>
+    startTestMirror({
+      home,
+      cache,
+      upstreams: { 'private.example': { url: upstream.url, credentials: credentials ?? { from: 'docker-config' } } },
+    })
 
   return {
     upstream,
     guard,
     rights,
-    configFile: join(folder, 'config.json'),
-    logIn: (Username: string, Secret: string) => writeFile(answerFile, JSON.stringify({ Username, Secret })),
-    start: (home: string, cache: TestMirrorOptions['cache'] = {}, credentials?: CredentialsSource) =>
-      startTestMirror({
-        home,
-        cache,
-        upstreams: {
-          'private.example': { url: upstream.url, credentials: credentials ?? { from: 'docker-config' } },
-        },
-      }),
+    helper,
+    logIn,
+    start,
+    /** The home of a mirror that has pulled the image by this login, which may. */
+    async pulledBy(name: string, secret: string): Promise<string> {
+      const home = await temporaryHome()
+      await logIn(name, secret)
+      rights[secret] = 200
+      await pull(start, home)
+      return home
+    },
     /** What was answered with 200 since this was called last. */
     granted() {
       const all = granted
@@ -112,21 +118,12 @@ async function pull(start: (home: string) => Promise<TestMirror>, home: string):
   await mirror.close()
 }
 
-/** A JSON Web Token; nobody here looks at its signature. */
-function webToken(claims: object): string {
-  const encode = (part: object) => Buffer.from(JSON.stringify(part)).toString('base64url')
-  return `${encode({ alg: 'RS256', typ: 'JWT' })}.${encode(claims)}.c2ln`
-}
-
 describe.skipIf(process.platform === 'win32')('another account under the same user name', () => {
   test.each(constantNames.map((name, at) => ({ name, refused: refusals[at % refusals.length]! })))(
     'is not served what an account called $name has pulled ($refused)',
     async ({ name, refused }) => {
-      const { rights, logIn, start, granted } = await setUp()
-      const home = await temporaryHome()
-      await logIn(name, 'secret-a')
-      rights['secret-a'] = 200
-      await pull(start, home)
+      const { rights, logIn, pulledBy, start, granted } = await setUp()
+      const home = await pulledBy(name, 'secret-a')
 
       await logIn(name, 'secret-b')
       rights['secret-b'] = refused
@@ -139,11 +136,8 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   )
 
   test('is not served it by a mirror that is offline, nor while the upstream is down', async () => {
-    const { rights, logIn, start, upstream } = await setUp()
-    const home = await temporaryHome()
-    await logIn('AWS', 'secret-a')
-    rights['secret-a'] = 200
-    await pull(start, home)
+    const { logIn, pulledBy, start, upstream } = await setUp()
+    const home = await pulledBy('AWS', 'secret-a')
 
     await logIn('AWS', 'secret-b')
     const offline = await start(home, { offline: true })
@@ -162,11 +156,8 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   test.each(['manifests/v1', `manifests/${image.digest}`])(
     'is served it after one HEAD where it has the right, asked for by %s, and nothing is downloaded again',
     async (first) => {
-      const { rights, logIn, start, granted, upstream } = await setUp()
-      const home = await temporaryHome()
-      await logIn('AWS', 'secret-a')
-      rights['secret-a'] = 200
-      await pull(start, home)
+      const { rights, logIn, pulledBy, start, granted, upstream } = await setUp()
+      const home = await pulledBy('AWS', 'secret-a')
 
       await logIn('AWS', 'secret-b')
       rights['secret-b'] = 200
@@ -182,11 +173,8 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   )
 
   test('costs a client that asks by HEAD and then by digest one HEAD as well', async () => {
-    const { rights, logIn, start, granted } = await setUp()
-    const home = await temporaryHome()
-    await logIn('oauth2accesstoken', 'secret-a')
-    rights['secret-a'] = 200
-    await pull(start, home)
+    const { rights, logIn, pulledBy, start, granted } = await setUp()
+    const home = await pulledBy('oauth2accesstoken', 'secret-a')
     await logIn('oauth2accesstoken', 'secret-b')
     rights['secret-b'] = 200
     granted()
@@ -198,7 +186,7 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
   })
 
   test('is noticed by a running mirror, whose access tokens of the first one serve nobody else', async () => {
-    const { rights, logIn, start, configFile } = await setUp()
+    const { rights, logIn, start, helper } = await setUp()
     await logIn('AWS', 'secret-a')
     rights['secret-a'] = 200
     const mirror = await start(await temporaryHome(), { tagFreshness: 600_000 })
@@ -206,9 +194,10 @@ describe.skipIf(process.platform === 'win32')('another account under the same us
 
     await logIn('AWS', 'secret-b')
     rights['secret-b'] = 403
-    await writeFile(configFile, JSON.stringify({ credHelpers: { 'private.example': 'who' }, auths: {} }))
+    await helper.configure({ ...config, auths: {} })
     // The file is looked at once a second.
-    await sleep(1100)
+    const tag = `${app}/manifests/v1${ns}`
+    await expect.poll(async () => (await mirror.get(tag)).status).toBe(403)
     for (const path of paths) expectError(await mirror.get(`${app}/${path}${ns}`), 403)
   })
 
@@ -312,15 +301,12 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
   const acr = '00000000-0000-0000-0000-000000000000'
 
   test.each([acr, '<token>'])('is followed by the next one of the account without a question (%s)', async (name) => {
-    const { rights, logIn, start, granted } = await setUp()
-    const home = await temporaryHome()
+    const { rights, logIn, pulledBy, start, granted } = await setUp()
     const [first, second] = [1, 2].map((n) => webToken({ ...claims, jti: `${n}`, iat: n, exp: n + 10_000 })) as [
       string,
       string,
     ]
-    await logIn(name, first)
-    rights[first] = 200
-    await pull(start, home)
+    const home = await pulledBy(name, first)
     await logIn(name, second)
     rights[second] = 200
     granted()
@@ -331,12 +317,9 @@ describe.skipIf(process.platform === 'win32')('a token that names its account', 
   })
 
   test('is another one as soon as any other claim differs', async () => {
-    const { rights, logIn, start } = await setUp()
-    const home = await temporaryHome()
+    const { rights, logIn, pulledBy, start } = await setUp()
     const first = webToken({ ...claims, exp: 1 })
-    await logIn(acr, first)
-    rights[first] = 200
-    await pull(start, home)
+    const home = await pulledBy(acr, first)
     for (const changed of [{ sub: 'bob@corp.example' }, { tenant: 'u' }, { roles: [] }, { iss: 'somebody' }]) {
       const second = webToken({ ...claims, ...changed, exp: 1 })
       await logIn(acr, second)
@@ -360,11 +343,8 @@ describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
   }
 
   test('names neither the user nor anything that the secret could be guessed from without the key', async () => {
-    const { rights, logIn, start } = await setUp()
-    const homes = [await temporaryHome(), await temporaryHome()]
-    await logIn('ann-the-user', 'secret-a')
-    rights['secret-a'] = 200
-    for (const home of homes) await pull(start, home)
+    const { pulledBy } = await setUp()
+    const homes = [await pulledBy('ann-the-user', 'secret-a'), await pulledBy('ann-the-user', 'secret-a')]
     const identities = await Promise.all(
       homes.map(async (home) => /"identity":"([^"]+)"/.exec((await recordOf(home)).text)![1]),
     )
@@ -374,11 +354,8 @@ describe.skipIf(process.platform === 'win32')('what is on the disk', () => {
   })
 
   test('of an earlier version, which knew the user name only, is confirmed by one HEAD and kept', async () => {
-    const { rights, logIn, start, granted } = await setUp()
-    const home = await temporaryHome()
-    await logIn('AWS', 'secret-a')
-    rights['secret-a'] = 200
-    await pull(start, home)
+    const { pulledBy, start, granted } = await setUp()
+    const home = await pulledBy('AWS', 'secret-a')
     const { file, text } = await recordOf(home)
     await writeFile(file, text.replaceAll(/"identity":"credential-[0-9a-f]+"/g, '"identity":"AWS@private.example"'))
 

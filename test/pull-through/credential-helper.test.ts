@@ -1,9 +1,10 @@
 import { existsSync } from 'node:fs'
-import { mkdir, writeFile } from 'node:fs/promises'
-import { delimiter, join } from 'node:path'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import type { Digest } from '../../src/oci/digest.ts'
+import { helperName, makeCredentialHelper, useCredentialHelper } from '../support/credential-helper.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestMirror, temporaryHome, type TestMirrorOptions } from '../support/mirror.ts'
@@ -19,18 +20,12 @@ const app = '/v2/library/app'
 async function setUpHelper({ inUse = true } = {}) {
   const folder = await temporaryHome()
   const [started, go] = [join(folder, 'started'), join(folder, 'go')]
-  const script = `#!/bin/sh
-echo >> ${started}
+  const helper = await makeCredentialHelper(`echo >> ${started}
 while [ ! -e ${go} ]; do sleep 0.1; done
-echo '{"Username":"ann","Secret":"open-sesame"}'
-`
-  await mkdir(join(folder, 'bin'))
-  await writeFile(join(folder, 'bin', 'docker-credential-slow'), script, { mode: 0o755 })
-  const use = () => writeFile(join(folder, 'config.json'), JSON.stringify({ credsStore: 'slow' }))
+echo '{"Username":"ann","Secret":"open-sesame"}'`)
+  const use = () => helper.configure({ credsStore: helperName })
   if (inUse) await use()
-  vi.stubEnv('DOCKER_CONFIG', folder)
-  vi.stubEnv('PATH', `${join(folder, 'bin')}${delimiter}${process.env['PATH']}`)
-  onTestFinished(() => void vi.unstubAllEnvs())
+  useCredentialHelper(helper)
   const answer = () => writeFile(go, '')
   onTestFinished(answer)
   return { use, answer, wasStarted: () => existsSync(started) }

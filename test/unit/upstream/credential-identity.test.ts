@@ -1,16 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import { createIdentify, fingerprintOf } from '../../../src/upstream/credential-identity.ts'
 import type { Credential } from '../../../src/upstream/credential.ts'
+import { webToken } from '../../support/web-token.ts'
 
 const identify = createIdentify(Buffer.from('a key'))
 const password = (username: string, secret: string): Credential => ({ kind: 'password', username, password: secret })
 const token = (text: string): Credential => ({ kind: 'identity-token', token: text })
-
-/** A JSON Web Token; nobody here looks at its signature. */
-function webToken(claims: object, header: object = { alg: 'RS256' }): string {
-  const encode = (part: object) => Buffer.from(JSON.stringify(part)).toString('base64url')
-  return `${encode(header)}.${encode(claims)}.c2ln`
-}
 
 test('nobody is anonymous', () => {
   expect(identify(undefined, 'ghcr.io')).toBe('anonymous')
