@@ -4,12 +4,12 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import { DockerEngine, network } from '../support/docker-engine.ts'
+import { network, startDockerEngine } from '../support/docker-engine.ts'
 import { errnoOf } from '../../src/lib/errors.ts'
 import { findRunning } from '../../src/runtime/state-file.ts'
 import { get } from '../support/get.ts'
 import { temporaryHome } from '../support/mirror.ts'
-import { startMirrorProcess } from '../support/mirror-process.ts'
+import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 
 /** Another of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
 const gateway = '127.0.0.92'
@@ -17,12 +17,7 @@ const gateway = '127.0.0.92'
 test.skipIf(process.platform !== 'linux')(
   'cache and registry listen at the gateway of a network, on their own ports, for as long as it is there',
   async () => {
-    const home = await temporaryHome()
-    const socket = join(home, 'docker.sock')
-    const engine = new DockerEngine()
-    await engine.start(socket)
-    onTestFinished(() => engine.stop())
-    const env = { DOCKER_HOST: `unix://${socket}` }
+    const { engine, env } = await startDockerEngine()
     const mirror = await startMirrorProcess({ upstreams: {}, registry: true, networks: ['kind'], env })
     const networks = async () => (await mirror.status()).endpoints.networks
     const [cache, registry] = [mirror.url, mirror.registryUrl!].map((url) => url.replace('127.0.0.1', gateway))
@@ -56,17 +51,12 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
   const mediaType = 'application/vnd.oci.image.manifest.v1+json'
 
   async function startWithGateway(env: Record<string, string> = {}, address = gateway) {
-    const home = await temporaryHome()
-    const socket = join(home, 'docker.sock')
-    const engine = new DockerEngine()
-    engine.changeNetworks([network('kind', address)])
-    await engine.start(socket)
-    onTestFinished(() => engine.stop())
+    const engine = await startDockerEngine(network('kind', address))
     const mirror = await startMirrorProcess({
       upstreams: {},
       registry: true,
       networks: ['kind'],
-      env: { DOCKER_HOST: `unix://${socket}`, ...env },
+      env: { ...engine.env, ...env },
     })
     await expect.poll(async () => (await mirror.status()).networks).toMatchObject({ kind: { state: 'listening' } })
     return { mirror, local: mirror.registryUrl!, inside: mirror.registryUrl!.replace('127.0.0.1', address) }
@@ -149,12 +139,7 @@ test.skipIf(process.platform !== 'linux').each([
 })
 
 test.skipIf(process.platform !== 'linux')('a network whose address is taken is shown with the reason', async () => {
-  const home = await temporaryHome()
-  const socket = join(home, 'docker.sock')
-  const engine = new DockerEngine()
-  await engine.start(socket)
-  onTestFinished(() => engine.stop())
-  const env = { DOCKER_HOST: `unix://${socket}` }
+  const { engine, env } = await startDockerEngine()
   const mirror = await startMirrorProcess({ upstreams: {}, networks: ['dev'], env })
   const taken = createServer()
   const { port } = new URL(mirror.url)
@@ -167,35 +152,25 @@ test.skipIf(process.platform !== 'linux')('a network whose address is taken is s
 })
 
 describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its networks', () => {
-  const noted = async (home: string) => (await findRunning(join(home, 'state', 'mirror.json')))?.endpoints.networks
+  const noteOf = ({ home }: MirrorProcess) => join(home, 'state', 'mirror.json')
+  const noted = async (mirror: MirrorProcess) => (await findRunning(noteOf(mirror)))?.endpoints.networks
 
   test('is what it serves, when a network is found while the first note is being written', async () => {
     // Whether the engine answers before, while or after that is chance: each time the note must become true.
     for (let start = 0; start < 6; start += 1) {
-      const home = await temporaryHome()
-      const socket = join(home, 'docker.sock')
-      const engine = new DockerEngine()
-      engine.changeNetworks([network('kind', gateway)])
-      await engine.start(socket)
-      onTestFinished(() => engine.stop())
-      const env = { DOCKER_HOST: `unix://${socket}` }
-      const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env, home })
+      const { env } = await startDockerEngine(network('kind', gateway))
+      const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
       const served = { kind: mirror.url.replace('127.0.0.1', gateway) }
       await expect.poll(async () => (await mirror.status()).endpoints.networks).toEqual(served)
-      await expect.poll(() => noted(home)).toEqual(served)
+      await expect.poll(() => noted(mirror)).toEqual(served)
       mirror.kill('SIGTERM')
       await mirror.ended
     }
   })
 
   test('is what it serves after networks that come and go in quick succession', async () => {
-    const home = await temporaryHome()
-    const socket = join(home, 'docker.sock')
-    const engine = new DockerEngine()
-    await engine.start(socket)
-    onTestFinished(() => engine.stop())
-    const env = { DOCKER_HOST: `unix://${socket}` }
-    const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind', 'dev'], env, home })
+    const { engine, env } = await startDockerEngine()
+    const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind', 'dev'], env })
     const at = (address: string) => mirror.url.replace('127.0.0.1', address)
     for (let round = 0; round < 25; round += 1) {
       engine.changeNetworks(round % 2 === 0 ? [network('kind', gateway)] : [])
@@ -203,26 +178,20 @@ describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its n
       if (round % 5 === 0) await mirror.status()
       engine.changeNetworks([network('dev', '127.0.0.93')])
     }
-    await expect.poll(() => noted(home)).toEqual({ dev: at('127.0.0.93') })
+    await expect.poll(() => noted(mirror)).toEqual({ dev: at('127.0.0.93') })
     expect((await mirror.status()).endpoints.networks).toEqual({ dev: at('127.0.0.93') })
     // A note that somebody has damaged becomes true again without any event.
-    await writeFile(join(home, 'state', 'mirror.json'), (await readState(home)).replace('127.0.0.93', '127.0.0.94'))
-    await expect.poll(() => noted(home)).toEqual({ dev: at('127.0.0.93') })
+    const text = await readFile(noteOf(mirror), 'utf8')
+    await writeFile(noteOf(mirror), text.replace('127.0.0.93', '127.0.0.94'))
+    await expect.poll(() => noted(mirror)).toEqual({ dev: at('127.0.0.93') })
   })
 
-  const readState = (home: string) => readFile(join(home, 'state', 'mirror.json'), 'utf8')
-
   test('is what it serves, although the engine fails to answer just when a network has come', async () => {
-    const home = await temporaryHome()
-    const socket = join(home, 'docker.sock')
-    const engine = new DockerEngine()
-    await engine.start(socket)
-    onTestFinished(() => engine.stop())
-    const env = { DOCKER_HOST: `unix://${socket}` }
-    const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env, home })
+    const { engine, env } = await startDockerEngine()
+    const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
     await expect.poll(() => engine.listings).toBeGreaterThan(0)
     engine.failures = 1
     engine.changeNetworks([network('kind', gateway)])
-    await expect.poll(() => noted(home)).toEqual({ kind: mirror.url.replace('127.0.0.1', gateway) })
+    await expect.poll(() => noted(mirror)).toEqual({ kind: mirror.url.replace('127.0.0.1', gateway) })
   })
 })

@@ -1,4 +1,7 @@
 import { createServer, type Server, type ServerResponse } from 'node:http'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { temporaryHome } from './mirror.ts'
 
 /** As much of an engine as is asked for its networks. */
 export class DockerEngine {
@@ -46,3 +49,20 @@ export const network = (name: string, ...gateways: string[]) => ({
   Driver: 'bridge',
   IPAM: { Config: gateways.map((Gateway) => ({ Gateway })) },
 })
+
+export interface RunningEngine {
+  readonly engine: DockerEngine
+  readonly socket: string
+  /** What a mirror has that finds it. */
+  readonly env: Readonly<Record<'DOCKER_HOST', string>>
+}
+
+/** An engine with these networks. Ends with the test. */
+export async function startDockerEngine(...networks: object[]): Promise<RunningEngine> {
+  const socket = join(await temporaryHome(), 'docker.sock')
+  const engine = new DockerEngine()
+  engine.networks = networks
+  await engine.start(socket)
+  onTestFinished(() => engine.stop())
+  return { engine, socket, env: { DOCKER_HOST: `unix://${socket}` } }
+}

@@ -7,7 +7,7 @@ import { systemClock } from '../../../src/lib/clock.ts'
 import { findDockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../../../src/runtime/dockerode-docker.ts'
 import { hostOf } from '../../../src/runtime/host-of.ts'
-import { DockerEngine, network } from '../../support/docker-engine.ts'
+import { DockerEngine, network, startDockerEngine } from '../../support/docker-engine.ts'
 
 let home: string
 beforeEach(async () => {
@@ -91,18 +91,15 @@ describe('Docker', () => {
   })
 
   test('tells the gateways of the network of exactly this name', async () => {
-    const engine = new DockerEngine()
-    await engine.start(join(home, 'docker.sock'))
-    const docker = dockerAt(join(home, 'docker.sock'))
-    engine.networks = [
+    const { socket } = await startDockerEngine(
       network('kind', '172.18.0.1', 'fc00::1/64', ''),
       network('kindly', '172.19.0.1'),
       { Name: 'kind' },
-    ]
+    )
+    const docker = dockerAt(socket)
     expect(await docker.ping()).toBe(true)
     expect(await docker.networkGateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
     expect(await docker.networkGateways('none')).toEqual([])
-    await engine.stop()
   })
 
   test('is watched while it comes, changes and goes', async () => {
