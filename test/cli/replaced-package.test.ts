@@ -9,12 +9,13 @@ import { helperName, makeCredentialHelper } from '../support/credential-helper.t
 import { DockerEngine, network } from '../support/docker-engine.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { redirect } from '../support/faults.ts'
-import { get, type GetOptions } from '../support/get.ts'
+import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { installPackage } from '../support/installed-package.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { serveSocksProxy } from '../support/proxies.ts'
+import { pushImage } from '../support/push.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 import { testCertificate } from '../unit/upstream/support/certificate.ts'
 
@@ -98,13 +99,10 @@ test.skipIf(process.platform !== 'linux')(
     }
     expect(socks.log).not.toEqual([])
 
-    const registry = (path: string, options?: GetOptions) => get(mirror.registryUrl!, path, options)
-    for (const [digest, body] of image.blobs)
-      expect((await registry(`/v2/app/blobs/uploads/?digest=${digest}`, { method: 'POST', body })).status).toBe(201)
-    const put = { method: 'PUT', body: image.bytes, headers: { 'content-type': image.mediaType } }
-    for (const tag of ['v1', 'v2']) expect((await registry(`/v2/app/manifests/${tag}`, put)).status).toBe(201)
-    expectContent(await registry('/v2/app/manifests/v1'), image.digest)
-    expect((await registry('/v2/app/manifests/v2', { method: 'DELETE' })).status).toBe(202)
+    const registry = mirror.registryUrl!
+    for (const tag of ['v1', 'v2']) await pushImage(registry, 'app', tag, image)
+    expectContent(await get(registry, '/v2/app/manifests/v1'), image.digest)
+    expect((await get(registry, '/v2/app/manifests/v2', { method: 'DELETE' })).status).toBe(202)
 
     const token = (await readFile(join(mirror.home, 'state', 'token'), 'utf8')).trim()
     const post = (path: string, body: object = {}) =>

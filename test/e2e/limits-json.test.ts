@@ -9,6 +9,7 @@ import { get } from '../support/get.ts'
 import { emptyConfig } from '../support/large-manifest.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
+import { pushBlob } from '../support/push.ts'
 import { app } from '../support/scene.ts'
 import { startUpstream } from '../support/upstream.ts'
 import { manifestOf } from '../support/images.ts'
@@ -44,8 +45,7 @@ test('while JSON bodies of 4 MB arrive, nobody else waits: the event loop is kep
     env: { NODE_OPTIONS: `--import=${preload}`, LOOP_DELAY_FILE: file },
   })
   const registry = mirror.registryUrl!
-  const upload = `/v2/app/blobs/uploads/?digest=${digestOf(emptyConfig)}`
-  expect((await get(registry, upload, { method: 'POST', body: emptyConfig })).status).toBe(201)
+  await pushBlob(registry, 'app', emptyConfig)
 
   // Not the first question ever, which loads what asking takes.
   await mirror.get(`${app}/manifests/none`)

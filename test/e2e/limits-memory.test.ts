@@ -9,6 +9,7 @@ import { emptyConfig, largeImage, largePushes } from '../support/large-manifest.
 import { canLimitMemory, limitMemory } from '../support/memory-limit.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
+import { pushBlob } from '../support/push.ts'
 import { app } from '../support/scene.ts'
 import { startUpstream, type TestUpstream } from '../support/upstream.ts'
 
@@ -35,8 +36,7 @@ async function startLimited(bytes: number): Promise<Limited> {
     wrapper: group.wrapper,
   })
   const registry = mirror.registryUrl!
-  const upload = `/v2/app/blobs/uploads/?digest=${digestOf(emptyConfig)}`
-  expect((await get(registry, upload, { method: 'POST', body: emptyConfig })).status).toBe(201)
+  await pushBlob(registry, 'app', emptyConfig)
   return {
     mirror,
     registry,

@@ -9,10 +9,10 @@ import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { canLimitMemory, limitMemory } from '../support/memory-limit.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
+import { pushBlob, putManifest } from '../support/push.ts'
 import { startUpstream } from '../support/upstream.ts'
 
 const MiB = 1024 * 1024
-const octets = { 'content-type': 'application/octet-stream' }
 const config = Buffer.from('{}')
 const layer = Buffer.from('a layer')
 
@@ -23,11 +23,6 @@ async function start(limit: number, home?: string): Promise<MirrorProcess> {
     wrapper: limitMemory(limit).wrapper,
     ...(home === undefined ? {} : { home }),
   })
-}
-
-async function pushBlob(url: string, name: string, body: Buffer): Promise<void> {
-  const path = `/v2/${name}/blobs/uploads/?digest=${digestOf(body)}`
-  expect((await get(url, path, { method: 'POST', headers: octets, body })).status).toBe(201)
 }
 
 /** A manifest of one layer, or of many times the same, with these members besides. */
@@ -44,20 +39,17 @@ function manifest(members: Record<string, unknown>, layers = 1): Buffer {
   )
 }
 
-async function pushManifest(url: string, name: string, tag: string, body: Buffer): Promise<Digest> {
-  const headers = { 'content-type': mediaType.ociManifest }
-  const answer = await get(url, `/v2/${name}/manifests/${tag}`, { method: 'PUT', headers, body })
-  expect(answer.status).toBe(201)
-  return digestOf(body)
-}
-
 /** Pushes manifests one after the other, by tag; their digests. */
 async function pushAll(mirror: MirrorProcess, count: number, make: (at: number) => Buffer): Promise<Digest[]> {
   const url = mirror.registryUrl!
   await pushBlob(url, 'app', config)
   await pushBlob(url, 'app', layer)
   const digests: Digest[] = []
-  for (let at = 0; at < count; at++) digests.push(await pushManifest(url, 'app', `v${at}`, make(at)))
+  for (let at = 0; at < count; at++) {
+    const bytes = make(at)
+    expect((await putManifest(url, 'app', `v${at}`, { bytes, mediaType: mediaType.ociManifest })).status).toBe(201)
+    digests.push(digestOf(bytes))
+  }
   return digests
 }
 

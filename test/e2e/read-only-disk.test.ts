@@ -7,6 +7,7 @@ import { get } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
+import { pushBlob, pushImage } from '../support/push.ts'
 import { startUpstream } from '../support/upstream.ts'
 import { run } from './support/run.ts'
 
@@ -31,9 +32,7 @@ describe.skipIf(missing !== undefined)('a disk that has become read-only', () =>
     const ask = (method: string, path: string, body?: Buffer | string, type = 'application/octet-stream') =>
       get(url, path, { method, ...(body !== undefined && { body }), headers: { 'content-type': type } })
     const image = makeImage({ seed: 2 })
-    for (const blob of image.blobs.values())
-      expect((await ask('POST', `/v2/app/blobs/uploads/?digest=${digestOf(blob)}`, blob)).status).toBe(201)
-    expect((await ask('PUT', '/v2/app/manifests/v1', image.bytes, image.mediaType)).status).toBe(201)
+    await pushImage(url, 'app', 'v1', image)
     const uploads: string[] = []
     for (let at = 0; at < 3; at += 1) uploads.push((await ask('POST', '/v2/app/blobs/uploads/')).headers.location!)
 
@@ -63,7 +62,7 @@ describe.skipIf(missing !== undefined)('a disk that has become read-only', () =>
     expectContent(await mirror.get(`/v2/library/app/blobs/${cold.layers[0]}`), cold.layers[0]!)
 
     await run('mount', ['-o', 'remount,rw', disk])
-    expect((await ask('POST', `/v2/app/blobs/uploads/?digest=${digest}`, body)).status).toBe(201)
+    await pushBlob(url, 'app', body)
     expect((await ask('DELETE', '/v2/app/manifests/v1')).status).toBe(202)
     expect(mirror.log()).not.toContain('"level":"error"')
   })

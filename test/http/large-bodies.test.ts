@@ -1,13 +1,13 @@
 import { open as openFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/media-types.ts'
 import { blobFile } from '../support/blob-file.ts'
 import { flood, type FloodResult } from '../support/flood.ts'
 import { get, open } from '../support/get.ts'
 import { emptyConfig, largeImage, largeManifest, largePushes } from '../support/large-manifest.ts'
 import { startMirrorProcess } from '../support/mirror-process.ts'
+import { pushBlob } from '../support/push.ts'
 import { app } from '../support/scene.ts'
 import { startUpstream } from '../support/upstream.ts'
 
@@ -16,8 +16,7 @@ const MiB = 1024 * 1024
 async function startWithConfig() {
   const mirror = await startMirrorProcess({ upstreams: {}, registry: true })
   const registry = mirror.registryUrl!
-  const path = `/v2/app/blobs/uploads/?digest=${digestOf(emptyConfig)}`
-  expect((await get(registry, path, { method: 'POST', body: emptyConfig })).status).toBe(201)
+  await pushBlob(registry, 'app', emptyConfig)
   return { mirror, registry }
 }
 

@@ -9,6 +9,7 @@ import { errnoOf } from '../../src/lib/errors.ts'
 import { findRunning } from '../../src/runtime/state-file.ts'
 import { get } from '../support/get.ts'
 import { temporaryHome } from '../support/mirror.ts'
+import { pushBlob } from '../support/push.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 
 /** Another of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
@@ -67,8 +68,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     const begun = await get(local, '/v2/app/blobs/uploads/', { method: 'POST' })
     expect(begun.status).toBe(202)
     const upload = new URL(begun.headers.location!, local)
-    const pushed = await get(local, whole, { method: 'POST', body })
-    expect(pushed.status).toBe(201)
+    await pushBlob(local, 'app', Buffer.from(body))
     expect((await get(inside, `/v2/app/blobs/${digest}`)).body.toString()).toBe(body)
     expect((await get(inside, '/v2/_catalog')).status).toBe(200)
 
@@ -104,7 +104,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
 
   test('takes pushes and deletes with registry.networks: write', async () => {
     const { mirror, local, inside } = await startWithGateway({ MIRROR_REGISTRY_NETWORKS: 'write' })
-    expect((await get(inside, whole, { method: 'POST', body })).status).toBe(201)
+    await pushBlob(inside, 'app', Buffer.from(body))
     expect((await get(local, `/v2/app/blobs/${digest}`)).body.toString()).toBe(body)
     expect((await get(inside, `/v2/app/blobs/${digest}`, { method: 'DELETE' })).status).toBe(202)
     expect((await mirror.status()).registry.networks).toBe('write')
@@ -114,7 +114,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     const port = await freePort()
     const { mirror, local } = await startWithGateway({ MIRROR_REGISTRY_LISTEN: `127.0.0.1:${port},${gateway}:${port}` })
     const inside = local.replace('127.0.0.1', gateway)
-    expect((await get(inside, whole, { method: 'POST', body })).status).toBe(201)
+    await pushBlob(inside, 'app', Buffer.from(body))
     expect((await get(mirror.url.replace('127.0.0.1', gateway), '/v2/')).status).toBe(200)
     expect((await mirror.status()).registry.networks).toBe('write')
   })

@@ -5,11 +5,12 @@ import type { Config } from '../../src/config/config.ts'
 import { defaultConfig } from '../../src/config/defaults.ts'
 import { mirrorPaths } from '../../src/config/paths.ts'
 import type { Logger } from '../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import type { Digest } from '../../src/oci/digest.ts'
 import type { StatusReport } from '../../src/server/admin-api.ts'
 import { get, type Answer, type GetOptions } from './get.ts'
 import type { TestImage } from './images.ts'
 import { temporaryHome } from './mirror.ts'
+import { pushBlob, pushImage, putManifest } from './push.ts'
 
 export interface TestRegistryOptions {
   readonly registry?: Partial<Config['registry']>
@@ -60,13 +61,6 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
   const [url, adminUrl] = [running.endpoints.registry[0]!, running.endpoints.admin[0]!]
 
   const ask: TestRegistry['ask'] = (method, path, init) => get(url, path, { ...init, method })
-  const pushBlob: TestRegistry['pushBlob'] = async (repository, body, digest = digestOf(body)) => {
-    const answer = await ask('POST', `/v2/${repository}/blobs/uploads/?digest=${digest}`, { body })
-    expect(answer.status).toBe(201)
-    return digest
-  }
-  const pushManifest: TestRegistry['pushManifest'] = (repository, reference, { bytes, mediaType }) =>
-    ask('PUT', `/v2/${repository}/manifests/${reference}`, { body: bytes, headers: { 'content-type': mediaType } })
   return {
     url,
     home,
@@ -78,16 +72,9 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
       expect(answer.status).toBe(202)
       return answer.headers.location!
     },
-    pushBlob,
-    pushManifest,
-    async push(repository, reference, image) {
-      for (const blob of image.blobs.values()) await pushBlob(repository, blob)
-      for (const [digest, child] of [...image.manifests].toReversed())
-        if (digest !== image.digest) expect((await pushManifest(repository, digest, child)).status).toBe(201)
-      const answer = await pushManifest(repository, reference, image)
-      expect(answer.status).toBe(201)
-      return answer
-    },
+    pushBlob: (...blob) => pushBlob(url, ...blob),
+    pushManifest: (...manifest) => putManifest(url, ...manifest),
+    push: (...image) => pushImage(url, ...image),
     status: async () => JSON.parse((await get(adminUrl, '/api/status')).body.toString()) as StatusReport,
     async post(path, body) {
       const token = (await readFile(paths.tokenFile, 'utf8')).trim()
