@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import { appendFile, mkdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage, makeIndex } from '../support/images.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'
@@ -205,5 +204,4 @@ test('nothing of a repository is collected while a manifest that may need it can
   const collected = await registry.post('/api/registry/gc', { untagged: true, grace: 0, dryRun: false })
   expect(jsonOf(collected)).toMatchObject({ blobs: 0 })
   for (const layer of image.blobs.keys()) expectContent(await registry.get(`/v2/one/blobs/${layer}`), layer)
-  expect(digestOf(image.bytes)).toBe(digest)
 })

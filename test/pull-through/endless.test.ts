@@ -21,10 +21,13 @@ test('a blob of unknown size that never ends is cut at the limit of the cache, a
 })
 
 test('a blob of known size whose body never ends is cut at its size', async () => {
-  const { mirror, upstream, layer } = await startScene()
+  const { mirror, upstream, layer, layerBytes } = await startScene()
   await mirror.get(`${app}/manifests/v1`)
   upstream.on(anyBlob, endless)
   const answer = await mirror.get(`${app}/blobs/${layer}`)
   expect(answer.complete && answer.status === 200).toBe(false)
+  expect(answer.body.length).toBeLessThanOrEqual(layerBytes.length)
   await expect.poll(() => temporaryFiles(mirror)).toEqual([])
+  // That of the manifest stays.
+  await expect.poll(() => upstream.connections.open).toBe(1)
 })

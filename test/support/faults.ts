@@ -62,6 +62,22 @@ export function heldAt(bytes: number, until: Promise<unknown>): Fault {
   }
 }
 
+/** After so many bytes of the body, a byte comes now and then, and the rest once `until` has resolved. */
+export function drippingAt(bytes: number, until: Promise<unknown>): Fault {
+  return async ({ response, reply }) => {
+    writeHead(response, reply)
+    let at = bytes
+    response.write(reply.body!.subarray(0, at))
+    let isOver = false
+    void until.then(() => (isOver = true))
+    while (!isOver && !response.destroyed) {
+      await sleep(20)
+      response.write(reply.body!.subarray(at, (at += 1)))
+    }
+    response.end(reply.body!.subarray(at))
+  }
+}
+
 /** The body comes at so many bytes a second. */
 export function slow(bytesPerSecond: number): Fault {
   return async ({ request, response, reply }) => {
