@@ -3,6 +3,7 @@ import { machineNames, ownNames } from '../../src/lib/own-names.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { rawHttp } from '../support/raw-http.ts'
+import { startTestRegistry } from '../support/registry.ts'
 import { app, startScene } from '../support/scene.ts'
 
 describe('the Host header', () => {
@@ -51,11 +52,18 @@ describe('the Host header', () => {
     expect((await rawHttp(mirror.url, 'GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n')).statuses).toEqual([400])
   })
 
-  test('is asked of the admin listener, too', async () => {
+  test('is asked of the registry and the admin listener, too', async () => {
+    const foreign = { headers: { host: 'evil.example' } }
     const { mirror } = await startScene()
-    for (const path of ['/healthz', '/api/status', '/metrics']) {
-      expectError(await get(mirror.adminUrl, path, { headers: { host: 'evil.example' } }), 421)
-    }
+    for (const path of ['/healthz', '/api/status', '/metrics'])
+      expectError(await get(mirror.adminUrl, path, foreign), 421)
+    const registry = await startTestRegistry()
+    for (const [method, path] of [
+      ['GET', '/v2/'],
+      ['GET', '/v2/_catalog'],
+      ['POST', '/v2/app/blobs/uploads/'],
+    ] as const)
+      expectError(await registry.ask(method, path, foreign), 421)
   })
 })
 

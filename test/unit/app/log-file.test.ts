@@ -62,10 +62,10 @@ function softLimit(): bigint {
 }
 
 /** A log whose file a descriptor of others is, too, as stderr is. */
-async function openLog(mostBytes: number, redirect: ((from: number, to: number) => boolean) | undefined) {
+async function openLog(mostBytes: number | undefined, redirect: ((from: number, to: number) => boolean) | undefined) {
   const path = join(await temporaryFolder(), 'mirror.log')
   const shared = openSync(path, 'a', 0o600)
-  const file = new LogFile(path, { mostBytes, redirect, shared })
+  const file = new LogFile(path, { ...(mostBytes !== undefined && { mostBytes }), redirect, shared })
   onTestFinished(() => {
     file.close()
     closeSync(shared)
@@ -101,7 +101,7 @@ describe.each([
       await new Promise((resolve) => setImmediate(resolve))
       largest = Math.max(largest, ...sizes())
     }
-    await new Promise((resolve) => setTimeout(resolve, 20))
+    await new Promise((resolve) => setImmediate(resolve))
     largest = Math.max(largest, ...sizes())
     expect(largest).toBeLessThanOrEqual(most)
     const numbers = [`${path}.1`, path].flatMap((name) =>
@@ -153,6 +153,17 @@ test.skipIf(limitOpenFiles === undefined).each([
   })
   expect(readFileSync(path, 'utf8')).toBe('line 8...\nline 9...\n')
   expect(readFileSync(`${path}.1`, 'utf8')).toBe('line 6...\nline 7...\n')
+})
+
+test('a log holds 32 MiB at most, together with the file before it, unless it is told otherwise', async () => {
+  const { write, sizes } = await openLog(undefined, kernel?.duplicate)
+  const line = `${'x'.repeat(64 * 1024 - 1)}\n`
+  let most = 0
+  for (let at = 0; at < 640; at += 1) {
+    write(line)
+    most = Math.max(most, sizes()[0]! + sizes()[1]!)
+  }
+  expect(most).toBe(32 * 1024 * 1024)
 })
 
 test('a log that somebody has removed begins again', async () => {

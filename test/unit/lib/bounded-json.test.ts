@@ -78,8 +78,8 @@ describe('JSON from outside', () => {
     ['one level more', '['.repeat(deepestJson + 1) + ']'.repeat(deepestJson + 1), 'too-deep'],
     ['a million empty objects', `[${'{},'.repeat(1_000_000)}{}]`, 'too-many'],
     ['two million numbers', `[${'1,'.repeat(2_000_000)}1]`, 'too-many'],
-    ['a million keys', `{${Array.from({ length: 400_000 }, (_, at) => `"${at}":1`).join()}}`, 'too-many'],
-    ['one key a million times', `{${'"a":1,'.repeat(600_000)}"a":1}`, 'too-many'],
+    ['400,000 keys', `{${Array.from({ length: 400_000 }, (_, at) => `"${at}":1`).join()}}`, 'too-many'],
+    ['one key 600,000 times', `{${'"a":1,'.repeat(600_000)}"a":1}`, 'too-many'],
     [
       'as many keys as are read',
       JSON.stringify(Object.fromEntries(Array.from({ length: mostJsonMembers }, (_, at) => [`k${at}`, at]))),
