@@ -29,13 +29,15 @@ export async function installClients(): Promise<void> {
   }
   if (missing.length === 0) return
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
-  await run('apt-get', ['-qq', 'update'], { env, timeoutMs: 120_000 })
+  await run('apt-get', ['-qq', 'update'], { env, timeoutMs: 300_000 })
   // The packages' services must not come up: this machine is not ours, and the tests start their own.
   const ownPolicy = !existsSync(policyFile)
   if (ownPolicy) await writeFile(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' })
   try {
     const install = ['-qq', '--yes', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', 'install', ...missing]
-    await run('apt-get', install, { env, timeoutMs: 240_000 })
+    // What an interrupted run left half installed stands in the way of everything else.
+    await run('dpkg', ['--configure', '-a'], { env, timeoutMs: 600_000 })
+    await run('apt-get', install, { env, timeoutMs: 600_000 })
   } finally {
     if (ownPolicy) await rm(policyFile)
   }
