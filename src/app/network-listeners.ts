@@ -50,9 +50,10 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
 
   /** One look after the other, so that two never open the same address. */
   const look = () => {
-    work = work
-      .then(reconcile)
-      .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'looking at the networks failed'))
+    work = work.then(reconcile).catch((error: unknown) => {
+      logger.error({ error: describeFailure(error) }, 'looking at the networks failed')
+      lookLater()
+    })
   }
 
   async function reconcile(): Promise<void> {
@@ -101,6 +102,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
 
   function lookLater(): void {
     stopRetry?.()
+    if (stop.signal.aborted) return
     stopRetry = later(retryMs, look, logFailure(logger, 'looking at the networks failed'))
   }
 

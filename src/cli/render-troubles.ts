@@ -87,10 +87,12 @@ export function damagedRepositories(damaged: readonly DamagedRepositoryReport[])
 function failures({ networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
   const { freeBytes = Infinity, minFree, path } = storage
   const failed = [
-    ...troubles.map((reason) => `${sentence(reason)}. Next: ${troubleStep(reason)}`),
+    ...troubles.map((reason) => `${sentence(reason)}. Next: ${stepFor(reason, 'mirror logs')}`),
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
       state === 'failed'
-        ? [`network ${name}: ${sentence(reason)}. Next: free that port, or mirror up --cache-port N`]
+        ? [
+            `network ${name}: ${sentence(reason)}. Next: ${stepFor(reason, 'free that port, or mirror up --cache-port N')}`,
+          ]
         : [],
     ),
     ...Object.entries(upstreams).flatMap(([host, { state, lastError }]) =>
@@ -106,10 +108,10 @@ function failures({ networks, upstreams, storage, troubles = [] }: StatusReport)
   return failed
 }
 
-function troubleStep(reason: string): string {
-  return /\b(EMFILE|ENFILE)$/.test(reason)
-    ? 'allow it more open files (ulimit -n), then: mirror down && mirror up'
-    : 'mirror logs'
+/** What to do about a failure: more open files where they are what is missing. */
+function stepFor(reason: string, otherwise: string): string {
+  const isFiles = /\b(EMFILE|ENFILE|files open)\b/.test(reason)
+  return isFiles ? 'allow it more open files (ulimit -n), then: mirror down && mirror up' : otherwise
 }
 
 /** What clients asked for and did not get, because the configuration does not name it. */

@@ -1,4 +1,7 @@
-/** The Docker engine, as far as a mirror cares: where containers of a network can reach this machine. */
+/**
+ * The Docker engine, as far as a mirror cares: where containers of a network can reach this machine. A question throws what keeps
+ * this process from asking (no file descriptor, no memory): that says nothing of the engine.
+ */
 export interface Docker {
   /** Whether an engine answers. */
   ping(): Promise<boolean>

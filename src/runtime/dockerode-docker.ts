@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type Dockerode from 'dockerode'
 import type { Clock } from '../lib/clock.ts'
 import { isConnectionFailure } from '../lib/errors.ts'
+import { ownFailureCode } from '../lib/own-troubles.ts'
 import type { Docker } from './docker.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 import { SshConnection } from './ssh-connection.ts'
@@ -48,7 +49,7 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
     async watchNetworks(onChange, signal) {
       let seen: boolean | undefined
       while (!signal.aborted) {
-        const present = await orAbsent(async () => {
+        const present = await orUnasked(async () => {
           const events = await (await connect()).getEvents({ filters: { type: ['network'] }, abortSignal: signal })
           // Subscribed first, looked at afterwards: nothing that happens in between is missed.
           seen = true
@@ -107,14 +108,28 @@ async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, sign
   })
 }
 
-/** An engine that is not there, or does not let us in, or is just going down, is a normal state. */
+/**
+ * An engine that is not there, or does not let us in, or is just going down, is a normal state. Throws what keeps this process
+ * from asking (no file descriptor, no memory), which says nothing of the engine.
+ */
 export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {
+    if (ownFailureCode(error) !== undefined) throw error
     if (isConnectionFailure(error)) return undefined
     // The engine's own refusals, and our own wish to end.
     if (error instanceof Error && ('statusCode' in error || error.name === 'AbortError')) return undefined
     throw error
+  }
+}
+
+/** The same where it is tried again in any case. */
+async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await orAbsent(ask)
+  } catch (error) {
+    if (ownFailureCode(error) === undefined) throw error
+    return undefined
   }
 }

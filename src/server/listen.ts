@@ -48,6 +48,8 @@ export class ListenError extends MirrorError {
       EADDRINUSE: 'another program is listening there',
       EADDRNOTAVAIL: 'this machine has no such address',
       EACCES: 'ports below 1024 need more rights',
+      EMFILE: 'the mirror has as many files open as it may',
+      ENFILE: 'the system has as many files open as it may',
     }
     super(`Cannot listen on ${where}: ${why[errno ?? ''] ?? String(options.cause)}.`, { cause: options.cause })
     this.host = options.host

@@ -1,7 +1,10 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import { network, startDockerEngine } from '../support/docker-engine.ts'
@@ -11,6 +14,9 @@ import { get } from '../support/get.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { pushBlob } from '../support/push.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
+
+const run = promisify(execFile)
+const prlimit = '/usr/bin/prlimit'
 
 /** Another of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
 const gateway = '127.0.0.92'
@@ -119,6 +125,41 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     expect((await mirror.status()).registry.networks).toBe('write')
   })
 })
+
+test.skipIf(!existsSync(prlimit))(
+  'a network is not given up because the mirror itself has no descriptor left to ask the engine',
+  async () => {
+    const home = await temporaryHome()
+    const socket = join(home, 'docker.sock')
+    const engine = new DockerEngine()
+    const networks = [network('kind', gateway)]
+    engine.changeNetworks(networks)
+    await engine.start(socket)
+    onTestFinished(() => engine.stop())
+    const env = { DOCKER_HOST: `unix://${socket}` }
+    const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
+    const served = { kind: { state: 'listening', url: mirror.url.replace('127.0.0.1', gateway) } }
+    await expect.poll(async () => (await mirror.status()).networks).toEqual(served)
+
+    const limit = (files: string) => run(prlimit, ['--pid', String(mirror.pid), `--nofile=${files}`])
+    await limit('3:')
+    engine.endIdle()
+    const failed = /"error":"[^"]*EMFILE[^"]*","msg":"looking at the networks failed"/
+    await expect
+      .poll(() => {
+        engine.changeNetworks(networks)
+        return mirror.log()
+      })
+      .toMatch(failed)
+    const { listings } = engine
+    await limit('1024:')
+    expect((await get(served.kind.url, '/v2/')).status).toBe(200)
+    expect((await mirror.status()).networks).toEqual(served)
+    expect(mirror.log()).not.toContain('the network is gone')
+    // It asks again without an event.
+    await expect.poll(() => engine.listings, { timeout: 10_000 }).toBeGreaterThan(listings)
+  },
+)
 
 /** A port that was free a moment ago. */
 async function freePort(): Promise<number> {

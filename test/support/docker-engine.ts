@@ -35,6 +35,11 @@ export class DockerEngine {
     for (const response of this.#events) response.write('{"Type":"network","Action":"create"}\n')
   }
 
+  /** Ends connections that were kept for a next question. */
+  endIdle(): void {
+    this.#server.closeIdleConnections()
+  }
+
   async stop(): Promise<void> {
     await new Promise<void>((resolve) => {
       this.#server.close(() => resolve())
