@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { errnoOf } from '../lib/errors.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { securityHeaderLines } from './security-headers.ts'
+import { errorText } from './respond.ts'
 
 /** Whose connections count together: those of the cache and the registry on all addresses, or those of the admin listener. */
 export type Share = 'clients' | 'admin'
@@ -221,12 +221,9 @@ function readArrived(socket: Socket): Buffer | undefined {
   }
 }
 
-/** A body only where a GET is known to have been asked: after a HEAD, nothing may follow the head. */
+/** Has a body only where a request is known to be no HEAD: nothing may follow the head of its answer. */
 function busyAnswer(head: Buffer | undefined): string {
-  const error = new OciError('TOOMANYREQUESTS', 503, 'The mirror has as many connections as it can hold.')
-  const body = head === undefined || head.toString('latin1', 0, 5) === 'HEAD ' ? '' : error.body()
-  return (
-    'HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n' +
-    `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n${securityHeaderLines}\r\n${body}`
-  )
+  const isHead = head === undefined || head.toString('latin1', 0, 5) === 'HEAD '
+  const message = 'The mirror has as many connections as it can hold.'
+  return errorText(new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '1' }), { isHead })
 }

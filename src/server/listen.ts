@@ -8,7 +8,8 @@ import { every, logFailure } from '../lib/every.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Connection, type Share } from './connection-budget.ts'
-import { SecureResponse, securityHeaderLines } from './security-headers.ts'
+import { errorText } from './respond.ts'
+import { SecureResponse } from './security-headers.ts'
 
 export interface ListenOptions {
   readonly host: string
@@ -196,21 +197,13 @@ async function bind(server: Server, { host, port }: ListenOptions): Promise<stri
 }
 
 /** What never became a request: answered in the specification's form, and the connection closed. */
-function refuseMalformed(error: Error, socket: Duplex): void {
-  const code = codeOf(error)
+function refuseMalformed(failure: Error, socket: Duplex): void {
+  const code = codeOf(failure)
   if (code === 'ECONNRESET' || !socket.writable) {
     socket.destroy()
     return
   }
-  const [status, phrase] =
-    code === 'HPE_HEADER_OVERFLOW'
-      ? [431, 'Request Header Fields Too Large']
-      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? [408, 'Request Timeout']
-        : [400, 'Bad Request']
-  const body = new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.').body()
-  socket.end(
-    `HTTP/1.1 ${status} ${phrase}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n${securityHeaderLines}\r\n${body}`,
-    () => socket.destroy(),
-  )
+  const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
+  const error = new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.')
+  socket.end(errorText(error), () => socket.destroy())
 }

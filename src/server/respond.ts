@@ -1,7 +1,8 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Provenance } from '../registry/registry.ts'
+import { securityHeaderLines } from './security-headers.ts'
 
 /** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
@@ -83,6 +84,19 @@ export function sendError(request: IncomingMessage, response: ServerResponse, er
   }
   const headers = { ...error.headers, 'content-type': 'application/json' }
   sendWhole(request, response, error.status, headers, Buffer.from(error.body()))
+}
+
+/** An answer with an error as text, for a socket without a response. The connection ends with it. */
+export function errorText(error: OciError, { isHead = false }: { readonly isHead?: boolean } = {}): string {
+  const body = isHead ? '' : error.body()
+  const headers = {
+    ...error.headers,
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(body),
+    connection: 'close',
+  }
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+  return `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}${securityHeaderLines}\r\n${body}`
 }
 
 /** Whether a call failed because the process, or the system, has as many files open as it may. */
