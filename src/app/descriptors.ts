@@ -7,7 +7,7 @@ export interface DescriptorPlan {
   readonly clients: number
   /** Connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
   readonly admin: number
-  /** Connections beyond those that wait for their 503. */
+  /** Connections beyond those that wait for their request, or for their client to read its 503. */
   readonly refusals: number
   /** Uploads under way: each holds a file open between its requests. */
   readonly uploads: number

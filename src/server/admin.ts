@@ -20,7 +20,7 @@ import { changeRegistry, type RegistryActions } from './admin-registry.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
-import { drainBody, readSmallBody, tooBusy } from './request-body.ts'
+import { readSmallBody, tooBusy } from './request-body.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */
@@ -61,19 +61,16 @@ export function createAdminHandler(
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
     const client = new ClientDeparture(request, response)
-    answer(request, response, options)
-      .catch((failure: unknown) => {
-        // Nobody is left to be told, and a client that leaves is no failure of ours.
-        if (client.hasHappened) return response.destroy()
-        if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
-        const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
-        if (!(reason instanceof OciError))
-          options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
-        const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
-        sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
-      })
-      // A body that the answer did not need may never end.
-      .finally(() => drainBody(request))
+    answer(request, response, options).catch((failure: unknown) => {
+      // Nobody is left to be told, and a client that leaves is no failure of ours.
+      if (client.hasHappened) return response.destroy()
+      if (isOutOfDescriptors(failure)) return sendError(request, response, outOfDescriptors())
+      const reason = failure instanceof BudgetError ? tooBusy(failure) : failure
+      if (!(reason instanceof OciError))
+        options.logger.error({ error: describeFailure(reason) }, 'an admin request failed')
+      const message = reason instanceof MirrorError ? reason.message : 'The mirror failed; its log says how.'
+      sendError(request, response, reason instanceof OciError ? reason : new OciError('UNKNOWN', 500, message))
+    })
   }
 }
 

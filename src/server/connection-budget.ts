@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import { errnoOf } from '../lib/errors.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
+import { discardInput, isDiscarding } from './lingering-close.ts'
 import { errorText } from './respond.ts'
 
 /** Whose connections count together: those of the cache and the registry on all addresses, or those of the admin listener. */
@@ -17,7 +18,7 @@ export interface Admission {
 export interface ConnectionBudgetOptions {
   /** Connections at most, by share. */
   readonly limits: Readonly<Record<Share, number>>
-  /** Connections beyond the limits that may wait for their request at a time. */
+  /** Connections beyond the limits that may wait at a time: for their request, or for their client to read the 503. */
   readonly refusals: number
   readonly logger?: Logger
 }
@@ -35,7 +36,7 @@ export interface Connection {
 
 /** A connection that has been idle for so long gives way to a request. A client in the middle of a pull comes back sooner. */
 const idleMs = 1000
-/** How long a connection beyond the limit may wait for its request, and then for its client to take the answer. */
+/** How long a connection beyond the limit may wait for its request. */
 const waitMs = 1000
 /** How often the log says that connections are refused. */
 const complainMs = 10_000
@@ -45,14 +46,14 @@ const complainMs = 10_000
  *
  * A connection beyond the limit waits for its request, for a second at most. The request then takes the place of the connection
  * that has been idle for longest, so that connections which ask for nothing keep nobody out. Where none is idle, it is answered
- * with 503 and Retry-After, and its connection is closed. Where too many wait, the first of them is answered at once. Before a
- * TLS handshake there is no way to answer, and no request to wait for: the connection takes the place of an idle one, or is
- * closed.
+ * with 503 and Retry-After, and its connection is closed: at once, or when the client that still sends has read the answer. Where
+ * too many wait for either, the first of them is ended at once. Before a TLS handshake there is no way to answer, and no request
+ * to wait for: the connection takes the place of an idle one, or is closed.
  */
 export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
   readonly #shares = { clients: newShare(), admin: newShare() }
-  /** Connections beyond the limit whose request has not come, the oldest first, and what decides on each. */
+  /** Connections beyond the limit, the oldest first, and how to end the waiting of each. */
   readonly #waiting = new Map<Socket, () => void>()
   #complainedAt = -Infinity
 
@@ -75,7 +76,6 @@ export class ConnectionBudget {
       return void socket.destroy()
     }
     const decide = (head: Buffer | undefined) => {
-      this.#waiting.delete(socket)
       if (socket.destroyed) return
       if (head && (this.#isFree(share) || this.#endIdle(share))) {
         socket.unshift(head)
@@ -84,14 +84,13 @@ export class ConnectionBudget {
         return
       }
       this.#complain(share)
-      refuse(socket, head)
+      if (head && isUnfinished(head)) this.#refuseSlowly(socket, head)
+      else refuse(socket, head)
     }
     socket.on('error', ignore)
     const head = readArrived(socket)
-    if (head) return decide(head)
-    const [oldest] = this.#waiting.values()
-    if (this.#waiting.size >= this.#options.refusals) oldest?.()
-    this.#wait(socket, decide)
+    if (head) decide(head)
+    else this.#wait(socket, decide)
   }
 
   #wait(socket: Socket, decide: (head: Buffer | undefined) => void): void {
@@ -110,10 +109,32 @@ export class ConnectionBudget {
       stop()
       decide(readArrived(socket))
     }
+    this.#makeRoom()
     const timer = setTimeout(giveUp, waitMs)
     socket.on('data', onData)
     socket.on('close', stop)
     this.#waiting.set(socket, giveUp)
+  }
+
+  /** Answers a client that still sends, and waits until it has read the answer. */
+  #refuseSlowly(socket: Socket, head: Buffer): void {
+    this.#makeRoom()
+    socket.end(busyAnswer(head))
+    if (this.#waiting.size >= this.#options.refusals) return void socket.destroy()
+    discardInput(socket)
+    socket.once('close', () => this.#waiting.delete(socket))
+    this.#waiting.set(socket, () => {
+      this.#waiting.delete(socket)
+      socket.destroy()
+    })
+  }
+
+  /** Ends those who wait the longest. One whose request has arrived by then may wait once more, for its client to read. */
+  #makeRoom(): void {
+    while (this.#waiting.size > 0 && this.#waiting.size >= this.#options.refusals) {
+      const [oldest] = this.#waiting.values()
+      oldest!()
+    }
   }
 
   #isFree(share: Share): boolean {
@@ -140,7 +161,7 @@ export class ConnectionBudget {
     open.delete(oldest)
     idle.delete(oldest)
     // On a machine that is busy its request may have come without having been read.
-    const head = oldest.isSecure ? undefined : readArrived(oldest.socket)
+    const head = oldest.isSecure || isDiscarding(oldest.socket) ? undefined : readArrived(oldest.socket)
     if (head) refuse(oldest.socket, head)
     else oldest.socket.destroy()
     return true
@@ -219,6 +240,12 @@ function readArrived(socket: Socket): Buffer | undefined {
     if (errnoOf(error) === undefined) throw error
     return undefined
   }
+}
+
+/** Whether more of a request may come than what has arrived. */
+function isUnfinished(head: Buffer): boolean {
+  const text = head.toString('latin1')
+  return !text.endsWith('\r\n\r\n') || /^(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)/im.test(text)
 }
 
 /** Has a body only where a request is known to be no HEAD: nothing may follow the head of its answer. */

@@ -17,7 +17,7 @@ import { plainAddress, type HostGuard } from './host-guard.ts'
 import { sendList } from './listings.ts'
 import { sendManifest } from './manifests.ts'
 import { answerPush, type PushOptions } from './pushes.ts'
-import { drainBody, receivedBytes, tooBusy } from './request-body.ts'
+import { hasBody, receivedBytes, tooBusy } from './request-body.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 import type { TransferLog } from './transfer-log.ts'
 import type { Transferred } from './transfer.ts'
@@ -95,9 +95,6 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       else response.destroy()
       log(error?.status ?? 499, { bytes: 0 }, error?.message)
       asked.ended?.(failedBy(request, asked.route!))
-    } finally {
-      // A body that the answer did not need may never end.
-      if (options.push) drainBody(request)
     }
   }
 }
@@ -110,7 +107,7 @@ async function answer(
   asked: Asked,
 ): Promise<Sent> {
   const { registry, guard, push } = options
-  // An unread body would be taken for the next request.
+  // The cache takes no bodies. Whatever another parser on the way takes for the body's end, no request follows it.
   if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseBrowsers(request)
@@ -238,10 +235,6 @@ async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promis
 /** `allow`: the methods that the resource has, none for an upload. RFC 9110 §15.5.6. */
 function readOnly(allow: string): OciError {
   return new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', { allow })
-}
-
-function hasBody({ headers }: IncomingMessage): boolean {
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
 function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: string }>) {

@@ -8,8 +8,8 @@ import { every, logFailure } from '../lib/every.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Connection, type Share } from './connection-budget.ts'
+import { discardInput, isDiscarding, LingeringResponse } from './lingering-close.ts'
 import { errorText } from './respond.ts'
-import { SecureResponse } from './security-headers.ts'
 
 export interface ListenOptions {
   readonly host: string
@@ -77,7 +77,7 @@ export async function listen(
     keepAliveTimeout: 75_000,
     noDelay: true,
     IncomingMessage,
-    ServerResponse: SecureResponse,
+    ServerResponse: LingeringResponse,
   }
   const server: Server = options.tls ? createTlsServer({ ...settings, ...options.tls }) : createServer(settings)
   const { connections = unlimited(), share = 'clients', logger = silentLogger } = options
@@ -85,12 +85,16 @@ export async function listen(
   let closing = false
 
   server.on('clientError', (error: Error, socket: Duplex) => {
+    // Such a client has its answer; a second one would be taken for the answer to its next request.
+    if (isDiscarding(socket)) return void socket.end()
     // What is not HTTP while an answer is under way would be answered into the middle of its body.
     if (counted.find(socket)?.owed) socket.destroy()
     else refuseMalformed(error, socket)
   })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     const { socket } = request
+    // Nothing is done for a request behind the last answer of its connection (RFC 9112 §9.6).
+    if (socket.writableEnded) return
     const connection = counted.find(socket)
     // What is sent ahead lies in memory.
     if (!connection || connection.owed >= mostAhead) return void socket.destroy()
@@ -169,7 +173,12 @@ function countConnections(
     find: (socket) => open.get(socket),
     /** Node itself would wait for a connection that has never said a word. */
     dropIdle() {
-      for (const socket of accepted) if (!open.get(socket)?.owed) socket.destroy()
+      const busy = new Set<Connection>()
+      for (const [socket, connection] of open) if (connection.owed > 0 || isDiscarding(socket)) busy.add(connection)
+      for (const socket of accepted) {
+        const connection = open.get(socket)
+        if (!connection || !busy.has(connection)) socket.destroy()
+      }
     },
   }
 }
@@ -197,13 +206,13 @@ async function bind(server: Server, { host, port }: ListenOptions): Promise<stri
 }
 
 /** What never became a request: answered in the specification's form, and the connection closed. */
-function refuseMalformed(failure: Error, socket: Duplex): void {
-  const code = codeOf(failure)
+function refuseMalformed(error: Error, socket: Duplex): void {
+  const code = codeOf(error)
   if (code === 'ECONNRESET' || !socket.writable) {
     socket.destroy()
     return
   }
   const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
-  const error = new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.')
-  socket.end(errorText(error), () => socket.destroy())
+  socket.end(errorText(new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.')))
+  discardInput(socket)
 }

@@ -58,7 +58,7 @@ export async function withSmallBody<T>(
   { limit, idle, budget = clientBodies }: { limit: number; idle: number; budget?: MemoryBudget },
   use: (bytes: Buffer) => Promise<T> | T,
 ): Promise<T> {
-  const told = lengthOf(request)
+  const told = bodyLength(request)
   if (told !== undefined && told > limit) throw tooLarge(limit)
   const body = readBody(request, idle)
   // A client that only announces a body gets no memory for it.
@@ -113,7 +113,13 @@ export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
 
-function lengthOf({ headers }: IncomingMessage): number | undefined {
+/** Whether a request announces a body. */
+export function hasBody(request: IncomingMessage): boolean {
+  return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
+}
+
+/** The length that a request announces for its body; undefined where it announces none. */
+export function bodyLength({ headers }: IncomingMessage): number | undefined {
   const length = headers['content-length']
   return length === undefined ? undefined : Number(length)
 }
@@ -150,24 +156,4 @@ class Gathered {
     this.#buffer.resize(0)
     return copy
   }
-}
-
-const drainMs = 5000
-/** A body of the size of a manifest is taken to its end while it comes: many of them at once need longer than one. */
-const smallBodyBytes = 8 * 1024 * 1024
-const smallBodyDrainMs = 30_000
-
-/** Lets a client that is still sending read its answer: takes what comes for a while, then hangs up. */
-export function drainBody(request: IncomingMessage): void {
-  if (request.complete) return
-  const hangUp = () => void request.destroy()
-  const isSmall = (lengthOf(request) ?? Infinity) <= smallBodyBytes
-  const atLast = setTimeout(hangUp, isSmall ? smallBodyDrainMs : drainMs).unref()
-  const silence = setTimeout(hangUp, drainMs).unref()
-  request.on('data', () => silence.refresh())
-  request.resume()
-  request.once('close', () => {
-    clearTimeout(atLast)
-    clearTimeout(silence)
-  })
 }

@@ -25,7 +25,8 @@ const countOf = ({ statuses }: FloodResult) => Object.values(statuses).reduce((s
 
 test('a hundred pushes of 4.1 MB manifests at once stay within 300 MB of memory, and each is taken or told when to come back', async () => {
   const { mirror, registry } = await startWithConfig()
-  const result = await flood(registry, largePushes(100))
+  // Their connections end with the answer, which may come before the body has left.
+  const result = await flood(registry, largePushes(100), { keepAlive: false })
   expect(countOf(result)).toBe(100)
   expect(Object.keys(result.statuses).filter((status) => status !== '201' && status !== '503')).toEqual([])
   expect(result.statuses['201']).toBeGreaterThan(0)

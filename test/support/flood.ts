@@ -16,12 +16,18 @@ export interface FloodRequest {
   readonly body?: readonly Buffer[]
 }
 
-/** Sends requests at once, a connection each, and reads the answers to their end. No body begins before every head is out. */
-export async function flood(url: string, requests: readonly FloodRequest[]): Promise<FloodResult> {
+/**
+ * Sends requests at once, a connection each, and reads the answers to their end. No body begins before every head is out.
+ * `keepAlive`: false to ask for `Connection: close`; clients of registries do not.
+ */
+export async function flood(
+  url: string,
+  requests: readonly FloodRequest[],
+  { keepAlive = true }: { readonly keepAlive?: boolean } = {},
+): Promise<FloodResult> {
   const statuses: Record<string, number> = {}
   let withoutRetryAfter = 0
-  // As clients of registries do: after `Connection: close` Node ends a connection with its answer, read or not.
-  const agent = new Agent({ keepAlive: true, maxSockets: Infinity })
+  const agent = new Agent({ keepAlive, maxSockets: Infinity })
   const count = (status: string) => (statuses[status] = (statuses[status] ?? 0) + 1)
   const begin: (() => void)[] = []
   const heads: Promise<void>[] = []

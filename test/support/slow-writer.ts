@@ -1,0 +1,38 @@
+import { connect, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { onTestFinished } from 'vitest'
+
+export interface SlowWriting {
+  /** Bytes in all. */
+  readonly bytes: number
+  /** How long all of it takes at least, ms. */
+  readonly milliseconds: number
+  /** A connection that is open already; else a new one. */
+  readonly socket?: Socket
+}
+
+const pieces = 40
+
+/**
+ * Sends a head and then a body piece by piece, and reads nothing before all of it is sent, as a program does that writes and reads
+ * by turns. Rejects when the connection breaks. Returns what the server has sent until it closed its side.
+ */
+export async function writeSlowly(url: string, head: string, options: SlowWriting): Promise<string> {
+  const { hostname, port } = new URL(url)
+  const { bytes, milliseconds, socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true }) } = options
+  onTestFinished(() => void socket.destroy())
+  const broken = new Promise<never>((_, reject) => socket.once('error', reject))
+  broken.catch(() => {})
+  const write = (part: string | Buffer) =>
+    Promise.race([broken, new Promise<void>((resolve) => socket.write(part, () => resolve()))])
+  await write(head)
+  for (let at = 0; at < pieces; at++) {
+    await write(Buffer.alloc(bytes / pieces, 'x'))
+    await sleep(milliseconds / pieces)
+  }
+  let text = ''
+  socket.on('data', (chunk: Buffer) => (text += chunk.toString('latin1')))
+  await Promise.race([broken, new Promise((resolve) => socket.once('end', resolve))])
+  socket.end()
+  return text
+}
