@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { describeFailure, errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory-budget.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
@@ -82,12 +83,11 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
         error,
         milliseconds: performance.now() - begun,
       })
+    let sent: Sent
     try {
-      const sent = await answer(request, response, options, client, asked)
+      sent = await answer(request, response, options, client, asked)
       const { bytes, provenance } = sent
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
-      log(response.statusCode, sent)
-      asked.ended?.(await transferredBy(request, response, asked.route!, sent))
     } catch (reason) {
       const error = reason instanceof OciError ? reason : failureOf(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
@@ -95,7 +95,16 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       else response.destroy()
       log(error?.status ?? 499, { bytes: 0 }, error?.message)
       asked.ended?.(failedBy(request, asked.route!))
+      return
     }
+    log(response.statusCode, sent)
+    asked.ended?.(await transferredBy(request, response, asked.route!, sent).catch(unknownTransfer))
+  }
+
+  /** The answer is complete: a failure to sum up what was transferred is only logged. */
+  function unknownTransfer(error: unknown): Transferred {
+    logger.error({ error: describeFailure(error) }, 'could not sum up a transfer')
+    return { kind: 'other' }
   }
 }
 
@@ -222,12 +231,15 @@ async function transferredBy(
   return { kind: 'other' }
 }
 
-/** None where there is no memory to read them: then the log counts the rest of the pull as what it is. */
+/**
+ * Reads what a manifest names, for the log. Returns nothing where there is no memory or descriptor to read it, or the disk fails:
+ * the answer is complete, and the log counts the rest of the pull as single blobs.
+ */
 async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promise<readonly ManifestLink[]> {
   try {
     return (await (body ? linksOf(digest, body) : stored?.links())) ?? []
   } catch (error) {
-    if (error instanceof BudgetError) return []
+    if (error instanceof BudgetError || errnoOf(error) !== undefined) return []
     throw error
   }
 }
