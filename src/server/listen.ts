@@ -139,18 +139,18 @@ function countConnections(
 ): { find(socket: Duplex): Connection | undefined; dropIdle(): void } {
   const accept = server.listeners('connection') as ((socket: Socket) => void)[]
   const open = new Map<Duplex, Connection>()
-  /** Of a TLS listener, whose requests come by other sockets than were accepted: by the client's address. */
-  const byPeer = new Map<string, Connection>()
+  /** Of a TLS listener, whose requests come by other sockets than were accepted. */
+  const byEnds = new Map<string, Connection>()
   /** Accepted, and perhaps not admitted yet. */
   const accepted = new Set<Socket>()
   const serve = (connection: Connection) => {
     const { socket } = connection
-    const peer = peerOf(socket)
-    if (isSecure) byPeer.set(peer, connection)
+    const ends = endsOf(socket)
+    if (isSecure) byEnds.set(ends, connection)
     open.set(socket, connection)
     socket.once('close', () => {
       open.delete(socket)
-      byPeer.delete(peer)
+      byEnds.delete(ends)
     })
     // Every request that a client sends ahead waits for its end.
     socket.setMaxListeners(0)
@@ -163,7 +163,7 @@ function countConnections(
     budget.admit(socket, { share, isSecure }, serve)
   })
   server.on('secureConnection', (socket: TLSSocket) => {
-    const connection = byPeer.get(peerOf(socket))
+    const connection = byEnds.get(endsOf(socket))
     if (!connection) return void socket.destroy()
     socket.setMaxListeners(0)
     open.set(socket, connection)
@@ -183,8 +183,9 @@ function countConnections(
   }
 }
 
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
+/** Names a connection by its two ends: a client may have the same port on two connections, to two addresses of a listener. */
+function endsOf({ localAddress, remoteAddress, remotePort }: Socket): string {
+  return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
 /** The address it listens on: on a machine without IPv6 every address means every IPv4 one. */
