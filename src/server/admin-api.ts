@@ -3,7 +3,7 @@ import type { Totals } from '../registry/stats.ts'
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
  *
- * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons"} while the mirror cannot fetch by its own fault;
+ * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
  *                          with `?challenge=` to a mirror in a container also `proof`, see health-proof.ts
  * GET  /metrics            Prometheus text
  * GET  /api/status         StatusReport
