@@ -25,18 +25,25 @@ const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
   let version = await versionOf(path)
   let users: Users | MirrorError = await read(path)
+  /** Whether the system has refused to read this version: it may read it a moment later. */
+  let isUnread = false
   let reading: Promise<void> | undefined
 
   async function reload(): Promise<void> {
     const found = await versionOf(path)
-    if (found === version) return
+    if (found === version && !isUnread) return
+    const before = users
     try {
       users = await read(path)
+      isUnread = false
       logger.info({ path }, 'read the changed password file')
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
       users = error
-      logger.error({ path, reason: describeFailure(error) }, 'the password file cannot be used: nobody can log in')
+      isUnread = errnoOf(error.cause) !== undefined
+      const isKnown = before instanceof MirrorError && before.message === error.message && found === version
+      if (!isKnown)
+        logger.error({ path, reason: describeFailure(error) }, 'the password file cannot be used: nobody can log in')
     }
     version = found
   }
@@ -59,7 +66,7 @@ async function read(path: string): Promise<Users> {
     return parse(path, await readFile(path, 'utf8'))
   } catch (error) {
     const code = errnoOf(error)
-    throw code === undefined ? error : unusable(path, code)
+    throw code === undefined ? error : unusable(path, code, error)
   }
 }
 
@@ -107,8 +114,9 @@ async function versionOf(path: string): Promise<string | undefined> {
   }
 }
 
-function unusable(path: string, why: string): MirrorError {
+function unusable(path: string, why: string, cause?: unknown): MirrorError {
   return new MirrorError(`The password file ${path} cannot be used: ${why}.`, {
+    cause,
     exit: exitCode.usage,
     hints: [`htpasswd -cB '${path}' USER`],
   })

@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process'
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { chmod, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -79,3 +81,28 @@ test('a change that cannot be used lets nobody in, says so once, and is over whe
   const users = await file.users()
   expect([users.hashOf('dev').isKnown, users.hashOf('other').isKnown]).toEqual([false, true])
 })
+
+test.skipIf(process.platform !== 'linux')(
+  'a change that comes while no file can be opened lets people in as soon as one can',
+  async () => {
+    const { path, file, log } = await open(line('dev', 5))
+    await writeFile(path, line('other', 5))
+    const limitFiles = (limit: number | string) =>
+      spawnSync('prlimit', ['--pid', String(process.pid), `--nofile=${limit}:`], { encoding: 'utf8' })
+    const before = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))![1])
+    const room = 20
+    expect(limitFiles(Math.max(...readdirSync('/proc/self/fd').map(Number)) + room).status).toBe(0)
+    const opened: number[] = []
+    try {
+      expect(() => {
+        for (;;) opened.push(openSync('/dev/null', 'r'))
+      }).toThrow('EMFILE')
+      for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
+    } finally {
+      for (const one of opened) closeSync(one)
+      limitFiles(before)
+    }
+    expect((await file.users()).hashOf('other').isKnown).toBe(true)
+    expect(log.filter((message) => message.includes('cannot be used'))).toHaveLength(1)
+  },
+)
