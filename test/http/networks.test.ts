@@ -129,14 +129,8 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
 test.skipIf(!existsSync(prlimit))(
   'a network is not given up because the mirror itself has no descriptor left to ask the engine',
   async () => {
-    const home = await temporaryHome()
-    const socket = join(home, 'docker.sock')
-    const engine = new DockerEngine()
     const networks = [network('kind', gateway)]
-    engine.changeNetworks(networks)
-    await engine.start(socket)
-    onTestFinished(() => engine.stop())
-    const env = { DOCKER_HOST: `unix://${socket}` }
+    const { engine, env } = await startDockerEngine(...networks)
     const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
     const served = { kind: { state: 'listening', url: mirror.url.replace('127.0.0.1', gateway) } }
     await expect.poll(async () => (await mirror.status()).networks).toEqual(served)
