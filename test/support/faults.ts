@@ -68,12 +68,9 @@ export function drippingAt(bytes: number, until: Promise<unknown>): Fault {
     writeHead(response, reply)
     let at = bytes
     response.write(reply.body!.subarray(0, at))
-    let isOver = false
-    void until.then(() => (isOver = true))
-    while (!isOver && !response.destroyed) {
-      await sleep(20)
+    const over = until.then(() => true)
+    while (!(await Promise.race([over, sleep(20, false)])) && !response.destroyed)
       response.write(reply.body!.subarray(at, (at += 1)))
-    }
     response.end(reply.body!.subarray(at))
   }
 }
