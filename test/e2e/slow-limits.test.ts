@@ -11,6 +11,7 @@ import { slow } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
 import { makeImage } from '../support/images.ts'
+import { watchLoop } from '../support/loop-delay.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { startMirrorProcess, type MirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
@@ -28,34 +29,37 @@ async function startWithImage(size: number) {
   return { image, layer: image.layers[0]!, upstream, upstreams: { 'docker.io': upstream.url } }
 }
 
-test('64 file descriptors and 200 clients on one cold blob: everyone gets the content or a 503 with Retry-After, and it works on', async () => {
-  const { upstream, upstreams, layer } = await startWithImage(2 * MB)
-  const mirror = await startMirrorProcess({ upstreams, wrapper: withDescriptors(64) })
-  upstream.on(anyBlob, slow(4 * MB))
-  const answers = await Promise.all(Array.from({ length: 200 }, () => mirror.get(`${app}/blobs/${layer}`)))
-  for (const answer of answers) {
-    if (answer.status === 200) expectContent(answer, layer)
-    else expect([answer.status, answer.headers['retry-after']]).toEqual([503, expect.any(String)])
-  }
-  await sleep(2000)
-  expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
-  expect(upstream.count(anyBlob)).toBe(1)
-})
+test.each([64, 128, 1024])(
+  '%i file descriptors and 200 clients on one cold blob: everyone gets the content or a 503 with Retry-After, and it works on',
+  async (limit) => {
+    const { upstream, upstreams, layer } = await startWithImage(2 * MB)
+    const mirror = await startMirrorProcess({ upstreams, wrapper: withDescriptors(limit) })
+    upstream.on(anyBlob, slow(4 * MB))
+    const answers = await Promise.all(Array.from({ length: 200 }, () => mirror.get(`${app}/blobs/${layer}`)))
+    for (const answer of answers) {
+      if (answer.status === 200) expectContent(answer, layer)
+      else expect([answer.status, answer.headers['retry-after']]).toEqual([503, expect.any(String)])
+    }
+    const served = answers.filter(({ status }) => status === 200).length
+    expect(served).toBeGreaterThan(0)
+    if (limit === 1024) expect(served).toBe(200)
+    await sleep(2000)
+    expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
+    expect(upstream.count(anyBlob)).toBe(1)
+    console.log(`${limit} descriptors: ${served} of 200 clients got the blob`)
+  },
+)
 
-test.each([
-  [64, 600],
-  [128, 1000],
-  [1024, 5000],
-])(
-  '%i file descriptors and %i idle connections on all listeners for 10 s: requests are answered, nothing is left behind',
-  async (limit, connections) => {
+test.each([64, 128, 1024])(
+  '%i file descriptors and 5,000 connections that ask for nothing, for 10 s: requests are answered, nothing is left behind',
+  async (limit) => {
     const { upstreams, layer } = await startWithImage(2 * MB)
     const mirror = await startMirrorProcess({ upstreams, registry: true, wrapper: withDescriptors(limit) })
     const blob = `${app}/blobs/${layer}`
     expectContent(await mirror.get(blob), layer)
     const before = descriptorsOf(mirror.pid)
     const listeners = [mirror.url, mirror.registryUrl!, mirror.adminUrl]
-    const idle = await Promise.all(listeners.map((url) => holdIdle(url, Math.floor(connections / listeners.length))))
+    const idle = await Promise.all(listeners.map((url) => holdIdle(url, Math.ceil(5000 / listeners.length))))
     const until = performance.now() + 10_000
     const statuses: number[] = []
     while (performance.now() < until) {
@@ -64,29 +68,31 @@ test.each([
         if (answer.status === 'fulfilled') statuses.push(answer.value.status)
       await sleep(100)
     }
-    expect(statuses).toContain(200)
+    const served = statuses.filter((status) => status === 200).length
+    console.log(`${limit} descriptors: ${served} of ${statuses.length} answers are a 200`)
+    expect(served).toBeGreaterThan(0)
     expect(statuses.filter((status) => status !== 200 && status !== 503)).toEqual([])
     expect(descriptorsOf(mirror.pid)).toBeLessThanOrEqual(limit)
     for (const { release } of idle) release()
-    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 10_000 }).toBeLessThanOrEqual(before + 1)
+    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 30_000 }).toBeLessThanOrEqual(before + 1)
     expectContent(await mirror.get(blob), layer)
     expect((await mirror.status()).running).toBe(true)
     expect(mirror.log()).not.toMatch(/nothing handled it|was not caught/)
   },
 )
 
-test('5,000 idle connections at 20,000 file descriptors: all of them stay open, and a ping takes 50 ms at most', async () => {
-  const mirror = await startMirrorProcess({ upstreams: {}, wrapper: withDescriptors(20_000) })
-  const idle = await holdIdle(mirror.url, 5000)
-  await expect.poll(() => idle.open, { timeout: 30_000 }).toBe(5000)
-  const times: number[] = []
-  for (let at = 0; at < 100; at++) {
-    const begun = performance.now()
-    expect((await mirror.get('/v2/')).status).toBe(200)
-    times.push(performance.now() - begun)
-  }
-  expect(times.toSorted((a, b) => a - b)[98]).toBeLessThan(50)
-  expect(descriptorsOf(mirror.pid)).toBeGreaterThan(5000)
+test('5,000 idle connections at 20,000 file descriptors: all of them stay open, and keep the event loop for 50 ms at most', async () => {
+  const loop = await watchLoop()
+  const mirror = await startMirrorProcess({ upstreams: {}, wrapper: withDescriptors(20_000), env: loop.env })
+  const { p99 } = await loop.during(async () => {
+    const idle = await holdIdle(mirror.url, 5000)
+    // For a client a connection is open before the server has accepted it.
+    await expect.poll(() => descriptorsOf(mirror.pid), { timeout: 30_000 }).toBeGreaterThan(5000)
+    expect(idle.open).toBe(5000)
+    for (let at = 0; at < 100; at++) expect((await mirror.get('/v2/')).status).toBe(200)
+  })
+  console.log(`the event loop beside 5,000 idle connections: ${p99.toFixed(1)} ms (p99)`)
+  expect(p99).toBeLessThan(50)
 })
 
 async function startOnSmallDisk(upstreams: Record<string, string>): Promise<MirrorProcess> {
