@@ -2,7 +2,7 @@ import { Agent, request } from 'node:http'
 
 /** What came of many requests at once. */
 export interface FloodResult {
-  /** How often each status was answered; `cut` for a connection that ended without one. */
+  /** How often each status was answered; `cut` for a connection that ended without one, `wrong` for a 200 with other content. */
   readonly statuses: Readonly<Record<string, number>>
   /** Answers that told a client to come back, and not when. */
   readonly withoutRetryAfter: number
@@ -14,6 +14,8 @@ export interface FloodRequest {
   readonly headers?: Readonly<Record<string, string>>
   /** Pieces of the body. */
   readonly body?: readonly Buffer[]
+  /** What a 200 must bring. */
+  readonly content?: Buffer
 }
 
 /**
@@ -32,7 +34,7 @@ export async function flood(
   const begin: (() => void)[] = []
   const heads: Promise<void>[] = []
   const ends = requests.map(
-    ({ method, path, headers, body = [] }) =>
+    ({ method, path, headers, body = [], content }) =>
       new Promise<void>((resolve) => {
         let isAnswered = false
         const length = body.reduce((sum, piece) => sum + piece.length, 0)
@@ -40,15 +42,24 @@ export async function flood(
         const asked = request(new URL(path, url), { method, headers: all, agent }, (response) => {
           isAnswered = true
           const status = response.statusCode!
-          count(String(status))
           if ((status === 503 || status === 429) && response.headers['retry-after'] === undefined)
             withoutRetryAfter += 1
+          let [at, isSame] = [0, true]
+          response.on('data', (chunk: Buffer) => {
+            isSame &&= content === undefined || chunk.equals(content.subarray(at, at + chunk.length))
+            at += chunk.length
+          })
           response.on('error', () => {})
-          response.on('close', resolve)
-          response.resume()
+          response.on('close', () => {
+            const isRight = content === undefined || (isSame && at === content.length && response.complete)
+            count(status === 200 && !isRight ? 'wrong' : String(status))
+            resolve()
+          })
         })
         asked.on('error', () => {
-          if (!isAnswered) count('cut')
+          // An answer that has begun ends by itself.
+          if (isAnswered) return
+          count('cut')
           resolve()
         })
         heads.push(
