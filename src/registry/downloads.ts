@@ -13,9 +13,10 @@ export interface RunningDownload {
   readonly download: Download
 }
 
-/** The fetches under way, one a digest. */
+/** The fetches under way. Of those of one digest newcomers join the latest; earlier ones have dropped bytes on a full disk. */
 export class Downloads {
   readonly #running = new Map<Digest, RunningDownload>()
+  readonly #all = new Set<Download>()
   /** How many have ended: tells whether one ended while something was awaited. */
   ended = 0
 
@@ -31,15 +32,17 @@ export class Downloads {
   start(origin: Origin, options: Omit<DownloadOptions, 'onSettled'>): Download {
     const onSettled = () => {
       this.ended += 1
+      this.#all.delete(download)
       if (this.#running.get(options.digest)?.download === download) this.#running.delete(options.digest)
     }
     const download = startDownload({ ...options, onSettled })
     this.#running.set(options.digest, { origin, download })
+    this.#all.add(download)
     return download
   }
 
   /** Resolves when every fetch has ended. */
   async settle(): Promise<void> {
-    await Promise.all([...this.#running.values()].map(({ download }) => download.settled))
+    await Promise.all(Array.from(this.#all, ({ settled }) => settled))
   }
 }

@@ -4,10 +4,12 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { upstreamBodies } from '../../../src/lib/body-budgets.ts'
 import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
 import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { deferred } from '../../../src/lib/deferred.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { startDownload, type Download, type DownloadOptions } from '../../../src/registry/download.ts'
+import { Downloads } from '../../../src/registry/downloads.ts'
 import type { Follower, Piece, Portion } from '../../../src/registry/followers.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { UpstreamError, type FetchedBlob } from '../../../src/upstream/upstream.ts'
@@ -37,7 +39,11 @@ function start(
   open: DownloadOptions['open'],
   extra: Partial<DownloadOptions> = {},
 ): Download {
-  return startDownload({
+  return startDownload({ ...usual(store, open), ...extra })
+}
+
+function usual(store: Pick<BlobStore, 'create'>, open: DownloadOptions['open']): DownloadOptions {
+  return {
     digest,
     expectedSize: undefined,
     open,
@@ -51,8 +57,7 @@ function start(
     signal: new AbortController().signal,
     logger: silentLogger,
     clock: hasty,
-    ...extra,
-  })
+  }
 }
 
 /** The bytes of a piece. */
@@ -440,6 +445,38 @@ describe('a download on a full disk', () => {
         expect(error).toMatchObject({ failure: 'unavailable', status: 503 })
       }))
   })
+
+  test('is waited for at the end, though another one of the same blob has begun after it', () =>
+    withStore(async ({ blobs }) => {
+      const downloads = new Downloads()
+      const origin = { host: 'registry.example', name: 'app', identity: 'anonymous' }
+      const ended: string[] = []
+      const begin = (name: string, bytes: AsyncIterable<Uint8Array>) => {
+        const download = downloads.start(
+          origin,
+          usual(fullAfter(blobs, 0), () => Promise.resolve(answer(bytes))),
+        )
+        void download.settled.then(() => ended.push(name))
+        return download
+      }
+      const gate = deferred()
+      async function* held() {
+        yield blob.subarray(0, 300_000)
+        await gate.promise
+        yield blob.subarray(300_000)
+      }
+      const first = begin('first', held())
+      const follower = first.follow(0)
+      while (downloads.get(digest)) await follower.next()
+      const second = begin('second', chunks(blob))
+      const reader = readAll(second)
+      const settled = downloads.settle().then(() => ended.push('all'))
+      expect((await reader).bytes.equals(blob)).toBe(true)
+      gate.resolve()
+      follower.close()
+      await settled
+      expect(ended).toEqual(['second', 'first', 'all'])
+    }))
 
   test('ends when nobody waits any more', () =>
     withStore(async ({ blobs }) => {
