@@ -41,12 +41,15 @@ export class FileRefStore implements RefStore {
   /** Bytes, as far as they were counted. */
   readonly #weights = new Map<RepositoryRecord, number>()
   #weight = 0
+  /** Bytes beyond which something is forgotten. */
+  #mostWeight: number
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
   #callOff: (() => void) | undefined
   #closed = false
 
   private constructor(options: FileRefStoreOptions) {
     this.#options = options
+    this.#mostWeight = (options.most ?? usualMost).all
   }
 
   /** Loads every record. A damaged file is removed, and what it said is asked for again. */
@@ -101,7 +104,10 @@ export class FileRefStore implements RefStore {
   #weigh(record: RepositoryRecord): void {
     const most = this.#options.most ?? usualMost
     if (this.#count(record) > most.each) this.#lighten([record], most.each)
-    if (this.#weight > most.all) this.#lighten(this.#records.values(), most.all)
+    if (this.#weight <= this.#mostWeight) return
+    this.#lighten(this.#records.values(), most.all)
+    // Very many records are too much even when each holds nothing: all of them are not looked through for each that comes.
+    this.#mostWeight = Math.max(most.all, this.#weight + most.all * (1 - leftAfterwards))
   }
 
   #count(record: RepositoryRecord): number {

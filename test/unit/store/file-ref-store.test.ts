@@ -183,6 +183,26 @@ describe('records that an upstream makes grow', () => {
   })
 })
 
+test('records that are too many, however little each of them holds, are looked through now and then, not with each', async () => {
+  const layout = await newLayout()
+  const refs = await openRefs(layout)
+  for (let at = 0; at < 1000; at++) {
+    const record = refs.ensure('docker.io', `library/app${at}`)
+    record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+    refs.touch(record)
+  }
+  await refs.flush()
+  let looks = 0
+  const logger = { ...silentLogger, info: () => void (looks += 1) }
+  const most = { each: 20_000, all: 50_000 }
+  const again = await FileRefStore.open({ layout, logger, writeDelay: 10, most })
+  onTestFinished(() => again.close())
+  expect(looks).toBeGreaterThan(1)
+  expect(looks).toBeLessThan(100)
+  const held = [...again.all()].filter(({ blobs }) => blobs.size > 0)
+  expect(held.length).toBeLessThan(300)
+})
+
 describe('a damaged repository file', () => {
   test('counts as absent wherever it is cut', () => {
     const text = whole()
