@@ -46,6 +46,13 @@ test('every sentence of the threat model names its test', () => {
   expect(claims.filter((line) => !/\.test\.ts(?: |\))/.test(line))).toEqual([])
 })
 
+test('every row of the figures on reliability names its test', () => {
+  const text = readFileSync(join(root, 'docs', 'reliability.md'), 'utf8')
+  const rows = text.split('\n').filter((line) => line.startsWith('| ') && !line.endsWith('| test |'))
+  expect(rows.length).toBeGreaterThan(15)
+  expect(rows.filter((line) => !/\.test\.ts '|\| the same \|$/.test(line))).toEqual([])
+})
+
 function exists(path: string): boolean {
   try {
     readFileSync(path)
