@@ -1,7 +1,5 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
-import { createServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { startCdn } from '../support/cdn.ts'
@@ -18,6 +16,7 @@ import { serveSocksProxy } from '../support/proxies.ts'
 import { pushImage } from '../support/push.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 import { testCertificate } from '../unit/upstream/support/certificate.ts'
+import { serve } from '../unit/upstream/support/serve.ts'
 
 const image = makeImage({ layers: [300_000] })
 const images = { 'library/app': { v1: image } }
@@ -26,19 +25,14 @@ const gateway = '127.0.0.94'
 
 /** The upstream behind TLS. Ends with the test. */
 async function serveTls(upstream: string): Promise<string> {
-  const server = createServer(testCertificate, (asked, response) => {
-    const { hostname, port } = new URL(upstream)
+  const { hostname, port } = new URL(upstream)
+  const { url } = await serve((asked, response) => {
     request({ hostname, port, path: asked.url, method: asked.method, headers: asked.headers }, (answer) => {
       response.writeHead(answer.statusCode!, answer.headers)
       answer.pipe(response)
     }).end()
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  return `https://127.0.0.1:${(server.address() as AddressInfo).port}`
+  }, testCertificate)
+  return url
 }
 
 /** Docker's configuration with a credential helper for the registry. */

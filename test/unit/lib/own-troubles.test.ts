@@ -1,9 +1,8 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { Agent, createServer, request, type IncomingMessage } from 'node:http'
+import { Agent, request, type IncomingMessage } from 'node:http'
 import { open } from 'node:fs/promises'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { pathToFileURL } from 'node:url'
@@ -23,6 +22,7 @@ import { TransientError } from '../../../src/upstream/transient-error.ts'
 import { get } from '../../support/get.ts'
 import { startMirrorProcess } from '../../support/mirror-process.ts'
 import { temporaryHome } from '../../support/mirror.ts'
+import { serve } from '../upstream/support/serve.ts'
 
 const run = promisify(execFile)
 
@@ -40,10 +40,7 @@ async function startAdmin(troubles: OwnTroubles): Promise<string> {
     instance: 'i',
     logger: silentLogger,
   })
-  const server = createServer(handle).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  onTestFinished(() => void server.close())
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  return (await serve(handle)).url
 }
 
 const healthOf = async (url: string) => {
