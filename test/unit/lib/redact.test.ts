@@ -198,7 +198,9 @@ test.each([
   "'auth':",
 ])('a long text of %j takes no longer than its length asks for', (part) => {
   const text = part.repeat(20_000)
-  const begun = performance.now()
+  const begun = process.cpuUsage()
   redact(text)
-  expect(performance.now() - begun).toBeLessThan(5000)
+  // In time of its own: what else the machine does does not count.
+  const { user, system } = process.cpuUsage(begun)
+  expect((user + system) / 1000).toBeLessThan(5000)
 })
