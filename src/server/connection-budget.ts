@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import { errnoOf } from '../lib/errors.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
+import { AheadBudget, CountedConnection, type Connection } from './connection.ts'
 import { discardInput, isDiscarding } from './lingering-close.ts'
 import { errorText } from './respond.ts'
 
@@ -21,17 +22,6 @@ export interface ConnectionBudgetOptions {
   /** Connections beyond the limits that may wait at a time: for their request, or for their client to read the 503. */
   readonly refusals: number
   readonly logger?: Logger
-}
-
-/** An accepted connection and the requests it waits for. */
-export interface Connection {
-  readonly socket: Socket
-  /** Answers that the client waits for. */
-  readonly owed: number
-  /** A request has arrived: starts it when the ones before it are over, so that a connection has one file open at most. */
-  begin(start: () => void): void
-  /** A request that has begun is over. */
-  end(start: () => void): void
 }
 
 /** A connection that has been idle for so long gives way to a request. A client in the middle of a pull comes back sooner. */
@@ -53,6 +43,7 @@ const complainMs = 10_000
 export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
   readonly #shares = { clients: newShare(), admin: newShare() }
+  readonly #ahead = new AheadBudget()
   /** Connections beyond the limit, the oldest first, and how to end the waiting of each. */
   readonly #waiting = new Map<Socket, () => void>()
   #complainedAt = -Infinity
@@ -144,12 +135,9 @@ export class ConnectionBudget {
   #open(socket: Socket, { share, isSecure }: Admission): Connection {
     const { open, idle } = this.#shares[share]
     socket.off('error', ignore)
-    const connection = new CountedConnection(socket, idle, isSecure)
+    const connection = new CountedConnection(socket, { isSecure, idle, ahead: this.#ahead })
     open.add(connection)
-    socket.once('close', () => {
-      open.delete(connection)
-      idle.delete(connection)
-    })
+    socket.once('close', () => open.delete(connection))
     return connection
   }
 
@@ -178,44 +166,6 @@ export class ConnectionBudget {
 
 function newShare(): { readonly open: Set<CountedConnection>; readonly idle: Set<CountedConnection> } {
   return { open: new Set(), idle: new Set() }
-}
-
-class CountedConnection implements Connection {
-  readonly socket: Socket
-  readonly isSecure: boolean
-  /** Those that owe nothing, the one that has been idle for longest first. */
-  readonly #idle: Set<CountedConnection>
-  /** The request that is being answered, and those sent ahead of its answer. */
-  readonly #requests: (() => void)[] = []
-  /** Since when it has been idle, `performance.now()`. */
-  since = performance.now()
-
-  constructor(socket: Socket, idle: Set<CountedConnection>, isSecure: boolean) {
-    this.socket = socket
-    this.isSecure = isSecure
-    this.#idle = idle
-    idle.add(this)
-  }
-
-  get owed(): number {
-    return this.#requests.length
-  }
-
-  begin(start: () => void): void {
-    this.#idle.delete(this)
-    if (this.#requests.push(start) === 1) start()
-  }
-
-  end(start: () => void): void {
-    const at = this.#requests.indexOf(start)
-    if (at !== -1) this.#requests.splice(at, 1)
-    if (this.socket.destroyed) return
-    const [next] = this.#requests
-    if (next && at === 0) return next()
-    if (next) return
-    this.since = performance.now()
-    this.#idle.add(this)
-  }
 }
 
 /** Answers and closes in one go, so that no descriptor is held. All that has come of the request must have been read. */

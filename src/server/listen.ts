@@ -7,7 +7,8 @@ import { codeOf, errnoOf, MirrorError } from '../lib/errors.ts'
 import { every, logFailure } from '../lib/every.ts'
 import { silentLogger, type Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { ConnectionBudget, type Connection, type Share } from './connection-budget.ts'
+import { ConnectionBudget, type Share } from './connection-budget.ts'
+import type { Connection } from './connection.ts'
 import { discardInput, isDiscarding, LingeringResponse } from './lingering-close.ts'
 import { errorText } from './respond.ts'
 
@@ -59,9 +60,6 @@ export class ListenError extends MirrorError {
   }
 }
 
-/** Requests of one connection that wait for their answers; no client of registries sends more than one. */
-const mostAhead = 100
-
 /**
  * Serves HTTP on one address. Heads must arrive within 10 s; bodies, in either direction, have no total limit: Node's own
  * 300 s would cut slow pulls and large pushes.
@@ -95,13 +93,12 @@ export async function listen(
     const { socket } = request
     // Nothing is done for a request behind the last answer of its connection (RFC 9112 §9.6).
     if (socket.writableEnded) return
-    const connection = counted.find(socket)
-    // What is sent ahead lies in memory.
-    if (!connection || connection.owed >= mostAhead) return void socket.destroy()
     if (closing) response.setHeader('connection', 'close')
+    const connection = counted.find(socket)
     const start = () => handle(request, response)
-    response.once('close', () => connection.end(start))
-    connection.begin(start)
+    response.once('close', () => connection?.end(start))
+    // What is sent ahead lies in memory.
+    if (!connection?.begin(request, start)) socket.destroy()
   })
 
   const host = await bind(server, options)
