@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { memoryLimit } from '../lib/memory-limit.ts'
 
 /** How the file descriptors that the system grants are shared out. Their sum stays below the limit. */
 export interface DescriptorPlan {
@@ -29,6 +30,10 @@ const assumedLimit = 8192
 /** Descriptors that are open when the server is up: standard streams, event loops and threads, listeners, koffi. */
 const ownDescriptors = 20
 const perHashThread = 5
+/** Memory of a connection with a request that waits, whose head is as large as it may be, bytes. */
+const connectionBytes = 32 * 1024
+/** The part of the memory that connections may take in all. */
+const connectionsShare = 1 / 4
 /** For a moment at a time: a journal, a folder that is synced, statistics, a name that is resolved, a credential helper. */
 const passingDescriptors = 8
 
@@ -71,13 +76,15 @@ export function checkDescriptorLimit(limit: number | undefined = descriptorLimit
 
 /**
  * Shares out the descriptors of this process. Throws a MirrorError when there are too few. `listening`: addresses that the
- * server listens on, further ones on the gateways of networks among them.
+ * server listens on, further ones on the gateways of networks among them. `memory`: bytes that the process may have; a system that
+ * grants a million descriptors may grant little memory.
  */
 export function planDescriptors({
   limit = descriptorLimit() ?? assumedLimit,
   inUse = descriptorsInUse(limit),
   listening = 3,
-}: { limit?: number; inUse?: number | undefined; listening?: number } = {}): DescriptorPlan {
+  memory = memoryLimit(),
+}: { limit?: number; inUse?: number | undefined; listening?: number; memory?: number } = {}): DescriptorPlan {
   checkDescriptorLimit(limit)
   const isNarrow = limit < 256
   const hashThreads = isNarrow ? 1 : 4
@@ -93,7 +100,8 @@ export function planDescriptors({
     requests: share(8, 3, 1024),
   }
   const others = Object.values(rest).reduce((sum, part) => sum + part, 0)
-  return { ...rest, clients: Math.max(3, Math.floor((spare - others) / 2)), hashThreads }
+  const clients = Math.min((spare - others) / 2, (memory * connectionsShare) / connectionBytes)
+  return { ...rest, clients: Math.max(3, Math.floor(clients)), hashThreads }
 }
 
 /** Descriptors that are open now and count against the limit; undefined where the system does not tell. */

@@ -1,16 +1,12 @@
-import { totalmem } from 'node:os'
 import { MemoryBudget } from './memory-budget.ts'
+import { memoryLimit } from './memory-limit.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
 
-/**
- * An eighth of the memory that the process may have, between 16 and 64 MiB. In a container the limit is the container's, which
- * `constrainedMemory` knows; without one it is 0, or larger than any machine.
- */
+/** An eighth of the memory that the process may have, between 16 and 64 MiB. */
 function usualBudget(): number {
-  const limit = process.constrainedMemory() || Infinity
-  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(Math.min(limit, totalmem()) / 8)))
+  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(memoryLimit() / 8)))
 }
 
 function createShare(): MemoryBudget {

@@ -18,6 +18,16 @@ test('of 20,000 descriptors at least 5,000 connections are left for clients', ()
   expect(planDescriptors({ limit: 20_000, inUse: 18 }).clients).toBeGreaterThan(5000)
 })
 
+test.each([
+  [256, 2048],
+  [512, 4096],
+])(
+  'with %i MiB of memory at most %i connections are left for clients, however many descriptors there are',
+  (memory, most) => {
+    expect(planDescriptors({ limit: 1_048_576, inUse: 18, memory: memory * 1024 * 1024 }).clients).toBe(most)
+  },
+)
+
 test('a limit of 40 is refused with what is needed and the way to get it', () => {
   const refuse = () => checkDescriptorLimit(40)
   expect(refuse).toThrow(MirrorError)
