@@ -11,6 +11,7 @@ import {
   pullOf,
   pushOf,
   quietMs,
+  sizeOf,
   type Activity,
   type Peer,
   type Pull,
@@ -20,6 +21,8 @@ import {
 const lookMs = 250
 const mostActivities = 1000
 const mostHeads = 20
+/** Digests and pulls that are remembered at a time, of all activities: some 10 MB. Manifests may name as many as they like. */
+const mostRemembered = 200_000
 
 /**
  * Sums up what belongs together: the requests by which a client pulls, or pushes, an image become one line of the log. A
@@ -31,6 +34,7 @@ export class TransferLog {
   readonly #clock: Clock
   readonly #closing = new AbortController()
   #isLooking = false
+  #remembered = 0
 
   constructor({ logger, clock }: { logger: Logger; clock: Clock }) {
     this.#logger = logger
@@ -43,7 +47,16 @@ export class TransferLog {
     const key = `${peer.listener} ${peer.client} ${peer.agent ?? ''} ${peer.repository}`
     let activity = this.#activities.get(key)
     if (!activity) {
-      activity = { peer, startedAt: now, lastAt: now, running: 0, heads: new Map(), pulls: [], push: undefined }
+      activity = {
+        peer,
+        startedAt: now,
+        lastAt: now,
+        running: 0,
+        heads: new Map(),
+        pulls: [],
+        push: undefined,
+        size: 0,
+      }
       if (this.#activities.size >= mostActivities) this.#dropOldest()
       this.#activities.set(key, activity)
     }
@@ -54,7 +67,11 @@ export class TransferLog {
     return (transferred) => {
       known.running -= 1
       known.lastAt = this.#clock.monotonic()
+      // One that had to make room for others is summed up already.
+      if (this.#activities.get(key) !== known) return
       this.#add(known, transferred, now)
+      this.#resize(known)
+      this.#sumUpOldest()
     }
   }
 
@@ -122,6 +139,20 @@ export class TransferLog {
     }
   }
 
+  #resize(activity: Activity): void {
+    const size = sizeOf(activity)
+    this.#remembered += size - activity.size
+    activity.size = size
+  }
+
+  /** Sums up what is still going on, the oldest activity first, until no more is remembered than may be. */
+  #sumUpOldest(): void {
+    for (const activity of this.#activities.values()) {
+      if (this.#remembered <= mostRemembered) return
+      if (activity.size > 0) this.#finish(activity)
+    }
+  }
+
   /** A client that has got all of an image and asks for it again pulls it again. */
   #sumUpComplete(activity: Activity, digest: Digest): void {
     const complete = activity.pulls.filter((pull) => pull.digest === digest && isComplete(pull))
@@ -156,6 +187,7 @@ export class TransferLog {
       const over = activity.pulls.filter((pull) => isOver(pull, now))
       activity.pulls = activity.pulls.filter((pull) => !over.includes(pull))
       for (const pull of over) this.#sumUpPull(activity, pull)
+      if (over.length > 0) this.#resize(activity)
       if (now - activity.lastAt < quietMs) continue
       this.#finish(activity)
       this.#activities.delete(key)
@@ -173,6 +205,7 @@ export class TransferLog {
   #finish(activity: Activity): void {
     for (const pull of activity.pulls.splice(0)) this.#sumUpPull(activity, pull)
     this.#sumUpPush(activity)
+    this.#resize(activity)
   }
 
   #sumUpPull({ peer }: Activity, pull: Pull): void {

@@ -81,6 +81,14 @@ export interface Activity {
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
   pulls: Pull[]
   push: Push | undefined
+  /** What `sizeOf` said of it the last time. */
+  size: number
+}
+
+/** How much is remembered of an activity: digests, and pulls. */
+export function sizeOf({ pulls, push }: Activity): number {
+  const sizes = pulls.map(({ children, wanted, sent }) => 1 + children.size + wanted.size + sent.size)
+  return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.held.size : 0)
 }
 
 /** A pull ends when its client asks for nothing more for so long: clients skip the layers that they have. */
@@ -151,7 +159,8 @@ export function count(
 
 /** Whether everything that the manifests name was sent. */
 export function isComplete({ wanted, sent }: Pull): boolean {
-  return wanted.size > 0 && [...wanted].every((digest) => sent.has(digest))
+  for (const digest of wanted) if (!sent.has(digest)) return false
+  return wanted.size > 0
 }
 
 export function isOver(pull: Pull, now: number): boolean {

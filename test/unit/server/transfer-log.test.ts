@@ -1,0 +1,62 @@
+import { expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/lib/clock.ts'
+import type { Logger } from '../../../src/lib/logger.ts'
+import type { ManifestLink } from '../../../src/oci/descriptor.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { TransferLog } from '../../../src/server/transfer-log.ts'
+
+function open() {
+  const lines: Record<string, unknown>[] = []
+  const ignore = () => {}
+  const info = (fields: object, message: string) => void lines.push({ message, ...fields })
+  const logger: Logger = { debug: ignore, info, warn: ignore, error: ignore }
+  const log = new TransferLog({ logger, clock: systemClock })
+  onTestFinished(() => log.close())
+  const begin = (client: string, agent = 'docker') =>
+    log.begin({ listener: 'cache', client, agent, repository: 'docker.io/library/app' })
+  return { lines, begin }
+}
+
+const digest = digestOf(Buffer.from('manifest'))
+const links = Array.from({ length: 27_000 }, (_, at): ManifestLink => ({
+  kind: 'blob',
+  digest: digestOf(Buffer.from(`${at}`)),
+  size: 1,
+  mediaType: 'x/y',
+}))
+const manifest = (tag: string) => ({ kind: 'manifest', tag, digest, links, bytes: 1, outcome: 'hit' }) as const
+
+test.each([
+  ['many clients', (at: number) => [`client-${at}`, 'docker', 'v1'] as const],
+  ['one client under many names', (at: number) => ['client', `agent-${at}`, 'v1'] as const],
+  ['one client by many tags', (at: number) => ['client', 'docker', `v${at}`] as const],
+])('of images with 27,000 layers that %s pull, only some are remembered, and the others are summed up', (_, nameOf) => {
+  const { lines, begin } = open()
+  // A request under way of each keeps its pulls from ending.
+  for (let at = 0; at < 30; at++) {
+    const [client, agent, tag] = nameOf(at)
+    begin(client, agent)
+    begin(client, agent)(manifest(tag))
+  }
+  expect(lines.length).toBeGreaterThanOrEqual(20)
+  expect(lines[0]).toMatchObject({ message: 'pull', image: 'docker.io/library/app:v1'.replace('v1', nameOf(0)[2]) })
+})
+
+test('a pull of usual size is remembered while others go on', () => {
+  const { lines, begin } = open()
+  for (let at = 0; at < 900; at++) {
+    begin(`client-${at}`)
+    begin(`client-${at}`)({ ...manifest('v1'), links: links.slice(0, 30) })
+  }
+  expect(lines).toEqual([])
+})
+
+test('what an activity brings that had to make room for others is not remembered', () => {
+  const { lines, begin } = open()
+  const dropped = Array.from({ length: 20 }, (_, at) => begin(`dropped-${at}`))
+  for (let at = 0; at < 1000; at++) begin(`client-${at}`)
+  for (const end of dropped) end(manifest('v1'))
+  begin('client-0')
+  begin('client-0')({ ...manifest('v1'), links: links.slice(0, 30) })
+  expect(lines).toEqual([])
+})
