@@ -4,7 +4,7 @@ import type { BlobSending } from '../server/blobs.ts'
 import { createHandler } from '../server/handle.ts'
 import { isHostAlias, isLoopbackAddress, type HostGuard } from '../server/host-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
-import type { Connection, PushOptions } from '../server/pushes.ts'
+import type { ConnectionEnds, PushOptions } from '../server/pushes.ts'
 import type { TransferLog } from '../server/transfer-log.ts'
 import type { RegistryParts } from './compose-registry.ts'
 
@@ -16,7 +16,7 @@ export interface RegistryListening {
   readonly transfers: TransferLog
   readonly logger: Logger
   /** Whether a connection comes from this machine itself; undefined where every address is this machine's own. */
-  readonly isFromHost: ((connection: Connection) => boolean) | undefined
+  readonly isFromHost: ((connection: ConnectionEnds) => boolean) | undefined
 }
 
 export interface RegistryOpeners {

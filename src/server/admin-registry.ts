@@ -23,12 +23,8 @@ export function changeRegistry(
 ): Promise<RemovalReport> {
   const dryRun = body['dryRun'] === true
   switch (path) {
-    case '/api/registry/rm': {
-      const { names } = body
-      if (!Array.isArray(names) || !names.every((name): name is string => typeof name === 'string'))
-        throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
-      return registry.remove({ names, dryRun })
-    }
+    case '/api/registry/rm':
+      return registry.remove({ names: namesIn(body), dryRun })
     case '/api/registry/gc':
       return registry.gc({ untagged: body['untagged'] === true, grace: amountOf(body, 'grace'), dryRun })
     case '/api/registry/prune': {
@@ -37,6 +33,12 @@ export function changeRegistry(
       return registry.prune({ olderThan: amountOf(body, 'olderThan'), keep: amountOf(body, 'keep'), ...only, dryRun })
     }
   }
+}
+
+/** Reads the image names of a body. Throws an OciError 400. */
+export function namesIn({ names }: Record<string, unknown>): string[] {
+  if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
+  throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
 }
 
 function amountOf(body: Record<string, unknown>, field: string): number {

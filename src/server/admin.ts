@@ -16,7 +16,7 @@ import type {
   VerifyRequest,
 } from './admin-api.ts'
 import { refuseOtherSites } from './browser-guard.ts'
-import { changeRegistry, type RegistryActions } from './admin-registry.ts'
+import { changeRegistry, namesIn, type RegistryActions } from './admin-registry.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
 import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
@@ -99,11 +99,12 @@ async function answer(
 
   switch (path) {
     case '/api/cache/rm': {
-      const { names, dryRun } = await readJson(request, idle)
-      if (!Array.isArray(names) || !names.every((name): name is string => typeof name === 'string')) {
-        throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
-      }
-      return sendJson(request, response, await actions.remove({ names, dryRun: dryRun === true }))
+      const body = await readJson(request, idle)
+      return sendJson(
+        request,
+        response,
+        await actions.remove({ names: namesIn(body), dryRun: body['dryRun'] === true }),
+      )
     }
     case '/api/cache/prune': {
       const { dryRun } = await readJson(request, idle)

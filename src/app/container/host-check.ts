@@ -5,7 +5,7 @@ import { errnoOf } from '../../lib/errors.ts'
 import { ownInterfaces } from '../../lib/own-interfaces.ts'
 import { enclosedVariable } from '../../runtime/container-spec.ts'
 import { isLoopbackAddress, plainAddress } from '../../server/host-guard.ts'
-import type { Connection } from '../../server/pushes.ts'
+import type { ConnectionEnds } from '../../server/pushes.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
 
 /** Files that Docker and podman put into every container. */
@@ -26,7 +26,7 @@ export function hostCheck(
     readRoutes = () => readFileSync('/proc/net/route', 'utf8'),
     interfaces = ownInterfaces,
   }: { readRoutes?: () => string; interfaces?: () => readonly NetworkInterfaceInfo[] } = {},
-): ((connection: Connection) => boolean) | undefined {
+): ((connection: ConnectionEnds) => boolean) | undefined {
   if (!isInContainer(env)) return undefined
   const isEnclosed = env[enclosedVariable] === '1'
   return (connection) =>
@@ -48,7 +48,7 @@ export interface ContainerNetworking {
  * forward a published port by the container's default gateway, and from that address; other containers connect from their own.
  */
 export function isFromHost(
-  { remoteAddress, localAddress }: Connection,
+  { remoteAddress, localAddress }: ConnectionEnds,
   { gateways, subnets }: ContainerNetworking,
 ): boolean {
   const remote = plainAddress(remoteAddress ?? '')
