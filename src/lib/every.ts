@@ -26,7 +26,7 @@ export function every(ms: number, task: () => unknown, onFailure: OnFailure): ()
   return () => clearInterval(timer)
 }
 
-/** The same once, after `ms` milliseconds. Returns how to call it off. */
+/** Runs a task once after `ms` milliseconds, under the same rules. Returns how to cancel it. */
 export function later(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   const run = async () => {
     try {

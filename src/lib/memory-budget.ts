@@ -8,15 +8,15 @@ export interface MemoryBudgetOptions {
   readonly mostWaiting: number
   /** How long one waits, ms; then it is refused. */
   readonly patience: number
-  /** How often holders are looked at while others wait, ms. */
+  /** How often the progress of holders is checked while others wait, ms. */
   readonly lookEvery?: number
-  /** How long the first in the line waits before the slowest holder is ended for it, ms. */
+  /** How long the first in the queue waits before the slowest holder is evicted for it, ms. */
   readonly turn?: number
-  /** Further memory, only for reservations of at most `largest` bytes that find no room: they never wait for larger ones. */
+  /** Extra memory for reservations of at most `largest` bytes that find no room, so that they never wait for larger ones. */
   readonly small?: { readonly largest: number; readonly bytes: number }
 }
 
-/** There is no memory for a body now. Ask again after `retryAfterSeconds`. */
+/** Says that there is no memory for a body now. Try again after `retryAfterSeconds`. */
 export class BudgetError extends Error {
   override name = 'BudgetError'
   readonly retryAfterSeconds = 2
@@ -29,9 +29,9 @@ export class BudgetError extends Error {
 export interface ReserveOptions {
   /** Ends the waiting; the signal's reason is thrown. */
   readonly signal?: AbortSignal
-  /** Ends a holder that makes too little progress while others wait. It releases its bytes by itself. */
+  /** Called when the holder makes too little progress while others wait. The holder has to release its bytes. */
   readonly evict?: (error: BudgetError) => void
-  /** Bytes that move before the holder is done; as many as it holds when nobody knows. */
+  /** Bytes that have to move until the holder is done; the bytes that it holds when not given. */
   readonly expected?: number | undefined
 }
 
@@ -39,9 +39,9 @@ export interface ReserveOptions {
 export interface Reservation {
   /** Notes bytes that the other side has sent or taken. */
   progress(bytes: number): void
-  /** Says that nobody is waited for any more: from now on it is not evicted. */
+  /** Notes that the other side has nothing more to do. The holder is not evicted from now on. */
   settle(): void
-  /** Takes more. Throws a BudgetError when it cannot be had: at once when somebody else waits for more, else after a while. */
+  /** Takes more bytes. Throws a BudgetError at once when another holder waits for more, else when the patience is over. */
   grow(bytes: number): Promise<void>
   /** Gives everything back, and ends a `grow` that waits; further calls do nothing. */
   release(): void
@@ -49,7 +49,7 @@ export interface Reservation {
 
 interface Holder extends MovingHolder {
   readonly evict: ((error: BudgetError) => void) | undefined
-  /** While it waits for more. */
+  /** Set while it waits for more; aborts that. */
   growing: AbortController | undefined
 }
 
@@ -62,14 +62,14 @@ interface Waiter {
 
 const usualLookEvery = 250
 const usualTurn = 2000
-/** Holders of the further memory that wait to leave it: they keep it from others as long as they do. */
+/** Holders of the extra memory that may wait for main memory at a time. Until they have it, they keep extra memory from others. */
 const mostLeaving = 8
 
 /**
- * The memory for bodies in flight. A body is let in when there is room for the whole of it, in the order of coming, so that two
- * half-read bodies never wait for each other. A holder that grows goes before those who wait to come in, and only one at a time
- * may wait for that. While others wait, a holder whose client or upstream is slow is ended; and once the first of them has
- * waited for a turn, the holder that is the furthest from its end. Among equals that is the latest, so that the others finish.
+ * Shares out the memory for bodies in flight. A body is admitted when there is room for the whole of it, first come, first served,
+ * so that two half-read bodies never wait for each other. A holder that grows goes before new bodies, and only one holder at a time
+ * may wait to grow. While others wait, holders whose client or upstream is slow are evicted. When the first in the queue has waited
+ * for `turn` ms, the holder that needs the longest to its end is evicted; among equals the latest, so that the others finish.
  */
 export class MemoryBudget {
   readonly #options: MemoryBudgetOptions
@@ -108,12 +108,12 @@ export class MemoryBudget {
     return this.#waiting.size + (this.#growing ? 1 : 0) + (this.#small?.waiting ?? 0)
   }
 
-  /** The one that is let in next. */
+  /** The waiter that is admitted next. */
   get #first(): Waiter | undefined {
     return this.#growing ?? this.#waiting.values().next().value
   }
 
-  /** Resolves when there is room for so many bytes; for more than there can be, when there is nothing else. Throws a BudgetError. */
+  /** Resolves when there is room for so many bytes; for more than the whole budget, when the budget is empty. Throws a BudgetError. */
   async reserve(bytes: number, options: ReserveOptions = {}): Promise<Reservation> {
     const wanted = Math.min(bytes, this.#options.bytes)
     if (!this.#first && this.#hasRoom(wanted)) {
@@ -167,7 +167,7 @@ export class MemoryBudget {
     }
   }
 
-  /** Waits before all others. The time is not the holder's: it could not go on. */
+  /** Waits before all others. The time of waiting does not count as slowness of the holder. */
   async #waitToGrow(holder: Holder, bytes: number): Promise<void> {
     if (this.#growing) throw new BudgetError()
     const begun = performance.now()
@@ -181,7 +181,7 @@ export class MemoryBudget {
     }
   }
 
-  /** A part of the further memory. One that grows leaves it, and waits for that as everybody does who comes in. */
+  /** Wraps a reservation of extra memory. When it grows, it moves to the main memory, and waits for that like a new body. */
   #holdSmall(small: Reservation, bytes: number, options: ReserveOptions): Reservation {
     let held = small
     let isSettled = false
@@ -195,7 +195,7 @@ export class MemoryBudget {
       grow: async (more) => {
         if (held !== small) return held.grow(more)
         if (this.#leaving >= mostLeaving) throw new BudgetError()
-        // It waits for us from now on.
+        // From now on the other side waits for this process.
         small.settle()
         this.#leaving++
         try {
@@ -237,7 +237,7 @@ export class MemoryBudget {
       const giveUp = (error: unknown) => {
         leave()
         reject(error)
-        // Those behind it may be smaller.
+        // A smaller one behind it may fit.
         this.#admit()
       }
       const onAbort = () => giveUp(signal!.reason)
@@ -274,7 +274,7 @@ export class MemoryBudget {
     this.#stopLooking = every(this.#lookEvery, () => this.#look(), warn)
   }
 
-  /** Ends holders that have moved too little since the last look, and the slowest one for a first waiter whose turn it is. */
+  /** Evicts holders that have moved too little since the last look, and the slowest one when the first waiter's turn has come. */
   #look(): void {
     if (!this.#first) {
       this.#stopLooking?.()
@@ -285,7 +285,7 @@ export class MemoryBudget {
     const now = performance.now()
     const isLate = now - this.#lookedAt > 2 * this.#lookEvery
     this.#lookedAt = now
-    // What has come while the process itself was busy is not counted yet.
+    // The process was busy, and has not read what has arrived meanwhile.
     if (isLate) return
     const isDue = now - this.#first.since >= this.#turn
     for (const holder of slowHolders(this.#holders, now, { turn: this.#turn, isDue })) {

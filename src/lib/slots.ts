@@ -2,26 +2,26 @@ import { deferred, type Deferred } from './deferred.ts'
 
 export interface TakeOptions {
   readonly signal?: AbortSignal | undefined
-  /** For whom. One owner gets at most half of what the others leave. */
+  /** Who takes it. One owner gets at most half of what the others leave. */
   readonly owner?: string | undefined
-  /** Whether the patience begins again each time the work of the owner moves on: see `moved`. */
+  /** Restarts the patience each time the work of the owner moves on: see `moved`. */
   readonly whileMoving?: boolean
 }
 
 interface Waiter {
   readonly owner: string | undefined
   readonly turn: Deferred<(() => void) | undefined>
-  /** Begins the patience again; undefined where it does not. */
+  /** Restarts the patience; undefined without `whileMoving`. */
   readonly restart: (() => void) | undefined
 }
 
-/** Bytes within a patience that show that work moves on: a body that comes a byte at a time does not. */
+/** Bytes after which the work of an owner counts as moving on. A body that comes a byte at a time does not. */
 const movedBytes = 256 * 1024
 
 /**
- * So many of something at a time; the rest waits in order. An owner that holds some gets a further one only while it holds at
- * most half of its own and the free ones: half of all when it is alone, half of the rest when another one has its half. The
- * owner that holds none gets any free one, so that owners whose work hangs do not keep it out.
+ * Limits how many of something are in use at a time; the rest waits in order. An owner gets at most half of the slots that other
+ * owners leave: half of all when it is alone, a quarter when another one has its half. An owner that holds none gets any free
+ * slot, so that owners whose work hangs do not keep it out.
  */
 export class Slots {
   readonly limit: number
@@ -39,29 +39,29 @@ export class Slots {
     return this.limit - this.#taken
   }
 
-  /** How many wait for one. */
+  /** How many wait for a slot. */
   get waiting(): number {
     return this.#waiting.size
   }
 
-  /** What a single owner gets at most. */
+  /** How many a single owner gets at most. */
   get mostOfOne(): number {
     return Math.ceil(this.limit / 2)
   }
 
-  /** Whether nobody holds one and nobody waits for one. */
+  /** Whether no slot is taken and nobody waits. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0
   }
 
-  /** How many this owner would get now. */
+  /** How many an owner would get now. */
   roomFor(owner: string): number {
     const held = this.#held.get(owner) ?? 0
     const share = Math.ceil((this.free + held) / 2) - held
     return Math.max(0, Math.min(this.free, share))
   }
 
-  /** One at once, and how to give it back; undefined when there is none. */
+  /** Takes a slot and returns how to give it back; undefined when there is none for this owner. */
   tryTake(owner?: string): (() => void) | undefined {
     const room = owner === undefined ? this.free : this.roomFor(owner)
     if (room <= 0) return undefined
@@ -76,8 +76,8 @@ export class Slots {
   }
 
   /**
-   * One, at once or when it is this caller's turn, and how to give it back; undefined when that takes longer than `patience`
-   * ms. Rejects with the signal's reason.
+   * Takes a slot, at once or when it is this caller's turn, and returns how to give it back; undefined when that takes longer than
+   * `patience` ms. Rejects with the signal's reason.
    */
   async take(
     patience: number,
@@ -105,7 +105,7 @@ export class Slots {
     }
   }
 
-  /** Notes bytes that came to the holder of a slot. The patience of this owner's waiters begins again. */
+  /** Notes bytes that came to the holder of a slot. Enough of them restart the patience of this owner's waiters. */
   moved(bytes: number, owner?: string): void {
     if (this.#waiting.size === 0) return this.#moved.clear()
     const sum = (this.#moved.get(owner) ?? 0) + bytes
@@ -123,7 +123,7 @@ export class Slots {
   }
 
   #handOn(): void {
-    /** Owners whose first waiter has to wait: so do those behind it. */
+    /** Owners whose first waiter gets no slot; their other waiters get none either. */
     const full = new Set<string | undefined>()
     for (const waiter of this.#waiting) {
       if (this.free <= 0) return

@@ -1,17 +1,18 @@
-/** One that holds memory for a body, and how the body moves. */
+/** A holder of memory for a body, and the progress of the body. */
 export interface MovingHolder {
   /** Bytes that it holds. */
   bytes: number
-  /** Bytes of the body in all, and since the last look. */
+  /** Bytes of the body that have moved in all. */
   moved: number
+  /** Bytes that have moved since the last look. */
   progressed: number
-  /** Bytes that move before the holder is done; undefined when nobody knows. */
+  /** Bytes that have to move until the holder is done; undefined when nobody knows. */
   readonly expected: number | undefined
-  /** `performance.now()` of its beginning, later by the time that it has waited for memory. */
+  /** `performance.now()` of its beginning, moved on by the time that it has waited for memory. */
   since: number
   /** Whether it was there at the last look. */
   isKnown: boolean
-  /** Something while it waits for more memory. */
+  /** Defined while it waits for more memory. */
   readonly growing: unknown
 }
 
@@ -19,9 +20,9 @@ export interface MovingHolder {
 const leastProgress = 16 * 1024
 
 /**
- * Looks at the holders while others wait: those that have moved too little since the last look. When the first of those who wait
- * is due, also the one that is the furthest from its end at its pace. Among equals that is the latest, so that the others finish.
- * `turn`: ms that a holder has to show its pace, and that its end is waited for.
+ * Returns the holders to evict while others wait: those that have moved too little since the last look. When there is none and
+ * the first waiter is due, returns the one that needs the longest to its end at its pace; among equals the latest, so that the
+ * others finish. `turn`: a holder stays for so many ms to show its pace, and when it ends within so many ms.
  */
 export function slowHolders<T extends MovingHolder>(
   holders: Iterable<T>,
@@ -41,7 +42,7 @@ export function slowHolders<T extends MovingHolder>(
   return slow
 }
 
-/** How long a holder needs to its end at its pace, ms. */
+/** Estimates how long a holder needs to its end at its pace, ms. */
 function timeLeft(holder: MovingHolder | undefined, now: number): number {
   if (!holder) return 0
   const { bytes, expected = bytes, moved, since } = holder

@@ -7,7 +7,7 @@ import { AheadBudget, CountedConnection, type Connection } from './connection.ts
 import { discardInput, isDiscarding } from './lingering-close.ts'
 import { errorText } from './respond.ts'
 
-/** Whose connections count together: those of the cache and the registry on all addresses, or those of the admin listener. */
+/** Names connections that share one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
 export type Share = 'clients' | 'admin'
 
 export interface Admission {
@@ -24,7 +24,7 @@ export interface ConnectionBudgetOptions {
   readonly logger?: Logger
 }
 
-/** A connection that has been idle for so long gives way to a request. A client in the middle of a pull comes back sooner. */
+/** How long a connection has to be idle before it gives way to a request. A client in the middle of a pull comes back sooner. */
 const idleMs = 1000
 /** How long a connection beyond the limit may wait for its request. */
 const waitMs = 1000
@@ -32,7 +32,7 @@ const waitMs = 1000
 const complainMs = 10_000
 
 /**
- * The connections of every listener of the process: one limit for all of them, because they share its file descriptors.
+ * Limits the connections of all listeners of the process together, because they share its file descriptors.
  *
  * A connection beyond the limit waits for its request, for a second at most. The request then takes the place of the connection
  * that has been idle for longest, so that connections which ask for nothing keep nobody out. Where none is idle, it is answered
@@ -52,12 +52,12 @@ export class ConnectionBudget {
     this.#options = options
   }
 
-  /** Connections that are open, those that wait or were refused not among them. */
+  /** Counts admitted connections that are open. */
   count(share: Share): number {
     return this.#shares[share].open.size
   }
 
-  /** Takes a connection that was just accepted. `serve` is called at once, later, or never: then the budget has ended it. */
+  /** Takes a connection that was just accepted. Calls `serve` at once or later, or ends the connection. */
   admit(socket: Socket, admission: Admission, serve: (connection: Connection) => void): void {
     const { share, isSecure } = admission
     if (this.#isFree(share)) return serve(this.#open(socket, admission))
@@ -177,7 +177,7 @@ function refuse(socket: Socket, head: Buffer | undefined): void {
 
 function ignore(): void {}
 
-/** What has arrived on a socket that nobody has read from; undefined for nothing, and where there is no plain descriptor. */
+/** Reads what has arrived on a socket that nobody has read from; undefined for nothing, and where there is no plain descriptor. */
 function readArrived(socket: Socket): Buffer | undefined {
   const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
   if (typeof handle?.fd !== 'number' || handle.fd < 0) return undefined
@@ -198,7 +198,7 @@ function isUnfinished(head: Buffer): boolean {
   return !text.endsWith('\r\n\r\n') || /^(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)/im.test(text)
 }
 
-/** Has a body only where a request is known to be no HEAD: nothing may follow the head of its answer. */
+/** Writes the 503. It has a body only for a request that is known to be no HEAD. */
 function busyAnswer(head: Buffer | undefined): string {
   const isHead = head === undefined || head.toString('latin1', 0, 5) === 'HEAD '
   const message = 'The mirror has as many connections as it can hold.'

@@ -50,8 +50,8 @@ const weight = 2
 const release = createBufferRelease()
 
 /**
- * Hands all of a small body over, and holds its part of the memory for bodies until that is over. Throws an OciError 413 when it
- * is larger than the limit, and a BudgetError when there is no memory for it, or it comes too slowly while others wait.
+ * Reads all of a small body, and holds memory of the budget for it until `use` has ended. Throws an OciError 413 for a body that is
+ * larger than the limit, and a BudgetError when there is no memory for it, or it comes too slowly while others wait.
  */
 export async function withSmallBody<T>(
   request: IncomingMessage,
@@ -102,13 +102,13 @@ export function readSmallBody(request: IncomingMessage, limit: number, idle: num
   return withSmallBody(request, { limit, idle }, (bytes) => bytes)
 }
 
-/** The first to settle; a failure of the other one is nobody's. */
+/** Settles as the first of the two. A later failure of the other one is ignored. */
 function either<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
   one.catch(() => {})
   return Promise.race([one, other])
 }
 
-/** What a client is told that nothing can be read for now. */
+/** The answer to a request for which there is no memory now. */
 export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
@@ -128,14 +128,14 @@ function tooLarge(limit: number): OciError {
   return new OciError('SIZE_INVALID', 413, `It is larger than ${limit} bytes.`)
 }
 
-/** A body in the making, in one piece: pieces that were kept until the end would be held twice. */
+/** Collects a body in one buffer. Pieces that were joined at the end would take the memory twice. */
 class Gathered {
   readonly #limit: number
   readonly #buffer: ArrayBuffer
   readonly #isSized: boolean
   #size = 0
 
-  /** `length`: of the body, when it was told. */
+  /** `length`: of the body, where the client has announced it. */
   constructor(length: number | undefined, limit: number) {
     this.#limit = length ?? limit
     this.#isSized = length !== undefined
