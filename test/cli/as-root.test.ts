@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
@@ -179,6 +179,26 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     await chown(join(root, 'etc', 'docker'), 0, 0)
     expect(mirror(args).status).toBe(0)
     expect(await readFile(target, 'utf8')).toBe('{}')
+  })
+
+  test('undoes nothing by a record that lies where another user can change it', async () => {
+    const root = join(folder, 'machine')
+    const daemonJson = join(root, 'etc', 'docker', 'daemon.json')
+    await mkdir(join(root, 'etc', 'docker'), { recursive: true })
+    await writeFile(daemonJson, '{"debug": true}\n')
+    const configure = ['configure', 'docker', '--mirror', 'http://127.0.0.1:5055', '--yes', '--image-store', 'classic']
+    expect(mirror([...configure, '--root', root])).toMatchObject({ status: 0 })
+    const configured = await readFile(daemonJson, 'utf8')
+    // A record that would be obeyed if it were root's: it names the file, and with what to replace it.
+    await cp(join(own, 'state'), join(theirs, 'state'), { recursive: true })
+    await giveAway()
+    const undo = ['configure', 'docker', '--undo', '--yes', '--root', root]
+    const { stdout, stderr } = mirror(undo, { MIRROR_HOME: theirs })
+    expect(stdout).toContain('Nothing to undo')
+    expect(stderr).toContain(`MIRROR_HOME=${theirs}`)
+    expect(await readFile(daemonJson, 'utf8')).toBe(configured)
+    expect(mirror(undo)).toMatchObject({ status: 0 })
+    expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}\n')
   })
 
   test('tells of records that root has left where another user can change them, and how to undo them by hand', async () => {
