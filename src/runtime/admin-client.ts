@@ -44,7 +44,7 @@ export interface AdminClientOptions {
   tokenFile: string
   /** The user whose file that is, where root reads another user's. */
   tokenOwner?: number | undefined
-  /** How long it may be silent. */
+  /** How long it may be silent, ms. What may take longer goes on as long as the mirror answers `/healthz` meanwhile. */
   timeoutMs: number
   /** Undefined for one that the URL alone leads to. */
   tunnel?: AdminTunnel | undefined
@@ -64,14 +64,13 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
   async function ask(
     method: string,
     path: string,
-    body?: object,
-    signal?: AbortSignal,
+    { body, signal, mayTakeLong = false }: { body?: object; signal?: AbortSignal; mayTakeLong?: boolean } = {},
   ): Promise<AsyncIterable<string>> {
     const token = await readToken(tokenFile, tokenOwner)
     // Not every command has something to ask, and loading this takes a tenth of its time.
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
-    if (connection) limitSilence(connection, timeoutMs)
+    const silence = connection && limitSilence(connection, timeoutMs)
     const sent = request(new URL(path, reachable(url)), {
       method,
       ...(connection ? { createConnection: () => connection } : { agent: false }),
@@ -82,8 +81,16 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
         ...(token !== undefined && { authorization: `Bearer ${token}` }),
       },
     })
+    const onSilence = async () => {
+      if (!mayTakeLong || !(await isAlive()))
+        return void sent.destroy(unreachable(`it was silent for ${timeoutMs / 1000} s`))
+      // A request tells of a time-out once; its connection tells of each.
+      sent.socket?.once('timeout', () => void onSilence())
+      if (silence) silence.restart()
+      else sent.socket?.setTimeout(timeoutMs)
+    }
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      sent.once('timeout', () => sent.destroy(unreachable(`it was silent for ${timeoutMs / 1000} s`)))
+      sent.once('timeout', () => void onSilence())
       sent.once('response', resolve)
       sent.once('error', (error) => reject(isLoss(error) ? unreachable(error.message, error) : error))
       sent.end(body && JSON.stringify(body))
@@ -93,6 +100,16 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     const status = response.statusCode ?? 0
     if (status >= 200 && status < 300) return textIn(response)
     throw refused(status, await wholeOf(textIn(response)))
+  }
+
+  async function isAlive(): Promise<boolean> {
+    try {
+      await wholeOf(await ask('GET', '/healthz'))
+      return true
+    } catch (error) {
+      // One that cannot fetch works all the same.
+      return error instanceof MirrorError && error.exit !== exitCode.missing
+    }
   }
 
   async function* textIn(response: IncomingMessage): AsyncGenerator<string> {
@@ -123,18 +140,18 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
 
   return {
     status: async () => jsonOf(await ask('GET', '/api/status')),
-    remove: async (names) => jsonOf(await ask('POST', '/api/cache/rm', names)),
-    prune: async (how) => jsonOf(await ask('POST', '/api/cache/prune', how)),
+    remove: async (names) => jsonOf(await ask('POST', '/api/cache/rm', { body: names, mayTakeLong: true })),
+    prune: async (how) => jsonOf(await ask('POST', '/api/cache/prune', { body: how, mayTakeLong: true })),
     async *verify(how, signal) {
-      const answer = await ask('POST', '/api/cache/verify', how, signal)
+      const answer = await ask('POST', '/api/cache/verify', { body: how, signal, mayTakeLong: true })
       for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
     },
     pushedImages: async () => jsonOf(await ask('GET', '/api/registry')),
-    removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', names)),
-    collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', how)),
-    prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', how)),
+    removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', { body: names, mayTakeLong: true })),
+    collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', { body: how, mayTakeLong: true })),
+    prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', { body: how, mayTakeLong: true })),
     offerCanary: async () => jsonOf(await ask('POST', '/api/canary')),
-    endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { id })),
+    endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { body: { id } })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
 }

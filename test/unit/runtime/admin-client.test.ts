@@ -55,6 +55,26 @@ describe('the admin client', () => {
     await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
+  test('what takes long is waited for as long as the mirror answers for its health', async () => {
+    let asked = 0
+    let finish = () => {}
+    const client = await clientOf(({ url }, response) => {
+      if (url !== '/healthz')
+        return void (finish = () => response.end('{"images":[],"blobs":1,"bytes":2,"unknown":[]}'))
+      // A mirror that cannot fetch works all the same.
+      response.writeHead((asked += 1) % 2 === 0 ? 200 : 503).end('{}')
+      if (asked === 2) finish()
+    }, 1500)
+    await expect(client.collectPushed({ dryRun: false, grace: 0, untagged: true })).resolves.toMatchObject({ blobs: 1 })
+    expect(asked).toBe(2)
+  })
+
+  test('what takes long is given up when the mirror does not answer for its health', async () => {
+    const client = await clientOf(() => {}, 100)
+    const collected = client.collectPushed({ dryRun: false, grace: 0, untagged: true })
+    await expect(collected).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
+  })
+
   test('a mirror that is silent is an error, not a wait without end', async () => {
     const client = await clientOf(() => {}, 100)
     await expect(client.status()).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
