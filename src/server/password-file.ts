@@ -60,13 +60,19 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
   }
 }
 
+/** Throws a MirrorError for a file that cannot be used. */
+export async function checkPasswordFile(path: string): Promise<void> {
+  await read(path)
+}
+
 async function read(path: string): Promise<Users> {
   try {
     if ((await stat(path)).size > largestFile) throw unusable(path, 'it is larger than 1 MiB')
     return parse(path, await readFile(path, 'utf8'))
   } catch (error) {
     const code = errnoOf(error)
-    throw code === undefined ? error : unusable(path, code, error)
+    if (code === undefined) throw error
+    throw unusable(path, code === 'ENOENT' ? 'it does not exist' : code, error)
   }
 }
 
@@ -118,6 +124,7 @@ function unusable(path: string, why: string, cause?: unknown): MirrorError {
   return new MirrorError(`The password file ${path} cannot be used: ${why}.`, {
     cause,
     exit: exitCode.usage,
-    hints: [`htpasswd -cB '${path}' USER`],
+    // -c empties a file that exists.
+    hints: [`htpasswd ${errnoOf(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
   })
 }

@@ -3,7 +3,7 @@ import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { chmod, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import type { Logger } from '../../../src/lib/logger.ts'
+import { silentLogger, type Logger } from '../../../src/lib/logger.ts'
 import { openPasswordFile } from '../../../src/server/password-file.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 
@@ -65,6 +65,22 @@ describe('a file that cannot be used names the line', () => {
     const opened = open(text)
     await expect(opened).rejects.toThrow(message)
     await expect(opened).rejects.not.toThrow(tail)
+  })
+})
+
+describe('the next step for a file that cannot be used', () => {
+  test('makes a file that does not exist', async () => {
+    const path = join(await temporaryHome(), 'none')
+    await expect(openPasswordFile(path, silentLogger)).rejects.toMatchObject({
+      message: `The password file ${path} cannot be used: it does not exist.`,
+      hints: [`htpasswd -cB '${path}' USER`],
+    })
+  })
+
+  test('empties no file that exists', async () => {
+    const path = join(await temporaryHome(), 'htpasswd')
+    await writeFile(path, `${line('one', 10)}dev:nonsense\n`)
+    await expect(openPasswordFile(path, silentLogger)).rejects.toMatchObject({ hints: [`htpasswd -B '${path}' USER`] })
   })
 })
 
