@@ -1,12 +1,10 @@
-import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { createSecureContext } from 'node:tls'
 import { isDeepStrictEqual } from 'node:util'
 import type { Config, ListenAddress } from '../config/config.ts'
 import { defaultConfig } from '../config/defaults.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { systemClock } from '../lib/clock.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { machineNames } from '../lib/own-names.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
@@ -28,6 +26,7 @@ import { createCanaryActions } from './canary-actions.ts'
 import { compose, type Parts } from './compose.ts'
 import { hostCheck } from './container/host-check.ts'
 import type { Outside } from './container/outside.ts'
+import { readTls } from './named-files.ts'
 import {
   openOnAddress,
   startNetworkListeners,
@@ -274,19 +273,4 @@ async function knownFreeSpace(path: string): Promise<number | undefined> {
 function guardNames(config: Config): string[] {
   const listening = [...config.cache.listen, ...config.admin.listen, ...config.registry.listen].map(({ host }) => host)
   return [...config.allowedHosts, ...machineNames(), ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
-}
-
-function readTls(tls: Config['tls']): { cert: string; key: string } | undefined {
-  if (!tls) return undefined
-  try {
-    const pair = { cert: readFileSync(tls.cert, 'utf8'), key: readFileSync(tls.key, 'utf8') }
-    createSecureContext(pair)
-    return pair
-  } catch (cause) {
-    throw new MirrorError(`The certificate and key of "tls" cannot be used: ${String(cause)}`, {
-      exit: exitCode.usage,
-      hints: ['"tls" in mirror.yaml needs two PEM files that belong together: {cert: ./tls.crt, key: ./tls.key}'],
-      cause,
-    })
-  }
 }

@@ -65,8 +65,19 @@ export interface UpReport {
 const lookEveryMs = 100
 const looksForOther = 10
 
-/** Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, and touches nothing. */
-export async function planUp({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
+/**
+ * Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, or a file of it that a
+ * mirror could not start with, and touches nothing.
+ */
+export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
+  const plan = await compare(request)
+  if (plan.action === 'nothing') return plan
+  const { checkNamedFiles } = await import('./named-files.ts')
+  await checkNamedFiles(plan.config, request.surroundings.env)
+  return plan
+}
+
+async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const paths = mirrorPaths(surroundings)
   const config = await loadConfig({ ...surroundings, paths })
   const running = await findReachable(paths.stateFile)

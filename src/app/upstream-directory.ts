@@ -1,7 +1,5 @@
-import { readFileSync } from 'node:fs'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Clock } from '../lib/clock.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { OwnTroubles } from '../lib/own-troubles.ts'
 import { runCommand } from '../lib/run-command.ts'
@@ -10,7 +8,6 @@ import { originOf } from '../oci/docker-hub.ts'
 import type { Repository } from '../oci/route.ts'
 import type { Canaries } from '../upstream/canaries.ts'
 import { createCanaryUpstream } from '../upstream/canary-upstream.ts'
-import { trustedCertificates } from '../upstream/certificates.ts'
 import { authVariable, parseAuthVariable } from '../upstream/docker-auth.ts'
 import type { Identify } from '../upstream/credential-identity.ts'
 import { dockerConfigPath } from '../upstream/docker-config.ts'
@@ -20,6 +17,7 @@ import { noteFailures } from '../upstream/note-failures.ts'
 import { proxyWarnings, readProxies } from '../upstream/proxies.ts'
 import { createRouting } from '../upstream/routing.ts'
 import type { Upstream } from '../upstream/upstream.ts'
+import { readAuthorities } from './named-files.ts'
 
 /** Every upstream that may be asked, made when it is first asked. */
 export interface UpstreamDirectory {
@@ -64,9 +62,7 @@ export function createUpstreamDirectory({
     configured: new Set(Object.keys(config.upstreams)),
     defaultUpstream: config.defaultUpstream,
   })
-  const authorities = new Map(
-    Object.entries(config.upstreams).map(([host, { ca }]) => [host, ca && readAuthority(host, ca)]),
-  )
+  const authorities = readAuthorities(config.upstreams)
   const dockerConfig = dockerConfigPath(env)
   readProxies(env)
   if (parseAuthVariable(env[authVariable] ?? '') === undefined)
@@ -130,19 +126,5 @@ export function createUpstreamDirectory({
     async close() {
       await Promise.all([...upstreams.values()].map(({ http }) => http.close()))
     },
-  }
-}
-
-function readAuthority(host: string, path: string): string {
-  try {
-    const pem = readFileSync(path, 'utf8')
-    trustedCertificates(pem, host)
-    return pem
-  } catch (cause) {
-    if (errnoOf(cause) === undefined) throw cause
-    throw new MirrorError(`The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${String(cause)}`, {
-      exit: exitCode.usage,
-      cause,
-    })
   }
 }

@@ -140,6 +140,34 @@ describe('a mirror whose successor cannot start', () => {
   })
 })
 
+describe('a file of the configuration that cannot be used', () => {
+  test.each([
+    [
+      'a password file that is not there',
+      'registry: {auth: {htpasswd: ./none}}',
+      /none cannot be used: it does not exist/,
+    ],
+    [
+      'a bad password file',
+      'registry: {auth: {htpasswd: ./mirror.yaml}}',
+      /line 1 is not a user name and a bcrypt hash/,
+    ],
+    ['a certificate that is not there', 'tls: {cert: ./none.crt, key: ./none.key}', /The certificate and key of "tls"/],
+    ['a bad CA of an upstream', 'upstreams: {a.example: {ca: ./mirror.yaml}}', /a\.example is not a PEM certificate/],
+  ])('%s leaves the running mirror alone', async (_, config, reason) => {
+    const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
+    await writeFile(join(home, 'mirror.yaml'), config)
+    for (const more of [[], ['--foreground']]) {
+      const up = await mirror('up', ...more)
+      expect(up).toMatchObject({ exit: 2, stdout: '' })
+      expect(up.stderr).toMatch(reason)
+      expect(up.stderr).toContain(', so nothing was done.')
+      expect(up.stderr).not.toContain('The mirror that ran before')
+    }
+    expect((await status()).pid).toBe(pid)
+  })
+})
+
 describe('a network that is named by a flag', () => {
   const networks = async () => (await readState(join(home, 'state', 'mirror.json')))!.served!.config['networks']
 

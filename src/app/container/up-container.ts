@@ -27,6 +27,7 @@ import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
 import { findCertificate } from '../configure/mirror-certificate.ts'
+import { checkNamedFiles } from '../named-files.ts'
 import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
 import { ensureNetworks } from './ensure-networks.ts'
@@ -86,6 +87,7 @@ export async function prepareContainer(
   refuseUnshared(credentials, config)
   refuseFolderElsewhere(engine, surroundings.env)
   if (!request.dryRun) await mend(engine, request)
+  await checkNamedFiles(config, surroundings.env)
   const actual = await findOurs(engine, paths.stateDir)
   const info = await engine.info()
   const { wish: known, files, warnings } = await makeWish(request, info)

@@ -14,6 +14,7 @@ import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/clock.ts'
 import { findRunning, readState } from '../../../../src/runtime/state-file.ts'
 import { createFakeEngine, type FakeEngine } from '../../../support/fake-engine.ts'
+import { testCertificate } from '../../upstream/support/certificate.ts'
 
 let home: string
 let docker: FakeEngine
@@ -156,7 +157,8 @@ describe('up in a container', () => {
   })
 
   test('speaks TLS where the configuration says so, with the files that it names', async () => {
-    for (const name of ['tls.crt', 'tls.key']) await write(name, `the ${name}`)
+    await writeFile(join(home, 'tls.crt'), `the tls.crt\n${testCertificate.cert}`)
+    await writeFile(join(home, 'tls.key'), `the tls.key\n${testCertificate.key}`)
     await write('mirror.yaml', { tls: { cert: './tls.crt', key: './tls.key' } })
     const { endpoints } = await up()
     expect(endpoints).toMatchObject({
@@ -166,7 +168,7 @@ describe('up in a container', () => {
     })
     expect(handed()).toContain('the tls.key')
     expect((await up()).plan.action).toBe('keep')
-    await write('tls.crt', 'a new one')
+    await writeFile(join(home, 'tls.crt'), `a new one\n${testCertificate.cert}`)
     expect((await up()).plan).toEqual({ action: 'replace', changed: ['files'] })
   })
 
@@ -288,6 +290,27 @@ describe('up in a container', () => {
     const { env } = specOf()
     expect(env['NODE_EXTRA_CA_CERTS']).toMatch(/\/extra-ca\.pem$/)
     for (const name of Object.keys(others)) expect(env).not.toHaveProperty(name)
+  })
+
+  test.each([
+    [
+      'a bad password file',
+      { registry: { auth: { htpasswd: './bad' } } },
+      'line 1 is not a user name and a bcrypt hash',
+    ],
+    ['no password file', { registry: { auth: { htpasswd: './none' } } }, 'it does not exist'],
+    ['a bad certificate', { tls: { cert: './bad', key: './bad' } }, 'The certificate and key of "tls" cannot be used'],
+  ])('leaves the container that runs alone when there is %s', async (_, config, reason) => {
+    await up()
+    const done = [...docker.done]
+    await write('bad', 'nonsense')
+    await write('mirror.yaml', config)
+    const { request } = await requestFor({})
+    await expect(prepareContainer(docker, request)).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringMatching(new RegExp(`${reason}.*, so nothing was done\\.$`)),
+    })
+    expect(docker.done).toEqual(done)
   })
 
   test.each([
