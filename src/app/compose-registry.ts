@@ -20,6 +20,8 @@ export interface RegistryParts {
   readonly keeper: RegistryKeeper
   /** Undefined when everybody may do everything. */
   readonly authorize: BasicAuth['authorize'] | undefined
+  /** Why it serves nobody, one sentence each; empty when it does. */
+  troubles(): Promise<string[]>
   /** Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -58,6 +60,10 @@ export async function composeRegistry(
     registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
     keeper,
     authorize: passwords?.authorize,
+    async troubles() {
+      const trouble = (await passwords?.trouble())?.replace('The', 'the')
+      return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
+    },
     async close() {
       await passwords?.close()
       await sessions.close()

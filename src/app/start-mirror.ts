@@ -134,7 +134,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         ...context,
         networks: watched.networks?.report() ?? {},
         registryNetworks: networkRights(config.registry.networks, endpoints, isFromHost !== undefined),
-        troubles: await parts.ownTroubles.find(),
+        troubles: [...(await parts.ownTroubles.find()), ...((await parts.pushed?.troubles()) ?? [])],
         freeBytes: await knownFreeSpace(parts.store.layout.home),
       })
     const actions = createAdminActions(

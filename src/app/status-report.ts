@@ -18,7 +18,7 @@ export interface StatusContext {
   readonly networks: StatusReport['networks']
   /** What containers of Docker networks may do in the registry. */
   readonly registryNetworks: 'read' | 'write'
-  /** Why the mirror cannot fetch by its own fault. */
+  /** Why the mirror cannot fetch by its own fault, or its registry serves nobody. */
   readonly troubles: readonly string[]
   /** Bytes that may still be written to the disk of the cache; undefined where that cannot be told. */
   readonly freeBytes: number | undefined

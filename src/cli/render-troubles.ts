@@ -84,10 +84,10 @@ export function damagedRepositories(damaged: readonly DamagedRepositoryReport[])
   })
 }
 
-function failures({ networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
+function failures({ runtime, networks, upstreams, storage, troubles = [] }: StatusReport): string[] {
   const { freeBytes = Infinity, minFree, path } = storage
   const failed = [
-    ...troubles.map((reason) => `${sentence(reason)}. Next: ${stepFor(reason, 'mirror logs')}`),
+    ...troubles.map((reason) => `${sentence(reason)}. Next: ${stepFor(reason, troubleStep(reason, runtime))}`),
     ...Object.entries(networks).flatMap(([name, { state, reason = '' }]) =>
       state === 'failed'
         ? [
@@ -106,6 +106,14 @@ function failures({ networks, upstreams, storage, troubles = [] }: StatusReport)
       `disk: ${formatBytes(freeBytes)} are free at ${path}, less than cache.minFree (${formatBytes(minFree)}), so that new content may not be kept. Next: free some space, or mirror cache prune`,
     )
   return failed
+}
+
+function troubleStep(reason: string, runtime: StatusReport['runtime']): string {
+  if (!reason.includes('the password file')) return 'mirror logs'
+  // A container has a copy.
+  return runtime === 'container'
+    ? 'correct the file that "registry.auth.htpasswd" in mirror.yaml names, then: mirror up'
+    : 'correct the file; the change takes effect at once'
 }
 
 /** What to do about a failure: more open files where they are what is missing. */

@@ -54,7 +54,7 @@ export interface StatusReport {
     minFree: number
   }
   registry: RegistryCounters
-  /** Why the mirror cannot fetch by its own fault; absent while it can. */
+  /** Why the mirror cannot fetch by its own fault, or its registry serves nobody; absent while all is well. */
   troubles?: string[]
   /** Host headers that are not this mirror's, and how often they came. */
   refusedHosts: Record<string, number>

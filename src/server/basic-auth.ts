@@ -16,6 +16,8 @@ export interface BasicAuth {
    * 503 while the password file cannot be used. `client.signal` aborts when nobody waits for the answer any more.
    */
   readonly authorize: (request: IncomingMessage, client: { readonly signal: AbortSignal }) => Promise<string>
+  /** Why the password file cannot be used now, as one sentence; undefined while it can. */
+  readonly trouble: () => Promise<string | undefined>
   /** Listeners are to be closed before. */
   close(): Promise<void>
 }
@@ -77,6 +79,7 @@ export async function createBasicAuth(
       if (!isGood) throw unauthorized()
       return user
     },
+    trouble: () => file.trouble(),
     close: () => thread.close(),
   }
 }

@@ -1,6 +1,6 @@
 import { createHash, createHmac } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
-import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 
@@ -8,6 +8,8 @@ import { OciError } from '../oci/errors.ts'
 export interface PasswordFile {
   /** What the file holds now. Throws an OciError 503 while it cannot be used. */
   users(): Promise<Users>
+  /** Why it cannot be used now, as one sentence; undefined while it can. */
+  trouble(): Promise<string | undefined>
 }
 
 export interface Users {
@@ -24,7 +26,7 @@ const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 /** Throws a MirrorError for a file that cannot be used. A later change of the file holds at once. */
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
   let version = await versionOf(path)
-  let users: Users | MirrorError = await read(path)
+  let users: Users | UnusableFile = await read(path)
   /** Whether the system has refused to read this version: it may read it a moment later. */
   let isUnread = false
   let reading: Promise<void> | undefined
@@ -38,20 +40,28 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
       isUnread = false
       logger.info({ path }, 'read the changed password file')
     } catch (error) {
-      if (!(error instanceof MirrorError)) throw error
+      if (!(error instanceof UnusableFile)) throw error
       users = error
       isUnread = errnoOf(error.cause) !== undefined
-      const isKnown = before instanceof MirrorError && before.message === error.message && found === version
-      if (!isKnown)
-        logger.error({ path, reason: describeFailure(error) }, 'the password file cannot be used: nobody can log in')
+      const isKnown = before instanceof UnusableFile && before.message === error.message && found === version
+      if (!isKnown) logger.error({ path, reason: error.why }, 'the password file cannot be used: nobody can log in')
     }
     version = found
   }
 
+  async function latest(): Promise<Users | UnusableFile> {
+    await (reading ??= reload().finally(() => (reading = undefined)))
+    return users
+  }
+
   return {
+    async trouble() {
+      const found = await latest()
+      return found instanceof UnusableFile ? found.message : undefined
+    },
     async users() {
-      await (reading ??= reload().finally(() => (reading = undefined)))
-      if (!(users instanceof MirrorError)) return users
+      const found = await latest()
+      if (!(found instanceof UnusableFile)) return found
       // Who was in the file before may have been taken out of it.
       throw new OciError('UNAVAILABLE', 503, 'The password file cannot be used; the log says why.', {
         'retry-after': '1',
@@ -67,12 +77,12 @@ export async function checkPasswordFile(path: string): Promise<void> {
 
 async function read(path: string): Promise<Users> {
   try {
-    if ((await stat(path)).size > largestFile) throw unusable(path, 'it is larger than 1 MiB')
+    if ((await stat(path)).size > largestFile) throw new UnusableFile(path, 'it is larger than 1 MiB')
     return parse(path, await readFile(path, 'utf8'))
   } catch (error) {
     const code = errnoOf(error)
     if (code === undefined) throw error
-    throw unusable(path, code === 'ENOENT' ? 'it does not exist' : code, error)
+    throw new UnusableFile(path, code === 'ENOENT' ? 'it does not exist' : code, error)
   }
 }
 
@@ -83,9 +93,12 @@ function parse(path: string, text: string): Users {
     const colon = line.indexOf(':')
     const hash = line.slice(colon + 1).trim()
     const cost = Number(bcryptEntry.exec(hash)?.[1])
-    if (colon < 1 || !(cost >= 4)) throw unusable(path, `line ${at + 1} is not a user name and a bcrypt hash`)
+    if (colon < 1 || !(cost >= 4)) throw new UnusableFile(path, `line ${at + 1} is not a user name and a bcrypt hash`)
     if (cost > highestCost)
-      throw unusable(path, `line ${at + 1} has a bcrypt cost of ${cost}, and more than ${highestCost} is not accepted`)
+      throw new UnusableFile(
+        path,
+        `line ${at + 1} has a bcrypt cost of ${cost}, and more than ${highestCost} is not accepted`,
+      )
     hashes.set(line.slice(0, colon), hash)
   }
   const costs = [...hashes.values()].map(costOf)
@@ -120,11 +133,16 @@ async function versionOf(path: string): Promise<string | undefined> {
   }
 }
 
-function unusable(path: string, why: string, cause?: unknown): MirrorError {
-  return new MirrorError(`The password file ${path} cannot be used: ${why}.`, {
-    cause,
-    exit: exitCode.usage,
-    // -c empties a file that exists.
-    hints: [`htpasswd ${errnoOf(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
-  })
+class UnusableFile extends MirrorError {
+  readonly why: string
+
+  constructor(path: string, why: string, cause?: unknown) {
+    super(`The password file ${path} cannot be used: ${why}.`, {
+      cause,
+      exit: exitCode.usage,
+      // -c empties a file that exists.
+      hints: [`htpasswd ${errnoOf(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
+    })
+    this.why = why
+  }
 }

@@ -138,6 +138,21 @@ describe('a password that was right', () => {
   })
 })
 
+test('a password file that cannot be used any more is told by the status before anybody has asked for it', async () => {
+  const { registry, htpasswd, logIn } = await startWith(`dev:${await hash('right', 4)}\n`)
+  expect(await registry.status()).not.toHaveProperty('troubles')
+  await writeFile(htpasswd, 'dev:nonsense\n')
+  expect((await registry.status()).troubles).toEqual([
+    `Nobody can log in to the registry, because the password file ${htpasswd} cannot be used: line 1 is not a user name and a bcrypt hash.`,
+  ])
+  expect((await logIn('dev:right')).status).toBe(503)
+  const admin = (await registry.status()).endpoints.admin[0]!
+  // That is about fetching alone: a supervisor that restarts the mirror would end it for good.
+  expect((await get(admin, '/healthz')).status).toBe(200)
+  await writeFile(htpasswd, `dev:${await hash('right', 4)}\n`)
+  expect(await registry.status()).not.toHaveProperty('troubles')
+})
+
 describe('an Authorization header', () => {
   test.each([
     ['longer than 4 KiB', basic(`dev:${'x'.repeat(4000)}`)],

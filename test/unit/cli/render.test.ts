@@ -201,6 +201,18 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
     expect(renderStatus(report, plain, now)).not.toContain('failed')
   })
 
+  test('says that the password file cannot be used, and where to correct it', () => {
+    const troubles = [
+      'Nobody can log in to the registry, because the password file /etc/htpasswd cannot be used: it does not exist.',
+    ]
+    expect(renderStatus({ ...report, troubles }, plain, now)).toContain(
+      'failed    Nobody can log in to the registry, because the password file /etc/htpasswd cannot be used: it does not exist. Next: correct the file; the change takes effect at once',
+    )
+    expect(renderStatus({ ...report, runtime: 'container', troubles }, plain, now)).toContain(
+      'Next: correct the file that "registry.auth.htpasswd" in mirror.yaml names, then: mirror up',
+    )
+  })
+
   test.each([
     ['read', 'containers may only pull (registry.networks: read)'],
     ['write', 'containers may push and delete (registry.networks or registry.listen allows it)'],

@@ -15,9 +15,13 @@ async function open(text: string) {
   const path = join(await temporaryHome(), 'htpasswd')
   await writeFile(path, text)
   const log: string[] = []
-  const note = (_fields: object, message: string) => void log.push(message)
+  const reasons: unknown[] = []
+  const note = (fields: object, message: string) => {
+    log.push(message)
+    reasons.push('reason' in fields ? fields.reason : undefined)
+  }
   const logger: Logger = { debug: note, info: note, warn: note, error: note }
-  return { path, log, file: await openPasswordFile(path, logger) }
+  return { path, log, reasons, file: await openPasswordFile(path, logger) }
 }
 
 const costOf = ({ hash }: { readonly hash: string }) => Number(hash.slice(4, 6))
@@ -85,17 +89,21 @@ describe('the next step for a file that cannot be used', () => {
 })
 
 test('a change that cannot be used lets nobody in, says so once, and is over when the file is mended', async () => {
-  const { path, file, log } = await open(line('dev', 5))
+  const { path, file, log, reasons } = await open(line('dev', 5))
+  expect(await file.trouble()).toBeUndefined()
   expect((await file.users()).hashOf('dev').isKnown).toBe(true)
   await writeFile(path, 'dev:nonsense\n')
   for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
   await rm(path)
   for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
   expect(log.filter((message) => message.includes('cannot be used'))).toHaveLength(2)
+  expect(reasons).toEqual(['line 1 is not a user name and a bcrypt hash', 'it does not exist'])
+  expect(await file.trouble()).toBe(`The password file ${path} cannot be used: it does not exist.`)
   await writeFile(path, line('other', 5))
   await chmod(path, 0o600)
   const users = await file.users()
   expect([users.hashOf('dev').isKnown, users.hashOf('other').isKnown]).toEqual([false, true])
+  expect(await file.trouble()).toBeUndefined()
 })
 
 test.skipIf(process.platform !== 'linux')(
