@@ -225,12 +225,15 @@ function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, s
     status,
     metrics: async () => renderMetrics(await status()),
     async remove({ names, dryRun }) {
-      const removal = await sweeper.remove(names, dryRun)
-      if (!dryRun) cache.forget()
-      return removal
+      try {
+        return await sweeper.remove(names, dryRun)
+      } finally {
+        if (!dryRun) cache.forget()
+      }
     },
-    prune: ({ dryRun }) => sweeper.sweep({ dryRun }),
+    prune: ({ dryRun }) => sweeper.sweep({ dryRun, isAsked: true }),
     async *verify({ quarantine }, signal) {
+      if (quarantine) await store.blobs.checkWritable()
       for await (const state of verifyStore(store, { quarantine, signal })) {
         yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
       }

@@ -30,7 +30,7 @@ export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Pr
       return imageReports({ store })
     },
     remove: (names, dryRun) => sweeper.remove(names, dryRun),
-    prune: (dryRun) => sweeper.sweep({ dryRun }),
+    prune: (dryRun) => sweeper.sweep({ dryRun, isAsked: true }),
     async *verify(quarantine, signal) {
       for await (const state of verifyStore(store, { quarantine, signal }))
         yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }

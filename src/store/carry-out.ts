@@ -24,6 +24,8 @@ export interface CarryOutOptions {
   readonly isInUse: (digest: Digest) => boolean
   /** Images go even if they were pulled a moment ago. */
   readonly isForced: boolean
+  /** Hears of each blob that the disk does not let go. */
+  readonly onRefused?: (error: unknown) => void
   readonly logger: Logger
   readonly clock: Clock
   readonly signal: AbortSignal
@@ -59,6 +61,7 @@ export async function carryOut(plan: EvictionPlan, options: CarryOutOptions): Pr
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       logger.error({ digest, error: String(error) }, 'could not remove a blob')
+      options.onRefused?.(error)
     }
     await pause()
   }

@@ -38,6 +38,8 @@ export interface SweepRequest {
   readonly dryRun: boolean
   /** Bytes that somebody wants to write. Nothing goes for them when there is room, or could not be enough of it. */
   readonly needBytes?: number
+  /** Somebody waits to hear what went: what cannot be removed is a failure. */
+  readonly isAsked?: boolean
 }
 
 /** What went, or would go. */
@@ -49,7 +51,7 @@ export interface Removal extends Removed {
 /** Keeps the store within its limits. One sweep at a time; the others wait for their turn. */
 export interface Sweeper {
   sweep(request: SweepRequest): Promise<Removal>
-  /** Removes images, repositories or digests by name, whatever the limits say. */
+  /** Removes images, repositories or digests by name, whatever the limits say. Throws the system's error for what cannot be removed. */
   remove(names: readonly string[], dryRun: boolean): Promise<Removal>
   /** To be called after a blob was published: sweeps soon when there is too much. */
   poke(): void
@@ -65,13 +67,13 @@ export function createSweeper(options: SweeperOptions): Sweeper {
   let last: Promise<unknown> = Promise.resolve()
   let callOff: (() => void) | undefined
 
-  const inTurn = (dryRun: boolean, isForced: boolean, plan: () => Promise<Plan>): Promise<Removal> => {
-    const result = last.then(() => run(dryRun, isForced, plan))
+  const inTurn = (dryRun: boolean, how: How, plan: () => Promise<Plan>): Promise<Removal> => {
+    const result = last.then(() => run(dryRun, how, plan))
     last = result.catch(() => undefined)
     return result
   }
 
-  const run = async (dryRun: boolean, isForced: boolean, makePlan: () => Promise<Plan>): Promise<Removal> => {
+  const run = async (dryRun: boolean, { isForced, isAsked }: How, makePlan: () => Promise<Plan>): Promise<Removal> => {
     await store.blobs.ready
     const claims = new FreshClaims(store.refs)
     try {
@@ -81,8 +83,13 @@ export function createSweeper(options: SweeperOptions): Sweeper {
       const unknown = plan.unknown ?? []
       const { blobs } = store
       if (dryRun) return { ...preview(plan, blobs.sizes), unknown }
-      const removed = await carryOut(plan, { blobs, claims, isInUse, isForced, logger, clock, signal })
+      // Before the records forget what would stay on the disk.
+      if (isAsked && plan.forget.length + plan.blobs.length > 0) await blobs.checkWritable()
+      const refusals: unknown[] = []
+      const onRefused = (error: unknown) => void refusals.push(error)
+      const removed = await carryOut(plan, { blobs, claims, isInUse, isForced, onRefused, logger, clock, signal })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
+      if (isAsked && refusals.length > 0) throw refusals[0]
       return { ...removed, unknown }
     } finally {
       claims.close()
@@ -106,8 +113,8 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     }
   }
 
-  const sweep = ({ dryRun, needBytes = 0 }: SweepRequest) =>
-    inTurn(dryRun, false, async () =>
+  const sweep = ({ dryRun, needBytes = 0, isAsked = false }: SweepRequest) =>
+    inTurn(dryRun, { isForced: false, isAsked }, async () =>
       planEviction({
         limits: await findLimits(dryRun, needBytes),
         records: store.refs.all(),
@@ -124,7 +131,7 @@ export function createSweeper(options: SweeperOptions): Sweeper {
   return {
     sweep,
     remove: (names, dryRun) =>
-      inTurn(dryRun, true, async () =>
+      inTurn(dryRun, { isForced: true, isAsked: true }, async () =>
         planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
       ),
     poke() {
@@ -142,6 +149,12 @@ export function createSweeper(options: SweeperOptions): Sweeper {
       await last
     },
   }
+}
+
+interface How {
+  /** Images go even if they were pulled a moment ago. */
+  readonly isForced: boolean
+  readonly isAsked: boolean
 }
 
 type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>

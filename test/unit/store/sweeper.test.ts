@@ -1,4 +1,4 @@
-import { readdir, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -42,6 +42,41 @@ async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; 
 }
 
 const total = 'baseoldold blobmiddlemiddle blobnewnew blob'.length
+
+describe('what was asked for and the disk refuses', () => {
+  test.each(['rm', 'prune'])('fails with the reason and forgets no image (%s)', async (how) => {
+    const { store, record } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
+    // A file that is no program can be entered by nobody, by root neither.
+    await rm(store.layout.temporary, { recursive: true })
+    await writeFile(store.layout.temporary, '', { mode: 0o600 })
+    const asked =
+      how === 'rm'
+        ? sweeper.remove(['docker.io/library/app:old'], false)
+        : sweeper.sweep({ dryRun: false, isAsked: true })
+    await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
+    expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
+    expect(store.blobs.usage.bytes).toBe(total)
+  })
+
+  test('fails where a single blob cannot be removed', async () => {
+    const { store, own } = await threeImages()
+    const path = store.layout.blob(own[0]!)
+    await rm(path)
+    await mkdir(path)
+    await expect(sweeperFor(store).remove(['docker.io/library/app:old'], false)).rejects.toMatchObject({
+      code: 'ERR_FS_EISDIR',
+    })
+  })
+
+  test('is told where there is nothing to remove', async () => {
+    const { store } = await threeImages()
+    await rm(store.layout.temporary, { recursive: true })
+    await writeFile(store.layout.temporary, '', { mode: 0o600 })
+    const nothing = { images: [], blobs: 0, bytes: 0, unknown: [] }
+    expect(await sweeperFor(store).sweep({ dryRun: false, isAsked: true })).toEqual(nothing)
+  })
+})
 
 describe('a sweep', () => {
   test('removes the least recently used image, its record before its blobs, and says so', async () => {
