@@ -5,6 +5,7 @@ import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory-budget.ts'
 import { OciError } from '../oci/errors.ts'
+import { tellUnwritable } from '../registry/with-room.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -77,7 +78,7 @@ export function createAdminHandler(
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token, instance, idle = defaultIdleMs }: AdminOptions,
+  { actions, guard, token, instance, idle }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
@@ -96,7 +97,16 @@ async function answer(
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST anywhere; its Origin gives it away.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
+  return tellUnwritable(() => change(path, request, response, { actions, idle }))
+}
 
+/** Does what a POST asks for. */
+async function change(
+  path: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  { actions, idle = defaultIdleMs }: { readonly actions: AdminActions; readonly idle: number | undefined },
+): Promise<void> {
   switch (path) {
     case '/api/cache/rm': {
       const body = await readJson(request, idle)
@@ -178,10 +188,13 @@ async function sendProgress(
 ): Promise<void> {
   const gone = new AbortController()
   response.once('close', () => gone.abort())
+  const progress = steps(gone.signal)[Symbol.asyncIterator]()
+  // What keeps it from beginning is answered with a status of its own.
+  const first = await progress.next()
   response.writeHead(200, { 'content-type': 'application/x-ndjson' })
-  for await (const step of steps(gone.signal)) {
-    if (gone.signal.aborted) return
-    response.write(`${JSON.stringify(step)}\n`)
+  for (let step = first; !step.done; step = await progress.next()) {
+    if (gone.signal.aborted) return void (await progress.return?.())
+    response.write(`${JSON.stringify(step.value)}\n`)
   }
   response.end()
 }
