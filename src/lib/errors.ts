@@ -57,6 +57,17 @@ export function systemError(code: string, syscall: string, message: string): Err
   return Object.assign(new Error(message), { code, syscall })
 }
 
+/** The failure of a write that would leave less than `minFree` bytes on the disk: a full disk, but for the reserve. */
+export function reserveReached(minFree: number): Error {
+  const error = systemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
+  return Object.assign(error, { minFree })
+}
+
+/** The bytes that are to stay free, of the failure of a write that would use them. */
+export function reserveOf(error: unknown): number | undefined {
+  return error instanceof Error && 'minFree' in error && typeof error.minFree === 'number' ? error.minFree : undefined
+}
+
 /** Whether a connection could not be made, broke, or brought something that is not the protocol. */
 export function isConnectionFailure(error: unknown): boolean {
   if (errnoOf(error) !== undefined) return true

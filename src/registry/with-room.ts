@@ -1,4 +1,5 @@
-import { errnoOf } from '../lib/errors.ts'
+import { errnoOf, reserveOf } from '../lib/errors.ts'
+import { formatBytes } from '../lib/units.ts'
 import { OciError } from '../oci/errors.ts'
 
 /** Frees bytes on the disk, if so many can be had: content that can be fetched again goes. */
@@ -31,19 +32,26 @@ export async function tellUnwritable<T>(task: () => Promise<T>): Promise<T> {
   try {
     return await task()
   } catch (error) {
-    const why = reasons[errnoOf(error) ?? '']
+    const minFree = reserveOf(error)
+    const why = minFree === undefined ? reasons[errnoOf(error) ?? ''] : reserved(minFree)
     throw why === undefined ? error : new OciError('DENIED', 507, `${why} What is there can still be pulled.`)
   }
 }
 
 const noPermission =
-  'The mirror may not write to the folder of its registry. Give the folder back to the user who runs it.'
+  'The mirror may not write to the folder of its data. Give the folder back to the user who runs it; mirror status names it.'
+
+/** The folder is not named here: the client may be on another machine. */
+function reserved(minFree: number): string {
+  return `The disk with the data of the mirror would have less than ${formatBytes(minFree)} free, which cache.minFree reserves. Free space on it, or lower cache.minFree; mirror status names its folder.`
+}
 
 /** By the system's error. An I/O error is none of them: the next try may succeed. */
 const reasons: Readonly<Record<string, string>> = {
-  ENOSPC: 'The disk of the registry is full, up to the reserve of cache.minFree. Free space.',
+  ENOSPC: 'The disk with the data of the mirror is full. Free space on it; mirror status names its folder.',
   EDQUOT: 'The disk quota of the user who runs the mirror is used up. Free space, or raise the quota.',
-  EROFS: 'The disk of the registry is mounted read-only. Remount it, or use another folder: mirror up --data DIR.',
+  EROFS:
+    'The disk with the data of the mirror is mounted read-only. Remount it, or use another folder: mirror up --data DIR.',
   EACCES: noPermission,
   EPERM: noPermission,
 }

@@ -1,5 +1,5 @@
 import { open, rm, type FileHandle } from 'node:fs/promises'
-import { errnoOf, systemError } from '../lib/errors.ts'
+import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobWriter } from './blob-store.ts'
 
@@ -117,8 +117,7 @@ export class FileBlobWriter implements BlobWriter {
   async #reserve(bytes: number): Promise<void> {
     const { minFree, path, freeSpace } = this.#options
     const spare = minFree === 0 ? Infinity : (await freeSpace(path)) - minFree
-    if (spare < bytes)
-      throw systemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
+    if (spare < bytes) throw reserveReached(minFree)
     this.#allowance = Math.max(bytes, Math.min(spare, checkEveryBytes))
   }
 
