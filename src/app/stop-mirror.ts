@@ -19,6 +19,8 @@ export interface StoppedMirror {
   container?: string
   /** The volume with that container's data; undefined when that is a folder, or nobody knows any more. */
   volume?: string | undefined
+  /** The folder with the data of a process; undefined where nobody has noted it. */
+  dataDir?: string | undefined
   /** It did not end by itself. */
   killed: boolean
 }
@@ -39,7 +41,7 @@ export async function stopMirror({ paths, clock, surroundings }: StopRequest): P
     await isGone(running, clock, 5000)
   }
   await removeState(paths.stateFile, running.pid)
-  return { pid: running.pid, killed }
+  return { pid: running.pid, dataDir: running.served?.dataDir, killed }
 }
 
 async function stopContainer(

@@ -6,7 +6,7 @@ import type { KnownRecord } from '../clients/configured.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 
 export default class Down extends BaseCommand {
-  static override summary = 'Stop the mirror; what is cached stays'
+  static override summary = 'Stop the mirror; its data stays'
   static override description =
     'Pulls in flight get up to 30 s to finish. It is no failure when no mirror runs. A container is removed; its volume ' +
     'stays, unless --volumes says otherwise.'
@@ -50,7 +50,7 @@ export default class Down extends BaseCommand {
       const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    this.print(endOf(stopped, volumeRemoved === true, paths))
+    this.print(endOf(stopped, volumeRemoved === true))
     if (of) this.say(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render-configure.ts')
@@ -110,14 +110,13 @@ export default class Down extends BaseCommand {
   }
 }
 
-function endOf(stopped: StoppedMirror | undefined, dropped: boolean, { dataDir }: MirrorPaths): string {
-  if (stopped === undefined)
-    return dropped ? 'No mirror was running. What it had cached is dropped.' : 'No mirror was running.'
-  const { pid, container, volume, killed } = stopped
+function endOf(stopped: StoppedMirror | undefined, dropped: boolean): string {
+  if (stopped === undefined) return dropped ? 'No mirror was running. Its data is dropped.' : 'No mirror was running.'
+  const { pid, container, volume, dataDir, killed } = stopped
   if (container !== undefined) {
     const place = volume === undefined ? 'where it is' : `in the volume ${volume}`
-    return `The container ${container} is gone. ${dropped ? 'The volume is dropped.' : `What it cached stays ${place}.`}`
+    return `The container ${container} is gone. ${dropped ? 'The volume is dropped.' : `Its data stays ${place}.`}`
   }
-  if (killed) return `The mirror (pid ${pid}) did not end in time and was killed.`
-  return `Stopped mirror (pid ${pid}). What it cached stays in ${dataDir}`
+  const end = killed ? `The mirror (pid ${pid}) did not end in time and was killed.` : `Stopped mirror (pid ${pid}).`
+  return dataDir === undefined ? end : `${end} Its data stays in ${dataDir}`
 }

@@ -79,6 +79,16 @@ describe('mirror up', () => {
     await expect(stat(join(home, 'state/mirror.json'))).rejects.toMatchObject({ code: 'ENOENT' })
   })
 
+  test('down names the folder with the data of the mirror that it stops', async () => {
+    await writeFile(join(home, 'other.yaml'), 'log: {level: debug}')
+    const { pid } = JSON.parse((await mirror('up', '--config', 'other.yaml', '--data', 'dd', '--json')).stdout)
+    const down = await mirror('down')
+    expect(down.stdout).toBe(`Stopped mirror (pid ${pid}). Its data stays in ${join(home, 'dd')}\n`)
+
+    await mirror('up', '--data', 'dd')
+    expect(JSON.parse((await mirror('down', '--json')).stdout)).toMatchObject({ dataDir: join(home, 'dd') })
+  })
+
   test('finds, after a crash, that nothing runs, and starts again', async () => {
     const { pid } = JSON.parse((await mirror('up', '--json')).stdout)
     process.kill(pid, 'SIGKILL')

@@ -83,7 +83,7 @@ describe.skipIf(missing !== undefined).each([
     await expect(shell('configure', 'podman', '--yes')).rejects.toThrow(
       new RegExp(`exit code 4\n(.|\n)*in a container on ${tcpHost}`),
     )
-    expect(await shell('down')).toContain('What it cached stays in the volume')
+    expect(await shell('down')).toContain('Its data stays in the volume')
     expect(await dockerd.docker('ps', '--all', '--quiet')).toBe('')
     expect(await dockerd.docker('volume', 'ls', '--quiet')).toBe('mirror-data\n')
     expect(await shell('down', '--volumes', '--yes')).toContain('is dropped')
