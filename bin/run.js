@@ -28,11 +28,53 @@ function refuse(problem) {
   process.exitCode = 1
 }
 
+/**
+ * Ends with what the program itself says of too few open files (src/app/descriptors.ts), because no more of it can be loaded.
+ * Throws any other error.
+ */
+function endForDescriptors(error) {
+  var code = error && error.code
+  if (code !== 'EMFILE' && code !== 'ENFILE') throw error
+  var lines = code === 'ENFILE' ? ofSystem() : ofProcess()
+  process.stderr.write('mirror: ' + lines[0] + '\n\nNext:\n  ' + lines.slice(1).join('\n  ') + '\n')
+  process.exitCode = 2
+}
+
+function ofProcess() {
+  // No file can be opened to read the limit from.
+  var limits = process.report.getReport().userLimits
+  return [
+    'The limit on open files is ' +
+      limits.open_files.soft +
+      ', and the mirror needs at least 56 for its own files, its clients and its upstreams.',
+    'ulimit -n 1024   (in a new shell)',
+    'LimitNOFILE=1024   (in a systemd unit)',
+    'docker run --ulimit nofile=1024 …',
+  ]
+}
+
+function ofSystem() {
+  return [
+    'The system has as many files open as it allows (ENFILE).',
+    'End programs that hold many files',
+    'sysctl fs.file-max   (the limit of the system, which root can raise)',
+  ]
+}
+
 exports.problemOf = problemOf
 exports.refuse = refuse
+exports.endForDescriptors = endForDescriptors
+
+function start() {
+  try {
+    require('./start.js').started.then(undefined, endForDescriptors)
+  } catch (error) {
+    endForDescriptors(error)
+  }
+}
 
 if (require.main === module) {
   var problem = problemOf(process.versions.node)
   if (problem) refuse(problem)
-  else require('./start.js')
+  else start()
 }

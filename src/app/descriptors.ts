@@ -58,7 +58,7 @@ function reportedLimit(): number | undefined {
   return typeof soft === 'number' ? soft : undefined
 }
 
-/** Throws a MirrorError for a limit that no server can work with. */
+/** Throws a MirrorError for a limit that no server can work with. bin/run.js says the same where this file cannot be loaded. */
 export function checkDescriptorLimit(limit: number | undefined = descriptorLimit()): void {
   if (limit === undefined || limit >= leastLimit) return
   throw new MirrorError(
@@ -66,7 +66,7 @@ export function checkDescriptorLimit(limit: number | undefined = descriptorLimit
     {
       exit: exitCode.usage,
       hints: [
-        `ulimit -n ${recommended}   (in the shell that starts it)`,
+        `ulimit -n ${recommended}   (in a new shell)`,
         `LimitNOFILE=${recommended}   (in a systemd unit)`,
         `docker run --ulimit nofile=${recommended} …`,
       ],

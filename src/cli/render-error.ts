@@ -19,6 +19,7 @@ export function isDebugging(env: Readonly<Record<string, string | undefined>>): 
 
 function bugHints(error: unknown): string[] {
   const code = errnoOf(error)
-  if (code === 'EMFILE' || code === 'ENFILE') return ['ulimit -n 1024   (more open files, in the shell that starts it)']
+  if (code === 'EMFILE') return ['ulimit -n 1024   (more open files, in a new shell)']
+  if (code === 'ENFILE') return ['sysctl fs.file-max   (the limit of the system, which root can raise)']
   return code === undefined ? ['This is a bug in mirror; DEBUG=mirror* shows where'] : []
 }

@@ -98,4 +98,22 @@ describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => 
     expect(stderr).toContain('The limit on open files is 40, and the mirror needs at least 56')
     expect(stderr).toContain('ulimit -n 1024')
   })
+
+  test.each(['serve', 'up'])('`mirror %s` says the same where the program itself cannot be loaded', async (command) => {
+    const home = await temporaryHome()
+    const run = (limit: number) => {
+      const [file, ...args] = [...withDescriptors(limit), process.execPath, program, command]
+      const env = { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process', MIRROR_NETWORKS: '' }
+      return spawnSync(file, args, { env, encoding: 'utf8' })
+    }
+    const wordsOf = ({ stderr }: { stderr: string }) => stderr.slice(stderr.indexOf('mirror: '))
+    const told = wordsOf(run(40))
+    expect(told).toContain('ulimit -n 1024   (in a new shell)')
+    for (const limit of [19, 20, 21, 22]) {
+      const ended = run(limit)
+      expect(ended.stderr).not.toMatch(/^\s+at /m)
+      expect(ended.status, ended.stderr).toBe(2)
+      expect(wordsOf(ended)).toBe(told.replace('files is 40', `files is ${limit}`))
+    }
+  })
 })
