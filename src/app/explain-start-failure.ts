@@ -1,5 +1,6 @@
 import type { Config } from '../config/config.ts'
-import { MirrorError, errnoOf } from '../lib/errors.ts'
+import { MirrorError } from '../lib/errors.ts'
+import { describeFileFailure, tellFileFailure } from '../lib/file-failure.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { findPortHolder } from '../runtime/port-holder.ts'
 import { ListenError } from '../server/listen.ts'
@@ -8,25 +9,15 @@ import { ListenError } from '../server/listen.ts'
 export async function explainStartFailure(error: unknown, config: Config): Promise<unknown> {
   if (error instanceof ListenError)
     return error.errno === 'EADDRINUSE' ? busyPort(error, config) : misplaced(error, config)
-  const code = errnoOf(error)
-  if (error instanceof MirrorError || code === undefined || !fileProblems.has(code)) return error
-  return new MirrorError(`The mirror cannot use its files: ${(error as Error).message}.`, {
-    hints: ['MIRROR_HOME=<a folder of yours> mirror up', 'mirror up --data <a folder with room>'],
+  if (error instanceof MirrorError) return error
+  const failure = describeFileFailure(error)
+  if (failure === undefined) return error
+  // Those of the stores say so themselves: these lie in the state folder.
+  return new MirrorError(tellFileFailure(error) ?? `The mirror cannot use its files: ${(error as Error).message}.`, {
+    hints: [...failure.next, 'MIRROR_HOME=<a folder of yours> mirror up'],
     cause: error,
   })
 }
-
-const fileProblems = new Set([
-  'EACCES',
-  'EPERM',
-  'EROFS',
-  'ENOSPC',
-  'EDQUOT',
-  'ENOTDIR',
-  'EISDIR',
-  'ELOOP',
-  'ENAMETOOLONG',
-])
 
 async function busyPort(error: ListenError, config: Config): Promise<MirrorError> {
   const holder = await findPortHolder(error.port, { platform: process.platform, runCommand })

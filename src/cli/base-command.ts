@@ -2,6 +2,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { isRefreshDue } from '../app/container/refresh-due.ts'
+import { explainFileFailure } from '../app/explain-file-failure.ts'
 import { explainRootsFile, refuseOthersPlaces } from '../app/others-places.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
@@ -148,6 +149,8 @@ export abstract class BaseCommand extends Command {
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
     const rootsFile = explainRootsFile(error, this.surroundings())
     if (rootsFile !== undefined) return rootsFile
+    const fileFailure = explainFileFailure(error, this.surroundings())
+    if (fileFailure !== undefined) return fileFailure
     // What a flag's own parser throws gets no exit code of the framework's, only its words around it.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
     const { usageError } = await import('./usage-error.ts')

@@ -1,5 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
+import { describeFileFailure } from '../lib/file-failure.ts'
+import { shellWord } from '../lib/shell-word.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { formatProblem, type ConfigProblem } from './config-tree.ts'
 import type { Config, ListenAddress } from './config.ts'
@@ -53,9 +55,14 @@ async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Pro
     const code = errnoOf(error)
     if (code === 'ENOENT' && !configFileNamed) return undefined
     if (code === undefined) throw error
-    throw new MirrorError(`The configuration file ${configFile} cannot be read: ${(error as Error).message}`, {
+    const failure = describeFileFailure(error)
+    const problem = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${failure?.why ?? (error as Error).message}`
+    throw new MirrorError(`The configuration file ${configFile} ${problem}.`, {
       exit: exitCode.usage,
-      hints: code === 'ENOENT' ? [`mirror init --config ${configFile}   (writes one)`] : [],
+      hints:
+        code === 'ENOENT'
+          ? [`mirror init --config ${shellWord(configFile)}   (writes one)`]
+          : [...(failure?.next ?? [])],
       cause: error,
     })
   }

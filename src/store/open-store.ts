@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { describeFileFailure } from '../lib/file-failure.ts'
 import { syncFolder } from '../lib/make-folder.ts'
 import { isThere } from '../lib/is-there.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -126,31 +127,10 @@ async function attempt(logger: Logger, message: string, action: () => Promise<vo
 function asUnusable(error: unknown, root: string): unknown {
   const code = errnoOf(error)
   if (error instanceof MirrorError || code === undefined) return error
-  const { why, next } = unusable(code, root)
+  const failure = describeFileFailure(error, (error as NodeJS.ErrnoException).path ?? root)
+  const why = code === 'ENOENT' ? 'no folder can be made there' : (failure?.why ?? 'the system refuses it')
   return new MirrorError(`Cannot use the folder ${root} for the store: ${why} (${code}).`, {
-    hints: [...next, 'Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
+    hints: [...(failure?.next ?? []), 'Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
     cause: error,
   })
-}
-
-/** Why a folder cannot be used, and what helps. */
-function unusable(code: string, root: string): { why: string; next: string[] } {
-  const chown = `Make it writable for you: sudo chown -R "$(id -u)" '${root}'`
-  switch (code) {
-    case 'EACCES':
-    case 'EPERM':
-      return { why: 'no permission', next: [chown] }
-    case 'EROFS':
-      return { why: 'its file system is mounted read-only', next: [] }
-    case 'ENOSPC':
-    case 'EDQUOT':
-      return { why: 'the disk is full', next: ['Free some space: df -h'] }
-    case 'EEXIST':
-    case 'ENOTDIR':
-      return { why: 'a file is in the way of a folder', next: ['Move the file that is in the way'] }
-    case 'ENOENT':
-      return { why: 'no folder can be made there', next: [] }
-    default:
-      return { why: 'the system refuses it', next: [] }
-  }
 }

@@ -1,0 +1,136 @@
+import { accessSync, constants, lstatSync, statSync, type Stats } from 'node:fs'
+import { dirname, resolve, sep } from 'node:path'
+import { errnoOf } from './errors.ts'
+import { userName } from './root-owned.ts'
+import { shellWord } from './shell-word.ts'
+
+/** Why the system refuses a file or a folder, in words. */
+export interface FileFailure {
+  /** The file or folder that was asked for; undefined where the system does not name it. */
+  readonly path: string | undefined
+  /** A clause: `it does not exist`. */
+  readonly why: string
+  /** Commands that help, with what they are for. Empty where only another file or folder helps. */
+  readonly next: readonly string[]
+  /** Another user, who owns what is in the way. */
+  readonly owner: string | undefined
+}
+
+/** Explains a system error about a file; undefined for any other error. `path`: for an error that names none. */
+export function describeFileFailure(error: unknown, path = pathOf(error)): FileFailure | undefined {
+  const plain = (why: string, next: string[] = []): FileFailure => ({ path, why, next, owner: undefined })
+  switch (errnoOf(error)) {
+    case 'EACCES':
+    case 'EPERM':
+      return path === undefined ? plain('no permission') : { path, ...denial(resolve(path)) }
+    case 'EROFS':
+      return plain('its file system is mounted read-only')
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return plain('the disk is full', [`Free some space: df -h${path === undefined ? '' : ` ${nearest(path)}`}`])
+    case 'EEXIST':
+    case 'ENOTDIR':
+      return plain('a file is in the way of a folder', ['Move the file that is in the way'])
+    case 'ENOENT':
+      return plain('it does not exist')
+    case 'EISDIR':
+      return plain('it is a folder')
+    case 'ELOOP':
+      return plain('its symbolic links go in a circle')
+    case 'ENAMETOOLONG':
+      return plain('its name is too long')
+    default:
+      return undefined
+  }
+}
+
+/** A sentence about the failure: `Cannot open /x/y: it does not exist.` Undefined as above, and where no path is known. */
+export function tellFileFailure(error: unknown): string | undefined {
+  const failure = describeFileFailure(error)
+  return failure?.path === undefined ? undefined : `Cannot ${verbOf(error)} ${failure.path}: ${failure.why}.`
+}
+
+function verbOf(error: unknown): string {
+  const { syscall } = error as NodeJS.ErrnoException
+  return verbs[syscall ?? ''] ?? 'use'
+}
+
+const verbs: Readonly<Record<string, string>> = {
+  open: 'open',
+  mkdir: 'make the folder',
+  scandir: 'list',
+  unlink: 'remove',
+  rmdir: 'remove',
+  rm: 'remove',
+}
+
+function pathOf(error: unknown): string | undefined {
+  const { path } = error as { path?: unknown }
+  return typeof path === 'string' ? path : undefined
+}
+
+/** Finds what denies the access: a folder above that cannot be entered or written, or what is at the path itself. */
+function denial(path: string): Omit<FileFailure, 'path'> {
+  const closed = foldersAbove(path).find((folder) => !may(folder, constants.X_OK))
+  if (closed !== undefined) return denialBy(closed, 'u+rwx', false)
+  if (lookAt(path) !== undefined) return denialBy(path, 'u+rw', true)
+  return denialBy(dirname(path), 'u+w', false)
+}
+
+/** `isItself`: whether it is what was asked for, and not a folder above. */
+function denialBy(path: string, mode: string, isItself: boolean): Omit<FileFailure, 'path'> {
+  const stats = lookAt(path)
+  if (stats === undefined || process.geteuid === undefined) return { why: 'no permission', next: [], owner: undefined }
+  const isFolder = stats.isDirectory()
+  if (stats.uid === process.geteuid()) {
+    const adds = isItself && isFolder ? 'u+rwx' : mode
+    const what = isItself ? 'its mode denies it' : `the mode of ${path} denies it`
+    return { why: `no permission, because ${what}`, next: [`chmod ${adds} ${shellWord(path)}`], owner: undefined }
+  }
+  const owner = userName(stats.uid)
+  const why = isItself ? `it belongs to ${owner}` : `nothing can be made or read in ${path}, which belongs to ${owner}`
+  // The folders above may serve other users too.
+  const next = isItself ? [`sudo chown -R "$(id -un)": ${shellWord(path)}   (if it should be yours)`] : []
+  return { why: `no permission, because ${why}`, next, owner }
+}
+
+/** From the top down, without the path itself. */
+function foldersAbove(path: string): string[] {
+  const folders: string[] = []
+  for (let at = path; at !== dirname(at);) {
+    at = dirname(at)
+    if (lookAt(at)?.isDirectory()) folders.unshift(at)
+  }
+  return folders
+}
+
+/** The path, or the lowest folder above it that is there. */
+function nearest(path: string): string {
+  let at = resolve(path)
+  while (at !== sep && at !== dirname(at) && lookAt(at) === undefined) at = dirname(at)
+  return shellWord(at)
+}
+
+function may(path: string, mode: number): boolean {
+  try {
+    accessSync(path, mode)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return false
+  }
+}
+
+function lookAt(path: string): Stats | undefined {
+  try {
+    return statSync(path)
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+  }
+  try {
+    return lstatSync(path)
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return undefined
+  }
+}
