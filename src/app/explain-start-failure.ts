@@ -2,13 +2,20 @@ import type { Config } from '../config/config.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { describeFileFailure, tellFileFailure } from '../lib/file-failure.ts'
 import { runCommand } from '../lib/run-command.ts'
-import { findPortHolder } from '../runtime/port-holder.ts'
+import { shellWord } from '../lib/shell-word.ts'
+import { findPortHolder, type PortHolder } from '../runtime/port-holder.ts'
 import { ListenError } from '../server/listen.ts'
 
+type FindHolder = (port: number) => Promise<PortHolder | undefined>
+
 /** The same failure with what the user needs to mend it: who holds the port and which flag moves it, which folder is closed. */
-export async function explainStartFailure(error: unknown, config: Config): Promise<unknown> {
+export async function explainStartFailure(
+  error: unknown,
+  config: Config,
+  find: FindHolder = (port) => findPortHolder(port, { platform: process.platform, runCommand }),
+): Promise<unknown> {
   if (error instanceof ListenError)
-    return error.errno === 'EADDRINUSE' ? busyPort(error, config) : misplaced(error, config)
+    return error.errno === 'EADDRINUSE' ? busyPort(error, config, find) : misplaced(error, config)
   if (error instanceof MirrorError) return error
   const failure = describeFileFailure(error)
   if (failure === undefined) return error
@@ -19,15 +26,36 @@ export async function explainStartFailure(error: unknown, config: Config): Promi
   })
 }
 
-async function busyPort(error: ListenError, config: Config): Promise<MirrorError> {
-  const holder = await findPortHolder(error.port, { platform: process.platform, runCommand })
-  const who = holder === undefined ? 'another program' : `${holder.command} (pid ${holder.pid})`
+async function busyPort(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {
+  const holder = await find(error.port)
+  const { who, stop } = wordsFor(holder, error.port)
   const { name, key } = listenerOf(error, config)
   const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
   return new MirrorError(`Port ${error.port} (${name}) is already in use by ${who}.`, {
-    hints: [`mirror up --${name}-port ${other}`, `Stop ${who}`, `Set another port in mirror.yaml: ${key}`],
+    hints: [`mirror up --${name}-port ${other}`, ...stop, `Set another port in mirror.yaml: ${key}`],
     cause: error,
   })
+}
+
+function wordsFor(holder: PortHolder | undefined, port: number): { who: string; stop: string[] } {
+  if (holder === undefined) return { who: 'another program', stop: whichProgram(port) }
+  const { pid, command, mirror } = holder
+  if (mirror === undefined) return { who: `${command} (pid ${pid})`, stop: [`Stop ${command} (pid ${pid})`] }
+  if (mirror === 'unknown') return { who: `another mirror (pid ${pid})`, stop: [] }
+  if (mirror === 'usual')
+    return {
+      who: `another mirror (pid ${pid}, without MIRROR_HOME)`,
+      stop: ['env -u MIRROR_HOME mirror down   (stops that mirror)'],
+    }
+  const home = `MIRROR_HOME=${shellWord(mirror.home)}`
+  return { who: `another mirror (pid ${pid}, ${home})`, stop: [`${home} mirror down   (stops that mirror)`] }
+}
+
+/** Root sees the programs of all users. */
+function whichProgram(port: number): string[] {
+  if (process.platform === 'win32') return [`netstat -ano | findstr :${port}   (shows which program it is)`]
+  const asked = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
+  return [`sudo ${asked}   (shows which program it is)`]
 }
 
 function misplaced(error: ListenError, config: Config): MirrorError {

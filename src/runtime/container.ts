@@ -168,7 +168,7 @@ async function start(engine: ContainerEngine, id: string, ports: ContainerPorts)
     if (/port is already allocated|address already in use|Bind for/i.test(error.message)) {
       await refuseTakenPorts(engine, ports)
       const taken = namedPorts(ports).find(([, { outside }]) => error.message.includes(`:${outside}`))
-      if (taken) throw portTaken(taken[0], taken[1].outside, 'another program', error)
+      if (taken) throw portTaken(taken[0], taken[1].outside, unknownProgram, error)
     }
     throw new MirrorError(`The container cannot be started: ${error.message}.`, { cause: error })
   }
@@ -178,10 +178,16 @@ function namedPorts(ports: ContainerPorts): [string, PublishedPort][] {
   return Object.entries(ports).filter((entry): entry is [string, PublishedPort] => entry[1] !== undefined)
 }
 
+const unknownProgram = 'another program'
+
 function portTaken(name: string, port: number, who: string, cause?: unknown): MirrorError {
   const other = port + 1000 <= 65_535 ? port + 1000 : port - 1000
   return new MirrorError(`Port ${port} (${name}) is already in use by ${who}.`, {
-    hints: [`mirror up --runtime container --${name}-port ${other}`, `Stop ${who}`],
+    hints: [
+      `mirror up --runtime container --${name}-port ${other}`,
+      // Nobody can stop a program that is not known.
+      ...(who === unknownProgram ? [] : [`Stop ${who}`]),
+    ],
     cause,
   })
 }

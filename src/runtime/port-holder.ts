@@ -1,6 +1,8 @@
-import { readFile, readdir, readlink } from 'node:fs/promises'
-import { basename } from 'node:path'
+import { readFile, readdir, readlink, realpath } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { ifVisible } from '../lib/if-visible.ts'
+import { parseObject } from '../lib/json-object.ts'
+import { packageRoot } from '../lib/package-root.ts'
 import type { RunCommand } from '../lib/run-command.ts'
 
 /** Who listens on a TCP port. */
@@ -8,7 +10,12 @@ export interface PortHolder {
   pid: number
   /** `nginx`, or a script's name after its interpreter: `node server.js`. */
   command: string
+  /** Undefined for what is no mirror, and where the platform does not tell. */
+  mirror?: OtherMirror
 }
+
+/** Which mirror a process serves: that of a MIRROR_HOME, or of the usual places; unknown where its variables may not be read. */
+export type OtherMirror = { readonly home: string } | 'usual' | 'unknown'
 
 export interface PortHolderOptions {
   platform: string
@@ -33,7 +40,10 @@ async function findInProc(port: number): Promise<PortHolder | undefined> {
     for (const fd of (await ifVisible(readdir(`/proc/${pid}/fd`))) ?? []) {
       const target = await ifVisible(readlink(`/proc/${pid}/fd/${fd}`))
       const inode = /^socket:\[(\d+)\]$/.exec(target ?? '')?.[1]
-      if (inode !== undefined && inodes.has(inode)) return { pid: Number(pid), command: await commandOf(pid) }
+      if (inode !== undefined && inodes.has(inode)) {
+        const mirror = await mirrorOf(pid)
+        return { pid: Number(pid), command: await commandOf(pid), ...(mirror !== undefined && { mirror }) }
+      }
     }
   }
   return undefined
@@ -47,6 +57,24 @@ async function listeningInodes(table: string, port: number): Promise<string[]> {
     const fields = line.trim().split(/\s+/)
     return fields[1]?.endsWith(`:${wanted}`) && fields[3] === '0A' ? [fields[9]!] : []
   })
+}
+
+/** Recognizes `node … bin/run.js serve` of a package with our name. */
+async function mirrorOf(pid: string): Promise<OtherMirror | undefined> {
+  const [, ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
+  const at = args.findIndex((argument) => argument !== '' && !argument.startsWith('-'))
+  if (at === -1 || !['serve', 'up'].includes(args[at + 1] ?? '')) return undefined
+  const cwd = (await ifVisible(readlink(`/proc/${pid}/cwd`))) ?? '/'
+  const script = await ifVisible(realpath(resolve(cwd, args[at]!)))
+  if (script === undefined) return undefined
+  const nameIn = async (root: string) =>
+    parseObject((await ifVisible(readFile(join(root, 'package.json'), 'utf8'))) ?? '')?.['name']
+  const name = await nameIn(dirname(dirname(script)))
+  if (name === undefined || name !== (await nameIn(packageRoot()))) return undefined
+  const variables = (await ifVisible(readFile(`/proc/${pid}/environ`, 'utf8')))?.split('\0')
+  if (variables === undefined) return 'unknown'
+  const home = variables.find((variable) => variable.startsWith('MIRROR_HOME='))?.slice('MIRROR_HOME='.length)
+  return home ? { home: resolve(cwd, home) } : 'usual'
 }
 
 /** The program and, for an interpreter, its script; never the other arguments, which may hold secrets. */

@@ -22,6 +22,27 @@ describe('why the mirror does not start', () => {
     expect(explained.hints[0]).toMatch(/^mirror up --admin-port \d+$/)
   })
 
+  test.each([
+    [undefined, 'another program', /^sudo (ss|lsof) .*5055.* {3}\(shows which program it is\)$/],
+    [{ pid: 7, command: 'nginx' }, 'nginx (pid 7)', /^Stop nginx \(pid 7\)$/],
+    [
+      { pid: 7, command: 'node run.js', mirror: { home: '/a b' } },
+      "another mirror (pid 7, MIRROR_HOME='/a b')",
+      /^MIRROR_HOME='\/a b' mirror down /,
+    ],
+    [
+      { pid: 7, command: 'node run.js', mirror: 'usual' as const },
+      'another mirror (pid 7, without MIRROR_HOME)',
+      /^env -u MIRROR_HOME mirror down /,
+    ],
+    [{ pid: 7, command: 'node run.js', mirror: 'unknown' as const }, 'another mirror (pid 7)', /^Set another port/],
+  ])('a port that %j holds has a step that can be taken', async (holder, who, step) => {
+    const busy = new ListenError({ host: '127.0.0.1', port: 5055, cause: failed('EADDRINUSE') })
+    const explained = (await explainStartFailure(busy, defaultConfig(), async () => holder)) as MirrorError
+    expect(explained.message).toBe(`Port 5055 (cache) is already in use by ${who}.`)
+    expect(explained.hints[1]).toMatch(step)
+  })
+
   test('an address of another machine names the key to change', async () => {
     const config = {
       ...defaultConfig(),

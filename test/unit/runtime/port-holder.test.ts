@@ -1,5 +1,11 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'
-import { describe, expect, test } from 'vitest'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { packageRoot } from '../../../src/lib/package-root.ts'
 import type { RunCommand } from '../../../src/lib/run-command.ts'
 import { findPortHolder } from '../../../src/runtime/port-holder.ts'
 
@@ -17,6 +23,25 @@ describe('who holds a port', () => {
       server.close()
     }
     expect(await findPortHolder(port, { platform: 'linux', runCommand: nothing })).toBeUndefined()
+  })
+
+  test.runIf(process.platform === 'linux')('is known for a mirror, with its MIRROR_HOME', async () => {
+    const root = await mkdtemp(join(tmpdir(), 'mirror-holder-'))
+    onTestFinished(() => rm(root, { recursive: true }))
+    await mkdir(join(root, 'bin'))
+    const { name } = JSON.parse(await readFile(join(packageRoot(), 'package.json'), 'utf8'))
+    await writeFile(join(root, 'package.json'), JSON.stringify({ name }))
+    const script = `const server = require('node:net').createServer().listen(0, '127.0.0.1', () => console.log(server.address().port))`
+    await writeFile(join(root, 'bin', 'run.cjs'), script)
+    const holderOf = async (env: Record<string, string>, ...args: string[]) => {
+      const child = spawn(process.execPath, ['--max-semi-space-size=8', join(root, 'bin', 'run.cjs'), ...args], { env })
+      onTestFinished(() => void child.kill('SIGKILL'))
+      const [port] = await once(child.stdout, 'data')
+      return findPortHolder(Number(port), { platform: 'linux', runCommand: nothing })
+    }
+    expect(await holderOf({ MIRROR_HOME: '/some/home' }, 'serve')).toMatchObject({ mirror: { home: '/some/home' } })
+    expect(await holderOf({}, 'serve')).toMatchObject({ mirror: 'usual' })
+    expect(await holderOf({}, 'other')).not.toHaveProperty('mirror')
   })
 
   test('is asked of lsof on macOS', async () => {
