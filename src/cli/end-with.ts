@@ -1,6 +1,7 @@
 import { checkDescriptorLimit } from '../app/descriptors.ts'
 import { errnoOf, MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { calledAs, nameCommands } from './called-as.ts'
+import { columnsOf } from './fit-width.ts'
 import { createPaint, wantsColor } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
 
@@ -13,8 +14,9 @@ export function isExit(error: unknown): error is Error & { oclif?: { exit?: numb
 export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
   const failure = explainDescriptors(error)
   const paint = createPaint(wantsColor(process.stderr, process.env))
-  const text = renderError(failure, paint, { debug: isDebugging(process.env) })
-  process.stderr.write(nameCommands(text, calledAs(process, program)))
+  const named = (text: string) => nameCommands(text, calledAs(process, program))
+  const columns = columnsOf(process.stderr)
+  process.stderr.write(renderError(failure, paint, { debug: isDebugging(process.env), columns, named }))
   return failure instanceof MirrorError ? failure.exit : exitCode.failed
 }
 

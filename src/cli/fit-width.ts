@@ -71,6 +71,28 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
   return lines.map((full) => full.replaceAll('\u00a0', ' '))
 }
 
+/**
+ * Wraps the lines of a text that are too long for a terminal; further lines are indented by two more. A command stays on one
+ * line, so that it can be copied: what a line begins with in lower case or with a variable, or what follows a colon. A note
+ * `   (in parentheses)` after it is prose. Without a limit the text stays as it is.
+ */
+export function fitText(text: string, columns: number | undefined): string {
+  if (columns === undefined) return text
+  const fit = (line: string) => {
+    if (line.length <= columns) return line
+    const [, indent = '', rest = ''] = /^( *)(.*)$/.exec(line)!
+    const [, head = '', note = ''] = /^(.*?)(?: {3}(\(.*\)))?$/.exec(rest)!
+    const start = commandStart.exec(head)?.index ?? head.length
+    const command = head.slice(start).replaceAll(' ', '\u00a0')
+    return wrapText(`${head.slice(0, start)}${command} ${note}`, columns, indent, `${indent}  `).join('\n')
+  }
+  return text.split('\n').map(fit).join('\n')
+}
+
+// `mirror: …` and `cache.maxSize: …` begin a message.
+const commandStart =
+  /^(?!\S+: |mirror (?:is|\())(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx) |[A-Z_]+=\S)/
+
 /** The words of a text, with a no-break space between a number and its unit. */
 export function splitWords(text: string): string[] {
   const together = text.replaceAll(/(?<=\d) (?=(?:ms|s|min|h|d|(?:[KMGT]i?|k)?B|%)(?!\w))/g, '\u00a0')

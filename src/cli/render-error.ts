@@ -1,13 +1,23 @@
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { redact } from '../lib/redact.ts'
+import { fitText } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 
+export interface ErrorStyle {
+  readonly debug: boolean
+  /** Of the terminal, if it is one. */
+  readonly columns?: number | undefined
+  /** Writes commands as the user calls them. */
+  readonly named?: (text: string) => string
+}
+
 /** What happened and why, then what to do next. The stack only for who debugs the mirror itself. */
-export function renderError(error: unknown, paint: Paint, { debug }: { debug: boolean }): string {
-  const message = redact(error instanceof Error ? error.message : String(error))
-  const lines = [`${paint.red('mirror:')} ${message}`]
+export function renderError(error: unknown, paint: Paint, { debug, columns, named = same }: ErrorStyle): string {
+  const fit = (text: string) => fitText(named(redact(text)), columns)
+  const message = fit(`mirror: ${error instanceof Error ? error.message : String(error)}`)
+  const lines = [message.replace('mirror:', () => paint.red('mirror:'))]
   const hints = error instanceof MirrorError ? error.hints : bugHints(error)
-  if (hints.length > 0) lines.push('', paint.bold('Next:'), ...hints.map((hint) => `  ${redact(hint)}`))
+  if (hints.length > 0) lines.push('', paint.bold('Next:'), ...hints.map((hint) => fit(`  ${hint}`)))
   if (debug && error instanceof Error) lines.push('', redact(error.stack ?? ''))
   return `${lines.join('\n')}\n`
 }
@@ -16,6 +26,8 @@ export function renderError(error: unknown, paint: Paint, { debug }: { debug: bo
 export function isDebugging(env: Readonly<Record<string, string | undefined>>): boolean {
   return (env['DEBUG'] ?? '').split(/[\s,]+/).some((name) => name === '*' || name.startsWith('mirror'))
 }
+
+const same = (text: string) => text
 
 function bugHints(error: unknown): string[] {
   const code = errnoOf(error)

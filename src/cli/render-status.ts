@@ -1,5 +1,6 @@
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import type { StatusReport, UpstreamReport } from '../server/admin-api.ts'
+import { fitText } from './fit-width.ts'
 import { createPaint, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
 import { count, counted, registryRights, renderFacts, type Fact } from './render-facts.ts'
@@ -107,7 +108,8 @@ function imageTable(
 ): string[] {
   if (images.length === 0) {
     const address = endpoints.cache[0]?.replace(/^https?:\/\//, '')
-    return [paint.dim(`Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`)]
+    const text = `Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`
+    return [paint.dim(fitText(text, columns))]
   }
   const recent = images.toSorted((a, b) => timeOf(b.lastPulled) - timeOf(a.lastPulled)).slice(0, mostImages)
   const table = renderImages(recent, paint, now, columns)

@@ -1,5 +1,6 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
+import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import type { StoppedMirror } from '../app/stop-mirror.ts'
 import type { KnownRecord } from '../clients/configured.ts'
@@ -50,7 +51,7 @@ export default class Down extends BaseCommand {
       const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    this.print(endOf(stopped, volumeRemoved === true))
+    this.print(fitText(endOf(stopped, volumeRemoved === true), columnsOf(process.stdout)))
     if (of) this.say(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render-configure.ts')

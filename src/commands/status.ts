@@ -2,7 +2,7 @@ import { boolean } from '@oclif/core/flags'
 import type { DeadMirror } from '../app/find-dead.ts'
 import { mirrorStatus } from '../app/mirror-status.ts'
 import { BaseCommand } from '../cli/base-command.ts'
-import { columnsOf } from '../cli/fit-width.ts'
+import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { renderDown } from '../cli/render-down.ts'
 import { renderStatus } from '../cli/render-status.ts'
@@ -30,7 +30,7 @@ export default class Status extends BaseCommand {
     if (text !== undefined) return this.print(text)
     const died = await this.findDead()
     if (flags.json) this.printJson({ running: false, ...(died && { died }) })
-    else this.say(renderDown(died, Date.now()))
+    else this.say(fitText(renderDown(died, Date.now()), columnsOf(process.stderr)))
     process.exitCode = exitCode.notRunning
   }
 

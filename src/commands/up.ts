@@ -25,7 +25,7 @@ import {
   renderUpPlan,
   type ClientsNow,
 } from '../cli/render-up.ts'
-import { columnsOf } from '../cli/fit-width.ts'
+import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
@@ -133,7 +133,7 @@ export default class Up extends BaseCommand {
 
   private sayNext(report: UpReport, clients: ClientsNow): void {
     const next = nextStep(report, clients)
-    if (next !== undefined) this.say(`\n${next}`)
+    if (next !== undefined) this.say(fitText(`\n${next}`, columnsOf(process.stderr)))
   }
 
   private async inContainer(
