@@ -67,14 +67,16 @@ async function mirrorOf(pid: string): Promise<OtherMirror | undefined> {
   const cwd = (await ifVisible(readlink(`/proc/${pid}/cwd`))) ?? '/'
   const script = await ifVisible(realpath(resolve(cwd, args[at]!)))
   if (script === undefined) return undefined
-  const nameIn = async (root: string) =>
-    parseObject((await ifVisible(readFile(join(root, 'package.json'), 'utf8'))) ?? '')?.['name']
-  const name = await nameIn(dirname(dirname(script)))
-  if (name === undefined || name !== (await nameIn(packageRoot()))) return undefined
+  const name = await packageName(dirname(dirname(script)))
+  if (name === undefined || name !== (await packageName(packageRoot()))) return undefined
   const variables = (await ifVisible(readFile(`/proc/${pid}/environ`, 'utf8')))?.split('\0')
   if (variables === undefined) return 'unknown'
   const home = variables.find((variable) => variable.startsWith('MIRROR_HOME='))?.slice('MIRROR_HOME='.length)
   return home ? { home: resolve(cwd, home) } : 'usual'
+}
+
+async function packageName(root: string): Promise<unknown> {
+  return parseObject((await ifVisible(readFile(join(root, 'package.json'), 'utf8'))) ?? '')?.['name']
 }
 
 /** The program and, for an interpreter, its script; never the other arguments, which may hold secrets. */
