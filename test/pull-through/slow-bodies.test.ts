@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { clientBodies, upstreamBodies } from '../../src/lib/body-budgets.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
@@ -12,15 +12,20 @@ import { startUpstream } from '../support/upstream.ts'
 
 test('large manifests that come slowly keep no small one waiting', async () => {
   const [image, large] = [makeImage({ seed: 1 }), largeImage(1)]
-  // Every two seconds the first of those that wait gets its turn: there are more than the last one could wait for.
   const names = Array.from({ length: 20 }, (_, number) => `library/large${number}`)
   const images = Object.fromEntries([['library/app', { v1: image }], ...names.map((name) => [name, { v1: large }])])
   const upstream = await startUpstream({ images })
   const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url } })
   upstream.on({ method: 'GET', path: /\/library\/large/ }, slow(80 * 1024))
+  // Every two seconds the first of those that wait gets its turn, and there are more than the last one could wait for. Nobody gets
+  // one before all of them are there, however slow this machine is.
+  const held = await upstreamBodies.reserve(upstreamBodies.bytes)
+  onTestFinished(() => held.release())
   const { signal } = leavingClients()
   for (const name of names) get(mirror.url, `/v2/${name}/manifests/v1`, { signal }).catch(() => undefined)
-  await expect.poll(() => upstreamBodies.waiting).toBeGreaterThan(11)
+  await expect.poll(() => upstreamBodies.waiting).toBe(names.length)
+  held.release()
+  expect(upstreamBodies.waiting).toBeGreaterThan(11)
 
   expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   expect(upstreamBodies.waiting).toBeGreaterThan(0)
