@@ -15,8 +15,10 @@ test('large manifests that come slowly keep no small one waiting', async () => {
   const names = Array.from({ length: 20 }, (_, number) => `library/large${number}`)
   const images = Object.fromEntries([['library/app', { v1: image }], ...names.map((name) => [name, { v1: large }])])
   const upstream = await startUpstream({ images })
-  const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url } })
-  upstream.on({ method: 'GET', path: /\/library\/large/ }, slow(80 * 1024))
+  // Longer than the test: nothing but memory decides.
+  const timeouts = { headers: 600_000, idle: 600_000, revalidate: 600_000 }
+  const mirror = await startTestMirror({ upstreams: { 'docker.io': upstream.url }, cache: { timeouts } })
+  upstream.on({ method: 'GET', path: /\/library\/large/ }, slow(256 * 1024))
   // Every two seconds the first of those that wait gets its turn, and there are more than the last one could wait for. Nobody gets
   // one before all of them are there, however slow this machine is.
   const held = await upstreamBodies.reserve(upstreamBodies.bytes)
