@@ -40,17 +40,19 @@ test('clients that announce 4 MB and send nothing, or half of it, keep nobody fr
   const { hostname, port } = new URL(registry)
   const before = descriptorsOf(mirror.pid)
   const [start, filler] = largeManifest(0)
+  let ended = 0
   for (let client = 0; client < 100; client++) {
     const socket = connect(Number(port), hostname)
     socket.on('error', () => {})
+    socket.once('data', () => (ended += 1))
     onTestFinished(() => void socket.destroy())
     socket.write(
       `PUT /v2/app/manifests/s${client} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${mediaType.ociManifest}\r\nContent-Length: 4000000\r\n\r\n`,
     )
     if (client % 2 === 0) socket.write(Buffer.concat([start!, filler!.subarray(0, 200_000)]))
   }
-  // They are all there before the push is.
-  await expect.poll(() => descriptorsOf(mirror.pid)).toBeGreaterThanOrEqual(before + 100)
+  // They are all there before the push is, or have given way to others of them.
+  await expect.poll(() => descriptorsOf(mirror.pid) + ended).toBeGreaterThanOrEqual(before + 100)
   expect((await flood(registry, largePushes(1))).statuses).toEqual({ 201: 1 })
 })
 
