@@ -185,13 +185,19 @@ function endsOf({ localAddress, remoteAddress, remotePort }: Socket): string {
   return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
+/**
+ * Connections that may wait to be accepted; Linux takes `net.core.somaxconn` at most, 4096. A client whose connection does not fit
+ * waits for seconds until its kernel, or ours, tries again.
+ */
+const backlog = 4096
+
 /** The address it listens on: on a machine without IPv6 every address means every IPv4 one. */
 async function bind(server: Server, { host, port }: ListenOptions): Promise<string> {
   try {
     await new Promise<void>((resolve, reject) => {
       const onError = (cause: Error) => reject(new ListenError({ host, port, cause }))
       server.once('error', onError)
-      server.listen({ host, port, backlog: 1024, ipv6Only: host !== '::' }, () => {
+      server.listen({ host, port, backlog, ipv6Only: host !== '::' }, () => {
         server.off('error', onError)
         resolve()
       })
