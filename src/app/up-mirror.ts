@@ -7,6 +7,7 @@ import { MirrorError } from '../lib/errors.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
 import { networkNames } from '../runtime/kind-network.ts'
 import { isInContainer } from './container/host-check.ts'
+import { checkDescriptorLimit } from './descriptors.ts'
 import { droppedNetworks, nothingDropped, type Dropped } from './dropped.ts'
 import { explainStartFailure } from './explain-start-failure.ts'
 import { findReachable } from './find-reachable.ts'
@@ -66,12 +67,14 @@ const lookEveryMs = 100
 const looksForOther = 10
 
 /**
- * Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, or a file of it that a
- * mirror could not start with, and touches nothing.
+ * Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, a file of it that a mirror
+ * could not start with, or a limit on open files that is too low, and touches nothing.
  */
 export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const plan = await compare(request)
   if (plan.action === 'nothing') return plan
+  // The server has the limit of this process.
+  checkDescriptorLimit()
   const { checkNamedFiles } = await import('./named-files.ts')
   await checkNamedFiles(plan.config, request.surroundings.env)
   return plan

@@ -22,7 +22,8 @@ export function writeFailure(error: unknown, program: { root: string; name: stri
 
 /** A limit on open files that is too low for the program itself is said in those words. */
 function explainDescriptors(error: unknown): unknown {
-  if (errnoOf(error) !== 'EMFILE') return error
+  const cause = error instanceof MirrorError ? error.cause : error
+  if (errnoOf(cause) !== 'EMFILE') return error
   try {
     checkDescriptorLimit()
     return error

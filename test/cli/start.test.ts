@@ -60,7 +60,8 @@ describe('a start', () => {
     expect(await start('--version')).toMatchObject({ stdout: expect.stringMatching(/^dev-mirror\//), stderr: '' })
     expect(await start('status')).toMatchObject({
       code: 1,
-      stderr: 'mirror: ENOENT: no such file or directory, uv_cwd\n',
+      // Node's own words, which differ from version to version.
+      stderr: expect.stringMatching(/^mirror: ENOENT: .*no such file or directory.*uv_cwd\n$/) as string,
     })
   })
 
@@ -74,7 +75,9 @@ describe('a start', () => {
     expect(names).toContain('@oclif/core')
     expect([...names].filter((name) => doors.includes(name))).toEqual([])
     expect(files.filter((file) => file.includes('/node_modules/'))).toEqual([])
-    expect(files.length).toBeLessThan(16)
+    // From Node 22.1 on also bin/compile-cache.js.
+    const own = files.filter((file) => !file.endsWith('/bin/compile-cache.js'))
+    expect(own.length).toBeLessThan(16)
   })
 
   test.skipIf(process.platform === 'win32')('with 64 file descriptors works each time', async () => {
