@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -7,6 +7,7 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { filesOf, temporaryFiles } from '../support/blob-file.ts'
 import { descriptorsOf, holdIdle, withDescriptors } from '../support/descriptors.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
+import { failDisk, hasStrace, oneDiskThread } from '../support/failing-disk.ts'
 import { slow } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { hostilePaths } from '../support/hostile-paths.ts'
@@ -20,7 +21,6 @@ import { app } from '../support/scene.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
 
 const MB = 1_000_000
-const has = (program: string) => spawnSync(program, ['-V']).status === 0
 const isRoot = process.getuid?.() === 0
 
 async function startWithImage(size: number) {
@@ -156,7 +156,7 @@ describe.skipIf(!isRoot)('a disk of 40 MB with a cache on it that is full', () =
   })
 })
 
-describe.skipIf(!has('strace'))('a disk that fails', () => {
+describe.skipIf(!hasStrace)('a disk that fails', () => {
   test.each([
     ['on every fsync', 'fsync,fdatasync:error=EIO'],
     ['with ENOSPC from the third write on', 'pwrite64:error=ENOSPC:when=3+'],
@@ -164,31 +164,25 @@ describe.skipIf(!has('strace'))('a disk that fails', () => {
     ['on every rename', 'rename,renameat,renameat2:error=EIO'],
   ])('%s: the client gets every byte, and nothing is published', async (_, injection) => {
     const { upstream, upstreams, layer } = await startWithImage(5 * MB)
-    const calls = injection.slice(0, injection.indexOf(':'))
     const home = await temporaryHome()
     // The store has to be set up before its disk fails.
     const healthy = await startMirrorProcess({ upstreams, home })
     healthy.kill('SIGTERM')
     await healthy.ended
 
-    const mirror = await startMirrorProcess({ upstreams, home })
-    const strace = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${injection}`]
-    const tracer = spawn('strace', [...strace, '-p', String(mirror.pid)], { stdio: 'ignore' })
-    onTestFinished(() => void tracer.kill('SIGKILL'))
-    await sleep(1000)
-
+    const mirror = await startMirrorProcess({ upstreams, home, env: oneDiskThread })
+    const mend = await failDisk(mirror, injection)
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     await expect.poll(() => temporaryFiles(mirror)).toEqual([])
     expect(await filesOf(mirror)).not.toContainEqual(expect.stringContaining(layer.slice('sha256:'.length)))
-    tracer.kill('SIGINT')
-    await sleep(500)
+    await mend()
     expectContent(await mirror.get(`${app}/blobs/${layer}`), layer)
     await expect.poll(async () => (await mirror.status()).storage.blobs).toBe(1)
     expect(upstream.count(anyBlob)).toBe(2)
   })
 })
 
-describe.skipIf(!has('strace'))('seen from the kernel', () => {
+describe.skipIf(!hasStrace)('seen from the kernel', () => {
   test('hostile paths and registries open no file outside the store and no connection', async () => {
     const { upstreams } = await startWithImage(1000)
     const trace = join(await temporaryHome(), 'trace')

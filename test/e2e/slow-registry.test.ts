@@ -1,10 +1,10 @@
-import { spawn, spawnSync } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
+import { failDisk, hasStrace, oneDiskThread } from '../support/failing-disk.ts'
 import { get, type Answer } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'
 import { temporaryHome } from '../support/mirror.ts'
@@ -12,7 +12,6 @@ import { startMirrorProcess } from '../support/mirror-process.ts'
 import { noise } from '../support/noise.ts'
 import { startTestRegistry } from '../support/registry.ts'
 
-const hasStrace = spawnSync('strace', ['-V']).status === 0
 const octets = { 'content-type': 'application/octet-stream' }
 
 /** Pushes a blob by POST and PUT; the last answer. */
@@ -74,8 +73,7 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
   ])('%s: no push is told that it stands, and once the disk is well it does', async (_, injection, statuses) => {
     const image = makeImage({ layers: [noise(5_000_000)] })
     const [layer] = image.layers
-    const calls = injection.slice(0, injection.indexOf(':'))
-    const mirror = await startMirrorProcess({ upstreams: {}, registry: true })
+    const mirror = await startMirrorProcess({ upstreams: {}, registry: true, env: oneDiskThread })
     const url = mirror.registryUrl!
     const putManifest = () =>
       get(url, '/v2/app/manifests/v1', {
@@ -86,17 +84,13 @@ describe.skipIf(!hasStrace)('a disk that fails', () => {
     // The journal is there, and one blob is held, before the disk fails.
     for (const [digest, blob] of image.blobs) if (digest !== layer) await pushBlob(url, 'app', blob)
 
-    const strace = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${injection}`]
-    const tracer = spawn('strace', [...strace, '-p', String(mirror.pid)], { stdio: 'ignore' })
-    onTestFinished(() => void tracer.kill('SIGKILL'))
-    await sleep(1000)
+    const mend = await failDisk(mirror, injection)
     for (const _try of ['once', 'again'])
       expect(statuses).toContain((await pushBlob(url, 'app', image.blobs.get(layer!)!)).status)
     expect((await get(url, `/v2/app/blobs/${layer}`)).status).toBe(404)
     expect((await putManifest()).status).toBeGreaterThanOrEqual(400)
     expect((await get(url, '/v2/app/manifests/v1')).status).toBe(404)
-    tracer.kill('SIGINT')
-    await sleep(500)
+    await mend()
 
     expect((await pushBlob(url, 'app', image.blobs.get(layer!)!)).status).toBe(201)
     expect((await putManifest()).status).toBe(201)
