@@ -303,7 +303,14 @@ describe('the circuit breaker', () => {
     upstream.on({}, status(503))
     for (const _ of ['first', 'second']) await mirror.get(`${app}/manifests/a`)
     await expect.poll(async () => (await mirror.get(`${app}/manifests/a`)).status).toBe(503)
-    for (let pull = 0; pull < 5; pull++) expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+    // A check that is slow goes on after its stale answer; a second is longer than any pause between its tries.
+    const askedByPull = async () => {
+      const before = upstream.requests.length
+      expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
+      await sleep(1000)
+      return upstream.requests.length - before
+    }
+    await expect.poll(askedByPull).toBe(0)
     const asked = upstream.requests.length
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectError(await mirror.get(`${app}/manifests/a`), 503, 'UNAVAILABLE')
