@@ -3,9 +3,9 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { packageRoot } from '../../src/lib/package-root.ts'
+import { hasStrace } from '../support/failing-disk.ts'
 import { temporaryHome } from '../support/mirror.ts'
 
-const hasStrace = spawnSync('strace', ['-V']).status === 0
 const program = join(packageRoot(), 'bin', 'run.js')
 
 /** A system call that succeeded: its name and the paths in it. */

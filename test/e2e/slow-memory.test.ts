@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import { expect, test } from 'vitest'
 import { expectContent } from '../support/expect-content.ts'
 import { open } from '../support/get.ts'
@@ -49,30 +50,38 @@ test('a thousand clients on one cold blob of 5 MB cost one fetch and no more tha
 })
 
 test('a client that reads nothing neither slows the others, nor costs memory, nor stays', async () => {
-  const alone = await startBoth({ timeouts: { idle: '10s' } })
-  const begunAlone = performance.now()
-  await clients(20, () => pull(alone.mirror.url, path, content))
-  const aloneTook = performance.now() - begunAlone
-
-  const { upstream, mirror } = await startBoth({ timeouts: { idle: '10s' } })
-  await mirror.get('/v2/')
-  const stuck = await open(mirror.url, path)
-  const begun = performance.now()
-  const pulls = await clients(20, () => pull(mirror.url, path, content))
-  // Who waited for it would have waited until it was cut.
-  expect(performance.now() - begun).toBeLessThanOrEqual(2 * aloneTook + 5000)
-  expect(pulls.filter(({ right }) => !right)).toEqual([])
-  expect(upstream.count(anyBlob)).toBe(1)
-  const growth = (await mirror.memory('VmHWM')) - (await alone.mirror.memory('VmHWM'))
-  expect(growth).toBeLessThanOrEqual(50 * MiB)
+  const cache = { timeouts: { idle: '3s' } }
+  const pullByTwenty = async ({ upstream, mirror }: Awaited<ReturnType<typeof startBoth>>) => {
+    const begun = performance.now()
+    const pulls = await clients(20, () => pull(mirror.url, path, content))
+    const took = performance.now() - begun
+    expect(pulls.filter(({ right }) => !right)).toEqual([])
+    expect(upstream.count(anyBlob)).toBe(1)
+    return { took, peak: await mirror.memory('VmHWM') }
+  }
+  const rounds: { alone: number; beside: number; growth: number; stuck: IncomingMessage }[] = []
+  for (let round = 0; round < 3; round++) {
+    const alone = await pullByTwenty(await startBoth(cache))
+    const both = await startBoth(cache)
+    await both.mirror.get('/v2/')
+    const stuck = await open(both.mirror.url, path)
+    const beside = await pullByTwenty(both)
+    rounds.push({ alone: alone.took, beside: beside.took, growth: beside.peak - alone.peak, stuck })
+  }
+  // The quickest of each: what else the machine does slows one round or another.
+  const quickest = (of: 'alone' | 'beside') => Math.min(...rounds.map((round) => round[of]))
+  expect(quickest('beside')).toBeLessThanOrEqual(1.5 * quickest('alone') + 500)
+  for (const { growth } of rounds) expect(growth).toBeLessThanOrEqual(50 * MiB)
 
   // Node looks at a socket's progress once an idle time: it is cut after one or two of them.
-  await new Promise((resolve) => setTimeout(resolve, 22_000))
-  let got = 0
-  stuck.on('data', (chunk: Buffer) => (got += chunk.length)).on('error', () => {})
-  await new Promise((resolve) => stuck.once('close', resolve))
-  expect(stuck.complete).toBe(false)
-  expect(got).toBeLessThan(content.length)
+  await new Promise((resolve) => setTimeout(resolve, 8000))
+  for (const { stuck } of rounds) {
+    let got = 0
+    stuck.on('data', (chunk: Buffer) => (got += chunk.length)).on('error', () => {})
+    await new Promise((resolve) => stuck.once('close', resolve))
+    expect(stuck.complete).toBe(false)
+    expect(got).toBeLessThan(content.length)
+  }
 })
 
 test('upstream manifests that are too large or never end do not add up: the peak of memory stays where it was', async () => {

@@ -311,6 +311,9 @@ describe('the circuit breaker', () => {
       return upstream.requests.length - before
     }
     await expect.poll(askedByPull).toBe(0)
+    const tries = (method: string, tag: string) => upstream.count({ method, path: new RegExp(`/manifests/${tag}$`) })
+    // The first GET of v1 was answered.
+    expect([tries('GET', 'a'), tries('HEAD', 'v1'), tries('GET', 'v1')]).toEqual([5, 5, 1 + 5])
     const asked = upstream.requests.length
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
     expectError(await mirror.get(`${app}/manifests/a`), 503, 'UNAVAILABLE')

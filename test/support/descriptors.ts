@@ -13,10 +13,14 @@ export function descriptorsOf(pid: number): number {
 }
 
 /** Opens connections that never send a request, and opens those that the server ends again. Ends with the test. */
-export async function holdIdle(baseUrl: string, count: number): Promise<{ release(): void; readonly open: number }> {
+export async function holdIdle(
+  baseUrl: string,
+  count: number,
+): Promise<{ release(): void; readonly open: number; readonly ended: number }> {
   const { hostname, port } = new URL(baseUrl)
   const sockets = new Set<Socket>()
   let isOver = false
+  let ended = 0
   const add = () => {
     if (isOver) return
     const begun = performance.now()
@@ -27,6 +31,7 @@ export async function holdIdle(baseUrl: string, count: number): Promise<{ releas
     socket.on('error', () => {})
     socket.once('close', () => {
       sockets.delete(socket)
+      if (!isOver) ended += 1
       // At a pace that one machine can keep up with: of those that are refused, some 500 a second.
       const isRefused = performance.now() - begun < 5000
       if (!isOver) setTimeout(add, (isRefused ? Math.max(1, count / 300) : 1) * (200 + Math.random() * 800))
@@ -45,6 +50,10 @@ export async function holdIdle(baseUrl: string, count: number): Promise<{ releas
     release,
     get open() {
       return [...sockets].filter(({ pending, destroyed }) => !pending && !destroyed).length
+    },
+    /** Connections that did not stay open until now. */
+    get ended() {
+      return ended
     },
   }
 }
