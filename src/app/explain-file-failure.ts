@@ -6,7 +6,7 @@ import { describeFileFailure, tellFileFailure } from '../lib/file-failure.ts'
 /** The failure of a file in words, with the next steps; undefined for any other failure. */
 export function explainFileFailure(error: unknown, surroundings: Surroundings): MirrorError | undefined {
   const failure = describeFileFailure(error)
-  const message = tellFileFailure(error)
+  const message = failure && tellFileFailure(error, failure)
   if (failure?.path === undefined || message === undefined) return undefined
   return new MirrorError(message, {
     hints: [...failure.next, ...elsewhere(failure.path, failure.owner, surroundings)],

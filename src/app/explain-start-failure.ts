@@ -20,10 +20,13 @@ export async function explainStartFailure(
   const failure = describeFileFailure(error)
   if (failure === undefined) return error
   // Those of the stores say so themselves: these lie in the state folder.
-  return new MirrorError(tellFileFailure(error) ?? `The mirror cannot use its files: ${(error as Error).message}.`, {
-    hints: [...failure.next, 'MIRROR_HOME=<a folder of yours> mirror up'],
-    cause: error,
-  })
+  return new MirrorError(
+    tellFileFailure(error, failure) ?? `The mirror cannot use its files: ${(error as Error).message}.`,
+    {
+      hints: [...failure.next, 'MIRROR_HOME=<a folder of yours> mirror up'],
+      cause: error,
+    },
+  )
 }
 
 async function busyPort(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {

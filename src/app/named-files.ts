@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
 import type { Config } from '../config/config.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { describeFileFailure } from '../lib/file-failure.ts'
+import { fileFailureReason } from '../lib/file-failure.ts'
 import { checkPasswordFile } from '../server/password-file.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
 import { readProxies } from '../upstream/proxies.ts'
@@ -55,10 +55,12 @@ function readAuthority(host: string, path: string): string {
     return pem
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause
-    const why = describeFileFailure(cause)?.why ?? String(cause)
-    throw new MirrorError(`The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${why}.`, {
-      exit: exitCode.usage,
-      cause,
-    })
+    throw new MirrorError(
+      `The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${fileFailureReason(cause)}.`,
+      {
+        exit: exitCode.usage,
+        cause,
+      },
+    )
   }
 }

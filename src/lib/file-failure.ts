@@ -44,10 +44,14 @@ export function describeFileFailure(error: unknown, path = pathOf(error)): FileF
   }
 }
 
-/** A sentence about the failure: `Cannot open /x/y: it does not exist.` Undefined as above, and where no path is known. */
-export function tellFileFailure(error: unknown): string | undefined {
-  const failure = describeFileFailure(error)
-  return failure?.path === undefined ? undefined : `Cannot ${verbOf(error)} ${failure.path}: ${failure.why}.`
+/** A sentence about the failure: `Cannot open /x/y: it does not exist.` Undefined where no path is known. */
+export function tellFileFailure(error: unknown, { path, why }: FileFailure): string | undefined {
+  return path === undefined ? undefined : `Cannot ${verbOf(error)} ${path}: ${why}.`
+}
+
+/** A clause for `FILE cannot be read: …`: why in words, and in the system's own where there are none. */
+export function fileFailureReason(error: unknown): string {
+  return describeFileFailure(error)?.why ?? (error instanceof Error ? error.message : String(error))
 }
 
 function verbOf(error: unknown): string {

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import type { Config } from '../../config/config.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { describeFileFailure } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/file-failure.ts'
 import { readCertificates } from '../../lib/read-certificates.ts'
 
 /** What clients have to know of the certificate that the mirror shows. */
@@ -56,14 +56,11 @@ async function readText(file: string, what: string, read: ReadText): Promise<str
     return await read(file)
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause
-    throw new MirrorError(
-      `The certificate ${file} cannot be read: ${describeFileFailure(cause)?.why ?? (cause as Error).message}.`,
-      {
-        exit: exitCode.usage,
-        hints: [`Check ${what}`],
-        cause,
-      },
-    )
+    throw new MirrorError(`The certificate ${file} cannot be read: ${fileFailureReason(cause)}.`, {
+      exit: exitCode.usage,
+      hints: [`Check ${what}`],
+      cause,
+    })
   }
 }
 

@@ -2,7 +2,7 @@ import { FilesNow } from '../../clients/files-now.ts'
 import type { WantedFiles } from '../../clients/client-config.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { describeFileFailure } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/file-failure.ts'
 
 /**
  * Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read; `asRoot`: the command by which root
@@ -37,9 +37,7 @@ async function explained<T>(
     if (why === undefined) throw cause
     const denied = why === 'EACCES' || why === 'EPERM'
     throw new MirrorError(
-      denied
-        ? `No permission to read ${path}.`
-        : `${path} cannot be read: ${describeFileFailure(cause)?.why ?? (cause as Error).message}.`,
+      denied ? `No permission to read ${path}.` : `${path} cannot be read: ${fileFailureReason(cause)}.`,
       {
         exit: exitCode.usage,
         hints: denied && asRoot ? [await asRoot(), '--scope user   (where the client has files of yours)'] : [],

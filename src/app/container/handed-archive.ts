@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
-import { describeFileFailure } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/file-failure.ts'
 import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
 import { dataFolder, handedFolder, handedFolderOf, homeFolder } from '../../runtime/container-spec.ts'
 
@@ -60,7 +60,7 @@ async function read(path: string): Promise<Buffer> {
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     throw new MirrorError(
-      `The file ${path}, which the configuration names, cannot be read: ${describeFileFailure(error)?.why ?? (error as Error).message}.`,
+      `The file ${path}, which the configuration names, cannot be read: ${fileFailureReason(error)}.`,
       {
         exit: exitCode.usage,
         cause: error,

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import * as tls from 'node:tls'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { describeFileFailure } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/file-failure.ts'
 
 /**
  * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
@@ -32,12 +32,9 @@ async function read(path: string): Promise<string> {
     return await readFile(path, 'utf8')
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause
-    throw new MirrorError(
-      `The file ${path} of NODE_EXTRA_CA_CERTS cannot be read: ${describeFileFailure(cause)?.why ?? (cause as Error).message}.`,
-      {
-        exit: exitCode.usage,
-        cause,
-      },
-    )
+    throw new MirrorError(`The file ${path} of NODE_EXTRA_CA_CERTS cannot be read: ${fileFailureReason(cause)}.`, {
+      exit: exitCode.usage,
+      cause,
+    })
   }
 }
