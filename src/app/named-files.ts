@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
 import type { Config } from '../config/config.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { fileFailureReason } from '../lib/file-failure.ts'
+import { describeFileFailure, fileFailureReason } from '../lib/file-failure.ts'
 import { checkPasswordFile } from '../server/password-file.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
 import { readProxies } from '../upstream/proxies.ts'
@@ -35,7 +35,9 @@ export function readTls(tls: Config['tls']): { cert: string; key: string } | und
     createSecureContext(pair)
     return pair
   } catch (cause) {
-    throw new MirrorError(`The certificate and key of "tls" cannot be used: ${String(cause)}`, {
+    const { path } = describeFileFailure(cause) ?? {}
+    const why = path === undefined ? fileFailureReason(cause) : `${path}: ${fileFailureReason(cause)}`
+    throw new MirrorError(`The certificate and key of "tls" cannot be used: ${why}.`, {
       exit: exitCode.usage,
       hints: ['"tls" in mirror.yaml needs two PEM files that belong together: {cert: ./tls.crt, key: ./tls.key}'],
       cause,

@@ -117,4 +117,12 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     expect(below.stderr).toContain('cannot be read: a file is in the way of a folder.')
     expect(below.stderr).not.toContain('ENOTDIR')
   })
+
+  test('is named with the reason when it is a certificate of the configuration', async () => {
+    await writeFile(join(home, 'mirror.yaml'), 'tls: {cert: ./tls.crt, key: ./tls.key}\n')
+    const { exit, stderr } = await mirror(['up', '--config', 'mirror.yaml'])
+    expect(exit).toBe(2)
+    expect(stderr).toContain(`"tls" cannot be used: ${home}/tls.crt: it does not exist, so nothing was done.`)
+    expect(stderr).not.toContain('ENOENT')
+  })
 })
