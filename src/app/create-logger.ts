@@ -46,13 +46,13 @@ async function sinkOf(file: string | undefined): Promise<LogSink> {
 
 /** Characters of one value, and of all values and names of one line: what clients and upstreams say may be long. */
 const longestText = 4096
-const longestLine = 16 * 1024
+const longestRecord = 16 * 1024
 
 interface Budget {
   left: number
 }
 
-function redacted(fields: LogFields, budget: Budget = { left: longestLine }): LogFields {
+function redacted(fields: LogFields, budget: Budget = { left: longestRecord }): LogFields {
   const safe: LogFields = {}
   for (const key of Object.keys(fields)) {
     budget.left -= key.length + 1

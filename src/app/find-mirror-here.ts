@@ -3,7 +3,8 @@ import { looksAtOwners } from '../config/roots-places.ts'
 import { isOnlyRoots } from '../lib/root-owned.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
-import type { InvokingUser } from './invoking-user.ts'
+import { findInvokingUser, type InvokingUser } from './invoking-user.ts'
+import { findRunningOf } from './users-mirror.ts'
 
 /** A running mirror, and whose it is. */
 export interface MirrorHere {
@@ -27,7 +28,6 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<Mirror
   if (user === undefined) return own
   // With a home of root's own that was named, nothing else is meant.
   if (isRoots && surroundings.env['MIRROR_HOME']) return undefined
-  const { findRunningOf } = await import('./users-mirror.ts')
   const { home, uid } = user
   const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
   for (const candidate of [mirrorPaths(callers), ...(isLeftOut ? [] : [usual])]) {
@@ -42,9 +42,7 @@ async function findOwn(paths: MirrorPaths): Promise<MirrorHere | undefined> {
   return running && { running, paths, user: undefined }
 }
 
-/** What it takes to find out who has become root is loaded as root only. */
 async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | undefined> {
   if (!looksAtOwners(surroundings)) return undefined
-  const { findInvokingUser } = await import('./invoking-user.ts')
   return findInvokingUser(surroundings)
 }

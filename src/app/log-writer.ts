@@ -15,7 +15,7 @@ export interface LogWriter {
 /** Characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
 const mostWaiting = 1024 * 1024
 /** Characters of a line; the logger's own are shorter. */
-const longestLine = 64 * 1024
+const longestWrittenLine = 64 * 1024
 /** Characters that are written in one go. */
 const batchLength = 64 * 1024
 const retryMs = 10
@@ -122,7 +122,7 @@ export function createLogWriter(target: LogSink | number): LogWriter {
 
   return {
     write(line) {
-      const text = line.length > longestLine ? `${line.slice(0, longestLine)}…\n` : line
+      const text = line.length > longestWrittenLine ? `${line.slice(0, longestWrittenLine)}…\n` : line
       lines.push(text)
       waiting += text.length
       if (waiting > mostWaiting && !isBlocked) flush()

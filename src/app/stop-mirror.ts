@@ -33,7 +33,7 @@ const lookMs = 50
 export async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<StoppedMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   if (running === undefined) return undefined
-  if (running.container) return stopContainer(running.container, paths, surroundings)
+  if (running.container) return stopRecordedContainer(running.container, paths, surroundings)
   await askToEnd(running, paths, surroundings.platform)
   const killed = !(await isGone(running, clock, patienceMs))
   if (killed) {
@@ -44,7 +44,7 @@ export async function stopMirror({ paths, clock, surroundings }: StopRequest): P
   return { pid: running.pid, dataDir: running.served?.dataDir, killed }
 }
 
-async function stopContainer(
+async function stopRecordedContainer(
   { name, volume, engine }: ContainerPlace,
   paths: MirrorPaths,
   surroundings: Surroundings,

@@ -5,6 +5,7 @@ import { settingVariables } from '../config/read-environment.ts'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { MirrorState, ServedConfig } from '../runtime/runtime.ts'
+import { containerWayBack } from './container/container-way-back.ts'
 import { startProcess } from './start-process.ts'
 import { stopMirror } from './stop-mirror.ts'
 
@@ -29,7 +30,6 @@ export interface WayBackRequest {
 export async function wayBack(running: MirrorState, request: WayBackRequest): Promise<WayBack> {
   const { container, served } = running
   if (container !== undefined) {
-    const { containerWayBack } = await import('./container/container-way-back.ts')
     return containerWayBack(running, container, request)
   }
   return {

@@ -5,7 +5,7 @@ import type { Paint } from './paint.ts'
 const contextLines = 3
 
 /** As few that are alike are shown one by one. */
-const fewAlike = 2
+const fewDiffsAlike = 2
 /** Of those that are not. */
 const namesShown = 3
 
@@ -26,7 +26,7 @@ export async function renderDiff(
   }
   return [...alike.values()]
     .flatMap((group) => {
-      const shown = group.length > fewAlike ? group.slice(0, 1) : group
+      const shown = group.length > fewDiffsAlike ? group.slice(0, 1) : group
       return [...shown.map(renderOne), renderOthers(group.slice(shown.length), paint)]
     })
     .join('')
@@ -41,7 +41,7 @@ export async function renderDiff(
       undefined,
       { context: contextLines, headerOptions: FILE_HEADERS_ONLY },
     ).split('\n')
-    return (whole ? lines : withoutAlike(lines)).map((line) => paintLine(line, paint)).join('\n')
+    return (whole ? lines : withoutRepeats(lines)).map((line) => paintLine(line, paint)).join('\n')
   }
 }
 
@@ -75,12 +75,12 @@ interface Table {
 }
 
 /** The lines of a diff, without the tables that come or go and repeat the one before them. */
-function withoutAlike(lines: readonly string[]): string[] {
+function withoutRepeats(lines: readonly string[]): string[] {
   const shown: string[] = []
   let alike: Table[] = []
   const flush = () => {
     const [first, ...others] = alike
-    if (first && others.length >= fewAlike) {
+    if (first && others.length >= fewDiffsAlike) {
       const sign = first.lines[0]![0]!
       const names = others.map(({ name }) => name!)
       shown.push(...first.lines, `${sign}${summaryOf('table', names)}`, ...(isBlank(first.lines.at(-1)!) ? [sign] : []))

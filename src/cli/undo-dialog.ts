@@ -46,7 +46,7 @@ export async function undoDialog(
   }
   const asks = place.ours !== true && plan.changes.length > 0
   const applied = !dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
-  const reloads = applied && (await wantsReload(talk, place, record, choices))
+  const reloads = applied && (await wantsReloadAfterUndo(talk, place, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
   const todo = applied ? await stepsLeft(machine, place, record, files, reloads, stillInUse) : []
@@ -64,7 +64,7 @@ export async function undoDialog(
 }
 
 /** By flag, or by the answer of a person; nobody is asked where the client goes on as it would anyway. */
-async function wantsReload(
+async function wantsReloadAfterUndo(
   talk: Talk,
   place: ClientPlace,
   record: KnownRecord,

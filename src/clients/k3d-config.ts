@@ -16,7 +16,7 @@ export interface K3dClusterFile {
 }
 
 /** Where the text lies that is a registries.yaml of its own. */
-const place = ['registries', 'config'] as const
+const embeddedConfig = ['registries', 'config'] as const
 
 /** Undefined for any other file. */
 export function k3dClusterFile(path: string, text: string): K3dClusterFile | undefined {
@@ -66,14 +66,14 @@ function readSimple(path: string, text: string): YamlText {
 
 /** The registries.yaml that is in the file; undefined where there is none. */
 function registriesIn(yaml: YamlText): string | undefined {
-  const config = yamlValue(yaml, place) ?? undefined
+  const config = yamlValue(yaml, embeddedConfig) ?? undefined
   if (config === undefined) return undefined
   if (typeof config !== 'string')
-    throw yamlRefusal(yaml, place, 'there should be a text here, which is a registries.yaml')
+    throw yamlRefusal(yaml, embeddedConfig, 'there should be a text here, which is a registries.yaml')
   if (config.trim() === '') return undefined
   // k3d takes a text of one line for the path of a file.
   if (!config.includes('\n'))
-    throw yamlRefusal(yaml, place, `k3d reads the registries from another file, ${config}`, [
+    throw yamlRefusal(yaml, embeddedConfig, `k3d reads the registries from another file, ${config}`, [
       `mirror configure k3d --file ${shellWord(config)}`,
     ])
   return config
@@ -96,24 +96,24 @@ function around(
     if (change.path !== path) return [change]
     const { after } = change
     if (after === undefined)
-      return files.change(path, inner === undefined ? yaml.text : removeFromYaml(yaml, place).text)
+      return files.change(path, inner === undefined ? yaml.text : removeFromYaml(yaml, embeddedConfig).text)
     const added = inner === undefined ? withoutNothing(yaml) : yaml
-    return files.change(path, inner === undefined ? addYamlKey(added, place, after).text : withText(yaml, after))
+    return files.change(path, inner === undefined ? addYamlKey(added, embeddedConfig, after).text : withText(yaml, after))
   })
 }
 
 /** Without an empty `config:`, which another takes the place of. */
 function withoutNothing(yaml: YamlText): YamlText {
-  return yamlNode(yaml, place) === undefined ? yaml : removeFromYaml(yaml, place)
+  return yamlNode(yaml, embeddedConfig) === undefined ? yaml : removeFromYaml(yaml, embeddedConfig)
 }
 
 /** The file with another text inside. Lines that stay, stay to the byte. */
 function withText(yaml: YamlText, after: string): string {
-  const node = yamlNode(yaml, place)
+  const node = yamlNode(yaml, embeddedConfig)
   const refuse = () =>
     yamlRefusal(
       yaml,
-      place,
+      embeddedConfig,
       'registries.config is written in a way that cannot be changed without rewriting more of it',
       ['write it as a block: config: |'],
     )
@@ -133,7 +133,7 @@ function contentOf(yaml: YamlText): { readonly all: unknown; readonly config: st
   const all = yamlValue(yaml) as { registries: object }
   return {
     all: { ...all, registries: { ...all.registries, config: '' } },
-    config: String(yamlValue(yaml, place)).trimEnd(),
+    config: String(yamlValue(yaml, embeddedConfig)).trimEnd(),
   }
 }
 

@@ -5,7 +5,7 @@ import type { FilesNow } from './files-now.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
 
 /** A folder below a containerd's `config_path`, with the hosts.toml in it and the CA that this names. */
-export interface HostsFolder {
+export interface NodeHostsFolder {
   readonly name: string
   readonly text: string
   readonly ca: string | undefined
@@ -22,7 +22,7 @@ export const usualConfigPath = '/etc/containerd/certs.d'
 export function hostsFolders(
   { cache, registry, ca, fallback }: MirrorForClient,
   { referrers }: { readonly referrers: boolean },
-): HostsFolder[] {
+): NodeHostsFolder[] {
   // In each folder: nodes may mount them one by one.
   const mirrorCa = ca && caFileName
   const everything = renderHostsToml({ ...(!fallback && { server: cache }), mirror: cache, mirrorCa, referrers })
@@ -42,7 +42,7 @@ export function hostsFolders(
  * hosts.toml that somebody else has put in the same place.
  */
 export function hostsChanges(
-  folders: readonly HostsFolder[],
+  folders: readonly NodeHostsFolder[],
   configPath: string,
   files: FilesNow,
   join: (...parts: string[]) => string,

@@ -30,24 +30,24 @@ export async function readPushedManifest(bytes: Uint8Array, contentType: string 
   const isIndex = hasIndexMembers(all, stringOf(json, 'mediaType') ?? contentType)
   if (isIndex && ('layers' in json || 'config' in json || 'blobs' in json))
     throw invalid('It has the fields of an image and of an index.')
-  const type = typeOf(json, contentType, isIndex)
+  const type = pushedType(json, contentType, isIndex)
   if (isIndex ? imageTypes.includes(type) : indexTypes.includes(type))
     throw invalid(`Its fields are not those of ${type}.`)
   if ((isIndex || imageTypes.includes(type)) && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
 
-  const config = json['config'] === undefined ? [] : [linkOf('blob', json['config'], 'config')]
+  const config = json['config'] === undefined ? [] : [pushedLink('blob', json['config'], 'config')]
   const links = [
-    ...linksOf('manifest', json, 'manifests'),
+    ...pushedLinks('manifest', json, 'manifests'),
     ...config,
-    ...linksOf('blob', json, 'layers'),
-    ...linksOf('blob', json, 'blobs'),
+    ...pushedLinks('blob', json, 'layers'),
+    ...pushedLinks('blob', json, 'blobs'),
   ]
   if (imageTypes.includes(type) && config.length === 0) throw invalid('It has no config.')
   const own = stringOf(json, 'artifactType')
   return {
     mediaType: type,
     links,
-    subject: json['subject'] === undefined ? undefined : linkOf('manifest', json['subject'], 'subject').digest,
+    subject: json['subject'] === undefined ? undefined : pushedLink('manifest', json['subject'], 'subject').digest,
     artifactType: own !== undefined && own !== '' ? own : config[0]?.mediaType,
     annotations: annotationsOf(json['annotations']),
   }
@@ -64,7 +64,7 @@ async function parse(bytes: Uint8Array): Promise<Record<string, unknown>> {
   return value
 }
 
-function typeOf(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {
+function pushedType(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {
   const own = stringOf(json, 'mediaType')
   if (own !== undefined && contentType !== undefined && own !== contentType)
     throw invalid(`Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`)
@@ -73,14 +73,14 @@ function typeOf(json: Record<string, unknown>, contentType: string | undefined, 
   return type
 }
 
-function linksOf(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
+function pushedLinks(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
   const list = json[field]
   if (list === undefined) return []
   if (!Array.isArray(list)) throw invalid(`${field} is not a list.`)
-  return list.map((entry) => linkOf(kind, entry, field))
+  return list.map((entry) => pushedLink(kind, entry, field))
 }
 
-function linkOf(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
+function pushedLink(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
   if (!isObject(entry)) throw invalid(`${field} holds something that is no descriptor.`)
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined

@@ -3,6 +3,7 @@ import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json-object.ts'
 import { readSmallFile } from '../lib/read-small-file.ts'
+import { isContainerUp } from './container-life.ts'
 import { parseEndpoint } from './parse-endpoint.ts'
 import { isSameProcess } from './process-identity.ts'
 import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
@@ -39,12 +40,6 @@ export async function isRunning(
   isUp = isContainerUp,
 ): Promise<boolean> {
   return container ? isUp(container, endpoints) : isSameProcess(pid, processIdentity)
-}
-
-/** Loaded when there is a container to ask about. */
-async function isContainerUp(container: ContainerPlace, endpoints: Endpoints): Promise<boolean> {
-  const life = await import('./container-life.ts')
-  return life.isContainerUp(container, endpoints)
 }
 
 export async function writeState(stateFile: string, state: MirrorState): Promise<void> {

@@ -28,12 +28,12 @@ export function* imageRoots(record: RepositoryRecord): Generator<ImageRoot, void
   const lists = new Map<Digest, Digest[]>()
   for (const { subject, digest } of record.referrers.values())
     lists.set(subject, [...(lists.get(subject) ?? []), digest])
-  for (const [digest, names] of tags) yield describe(record, lists, digest, names)
+  for (const [digest, names] of tags) yield describeRoot(record, lists, digest, names)
   for (const digest of record.manifests.keys())
-    if (!tags.has(digest) && !children.has(digest)) yield describe(record, lists, digest, [])
+    if (!tags.has(digest) && !children.has(digest)) yield describeRoot(record, lists, digest, [])
 }
 
-function describe(
+function describeRoot(
   record: RepositoryRecord,
   lists: ReadonlyMap<Digest, readonly Digest[]>,
   digest: Digest,

@@ -2,11 +2,11 @@ import type { FilePort } from '../../clients/file-port.ts'
 import { shellFiles } from '../../clients/shell-files.ts'
 import type { RunCommand } from '../../lib/run-command.ts'
 
-const patienceMs = 30_000
+const machineTimeoutMs = 30_000
 
 /** The names of podman's virtual machines that run, its default first; none without podman. */
 export async function runningPodmanMachines(runCommand: RunCommand): Promise<string[]> {
-  const result = await runCommand('podman', ['machine', 'list', '--format', 'json'], { timeoutMs: patienceMs })
+  const result = await runCommand('podman', ['machine', 'list', '--format', 'json'], { timeoutMs: machineTimeoutMs })
   if (result?.exitCode !== 0) return []
   const machines = JSON.parse(result.stdout || '[]') as { Name?: string; Default?: boolean; Running?: boolean }[]
   return machines
@@ -19,6 +19,6 @@ export async function runningPodmanMachines(runCommand: RunCommand): Promise<str
 export function filesOfPodmanMachine(runCommand: RunCommand, name: string): FilePort {
   return shellFiles(`the podman machine ${name}`, (script) =>
     // The script goes in by stdin: ssh would have its arguments read by a shell once more.
-    runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: patienceMs }),
+    runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: machineTimeoutMs }),
   )
 }

@@ -3,7 +3,7 @@ import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { CommandResult, RunCommand } from '../../lib/run-command.ts'
 import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
-const patienceMs = 120_000
+const pullTimeoutMs = 120_000
 
 /**
  * Pulls an image by whichever of podman, buildah and skopeo is there, and removes it again; `machine`: by podman in that virtual
@@ -14,7 +14,7 @@ export async function pullByPodman(
   image: string,
   machine: string | undefined,
 ): Promise<{ readonly failed: string | undefined }> {
-  const run = (file: string, ...args: string[]) => runCommand(file, args, { timeoutMs: patienceMs })
+  const run = (file: string, ...args: string[]) => runCommand(file, args, { timeoutMs: pullTimeoutMs })
   const connection = machine === undefined ? [] : ['--connection', machine]
   const byPodman = await run('podman', ...connection, 'pull', '--quiet', image)
   if (byPodman) {
