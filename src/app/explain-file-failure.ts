@@ -1,7 +1,7 @@
 import { isAbsolute, relative, sep } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { describeFileFailure, tellFileFailure } from '../lib/file-failure.ts'
+import { describeFileFailure, tellFileFailure } from '../lib/system-errors.ts'
 
 /** The failure of a file in words, with the next steps; undefined for any other failure. */
 export function explainFileFailure(error: unknown, surroundings: Surroundings): MirrorError | undefined {

@@ -1,6 +1,6 @@
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { looksAtOwners } from '../config/roots-places.ts'
-import { isOnlyRoots } from '../lib/root-owned.ts'
+import { isOnlyRoots } from '../lib/ownership.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'
 import { findInvokingUser, type InvokingUser } from './invoking-user.ts'

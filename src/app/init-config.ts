@@ -4,7 +4,7 @@ import { formatProblem } from '../config/config-tree.ts'
 import { parseConfig } from '../config/parse-config.ts'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder } from '../lib/fs.ts'
 
 /** What a user chooses for a new mirror.yaml; everything else is its default. */
 export interface ConfigChoices {

@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs'
 import type { Surroundings } from '../config/paths.ts'
-import { runCommand, type RunCommand } from '../lib/run-command.ts'
+import { runCommand, type RunCommand } from '../lib/process.ts'
 
 /** The user who has become root. */
 export interface InvokingUser {

@@ -3,7 +3,7 @@ import { dirname, resolve } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { looksAtOwners, othersPlaces, type LeftOut } from '../config/roots-places.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import { describeForeign, findForeign, isRoot, userName } from '../lib/root-owned.ts'
+import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
 import { shellWord } from '../lib/shell-word.ts'
 
 /**

@@ -1,4 +1,4 @@
-import { loadCommandRunner } from '../lib/run-command.ts'
+import { loadCommandRunner } from '../lib/process.ts'
 import { loadDockerode } from '../runtime/dockerode-docker.ts'
 import { loadPromClient } from '../server/metrics.ts'
 import { loadUndici } from '../upstream/agents.ts'

@@ -1,5 +1,5 @@
 import type { MirrorPaths } from '../config/paths.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder } from '../lib/fs.ts'
 import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../runtime/runtime.ts'

@@ -6,7 +6,7 @@ import type { FilePort, FileState } from './file-port.ts'
 import { localFiles } from './local-files.ts'
 import { readUnchanged } from './read-unchanged.ts'
 import { inWritingOrder } from './writing-order.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder } from '../lib/fs.ts'
 
 export interface ApplyRequest {
   readonly changes: readonly FileChange[]

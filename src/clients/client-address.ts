@@ -1,5 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { HostAlias } from '../lib/own-names.ts'
+import type { HostAlias } from '../lib/network.ts'
 import { isLoopback } from './is-loopback.ts'
 
 /** Where a client lives, as far as it matters for reaching this machine's mirror. */

@@ -2,7 +2,7 @@ import { chmod, readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { makeFolder, syncFolder } from '../lib/make-folder.ts'
+import { makeFolder, syncFolder } from '../lib/fs.ts'
 import { clientNames, type ClientName } from './client-config.ts'
 import { orAbsent } from '../lib/or-absent.ts'
 

@@ -98,7 +98,10 @@ function around(
     if (after === undefined)
       return files.change(path, inner === undefined ? yaml.text : removeFromYaml(yaml, embeddedConfig).text)
     const added = inner === undefined ? withoutNothing(yaml) : yaml
-    return files.change(path, inner === undefined ? addYamlKey(added, embeddedConfig, after).text : withText(yaml, after))
+    return files.change(
+      path,
+      inner === undefined ? addYamlKey(added, embeddedConfig, after).text : withText(yaml, after),
+    )
   })
 }
 

@@ -1,6 +1,6 @@
 import { posix } from 'node:path'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { CommandResult } from '../lib/run-command.ts'
+import type { CommandResult } from '../lib/process.ts'
 import { shellWord } from '../lib/shell-word.ts'
 import type { FilePort } from './file-port.ts'
 

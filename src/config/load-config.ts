@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { describeFileFailure } from '../lib/file-failure.ts'
+import { describeFileFailure } from '../lib/system-errors.ts'
 import { shellWord } from '../lib/shell-word.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { formatProblem, type ConfigProblem } from './config-tree.ts'

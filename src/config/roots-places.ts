@@ -1,5 +1,5 @@
 import { isAbsolute, resolve } from 'node:path'
-import { describeForeign, findForeign, isRoot, userHome } from '../lib/root-owned.ts'
+import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
 import type { Surroundings } from './paths.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>

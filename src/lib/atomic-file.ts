@@ -1,6 +1,6 @@
 import { open, rename, rm, writeFile, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { makeFolder, syncFolder } from './make-folder.ts'
+import { makeFolder, syncFolder } from './fs.ts'
 
 /** A whole, or its pieces one after the other, so that not all of a large file is in memory. */
 export type FileContent = string | Uint8Array | Iterable<Uint8Array>

@@ -1,4 +1,4 @@
-import { MemoryBudget } from './memory-budget.ts'
+import { MemoryBudget } from './memory.ts'
 import { memoryLimit } from './memory-limit.ts'
 
 const KiB = 1024

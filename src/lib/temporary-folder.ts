@@ -2,7 +2,7 @@ import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { MirrorError } from './errors.ts'
-import { describeForeign, findForeign } from './root-owned.ts'
+import { describeForeign, findForeign } from './ownership.ts'
 
 /** Where to go when the folder that the environment names is not safe. */
 const usual = ['/tmp', '/var/tmp']

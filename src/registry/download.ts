@@ -1,5 +1,5 @@
 import { systemClock, type Clock } from '../lib/clock.ts'
-import type { BufferRelease } from '../lib/buffer-release.ts'
+import type { BufferRelease } from '../lib/body-memory.ts'
 import { deferred } from '../lib/deferred.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'

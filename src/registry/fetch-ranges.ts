@@ -1,4 +1,4 @@
-import type { BufferRelease } from '../lib/buffer-release.ts'
+import type { BufferRelease } from '../lib/body-memory.ts'
 import type { FetchedBlob } from '../upstream/upstream.ts'
 
 export interface RangePolicy {

@@ -1,4 +1,4 @@
-import type { BufferRelease } from '../lib/buffer-release.ts'
+import type { BufferRelease } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { digestAlgorithm, type Digest } from '../oci/digest.ts'

@@ -1,5 +1,5 @@
-import { BudgetError } from '../lib/memory-budget.ts'
-import { Slots } from '../lib/slots.ts'
+import { BudgetError } from '../lib/memory.ts'
+import { Slots } from '../lib/async.ts'
 
 const mostWaiting = 64
 /** How long one waits for its turn, ms. */

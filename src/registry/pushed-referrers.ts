@@ -1,4 +1,4 @@
-import { readJsonObject } from '../lib/bounded-json.ts'
+import { readJsonObject } from '../lib/json.ts'
 import { isObject } from '../lib/json-object.ts'
 import type { Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'

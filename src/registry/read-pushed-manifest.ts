@@ -1,4 +1,4 @@
-import { JsonError, readJson } from '../lib/bounded-json.ts'
+import { JsonError, readJson } from '../lib/json.ts'
 import { isObject } from '../lib/json-object.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'

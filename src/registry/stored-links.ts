@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { readJsonObject } from '../lib/bounded-json.ts'
+import { readJsonObject } from '../lib/json.ts'
 import { isObject } from '../lib/json-object.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'

@@ -2,7 +2,7 @@ import { readFile, rm } from 'node:fs/promises'
 import { posix } from 'node:path'
 import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 import { renderLaunchAgent, renderSystemdUnit, type AutostartSpec } from './autostart-file.ts'
 
 /** Makes a mirror come back after a reboot. */

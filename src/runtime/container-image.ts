@@ -1,5 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 import { tarOf } from '../lib/tar.ts'
 import { imageArchitecture } from './architecture.ts'
 import { DockerError, type ContainerEngine, type EngineInfo, type ImageState } from './container-engine.ts'

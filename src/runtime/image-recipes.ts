@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 import { packageFolder } from './container-spec.ts'
 import type { ImageContent } from './image-content.ts'
 import { nodeFiles } from './node-files.ts'

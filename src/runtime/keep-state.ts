@@ -1,6 +1,6 @@
 import { MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { createWriteBehind } from '../lib/write-behind.ts'
+import { createWriteBehind } from '../lib/time.ts'
 import type { MirrorState } from './runtime.ts'
 import { findRunning, isStateWritten, removeState, writeState } from './state-file.ts'
 

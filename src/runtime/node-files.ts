@@ -1,6 +1,6 @@
 import { readdir, realpath } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 import type { PlacedFile } from './package-files.ts'
 import { node } from './container-spec.ts'
 

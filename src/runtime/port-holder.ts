@@ -3,7 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { ifVisible } from '../lib/if-visible.ts'
 import { parseObject } from '../lib/json-object.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 
 /** Who listens on a TCP port. */
 export interface PortHolder {

@@ -1,9 +1,9 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { readJsonObject } from '../lib/bounded-json.ts'
+import { readJsonObject } from '../lib/json.ts'
 import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { BudgetError } from '../lib/memory-budget.ts'
+import { BudgetError } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 import { tellUnwritable } from '../registry/with-room.ts'
 import type {

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describeFailure, errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { BudgetError } from '../lib/memory-budget.ts'
+import { BudgetError } from '../lib/memory.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
-import { hostAliases, ownNames } from '../lib/own-names.ts'
+import { hostAliases, ownNames } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 
 export interface HostGuard {

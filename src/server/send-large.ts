@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { clientBodies } from '../lib/body-budgets.ts'
-import { BudgetError, type ReserveOptions, type Reservation } from '../lib/memory-budget.ts'
+import { BudgetError, type ReserveOptions, type Reservation } from '../lib/memory.ts'
 import type { ClientDeparture } from './client-departure.ts'
 import { addCommon, sendWhole, type Headers } from './respond.ts'
 import { turnOf, writeChunk } from './send-blob.ts'

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { makeFolder } from '../lib/make-folder.ts'
+import { makeFolder } from '../lib/fs.ts'
 import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 
 const formatVersion = 1

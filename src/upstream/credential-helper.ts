@@ -1,5 +1,5 @@
 import { parseObject } from '../lib/json-object.ts'
-import type { CommandResult, RunCommand } from '../lib/run-command.ts'
+import type { CommandResult, RunCommand } from '../lib/process.ts'
 import { credentialOf, unusableCredential, type Credential } from './credential.ts'
 import { member } from './docker-auth.ts'
 import type { DockerEntry } from './docker-config.ts'

@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/clock.ts'
-import type { RunCommand } from '../lib/run-command.ts'
+import type { RunCommand } from '../lib/process.ts'
 import { isSameCredential, type Credential, type Credentials } from './credential.ts'
 import { askHelper } from './credential-helper.ts'
 import { authVariable, parseAuthVariable, serverOf } from './docker-auth.ts'

@@ -1,6 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import { stripVTControlCharacters } from 'node:util'
-import { JsonError, readJsonNow } from '../lib/bounded-json.ts'
+import { JsonError, readJsonNow } from '../lib/json.ts'
 import { isObject } from '../lib/json-object.ts'
 import { redact } from '../lib/redact.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'

@@ -1,5 +1,5 @@
 import { redact } from '../lib/redact.ts'
-import { Slots } from '../lib/slots.ts'
+import { Slots } from '../lib/async.ts'
 import { connectionsPerOrigin, createAgents, type AgentsOptions, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'

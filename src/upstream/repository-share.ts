@@ -1,4 +1,4 @@
-import { Slots } from '../lib/slots.ts'
+import { Slots } from '../lib/async.ts'
 import type { Lane } from './agents.ts'
 import { UpstreamError } from './upstream.ts'
 

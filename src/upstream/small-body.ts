@@ -1,6 +1,6 @@
 import { upstreamBodies } from '../lib/body-budgets.ts'
-import { JsonError, readJson } from '../lib/bounded-json.ts'
-import { BudgetError, type Reservation } from '../lib/memory-budget.ts'
+import { JsonError, readJson } from '../lib/json.ts'
+import { BudgetError, type Reservation } from '../lib/memory.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
 import { UpstreamError } from './upstream.ts'

@@ -1,4 +1,4 @@
-import { readJsonObject } from '../lib/bounded-json.ts'
+import { readJsonObject } from '../lib/json.ts'
 import type { Clock } from '../lib/clock.ts'
 import { redact } from '../lib/redact.ts'
 import { secretsOf, type Credential } from './credential.ts'

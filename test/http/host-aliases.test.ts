@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { hostAliases } from '../../src/lib/own-names.ts'
+import { hostAliases } from '../../src/lib/network.ts'
 import { expectError } from '../support/expect-content.ts'
 import { makeImage } from '../support/images.ts'
 import { startTestRegistry } from '../support/registry.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { machineNames, ownNames } from '../../src/lib/own-names.ts'
+import { machineNames, ownNames } from '../../src/lib/network.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { get } from '../support/get.ts'
 import { rawHttp } from '../support/raw-http.ts'

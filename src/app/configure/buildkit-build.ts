@@ -1,6 +1,6 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { RunCommand } from '../../lib/run-command.ts'
+import type { RunCommand } from '../../lib/process.ts'
 import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 const buildMs = 90_000

@@ -3,7 +3,7 @@ import type { ClientName, ConfigPlan, FileChange, MirrorForClient, WantedFiles }
 import type { RecordFolders } from '../../clients/configured.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import type { FilesNow } from '../../clients/files-now.ts'
-import type { RunCommand } from '../../lib/run-command.ts'
+import type { RunCommand } from '../../lib/process.ts'
 
 /** The machine whose clients are configured. */
 export interface Machine {

@@ -1,5 +1,5 @@
 import { MirrorError, errnoOf, exitCode, isConnectionFailure } from '../../lib/errors.ts'
-import type { RunCommand } from '../../lib/run-command.ts'
+import type { RunCommand } from '../../lib/process.ts'
 import { CriError, criClient, criUnimplemented } from '../../runtime/cri.ts'
 
 const patienceMs = 120_000

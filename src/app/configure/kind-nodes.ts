@@ -1,5 +1,5 @@
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { CommandResult } from '../../lib/run-command.ts'
+import type { CommandResult } from '../../lib/process.ts'
 import type { Machine } from './client-adapter.ts'
 
 /** A node of a kind cluster, which is a container. */

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import { runCommand } from '../../lib/run-command.ts'
+import { runCommand } from '../../lib/process.ts'
 import type { Machine } from './client-adapter.ts'
 import { findRecordFolders } from './record-folders.ts'
 

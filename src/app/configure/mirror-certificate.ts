@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import type { Config } from '../../config/config.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { fileFailureReason } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
 import { readCertificates } from '../../lib/read-certificates.ts'
 
 /** What clients have to know of the certificate that the mirror shows. */

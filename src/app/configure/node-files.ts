@@ -2,7 +2,7 @@ import type { FilePort } from '../../clients/file-port.ts'
 import { plainConfigMap } from '../../clients/local-registry-hosting.ts'
 import { shellFiles } from '../../clients/shell-files.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { CommandResult } from '../../lib/run-command.ts'
+import type { CommandResult } from '../../lib/process.ts'
 
 /** One place of several: files, by the first folder of their path. */
 export interface FilesByFolder {

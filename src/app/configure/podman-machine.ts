@@ -1,6 +1,6 @@
 import type { FilePort } from '../../clients/file-port.ts'
 import { shellFiles } from '../../clients/shell-files.ts'
-import type { RunCommand } from '../../lib/run-command.ts'
+import type { RunCommand } from '../../lib/process.ts'
 
 const machineTimeoutMs = 30_000
 

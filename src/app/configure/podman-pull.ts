@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { CommandResult, RunCommand } from '../../lib/run-command.ts'
+import type { CommandResult, RunCommand } from '../../lib/process.ts'
 import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 const pullTimeoutMs = 120_000

@@ -1,4 +1,4 @@
-import type { CommandResult } from '../../lib/run-command.ts'
+import type { CommandResult } from '../../lib/process.ts'
 
 export const pullTimeoutMs = 120_000
 

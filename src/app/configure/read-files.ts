@@ -2,7 +2,7 @@ import { FilesNow } from '../../clients/files-now.ts'
 import type { WantedFiles } from '../../clients/client-config.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { fileFailureReason } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
 
 /**
  * Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read; `asRoot`: the command by which root

@@ -1,7 +1,7 @@
 import { openConfiguredClients, type ConfiguredClients, type RecordFolders } from '../../clients/configured.ts'
 import { mirrorPaths, systemStateDir, type Surroundings } from '../../config/paths.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { isOnlyRoots } from '../../lib/root-owned.ts'
+import { isOnlyRoots } from '../../lib/ownership.ts'
 import type { Machine } from './client-adapter.ts'
 
 /**

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { looksAtOwners } from '../../config/roots-places.ts'
 import { orAbsent } from '../../lib/or-absent.ts'
-import { isOnlyRoots } from '../../lib/root-owned.ts'
+import { isOnlyRoots } from '../../lib/ownership.ts'
 import { shellWord } from '../../lib/shell-word.ts'
 import { findInvokingUser } from '../invoking-user.ts'
 

@@ -2,7 +2,7 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FileChange } from '../../clients/client-config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { RunCommand } from '../../lib/run-command.ts'
+import type { RunCommand } from '../../lib/process.ts'
 import { temporaryFolder } from '../../lib/temporary-folder.ts'
 
 /**

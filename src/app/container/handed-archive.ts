@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
-import { fileFailureReason } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
 import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
 import { dataFolder, handedFolder, handedFolderOf, homeFolder } from '../../runtime/container-spec.ts'
 

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import * as tls from 'node:tls'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { fileFailureReason } from '../../lib/file-failure.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
 
 /**
  * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { Clock } from '../../lib/clock.ts'
 import { errnoOf } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json-object.ts'
-import { makeFolder } from '../../lib/make-folder.ts'
+import { makeFolder } from '../../lib/fs.ts'
 import { isSameProcess, processIdentity } from '../../runtime/process-identity.ts'
 import { refuseOthersState } from '../others-places.ts'
 

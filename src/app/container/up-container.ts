@@ -3,9 +3,9 @@ import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { mirrorName, mirrorServiceName } from '../../lib/own-names.ts'
-import { makeFolder } from '../../lib/make-folder.ts'
-import { runCommand } from '../../lib/run-command.ts'
+import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
+import { makeFolder } from '../../lib/fs.ts'
+import { runCommand } from '../../lib/process.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
 import {
   containerName,

@@ -1,7 +1,7 @@
 import { chmod, lstat, mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isOnlyRoots } from '../../../src/lib/root-owned.ts'
+import { isOnlyRoots } from '../../../src/lib/ownership.ts'
 import { debianMirror } from './debian-mirror.ts'
 import { run } from './run.ts'
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { shellFiles } from '../../../src/clients/shell-files.ts'
-import { runCommand } from '../../../src/lib/run-command.ts'
+import { runCommand } from '../../../src/lib/process.ts'
 
 // A shell of this machine stands in for one of a virtual machine's.
 const files = shellFiles('the machine', (script) => runCommand('sh', ['-s'], { input: script, timeoutMs: 10_000 }))

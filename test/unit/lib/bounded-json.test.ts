@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deepestJson, JsonError, mostJsonMembers, readJson, readJsonNow } from '../../../src/lib/bounded-json.ts'
+import { deepestJson, JsonError, mostJsonMembers, readJson, readJsonNow } from '../../../src/lib/json.ts'
 
 const MiB = 1024 * 1024
 const digest = `sha256:${'a'.repeat(64)}`

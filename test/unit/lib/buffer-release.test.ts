@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createBufferRelease } from '../../../src/lib/buffer-release.ts'
+import { createBufferRelease } from '../../../src/lib/body-memory.ts'
 
 test('bytes that are all of their memory are gone, others are left alone', () => {
   const release = createBufferRelease()

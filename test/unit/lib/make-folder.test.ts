@@ -2,7 +2,7 @@ import { mkdtemp, open, readdir, rm, rmdir, stat, writeFile } from 'node:fs/prom
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { makeFolder } from '../../../src/lib/make-folder.ts'
+import { makeFolder } from '../../../src/lib/fs.ts'
 
 let home: string
 beforeEach(async () => {

@@ -1,11 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { clientBodies, upstreamBodies } from '../../../src/lib/body-budgets.ts'
-import {
-  BudgetError,
-  MemoryBudget,
-  type MemoryBudgetOptions,
-  type Reservation,
-} from '../../../src/lib/memory-budget.ts'
+import { BudgetError, MemoryBudget, type MemoryBudgetOptions, type Reservation } from '../../../src/lib/memory.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { readOwnedFile, readPublicFile } from '../../../src/lib/read-owned-file.ts'
-import { findForeign, isOnlyRoots } from '../../../src/lib/root-owned.ts'
+import { findForeign, isOnlyRoots } from '../../../src/lib/ownership.ts'
 
 const nobody = 65_534
 const isRoot = process.getuid?.() === 0

@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { Slots } from '../../../src/lib/slots.ts'
+import { Slots } from '../../../src/lib/async.ts'
 
 test('what is beyond the limit waits in order, and gets what is given back', async () => {
   const slots = new Slots(1)

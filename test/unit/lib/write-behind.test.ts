@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { deferred } from '../../../src/lib/deferred.ts'
 import { silentLogger, type Logger } from '../../../src/lib/logger.ts'
-import { createWriteBehind } from '../../../src/lib/write-behind.ts'
+import { createWriteBehind } from '../../../src/lib/time.ts'
 
 const never = 1_000_000
 

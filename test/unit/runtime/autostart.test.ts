@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { RunCommand } from '../../../src/lib/run-command.ts'
+import type { RunCommand } from '../../../src/lib/process.ts'
 import { renderLaunchAgent, renderSystemdUnit } from '../../../src/runtime/autostart-file.ts'
 import { createAutostart } from '../../../src/runtime/autostart.ts'
 

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { RunCommand } from '../../../src/lib/run-command.ts'
+import type { RunCommand } from '../../../src/lib/process.ts'
 import { ensureImage, localImage, type ImageRequest } from '../../../src/runtime/container-image.ts'
 import { createFakeEngine, type FakeEngine } from '../../support/fake-engine.ts'
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { packageRoot } from '../../../src/lib/package-root.ts'
-import type { RunCommand } from '../../../src/lib/run-command.ts'
+import type { RunCommand } from '../../../src/lib/process.ts'
 import { findPortHolder } from '../../../src/runtime/port-holder.ts'
 
 const nothing: RunCommand = async () => undefined

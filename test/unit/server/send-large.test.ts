@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
 import { clientBodies } from '../../../src/lib/body-budgets.ts'
-import { BudgetError } from '../../../src/lib/memory-budget.ts'
+import { BudgetError } from '../../../src/lib/memory.ts'
 import { ClientDeparture } from '../../../src/server/client-departure.ts'
 import { sendLarge } from '../../../src/server/send-large.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'

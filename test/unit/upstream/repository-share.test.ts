@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { deferred } from '../../../src/lib/deferred.ts'
-import { Slots } from '../../../src/lib/slots.ts'
+import { Slots } from '../../../src/lib/async.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { createRepositoryShare } from '../../../src/upstream/repository-share.ts'

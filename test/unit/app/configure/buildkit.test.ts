@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../../src/app/configure/buildkit.ts'
 import type { ClientOptions, Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
-import type { RunCommand } from '../../../../src/lib/run-command.ts'
+import type { RunCommand } from '../../../../src/lib/process.ts'
 import { startConfigurableEngine } from '../../../support/configurable-engine.ts'
 
 let home: string

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { ClientOptions, Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { dockerAdapter } from '../../../../src/app/configure/docker.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
-import type { CommandResult } from '../../../../src/lib/run-command.ts'
+import type { CommandResult } from '../../../../src/lib/process.ts'
 import { startConfigurableEngine, type ConfigurableEngineOptions } from '../../../support/configurable-engine.ts'
 
 let home: string

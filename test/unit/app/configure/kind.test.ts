@@ -6,7 +6,7 @@ import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
 import { kindAdapter } from '../../../../src/app/configure/kind.ts'
 import { kindNodes } from '../../../../src/app/configure/kind-nodes.ts'
 import { exitCode } from '../../../../src/lib/errors.ts'
-import type { CommandResult } from '../../../../src/lib/run-command.ts'
+import type { CommandResult } from '../../../../src/lib/process.ts'
 
 const nothing = {
   scope: undefined,

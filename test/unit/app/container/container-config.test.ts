@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { containerConfig, containerPorts } from '../../../../src/app/container/container-config.ts'
 import type { Config } from '../../../../src/config/config.ts'
 import { defaultConfig } from '../../../../src/config/defaults.ts'
-import { machineNames } from '../../../../src/lib/own-names.ts'
+import { machineNames } from '../../../../src/lib/network.ts'
 import { createHostGuard } from '../../../../src/server/host-guard.ts'
 import { parseConfig } from '../../../../src/config/parse-config.ts'
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import type { ClientOptions, Machine } from '../../../../../src/app/configure/client-adapter.ts'
-import type { CommandResult } from '../../../../../src/lib/run-command.ts'
+import type { CommandResult } from '../../../../../src/lib/process.ts'
 
 export const nothingSaid: ClientOptions = {
   scope: undefined,

@@ -1,5 +1,5 @@
 import { every } from './every.ts'
-import { slowHolders, type MovingHolder } from './slow-holders.ts'
+import { type MovingHolder, slowHolders } from './slow-holders.ts'
 
 export interface MemoryBudgetOptions {
   /** Bytes that may be held at a time. */

@@ -1,7 +1,7 @@
-import { accessSync, constants, lstatSync, statSync, type Stats } from 'node:fs'
+import { accessSync, constants, lstatSync, type Stats, statSync } from 'node:fs'
 import { dirname, resolve, sep } from 'node:path'
 import { errnoOf } from './errors.ts'
-import { userName } from './root-owned.ts'
+import { userName } from './ownership.ts'
 import { shellWord } from './shell-word.ts'
 
 /** Why the system refuses a file or a folder, in words. */
