@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
+import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 
 /** The secret that lets a command change a running mirror. */
 export function openAdminToken(path: string): Promise<string> {

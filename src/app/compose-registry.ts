@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/clock.ts'
+import { systemClock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { LocalRegistry } from '../registry/local.ts'
 import { createRegistryKeeper, type RegistryKeeper } from '../registry/registry-keeper.ts'

@@ -1,8 +1,7 @@
 import type { Config } from '../config/config.ts'
 import { MirrorError } from '../lib/errors.ts'
+import { runCommand, shellWord } from '../lib/process.ts'
 import { describeFileFailure, tellFileFailure } from '../lib/system-errors.ts'
-import { runCommand } from '../lib/process.ts'
-import { shellWord } from '../lib/shell-word.ts'
 import { findPortHolder, type PortHolder } from '../runtime/port-holder.ts'
 import { ListenError } from '../server/listen.ts'
 

@@ -2,9 +2,8 @@ import { access, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { formatProblem } from '../config/config-tree.ts'
 import { parseConfig } from '../config/parse-config.ts'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import { makeFolder } from '../lib/fs.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
 
 /** What a user chooses for a new mirror.yaml; everything else is its default. */
 export interface ConfigChoices {

@@ -1,5 +1,5 @@
 import { describeFailure } from '../lib/errors.ts'
-import { later, logFailure } from '../lib/every.ts'
+import { later, logFailure } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../runtime/docker.ts'
 import type { NetworkReport } from '../server/admin-api.ts'

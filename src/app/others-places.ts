@@ -4,7 +4,7 @@ import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { looksAtOwners, othersPlaces, type LeftOut } from '../config/roots-places.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 
 /**
  * Throws a MirrorError (usage) when root was told, by a variable or a flag, to use settings or files of the mirror that others can

@@ -1,6 +1,6 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { StringDecoder } from 'node:string_decoder'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
 
 export interface LogsRequest {

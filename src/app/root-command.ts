@@ -5,8 +5,8 @@ import type { Surroundings } from '../config/paths.ts'
 import { othersPlaces } from '../config/roots-places.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import { isThere } from '../lib/is-there.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { isThere } from '../lib/fs.ts'
+import { shellWord } from '../lib/process.ts'
 
 /** What sudo takes away, and root needs to find the same engine and files; root leaves it out where others can change the place. */
 const obeyed = ['DOCKER_HOST', 'CONTAINERS_REGISTRIES_CONF'] as const

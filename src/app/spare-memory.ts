@@ -1,4 +1,4 @@
-import { every, type OnFailure } from '../lib/every.ts'
+import { every, type OnFailure } from '../lib/time.ts'
 
 /** What the process holds when it has little to do, roughly. */
 const restingBytes = 128 * 1024 * 1024

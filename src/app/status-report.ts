@@ -1,4 +1,4 @@
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 import type { Totals } from '../registry/stats.ts'
 import type { ImageReport, StatusReport, UpstreamReport } from '../server/admin-api.ts'
 import { listImages } from '../store/images.ts'

@@ -1,6 +1,6 @@
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/clock.ts'
+import { systemClock } from '../lib/time.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { openStore } from '../store/open-store.ts'
 import { createSweeper } from '../store/sweeper.ts'

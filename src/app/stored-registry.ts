@@ -1,6 +1,6 @@
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/clock.ts'
+import { systemClock } from '../lib/time.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { createRegistryKeeper } from '../registry/registry-keeper.ts'
 import { openPushedStore } from '../store/pushed-store.ts'

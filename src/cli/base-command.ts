@@ -6,7 +6,7 @@ import { explainFileFailure } from '../app/explain-file-failure.ts'
 import { explainRootsFile, refuseOthersPlaces } from '../app/others-places.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { interruptGroups } from '../lib/process-group.ts'
+import { interruptGroups } from '../lib/process.ts'
 import { DockerError } from '../runtime/container-engine.ts'
 import { callersSurroundings, describeLeftOut } from './as-root.ts'
 import { calledAs, nameCommands } from './called-as.ts'
@@ -136,7 +136,7 @@ export abstract class BaseCommand extends Command {
     if (failed !== undefined || this.interrupted.aborted) return
     if (!(await isRefreshDue(this.surroundings(), Date.now()))) return
     const { refreshCredentials } = await import('../app/container/refresh-credentials.ts')
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
       if (!(failure instanceof MirrorError)) throw failure
       this.say(`The container's credentials are as old as they were: ${failure.message}`)

@@ -1,7 +1,7 @@
 import { adapterOf } from '../app/configure/client-adapters.ts'
 import { clientNames } from '../clients/client-config.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 
 /** With these nothing is printed that a client reads. */
 const documentless = ['list', 'undo', 'check', 'json', 'file', 'help']

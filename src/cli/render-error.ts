@@ -1,5 +1,5 @@
 import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 import { fitText } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 

@@ -1,4 +1,4 @@
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import { shortDigest, shortenMiddle, wrapWords, type Word } from './fit-width.ts'
 import type { Coat, Paint } from './paint.ts'

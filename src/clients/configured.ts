@@ -1,10 +1,8 @@
-import { chmod, readFile, readdir, rm } from 'node:fs/promises'
+import { chmod, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
-import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { makeFolder, syncFolder } from '../lib/fs.ts'
-import { clientNames, type ClientName } from './client-config.ts'
-import { orAbsent } from '../lib/or-absent.ts'
+import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { type ClientName, clientNames } from './client-config.ts'
 
 /** What was done to one client's files in one place, and what it takes to undo it. */
 export interface ConfiguredClient {

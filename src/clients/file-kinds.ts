@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 import { type Document, parseAllDocuments } from 'yaml'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 import { knownDocuments, knownNames, type FileKind, type RecognizedFile } from './known-files.ts'
 import { knownTables } from './known-tables.ts'
 import { tableOf, tryToml, type TomlTable } from './read-toml.ts'

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { isScalar } from 'yaml'
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import { addYamlKey, removeFromYaml } from './edit-yaml.ts'
 import { recognizeFile } from './file-kinds.ts'

@@ -1,5 +1,5 @@
 import { dirname } from 'node:path'
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'

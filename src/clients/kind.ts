@@ -1,4 +1,4 @@
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
 import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'

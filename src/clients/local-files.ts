@@ -1,6 +1,7 @@
 import { constants } from 'node:fs'
 import {
   access,
+  type FileHandle,
   lstat,
   readdir,
   readFile,
@@ -9,17 +10,14 @@ import {
   rm,
   rmdir,
   stat,
-  type FileHandle,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { replaceFile } from '../lib/atomic-file.ts'
-import { MirrorError, errnoOf, exitCode, systemError } from '../lib/errors.ts'
-import { makeFolder, syncFolder } from '../lib/fs.ts'
+import { errnoOf, exitCode, MirrorError, systemError } from '../lib/errors.ts'
+import { makeFolder, orAbsent, replaceFile, syncFolder } from '../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../lib/ownership.ts'
 import type { FilePort } from './file-port.ts'
-import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 import { isTemporary, removeLeftovers, temporaryName } from './leftovers.ts'
-import { orAbsent } from '../lib/or-absent.ts'
+import { isBelow, mostHops, resolveBelow } from './resolve-below.ts'
 
 /** What programs that run as other users may read. */
 const newFileMode = 0o644

@@ -1,7 +1,6 @@
 import { posix } from 'node:path'
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { CommandResult } from '../lib/process.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import { type CommandResult, shellWord } from '../lib/process.ts'
 import type { FilePort } from './file-port.ts'
 
 /** Runs a script by a POSIX shell where the files are, as one who may write them; undefined when there is no way there. */

@@ -10,7 +10,7 @@ import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { createPrompt } from '../cli/prompt.ts'
 import type { Talk } from '../cli/talk.ts'
 import { exitCode, gravest, type ExitCode } from '../lib/errors.ts'
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 
 export default class Configure extends BaseCommand {
   static override summary = "Write a client's configuration, so that it pulls through the mirror"

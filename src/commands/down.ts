@@ -35,7 +35,7 @@ export default class Down extends BaseCommand {
     const { flags } = await this.parse(Down)
     const surroundings = this.ownSurroundings()
     const paths = mirrorPaths(surroundings)
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     if (flags['dry-run']) return this.foretell(paths, flags)
     if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
     const { stopAnyMirror } = await import('../app/stop-any-mirror.ts')

@@ -6,7 +6,7 @@ import { columnsOf } from '../cli/fit-width.ts'
 import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import type { ContainerPlace } from '../runtime/runtime.ts'
 
 export default class Logs extends BaseCommand {
@@ -49,7 +49,7 @@ export default class Logs extends BaseCommand {
     this.endWhenUnread()
     const { readLogs } = await import('../app/read-logs.ts')
     const { findMirrorHere } = await import('../app/find-mirror-here.ts')
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.surroundings()
     const { logFile } = mirrorPaths(surroundings)
     const here = await findMirrorHere(surroundings)

@@ -64,7 +64,7 @@ export default class Status extends BaseCommand {
   }
 
   private async watchWith(asJson: boolean, show: (text: string) => void): Promise<void> {
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {
       const text = await this.look(asJson).catch((error: unknown) => {

@@ -90,7 +90,7 @@ export default class Up extends BaseCommand {
     }
     if (flags.foreground) return this.serve(plan, surroundings, release)
 
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     const report = await upMirror(
       { surroundings, version, program: this.program, clock: systemClock, signal: this.interrupted },
       plan,
@@ -117,7 +117,7 @@ export default class Up extends BaseCommand {
       const machine = { ...surroundings, home: surroundings.homedir }
       if (configured === 0) return { configured, here: await findPrograms(machine), stale: [] }
       const { mendStaleClients } = await import('../app/configure/stale-clients.ts')
-      const { systemClock } = await import('../lib/clock.ts')
+      const { systemClock } = await import('../lib/time.ts')
       return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
@@ -154,7 +154,7 @@ export default class Up extends BaseCommand {
       })
     const { containerUp, planContainerUp } = await import('../app/container/container-up.ts')
     const { inTurn } = await import('../app/container/in-turn.ts')
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     const input = {
       surroundings,
       version: this.config.version,
@@ -207,7 +207,7 @@ export default class Up extends BaseCommand {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
     const { wayBack } = await import('../app/way-back.ts')
     const { serveInPlace } = await import('../app/serve-in-place.ts')
-    const { systemClock } = await import('../lib/clock.ts')
+    const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({
       paint: this.paintFor(process.stderr),

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { describeFileFailure } from '../lib/system-errors.ts'
-import { shellWord } from '../lib/shell-word.ts'
+import { shellWord } from '../lib/process.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { formatProblem, type ConfigProblem } from './config-tree.ts'
 import type { Config, ListenAddress } from './config.ts'

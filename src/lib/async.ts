@@ -1,4 +1,153 @@
-import { deferred, type Deferred } from './deferred.ts'
+import { setImmediate } from 'node:timers/promises'
+import type { Clock } from './time.ts'
+
+/** A promise that is settled from outside. */
+export interface Deferred<T> {
+  readonly promise: Promise<T>
+  resolve(value: T): void
+  reject(reason: unknown): void
+}
+
+/** `Promise.withResolvers`, which Node 20 does not have. */
+export function deferred<T = void>(): Deferred<T> {
+  let resolve!: (value: T) => void
+  let reject!: (reason: unknown) => void
+  const promise = new Promise<T>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}
+
+/** The result of work that knows no signal; rejects with the signal's reason when that aborts first. The work itself goes on. */
+export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason)
+    if (signal.aborted) onAbort()
+    signal.addEventListener('abort', onAbort, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
+/** Waits for something that others wait for too: an abort ends this wait alone, with the signal's reason. */
+export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return promise
+  signal.throwIfAborted()
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason)
+    signal.addEventListener('abort', onAbort, { once: true })
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
+/** Runs the task for every item, at most `limit` at a time; ends with the first failure. */
+export async function eachLimited<Item>(
+  items: Iterable<Item>,
+  limit: number,
+  task: (item: Item) => Promise<void>,
+): Promise<void> {
+  const iterator = items[Symbol.iterator]()
+  const worker = async () => {
+    for (let next = iterator.next(); !next.done; next = iterator.next()) await task(next.value)
+  }
+  await Promise.all(Array.from({ length: limit }, worker))
+}
+
+/** Runs tasks of the same key one after the other, in the order they came; tasks of different keys at once. */
+export class KeyedQueue<Key> {
+  readonly #tails = new Map<Key, Promise<void>>()
+
+  run<Result>(key: Key, task: () => Promise<Result>): Promise<Result> {
+    const before = this.#tails.get(key)
+    const result = before ? before.then(task) : task()
+    const forget = () => {
+      if (this.#tails.get(key) === tail) this.#tails.delete(key)
+    }
+    // The next in line waits for the end, not for success.
+    const tail: Promise<void> = result.then(forget, forget)
+    this.#tails.set(key, tail)
+    return result
+  }
+
+  /** Resolves when the tasks there are now have ended, well or not. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#tails.values())
+  }
+}
+
+/** Lets many callers that want the same thing at the same moment share one attempt. */
+export class SingleFlight<T> {
+  readonly #running = new Map<string, Flight<T>>()
+
+  /** Joins the running attempt for the key, or starts one. A settled attempt is forgotten before anyone who waits for it wakes. */
+  run(key: string, start: () => Promise<T>): Flight<T> & { readonly joined: boolean } {
+    const running = this.#running.get(key)
+    if (running) return { ...running, joined: true }
+    const result = start().finally(() => this.#running.delete(key))
+    const flight = { result, startedAt: performance.now() }
+    this.#running.set(key, flight)
+    return { ...flight, joined: false }
+  }
+}
+
+export interface Flight<T> {
+  readonly result: Promise<T>
+  /** `performance.now()`. */
+  readonly startedAt: number
+}
+
+/** The flight's result, or `slow` once it has taken longer than anyone should wait with an answer at hand; ms. */
+export async function resultWithin<T>(
+  { result, startedAt }: Flight<T>,
+  patience: number,
+  clock: Pick<Clock, 'sleep'>,
+): Promise<T | 'slow'> {
+  const ending = new AbortController()
+  const left = Math.max(0, patience - (performance.now() - startedAt))
+  try {
+    return await Promise.race([result, clock.sleep(left, ending.signal).then(() => 'slow' as const)])
+  } finally {
+    ending.abort()
+  }
+}
+
+/** Resolves at the next progress, or when the signal aborts; the caller has to look which. */
+export async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return progress
+  const aborted = deferred()
+  const onAbort = () => aborted.resolve()
+  signal.addEventListener('abort', onAbort, { once: true })
+  await Promise.race([progress, aborted.promise])
+  signal.removeEventListener('abort', onAbort)
+}
+
+// Long enough to get on, short enough for nobody to notice.
+const sliceMs = 10
+
+/** Lets other work in between, when enough time has passed since the last pause. */
+export function createPauses(clock: Clock): () => Promise<void> {
+  let began = clock.monotonic()
+  return async () => {
+    if (clock.monotonic() - began < sliceMs) return
+    await setImmediate()
+    began = clock.monotonic()
+  }
+}
+
+/** Runs long work that pauses at every `yield`; undefined when the signal has ended it early. */
+export async function inSlices<Result>(
+  work: Generator<undefined, Result>,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<Result | undefined> {
+  const pause = createPauses(clock)
+  while (!signal.aborted) {
+    const step = work.next()
+    if (step.done) return step.value
+    await pause()
+  }
+  return undefined
+}
 
 export interface TakeOptions {
   readonly signal?: AbortSignal | undefined

@@ -1,4 +1,39 @@
+import { totalmem } from 'node:os'
 import { MessageChannel } from 'node:worker_threads'
+import { Slots } from './async.ts'
+import { BudgetError, MemoryBudget } from './memory.ts'
+
+const KiB = 1024
+const MiB = 1024 * KiB
+
+/** An eighth of the memory that the process may have, between 16 and 64 MiB. */
+function usualBudget(): number {
+  return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(memoryLimit() / 8)))
+}
+
+function createShare(): MemoryBudget {
+  return new MemoryBudget({
+    bytes: usualBudget() / 2,
+    mostWaiting: 256,
+    patience: 20_000,
+    // Bodies of up to 64 KiB, which count twice.
+    small: { largest: 128 * KiB, bytes: 2 * MiB },
+  })
+}
+
+/** Half of the memory of this process for bodies: those that clients send or take. */
+export const clientBodies = createShare()
+
+/** The other half: bodies that come from upstreams, or from the disk. Neither half waits for the other one's slow ones. */
+export const upstreamBodies = createShare()
+
+/**
+ * The memory that this process may have, bytes. In a container it is the container's, which `constrainedMemory` knows; without a
+ * limit that is 0, or larger than any machine.
+ */
+export function memoryLimit(): number {
+  return Math.min(process.constrainedMemory() || Infinity, totalmem())
+}
 
 /** Gives memory back at once; nobody may use these bytes any more. */
 export type BufferRelease = (chunks: readonly Uint8Array[]) => void
@@ -19,4 +54,32 @@ export function createBufferRelease(): BufferRelease {
 
 function isWhole({ buffer, byteLength }: Uint8Array): boolean {
   return byteLength > 0 && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer
+}
+
+const mostWaiting = 64
+/** How long one waits for its turn, ms. */
+const patience = 20_000
+
+/** Turns of those who read large lists as a whole: one at a time, so that the memory for one of them is enough for all. */
+export class ListTurns {
+  readonly #slots = new Slots(1)
+
+  /**
+   * Runs the task when it is its turn. The signal gives the place in the queue up: its reason is thrown. Throws a BudgetError when
+   * too many wait, or when the turn takes too long to come.
+   */
+  async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    if (this.#slots.waiting >= mostWaiting) throw tooMany()
+    const release = await this.#slots.take(patience, { signal })
+    if (!release) throw tooMany()
+    try {
+      return await task()
+    } finally {
+      release()
+    }
+  }
+}
+
+function tooMany(): BudgetError {
+  return new BudgetError('The mirror reads as many large lists as it may.')
 }

@@ -1,4 +1,4 @@
-import { hostname } from 'node:os'
+import { hostname, type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
 
 /**
  * Names by which virtual machines and containers call the machine that they run on. Clients are given these, and the mirror
@@ -37,4 +37,12 @@ export const ownNames: readonly string[] = ['localhost', ...hostAliases, mirrorN
 export function machineNames(): string[] {
   const name = hostname().toLowerCase()
   return [...new Set([name, `${name.split('.')[0]}.local`])]
+}
+
+/**
+ * The addresses of this machine's network interfaces. Throws the system's error, because the list takes a descriptor. No answer
+ * is kept for that case: it would lack the networks that were joined since, and the list decides who may write.
+ */
+export function ownInterfaces(): NetworkInterfaceInfo[] {
+  return Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
 }

@@ -1,8 +1,73 @@
 import type { ChildProcess } from 'node:child_process'
+import { readFile, readlink } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { deferred } from './deferred.ts'
-import { endGroup, ownGroup, signalGroup, trackGroup } from './process-group.ts'
+import { deferred } from './async.ts'
+import { errnoOf } from './errors.ts'
+
+/** What Linux tells of a process, beyond that its number is taken. */
+export interface ProcessStat {
+  /** It has ended and only waits to be reaped. */
+  readonly ended: boolean
+  /** Clock ticks from boot to its start. */
+  readonly started: string | undefined
+}
+
+/** Undefined where there is no /proc, or no such process. Fields 3 and 22 of proc_pid_stat(5). */
+export async function readProcessStat(pid: number): Promise<ProcessStat | undefined> {
+  const stat = await orAbsent(readFile(`/proc/${pid}/stat`, 'utf8'))
+  if (stat === undefined) return undefined
+  // The name in parentheses may hold anything, spaces and parentheses included.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return { ended: fields[0] === 'Z' || fields[0] === 'X', started: fields[19] }
+}
+
+/** Tells this boot of the kernel from any other; undefined where the system has none to tell. */
+export async function readBootId(): Promise<string | undefined> {
+  return (await orAbsent(readFile('/proc/sys/kernel/random/boot_id', 'utf8')))?.trim()
+}
+
+/** Tells where this process's number means it; undefined where there are no such namespaces. pid_namespaces(7) */
+export async function readPidNamespace(): Promise<string | undefined> {
+  return orAbsent(readlink('/proc/self/ns/pid'))
+}
+
+async function orAbsent(read: Promise<string>): Promise<string | undefined> {
+  try {
+    return await read
+  } catch (error) {
+    // ESRCH: the process ended between open and read.
+    if (['ENOENT', 'ENOTDIR', 'ESRCH', 'EACCES', 'EPERM'].includes(errnoOf(error) ?? '')) return undefined
+    throw error
+  }
+}
+
+/**
+ * What tells a process from any other that has or had its number: the boot and the tick it was started in. Undefined where
+ * the platform has no /proc, or the process is gone or only waits to be reaped.
+ */
+export async function processIdentity(pid: number): Promise<string | undefined> {
+  const [stat, boot] = await Promise.all([readProcessStat(pid), readBootId()])
+  return stat?.started === undefined || stat.ended ? undefined : `${boot ?? 'boot'}:${stat.started}`
+}
+
+/** The boot in which a process was identified so; undefined where the platform has none to tell. */
+export function bootOf(identity: string | undefined): string | undefined {
+  const boot = identity?.slice(0, identity.lastIndexOf(':'))
+  return boot === 'boot' || boot === '' ? undefined : boot
+}
+
+/** Whether the process that was identified so is still there. */
+export async function isSameProcess(pid: number, identity: string | undefined): Promise<boolean> {
+  if (!Number.isSafeInteger(pid) || pid <= 0) return false
+  if (identity !== undefined) return (await processIdentity(pid)) === identity
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return errnoOf(error) === 'EPERM'
+  }
+}
 
 /** What became of a program that was started. */
 export interface CommandResult {
@@ -112,4 +177,60 @@ function collect(stream: Readable, onOverflow: () => void): () => string {
     if (size > outputBytes) onOverflow()
   })
   return () => Buffer.concat(chunks).toString('utf8')
+}
+
+/** A text as one word of a POSIX shell's command line; in quotes only where it needs them. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
+}
+
+/** How long a program has to put things in order after it was asked to end. */
+const graceMs = 2000
+const lookEveryMs = 50
+
+/**
+ * The option for `spawn` that gives a program a process group of its own, so that it can be ended together with what it has
+ * started. On Windows, which has no such groups, a detached program would open a window, and `taskkill` finds the children.
+ */
+export const ownGroup = { detached: process.platform !== 'win32', windowsHide: true } as const
+
+/** Sends a signal to a program that was started with `ownGroup`, and to all that it has started. False when none is left. */
+export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
+  if (process.platform === 'win32') {
+    // Not every program runs others.
+    const { spawn } = process.getBuiltinModule('node:child_process')
+    // Without a forced end a program that has no window takes no notice.
+    if (signal !== 0) spawn('taskkill', ['/pid', String(pid), '/T', '/F'], { stdio: 'ignore' }).on('error', () => {})
+    return false
+  }
+  try {
+    return process.kill(-pid, signal)
+  } catch (error) {
+    // EPERM: macOS, for a group of which only a zombie is left.
+    if (errnoOf(error) === 'ESRCH' || errnoOf(error) === 'EPERM') return false
+    throw error
+  }
+}
+
+/** Asks a program and all that it has started to end, and kills what has not ended after two seconds. */
+export async function endGroup(pid: number): Promise<void> {
+  if (!signalGroup(pid, 'SIGTERM')) return
+  for (let waitedMs = 0; waitedMs < graceMs; waitedMs += lookEveryMs) {
+    await sleep(lookEveryMs)
+    if (!signalGroup(pid, 0)) return
+  }
+  signalGroup(pid, 'SIGKILL')
+}
+
+const running = new Set<number>()
+
+/** Notes that this process waits for a group; the result forgets it. */
+export function trackGroup(pid: number): () => void {
+  running.add(pid)
+  return () => void running.delete(pid)
+}
+
+/** Passes an interruption on, which the terminal sends to the group of this process only. */
+export function interruptGroups(): void {
+  for (const pid of running) signalGroup(pid, 'SIGINT')
 }

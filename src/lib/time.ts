@@ -1,6 +1,77 @@
 import { describeFailure } from './errors.ts'
-import { every, logFailure } from './every.ts'
 import type { Logger } from './logger.ts'
+
+/** Time as a port: `wall` may jump (it is only ever shown or written down), `monotonic` never does (every age and time-out). */
+export interface Clock {
+  /** Milliseconds since the Unix epoch. */
+  wall(): number
+  /** Milliseconds since some fixed point of this process. */
+  monotonic(): number
+  /** Resolves after `ms`; rejects with the signal's reason when it aborts first. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>
+}
+
+/** The machine's own clock. */
+export const systemClock: Clock = {
+  wall: () => Date.now(),
+  monotonic: () => performance.now(),
+  sleep: (ms, signal) =>
+    new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason)
+      const onAbort = () => {
+        clearTimeout(timer)
+        reject(signal?.reason)
+      }
+      const timer = setTimeout(() => {
+        signal?.removeEventListener('abort', onAbort)
+        resolve()
+      }, ms)
+      signal?.addEventListener('abort', onAbort, { once: true })
+    }),
+}
+
+/** Takes what a task of a timer throws. */
+export type OnFailure = (error: unknown) => void
+
+/**
+ * Runs a task every `ms` milliseconds. A task that throws or rejects goes to `onFailure` and the timer runs on: no failure of
+ * a timer becomes an unhandled rejection. A round that is due while the task still runs is left out. The timer does not keep
+ * the process alive. Returns how to stop it.
+ */
+export function every(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
+  let isRunning = false
+  const round = async () => {
+    if (isRunning) return
+    isRunning = true
+    try {
+      await task()
+    } catch (error) {
+      onFailure(error)
+    } finally {
+      isRunning = false
+    }
+  }
+  const timer = setInterval(() => void round(), ms).unref()
+  return () => clearInterval(timer)
+}
+
+/** Runs a task once after `ms` milliseconds, under the same rules. Returns how to cancel it. */
+export function later(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
+  const run = async () => {
+    try {
+      await task()
+    } catch (error) {
+      onFailure(error)
+    }
+  }
+  const timer = setTimeout(() => void run(), ms).unref()
+  return () => clearTimeout(timer)
+}
+
+/** Logs what a task of a timer throws: `could not look at the memory`. */
+export function logFailure(logger: Logger, message: string): OnFailure {
+  return (error) => logger.error({ error: describeFailure(error) }, message)
+}
 
 export interface WriteBehindOptions {
   /**

@@ -1,4 +1,4 @@
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 
 /** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two more for 5xx answers, which it leaves open. */
 export type OciErrorCode =

@@ -1,6 +1,6 @@
-import { systemClock, type Clock } from '../lib/clock.ts'
+import { systemClock, type Clock } from '../lib/time.ts'
 import type { BufferRelease } from '../lib/body-memory.ts'
-import { deferred } from '../lib/deferred.ts'
+import { deferred } from '../lib/async.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'

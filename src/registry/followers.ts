@@ -1,13 +1,11 @@
-import type { Clock } from '../lib/clock.ts'
-import { deferred } from '../lib/deferred.ts'
-import { later, logFailure } from '../lib/every.ts'
+import { deferred, nextProgress } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
+import { type Clock, later, logFailure } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ByteRange } from '../oci/range.ts'
 import type { BlobWriter, OpenBlob } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Intake } from './intake.ts'
-import { nextProgress } from './next-progress.ts'
 
 /** One client's place in a download: its pace and its end are its own. */
 export interface Follower {

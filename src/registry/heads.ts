@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
 import { isManifestType } from '../oci/media-types.ts'
 import type { Reference } from '../oci/reference.ts'

@@ -1,10 +1,10 @@
 import { largestManifest } from '../oci/largest-manifest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { ReferrersRecord } from '../store/ref-store.ts'
-import { ListTurns } from './list-turns.ts'
+import { ListTurns } from '../lib/body-memory.ts'
 import { readReferrersIndex, referrersIndex } from './listings.ts'
 import type { ListAnswer, ManifestAnswer } from './registry.ts'
-import { SingleFlight } from './single-flight.ts'
+import { SingleFlight } from '../lib/async.ts'
 import { bytesOf } from './small-contents.ts'
 
 /** The part of a list that a query asks for, in one page. */

@@ -1,5 +1,4 @@
-import { isObject } from '../lib/json-object.ts'
-import { readJsonObject } from '../lib/json.ts'
+import { isObject, readJsonObject } from '../lib/json.ts'
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { mediaType } from '../oci/media-types.ts'

@@ -1,19 +1,18 @@
-import type { Digest } from '../oci/digest.ts'
-import { digestAlgorithm, digestOf } from '../oci/digest.ts'
+import { KeyedQueue } from '../lib/async.ts'
+import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { isForeignLayer, mediaType } from '../oci/media-types.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
 import { artifactTypeKey } from '../store/artifact-type-key.ts'
-import { KeyedQueue } from '../store/keyed-queue.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import { referrersTag } from './listings.ts'
 import { changeReferrersList, referrerEntry, type ReferrerEntry } from './pushed-referrers.ts'
-import { readPushedManifest, type ReadManifest } from './read-pushed-manifest.ts'
+import { type ReadManifest, readPushedManifest } from './read-pushed-manifest.ts'
 import type { ManifestPushed, PushedBody } from './registry.ts'
-import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
+import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
 
 /** Manifests on their way into the local registry, and out of it. */
 export class LocalManifests {

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
 
 /** Upstreams' refusals, remembered for a moment so that a client that asks in a loop does not become their problem. */

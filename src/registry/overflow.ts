@@ -1,5 +1,5 @@
-import { deferred, type Deferred } from '../lib/deferred.ts'
-import { upstreamBodies } from '../lib/body-budgets.ts'
+import { deferred, type Deferred } from '../lib/async.ts'
+import { upstreamBodies } from '../lib/body-memory.ts'
 
 /** All that hold something: what they may hold together is shared by them. */
 const live = new Set<Overflow>()

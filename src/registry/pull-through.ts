@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { OciErrorCode } from '../oci/errors.ts'
 import { referenceText, type Reference } from '../oci/reference.ts'

@@ -1,5 +1,4 @@
-import { readJsonObject } from '../lib/json.ts'
-import { isObject } from '../lib/json-object.ts'
+import { isObject, readJsonObject } from '../lib/json.ts'
 import type { Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { presentMembers } from '../oci/manifest-members.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { digestOf, type Digest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { mediaType } from '../oci/media-types.ts'
@@ -13,7 +13,7 @@ import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from
 import { findGranted, type Place } from './place.ts'
 import { provenanceOf } from './provenance.ts'
 import type { ListAnswer, ManifestAnswer } from './registry.ts'
-import { resultWithin, SingleFlight } from './single-flight.ts'
+import { resultWithin, SingleFlight } from '../lib/async.ts'
 import type { TagPolicy } from './tag-lookup.ts'
 import { isGoodFor } from './word.ts'
 

@@ -1,13 +1,12 @@
-import type { Clock } from '../lib/clock.ts'
-import { every, logFailure } from '../lib/every.ts'
+import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
-import { parseDigest, type Digest } from '../oci/digest.ts'
-import { KeyedQueue } from '../store/keyed-queue.ts'
+import { type Clock, every, logFailure } from '../lib/time.ts'
+import { type Digest, parseDigest } from '../oci/digest.ts'
 import { copyOf, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import { attachedTo, planForgetting } from './pushed-closure.ts'
 import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
-import { listPushedImages, removedImages, type PushedImage } from './pushed-images.ts'
+import { listPushedImages, type PushedImage, removedImages } from './pushed-images.ts'
 import { StoredLinks } from './stored-links.ts'
 
 /** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */

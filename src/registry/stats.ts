@@ -1,7 +1,6 @@
-import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { isObject, parseObject } from '../lib/json-object.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
+import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import { isObject, parseObject } from '../lib/json.ts'
 import type { Provenance } from './registry.ts'
 
 /** Totals since `since`, across restarts. */

@@ -3,10 +3,10 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/descriptor.ts'
 import { createDigester, digestAlgorithm, type Digest } from '../oci/digest.ts'
-import { upstreamBodies } from '../lib/body-budgets.ts'
+import { upstreamBodies } from '../lib/body-memory.ts'
 import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
 import { knownLinks, linksOf } from './manifest-links.ts'
-import { SingleFlight } from './single-flight.ts'
+import { SingleFlight } from '../lib/async.ts'
 import { smallContent } from './small-contents.ts'
 
 /**

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -10,7 +10,7 @@ import { isFresh, mayServeStale, type StalePolicy } from './freshness.ts'
 import { isComplete, type Heads, type ManifestSaid } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifest-cache.ts'
 import { findGranted, placeKey, type Place } from './place.ts'
-import { resultWithin, SingleFlight } from './single-flight.ts'
+import { resultWithin, SingleFlight } from '../lib/async.ts'
 import { betterIdentity, isGoodFor, revokeWord } from './word.ts'
 
 /** What a tag means now. */

@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { MirrorError, codeOf, errnoOf, exitCode, isConnectionFailure } from '../lib/errors.ts'
-import { isObject, parseObject } from '../lib/json-object.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
+import { isObject, parseObject } from '../lib/json.ts'
+import { readSmallFile } from '../lib/fs.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -191,7 +191,7 @@ async function* linesOf(answer: AsyncIterable<string>): AsyncGenerator<string> {
 
 async function readToken(tokenFile: string, owner: number | undefined): Promise<string | undefined> {
   if (owner !== undefined) {
-    const { readOwnedFile } = await import('../lib/read-owned-file.ts')
+    const { readOwnedFile } = await import('../lib/ownership.ts')
     return (await readOwnedFile(tokenFile, owner))?.trim() || undefined
   }
   try {

@@ -1,6 +1,6 @@
 import { readFile, rm } from 'node:fs/promises'
 import { posix } from 'node:path'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/process.ts'
 import { renderLaunchAgent, renderSystemdUnit, type AutostartSpec } from './autostart-file.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { publishedAt } from './container-spec.ts'
 import { DockerError, type ContainerEngine } from './container-engine.ts'

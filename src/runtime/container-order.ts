@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { ContainerWish } from './container-spec.ts'
 import type { ContainerState } from './docker-containers.ts'
 

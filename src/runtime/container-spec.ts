@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { mirrorName, mirrorServiceName } from '../lib/network.ts'
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from './docker-containers.ts'
 import type { EngineInfo } from './container-engine.ts'
 

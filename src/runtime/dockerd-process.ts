@@ -1,6 +1,6 @@
 import { readFile, readdir, readlink, realpath } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
-import { ifVisible } from '../lib/if-visible.ts'
+import { ifVisible } from '../lib/fs.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 
 /** A dockerd of this machine. */

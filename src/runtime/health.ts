@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { get } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import { healthProof } from '../server/health-proof.ts'
 import { limitSilence } from './limit-silence.ts'
 

@@ -1,4 +1,4 @@
-import { ownInterfaces } from '../lib/own-interfaces.ts'
+import { ownInterfaces } from '../lib/network.ts'
 import { isLoopbackAddress } from '../server/host-guard.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 

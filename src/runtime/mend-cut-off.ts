@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { removeContainer } from './container.ts'
 import { containerName, nameBefore } from './container-spec.ts'
 import type { ContainerEngine } from './container-engine.ts'

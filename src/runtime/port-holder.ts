@@ -1,7 +1,7 @@
 import { readFile, readdir, readlink, realpath } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { ifVisible } from '../lib/if-visible.ts'
-import { parseObject } from '../lib/json-object.ts'
+import { ifVisible } from '../lib/fs.ts'
+import { parseObject } from '../lib/json.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import type { RunCommand } from '../lib/process.ts'
 

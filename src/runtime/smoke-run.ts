@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { unlessAborted } from '../lib/unless-aborted.ts'
+import { unlessAborted } from '../lib/async.ts'
 import type { ContainerSpec } from './docker-containers.ts'
 import type { ContainerEngine } from './container-engine.ts'
 import { dataFolder, homeFolder, imageUser, node, program } from './container-spec.ts'

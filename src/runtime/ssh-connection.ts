@@ -2,7 +2,7 @@ import { spawn, type ChildProcessByStdio } from 'node:child_process'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
-import { ownGroup, signalGroup } from '../lib/process-group.ts'
+import { ownGroup, signalGroup } from '../lib/process.ts'
 import { hostOf } from './host-of.ts'
 import type { SshEndpoint } from './ssh-endpoint.ts'
 

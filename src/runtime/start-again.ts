@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { awaitContainer } from './await-container.ts'
 import { adminPortOf, containerName } from './container-spec.ts'

@@ -1,11 +1,10 @@
 import { rm } from 'node:fs/promises'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { isObject, parseObject } from '../lib/json-object.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
+import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import { isObject, parseObject } from '../lib/json.ts'
+import { isSameProcess } from '../lib/process.ts'
 import { isContainerUp } from './container-life.ts'
 import { parseEndpoint } from './parse-endpoint.ts'
-import { isSameProcess } from './process-identity.ts'
 import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */

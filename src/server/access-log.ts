@@ -1,6 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import type { Logger } from '../lib/logger.ts'
-import { redact } from '../lib/redact.ts'
+import { type Logger, redact } from '../lib/logger.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Route } from '../oci/route.ts'
 import type { Provenance } from '../registry/registry.ts'

@@ -1,7 +1,7 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import { plainAddress } from './host-guard.ts'

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { clientBodies } from '../lib/body-budgets.ts'
+import { clientBodies } from '../lib/body-memory.ts'
 import { BudgetError, type ReserveOptions, type Reservation } from '../lib/memory.ts'
 import type { ClientDeparture } from './client-departure.ts'
 import { addCommon, sendWhole, type Headers } from './respond.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import {

@@ -1,12 +1,12 @@
 import { errnoOf } from '../lib/errors.ts'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { EvictionPlan } from './eviction-plan.ts'
 import type { FileBlobStore } from './file-blob-store.ts'
 import { forget, removedImages, type Forgotten } from './forget.ts'
 import type { FreshClaims } from './fresh-claims.ts'
-import { createPauses } from './in-slices.ts'
+import { createPauses } from '../lib/async.ts'
 import type { RepositoryRecord } from './ref-store.ts'
 
 /** What went, or would go. */

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import type { WorkWatcher } from '../lib/own-troubles.ts'
+import type { WorkWatcher } from '../lib/system-errors.ts'
 import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { hashWorker, type HashAnswer, type HashOrder } from './hash-worker.ts'
 

@@ -1,6 +1,6 @@
 import { errnoOf } from '../lib/errors.ts'
-import { parseObject } from '../lib/json-object.ts'
-import { readBootId, readPidNamespace, readProcessStat } from '../lib/process-stat.ts'
+import { parseObject } from '../lib/json.ts'
+import { readBootId, readPidNamespace, readProcessStat } from '../lib/process.ts'
 
 /** Who holds a lock: enough to tell a live process from a dead one whose number was given away again. */
 export interface LockHolder {

@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises'
-import { writeFileAtomic } from '../lib/atomic-file.ts'
-import { deferred, type Deferred } from '../lib/deferred.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
+import { deferred, type Deferred } from '../lib/async.ts'
 import type { Digest } from '../oci/digest.ts'
 import { changeLine, headLine } from './journal-lines.ts'
 import {

@@ -1,7 +1,6 @@
-import { writeFileAtomic } from '../lib/atomic-file.ts'
-import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
+import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import type { Clock } from '../lib/time.ts'
 
 /** Time that counts only while the mirror runs, so that a holiday or a jump of the wall clock makes nothing old. */
 export interface RunningClock {

@@ -1,8 +1,7 @@
-import type { Clock } from '../lib/clock.ts'
-import { later, logFailure } from '../lib/every.ts'
 import type { Logger } from '../lib/logger.ts'
-import { removeOldQuarantine } from './quarantine.ts'
+import { type Clock, later, logFailure } from '../lib/time.ts'
 import type { Store } from './open-store.ts'
+import { removeOldQuarantine } from './quarantine.ts'
 import { verifyStore } from './verify.ts'
 
 export interface ScrubOptions {

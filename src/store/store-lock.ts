@@ -1,13 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { link, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
-import type { Clock } from '../lib/clock.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
-import { every, logFailure } from '../lib/every.ts'
-import { silentLogger, type Logger } from '../lib/logger.ts'
-import { readSmallFile } from '../lib/read-small-file.ts'
-import { describeSelf, isHolderAlive, parseLockHolder, type LockHolder } from './lock-holder.ts'
+import { readSmallFile } from '../lib/fs.ts'
+import { type Logger, silentLogger } from '../lib/logger.ts'
+import { type Clock, every, logFailure } from '../lib/time.ts'
 import type { StoreLayout } from './layout.ts'
+import { describeSelf, isHolderAlive, type LockHolder, parseLockHolder } from './lock-holder.ts'
 
 /** The right to write to a store; one process has it at a time. */
 export interface StoreLock {

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { createDigester, digestAlgorithm, type Digest, type DigestAlgorithm, type Digester } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter } from './blob-store.ts'
 

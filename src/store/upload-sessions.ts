@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import type { Clock } from '../lib/clock.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { every, logFailure } from '../lib/every.ts'
-import { silentLogger, type Logger } from '../lib/logger.ts'
+import { type Logger, silentLogger } from '../lib/logger.ts'
+import { type Clock, every, logFailure } from '../lib/time.ts'
 import type { BlobStore } from './blob-store.ts'
 import { UploadSession, type UploadSessionOptions } from './upload-session.ts'
 

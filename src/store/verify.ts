@@ -1,4 +1,4 @@
-import { systemClock, type Clock } from '../lib/clock.ts'
+import { systemClock, type Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Store } from './open-store.ts'
 

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { isSameChallenge, readChallenge, type Challenge } from './challenge.ts'
 import type { Credential, Credentials } from './credential.ts'
 import type { Identify } from './credential-identity.ts'
@@ -7,7 +7,7 @@ import { basicAuthorization, type BearerChallenge, type Token } from './token-re
 import { pullScope, type TokenCache, type TokenRequest } from './token-cache.ts'
 import { refusal } from './refusal.ts'
 import { mayReceiveCredential } from './trust.ts'
-import { untilAborted } from './until-aborted.ts'
+import { untilAborted } from '../lib/async.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Answers an upstream's challenges: with tokens, with a password, or as nobody. */

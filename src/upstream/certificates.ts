@@ -1,6 +1,6 @@
 import * as tls from 'node:tls'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { readCertificates } from '../lib/read-certificates.ts'
+import { readCertificates } from '../lib/fs.ts'
 
 /**
  * The certificates to trust with an own CA: it and everything that is trusted without it, for a corporate registry redirects to

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError, type UpstreamHealth } from './upstream.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { LimitedError } from './limited-error.ts'
 import type { Limit } from './rate-limit.ts'
 

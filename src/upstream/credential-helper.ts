@@ -1,4 +1,4 @@
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import type { CommandResult, RunCommand } from '../lib/process.ts'
 import { credentialOf, unusableCredential, type Credential } from './credential.ts'
 import { member } from './docker-auth.ts'

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import { parseObject } from '../lib/json-object.ts'
+import { parseObject } from '../lib/json.ts'
 import type { Credential } from './credential.ts'
 
 /**

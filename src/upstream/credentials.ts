@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/process.ts'
 import { canonicalRegistry } from '../oci/docker-hub.ts'

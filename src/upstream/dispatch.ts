@@ -1,5 +1,5 @@
 import type { Dispatcher } from 'undici'
-import { deferred } from '../lib/deferred.ts'
+import { deferred } from '../lib/async.ts'
 import { ResponseBody } from './response-body.ts'
 
 export interface Response {

@@ -1,4 +1,4 @@
-import { isObject, parseObject } from '../lib/json-object.ts'
+import { isObject, parseObject } from '../lib/json.ts'
 import { credentialOf, type Credential } from './credential.ts'
 
 /** Docker Hub's name in Docker's config.json, and to credential helpers. */

@@ -1,9 +1,9 @@
 import { readFile, stat } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { isObject } from '../lib/json-object.ts'
+import { isObject } from '../lib/json.ts'
 import { unusableCredential, type Credential } from './credential.ts'
 import { credentialIn, findAuth, member, serverOf } from './docker-auth.ts'
 

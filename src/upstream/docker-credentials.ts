@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { RunCommand } from '../lib/process.ts'
 import { isSameCredential, type Credential, type Credentials } from './credential.ts'
 import { askHelper } from './credential-helper.ts'

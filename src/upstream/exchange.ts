@@ -1,4 +1,4 @@
-import { redact } from '../lib/redact.ts'
+import { redact } from '../lib/logger.ts'
 import { Slots } from '../lib/async.ts'
 import { connectionsPerOrigin, createAgents, type AgentsOptions, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'

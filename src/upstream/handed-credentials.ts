@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
-import { isObject, parseObject } from '../lib/json-object.ts'
+import { isObject, parseObject } from '../lib/json.ts'
 import type { Credential } from './credential.ts'
 import { hubServer, serverOf } from './docker-auth.ts'
 import { untilKey } from './docker-config.ts'

@@ -1,5 +1,5 @@
 import { lookup } from 'node:dns'
-import { systemClock, type Clock } from '../lib/clock.ts'
+import { systemClock, type Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { RunCommand } from '../lib/process.ts'
 import type { Slots } from '../lib/async.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Answer } from './exchange.ts'
 import { readText, reasonIn, withReason } from './error-reason.ts'
 import { readLimit, type Limit } from './rate-limit.ts'

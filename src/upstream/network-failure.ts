@@ -1,5 +1,5 @@
 import { codeOf, isConnectionFailure } from '../lib/errors.ts'
-import { ownFailureCode } from '../lib/own-troubles.ts'
+import { ownFailureCode } from '../lib/system-errors.ts'
 import { TransientError, type Outage } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'
 

@@ -1,4 +1,4 @@
-import type { WorkWatcher } from '../lib/own-troubles.ts'
+import type { WorkWatcher } from '../lib/system-errors.ts'
 import { UpstreamError, type Upstream, type UpstreamFailure } from './upstream.ts'
 
 const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])

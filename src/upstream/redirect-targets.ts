@@ -1,6 +1,6 @@
 import type { LookupAddress } from 'node:dns'
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { createAddressGuard, type AddressGuard } from './address-guard.ts'
 import { readChallenge, type Challenge } from './challenge.ts'
 import { createExchange, type Answer, type ExchangeOptions } from './exchange.ts'

@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { readReason, reasonIn, withReason } from './error-reason.ts'
 import type { Answer } from './exchange.ts'
 import { limitFailure } from './limited-error.ts'

@@ -1,4 +1,4 @@
-import { deferred, type Deferred } from '../lib/deferred.ts'
+import { deferred, type Deferred } from '../lib/async.ts'
 
 /** What can be done with a response that is under way. */
 export interface ResponseControl {

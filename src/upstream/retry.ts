@@ -1,4 +1,4 @@
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import { TransientError } from './transient-error.ts'
 
 const pausesMs = [150, 450]

@@ -1,4 +1,4 @@
-import { upstreamBodies } from '../lib/body-budgets.ts'
+import { upstreamBodies } from '../lib/body-memory.ts'
 import { JsonError, readJson } from '../lib/json.ts'
 import { BudgetError, type Reservation } from '../lib/memory.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'

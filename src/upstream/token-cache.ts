@@ -1,10 +1,10 @@
 import { LRUCache } from 'lru-cache'
-import type { Clock } from '../lib/clock.ts'
+import type { Clock } from '../lib/time.ts'
 import type { Credential } from './credential.ts'
 import { fingerprintOf } from './credential-identity.ts'
 import type { Exchange } from './exchange.ts'
 import { requestToken, type BearerChallenge, type Token } from './token-request.ts'
-import { untilAborted } from './until-aborted.ts'
+import { untilAborted } from '../lib/async.ts'
 
 /** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
 export interface TokenCache {

@@ -1,6 +1,6 @@
 import { readJsonObject } from '../lib/json.ts'
-import type { Clock } from '../lib/clock.ts'
-import { redact } from '../lib/redact.ts'
+import type { Clock } from '../lib/time.ts'
+import { redact } from '../lib/logger.ts'
 import { secretsOf, type Credential } from './credential.ts'
 import { readReason, reasonIn, withReason } from './error-reason.ts'
 import type { Answer, Exchange, ExchangeRequest } from './exchange.ts'

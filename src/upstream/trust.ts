@@ -1,5 +1,5 @@
 import { getDomain } from 'tldts'
-import { harmlessParameters } from '../lib/redact.ts'
+import { harmlessParameters } from '../lib/logger.ts'
 import { literalAddress } from './address-class.ts'
 
 /**

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { mirrorPaths } from '../../src/config/paths.ts'
 import { packageRoot } from '../../src/lib/package-root.ts'
-import { processIdentity } from '../../src/runtime/process-identity.ts'
+import { processIdentity } from '../../src/lib/process.ts'
 import { writeState } from '../../src/runtime/state-file.ts'
 
 const program = join(packageRoot(), 'bin', 'run.js')

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../src/lib/deferred.ts'
+import { deferred } from '../../src/lib/async.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { cutAt, hang, heldAt, late, slow, status } from '../support/faults.ts'
 import { open } from '../support/get.ts'

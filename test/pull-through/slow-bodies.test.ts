@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { clientBodies, upstreamBodies } from '../../src/lib/body-budgets.ts'
+import { clientBodies, upstreamBodies } from '../../src/lib/body-memory.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
 import { get } from '../support/get.ts'

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { upstreamBodies } from '../../src/lib/body-budgets.ts'
+import { upstreamBodies } from '../../src/lib/body-memory.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { expectContent, expectError, expectNoContent } from '../support/expect-content.ts'
 import { corrupt, gzipped, headers, htmlPage, mislabelledGzip, otherBody, times } from '../support/faults.ts'

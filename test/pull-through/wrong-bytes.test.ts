@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../src/lib/deferred.ts'
+import { deferred } from '../../src/lib/async.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { corrupt, cutAt, drippingAt, htmlPage, inTurn, otherBody, slow, withByteFlipped } from '../support/faults.ts'

@@ -1,4 +1,4 @@
-import { systemClock } from '../../src/lib/clock.ts'
+import { systemClock } from '../../src/lib/time.ts'
 import type { ContainerOrder } from '../../src/runtime/container-order.ts'
 import type { ContainerWish } from '../../src/runtime/container-spec.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'

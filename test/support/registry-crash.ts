@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import { systemClock } from '../../src/lib/clock.ts'
+import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { openPushedStore } from '../../src/store/pushed-store.ts'

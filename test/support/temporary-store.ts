@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { systemClock } from '../../src/lib/clock.ts'
+import { systemClock } from '../../src/lib/time.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
 import { openStore, type Store } from '../../src/store/open-store.ts'
 

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { openStore } from '../../src/store/open-store.ts'
-import { systemClock } from '../../src/lib/clock.ts'
+import { systemClock } from '../../src/lib/time.ts'
 import { MirrorError } from '../../src/lib/errors.ts'
 import { silentLogger } from '../../src/lib/logger.ts'
 

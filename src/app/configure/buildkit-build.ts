@@ -1,7 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RunCommand } from '../../lib/process.ts'
-import { temporaryFolder } from '../../lib/temporary-folder.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
 
 const buildMs = 90_000
 const askMs = 10_000

@@ -1,5 +1,5 @@
 import { isSystemWide, type ConfiguredClient } from '../../clients/configured.ts'
-import { shellWord } from '../../lib/shell-word.ts'
+import { shellWord } from '../../lib/process.ts'
 import { rootCommand } from '../root-command.ts'
 import type { Machine } from './client-adapter.ts'
 

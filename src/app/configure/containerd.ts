@@ -5,7 +5,7 @@ import { importsOf, readContainerdConfig, type ContainerdFile } from '../../clie
 import { localFiles } from '../../clients/local-files.ts'
 import { containerdVersionIn, isAtLeast } from '../../clients/version.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { isThere } from '../../lib/is-there.ts'
+import { isThere } from '../../lib/fs.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from './client-adapter.ts'
 import { dumpOf, observeContainerd } from './containerd-observation.ts'
 import { pullByContainerd } from './containerd-pull.ts'

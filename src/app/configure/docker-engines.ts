@@ -1,7 +1,7 @@
 import { realpath } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { ifVisible } from '../../lib/if-visible.ts'
+import { ifVisible } from '../../lib/fs.ts'
 import { findDockerEndpoint, type DockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { DockerEngineInfo } from '../../runtime/docker-engine.ts'
 import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'

@@ -1,6 +1,6 @@
 import type { ClientHome } from '../../clients/client-address.ts'
 import { refusedClusterFile } from '../../clients/kind-file.ts'
-import { systemClock } from '../../lib/clock.ts'
+import { systemClock } from '../../lib/time.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import type { ClientAdapter, Machine } from './client-adapter.ts'

@@ -1,5 +1,5 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { kindNetworkName } from '../../runtime/kind-network.ts'
 import { findRunning } from '../../runtime/state-file.ts'

@@ -4,7 +4,7 @@ import { isIP } from 'node:net'
 import type { Config } from '../../config/config.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
-import { readCertificates } from '../../lib/read-certificates.ts'
+import { readCertificates } from '../../lib/fs.ts'
 
 /** What clients have to know of the certificate that the mirror shows. */
 export interface MirrorCertificate {

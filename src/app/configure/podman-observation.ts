@@ -1,7 +1,7 @@
 import { readFile, readdir } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { ifVisible } from '../../lib/if-visible.ts'
-import { isObject, parseObject } from '../../lib/json-object.ts'
+import { ifVisible } from '../../lib/fs.ts'
+import { isObject, parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import type { Machine, Observation, Reason } from './client-adapter.ts'
 

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { CommandResult, RunCommand } from '../../lib/process.ts'
-import { temporaryFolder } from '../../lib/temporary-folder.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
 
 const pullTimeoutMs = 120_000
 

@@ -1,7 +1,7 @@
 import { recognizeFile } from '../../clients/file-kinds.ts'
 import { localFiles } from '../../clients/local-files.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { shellWord } from '../../lib/shell-word.ts'
+import { shellWord } from '../../lib/process.ts'
 
 /** Why `--file` is refused for a client that takes none, with the right command for the file where it is known. */
 export async function refusedFile(client: string, file: string): Promise<MirrorError> {

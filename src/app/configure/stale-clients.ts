@@ -1,7 +1,7 @@
 import { isAsWritten } from '../../clients/as-written.ts'
 import type { ConfiguredClient, KnownRecord } from '../../clients/configured.ts'
 import type { Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { MirrorError, errnoOf } from '../../lib/errors.ts'
 import { findDockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../../runtime/dockerode-docker.ts'

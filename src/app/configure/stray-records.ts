@@ -2,9 +2,9 @@ import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { looksAtOwners } from '../../config/roots-places.ts'
-import { orAbsent } from '../../lib/or-absent.ts'
+import { orAbsent } from '../../lib/fs.ts'
 import { isOnlyRoots } from '../../lib/ownership.ts'
-import { shellWord } from '../../lib/shell-word.ts'
+import { shellWord } from '../../lib/process.ts'
 import { findInvokingUser } from '../invoking-user.ts'
 
 /**

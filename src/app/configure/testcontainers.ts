@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import type { ClientHome } from '../../clients/client-address.ts'
 import { planTestcontainers } from '../../clients/testcontainers.ts'
-import { isThere } from '../../lib/is-there.ts'
+import { isThere } from '../../lib/fs.ts'
 import type { ClientAdapter, Machine } from './client-adapter.ts'
 import { printedPlace } from './printed-place.ts'
 

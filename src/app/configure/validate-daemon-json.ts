@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { FileChange } from '../../clients/client-config.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { temporaryFolder } from '../../lib/temporary-folder.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
 
 /**
  * Has dockerd itself read what its daemon.json would become. Throws MirrorError (usage) with what it says; quiet where there is no

@@ -1,5 +1,5 @@
 import { describeFailure } from '../../lib/errors.ts'
-import { every } from '../../lib/every.ts'
+import { every } from '../../lib/time.ts'
 import type { Logger } from '../../lib/logger.ts'
 import type { Outside } from './outside.ts'
 

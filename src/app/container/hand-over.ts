@@ -1,5 +1,5 @@
 import type { Config } from '../../config/config.ts'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { canonicalRegistry } from '../../oci/docker-hub.ts'
 import { parseRegistryHost } from '../../oci/name.ts'

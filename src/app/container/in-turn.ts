@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { errnoOf } from '../../lib/errors.ts'
-import { parseObject } from '../../lib/json-object.ts'
+import { parseObject } from '../../lib/json.ts'
 import { makeFolder } from '../../lib/fs.ts'
-import { isSameProcess, processIdentity } from '../../runtime/process-identity.ts'
+import { isSameProcess, processIdentity } from '../../lib/process.ts'
 import { refuseOthersState } from '../others-places.ts'
 
 export interface TurnRequest {

@@ -1,6 +1,6 @@
 import { loadConfig } from '../../config/load-config.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
 import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'

@@ -1,8 +1,8 @@
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeFileAtomic } from '../../lib/atomic-file.ts'
+import { writeFileAtomic } from '../../lib/fs.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { isObject, parseObject } from '../../lib/json-object.ts'
+import { isObject, parseObject } from '../../lib/json.ts'
 import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
 import { parseEndpoint } from '../../runtime/parse-endpoint.ts'
 

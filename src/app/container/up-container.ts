@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/clock.ts'
+import type { Clock } from '../../lib/time.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { makeFolder } from '../../lib/fs.ts'

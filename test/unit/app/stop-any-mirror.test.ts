@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { beforeEach, expect, onTestFinished, test } from 'vitest'
 import { stopAnyMirror } from '../../../src/app/stop-any-mirror.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { readState, writeState } from '../../../src/runtime/state-file.ts'
 
 let home: string

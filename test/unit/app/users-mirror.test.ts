@@ -8,7 +8,7 @@ import { findMirror } from '../../../src/app/configure/find-mirror.ts'
 import { findMirrorHere } from '../../../src/app/find-mirror-here.ts'
 import { findInvokingUser } from '../../../src/app/invoking-user.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
-import { processIdentity } from '../../../src/runtime/process-identity.ts'
+import { processIdentity } from '../../../src/lib/process.ts'
 import { writeState } from '../../../src/runtime/state-file.ts'
 
 const nobody = 65_534

@@ -1,6 +1,6 @@
 import { beforeEach, afterEach, expect, test, vi } from 'vitest'
-import { deferred } from '../../../src/lib/deferred.ts'
-import { every, later } from '../../../src/lib/every.ts'
+import { deferred } from '../../../src/lib/async.ts'
+import { every, later } from '../../../src/lib/time.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { clientBodies, upstreamBodies } from '../../../src/lib/body-budgets.ts'
+import { clientBodies, upstreamBodies } from '../../../src/lib/body-memory.ts'
 import { BudgetError, MemoryBudget, type MemoryBudgetOptions, type Reservation } from '../../../src/lib/memory.ts'
 
 beforeEach(() => void vi.useFakeTimers())

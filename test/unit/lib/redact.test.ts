@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { redact } from '../../../src/lib/redact.ts'
+import { redact } from '../../../src/lib/logger.ts'
 
 describe('a text that is shown has no', () => {
   test.each([

@@ -3,8 +3,7 @@ import { chmod, chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/pr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { readOwnedFile, readPublicFile } from '../../../src/lib/read-owned-file.ts'
-import { findForeign, isOnlyRoots } from '../../../src/lib/ownership.ts'
+import { findForeign, isOnlyRoots, readOwnedFile, readPublicFile } from '../../../src/lib/ownership.ts'
 
 const nobody = 65_534
 const isRoot = process.getuid?.() === 0

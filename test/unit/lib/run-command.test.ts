@@ -7,8 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from 'esbuild'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { interruptGroups } from '../../../src/lib/process-group.ts'
-import { runCommand } from '../../../src/lib/process.ts'
+import { interruptGroups, runCommand } from '../../../src/lib/process.ts'
 
 const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
   runCommand(process.execPath, ['-e', script], options)

@@ -2,7 +2,7 @@ import { chmod, chown, mkdir, mkdtemp, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { temporaryFolder } from '../../../src/lib/temporary-folder.ts'
+import { temporaryFolder } from '../../../src/lib/fs.ts'
 
 const nobody = 65_534
 

@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { deferred } from '../../../src/lib/deferred.ts'
+import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger, type Logger } from '../../../src/lib/logger.ts'
 import { createWriteBehind } from '../../../src/lib/time.ts'
 

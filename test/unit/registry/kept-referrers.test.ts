@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/media-types.ts'

@@ -1,7 +1,7 @@
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { removeVolume } from '../../../src/app/container/down-container.ts'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import type { ContainerOrder } from '../../../src/runtime/container-order.ts'
 import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { startDetached } from '../../../src/runtime/detached.ts'
-import { isSameProcess } from '../../../src/runtime/process-identity.ts'
+import { isSameProcess } from '../../../src/lib/process.ts'
 
 let folder: string
 beforeEach(async () => {

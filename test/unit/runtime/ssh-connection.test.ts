@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
-import { deferred } from '../../../src/lib/deferred.ts'
-import { readProcessStat } from '../../../src/lib/process-stat.ts'
+import { deferred } from '../../../src/lib/async.ts'
+import { readProcessStat } from '../../../src/lib/process.ts'
 import { SshConnection } from '../../../src/runtime/ssh-connection.ts'
 import {
   makeFailingSshProgram,

@@ -9,7 +9,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { isContainerUp } from '../../../src/runtime/container-life.ts'
 import type { DockerEndpoint } from '../../../src/runtime/docker-endpoint.ts'
 import { keepState } from '../../../src/runtime/keep-state.ts'
-import { isSameProcess, processIdentity } from '../../../src/runtime/process-identity.ts'
+import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'
 import type { MirrorState } from '../../../src/runtime/runtime.ts'
 import { findRunning, readState, removeState, writeState } from '../../../src/runtime/state-file.ts'
 

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
-import { clientBodies } from '../../../src/lib/body-budgets.ts'
+import { clientBodies } from '../../../src/lib/body-memory.ts'
 import { BudgetError } from '../../../src/lib/memory.ts'
 import { ClientDeparture } from '../../../src/server/client-departure.ts'
 import { sendLarge } from '../../../src/server/send-large.ts'

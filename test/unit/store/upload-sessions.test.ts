@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { systemClock, type Clock } from '../../../src/lib/clock.ts'
+import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import type { Store } from '../../../src/store/open-store.ts'

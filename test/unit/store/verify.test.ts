@@ -1,7 +1,7 @@
 import { readFile, readdir, writeFile } from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deferred } from '../../../src/lib/deferred.ts'
+import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { createCircuit } from '../../../src/upstream/circuit.ts'
 import { TransientError, type Outage } from '../../../src/upstream/transient-error.ts'

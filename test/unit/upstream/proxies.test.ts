@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import { redact } from '../../../src/lib/redact.ts'
+import { redact } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { proxyWarnings, readProxies } from '../../../src/upstream/proxies.ts'
 import { testCertificate } from './support/certificate.ts'

@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { systemClock } from '../../../src/lib/clock.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/media-types.ts'
 import { createAddressGuard } from '../../../src/upstream/address-guard.ts'

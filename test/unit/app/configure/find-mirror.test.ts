@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { findMirror } from '../../../../src/app/configure/find-mirror.ts'
-import { processIdentity } from '../../../../src/runtime/process-identity.ts'
+import { processIdentity } from '../../../../src/lib/process.ts'
 import { writeState } from '../../../../src/runtime/state-file.ts'
 import { testCertificate } from '../../upstream/support/certificate.ts'
 

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { handOver } from '../../../../src/app/container/hand-over.ts'
-import { systemClock } from '../../../../src/lib/clock.ts'
+import { systemClock } from '../../../../src/lib/time.ts'
 import { temporaryHome } from '../../../support/mirror.ts'
 
 test("for a registry that a company's cache keeps below a prefix, the company's credential is handed over", async () => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { inTurn, inTurnIfFree } from '../../../../src/app/container/in-turn.ts'
-import { systemClock } from '../../../../src/lib/clock.ts'
+import { systemClock } from '../../../../src/lib/time.ts'
 
 let stateDir: string
 beforeEach(async () => {

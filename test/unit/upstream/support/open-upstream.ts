@@ -1,5 +1,5 @@
 import { onTestFinished } from 'vitest'
-import { systemClock } from '../../../../src/lib/clock.ts'
+import { systemClock } from '../../../../src/lib/time.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
 import { createIdentify } from '../../../../src/upstream/credential-identity.ts'
 import {
