@@ -1,7 +1,7 @@
 import { parseDigest, type Digest } from './digest.ts'
 import { canonicalRegistry } from './docker-hub.ts'
 import { OciError } from './errors.ts'
-import { withoutNamespace } from './paging.ts'
+import { withoutNamespace } from './headers.ts'
 import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from './name.ts'
 import { parseReference, type Reference } from './reference.ts'
 

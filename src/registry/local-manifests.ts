@@ -8,10 +8,10 @@ import type { Repository } from '../oci/route.ts'
 import { artifactTypeKey } from '../store/artifact-type-key.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
-import { referrersTag } from './listings.ts'
+import { referrersTag } from '../oci/lists.ts'
 import { changeReferrersList, referrerEntry, type ReferrerEntry } from './pushed-referrers.ts'
-import { type ReadManifest, readPushedManifest } from './read-pushed-manifest.ts'
-import type { ManifestPushed, PushedBody } from './registry.ts'
+import { type ReadManifest, readPushedManifest } from '../oci/content.ts'
+import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
 
 /** Manifests on their way into the local registry, and out of it. */

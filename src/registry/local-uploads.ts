@@ -4,7 +4,7 @@ import type { Repository } from '../oci/route.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSession } from '../store/upload-session.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import type { UploadChunk, UploadName, UploadState, User } from './registry.ts'
+import type { UploadChunk, UploadName, UploadState, User } from '../oci/registry.ts'
 import { journalBytes, tellUnwritable, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalUploadsOptions {

@@ -9,7 +9,7 @@ import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from 
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
 import { ListTurns } from '../lib/body-memory.ts'
-import { pageOf } from './listings.ts'
+import { pageOf } from '../oci/lists.ts'
 import { LocalManifests } from './local-manifests.ts'
 import { LocalUploads } from './local-uploads.ts'
 import { pageOfReferrers } from './pushed-referrers.ts'
@@ -26,7 +26,7 @@ import type {
   UploadName,
   UploadState,
   User,
-} from './registry.ts'
+} from '../oci/registry.ts'
 import { bytesOf, longestString, SmallContents } from './small-contents.ts'
 import { isStored, storedManifest } from './stored-manifest.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'

@@ -6,8 +6,8 @@ import { mediaType } from '../oci/media-types.ts'
 import type { Page } from '../oci/route.ts'
 import { artifactTypeKey } from '../store/artifact-type-key.ts'
 import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
-import { pageOf } from './listings.ts'
-import type { ReadManifest } from './read-pushed-manifest.ts'
+import { pageOf } from '../oci/lists.ts'
+import type { ReadManifest } from '../oci/content.ts'
 
 /** A referrer as an index lists it. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
 export interface ReferrerEntry {

@@ -1,7 +1,7 @@
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
-import type { Provenance } from './registry.ts'
+import type { Provenance } from '../oci/registry.ts'
 
 /** Totals since `since`, across restarts. */
 export interface Totals {

@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { type Logger, redact } from '../lib/logger.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Route } from '../oci/route.ts'
-import type { Provenance } from '../registry/registry.ts'
+import type { Provenance } from '../oci/registry.ts'
 import { plainAddress } from './host-guard.ts'
 import { receivedBytes } from './request-body.ts'
 

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { ListAnswer } from '../registry/registry.ts'
+import type { ListAnswer } from '../oci/registry.ts'
 import type { ClientDeparture } from './client-departure.ts'
 import { answerHeaders } from './respond.ts'
 import { sendLarge } from './send-large.ts'

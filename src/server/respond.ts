@@ -1,7 +1,7 @@
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
-import type { Provenance } from '../registry/registry.ts'
+import type { Provenance } from '../oci/registry.ts'
 import { securityHeaderLines } from './security-headers.ts'
 
 /** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */

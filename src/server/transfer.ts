@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestLink } from '../oci/descriptor.ts'
-import type { Provenance } from '../registry/registry.ts'
+import type { Provenance } from '../oci/registry.ts'
 
 /** A client and the repository that it pulls from or pushes to. */
 export interface Peer {

@@ -3,7 +3,7 @@ import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts
 import { OciError } from '../oci/errors.ts'
 import type { Route } from '../oci/route.ts'
 import { uploadHeaders } from '../registry/local-uploads.ts'
-import type { PushRegistry, UploadChunk, UploadState, User } from '../registry/registry.ts'
+import type { PushRegistry, UploadChunk, UploadState, User } from '../oci/registry.ts'
 import { readBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 

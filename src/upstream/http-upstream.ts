@@ -1,7 +1,7 @@
 import { parseDigest } from '../oci/digest.ts'
 import { largestManifest } from '../oci/largest-manifest.ts'
 import { bareMediaType, manifestAccept } from '../oci/media-types.ts'
-import { nextPageOf } from '../oci/paging.ts'
+import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
 import { encodingOf } from './content-encoding.ts'

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { mediaType } from '../../src/oci/media-types.ts'
-import { referrersTag } from '../../src/registry/listings.ts'
+import { referrersTag } from '../../src/oci/lists.ts'
 import { expectError } from '../support/expect-content.ts'
 import { makeImage, manifestOf, type TestImage } from '../support/images.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'

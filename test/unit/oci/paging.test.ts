@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { isSamePage, nextPageOf, withoutNamespace } from '../../../src/oci/paging.ts'
+import { isSamePage, nextPageOf, withoutNamespace } from '../../../src/oci/headers.ts'
 
 describe('the next page that a Link header names', () => {
   test.each([

@@ -1,9 +1,9 @@
 import { isObject, JsonError, readJson } from '../lib/json.ts'
-import type { ManifestLink } from '../oci/descriptor.ts'
-import { type Digest, parseDigest } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { hasIndexMembers, imageTypes, indexTypes, presentMembers } from '../oci/manifest-members.ts'
-import { isManifestType, mediaType } from '../oci/media-types.ts'
+import type { ManifestLink } from './descriptor.ts'
+import { type Digest, parseDigest } from './digest.ts'
+import { OciError } from './errors.ts'
+import { hasIndexMembers, imageTypes, indexTypes, presentMembers } from './manifest-members.ts'
+import { isManifestType, mediaType } from './media-types.ts'
 
 /** What a registry must know of a manifest that it is to hold. */
 export interface ReadManifest {

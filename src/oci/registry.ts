@@ -1,11 +1,11 @@
-import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
-import type { Page, Repository } from '../oci/route.ts'
-import type { Reference } from '../oci/reference.ts'
+import type { Download } from '../registry/download.ts'
+import type { SmallContent } from '../registry/small-contents.ts'
+import type { StoredManifest } from '../registry/stored-manifest.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
 import type { Access } from '../upstream/upstream.ts'
-import type { Download } from './download.ts'
-import type { SmallContent } from './small-contents.ts'
-import type { StoredManifest } from './stored-manifest.ts'
+import type { Digest, DigestAlgorithm } from './digest.ts'
+import type { Reference } from './reference.ts'
+import type { Page, Repository } from './route.ts'
 
 /** Who asks, as far as a registry may care. */
 export interface Caller {

@@ -1,9 +1,9 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
-import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { mediaType } from '../oci/media-types.ts'
-import { isSamePage } from '../oci/paging.ts'
-import type { Page } from '../oci/route.ts'
+import { type Digest, digestAlgorithm, digestHex } from './digest.ts'
+import { OciError } from './errors.ts'
+import { isSamePage } from './headers.ts'
+import { mediaType } from './media-types.ts'
+import type { Page } from './route.ts'
 
 const largestPage = 1000
 
