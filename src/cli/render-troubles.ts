@@ -1,4 +1,4 @@
-import { upstreamSetting } from '../oci/name.ts'
+import { upstreamSetting } from '../oci/reference.ts'
 import { formatBytes } from '../lib/units.ts'
 import type { DamagedRepositoryReport, StatusReport } from '../server/admin-api.ts'
 import type { Coat, Paint } from './paint.ts'

@@ -8,7 +8,7 @@ import type { FilesNow } from './files-now.ts'
 import { certificatesIn, folderNames, hostsFoldersIn, isOurFolder, type HostsFolder } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
 import { localRegistryName } from './node-hosts.ts'
-import { originOf } from '../oci/docker-hub.ts'
+import { originOf } from '../oci/reference.ts'
 import { readToml, stringsOf } from './read-toml.ts'
 import { isAtLeast } from './version.ts'
 

@@ -7,7 +7,7 @@ import type { DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
 import { certificatesIn } from './hosts-folders.ts'
 import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
-import { originOf } from '../oci/docker-hub.ts'
+import { originOf } from '../oci/reference.ts'
 
 /**
  * A hosts.toml in a folder for each registry. Never `_default`: of a registry with two endpoints the engine forgets that it is

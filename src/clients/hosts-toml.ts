@@ -1,5 +1,5 @@
 import { caFileName } from './ca-file.ts'
-import { originOf } from '../oci/docker-hub.ts'
+import { originOf } from '../oci/reference.ts'
 import { joinSections, sectionPath, tomlSections, type TomlSection } from './edit-toml.ts'
 import { renderToml, tableOf, tryToml, type TomlTable } from './read-toml.ts'
 import { writtenByMirror } from './written-by-mirror.ts'

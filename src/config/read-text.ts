@@ -1,7 +1,6 @@
 import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
-import { canonicalRegistry } from '../oci/docker-hub.ts'
-import { isRepositoryName, parseRegistryHost } from '../oci/name.ts'
+import { canonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
 import type { ReadText } from './fields.ts'
 

@@ -1,4 +1,4 @@
-import { originOf } from '../oci/docker-hub.ts'
+import { originOf } from '../oci/reference.ts'
 import type { CacheConfig, Config, CredentialsConfig, UpstreamConfig } from './config.ts'
 import { list, record, scalar, section, type Field } from './fields.ts'
 import * as read from './read-text.ts'

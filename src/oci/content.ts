@@ -1,9 +1,200 @@
-import { isObject, JsonError, readJson } from '../lib/json.ts'
-import type { ManifestLink } from './descriptor.ts'
-import { type Digest, parseDigest } from './digest.ts'
+import { LRUCache } from 'lru-cache'
+import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
+import { bytesOf, type SmallContent } from '../registry/small-contents.ts'
+import { type Digest, digestOf, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
-import { hasIndexMembers, imageTypes, indexTypes, presentMembers } from './manifest-members.ts'
-import { isManifestType, mediaType } from './media-types.ts'
+
+/** https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md and Docker's own v2 types. */
+export const mediaType = {
+  ociIndex: 'application/vnd.oci.image.index.v1+json',
+  ociManifest: 'application/vnd.oci.image.manifest.v1+json',
+  ociConfig: 'application/vnd.oci.image.config.v1+json',
+  ociLayerGzip: 'application/vnd.oci.image.layer.v1.tar+gzip',
+  dockerList: 'application/vnd.docker.distribution.manifest.list.v2+json',
+  dockerManifest: 'application/vnd.docker.distribution.manifest.v2+json',
+  dockerConfig: 'application/vnd.docker.container.image.v1+json',
+  dockerLayer: 'application/vnd.docker.image.rootfs.diff.tar.gzip',
+  octetStream: 'application/octet-stream',
+} as const
+
+/** What we accept as a manifest from an upstream: every current type, never schema 1. */
+export const manifestAccept = [
+  mediaType.ociIndex,
+  mediaType.ociManifest,
+  mediaType.dockerList,
+  mediaType.dockerManifest,
+  'application/vnd.oci.artifact.manifest.v1+json',
+].join(', ')
+
+/** Layers whose content a registry need not hold; nobody follows their `urls`. */
+export function isForeignLayer(type: string): boolean {
+  return type.includes('.foreign.') || type.includes('.nondistributable.')
+}
+
+/**
+ * Whether something may be served as a manifest of this type: `application/…` as RFC 6838 §4.2 writes it, without parameters, and
+ * nothing that a browser shows or runs.
+ */
+export function isManifestType(type: string): boolean {
+  return /^application\/[a-z\d][a-z\d!#$&^_.+-]{0,126}$/i.test(type) && !/(?:xml|pdf|script)$/i.test(type)
+}
+
+/** A Content-Type without its parameters, in lower case. */
+export function bareMediaType(contentType: string): string {
+  return contentType.split(';', 1)[0]!.trim().toLowerCase()
+}
+
+/** Content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
+export interface Descriptor {
+  readonly mediaType: string
+  readonly digest: Digest
+  /** Bytes. */
+  readonly size: number
+}
+
+/** What a manifest names, and where a registry serves it from: `/manifests/` or `/blobs/`. */
+export interface ManifestLink extends Descriptor {
+  readonly kind: 'manifest' | 'blob'
+}
+
+/**
+ * 4 MiB, in bytes: what registries are asked to take, and all that clients read (decision D4).
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
+ */
+export const largestManifest = 4 * 1024 * 1024
+
+/** What an image that is made here consists of, by digest: as a registry serves it. */
+export class ImageContents {
+  readonly blobs = new Map<Digest, Uint8Array>()
+  readonly manifests = new Map<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>()
+
+  /** Adds a layer or a config; the result names it in a manifest. */
+  addBlob(mediaType: string, bytes: Uint8Array): Descriptor {
+    const digest = digestOf(bytes)
+    this.blobs.set(digest, bytes)
+    return { mediaType, digest, size: bytes.length }
+  }
+
+  /** Adds a manifest or an index with this content; the result names it in an index. */
+  addManifest(mediaType: string, content: object): Descriptor {
+    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType, ...content }))
+    const digest = digestOf(bytes)
+    this.manifests.set(digest, { mediaType, bytes })
+    return { mediaType, digest, size: bytes.length }
+  }
+}
+
+/** What a registry has to know of a manifest. Everything else in it is its clients' business. */
+export interface ManifestOutline {
+  /** The type to serve it with: the upstream's, or the manifest's own where the upstream's says nothing. */
+  readonly mediaType: string
+  readonly links: readonly ManifestLink[]
+}
+
+export type OutlineProblem = 'not-a-manifest' | 'schema1'
+
+/**
+ * Reads a manifest or index of any current kind.
+ * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
+ */
+export async function outlineManifest(
+  bytes: Uint8Array,
+  contentType: string,
+): Promise<ManifestOutline | OutlineProblem> {
+  const all = await readJsonObject(bytes)
+  if (!all) return 'not-a-manifest'
+  const json = presentMembers(all)
+  if (json['schemaVersion'] === 1 || 'fsLayers' in json) return 'schema1'
+  if (json['schemaVersion'] !== 2 && !('mediaType' in json)) return 'not-a-manifest'
+
+  const links: ManifestLink[] = []
+  const add = (kind: ManifestLink['kind'], list: unknown) => {
+    for (const entry of Array.isArray(list) ? list : []) {
+      const link = linkOf(kind, entry)
+      if (link) links.push(link)
+    }
+  }
+  add('manifest', json['manifests'])
+  add('blob', [json['config']])
+  add('blob', json['layers'])
+  add('blob', json['blobs'])
+  return { mediaType: typeOf(all, contentType), links }
+}
+
+const known = new LRUCache<Digest, readonly ManifestLink[]>({
+  maxSize: 50_000,
+  sizeCalculation: (links) => links.length + 1,
+})
+
+/** What a manifest names. A digest names its content for ever, so that a manifest that is pulled often is read once. */
+export async function linksOf(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
+  let links = known.get(digest)
+  if (links === undefined) {
+    const outline = await outlineManifest(bytesOf(content), '')
+    links = typeof outline === 'string' ? [] : outline.links
+    known.set(digest, links)
+  }
+  return links
+}
+
+/** What a manifest names, if it was read not long ago. */
+export function knownLinks(digest: Digest): readonly ManifestLink[] | undefined {
+  return known.get(digest)
+}
+
+function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
+  if (!isObject(entry)) return undefined
+  const { digest: text, size, mediaType: type } = entry
+  const digest = typeof text === 'string' ? parseDigest(text) : undefined
+  if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) return undefined
+  return { kind, digest, size, mediaType: isShort(type) ? type : mediaType.octetStream }
+}
+
+/** Whether it may be a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+function isShort(type: unknown): type is string {
+  return typeof type === 'string' && type.length <= 255
+}
+
+/** Upstreams that store manifests as plain files send them as `application/json` or worse, `text/html` among it. */
+function typeOf(json: Record<string, unknown>, contentType: string): string {
+  const sent = bareMediaType(contentType)
+  if (sent.startsWith('application/vnd.') && isManifestType(sent)) return sent
+  const own = json['mediaType']
+  if (typeof own === 'string' && isManifestType(own)) return own
+  return hasIndexMembers(json, undefined) ? mediaType.ociIndex : mediaType.ociManifest
+}
+
+type Members = Readonly<Record<string, unknown>>
+
+/** The media types of an index. */
+export const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
+
+/** The media types of an image's manifest, which names no other manifest. */
+export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
+
+/** The members of an object without those that are null. Go and other languages write null for what is not there. */
+export function presentMembers(object: Members): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))
+}
+
+/**
+ * Whether a manifest is an index by its members. `type`: what it is said to be, if anybody says so: it tells an index without
+ * children, whose `manifests` may be null, from something else that has that member.
+ */
+export function hasIndexMembers(json: Members, type: string | undefined): boolean {
+  if (!('manifests' in json)) return false
+  if (json['manifests'] !== null) return true
+  if (type !== undefined) return indexTypes.includes(type)
+  return ['config', 'layers', 'blobs'].every((name) => (json[name] ?? null) === null)
+}
+
+/** Characters of the longest media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+const longestType = 255
+
+/** What an artifact type is known by in memory: itself, or the digest of one that is no media type for its length. */
+export function artifactTypeKey(type: string): string {
+  return type.length <= longestType ? type : digestOf(Buffer.from(type))
+}
 
 /** What a registry must know of a manifest that it is to hold. */
 export interface ReadManifest {

@@ -1,3 +1,65 @@
+/** First and last byte, both included, within a body. */
+export interface ByteRange {
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * The one range a request asks for. `undefined`: send the whole body (no header, not bytes, several ranges, bad syntax,
+ * all of which RFC 9110 §14.2 lets a server ignore). `unsatisfiable`: answer 416.
+ */
+export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | undefined {
+  if (header === undefined) return undefined
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header.replaceAll(' ', ''))
+  if (!match) return undefined
+  const [, first, last] = match
+  if (first === '' && last === '') return undefined
+  if (first === '') {
+    const length = Math.min(Number(last), size)
+    return length === 0 ? 'unsatisfiable' : { start: size - length, end: size - 1 }
+  }
+  const start = Number(first)
+  const end = last === '' ? size - 1 : Math.min(Number(last), size - 1)
+  return start >= size || (last !== '' && Number(last) < start) ? 'unsatisfiable' : { start, end }
+}
+
+/** One authentication challenge of a `WWW-Authenticate` header; the scheme in lower case. */
+export interface Challenge {
+  readonly scheme: string
+  readonly parameters: ReadonlyMap<string, string>
+}
+
+const token = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y
+const parameter = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*/y
+
+/** All challenges of one or more header values, in order. RFC 9110 §11.6.1. */
+export function parseChallenges(header: string): Challenge[] {
+  const challenges: Challenge[] = []
+  let at = 0
+  while (at < header.length) {
+    const skipped = /[\s,]*/y
+    skipped.lastIndex = at
+    skipped.exec(header)
+    at = skipped.lastIndex
+    token.lastIndex = at
+    const scheme = token.exec(header)?.[0]
+    if (scheme === undefined) break
+    at = token.lastIndex
+    const parameters = new Map<string, string>()
+    for (;;) {
+      parameter.lastIndex = at
+      const match = parameter.exec(header)
+      if (!match) break
+      parameters.set(match[1]!.toLowerCase(), match[2] === undefined ? match[3]! : match[2].replaceAll(/\\(.)/g, '$1'))
+      at = parameter.lastIndex
+      if (header[at] !== ',') break
+      at += 1
+    }
+    challenges.push({ scheme: scheme.toLowerCase(), parameters })
+  }
+  return challenges
+}
+
 /** Where a list begins, as the query says it: in any parameter but the length of a page. */
 function positionOf(query: string): string {
   const parameters = new URLSearchParams(query)

@@ -1,8 +1,8 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
+import { mediaType } from './content.ts'
 import { type Digest, digestAlgorithm, digestHex } from './digest.ts'
 import { OciError } from './errors.ts'
 import { isSamePage } from './headers.ts'
-import { mediaType } from './media-types.ts'
 import type { Page } from './route.ts'
 
 const largestPage = 1000

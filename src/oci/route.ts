@@ -1,9 +1,14 @@
-import { parseDigest, type Digest } from './digest.ts'
-import { canonicalRegistry } from './docker-hub.ts'
+import { type Digest, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
 import { withoutNamespace } from './headers.ts'
-import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from './name.ts'
-import { parseReference, type Reference } from './reference.ts'
+import {
+  canonicalRegistry,
+  isRepositoryName,
+  looksLikeRegistry,
+  parseReference,
+  parseRegistryHost,
+  type Reference,
+} from './reference.ts'
 
 /** A repository as the request names it. `registry` is undefined when nothing in the request names one. */
 export interface Repository {

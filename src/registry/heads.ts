@@ -1,7 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import { digestAlgorithm, digestOf, type Digest } from '../oci/digest.ts'
-import { isManifestType } from '../oci/media-types.ts'
+import { isManifestType } from '../oci/content.ts'
 import type { Reference } from '../oci/reference.ts'
 import { RepeatedFailure } from '../upstream/circuit.ts'
 import { TransientError } from '../upstream/transient-error.ts'

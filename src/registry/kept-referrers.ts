@@ -1,4 +1,4 @@
-import { largestManifest } from '../oci/largest-manifest.ts'
+import { largestManifest } from '../oci/content.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { ReferrersRecord } from '../store/ref-store.ts'
 import { ListTurns } from '../lib/body-memory.ts'

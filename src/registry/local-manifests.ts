@@ -1,17 +1,21 @@
 import { KeyedQueue } from '../lib/async.ts'
+import {
+  artifactTypeKey,
+  isForeignLayer,
+  largestManifest,
+  mediaType,
+  type ReadManifest,
+  readPushedManifest,
+} from '../oci/content.ts'
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { largestManifest } from '../oci/largest-manifest.ts'
-import { isForeignLayer, mediaType } from '../oci/media-types.ts'
+import { referrersTag } from '../oci/lists.ts'
 import type { Reference } from '../oci/reference.ts'
+import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
-import { artifactTypeKey } from '../store/artifact-type-key.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
-import { referrersTag } from '../oci/lists.ts'
 import { changeReferrersList, referrerEntry, type ReferrerEntry } from './pushed-referrers.ts'
-import { type ReadManifest, readPushedManifest } from '../oci/content.ts'
-import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
 
 /** Manifests on their way into the local registry, and out of it. */

@@ -1,5 +1,5 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
-import { upstreamSetting } from '../oci/name.ts'
+import { upstreamSetting } from '../oci/reference.ts'
 import type { Repository } from '../oci/route.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
 import type { Provenance } from '../oci/registry.ts'

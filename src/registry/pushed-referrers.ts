@@ -1,13 +1,9 @@
 import { isObject, readJsonObject } from '../lib/json.ts'
+import { artifactTypeKey, largestManifest, mediaType, presentMembers, type ReadManifest } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import { largestManifest } from '../oci/largest-manifest.ts'
-import { presentMembers } from '../oci/manifest-members.ts'
-import { mediaType } from '../oci/media-types.ts'
-import type { Page } from '../oci/route.ts'
-import { artifactTypeKey } from '../store/artifact-type-key.ts'
-import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import { pageOf } from '../oci/lists.ts'
-import type { ReadManifest } from '../oci/content.ts'
+import type { Page } from '../oci/route.ts'
+import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 
 /** A referrer as an index lists it. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
 export interface ReferrerEntry {

@@ -1,8 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, readJsonObject } from '../lib/json.ts'
+import { imageTypes, largestManifest } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
-import { largestManifest } from '../oci/largest-manifest.ts'
-import { imageTypes } from '../oci/manifest-members.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 

@@ -1,12 +1,11 @@
 import { fstat } from 'node:fs'
 import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
-import type { ManifestLink } from '../oci/descriptor.ts'
-import { createDigester, digestAlgorithm, type Digest } from '../oci/digest.ts'
-import { upstreamBodies } from '../lib/body-memory.ts'
-import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
-import { knownLinks, linksOf } from './manifest-links.ts'
 import { SingleFlight } from '../lib/async.ts'
+import { upstreamBodies } from '../lib/body-memory.ts'
+import { knownLinks, linksOf, type ManifestLink } from '../oci/content.ts'
+import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
+import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
 import { smallContent } from './small-contents.ts'
 
 /**

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import { isForeignLayer } from '../oci/media-types.ts'
+import { isForeignLayer } from '../oci/content.ts'
 import { anonymousIdentity, type RepositoryRecord } from '../store/ref-store.ts'
 
 /**

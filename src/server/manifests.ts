@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
-import { isManifestType, mediaType as types } from '../oci/media-types.ts'
+import { isManifestType, mediaType as types } from '../oci/content.ts'
 import type { ManifestAnswer } from '../oci/registry.ts'
 import type { BlobSending } from './blobs.ts'
 import type { ClientDeparture } from './client-departure.ts'

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import type { ManifestLink } from '../oci/descriptor.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import type { Provenance } from '../oci/registry.ts'
 
 /** A client and the repository that it pulls from or pushes to. */

@@ -1,5 +1,5 @@
-import { isRepositoryName } from '../oci/name.ts'
-import { artifactTypeKey } from './artifact-type-key.ts'
+import { isRepositoryName } from '../oci/reference.ts'
+import { artifactTypeKey } from '../oci/content.ts'
 import type { PushedChange } from './pushed-repository.ts'
 import { damaged, readDigest, readJson, readList, readNumber, readObject, readTag, readText } from './read-fields.ts'
 

@@ -1,6 +1,6 @@
-import type { ManifestLink } from '../oci/descriptor.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
-import { isTag } from '../oci/name.ts'
+import { isTag } from '../oci/reference.ts'
 
 /** Reads what is written down of a repository: each gives the value if it is what it should be, or throws a SyntaxError. */
 export function readObject(value: unknown): Record<string, unknown> {

@@ -1,4 +1,4 @@
-import type { ManifestLink } from '../oci/descriptor.ts'
+import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 
 /**

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import { isRepositoryName, parseRegistryHost } from '../oci/name.ts'
+import { isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import {
   damaged,
   readDigest,

@@ -1,8 +1,7 @@
 import { gzipSync } from 'node:zlib'
 import { tarFile } from '../lib/tar.ts'
-import { digestOf, type Digest } from '../oci/digest.ts'
-import { ImageContents } from '../oci/image-contents.ts'
-import { mediaType } from '../oci/media-types.ts'
+import { ImageContents, mediaType } from '../oci/content.ts'
+import { type Digest, digestOf } from '../oci/digest.ts'
 
 /** An image as an upstream serves it. */
 export interface CanaryImage {

@@ -1,4 +1,4 @@
-import { parseChallenges } from '../oci/challenge.ts'
+import { parseChallenges } from '../oci/headers.ts'
 import type { Answer } from './exchange.ts'
 import type { BearerChallenge } from './token-request.ts'
 

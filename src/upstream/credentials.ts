@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import type { Clock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/process.ts'
-import { canonicalRegistry } from '../oci/docker-hub.ts'
+import { canonicalRegistry } from '../oci/reference.ts'
 import { credentialOf, isSameCredential, unusableCredential, type Credential, type Credentials } from './credential.ts'
 import { createDockerCredentials } from './docker-credentials.ts'
 

@@ -1,6 +1,5 @@
+import { bareMediaType, largestManifest, manifestAccept } from '../oci/content.ts'
 import { parseDigest } from '../oci/digest.ts'
-import { largestManifest } from '../oci/largest-manifest.ts'
-import { bareMediaType, manifestAccept } from '../oci/media-types.ts'
 import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
@@ -8,7 +7,7 @@ import { encodingOf } from './content-encoding.ts'
 import type { Answer } from './exchange.ts'
 import { createInquiry, type InquiryOptions, type Question } from './inquiry.ts'
 import { holdSmallBody } from './small-body.ts'
-import { UpstreamError, type AskOptions, type FetchedList, type Upstream } from './upstream.ts'
+import { type AskOptions, type FetchedList, type Upstream, UpstreamError } from './upstream.ts'
 
 /** An upstream that holds connections. */
 export interface HttpUpstream extends Upstream {

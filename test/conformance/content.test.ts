@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { get } from '../support/get.ts'
 import { startTestRegistry } from '../support/registry.ts'
 import { Content } from './support/content.ts'

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { get, type Answer } from '../support/get.ts'
 import { noise } from '../support/noise.ts'
 import { jsonOf, startTestRegistry } from '../support/registry.ts'

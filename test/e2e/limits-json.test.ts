@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { get } from '../support/get.ts'
 import { emptyConfig } from '../support/large-manifest.ts'
 import { watchLoop } from '../support/loop-delay.ts'

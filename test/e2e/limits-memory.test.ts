@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { flood, type FloodRequest } from '../support/flood.ts'
 import { get, open } from '../support/get.ts'
 import { makeImage } from '../support/images.ts'

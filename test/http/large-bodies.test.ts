@@ -1,7 +1,7 @@
 import { open as openFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { blobFile } from '../support/blob-file.ts'
 import { descriptorsOf } from '../support/descriptors.ts'
 import { flood, type FloodResult } from '../support/flood.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { referrersTag } from '../../src/oci/lists.ts'
 import { expectError } from '../support/expect-content.ts'
 import { makeImage, manifestOf, type TestImage } from '../support/images.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { makeImage, makeIndex, manifestOf } from '../support/images.ts'
 import { jsonOf, startTestRegistry, type TestRegistry } from '../support/registry.ts'

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { describe, expect, test } from 'vitest'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { expectContent, expectError } from '../support/expect-content.ts'
 import { endless, status } from '../support/faults.ts'
 import { send, type Fault } from '../support/faulty-server.ts'

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import { parseRange } from '../../src/oci/range.ts'
+import { parseRange } from '../../src/oci/headers.ts'
 import type { Reply } from './faulty-server.ts'
 
 /** The part of a body that a request asks for, as 206; the whole as 200 when it asks for none. */

@@ -1,6 +1,6 @@
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import { noise } from './noise.ts'
 
 /** An image or an index, with everything below it. */

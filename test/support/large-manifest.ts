@@ -1,5 +1,5 @@
 import { digestOf } from '../../src/oci/digest.ts'
-import { mediaType } from '../../src/oci/media-types.ts'
+import { mediaType } from '../../src/oci/content.ts'
 import type { FloodRequest } from './flood.ts'
 import { manifestOf, type TestImage } from './images.ts'
 

@@ -4,7 +4,7 @@ import type { Config, ListenAddress } from '../../config/config.ts'
 import { renderConfig } from '../../config/render-config.ts'
 import { machineNames } from '../../lib/network.ts'
 import type { ContainerPorts } from '../../runtime/container-spec.ts'
-import { parseRegistryHost } from '../../oci/name.ts'
+import { parseRegistryHost } from '../../oci/reference.ts'
 import type { PublishedPort } from '../../runtime/docker-containers.ts'
 import { isLoopbackAddress } from '../../server/host-guard.ts'
 

@@ -1,9 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import { tarFile } from '../../lib/tar.ts'
-import { digestOf, type Digest } from '../../oci/digest.ts'
-import { ImageContents } from '../../oci/image-contents.ts'
-import { mediaType } from '../../oci/media-types.ts'
+import { ImageContents, mediaType } from '../../oci/content.ts'
+import { type Digest, digestOf } from '../../oci/digest.ts'
 
 /** A manifest and everything below it, as a registry serves it. */
 export interface DemoImage {

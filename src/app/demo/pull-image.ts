@@ -1,7 +1,6 @@
 import { request } from 'node:http'
-import { digestOf, type Digest } from '../../oci/digest.ts'
-import { manifestAccept } from '../../oci/media-types.ts'
-import { outlineManifest } from '../../registry/manifest-links.ts'
+import { manifestAccept, outlineManifest } from '../../oci/content.ts'
+import { type Digest, digestOf } from '../../oci/digest.ts'
 
 /** One pull, measured. */
 export interface Pull {

@@ -1,5 +1,5 @@
 import { digestOf, type Digest, type DigestAlgorithm } from '../../../src/oci/digest.ts'
-import { mediaType } from '../../../src/oci/media-types.ts'
+import { mediaType } from '../../../src/oci/content.ts'
 import { noise } from '../../support/noise.ts'
 
 /** What a manifest names. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
-import { mediaType } from '../../../src/oci/media-types.ts'
+import { mediaType } from '../../../src/oci/content.ts'
 import { get, type Answer } from '../../support/get.ts'
 import type { Content, ContentDescriptor, ContentManifest } from './content.ts'
 import { locationOf, pushBlob, waysToPush } from './push-blob.ts'

@@ -1,5 +1,5 @@
 import { digestOf } from '../../../src/oci/digest.ts'
-import { mediaType } from '../../../src/oci/media-types.ts'
+import { mediaType } from '../../../src/oci/content.ts'
 import { emptyConfig } from '../../support/large-manifest.ts'
 
 /** A text for each number, which stands where the `#` is, with commas between them. */

@@ -1,9 +1,13 @@
 import { describe, expect, test } from 'vitest'
-import { parseChallenges } from '../../../src/oci/challenge.ts'
 import { digestAlgorithm, digestHex, digestOf, parseDigest } from '../../../src/oci/digest.ts'
-import { canonicalRegistry, originOf } from '../../../src/oci/docker-hub.ts'
-import { isRepositoryName, looksLikeRegistry, parseRegistryHost } from '../../../src/oci/name.ts'
-import { parseRange } from '../../../src/oci/range.ts'
+import { parseChallenges, parseRange } from '../../../src/oci/headers.ts'
+import {
+  canonicalRegistry,
+  isRepositoryName,
+  looksLikeRegistry,
+  originOf,
+  parseRegistryHost,
+} from '../../../src/oci/reference.ts'
 
 describe('digests', () => {
   test('sha256 and sha512 are read, anything else is not', () => {

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
-import type { ManifestLink } from '../../../src/oci/descriptor.ts'
+import type { ManifestLink } from '../../../src/oci/content.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { TransferLog } from '../../../src/server/transfer-log.ts'
 

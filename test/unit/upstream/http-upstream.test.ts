@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net'
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf, parseDigest } from '../../../src/oci/digest.ts'
-import { mediaType } from '../../../src/oci/media-types.ts'
+import { mediaType } from '../../../src/oci/content.ts'
 import { failureOf, fakeClock, openUpstream, readAll } from './support/open-upstream.ts'
 import { eventually, reply, serve } from './support/serve.ts'
 

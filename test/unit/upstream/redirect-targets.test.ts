@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { mediaType } from '../../../src/oci/media-types.ts'
+import { mediaType } from '../../../src/oci/content.ts'
 import { createAddressGuard } from '../../../src/upstream/address-guard.ts'
 import type { Answer } from '../../../src/upstream/exchange.ts'
 import { readProxies } from '../../../src/upstream/proxies.ts'
