@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { loadConfig } from '../config/load-config.ts'
+import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { renderLaunchAgent, renderSystemdUnit } from '../runtime/autostart-file.ts'

@@ -1,5 +1,5 @@
 import type { Config } from '../config/config.ts'
-import { loadConfig } from '../config/load-config.ts'
+import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { refuseResting } from './container/resting.ts'
 import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'

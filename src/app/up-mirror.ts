@@ -1,6 +1,6 @@
 import { changedParts, configHashes } from '../config/config-hashes.ts'
 import type { Config } from '../config/config.ts'
-import { loadConfig } from '../config/load-config.ts'
+import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import type { Clock } from '../lib/time.ts'
 import { MirrorError } from '../lib/errors.ts'

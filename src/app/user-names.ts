@@ -1,6 +1,6 @@
 import type { ListenAddress } from '../config/config.ts'
 import { defaultConfig } from '../config/defaults.ts'
-import { loadConfig } from '../config/load-config.ts'
+import { loadConfig } from '../config/load.ts'
 import { nearest } from '../config/nearest.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'

@@ -3,7 +3,7 @@ import type { Config } from './config.ts'
 import type { ConfigProblem } from './config-tree.ts'
 import { defaultConfig } from './defaults.ts'
 import { mergeConfig } from './merge-config.ts'
-import { readYaml } from './read-yaml.ts'
+import { readYaml } from './parse.ts'
 import { settings, type ConfigLayer } from './settings.ts'
 
 /** A file's text and where it lies: relative paths in it start from its folder, `~/` from the home folder. */

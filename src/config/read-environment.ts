@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import type { ConfigEntry, ConfigNode, ConfigProblem } from './config-tree.ts'
-import type { Field } from './fields.ts'
+import type { Field } from './schema.ts'
 import { flagSettings, settings, type ConfigLayer, type FlagLayer } from './settings.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>

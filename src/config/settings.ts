@@ -1,7 +1,7 @@
 import { originOf } from '../oci/reference.ts'
 import type { CacheConfig, Config, CredentialsConfig, UpstreamConfig } from './config.ts'
-import { list, record, scalar, section, type Field } from './fields.ts'
-import * as read from './read-text.ts'
+import { list, record, scalar, section, type Field } from './schema.ts'
+import * as read from './values.ts'
 
 /** What one source (a file, the environment) says: only the keys that it names. */
 export interface ConfigLayer {

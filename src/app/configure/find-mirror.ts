@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
 import { isLoopback } from '../../clients/is-loopback.ts'
-import { loadConfig } from '../../config/load-config.ts'
+import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Config } from '../../config/config.ts'
 import { defaultConfig } from '../../config/defaults.ts'
@@ -15,7 +15,7 @@ import { builtInUpstreams } from '../../upstream/routing.ts'
 import { findMirrorHere, type MirrorHere } from '../find-mirror-here.ts'
 import { engineElsewhere } from '../mirror-status.ts'
 import { unservedNetworks } from './unserved-networks.ts'
-import { findCertificate, type MirrorCertificate } from './mirror-certificate.ts'
+import { findCertificate, type MirrorCertificate } from '../../config/tls.ts'
 
 /** The mirror that clients are to be told about. */
 export interface FoundMirror {

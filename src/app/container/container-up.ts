@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { loadConfig } from '../../config/load-config.ts'
+import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import { hostOf } from '../../runtime/host-of.ts'

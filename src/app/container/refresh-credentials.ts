@@ -1,4 +1,4 @@
-import { loadConfig } from '../../config/load-config.ts'
+import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/time.ts'
 import { findOurs } from '../../runtime/find-ours.ts'

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { changedParts, configHashes } from '../../../src/config/config-hashes.ts'
 import { defaultConfig } from '../../../src/config/defaults.ts'
-import { loadConfig } from '../../../src/config/load-config.ts'
+import { loadConfig } from '../../../src/config/load.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 

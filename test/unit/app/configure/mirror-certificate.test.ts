@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findCertificate } from '../../../../src/app/configure/mirror-certificate.ts'
+import { findCertificate } from '../../../../src/config/tls.ts'
 import { testCertificate } from '../../upstream/support/certificate.ts'
 import { authority, leaf } from './support/certificates.ts'
 

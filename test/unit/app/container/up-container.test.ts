@@ -9,7 +9,7 @@ import { refuseResting, restingEngine } from '../../../../src/app/container/rest
 import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
 import { engineElsewhere } from '../../../../src/app/mirror-status.ts'
 import { defaultConfig } from '../../../../src/config/defaults.ts'
-import { loadConfig } from '../../../../src/config/load-config.ts'
+import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 import { findRunning, readState } from '../../../../src/runtime/state-file.ts'

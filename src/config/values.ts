@@ -2,7 +2,7 @@ import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { canonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
-import type { ReadText } from './fields.ts'
+import type { ReadText } from './schema.ts'
 
 /** Bytes. */
 export const size: ReadText<number> = (text, problem) => {

@@ -1,4 +1,4 @@
-import { Alias, LineCounter, Scalar, YAMLMap, YAMLSeq, parseDocument } from 'yaml'
+import { Alias, LineCounter, parseDocument, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import type { ConfigEntry, ConfigNode, ConfigProblem, Place } from './config-tree.ts'
 
 // A configuration is small; what is larger is a mistake, or aliases that expand without end.

@@ -1,10 +1,10 @@
 import type { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
-import type { Config } from '../../config/config.ts'
-import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
-import { fileFailureReason } from '../../lib/system-errors.ts'
-import { readCertificates } from '../../lib/fs.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { readCertificates } from '../lib/fs.ts'
+import { fileFailureReason } from '../lib/system-errors.ts'
+import type { Config } from './config.ts'
 
 /** What clients have to know of the certificate that the mirror shows. */
 export interface MirrorCertificate {
