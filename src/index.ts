@@ -1,6 +1,6 @@
 /** For programs that embed a mirror: load or make a configuration, start, close. */
 export { startMirror, type RunningMirror, type StartOptions } from './app/start-mirror.ts'
-export { defaultConfig } from './config/defaults.ts'
+export { defaultConfig } from './config/config.ts'
 export { loadConfig } from './config/load.ts'
 export { mirrorPaths, type MirrorPaths } from './config/paths.ts'
 export type { Config } from './config/config.ts'

@@ -1,5 +1,4 @@
-import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
-import { looksAtOwners } from '../config/roots-places.ts'
+import { looksAtOwners, mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { isOnlyRoots } from '../lib/ownership.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
 import { findRunning } from '../runtime/state-file.ts'

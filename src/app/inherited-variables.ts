@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { settingVariables } from '../config/read-environment.ts'
+import { settingVariables } from '../config/load.ts'
 import { proxyVariables } from '../upstream/proxies.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>

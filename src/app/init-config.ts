@@ -1,7 +1,6 @@
 import { access, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { formatProblem } from '../config/config-tree.ts'
-import { parseConfig } from '../config/parse-config.ts'
+import { formatProblem, parseConfig } from '../config/parse.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
 

@@ -1,8 +1,7 @@
 import { lstatSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
-import { looksAtOwners, othersPlaces, type LeftOut } from '../config/roots-places.ts'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { type LeftOut, looksAtOwners, mirrorPaths, othersPlaces, type Surroundings } from '../config/paths.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
 import { shellWord } from '../lib/process.ts'
 

@@ -1,11 +1,10 @@
-import { access, realpath } from 'node:fs/promises'
 import { constants } from 'node:fs'
+import { access, realpath } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Surroundings } from '../config/paths.ts'
-import { othersPlaces } from '../config/roots-places.ts'
+import { othersPlaces, type Surroundings } from '../config/paths.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { packageRoot } from '../lib/package-root.ts'
 import { isThere } from '../lib/fs.ts'
+import { packageRoot } from '../lib/package-root.ts'
 import { shellWord } from '../lib/process.ts'
 
 /** What sudo takes away, and root needs to find the same engine and files; root leaves it out where others can change the place. */

@@ -1,18 +1,17 @@
 import { homedir } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
-import type { Config, ListenAddress } from '../config/config.ts'
-import { defaultConfig } from '../config/defaults.ts'
+import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { machineNames } from '../lib/network.ts'
+import { systemClock } from '../lib/time.ts'
 import { findDockerEndpoint } from '../runtime/docker-endpoint.ts'
 import { createDockerodeDocker } from '../runtime/dockerode-docker.ts'
 import { isElsewhere } from '../runtime/is-elsewhere.ts'
 import { networkNames } from '../runtime/kind-network.ts'
-import { createAdminHandler, type AdminActions } from '../server/admin.ts'
 import type { StatusReport } from '../server/admin-api.ts'
+import { type AdminActions, createAdminHandler } from '../server/admin.ts'
 import { createHandler } from '../server/handle.ts'
 import { createHostGuard, isLoopbackAddress } from '../server/host-guard.ts'
 import { listen, type Listener } from '../server/listen.ts'
@@ -28,14 +27,14 @@ import { hostCheck } from './container/host-check.ts'
 import type { Outside } from './container/outside.ts'
 import { readTls } from './named-files.ts'
 import {
-  openOnAddress,
-  startNetworkListeners,
   type ListenerOpener,
   type NetworkListeners,
+  openOnAddress,
+  startNetworkListeners,
 } from './network-listeners.ts'
 import { networkRights } from './network-rights.ts'
-import { registryOpener } from './registry-listeners.ts'
 import { createRegistryActions } from './registry-actions.ts'
+import { registryOpener } from './registry-listeners.ts'
 import { createStatusReport } from './status-report.ts'
 
 export interface StartOptions {

@@ -1,14 +1,13 @@
-import type { ListenAddress } from '../config/config.ts'
-import { defaultConfig } from '../config/defaults.ts'
+import { defaultConfig, type ListenAddress } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
-import { nearest } from '../config/nearest.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { nearest } from '../config/schema.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import { ownNames } from '../lib/network.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
 import type { RemovalReport } from '../server/admin-api.ts'
-import { ownNames } from '../lib/network.ts'
 import { isLoopbackAddress } from '../server/host-guard.ts'
 
 /** What it takes to read a name as its user means it. */

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
-import { settingVariables } from '../config/read-environment.ts'
+import { settingVariables } from '../config/load.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import type { Clock } from '../lib/time.ts'
 import type { MirrorState, ServedConfig } from '../runtime/runtime.ts'

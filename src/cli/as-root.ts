@@ -1,7 +1,6 @@
 import { homedir } from 'node:os'
 import { asWhom } from '../app/others-places.ts'
-import type { Surroundings } from '../config/paths.ts'
-import { looksAtOwners, toRootsPlaces, type LeftOut } from '../config/roots-places.ts'
+import { type LeftOut, looksAtOwners, type Surroundings, toRootsPlaces } from '../config/paths.ts'
 import { errnoOf } from '../lib/errors.ts'
 
 let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined

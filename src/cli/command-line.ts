@@ -1,4 +1,4 @@
-import { nearest } from '../config/nearest.ts'
+import { nearest } from '../config/schema.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 
 /** What the arguments of the program ask for. */

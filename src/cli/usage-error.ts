@@ -1,4 +1,4 @@
-import { nearest } from '../config/nearest.ts'
+import { nearest } from '../config/schema.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { spoken } from './command-line.ts'
 

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto'
+
 /** What mirror.yaml says, parsed: sizes in bytes, durations in ms, paths absolute. */
 export interface Config {
   cache: CacheConfig
@@ -62,3 +64,133 @@ export type CredentialsConfig =
   | { from: 'anonymous' }
   | { from: 'password-file'; username: string; passwordFile: string }
   | { from: 'password-env'; username: string; passwordEnv: string }
+
+const second = 1000
+const MiB = 1024 ** 2
+const GiB = 1024 ** 3
+
+/** The configuration of an empty mirror.yaml. A new object each time. */
+export function defaultConfig(): Config {
+  return {
+    cache: {
+      listen: [{ host: '127.0.0.1', port: 5055 }],
+      maxSize: 20 * GiB,
+      maxAge: 168 * 3600 * second,
+      minFree: GiB,
+      tagFreshness: 10 * second,
+      stale: 'on-error',
+      offline: false,
+      verifyReads: 'auto',
+      shareCredentials: false,
+      prefetch: { layers: 6, rangesPerBlob: 4, rangeBytes: 32 * MiB, rangeMinSize: 128 * MiB },
+      timeouts: { connect: 5 * second, headers: 10 * second, idle: 30 * second, revalidate: 3 * second },
+    },
+    registry: {
+      enabled: true,
+      listen: [{ host: '127.0.0.1', port: 5001 }],
+      deletes: true,
+      networks: 'read',
+      auth: undefined,
+    },
+    admin: { listen: [{ host: '127.0.0.1', port: 5056 }] },
+    networks: ['kind'],
+    allowedHosts: [],
+    log: { level: 'info' },
+    upstreams: {},
+    defaultUpstream: 'docker.io',
+    tls: undefined,
+  }
+}
+
+/** A short hash of each top-level part, so that a running mirror can say what it was started with without repeating it. */
+export function configHashes(config: Config, dataDir: string): Record<string, string> {
+  const parts = Object.entries({ ...config, data: dataDir })
+  return Object.fromEntries(parts.map(([key, value]) => [key, hash(value)]))
+}
+
+/** The parts that differ, in the order of the configuration. */
+export function changedParts(
+  before: Readonly<Record<string, string>>,
+  now: Readonly<Record<string, string>>,
+): string[] {
+  return Object.keys(now).filter((key) => before[key] !== now[key])
+}
+
+function hash(value: unknown): string {
+  return createHash('sha256')
+    .update(JSON.stringify(value, sorted) ?? '')
+    .digest('hex')
+    .slice(0, 16)
+}
+
+/** The order in which a file names its keys means nothing. */
+function sorted(_key: string, value: unknown): unknown {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) return value
+  return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+/** What mirror.yaml would say, as JSON does. */
+export interface ConfigDocument {
+  readonly upstreams: Readonly<Record<string, object>>
+  readonly [key: string]: unknown
+}
+
+/** The whole configuration as a mirror.yaml that means the same wherever it lies; secrets are named there, never held. */
+export function renderConfig(config: Config): ConfigDocument {
+  const { cache, registry, admin, networks, allowedHosts, log, upstreams, defaultUpstream, tls } = config
+  return {
+    cache: {
+      ...cache,
+      listen: cache.listen.map(address),
+      maxSize: bytes(cache.maxSize),
+      minFree: bytes(cache.minFree),
+      maxAge: milliseconds(cache.maxAge),
+      tagFreshness: milliseconds(cache.tagFreshness),
+      prefetch: {
+        ...cache.prefetch,
+        rangeBytes: bytes(cache.prefetch.rangeBytes),
+        rangeMinSize: bytes(cache.prefetch.rangeMinSize),
+      },
+      timeouts: mapValues(cache.timeouts, milliseconds),
+    },
+    registry: {
+      enabled: registry.enabled,
+      listen: registry.listen.map(address),
+      deletes: registry.deletes,
+      networks: registry.networks,
+      ...(registry.auth && { auth: registry.auth }),
+    },
+    admin: { listen: admin.listen.map(address) },
+    networks,
+    allowedHosts,
+    log,
+    upstreams: mapValues(upstreams, renderUpstream),
+    defaultUpstream,
+    ...(tls && { tls: { cert: tls.cert, key: tls.key, ...(tls.ca !== undefined && { ca: tls.ca }) } }),
+  }
+}
+
+function renderUpstream({ url, prefix, credentials, tokenHosts, ca, tagFreshness }: UpstreamConfig): object {
+  return {
+    url,
+    ...(prefix !== undefined && { prefix }),
+    credentials: renderCredentials(credentials),
+    tokenHosts,
+    ...(ca !== undefined && { ca }),
+    ...(tagFreshness !== undefined && { tagFreshness: milliseconds(tagFreshness) }),
+  }
+}
+
+function renderCredentials(credentials: CredentialsConfig): unknown {
+  if (credentials.from === 'docker-config' || credentials.from === 'anonymous') return credentials.from
+  const { from: _, ...named } = credentials
+  return named
+}
+
+const address = ({ host, port }: ListenAddress) => `${host.includes(':') ? `[${host}]` : host}:${port}`
+const bytes = (size: number) => `${size}B`
+const milliseconds = (duration: number) => `${duration}ms`
+
+function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T) => U): Record<string, U> {
+  return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(value)]))
+}

@@ -1,16 +1,12 @@
 import { readFile } from 'node:fs/promises'
-import { basename } from 'node:path'
+import { basename, resolve } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { shellWord } from '../lib/process.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
-import { type ConfigProblem, formatProblem } from './config-tree.ts'
-import type { Config, ListenAddress } from './config.ts'
-import { defaultConfig } from './defaults.ts'
-import { mergeConfig } from './merge-config.ts'
+import { type Config, defaultConfig, type ListenAddress } from './config.ts'
+import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './parse.ts'
 import type { MirrorPaths, Surroundings } from './paths.ts'
-import { readEnvironment } from './read-environment.ts'
-import type { ConfigLayer, FlagLayer } from './settings.ts'
-import { sharedAddresses } from './shared-addresses.ts'
+import { type ConfigLayer, type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
 
 /** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
 export interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
@@ -29,7 +25,7 @@ export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput):
   let layer: ConfigLayer | undefined
   if (text !== undefined) {
     // Loaded only when there is something to parse: an unconfigured mirror starts without a YAML parser.
-    const { parseConfigFile } = await import('./parse-config.ts')
+    const { parseConfigFile } = await import('./parse.ts')
     const file = parseConfigFile({ text, path: paths.configFile, label: basename(paths.configFile), homedir })
     problems.push(...file.problems)
     layer = file.layer
@@ -102,4 +98,154 @@ function fixOf(paths: MirrorPaths, blamed: { readonly file: boolean; readonly va
   const variable = 'the variable named above'
   if (!blamed.file) return `Fix ${variable}`
   return `Fix ${paths.configFile}${blamed.variables ? ` or ${variable}` : ''}`
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** The names of all variables that mean a key. */
+export function settingVariables(): string[] {
+  return [...namesOf(settings, 'MIRROR'), ...namesOf(flagSettings, 'MIRROR')]
+}
+
+/**
+ * The keys that `MIRROR_*` variables give: `MIRROR_CACHE_MAX_SIZE` is `cache.maxSize`, a list is separated by commas.
+ * Empty variables count as unset; those that mean no key are somebody else's.
+ */
+export function readEnvironment(
+  env: Environment,
+  cwd: string,
+): { layer: ConfigLayer; flags: FlagLayer; problems: ConfigProblem[] } {
+  const problems: ConfigProblem[] = []
+  const context = { problems, resolvePath: (path: string) => resolve(cwd, path) }
+  return {
+    layer: settings.read(toNode(settings, 'MIRROR', env), '', context) ?? {},
+    flags: flagSettings.read(toNode(flagSettings, 'MIRROR', env), '', context) ?? {},
+    problems,
+  }
+}
+
+function toNode(field: Field<unknown>, name: string, env: Environment): ConfigNode {
+  const place = { source: name }
+  const absent: ConfigNode = { kind: 'absent', place }
+  if (field.fields !== undefined) {
+    const entries = Object.entries(field.fields).flatMap(([key, inner]): ConfigEntry[] => {
+      const value = toNode(inner, variableOf(name, key), env)
+      return value.kind === 'absent' ? [] : [{ key, keyPlace: value.place, value }]
+    })
+    return entries.length === 0 ? absent : { kind: 'map', place: entries[0]!.keyPlace, entries }
+  }
+  const text = env[name]?.trim()
+  // Kubernetes tells every container about a service named `mirror-cache` by MIRROR_CACHE_PORT=tcp://…
+  if (field.variable === undefined || !text || text.startsWith('tcp://')) return absent
+  const item = (part: string): ConfigNode => ({ kind: 'scalar', place, text: part.trim() })
+  return field.variable === 'scalar'
+    ? item(text)
+    : {
+        kind: 'list',
+        place,
+        items: text
+          .split(',')
+          .filter((part) => part.trim() !== '')
+          .map(item),
+      }
+}
+
+function namesOf(field: Field<unknown>, name: string): string[] {
+  if (field.fields === undefined) return field.variable === undefined ? [] : [name]
+  return Object.entries(field.fields).flatMap(([key, inner]) => namesOf(inner, variableOf(name, key)))
+}
+
+/** `MIRROR_CACHE` and `maxSize`: `MIRROR_CACHE_MAX_SIZE`. */
+function variableOf(section: string, key: string): string {
+  return `${section}_${key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()}`
+}
+
+type Part = 'cache' | 'registry' | 'admin'
+
+/** What the configuration was made of; `file` is undefined when there is none. */
+export interface ConfigSources {
+  readonly file: ConfigLayer | undefined
+  readonly variables: ConfigLayer
+  readonly flags: FlagLayer
+}
+
+interface Claim {
+  readonly part: Part
+  readonly port: number
+  /** Who says so: `--cache-port`. */
+  readonly source: string
+  /** How near it is to the user: a default is 0. */
+  readonly rank: number
+}
+
+/** Two listeners on one address: the second would find its port taken, by ourselves. Said of whoever is nearest to the user. */
+export function sharedAddresses(
+  config: Config,
+  sources: ConfigSources,
+  paths: Pick<MirrorPaths, 'configFile'>,
+): { problems: ConfigProblem[]; hints: string[] } {
+  const claims = new Map<string, Claim>()
+  const problems: ConfigProblem[] = []
+  const hints = new Set<string>()
+  const taken = new Set((['cache', 'registry', 'admin'] as const).flatMap((part) => portsOf(config, part)))
+  for (const part of ['cache', 'registry', 'admin'] as const) {
+    if (part === 'registry' && !config.registry.enabled) continue
+    for (const { host, port } of config[part].listen) {
+      if (port === 0) continue
+      const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+      const later = { part, port, ...sourceOf(part, sources, paths) }
+      const earlier = claims.get(address)
+      claims.set(address, later)
+      if (earlier === undefined) continue
+      const [cause, other] = earlier.rank > later.rank ? [earlier, later] : [later, earlier]
+      problems.push({
+        place: { source: cause.source },
+        path: `${cause.part}.listen`,
+        message: `the ${cause.part} cannot listen on ${address}, which the ${other.part} has (${other.source})`,
+      })
+      const free = freePort(port, taken)
+      hints.add(`Add --${other.part}-port ${free}   (or MIRROR_${other.part.toUpperCase()}_PORT=${free})`)
+    }
+  }
+  return { problems, hints: [...hints] }
+}
+
+function sourceOf(
+  part: Part,
+  { file, variables, flags }: ConfigSources,
+  { configFile }: Pick<MirrorPaths, 'configFile'>,
+): Pick<Claim, 'source' | 'rank'> {
+  const variable = `MIRROR_${part.toUpperCase()}`
+  if (flags[`${part}Port`] !== undefined) return { source: `--${part}-port or ${variable}_PORT`, rank: 3 }
+  if (variables[part]?.listen !== undefined) return { source: `${variable}_LISTEN`, rank: 2 }
+  if (file?.[part]?.listen !== undefined) return { source: `${basename(configFile)}, ${part}.listen`, rank: 1 }
+  return { source: 'the default', rank: 0 }
+}
+
+function portsOf(config: Config, part: Part): number[] {
+  return config[part].listen.map(({ port }) => port)
+}
+
+function freePort(port: number, taken: ReadonlySet<number>): number {
+  const step = port + 3000 <= 65_535 ? 1000 : -1000
+  let free = port + step
+  while (taken.has(free)) free += step
+  return free
+}
+
+/** The configuration with the layer's keys in place of its own. Lists and upstreams are replaced whole. */
+export function mergeConfig(base: Config, layer: ConfigLayer): Config {
+  return {
+    ...base,
+    ...layer,
+    cache: {
+      ...base.cache,
+      ...layer.cache,
+      prefetch: { ...base.cache.prefetch, ...layer.cache?.prefetch },
+      timeouts: { ...base.cache.timeouts, ...layer.cache?.timeouts },
+    },
+    registry: { ...base.registry, ...layer.registry },
+    admin: { ...base.admin, ...layer.admin },
+    log: { ...base.log, ...layer.log },
+  }
 }

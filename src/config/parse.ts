@@ -1,5 +1,39 @@
+import { dirname, resolve } from 'node:path'
 import { Alias, LineCounter, parseDocument, Scalar, YAMLMap, YAMLSeq } from 'yaml'
-import type { ConfigEntry, ConfigNode, ConfigProblem, Place } from './config-tree.ts'
+import { type Config, defaultConfig } from './config.ts'
+import { mergeConfig } from './load.ts'
+import { type ConfigLayer, settings } from './schema.ts'
+
+/** A file's text and where it lies: relative paths in it start from its folder, `~/` from the home folder. */
+export interface ConfigFile {
+  text: string
+  /** Absolute. */
+  path: string
+  /** How problems name it. */
+  label: string
+  homedir: string
+}
+
+/** The keys that a mirror.yaml gives, and everything that is wrong with it. */
+export function parseConfigFile({ text, path, label, homedir }: ConfigFile): {
+  layer: ConfigLayer
+  problems: ConfigProblem[]
+} {
+  const { root, problems } = readYaml(text, label)
+  const resolvePath = (to: string) => (to.startsWith('~/') ? resolve(homedir, to.slice(2)) : resolve(dirname(path), to))
+  const layer = settings.read(root, '', { problems, resolvePath }) ?? {}
+  return { layer, problems: problems.toSorted(byPosition) }
+}
+
+/** A mirror.yaml alone over the defaults, or all its problems in the order of its lines. */
+export function parseConfig(file: ConfigFile): { config: Config } | { problems: ConfigProblem[] } {
+  const { layer, problems } = parseConfigFile(file)
+  return problems.length > 0 ? { problems } : { config: mergeConfig(defaultConfig(), layer) }
+}
+
+function byPosition(a: ConfigProblem, b: ConfigProblem): number {
+  return (a.place.line ?? 0) - (b.place.line ?? 0) || (a.place.column ?? 0) - (b.place.column ?? 0)
+}
 
 // A configuration is small; what is larger is a mistake, or aliases that expand without end.
 const longestText = 256 * 1024
@@ -87,4 +121,38 @@ function isNestedTooDeep(text: string): boolean {
     if (depth > 64) return true
   }
   return false
+}
+
+/** A configuration source as plain values that know where they stand, whatever it was written in. */
+export type ConfigNode =
+  | { readonly kind: 'absent'; readonly place: Place }
+  | { readonly kind: 'scalar'; readonly place: Place; readonly text: string }
+  | { readonly kind: 'list'; readonly place: Place; readonly items: readonly ConfigNode[] }
+  | { readonly kind: 'map'; readonly place: Place; readonly entries: readonly ConfigEntry[] }
+
+export interface ConfigEntry {
+  readonly key: string
+  readonly keyPlace: Place
+  readonly value: ConfigNode
+}
+
+/** Where a value stands: a line and a column (from 1) of a file, or a variable of the environment. */
+export interface Place {
+  readonly source: string
+  readonly line?: number
+  readonly column?: number
+}
+
+/** One thing that is wrong with a configuration. */
+export interface ConfigProblem {
+  readonly place: Place
+  /** `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole. */
+  readonly path: string
+  readonly message: string
+}
+
+/** `mirror.yaml:3:5 cache.maxSize: must be …`, or `MIRROR_CACHE_MAX_SIZE: must be …`. */
+export function formatProblem({ place, path, message }: ConfigProblem): string {
+  if (place.line === undefined) return `${place.source}: ${message}`
+  return `${place.source}:${place.line}:${place.column}${path === '' ? '' : ` ${path}`}: ${message}`
 }

@@ -1,4 +1,5 @@
-import { posix, win32 } from 'node:path'
+import { isAbsolute, posix, resolve, win32 } from 'node:path'
+import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
 
 /** Where this user's mirror keeps its files; all absolute. Nothing is said about what exists. */
 export interface MirrorPaths {
@@ -77,4 +78,102 @@ export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): Mirr
       stateDir: xdg('XDG_STATE_HOME', '.local/state'),
     }
   }
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** A variable, or a part of one, that root does not use. */
+export interface LeftOut {
+  readonly name: string
+  /** The path. */
+  readonly value: string
+  /** `/home/alice belongs to alice` */
+  readonly why: string
+  /** The user to whom the path belongs; undefined where it is a mode that lets others write. */
+  readonly owner: number | undefined
+}
+
+/** An environment in which every place is root's own. */
+export interface RootsPlaces {
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly leftOut: readonly LeftOut[]
+}
+
+/** Folders and files that mirror, Node, or a program that mirror runs obeys. Some are lists, as PATH is. */
+const places = new Set(
+  `
+  XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
+  TMPDIR TMP TEMP
+  MIRROR_HOME MIRROR_CONFIG MIRROR_DATA MIRROR_REGISTRY_AUTH_HTPASSWD
+  MIRROR_TLS_CERT MIRROR_TLS_KEY MIRROR_TLS_CA
+  DOCKER_CONFIG DOCKER_CERT_PATH BUILDX_CONFIG KUBECONFIG MINIKUBE_HOME REGISTRY_AUTH_FILE
+  CONTAINERS_CONF CONTAINERS_CONF_OVERRIDE CONTAINERS_STORAGE_CONF
+  CONTAINERS_REGISTRIES_CONF CONTAINERS_REGISTRIES_CONF_OVERRIDE REGISTRIES_CONFIG_PATH
+  NODE_EXTRA_CA_CERTS NODE_PATH NODE_COMPILE_CACHE SSL_CERT_FILE SSL_CERT_DIR
+  OPENSSL_CONF OPENSSL_MODULES CURL_CA_BUNDLE REQUESTS_CA_BUNDLE GNUPGHOME PASSWORD_STORE_DIR
+`
+    .trim()
+    .split(/\s+/),
+)
+/** Of the clouds: a profile may name a program that gets the credential. */
+const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
+
+/** Where sudo looks for programs by itself, as distributions set it. */
+const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+
+/** Whether root has to look at what it finds around it: not on Windows, and not in a container of ours, where nobody else is. */
+export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' | 'env'>): boolean {
+  return isRoot() && platform !== 'win32' && !env['MIRROR_INSTANCE']
+}
+
+/**
+ * The environment of root without the places that others can change, as `sudo -E` and `su -m` keep them: whoever can change a
+ * configuration file, or a folder with programs, would otherwise act as root. HOME becomes root's own home folder.
+ */
+export function toRootsPlaces({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, rootsHome = userHome(0)): RootsPlaces {
+  const own: Record<string, string | undefined> = { ...env }
+  const leftOut: LeftOut[] = []
+  const isSafe = (name: string, value: string) => {
+    const found = findForeign(resolve(cwd, value))
+    if (found) leftOut.push({ name, value, why: describeForeign(found), owner: found.owner })
+    return found === undefined
+  }
+  if (env['HOME'] && !isSafe('HOME', env['HOME'])) own['HOME'] = rootsHome ?? '/root'
+  for (const [name, value] of Object.entries(env)) {
+    if (!value || !(places.has(name) || cloud.test(name))) continue
+    if (!value.split(listSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete own[name]
+  }
+  for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
+    const socket = /^unix:\/\/(.+)$/.exec(env[name] ?? '')?.[1]
+    if (socket && !isSafe(name, socket)) delete own[name]
+  }
+  const options = env['NODE_OPTIONS']
+  if (options && !pathsIn(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
+  const path = env['PATH']
+  if (path) own['PATH'] = programFolders(path, isSafe)
+  return { env: own, leftOut }
+}
+
+/** Of settings that a flag has given: what root would not use. */
+export function othersPlaces(variables: Environment, cwd: string): readonly LeftOut[] {
+  return toRootsPlaces({ env: variables, cwd }).leftOut
+}
+
+function listSeparator(name: string): string {
+  return ['KUBECONFIG', 'NODE_PATH', 'SSL_CERT_DIR'].includes(name) ? ':' : '\0'
+}
+
+/** What options of Node name: `--require /path`, `--import=file:///path`. */
+function pathsIn(options: string): string[] {
+  const words = options.split(/\s+/).map((word) => word.replace(/^--?[\w-]+=/, '').replace(/^file:\/\//, ''))
+  return words.filter((word) => word.includes('/'))
+}
+
+function programFolders(path: string, isSafe: (name: string, value: string) => boolean): string {
+  const folders = path.split(':')
+  // A relative one means the folder in which the command happens to be called.
+  const kept = folders.filter(
+    (folder) => systemFolders.includes(folder) || (isAbsolute(folder) && isSafe('PATH', folder)),
+  )
+  return (kept.length > 0 ? kept : systemFolders).join(':')
 }

@@ -3,12 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished } from 'vitest'
 import { startMirror } from '../../src/app/start-mirror.ts'
-import type { CacheConfig, Config, UpstreamConfig } from '../../src/config/config.ts'
-import { defaultConfig } from '../../src/config/defaults.ts'
+import { type CacheConfig, type Config, defaultConfig, type UpstreamConfig } from '../../src/config/config.ts'
 import { mirrorPaths, type MirrorPaths } from '../../src/config/paths.ts'
 import type { LogFields, Logger } from '../../src/lib/logger.ts'
 import type { StatusReport } from '../../src/server/admin-api.ts'
-import { get, type Answer, type GetOptions } from './get.ts'
+import { type Answer, get, type GetOptions } from './get.ts'
 
 export interface TestMirrorOptions {
   /** By registry host: a base URL asked anonymously, or what differs from that. */

@@ -1,5 +1,5 @@
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { nearest } from '../../config/nearest.ts'
+import { nearest } from '../../config/schema.ts'
 import { clientNames, type ClientName } from '../../clients/client-config.ts'
 import type { ClientAdapter } from './client-adapter.ts'
 

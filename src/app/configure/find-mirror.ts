@@ -1,13 +1,13 @@
 import { isIP } from 'node:net'
-import { clientAddress, doubtAbout, type ClientAddress, type ClientHome } from '../../clients/client-address.ts'
+import { clientAddress, type ClientAddress, type ClientHome, doubtAbout } from '../../clients/client-address.ts'
 import { isLoopback } from '../../clients/is-loopback.ts'
+import { type Config, defaultConfig } from '../../config/config.ts'
 import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import type { Config } from '../../config/config.ts'
-import { defaultConfig } from '../../config/defaults.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { readOwnedFile, readPublicFile } from '../../lib/ownership.ts'
+import { findCertificate, type MirrorCertificate } from '../../config/tls.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { machineNames, ownNames } from '../../lib/network.ts'
+import { readOwnedFile, readPublicFile } from '../../lib/ownership.ts'
 import { kindNetworkName, networkNames } from '../../runtime/kind-network.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { readState } from '../../runtime/state-file.ts'
@@ -15,7 +15,6 @@ import { builtInUpstreams } from '../../upstream/routing.ts'
 import { findMirrorHere, type MirrorHere } from '../find-mirror-here.ts'
 import { engineElsewhere } from '../mirror-status.ts'
 import { unservedNetworks } from './unserved-networks.ts'
-import { findCertificate, type MirrorCertificate } from '../../config/tls.ts'
 
 /** The mirror that clients are to be told about. */
 export interface FoundMirror {
@@ -93,7 +92,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
 
 /** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */
 async function configOf({ running, paths, user }: MirrorHere, { homedir }: Surroundings): Promise<Config> {
-  const { parseConfig } = await import('../../config/parse-config.ts')
+  const { parseConfig } = await import('../../config/parse.ts')
   const text = JSON.stringify(running.served?.config ?? {})
   const parsed = parseConfig({ text, path: paths.configFile, label: 'mirror.json', homedir: user?.home ?? homedir })
   return 'config' in parsed ? parsed.config : defaultConfig()

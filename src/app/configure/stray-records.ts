@@ -1,7 +1,6 @@
 import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import { looksAtOwners } from '../../config/roots-places.ts'
+import { looksAtOwners, mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { orAbsent } from '../../lib/fs.ts'
 import { isOnlyRoots } from '../../lib/ownership.ts'
 import { shellWord } from '../../lib/process.ts'

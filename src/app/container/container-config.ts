@@ -1,10 +1,9 @@
 import { isIPv6 } from 'node:net'
 import { basename } from 'node:path'
-import type { Config, ListenAddress } from '../../config/config.ts'
-import { renderConfig } from '../../config/render-config.ts'
+import { type Config, type ListenAddress, renderConfig } from '../../config/config.ts'
 import { machineNames } from '../../lib/network.ts'
-import type { ContainerPorts } from '../../runtime/container-spec.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
+import type { ContainerPorts } from '../../runtime/container-spec.ts'
 import type { PublishedPort } from '../../runtime/docker-containers.ts'
 import { isLoopbackAddress } from '../../server/host-guard.ts'
 

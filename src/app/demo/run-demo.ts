@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises'
-import { defaultConfig } from '../../config/defaults.ts'
+import { defaultConfig } from '../../config/config.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import { silentLogger } from '../../lib/logger.ts'
 import { temporaryFolder } from '../../lib/fs.ts'

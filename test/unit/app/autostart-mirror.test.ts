@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { autostartSpec, autostartWarnings } from '../../../src/app/autostart-mirror.ts'
-import { defaultConfig } from '../../../src/config/defaults.ts'
+import { defaultConfig } from '../../../src/config/config.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 
 const surroundingsOf = (env: Record<string, string>) =>

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { renderConfig, writeConfig } from '../../../src/app/init-config.ts'
-import { defaultConfig } from '../../../src/config/defaults.ts'
-import { parseConfig } from '../../../src/config/parse-config.ts'
+import { defaultConfig } from '../../../src/config/config.ts'
+import { parseConfig } from '../../../src/config/parse.ts'
 
 const template = fileURLToPath(new URL('../../../templates/mirror.yaml', import.meta.url))
 const choices = { cachePort: 5055, maxSize: '20GiB', upstreams: [] as string[] }

@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { formatProblem } from '../../../src/config/config-tree.ts'
-import { defaultConfig } from '../../../src/config/defaults.ts'
-import { parseConfig } from '../../../src/config/parse-config.ts'
+import { defaultConfig } from '../../../src/config/config.ts'
+import { formatProblem, parseConfig } from '../../../src/config/parse.ts'
 
 const parse = (text: string) =>
   parseConfig({ text, path: '/etc/mirror/mirror.yaml', label: 'mirror.yaml', homedir: '/home/me' })

@@ -1,8 +1,6 @@
 import { expect, test } from 'vitest'
-import type { Config } from '../../../src/config/config.ts'
-import { defaultConfig } from '../../../src/config/defaults.ts'
-import { parseConfig } from '../../../src/config/parse-config.ts'
-import { renderConfig } from '../../../src/config/render-config.ts'
+import { type Config, defaultConfig, renderConfig } from '../../../src/config/config.ts'
+import { parseConfig } from '../../../src/config/parse.ts'
 
 const everything: Config = {
   cache: {

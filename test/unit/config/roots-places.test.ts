@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { toRootsPlaces } from '../../../src/config/roots-places.ts'
+import { toRootsPlaces } from '../../../src/config/paths.ts'
 
 const nobody = 65_534
 

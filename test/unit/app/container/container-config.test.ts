@@ -1,10 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import { containerConfig, containerPorts } from '../../../../src/app/container/container-config.ts'
-import type { Config } from '../../../../src/config/config.ts'
-import { defaultConfig } from '../../../../src/config/defaults.ts'
+import { type Config, defaultConfig } from '../../../../src/config/config.ts'
+import { parseConfig } from '../../../../src/config/parse.ts'
 import { machineNames } from '../../../../src/lib/network.ts'
 import { createHostGuard } from '../../../../src/server/host-guard.ts'
-import { parseConfig } from '../../../../src/config/parse-config.ts'
 
 /** What the mirror in the container understands. */
 function parsedBack(

@@ -8,7 +8,7 @@ import { refuseOtherEngine } from '../../../../src/app/container/other-engine.ts
 import { refuseResting, restingEngine } from '../../../../src/app/container/resting.ts'
 import { prepareContainer, upContainer } from '../../../../src/app/container/up-container.ts'
 import { engineElsewhere } from '../../../../src/app/mirror-status.ts'
-import { defaultConfig } from '../../../../src/config/defaults.ts'
+import { defaultConfig } from '../../../../src/config/config.ts'
 import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
