@@ -1,4 +1,4 @@
-import { anonymousIdentity, type RepositoryRecord } from '../store/ref-store.ts'
+import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
 import { isGoodFor } from './word.ts'
 
 /**

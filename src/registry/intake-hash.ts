@@ -1,5 +1,5 @@
 import { createDigester, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import type { HashPool } from '../store/hash-pool.ts'
+import type { HashPool } from '../store/hashing.ts'
 
 /** Hashes what arrives, in order. */
 export interface IntakeHash {

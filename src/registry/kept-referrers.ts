@@ -1,6 +1,6 @@
 import { largestManifest } from '../oci/content.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { ReferrersRecord } from '../store/ref-store.ts'
+import type { ReferrersRecord } from '../store/records.ts'
 import { ListTurns } from '../lib/body-memory.ts'
 import { readReferrersIndex, referrersIndex } from '../oci/lists.ts'
 import type { ListAnswer, ManifestAnswer } from '../oci/registry.ts'

@@ -28,7 +28,7 @@ import type {
   User,
 } from '../oci/registry.ts'
 import { bytesOf, longestString, SmallContents } from './small-contents.ts'
-import { isStored, storedManifest } from './stored-manifest.ts'
+import { isStored, storedManifest } from '../store/contents.ts'
 import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {

@@ -1,4 +1,4 @@
-import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/ref-store.ts'
+import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/records.ts'
 import { UpstreamError, type Access, type Upstream } from '../upstream/upstream.ts'
 import type { Caller } from '../oci/registry.ts'
 

@@ -2,7 +2,7 @@ import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
-import type { RefStore, RepositoryRecord } from '../store/ref-store.ts'
+import type { RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** Requests of one client this close together belong to one pull. */
 const pullWindow = 10_000

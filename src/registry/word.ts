@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import { isForeignLayer } from '../oci/content.ts'
-import { anonymousIdentity, type RepositoryRecord } from '../store/ref-store.ts'
+import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
 
 /**
  * An upstream's word that a repository holds some content (decision D5: having the bytes is not a right to serve them).

@@ -7,7 +7,7 @@ import type { FileBlobStore } from './file-blob-store.ts'
 import { forget, removedImages, type Forgotten } from './forget.ts'
 import type { FreshClaims } from './fresh-claims.ts'
 import { createPauses } from '../lib/async.ts'
-import type { RepositoryRecord } from './ref-store.ts'
+import type { RepositoryRecord } from './records.ts'
 
 /** What went, or would go. */
 export interface Removed {

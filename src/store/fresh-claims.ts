@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
-import type { FileRefStore } from './file-ref-store.ts'
-import type { RepositoryRecord } from './ref-store.ts'
+import type { FileRefStore } from './record-files.ts'
+import type { RepositoryRecord } from './records.ts'
 
 /** What records have come to name, or been asked for, since a plan was begun: it is wanted again. */
 export class FreshClaims {

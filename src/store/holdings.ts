@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import { imageRoots, type ImageRoot } from './image-roots.ts'
-import type { ReferrersRecord, RepositoryRecord } from './ref-store.ts'
+import type { ReferrersRecord, RepositoryRecord } from './records.ts'
 
 /**
  * A reason to keep content: an image of a repository, a blob that was confirmed by itself, or lists of what refers to an image

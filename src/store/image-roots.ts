@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import type { RepositoryRecord } from './ref-store.ts'
+import type { RepositoryRecord } from './records.ts'
 
 /** A manifest that somebody asks for by name: one with tags, or one that no other manifest of its repository names. */
 export interface ImageRoot {

@@ -5,12 +5,12 @@ import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, createWriteBehind } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
-import { FileRefStore } from './file-ref-store.ts'
+import { FileRefStore } from './record-files.ts'
 import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
 import { removeLeftovers } from './leftovers.ts'
-import type { RepositoryRecord } from './ref-store.ts'
+import type { RepositoryRecord } from './records.ts'
 import { openRunningClock, type RunningClock } from './running-clock.ts'
-import { acquireStoreLock, type StoreLock } from './store-lock.ts'
+import { acquireStoreLock, type StoreLock } from './lock.ts'
 
 export interface StoreOptions {
   /** The store's folder; made when it is not there. */

@@ -1,4 +1,4 @@
-import type { RepositoryRecord } from './ref-store.ts'
+import type { RepositoryRecord } from './records.ts'
 
 /** Bytes of a record's file besides what is counted: names of members, numbers, quotes. */
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]

@@ -2,7 +2,7 @@ import { parseDigest, type Digest } from '../oci/digest.ts'
 import { EvictionPlanner, type EvictionPlan } from './eviction-plan.ts'
 import { surveyHoldings, type Holding } from './holdings.ts'
 import { imageName } from './images.ts'
-import type { RepositoryRecord } from './ref-store.ts'
+import type { RepositoryRecord } from './records.ts'
 
 export interface RemovalRequest {
   /** Images as they are listed, repositories with their registry, or digests. */

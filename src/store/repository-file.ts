@@ -11,7 +11,7 @@ import {
   readTag,
   readText,
 } from './read-fields.ts'
-import type { BlobRecord, ManifestRecord, ReferrersRecord, RepositoryRecord, TagRecord } from './ref-store.ts'
+import type { BlobRecord, ManifestRecord, ReferrersRecord, RepositoryRecord, TagRecord } from './records.ts'
 
 const format = 1
 

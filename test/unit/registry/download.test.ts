@@ -11,7 +11,7 @@ import { type Download, type DownloadOptions, startDownload } from '../../../src
 import { Downloads } from '../../../src/registry/downloads.ts'
 import type { Follower, Piece, Portion } from '../../../src/registry/followers.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
-import { createHashPool } from '../../../src/store/hash-pool.ts'
+import { createHashPool } from '../../../src/store/hashing.ts'
 import { type FetchedBlob, UpstreamError } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 

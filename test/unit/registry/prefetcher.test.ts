@@ -7,7 +7,7 @@ import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import type { Download } from '../../../src/registry/download.ts'
 import type { Place } from '../../../src/registry/place.ts'
 import { Prefetcher } from '../../../src/registry/prefetcher.ts'
-import type { RepositoryRecord } from '../../../src/store/ref-store.ts'
+import type { RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = Array.from({ length: 6 }, (_, at) => digestOf(Buffer.from(`layer ${at}`)))
 const manifest = digestOf(Buffer.from('manifest'))

@@ -8,7 +8,7 @@ import { PullTracker } from '../../../src/registry/pull-tracker.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
 import { Stats } from '../../../src/registry/stats.ts'
 import { betterIdentity, findWord, revokeWord } from '../../../src/registry/word.ts'
-import type { ManifestRecord, RepositoryRecord } from '../../../src/store/ref-store.ts'
+import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = ['a', 'b', 'c', 'd'].map((text) => digestOf(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
 const bytesOf = (value: unknown) => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))

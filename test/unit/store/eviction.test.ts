@@ -3,7 +3,7 @@ import type { Digest } from '../../../src/oci/digest.ts'
 import type { EvictionPlan } from '../../../src/store/eviction-plan.ts'
 import { planEviction, type EvictionRequest } from '../../../src/store/eviction.ts'
 import { forget, forgottenNames } from '../../../src/store/forget.ts'
-import type { RepositoryRecord } from '../../../src/store/ref-store.ts'
+import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from './support/records.ts'
 
 interface Case {

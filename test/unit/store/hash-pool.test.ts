@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf, type DigestAlgorithm } from '../../../src/oci/digest.ts'
-import { createHashPool, type HashPool } from '../../../src/store/hash-pool.ts'
+import { createHashPool, type HashPool } from '../../../src/store/hashing.ts'
 import { noise } from '../../support/noise.ts'
 import { temporaryFolder } from './support/store.ts'
 

@@ -6,7 +6,7 @@ import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { describeSelf } from '../../../src/store/lock-holder.ts'
-import { acquireStoreLock } from '../../../src/store/store-lock.ts'
+import { acquireStoreLock } from '../../../src/store/lock.ts'
 import { buildStoreProgram, startStoreProgram } from './support/child.ts'
 import { temporaryFolder } from './support/store.ts'
 

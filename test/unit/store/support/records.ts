@@ -1,5 +1,5 @@
 import { digestOf, type Digest } from '../../../../src/oci/digest.ts'
-import type { ManifestRecord, RepositoryRecord } from '../../../../src/store/ref-store.ts'
+import type { ManifestRecord, RepositoryRecord } from '../../../../src/store/records.ts'
 
 /** A digest that stands for a name. */
 export function digestFor(name: string): Digest {

@@ -1,4 +1,4 @@
-import { open, rm, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, open, rm } from 'node:fs/promises'
 import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobWriter } from './blob-store.ts'

@@ -6,7 +6,7 @@ import type { Logger } from '../lib/logger.ts'
 import { later, logFailure } from '../lib/time.ts'
 import type { StoreLayout } from './layout.ts'
 import { lighten, weightOf } from './record-weight.ts'
-import type { RefStore, RepositoryRecord } from './ref-store.ts'
+import type { RefStore, RepositoryRecord } from './records.ts'
 import { parseRepository, serializeRepository } from './repository-file.ts'
 
 export interface FileRefStoreOptions {

@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { WorkWatcher } from '../lib/system-errors.ts'
-import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { hashWorker, type HashAnswer, type HashOrder } from './hash-worker.ts'
+import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
+import { type HashAnswer, type HashOrder, hashWorker } from './hash-worker.ts'
 
 /** Hashes files while they grow, on threads of their own: the event loop has other things to do. */
 export interface HashPool {

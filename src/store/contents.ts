@@ -5,8 +5,8 @@ import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
 import { knownLinks, linksOf, type ManifestLink } from '../oci/content.ts'
 import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
-import type { BlobStore, OpenBlob } from '../store/blob-store.ts'
-import { smallContent } from './small-contents.ts'
+import { smallContent } from '../registry/small-contents.ts'
+import type { BlobStore, OpenBlob } from './blob-store.ts'
 
 /**
  * A manifest that is too large to lie in memory for every client that takes it. It leaves from the disk as a blob does, and is
