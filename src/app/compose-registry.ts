@@ -9,7 +9,7 @@ import type { MakeRoom } from '../registry/with-room.ts'
 import type { StoreOptions } from '../store/open-store.ts'
 import { createBasicAuth, type BasicAuth } from '../server/basic-auth.ts'
 import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
-import { createScrub } from '../store/scrub.ts'
+import { createScrub } from '../store/verify.ts'
 import { UploadSessions } from '../store/upload-sessions.ts'
 
 /** The parts of a running registry for pushed images. */

@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
-import { bytesOf, type SmallContent } from '../registry/small-contents.ts'
+import { bytesOf, type SmallContent } from '../store/contents.ts'
 import { type Digest, digestOf, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
 

@@ -1,7 +1,6 @@
 import type { Download } from '../registry/download.ts'
-import type { SmallContent } from '../registry/small-contents.ts'
-import type { StoredManifest } from '../store/contents.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
+import type { SmallContent, StoredManifest } from '../store/contents.ts'
 import type { Access } from '../upstream/upstream.ts'
 import type { Digest, DigestAlgorithm } from './digest.ts'
 import type { Reference } from './reference.ts'

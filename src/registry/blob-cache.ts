@@ -10,7 +10,7 @@ import type { Heads } from './heads.ts'
 import { findGranted, type Place } from './place.ts'
 import type { BlobAnswer, BlobBody } from '../oci/registry.ts'
 import { provenanceOf } from './provenance.ts'
-import type { SmallContents } from './small-contents.ts'
+import type { SmallContents } from '../store/contents.ts'
 import { betterIdentity, findWord, type Word } from './word.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */

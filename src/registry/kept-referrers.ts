@@ -5,7 +5,7 @@ import { ListTurns } from '../lib/body-memory.ts'
 import { readReferrersIndex, referrersIndex } from '../oci/lists.ts'
 import type { ListAnswer, ManifestAnswer } from '../oci/registry.ts'
 import { SingleFlight } from '../lib/async.ts'
-import { bytesOf } from './small-contents.ts'
+import { bytesOf } from '../store/contents.ts'
 
 /** The part of a list that a query asks for, in one page. */
 export interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {

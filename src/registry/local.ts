@@ -1,18 +1,11 @@
-import type { Clock } from '../lib/time.ts'
-import { errnoOf } from '../lib/errors.ts'
-import { digestAlgorithm, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { mediaType } from '../oci/content.ts'
-import { referenceText, type Reference } from '../oci/reference.ts'
-import type { Page, Repository } from '../oci/route.ts'
-import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
-import type { PushedStore } from '../store/pushed-store.ts'
-import type { UploadSessions } from '../store/upload-sessions.ts'
 import { ListTurns } from '../lib/body-memory.ts'
+import { errnoOf } from '../lib/errors.ts'
+import type { Clock } from '../lib/time.ts'
+import { mediaType } from '../oci/content.ts'
+import { type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
 import { pageOf } from '../oci/lists.ts'
-import { LocalManifests } from './local-manifests.ts'
-import { LocalUploads } from './local-uploads.ts'
-import { pageOfReferrers } from './pushed-referrers.ts'
+import { type Reference, referenceText } from '../oci/reference.ts'
 import type {
   BlobAnswer,
   Caller,
@@ -27,9 +20,15 @@ import type {
   UploadState,
   User,
 } from '../oci/registry.ts'
-import { bytesOf, longestString, SmallContents } from './small-contents.ts'
-import { isStored, storedManifest } from '../store/contents.ts'
-import { journalBytes, withRoom, type MakeRoom } from './with-room.ts'
+import type { Page, Repository } from '../oci/route.ts'
+import { bytesOf, isStored, longestString, SmallContents, storedManifest } from '../store/contents.ts'
+import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedStore } from '../store/pushed-store.ts'
+import type { UploadSessions } from '../store/upload-sessions.ts'
+import { LocalManifests } from './local-manifests.ts'
+import { LocalUploads } from './local-uploads.ts'
+import { pageOfReferrers } from './pushed-referrers.ts'
+import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {
   readonly store: PushedStore

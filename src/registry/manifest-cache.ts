@@ -3,12 +3,19 @@ import { largestManifest, type ManifestOutline, outlineManifest } from '../oci/c
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
+import {
+  bytesOf,
+  isStored,
+  longestString,
+  smallContent,
+  type SmallContent,
+  type SmallContents,
+  storedManifest,
+} from '../store/contents.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { type CacheParts, publishSmall } from './cache-parts.ts'
 import { type Place, placeKey } from './place.ts'
-import { bytesOf, longestString, smallContent, type SmallContent, type SmallContents } from './small-contents.ts'
-import { isStored, storedManifest } from '../store/contents.ts'
 import { betterIdentity } from './word.ts'
 
 /** A manifest that we hold. */

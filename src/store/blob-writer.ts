@@ -1,4 +1,4 @@
-import { type FileHandle, open, rm } from 'node:fs/promises'
+import { type FileHandle, open, rm, statfs } from 'node:fs/promises'
 import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobWriter } from './blob-store.ts'
@@ -129,5 +129,16 @@ export class FileBlobWriter implements BlobWriter {
       if (errnoOf(error) === undefined) throw error
       this.#state = 'damaged'
     }
+  }
+}
+
+/** Bytes that an ordinary user may still write to the file system of a path; Infinity where it does not tell. */
+export async function freeSpace(path: string): Promise<number> {
+  try {
+    const { bavail, bsize } = await statfs(path)
+    return bavail * bsize
+  } catch (error) {
+    if (errnoOf(error) === 'ENOSYS') return Infinity
+    throw error
   }
 }

@@ -6,13 +6,17 @@ import { errnoOf } from '../lib/errors.ts'
 import { isThere, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
-import { BlobIndex } from './blob-index.ts'
-import type { BlobStore, BlobWriter, OpenBlob } from './blob-store.ts'
-import { BlobTrust, type BlobTrustOptions } from './blob-trust.ts'
-import { FileBlobWriter } from './blob-writer.ts'
-import { FileOpenBlob } from './file-open-blob.ts'
-import { freeSpace } from './free-space.ts'
-import { hashesTo, hashFile, readWhole } from './hash-file.ts'
+import {
+  BlobIndex,
+  type BlobStore,
+  BlobTrust,
+  type BlobTrustOptions,
+  type BlobWriter,
+  FileOpenBlob,
+  type OpenBlob,
+} from './blob-store.ts'
+import { FileBlobWriter, freeSpace } from './blob-writer.ts'
+import { hashesTo, hashFile, readWhole } from './hashing.ts'
 import { makeStoreFolders, type StoreLayout } from './layout.ts'
 
 export interface FileBlobStoreOptions extends BlobTrustOptions {

@@ -1,8 +1,64 @@
+import type { createHash as CreateHash, Hash } from 'node:crypto'
 import { once } from 'node:events'
-import { Worker } from 'node:worker_threads'
+import type { readSync as ReadSync } from 'node:fs'
+import type { FileHandle } from 'node:fs/promises'
+import { type MessagePort, Worker } from 'node:worker_threads'
+import { errnoOf } from '../lib/errors.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
-import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
-import { type HashAnswer, type HashOrder, hashWorker } from './hash-worker.ts'
+import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
+
+// Hashing one takes about a millisecond: other work comes in between.
+const chunkBytes = 256 * 1024
+
+/**
+ * Hashes a file from its start; yields the bytes of every step, so that a caller can count, pace or stop it. Undefined
+ * when the disk cannot give all bytes back.
+ */
+export async function* hashFile(
+  handle: FileHandle,
+  algorithm: DigestAlgorithm,
+): AsyncGenerator<number, Digest | undefined> {
+  const digester = createDigester(algorithm)
+  const buffer = new Uint8Array(chunkBytes)
+  let position = 0
+  for (;;) {
+    let bytesRead: number
+    try {
+      bytesRead = (await handle.read(buffer, 0, chunkBytes, position)).bytesRead
+    } catch (error) {
+      if (isUnreadable(error)) return undefined
+      throw error
+    }
+    if (bytesRead === 0) return digester.digest()
+    digester.update(buffer.subarray(0, bytesRead))
+    position += bytesRead
+    yield bytesRead
+  }
+}
+
+/** Whether the file holds the bytes of this digest. */
+export async function hashesTo(digest: Digest, handle: FileHandle): Promise<boolean> {
+  const steps = hashFile(handle, digestAlgorithm(digest))
+  for (;;) {
+    const { done, value } = await steps.next()
+    if (done) return value === digest
+  }
+}
+
+/** All bytes of a small file, or undefined when the disk cannot give them back. */
+export async function readWhole(handle: FileHandle): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  try {
+    return new Uint8Array(await handle.readFile())
+  } catch (error) {
+    if (isUnreadable(error)) return undefined
+    throw error
+  }
+}
+
+/** A broken disk, or a folder in the place of a file: the content is lost, whatever it was. */
+function isUnreadable(error: unknown): boolean {
+  return errnoOf(error) === 'EIO' || errnoOf(error) === 'EISDIR'
+}
 
 /** Hashes files while they grow, on threads of their own: the event loop has other things to do. */
 export interface HashPool {
@@ -168,4 +224,69 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
       await Promise.all(ended)
     },
   }
+}
+
+/** What a hashing thread is told. Orders of one `id` come in order. */
+export type HashOrder =
+  | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
+  | { readonly id: number; readonly kind: 'advance'; readonly size: number }
+  | { readonly id: number; readonly kind: 'append'; readonly bytes: Uint8Array }
+  | { readonly id: number; readonly kind: 'digest' }
+  | { readonly id: number; readonly kind: 'drop' }
+
+/** To `digest` and `drop`: what came of it. */
+export interface HashAnswer {
+  readonly id: number
+  readonly hex?: string
+  readonly error?: unknown
+}
+
+/** What a hashing thread does. It is sent there as text, and uses nothing but its arguments. */
+export function hashWorker(
+  port: MessagePort,
+  { readSync }: { readSync: typeof ReadSync },
+  { createHash }: { createHash: typeof CreateHash },
+): void {
+  interface Job {
+    readonly hash: Hash
+    readonly descriptor: number
+    position: number
+    error?: unknown
+  }
+  const jobs = new Map<number, Job>()
+  const buffer = new Uint8Array(256 * 1024)
+
+  function catchUp(job: Job, size: number): void {
+    while (job.position < size && job.error === undefined) {
+      const length = Math.min(buffer.length, size - job.position)
+      const count = readSync(job.descriptor, buffer, 0, length, job.position)
+      if (count === 0) job.error = new Error('a file is shorter than what was written to it')
+      job.hash.update(buffer.subarray(0, count))
+      job.position += count
+    }
+  }
+
+  function obey(order: HashOrder, job: Job): void {
+    try {
+      if (order.kind === 'advance') catchUp(job, order.size)
+      if (order.kind === 'append') job.hash.update(order.bytes)
+    } catch (error) {
+      job.error ??= error
+    }
+  }
+
+  port.on('message', (order: HashOrder) => {
+    const { id } = order
+    if (order.kind === 'begin') {
+      jobs.set(id, { hash: createHash(order.algorithm), descriptor: order.descriptor, position: 0 })
+      return
+    }
+    const job = jobs.get(id)
+    if (!job) return
+    obey(order, job)
+    if (order.kind !== 'digest' && order.kind !== 'drop') return
+    jobs.delete(id)
+    const failed = job.error !== undefined || order.kind === 'drop'
+    port.postMessage(failed ? { id, error: job.error } : { id, hex: job.hash.digest('hex') })
+  })
 }

@@ -1,16 +1,14 @@
-import { rm } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
-import { isThere, syncFolder, writeFileAtomic } from '../lib/fs.ts'
+import { isThere, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, createWriteBehind } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
-import { FileRefStore } from './record-files.ts'
 import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
-import { removeLeftovers } from './leftovers.ts'
-import type { RepositoryRecord } from './records.ts'
-import { openRunningClock, type RunningClock } from './running-clock.ts'
 import { acquireStoreLock, type StoreLock } from './lock.ts'
+import { FileRefStore } from './record-files.ts'
+import type { RepositoryRecord } from './records.ts'
 
 export interface StoreOptions {
   /** The store's folder; made when it is not there. */
@@ -130,4 +128,104 @@ function asUnusable(error: unknown, root: string): unknown {
     hints: [...(failure?.next ?? []), 'Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
     cause: error,
   })
+}
+
+/** Clears away what dead processes left half done, and old damaged blobs. Needs the store's lock. */
+export async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<void> {
+  await removeEntries(layout, layout.temporary, () => true)
+  // Atomic writes go through a hidden file beside their target.
+  await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
+  await removeEntries(layout, layout.repositories, (name) => name.startsWith('.'))
+  await removeOldQuarantine(layout, wallNow)
+}
+
+async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name: string) => boolean): Promise<void> {
+  for (const name of await readdir(folder))
+    if (isLeft(name)) await rm(layout.entry(folder, name), { recursive: true, force: true })
+}
+
+/** Time that counts only while the mirror runs, so that a holiday or a jump of the wall clock makes nothing old. */
+export interface RunningClock {
+  /** Milliseconds, across restarts. */
+  now(): number
+  /** Writes it down for the next start. */
+  save(): Promise<void>
+}
+
+/** Goes on from what was saved, and never from before `floor`: the latest time that something is known to carry. */
+export async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
+  const begin = Math.max(await readSaved(path), floor)
+  const started = clock.monotonic()
+  const now = () => begin + Math.max(0, clock.monotonic() - started)
+  return {
+    now,
+    save: () => writeFileAtomic(path, `${JSON.stringify({ runningMs: Math.round(now()) })}\n`),
+  }
+}
+
+/** 0 when there is none or it is damaged. */
+async function readSaved(path: string): Promise<number> {
+  try {
+    const { runningMs } = Object(JSON.parse(await readSmallFile(path))) as { runningMs?: unknown }
+    return Number.isSafeInteger(runningMs) && (runningMs as number) >= 0 ? (runningMs as number) : 0
+  } catch (error) {
+    if (error instanceof SyntaxError || errnoOf(error) !== undefined) return 0
+    throw error
+  }
+}
+
+const keptMs = 7 * 24 * 3_600_000
+
+/** Damaged blobs are kept for a week, for who wants to know what happened to them. Needs the store's lock. */
+export async function removeOldQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
+  for (const { path, movedAt } of await listQuarantined(layout))
+    if (wallNow - movedAt > keptMs) await rm(path, { recursive: true, force: true })
+}
+
+/**
+ * Drops damaged blobs, the oldest first, until that many bytes are free. The bytes that went, or with `dryRun` would go; what
+ * the disk refuses is said and left. Needs the store's lock.
+ */
+export async function dropQuarantined(
+  layout: StoreLayout,
+  { bytes, dryRun, logger }: { bytes: number; dryRun: boolean; logger: Logger },
+): Promise<number> {
+  let freed = 0
+  try {
+    for (const { path, size } of await listQuarantined(layout)) {
+      if (freed >= bytes) break
+      if (!dryRun) await rm(path, { recursive: true, force: true })
+      freed += size
+    }
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    logger.error({ error: String(error) }, 'could not drop damaged blobs to make room')
+  }
+  if (freed > 0 && !dryRun) logger.info({ bytes: freed }, 'dropped damaged blobs to make room')
+  return freed
+}
+
+interface Quarantined {
+  readonly path: string
+  /** Bytes. */
+  readonly size: number
+  /** Wall clock ms. */
+  readonly movedAt: number
+}
+
+/** Those that may go, the oldest first. */
+async function listQuarantined(layout: StoreLayout): Promise<Quarantined[]> {
+  const found: Quarantined[] = []
+  for (const name of await readdir(layout.quarantine)) {
+    if (layout.originOf(name) !== undefined) continue
+    const path = layout.entry(layout.quarantine, name)
+    try {
+      const { size, mtimeMs } = await stat(path)
+      found.push({ path, size, movedAt: mtimeMs })
+    } catch (error) {
+      // The sweeper and the scrub may clear away at the same time.
+      if (errnoOf(error) !== 'ENOENT') throw error
+    }
+  }
+  return found.toSorted((a, b) => a.movedAt - b.movedAt)
 }

@@ -4,10 +4,20 @@ import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { later, logFailure } from '../lib/time.ts'
+import type { ManifestLink } from '../oci/content.ts'
+import { type Digest, parseDigest } from '../oci/digest.ts'
+import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
 import type { StoreLayout } from './layout.ts'
-import { lighten, weightOf } from './record-weight.ts'
-import type { RefStore, RepositoryRecord } from './records.ts'
-import { parseRepository, serializeRepository } from './repository-file.ts'
+import {
+  type BlobRecord,
+  lighten,
+  type ManifestRecord,
+  type ReferrersRecord,
+  type RefStore,
+  type RepositoryRecord,
+  type TagRecord,
+  weightOf,
+} from './records.ts'
 
 export interface FileRefStoreOptions {
   readonly layout: StoreLayout
@@ -174,4 +184,153 @@ export class FileRefStore implements RefStore {
 
 function keyOf(host: string, name: string): string {
   return `${host}/${name}`
+}
+
+const format = 1
+
+/** What stands in a repository's file. Lists, not objects keyed by tag: `__proto__` is a valid tag. */
+export function serializeRepository(record: RepositoryRecord): string {
+  return JSON.stringify({
+    format,
+    host: record.host,
+    name: record.name,
+    tags: Array.from(record.tags, ([tag, value]) => ({ tag, ...value })),
+    manifests: Array.from(record.manifests, ([digest, value]) => ({ digest, ...value })),
+    blobs: Array.from(record.blobs, ([digest, value]) => ({ digest, ...value })),
+    referrers: [...record.referrers.values()],
+  })
+}
+
+/** The record in a repository's file; undefined when any part of it is not what it should be. */
+export function parseRepository(text: string): RepositoryRecord | undefined {
+  return readJson(text, readRepository)
+}
+
+function readRepository(json: unknown): RepositoryRecord {
+  const value = readObject(json)
+  if (value['format'] !== format) return damaged()
+  const host = readText(value['host'])
+  const name = readText(value['name'])
+  if (parseRegistryHost(host) !== host || !isRepositoryName(name)) return damaged()
+  return {
+    host,
+    name,
+    tags: new Map(readList(value['tags']).map(readTagRecord)),
+    manifests: new Map(readList(value['manifests']).map(readManifest)),
+    blobs: new Map(readList(value['blobs']).map(readBlob)),
+    // Records of earlier versions have none.
+    referrers: new Map(readList(value['referrers'] ?? []).map(readReferrers)),
+  }
+}
+
+function readTagRecord(json: unknown): [string, TagRecord] {
+  const value = readObject(json)
+  return [
+    readTag(value['tag']),
+    {
+      digest: readDigest(value['digest']),
+      identity: readText(value['identity']),
+      checkedAt: readNumber(value['checkedAt']),
+      pulls: readNumber(value['pulls']),
+      lastPulled: readNumber(value['lastPulled']),
+    },
+  ]
+}
+
+function readManifest(json: unknown): [Digest, ManifestRecord] {
+  const value = readObject(json)
+  return [
+    readDigest(value['digest']),
+    {
+      mediaType: readText(value['mediaType']),
+      size: readNumber(value['size']),
+      identity: readText(value['identity']),
+      links: readList(value['links']).map(readLink),
+      pulls: readNumber(value['pulls']),
+      lastPulled: readNumber(value['lastPulled']),
+      usedAt: readNumber(value['usedAt']),
+    },
+  ]
+}
+
+function readBlob(json: unknown): [Digest, BlobRecord] {
+  const value = readObject(json)
+  const record = {
+    size: readNumber(value['size']),
+    identity: readText(value['identity']),
+    usedAt: readNumber(value['usedAt']),
+  }
+  return [readDigest(value['digest']), record]
+}
+
+/** Under which key a record holds a list of referrers. */
+export function referrersKey({
+  subject,
+  identity,
+  query,
+}: Pick<ReferrersRecord, 'subject' | 'identity' | 'query'>): string {
+  return JSON.stringify([subject, identity, query])
+}
+
+function readReferrers(json: unknown): [string, ReferrersRecord] {
+  const value = readObject(json)
+  const optional = (name: string) => (value[name] === undefined ? undefined : readText(value[name]))
+  const record = {
+    subject: readDigest(value['subject']),
+    identity: readText(value['identity']),
+    query: readText(value['query']),
+    digest: readDigest(value['digest']),
+    size: readNumber(value['size']),
+    next: optional('next'),
+    filtersApplied: optional('filtersApplied'),
+    isWithoutApi: value['isWithoutApi'] === true,
+    usedAt: readNumber(value['usedAt']),
+  }
+  return [referrersKey(record), record]
+}
+
+/** Reads what is written down of a repository: each gives the value if it is what it should be, or throws a SyntaxError. */
+export function readObject(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : damaged()
+}
+
+export function readList(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : damaged()
+}
+
+export function readText(value: unknown): string {
+  return typeof value === 'string' ? value : damaged()
+}
+
+export function readNumber(value: unknown): number {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : damaged()
+}
+
+export function readTag(value: unknown): string {
+  const tag = readText(value)
+  return isTag(tag) ? tag : damaged()
+}
+
+export function readDigest(value: unknown): Digest {
+  return parseDigest(readText(value)) ?? damaged()
+}
+
+export function readLink(json: unknown): ManifestLink {
+  const { kind, mediaType, digest, size } = readObject(json)
+  if (kind !== 'manifest' && kind !== 'blob') return damaged()
+  return { kind, mediaType: readText(mediaType), digest: readDigest(digest), size: readNumber(size) }
+}
+
+/** Parses a JSON text and reads it; undefined when it, or a part of it, is damaged. */
+export function readJson<T>(text: string, read: (value: unknown) => T): T | undefined {
+  try {
+    return read(JSON.parse(text))
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+export function damaged(): never {
+  throw new SyntaxError('not what stands in a record')
 }

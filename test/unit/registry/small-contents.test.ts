@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
-import { bytesOf, smallContent, SmallContents } from '../../../src/registry/small-contents.ts'
+import { bytesOf, smallContent, SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
 
 /** A store in memory that counts what is read from it. */

@@ -14,7 +14,7 @@ import { createHandler } from '../../../src/server/handle.ts'
 import { createHostGuard } from '../../../src/server/host-guard.ts'
 import { BufferPool, createPortableSendBlob } from '../../../src/server/send-blob.ts'
 import { TransferLog } from '../../../src/server/transfer-log.ts'
-import { FileOpenBlob } from '../../../src/store/file-open-blob.ts'
+import { FileOpenBlob } from '../../../src/store/blob-store.ts'
 import { parseAnswers } from '../../support/parse-answers.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 

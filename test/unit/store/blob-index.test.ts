@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
-import { BlobIndex } from '../../../src/store/blob-index.ts'
+import { BlobIndex } from '../../../src/store/blob-store.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import { digestFor } from './support/records.ts'
 import { temporaryFolder } from './support/store.ts'

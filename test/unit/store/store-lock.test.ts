@@ -2,11 +2,10 @@ import { readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
+import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
-import { describeSelf } from '../../../src/store/lock-holder.ts'
-import { acquireStoreLock } from '../../../src/store/lock.ts'
+import { acquireStoreLock, describeSelf } from '../../../src/store/lock.ts'
 import { buildStoreProgram, startStoreProgram } from './support/child.ts'
 import { temporaryFolder } from './support/store.ts'
 

@@ -1,12 +1,11 @@
-import { readFile, readdir, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { systemClock } from '../../../src/lib/time.ts'
+import { type Digest, digestOf } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { createScrub } from '../../../src/store/scrub.ts'
-import { verifyStore, type VerifyOptions, type VerifyState } from '../../../src/store/verify.ts'
+import { createScrub, type VerifyOptions, type VerifyState, verifyStore } from '../../../src/store/verify.ts'
 import { openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
 
 async function storeWithDamage(): Promise<{ store: Store; good: Digest; bad: Digest }> {
