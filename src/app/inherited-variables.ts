@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { settingVariables } from '../config/load.ts'
-import { proxyVariables } from '../upstream/proxies.ts'
+import { proxyVariables } from '../upstream/proxy.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>
 

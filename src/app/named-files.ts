@@ -5,7 +5,7 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { describeFileFailure, fileFailureReason } from '../lib/system-errors.ts'
 import { checkPasswordFile } from '../server/password-file.ts'
 import { trustedCertificates } from '../upstream/certificates.ts'
-import { readProxies } from '../upstream/proxies.ts'
+import { readProxies } from '../upstream/proxy.ts'
 
 /**
  * Reads what the configuration names and the server reads when it starts, before a running mirror is stopped for it. Throws a

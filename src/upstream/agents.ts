@@ -1,7 +1,7 @@
 import type { Dispatcher } from 'undici'
 import type { AddressGuard } from './address-guard.ts'
 import { resumePausedAtEnd } from './paused-connections.ts'
-import type { Proxies, Proxy } from './proxies.ts'
+import type { Proxies, Proxy } from './proxy.ts'
 import { createSocksConnector } from './socks-connector.ts'
 
 /** Blobs have connections of their own, so that a question never waits behind layers. */

@@ -1,5 +1,5 @@
 import { decodeBody, encodingOf } from './content-encoding.ts'
-import type { Answer } from './exchange.ts'
+import type { Answer } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** How the wanted bytes are found in an answer to a request for a blob. */

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
-import type { Canary } from './canaries.ts'
+import type { Canary } from './probe-image.ts'
 import { UpstreamError, type Upstream } from './upstream.ts'
 
 const identity = 'anonymous'

@@ -1,6 +1,6 @@
 import { parseChallenges } from '../oci/headers.ts'
-import type { Answer } from './exchange.ts'
-import type { BearerChallenge } from './token-request.ts'
+import type { Answer } from './transport.ts'
+import type { BearerChallenge } from './tokens.ts'
 
 /** What a 401 answer asks for. */
 export type Challenge =

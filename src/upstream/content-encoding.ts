@@ -2,7 +2,7 @@ import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { brotliDecompress, createBrotliDecompress, createUnzip, unzip } from 'node:zlib'
 import { codeOf } from '../lib/errors.ts'
-import type { Answer } from './exchange.ts'
+import type { Answer } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** The encoding an answer claims in spite of `Accept-Encoding: identity`; some claim it of bytes that were never encoded. */

@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici'
 import { deferred } from '../lib/async.ts'
-import { ResponseBody } from './response-body.ts'
+import { ResponseBody } from './undici.ts'
 
 export interface Response {
   readonly status: number

@@ -4,9 +4,9 @@ import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
 import { numberOf, planBlob, readBlob } from './blob-body.ts'
 import { encodingOf } from './content-encoding.ts'
-import type { Answer } from './exchange.ts'
+import type { Answer } from './transport.ts'
 import { createInquiry, type InquiryOptions, type Question } from './inquiry.ts'
-import { holdSmallBody } from './small-body.ts'
+import { holdSmallBody } from './body.ts'
 import { type AskOptions, type FetchedList, type Upstream, UpstreamError } from './upstream.ts'
 
 /** An upstream that holds connections. */

@@ -1,6 +1,6 @@
 import type { Clock } from '../lib/time.ts'
-import type { Answer } from './exchange.ts'
-import { readText, reasonIn, withReason } from './error-reason.ts'
+import type { Answer } from './transport.ts'
+import { readText, reasonIn, withReason } from './failures.ts'
 import { readLimit, type Limit } from './rate-limit.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'

@@ -1,6 +1,6 @@
 import type { Clock } from '../lib/time.ts'
-import { readReason, reasonIn, withReason } from './error-reason.ts'
-import type { Answer } from './exchange.ts'
+import { readReason, reasonIn, withReason } from './failures.ts'
+import type { Answer } from './transport.ts'
 import { limitFailure } from './limited-error.ts'
 import { TransientError } from './transient-error.ts'
 import { UpstreamError } from './upstream.ts'

@@ -1,7 +1,7 @@
 import type { buildConnector } from 'undici'
 import { isIP, type Socket } from 'node:net'
 import type { AddressGuard } from './address-guard.ts'
-import type { Proxy } from './proxies.ts'
+import type { Proxy } from './proxy.ts'
 
 export interface SocksOptions {
   /** Milliseconds until the proxy has connected. */

@@ -1,9 +1,9 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import type { Credential } from './credential.ts'
-import { fingerprintOf } from './credential-identity.ts'
-import type { Exchange } from './exchange.ts'
-import { requestToken, type BearerChallenge, type Token } from './token-request.ts'
+import { fingerprintOf } from './identity.ts'
+import type { Exchange } from './transport.ts'
+import { requestToken, type BearerChallenge, type Token } from './tokens.ts'
 import { untilAborted } from '../lib/async.ts'
 
 /** The tokens of one upstream, by realm, service, scope and the very credential that got them. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createIdentify, fingerprintOf } from '../../../src/upstream/credential-identity.ts'
+import { createIdentify, fingerprintOf } from '../../../src/upstream/identity.ts'
 import type { Credential } from '../../../src/upstream/credential.ts'
 import { webToken } from '../../support/web-token.ts'
 

@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { reasonIn } from '../../../src/upstream/error-reason.ts'
+import { reasonIn } from '../../../src/upstream/failures.ts'
 import { failureOf, openUpstream } from './support/open-upstream.ts'
 import { reply, serve } from './support/serve.ts'
 

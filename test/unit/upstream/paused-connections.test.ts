@@ -2,8 +2,8 @@ import { lookup } from 'node:dns'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { createExchange } from '../../../src/upstream/exchange.ts'
-import { readProxies } from '../../../src/upstream/proxies.ts'
+import { createExchange } from '../../../src/upstream/transport.ts'
+import { readProxies } from '../../../src/upstream/proxy.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
 /** What the exchange takes before it makes the upstream wait. */

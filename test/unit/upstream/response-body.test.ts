@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { ResponseBody } from '../../../src/upstream/response-body.ts'
+import { ResponseBody } from '../../../src/upstream/undici.ts'
 
 function open() {
   const calls: string[] = []

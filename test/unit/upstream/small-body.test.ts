@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import type { Answer } from '../../../src/upstream/exchange.ts'
-import { readSmallBody } from '../../../src/upstream/small-body.ts'
+import type { Answer } from '../../../src/upstream/transport.ts'
+import { readSmallBody } from '../../../src/upstream/body.ts'
 import { failureOf } from './support/open-upstream.ts'
 
 /** An answer whose body comes a byte at a time, and ends when it is let go of. */

@@ -1,7 +1,7 @@
 import { onTestFinished } from 'vitest'
 import { systemClock } from '../../../../src/lib/time.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
-import { createIdentify } from '../../../../src/upstream/credential-identity.ts'
+import { createIdentify } from '../../../../src/upstream/identity.ts'
 import {
   createHttpUpstream,
   type HttpUpstream,

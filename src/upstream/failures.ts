@@ -3,7 +3,7 @@ import { stripVTControlCharacters } from 'node:util'
 import { isObject, JsonError, readJsonNow } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'
-import type { Answer } from './exchange.ts'
+import type { Answer } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** An error body is read up to here, and for so long; both are far more than a sentence needs. */

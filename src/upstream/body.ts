@@ -2,7 +2,7 @@ import { upstreamBodies } from '../lib/body-memory.ts'
 import { JsonError, readJson } from '../lib/json.ts'
 import { BudgetError, type Reservation } from '../lib/memory.ts'
 import { decodeBytes, encodingOf } from './content-encoding.ts'
-import type { Answer } from './exchange.ts'
+import type { Answer } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** The largest of them takes this long at 140 kB/s. A body that drips never stalls, and others wait for it. */

@@ -1,4 +1,4 @@
-import { makeCanaryImage, type CanaryImage } from './canary-image.ts'
+import { type CanaryImage, makeCanaryImage } from './canary-image.ts'
 
 /** An image that nobody else has, offered for a while under every registry's name. */
 export interface Canary {

@@ -1,6 +1,6 @@
-import { redact } from '../lib/logger.ts'
 import { Slots } from '../lib/async.ts'
-import { connectionsPerOrigin, createAgents, type AgentsOptions, type Lane } from './agents.ts'
+import { redact } from '../lib/logger.ts'
+import { type AgentsOptions, connectionsPerOrigin, createAgents, type Lane } from './agents.ts'
 import { dispatch, type Response } from './dispatch.ts'
 import { bodyFailure, requestFailure } from './network-failure.ts'
 import type { RedirectTargets } from './redirect-targets.ts'

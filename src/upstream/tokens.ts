@@ -1,13 +1,13 @@
 import { readJsonObject } from '../lib/json.ts'
-import type { Clock } from '../lib/time.ts'
 import { redact } from '../lib/logger.ts'
-import { secretsOf, type Credential } from './credential.ts'
-import { readReason, reasonIn, withReason } from './error-reason.ts'
-import type { Answer, Exchange, ExchangeRequest } from './exchange.ts'
+import type { Clock } from '../lib/time.ts'
+import { readSmallBody } from './body.ts'
+import { type Credential, secretsOf } from './credential.ts'
+import { readReason, reasonIn, withReason } from './failures.ts'
 import { limitFailure } from './limited-error.ts'
 import { isDenial } from './refusal.ts'
-import { readSmallBody } from './small-body.ts'
 import { TransientError } from './transient-error.ts'
+import type { Answer, Exchange, ExchangeRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** What a Bearer challenge asks a token for. */
