@@ -4,7 +4,7 @@ import type { Config } from '../config/config.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { describeFileFailure, fileFailureReason } from '../lib/system-errors.ts'
 import { checkPasswordFile } from '../server/password-file.ts'
-import { trustedCertificates } from '../upstream/certificates.ts'
+import { trustedCertificates } from '../upstream/transport.ts'
 import { readProxies } from '../upstream/proxy.ts'
 
 /**

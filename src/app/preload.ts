@@ -1,8 +1,8 @@
 import { loadCommandRunner } from '../lib/process.ts'
 import { loadDockerode } from '../runtime/dockerode-docker.ts'
 import { loadPromClient } from '../server/metrics.ts'
-import { loadUndici } from '../upstream/agents.ts'
-import { loadSocks } from '../upstream/socks-connector.ts'
+import { loadUndici } from '../upstream/undici.ts'
+import { loadSocks } from '../upstream/proxy.ts'
 
 /**
  * Loads every module that a server uses after its start: `npm install` may replace or remove the package's folder while the server

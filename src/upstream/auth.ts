@@ -1,13 +1,21 @@
-import type { Clock } from '../lib/time.ts'
-import { isSameChallenge, readChallenge, type Challenge } from './challenge.ts'
-import type { Credential, Credentials } from './credential.ts'
-import type { Identify } from './identity.ts'
-import type { Answer } from './transport.ts'
-import { basicAuthorization, type BearerChallenge, type Token } from './tokens.ts'
-import { pullScope, type TokenCache, type TokenRequest } from './token-cache.ts'
-import { refusal } from './refusal.ts'
-import { mayReceiveCredential } from './trust.ts'
+import type { LookupAddress } from 'node:dns'
+import { LRUCache } from 'lru-cache'
 import { untilAborted } from '../lib/async.ts'
+import type { Clock } from '../lib/time.ts'
+import { parseChallenges } from '../oci/headers.ts'
+import { refusal } from './failures.ts'
+import type { Credential, Credentials, Identify } from './identity.ts'
+import {
+  basicAuthorization,
+  type BearerChallenge,
+  createTokenCache,
+  pullScope,
+  type Token,
+  type TokenCache,
+  type TokenRequest,
+} from './tokens.ts'
+import { type Answer, createExchange, type ExchangeOptions } from './transport.ts'
+import { type AddressGuard, createAddressGuard, mayReceiveCredential, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
@@ -184,4 +192,149 @@ function untrustedRealm(host: string, realm: URL): UpstreamError {
     `${host} wants its credential sent to ${realm.protocol}//${realm.host}, which is not known to belong to it. ` +
     `If it does, add ${realm.host} to upstreams."${host}".tokenHosts.`
   return new UpstreamError('denied', 401, message)
+}
+
+/** What a 401 answer asks for. */
+export type Challenge =
+  | ({ readonly scheme: 'bearer'; readonly scope: string | undefined } & BearerChallenge)
+  | { readonly scheme: 'basic' }
+
+/** The challenge of an answer that can be met: a token's before a password's. */
+export function readChallenge(answer: Answer): Challenge | undefined {
+  const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
+  for (const { scheme, parameters } of challenges) {
+    const realm = parameters.get('realm') ?? ''
+    if (scheme !== 'bearer' || !URL.canParse(realm)) continue
+    const url = new URL(realm)
+    if (url.protocol !== 'http:' && url.protocol !== 'https:') continue
+    url.hash = ''
+    return { scheme: 'bearer', realm: url, service: parameters.get('service'), scope: parameters.get('scope') }
+  }
+  return challenges.some(({ scheme }) => scheme === 'basic') ? { scheme: 'basic' } : undefined
+}
+
+/** Whether two challenges ask for the same, whatever the repository. */
+export function isSameChallenge(a: Challenge, b: Challenge): boolean {
+  if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
+  return a.realm.href === b.realm.href && a.service === b.service
+}
+
+/**
+ * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They want tokens of their own, and get them as anybody
+ * would: the upstream's credential is none of theirs.
+ */
+export interface RedirectTargets {
+  /** Sends a request to a URL that names a repository, and answers the target's challenge. `ask` gets the Authorization header's value. */
+  send(
+    url: URL,
+    signal: AbortSignal | undefined,
+    ask: (authorization: string | undefined) => Promise<Answer>,
+  ): Promise<Answer>
+  close(): Promise<void>
+}
+
+export interface RedirectTargetsOptions extends ExchangeOptions {
+  readonly tokenHosts: readonly string[]
+  readonly clock: Clock
+}
+
+interface Target {
+  readonly tokens: TokenCache
+  /** By repository: what the target asked for last. */
+  readonly remembered: LRUCache<string, TokenRequest>
+  close(): Promise<void>
+}
+
+const mostTargets = 16
+const mostRepositories = 1000
+/** A longer scope is not repeated. */
+const longestScope = 1000
+
+export function createRedirectTargets(options: RedirectTargetsOptions): RedirectTargets {
+  const { clock } = options
+  const targets = new LRUCache<string, Target>({ max: mostTargets })
+
+  function open(url: URL): Target {
+    const exchange = createExchange({ ...options, host: url.host, guard: guardOf(url, options) })
+    return {
+      tokens: createTokenCache(url.host, { exchange, clock }),
+      remembered: new LRUCache({ max: mostRepositories }),
+      close: () => exchange.close(),
+    }
+  }
+
+  return {
+    async send(url, signal, ask) {
+      const before = targets.get(url.origin)
+      const repository = repositoryIn(url)!
+      const startedAt = clock.monotonic()
+
+      const known = before?.remembered.get(repository)
+      const guessed = before && known && (await getOrNothing(before.tokens, known, signal))
+      const answer = await ask(guessed && `Bearer ${guessed.value}`)
+      if (answer.status !== 401) return answer
+      // Not before it was connected to: then it is known how near it is.
+      const target = targets.get(url.origin) ?? open(url)
+      targets.set(url.origin, target)
+      if (known && guessed) {
+        target.tokens.drop(known, guessed)
+        if (guessed.obtainedAt >= startedAt) return answer
+      }
+      const request = requestFor(readChallenge(answer), repository, url)
+      if (!request) return answer
+      answer.discard()
+      const token = await target.tokens.get(request, signal)
+      const second = await ask(`Bearer ${token.value}`)
+      if (second.status !== 401) target.remembered.set(repository, request)
+      return second
+    },
+    async close() {
+      await Promise.all([...targets.values()].map((target) => target.close()))
+    },
+  }
+}
+
+/** A token by what is remembered; when that is refused, the target is asked again what it wants. */
+async function getOrNothing(
+  tokens: TokenCache,
+  request: TokenRequest,
+  signal: AbortSignal | undefined,
+): Promise<Token | undefined> {
+  try {
+    return await tokens.get(request, signal)
+  } catch (error) {
+    if (error instanceof UpstreamError && (error.failure === 'denied' || error.failure === 'invalid')) return undefined
+    throw error
+  }
+}
+
+/** What to ask the target's realm for; undefined for a challenge that cannot be answered without a credential. */
+function requestFor(challenge: Challenge | undefined, repository: string, url: URL): TokenRequest | undefined {
+  if (challenge?.scheme !== 'bearer') return undefined
+  if (url.protocol === 'https:' && challenge.realm.protocol !== 'https:') return undefined
+  const { scope } = challenge
+  const wanted = scope && scope.length <= longestScope ? scope : pullScope(repository)
+  return { challenge, scope: wanted, credential: undefined }
+}
+
+/** Lets the target name no realm that is more private than the target itself, nor one that the upstream may not name. */
+function guardOf(url: URL, { guard, tokenHosts }: RedirectTargetsOptions): AddressGuard {
+  const own = guard.classOf(url)
+  const narrower = createAddressGuard({
+    host: url.host,
+    url,
+    ownClass: own,
+    allowPrivate: own !== 'public',
+    tokenHosts,
+    lookup: (hostname, options, callback) =>
+      guard.lookup(hostname, options, (error, addresses) => callback(error, addresses as LookupAddress[])),
+  })
+  return {
+    checkLiteral(to) {
+      guard.checkLiteral(to)
+      narrower.checkLiteral(to)
+    },
+    lookup: narrower.lookup,
+    classOf: (to) => narrower.classOf(to),
+  }
 }

@@ -1,9 +1,137 @@
+import { readFile, stat } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { errnoOf } from '../lib/errors.ts'
+import { isObject, parseObject } from '../lib/json.ts'
+import type { CommandResult, RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import type { RunCommand } from '../lib/process.ts'
-import { isSameCredential, type Credential, type Credentials } from './credential.ts'
-import { askHelper } from './credential-helper.ts'
-import { authVariable, parseAuthVariable, serverOf } from './docker-auth.ts'
-import { openDockerConfig, type DockerEntry } from './docker-config.ts'
+import { type Credential, credentialOf, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
+
+/** What Docker's config.json says about one registry. */
+export interface DockerEntry {
+  /** `docker-credential-<name>` has it, asked about `server`. `key`: where it is named, `credHelpers."ghcr.io"`. */
+  readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
+  /** The credential that stands in the file itself. Docker takes no notice of it where there is a helper. */
+  readonly inline: Credential | undefined
+  /** Wall clock, ms: from then on it is as good as none. Only files that mirrors hand over say so. */
+  readonly inlineUntil?: number | undefined
+}
+
+/** Reads a registry's entry; looks at the file at most once a second. */
+export interface DockerConfig {
+  /** The same object as long as the file does not change. Throws an UpstreamError (denied) for a file that cannot be used. */
+  entry(): Promise<DockerEntry>
+}
+
+/** Our own member of an entry of `auths`; Docker ignores it. ISO 8601. */
+export const untilKey = 'mirrorUntil'
+
+const lookAgainMs = 1000
+
+/** Where Docker keeps its config.json. */
+export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
+  return join(env['DOCKER_CONFIG'] || join(homedir(), '.docker'), 'config.json')
+}
+
+/** Opens the config.json at `path` for one registry; a missing file is an empty one. */
+export function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
+  let entry = noEntry
+  let version: string | undefined
+  let check: Promise<DockerEntry> | undefined
+  let checkedAt = 0
+
+  async function reload(): Promise<DockerEntry> {
+    try {
+      const found = await versionOf(path)
+      if (found !== version) {
+        entry = found === undefined ? noEntry : parseDockerConfig(await readFile(path, 'utf8'), host)
+        version = found
+      }
+      return entry
+    } catch (error) {
+      const code = errnoOf(error)
+      throw code === undefined ? error : unusableCredential(host, `${path} cannot be read (${code})`)
+    }
+  }
+
+  return {
+    entry() {
+      if (!check || clock.monotonic() - checkedAt >= lookAgainMs) {
+        checkedAt = clock.monotonic()
+        check = reload()
+      }
+      return check
+    },
+  }
+}
+
+const noEntry: DockerEntry = { helper: undefined, inline: undefined }
+
+/**
+ * Reads the text of a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file;
+ * else `credsStore` does, else the file. Throws an UpstreamError that quotes nothing of the text.
+ * https://github.com/docker/cli/blob/master/cli/config/configfile/file.go
+ */
+function parseDockerConfig(text: string, host: string): DockerEntry {
+  const config = text.trim() === '' ? {} : asObject(parseJson(text, host))
+  const auth = findAuth(asObject(member(config, 'auths')), host)
+  const inline = credentialIn(asObject(auth))
+  const helper = helperOf(config, host)
+  if (inline === 'broken' && !helper) throw broken(host, 'its auth entry is not base64 of user:password')
+  return {
+    helper,
+    inline: inline === 'broken' ? undefined : inline,
+    inlineUntil: timeOf(asObject(auth)[untilKey]),
+  }
+}
+
+function helperOf(config: Record<string, unknown>, host: string): DockerEntry['helper'] {
+  const server = serverOf(host)
+  const [perRegistry, store] = [asObject(member(config, 'credHelpers')), member(config, 'credsStore')]
+  // Docker reads no other names of Docker Hub here, but podman does: they count where Docker would find nothing.
+  const names = [server, ...(store ? [] : ['docker.io', 'index.docker.io'].filter(() => host === 'docker.io'))]
+  const named = names.find((name) => Object.hasOwn(perRegistry, name))
+  const name = named === undefined ? store : perRegistry[named]
+  if (typeof name !== 'string' || name === '') return undefined
+  const key = named === undefined ? 'credsStore' : `credHelpers."${named}"`
+  return { name: checkedHelper(name, host), server, key }
+}
+
+async function versionOf(path: string): Promise<string | undefined> {
+  try {
+    // What is handed over comes out of an archive: always of the same time, mostly of the same size, and in the same inode.
+    const { mtimeMs, ctimeMs, size, ino } = await stat(path)
+    return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    throw error
+  }
+}
+
+function timeOf(value: unknown): number | undefined {
+  const time = typeof value === 'string' ? Date.parse(value) : Number.NaN
+  return Number.isNaN(time) ? undefined : time
+}
+
+function checkedHelper(name: string, host: string): string {
+  if (!/^[\w.-]+$/.test(name)) throw broken(host, 'it names a credential helper that cannot be a program')
+  return name
+}
+
+function parseJson(text: string, host: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    // The parser's own message quotes the text.
+    throw broken(host, 'it is not valid JSON')
+  }
+}
+
+function asObject(value: unknown): Record<string, unknown> {
+  return isObject(value) ? value : {}
+}
+
+const broken = (host: string, why: string) => unusableCredential(host, `Docker's config.json was read, but ${why}`)
 
 /** Helpers hand out passwords that live for hours (ECR: 12 h), and asking one costs a process. */
 const keepMs = 10 * 60_000
@@ -91,3 +219,151 @@ export function createDockerCredentials(options: {
     },
   }
 }
+
+const timeoutMs = 15_000
+/** More than any credential takes. */
+const largestAnswer = 256 * 1024
+/** What the helpers' library says for itself: safe to quote. */
+const knownWords = ['no credentials server URL', 'no credentials username']
+
+/**
+ * Runs `docker-credential-<name> get` for a server; undefined when it holds nothing for it. Throws an UpstreamError that names
+ * the helper, and quotes nothing of its output that could be a secret.
+ * https://github.com/docker/docker-credential-helpers#development
+ */
+export async function askHelper(
+  { name, server, key }: NonNullable<DockerEntry['helper']>,
+  host: string,
+  runCommand: RunCommand,
+): Promise<Credential | undefined> {
+  const program = `docker-credential-${name}`
+  const named = `${program}, which ${key} in Docker's config.json names,`
+  const result = await runCommand(program, ['get'], { input: server, timeoutMs })
+  if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
+  if (result.exitCode !== 0) {
+    if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
+    throw unusableCredential(host, `${named} ${howItFailed(result)}`)
+  }
+  const answer = parseFirstObject(result.stdout.slice(0, largestAnswer))
+  const [username, secret] = answer ? [member(answer, 'Username') ?? '', member(answer, 'Secret') ?? ''] : []
+  // An answer without either is how some say that they hold nothing.
+  if (username === '' && secret === '') return undefined
+  if (typeof username === 'string' && username !== '' && typeof secret === 'string')
+    return credentialOf(username, secret)
+  throw unusableCredential(host, `${named} answered with something that is no credential`)
+}
+
+function howItFailed({ exitCode, stdout, stderr }: CommandResult): string {
+  const said = knownWords.find((words) => stdout.trim() === words)
+  if (exitCode !== undefined) return `failed with exit code ${exitCode}${said === undefined ? '' : ` (${said})`}`
+  const refusal = stdout === '' ? /^spawn\b.* (E[A-Z0-9]+)$/.exec(stderr.trim())?.[1] : undefined
+  return refusal === undefined ? 'did not finish' : `cannot be started (${refusal})`
+}
+
+/** The JSON object that a text begins with: Docker does not read what comes after it. */
+function parseFirstObject(text: string): Record<string, unknown> | undefined {
+  for (let end = text.indexOf('}'); end !== -1; end = text.indexOf('}', end + 1)) {
+    const object = parseObject(text.slice(0, end + 1))
+    if (object) return object
+  }
+  return undefined
+}
+
+/** Docker Hub's name in Docker's config.json, and to credential helpers. */
+export const hubServer = 'https://index.docker.io/v1/'
+
+/** Holds credentials in the form of config.json's `auths`. */
+export const authVariable = 'DOCKER_AUTH_CONFIG'
+
+/** What other programs call it there. */
+const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
+
+/** The name under which Docker keeps a registry's credential. */
+export function serverOf(host: string): string {
+  return host === 'docker.io' ? hubServer : host
+}
+
+/** Docker reads the members of its files whatever their case; the keys of a map are taken as they are. */
+export function member(object: Readonly<Record<string, unknown>>, name: string): unknown {
+  if (Object.hasOwn(object, name)) return object[name]
+  const other = Object.keys(object).find((key) => key.toLowerCase() === name.toLowerCase())
+  return other === undefined ? undefined : object[other]
+}
+
+/**
+ * A registry's entry in `auths`: under its name, else under an address of it. `auths` may have several of those: the one that is
+ * nearest to the bare name counts. https://github.com/docker/cli/blob/master/cli/config/credentials/file_store.go
+ */
+export function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unknown {
+  const server = serverOf(host)
+  if (Object.hasOwn(auths, server)) return auths[server]
+  const names = host === 'docker.io' ? hubNames : [host]
+  const found = Object.keys(auths).flatMap((key) => {
+    const name = hostnameOf(key)
+    const at = names.findIndex((each) => each.toLowerCase() === name.toLowerCase())
+    const distance = at * 4 + (hasPath(key) ? 2 : 0) + (name === names[at] ? 0 : 1)
+    return at === -1 ? [] : [{ key, distance }]
+  })
+  const [nearest] = found.toSorted((a, b) => a.distance - b.distance)
+  return nearest && auths[nearest.key]
+}
+
+/** The host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
+export function hostnameOf(key: string): string {
+  const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*:\/\/)?([^/]*)/i.exec(key)!
+  if (scheme === undefined) return authority
+  const host = authority.replace(/[?#].*$/, '').replace(/^.*@/, '')
+  const bare = /^\[([^\]]*)\]$/.exec(host)?.[1]
+  if (bare !== undefined) return bare
+  // An IPv6 address without brackets, whose last part is taken for a port.
+  const loose = /^([^[]*:[^[]*):(\d+)$/.exec(host)
+  return loose ? `[${loose[1]}]:${loose[2]}` : host
+}
+
+function hasPath(key: string): boolean {
+  return /^\/+(?!v[12]\/*$)[^/]/.test(key.replace(/^[a-z][a-z0-9+.-]*:\/\//i, '').replace(/^[^/]*/, ''))
+}
+
+/** The credential in an entry of `auths`, if it holds one; `broken` for one that Docker refuses. */
+export function credentialIn(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
+  const [registryToken, identityToken, auth] = ['registrytoken', 'identitytoken', 'auth'].map((name) =>
+    member(entry, name),
+  )
+  const pair = isText(auth) ? parsePair(auth) : [member(entry, 'username'), member(entry, 'password') ?? '']
+  if (pair === undefined) return 'broken'
+  if (isText(registryToken)) return { kind: 'registry-token', token: registryToken }
+  if (isText(identityToken)) return { kind: 'identity-token', token: identityToken }
+  const [username, password] = pair
+  return isText(username) && typeof password === 'string' ? credentialOf(username, password) : undefined
+}
+
+/** `base64(user:password)`; the password may hold colons, and old versions of Docker padded it with NUL. */
+function parsePair(auth: string): [string, string] | undefined {
+  const pair = Buffer.from(auth, 'base64').toString('utf8')
+  const colon = pair.indexOf(':')
+  if (colon < 1) return undefined
+  return [pair.slice(0, colon), pair.slice(colon + 1).replaceAll(/^\0+|\0+$/g, '')]
+}
+
+/**
+ * The credentials in the variable DOCKER_AUTH_CONFIG, which go before all others (Docker 28.3). Undefined for a text that is
+ * not `{"auths": {"<registry>": {"auth": "…"}}}` and nothing else: Docker goes on without it.
+ */
+export function parseAuthVariable(text: string): ReadonlyMap<string, Credential> | undefined {
+  if (text.trim() === '') return new Map()
+  const json = parseObject(text)
+  if (!json || Object.keys(json).some((key) => key.toLowerCase() !== 'auths')) return undefined
+  const auths = member(json, 'auths') ?? {}
+  if (!isObject(auths)) return undefined
+  const credentials = new Map<string, Credential>()
+  for (const [server, entry] of Object.entries(auths)) {
+    if (!isObject(entry) || Object.keys(entry).some((key) => key.toLowerCase() !== 'auth')) return undefined
+    const auth = member(entry, 'auth')
+    const pair = typeof auth === 'string' ? parsePair(auth) : undefined
+    if (!pair) return undefined
+    credentials.set(server, { kind: 'password', username: pair[0], password: pair[1] })
+  }
+  return credentials
+}
+
+const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''

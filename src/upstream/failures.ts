@@ -2,9 +2,250 @@ import { STATUS_CODES } from 'node:http'
 import { stripVTControlCharacters } from 'node:util'
 import { isObject, JsonError, readJsonNow } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
-import { decodeBytes, encodingOf } from './content-encoding.ts'
+import type { WorkWatcher } from '../lib/system-errors.ts'
+import type { Clock } from '../lib/time.ts'
+import { decodeBytes, encodingOf } from './body.ts'
+import { TransientError } from './retry.ts'
 import type { Answer } from './transport.ts'
-import { UpstreamError } from './upstream.ts'
+import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
+
+/**
+ * What a registry's 4xx answer says about the content that was asked for. A status that is not listed here is about the request
+ * (400, 405, 406, 409, 411, 413 to 417, 421, 422, 424, 426, 428, 431 …): the registry did not understand it, and said nothing
+ * about the content, so a cached tag stays.
+ */
+const meanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy'> = new Map([
+  [401, 'denied'],
+  /** A subscription has ended. */
+  [402, 'denied'],
+  [403, 'denied'],
+  [404, 'absent'],
+  /** The network's proxy says this, not the registry. */
+  [407, 'proxy'],
+  [408, 'later'],
+  [410, 'absent'],
+  /** Harbor says this of images that a policy blocks. */
+  [412, 'denied'],
+  [423, 'denied'],
+  [425, 'later'],
+  [451, 'denied'],
+])
+
+/** Whether a status of the registry's own refuses the content to whoever asked. */
+export function isDenial(status: number): boolean {
+  return meanings.get(status) === 'denied'
+}
+
+export interface RefusalOptions {
+  /** Statuses of the registry's own that mean the same as a 404 here. */
+  readonly meansAbsent?: readonly number[] | undefined
+  /** What was sent to the upstream and must not be shown. */
+  readonly secrets?: readonly string[] | undefined
+}
+
+/** The failure that an answer other than the wanted one is, with the registry's own reason. Lets go of its body. */
+export async function refusal(
+  host: string,
+  answer: Answer,
+  clock: Clock,
+  { meansAbsent = [], secrets = [] }: RefusalOptions = {},
+): Promise<UpstreamError> {
+  const { status, foreign, storage } = answer
+  const where = foreign === undefined ? host : `${host} (redirected to ${foreign})`
+  if (status === 429 && !storage) return limitFailure(where, answer, clock, (text) => reasonIn(text, secrets))
+  const reason = await readReason(answer, secrets)
+  const meaning = meanings.get(status)
+  if (meaning === 'absent' || (!storage && meansAbsent.includes(status))) {
+    return new UpstreamError('absent', 404, withReason(`${where} does not have it`, reason))
+  }
+  if (meaning === 'proxy') {
+    return new UpstreamError(
+      'unavailable',
+      502,
+      withReason(`The proxy on the way to ${where} answered ${status}`, reason),
+    )
+  }
+  // What storage behind the registry says is not the registry's word; an expired link is one reason, and a new one may heal it.
+  if (storage) {
+    const message = withReason(`The storage that ${host} sent us to answered ${status}`, reason)
+    return new TransientError('unavailable', 502, message)
+  }
+  if (meaning === 'denied') {
+    const what = status === 401 && foreign === undefined && secrets.length > 0 ? 'the credential' : 'it'
+    return new UpstreamError('denied', status, withReason(`${where} refused ${what} (${status})`, reason))
+  }
+  const message = withReason(`${where} answered ${status}`, reason)
+  if (meaning === 'later') return new TransientError('unavailable', 502, message)
+  // 501 and 505 are said by a server that is well.
+  if (status >= 500 && status !== 501 && status !== 505) {
+    return new TransientError('unavailable', 502, message, { breaksCircuit: foreign === undefined })
+  }
+  return new UpstreamError('invalid', 502, message)
+}
+
+const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
+/** Only an upstream that was asked refuses, or says that there is nothing. */
+const answers: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
+
+/**
+ * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
+ * `wall`: wall clock ms. `watcher` hears whether each request got through to the upstream.
+ */
+export function noteFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
+  let last: { readonly message: string; readonly at: number } | undefined
+  let retryAt = 0
+
+  async function noted<T>(ask: Promise<T>): Promise<T> {
+    try {
+      const answer = await ask
+      watcher?.worked()
+      return answer
+    } catch (error) {
+      if (error instanceof UpstreamError && answers.has(error.failure)) watcher?.worked()
+      else watcher?.failed(error)
+      if (error instanceof UpstreamError && troubles.has(error.failure)) {
+        const now = wall()
+        retryAt = error.retryAfterSeconds === undefined ? 0 : now + error.retryAfterSeconds * 1000
+        last = { message: error.message, at: now }
+      }
+      throw error
+    }
+  }
+
+  return {
+    host: upstream.host,
+    identity: (access) => upstream.identity(access),
+    resolve: (...args) => noted(upstream.resolve(...args)),
+    manifest: (...args) => noted(upstream.manifest(...args)),
+    statBlob: (...args) => noted(upstream.statBlob(...args)),
+    blob: (...args) => noted(upstream.blob(...args)),
+    tags: (...args) => noted(upstream.tags(...args)),
+    referrers: (...args) => noted(upstream.referrers(...args)),
+    health() {
+      const health = upstream.health()
+      const left = retryAt - wall()
+      if (last === undefined || (health.state === 'ok' && left <= 0)) return health
+      return { ...health, lastError: { ...last, ...(left > 0 && { retryAfterSeconds: Math.ceil(left / 1000) }) } }
+    },
+  }
+}
+
+/** A 429 that has to be remembered. */
+export class LimitedError extends UpstreamError {
+  readonly limit: Limit
+
+  constructor(where: string, limit: Limit) {
+    const retryAfterSeconds = Math.max(1, Math.ceil(limit.retryAfterMs / 1000))
+    const message = `${where} wants no more requests from here for ${retryAfterSeconds} s`
+    super('limited', 429, withReason(message, limit.reason), { retryAfterSeconds })
+    this.limit = limit
+  }
+}
+
+/** The failure that a 429 answer is. A limit of less than a second, ghcr.io's habit, is worth waiting for. */
+export async function limitFailure(
+  where: string,
+  answer: Answer,
+  clock: Clock,
+  read: (text: string) => string | undefined = reasonIn,
+): Promise<UpstreamError> {
+  const text = await readText(answer)
+  const limit = { ...readLimit(answer.header, text, clock.wall()), reason: read(text) }
+  if (limit.retryAfterMs >= 1000) return new LimitedError(where, limit)
+  return new TransientError('limited', 429, `${where} wants fewer requests at once.`, { pauseMs: limit.retryAfterMs })
+}
+
+/** What a 429 answer limits: `manifests` = Docker Hub's pull quota, spent by GETs of manifests only; `all` = every request. */
+export interface Limit {
+  readonly scope: 'manifests' | 'all'
+  readonly retryAfterMs: number
+  /** The upstream's own words. */
+  readonly reason?: string | undefined
+}
+
+type Header = (name: string) => string | undefined
+
+const defaultMs = 60_000
+const longestMs = 3_600_000
+const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+
+/** Reads a 429 answer. `wall`: the time now, ms since the epoch, for a Retry-After that is a date. */
+export function readLimit(header: Header, body: string, wall: number): Limit {
+  const told = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
+  const retryAfterMs = (told === undefined ? undefined : parseRetryAfter(told, wall)) ?? defaultMs
+  const isQuota = leadingNumber(header('ratelimit-remaining')) === 0 || /pull rate limit/i.test(body)
+  return { scope: isQuota ? 'manifests' : 'all', retryAfterMs: Math.min(retryAfterMs, longestMs) }
+}
+
+/**
+ * Milliseconds from a Retry-After value: seconds, an HTTP date, or a Go duration as ghcr.io sends it (`880.1µs`).
+ * https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+ */
+export function parseRetryAfter(text: string, wall: number): number | undefined {
+  const trimmed = text.trim()
+  if (/^\d+(\.\d+)?$/.test(trimmed)) return Number(trimmed) * 1000
+  // The µ may arrive as two bytes of UTF-8, one of Latin-1, or a replacement character.
+  const duration = trimmed.replaceAll(/[^\x20-\x7e]+s/g, 'us')
+  if (/^(?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h))+$/.test(duration)) {
+    let total = 0
+    for (const [, amount, unit] of duration.matchAll(/(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)/g))
+      total += Number(amount) * unitMs[unit!]!
+    return total
+  }
+  const date = Date.parse(trimmed)
+  return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
+}
+
+/** Docker Hub's `ratelimit-limit: 100;w=21600` and its companions; undefined when they are not there. */
+export function readRateLimit(header: Header, wall: number): RateLimit | undefined {
+  const limit = leadingNumber(header('ratelimit-limit'))
+  const remaining = leadingNumber(header('ratelimit-remaining'))
+  const window = /;\s*w=(\d+)/.exec(header('ratelimit-limit') ?? '')?.[1]
+  if (limit === undefined || remaining === undefined || window === undefined) return undefined
+  return {
+    limit,
+    remaining,
+    windowSeconds: Number(window),
+    source: header('docker-ratelimit-source'),
+    at: wall,
+  }
+}
+
+function leadingNumber(text: string | undefined): number | undefined {
+  const digits = /^\s*(\d+)/.exec(text ?? '')?.[1]
+  return digits === undefined ? undefined : Number(digits)
+}
+
+/** Remembers who was told to wait, so that the upstream is not asked before the time is over. */
+export interface Cooldown {
+  /** Throws a LimitedError while a request by this identity would be in vain; `spendsQuota`: it is a GET of a manifest. */
+  check(identity: string, spendsQuota: boolean): void
+  note(identity: string, limit: Limit): void
+}
+
+export function createCooldown(host: string, clock: Clock): Cooldown {
+  const limits = new Map<string, { readonly until: number; readonly reason: string | undefined }>()
+
+  function check(identity: string, scope: Limit['scope']): void {
+    const key = `${scope} ${identity}`
+    const limit = limits.get(key)
+    if (!limit) return
+    const retryAfterMs = limit.until - clock.monotonic()
+    if (retryAfterMs > 0) throw new LimitedError(host, { scope, retryAfterMs, reason: limit.reason })
+    limits.delete(key)
+  }
+
+  return {
+    check(identity, spendsQuota) {
+      check(identity, 'all')
+      if (spendsQuota) check(identity, 'manifests')
+    },
+    note(identity, { scope, retryAfterMs, reason }) {
+      const key = `${scope} ${identity}`
+      limits.set(key, { until: Math.max(limits.get(key)?.until ?? 0, clock.monotonic() + retryAfterMs), reason })
+    },
+  }
+}
 
 /** An error body is read up to here, and for so long; both are far more than a sentence needs. */
 const mostBytes = 16 * 1024

@@ -1,4 +1,9 @@
-import { type CanaryImage, makeCanaryImage } from './canary-image.ts'
+import { gzipSync } from 'node:zlib'
+import { tarFile } from '../lib/tar.ts'
+import { ImageContents, mediaType } from '../oci/content.ts'
+import { type Digest, digestOf } from '../oci/digest.ts'
+import type { Reference } from '../oci/reference.ts'
+import { type Upstream, UpstreamError } from './upstream.ts'
 
 /** An image that nobody else has, offered for a while under every registry's name. */
 export interface Canary {
@@ -62,4 +67,99 @@ export class Canaries {
     for (const [repository, { until }] of this.#byRepository)
       if (until <= this.#now()) this.#byRepository.delete(repository)
   }
+}
+
+/** An image as an upstream serves it. */
+export interface CanaryImage {
+  /** Of the index. */
+  readonly digest: Digest
+  readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>
+  readonly blobs: ReadonlyMap<Digest, Uint8Array>
+}
+
+/** Every platform that clients pull for. */
+const platforms = [
+  { architecture: 'amd64' },
+  { architecture: 'arm64', variant: 'v8' },
+  { architecture: 'arm', variant: 'v7' },
+  { architecture: '386' },
+  { architecture: 'ppc64le' },
+  { architecture: 's390x' },
+  { architecture: 'riscv64' },
+]
+
+/** A tiny image that no client can have: its content holds the given text. It is never run. */
+export function makeCanaryImage(unique: string): CanaryImage {
+  const contents = new ImageContents()
+  const tar = tarFile('mirror-check', Buffer.from(`${unique}\n`))
+  const layer = contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar))
+  const rootfs = { type: 'layers', diff_ids: [digestOf(tar)] }
+  const config = { Cmd: ['/mirror-check'] }
+  const children = platforms.map((platform) => {
+    const description = Buffer.from(JSON.stringify({ os: 'linux', ...platform, config, rootfs }))
+    const descriptor = { config: contents.addBlob(mediaType.ociConfig, description), layers: [layer] }
+    return { ...contents.addManifest(mediaType.ociManifest, descriptor), platform: { os: 'linux', ...platform } }
+  })
+  const { digest } = contents.addManifest(mediaType.ociIndex, { manifests: children })
+  return { digest, manifests: contents.manifests, blobs: contents.blobs }
+}
+
+const identity = 'anonymous'
+
+/** A registry that holds one canary. The cache asks it as it asks any other, so that a pull proves the whole way. */
+export function createCanaryUpstream(host: string, canary: Canary): Upstream {
+  const { image, tag, seen } = canary
+
+  function find(reference: Reference): {
+    readonly mediaType: string
+    readonly bytes: Uint8Array<ArrayBuffer>
+    digest: Digest
+  } {
+    seen.set(host, (seen.get(host) ?? 0) + 1)
+    const digest = reference.kind === 'digest' ? reference.digest : reference.tag === tag ? image.digest : undefined
+    const manifest = digest && image.manifests.get(digest)
+    if (!manifest) throw absent()
+    return { ...manifest, digest }
+  }
+
+  function findBlob(digest: Digest): Uint8Array {
+    const bytes = image.blobs.get(digest)
+    if (!bytes) throw absent()
+    return bytes
+  }
+
+  return {
+    host,
+    isProbe: true,
+    identity: () => Promise.resolve(identity),
+    async resolve(_name, reference) {
+      const { digest, mediaType, bytes } = find(reference)
+      return { digest, mediaType, size: bytes.length, identity }
+    },
+    async manifest(_name, reference) {
+      const { digest, mediaType, bytes } = find(reference)
+      return { digest, mediaType, bytes, identity }
+    },
+    async statBlob(_name, digest) {
+      return { size: findBlob(digest).length, identity }
+    },
+    async blob(_name, digest, { from }) {
+      const bytes = findBlob(digest)
+      return { size: bytes.length, isPart: false, identity, body: once(new Uint8Array(bytes.subarray(from))) }
+    },
+    async tags(name) {
+      const bytes = Buffer.from(JSON.stringify({ name, tags: [tag] }))
+      return { bytes, next: undefined, filtersApplied: undefined, identity }
+    },
+    referrers: () => Promise.resolve(undefined),
+    health: () => ({ state: 'ok', rateLimit: undefined }),
+  }
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield await Promise.resolve(bytes)
+}
+
+function absent(): UpstreamError {
+  return new UpstreamError('absent', 404, 'The mirror offers nothing else under this name.')
 }

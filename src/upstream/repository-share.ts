@@ -1,5 +1,5 @@
 import { Slots } from '../lib/async.ts'
-import type { Lane } from './agents.ts'
+import type { Lane } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Gives back what a request held. */

@@ -1,14 +1,70 @@
+import { LRUCache } from 'lru-cache'
+import { untilAborted } from '../lib/async.ts'
 import { readJsonObject } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import { readSmallBody } from './body.ts'
-import { type Credential, secretsOf } from './credential.ts'
-import { readReason, reasonIn, withReason } from './failures.ts'
-import { limitFailure } from './limited-error.ts'
-import { isDenial } from './refusal.ts'
-import { TransientError } from './transient-error.ts'
+import { isDenial, limitFailure, readReason, reasonIn, withReason } from './failures.ts'
+import { type Credential, fingerprintOf, secretsOf } from './identity.ts'
+import { TransientError } from './retry.ts'
 import type { Answer, Exchange, ExchangeRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
+
+/** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
+export interface TokenCache {
+  /** A token that is good for a while yet; one request serves all who wait for the same. */
+  get(request: TokenRequest, signal: AbortSignal | undefined): Promise<Token>
+  /** Forgets a token that was refused, unless another one has taken its place. */
+  drop(request: TokenRequest, token: Token): void
+}
+
+export interface TokenRequest {
+  readonly challenge: BearerChallenge
+  /** Of one repository: registries refuse tokens that have grown too long. */
+  readonly scope: string
+  readonly credential: Credential | undefined
+}
+
+const mostTokens = 1000
+
+export function createTokenCache(host: string, deps: { exchange: Exchange; clock: Clock }): TokenCache {
+  const tokens = new LRUCache<string, Token>({ max: mostTokens })
+  const flights = new Map<string, Promise<Token>>()
+
+  async function fetchToken(key: string, { challenge, scope, credential }: TokenRequest): Promise<Token> {
+    try {
+      const token = await requestToken(host, challenge, scope, credential, deps)
+      tokens.set(key, token)
+      return token
+    } finally {
+      flights.delete(key)
+    }
+  }
+
+  return {
+    async get(request, signal) {
+      // Before a request begins whose failure nobody would be there to meet.
+      signal?.throwIfAborted()
+      const key = keyOf(request)
+      const known = tokens.get(key)
+      if (known && deps.clock.monotonic() < known.refreshAt) return known
+      const flight = flights.get(key) ?? fetchToken(key, request)
+      flights.set(key, flight)
+      return untilAborted(flight, signal)
+    },
+    drop(request, token) {
+      const key = keyOf(request)
+      if (tokens.peek(key) === token) tokens.delete(key)
+    },
+  }
+}
+
+function keyOf({ challenge: { realm, service }, scope, credential }: TokenRequest): string {
+  return JSON.stringify([realm.href, service, scope, fingerprintOf(credential)])
+}
+
+/** The scope in which a repository is read. */
+export const pullScope = (name: string) => `repository:${name}:pull`
 
 /** What a Bearer challenge asks a token for. */
 export interface BearerChallenge {

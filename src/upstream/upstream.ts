@@ -1,5 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
+import type { Repository } from '../oci/route.ts'
 
 /** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
 export type Access = 'credentialed' | 'anonymous'
@@ -136,5 +137,81 @@ export class UpstreamError extends Error {
     this.failure = failure
     this.status = status
     this.retryAfterSeconds = options.retryAfterSeconds
+  }
+}
+
+/** A repository of an upstream, as that upstream spells it. */
+export interface UpstreamRepository {
+  readonly host: string
+  readonly name: string
+}
+
+export interface RoutingOptions {
+  /** The hosts of the `upstreams` section. */
+  readonly configured: { has(host: string): boolean }
+  /** Asked when a request names no registry. */
+  readonly defaultUpstream: string
+}
+
+/** Registries that may be asked without an entry in the configuration. */
+export const builtInUpstreams: ReadonlySet<string> = new Set([
+  'docker.io',
+  'ghcr.io',
+  'gcr.io',
+  'us.gcr.io',
+  'eu.gcr.io',
+  'asia.gcr.io',
+  'mirror.gcr.io',
+  'quay.io',
+  'registry.k8s.io',
+  'k8s.gcr.io',
+  'mcr.microsoft.com',
+  'public.ecr.aws',
+  'registry.gitlab.com',
+  'nvcr.io',
+  'docker.elastic.co',
+  'registry.access.redhat.com',
+  'registry.redhat.io',
+  'cgr.dev',
+])
+
+/** Says which upstream a request means; undefined when that one may not be asked. */
+export function createRouting({
+  configured,
+  defaultUpstream,
+}: RoutingOptions): (repository: Repository) => UpstreamRepository | undefined {
+  return ({ registry, name, byNamespace }) => {
+    const host = registry ?? defaultUpstream
+    const allowed =
+      host === defaultUpstream ||
+      configured.has(host) ||
+      builtInUpstreams.has(host) ||
+      // Google makes a host per region; only a client that names any registry by itself gets at them.
+      (byNamespace && /^[a-z0-9-]+\.pkg\.dev$/.test(host))
+    if (!allowed) return undefined
+    return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
+  }
+}
+
+/** An upstream that is never asked (`cache.offline`): every question fails as if it were unreachable. */
+export function createOfflineUpstream(upstream: Pick<Upstream, 'host' | 'identity'>): Upstream {
+  const refuse = (): Promise<never> =>
+    Promise.reject(
+      new UpstreamError(
+        'unavailable',
+        503,
+        `It is not cached, and the mirror is offline: ${upstream.host} is not asked.`,
+      ),
+    )
+  return {
+    host: upstream.host,
+    identity: (access) => upstream.identity(access),
+    resolve: refuse,
+    manifest: refuse,
+    statBlob: refuse,
+    blob: refuse,
+    tags: refuse,
+    referrers: refuse,
+    health: () => ({ state: 'ok', rateLimit: undefined }),
   }
 }

@@ -3,10 +3,9 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { runCommand } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
-import type { Credential } from '../../upstream/credential.ts'
-import { createCredentials, credentialHostOf } from '../../upstream/credentials.ts'
-import { dockerConfigPath } from '../../upstream/docker-config.ts'
-import { renderHanded } from '../../upstream/handed-credentials.ts'
+import { createCredentials, credentialHostOf, renderHanded } from '../../upstream/credentials.ts'
+import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
+import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 
 /**

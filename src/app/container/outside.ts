@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path'
 import { errnoOf } from '../../lib/errors.ts'
 import { handedFolderOf } from '../../runtime/container-spec.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
-import { readHanded, type HandedCredential } from '../../upstream/handed-credentials.ts'
+import { readHanded, type HandedCredential } from '../../upstream/credentials.ts'
 
 /** What a mirror in a container is told about the world outside of it. */
 export interface Outside {

@@ -1,8 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { createCircuit } from '../../../src/upstream/circuit.ts'
-import { TransientError, type Outage } from '../../../src/upstream/transient-error.ts'
+import { createCircuit, type Outage, TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 import { failureOf, fakeClock } from './support/open-upstream.ts'
 

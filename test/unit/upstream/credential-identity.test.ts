@@ -1,6 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createIdentify, fingerprintOf } from '../../../src/upstream/identity.ts'
-import type { Credential } from '../../../src/upstream/credential.ts'
+import { createIdentify, type Credential, fingerprintOf } from '../../../src/upstream/identity.ts'
 import { webToken } from '../../support/web-token.ts'
 
 const identify = createIdentify(Buffer.from('a key'))

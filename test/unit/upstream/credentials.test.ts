@@ -5,8 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { deferred } from '../../../src/lib/async.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/process.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
-import { hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-auth.ts'
-import { dockerConfigPath } from '../../../src/upstream/docker-config.ts'
+import { dockerConfigPath, hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
 import { failureOf, fakeClock } from './support/open-upstream.ts'
 
 const basic = (pair: string) => Buffer.from(pair).toString('base64')

@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici'
 import { expect, test } from 'vitest'
-import { dispatch } from '../../../src/upstream/dispatch.ts'
+import { dispatch } from '../../../src/upstream/undici.ts'
 
 const request = { origin: 'http://registry.example', path: '/', method: 'GET' } as const
 

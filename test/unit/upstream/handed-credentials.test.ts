@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
-import type { Credential } from '../../../src/upstream/credential.ts'
+import type { Credential } from '../../../src/upstream/identity.ts'
 import { createDockerCredentials } from '../../../src/upstream/docker-credentials.ts'
-import { readHanded, renderHanded } from '../../../src/upstream/handed-credentials.ts'
+import { readHanded, renderHanded } from '../../../src/upstream/credentials.ts'
 
 const now = Date.parse('2026-01-01T00:00:00Z')
 const hour = 3_600_000

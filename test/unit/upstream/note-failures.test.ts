@@ -2,8 +2,8 @@ import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { OwnTroubles } from '../../../src/lib/system-errors.ts'
-import { noteFailures } from '../../../src/upstream/note-failures.ts'
-import { TransientError } from '../../../src/upstream/transient-error.ts'
+import { noteFailures } from '../../../src/upstream/failures.ts'
+import { TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 
 const noDescriptor = new TransientError('unavailable', 503, 'The mirror itself could not ask it (EMFILE).', {

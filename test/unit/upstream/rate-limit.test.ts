@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { parseRetryAfter, readLimit, readRateLimit } from '../../../src/upstream/rate-limit.ts'
+import { parseRetryAfter, readLimit, readRateLimit } from '../../../src/upstream/failures.ts'
 
 const now = Date.parse('2026-11-01T12:00:00Z')
 const headers = (values: Record<string, string>) => (name: string) => values[name]

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { builtInUpstreams, createRouting } from '../../../src/upstream/routing.ts'
+import { builtInUpstreams, createRouting } from '../../../src/upstream/upstream.ts'
 
 const route = createRouting({ configured: new Set(['registry.corp.example:5000']), defaultUpstream: 'docker.io' })
 const ask = (registry: string | undefined, name: string, byNamespace = false) => route({ registry, name, byNamespace })

@@ -1,7 +1,14 @@
 import { describe, expect, test } from 'vitest'
-import { classifyAddress, isMorePrivate, literalAddress } from '../../../src/upstream/address-class.ts'
-import { createAddressGuard, type LookupAll } from '../../../src/upstream/address-guard.ts'
-import { mayReceiveCredential, redirectTarget, repositoryIn } from '../../../src/upstream/trust.ts'
+import {
+  classifyAddress,
+  createAddressGuard,
+  isMorePrivate,
+  literalAddress,
+  type LookupAll,
+  mayReceiveCredential,
+  redirectTarget,
+  repositoryIn,
+} from '../../../src/upstream/trust.ts'
 
 const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
   mayReceiveCredential(new URL(realm), new URL(upstream), tokenHosts)
