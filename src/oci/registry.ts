@@ -1,4 +1,4 @@
-import type { Download } from '../registry/download.ts'
+import type { Download } from '../cache/download.ts'
 import type { OpenBlob } from '../store/blob-store.ts'
 import type { SmallContent, StoredManifest } from '../store/contents.ts'
 import type { Access } from '../upstream/upstream.ts'

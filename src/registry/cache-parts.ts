@@ -7,7 +7,7 @@ import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import type { RefStore } from '../store/records.ts'
 import type { RangePolicy } from './fetch-ranges.ts'
-import type { Stats } from './stats.ts'
+import type { Stats } from '../cache/stats.ts'
 
 /** What the caches of manifests and blobs stand on. */
 export interface CacheParts {

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import { startDownload, type Download, type DownloadOptions } from './download.ts'
+import { startDownload, type Download, type DownloadOptions } from '../cache/download.ts'
 
 /** Which repository, and by whose credential, a download was started for. */
 export interface Origin {

@@ -1,4 +1,4 @@
-import type { Totals } from '../registry/stats.ts'
+import type { Totals } from '../cache/stats.ts'
 
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.

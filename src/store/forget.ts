@@ -1,7 +1,7 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Holding } from './holdings.ts'
 import { imageRoots } from './image-roots.ts'
-import { imageName } from './images.ts'
+import { imageName } from '../cache/images.ts'
 import type { RepositoryRecord } from './records.ts'
 
 /** A holding to be let go of, or only some of its tags. */

@@ -1,7 +1,7 @@
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { EvictionPlanner, type EvictionPlan } from './eviction-plan.ts'
 import { surveyHoldings, type Holding } from './holdings.ts'
-import { imageName } from './images.ts'
+import { imageName } from '../cache/images.ts'
 import type { RepositoryRecord } from './records.ts'
 
 export interface RemovalRequest {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Identities } from '../../../src/registry/place.ts'
+import { Identities } from '../../../src/cache/grants.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 
 /** An upstream whose credential is what the test says it is. */

@@ -4,9 +4,9 @@ import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
-import type { Download } from '../../../src/registry/download.ts'
-import type { Place } from '../../../src/registry/place.ts'
-import { Prefetcher } from '../../../src/registry/prefetcher.ts'
+import type { Download } from '../../../src/cache/download.ts'
+import type { Place } from '../../../src/cache/grants.ts'
+import { Prefetcher } from '../../../src/cache/prefetch.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = Array.from({ length: 6 }, (_, at) => digestOf(Buffer.from(`layer ${at}`)))

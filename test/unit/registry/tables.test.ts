@@ -6,7 +6,7 @@ import { pageOf, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
 import { outlineManifest } from '../../../src/oci/content.ts'
 import { PullTracker } from '../../../src/registry/pull-tracker.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
-import { Stats } from '../../../src/registry/stats.ts'
+import { Stats } from '../../../src/cache/stats.ts'
 import { betterIdentity, findWord, revokeWord } from '../../../src/registry/word.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { listImages } from '../../../src/store/images.ts'
+import { listImages } from '../../../src/cache/images.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from './support/records.ts'
 
 const sizes = sizesOf({ index: 1, amd64: 10, arm64: 10, base: 1000, top: 100, single: 5 })

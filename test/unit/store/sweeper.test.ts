@@ -7,7 +7,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
-import { createSweeper, type Sweeper, type SweeperOptions } from '../../../src/store/sweeper.ts'
+import { createSweeper, type Sweeper, type SweeperOptions } from '../../../src/cache/evict.ts'
 import { addManifest, digestFor } from './support/records.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
 

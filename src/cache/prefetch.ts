@@ -6,7 +6,7 @@ import { isForeignLayer, type ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
-import type { Place } from './place.ts'
+import type { Place } from './grants.ts'
 
 export interface PrefetcherOptions {
   /** Layers fetched ahead at a time, of one image; 0 switches it off. */

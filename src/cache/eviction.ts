@@ -1,7 +1,7 @@
 import type { Digest } from '../oci/digest.ts'
-import { EvictionPlanner, type EvictionPlan } from './eviction-plan.ts'
-import { surveyHoldings, type Holding } from './holdings.ts'
-import type { RepositoryRecord } from './records.ts'
+import { type EvictionPlan, EvictionPlanner } from '../store/eviction-plan.ts'
+import { type Holding, surveyHoldings } from '../store/holdings.ts'
+import type { RepositoryRecord } from '../store/records.ts'
 
 export interface EvictionRequest {
   readonly records: Iterable<RepositoryRecord>

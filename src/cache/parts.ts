@@ -1,8 +1,8 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { upstreamSetting } from '../oci/reference.ts'
+import type { Provenance } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import type { UpstreamError } from '../upstream/upstream.ts'
-import type { Provenance } from '../oci/registry.ts'
 
 const cacheStatus: Record<Provenance['outcome'], string | undefined> = {
   hit: 'mirror; hit',

@@ -1,6 +1,6 @@
-import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/records.ts'
-import { UpstreamError, type Access, type Upstream } from '../upstream/upstream.ts'
 import type { Caller } from '../oci/registry.ts'
+import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/records.ts'
+import { type Access, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /** A repository of an upstream, as one caller may see it. */
 export interface Place {

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
-import { imageRoots, type ImageRoot } from './image-roots.ts'
-import type { RefStore, RepositoryRecord } from './records.ts'
+import { type ImageRoot, imageRoots } from '../store/image-roots.ts'
+import type { RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** Something a user would call an image, of which at least a part is held. */
 export interface CachedImage {

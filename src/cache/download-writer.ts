@@ -1,12 +1,12 @@
 import type { BufferRelease } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { digestAlgorithm, type Digest } from '../oci/digest.ts'
+import { type Digest, digestAlgorithm } from '../oci/digest.ts'
+import { hashHere, hashInThread, type IntakeHash } from '../registry/intake-hash.ts'
+import { Overflow } from '../registry/overflow.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { hashHere, hashInThread, type IntakeHash } from './intake-hash.ts'
-import { Overflow } from './overflow.ts'
 
 export interface IntakeOptions {
   readonly digest: Digest

@@ -5,7 +5,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { ByteRange } from '../oci/headers.ts'
 import type { BlobWriter, OpenBlob } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { Intake } from './intake.ts'
+import type { Intake } from './download-writer.ts'
 
 /** One client's place in a download: its pace and its end are its own. */
 export interface Follower {

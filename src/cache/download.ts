@@ -1,15 +1,15 @@
-import { systemClock, type Clock } from '../lib/time.ts'
-import type { BufferRelease } from '../lib/body-memory.ts'
 import { deferred } from '../lib/async.ts'
+import type { BufferRelease } from '../lib/body-memory.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { type Clock, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
+import { fetchRanges, isRanged, type RangePolicy } from '../registry/fetch-ranges.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
-import { UpstreamError, type FetchedBlob } from '../upstream/upstream.ts'
-import { fetchRanges, isRanged, type RangePolicy } from './fetch-ranges.ts'
-import { Followers, type Follower, type Portion } from './followers.ts'
-import { Intake } from './intake.ts'
+import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
+import { Intake } from './download-writer.ts'
+import { type Follower, Followers, type Portion } from './followers.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {
