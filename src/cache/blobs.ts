@@ -3,15 +3,12 @@ import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobAnswer, BlobBody } from '../oci/registry.ts'
-import type { CacheParts } from '../registry/cache-parts.ts'
-import { Downloads, type Origin, type RunningDownload } from '../registry/downloads.ts'
-import { betterIdentity, findWord, type Word } from '../registry/word.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { Download } from './download.ts'
-import { findGranted, type Place } from './grants.ts'
+import { type Download, type DownloadOptions, startDownload } from './download.ts'
+import { betterIdentity, findGranted, findWord, type Place, type Word } from './grants.ts'
 import type { Heads } from './heads.ts'
-import { provenanceOf } from './parts.ts'
+import { type CacheParts, provenanceOf } from './parts.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */
 const smallBytes = 64 * 1024
@@ -250,4 +247,50 @@ export class BlobCache {
 
 function isFor(origin: Origin, { host, name }: Place, identity: string): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
+}
+
+/** Which repository, and by whose credential, a download was started for. */
+export interface Origin {
+  readonly host: string
+  readonly name: string
+  readonly identity: string
+}
+
+export interface RunningDownload {
+  readonly origin: Origin
+  readonly download: Download
+}
+
+/** The fetches under way. Of those of one digest newcomers join the latest; earlier ones have dropped bytes on a full disk. */
+export class Downloads {
+  readonly #running = new Map<Digest, RunningDownload>()
+  readonly #all = new Set<Download>()
+  /** How many have ended: tells whether one ended while something was awaited. */
+  ended = 0
+
+  get(digest: Digest): RunningDownload | undefined {
+    const running = this.#running.get(digest)
+    return running?.download.canFollowFrom(0) ? running : undefined
+  }
+
+  has(digest: Digest): boolean {
+    return this.#running.has(digest)
+  }
+
+  start(origin: Origin, options: Omit<DownloadOptions, 'onSettled'>): Download {
+    const onSettled = () => {
+      this.ended += 1
+      this.#all.delete(download)
+      if (this.#running.get(options.digest)?.download === download) this.#running.delete(options.digest)
+    }
+    const download = startDownload({ ...options, onSettled })
+    this.#running.set(options.digest, { origin, download })
+    this.#all.add(download)
+    return download
+  }
+
+  /** Resolves when every fetch has ended. */
+  async settle(): Promise<void> {
+    await Promise.all(Array.from(this.#all, ({ settled }) => settled))
+  }
 }

@@ -1,9 +1,8 @@
-import type { BufferRelease } from '../lib/body-memory.ts'
+import { deferred, type Deferred } from '../lib/async.ts'
+import { type BufferRelease, upstreamBodies } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { type Digest, digestAlgorithm } from '../oci/digest.ts'
-import { hashHere, hashInThread, type IntakeHash } from '../registry/intake-hash.ts'
-import { Overflow } from '../registry/overflow.ts'
+import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/digest.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -241,5 +240,120 @@ export class Intake {
     const algorithm = digestAlgorithm(this.#options.digest)
     if (!this.#writer || (size !== undefined && size <= smallBytes)) return hashHere(algorithm)
     return hashInThread(this.#options.hashes, algorithm, this.#writer.fd)
+  }
+}
+
+/** Hashes what arrives, in order. */
+export interface IntakeHash {
+  /** `storedUpTo`: the size of the file with these bytes; undefined where it does not have them. */
+  take(bytes: Uint8Array, storedUpTo: number | undefined): void
+  /** Takes what the file has by now. Only where a thread reads it. */
+  advance(size: number): void
+  /** The digest of everything; the hash is used up. */
+  digest(): Promise<Digest>
+  /** Resolves when the file is not used any more. */
+  close(): Promise<void>
+}
+
+/** On this thread: for what is hashed sooner than another thread wakes. */
+export function hashHere(algorithm: DigestAlgorithm): IntakeHash {
+  const digester = createDigester(algorithm)
+  return {
+    take: (bytes) => digester.update(bytes),
+    advance() {
+      throw new Error('nobody reads the file here')
+    },
+    digest: () => Promise.resolve(digester.digest()),
+    close: () => Promise.resolve(),
+  }
+}
+
+/** On a thread of its own, which reads the file as it grows. */
+export function hashInThread(
+  hashes: Pick<HashPool, 'follow'>,
+  algorithm: DigestAlgorithm,
+  descriptor: number,
+): IntakeHash {
+  const hash = hashes.follow(algorithm, descriptor)
+  return {
+    take(bytes, storedUpTo) {
+      if (storedUpTo === undefined) hash.append(bytes)
+      else hash.advance(storedUpTo)
+    },
+    advance: (size) => hash.advance(size),
+    digest: () => hash.digest(),
+    close: () => hash.close(),
+  }
+}
+
+/** All that hold something: what they may hold together is shared by them. */
+const live = new Set<Overflow>()
+/** Bytes that each may hold, however many there are: without a chunk nothing would go on. */
+const leastBytes = 512 * 1024
+
+/**
+ * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
+ * while it is full, so that a full disk slows the upstream down instead of filling the memory.
+ */
+export class Overflow {
+  readonly #limit: number
+  readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
+  /** From where on a follower still needs the bytes. */
+  #needed = 0
+  /** The position behind the last byte. */
+  #end = 0
+  #room: Deferred<void> | undefined
+  /** Whether bytes were let go that a newcomer would need. */
+  dropped = false
+
+  constructor(limit: number) {
+    this.#limit = limit
+  }
+
+  /**
+   * Only bytes that a follower still needs count. The rest of a chunk goes with the chunk: if it counted, followers that have all
+   * they may get would wait for further bytes, and those for room.
+   */
+  get full(): boolean {
+    const share = upstreamBodies.bytes / Math.max(1, live.size)
+    return this.#end - this.#needed > Math.max(leastBytes, Math.min(this.#limit, share))
+  }
+
+  /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
+  async push(start: number, bytes: Uint8Array): Promise<void> {
+    live.add(this)
+    if (this.#end === 0) this.#needed = start
+    this.#chunks.push({ start, bytes })
+    this.#end = start + bytes.length
+    if (!this.full) return
+    this.#room ??= deferred()
+    await this.#room.promise
+  }
+
+  /** Says that nobody reads it any more. */
+  close(): void {
+    live.delete(this)
+  }
+
+  /** Copies bytes at the position into the buffer; how many, 0 when they are not here. */
+  read(buffer: Uint8Array, position: number): number {
+    const chunk = this.#chunks.find(({ start, bytes }) => position >= start && position < start + bytes.length)
+    if (!chunk) return 0
+    const part = chunk.bytes.subarray(position - chunk.start, position - chunk.start + buffer.length)
+    buffer.set(part)
+    return part.length
+  }
+
+  /** Lets go of everything before this position: the slowest follower's. */
+  dropBefore(position: number): void {
+    this.#needed = Math.max(this.#needed, Math.min(position, this.#end))
+    while (this.#chunks[0] && this.#chunks[0].start + this.#chunks[0].bytes.length <= position) {
+      this.#chunks.shift()
+      this.dropped = true
+    }
+    if (!this.full) {
+      this.#room?.resolve()
+      this.#room = undefined
+    }
   }
 }

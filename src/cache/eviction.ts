@@ -1,7 +1,6 @@
-import type { Digest } from '../oci/digest.ts'
-import { type EvictionPlan, EvictionPlanner } from '../store/eviction-plan.ts'
-import { type Holding, surveyHoldings } from '../store/holdings.ts'
+import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { RepositoryRecord } from '../store/records.ts'
+import { type Holding, type Holdings, imageName, imageRoots, surveyHoldings } from './images.ts'
 
 export interface EvictionRequest {
   readonly records: Iterable<RepositoryRecord>
@@ -99,4 +98,143 @@ function leastMissed(holdings: readonly Holding[], sizes: ReadonlyMap<Digest, nu
       usedAt.get(a)! - usedAt.get(b)! ||
       (sizes.get(b) ?? 0) - (sizes.get(a) ?? 0),
   )
+}
+
+/** What shall go. Nothing has happened yet. */
+export interface EvictionPlan {
+  readonly forget: readonly Forgotten[]
+  readonly blobs: readonly Digest[]
+  /** Sum of the blobs. */
+  readonly bytes: number
+}
+
+/** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. Uses the survey up. */
+export class EvictionPlanner {
+  readonly #holders: Map<Digest, number>
+  readonly #sizes: ReadonlyMap<Digest, number>
+  readonly #isInUse: (digest: Digest) => boolean
+  readonly #forget: Forgotten[] = []
+  readonly #blobs = new Set<Digest>()
+  #bytes = 0
+
+  constructor(holdings: Holdings, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
+    this.#holders = holdings.holders
+    this.#sizes = sizes
+    this.#isInUse = isInUse
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  forget(forgotten: Forgotten): void {
+    this.#forget.push(forgotten)
+    if (!forgotten.whole) return
+    for (const digest of forgotten.holding.contents) {
+      const left = (this.#holders.get(digest) ?? 1) - 1
+      this.#holders.set(digest, left)
+      if (left === 0) this.drop(digest)
+    }
+  }
+
+  /** Lets a blob go, whoever names it. */
+  drop(digest: Digest): void {
+    const size = this.#sizes.get(digest)
+    if (size === undefined || this.#blobs.has(digest) || this.#isInUse(digest)) return
+    this.#blobs.add(digest)
+    this.#bytes += size
+  }
+
+  plan(): EvictionPlan {
+    return { forget: this.#forget, blobs: [...this.#blobs], bytes: this.#bytes }
+  }
+}
+
+export interface RemovalRequest {
+  /** Images as they are listed, repositories with their registry, or digests. */
+  readonly names: readonly string[]
+  readonly records: Iterable<RepositoryRecord>
+  readonly sizes: ReadonlyMap<Digest, number>
+  readonly isInUse: (digest: Digest) => boolean
+}
+
+export interface RemovalPlan extends EvictionPlan {
+  /** Names that matched nothing. */
+  readonly unknown: string[]
+}
+
+/** What goes when a user names it, in small steps. An image goes with its last tag; a blob in use stays on the disk for now. */
+export function* planRemoval(request: RemovalRequest): Generator<undefined, RemovalPlan> {
+  const { sizes, isInUse } = request
+  const holdings = yield* surveyHoldings(request.records)
+  const planner = new EvictionPlanner(holdings, sizes, isInUse)
+  const names = new Set(request.names)
+  const matched = new Set<string>()
+  const isNamed = (name: string) => names.has(name) && matched.add(name)
+
+  for (const holding of holdings.all) {
+    const isWhole = wholeNames(holding).filter(isNamed).length > 0
+    const tags = holding.tags.filter((tag) => isNamed(imageName(holding.record, { tag })))
+    if (isWhole) planner.forget({ holding, tags: holding.tags, whole: true })
+    else if (tags.length > 0) planner.forget({ holding, tags, whole: tags.length === holding.tags.length })
+  }
+  for (const name of names) {
+    const digest = matched.has(name) ? undefined : parseDigest(name)
+    if (digest === undefined || !sizes.has(digest)) continue
+    matched.add(name)
+    planner.drop(digest)
+  }
+  return { ...planner.plan(), unknown: request.names.filter((name) => !matched.has(name)) }
+}
+
+/** The names that mean all of a holding. */
+function wholeNames({ record, digest }: Holding): string[] {
+  return [`${record.host}/${record.name}`, imageName(record, { digest }), digest]
+}
+
+/** A holding to be let go of, or only some of its tags. */
+export interface Forgotten {
+  readonly holding: Holding
+  readonly tags: readonly string[]
+  /** False when other tags keep the image. */
+  readonly whole: boolean
+}
+
+/** Takes holdings of one repository out of its record; manifests that another of its images names stay. */
+export function forget(record: RepositoryRecord, gone: readonly Forgotten[]): void {
+  const roots = new Set<Digest>()
+  for (const { holding, tags, whole } of gone) {
+    for (const tag of tags) if (record.tags.get(tag)?.digest === holding.digest) record.tags.delete(tag)
+    if (whole && holding.kind === 'blob') record.blobs.delete(holding.digest)
+    else if (whole && holding.kind === 'referrers') dropLists(record, new Set([holding.digest]))
+    else if (whole) roots.add(holding.digest)
+  }
+  if (roots.size === 0) return
+  const kept = new Set<Digest>()
+  for (const root of imageRoots(record))
+    if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
+  const dropped = new Set<Digest>()
+  for (const { holding, whole } of gone)
+    if (whole)
+      for (const digest of holding.manifests)
+        if (!kept.has(digest) && record.manifests.delete(digest)) dropped.add(digest)
+  dropLists(record, dropped)
+}
+
+/** The lists of what refers to an image go with it. */
+function dropLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest>): void {
+  for (const [key, { subject }] of referrers) if (subjects.has(subject)) referrers.delete(key)
+}
+
+/** What a user calls it; a blob or a list by itself has no name. */
+export function forgottenNames({ holding, tags }: Forgotten): string[] {
+  const { record, digest, kind } = holding
+  if (kind !== 'image') return []
+  return tags.length > 0 ? tags.map((tag) => imageName(record, { tag })) : [imageName(record, { digest })]
+}
+
+/** The same of what is listed as an image: something of it must be held, which a HEAD alone does not bring. */
+export function removedImages(gone: readonly Forgotten[], sizes: ReadonlyMap<Digest, number>): string[] {
+  const isHeld = ({ holding }: Forgotten) => [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
+  return gone.filter(isHeld).flatMap(forgottenNames)
 }

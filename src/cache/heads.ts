@@ -3,10 +3,9 @@ import type { Clock } from '../lib/time.ts'
 import { isManifestType } from '../oci/content.ts'
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
-import { findManifestWord } from '../registry/word.ts'
 import { RepeatedFailure, TransientError } from '../upstream/retry.ts'
 import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { findGranted, type Place } from './grants.ts'
+import { findGranted, findManifestWord, type Place } from './grants.ts'
 import type { HeldManifest, ManifestCache } from './manifests.ts'
 
 /** What an upstream says of a manifest: its head, or the manifest itself where only a GET tells. */

@@ -1,6 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
-import { type ImageRoot, imageRoots } from '../store/image-roots.ts'
-import type { RefStore, RepositoryRecord } from '../store/records.ts'
+import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** Something a user would call an image, of which at least a part is held. */
 export interface CachedImage {
@@ -64,4 +63,111 @@ function imageOf(
 
 function timeOrNever(time: number): number | undefined {
   return time > 0 ? time : undefined
+}
+
+/** A manifest that somebody asks for by name: one with tags, or one that no other manifest of its repository names. */
+export interface ImageRoot {
+  readonly record: RepositoryRecord
+  readonly digest: Digest
+  readonly tags: readonly string[]
+  /** The recorded manifests of the image, its own first. */
+  readonly manifests: readonly Digest[]
+  /** Every digest of the image: manifests, blobs, and the lists of what refers to it. */
+  readonly contents: ReadonlySet<Digest>
+  /** The latest use of any of its manifests, running time ms. */
+  readonly usedAt: number
+}
+
+/** The images of a repository, one at a time, so that a caller can pause in between. */
+export function* imageRoots(record: RepositoryRecord): Generator<ImageRoot, void> {
+  const tags = new Map<Digest, string[]>()
+  for (const [tag, { digest }] of record.tags) {
+    const others = tags.get(digest)
+    if (others) others.push(tag)
+    else tags.set(digest, [tag])
+  }
+  const children = new Set<Digest>()
+  for (const [digest, { links }] of record.manifests)
+    for (const link of links) if (link.kind === 'manifest' && link.digest !== digest) children.add(link.digest)
+  const lists = new Map<Digest, Digest[]>()
+  for (const { subject, digest } of record.referrers.values())
+    lists.set(subject, [...(lists.get(subject) ?? []), digest])
+  for (const [digest, names] of tags) yield describeRoot(record, lists, digest, names)
+  for (const digest of record.manifests.keys())
+    if (!tags.has(digest) && !children.has(digest)) yield describeRoot(record, lists, digest, [])
+}
+
+function describeRoot(
+  record: RepositoryRecord,
+  lists: ReadonlyMap<Digest, readonly Digest[]>,
+  digest: Digest,
+  tags: string[],
+): ImageRoot {
+  const manifests: Digest[] = []
+  const contents = new Set<Digest>([digest])
+  let usedAt = 0
+  // The set grows while it is walked, and never visits a digest twice.
+  for (const at of contents) {
+    const manifest = record.manifests.get(at)
+    if (!manifest) continue
+    manifests.push(at)
+    usedAt = Math.max(usedAt, manifest.usedAt)
+    for (const link of manifest.links) contents.add(link.digest)
+    for (const list of lists.get(at) ?? []) contents.add(list)
+  }
+  return { record, digest, tags, manifests, contents, usedAt }
+}
+
+/**
+ * A reason to keep content: an image of a repository, a blob that was confirmed by itself, or lists of what refers to an image
+ * that is not held (those of a held image are part of it).
+ */
+export interface Holding extends ImageRoot {
+  readonly kind: 'image' | 'blob' | 'referrers'
+}
+
+/** Every reason there is, and how many of them each digest has. */
+export interface Holdings {
+  readonly all: Holding[]
+  readonly holders: Map<Digest, number>
+}
+
+const pauseEvery = 256
+
+/** Surveys the records in small steps; between two of them the caller may pause. */
+export function* surveyHoldings(records: Iterable<RepositoryRecord>): Generator<undefined, Holdings> {
+  const all: Holding[] = []
+  const holders = new Map<Digest, number>()
+  for (const record of records) {
+    for (const holding of holdingsOf(record)) {
+      all.push(holding)
+      for (const digest of holding.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
+      if (all.length % pauseEvery === 0) yield
+    }
+  }
+  return { all, holders }
+}
+
+function* holdingsOf(record: RepositoryRecord): Generator<Holding> {
+  for (const root of imageRoots(record)) yield { kind: 'image', ...root }
+  for (const [digest, { usedAt }] of record.blobs)
+    yield { kind: 'blob', record, digest, tags: [], manifests: [], contents: new Set([digest]), usedAt }
+  for (const [subject, lists] of listsOfOthers(record))
+    yield {
+      kind: 'referrers',
+      record,
+      digest: subject,
+      tags: [],
+      manifests: [],
+      contents: new Set(lists.map(({ digest }) => digest)),
+      usedAt: Math.max(...lists.map(({ usedAt }) => usedAt)),
+    }
+}
+
+/** Lists of what refers to manifests that the record does not have, by subject. */
+function listsOfOthers(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
+  const lists = new Map<Digest, ReferrersRecord[]>()
+  for (const list of record.referrers.values())
+    if (!record.manifests.has(list.subject)) lists.set(list.subject, [...(lists.get(list.subject) ?? []), list])
+  return lists
 }

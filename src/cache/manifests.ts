@@ -3,8 +3,6 @@ import { largestManifest, type ManifestOutline, outlineManifest } from '../oci/c
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
-import { type CacheParts, publishSmall } from '../registry/cache-parts.ts'
-import { betterIdentity } from '../registry/word.ts'
 import {
   bytesOf,
   isStored,
@@ -16,7 +14,8 @@ import {
 } from '../store/contents.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
-import { type Place, placeKey } from './grants.ts'
+import { betterIdentity, type Place, placeKey } from './grants.ts'
+import { type CacheParts, publishSmall } from './parts.ts'
 
 /** A manifest that we hold. */
 export interface HeldManifest {

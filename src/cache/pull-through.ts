@@ -5,23 +5,18 @@ import { nextUnlessSame, pageOf, readTagsList } from '../oci/lists.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
 import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import type { CacheParts } from '../registry/cache-parts.ts'
-import { visibleNames } from '../registry/catalog.ts'
-import { mayServeStale } from '../registry/freshness.ts'
-import { NegativeCache } from '../registry/negative-cache.ts'
-import { PullTracker } from '../registry/pull-tracker.ts'
-import { findManifestWord, isGoodFor, revokeWord } from '../registry/word.ts'
 import { SmallContents, storedManifest } from '../store/contents.ts'
-import { anonymousIdentity } from '../store/records.ts'
+import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache } from './blobs.ts'
-import { findGranted, Identities, openPlace, type Place } from './grants.ts'
+import { findGranted, findManifestWord, Identities, isGoodFor, openPlace, type Place, revokeWord } from './grants.ts'
 import { Heads, isComplete } from './heads.ts'
 import { type HeldManifest, ManifestCache } from './manifests.ts'
-import { provenanceOf, toOciError, unknownRegistry } from './parts.ts'
+import { type CacheParts, provenanceOf, toOciError, unknownRegistry } from './parts.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
-import { TagLookup, type TagPolicy } from './tags.ts'
+import { PullTracker } from './stats.ts'
+import { mayServeStale, NegativeCache, TagLookup, type TagPolicy } from './tags.ts'
 
 export interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
@@ -291,4 +286,31 @@ function isPlainPage({ query }: Page): boolean {
 
 function jsonList(value: unknown, next: string | undefined, provenance: Provenance): ListAnswer {
   return { contentType: 'application/json', bytes: new TextEncoder().encode(JSON.stringify(value)), next, provenance }
+}
+
+/**
+ * The names of the repositories of which something is cached that this caller may be served, with the registry in each. Who the
+ * caller is for a registry is asked once, and only where something is not for everybody.
+ */
+export async function visibleNames(
+  records: Iterable<RepositoryRecord>,
+  identityFor: (record: RepositoryRecord) => Promise<string>,
+): Promise<string[]> {
+  const identities = new Map<string, Promise<string>>()
+  const identityAt = (record: RepositoryRecord) => {
+    const known = identities.get(record.host) ?? identityFor(record)
+    identities.set(record.host, known)
+    return known
+  }
+  const isVisible = async (record: RepositoryRecord) => {
+    const manifests = [...record.manifests.values()]
+    if (manifests.length === 0) return false
+    if (manifests.some((manifest) => isGoodFor(manifest, anonymousIdentity))) return true
+    const identity = await identityAt(record)
+    return manifests.some((manifest) => isGoodFor(manifest, identity))
+  }
+  const shown = await Promise.all(
+    [...records].map(async (record) => ((await isVisible(record)) ? `${record.host}/${record.name}` : undefined)),
+  )
+  return shown.filter((name) => name !== undefined).toSorted()
 }

@@ -4,12 +4,10 @@ import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
-import { isFresh, mayServeStale, type StalePolicy } from '../registry/freshness.ts'
-import { betterIdentity, isGoodFor, revokeWord } from '../registry/word.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { findGranted, type Place, placeKey } from './grants.ts'
+import { betterIdentity, findGranted, isGoodFor, type Place, placeKey, revokeWord } from './grants.ts'
 import { type Heads, isComplete, type ManifestSaid } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifests.ts'
 
@@ -227,5 +225,56 @@ export class TagLookup {
 
   async #isHeld(place: Place, digest: Digest): Promise<boolean> {
     return place.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
+  }
+}
+
+/** What is known of a tag when it is asked for. Times are monotonic milliseconds. */
+export interface TagAge {
+  /** When the upstream was last asked about it by this process; undefined after a start. */
+  readonly checkedAt: number | undefined
+  readonly now: number
+  readonly freshFor: number
+  readonly noCache: boolean
+  readonly offline: boolean
+}
+
+/** Whether a tag may be answered without a word to its upstream. Digests are immutable and never come here. */
+export function isFresh(age: TagAge): boolean {
+  if (age.offline) return true
+  if (age.noCache || age.checkedAt === undefined) return false
+  return age.now - age.checkedAt < age.freshFor
+}
+
+export type StalePolicy = 'on-error' | 'always' | 'never'
+
+/** Whether a cached tag may stand in for what its upstream could not, or would not, say (decision D1). */
+export function mayServeStale(
+  policy: StalePolicy,
+  failure: 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid',
+): boolean {
+  if (policy === 'never') return false
+  return policy === 'always' || failure === 'limited' || failure === 'unavailable' || failure === 'invalid'
+}
+
+/** Upstreams' refusals, remembered for a moment so that a client that asks in a loop does not become their problem. */
+export class NegativeCache {
+  readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
+  readonly #clock: Clock
+  readonly #milliseconds: number
+
+  constructor(clock: Clock, milliseconds: number) {
+    this.#clock = clock
+    this.#milliseconds = milliseconds
+  }
+
+  get(key: string): UpstreamError | undefined {
+    const entry = this.#entries.get(key)
+    return entry && this.#clock.monotonic() < entry.until ? entry.error : undefined
+  }
+
+  /** Remembers the error if it is one that says no: absent or denied. */
+  remember(key: string, error: UpstreamError): void {
+    if (error.failure !== 'absent' && error.failure !== 'denied') return
+    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#milliseconds })
   }
 }

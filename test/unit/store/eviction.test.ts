@@ -1,8 +1,12 @@
 import { describe, expect, test } from 'vitest'
+import {
+  type EvictionPlan,
+  type EvictionRequest,
+  forget,
+  forgottenNames,
+  planEviction,
+} from '../../../src/cache/eviction.ts'
 import type { Digest } from '../../../src/oci/digest.ts'
-import type { EvictionPlan } from '../../../src/store/eviction-plan.ts'
-import { planEviction, type EvictionRequest } from '../../../src/cache/eviction.ts'
-import { forget, forgottenNames } from '../../../src/store/forget.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from './support/records.ts'
 
