@@ -1,7 +1,7 @@
-import type { RegistryKeeper } from '../registry/registry-keeper.ts'
+import type { RegistryKeeper } from '../registry/maintenance.ts'
 import type { DamagedRepositoryReport } from '../server/admin-api.ts'
 import type { RegistryActions } from '../server/admin-registry.ts'
-import type { PushedRepositories } from '../store/pushed-repositories.ts'
+import type { PushedRepositories } from '../registry/repositories.ts'
 
 /** The repositories whose record is damaged. */
 export function damagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>): DamagedRepositoryReport[] {

@@ -1,6 +1,6 @@
 import { digestAlgorithm, digestHex, type Digest } from '../oci/digest.ts'
-import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
-import { Marking, type StoredLinks } from './stored-links.ts'
+import type { PushedChange, PushedRepository } from './repository.ts'
+import { Marking, type StoredLinks } from './images.ts'
 
 /** As old clients name the tags that lists of referrers and signatures hang on. */
 const attachedTag = /^sha(?:256|512)-[0-9a-f]{64}/

@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
-import type { PushedChange, PushedRepository } from '../store/pushed-repository.ts'
-import { mayNameManifests, type StoredLinks } from './stored-links.ts'
+import type { PushedChange, PushedRepository } from './repository.ts'
+import { mayNameManifests, type StoredLinks } from './images.ts'
 
 /** Something a user would call an image. */
 export interface PushedImage {

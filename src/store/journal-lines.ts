@@ -1,6 +1,6 @@
 import { isRepositoryName } from '../oci/reference.ts'
 import { artifactTypeKey } from '../oci/content.ts'
-import type { PushedChange } from './pushed-repository.ts'
+import type { PushedChange } from '../registry/repository.ts'
 import { damaged, readDigest, readJson, readList, readNumber, readObject, readTag, readText } from './record-files.ts'
 
 /** Format 1 kept each manifest's links and annotations as well; they are passed over. */

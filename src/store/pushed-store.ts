@@ -1,5 +1,5 @@
 import { openStore, type Store, type StoreOptions } from './open-store.ts'
-import { PushedRepositories } from './pushed-repositories.ts'
+import { PushedRepositories } from '../registry/repositories.ts'
 
 /** What was pushed: a store like the cache's, in a folder of its own that no eviction enters. */
 export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {

@@ -1,7 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { readChanges, readHead, type JournalHead } from './journal-lines.ts'
 import { LongLine } from './long-line.ts'
-import { applyChange, emptyRepository, type GrowingRepository } from './pushed-repository.ts'
+import { applyChange, emptyRepository, type GrowingRepository } from '../registry/repository.ts'
 
 export interface ReadJournal {
   /** The first line; undefined when it is damaged: then the repository has an empty name. */

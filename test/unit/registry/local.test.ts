@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { LocalRegistry } from '../../../src/registry/local.ts'
+import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { openPushedStore } from '../../../src/store/pushed-store.ts'
 import { UploadSessions } from '../../../src/store/upload-sessions.ts'
 

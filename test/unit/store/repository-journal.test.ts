@@ -5,10 +5,10 @@ import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
-import { collectGarbage } from '../../../src/registry/pushed-garbage.ts'
+import { collectGarbage } from '../../../src/registry/garbage.ts'
 import { removeOldQuarantine } from '../../../src/store/open-store.ts'
 import { openPushedStore, type PushedStore } from '../../../src/store/pushed-store.ts'
-import type { PushedChange } from '../../../src/store/pushed-repository.ts'
+import type { PushedChange } from '../../../src/registry/repository.ts'
 import { bytesOf, openText, putText, temporaryFolder } from './support/store.ts'
 
 const open = (root: string) => openPushedStore({ root, minFree: 0, logger: silentLogger, clock: systemClock })

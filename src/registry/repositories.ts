@@ -1,13 +1,13 @@
 import { copyFile, link, readdir, rm } from 'node:fs/promises'
+import { eachLimited } from '../lib/async.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
-import { DamagedJournals, reasonOf, touch, type DamagedRepository } from './damaged-journals.ts'
-import { eachLimited } from '../lib/async.ts'
-import type { StoreLayout } from './layout.ts'
-import { emptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './pushed-repository.ts'
-import { readJournal, type ReadJournal } from './read-journal.ts'
-import { RepositoryJournal } from './repository-journal.ts'
+import type { StoreLayout } from '../store/layout.ts'
+import { readJournal, type ReadJournal } from '../store/read-journal.ts'
+import { DamagedJournals, type DamagedRepository, reasonOf, touch } from './journal-reader.ts'
+import { RepositoryJournal } from './journal.ts'
+import { emptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
 const readsAtOnce = 8
 

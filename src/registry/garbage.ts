@@ -1,8 +1,8 @@
 import type { Digest } from '../oci/digest.ts'
-import { changedCopy, copyOf, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
+import { Marking, StoredLinks } from './images.ts'
 import { removedImages } from './pushed-images.ts'
-import { Marking, StoredLinks } from './stored-links.ts'
+import { changedCopy, copyOf, type PushedChange, type PushedRepository } from './repository.ts'
 
 export interface GarbageOptions {
   /** What came, or was asked for, within this running time stays: a manifest that names it may be on its way. ms */

@@ -1,16 +1,16 @@
 import { open } from 'node:fs/promises'
-import { writeFileAtomic } from '../lib/fs.ts'
 import { deferred, type Deferred } from '../lib/async.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
 import type { Digest } from '../oci/digest.ts'
-import { changeLine, headLine } from './journal-lines.ts'
+import { changeLine, headLine } from '../store/journal-lines.ts'
 import {
   applyChange,
+  type GrowingRepository,
   historyOf,
   isRemoval,
-  type GrowingRepository,
   type PushedChange,
   type PushedRepository,
-} from './pushed-repository.ts'
+} from './repository.ts'
 
 /** A journal with more lines than this, and several times more than it has entries, is written anew. */
 const longJournal = 1000

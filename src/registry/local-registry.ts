@@ -22,12 +22,12 @@ import type {
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { bytesOf, isStored, longestString, SmallContents, storedManifest } from '../store/contents.ts'
-import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import { LocalManifests } from './local-manifests.ts'
-import { LocalUploads } from './local-uploads.ts'
-import { pageOfReferrers } from './pushed-referrers.ts'
+import { LocalManifests } from './manifests.ts'
+import { pageOfReferrers } from './referrers.ts'
+import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from './repository.ts'
+import { LocalUploads } from './uploads.ts'
 import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
 
 export interface LocalRegistryOptions {

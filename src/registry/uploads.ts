@@ -1,11 +1,11 @@
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import type { UploadChunk, UploadName, UploadState, User } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
 import type { UploadSession } from '../store/upload-session.ts'
 import type { UploadSessions } from '../store/upload-sessions.ts'
-import type { UploadChunk, UploadName, UploadState, User } from '../oci/registry.ts'
-import { journalBytes, tellUnwritable, withRoom, type MakeRoom } from './with-room.ts'
+import { journalBytes, type MakeRoom, tellUnwritable, withRoom } from './with-room.ts'
 
 export interface LocalUploadsOptions {
   readonly store: PushedStore

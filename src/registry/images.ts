@@ -3,7 +3,7 @@ import { isObject, readJsonObject } from '../lib/json.ts'
 import { imageTypes, largestManifest } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedManifest, PushedRepository } from './repository.ts'
 
 /**
  * What manifests of the local registry name. It stands in their bytes and nowhere else, and is read when somebody has to know,

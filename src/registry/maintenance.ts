@@ -2,12 +2,12 @@ import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, every, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
-import { copyOf, type PushedChange, type PushedRepository } from '../store/pushed-repository.ts'
 import type { PushedStore } from '../store/pushed-store.ts'
+import { collectGarbage, type GarbageOptions } from './garbage.ts'
+import { StoredLinks } from './images.ts'
 import { attachedTo, planForgetting } from './pushed-closure.ts'
-import { collectGarbage, type GarbageOptions } from './pushed-garbage.ts'
 import { listPushedImages, type PushedImage, removedImages } from './pushed-images.ts'
-import { StoredLinks } from './stored-links.ts'
+import { copyOf, type PushedChange, type PushedRepository } from './repository.ts'
 
 /** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
 export const usualGrace = 24 * 3_600_000

@@ -3,7 +3,7 @@ import { artifactTypeKey, largestManifest, mediaType, presentMembers, type ReadM
 import type { Digest } from '../oci/digest.ts'
 import { pageOf } from '../oci/lists.ts'
 import type { Page } from '../oci/route.ts'
-import type { PushedManifest, PushedRepository } from '../store/pushed-repository.ts'
+import type { PushedManifest, PushedRepository } from './repository.ts'
 
 /** A referrer as an index lists it. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers */
 export interface ReferrerEntry {

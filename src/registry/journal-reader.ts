@@ -2,9 +2,9 @@ import { readdir, rename, utimes } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import type { StoreLayout } from './layout.ts'
-import { isEmptyRepository, type GrowingRepository } from './pushed-repository.ts'
-import { readJournal } from './read-journal.ts'
+import type { StoreLayout } from '../store/layout.ts'
+import { readJournal } from '../store/read-journal.ts'
+import { type GrowingRepository, isEmptyRepository } from './repository.ts'
 
 /** A repository of the local registry whose record is not what it was. */
 export interface DamagedRepository {
