@@ -1,16 +1,15 @@
 import { join } from 'node:path'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
+import { systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
 import { createRegistryKeeper, type RegistryKeeper } from '../registry/maintenance.ts'
-import type { MakeRoom } from '../registry/with-room.ts'
+import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
+import { type MakeRoom, UploadSessions } from '../registry/uploads.ts'
+import { type BasicAuth, createBasicAuth } from '../server/basic-auth.ts'
 import type { StoreOptions } from '../store/open-store.ts'
-import { createBasicAuth, type BasicAuth } from '../server/basic-auth.ts'
-import { openPushedStore, type PushedStore } from '../store/pushed-store.ts'
 import { createScrub } from '../store/verify.ts'
-import { UploadSessions } from '../store/upload-sessions.ts'
 
 /** The parts of a running registry for pushed images. */
 export interface RegistryParts {

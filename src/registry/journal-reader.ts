@@ -1,10 +1,191 @@
-import { readdir, rename, utimes } from 'node:fs/promises'
+import { type FileHandle, open, readdir, rename, utimes } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type { StoreLayout } from '../store/layout.ts'
-import { readJournal } from '../store/read-journal.ts'
-import { type GrowingRepository, isEmptyRepository } from './repository.ts'
+import { type JournalHead, readChanges, readHead } from './journal.ts'
+import { applyChange, emptyRepository, type GrowingRepository, isEmptyRepository } from './repository.ts'
+
+export interface ReadJournal {
+  /** The first line; undefined when it is damaged: then the repository has an empty name. */
+  readonly head: JournalHead | undefined
+  readonly repository: GrowingRepository
+  readonly lines: number
+  readonly bytes: number
+  /** The last line was cut off by a crash, before anybody was told that it stands. */
+  readonly isTorn: boolean
+  /** Damaged lines after the first: what they said is lost. */
+  readonly unreadable: number
+}
+
+const chunkBytes = 256 * 1024
+const lineFeed = 0x0a
+
+/**
+ * The state a journal leads to. It is read as a stream, and what no repository needs is passed over: memory grows with what
+ * the repository holds alone. Throws the system's error when the file cannot be read.
+ */
+export async function readJournal(path: string): Promise<ReadJournal> {
+  const file = await open(path, 'r')
+  try {
+    const read = { lines: 0, unreadable: 0 }
+    let head: JournalHead | undefined
+    const repository = emptyRepository('')
+    const lines = linesOf(file)
+    for (;;) {
+      const { done, value } = await lines.next()
+      if (done) {
+        const { bytes, isTorn } = value
+        const named = { ...repository, name: head?.name ?? '' }
+        return { ...read, head, repository: named, bytes, isTorn }
+      }
+      read.lines += 1
+      if (read.lines === 1) {
+        head = value === undefined ? undefined : readHead(value)
+        if (head?.age === 'newer') return { ...read, head, repository, bytes: 0, isTorn: false }
+        continue
+      }
+      const changes = value === undefined ? undefined : readChanges(value)
+      if (changes === undefined) read.unreadable += 1
+      else for (const change of changes) applyChange(repository, change)
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+/** Each line, undefined for one that cannot be read for its length; at the end, the bytes and whether something follows the last line. */
+async function* linesOf(
+  file: FileHandle,
+): AsyncGenerator<string | undefined, { readonly bytes: number; readonly isTorn: boolean }> {
+  const buffer = Buffer.alloc(chunkBytes)
+  /** The beginning of a line that has no end yet: its bytes while it is short. */
+  let begun: Buffer | LongLine = Buffer.alloc(0)
+  let bytes = 0
+  let isAtStart = true
+  for (;;) {
+    const { bytesRead } = await file.read(buffer, 0, chunkBytes, bytes)
+    if (bytesRead === 0) return { bytes, isTorn: !isAtStart }
+    bytes += bytesRead
+    const chunk = buffer.subarray(0, bytesRead)
+    let from = 0
+    for (let end = chunk.indexOf(lineFeed); end !== -1; end = chunk.indexOf(lineFeed, from)) {
+      begun = extended(begun, chunk.subarray(from, end))
+      yield begun instanceof LongLine ? begun.end() : begun.toString('utf8')
+      begun = Buffer.alloc(0)
+      from = end + 1
+    }
+    isAtStart = from === bytesRead && (from > 0 || isAtStart)
+    begun = extended(begun, chunk.subarray(from))
+  }
+}
+
+function extended(begun: Buffer | LongLine, bytes: Buffer): Buffer | LongLine {
+  if (begun instanceof LongLine) {
+    begun.add(bytes)
+    return begun
+  }
+  if (begun.length + bytes.length <= chunkBytes)
+    return begun.length === 0 ? Buffer.from(bytes) : Buffer.concat([begun, bytes])
+  const long = new LongLine()
+  long.add(begun)
+  long.add(bytes)
+  return long
+}
+
+const [quote, backslash] = [0x22, 0x5c]
+const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
+
+/** A line lists changes, and a change is flat but for what stands in the manifest as well. */
+const deepestKept = 2
+/** No text that a change needs is longer. */
+const longestText = 4096
+/** Bytes: some 200,000 changes. */
+const longestResult = 32 * 1024 * 1024
+
+/**
+ * A line of a journal that is too long to be read as it is, because a manifest's links and annotations stand in it: the same
+ * line without them. It takes the bytes as they come, and keeps what is needed.
+ */
+export class LongLine {
+  #kept = Buffer.alloc(64 * 1024)
+  #size = 0
+  #depth = 0
+  #isInText = false
+  #isEscaped = false
+  /** Where the text that is being read begins in what is kept. */
+  #textAt = 0
+  #isTextTooLong = false
+  #isTooLong = false
+
+  add(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length && !this.#isTooLong;)
+      at = this.#isInText ? this.#text(bytes, at) : this.#next(bytes, at)
+  }
+
+  /** What is left of the line; undefined when that is too long as well. */
+  end(): string | undefined {
+    return this.#isTooLong ? undefined : this.#kept.toString('utf8', 0, this.#size)
+  }
+
+  /** Goes on in a text up to its end; where to go on after it. */
+  #text(bytes: Uint8Array, from: number): number {
+    let at = from
+    while (at < bytes.length && this.#isInText) {
+      const byte = bytes[at++]
+      if (this.#isEscaped) this.#isEscaped = false
+      else if (byte === backslash) this.#isEscaped = true
+      else if (byte === quote) this.#isInText = false
+    }
+    if (this.#depth > deepestKept) return at
+    this.#isTextTooLong ||= this.#size - this.#textAt + at - from > longestText
+    if (!this.#isTextTooLong) this.#keep(bytes.subarray(from, at))
+    else {
+      // An empty text stands for it.
+      this.#size = this.#textAt + 1
+      if (!this.#isInText) this.#keepByte(quote)
+    }
+    return at
+  }
+
+  #next(bytes: Uint8Array, at: number): number {
+    const byte = bytes[at]!
+    if (byte === openList || byte === openObject) {
+      this.#depth += 1
+      if (this.#depth === deepestKept + 1) this.#keep(Buffer.from('null'))
+    } else if (byte === quote) {
+      this.#isInText = true
+      this.#isTextTooLong = false
+      this.#textAt = this.#size
+    }
+    if (this.#depth <= deepestKept) this.#keepByte(byte)
+    if (byte === closeList || byte === closeObject) this.#depth -= 1
+    return at + 1
+  }
+
+  #keepByte(byte: number): void {
+    if (this.#size === this.#kept.length) this.#grow(1)
+    if (!this.#isTooLong) this.#kept[this.#size++] = byte
+  }
+
+  #keep(bytes: Uint8Array): void {
+    if (this.#size + bytes.length > this.#kept.length) this.#grow(bytes.length)
+    if (this.#isTooLong) return
+    this.#kept.set(bytes, this.#size)
+    this.#size += bytes.length
+  }
+
+  #grow(by: number): void {
+    if (this.#size + by > longestResult) {
+      this.#isTooLong = true
+      this.#kept = Buffer.alloc(0)
+      return
+    }
+    const grown = Buffer.alloc(Math.max(this.#size + by, this.#kept.length * 2))
+    this.#kept.copy(grown, 0, 0, this.#size)
+    this.#kept = grown
+  }
+}
 
 /** A repository of the local registry whose record is not what it was. */
 export interface DamagedRepository {

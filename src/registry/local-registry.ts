@@ -22,13 +22,11 @@ import type {
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { bytesOf, isStored, longestString, SmallContents, storedManifest } from '../store/contents.ts'
-import type { PushedStore } from '../store/pushed-store.ts'
-import type { UploadSessions } from '../store/upload-sessions.ts'
 import { LocalManifests } from './manifests.ts'
 import { pageOfReferrers } from './referrers.ts'
+import type { PushedStore } from './repositories.ts'
 import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from './repository.ts'
-import { LocalUploads } from './uploads.ts'
-import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
+import { journalBytes, LocalUploads, type MakeRoom, type UploadSessions, withRoom } from './uploads.ts'
 
 export interface LocalRegistryOptions {
   readonly store: PushedStore

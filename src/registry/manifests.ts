@@ -13,10 +13,10 @@ import { referrersTag } from '../oci/lists.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
-import type { PushedStore } from '../store/pushed-store.ts'
 import { changeReferrersList, referrerEntry, type ReferrerEntry } from './referrers.ts'
+import type { PushedStore } from './repositories.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
-import { journalBytes, type MakeRoom, withRoom } from './with-room.ts'
+import { journalBytes, type MakeRoom, withRoom } from './uploads.ts'
 
 /** Manifests on their way into the local registry, and out of it. */
 export class LocalManifests {

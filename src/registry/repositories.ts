@@ -4,8 +4,15 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { StoreLayout } from '../store/layout.ts'
-import { readJournal, type ReadJournal } from '../store/read-journal.ts'
-import { DamagedJournals, type DamagedRepository, reasonOf, touch } from './journal-reader.ts'
+import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
+import {
+  DamagedJournals,
+  type DamagedRepository,
+  readJournal,
+  type ReadJournal,
+  reasonOf,
+  touch,
+} from './journal-reader.ts'
 import { RepositoryJournal } from './journal.ts'
 import { emptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
@@ -210,5 +217,23 @@ async function copyAside(path: string, target: string): Promise<void> {
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     await copyFile(path, target)
+  }
+}
+
+/** What was pushed: a store like the cache's, in a folder of its own that no eviction enters. */
+export interface PushedStore extends Pick<Store, 'layout' | 'blobs' | 'runningClock' | 'close'> {
+  readonly repositories: PushedRepositories
+}
+
+/** Opens it, or makes an empty one. Throws `MirrorError` as `openStore` does. */
+export async function openPushedStore(options: Omit<StoreOptions, 'verifyReads'>): Promise<PushedStore> {
+  const store = await openStore({ ...options, verifyReads: 'auto' })
+  try {
+    const repositories = await PushedRepositories.open(store.layout, options.logger)
+    const { layout, blobs, runningClock } = store
+    return { layout, blobs, runningClock, repositories, close: () => store.close() }
+  } catch (error) {
+    await store.close()
+    throw error
   }
 }

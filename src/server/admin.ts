@@ -5,7 +5,7 @@ import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
-import { tellUnwritable } from '../registry/with-room.ts'
+import { tellUnwritable } from '../registry/uploads.ts'
 import type {
   CanaryOffer,
   CanaryReport,

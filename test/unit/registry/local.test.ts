@@ -6,8 +6,8 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
-import { openPushedStore } from '../../../src/store/pushed-store.ts'
-import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+import { openPushedStore } from '../../../src/registry/repositories.ts'
+import { UploadSessions } from '../../../src/registry/uploads.ts'
 
 const app = { registry: undefined, name: 'app', byNamespace: false }
 const caller = { access: 'anonymous', client: 'a test', noCache: false, head: true, part: false } as const

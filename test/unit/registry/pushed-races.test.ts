@@ -7,8 +7,8 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { createRegistryKeeper, usualGrace } from '../../../src/registry/maintenance.ts'
-import { openPushedStore } from '../../../src/store/pushed-store.ts'
-import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+import { openPushedStore } from '../../../src/registry/repositories.ts'
+import { UploadSessions } from '../../../src/registry/uploads.ts'
 
 const repository = (name: string) => ({ registry: undefined, name, byNamespace: false })
 const app = repository('app')

@@ -9,8 +9,8 @@ import { mediaType } from '../../../src/oci/content.ts'
 import { referrersTag } from '../../../src/oci/lists.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
 import { changeReferrersList } from '../../../src/registry/referrers.ts'
-import { openPushedStore } from '../../../src/store/pushed-store.ts'
-import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+import { openPushedStore } from '../../../src/registry/repositories.ts'
+import { UploadSessions } from '../../../src/registry/uploads.ts'
 
 const app = { registry: undefined, name: 'app', byNamespace: false }
 const page = { n: undefined, last: undefined, query: '' }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { reserveReached, systemError } from '../../../src/lib/errors.ts'
-import { tellUnwritable } from '../../../src/registry/with-room.ts'
+import { tellUnwritable } from '../../../src/registry/uploads.ts'
 
 test.each([
   [

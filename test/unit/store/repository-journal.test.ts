@@ -7,7 +7,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { collectGarbage } from '../../../src/registry/garbage.ts'
 import { removeOldQuarantine } from '../../../src/store/open-store.ts'
-import { openPushedStore, type PushedStore } from '../../../src/store/pushed-store.ts'
+import { openPushedStore, type PushedStore } from '../../../src/registry/repositories.ts'
 import type { PushedChange } from '../../../src/registry/repository.ts'
 import { bytesOf, openText, putText, temporaryFolder } from './support/store.ts'
 

@@ -5,7 +5,7 @@ import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { UploadSessions } from '../../../src/store/upload-sessions.ts'
+import { UploadSessions } from '../../../src/registry/uploads.ts'
 import { bytesOf, openTestStore, openText, temporaryFolder } from './support/store.ts'
 
 async function setUp(options: { limit?: number; idle?: number; clock?: Clock } = {}) {
