@@ -1,8 +1,8 @@
 import type { Server } from 'node:http'
-import type { BlobSending } from '../server/blobs.ts'
-import { loadKernel, type Kernel } from '../server/kernel.ts'
+import type { BlobSending } from '../server/pull.ts'
+import { loadKernel, type Kernel } from '../server/send/sendfile.ts'
 import { createNativeSendBlob } from '../server/send-blob-native.ts'
-import { BufferPool, createPortableSendBlob } from '../server/send-blob.ts'
+import { BufferPool, createPortableSendBlob } from '../server/send/send-blob.ts'
 import { createUnpacing } from '../server/unpaced.ts'
 
 export interface SendBlobChoice {

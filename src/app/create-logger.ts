@@ -1,6 +1,6 @@
 import { errnoOf } from '../lib/errors.ts'
 import { type LogFields, type Logger, redact } from '../lib/logger.ts'
-import { loadKernel } from '../server/kernel.ts'
+import { loadKernel } from '../server/send/sendfile.ts'
 import { LogFile } from './log-file.ts'
 import { createLogWriter, descriptorSink, type LogSink } from './log-writer.ts'
 

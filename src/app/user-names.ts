@@ -8,7 +8,7 @@ import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
 import type { RemovalReport } from '../server/admin-api.ts'
-import { isLoopbackAddress } from '../server/host-guard.ts'
+import { isLoopbackAddress } from '../server/request-guard.ts'
 
 /** What it takes to read a name as its user means it. */
 export interface Naming {

@@ -1,5 +1,5 @@
 import { ownInterfaces } from '../lib/network.ts'
-import { isLoopbackAddress } from '../server/host-guard.ts'
+import { isLoopbackAddress } from '../server/request-guard.ts'
 import type { DockerEndpoint } from './docker-endpoint.ts'
 
 /**

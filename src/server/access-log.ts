@@ -3,7 +3,7 @@ import { type Logger, redact } from '../lib/logger.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Route } from '../oci/route.ts'
 import type { Provenance } from '../oci/registry.ts'
-import { plainAddress } from './host-guard.ts'
+import { plainAddress } from './request-guard.ts'
 import { receivedBytes } from './request-body.ts'
 
 export interface Access {

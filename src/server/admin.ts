@@ -20,7 +20,7 @@ import { refuseOtherSites } from './browser-guard.ts'
 import { changeRegistry, namesIn, type RegistryActions } from './admin-registry.ts'
 import { ClientDeparture } from './client-departure.ts'
 import { healthProof } from './health-proof.ts'
-import { isLoopbackAddress, type HostGuard } from './host-guard.ts'
+import { isLoopbackAddress, type HostGuard } from './request-guard.ts'
 import { readSmallBody, tooBusy } from './request-body.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 

@@ -4,9 +4,9 @@ import { LRUCache } from 'lru-cache'
 import type { Clock } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { plainAddress } from './host-guard.ts'
+import { plainAddress } from './request-guard.ts'
 import { openPasswordFile } from './password-file.ts'
-import { PasswordQueue } from './password-queue.ts'
+import { PasswordQueue } from './passwords.ts'
 import { startPasswordThread } from './password-thread.ts'
 
 /** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */

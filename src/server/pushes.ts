@@ -8,7 +8,7 @@ import type { Route } from '../oci/route.ts'
 import type { BasicAuth } from './basic-auth.ts'
 import { withSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
-import { answerUpload } from './uploads.ts'
+import { answerUpload } from './push.ts'
 
 export interface PushOptions {
   readonly registry: PushRegistry

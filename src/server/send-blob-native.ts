@@ -1,8 +1,8 @@
 import { readSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { Kernel } from './kernel.ts'
-import { writeChunk, type SendBlob } from './send-blob.ts'
+import type { Kernel } from './send/sendfile.ts'
+import { writeChunk, type SendBlob } from './send/send-blob.ts'
 
 export interface NativeSendingOptions {
   /** A client that takes nothing for so long is cut off; ms. */

@@ -3,7 +3,7 @@ import { clientBodies } from '../lib/body-memory.ts'
 import { BudgetError, type ReserveOptions, type Reservation } from '../lib/memory.ts'
 import type { ClientDeparture } from './client-departure.ts'
 import { addCommon, sendWhole, type Headers } from './respond.ts'
-import { turnOf, writeChunk } from './send-blob.ts'
+import { turnOf, writeChunk } from './send/send-blob.ts'
 
 /** Up to this many bytes a body goes out at once, and is not counted. */
 const smallBytes = 64 * 1024

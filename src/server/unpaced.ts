@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import type { Server } from 'node:http'
-import type { Kernel } from './kernel.ts'
+import type { Kernel } from './send/sendfile.ts'
 
 /**
  * Has the connections that a listener takes on sent as fast as they are taken, where this machine paces what it sends (BBR

@@ -5,7 +5,7 @@ import { machineNames } from '../../lib/network.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import type { ContainerPorts } from '../../runtime/container-spec.ts'
 import type { PublishedPort } from '../../runtime/docker-containers.ts'
-import { isLoopbackAddress } from '../../server/host-guard.ts'
+import { isLoopbackAddress } from '../../server/request-guard.ts'
 
 /** What a mirror in a container is told: a mirror.yaml, and the files it names. */
 export interface ContainerConfig {

@@ -4,7 +4,7 @@ import { endianness, type NetworkInterfaceInfo } from 'node:os'
 import { errnoOf } from '../../lib/errors.ts'
 import { ownInterfaces } from '../../lib/network.ts'
 import { enclosedVariable } from '../../runtime/container-spec.ts'
-import { isLoopbackAddress, plainAddress } from '../../server/host-guard.ts'
+import { isLoopbackAddress, plainAddress } from '../../server/request-guard.ts'
 import type { ConnectionEnds } from '../../server/pushes.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
 

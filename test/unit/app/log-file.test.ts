@@ -18,7 +18,7 @@ import { createLogWriter } from '../../../src/app/log-writer.ts'
 import { readLogs } from '../../../src/app/read-logs.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { errnoOf } from '../../../src/lib/errors.ts'
-import { loadKernel } from '../../../src/server/kernel.ts'
+import { loadKernel } from '../../../src/server/send/sendfile.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 
 const kernel = await loadKernel(process)

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { OciError } from '../../../src/oci/errors.ts'
-import { createHostGuard, isLoopbackAddress, plainAddress } from '../../../src/server/host-guard.ts'
+import { createHostGuard, isLoopbackAddress, plainAddress } from '../../../src/server/request-guard.ts'
 
 function statusOf(hosts: string[], localAddress = '127.0.0.1', allowed: string[] = []): number {
   const guard = createHostGuard(allowed, () => {})

@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import { describe, expect, test } from 'vitest'
 import { deferred, type Deferred } from '../../../src/lib/async.ts'
-import { PasswordQueue, type PasswordCheck } from '../../../src/server/password-queue.ts'
+import { PasswordQueue, type PasswordCheck } from '../../../src/server/passwords.ts'
 
 /** A queue whose comparisons end when the test says so. */
 function open() {

@@ -3,7 +3,7 @@ import { containerConfig, containerPorts } from '../../../../src/app/container/c
 import { type Config, defaultConfig } from '../../../../src/config/config.ts'
 import { parseConfig } from '../../../../src/config/parse.ts'
 import { machineNames } from '../../../../src/lib/network.ts'
-import { createHostGuard } from '../../../../src/server/host-guard.ts'
+import { createHostGuard } from '../../../../src/server/request-guard.ts'
 
 /** What the mirror in the container understands. */
 function parsedBack(

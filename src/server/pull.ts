@@ -1,15 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { OciError } from '../oci/errors.ts'
-import { mediaType } from '../oci/content.ts'
-import { parseRange, type ByteRange } from '../oci/headers.ts'
 import type { Download } from '../cache/download.ts'
 import type { Piece } from '../cache/followers.ts'
 import { toOciError } from '../cache/parts.ts'
+import { mediaType } from '../oci/content.ts'
+import { OciError } from '../oci/errors.ts'
+import { type ByteRange, parseRange } from '../oci/headers.ts'
 import type { BlobAnswer } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import { addProvenance, answerHeaders, matchesEtag, sendWhole, type Headers } from './respond.ts'
 import type { ClientDeparture } from './client-departure.ts'
-import { writeChunk, type SendBlob } from './send-blob.ts'
+import { addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
+import { type SendBlob, writeChunk } from './send/send-blob.ts'
 
 export interface BlobSending {
   readonly sendBlob: SendBlob

@@ -1,9 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import type { PushRegistry, UploadChunk, UploadState, User } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
 import { uploadHeaders } from '../registry/uploads.ts'
-import type { PushRegistry, UploadChunk, UploadState, User } from '../oci/registry.ts'
 import { readBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 
