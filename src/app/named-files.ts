@@ -3,7 +3,7 @@ import { createSecureContext } from 'node:tls'
 import type { Config } from '../config/config.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { describeFileFailure, fileFailureReason } from '../lib/system-errors.ts'
-import { checkPasswordFile } from '../server/password-file.ts'
+import { checkPasswordFile } from '../server/basic-auth.ts'
 import { trustedCertificates } from '../upstream/transport.ts'
 import { readProxies } from '../upstream/proxy.ts'
 

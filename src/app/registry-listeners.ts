@@ -4,8 +4,8 @@ import type { BlobSending } from '../server/pull.ts'
 import { createHandler } from '../server/handler.ts'
 import { isHostAlias, isLoopbackAddress, type HostGuard } from '../server/request-guard.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
-import type { ConnectionEnds, PushOptions } from '../server/pushes.ts'
-import type { TransferLog } from '../server/transfer-log.ts'
+import type { ConnectionEnds, PushOptions } from '../server/push.ts'
+import type { TransferLog } from '../server/transfer.ts'
 import type { RegistryParts } from './compose-registry.ts'
 
 export interface RegistryListening {

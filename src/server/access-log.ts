@@ -1,10 +1,10 @@
 import type { IncomingMessage } from 'node:http'
 import { type Logger, redact } from '../lib/logger.ts'
 import { referenceText } from '../oci/reference.ts'
-import type { Route } from '../oci/route.ts'
 import type { Provenance } from '../oci/registry.ts'
-import { plainAddress } from './request-guard.ts'
+import type { Route } from '../oci/route.ts'
 import { receivedBytes } from './request-body.ts'
+import { plainAddress } from './request-guard.ts'
 
 export interface Access {
   readonly listener: 'cache' | 'registry'

@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { describeFailure, MirrorError } from '../lib/errors.ts'
 import { readJsonObject } from '../lib/json.ts'
-import { MirrorError, describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
@@ -16,12 +16,11 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from './admin-api.ts'
-import { refuseOtherSites } from './browser-guard.ts'
 import { changeRegistry, namesIn, type RegistryActions } from './admin-registry.ts'
-import { ClientDeparture } from './client-departure.ts'
+import { ClientDeparture } from './connection.ts'
 import { healthProof } from './health-proof.ts'
-import { isLoopbackAddress, type HostGuard } from './request-guard.ts'
 import { readSmallBody, tooBusy } from './request-body.ts'
+import { type HostGuard, isLoopbackAddress, refuseOtherSites } from './request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
 
 /** What the admin listener can have done. */

@@ -1,10 +1,9 @@
 import { readSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { errnoOf } from '../lib/errors.ts'
-import { silentLogger, type Logger } from '../lib/logger.ts'
+import { type Logger, silentLogger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { AheadBudget, CountedConnection, type Connection } from './connection.ts'
-import { discardInput, isDiscarding } from './lingering-close.ts'
+import { AheadBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
 import { errorText } from './respond.ts'
 
 /** Names connections that share one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */

@@ -10,17 +10,13 @@ import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '.
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
 import { agentOf, logAccess, repositoryName } from './access-log.ts'
-import { refuseBrowsers } from './browser-guard.ts'
-import { ClientDeparture } from './client-departure.ts'
-import { sendList } from './listings.ts'
-import { sendManifest } from './manifests.ts'
-import { type BlobSending, sendBlobAnswer } from './pull.ts'
-import { answerPush, type PushOptions } from './pushes.ts'
+import { ClientDeparture } from './connection.ts'
+import { type BlobSending, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
+import { answerPush, type PushOptions } from './push.ts'
 import { hasBody, receivedBytes, tooBusy } from './request-body.ts'
-import { type HostGuard, plainAddress } from './request-guard.ts'
+import { type HostGuard, plainAddress, refuseBrowsers } from './request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
-import type { TransferLog } from './transfer-log.ts'
-import type { Transferred } from './transfer.ts'
+import type { TransferLog, Transferred } from './transfer.ts'
 
 export interface HandleOptions {
   readonly registry: Registry

@@ -2,14 +2,16 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Download } from '../cache/download.ts'
 import type { Piece } from '../cache/followers.ts'
 import { toOciError } from '../cache/parts.ts'
-import { mediaType } from '../oci/content.ts'
+import { clientBodies } from '../lib/body-memory.ts'
+import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memory.ts'
+import { isManifestType, mediaType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
 import { type ByteRange, parseRange } from '../oci/headers.ts'
-import type { BlobAnswer } from '../oci/registry.ts'
+import type { BlobAnswer, ListAnswer, ManifestAnswer } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { ClientDeparture } from './client-departure.ts'
-import { addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
-import { type SendBlob, writeChunk } from './send/send-blob.ts'
+import type { ClientDeparture } from './connection.ts'
+import { addCommon, addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
+import { type SendBlob, turnOf, writeChunk } from './send/send-blob.ts'
 
 export interface BlobSending {
   readonly sendBlob: SendBlob
@@ -158,4 +160,123 @@ async function requestedRange(
   const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
   addProvenance(headers, provenance)
   throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)
+}
+
+/**
+ * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, for another form has another digest.
+ * Returns the body bytes that left.
+ */
+export async function sendManifest(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: ManifestAnswer,
+  sending: BlobSending,
+  client: ClientDeparture,
+): Promise<number> {
+  const { digest, mediaType, size, body, stored, provenance } = answer
+  const headers = answerHeaders(provenance)
+  if (digest) {
+    headers['docker-content-digest'] = digest
+    headers['etag'] = `"${digest}"`
+    if (matchesEtag(request, `"${digest}"`)) {
+      response.writeHead(304, headers).end()
+      return 0
+    }
+  }
+  // What an earlier version has kept, or a HEAD was told, may be any text.
+  headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
+  if (body) return sendLarge(request, response, headers, body.body, { idle: sending.idle, client })
+  if (size !== undefined) headers['content-length'] = size
+  if (!stored || request.method === 'HEAD') {
+    response.writeHead(200, headers).end()
+    return 0
+  }
+  const blob = await stored.open()
+  if (!blob) throw new OciError('UNAVAILABLE', 503, 'The manifest has just been removed.', { 'retry-after': '1' })
+  try {
+    response.writeHead(200, headers)
+    await sending.sendBlob(response, blob, { start: 0, end: blob.size - 1 }, client.signal)
+    response.end()
+    return blob.size
+  } finally {
+    await blob.close()
+  }
+}
+
+/** Sends a list. The next page is below the path the client used, which may name the upstream in several ways. */
+export function sendList(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answer: ListAnswer,
+  sending: { readonly idle: number; readonly client: ClientDeparture },
+): Promise<number> {
+  const target = request.url!
+  const mark = target.indexOf('?')
+  const path = mark === -1 ? target : target.slice(0, mark)
+  const ns = mark === -1 ? null : new URLSearchParams(target.slice(mark + 1)).get('ns')
+  const namespace = ns === null ? '' : `&ns=${encodeURIComponent(ns)}`
+  return sendLarge(
+    request,
+    response,
+    {
+      ...answerHeaders(answer.provenance),
+      'content-type': answer.contentType,
+      ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
+      ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),
+    },
+    answer.bytes,
+    sending,
+  )
+}
+
+/** Up to this many bytes a body goes out at once, and is not counted. */
+const smallBytes = 64 * 1024
+/** Bytes a write. */
+const chunkBytes = 128 * 1024
+
+/**
+ * Ends a response with a whole body, at the client's pace. A large one holds its part of the memory for bodies until the client has
+ * it; a client that takes too little while others wait for that memory is cut off, and so is one that takes nothing for `idle` ms.
+ * Returns the body bytes that left. Throws a BudgetError before anything is sent.
+ */
+export async function sendLarge(
+  request: IncomingMessage,
+  response: ServerResponse,
+  headers: Headers,
+  body: Uint8Array | string,
+  { idle, client }: { readonly idle: number; readonly client: ClientDeparture },
+): Promise<number> {
+  if (typeof body === 'string' || body.length <= smallBytes || request.method === 'HEAD')
+    return sendWhole(request, response, 200, headers, body)
+  const { signal } = client
+  const reservation = await reserveFor(body.length, { signal, evict: () => response.destroy() })
+  try {
+    addCommon(headers)
+    headers['content-length'] = body.length
+    response.writeHead(200, headers)
+    await turnOf(response, signal)
+    for (let at = 0; at < body.length; at += chunkBytes) {
+      const chunk = body.subarray(at, at + chunkBytes)
+      await writeChunk(response, chunk, { signal, idle })
+      reservation.progress(chunk.length)
+    }
+    response.end()
+    return body.length
+  } finally {
+    reservation.release()
+  }
+}
+
+/** Bytes of the bodies that wait for their part. They are in memory already, so that they must not be many. */
+let waiting = 0
+
+/** Waits for its turn as everybody does. Throws a BudgetError at once while as much waits as there may be in all. */
+async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
+  if (waiting > 0 && waiting + bytes > clientBodies.bytes) throw new BudgetError()
+  waiting += bytes
+  try {
+    return await clientBodies.reserve(bytes, options)
+  } finally {
+    waiting -= bytes
+  }
 }

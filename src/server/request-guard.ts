@@ -1,3 +1,4 @@
+import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
 import { hostAliases, ownNames } from '../lib/network.ts'
@@ -93,4 +94,77 @@ function canonicalAddress(text: string): string | undefined {
 export function isLoopbackAddress(address: string): boolean {
   const plain = plainAddress(address)
   return plain === '::1' || (isIP(plain) === 4 && plain.startsWith('127.'))
+}
+
+type Asking = Pick<IncomingMessage, 'headers' | 'method'>
+
+/** How browsers ask for a page to show, and for what no client of a registry speaks. */
+const modesOfBrowsers = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
+
+/**
+ * Throws an OciError 403 for a request of a browser to a listener that has no pages. Only what a page of this listener fetches
+ * passes. Other requests say by which site they were made, by what they want to show, or by their mode that a browser makes them
+ * (https://www.w3.org/TR/fetch-metadata/); `Sec-Fetch-Site: none` stays when a site that the user went to redirects to us.
+ * Node's own fetch sends `Sec-Fetch-Mode: cors` alone.
+ */
+export function refuseBrowsers(request: Asking): void {
+  refuseOtherSites(request)
+  const {
+    'sec-fetch-site': site,
+    'sec-fetch-mode': mode = '',
+    'sec-fetch-dest': destination = 'empty',
+  } = request.headers
+  const isOther = site !== undefined && site !== 'same-origin'
+  if (isOther || modesOfBrowsers.has(mode) || destination !== 'empty')
+    throw new OciError('DENIED', 403, 'There is no page for browsers here, only a registry for its clients.')
+}
+
+/**
+ * Throws an OciError 403 for a request that a page of another origin makes. Browsers say where a request comes from
+ * (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header): `none` is the address bar, which only reads, `same-origin` a
+ * page of this listener. `same-site` is refused like `cross-site`, because any port of this machine is the same site. To an
+ * address that is neither loopback nor HTTPS browsers send no such header, but `Origin` with what a script asks for. Registry
+ * clients send neither.
+ */
+export function refuseOtherSites({ headers, method }: Asking): void {
+  const site = headers['sec-fetch-site']
+  const { origin, host } = headers
+  const isAddressBar = site === 'none' && (method === 'GET' || method === 'HEAD')
+  const isOtherSite = site !== undefined && site !== 'same-origin' && !isAddressBar
+  const isOtherOrigin = origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`
+  if (isOtherSite || isOtherOrigin)
+    throw new OciError('DENIED', 403, 'A page of another site may not ask for anything here.')
+}
+
+/**
+ * What every answer of every listener says to browsers, which are no clients of a registry: render nothing, run nothing, guess no
+ * type, and let no other page embed it. Content comes from upstreams and from pushes, and shares its origin with the admin API.
+ */
+const securityHeaders: Readonly<Record<string, string>> = {
+  'content-security-policy': "sandbox; default-src 'none'",
+  'x-content-type-options': 'nosniff',
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+}
+const entries = Object.entries(securityHeaders)
+
+/** The same as lines of a head, for what is written to a socket without a response. */
+export const securityHeaderLines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join('')
+
+/**
+ * The response that listeners create: it adds the security headers to every head, whoever writes it, Node itself included. A page
+ * that needs another value sets that header itself. `writeHead` completes the headers that it is given.
+ */
+export class SecureResponse extends ServerResponse {
+  override writeHead(
+    status: number,
+    message?: string | OutgoingHttpHeaders | OutgoingHttpHeader[],
+    headers?: OutgoingHttpHeaders | OutgoingHttpHeader[],
+  ): this {
+    const own = (typeof message === 'string' ? headers : message) ?? {}
+    if (Array.isArray(own)) {
+      for (const [name, value] of entries) if (!own.includes(name) && !this.hasHeader(name)) own.push(name, value)
+    } else for (const [name, value] of entries) if (!(name in own) && !this.hasHeader(name)) own[name] = value
+    return typeof message === 'string' ? super.writeHead(status, message, own) : super.writeHead(status, own)
+  }
 }

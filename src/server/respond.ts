@@ -2,7 +2,7 @@ import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:ht
 import { errnoOf } from '../lib/errors.ts'
 import { OciError } from '../oci/errors.ts'
 import type { Provenance } from '../oci/registry.ts'
-import { securityHeaderLines } from './security-headers.ts'
+import { securityHeaderLines } from './request-guard.ts'
 
 /** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const

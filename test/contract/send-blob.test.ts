@@ -1,10 +1,8 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { describe, expect, test } from 'vitest'
-import { chooseSendBlob } from '../../src/app/choose-send-blob.ts'
-import { loadKernel } from '../../src/server/send/sendfile.ts'
-import { createNativeSendBlob } from '../../src/server/send-blob-native.ts'
 import { BufferPool, createPortableSendBlob, type SendBlob } from '../../src/server/send/send-blob.ts'
+import { chooseSendBlob, createNativeSendBlob, loadKernel } from '../../src/server/send/sendfile.ts'
 import { sendBlobContract } from './send-blob.ts'
 
 const portable = (idle: number) => createPortableSendBlob({ idle, buffers: new BufferPool() })

@@ -5,7 +5,7 @@ import { errnoOf } from '../../lib/errors.ts'
 import { ownInterfaces } from '../../lib/network.ts'
 import { enclosedVariable } from '../../runtime/container-spec.ts'
 import { isLoopbackAddress, plainAddress } from '../../server/request-guard.ts'
-import type { ConnectionEnds } from '../../server/pushes.ts'
+import type { ConnectionEnds } from '../../server/push.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
 
 /** Files that Docker and podman put into every container. */

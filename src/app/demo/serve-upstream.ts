@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseRoute } from '../../oci/route.ts'
 import { commonHeaders } from '../../server/respond.ts'
-import { SecureResponse } from '../../server/security-headers.ts'
+import { SecureResponse } from '../../server/request-guard.ts'
 import type { DemoImage } from './make-image.ts'
 
 export interface DemoUpstream {

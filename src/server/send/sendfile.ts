@@ -1,5 +1,92 @@
-import { statfsSync } from 'node:fs'
+import { readFileSync, readSync, statfsSync } from 'node:fs'
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { LibraryHandle } from 'koffi'
+import type { BlobSending } from '../pull.ts'
+import { BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
+
+export interface NativeSendingOptions {
+  /** A client that takes nothing for so long is cut off; ms. */
+  readonly idle: number
+  /** Sends what the kernel is not to send. */
+  readonly portable: SendBlob
+  readonly kernel: Kernel
+}
+
+/** Bytes sent in one go before others get their turn: about a quarter of a millisecond. */
+const turnBytes = 1024 * 1024
+/** Bytes that go through a full socket itself: their callback is the kernel saying that there is room again. */
+const probeBytes = 16 * 1024
+
+/**
+ * Sending by `sendfile(2)`: the kernel moves the file's pages to the socket, and no byte passes through this process.
+ */
+export function createNativeSendBlob({ kernel, portable, idle }: NativeSendingOptions): SendBlob {
+  return async (response, blob, range, signal) => {
+    const { socket } = response
+    // A response that waits for its turn on a pipelined connection has no socket yet, one with TLS no plain one, and one
+    // without a length says before each chunk how long it is.
+    if (!socket || response.chunkedEncoding || descriptorOf(socket) === undefined)
+      return portable(response, blob, range, signal)
+    response.flushHeaders()
+    let { start } = range
+    while (start <= range.end) {
+      signal.throwIfAborted()
+      const end = Math.min(start + turnBytes - 1, range.end)
+      // A page that has to come from the disk would keep everybody waiting here; a thread of its own reads it.
+      if (!kernel.isInMemory(blob.fd, start, end)) {
+        await portable(response, blob, { start, end }, signal)
+        start = end + 1
+        continue
+      }
+      const descriptor = socket.writableLength === 0 ? descriptorOf(socket) : undefined
+      const sent = descriptor === undefined ? 0 : kernel.sendfile(descriptor, blob.fd, start, end + 1 - start)
+      if (sent === undefined) return portable(response, blob, { start, end: range.end }, signal)
+      start += sent
+      if (start > end) {
+        if (start <= range.end) await nextTurn()
+        continue
+      }
+      const probe = Buffer.allocUnsafe(Math.min(probeBytes, end + 1 - start))
+      const count = readSync(blob.fd, probe, 0, probe.length, start)
+      if (count === 0) throw new Error('a stored blob ended before its size')
+      await writeChunk(response, probe.subarray(0, count), { signal, idle })
+      start += count
+    }
+  }
+}
+
+/** The descriptor of a plain, living socket. One that was destroyed has none: its number may be another's by now. */
+function descriptorOf(socket: Socket): number | undefined {
+  const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
+  if (socket.destroyed || 'encrypted' in socket) return undefined
+  const descriptor = handle?.fd
+  return typeof descriptor === 'number' && descriptor >= 0 ? descriptor : undefined
+}
+
+/**
+ * Has the connections that a listener takes on sent as fast as they are taken, where this machine paces what it sends (BBR
+ * does). That is made for long ways: on one that does not leave the machine each timer costs more than the packet it holds
+ * back. Undefined where nothing is paced, or nothing can be done about it.
+ */
+export function createUnpacing(kernel: Kernel | undefined): ((server: Server) => void) | undefined {
+  if (!kernel || !isPaced()) return undefined
+  return (server) => {
+    const { _handle: handle } = server as { _handle?: { fd?: unknown } | null }
+    // Always there, and allowed to everybody. A connection that has begun to pace would go on: hence the listener.
+    if (typeof handle?.fd === 'number') kernel.setCongestionControl(handle.fd, 'reno')
+  }
+}
+
+/** https://docs.kernel.org/networking/ip-sysctl.html#tcp-variables */
+function isPaced(): boolean {
+  try {
+    return readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').startsWith('bbr')
+  } catch {
+    return false // Hidden from us; what it is then stays as it is.
+  }
+}
 
 /** The calls that Node has no words for. */
 export interface Kernel {
@@ -97,4 +184,40 @@ const tmpfs = 0x0102_1994
 /** Whether the file system has no disk that could keep one waiting. */
 function isMemoryOnly(file: number): boolean {
   return statfsSync(`/proc/self/fd/${file}`).type === tmpfs
+}
+
+export interface SendBlobChoice {
+  /** How stored blobs leave. */
+  readonly kind: 'sendfile' | 'portable'
+  readonly sending: BlobSending
+  /** For a listener whose clients are on this machine; undefined where there is nothing to be done. */
+  readonly unpace: ((server: Server) => void) | undefined
+  /** Gives memory back to the system; undefined where there is no such call. */
+  readonly trimMemory: Kernel['trimMemory']
+}
+
+/**
+ * The fastest way to send blobs that there is here. `idle`: a client that takes nothing for so long is cut off, ms.
+ * `plain`: clients come without TLS, so that the kernel can write to them by itself.
+ */
+export async function chooseSendBlob(options: {
+  readonly idle: number
+  readonly plain: boolean
+  readonly env: Readonly<Record<string, string | undefined>>
+}): Promise<SendBlobChoice> {
+  const { idle, plain, env } = options
+  const buffers = new BufferPool()
+  const portable = createPortableSendBlob({ idle, buffers })
+  const kernel = isSet(env['MIRROR_NO_SENDFILE']) ? undefined : await loadKernel(process)
+  const native = kernel && plain ? createNativeSendBlob({ idle, portable, kernel }) : undefined
+  return {
+    kind: native ? 'sendfile' : 'portable',
+    sending: { idle, sendBlob: native ?? portable },
+    unpace: createUnpacing(kernel),
+    trimMemory: kernel?.trimMemory,
+  }
+}
+
+function isSet(value: string | undefined): boolean {
+  return value !== undefined && value !== '' && value !== '0' && value !== 'false'
 }

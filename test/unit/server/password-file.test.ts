@@ -4,7 +4,7 @@ import { chmod, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { silentLogger, type Logger } from '../../../src/lib/logger.ts'
-import { openPasswordFile } from '../../../src/server/password-file.ts'
+import { openPasswordFile } from '../../../src/server/basic-auth.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 
 const tail = 'CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1uS'

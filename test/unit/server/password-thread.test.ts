@@ -1,6 +1,6 @@
 import { hash } from 'bcryptjs'
 import { expect, test } from 'vitest'
-import { startPasswordThread } from '../../../src/server/password-thread.ts'
+import { startPasswordThread } from '../../../src/server/passwords.ts'
 
 test('a password is compared on another thread, in every form of bcrypt', async () => {
   const thread = await startPasswordThread()

@@ -3,7 +3,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
 import type { ManifestLink } from '../../../src/oci/content.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { TransferLog } from '../../../src/server/transfer-log.ts'
+import { TransferLog } from '../../../src/server/transfer.ts'
 
 function open() {
   const lines: Record<string, unknown>[] = []
