@@ -15,7 +15,7 @@ const names = [
   'tar-fs',
 ]
 
-// docker-modem extends a class of `ssh2` when it loads. src/runtime/ssh-connection.ts connects by the `ssh` program instead.
+// docker-modem extends a class of `ssh2` when it loads. src/docker/connection.ts connects by the `ssh` program instead.
 const sshOfModem = { filter: /^\.\/ssh$/, importer: /node_modules[\\/]docker-modem[\\/]/ }
 
 /** Replaces a package that is left out. Every use throws an error that names the package. */

@@ -1,5 +1,5 @@
 import { loadCommandRunner } from '../lib/process.ts'
-import { loadDockerode } from '../runtime/dockerode-docker.ts'
+import { loadDockerode } from '../docker/dockerode.ts'
 import { loadPromClient } from '../server/metrics.ts'
 import { loadUndici } from '../upstream/undici.ts'
 import { loadSocks } from '../upstream/proxy.ts'

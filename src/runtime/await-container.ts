@@ -2,7 +2,7 @@ import type { Clock } from '../lib/time.ts'
 import { MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { publishedAt } from './container-spec.ts'
 import { DockerError, type ContainerEngine } from './container-engine.ts'
-import type { ContainerState } from './docker-containers.ts'
+import type { ContainerState } from '../docker/engine.ts'
 import { isHealthy } from './health.ts'
 import { openTunnel } from './mirror-tunnel.ts'
 

@@ -1,5 +1,5 @@
-import type { DockerContainers } from './docker-containers.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerContainers } from '../docker/engine.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** A Docker engine (or podman, which speaks its language), as far as a mirror in a container needs one. */
 export interface ContainerEngine {

@@ -1,6 +1,6 @@
 import { homedir } from 'node:os'
 import { MirrorError } from '../lib/errors.ts'
-import { findDockerEndpoint, type DockerEndpoint } from './docker-endpoint.ts'
+import { findDockerEndpoint, type DockerEndpoint } from '../docker/endpoint.ts'
 import { isHealthy } from './health.ts'
 import { hostOf } from './host-of.ts'
 import type { ContainerPlace, Endpoints } from './runtime.ts'

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { mirrorName, mirrorServiceName } from '../lib/network.ts'
 import { parseObject } from '../lib/json.ts'
-import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from './docker-containers.ts'
+import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from '../docker/engine.ts'
 import type { EngineInfo } from './container-engine.ts'
 
 export const containerName = mirrorName

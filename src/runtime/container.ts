@@ -13,7 +13,7 @@ import {
   type ContainerWish,
 } from './container-spec.ts'
 import type { ContainerOrder } from './container-order.ts'
-import type { ContainerState, PublishedPort } from './docker-containers.ts'
+import type { ContainerState, PublishedPort } from '../docker/engine.ts'
 import { DockerError, type ContainerEngine } from './container-engine.ts'
 import { inWords, orRefused } from './engine-words.ts'
 import { replaceContainer } from './replace-container.ts'

@@ -1,7 +1,7 @@
 import { readFile, readdir, readlink, realpath } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { ifVisible } from '../lib/fs.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** A dockerd of this machine. */
 export interface DockerdProcess {

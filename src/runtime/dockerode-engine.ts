@@ -1,8 +1,8 @@
 import { access } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import { isConnectionFailure } from '../lib/errors.ts'
-import { orAbsent, openClient } from './dockerode-docker.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import { orAbsent, openClient } from '../docker/dockerode.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 import type { DockerEngine, DockerEngineInfo } from './docker-engine.ts'
 
 /** A local engine answers in milliseconds, one in a virtual machine that wakes up in a second or two. */

@@ -1,7 +1,7 @@
 import { MirrorError } from '../lib/errors.ts'
 import { containerName, ownerOf, type nameBefore } from './container-spec.ts'
 import type { ContainerEngine } from './container-engine.ts'
-import type { ContainerState } from './docker-containers.ts'
+import type { ContainerState } from '../docker/engine.ts'
 
 /**
  * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.

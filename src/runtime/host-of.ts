@@ -1,4 +1,4 @@
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** As DOCKER_HOST would name it, whatever the engine was chosen by. */
 export function hostOf(endpoint: DockerEndpoint): string {

@@ -1,6 +1,6 @@
 import { ownInterfaces } from '../lib/network.ts'
 import { isLoopbackAddress } from '../server/request-guard.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /**
  * Whether an engine is another machine's: the ports that it publishes, and the folders that it mounts, are not this one's. ssh

@@ -1,4 +1,4 @@
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** An endpoint as it was noted down, in JSON; undefined for what is none. */
 export function parseEndpoint(value: Record<string, unknown>): DockerEndpoint | undefined {

@@ -1,5 +1,5 @@
 import type { StatusReport } from '../server/admin-api.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
+import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** Where a mirror answers. */
 export type Endpoints = StatusReport['endpoints']

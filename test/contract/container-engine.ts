@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { bytesFile, tarBytes, tarOf } from '../../src/lib/tar.ts'
-import type { ContainerSpec } from '../../src/runtime/docker-containers.ts'
+import type { ContainerSpec } from '../../src/docker/engine.ts'
 import { DockerError, type ContainerEngine } from '../../src/runtime/container-engine.ts'
 
 /** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */

@@ -2,7 +2,7 @@ import { createServer, type Server } from 'node:http'
 import { connect, type AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
-import type { ContainerSpec, ContainerState } from '../../src/runtime/docker-containers.ts'
+import type { ContainerSpec, ContainerState } from '../../src/docker/engine.ts'
 import {
   DockerError,
   type ContainerEngine,

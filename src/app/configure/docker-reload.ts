@@ -4,7 +4,7 @@ import type { Clock } from '../../lib/time.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
-import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
 import type { ClientReload } from './client-adapter.ts'
 

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { dockerdFlags } from '../../clients/dockerd-flags.ts'
 import type { DockerTarget } from '../../clients/docker-target.ts'
-import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from './client-adapter.ts'
 import { findEngines, usualSocket, type FoundEngine } from './docker-engines.ts'
 import { dockerPlace, dockerPlaceByHand } from './docker-place.ts'

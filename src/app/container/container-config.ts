@@ -4,7 +4,7 @@ import { type Config, type ListenAddress, renderConfig } from '../../config/conf
 import { machineNames } from '../../lib/network.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import type { ContainerPorts } from '../../runtime/container-spec.ts'
-import type { PublishedPort } from '../../runtime/docker-containers.ts'
+import type { PublishedPort } from '../../docker/engine.ts'
 import { isLoopbackAddress } from '../../server/request-guard.ts'
 
 /** What a mirror in a container is told: a mirror.yaml, and the files it names. */

@@ -1,5 +1,5 @@
 import type { Surroundings } from '../../config/paths.ts'
-import type { LogRequest } from '../../runtime/docker-containers.ts'
+import type { LogRequest } from '../../docker/engine.ts'
 import type { ContainerPlace } from '../../runtime/runtime.ts'
 import { openEngine } from './open-engine.ts'
 

@@ -1,4 +1,4 @@
-import type { PublishedPort } from '../../runtime/docker-containers.ts'
+import type { PublishedPort } from '../../docker/engine.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 
 /** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */

@@ -1,7 +1,7 @@
 import type { Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import { findDockerChoice, findDockerEndpoint, type DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import { findDockerChoice, findDockerEndpoint, type DockerEndpoint } from '../../docker/endpoint.ts'
 import { openContainerEngine } from '../../runtime/dockerode-container-engine.ts'
 
 /**

@@ -1,7 +1,7 @@
 import type { MirrorPaths } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { hostOf } from '../../runtime/host-of.ts'
 import { isElsewhere } from '../../runtime/is-elsewhere.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { writeFileAtomic } from '../../lib/fs.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
-import type { DockerEndpoint } from '../../runtime/docker-endpoint.ts'
+import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { parseEndpoint } from '../../runtime/parse-endpoint.ts'
 
 /** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */

@@ -17,7 +17,7 @@ import {
   type ContainerWish,
 } from '../../runtime/container-spec.ts'
 import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
-import type { ContainerState, PublishedPort } from '../../runtime/docker-containers.ts'
+import type { ContainerState, PublishedPort } from '../../docker/engine.ts'
 import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { containerSpec, planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
-import type { ContainerState } from '../../../src/runtime/docker-containers.ts'
+import type { ContainerState } from '../../../src/docker/engine.ts'
 
 const wish: ContainerWish = {
   version: '1.0.0',

@@ -7,7 +7,7 @@ import type { ContainerOrder } from '../../../src/runtime/container-order.ts'
 import { planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
 import { findOurs } from '../../../src/runtime/find-ours.ts'
 import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../../src/runtime/container.ts'
-import type { ContainerSpec } from '../../../src/runtime/docker-containers.ts'
+import type { ContainerSpec } from '../../../src/docker/engine.ts'
 import { engineWithImage, orderFor, owner, wishFor } from '../../support/container-wish.ts'
 import type { FakeEngine, Outcome } from '../../support/fake-engine.ts'
 

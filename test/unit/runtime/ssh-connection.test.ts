@@ -7,7 +7,7 @@ import { expect, onTestFinished, test, vi } from 'vitest'
 import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
 import { deferred } from '../../../src/lib/async.ts'
 import { readProcessStat } from '../../../src/lib/process.ts'
-import { SshConnection } from '../../../src/runtime/ssh-connection.ts'
+import { SshConnection } from '../../../src/docker/connection.ts'
 import {
   makeFailingSshProgram,
   makeProxiedSshProgram,

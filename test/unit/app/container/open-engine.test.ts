@@ -3,7 +3,7 @@ import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { openEngine } from '../../../../src/app/container/open-engine.ts'
-import type { DockerEndpoint } from '../../../../src/runtime/docker-endpoint.ts'
+import type { DockerEndpoint } from '../../../../src/docker/endpoint.ts'
 import { isElsewhere } from '../../../../src/runtime/is-elsewhere.ts'
 
 async function openWith(dockerHost: (home: string) => string) {

@@ -1,10 +1,10 @@
-import { spawn, type ChildProcessByStdio } from 'node:child_process'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
-import { hostOf } from './host-of.ts'
-import type { SshEndpoint } from './ssh-endpoint.ts'
+import { hostOf } from '../runtime/host-of.ts'
+import type { SshEndpoint } from '../runtime/ssh-endpoint.ts'
 
 /** ssh's last words are its reason; what came before is banners. */
 const mostWords = 2000

@@ -1,9 +1,8 @@
 import { createHash } from 'node:crypto'
-import { readFile, readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
-import { parseSshHost } from './ssh-endpoint.ts'
-import type { SshEndpoint } from './ssh-endpoint.ts'
+import { parseSshHost, type SshEndpoint } from '../runtime/ssh-endpoint.ts'
 
 /** Where a Docker engine is spoken to. */
 export type DockerEndpoint =

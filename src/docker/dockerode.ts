@@ -3,12 +3,12 @@ import { Agent } from 'node:http'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import type Dockerode from 'dockerode'
-import type { Clock } from '../lib/time.ts'
 import { isConnectionFailure } from '../lib/errors.ts'
 import { ownFailureCode } from '../lib/system-errors.ts'
-import type { Docker } from './docker.ts'
-import type { DockerEndpoint } from './docker-endpoint.ts'
-import { SshConnection } from './ssh-connection.ts'
+import type { Clock } from '../lib/time.ts'
+import type { Docker } from '../runtime/docker.ts'
+import { SshConnection } from './connection.ts'
+import type { DockerEndpoint } from './endpoint.ts'
 
 export interface DockerodeOptions {
   clock: Clock

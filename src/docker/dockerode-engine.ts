@@ -1,9 +1,9 @@
 import { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
-import type { ContainerSpec, ContainerState, DockerContainers, PublishedPort } from './docker-containers.ts'
-import { linesOfLog } from './docker-log.ts'
-import { execStream } from './exec-stream.ts'
-import { asked, askedIfThere } from './dockerode-asked.ts'
+import { linesOfLog } from '../runtime/docker-log.ts'
+import { asked, askedIfThere } from '../runtime/dockerode-asked.ts'
+import { execStream } from '../runtime/exec-stream.ts'
+import type { ContainerSpec, ContainerState, DockerContainers, PublishedPort } from './engine.ts'
 
 /** The containers of an engine. */
 export function createContainers(client: Dockerode): DockerContainers {
