@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { bootOf, readBootId } from '../lib/process.ts'
-import { DockerError } from '../runtime/container-engine.ts'
+import { DockerError } from '../docker/engine.ts'
 import type { ContainerPlace, MirrorState, RuntimeKind } from '../runtime/runtime.ts'
 import { readState } from '../runtime/state-file.ts'
 
@@ -81,7 +81,7 @@ async function deadContainer(
 ): Promise<DeadMirror> {
   const common = { runtime, version, container: name, startedAt }
   try {
-    const { openEngine } = await import('./container/open-engine.ts')
+    const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { containers } = await openEngine(surroundings, engine)
     const found = await containers.find(id)
     if (found === undefined) return { ...common, reason: 'removed', hasLog: false }

@@ -1,7 +1,7 @@
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { createAdminClient, type AdminClient, type AdminTunnel } from '../runtime/admin-client.ts'
-import { hostOf } from '../runtime/host-of.ts'
+import { hostOf } from '../docker/endpoint.ts'
 import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
 import type { StatusReport } from '../server/admin-api.ts'
 import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'
@@ -58,8 +58,8 @@ function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | unde
     to: hostOf(engine),
     async connect() {
       // What it takes to speak to an engine is loaded by those who have to.
-      const { openContainerEngine } = await import('../runtime/dockerode-container-engine.ts')
-      const { openTunnel } = await import('../runtime/mirror-tunnel.ts')
+      const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
+      const { openTunnel } = await import('../docker/connection.ts')
       return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
     },
   }

@@ -96,7 +96,7 @@ export default class Down extends BaseCommand {
   }
 
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
-    const { openEngine } = await import('../app/container/open-engine.ts')
+    const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../app/container/down-container.ts')
     const { forgetResting, restingEngine } = await import('../app/container/resting.ts')
     const { stateDir } = mirrorPaths(surroundings)

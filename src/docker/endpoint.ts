@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
-import { parseSshHost, type SshEndpoint } from '../runtime/ssh-endpoint.ts'
+import { ownInterfaces } from '../lib/network.ts'
+import { isLoopbackAddress } from '../server/request-guard.ts'
 
 /** Where a Docker engine is spoken to. */
 export type DockerEndpoint =
@@ -93,5 +94,66 @@ async function isFolder(path: string): Promise<boolean> {
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     return false
+  }
+}
+
+/** As DOCKER_HOST would name it, whatever the engine was chosen by. */
+export function hostOf(endpoint: DockerEndpoint): string {
+  if (endpoint.kind === 'socket')
+    return `${endpoint.path.startsWith('//./pipe/') ? 'npipe' : 'unix'}://${endpoint.path}`
+  const { kind, host, port } = endpoint
+  const user = endpoint.kind === 'ssh' && endpoint.user !== undefined ? `${encodeURIComponent(endpoint.user)}@` : ''
+  return `${kind}://${user}${host.includes(':') ? `[${host}]` : host}${port === undefined ? '' : `:${port}`}`
+}
+
+/**
+ * Whether an engine is another machine's: the ports that it publishes, and the folders that it mounts, are not this one's. ssh
+ * leads away also where it is called localhost, which is how virtual machines are reached.
+ */
+export function isElsewhere(endpoint: DockerEndpoint): boolean {
+  if (endpoint.kind !== 'tcp') return endpoint.kind === 'ssh'
+  const { host } = endpoint
+  return !(host === 'localhost' || isLoopbackAddress(host) || ownInterfaces().some(({ address }) => address === host))
+}
+
+/** An endpoint as it was noted down, in JSON; undefined for what is none. */
+export function parseEndpoint(value: Record<string, unknown>): DockerEndpoint | undefined {
+  const { kind, path, host, user, port, tlsFolder } = value
+  if (kind === 'socket' && typeof path === 'string') return { kind, path }
+  if (typeof host !== 'string') return undefined
+  const numbered = typeof port === 'number' ? port : undefined
+  if (kind === 'ssh') return { kind, host, user: typeof user === 'string' ? user : undefined, port: numbered }
+  if (kind !== 'tcp' || numbered === undefined) return undefined
+  return { kind, host, port: numbered, tlsFolder: typeof tlsFolder === 'string' ? tlsFolder : undefined }
+}
+
+/** A machine whose Docker engine is reached by the user's own ssh; whatever is undefined, ssh's configuration says. */
+export interface SshEndpoint {
+  readonly kind: 'ssh'
+  readonly host: string
+  readonly user: string | undefined
+  readonly port: number | undefined
+}
+
+/**
+ * `ssh://[user@]host[:port]`; undefined for anything else, a password or a path among it, as `docker` has it. A host that looks
+ * like an option is none either. https://docs.docker.com/engine/security/protect-access/
+ */
+export function parseSshHost(text: string): SshEndpoint | undefined {
+  const found = /^ssh:\/\/(?:([^@:/?#\s]+)@)?(\[[\da-f:.]+(?:%[\w.-]+)?\]|[^@:/?#[\]\s]+)(?::(\d{1,5}))?\/?$/i.exec(
+    text,
+  )
+  const host = found?.[2]?.replace(/^\[|\]$/g, '')
+  const user = decoded(found?.[1])
+  if (host === undefined || host.startsWith('-') || (found?.[1] !== undefined && user === undefined)) return undefined
+  return { kind: 'ssh', host, user, port: found?.[3] === undefined ? undefined : Number(found[3]) }
+}
+
+function decoded(text: string | undefined): string | undefined {
+  try {
+    return text && decodeURIComponent(text)
+  } catch (error) {
+    if (error instanceof URIError) return undefined
+    throw error
   }
 }

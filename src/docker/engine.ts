@@ -1,4 +1,152 @@
+import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
+import type { Surroundings } from '../config/paths.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { DockerEndpoint } from './endpoint.ts'
+
+/**
+ * The Docker engine, as far as a mirror cares: where containers of a network can reach this machine. A question throws what keeps
+ * this process from asking (no file descriptor, no memory): that says nothing of the engine.
+ */
+export interface Docker {
+  /** Whether an engine answers. */
+  ping(): Promise<boolean>
+  /**
+   * The gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name. Undefined when the engine did not say:
+   * it is not there, or failed to answer.
+   */
+  networkGateways(name: string): Promise<string[] | undefined>
+  /**
+   * Calls back once at first, and whenever networks may have changed: one came or went, the engine came or went. Ends when
+   * the signal aborts; an engine that is absent is waited for.
+   */
+  watchNetworks(onChange: () => void, signal: AbortSignal): Promise<void>
+}
+
+/** What an engine says about itself, as far as its configuration is concerned. */
+export interface DockerEngineInfo {
+  /** `28.5.2` */
+  readonly version: string
+  /** `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)` */
+  readonly operatingSystem: string
+  /** Of the machine that it runs on. */
+  readonly hostName: string
+  readonly imageStore: 'classic' | 'containerd'
+  readonly isRootless: boolean
+  /** Podman answers the same questions. */
+  readonly isPodman: boolean
+  /** As they are in use now. */
+  readonly mirrors: readonly string[]
+  /** Registries, and networks in CIDR form, that it asks without checking who answers. */
+  readonly insecure: readonly string[]
+}
+
+/** A Docker engine that may be configured. */
+export interface DockerEngine {
+  /** Undefined when none answers within a few seconds. */
+  info(): Promise<DockerEngineInfo | undefined>
+  /**
+   * Pulls an image with no credentials and removes it again. Resolves to what the engine said when it could not be pulled.
+   * `timeoutMs` is for the pull.
+   */
+  tryPull(image: string, timeoutMs: number): Promise<{ readonly failed: string | undefined }>
+}
+
+/** A Docker engine (or podman, which speaks its language), as far as a mirror in a container needs one. */
+export interface ContainerEngine {
+  readonly endpoint: DockerEndpoint
+  /** It is another machine's: ports are published there, and folders are that machine's. */
+  readonly isElsewhere: boolean
+  /** Throws a MirrorError (exit 4) when no engine answers, or it does not let us in. */
+  info(): Promise<EngineInfo>
+  readonly containers: DockerContainers
+  readonly images: DockerImages
+  readonly networks: DockerNetworks
+  readonly volumes: DockerVolumes
+}
+
+export interface EngineInfo {
+  readonly version: string
+  /** As images name it: `amd64`, `arm64`. */
+  readonly architecture: string
+  /** `linux`, `windows`: of the containers. */
+  readonly os: string
+  readonly rootless: boolean
+  /** The engine's operating system in its own words: `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)`. */
+  readonly system?: string | undefined
+  /** `json-file`, `journald` … */
+  readonly logDriver: string
+}
+
+export interface ImageState {
+  readonly id: string
+  readonly architecture: string
+  readonly os: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly hasEntrypoint: boolean
+}
+
+export interface DockerImages {
+  find(image: string): Promise<ImageState | undefined>
+  /** Throws a DockerError when it cannot be had, and the signal's reason when that aborts. */
+  pull(image: string, signal: AbortSignal): Promise<void>
+  /** Makes an image of a root file system, as a tar archive. */
+  import(name: string, labels: Readonly<Record<string, string>>, archive: AsyncIterable<Uint8Array>): Promise<void>
+  /** Builds an image from the Dockerfile in a tar archive. */
+  build(name: string, labels: Readonly<Record<string, string>>, archive: AsyncIterable<Uint8Array>): Promise<void>
+  /** One that is still in use, or not there, is left as it is. */
+  remove(image: string): Promise<void>
+}
+
+export interface NetworkSpec {
+  readonly name: string
+  /** A bridge with an IPv6 subnet besides the IPv4 one that the engine picks; undefined for IPv4 alone. */
+  readonly ipv6Subnet: string | undefined
+  readonly options: Readonly<Record<string, string>>
+}
+
+export interface NetworkState {
+  readonly id: string
+  readonly name: string
+  readonly driver: string
+  readonly ipv6: boolean
+  readonly options: Readonly<Record<string, string>>
+  /** How many containers are on it. */
+  readonly containers: number
+}
+
+export interface DockerNetworks {
+  find(name: string): Promise<NetworkState | undefined>
+  create(spec: NetworkSpec): Promise<void>
+  /** `names`: what the network's containers call it. */
+  connect(network: string, container: string, names: readonly string[]): Promise<void>
+  disconnect(network: string, container: string): Promise<void>
+}
+
+export interface VolumeState {
+  readonly labels: Readonly<Record<string, string>>
+}
+
+export interface DockerVolumes {
+  /** Undefined when there is none of this name. */
+  find(name: string): Promise<VolumeState | undefined>
+  /** One that is there already stays as it is. */
+  create(name: string, labels: Readonly<Record<string, string>>): Promise<void>
+  /** One that is not there is fine; one that is in use is a DockerError. */
+  remove(name: string): Promise<void>
+}
+
+/** What the engine refused, in its own words. */
+export class DockerError extends Error {
+  override name = 'DockerError'
+  /** The status of the answer: 404 absent, 409 in conflict … */
+  readonly status: number
+
+  constructor(status: number, message: string, options?: { cause: unknown }) {
+    super(message, options)
+    this.status = status
+  }
+}
 
 /** A container as it is to be made. */
 export interface ContainerSpec {
@@ -96,4 +244,93 @@ export interface DockerContainers {
   converse(container: string, command: readonly string[]): Promise<Duplex>
   /** Its exit code, once it has ended. */
   wait(container: string): Promise<number>
+}
+
+/**
+ * Sees that each network is there: kind's own is made when it is absent, others are not ours to make. Throws a MirrorError
+ * (exit 2) for one that is missing.
+ */
+export async function ensureNetworks(
+  networks: DockerNetworks,
+  names: readonly string[],
+  env: Surroundings['env'],
+): Promise<void> {
+  const kind = kindNetworkName(env)
+  for (const name of names) {
+    if ((await networks.find(name)) !== undefined) continue
+    if (name !== kind) throw missing(name)
+    try {
+      await makeKindNetwork(networks, name)
+    } catch (error) {
+      if (!(error instanceof DockerError)) throw error
+      throw new MirrorError(`The network ${name} cannot be made: ${error.message}.`, {
+        hints: [`docker network create ${name}   (says more)`],
+        cause: error,
+      })
+    }
+  }
+}
+
+function missing(name: string): MirrorError {
+  return new MirrorError(`There is no Docker network named ${name}, and it is not the mirror's to make.`, {
+    exit: exitCode.usage,
+    hints: [
+      'docker network ls',
+      `docker network create ${name}`,
+      'mirror up again once it is there: nothing is restarted',
+    ],
+  })
+}
+
+/** The network kind would use: `kind`, or what this variable names. https://github.com/kubernetes-sigs/kind */
+export function kindNetworkName(env: Readonly<Record<string, string | undefined>>): string {
+  return env['KIND_EXPERIMENTAL_DOCKER_NETWORK'] || 'kind'
+}
+
+/** Networks by their real names: `kind` means the one that kind uses. */
+export function networkNames(names: readonly string[], env: Readonly<Record<string, string | undefined>>): string[] {
+  return [...new Set(names.map((name) => (name === 'kind' ? kindNetworkName(env) : name)))]
+}
+
+const attempts = 5
+
+/**
+ * Makes kind's network as kind itself makes it (pkg/cluster/internal/providers/docker/network.go): masquerading, with the MTU
+ * of the engine's own bridge and an IPv6 subnet that follows from the name; IPv4 alone where there is no IPv6. kind takes a
+ * network of its name as it is, so one without IPv6 would stay so.
+ */
+export async function makeKindNetwork(networks: DockerNetworks, name: string): Promise<void> {
+  const mtu = (await networks.find('bridge'))?.options['com.docker.network.driver.mtu']
+  const options = {
+    'com.docker.network.bridge.enable_ip_masquerade': 'true',
+    ...(mtu !== undefined && Number(mtu) > 0 && { 'com.docker.network.driver.mtu': mtu }),
+  }
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await networks.create({ name, ipv6Subnet: kindSubnet(name, attempt), options })
+    } catch (error) {
+      if (!(error instanceof DockerError)) throw error
+      // Somebody, kind perhaps, was quicker.
+      if ((await networks.find(name)) !== undefined) return
+      if (/IPv6/i.test(error.message) && !isOverlap(error))
+        return networks.create({ name, ipv6Subnet: undefined, options })
+      // podman masquerades without being told, and knows no such option.
+      if (/unsupported .*option/i.test(error.message))
+        return networks.create({ name, ipv6Subnet: kindSubnet(name, attempt), options: {} })
+      if (!isOverlap(error) || attempt + 1 === attempts) throw error
+    }
+  }
+}
+
+function isOverlap({ message }: DockerError): boolean {
+  return /overlap/i.test(message)
+}
+
+/** An IPv6 subnet of fc00::/8 from the SHA-1 of the name and the number of the attempt, as kind computes it. */
+export function kindSubnet(name: string, attempt: number): string {
+  const number = Buffer.alloc(4)
+  number.writeInt32LE(attempt)
+  const hash = createHash('sha1').update(name).update(number).digest()
+  const groups = [2, 4, 6].map((at) => hash.readUInt16BE(at).toString(16))
+  return `fc00:${groups.join(':')}::/64`
 }

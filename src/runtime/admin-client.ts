@@ -16,7 +16,7 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from '../server/admin-api.ts'
-import { ProgramError } from './exec-stream.ts'
+import { ProgramError } from '../docker/connection.ts'
 import { limitSilence } from './limit-silence.ts'
 
 /** The running mirror, asked over its admin listener. Throws a MirrorError when it does not answer or refuses. */

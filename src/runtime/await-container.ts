@@ -1,10 +1,9 @@
+import { openTunnel } from '../docker/connection.ts'
+import { type ContainerEngine, type ContainerState, DockerError } from '../docker/engine.ts'
+import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { publishedAt } from './container-spec.ts'
-import { DockerError, type ContainerEngine } from './container-engine.ts'
-import type { ContainerState } from '../docker/engine.ts'
 import { isHealthy } from './health.ts'
-import { openTunnel } from './mirror-tunnel.ts'
 
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000

@@ -1,8 +1,7 @@
 import { homedir } from 'node:os'
+import { type DockerEndpoint, findDockerEndpoint, hostOf } from '../docker/endpoint.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { findDockerEndpoint, type DockerEndpoint } from '../docker/endpoint.ts'
 import { isHealthy } from './health.ts'
-import { hostOf } from './host-of.ts'
 import type { ContainerPlace, Endpoints } from './runtime.ts'
 
 /**
@@ -35,7 +34,7 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
 }
 
 async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
-  const { openContainerEngine } = await import('./dockerode-container-engine.ts')
+  const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
   const { containers } = await openContainerEngine(endpoint)
   const found = await containers.find(id)
   return found?.running === true || found?.restarting === true

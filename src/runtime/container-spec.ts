@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto'
-import { mirrorName, mirrorServiceName } from '../lib/network.ts'
+import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../docker/engine.ts'
 import { parseObject } from '../lib/json.ts'
-import type { ContainerSpec, ContainerState, DataPlace, PublishedPort } from '../docker/engine.ts'
-import type { EngineInfo } from './container-engine.ts'
+import { mirrorName, mirrorServiceName } from '../lib/network.ts'
 
 export const containerName = mirrorName
 

@@ -1,20 +1,19 @@
+import { type ContainerEngine, type ContainerState, DockerError, type PublishedPort } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { awaitContainer } from './await-container.ts'
+import type { ContainerOrder } from './container-order.ts'
 import {
   containerAliases,
   containerName,
+  type ContainerPlan,
+  type ContainerPorts,
   containerSpec,
+  type ContainerWish,
   dataFolder,
   ownerOf,
   volumeLabels,
   volumeName,
-  type ContainerPlan,
-  type ContainerPorts,
-  type ContainerWish,
 } from './container-spec.ts'
-import type { ContainerOrder } from './container-order.ts'
-import type { ContainerState, PublishedPort } from '../docker/engine.ts'
-import { DockerError, type ContainerEngine } from './container-engine.ts'
 import { inWords, orRefused } from './engine-words.ts'
 import { replaceContainer } from './replace-container.ts'
 import { stopContainer } from './stop-container.ts'

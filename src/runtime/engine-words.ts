@@ -1,5 +1,5 @@
 import { MirrorError } from '../lib/errors.ts'
-import { DockerError } from './container-engine.ts'
+import { DockerError } from '../docker/engine.ts'
 
 /** What the engine refuses becomes a MirrorError: what could not be done, then the engine's own words. */
 export async function inWords<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {

@@ -1,7 +1,6 @@
+import type { ContainerEngine, ContainerState } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { containerName, ownerOf, type nameBefore } from './container-spec.ts'
-import type { ContainerEngine } from './container-engine.ts'
-import type { ContainerState } from '../docker/engine.ts'
+import { containerName, type nameBefore, ownerOf } from './container-spec.ts'
 
 /**
  * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.

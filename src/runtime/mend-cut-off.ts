@@ -1,7 +1,7 @@
 import type { Clock } from '../lib/time.ts'
 import { removeContainer } from './container.ts'
 import { containerName, nameBefore } from './container-spec.ts'
-import type { ContainerEngine } from './container-engine.ts'
+import type { ContainerEngine } from '../docker/engine.ts'
 import { inWords, orRefused } from './engine-words.ts'
 import { findOurs } from './find-ours.ts'
 import { startAgain } from './start-again.ts'

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
+import type { ContainerEngine, ContainerSpec } from '../docker/engine.ts'
 import { unlessAborted } from '../lib/async.ts'
-import type { ContainerSpec } from '../docker/engine.ts'
-import type { ContainerEngine } from './container-engine.ts'
 import { dataFolder, homeFolder, imageUser, node, program } from './container-spec.ts'
 
 const seconds = 30

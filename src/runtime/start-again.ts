@@ -1,9 +1,8 @@
-import type { Clock } from '../lib/time.ts'
+import type { ContainerEngine, ContainerState } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
+import type { Clock } from '../lib/time.ts'
 import { awaitContainer } from './await-container.ts'
 import { adminPortOf, containerName } from './container-spec.ts'
-import type { ContainerEngine } from './container-engine.ts'
-import type { ContainerState } from '../docker/engine.ts'
 
 /**
  * Has a container of ours that was stopped, and perhaps put aside, be the mirror again. What has interrupted its successor does

@@ -4,7 +4,7 @@ import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { isSameProcess } from '../lib/process.ts'
 import { isContainerUp } from './container-life.ts'
-import { parseEndpoint } from './parse-endpoint.ts'
+import { parseEndpoint } from '../docker/endpoint.ts'
 import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */

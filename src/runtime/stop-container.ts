@@ -1,4 +1,4 @@
-import type { ContainerEngine } from './container-engine.ts'
+import type { ContainerEngine } from '../docker/engine.ts'
 import { inWords } from './engine-words.ts'
 
 /** Pulls in flight get 30 s to finish. */

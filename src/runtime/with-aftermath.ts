@@ -1,5 +1,5 @@
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { DockerError } from './container-engine.ts'
+import { DockerError } from '../docker/engine.ts'
 
 /** What has become of the mirror that ran before, when its successor could not be started. */
 export interface Aftermath {

@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest'
+import { type ContainerEngine, type ContainerSpec, DockerError } from '../../src/docker/engine.ts'
 import { bytesFile, tarBytes, tarOf } from '../../src/lib/tar.ts'
-import type { ContainerSpec } from '../../src/docker/engine.ts'
-import { DockerError, type ContainerEngine } from '../../src/runtime/container-engine.ts'
 
 /** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */
 export type OpenEngine = () => Promise<{ engine: ContainerEngine; shell: string }>

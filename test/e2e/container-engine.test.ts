@@ -1,5 +1,5 @@
 import { describe, inject } from 'vitest'
-import { openContainerEngine } from '../../src/runtime/dockerode-container-engine.ts'
+import { openContainerEngine } from '../../src/docker/dockerode-engine.ts'
 import { containerEngineContract } from '../contract/container-engine.ts'
 import { dockerSocket, startDockerd } from './support/dockerd.ts'
 import { busyboxTar } from './support/runnable-image.ts'

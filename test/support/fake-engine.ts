@@ -1,18 +1,19 @@
 import { createServer, type Server } from 'node:http'
-import { connect, type AddressInfo } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
-import type { ContainerSpec, ContainerState } from '../../src/docker/engine.ts'
+import { ProgramError } from '../../src/docker/connection.ts'
 import {
-  DockerError,
   type ContainerEngine,
+  type ContainerSpec,
+  type ContainerState,
+  DockerError,
   type EngineInfo,
   type ImageState,
   type NetworkSpec,
   type NetworkState,
   type VolumeState,
-} from '../../src/runtime/container-engine.ts'
-import { ProgramError } from '../../src/runtime/exec-stream.ts'
+} from '../../src/docker/engine.ts'
 import { healthProof } from '../../src/server/health-proof.ts'
 
 interface FakeContainer {

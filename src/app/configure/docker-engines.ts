@@ -1,12 +1,11 @@
 import { realpath } from 'node:fs/promises'
 import { join } from 'node:path'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { createDockerodeEngine } from '../../docker/dockerode.ts'
+import { type DockerEndpoint, findDockerEndpoint, hostOf } from '../../docker/endpoint.ts'
+import type { DockerEngineInfo } from '../../docker/engine.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
-import { findDockerEndpoint, type DockerEndpoint } from '../../docker/endpoint.ts'
-import type { DockerEngineInfo } from '../../runtime/docker-engine.ts'
-import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
-import { hostOf } from '../../runtime/host-of.ts'
-import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
+import { type DockerdProcess, findDockerd } from '../../runtime/dockerd-process.ts'
 import type { Machine } from './client-adapter.ts'
 
 /** Where `docker` looks when nothing else was chosen. */

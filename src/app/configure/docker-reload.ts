@@ -5,7 +5,7 @@ import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
-import { createDockerodeEngine } from '../../runtime/dockerode-engine.ts'
+import { createDockerodeEngine } from '../../docker/dockerode.ts'
 import type { ClientReload } from './client-adapter.ts'
 
 const lookEveryMs = 100

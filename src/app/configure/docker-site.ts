@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path'
 import type { ClientHome } from '../../clients/client-address.ts'
-import type { DockerEngineInfo } from '../../runtime/docker-engine.ts'
+import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { pathOf, type DockerdProcess } from '../../runtime/dockerd-process.ts'
 import type { Machine } from './client-adapter.ts'
 

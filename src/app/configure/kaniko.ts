@@ -1,5 +1,5 @@
 import { planKaniko } from '../../clients/kaniko.ts'
-import { kindNetworkName } from '../../runtime/kind-network.ts'
+import { kindNetworkName } from '../../docker/engine.ts'
 import type { ClientAdapter, ClientOptions, Machine } from './client-adapter.ts'
 import { dockerNetworkHome } from './docker-network-home.ts'
 import { printedPlace } from './printed-place.ts'

@@ -1,10 +1,9 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/time.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
+import { ensureNetworks, kindNetworkName } from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { kindNetworkName } from '../../runtime/kind-network.ts'
+import type { Clock } from '../../lib/time.ts'
 import { findRunning } from '../../runtime/state-file.ts'
-import { ensureNetworks } from '../container/ensure-networks.ts'
-import { openEngine } from '../container/open-engine.ts'
 import { untilServed } from './until-served.ts'
 
 /**

@@ -1,5 +1,5 @@
-import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import { hostOf } from '../../runtime/host-of.ts'
+import type { ContainerEngine } from '../../docker/engine.ts'
+import { hostOf } from '../../docker/endpoint.ts'
 
 /** What a user should know of an engine whose network hears all that is said to it. */
 export function clearTextWarnings({

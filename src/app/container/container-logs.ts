@@ -1,7 +1,7 @@
 import type { Surroundings } from '../../config/paths.ts'
 import type { LogRequest } from '../../docker/engine.ts'
 import type { ContainerPlace } from '../../runtime/runtime.ts'
-import { openEngine } from './open-engine.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
 
 /** The log of a mirror in a container, a line at a time, as the engine keeps it. */
 export async function* containerLogs(

@@ -4,7 +4,7 @@ import { stopContainer } from '../../runtime/stop-container.ts'
 import { inWords } from '../../runtime/engine-words.ts'
 import type { WayBack, WayBackRequest } from '../way-back.ts'
 import { noteAgain } from './note-again.ts'
-import { openEngine } from './open-engine.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
 
 /** Back to a mirror in a container: it is only stopped until its successor is up. */
 export async function containerWayBack(

@@ -1,8 +1,8 @@
 import type { Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { ContainerEngine } from '../../runtime/container-engine.ts'
+import type { ContainerEngine } from '../../docker/engine.ts'
 import { volumeName } from '../../runtime/container-spec.ts'
-import { hostOf } from '../../runtime/host-of.ts'
+import { hostOf } from '../../docker/endpoint.ts'
 
 /** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
 export function refuseFolderElsewhere(

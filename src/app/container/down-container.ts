@@ -2,7 +2,7 @@ import { MirrorError } from '../../lib/errors.ts'
 import { containerName, nameBefore, ownerOf, volumeName } from '../../runtime/container-spec.ts'
 import { removeContainer } from '../../runtime/container.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
-import { DockerError, type ContainerEngine } from '../../runtime/container-engine.ts'
+import { DockerError, type ContainerEngine } from '../../docker/engine.ts'
 
 /**
  * Ends and removes the container of the mirror with this state folder, and one that an `up` which was cut off has put aside;

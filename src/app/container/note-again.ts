@@ -1,6 +1,5 @@
 import type { MirrorPaths } from '../../config/paths.ts'
-import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import type { ContainerState, PublishedPort } from '../../docker/engine.ts'
+import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
 import { writeState } from '../../runtime/state-file.ts'
 import { movePorts } from './move-ports.ts'

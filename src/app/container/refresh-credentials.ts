@@ -7,7 +7,7 @@ import { readState, writeState } from '../../runtime/state-file.ts'
 import { inWords } from '../../runtime/engine-words.ts'
 import { handOver } from './hand-over.ts'
 import { handedArchive } from './handed-archive.ts'
-import { openEngine } from './open-engine.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
 import { inTurnIfFree } from './in-turn.ts'
 import { handedFiles } from './outside.ts'
 

@@ -1,10 +1,9 @@
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { type DockerEndpoint, parseEndpoint } from '../../docker/endpoint.ts'
+import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { writeFileAtomic } from '../../lib/fs.ts'
-import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { isObject, parseObject } from '../../lib/json.ts'
-import type { DockerEndpoint } from '../../docker/endpoint.ts'
-import { parseEndpoint } from '../../runtime/parse-endpoint.ts'
 
 /** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
 export async function noteResting(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {

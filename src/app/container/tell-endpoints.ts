@@ -1,6 +1,5 @@
+import type { ContainerEngine, ContainerState } from '../../docker/engine.ts'
 import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
-import type { ContainerEngine } from '../../runtime/container-engine.ts'
-import type { ContainerState } from '../../docker/engine.ts'
 import { inWords } from '../../runtime/engine-words.ts'
 import type { Endpoints } from '../../runtime/runtime.ts'
 import { handedArchive } from './handed-archive.ts'

@@ -1,41 +1,44 @@
 import { randomUUID } from 'node:crypto'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
-import type { Clock } from '../../lib/time.ts'
+import { findCertificate } from '../../config/tls.ts'
+import {
+  type ContainerEngine,
+  type ContainerState,
+  ensureNetworks,
+  networkNames,
+  type PublishedPort,
+} from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { makeFolder } from '../../lib/fs.ts'
+import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { runCommand } from '../../lib/process.ts'
-import { ensureImage, localImage, type ImageRequest } from '../../runtime/container-image.ts'
+import type { Clock } from '../../lib/time.ts'
+import { ensureImage, type ImageRequest, localImage } from '../../runtime/container-image.ts'
 import {
   containerName,
+  type ContainerPlan,
+  type ContainerWish,
   instanceOf,
   planContainer,
   publishedAt,
   volumeName,
-  type ContainerPlan,
-  type ContainerWish,
 } from '../../runtime/container-spec.ts'
 import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
-import type { ContainerState, PublishedPort } from '../../docker/engine.ts'
-import type { ContainerEngine } from '../../runtime/container-engine.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
-import { networkNames } from '../../runtime/kind-network.ts'
 import { mendCutOff } from '../../runtime/mend-cut-off.ts'
 import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
 import { readState, writeState } from '../../runtime/state-file.ts'
 import { openAdminToken } from '../admin-token.ts'
-import { findCertificate } from '../../config/tls.ts'
 import { checkNamedFiles } from '../named-files.ts'
 import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
-import { ensureNetworks } from './ensure-networks.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'
 import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
-import { handedFiles } from './outside.ts'
 import { noteAgain } from './note-again.ts'
+import { handedFiles } from './outside.ts'
 import { forgetResting, noteResting } from './resting.ts'
 import { tellEndpoints } from './tell-endpoints.ts'
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { linesOfLog } from '../../../src/runtime/docker-log.ts'
+import { linesOfLog } from '../../../src/docker/dockerode-engine.ts'
 
 const never = new AbortController().signal
 

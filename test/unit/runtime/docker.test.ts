@@ -3,10 +3,9 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { systemClock } from '../../../src/lib/time.ts'
-import { findDockerEndpoint } from '../../../src/docker/endpoint.ts'
 import { createDockerodeDocker } from '../../../src/docker/dockerode.ts'
-import { hostOf } from '../../../src/runtime/host-of.ts'
+import { findDockerEndpoint, hostOf } from '../../../src/docker/endpoint.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { DockerEngine, network, startDockerEngine } from '../../support/docker-engine.ts'
 
 let home: string

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { createDockerodeEngine } from '../../../src/runtime/dockerode-engine.ts'
+import { createDockerodeEngine } from '../../../src/docker/dockerode.ts'
 import { startConfigurableEngine } from '../../support/configurable-engine.ts'
 
 let folder: string

@@ -1,7 +1,7 @@
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { execStream } from '../../../src/runtime/exec-stream.ts'
+import { execStream } from '../../../src/docker/connection.ts'
 
 /** What the engine attaches, and the other end of it. */
 async function attach() {

@@ -1,6 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { DockerError } from '../../../src/runtime/container-engine.ts'
-import { kindNetworkName, kindSubnet, makeKindNetwork, networkNames } from '../../../src/runtime/kind-network.ts'
+import { DockerError, kindNetworkName, kindSubnet, makeKindNetwork, networkNames } from '../../../src/docker/engine.ts'
 import { createFakeEngine } from '../../support/fake-engine.ts'
 
 describe("kind's network", () => {

@@ -4,7 +4,7 @@ import { Agent, createServer, get, type IncomingMessage, type RequestListener } 
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { openContainerEngine } from '../../../src/runtime/dockerode-container-engine.ts'
+import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
 import { deferred } from '../../../src/lib/async.ts'
 import { readProcessStat } from '../../../src/lib/process.ts'
 import { SshConnection } from '../../../src/docker/connection.ts'

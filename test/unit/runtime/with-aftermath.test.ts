@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import { DockerError } from '../../../src/runtime/container-engine.ts'
+import { DockerError } from '../../../src/docker/engine.ts'
 import { withAftermath } from '../../../src/runtime/with-aftermath.ts'
 
 const calm = new AbortController().signal

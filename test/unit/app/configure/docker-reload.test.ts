@@ -9,7 +9,7 @@ import { dockerReload } from '../../../../src/app/configure/docker-reload.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
 import { type Clock, systemClock } from '../../../../src/lib/time.ts'
 import { findDockerd, pathOf } from '../../../../src/runtime/dockerd-process.ts'
-import { createDockerodeEngine } from '../../../../src/runtime/dockerode-engine.ts'
+import { createDockerodeEngine } from '../../../../src/docker/dockerode.ts'
 
 const program = fileURLToPath(new URL('../../../support/dockerd.mjs', import.meta.url))
 

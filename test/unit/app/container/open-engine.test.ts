@@ -2,9 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { openEngine } from '../../../../src/app/container/open-engine.ts'
-import type { DockerEndpoint } from '../../../../src/docker/endpoint.ts'
-import { isElsewhere } from '../../../../src/runtime/is-elsewhere.ts'
+import { openEngine } from '../../../../src/docker/dockerode-engine.ts'
+import { type DockerEndpoint, isElsewhere } from '../../../../src/docker/endpoint.ts'
 
 async function openWith(dockerHost: (home: string) => string) {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
