@@ -1,8 +1,8 @@
 import type { Surroundings } from '../config/paths.ts'
-import type { ImageReport, RemovalReport, VerifyProgress } from '../server/admin-api.ts'
+import type { ImageReport, RemovalReport, VerifyProgress } from '../admin/api.ts'
 import { adminHere } from './mirror-status.ts'
 import { runningOrStored } from './running-or-stored.ts'
-import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
+import { configuredNaming, ownAddresses, type Naming } from '../admin/names.ts'
 
 /** What is cached, whether or not a mirror runs. */
 export interface CacheAccess {
@@ -33,7 +33,7 @@ export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess
     },
     async stored(config, paths) {
       // Only this way needs the store's code.
-      const { openStoredCache } = await import('./stored-cache.ts')
+      const { openStoredCache } = await import('../admin/offline.ts')
       return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
     },
   })

@@ -1,4 +1,4 @@
-import type { AdminActions } from '../server/admin.ts'
+import type { AdminActions } from '../admin/handler.ts'
 import type { Parts } from './compose.ts'
 
 /** Offering an image by which a client proves that it comes here, and clearing it away. */

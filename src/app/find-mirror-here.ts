@@ -1,7 +1,7 @@
 import { looksAtOwners, mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { isOnlyRoots } from '../lib/ownership.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
-import { findRunning } from '../runtime/state-file.ts'
+import { findRunning } from '../admin/state.ts'
 import { findInvokingUser, type InvokingUser } from './invoking-user.ts'
 import { findRunningOf } from './users-mirror.ts'
 

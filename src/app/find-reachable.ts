@@ -1,6 +1,6 @@
 import { MirrorError } from '../lib/errors.ts'
 import type { MirrorState } from '../runtime/runtime.ts'
-import { findRunning } from '../runtime/state-file.ts'
+import { findRunning } from '../admin/state.ts'
 
 /** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
 export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {

@@ -1,6 +1,6 @@
 import type { MirrorPaths } from '../config/paths.ts'
 import type { RuntimeKind } from '../runtime/runtime.ts'
-import { readState } from '../runtime/state-file.ts'
+import { readState } from '../admin/state.ts'
 import { isResting } from './container/resting.ts'
 
 /**

@@ -1,9 +1,9 @@
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
-import { createAdminClient, type AdminClient, type AdminTunnel } from '../runtime/admin-client.ts'
+import { createAdminClient, type AdminClient, type AdminTunnel } from '../admin/client.ts'
 import { hostOf } from '../docker/endpoint.ts'
 import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
-import type { StatusReport } from '../server/admin-api.ts'
+import type { StatusReport } from '../admin/api.ts'
 import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'
 
 /** What the running mirror says about itself; undefined when none runs. */

@@ -2,7 +2,7 @@ import { describeFailure } from '../lib/errors.ts'
 import { later, logFailure } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../docker/engine.ts'
-import type { NetworkReport } from '../server/admin-api.ts'
+import type { NetworkReport } from '../admin/api.ts'
 import { absentNetwork, silentEngine } from './network-reasons.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
 

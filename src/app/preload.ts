@@ -1,6 +1,6 @@
 import { loadCommandRunner } from '../lib/process.ts'
 import { loadDockerode } from '../docker/dockerode.ts'
-import { loadPromClient } from '../server/metrics.ts'
+import { loadPromClient } from '../admin/metrics.ts'
 import { loadUndici } from '../upstream/undici.ts'
 import { loadSocks } from '../upstream/proxy.ts'
 

@@ -1,5 +1,5 @@
 import type { RegistryKeeper } from '../registry/maintenance.ts'
-import type { DamagedRepositoryReport } from '../server/admin-api.ts'
+import type { DamagedRepositoryReport } from '../admin/api.ts'
 import type { RegistryActions } from '../server/admin-registry.ts'
 import type { PushedRepositories } from '../registry/repositories.ts'
 

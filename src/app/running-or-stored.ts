@@ -3,7 +3,7 @@ import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { refuseResting } from './container/resting.ts'
 import { findMirrorHere, type MirrorHere } from './find-mirror-here.ts'
-import { refuseOthersPlaces } from './others-places.ts'
+import { refuseOthersPlaces } from '../admin/sudo.ts'
 
 /** By the running mirror, which alone may write to its stores; by the stores themselves when none runs. */
 export async function runningOrStored<T>(

@@ -9,11 +9,11 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { machineNames } from '../lib/network.ts'
 import { systemClock } from '../lib/time.ts'
-import type { StatusReport } from '../server/admin-api.ts'
-import { type AdminActions, createAdminHandler } from '../server/admin.ts'
+import type { StatusReport } from '../admin/api.ts'
+import { type AdminActions, createAdminHandler } from '../admin/handler.ts'
 import { createHandler } from '../server/handler.ts'
 import { listen, type Listener } from '../server/listen.ts'
-import { renderMetrics } from '../server/metrics.ts'
+import { renderMetrics } from '../admin/metrics.ts'
 import { createHostGuard, isLoopbackAddress } from '../server/request-guard.ts'
 import { TransferLog } from '../server/transfer.ts'
 import { freeSpace } from '../store/blob-writer.ts'
@@ -34,7 +34,7 @@ import {
 import { networkRights } from './network-rights.ts'
 import { createRegistryActions } from './registry-actions.ts'
 import { registryOpener } from './registry-listeners.ts'
-import { createStatusReport } from './status-report.ts'
+import { createStatusReport } from '../admin/status.ts'
 
 export interface StartOptions {
   readonly home: MirrorPaths

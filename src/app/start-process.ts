@@ -4,7 +4,7 @@ import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../runtime/runtime.ts'
 import { serveArguments } from '../runtime/serve-arguments.ts'
-import { refuseOthersState } from './others-places.ts'
+import { refuseOthersState } from '../admin/sudo.ts'
 
 export interface ProcessRequest {
   /** bin/run.js */

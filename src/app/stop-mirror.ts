@@ -1,10 +1,10 @@
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import type { Clock } from '../lib/time.ts'
 import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { createAdminClient } from '../runtime/admin-client.ts'
+import { createAdminClient } from '../admin/client.ts'
 import { isSameProcess } from '../lib/process.ts'
 import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
-import { findRunning, removeState } from '../runtime/state-file.ts'
+import { findRunning, removeState } from '../admin/state.ts'
 
 export interface StopRequest {
   paths: MirrorPaths

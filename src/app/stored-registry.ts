@@ -5,7 +5,7 @@ import { silentLogger } from '../lib/logger.ts'
 import { createRegistryKeeper } from '../registry/maintenance.ts'
 import { openPushedStore } from '../registry/repositories.ts'
 import { registryRoot } from './compose-registry.ts'
-import type { RegistryAccess } from './registry-access.ts'
+import type { RegistryAccess } from '../admin/access.ts'
 import { createRegistryActions, damagedReports } from './registry-actions.ts'
 
 /** What was pushed, on the disk, while no mirror runs. */

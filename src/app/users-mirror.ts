@@ -5,7 +5,7 @@ import { ownInterfaces } from '../lib/network.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
 import { containerName } from '../runtime/container-spec.ts'
 import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
-import { isRunning, parseState } from '../runtime/state-file.ts'
+import { isRunning, parseState } from '../admin/state.ts'
 
 /**
  * The running mirror that another user's state file tells of. Root believes no more of it than it has to: the process has to be

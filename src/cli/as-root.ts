@@ -1,5 +1,5 @@
 import { homedir } from 'node:os'
-import { asWhom } from '../app/others-places.ts'
+import { asWhom } from '../admin/sudo.ts'
 import { type LeftOut, looksAtOwners, type Surroundings, toRootsPlaces } from '../config/paths.ts'
 import { errnoOf } from '../lib/errors.ts'
 

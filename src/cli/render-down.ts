@@ -1,4 +1,4 @@
-import type { DeadMirror } from '../app/find-dead.ts'
+import type { DeadMirror } from '../admin/find-mirror.ts'
 import { renderAge } from './render-age.ts'
 
 /** Says that no mirror runs; of one that nobody stopped, what became of it. `now`: wall clock ms. */

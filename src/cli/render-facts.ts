@@ -1,4 +1,4 @@
-import type { StatusReport } from '../server/admin-api.ts'
+import type { StatusReport } from '../admin/api.ts'
 import { splitWords, wrapWords } from './fit-width.ts'
 import type { Coat, Paint } from './paint.ts'
 

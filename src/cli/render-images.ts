@@ -1,5 +1,5 @@
 import { formatBytes } from '../lib/units.ts'
-import type { ImageReport } from '../server/admin-api.ts'
+import type { ImageReport } from '../admin/api.ts'
 import { shortDigest } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'

@@ -1,5 +1,5 @@
 import { formatBytes } from '../lib/units.ts'
-import type { PushedImageReport } from '../server/admin-api.ts'
+import type { PushedImageReport } from '../admin/api.ts'
 import { shortDigest } from './fit-width.ts'
 import type { Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'

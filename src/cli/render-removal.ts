@@ -1,5 +1,5 @@
 import { formatBytes } from '../lib/units.ts'
-import type { RemovalReport } from '../server/admin-api.ts'
+import type { RemovalReport } from '../admin/api.ts'
 
 /** Says what was removed, or would be. */
 export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: boolean): string {

@@ -1,5 +1,5 @@
 import { formatBytes, formatDuration } from '../lib/units.ts'
-import type { StatusReport, UpstreamReport } from '../server/admin-api.ts'
+import type { StatusReport, UpstreamReport } from '../admin/api.ts'
 import { fitText } from './fit-width.ts'
 import { createPaint, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'

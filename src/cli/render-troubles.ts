@@ -1,6 +1,6 @@
 import { upstreamSetting } from '../oci/reference.ts'
 import { formatBytes } from '../lib/units.ts'
-import type { DamagedRepositoryReport, StatusReport } from '../server/admin-api.ts'
+import type { DamagedRepositoryReport, StatusReport } from '../admin/api.ts'
 import type { Coat, Paint } from './paint.ts'
 import { count, counted, printable, renderFacts, type Fact } from './render-facts.ts'
 

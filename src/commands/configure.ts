@@ -106,7 +106,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { machineAt } = await import('../app/configure/machine.ts')
-    const { refuseOthersFlags } = await import('../app/others-places.ts')
+    const { refuseOthersFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../app/configure/stray-records.ts')
     const surroundings = this.surroundings()
     refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)

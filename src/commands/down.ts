@@ -78,7 +78,7 @@ export default class Down extends BaseCommand {
   }
 
   private async foretell(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {
-    const { findRunning } = await import('../runtime/state-file.ts')
+    const { findRunning } = await import('../admin/state.ts')
     const running = await findRunning(paths.stateFile)
     const { pid, container } = running ?? {}
     if (json)

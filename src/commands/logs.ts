@@ -1,5 +1,5 @@
 import { boolean, integer } from '@oclif/core/flags'
-import { refuseOthersPlaces } from '../app/others-places.ts'
+import { refuseOthersPlaces } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 import { columnsOf } from '../cli/fit-width.ts'
@@ -97,10 +97,10 @@ export default class Logs extends BaseCommand {
   /** The container of a mirror that has died: the engine keeps what it said. */
   private async endedContainer(surroundings: Surroundings): Promise<ContainerPlace | undefined> {
     const paths = mirrorPaths(surroundings)
-    const { readState } = await import('../runtime/state-file.ts')
+    const { readState } = await import('../admin/state.ts')
     const container = (await readState(paths.stateFile))?.container
     if (container === undefined) return undefined
-    const { findDead } = await import('../app/find-dead.ts')
+    const { findDead } = await import('../admin/find-mirror.ts')
     return (await findDead(paths, surroundings))?.hasLog ? container : undefined
   }
 }

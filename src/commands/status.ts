@@ -1,5 +1,5 @@
 import { boolean } from '@oclif/core/flags'
-import type { DeadMirror } from '../app/find-dead.ts'
+import type { DeadMirror } from '../admin/find-mirror.ts'
 import { mirrorStatus } from '../app/mirror-status.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/fit-width.ts'
@@ -35,7 +35,7 @@ export default class Status extends BaseCommand {
   }
 
   private async findDead(): Promise<DeadMirror | undefined> {
-    const { findDead } = await import('../app/find-dead.ts')
+    const { findDead } = await import('../admin/find-mirror.ts')
     const surroundings = this.surroundings()
     return findDead(mirrorPaths(surroundings), surroundings)
   }

@@ -2,7 +2,7 @@ import { MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createWriteBehind } from '../lib/time.ts'
 import type { MirrorState } from './runtime.ts'
-import { findRunning, isStateWritten, removeState, writeState } from './state-file.ts'
+import { findRunning, isStateWritten, removeState, writeState } from '../admin/state.ts'
 
 export interface KeepStateOptions {
   stateFile: string

@@ -1,4 +1,4 @@
-import type { StatusReport } from '../server/admin-api.ts'
+import type { StatusReport } from '../admin/api.ts'
 import type { DockerEndpoint } from '../docker/endpoint.ts'
 
 /** Where a mirror answers. */

@@ -5,7 +5,7 @@ import type {
   RegistryPruneRequest,
   RemovalReport,
   RemoveRequest,
-} from './admin-api.ts'
+} from '../admin/api.ts'
 
 /** What the admin listener can have done with the registry for pushed images. */
 export interface RegistryActions {

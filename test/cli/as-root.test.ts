@@ -7,7 +7,7 @@ import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { mirrorPaths } from '../../src/config/paths.ts'
 import { packageRoot } from '../../src/lib/package-root.ts'
 import { processIdentity } from '../../src/lib/process.ts'
-import { writeState } from '../../src/runtime/state-file.ts'
+import { writeState } from '../../src/admin/state.ts'
 
 const program = join(packageRoot(), 'bin', 'run.js')
 const nobody = 65_534

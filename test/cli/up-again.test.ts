@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { readState, writeState } from '../../src/runtime/state-file.ts'
+import { readState, writeState } from '../../src/admin/state.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
-import type { RemovalReport } from '../../src/server/admin-api.ts'
+import type { RemovalReport } from '../../src/admin/api.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { makeImage, makeIndex } from '../support/images.ts'
 import { noise } from '../support/noise.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { RemovalReport } from '../../src/server/admin-api.ts'
+import type { RemovalReport } from '../../src/admin/api.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { slow } from '../support/faults.ts'
 import { open } from '../support/get.ts'

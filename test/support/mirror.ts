@@ -6,7 +6,7 @@ import { startMirror } from '../../src/app/start-mirror.ts'
 import { type CacheConfig, type Config, defaultConfig, type UpstreamConfig } from '../../src/config/config.ts'
 import { mirrorPaths, type MirrorPaths } from '../../src/config/paths.ts'
 import type { LogFields, Logger } from '../../src/lib/logger.ts'
-import type { StatusReport } from '../../src/server/admin-api.ts'
+import type { StatusReport } from '../../src/admin/api.ts'
 import { type Answer, get, type GetOptions } from './get.ts'
 
 export interface TestMirrorOptions {

@@ -1,6 +1,6 @@
 import type { Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { AdminClient } from '../../runtime/admin-client.ts'
+import type { AdminClient } from '../../admin/client.ts'
 import { findMirrorHere } from '../find-mirror-here.ts'
 import { adminHere } from '../mirror-status.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'

@@ -3,7 +3,7 @@ import { openEngine } from '../../docker/dockerode-engine.ts'
 import { ensureNetworks, kindNetworkName } from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/time.ts'
-import { findRunning } from '../../runtime/state-file.ts'
+import { findRunning } from '../../admin/state.ts'
 import { untilServed } from './until-served.ts'
 
 /**

@@ -1,6 +1,6 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import type { Clock } from '../../lib/time.ts'
-import { findRunning } from '../../runtime/state-file.ts'
+import { findRunning } from '../../admin/state.ts'
 
 const patienceMs = 5000
 const lookMs = 100

@@ -6,7 +6,7 @@ import { errnoOf } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { isSameProcess, processIdentity } from '../../lib/process.ts'
-import { refuseOthersState } from '../others-places.ts'
+import { refuseOthersState } from '../../admin/sudo.ts'
 
 export interface TurnRequest {
   readonly stateDir: string

@@ -1,7 +1,7 @@
 import type { MirrorPaths } from '../../config/paths.ts'
 import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
-import { writeState } from '../../runtime/state-file.ts'
+import { writeState } from '../../admin/state.ts'
 import { movePorts } from './move-ports.ts'
 import { forgetResting, noteResting } from './resting.ts'
 import { tellEndpoints } from './tell-endpoints.ts'

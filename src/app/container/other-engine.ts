@@ -3,7 +3,7 @@ import { type DockerEndpoint, hostOf, isElsewhere } from '../../docker/endpoint.
 import type { ContainerEngine } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { MirrorState } from '../../runtime/runtime.ts'
-import { readState } from '../../runtime/state-file.ts'
+import { readState } from '../../admin/state.ts'
 import { restingEngine } from './resting.ts'
 
 /**

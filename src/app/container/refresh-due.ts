@@ -1,5 +1,5 @@
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
-import { readState } from '../../runtime/state-file.ts'
+import { readState } from '../../admin/state.ts'
 
 /** Asking helpers and the engine costs a second, so commands do it only so often. */
 const refreshAfterMs = 10 * 60_000

@@ -22,7 +22,7 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../app/cache-access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
-      const { notThere, removeByName } = await import('../../app/user-names.ts')
+      const { notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }
       const removal = await removeByName(argv as string[], naming, (names) => cache.remove(names, flags['dry-run']))
       const { missing, notes, ...report } = removal

@@ -3,7 +3,7 @@ import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { createProgressBar } from '../../cli/progress-bar.ts'
 import { exitCode } from '../../lib/errors.ts'
 import { formatBytes } from '../../lib/units.ts'
-import type { VerifyProgress } from '../../server/admin-api.ts'
+import type { VerifyProgress } from '../../admin/api.ts'
 
 export default class CacheVerify extends BaseCommand {
   static override summary = 'Check every byte of the cache against its digest'

@@ -28,7 +28,7 @@ export default class CredentialsRefresh extends BaseCommand {
   }
 
   private async handedOver(): Promise<string[] | undefined> {
-    const { findRunning } = await import('../../runtime/state-file.ts')
+    const { findRunning } = await import('../../admin/state.ts')
     return (await findRunning(mirrorPaths(this.surroundings()).stateFile))?.container?.credentials
   }
 

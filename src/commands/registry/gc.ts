@@ -25,7 +25,7 @@ export default class RegistryGc extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(RegistryGc)
-    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const { untagged, grace, 'dry-run': dryRun } = flags

@@ -13,7 +13,7 @@ export default class RegistryLs extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(RegistryLs)
-    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const images = await registry.list()

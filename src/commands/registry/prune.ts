@@ -1,6 +1,6 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
-import type { RegistryAccess } from '../../app/registry-access.ts'
+import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render-removal.ts'
@@ -35,7 +35,7 @@ export default class RegistryPrune extends BaseCommand {
 
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(RegistryPrune)
-    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const { keep, 'dry-run': dryRun } = flags
@@ -55,7 +55,7 @@ export default class RegistryPrune extends BaseCommand {
 
   /** The repository that is meant, which may be written with the registry's address. */
   private async nameOf(given: string, { naming }: RegistryAccess): Promise<string> {
-    const { readUserNames } = await import('../../app/user-names.ts')
+    const { readUserNames } = await import('../../admin/names.ts')
     return readUserNames([given], { ...naming, images: [] })[0]!.name
   }
 }

@@ -20,10 +20,10 @@ export default class RegistryRm extends BaseCommand {
 
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(RegistryRm)
-    const { openRegistryAccess } = await import('../../app/registry-access.ts')
+    const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
-      const { notThere, removeByName } = await import('../../app/user-names.ts')
+      const { notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }
       const removal = await removeByName(argv as string[], naming, (names) => registry.remove(names, flags['dry-run']))
       const { missing, notes: _notes, ...report } = removal

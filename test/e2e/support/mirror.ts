@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { StatusReport } from '../../../src/server/admin-api.ts'
+import type { StatusReport } from '../../../src/admin/api.ts'
 import { startDaemon } from './daemon.ts'
 import { run } from './run.ts'
 

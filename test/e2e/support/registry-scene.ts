@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import type { StatusReport } from '../../../src/server/admin-api.ts'
+import type { StatusReport } from '../../../src/admin/api.ts'
 import type { TestImage } from '../../support/images.ts'
 import { runnableImage } from './runnable-image.ts'
 import { type Scene, registryAddress, startScene } from './scene.ts'

@@ -3,11 +3,11 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { findDead, type DeadMirror } from '../../../src/app/find-dead.ts'
+import { findDead, type DeadMirror } from '../../../src/admin/find-mirror.ts'
 import { renderDown } from '../../../src/cli/render-down.ts'
 import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
 import type { MirrorState } from '../../../src/runtime/runtime.ts'
-import { writeState } from '../../../src/runtime/state-file.ts'
+import { writeState } from '../../../src/admin/state.ts'
 
 let home: string
 let surroundings: Surroundings

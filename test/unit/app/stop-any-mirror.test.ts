@@ -6,7 +6,7 @@ import { beforeEach, expect, onTestFinished, test } from 'vitest'
 import { stopAnyMirror } from '../../../src/app/stop-any-mirror.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { readState, writeState } from '../../../src/runtime/state-file.ts'
+import { readState, writeState } from '../../../src/admin/state.ts'
 
 let home: string
 beforeEach(async () => {

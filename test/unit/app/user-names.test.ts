@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { namesLike, notThere, ownAddresses, readUserNames, removeByName } from '../../../src/app/user-names.ts'
+import { namesLike, notThere, ownAddresses, readUserNames, removeByName } from '../../../src/admin/names.ts'
 
 const digest = `sha256:${'0123456789abcdef'.repeat(4)}`
 const other = `sha256:${'0123456789ab'.repeat(5)}ffff`

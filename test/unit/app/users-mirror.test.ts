@@ -9,7 +9,7 @@ import { findMirrorHere } from '../../../src/app/find-mirror-here.ts'
 import { findInvokingUser } from '../../../src/app/invoking-user.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { processIdentity } from '../../../src/lib/process.ts'
-import { writeState } from '../../../src/runtime/state-file.ts'
+import { writeState } from '../../../src/admin/state.ts'
 
 const nobody = 65_534
 

@@ -9,7 +9,7 @@ import { renderStatus } from '../../../src/cli/render-status.ts'
 import { nothingDropped } from '../../../src/app/dropped.ts'
 import { nextStep, renderUp } from '../../../src/cli/render-up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import type { StatusReport } from '../../../src/server/admin-api.ts'
+import type { StatusReport } from '../../../src/admin/api.ts'
 
 const plain = createPaint(false)
 const color = createPaint(true)

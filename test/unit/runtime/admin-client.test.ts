@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { createAdminClient } from '../../../src/runtime/admin-client.ts'
+import { createAdminClient } from '../../../src/admin/client.ts'
 
 let folder: string
 const ends: (() => void)[] = []

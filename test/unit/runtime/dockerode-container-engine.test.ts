@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { expect, onTestFinished, test } from 'vitest'
-import { createAdminClient } from '../../../src/runtime/admin-client.ts'
+import { createAdminClient } from '../../../src/admin/client.ts'
 import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
 import { openTunnel } from '../../../src/docker/connection.ts'
 

@@ -11,7 +11,7 @@ import type { DockerEndpoint } from '../../../src/docker/endpoint.ts'
 import { keepState } from '../../../src/runtime/keep-state.ts'
 import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'
 import type { MirrorState } from '../../../src/runtime/runtime.ts'
-import { findRunning, readState, removeState, writeState } from '../../../src/runtime/state-file.ts'
+import { findRunning, readState, removeState, writeState } from '../../../src/admin/state.ts'
 
 let folder: string
 let file: string

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { createAdminHandler, type AdminActions } from '../../../src/server/admin.ts'
+import { createAdminHandler, type AdminActions } from '../../../src/admin/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { get } from '../../support/get.ts'
 import { serve } from '../upstream/support/serve.ts'

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { findMirror } from '../../../../src/app/configure/find-mirror.ts'
 import { processIdentity } from '../../../../src/lib/process.ts'
-import { writeState } from '../../../../src/runtime/state-file.ts'
+import { writeState } from '../../../../src/admin/state.ts'
 import { testCertificate } from '../../upstream/support/certificate.ts'
 
 let home: string

@@ -12,7 +12,7 @@ import { defaultConfig } from '../../../../src/config/config.ts'
 import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
-import { findRunning, readState } from '../../../../src/runtime/state-file.ts'
+import { findRunning, readState } from '../../../../src/admin/state.ts'
 import { createFakeEngine, type FakeEngine } from '../../../support/fake-engine.ts'
 import { testCertificate } from '../../upstream/support/certificate.ts'
 

@@ -1,11 +1,11 @@
-import { redact } from '../lib/logger.ts'
-import type { Totals } from '../cache/stats.ts'
-import type { ImageReport, StatusReport, UpstreamReport } from '../server/admin-api.ts'
+import type { Parts } from '../app/compose.ts'
+import { damagedReports } from '../app/registry-actions.ts'
 import { listImages } from '../cache/images.ts'
+import type { Totals } from '../cache/stats.ts'
+import { redact } from '../lib/logger.ts'
 import { isCanaryName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
-import type { Parts } from './compose.ts'
-import { damagedReports } from './registry-actions.ts'
+import type { ImageReport, StatusReport, UpstreamReport } from './api.ts'
 
 export interface StatusContext {
   readonly version: string

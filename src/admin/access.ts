@@ -1,3 +1,5 @@
+import { adminHere } from '../app/mirror-status.ts'
+import { runningOrStored } from '../app/running-or-stored.ts'
 import type { Surroundings } from '../config/paths.ts'
 import type {
   DamagedRepositoryReport,
@@ -5,10 +7,8 @@ import type {
   RegistryGcRequest,
   RegistryPruneRequest,
   RemovalReport,
-} from '../server/admin-api.ts'
-import { adminHere } from './mirror-status.ts'
-import { runningOrStored } from './running-or-stored.ts'
-import { configuredNaming, ownAddresses, type Naming } from './user-names.ts'
+} from './api.ts'
+import { configuredNaming, type Naming, ownAddresses } from './names.ts'
 
 /** What was pushed, whether or not a mirror runs. */
 export interface RegistryAccess {
@@ -43,7 +43,7 @@ export function openRegistryAccess(surroundings: Surroundings): Promise<Registry
     },
     async stored(config, paths) {
       // Only this way needs the store's code.
-      const { openStoredRegistry } = await import('./stored-registry.ts')
+      const { openStoredRegistry } = await import('../app/stored-registry.ts')
       return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
     },
   })

@@ -1,13 +1,13 @@
+import type { CacheAccess } from '../app/cache-access.ts'
+import { cacheRoot } from '../app/compose.ts'
+import { createSweeper } from '../cache/evict.ts'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { systemClock } from '../lib/time.ts'
 import { silentLogger } from '../lib/logger.ts'
+import { systemClock } from '../lib/time.ts'
 import { openStore } from '../store/open-store.ts'
-import { createSweeper } from '../cache/evict.ts'
 import { verifyStore } from '../store/verify.ts'
-import type { CacheAccess } from './cache-access.ts'
-import { cacheRoot } from './compose.ts'
-import { imageReports } from './status-report.ts'
+import { imageReports } from './status.ts'
 
 /** The cache on the disk, while no mirror runs. */
 export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Promise<Omit<CacheAccess, 'naming'>> {

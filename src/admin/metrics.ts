@@ -1,4 +1,4 @@
-import type { StatusReport } from './admin-api.ts'
+import type { StatusReport } from './api.ts'
 
 /** Loads what writes metrics. */
 export const loadPromClient = async () => (await import('prom-client')).default

@@ -1,8 +1,10 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { MirrorError, codeOf, errnoOf, exitCode, isConnectionFailure } from '../lib/errors.ts'
-import { isObject, parseObject } from '../lib/json.ts'
+import { ProgramError } from '../docker/connection.ts'
+import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readSmallFile } from '../lib/fs.ts'
+import { isObject, parseObject } from '../lib/json.ts'
+import { limitSilence } from '../runtime/limit-silence.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -15,9 +17,7 @@ import type {
   StatusReport,
   VerifyProgress,
   VerifyRequest,
-} from '../server/admin-api.ts'
-import { ProgramError } from '../docker/connection.ts'
-import { limitSilence } from './limit-silence.ts'
+} from './api.ts'
 
 /** The running mirror, asked over its admin listener. Throws a MirrorError when it does not answer or refuses. */
 export interface AdminClient {

@@ -2,11 +2,11 @@ import { stat } from 'node:fs/promises'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import { DockerError } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { bootOf, readBootId } from '../lib/process.ts'
-import { DockerError } from '../docker/engine.ts'
 import type { ContainerPlace, MirrorState, RuntimeKind } from '../runtime/runtime.ts'
-import { readState } from '../runtime/state-file.ts'
+import { readState } from './state.ts'
 
 /** A mirror that was not stopped and runs no more. */
 export interface DeadMirror {

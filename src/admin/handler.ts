@@ -6,6 +6,12 @@ import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
+import { changeRegistry, namesIn, type RegistryActions } from '../server/admin-registry.ts'
+import { ClientDeparture } from '../server/connection.ts'
+import { healthProof } from '../server/health-proof.ts'
+import { readSmallBody, tooBusy } from '../server/request-body.ts'
+import { type HostGuard, isLoopbackAddress, refuseOtherSites } from '../server/request-guard.ts'
+import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -15,13 +21,7 @@ import type {
   StatusReport,
   VerifyProgress,
   VerifyRequest,
-} from './admin-api.ts'
-import { changeRegistry, namesIn, type RegistryActions } from './admin-registry.ts'
-import { ClientDeparture } from './connection.ts'
-import { healthProof } from './health-proof.ts'
-import { readSmallBody, tooBusy } from './request-body.ts'
-import { type HostGuard, isLoopbackAddress, refuseOtherSites } from './request-guard.ts'
-import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
+} from './api.ts'
 
 /** What the admin listener can have done. */
 export interface AdminActions {

@@ -7,8 +7,8 @@ import { ownNames } from '../lib/network.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
-import type { RemovalReport } from '../server/admin-api.ts'
 import { isLoopbackAddress } from '../server/request-guard.ts'
+import type { RemovalReport } from './api.ts'
 
 /** What it takes to read a name as its user means it. */
 export interface Naming {

@@ -1,11 +1,11 @@
 import { rm } from 'node:fs/promises'
+import { parseEndpoint } from '../docker/endpoint.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import { isSameProcess } from '../lib/process.ts'
-import { isContainerUp } from './container-life.ts'
-import { parseEndpoint } from '../docker/endpoint.ts'
-import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from './runtime.ts'
+import { isContainerUp } from '../runtime/container-life.ts'
+import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from '../runtime/runtime.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
