@@ -2,7 +2,7 @@
 // each part of the program, and so lies in one.
 import '@oclif/core/config'
 import '../../src/app/container/refresh-due.ts'
-import '../../src/app/mirror-status.ts'
+import '../../src/admin/status.ts'
 import '../../src/cli/base-command.ts'
 import '../../src/cli/flags.ts'
 import '../../src/cli/render-images.ts'

@@ -1,14 +1,63 @@
-import { adminHere } from '../app/mirror-status.ts'
-import { runningOrStored } from '../app/running-or-stored.ts'
-import type { Surroundings } from '../config/paths.ts'
+import type { Config } from '../config/config.ts'
+import { loadConfig } from '../config/load.ts'
+import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import type {
   DamagedRepositoryReport,
+  ImageReport,
   PushedImageReport,
   RegistryGcRequest,
   RegistryPruneRequest,
   RemovalReport,
+  VerifyProgress,
 } from './api.ts'
+import { findMirrorHere, type MirrorHere } from './find-mirror.ts'
 import { configuredNaming, type Naming, ownAddresses } from './names.ts'
+import { refuseResting } from './state.ts'
+import { adminHere } from './status.ts'
+import { refuseOthersPlaces } from './sudo.ts'
+
+/** What is cached, whether or not a mirror runs. */
+export interface CacheAccess {
+  /** How its users name what is in it. */
+  readonly naming: Omit<Naming, 'images'>
+  list(): Promise<ImageReport[]>
+  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
+  /** Evicts to the configured limits. */
+  prune(dryRun: boolean): Promise<RemovalReport>
+  /** Hashes everything. `quarantine`: damaged content is moved aside, so that it is fetched again. */
+  verify(quarantine: boolean, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  close(): Promise<void>
+}
+
+export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
+  return runningOrStored<CacheAccess>(surroundings, {
+    async running(here) {
+      const admin = adminHere(here)
+      const { cache, networks } = here.running.endpoints
+      return {
+        naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
+        list: async () => (await admin.status()).images,
+        remove: (names, dryRun) => admin.remove({ names, dryRun }),
+        prune: (dryRun) => admin.prune({ dryRun }),
+        verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
+        async close() {},
+      }
+    },
+    async stored(config, paths) {
+      // Only this way needs the store's code.
+      const { openStoredCache } = await import('./offline.ts')
+      return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
+    },
+  })
+}
+
+async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<Omit<Naming, 'images'>> {
+  const config = await configuredNaming(surroundings)
+  return {
+    isOurs: ownAddresses([...urls, ...config.cache], config.names),
+    defaultUpstream: config.defaultUpstream,
+  }
+}
 
 /** What was pushed, whether or not a mirror runs. */
 export interface RegistryAccess {
@@ -43,7 +92,7 @@ export function openRegistryAccess(surroundings: Surroundings): Promise<Registry
     },
     async stored(config, paths) {
       // Only this way needs the store's code.
-      const { openStoredRegistry } = await import('../app/stored-registry.ts')
+      const { openStoredRegistry } = await import('./offline.ts')
       return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
     },
   })
@@ -57,4 +106,20 @@ async function registryNaming(
   const config = await configuredNaming(surroundings)
   const names = [...config.names, ...networks.map((url) => new URL(url).hostname)]
   return { isOurs: ownAddresses([...urls, ...config.registry], names), defaultUpstream: undefined }
+}
+
+/** By the running mirror, which alone may write to its stores; by the stores themselves when none runs. */
+export async function runningOrStored<T>(
+  surroundings: Surroundings,
+  ways: {
+    readonly running: (here: MirrorHere) => Promise<T>
+    readonly stored: (config: Config, paths: MirrorPaths) => Promise<T>
+  },
+): Promise<T> {
+  const here = await findMirrorHere(surroundings)
+  if (here !== undefined) return ways.running(here)
+  const paths = mirrorPaths(surroundings)
+  refuseOthersPlaces(surroundings)
+  await refuseResting(paths.stateDir)
+  return ways.stored(await loadConfig({ ...surroundings, paths }), paths)
 }

@@ -1,10 +1,10 @@
-import type { IncomingMessage } from 'node:http'
+import { randomBytes } from 'node:crypto'
+import { get, type IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ProgramError } from '../docker/connection.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
-import { limitSilence } from '../runtime/limit-silence.ts'
 import type {
   CanaryOffer,
   CanaryReport,
@@ -18,6 +18,7 @@ import type {
   VerifyProgress,
   VerifyRequest,
 } from './api.ts'
+import { healthProof } from './handler.ts'
 
 /** The running mirror, asked over its admin listener. Throws a MirrorError when it does not answer or refuses. */
 export interface AdminClient {
@@ -205,4 +206,62 @@ async function readToken(tokenFile: string, owner: number | undefined): Promise<
 /** A listener on every address is asked on the loopback one: others may be behind a firewall, and need the token for reading. */
 function reachable(url: string): string {
   return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
+}
+
+export interface HealthRequest {
+  /** The mirror that has to be the one that answers; any when not given. */
+  readonly instance?: string
+  /** How long it may be silent. */
+  readonly timeoutMs?: number
+  /** How it is reached, where the address alone does not lead there. */
+  readonly connect?: () => Promise<Duplex>
+}
+
+/** More than any answer to this question. */
+const mostCharacters = 10_000
+
+/** Whether a mirror's admin listener answers there; one that says that it cannot fetch is there all the same. */
+export async function isHealthy(
+  adminUrl: string,
+  { instance, timeoutMs = 2000, connect }: HealthRequest = {},
+): Promise<boolean> {
+  const challenge = randomBytes(16).toString('hex')
+  const url = new URL('/healthz', adminUrl)
+  if (instance !== undefined) url.searchParams.set('challenge', challenge)
+  const answer = await ask(url, timeoutMs, await connect?.())
+  if (answer === undefined || instance === undefined) return answer !== undefined
+  return parseObject(answer)?.['proof'] === healthProof(instance, challenge)
+}
+
+/** The body of a 200, or of a 503 in which a mirror describes itself; undefined for anything else. */
+function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
+  const by = connection ? { createConnection: () => connection } : { agent: false as const }
+  if (connection) limitSilence(connection, timeout)
+  return new Promise((resolve) => {
+    const request = get(url, { ...by, timeout }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part
+        if (text.length > mostCharacters) request.destroy()
+      })
+      response.once('end', () => {
+        const isDegraded = response.statusCode === 503 && parseObject(text)?.['status'] === 'degraded'
+        resolve(response.statusCode === 200 || isDegraded ? text : undefined)
+      })
+    })
+    request.once('timeout', () => request.destroy())
+    request.once('error', () => resolve(undefined))
+    request.once('close', () => resolve(undefined))
+  })
+}
+
+/**
+ * Has a connection that is no socket tell of its silence, as one does whose time-out is set; ms. `restart` begins the time again after
+ * it has told.
+ */
+export function limitSilence(connection: Duplex, timeoutMs: number): { restart(): void } {
+  const timer = setTimeout(() => connection.emit('timeout'), timeoutMs).unref()
+  connection.on('data', () => timer.refresh())
+  connection.once('close', () => clearTimeout(timer))
+  return { restart: () => void timer.refresh() }
 }

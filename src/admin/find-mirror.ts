@@ -1,12 +1,151 @@
+import { statSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { isIP } from 'node:net'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
-import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import { looksAtOwners, mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
-import { bootOf, readBootId } from '../lib/process.ts'
-import type { ContainerPlace, MirrorState, RuntimeKind } from '../runtime/runtime.ts'
-import { readState } from './state.ts'
+import { ifVisible } from '../lib/fs.ts'
+import { ownInterfaces } from '../lib/network.ts'
+import { isOnlyRoots, readOwnedFile } from '../lib/ownership.ts'
+import { bootOf, readBootId, runCommand, type RunCommand } from '../lib/process.ts'
+import { containerName } from '../runtime/container-spec.ts'
+import {
+  type ContainerPlace,
+  type Endpoints,
+  findRunning,
+  isRunning,
+  type MirrorState,
+  parseState,
+  readState,
+  type RuntimeKind,
+} from './state.ts'
+
+/** A running mirror, and whose it is. */
+export interface MirrorHere {
+  readonly running: MirrorState
+  readonly paths: MirrorPaths
+  /** Whose it is when it is not ours: that of the user who has become root. */
+  readonly user: InvokingUser | undefined
+}
+
+/**
+ * Our own running mirror; when root runs none, that of the user who has become root. Where MIRROR_HOME names a home that root
+ * leaves out, only the user's mirror with that home: no other one was meant.
+ */
+export async function findMirrorHere(surroundings: Surroundings): Promise<MirrorHere | undefined> {
+  const paths = mirrorPaths(surroundings)
+  const callers = surroundings.callers ?? surroundings
+  const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
+  const isRoots = !isLeftOut && (!looksAtOwners(surroundings) || isOnlyRoots(paths.stateFile))
+  const own = isRoots ? await findOwn(paths) : undefined
+  const user = own === undefined ? await invokingUser(surroundings) : undefined
+  if (user === undefined) return own
+  // With a home of root's own that was named, nothing else is meant.
+  if (isRoots && surroundings.env['MIRROR_HOME']) return undefined
+  const { home, uid } = user
+  const usual = mirrorPaths({ ...surroundings, env: {}, homedir: home })
+  for (const candidate of [mirrorPaths(callers), ...(isLeftOut ? [] : [usual])]) {
+    const running = await findRunningOf(candidate.stateFile, uid)
+    if (running !== undefined) return { running, paths: candidate, user }
+  }
+  return undefined
+}
+
+async function findOwn(paths: MirrorPaths): Promise<MirrorHere | undefined> {
+  const running = await findRunning(paths.stateFile)
+  return running && { running, paths, user: undefined }
+}
+
+async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | undefined> {
+  if (!looksAtOwners(surroundings)) return undefined
+  return findInvokingUser(surroundings)
+}
+
+/**
+ * The running mirror that another user's state file tells of. Root believes no more of it than it has to: the process has to be
+ * that user's, the engine of a container one of this machine, and every address one of this machine.
+ */
+export async function findRunningOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
+  const text = await readOwnedFile(stateFile, uid)
+  const state = text === undefined ? undefined : parseState(text)
+  if (state === undefined) return undefined
+  const { pid, container } = state
+  if (container?.elsewhere || (container?.engine && container.engine.kind !== 'socket')) return undefined
+  if (container === undefined && (await isOfAnother(pid, uid))) return undefined
+  const checked = { ...state, endpoints: ownEndpoints(state.endpoints) }
+  return (await isRunning(checked)) ? checked : undefined
+}
+
+async function isOfAnother(pid: number, uid: number): Promise<boolean> {
+  if (!Number.isSafeInteger(pid) || pid <= 0) return true
+  const process = await ifVisible(stat(`/proc/${pid}`))
+  return process !== undefined && process.uid !== uid
+}
+
+function ownEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoints {
+  const own = new Set(ownInterfaces().map(({ address }) => address))
+  const isOwn = (host: string) =>
+    host === 'localhost' ||
+    (isIP(host) !== 0 && (host.startsWith('127.') || ['::1', '0.0.0.0', '::'].includes(host) || own.has(host)))
+  const isHere = (url: string) => isOwn(hostOf(url))
+  return {
+    cache: cache.filter(isHere),
+    registry: registry.filter(isHere),
+    admin: admin.filter(isHere),
+    // A mirror in a container is called by name in its networks.
+    networks: Object.fromEntries(
+      Object.entries(networks).filter(([, url]) => isHere(url) || hostOf(url) === containerName),
+    ),
+  }
+}
+
+/** Empty for what is no plain URL of a mirror. */
+function hostOf(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url === undefined || !/^https?:$/.test(url.protocol)) return ''
+  if (url.pathname !== '/' || url.search !== '' || url.hash !== '' || url.username !== '') return ''
+  return url.hostname.replace(/^\[|\]$/g, '')
+}
+
+/** The user who has become root. */
+export interface InvokingUser {
+  readonly uid: number
+  readonly name: string
+  /** The home folder. */
+  readonly home: string
+}
+
+const timeoutMs = 5000
+
+/**
+ * Who has become root to start this process: by sudo, doas or pkexec, which say so; by `su -m`, which keeps the home folder.
+ * Undefined when we are not root, or root itself has started it.
+ */
+export async function findInvokingUser(
+  { env, platform, callers }: Pick<Surroundings, 'env' | 'platform' | 'callers'>,
+  run: RunCommand = runCommand,
+): Promise<InvokingUser | undefined> {
+  if (process.geteuid?.() !== 0) return undefined
+  const who = env['SUDO_UID'] ?? env['DOAS_USER'] ?? env['PKEXEC_UID'] ?? ownerOf(callers?.homedir)
+  if (who === undefined || !/^[\w][\w.-]*\$?$/.test(who)) return undefined
+  // macOS has no getent, and its id knows the same line.
+  const said =
+    platform === 'darwin'
+      ? await run('id', ['-P', who], { timeoutMs })
+      : await run('getent', ['passwd', who], { timeoutMs })
+  const fields = said?.exitCode === 0 ? said.stdout.trim().split(':') : []
+  const [name, , uid] = fields
+  const home = fields.at(-2)
+  if (!name || !home?.startsWith('/') || !/^\d+$/.test(uid ?? '') || uid === '0') return undefined
+  return { name, uid: Number(uid), home }
+}
+
+function ownerOf(home: string | undefined): string | undefined {
+  const owner = home === undefined ? undefined : statSync(home, { throwIfNoEntry: false })?.uid
+  return owner === 0 ? undefined : owner?.toString()
+}
 
 /** A mirror that was not stopped and runs no more. */
 export interface DeadMirror {
@@ -98,3 +237,9 @@ async function deadContainer(
     return { ...common, reason: 'no-engine', hasLog: false }
   }
 }
+
+/** Why nobody listens on a network, in the report of the mirror: nobody tells it of networks. */
+export const silentEngine = 'the Docker engine does not answer'
+
+/** Its engine knows no network of that name. */
+export const absentNetwork = 'the network does not exist yet'

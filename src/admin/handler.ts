@@ -1,4 +1,4 @@
-import { timingSafeEqual } from 'node:crypto'
+import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describeFailure, MirrorError } from '../lib/errors.ts'
 import { readJsonObject } from '../lib/json.ts'
@@ -6,9 +6,7 @@ import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
-import { changeRegistry, namesIn, type RegistryActions } from '../server/admin-registry.ts'
 import { ClientDeparture } from '../server/connection.ts'
-import { healthProof } from '../server/health-proof.ts'
 import { readSmallBody, tooBusy } from '../server/request-body.ts'
 import { type HostGuard, isLoopbackAddress, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
@@ -16,6 +14,9 @@ import type {
   CanaryOffer,
   CanaryReport,
   PruneRequest,
+  PushedImageReport,
+  RegistryGcRequest,
+  RegistryPruneRequest,
   RemovalReport,
   RemoveRequest,
   StatusReport,
@@ -196,4 +197,49 @@ async function sendProgress(
     response.write(`${JSON.stringify(step.value)}\n`)
   }
   response.end()
+}
+
+/** What the admin listener can have done with the registry for pushed images. */
+export interface RegistryActions {
+  list(): Promise<PushedImageReport[]>
+  remove(request: RemoveRequest): Promise<RemovalReport>
+  gc(request: RegistryGcRequest): Promise<RemovalReport>
+  prune(request: RegistryPruneRequest): Promise<RemovalReport>
+}
+
+/** Reads a request below `/api/registry/` and has it done. */
+export function changeRegistry(
+  path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
+  body: Record<string, unknown>,
+  registry: RegistryActions,
+): Promise<RemovalReport> {
+  const dryRun = body['dryRun'] === true
+  switch (path) {
+    case '/api/registry/rm':
+      return registry.remove({ names: namesIn(body), dryRun })
+    case '/api/registry/gc':
+      return registry.gc({ untagged: body['untagged'] === true, grace: amountOf(body, 'grace'), dryRun })
+    case '/api/registry/prune': {
+      const { repository } = body
+      const only = typeof repository === 'string' ? { repository } : {}
+      return registry.prune({ olderThan: amountOf(body, 'olderThan'), keep: amountOf(body, 'keep'), ...only, dryRun })
+    }
+  }
+}
+
+/** Reads the image names of a body. Throws an OciError 400. */
+export function namesIn({ names }: Record<string, unknown>): string[] {
+  if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
+  throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
+}
+
+function amountOf(body: Record<string, unknown>, field: string): number {
+  const value = body[field]
+  if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
+  throw new OciError('UNKNOWN', 400, `The body needs "${field}", a number.`)
+}
+
+/** What only this instance of a mirror can answer to a challenge: whoever has its port now cannot. */
+export function healthProof(instance: string, challenge: string): string {
+  return createHmac('sha256', instance).update(challenge).digest('hex')
 }

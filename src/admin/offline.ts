@@ -1,13 +1,16 @@
-import type { CacheAccess } from '../app/cache-access.ts'
+import { registryRoot } from '../app/compose-registry.ts'
 import { cacheRoot } from '../app/compose.ts'
 import { createSweeper } from '../cache/evict.ts'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
+import { createRegistryKeeper } from '../registry/maintenance.ts'
+import { openPushedStore } from '../registry/repositories.ts'
 import { openStore } from '../store/open-store.ts'
 import { verifyStore } from '../store/verify.ts'
-import { imageReports } from './status.ts'
+import type { CacheAccess, RegistryAccess } from './access.ts'
+import { createRegistryActions, damagedReports, imageReports } from './status.ts'
 
 /** The cache on the disk, while no mirror runs. */
 export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Promise<Omit<CacheAccess, 'naming'>> {
@@ -37,6 +40,28 @@ export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Pr
     },
     async close() {
       await sweeper.close()
+      await store.close()
+    },
+  }
+}
+
+/** What was pushed, on the disk, while no mirror runs. */
+export async function openStoredRegistry(
+  { cache }: Config,
+  paths: MirrorPaths,
+): Promise<Omit<RegistryAccess, 'naming'>> {
+  const common = { logger: silentLogger, clock: systemClock }
+  const store = await openPushedStore({ root: registryRoot(paths), minFree: cache.minFree, ...common })
+  const keeper = createRegistryKeeper({ store, ...common })
+  const actions = createRegistryActions(keeper)
+  return {
+    list: () => actions.list(),
+    damaged: () => Promise.resolve(damagedReports(store.repositories)),
+    remove: (names, dryRun) => actions.remove({ names, dryRun }),
+    gc: (how) => actions.gc(how),
+    prune: (how) => actions.prune(how),
+    async close() {
+      await keeper.close()
       await store.close()
     },
   }

@@ -1,11 +1,15 @@
-import { rm } from 'node:fs/promises'
-import { parseEndpoint } from '../docker/endpoint.ts'
-import { errnoOf } from '../lib/errors.ts'
+import { readFile, rm } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { type DockerEndpoint, findDockerEndpoint, hostOf, parseEndpoint } from '../docker/endpoint.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
+import type { Logger } from '../lib/logger.ts'
 import { isSameProcess } from '../lib/process.ts'
-import { isContainerUp } from '../runtime/container-life.ts'
-import type { ContainerPlace, Endpoints, MirrorState, ServedConfig } from '../runtime/runtime.ts'
+import { createWriteBehind } from '../lib/time.ts'
+import type { StatusReport } from './api.ts'
+import { isHealthy } from './client.ts'
 
 /** What a mirror wrote about itself; a file that is damaged counts as absent. */
 export async function readState(stateFile: string): Promise<MirrorState | undefined> {
@@ -121,4 +125,202 @@ function stringsOf(value: unknown): Record<string, string> {
   return Object.fromEntries(
     Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
   )
+}
+
+export interface KeepStateOptions {
+  stateFile: string
+  /** What is true now. */
+  state: () => MirrorState
+  logger: Logger
+  /** How often the file is compared with the state, ms. */
+  everyMs?: number
+}
+
+export interface KeptState {
+  /** Resolves when the file was written for the first time; rejects when it cannot be. */
+  readonly written: Promise<void>
+  /** The state has changed. */
+  update(): void
+  /** The mirror ends: its file goes, a successor's stays. */
+  remove(): Promise<void>
+}
+
+/**
+ * Writes the state file of this process and keeps it true: a change reaches it whenever it comes, and a file that got lost,
+ * damaged or changed meanwhile is written again.
+ */
+export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStateOptions): KeptState {
+  const written = writeState(stateFile, state())
+  // Whoever awaits `written` hears of its failure.
+  const first = written.catch(() => {})
+  const behind = createWriteBehind({
+    async write() {
+      await first
+      const now = state()
+      if (await isStateWritten(stateFile, now)) return
+      if (!(await isAnothers(stateFile, now))) await writeState(stateFile, now)
+    },
+    logger,
+    failure: 'could not write the state file',
+    everyMs,
+  })
+  // The state may have changed during the first write.
+  behind.update()
+  return {
+    written,
+    update: () => behind.update(),
+    async remove() {
+      await behind.stop()
+      await removeState(stateFile, state().pid)
+    },
+  }
+}
+
+/** Whether the file is the one of another mirror that runs. */
+async function isAnothers(stateFile: string, { pid }: MirrorState): Promise<boolean> {
+  try {
+    const running = await findRunning(stateFile)
+    return running !== undefined && running.pid !== pid
+  } catch (error) {
+    // On a machine that cannot be asked.
+    if (error instanceof MirrorError) return true
+    throw error
+  }
+}
+
+/** Where a mirror answers. */
+export type Endpoints = StatusReport['endpoints']
+
+/** Where the server lives: in a process of this machine, or in a container. */
+export type RuntimeKind = StatusReport['runtime']
+
+/** What a running mirror, or who has put it into a container, has written down, so that other commands find it. */
+export interface MirrorState {
+  /** 0 for one in a container. */
+  pid: number
+  /** Tells this process from a later one with the same number; undefined where the platform does not say. */
+  processIdentity: string | undefined
+  version: string
+  runtime: RuntimeKind
+  /** ISO 8601. */
+  startedAt: string
+  /** By top-level part of the configuration, see `configHashes`. */
+  configHashes: Record<string, string>
+  endpoints: Endpoints
+  /** Undefined when the log goes elsewhere, to a terminal or a container's log. */
+  logFile: string | undefined
+  /** What a process was started with; undefined for one in a container. */
+  served?: ServedConfig | undefined
+  /** Undefined for a process. */
+  container?: ContainerPlace | undefined
+}
+
+/** What it takes to start a mirror again as it was. */
+export interface ServedConfig {
+  /** What mirror.yaml would say, see `renderConfig`. */
+  config: Record<string, unknown>
+  dataDir: string
+}
+
+/** The container that a mirror lives in. */
+export interface ContainerPlace {
+  id: string
+  name: string
+  /** Which mirror it is; the same when the container is restarted. Undefined where nobody has noted it. */
+  instance: string | undefined
+  /** The volume with its data; undefined when that is a folder of this machine. */
+  volume: string | undefined
+  /** Registries whose credentials were handed over. */
+  credentials: string[]
+  /** ISO 8601: when that was done last. */
+  handedOverAt: string
+  /** Whose container it is; undefined where nobody has noted it. */
+  engine?: DockerEndpoint | undefined
+  /** That engine is another machine's, and so are the mirror's addresses: it is spoken to through the engine. */
+  elsewhere?: { readonly adminPort: number } | undefined
+}
+
+/** A mirror that was started and answers. */
+export interface StartedMirror {
+  pid: number
+  endpoints: Endpoints
+}
+
+/**
+ * Whether a container's mirror is there. One that answers needs no engine to be asked, which spares half a second; one that
+ * does not may be just starting, and then it runs. Throws a MirrorError when its engine is another machine's and cannot be
+ * asked: then nobody knows.
+ */
+export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints): Promise<boolean> {
+  const { id, instance, engine, elsewhere } = place
+  const [url] = admin
+  // Another mirror may have the port by now, and it must not be taken for this one.
+  const isHere = elsewhere === undefined && url !== undefined && instance !== undefined
+  if (isHere && (await isHealthy(url, { instance }))) return true
+  const endpoint =
+    engine ?? (await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() }))
+  if (endpoint === undefined) return false
+  try {
+    return await runs(endpoint, id)
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    // Without an engine on this machine there is no container either.
+    if (elsewhere === undefined) return false
+    const { message, exit, hints } = error
+    throw new MirrorError(`The mirror is in a container on ${hostOf(endpoint)}. ${message}`, {
+      exit,
+      hints,
+      cause: error,
+    })
+  }
+}
+
+async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
+  const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
+  const { containers } = await openContainerEngine(endpoint)
+  const found = await containers.find(id)
+  return found?.running === true || found?.restarting === true
+}
+
+/** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
+export async function noteResting(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
+  await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume, engine })}\n`)
+}
+
+/** A mirror with its data on this machine's disk is up, or the volume is gone. */
+export async function forgetResting(stateDir: string): Promise<void> {
+  await rm(fileIn(stateDir), { force: true })
+}
+
+/** Whether what is cached is in a volume of the Docker engine. */
+export async function isResting(stateDir: string): Promise<boolean> {
+  return (await read(stateDir)) !== undefined
+}
+
+/** The engine of that volume; undefined where there is none, and where nobody has noted it. */
+export async function restingEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
+  const engine = parseObject((await read(stateDir)) ?? '')?.['engine']
+  return isObject(engine) ? parseEndpoint(engine) : undefined
+}
+
+async function read(stateDir: string): Promise<string | undefined> {
+  try {
+    return await readFile(fileIn(stateDir), 'utf8')
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+/** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
+export async function refuseResting(stateDir: string): Promise<void> {
+  if (!(await isResting(stateDir))) return
+  throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
+    exit: exitCode.notRunning,
+    hints: ['mirror up', 'mirror down --volumes   (drops it)'],
+  })
+}
+
+function fileIn(stateDir: string): string {
+  return join(stateDir, 'resting.json')
 }

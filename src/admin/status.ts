@@ -1,11 +1,19 @@
 import type { Parts } from '../app/compose.ts'
-import { damagedReports } from '../app/registry-actions.ts'
 import { listImages } from '../cache/images.ts'
 import type { Totals } from '../cache/stats.ts'
+import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import { hostOf } from '../docker/endpoint.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
+import type { RegistryKeeper } from '../registry/maintenance.ts'
+import type { PushedRepositories } from '../registry/repositories.ts'
 import { isCanaryName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
-import type { ImageReport, StatusReport, UpstreamReport } from './api.ts'
+import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport } from './api.ts'
+import { type AdminClient, type AdminTunnel, createAdminClient } from './client.ts'
+import { findMirrorHere, type MirrorHere } from './find-mirror.ts'
+import type { RegistryActions } from './handler.ts'
+import type { ContainerPlace, MirrorState } from './state.ts'
 
 export interface StatusContext {
   readonly version: string
@@ -130,4 +138,85 @@ function cleanText(text: string): string {
 
 function iso(milliseconds: number): string {
   return new Date(milliseconds).toISOString()
+}
+
+/** What the running mirror says about itself; undefined when none runs. */
+export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
+  const here = await findMirrorHere(surroundings)
+  if (here === undefined) return undefined
+  const report = completed(await adminHere(here).status())
+  const engine = engineElsewhere(here.running)
+  return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
+}
+
+/** The admin client of a mirror that was found. */
+export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
+  return adminOf(running, paths, user?.uid)
+}
+
+/** A mirror of an older version, which a newer command may ask, does not say everything. */
+function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport): StatusReport {
+  const { cache, storage } = report as {
+    cache: Partial<StatusReport['cache']>
+    storage: Partial<StatusReport['storage']>
+  }
+  return {
+    ...report,
+    networks: report.networks ?? {},
+    refusedRegistries: report.refusedRegistries ?? {},
+    cache: { ...report.cache, pulls: cache.pulls ?? 0 },
+    storage: { ...report.storage, minFree: storage.minFree ?? 0 },
+  }
+}
+
+/** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
+export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): string | undefined {
+  return container?.elsewhere && container.engine && hostOf(container.engine)
+}
+
+/** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
+export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
+  const [url] = running.endpoints.admin
+  if (url === undefined)
+    throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
+      exit: exitCode.missing,
+      hints: ['mirror down && mirror up'],
+    })
+  const tunnel = running.container && tunnelTo(running.container)
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: owner, timeoutMs: 10_000, tunnel })
+}
+
+function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
+  if (engine === undefined || elsewhere === undefined) return undefined
+  return {
+    to: hostOf(engine),
+    async connect() {
+      // What it takes to speak to an engine is loaded by those who have to.
+      const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
+      const { openTunnel } = await import('../docker/connection.ts')
+      return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
+    },
+  }
+}
+
+/** The repositories whose record is damaged. */
+export function damagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>): DamagedRepositoryReport[] {
+  return damaged.map(({ name, path, original, reason, isServed }) => ({
+    ...(name !== undefined && { repository: name }),
+    path,
+    original,
+    reason,
+    served: isServed,
+  }))
+}
+
+/** What the admin listener, and the commands while no mirror runs, can have done with what was pushed. */
+export function createRegistryActions(keeper: RegistryKeeper): RegistryActions {
+  return {
+    list: async () =>
+      (await keeper.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
+    remove: ({ names, dryRun }) => keeper.remove(names, dryRun),
+    gc: (how) => keeper.gc(how),
+    prune: (how) => keeper.prune({ ...how, repository: how.repository }),
+  }
 }

@@ -1,4 +1,4 @@
-import type { MirrorState } from '../runtime/runtime.ts'
+import type { MirrorState } from '../admin/state.ts'
 
 /** What a mirror that ran before had, by a flag or an older configuration, and the one that is wanted now has not. */
 export interface Dropped {

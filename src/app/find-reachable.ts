@@ -1,6 +1,5 @@
+import { findRunning, type MirrorState } from '../admin/state.ts'
 import { MirrorError } from '../lib/errors.ts'
-import type { MirrorState } from '../runtime/runtime.ts'
-import { findRunning } from '../admin/state.ts'
 
 /** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
 export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {

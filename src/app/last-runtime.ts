@@ -1,7 +1,5 @@
+import { isResting, readState, type RuntimeKind } from '../admin/state.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import type { RuntimeKind } from '../runtime/runtime.ts'
-import { readState } from '../admin/state.ts'
-import { isResting } from './container/resting.ts'
 
 /**
  * Where the mirror ran the last time, whether or not it does now; undefined for one that never ran. One that has ended is

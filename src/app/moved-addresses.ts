@@ -1,4 +1,4 @@
-import type { Endpoints } from '../runtime/runtime.ts'
+import type { Endpoints } from '../admin/state.ts'
 
 /** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
 export interface MovedAddress {

@@ -3,7 +3,7 @@ import { later, logFailure } from '../lib/time.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Docker } from '../docker/engine.ts'
 import type { NetworkReport } from '../admin/api.ts'
-import { absentNetwork, silentEngine } from './network-reasons.ts'
+import { absentNetwork, silentEngine } from '../admin/find-mirror.ts'
 import { ListenError, type Listener } from '../server/listen.ts'
 
 export interface NetworkListenersOptions {

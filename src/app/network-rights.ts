@@ -1,5 +1,5 @@
 import type { Config } from '../config/config.ts'
-import type { Endpoints } from '../runtime/runtime.ts'
+import type { Endpoints } from '../admin/state.ts'
 
 /**
  * What containers of Docker networks may do in the registry. At an address that `registry.listen` names they may write, whatever

@@ -2,7 +2,7 @@ import type { MirrorPaths } from '../config/paths.ts'
 import { makeFolder } from '../lib/fs.ts'
 import { startDetached } from '../runtime/detached.ts'
 import { limitLog } from '../runtime/limit-log.ts'
-import type { StartedMirror } from '../runtime/runtime.ts'
+import type { StartedMirror } from '../admin/state.ts'
 import { serveArguments } from '../runtime/serve-arguments.ts'
 import { refuseOthersState } from '../admin/sudo.ts'
 

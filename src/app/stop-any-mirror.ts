@@ -1,12 +1,11 @@
-import { MirrorError } from '../lib/errors.ts'
+import { readState, removeState, restingEngine } from '../admin/state.ts'
+import { openEngine } from '../docker/dockerode-engine.ts'
 import type { ContainerEngine } from '../docker/engine.ts'
+import { MirrorError } from '../lib/errors.ts'
 import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts'
 import { removeContainer } from '../runtime/container.ts'
-import { readState, removeState } from '../admin/state.ts'
-import { openEngine } from '../docker/dockerode-engine.ts'
-import { restingEngine } from './container/resting.ts'
 import { whereItRan } from './container/where-it-ran.ts'
-import { stopMirror, type StopRequest, type StoppedMirror } from './stop-mirror.ts'
+import { stopMirror, type StoppedMirror, type StopRequest } from './stop-mirror.ts'
 
 /**
  * Ends the running mirror; where nothing has noted that one runs, a container of ours all the same: one that was stopped by

@@ -1,10 +1,9 @@
-import type { MirrorPaths, Surroundings } from '../config/paths.ts'
-import type { Clock } from '../lib/time.ts'
-import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { createAdminClient } from '../admin/client.ts'
+import { type ContainerPlace, findRunning, type MirrorState, removeState } from '../admin/state.ts'
+import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { isSameProcess } from '../lib/process.ts'
-import type { ContainerPlace, MirrorState } from '../runtime/runtime.ts'
-import { findRunning, removeState } from '../admin/state.ts'
+import type { Clock } from '../lib/time.ts'
 
 export interface StopRequest {
   paths: MirrorPaths

@@ -5,7 +5,7 @@ import type { MovedAddress } from '../app/moved-addresses.ts'
 import type { UpPlan, UpReport } from '../app/up-mirror.ts'
 import type { ClientName } from '../clients/client-config.ts'
 import { hostOf } from '../docker/endpoint.ts'
-import type { Endpoints, MirrorState } from '../runtime/runtime.ts'
+import type { Endpoints, MirrorState } from '../admin/state.ts'
 import type { Paint } from './paint.ts'
 import { registryRights } from './render-facts.ts'
 

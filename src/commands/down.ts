@@ -39,7 +39,7 @@ export default class Down extends BaseCommand {
     if (flags['dry-run']) return this.foretell(paths, flags)
     if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
     const { stopAnyMirror } = await import('../app/stop-any-mirror.ts')
-    const { findMirrorHere } = await import('../app/find-mirror-here.ts')
+    const { findMirrorHere } = await import('../admin/find-mirror.ts')
     const of = (await findMirrorHere(surroundings))?.user
     // Under sudo it is root's mirror that is meant; what a user's files say ends no process of root's.
     const stopped = of ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
@@ -69,7 +69,7 @@ export default class Down extends BaseCommand {
 
   /** What root has configured only root can undo. */
   private async undoCommands(surroundings: Surroundings, pointing: readonly KnownRecord[]): Promise<string[]> {
-    const { rootCommand } = await import('../app/root-command.ts')
+    const { rootCommand } = await import('../admin/sudo.ts')
     const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
     return [
       ...(isRoots.length < pointing.length ? ['mirror configure --undo'] : []),
@@ -98,7 +98,7 @@ export default class Down extends BaseCommand {
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../app/container/down-container.ts')
-    const { forgetResting, restingEngine } = await import('../app/container/resting.ts')
+    const { forgetResting, restingEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
     const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)
     await forgetResting(stateDir)

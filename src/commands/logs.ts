@@ -7,7 +7,7 @@ import { createLogRenderer } from '../cli/render-log-line.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
-import type { ContainerPlace } from '../runtime/runtime.ts'
+import type { ContainerPlace } from '../admin/state.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'Show the log: one line a request, and a line that sums up each pull and push'
@@ -48,7 +48,7 @@ export default class Logs extends BaseCommand {
     const { flags } = await this.parse(Logs)
     this.endWhenUnread()
     const { readLogs } = await import('../app/read-logs.ts')
-    const { findMirrorHere } = await import('../app/find-mirror-here.ts')
+    const { findMirrorHere } = await import('../admin/find-mirror.ts')
     const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.surroundings()
     const { logFile } = mirrorPaths(surroundings)

@@ -1,6 +1,6 @@
 import { boolean } from '@oclif/core/flags'
 import type { DeadMirror } from '../admin/find-mirror.ts'
-import { mirrorStatus } from '../app/mirror-status.ts'
+import { mirrorStatus } from '../admin/status.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { jsonFlag } from '../cli/flags.ts'

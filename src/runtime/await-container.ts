@@ -3,7 +3,7 @@ import { type ContainerEngine, type ContainerState, DockerError } from '../docke
 import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { publishedAt } from './container-spec.ts'
-import { isHealthy } from './health.ts'
+import { isHealthy } from '../admin/client.ts'
 
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000

@@ -1,5 +1,5 @@
 import { MirrorError, type ExitCode } from '../lib/errors.ts'
-import type { Endpoints } from './runtime.ts'
+import type { Endpoints } from '../admin/state.ts'
 
 /** What a detached mirror tells the command that started it, once, over the channel between them. */
 export type ReadinessMessage =

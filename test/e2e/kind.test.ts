@@ -1,5 +1,5 @@
 import { describe, expect, inject, test } from 'vitest'
-import type { Endpoints } from '../../src/runtime/runtime.ts'
+import type { Endpoints } from '../../src/admin/state.ts'
 import { type KindHost, createCluster, deleteCluster, pullInNode, startKindHost } from './support/kind.ts'
 import { type MirrorCommand, mirrorCommand } from './support/mirror-command.ts'
 import { runnableImage } from './support/runnable-image.ts'

@@ -14,7 +14,7 @@ import {
   type NetworkState,
   type VolumeState,
 } from '../../src/docker/engine.ts'
-import { healthProof } from '../../src/server/health-proof.ts'
+import { healthProof } from '../../src/admin/handler.ts'
 
 interface FakeContainer {
   readonly spec: ContainerSpec

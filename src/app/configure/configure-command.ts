@@ -1,6 +1,6 @@
 import { isSystemWide, type ConfiguredClient } from '../../clients/configured.ts'
 import { shellWord } from '../../lib/process.ts'
-import { rootCommand } from '../root-command.ts'
+import { rootCommand } from '../../admin/sudo.ts'
 import type { Machine } from './client-adapter.ts'
 
 type ConfiguredPlace = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }

@@ -4,7 +4,7 @@ import { looksAtOwners, mirrorPaths, type Surroundings } from '../../config/path
 import { orAbsent } from '../../lib/fs.ts'
 import { isOnlyRoots } from '../../lib/ownership.ts'
 import { shellWord } from '../../lib/process.ts'
-import { findInvokingUser } from '../invoking-user.ts'
+import { findInvokingUser } from '../../admin/find-mirror.ts'
 
 /**
  * As root: which records root has left where another user can change them, as older versions did under `sudo -E`, and how to undo

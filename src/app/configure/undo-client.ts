@@ -5,7 +5,7 @@ import type { ConfiguredClient, ConfiguredFile, KnownRecord } from '../../client
 import { readUnchanged } from '../../clients/read-unchanged.ts'
 import { applyUndo, planUndo, type UndoPlan } from '../../clients/undo.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import { rootCommand } from '../root-command.ts'
+import { rootCommand } from '../../admin/sudo.ts'
 import { adapterOf } from './client-adapters.ts'
 import type { ClientPlace, Machine } from './client-adapter.ts'
 import { rootOf } from './configure-client.ts'

@@ -1,8 +1,7 @@
+import { absentNetwork, type MirrorHere, silentEngine } from '../../admin/find-mirror.ts'
+import { adminHere } from '../../admin/status.ts'
 import type { Unserved } from '../../clients/client-address.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import type { MirrorHere } from '../find-mirror-here.ts'
-import { adminHere } from '../mirror-status.ts'
-import { absentNetwork, silentEngine } from '../network-reasons.ts'
 
 /**
  * Why the running mirror, a plain process, does not serve a network, by its own words; undefined where it does not say, or

@@ -1,4 +1,4 @@
-import type { ContainerPlace, MirrorState } from '../../runtime/runtime.ts'
+import type { ContainerPlace, MirrorState } from '../../admin/state.ts'
 import { startAgain } from '../../runtime/start-again.ts'
 import { stopContainer } from '../../runtime/stop-container.ts'
 import { inWords } from '../../runtime/engine-words.ts'

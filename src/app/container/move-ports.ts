@@ -1,5 +1,5 @@
 import type { PublishedPort } from '../../docker/engine.ts'
-import type { Endpoints } from '../../runtime/runtime.ts'
+import type { Endpoints } from '../../admin/state.ts'
 
 /** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */
 export function movePorts(

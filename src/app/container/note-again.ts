@@ -1,9 +1,7 @@
+import { forgetResting, type MirrorState, noteResting, writeState } from '../../admin/state.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
 import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
-import type { MirrorState } from '../../runtime/runtime.ts'
-import { writeState } from '../../admin/state.ts'
 import { movePorts } from './move-ports.ts'
-import { forgetResting, noteResting } from './resting.ts'
 import { tellEndpoints } from './tell-endpoints.ts'
 
 /** A container that is the mirror again, and what was noted down of it. */

@@ -1,10 +1,8 @@
+import { type MirrorState, readState, restingEngine } from '../../admin/state.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
 import { type DockerEndpoint, hostOf, isElsewhere } from '../../docker/endpoint.ts'
 import type { ContainerEngine } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import type { MirrorState } from '../../runtime/runtime.ts'
-import { readState } from '../../admin/state.ts'
-import { restingEngine } from './resting.ts'
 
 /**
  * Throws a MirrorError (exit 2) when the mirror is on an engine of another machine than the one that is chosen now: a second one

@@ -2,7 +2,7 @@ import { readFile, readdir, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { errnoOf } from '../../lib/errors.ts'
 import { handedFolderOf } from '../../runtime/container-spec.ts'
-import type { Endpoints } from '../../runtime/runtime.ts'
+import type { Endpoints } from '../../admin/state.ts'
 import { readHanded, type HandedCredential } from '../../upstream/credentials.ts'
 
 /** What a mirror in a container is told about the world outside of it. */

@@ -1,7 +1,7 @@
 import type { ContainerEngine, ContainerState } from '../../docker/engine.ts'
 import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
 import { inWords } from '../../runtime/engine-words.ts'
-import type { Endpoints } from '../../runtime/runtime.ts'
+import type { Endpoints } from '../../admin/state.ts'
 import { handedArchive } from './handed-archive.ts'
 import { handedFiles } from './outside.ts'
 

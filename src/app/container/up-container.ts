@@ -1,4 +1,13 @@
 import { randomUUID } from 'node:crypto'
+import { openAdminToken } from '../../admin/api.ts'
+import {
+  type Endpoints,
+  forgetResting,
+  type MirrorState,
+  noteResting,
+  readState,
+  writeState,
+} from '../../admin/state.ts'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import { findCertificate } from '../../config/tls.ts'
@@ -28,9 +37,6 @@ import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/c
 import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
 import { mendCutOff } from '../../runtime/mend-cut-off.ts'
-import type { Endpoints, MirrorState } from '../../runtime/runtime.ts'
-import { readState, writeState } from '../../admin/state.ts'
-import { openAdminToken } from '../admin-token.ts'
 import { checkNamedFiles } from '../named-files.ts'
 import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
@@ -39,7 +45,6 @@ import { handedArchive, type HandedFiles } from './handed-archive.ts'
 import { makeWish } from './make-wish.ts'
 import { noteAgain } from './note-again.ts'
 import { handedFiles } from './outside.ts'
-import { forgetResting, noteResting } from './resting.ts'
 import { tellEndpoints } from './tell-endpoints.ts'
 
 export interface ContainerRequest {

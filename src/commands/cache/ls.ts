@@ -13,7 +13,7 @@ export default class CacheLs extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(CacheLs)
-    const { openCacheAccess } = await import('../../app/cache-access.ts')
+    const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
       const images = await cache.list()

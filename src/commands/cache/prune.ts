@@ -13,7 +13,7 @@ export default class CachePrune extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(CachePrune)
-    const { openCacheAccess } = await import('../../app/cache-access.ts')
+    const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
       const removal = await cache.prune(flags['dry-run'])

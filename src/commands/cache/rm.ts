@@ -19,7 +19,7 @@ export default class CacheRm extends BaseCommand {
 
   override async run(): Promise<void> {
     const { argv, flags } = await this.parse(CacheRm)
-    const { openCacheAccess } = await import('../../app/cache-access.ts')
+    const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
       const { notThere, removeByName } = await import('../../admin/names.ts')

@@ -3,11 +3,10 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { findDead, type DeadMirror } from '../../../src/admin/find-mirror.ts'
+import { type DeadMirror, findDead } from '../../../src/admin/find-mirror.ts'
+import { type MirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render-down.ts'
 import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
-import type { MirrorState } from '../../../src/runtime/runtime.ts'
-import { writeState } from '../../../src/admin/state.ts'
 
 let home: string
 let surroundings: Surroundings

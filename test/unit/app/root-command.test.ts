@@ -2,7 +2,7 @@ import { chown, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { rootCommand } from '../../../src/app/root-command.ts'
+import { rootCommand } from '../../../src/admin/sudo.ts'
 
 let folder: string
 let programs: { execPath: string; program: string; folders: string[] }

@@ -1,15 +1,14 @@
-import { chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { findInvokingUser, findMirrorHere } from '../../../src/admin/find-mirror.ts'
+import { writeState } from '../../../src/admin/state.ts'
 import { findMirror } from '../../../src/app/configure/find-mirror.ts'
-import { findMirrorHere } from '../../../src/app/find-mirror-here.ts'
-import { findInvokingUser } from '../../../src/app/invoking-user.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { processIdentity } from '../../../src/lib/process.ts'
-import { writeState } from '../../../src/admin/state.ts'
 
 const nobody = 65_534
 

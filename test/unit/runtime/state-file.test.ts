@@ -4,14 +4,19 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import {
+  findRunning,
+  isContainerUp,
+  keepState,
+  type MirrorState,
+  readState,
+  removeState,
+  writeState,
+} from '../../../src/admin/state.ts'
 import { findReachable } from '../../../src/app/find-reachable.ts'
-import { silentLogger } from '../../../src/lib/logger.ts'
-import { isContainerUp } from '../../../src/runtime/container-life.ts'
 import type { DockerEndpoint } from '../../../src/docker/endpoint.ts'
-import { keepState } from '../../../src/runtime/keep-state.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
 import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'
-import type { MirrorState } from '../../../src/runtime/runtime.ts'
-import { findRunning, readState, removeState, writeState } from '../../../src/admin/state.ts'
 
 let folder: string
 let file: string
