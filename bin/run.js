@@ -29,7 +29,7 @@ function refuse(problem) {
 }
 
 /**
- * Ends with what the program itself says of too few open files (src/app/descriptors.ts), because no more of it can be loaded.
+ * Ends with what the program itself says of too few open files (src/daemon/limits.ts), because no more of it can be loaded.
  * Throws any other error.
  */
 function endForDescriptors(error) {

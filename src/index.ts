@@ -1,5 +1,5 @@
 /** For programs that embed a mirror: load or make a configuration, start, close. */
-export { startMirror, type RunningMirror, type StartOptions } from './app/start-mirror.ts'
+export { startMirror, type RunningMirror, type StartOptions } from './daemon/start.ts'
 export { defaultConfig } from './config/config.ts'
 export { loadConfig } from './config/load.ts'
 export { mirrorPaths, type MirrorPaths } from './config/paths.ts'

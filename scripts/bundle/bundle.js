@@ -43,7 +43,7 @@ export async function bundle(root) {
   const program = await build({
     ...options,
     // The server under a name of its own, for bin/start.js.
-    entryPoints: ['src/cli/main.ts', 'src/app/serve-mirror.ts', ...commands],
+    entryPoints: ['src/cli/main.ts', 'src/daemon/serve.ts', ...commands],
     inject: ['scripts/bundle/first-chunk.js'],
   })
   // On its own, so that who embeds a mirror does not load the program.

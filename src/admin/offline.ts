@@ -1,5 +1,5 @@
 import { registryRoot } from '../app/compose-registry.ts'
-import { cacheRoot } from '../app/compose.ts'
+import { cacheRoot } from '../daemon/compose.ts'
 import { createSweeper } from '../cache/evict.ts'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'

@@ -1,4 +1,4 @@
-import type { Parts } from '../app/compose.ts'
+import type { Parts } from '../daemon/compose.ts'
 import { listImages } from '../cache/images.ts'
 import type { Totals } from '../cache/stats.ts'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'

@@ -2,7 +2,7 @@ import { errnoOf } from '../lib/errors.ts'
 import { type LogFields, type Logger, redact } from '../lib/logger.ts'
 import { loadKernel } from '../server/send/sendfile.ts'
 import { LogFile } from './log-file.ts'
-import { createLogWriter, descriptorSink, type LogSink } from './log-writer.ts'
+import { createLogWriter, descriptorSink, type LogSink } from '../daemon/logging.ts'
 
 export interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'

@@ -2,7 +2,7 @@ import type { Config } from '../config/config.ts'
 import { MirrorError } from '../lib/errors.ts'
 import { runCommand, shellWord } from '../lib/process.ts'
 import { describeFileFailure, tellFileFailure } from '../lib/system-errors.ts'
-import { findPortHolder, type PortHolder } from '../runtime/port-holder.ts'
+import { findPortHolder, type PortHolder } from '../daemon/start-errors.ts'
 import { ListenError } from '../server/listen.ts'
 
 type FindHolder = (port: number) => Promise<PortHolder | undefined>

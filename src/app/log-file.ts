@@ -1,7 +1,7 @@
 import { closeSync, copyFileSync, fstatSync, ftruncateSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { devNull } from 'node:os'
 import { errnoOf } from '../lib/errors.ts'
-import type { LogSink } from './log-writer.ts'
+import type { LogSink } from '../daemon/logging.ts'
 
 export interface LogFileOptions {
   /** The file holds at most so much, and `<file>.1`, which is older, as much again. */

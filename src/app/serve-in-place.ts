@@ -1,5 +1,5 @@
 import { inPlaceOf } from './in-place-of.ts'
-import { serveMirror, type ServeRequest } from './serve-mirror.ts'
+import { serveMirror, type ServeRequest } from '../daemon/serve.ts'
 import type { WayBack } from './way-back.ts'
 
 export interface ServeInPlaceRequest extends ServeRequest {

@@ -1,6 +1,6 @@
 import type { MirrorPaths } from '../config/paths.ts'
 import { makeFolder } from '../lib/fs.ts'
-import { startDetached } from '../runtime/detached.ts'
+import { startDetached } from '../daemon/spawn.ts'
 import { limitLog } from '../runtime/limit-log.ts'
 import type { StartedMirror } from '../admin/state.ts'
 import { serveArguments } from '../runtime/serve-arguments.ts'

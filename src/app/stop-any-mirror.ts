@@ -5,7 +5,7 @@ import { MirrorError } from '../lib/errors.ts'
 import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts'
 import { removeContainer } from '../runtime/container.ts'
 import { whereItRan } from './container/where-it-ran.ts'
-import { stopMirror, type StoppedMirror, type StopRequest } from './stop-mirror.ts'
+import { stopMirror, type StoppedMirror, type StopRequest } from '../daemon/stop.ts'
 
 /**
  * Ends the running mirror; where nothing has noted that one runs, a container of ours all the same: one that was stopped by

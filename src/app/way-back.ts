@@ -7,7 +7,7 @@ import type { Clock } from '../lib/time.ts'
 import type { MirrorState, ServedConfig } from '../admin/state.ts'
 import { containerWayBack } from './container/container-way-back.ts'
 import { startProcess } from './start-process.ts'
-import { stopMirror } from './stop-mirror.ts'
+import { stopMirror } from '../daemon/stop.ts'
 
 /** How to have the mirror again that runs now, should its successor not start. */
 export interface WayBack {

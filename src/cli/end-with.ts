@@ -1,4 +1,4 @@
-import { checkDescriptorLimit } from '../app/descriptors.ts'
+import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { errnoOf, MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
 import { calledAs, nameCommands } from './called-as.ts'
 import { columnsOf } from './fit-width.ts'

@@ -1,4 +1,4 @@
-import type { DemoPull, DemoStep, DemoStory } from '../app/demo/run-demo.ts'
+import type { DemoPull, DemoStep, DemoStory } from '../demo/demo.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import { wrapWords, type Word } from './fit-width.ts'
 import type { Coat, Paint } from './paint.ts'

@@ -12,7 +12,7 @@ export default class Demo extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Demo)
-    const { runDemo } = await import('../app/demo/run-demo.ts')
+    const { runDemo } = await import('../demo/demo.ts')
     if (flags.json) return this.printJson(await runDemo(() => {}))
 
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')

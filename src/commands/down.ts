@@ -2,7 +2,7 @@ import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import type { StoppedMirror } from '../app/stop-mirror.ts'
+import type { StoppedMirror } from '../daemon/stop.ts'
 import type { KnownRecord } from '../clients/configured.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 

@@ -1,6 +1,6 @@
 import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
-import type { ConfigChoices } from '../app/init-config.ts'
+import type { ConfigChoices } from '../daemon/init.ts'
 import type { TemplateName } from '../app/init-template.ts'
 import { refuseOthersFile } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
@@ -65,7 +65,7 @@ export default class Init extends BaseCommand {
     const surroundings = this.ownSurroundings({ MIRROR_CONFIG: flags.config })
     if (flags.template !== undefined) return this.writeTemplate(flags.template as TemplateName, surroundings, flags)
     const { configFile } = mirrorPaths(surroundings)
-    const { refuseExisting, renderConfig, writeConfig } = await import('../app/init-config.ts')
+    const { refuseExisting, renderConfig, writeConfig } = await import('../daemon/init.ts')
     if (!flags.force && !flags['dry-run']) await refuseExisting(configFile)
     const choices = await this.choices(flags)
     const template = join(packageRoot(), 'templates', 'mirror.yaml')
@@ -94,7 +94,7 @@ export default class Init extends BaseCommand {
     }
     const file = resolve(flags.output)
     refuseOthersFile(`--output ${flags.output}`, file, surroundings)
-    const { writeConfig } = await import('../app/init-config.ts')
+    const { writeConfig } = await import('../daemon/init.ts')
     await writeConfig(file, text, { force: flags.force })
     this.print(file)
   }

@@ -47,7 +47,7 @@ export default class Logs extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(Logs)
     this.endWhenUnread()
-    const { readLogs } = await import('../app/read-logs.ts')
+    const { readLogs } = await import('../daemon/read-logs.ts')
     const { findMirrorHere } = await import('../admin/find-mirror.ts')
     const { systemClock } = await import('../lib/time.ts')
     const surroundings = this.surroundings()

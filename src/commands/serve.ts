@@ -15,7 +15,7 @@ export default class Serve extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(Serve)
     this.takeOverInterrupt()
-    const { serveMirror } = await import('../app/serve-mirror.ts')
+    const { serveMirror } = await import('../daemon/serve.ts')
     const surroundings = this.ownSurroundings({ MIRROR_CONFIG: flags.config })
     await serveMirror({ surroundings, version: this.config.version })
     this.exit()

@@ -1,6 +1,6 @@
 import { boolean, string } from '@oclif/core/flags'
 import type { MendedClient } from '../app/configure/stale-clients.ts'
-import type { UpPlan, UpReport } from '../app/up-mirror.ts'
+import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import {
   adminPortFlag,
@@ -70,7 +70,7 @@ export default class Up extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(Up)
-    const { planUp, upMirror } = await import('../app/up-mirror.ts')
+    const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
     const { lastRuntime } = await import('../app/last-runtime.ts')

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { expect, onTestFinished } from 'vitest'
-import { startMirror } from '../../src/app/start-mirror.ts'
+import { startMirror } from '../../src/daemon/start.ts'
 import { type Config, defaultConfig } from '../../src/config/config.ts'
 import { mirrorPaths } from '../../src/config/paths.ts'
 import type { Logger } from '../../src/lib/logger.ts'

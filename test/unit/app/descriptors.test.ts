@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { checkDescriptorLimit, planDescriptors } from '../../../src/app/descriptors.ts'
+import { checkDescriptorLimit, planDescriptors } from '../../../src/daemon/limits.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 test.each([56, 64, 128, 256, 1024, 4096, 20_000, 1_048_576])(

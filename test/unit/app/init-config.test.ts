@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { renderConfig, writeConfig } from '../../../src/app/init-config.ts'
+import { renderConfig, writeConfig } from '../../../src/daemon/init.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { parseConfig } from '../../../src/config/parse.ts'
 

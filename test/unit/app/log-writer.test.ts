@@ -2,7 +2,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { createLogWriter } from '../../../src/app/log-writer.ts'
+import { createLogWriter } from '../../../src/daemon/logging.ts'
 import { systemError } from '../../../src/lib/errors.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 

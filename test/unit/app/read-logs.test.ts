@@ -2,7 +2,7 @@ import { appendFile, copyFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { readLogs } from '../../../src/app/read-logs.ts'
+import { readLogs } from '../../../src/daemon/read-logs.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 
 let folder: string

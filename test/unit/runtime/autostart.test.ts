@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { RunCommand } from '../../../src/lib/process.ts'
 import { renderLaunchAgent, renderSystemdUnit } from '../../../src/runtime/autostart-file.ts'
-import { createAutostart } from '../../../src/runtime/autostart.ts'
+import { createAutostart } from '../../../src/daemon/autostart.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))
 const spec = {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
-import { startDetached } from '../../../src/runtime/detached.ts'
+import { startDetached } from '../../../src/daemon/spawn.ts'
 import { isSameProcess } from '../../../src/lib/process.ts'
 
 let folder: string

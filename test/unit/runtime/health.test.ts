@@ -8,7 +8,7 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { isContainerUp } from '../../../src/admin/state.ts'
 import { isHealthy } from '../../../src/admin/client.ts'
 import { outsideOf } from '../../../src/app/container/outside.ts'
-import { startMirror } from '../../../src/app/start-mirror.ts'
+import { startMirror } from '../../../src/daemon/start.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { temporaryHome } from '../../support/mirror.ts'
 

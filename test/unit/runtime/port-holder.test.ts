@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 import type { RunCommand } from '../../../src/lib/process.ts'
-import { findPortHolder } from '../../../src/runtime/port-holder.ts'
+import { findPortHolder } from '../../../src/daemon/start-errors.ts'
 
 const nothing: RunCommand = async () => undefined
 

@@ -1,9 +1,9 @@
 import { readFile, rm } from 'node:fs/promises'
 import { posix } from 'node:path'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
-import { MirrorError, errnoOf, exitCode } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/process.ts'
-import { renderLaunchAgent, renderSystemdUnit, type AutostartSpec } from './autostart-file.ts'
+import { type AutostartSpec, renderLaunchAgent, renderSystemdUnit } from '../runtime/autostart-file.ts'
 
 /** Makes a mirror come back after a reboot. */
 export interface Autostart {

@@ -1,8 +1,8 @@
-import { spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile } from 'node:fs/promises'
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import { isReadinessMessage, type ReadinessMessage } from './readiness.ts'
 import type { StartedMirror } from '../admin/state.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import { isReadinessMessage, type ReadinessMessage } from '../runtime/readiness.ts'
 
 export interface DetachedOptions {
   /** The program and its arguments, for this very Node. */

@@ -4,6 +4,11 @@ import { openAdminToken, type StatusReport } from '../admin/api.ts'
 import { type AdminActions, createAdminHandler } from '../admin/handler.ts'
 import { renderMetrics } from '../admin/metrics.ts'
 import { createRegistryActions, createStatusReport } from '../admin/status.ts'
+import { hostCheck } from '../app/container/host-check.ts'
+import type { Outside } from '../app/container/outside.ts'
+import { readTls } from '../app/named-files.ts'
+import { networkRights } from '../app/network-rights.ts'
+import { registryOpener } from '../app/registry-listeners.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerodeDocker } from '../docker/dockerode.ts'
@@ -20,19 +25,9 @@ import { TransferLog } from '../server/transfer.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
-import { createCanaryActions } from './canary-actions.ts'
+import { createCanaryActions } from './admin-actions.ts'
 import { compose, type Parts } from './compose.ts'
-import { hostCheck } from './container/host-check.ts'
-import type { Outside } from './container/outside.ts'
-import { readTls } from './named-files.ts'
-import {
-  type ListenerOpener,
-  type NetworkListeners,
-  openOnAddress,
-  startNetworkListeners,
-} from './network-listeners.ts'
-import { networkRights } from './network-rights.ts'
-import { registryOpener } from './registry-listeners.ts'
+import { type ListenerOpener, type NetworkListeners, openOnAddress, startNetworkListeners } from './networks.ts'
 
 export interface StartOptions {
   readonly home: MirrorPaths

@@ -49,7 +49,7 @@ async function stopRecordedContainer(
   surroundings: Surroundings,
 ): Promise<StoppedMirror> {
   const { openEngine } = await import('../docker/dockerode-engine.ts')
-  const { downContainer } = await import('./container/down-container.ts')
+  const { downContainer } = await import('../app/container/down-container.ts')
   await downContainer(await openEngine(surroundings, engine), paths.stateDir)
   await removeState(paths.stateFile, 0)
   return { container: name, volume, killed: false }

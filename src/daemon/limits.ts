@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { memoryLimit } from '../lib/body-memory.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 
 /** How the file descriptors that the system grants are shared out. Their sum stays below the limit. */
 export interface DescriptorPlan {

@@ -1,3 +1,4 @@
+import { readAuthorities } from '../app/named-files.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -13,7 +14,6 @@ import type { Identify } from '../upstream/identity.ts'
 import { type Canaries, createCanaryUpstream } from '../upstream/probe-image.ts'
 import { proxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
-import { readAuthorities } from './named-files.ts'
 
 /** Every upstream that may be asked, made when it is first asked. */
 export interface UpstreamDirectory {

@@ -1,21 +1,21 @@
+import type { Endpoints, MirrorState } from '../admin/state.ts'
+import { adminOf, engineElsewhere } from '../admin/status.ts'
+import { isInContainer } from '../app/container/host-check.ts'
+import { type Dropped, droppedNetworks, nothingDropped } from '../app/dropped.ts'
+import { explainStartFailure } from '../app/explain-start-failure.ts'
+import { findReachable } from '../app/find-reachable.ts'
+import { inPlaceOf } from '../app/in-place-of.ts'
+import { type MovedAddress, movedAddresses } from '../app/moved-addresses.ts'
+import { networkRights } from '../app/network-rights.ts'
+import { startProcess } from '../app/start-process.ts'
+import { wayBack } from '../app/way-back.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { networkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { networkNames } from '../docker/engine.ts'
-import type { Endpoints, MirrorState } from '../admin/state.ts'
-import { isInContainer } from './container/host-check.ts'
-import { checkDescriptorLimit } from './descriptors.ts'
-import { type Dropped, droppedNetworks, nothingDropped } from './dropped.ts'
-import { explainStartFailure } from './explain-start-failure.ts'
-import { findReachable } from './find-reachable.ts'
-import { inPlaceOf } from './in-place-of.ts'
-import { adminOf, engineElsewhere } from '../admin/status.ts'
-import { type MovedAddress, movedAddresses } from './moved-addresses.ts'
-import { networkRights } from './network-rights.ts'
-import { startProcess } from './start-process.ts'
-import { wayBack } from './way-back.ts'
+import { checkDescriptorLimit } from './limits.ts'
 
 export interface UpRequest {
   /** With the flags in its `env`, as the variables they stand for. */
@@ -74,7 +74,7 @@ export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'
   if (plan.action === 'nothing') return plan
   // The server has the limit of this process.
   checkDescriptorLimit()
-  const { checkNamedFiles } = await import('./named-files.ts')
+  const { checkNamedFiles } = await import('../app/named-files.ts')
   await checkNamedFiles(plan.config, request.surroundings.env)
   return plan
 }

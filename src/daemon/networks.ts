@@ -1,10 +1,10 @@
-import { describeFailure } from '../lib/errors.ts'
-import { later, logFailure } from '../lib/time.ts'
-import type { Logger } from '../lib/logger.ts'
-import type { Docker } from '../docker/engine.ts'
 import type { NetworkReport } from '../admin/api.ts'
 import { absentNetwork, silentEngine } from '../admin/find-mirror.ts'
-import { ListenError, type Listener } from '../server/listen.ts'
+import type { Docker } from '../docker/engine.ts'
+import { describeFailure } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { later, logFailure } from '../lib/time.ts'
+import { type Listener, ListenError } from '../server/listen.ts'
 
 export interface NetworkListenersOptions {
   readonly docker: Docker

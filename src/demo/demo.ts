@@ -1,12 +1,12 @@
 import { rm } from 'node:fs/promises'
-import { defaultConfig } from '../../config/config.ts'
-import { mirrorPaths } from '../../config/paths.ts'
-import { silentLogger } from '../../lib/logger.ts'
-import { temporaryFolder } from '../../lib/fs.ts'
-import { startMirror } from '../start-mirror.ts'
-import { makeDemoImage } from './make-image.ts'
-import { pullImage, type Pull } from './pull-image.ts'
-import { serveDemoUpstream } from './serve-upstream.ts'
+import { makeDemoImage } from '../app/demo/make-image.ts'
+import { type Pull, pullImage } from '../app/demo/pull-image.ts'
+import { serveDemoUpstream } from '../app/demo/serve-upstream.ts'
+import { defaultConfig } from '../config/config.ts'
+import { mirrorPaths } from '../config/paths.ts'
+import { startMirror } from '../daemon/start.ts'
+import { temporaryFolder } from '../lib/fs.ts'
+import { silentLogger } from '../lib/logger.ts'
 
 export interface DemoPull extends Pull {
   /** What it took from the upstream. */

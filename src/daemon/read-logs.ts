@@ -1,7 +1,7 @@
-import { open, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { StringDecoder } from 'node:string_decoder'
-import type { Clock } from '../lib/time.ts'
 import { errnoOf } from '../lib/errors.ts'
+import type { Clock } from '../lib/time.ts'
 
 export interface LogsRequest {
   logFile: string
