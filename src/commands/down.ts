@@ -38,7 +38,7 @@ export default class Down extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     if (flags['dry-run']) return this.foretell(paths, flags)
     if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
-    const { stopAnyMirror } = await import('../app/stop-any-mirror.ts')
+    const { stopAnyMirror } = await import('../daemon/stop.ts')
     const { findMirrorHere } = await import('../admin/find-mirror.ts')
     const of = (await findMirrorHere(surroundings))?.user
     // Under sudo it is root's mirror that is meant; what a user's files say ends no process of root's.
@@ -106,7 +106,7 @@ export default class Down extends BaseCommand {
   }
 
   private async removeAutostart(): Promise<boolean> {
-    const { autostartOf } = await import('../app/autostart-mirror.ts')
+    const { autostartOf } = await import('../daemon/autostart.ts')
     return autostartOf(this.surroundings()).remove()
   }
 }

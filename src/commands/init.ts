@@ -1,11 +1,10 @@
 import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
-import type { ConfigChoices } from '../daemon/init.ts'
-import type { TemplateName } from '../app/init-template.ts'
 import { refuseOthersFile } from '../admin/sudo.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
 import { packageRoot } from '../lib/package-root.ts'
 import { parseSize } from '../lib/units.ts'
 
@@ -84,7 +83,7 @@ export default class Init extends BaseCommand {
     surroundings: Surroundings,
     flags: { image?: string | undefined; output?: string | undefined; force: boolean; 'dry-run': boolean },
   ): Promise<void> {
-    const { renderTemplate } = await import('../app/init-template.ts')
+    const { renderTemplate } = await import('../daemon/init.ts')
     const { program } = this
     const templates = join(packageRoot(), 'templates')
     const text = await renderTemplate({ name, surroundings, program, templates, image: flags.image })

@@ -73,7 +73,7 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
-    const { lastRuntime } = await import('../app/last-runtime.ts')
+    const { lastRuntime } = await import('../daemon/up.ts')
     const release = this.tidyUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.inContainer(surroundings, flags)
@@ -186,7 +186,7 @@ export default class Up extends BaseCommand {
   }
 
   private async autostart(surroundings: Surroundings, plan: UpPlan) {
-    const { autostartOf, autostartSpec, autostartWarnings } = await import('../app/autostart-mirror.ts')
+    const { autostartOf, autostartSpec, autostartWarnings } = await import('../daemon/autostart.ts')
     const autostart = autostartOf(surroundings)
     await autostart.check()
     return {
@@ -205,8 +205,8 @@ export default class Up extends BaseCommand {
     release: () => void,
   ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
-    const { wayBack } = await import('../app/way-back.ts')
-    const { serveInPlace } = await import('../app/serve-in-place.ts')
+    const { wayBack } = await import('../daemon/stop.ts')
+    const { serveInPlace } = await import('../daemon/serve.ts')
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({

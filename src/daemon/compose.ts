@@ -2,21 +2,26 @@ import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
-import { composeRegistry, type RegistryParts } from '../app/compose-registry.ts'
-import { preload } from '../app/preload.ts'
-import { spareMemory } from '../app/spare-memory.ts'
+import { loadPromClient } from '../admin/metrics.ts'
 import { createSweeper, type Sweeper } from '../cache/evict.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
+import { loadDockerode } from '../docker/dockerode.ts'
 import { networkNames } from '../docker/engine.ts'
 import { Slots } from '../lib/async.ts'
 import { createBufferRelease } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { loadCommandRunner } from '../lib/process.ts'
 import { OwnTroubles } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
+import { LocalRegistry } from '../registry/local-registry.ts'
+import { createRegistryKeeper, type RegistryKeeper } from '../registry/maintenance.ts'
+import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
+import { type MakeRoom, UploadSessions } from '../registry/uploads.ts'
+import { type BasicAuth, createBasicAuth } from '../server/basic-auth.ts'
 import { ConnectionBudget } from '../server/connection-budget.ts'
 import { chooseSendBlob, type SendBlobChoice } from '../server/send/sendfile.ts'
 import { createHashPool } from '../store/hashing.ts'
@@ -24,7 +29,9 @@ import { openStore, type Store, type StoreOptions } from '../store/open-store.ts
 import { createScrub } from '../store/verify.ts'
 import { createIdentify } from '../upstream/identity.ts'
 import { Canaries } from '../upstream/probe-image.ts'
-import { planDescriptors } from './limits.ts'
+import { loadSocks } from '../upstream/proxy.ts'
+import { loadUndici } from '../upstream/undici.ts'
+import { planDescriptors, spareMemory } from './limits.ts'
 import { createUpstreamDirectory, type UpstreamDirectory } from './upstreams.ts'
 
 /** The parts of a running cache. */
@@ -210,4 +217,85 @@ function listenersOf({ cache, registry, admin, networks }: Config): number {
 /** The cache's folder below the data folder. */
 export function cacheRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'cache')
+}
+
+/** The parts of a running registry for pushed images. */
+export interface RegistryParts {
+  readonly store: PushedStore
+  readonly sessions: UploadSessions
+  readonly registry: LocalRegistry
+  readonly keeper: RegistryKeeper
+  /** Undefined when everybody may do everything. */
+  readonly authorize: BasicAuth['authorize'] | undefined
+  /** Why it serves nobody, one sentence each; empty when it does. */
+  troubles(): Promise<string[]>
+  /** Listeners are to be closed before. */
+  close(): Promise<void>
+}
+
+const uploadIdleMs = 3_600_000
+
+/** Plugs the registry together. `mostUploads`: uploads under way, each of which may hold a file open. Throws MirrorError for a bad password file. */
+export async function composeRegistry(
+  config: Config,
+  paths: MirrorPaths,
+  logger: Logger,
+  makeRoom: MakeRoom,
+  lock: Pick<StoreOptions, 'instance' | 'onLost'>,
+  mostUploads: number,
+): Promise<RegistryParts> {
+  const clock = systemClock
+  const { auth } = config.registry
+  const passwords = auth && (await createBasicAuth(auth.htpasswd, { logger, clock }))
+  const store = await openPushedStore({
+    root: registryRoot(paths),
+    minFree: config.cache.minFree,
+    logger,
+    clock,
+    ...lock,
+  }).catch(async (error: unknown) => {
+    await passwords?.close()
+    throw error
+  })
+  const limit = mostUploads
+  const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs, logger })
+  const keeper = createRegistryKeeper({ store, clock, logger })
+  const scrub = createScrub({ store, clock, logger })
+  return {
+    store,
+    sessions,
+    registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
+    keeper,
+    authorize: passwords?.authorize,
+    async troubles() {
+      const trouble = (await passwords?.trouble())?.replace('The', 'the')
+      return trouble === undefined ? [] : [`Nobody can log in to the registry, because ${trouble}`]
+    },
+    async close() {
+      await passwords?.close()
+      await sessions.close()
+      await keeper.close()
+      await scrub.close()
+      await store.close()
+    },
+  }
+}
+
+/** The registry's folder below the data folder. */
+export function registryRoot({ dataDir }: MirrorPaths): string {
+  return join(dataDir, 'registry')
+}
+
+/**
+ * Loads every module that a server uses after its start: `npm install` may replace or remove the package's folder while the server
+ * runs. The other commands load these modules at first use. A module that the start itself loads is not in this list.
+ * test/cli/preload.test.ts compares the list with the imports.
+ */
+export async function preload(): Promise<void> {
+  // One after the other: an import opens all of its files at once, which a small limit on open files does not allow.
+  await loadUndici()
+  await loadSocks()
+  await loadCommandRunner()
+  await loadPromClient()
+  await loadDockerode()
 }

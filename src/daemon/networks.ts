@@ -1,5 +1,7 @@
 import type { NetworkReport } from '../admin/api.ts'
 import { absentNetwork, silentEngine } from '../admin/find-mirror.ts'
+import type { Endpoints } from '../admin/state.ts'
+import type { Config } from '../config/config.ts'
 import type { Docker } from '../docker/engine.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -163,4 +165,22 @@ export async function openOnAddress(
     throw error
   }
   return opened[0] && { ...opened[0], close }
+}
+
+/**
+ * What containers of Docker networks may do in the registry. At an address that `registry.listen` names they may write, whatever
+ * `registry.networks` says, and with all addresses there, too; but a mirror that is in a container itself has all addresses, and
+ * tells its host from other containers.
+ */
+export function networkRights(
+  setting: Config['registry']['networks'],
+  { registry, networks }: Pick<Endpoints, 'registry' | 'networks'>,
+  isInContainer: boolean,
+): 'read' | 'write' {
+  const open = new Set([...(isInContainer ? [] : ['0.0.0.0', '[::]']), ...Object.values(networks).map(hostnameOf)])
+  return setting === 'write' || registry.some((url) => open.has(hostnameOf(url))) ? 'write' : 'read'
+}
+
+function hostnameOf(url: string): string {
+  return new URL(url).hostname
 }

@@ -3,20 +3,20 @@ import { stat } from 'node:fs/promises'
 import { type Endpoints, forgetResting, keepState, type KeptState } from '../admin/state.ts'
 import { forgetPredecessors } from '../app/container/forget-predecessors.ts'
 import { outsideOf } from '../app/container/outside.ts'
-import { createLogger } from '../app/create-logger.ts'
-import { explainStartFailure } from '../app/explain-start-failure.ts'
-import { findReachable } from '../app/find-reachable.ts'
 import { type Config, configHashes, renderConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 import { deferred } from '../lib/async.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { processIdentity } from '../lib/process.ts'
-import { reportFailure, reportReady } from '../runtime/readiness.ts'
-import { surviveFailures } from '../runtime/survive-failures.ts'
 import { checkDescriptorLimit } from './limits.ts'
+import { createLogger } from './logging.ts'
+import { reportFailure, reportReady } from './spawn.ts'
+import { explainStartFailure } from './start-errors.ts'
 import { startMirror } from './start.ts'
+import { inPlaceOf, type WayBack } from './stop.ts'
+import { findReachable } from './up.ts'
 
 export interface ServeRequest {
   surroundings: Surroundings
@@ -152,4 +152,77 @@ async function isStderr(file: string): Promise<boolean> {
     if (errnoOf(error) === undefined) throw error
     return false
   }
+}
+
+export interface ServeInPlaceRequest extends ServeRequest {
+  /** Undefined where no mirror runs. */
+  back: WayBack | undefined
+  /** Ends the attempt until the server hears signals itself. */
+  signal: AbortSignal
+  /** Hears that it does. */
+  onServing: () => void
+}
+
+/** Serves in this process as `serveMirror` does, in place of a mirror that runs, which comes back when this one cannot start. */
+export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> {
+  const { back, signal, onServing } = request
+  const serving = await inPlaceOf(back, signal, () => {
+    onServing()
+    return untilReady(request)
+  })
+  await serving.ended
+}
+
+/** In an object: the promise itself would be waited for. */
+function untilReady(request: ServeRequest): Promise<{ ended: Promise<void> }> {
+  return new Promise((resolve, reject) => {
+    const ended = serveMirror({
+      ...request,
+      onReady(endpoints) {
+        resolve({ ended })
+        request.onReady?.(endpoints)
+      },
+    })
+    ended.catch(reject)
+  })
+}
+
+export interface SurviveOptions {
+  readonly logger: Logger
+  /** Ends the process; what was logged is written at its end. */
+  readonly exit?: (code: number) => void
+}
+
+/**
+ * What the server does with failures that nothing has caught (docs/decisions/0015). A rejection that nobody handles is the end
+ * of one task: it is logged with its stack and counted, and the server goes on. So is a system error that is thrown out of a
+ * callback: a missing descriptor says nothing against the program's state. Any other exception may have left half-changed state
+ * behind: it is logged, and the process ends with exit code 1. Returns how to stop.
+ */
+export function surviveFailures(
+  source: Pick<NodeJS.Process, 'on' | 'off'>,
+  { logger, exit = (code) => process.exit(code) }: SurviveOptions,
+): () => void {
+  let count = 0
+  const onRejection = (reason: unknown) => {
+    count += 1
+    logger.error({ error: stackOf(reason), count }, 'a task failed and nothing handled it; the mirror goes on')
+  }
+  const onException = (error: unknown) => {
+    count += 1
+    const fields = { error: stackOf(error), count }
+    if (errnoOf(error) !== undefined) return logger.error(fields, 'the system failed a call; the mirror goes on')
+    logger.error(fields, 'an exception was not caught; the mirror ends, because its state may be damaged')
+    exit(exitCode.failed)
+  }
+  source.on('unhandledRejection', onRejection)
+  source.on('uncaughtException', onException)
+  return () => {
+    source.off('unhandledRejection', onRejection)
+    source.off('uncaughtException', onException)
+  }
+}
+
+function stackOf(error: unknown): string {
+  return (error instanceof Error && error.stack) || describeFailure(error)
 }

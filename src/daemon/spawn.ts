@@ -1,8 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile } from 'node:fs/promises'
-import type { StartedMirror } from '../admin/state.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
-import { isReadinessMessage, type ReadinessMessage } from '../runtime/readiness.ts'
+import type { Endpoints, StartedMirror } from '../admin/state.ts'
+import { refuseOthersState } from '../admin/sudo.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { makeFolder } from '../lib/fs.ts'
+import { limitLog } from './logging.ts'
 
 export interface DetachedOptions {
   /** The program and its arguments, for this very Node. */
@@ -92,4 +95,68 @@ async function endOf(logFile: string, from: number): Promise<string[]> {
     .split('\n')
     .slice(-5)
     .filter((line) => line !== '')
+}
+
+/** What a detached mirror tells the command that started it, once, over the channel between them. */
+export type ReadinessMessage =
+  | { type: 'ready'; endpoints: Endpoints }
+  | { type: 'failed'; message: string; hints: string[]; exit: ExitCode }
+
+/** The half of `process` that talks to whoever started it. */
+export type ParentChannel = Pick<NodeJS.Process, 'send' | 'connected'>
+
+export function reportReady(parent: ParentChannel, endpoints: Endpoints): Promise<void> {
+  return tell(parent, { type: 'ready', endpoints })
+}
+
+/** Says why there will be no mirror. What is no MirrorError is left to the log, where its stack is. */
+export async function reportFailure(parent: ParentChannel, error: unknown): Promise<void> {
+  if (!(error instanceof MirrorError)) return
+  await tell(parent, { type: 'failed', message: error.message, hints: error.hints, exit: error.exit })
+}
+
+export function isReadinessMessage(value: unknown): value is ReadinessMessage {
+  const type = typeof value === 'object' && value !== null && 'type' in value ? value.type : undefined
+  return type === 'ready' || type === 'failed'
+}
+
+/** A parent that has gone away meanwhile needs no answer. */
+function tell(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
+  return new Promise((resolve) => {
+    if (!parent.connected || parent.send === undefined) resolve()
+    else parent.send(message, undefined, undefined, () => resolve())
+  })
+}
+
+/**
+ * What Node is given to run the server. Half of the usual space for new objects: it is soon full of what a request has left,
+ * and with all of it the process would be a tenth larger for nothing.
+ */
+export function serveArguments(program: string): string[] {
+  return ['--max-semi-space-size=8', program, 'serve']
+}
+
+export interface ProcessRequest {
+  /** bin/run.js */
+  readonly program: string
+  readonly paths: MirrorPaths
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly signal: AbortSignal
+}
+
+/** An answer that has not come by then will not come. */
+const readyWithinMs = 60_000
+
+/** Starts the server as a process of its own, and returns when it answers. Throws a MirrorError when it does not. */
+export async function startProcess({ program, paths, env, signal }: ProcessRequest): Promise<StartedMirror> {
+  await makeFolder(paths.stateDir)
+  refuseOthersState(paths.stateDir)
+  await limitLog(paths.logFile)
+  return startDetached({
+    args: serveArguments(program),
+    env: { ...env },
+    logFile: paths.logFile,
+    timeoutMs: readyWithinMs,
+    signal,
+  })
 }

@@ -1,9 +1,90 @@
+import { readFileSync } from 'node:fs'
 import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path'
+import { createSecureContext } from 'node:tls'
+import type { Config } from '../config/config.ts'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
 import { parseObject } from '../lib/json.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import type { RunCommand } from '../lib/process.ts'
+import { runCommand, type RunCommand, shellWord } from '../lib/process.ts'
+import { describeFileFailure, fileFailureReason, tellFileFailure } from '../lib/system-errors.ts'
+import { checkPasswordFile } from '../server/basic-auth.ts'
+import { ListenError } from '../server/listen.ts'
+import { readProxies } from '../upstream/proxy.ts'
+import { trustedCertificates } from '../upstream/transport.ts'
+
+type FindHolder = (port: number) => Promise<PortHolder | undefined>
+
+/** The same failure with what the user needs to mend it: who holds the port and which flag moves it, which folder is closed. */
+export async function explainStartFailure(
+  error: unknown,
+  config: Config,
+  find: FindHolder = (port) => findPortHolder(port, { platform: process.platform, runCommand }),
+): Promise<unknown> {
+  if (error instanceof ListenError)
+    return error.errno === 'EADDRINUSE' ? busyPort(error, config, find) : misplaced(error, config)
+  if (error instanceof MirrorError) return error
+  const failure = describeFileFailure(error)
+  if (failure === undefined) return error
+  // Those of the stores say so themselves: these lie in the state folder.
+  return new MirrorError(
+    tellFileFailure(error, failure) ?? `The mirror cannot use its files: ${(error as Error).message}.`,
+    {
+      hints: [...failure.next, 'MIRROR_HOME=<a folder of yours> mirror up'],
+      cause: error,
+    },
+  )
+}
+
+async function busyPort(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {
+  const holder = await find(error.port)
+  const { who, stop } = wordsFor(holder, error.port)
+  const { name, key } = listenerOf(error, config)
+  const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
+  return new MirrorError(`Port ${error.port} (${name}) is already in use by ${who}.`, {
+    hints: [`mirror up --${name}-port ${other}`, ...stop, `Set another port in mirror.yaml: ${key}`],
+    cause: error,
+  })
+}
+
+function wordsFor(holder: PortHolder | undefined, port: number): { who: string; stop: string[] } {
+  if (holder === undefined) return { who: 'another program', stop: whichProgram(port) }
+  const { pid, command, mirror } = holder
+  if (mirror === undefined) return { who: `${command} (pid ${pid})`, stop: [`Stop ${command} (pid ${pid})`] }
+  if (mirror === 'unknown') return { who: `another mirror (pid ${pid})`, stop: [] }
+  if (mirror === 'usual')
+    return {
+      who: `another mirror (pid ${pid}, without MIRROR_HOME)`,
+      stop: ['env -u MIRROR_HOME mirror down   (stops that mirror)'],
+    }
+  const home = `MIRROR_HOME=${shellWord(mirror.home)}`
+  return { who: `another mirror (pid ${pid}, ${home})`, stop: [`${home} mirror down   (stops that mirror)`] }
+}
+
+/** Root sees the programs of all users. */
+function whichProgram(port: number): string[] {
+  if (process.platform === 'win32') return [`netstat -ano | findstr :${port}   (shows which program it is)`]
+  const asked = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
+  return [`sudo ${asked}   (shows which program it is)`]
+}
+
+function misplaced(error: ListenError, config: Config): MirrorError {
+  const { name, key } = listenerOf(error, config)
+  const hint =
+    error.errno === 'EACCES'
+      ? `mirror up --${name}-port ${error.port + 5000}`
+      : `mirror.yaml: ${key}: ["127.0.0.1:${error.port}"]`
+  return new MirrorError(error.message, { hints: [hint], cause: error })
+}
+
+/** Whose address it is. */
+function listenerOf({ host, port }: ListenError, config: Config): { name: string; key: string } {
+  const names = ['cache', 'registry', 'admin'] as const
+  const name = names.find((name) => config[name].listen.some((at) => at.host === host && at.port === port)) ?? 'cache'
+  return { name, key: `${name}.listen` }
+}
 
 /** Who listens on a TCP port. */
 export interface PortHolder {
@@ -99,4 +180,95 @@ async function askLsof(port: number, runCommand: RunCommand): Promise<PortHolder
       ?.slice(1)
   const pid = Number(field('p'))
   return Number.isSafeInteger(pid) && pid > 0 ? { pid, command: field('c') ?? 'unknown' } : undefined
+}
+
+/** The failure of a file in words, with the next steps; undefined for any other failure. */
+export function explainFileFailure(error: unknown, surroundings: Surroundings): MirrorError | undefined {
+  const failure = describeFileFailure(error)
+  const message = failure && tellFileFailure(error, failure)
+  if (failure?.path === undefined || message === undefined) return undefined
+  return new MirrorError(message, {
+    hints: [...failure.next, ...elsewhere(failure.path, failure.owner, surroundings)],
+    cause: error,
+  })
+}
+
+/** How to use other files, where these are the mirror's own. */
+function elsewhere(path: string, owner: string | undefined, surroundings: Surroundings): string[] {
+  const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
+  if (path === configFile && surroundings.env['MIRROR_CONFIG']) return ['--config FILE   (another file)']
+  const isData = isBelow(path, dataDir)
+  if (!isData && !isBelow(path, stateDir) && path !== configFile) return []
+  const home = surroundings.env['MIRROR_HOME']
+  if (isData && surroundings.env['MIRROR_DATA']) return ['mirror up --data DIR   (another folder)']
+  if (!home) return ['export MIRROR_HOME=DIR   (another folder for all files of the mirror)']
+  return [
+    ...(owner === undefined ? [] : ['unset MIRROR_HOME   (your own mirror, at the usual place)']),
+    'export MIRROR_HOME=DIR   (a folder of yours)',
+  ]
+}
+
+function isBelow(path: string, folder: string): boolean {
+  const way = relative(folder, path)
+  return way === '' || (way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way))
+}
+
+/**
+ * Reads what the configuration names and the server reads when it starts, before a running mirror is stopped for it. Throws a
+ * MirrorError (exit 2) for the first file or proxy variable that cannot be used.
+ */
+export async function checkNamedFiles(
+  { tls, upstreams, registry }: Config,
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<void> {
+  try {
+    readTls(tls)
+    readAuthorities(upstreams)
+    readProxies(env)
+    if (registry.enabled && registry.auth) await checkPasswordFile(registry.auth.htpasswd)
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    const { exit, hints } = error
+    throw new MirrorError(`${error.message.replace(/\.$/, '')}, so nothing was done.`, { exit, hints, cause: error })
+  }
+}
+
+/** Throws a MirrorError (exit 2) for files that are no certificate and its key. */
+export function readTls(tls: Config['tls']): { cert: string; key: string } | undefined {
+  if (!tls) return undefined
+  try {
+    const pair = { cert: readFileSync(tls.cert, 'utf8'), key: readFileSync(tls.key, 'utf8') }
+    createSecureContext(pair)
+    return pair
+  } catch (cause) {
+    const { path } = describeFileFailure(cause) ?? {}
+    const why = path === undefined ? fileFailureReason(cause) : `${path}: ${fileFailureReason(cause)}`
+    throw new MirrorError(`The certificate and key of "tls" cannot be used: ${why}.`, {
+      exit: exitCode.usage,
+      hints: ['"tls" in mirror.yaml needs two PEM files that belong together: {cert: ./tls.crt, key: ./tls.key}'],
+      cause,
+    })
+  }
+}
+
+/** PEM text of the upstreams' own authorities, by host. Throws a MirrorError for a file that cannot be used. */
+export function readAuthorities(upstreams: Config['upstreams']): Map<string, string | undefined> {
+  return new Map(Object.entries(upstreams).map(([host, { ca }]) => [host, ca && readAuthority(host, ca)]))
+}
+
+function readAuthority(host: string, path: string): string {
+  try {
+    const pem = readFileSync(path, 'utf8')
+    trustedCertificates(pem, host)
+    return pem
+  } catch (cause) {
+    if (errnoOf(cause) === undefined) throw cause
+    throw new MirrorError(
+      `The certificate file ${path} (upstreams.${host}.ca) cannot be read: ${fileFailureReason(cause)}.`,
+      {
+        exit: exitCode.usage,
+        cause,
+      },
+    )
+  }
 }

@@ -1,9 +1,32 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createAdminClient } from '../admin/client.ts'
-import { type ContainerPlace, findRunning, type MirrorState, removeState } from '../admin/state.ts'
+import {
+  type ContainerPlace,
+  findRunning,
+  type MirrorState,
+  readState,
+  removeState,
+  restingEngine,
+  type ServedConfig,
+} from '../admin/state.ts'
+import { noteAgain } from '../app/container/note-again.ts'
+import { whereItRan } from '../app/container/where-it-ran.ts'
+import { settingVariables } from '../config/load.ts'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import { openEngine } from '../docker/dockerode-engine.ts'
+import type { ContainerEngine } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
+import { containerName, nameBefore, ownerOf } from '../runtime/container-spec.ts'
+import { removeContainer } from '../runtime/container.ts'
+import { inWords, orRefused } from '../runtime/engine-words.ts'
+import { startAgain } from '../runtime/start-again.ts'
+import { stopContainer } from '../runtime/stop-container.ts'
+import { withAftermath } from '../runtime/with-aftermath.ts'
+import { startProcess } from './spawn.ts'
 
 export interface StopRequest {
   paths: MirrorPaths
@@ -78,5 +101,123 @@ function signal(pid: number, name: NodeJS.Signals): void {
     if (errnoOf(error) === 'ESRCH') return
     if (errnoOf(error) !== 'EPERM') throw error
     throw new MirrorError(`The mirror (pid ${pid}) belongs to another user, so it cannot be stopped.`, { cause: error })
+  }
+}
+
+/**
+ * Ends the running mirror; where nothing has noted that one runs, a container of ours all the same: one that was stopped by
+ * hand, or whose note was lost. Undefined when there was none. Throws a MirrorError (exit 4) when one was noted and its engine
+ * cannot be asked.
+ */
+export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror | undefined> {
+  const stopped = await stopMirror(request)
+  if (stopped !== undefined) return stopped
+  const { paths, surroundings } = request
+  const state = await readState(paths.stateFile)
+  // Of one that died: its user knows now that it runs no more.
+  if (state !== undefined && state.container === undefined) await removeState(paths.stateFile, state.pid)
+  const noted = state?.container
+  let engine: ContainerEngine
+  try {
+    engine = await openEngine(surroundings, noted?.engine ?? (await restingEngine(paths.stateDir)))
+  } catch (error) {
+    // It comes back with its engine.
+    if (noted !== undefined) throw whereItRan(error)
+    // Where no engine is there is no container.
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+  const found = await Promise.all([containerName, nameBefore].map((name) => engine.containers.find(name)))
+  const ours = found.filter((container) => container && ownerOf(container) === paths.stateDir)
+  for (const container of ours) await removeContainer(engine, container!.id)
+  if (noted !== undefined) await removeState(paths.stateFile, 0)
+  return ours.length === 0 ? undefined : { container: containerName, volume: noted?.volume, killed: false }
+}
+
+/** How to have the mirror again that runs now, should its successor not start. */
+export interface WayBack {
+  /** Ends it, for only one of them can have the store and the ports. */
+  leave(): Promise<void>
+  /** It runs again, as it was. Throws a MirrorError, or a DockerError, when it does not. */
+  goBack(): Promise<void>
+  /** Its successor is up: what is left of it goes. */
+  forget(): Promise<void>
+}
+
+export interface WayBackRequest {
+  readonly paths: MirrorPaths
+  readonly surroundings: Surroundings
+  readonly clock: Clock
+  /** bin/run.js */
+  readonly program: string
+}
+
+export async function wayBack(running: MirrorState, request: WayBackRequest): Promise<WayBack> {
+  const { container, served } = running
+  if (container !== undefined) {
+    return containerWayBack(running, container, request)
+  }
+  return {
+    leave: async () => void (await stopMirror(request)),
+    goBack: () => (served === undefined ? start(request, request.surroundings.env) : serveAgain(served, request)),
+    forget: () => Promise.resolve(),
+  }
+}
+
+/** With its own configuration, whatever mirror.yaml, the flags and the variables say by now. */
+async function serveAgain({ config, dataDir }: ServedConfig, request: WayBackRequest): Promise<void> {
+  const before = join(request.paths.stateDir, 'before.yaml')
+  const settings = new Set(settingVariables())
+  const others = Object.entries(request.surroundings.env).filter(([name]) => !settings.has(name))
+  await writeFileAtomic(before, `${JSON.stringify(config)}\n`)
+  try {
+    await start(request, { ...Object.fromEntries(others), MIRROR_CONFIG: before, MIRROR_DATA: dataDir })
+  } finally {
+    await rm(before, { force: true })
+  }
+}
+
+async function start({ program, paths }: WayBackRequest, env: Surroundings['env']): Promise<void> {
+  // What has interrupted its successor does not interrupt this.
+  await startProcess({ program, paths, env, signal: new AbortController().signal })
+}
+
+/**
+ * Ends a mirror and has its successor start; where that fails, or somebody interrupts, goes back to the one before, and the
+ * error says so. Without a way back nothing ran before.
+ */
+export async function inPlaceOf<T>(
+  back: WayBack | undefined,
+  signal: AbortSignal,
+  start: () => Promise<T>,
+): Promise<T> {
+  await back?.leave()
+  let started: T
+  try {
+    signal.throwIfAborted()
+    started = await start()
+  } catch (error) {
+    throw back ? withAftermath(error, { refusal: await orRefused(back.goBack()), signal }) : error
+  }
+  // Should something of it stay, the next `mirror down` finds it.
+  if (back) await orRefused(back.forget())
+  return started
+}
+
+/** Back to a mirror in a container: it is only stopped until its successor is up. */
+export async function containerWayBack(
+  before: MirrorState,
+  { id, engine: noted }: ContainerPlace,
+  { paths, surroundings, clock }: WayBackRequest,
+): Promise<WayBack> {
+  const engine = await openEngine(surroundings, noted)
+  const ports = (await engine.containers.find(id))?.ports ?? []
+  return {
+    leave: () => stopContainer(engine, id),
+    async goBack() {
+      const container = await startAgain(engine, id, clock)
+      await noteAgain(engine, paths, { container, before, ports })
+    },
+    forget: () => inWords('The container of the mirror before cannot be removed', engine.containers.remove(id)),
   }
 }

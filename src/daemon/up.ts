@@ -1,14 +1,13 @@
-import type { Endpoints, MirrorState } from '../admin/state.ts'
+import {
+  type Endpoints,
+  findRunning,
+  isResting,
+  type MirrorState,
+  readState,
+  type RuntimeKind,
+} from '../admin/state.ts'
 import { adminOf, engineElsewhere } from '../admin/status.ts'
 import { isInContainer } from '../app/container/host-check.ts'
-import { type Dropped, droppedNetworks, nothingDropped } from '../app/dropped.ts'
-import { explainStartFailure } from '../app/explain-start-failure.ts'
-import { findReachable } from '../app/find-reachable.ts'
-import { inPlaceOf } from '../app/in-place-of.ts'
-import { type MovedAddress, movedAddresses } from '../app/moved-addresses.ts'
-import { networkRights } from '../app/network-rights.ts'
-import { startProcess } from '../app/start-process.ts'
-import { wayBack } from '../app/way-back.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
@@ -16,6 +15,10 @@ import { networkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { checkDescriptorLimit } from './limits.ts'
+import { networkRights } from './networks.ts'
+import { startProcess } from './spawn.ts'
+import { explainStartFailure } from './start-errors.ts'
+import { inPlaceOf, wayBack } from './stop.ts'
 
 export interface UpRequest {
   /** With the flags in its `env`, as the variables they stand for. */
@@ -74,7 +77,7 @@ export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'
   if (plan.action === 'nothing') return plan
   // The server has the limit of this process.
   checkDescriptorLimit()
-  const { checkNamedFiles } = await import('../app/named-files.ts')
+  const { checkNamedFiles } = await import('./start-errors.ts')
   await checkNamedFiles(plan.config, request.surroundings.env)
   return plan
 }
@@ -170,4 +173,78 @@ async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endp
     if (error instanceof MirrorError) return undefined
     throw error
   }
+}
+
+/** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
+export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
+  try {
+    return await findRunning(stateFile)
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+/**
+ * Where the mirror ran the last time, whether or not it does now; undefined for one that never ran. One that has ended is
+ * remembered as long as what it cached is where only a mirror of its kind finds it.
+ */
+export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
+  const state = await readState(stateFile)
+  return state?.runtime ?? ((await isResting(stateDir)) ? 'container' : undefined)
+}
+
+/** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
+export interface MovedAddress {
+  /** `cache`, `registry`, or a network's name. */
+  readonly of: string
+  readonly from: string
+  /** Whose address that is, where it is another machine's: the engine of that mirror. */
+  readonly on?: string
+  readonly to: string | undefined
+}
+
+/** The addresses of a mirror that its successor does not have: clients that were told have to be configured again. */
+export function movedAddresses(
+  before: Endpoints | undefined,
+  now: Endpoints,
+  machines: { readonly before?: string | undefined; readonly now?: string | undefined } = {},
+): MovedAddress[] {
+  if (before === undefined) return []
+  // Whoever was told is on the machine that it has left.
+  if (machines.before !== machines.now) return allOf(before, machines.before)
+  const networks = Object.entries(before.networks).flatMap(([network, url]) =>
+    url === now.networks[network] ? [] : [{ of: network, from: url, to: now.networks[network] }],
+  )
+  return [...gone('cache', before.cache, now.cache), ...gone('registry', before.registry, now.registry), ...networks]
+}
+
+function allOf({ cache, registry, networks }: Endpoints, on: string | undefined): MovedAddress[] {
+  const left = (of: string) => (from: string) => ({ of, from, to: undefined, ...(on !== undefined && { on }) })
+  const inNetworks = Object.entries(networks).map(([network, url]) => left(network)(url))
+  return [...cache.map(left('cache')), ...registry.map(left('registry')), ...inNetworks]
+}
+
+function gone(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
+  return from.filter((url) => !to.includes(url)).map((url) => ({ of, from: url, to: to[0] }))
+}
+
+/** What a mirror that ran before had, by a flag or an older configuration, and the one that is wanted now has not. */
+export interface Dropped {
+  /** Docker networks whose containers reach it no longer. */
+  readonly networks: readonly string[]
+  /** Registries whose credentials are no longer handed to its container. */
+  readonly credentials: readonly string[]
+}
+
+export const nothingDropped: Dropped = { networks: [], credentials: [] }
+
+/** The networks, by their real names, that the running mirror serves or looks for, without those that are wanted now. */
+export function droppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {
+  if (running === undefined) return []
+  const configured = running.served?.config['networks']
+  const looked = Array.isArray(configured) ? configured.filter((name) => typeof name === 'string') : []
+  // Where a name stands for another one, only the addresses know.
+  const served = new Set([...Object.keys(running.endpoints.networks), ...looked.filter((name) => name !== 'kind')])
+  return [...served].filter((name) => !wanted.includes(name))
 }

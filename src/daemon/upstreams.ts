@@ -1,4 +1,3 @@
-import { readAuthorities } from '../app/named-files.ts'
 import type { Config, UpstreamConfig } from '../config/config.ts'
 import type { Slots } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -14,6 +13,7 @@ import type { Identify } from '../upstream/identity.ts'
 import { type Canaries, createCanaryUpstream } from '../upstream/probe-image.ts'
 import { proxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
+import { readAuthorities } from './start-errors.ts'
 
 /** Every upstream that may be asked, made when it is first asked. */
 export interface UpstreamDirectory {

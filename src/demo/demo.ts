@@ -1,12 +1,20 @@
+import { randomBytes } from 'node:crypto'
 import { rm } from 'node:fs/promises'
-import { makeDemoImage } from '../app/demo/make-image.ts'
-import { type Pull, pullImage } from '../app/demo/pull-image.ts'
-import { serveDemoUpstream } from '../app/demo/serve-upstream.ts'
+import { createServer, request, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { gzipSync } from 'node:zlib'
 import { defaultConfig } from '../config/config.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { startMirror } from '../daemon/start.ts'
 import { temporaryFolder } from '../lib/fs.ts'
 import { silentLogger } from '../lib/logger.ts'
+import { tarFile } from '../lib/tar.ts'
+import { ImageContents, manifestAccept, mediaType, outlineManifest } from '../oci/content.ts'
+import { type Digest, digestOf } from '../oci/digest.ts'
+import { parseRoute } from '../oci/route.ts'
+import { SecureResponse } from '../server/request-guard.ts'
+import { commonHeaders } from '../server/respond.ts'
 
 export interface DemoPull extends Pull {
   /** What it took from the upstream. */
@@ -84,4 +92,189 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
     await upstream.close()
     await rm(home, { recursive: true, force: true })
   }
+}
+
+/** A manifest and everything below it, as a registry serves it. */
+export interface DemoImage {
+  readonly digest: Digest
+  readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array }>
+  readonly blobs: ReadonlyMap<Digest, Uint8Array>
+}
+
+const layerSizes = [12_000_000, 9_000_000, 5_000_000, 400_000]
+
+/** A multi-arch image as real ones are: an index, two platforms that share their first layer, four layers each. */
+export function makeDemoImage(): DemoImage {
+  const contents = new ImageContents()
+  const shared = makeLayer('shared', layerSizes[0]!)
+  const platforms = ['amd64', 'arm64'].map((architecture) => {
+    const tars = [shared, ...layerSizes.slice(1).map((size, at) => makeLayer(`${architecture}-${at}`, size))]
+    const layers = tars.map((tar) => contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar, { level: 0 })))
+    const rootfs = { type: 'layers', diff_ids: tars.map((tar) => digestOf(tar)) }
+    const config = contents.addBlob(
+      mediaType.ociConfig,
+      Buffer.from(JSON.stringify({ architecture, os: 'linux', config: {}, rootfs })),
+    )
+    return {
+      ...contents.addManifest(mediaType.ociManifest, { config, layers }),
+      platform: { os: 'linux', architecture },
+    }
+  })
+  const { digest } = contents.addManifest(mediaType.ociIndex, { manifests: platforms })
+  return { digest, manifests: contents.manifests, blobs: contents.blobs }
+}
+
+function makeLayer(name: string, size: number): Uint8Array {
+  return tarFile(`demo/${name}`, randomBytes(size))
+}
+
+export interface DemoUpstream {
+  readonly url: string
+  /** What it has been asked for since the last look. */
+  takeCounts(): { requests: number; bytes: number }
+  close(): Promise<void>
+}
+
+/** A registry with one image in one repository, as far away and as fast as a real one. Latency in ms, bandwidth in bytes/s. */
+export async function serveDemoUpstream(
+  image: DemoImage,
+  network: { readonly latency: number; readonly bandwidth: number },
+): Promise<DemoUpstream> {
+  let counts = { requests: 0, bytes: 0 }
+  const server = createServer({ ServerResponse: SecureResponse }, (request, response) => {
+    void answer(request.method ?? 'GET', request.url ?? '/', response)
+  })
+
+  async function answer(method: string, url: string, response: ServerResponse): Promise<void> {
+    counts.requests += 1
+    await sleep(network.latency)
+    const route = parseRoute(url, 'plain')
+    if (route.kind === 'manifest') {
+      const digest = route.reference.kind === 'digest' ? route.reference.digest : image.digest
+      const manifest = image.manifests.get(digest)
+      if (manifest)
+        return send(method, response, manifest.bytes, {
+          'content-type': manifest.mediaType,
+          'docker-content-digest': digest,
+        })
+    }
+    const blob = route.kind === 'blob' ? image.blobs.get(route.digest) : undefined
+    if (blob) return send(method, response, blob, { 'content-type': 'application/octet-stream' })
+    response.writeHead(route.kind === 'base' ? 200 : 404, { ...commonHeaders }).end()
+  }
+
+  async function send(
+    method: string,
+    response: ServerResponse,
+    bytes: Uint8Array,
+    headers: Record<string, string>,
+  ): Promise<void> {
+    response.writeHead(200, { ...commonHeaders, ...headers, 'content-length': bytes.length })
+    if (method === 'HEAD') {
+      response.end()
+      return
+    }
+    counts.bytes += bytes.length
+    const tick = 10
+    const step = Math.ceil((network.bandwidth * tick) / 1000)
+    const begun = performance.now()
+    for (let at = 0; at < bytes.length && !response.destroyed; at += step) {
+      response.write(bytes.subarray(at, at + step))
+      const due = begun + ((at + step) / network.bandwidth) * 1000
+      await sleep(Math.max(0, due - performance.now()))
+    }
+    response.end()
+  }
+
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve)
+  })
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    takeCounts() {
+      const taken = counts
+      counts = { requests: 0, bytes: 0 }
+      return taken
+    },
+    async close() {
+      server.closeAllConnections()
+      await new Promise((resolve) => {
+        server.close(resolve)
+      })
+    },
+  }
+}
+
+/** One pull, measured. */
+export interface Pull {
+  readonly milliseconds: number
+  readonly requests: number
+  readonly bytes: number
+}
+
+interface Answer {
+  readonly bytes: Buffer
+  readonly contentType: string
+}
+
+/**
+ * Pulls an image as containerd does: HEAD of the tag, the index and one manifest by digest, config and layers, three at once.
+ * `base` is the registry's URL. Every byte is checked against its digest.
+ */
+export async function pullImage(base: string, repository: string, tag: string): Promise<Pull> {
+  const begun = performance.now()
+  let requests = 0
+  let bytes = 0
+  const ask = async (method: string, path: string): Promise<Answer & { digest: string | undefined }> => {
+    requests += 1
+    const answer = await send(method, `${base}/v2/${repository}/${path}`)
+    bytes += answer.bytes.length
+    return answer
+  }
+  const get = async (kind: 'manifests' | 'blobs', digest: Digest): Promise<Answer> => {
+    const answer = await ask('GET', `${kind}/${digest}`)
+    if (digestOf(answer.bytes) !== digest) throw new Error(`${digest} came with other bytes`)
+    return answer
+  }
+  const links = async (digest: Digest) => {
+    const manifest = await get('manifests', digest)
+    const outline = await outlineManifest(manifest.bytes, manifest.contentType)
+    if (typeof outline === 'string') throw new Error(`${digest} is no manifest`)
+    return outline.links
+  }
+
+  const head = await ask('HEAD', `manifests/${tag}`)
+  const [platform] = await links(head.digest as Digest)
+  const wanted = (await links(platform!.digest)).values()
+  const fetchInTurn = async () => {
+    for (const { digest } of wanted) await get('blobs', digest)
+  }
+  await Promise.all([fetchInTurn(), fetchInTurn(), fetchInTurn()])
+  return { milliseconds: performance.now() - begun, requests, bytes }
+}
+
+function send(method: string, url: string): Promise<Answer & { digest: string | undefined }> {
+  return new Promise((resolve, reject) => {
+    const outgoing = request(
+      url,
+      { method, headers: { accept: manifestAccept, 'user-agent': 'mirror-demo' } },
+      (response) => {
+        const chunks: Buffer[] = []
+        response.on('data', (chunk: Buffer) => chunks.push(chunk))
+        response.on('error', reject)
+        response.on('end', () => {
+          if (response.statusCode !== 200)
+            return reject(new Error(`${method} ${url} was answered ${response.statusCode}`))
+          const digest = response.headers['docker-content-digest']
+          resolve({
+            bytes: Buffer.concat(chunks),
+            contentType: response.headers['content-type'] ?? '',
+            digest: typeof digest === 'string' ? digest : undefined,
+          })
+        })
+      },
+    )
+    outgoing.on('error', reject)
+    outgoing.end()
+  })
 }

@@ -37,7 +37,7 @@ import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/c
 import { findOurs } from '../../runtime/find-ours.ts'
 import { memoFileIn } from '../../runtime/image-content.ts'
 import { mendCutOff } from '../../runtime/mend-cut-off.ts'
-import { checkNamedFiles } from '../named-files.ts'
+import { checkNamedFiles } from '../../daemon/start-errors.ts'
 import { clearTextWarnings } from './clear-text.ts'
 import { refuseFolderElsewhere } from './data-folder.ts'
 import { handOver, refuseUnshared } from './hand-over.ts'

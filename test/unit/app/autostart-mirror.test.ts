@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { autostartSpec, autostartWarnings } from '../../../src/app/autostart-mirror.ts'
+import { autostartSpec, autostartWarnings } from '../../../src/daemon/autostart.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 

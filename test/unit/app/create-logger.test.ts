@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createLogger } from '../../../src/app/create-logger.ts'
+import { createLogger } from '../../../src/daemon/logging.ts'
 
 async function logged(level: 'debug' | 'info' | 'warn' | 'error') {
   const lines: string[] = []

@@ -1,6 +1,6 @@
 import { createServer, type AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
-import { explainStartFailure } from '../../../src/app/explain-start-failure.ts'
+import { explainStartFailure } from '../../../src/daemon/start-errors.ts'
 import { defaultConfig } from '../../../src/config/config.ts'
 import { MirrorError, systemError } from '../../../src/lib/errors.ts'
 import { ListenError } from '../../../src/server/listen.ts'

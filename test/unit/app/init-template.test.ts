@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
-import { renderTemplate, type TemplateName } from '../../../src/app/init-template.ts'
+import { renderTemplate, type TemplateName } from '../../../src/daemon/init.ts'
 import { node, program } from '../../../src/runtime/container-spec.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))

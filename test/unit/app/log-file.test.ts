@@ -3,8 +3,8 @@ import {
   fstatSync,
   mkdirSync,
   openSync,
-  readFileSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -13,11 +13,10 @@ import {
 import { join } from 'node:path'
 import koffi from 'koffi'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { LogFile } from '../../../src/app/log-file.ts'
-import { createLogWriter } from '../../../src/daemon/logging.ts'
+import { createLogWriter, LogFile } from '../../../src/daemon/logging.ts'
 import { readLogs } from '../../../src/daemon/read-logs.ts'
-import { systemClock } from '../../../src/lib/time.ts'
 import { errnoOf } from '../../../src/lib/errors.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import { loadKernel } from '../../../src/server/send/sendfile.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 

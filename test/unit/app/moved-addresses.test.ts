@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { movedAddresses } from '../../../src/app/moved-addresses.ts'
+import { movedAddresses } from '../../../src/daemon/up.ts'
 
 const endpoints = {
   cache: ['http://127.0.0.1:5055'],

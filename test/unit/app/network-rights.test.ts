@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { networkRights } from '../../../src/app/network-rights.ts'
+import { networkRights } from '../../../src/daemon/networks.ts'
 
 const networks = { kind: 'http://172.18.0.1:5055', dev: 'http://[fc00::1]:5055' }
 

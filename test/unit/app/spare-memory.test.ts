@@ -1,5 +1,5 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { spareMemory } from '../../../src/app/spare-memory.ts'
+import { spareMemory } from '../../../src/daemon/limits.ts'
 
 const MiB = 1024 * 1024
 

@@ -4,9 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { createAutostart, renderLaunchAgent, renderSystemdUnit } from '../../../src/daemon/autostart.ts'
 import type { RunCommand } from '../../../src/lib/process.ts'
-import { renderLaunchAgent, renderSystemdUnit } from '../../../src/runtime/autostart-file.ts'
-import { createAutostart } from '../../../src/daemon/autostart.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))
 const spec = {

@@ -2,7 +2,7 @@ import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { limitLog } from '../../../src/runtime/limit-log.ts'
+import { limitLog } from '../../../src/daemon/logging.ts'
 
 test('a log that grew too large is put aside, and its writer goes on in the emptied file', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'mirror-log-'))

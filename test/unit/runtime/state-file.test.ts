@@ -13,7 +13,7 @@ import {
   removeState,
   writeState,
 } from '../../../src/admin/state.ts'
-import { findReachable } from '../../../src/app/find-reachable.ts'
+import { findReachable } from '../../../src/daemon/up.ts'
 import type { DockerEndpoint } from '../../../src/docker/endpoint.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events'
 import { expect, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import type { LogFields } from '../../../src/lib/logger.ts'
-import { surviveFailures } from '../../../src/runtime/survive-failures.ts'
+import { surviveFailures } from '../../../src/daemon/serve.ts'
 
 function watch() {
   const source = new EventEmitter() as EventEmitter & Pick<NodeJS.Process, 'on' | 'off'>
