@@ -10,7 +10,7 @@ import { ifVisible } from '../lib/fs.ts'
 import { ownInterfaces } from '../lib/network.ts'
 import { isOnlyRoots, readOwnedFile } from '../lib/ownership.ts'
 import { bootOf, readBootId, runCommand, type RunCommand } from '../lib/process.ts'
-import { containerName } from '../runtime/container-spec.ts'
+import { containerName } from '../daemon/container/spec.ts'
 import {
   type ContainerPlace,
   type Endpoints,

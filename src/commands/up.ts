@@ -153,7 +153,7 @@ export default class Up extends BaseCommand {
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
     const { containerUp, planContainerUp } = await import('../app/container/container-up.ts')
-    const { inTurn } = await import('../app/container/in-turn.ts')
+    const { inTurn } = await import('../daemon/container/lock.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {
       surroundings,

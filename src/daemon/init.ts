@@ -6,7 +6,7 @@ import { formatProblem, parseConfig } from '../config/parse.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
-import { localImage } from '../runtime/container-image.ts'
+import { localImage } from './container/image.ts'
 import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
 
 /** What a user chooses for a new mirror.yaml; everything else is its default. */

@@ -7,7 +7,7 @@ import {
   type RuntimeKind,
 } from '../admin/state.ts'
 import { adminOf, engineElsewhere } from '../admin/status.ts'
-import { isInContainer } from '../app/container/host-check.ts'
+import { isInContainer } from './container/preflight.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'

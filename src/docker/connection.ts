@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
-import { node } from '../runtime/container-spec.ts'
+import { node } from '../daemon/container/spec.ts'
 import { hostOf, type SshEndpoint } from './endpoint.ts'
 import { type ContainerEngine, DockerError } from './engine.ts'
 

@@ -1,5 +1,5 @@
 import type { Clock } from '../lib/time.ts'
-import type { ContainerWish } from './container-spec.ts'
+import type { ContainerWish } from '../daemon/container/spec.ts'
 import type { ContainerState } from '../docker/engine.ts'
 
 /** A container that is to be there, and whoever waits for it. */

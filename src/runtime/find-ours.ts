@@ -1,6 +1,6 @@
 import type { ContainerEngine, ContainerState } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
-import { containerName, type nameBefore, ownerOf } from './container-spec.ts'
+import { containerName, type nameBefore, ownerOf } from '../daemon/container/spec.ts'
 
 /**
  * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.

@@ -6,7 +6,7 @@ import { writeFileAtomic } from '../lib/fs.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
 import { bytesFile, type TarEntry } from '../lib/tar.ts'
-import type { PlacedFile } from './package-files.ts'
+import type { PlacedFile } from '../daemon/container/image-content.ts'
 
 /** What an image is made of. */
 export interface ImageContent {

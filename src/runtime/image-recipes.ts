@@ -1,10 +1,10 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RunCommand } from '../lib/process.ts'
-import { packageFolder } from './container-spec.ts'
+import { packageFolder } from '../daemon/container/spec.ts'
 import type { ImageContent } from './image-content.ts'
 import { nodeFiles } from './node-files.ts'
-import { packageFiles, packageTree, type PackagePlace, type PlacedFile } from './package-files.ts'
+import { packageFiles, packageTree, type PackagePlace, type PlacedFile } from '../daemon/container/image-content.ts'
 
 /** An image from the Node of this machine: the content of its root. Undefined where ldd(1) cannot tell what Node needs. */
 export async function nodeImageContent(

@@ -1,6 +1,6 @@
 import type { Clock } from '../lib/time.ts'
-import { removeContainer } from './container.ts'
-import { containerName, nameBefore } from './container-spec.ts'
+import { removeContainer } from '../daemon/container/reconcile.ts'
+import { containerName, nameBefore } from '../daemon/container/spec.ts'
 import type { ContainerEngine } from '../docker/engine.ts'
 import { inWords, orRefused } from './engine-words.ts'
 import { findOurs } from './find-ours.ts'

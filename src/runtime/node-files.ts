@@ -1,8 +1,8 @@
 import { readdir, realpath } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { RunCommand } from '../lib/process.ts'
-import type { PlacedFile } from './package-files.ts'
-import { node } from './container-spec.ts'
+import type { PlacedFile } from '../daemon/container/image-content.ts'
+import { node } from '../daemon/container/spec.ts'
 
 /** Loaded by glibc itself when a name is looked up, so no program is linked with them. nsswitch.conf(5) */
 const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { ContainerEngine, ContainerSpec } from '../docker/engine.ts'
 import { unlessAborted } from '../lib/async.ts'
-import { dataFolder, homeFolder, imageUser, node, program } from './container-spec.ts'
+import { dataFolder, homeFolder, imageUser, node, program } from '../daemon/container/spec.ts'
 
 const seconds = 30
 

@@ -1,8 +1,8 @@
 import type { ContainerEngine, ContainerState } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { awaitContainer } from './await-container.ts'
-import { adminPortOf, containerName } from './container-spec.ts'
+import { awaitContainer } from '../daemon/container/stop.ts'
+import { adminPortOf, containerName } from '../daemon/container/spec.ts'
 
 /**
  * Has a container of ours that was stopped, and perhaps put aside, be the mirror again. What has interrupted its successor does

@@ -3,7 +3,7 @@ import { basename } from 'node:path'
 import { type Config, type ListenAddress, renderConfig } from '../../config/config.ts'
 import { machineNames } from '../../lib/network.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
-import type { ContainerPorts } from '../../runtime/container-spec.ts'
+import type { ContainerPorts } from '../../daemon/container/spec.ts'
 import type { PublishedPort } from '../../docker/engine.ts'
 import { isLoopbackAddress } from '../../server/request-guard.ts'
 

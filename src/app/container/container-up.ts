@@ -8,9 +8,14 @@ import { type Dropped, droppedNetworks, findReachable, movedAddresses, type UpRe
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { hostOf } from '../../docker/endpoint.ts'
 import type { ContainerEngine } from '../../docker/engine.ts'
-import { wantedCredentials } from './hand-over.ts'
+import { wantedCredentials } from '../../daemon/container/handover.ts'
 import { refuseOtherEngine } from './other-engine.ts'
-import { type ContainerPreparation, type ContainerRequest, prepareContainer, upContainer } from './up-container.ts'
+import {
+  type ContainerPreparation,
+  type ContainerRequest,
+  prepareContainer,
+  upContainer,
+} from '../../daemon/container/up.ts'
 import { whereItRan } from './where-it-ran.ts'
 
 /** What `up --runtime container` has to do. */

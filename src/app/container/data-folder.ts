@@ -1,7 +1,7 @@
 import type { Surroundings } from '../../config/paths.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import type { ContainerEngine } from '../../docker/engine.ts'
-import { volumeName } from '../../runtime/container-spec.ts'
+import { volumeName } from '../../daemon/container/spec.ts'
 import { hostOf } from '../../docker/endpoint.ts'
 
 /** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */

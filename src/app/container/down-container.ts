@@ -1,6 +1,6 @@
 import { MirrorError } from '../../lib/errors.ts'
-import { containerName, nameBefore, ownerOf, volumeName } from '../../runtime/container-spec.ts'
-import { removeContainer } from '../../runtime/container.ts'
+import { containerName, nameBefore, ownerOf, volumeName } from '../../daemon/container/spec.ts'
+import { removeContainer } from '../../daemon/container/reconcile.ts'
 import { findOurs } from '../../runtime/find-ours.ts'
 import { DockerError, type ContainerEngine } from '../../docker/engine.ts'
 

@@ -4,7 +4,7 @@ import { posix } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
 import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
-import { dataFolder, handedFolder, handedFolderOf, homeFolder } from '../../runtime/container-spec.ts'
+import { dataFolder, handedFolder, handedFolderOf, homeFolder } from '../../daemon/container/spec.ts'
 
 /** Texts and bytes by their names in the folder of what is handed over. */
 export type HandedFiles = Readonly<Record<string, string | Uint8Array>>

@@ -1,7 +1,7 @@
 import { readFile, readdir, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { errnoOf } from '../../lib/errors.ts'
-import { handedFolderOf } from '../../runtime/container-spec.ts'
+import { handedFolderOf } from '../../daemon/container/spec.ts'
 import type { Endpoints } from '../../admin/state.ts'
 import { readHanded, type HandedCredential } from '../../upstream/credentials.ts'
 

@@ -1,5 +1,5 @@
 import type { ContainerEngine, ContainerState } from '../../docker/engine.ts'
-import { dataFolder, instanceOf } from '../../runtime/container-spec.ts'
+import { dataFolder, instanceOf } from '../../daemon/container/spec.ts'
 import { inWords } from '../../runtime/engine-words.ts'
 import type { Endpoints } from '../../admin/state.ts'
 import { handedArchive } from './handed-archive.ts'

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
 import { renderTemplate, type TemplateName } from '../../../src/daemon/init.ts'
-import { node, program } from '../../../src/runtime/container-spec.ts'
+import { node, program } from '../../../src/daemon/container/spec.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { RunCommand } from '../../../src/lib/process.ts'
-import { ensureImage, localImage, type ImageRequest } from '../../../src/runtime/container-image.ts'
+import { ensureImage, localImage, type ImageRequest } from '../../../src/daemon/container/image.ts'
 import { createFakeEngine, type FakeEngine } from '../../support/fake-engine.ts'
 
 let folder: string

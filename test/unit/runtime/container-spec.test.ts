@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { containerSpec, planContainer, type ContainerWish } from '../../../src/runtime/container-spec.ts'
+import { containerSpec, planContainer, type ContainerWish } from '../../../src/daemon/container/spec.ts'
 import type { ContainerState } from '../../../src/docker/engine.ts'
 
 const wish: ContainerWish = {

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { packageFiles, packageTree } from '../../../src/runtime/package-files.ts'
+import { packageFiles, packageTree } from '../../../src/daemon/container/image-content.ts'
 
 let folder: string
 beforeEach(async () => {

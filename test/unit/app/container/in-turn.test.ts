@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { inTurn, inTurnIfFree } from '../../../../src/app/container/in-turn.ts'
+import { inTurn, inTurnIfFree } from '../../../../src/daemon/container/lock.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 
 let stateDir: string

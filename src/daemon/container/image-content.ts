@@ -1,6 +1,6 @@
-import { readFile, readdir, realpath, stat } from 'node:fs/promises'
+import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { dirname, join, posix } from 'node:path'
-import { isThere } from '../lib/fs.ts'
+import { isThere } from '../../lib/fs.ts'
 
 /** A file of this machine, and where it goes. */
 export interface PlacedFile {

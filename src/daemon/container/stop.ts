@@ -1,9 +1,9 @@
-import { openTunnel } from '../docker/connection.ts'
-import { type ContainerEngine, type ContainerState, DockerError } from '../docker/engine.ts'
-import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
-import type { Clock } from '../lib/time.ts'
-import { publishedAt } from './container-spec.ts'
-import { isHealthy } from '../admin/client.ts'
+import { isHealthy } from '../../admin/client.ts'
+import { openTunnel } from '../../docker/connection.ts'
+import { type ContainerEngine, type ContainerState, DockerError } from '../../docker/engine.ts'
+import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
+import type { Clock } from '../../lib/time.ts'
+import { publishedAt } from './spec.ts'
 
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../docker/engine.ts'
-import { parseObject } from '../lib/json.ts'
-import { mirrorName, mirrorServiceName } from '../lib/network.ts'
+import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../../docker/engine.ts'
+import { parseObject } from '../../lib/json.ts'
+import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 
 export const containerName = mirrorName
 

@@ -8,6 +8,12 @@ import {
   readState,
   writeState,
 } from '../../admin/state.ts'
+import { clearTextWarnings } from '../../app/container/clear-text.ts'
+import { refuseFolderElsewhere } from '../../app/container/data-folder.ts'
+import { handedArchive, type HandedFiles } from '../../app/container/handed-archive.ts'
+import { noteAgain } from '../../app/container/note-again.ts'
+import { handedFiles } from '../../app/container/outside.ts'
+import { tellEndpoints } from '../../app/container/tell-endpoints.ts'
 import type { Config } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
 import { findCertificate } from '../../config/tls.ts'
@@ -23,7 +29,14 @@ import { makeFolder } from '../../lib/fs.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { runCommand } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { ensureImage, type ImageRequest, localImage } from '../../runtime/container-image.ts'
+import { findOurs } from '../../runtime/find-ours.ts'
+import { memoFileIn } from '../../runtime/image-content.ts'
+import { mendCutOff } from '../../runtime/mend-cut-off.ts'
+import { checkNamedFiles } from '../start-errors.ts'
+import { makeWish } from './desired.ts'
+import { handOver, refuseUnshared } from './handover.ts'
+import { ensureImage, type ImageRequest, localImage } from './image.ts'
+import { carryOut, refuseForeignVolume, refuseTakenPorts } from './reconcile.ts'
 import {
   containerName,
   type ContainerPlan,
@@ -32,20 +45,7 @@ import {
   planContainer,
   publishedAt,
   volumeName,
-} from '../../runtime/container-spec.ts'
-import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../runtime/container.ts'
-import { findOurs } from '../../runtime/find-ours.ts'
-import { memoFileIn } from '../../runtime/image-content.ts'
-import { mendCutOff } from '../../runtime/mend-cut-off.ts'
-import { checkNamedFiles } from '../../daemon/start-errors.ts'
-import { clearTextWarnings } from './clear-text.ts'
-import { refuseFolderElsewhere } from './data-folder.ts'
-import { handOver, refuseUnshared } from './hand-over.ts'
-import { handedArchive, type HandedFiles } from './handed-archive.ts'
-import { makeWish } from './make-wish.ts'
-import { noteAgain } from './note-again.ts'
-import { handedFiles } from './outside.ts'
-import { tellEndpoints } from './tell-endpoints.ts'
+} from './spec.ts'
 
 export interface ContainerRequest {
   readonly surroundings: Surroundings

@@ -3,10 +3,10 @@ import { BlockList, isIP } from 'node:net'
 import { endianness, type NetworkInterfaceInfo } from 'node:os'
 import { errnoOf } from '../../lib/errors.ts'
 import { ownInterfaces } from '../../lib/network.ts'
-import { enclosedVariable } from '../../runtime/container-spec.ts'
-import { isLoopbackAddress, plainAddress } from '../../server/request-guard.ts'
 import type { ConnectionEnds } from '../../server/push.ts'
+import { isLoopbackAddress, plainAddress } from '../../server/request-guard.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
+import { enclosedVariable } from './spec.ts'
 
 /** Files that Docker and podman put into every container. */
 const containerMarks = ['/.dockerenv', '/run/.containerenv']

@@ -1,7 +1,9 @@
-import { type ContainerEngine, type ContainerState, DockerError, type PublishedPort } from '../docker/engine.ts'
-import { MirrorError } from '../lib/errors.ts'
-import { awaitContainer } from './await-container.ts'
-import type { ContainerOrder } from './container-order.ts'
+import { type ContainerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
+import { MirrorError } from '../../lib/errors.ts'
+import type { ContainerOrder } from '../../runtime/container-order.ts'
+import { inWords, orRefused } from '../../runtime/engine-words.ts'
+import { replaceContainer } from '../../runtime/replace-container.ts'
+import { stopContainer } from '../../runtime/stop-container.ts'
 import {
   containerAliases,
   containerName,
@@ -13,10 +15,8 @@ import {
   ownerOf,
   volumeLabels,
   volumeName,
-} from './container-spec.ts'
-import { inWords, orRefused } from './engine-words.ts'
-import { replaceContainer } from './replace-container.ts'
-import { stopContainer } from './stop-container.ts'
+} from './spec.ts'
+import { awaitContainer } from './stop.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(

@@ -1,16 +1,16 @@
+import { containerConfig, containerPorts } from '../../app/container/container-config.ts'
+import { type HandedFiles, hashOfFiles, readHandedFiles } from '../../app/container/handed-archive.ts'
+import { handedCertificates } from '../../app/container/handed-certificates.ts'
+import { handedFiles } from '../../app/container/outside.ts'
 import { type Config, configHashes, type ListenAddress } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
+import type { EngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { parseSize } from '../../lib/units.ts'
-import type { EngineInfo } from '../../docker/engine.ts'
-import { type ContainerWish, imageUser, volumeName } from '../../runtime/container-spec.ts'
 import { isLoopbackAddress } from '../../server/request-guard.ts'
 import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
-import { containerConfig, containerPorts } from './container-config.ts'
-import { type HandedFiles, hashOfFiles, readHandedFiles } from './handed-archive.ts'
-import { handedCertificates } from './handed-certificates.ts'
-import { handedFiles } from './outside.ts'
+import { type ContainerWish, imageUser, volumeName } from './spec.ts'
 
 export interface WishInput {
   readonly surroundings: Surroundings

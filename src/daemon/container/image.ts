@@ -1,13 +1,13 @@
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import type { RunCommand } from '../lib/process.ts'
-import { tarOf } from '../lib/tar.ts'
-import { imageArchitecture } from '../docker/dockerode-engine.ts'
-import { DockerError, type ContainerEngine, type EngineInfo, type ImageState } from '../docker/engine.ts'
-import { inWords, orRefused } from './engine-words.ts'
-import { contentDigest, imageEntries, type ImageContent } from './image-content.ts'
-import { baseImage, buildContext, nodeImageContent } from './image-recipes.ts'
-import { endOfSupport } from './node-support.ts'
-import { smokeRun } from './smoke-run.ts'
+import { imageArchitecture } from '../../docker/dockerode-engine.ts'
+import { type ContainerEngine, DockerError, type EngineInfo, type ImageState } from '../../docker/engine.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
+import type { RunCommand } from '../../lib/process.ts'
+import { tarOf } from '../../lib/tar.ts'
+import { inWords, orRefused } from '../../runtime/engine-words.ts'
+import { contentDigest, type ImageContent, imageEntries } from '../../runtime/image-content.ts'
+import { baseImage, buildContext, nodeImageContent } from '../../runtime/image-recipes.ts'
+import { endOfSupport } from '../../runtime/node-support.ts'
+import { smokeRun } from '../../runtime/smoke-run.ts'
 
 export interface ImageRequest {
   /** The image the user named. */

@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Clock } from '../../lib/time.ts'
-import { errnoOf } from '../../lib/errors.ts'
-import { parseObject } from '../../lib/json.ts'
-import { makeFolder } from '../../lib/fs.ts'
-import { isSameProcess, processIdentity } from '../../lib/process.ts'
 import { refuseOthersState } from '../../admin/sudo.ts'
+import { errnoOf } from '../../lib/errors.ts'
+import { makeFolder } from '../../lib/fs.ts'
+import { parseObject } from '../../lib/json.ts'
+import { isSameProcess, processIdentity } from '../../lib/process.ts'
+import type { Clock } from '../../lib/time.ts'
 
 export interface TurnRequest {
   readonly stateDir: string
