@@ -1,7 +1,7 @@
 // Shared code is split by who needs it, into many small files. What every start needs, or `mirror status`, is named here, given to
 // each part of the program, and so lies in one.
 import '@oclif/core/config'
-import '../../src/app/container/refresh-due.ts'
+import '../../src/daemon/container/handover.ts'
 import '../../src/admin/status.ts'
 import '../../src/cli/base-command.ts'
 import '../../src/cli/flags.ts'

@@ -1,7 +1,7 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
-import { isRefreshDue } from '../app/container/refresh-due.ts'
+import { isRefreshDue } from '../daemon/container/handover.ts'
 import { explainFileFailure } from '../daemon/start-errors.ts'
 import { explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
 import type { Surroundings } from '../config/paths.ts'
@@ -135,7 +135,7 @@ export abstract class BaseCommand extends Command {
     await super.finally(failed)
     if (failed !== undefined || this.interrupted.aborted) return
     if (!(await isRefreshDue(this.surroundings(), Date.now()))) return
-    const { refreshCredentials } = await import('../app/container/refresh-credentials.ts')
+    const { refreshCredentials } = await import('../daemon/container/handover.ts')
     const { systemClock } = await import('../lib/time.ts')
     await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
       if (!(failure instanceof MirrorError)) throw failure

@@ -1,6 +1,6 @@
 import type { Endpoints, MirrorState } from '../admin/state.ts'
 import type { MendedClient } from '../app/configure/stale-clients.ts'
-import type { ContainerUpPlan } from '../app/container/container-up.ts'
+import type { ContainerUpPlan } from '../daemon/container/up.ts'
 import type { ClientName } from '../clients/client-config.ts'
 import type { Dropped, MovedAddress, UpPlan, UpReport } from '../daemon/up.ts'
 import { hostOf } from '../docker/endpoint.ts'

@@ -97,7 +97,7 @@ export default class Down extends BaseCommand {
 
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
-    const { removeVolume } = await import('../app/container/down-container.ts')
+    const { removeVolume } = await import('../daemon/container/stop.ts')
     const { forgetResting, restingEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
     const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)

@@ -67,7 +67,7 @@ export default class Logs extends BaseCommand {
     const write = (line: string) => this.print(render(line))
     const container = running?.container ?? (running ? undefined : await this.endedContainer(surroundings))
     if (container) {
-      const { containerLogs } = await import('../app/container/container-logs.ts')
+      const { containerLogs } = await import('../daemon/container/stop.ts')
       const request = { lines: flags.lines, follow: flags.follow, signal: this.interrupted }
       for await (const line of containerLogs(surroundings, container, request)) write(line)
       return

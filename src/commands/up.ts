@@ -152,7 +152,7 @@ export default class Up extends BaseCommand {
         exit: exitCode.usage,
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
-    const { containerUp, planContainerUp } = await import('../app/container/container-up.ts')
+    const { containerUp, planContainerUp } = await import('../daemon/container/up.ts')
     const { inTurn } = await import('../daemon/container/lock.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {

@@ -1,6 +1,6 @@
 import { access, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { containerPorts } from '../app/container/container-config.ts'
+import { containerPorts } from './container/desired.ts'
 import { loadConfig } from '../config/load.ts'
 import { formatProblem, parseConfig } from '../config/parse.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'

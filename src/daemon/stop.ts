@@ -10,8 +10,6 @@ import {
   restingEngine,
   type ServedConfig,
 } from '../admin/state.ts'
-import { noteAgain } from '../app/container/note-again.ts'
-import { whereItRan } from '../app/container/where-it-ran.ts'
 import { settingVariables } from '../config/load.ts'
 import type { MirrorPaths, Surroundings } from '../config/paths.ts'
 import { openEngine } from '../docker/dockerode-engine.ts'
@@ -20,12 +18,11 @@ import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { containerName, nameBefore, ownerOf } from './container/spec.ts'
+import { noteAgain } from './container/handover.ts'
+import { whereItRan } from './container/preflight.ts'
 import { removeContainer } from './container/reconcile.ts'
-import { inWords, orRefused } from '../runtime/engine-words.ts'
-import { startAgain } from '../runtime/start-again.ts'
-import { stopContainer } from '../runtime/stop-container.ts'
-import { withAftermath } from '../runtime/with-aftermath.ts'
+import { containerName, nameBefore, ownerOf } from './container/spec.ts'
+import { inWords, orRefused, startAgain, stopContainer, withAftermath } from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 
 export interface StopRequest {
@@ -72,7 +69,7 @@ async function stopRecordedContainer(
   surroundings: Surroundings,
 ): Promise<StoppedMirror> {
   const { openEngine } = await import('../docker/dockerode-engine.ts')
-  const { downContainer } = await import('../app/container/down-container.ts')
+  const { downContainer } = await import('./container/stop.ts')
   await downContainer(await openEngine(surroundings, engine), paths.stateDir)
   await removeState(paths.stateFile, 0)
   return { container: name, volume, killed: false }

@@ -1,6 +1,5 @@
+import type { ContainerOrder, ContainerWish } from '../../src/daemon/container/spec.ts'
 import { systemClock } from '../../src/lib/time.ts'
-import type { ContainerOrder } from '../../src/runtime/container-order.ts'
-import type { ContainerWish } from '../../src/daemon/container/spec.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 
 /** Whose containers they are. */

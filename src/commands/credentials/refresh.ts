@@ -33,7 +33,7 @@ export default class CredentialsRefresh extends BaseCommand {
   }
 
   private async refresh(): Promise<string[] | undefined> {
-    const { refreshCredentials } = await import('../../app/container/refresh-credentials.ts')
+    const { refreshCredentials } = await import('../../daemon/container/handover.ts')
     const { systemClock } = await import('../../lib/time.ts')
     return refreshCredentials(this.ownSurroundings(), systemClock)
   }

@@ -1,16 +1,20 @@
-import { containerConfig, containerPorts } from '../../app/container/container-config.ts'
-import { type HandedFiles, hashOfFiles, readHandedFiles } from '../../app/container/handed-archive.ts'
-import { handedCertificates } from '../../app/container/handed-certificates.ts'
-import { handedFiles } from '../../app/container/outside.ts'
-import { type Config, configHashes, type ListenAddress } from '../../config/config.ts'
+import { readFile } from 'node:fs/promises'
+import { isIPv6 } from 'node:net'
+import { basename } from 'node:path'
+import * as tls from 'node:tls'
+import { type Config, configHashes, type ListenAddress, renderConfig } from '../../config/config.ts'
 import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
-import type { EngineInfo } from '../../docker/engine.ts'
-import { exitCode, MirrorError } from '../../lib/errors.ts'
+import type { EngineInfo, PublishedPort } from '../../docker/engine.ts'
+import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
+import { machineNames } from '../../lib/network.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
+import { parseRegistryHost } from '../../oci/reference.ts'
 import { isLoopbackAddress } from '../../server/request-guard.ts'
 import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
-import { type ContainerWish, imageUser, volumeName } from './spec.ts'
+import { type HandedFiles, handedFiles, hashOfFiles, readHandedFiles } from './handover.ts'
+import { type ContainerPorts, type ContainerWish, imageUser, volumeName } from './spec.ts'
 
 export interface WishInput {
   readonly surroundings: Surroundings
@@ -120,4 +124,124 @@ function addressWarnings({ cache, registry }: Config): string[] {
 
 function isLocal({ host }: ListenAddress): boolean {
   return isLoopbackAddress(host) || host === 'localhost'
+}
+
+/** What a mirror in a container is told: a mirror.yaml, and the files it names. */
+export interface ContainerConfig {
+  /** As JSON, which is YAML. */
+  readonly text: string
+  /** Files of this machine by their names beside that mirror.yaml. */
+  readonly files: Readonly<Record<string, string>>
+}
+
+/** On the container's own addresses, IPv4 and IPv6, on the ports that are configured; free ones become the usual ones. */
+export function containerPorts({ cache, registry, admin }: Config): ContainerPorts {
+  return {
+    cache: portOf(cache.listen, 5055),
+    registry: registry.enabled ? portOf(registry.listen, 5001) : undefined,
+    admin: portOf(admin.listen, 5056),
+  }
+}
+
+function portOf([first]: ListenAddress[], usual: number): PublishedPort {
+  const outside = first?.port ?? 0
+  return { inside: outside === 0 ? usual : outside, outside }
+}
+
+/**
+ * The same configuration for the inside of a container: other addresses, files that were handed over, no networks to look
+ * for, and credentials only for the registries whose credentials are handed over.
+ */
+export function containerConfig(config: Config, ports: ContainerPorts, handedOver: readonly string[]): ContainerConfig {
+  const files: Record<string, string> = {}
+  /** A name of its own for each file; two may be called `ca.pem`. */
+  const handed = (path: string) => {
+    const known = Object.keys(files).find((name) => files[name] === path)
+    const name = known ?? `${Object.keys(files).length}-${basename(path).replaceAll(/[^\w.-]/g, '_')}`
+    files[name] = path
+    return `./${name}`
+  }
+  const { cache, registry, tls } = config
+  const inside = renderConfig({
+    ...config,
+    cache: { ...cache, listen: everywhere(ports.cache.inside) },
+    registry: {
+      ...registry,
+      listen: everywhere(ports.registry?.inside ?? 5001),
+      auth: registry.auth && { htpasswd: handed(registry.auth.htpasswd) },
+    },
+    admin: { listen: everywhere(ports.admin.inside) },
+    networks: [],
+    allowedHosts: namesOutside(config),
+    upstreams: Object.fromEntries(
+      Object.entries(config.upstreams).map(([host, upstream]) => [
+        host,
+        {
+          ...upstream,
+          ca: upstream.ca === undefined ? undefined : handed(upstream.ca),
+          credentials: { from: handedOver.includes(host) ? 'docker-config' : 'anonymous' },
+        },
+      ]),
+    ),
+    // Its authority is for clients' configuration, which is written here.
+    tls: tls && { cert: handed(tls.cert), key: handed(tls.key), ca: undefined },
+  })
+  const lent = Object.fromEntries(handedOver.map((host) => [host, { credentials: 'docker-config' }]))
+  const document = { ...inside, upstreams: { ...lent, ...inside.upstreams } }
+  return { text: `${JSON.stringify(document, null, 2)}\n`, files }
+}
+
+/** IPv4 comes in there, too. */
+const everywhere = (port: number) => [{ host: '::', port }]
+
+/** A container does not know by which names and addresses clients reach the machine that it runs on. */
+function namesOutside({ allowedHosts, cache, registry, admin }: Config): string[] {
+  const listening = [cache, registry, admin].flatMap(({ listen }) => listen.map(({ host }) => host))
+  const outside = [...machineNames(), ...listening].filter((host) => isUnknownInside(host) && isName(host))
+  return [...new Set([...allowedHosts, ...outside])]
+}
+
+function isUnknownInside(host: string): boolean {
+  return host !== '0.0.0.0' && host !== '::' && !isLoopbackAddress(host)
+}
+
+/** A machine may have a name that no configuration takes. */
+function isName(host: string): boolean {
+  return parseRegistryHost(isIPv6(host) ? `[${host}]` : host) !== undefined
+}
+
+/**
+ * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
+ * where Node is told to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
+ */
+export async function handedCertificates(
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<string | undefined> {
+  const file = env['NODE_EXTRA_CA_CERTS']
+  const own = file ? [await read(file)] : []
+  const all = [...own, ...(usesSystemStore(env) ? systemCertificates() : [])].filter((text) => text.trim() !== '')
+  return all.length === 0 ? undefined : all.map((text) => `${text.trim()}\n`).join('')
+}
+
+/** https://nodejs.org/api/cli.html#node_use_system_ca1 */
+function usesSystemStore(env: Readonly<Record<string, string | undefined>>): boolean {
+  return env['NODE_USE_SYSTEM_CA'] === '1' || /--use-(system|openssl)-ca\b/.test(env['NODE_OPTIONS'] ?? '')
+}
+
+/** Newer Node only; older Node knows no NODE_USE_SYSTEM_CA either. In an order that does not change. */
+function systemCertificates(): string[] {
+  if (!('getCACertificates' in tls) || typeof tls.getCACertificates !== 'function') return []
+  return [...new Set(tls.getCACertificates('system') as string[])].toSorted()
+}
+
+async function read(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (cause) {
+    if (errnoOf(cause) === undefined) throw cause
+    throw new MirrorError(`The file ${path} of NODE_EXTRA_CA_CERTS cannot be read: ${fileFailureReason(cause)}.`, {
+      exit: exitCode.usage,
+      cause,
+    })
+  }
 }

@@ -1,12 +1,39 @@
+import { createHash } from 'node:crypto'
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { basename, dirname, join, posix } from 'node:path'
+import {
+  type Endpoints,
+  forgetResting,
+  type MirrorState,
+  noteResting,
+  readState,
+  writeState,
+} from '../../admin/state.ts'
 import type { Config } from '../../config/config.ts'
-import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { loadConfig } from '../../config/load.ts'
+import { mirrorPaths, type MirrorPaths, type Surroundings } from '../../config/paths.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
+import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
+import { describeFailure, errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
+import type { Logger } from '../../lib/logger.ts'
 import { runCommand } from '../../lib/process.ts'
-import type { Clock } from '../../lib/time.ts'
+import { fileFailureReason } from '../../lib/system-errors.ts'
+import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
+import { type Clock, every } from '../../lib/time.ts'
 import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
-import { createCredentials, credentialHostOf, renderHanded } from '../../upstream/credentials.ts'
+import {
+  createCredentials,
+  credentialHostOf,
+  type HandedCredential,
+  readHanded,
+  renderHanded,
+} from '../../upstream/credentials.ts'
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
+import { inTurnIfFree } from './lock.ts'
+import { dataFolder, handedFolder, handedFolderOf, homeFolder, instanceOf } from './spec.ts'
+import { findOurs, inWords } from './stop.ts'
 
 /**
  * The file that hands over this user's credentials for these registries, and no others. Throws a MirrorError (exit 2) for a
@@ -85,4 +112,233 @@ export function refuseUnshared(hosts: readonly string[], { cache }: Pick<Config,
       'Leave --credentials out: clients then get private images from their registry themselves',
     ],
   })
+}
+
+/** Texts and bytes by their names in the folder of what is handed over. */
+export type HandedFiles = Readonly<Record<string, string | Uint8Array>>
+
+export interface HandedArchive {
+  readonly files: HandedFiles
+  /** Of the container that they are for. */
+  readonly instance: string
+  /** The admin token. */
+  readonly token: string | undefined
+  /** `uid:gid` of the container's user, who alone may read them. */
+  readonly user: string
+}
+
+/** The tar archive for the data folder: files 0600, folders 0700, of the container's user. */
+export function handedArchive({ files, instance, token, user }: HandedArchive): Promise<Buffer> {
+  const [uid = 0, gid = 0] = user.split(':').map(Number)
+  const owner = { uid, gid }
+  const home = posix.relative(dataFolder, homeFolder)
+  const all = posix.relative(dataFolder, handedFolder)
+  const handed = posix.relative(dataFolder, handedFolderOf(instance))
+  const folders = [home, all, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
+  const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
+  const file = (path: string, content: string | Uint8Array): TarEntry => ({
+    path,
+    mode: 0o600,
+    ...owner,
+    content: bytesFile(content),
+  })
+  return tarBytes([
+    ...folders.map(folder),
+    ...Object.entries(files).map(([name, content]) => file(`${handed}/${name}`, content)),
+    ...(token === undefined ? [] : [file(`${home}/state/token`, `${token}\n`)]),
+  ])
+}
+
+/** The bytes of files of this machine. Throws a MirrorError (exit 2) for one that cannot be read. */
+export async function readHandedFiles(paths: Readonly<Record<string, string>>): Promise<HandedFiles> {
+  const entries = Object.entries(paths).map(async ([name, path]) => [name, await read(path)] as const)
+  return Object.fromEntries(await Promise.all(entries))
+}
+
+/** Tells files apart that differ in a byte or a name. */
+export function hashOfFiles(files: HandedFiles): string {
+  const hash = createHash('sha256')
+  for (const [name, content] of Object.entries(files)) hash.update(`${name}\0${content.length}\0`).update(content)
+  return hash.digest('hex').slice(0, 16)
+}
+
+async function read(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path)
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    throw new MirrorError(
+      `The file ${path}, which the configuration names, cannot be read: ${fileFailureReason(error)}.`,
+      {
+        exit: exitCode.usage,
+        cause: error,
+      },
+    )
+  }
+}
+
+/** Tells the mirror in a container where clients reach it; it is there to stay then. */
+export async function tellEndpoints(
+  { containers }: ContainerEngine,
+  container: ContainerState,
+  endpoints: Endpoints,
+): Promise<void> {
+  const files = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
+  const { id, user } = container
+  const archive = await handedArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
+  await inWords('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
+}
+
+/** What a mirror in a container is told about the world outside of it. */
+export interface Outside {
+  /** What the container keeps when it is restarted. */
+  readonly instance: string
+  /** Where clients reach it; undefined as long as nobody has said so. */
+  endpoints(): Promise<Endpoints | undefined>
+  /** By registry: the credentials that were handed over. */
+  credentials(): Promise<Record<string, HandedCredential>>
+  /** Removes what was handed to other instances, which do not come back. */
+  forgetOthers(): Promise<void>
+}
+
+/** Names in the folder of what is handed over. */
+export const handedFiles = {
+  config: 'mirror.yaml',
+  /** The last of them: whoever has it is the mirror, and its predecessor will not be put back. */
+  endpoints: 'endpoints.json',
+  credentials: 'docker/config.json',
+} as const
+
+/** Undefined for a mirror that is not in a container of ours. */
+export function outsideOf(
+  env: Readonly<Record<string, string | undefined>>,
+  folderOf: (instance: string) => string = handedFolderOf,
+): Outside | undefined {
+  const instance = env['MIRROR_INSTANCE']
+  if (!instance) return undefined
+  const folder = folderOf(instance)
+  return {
+    instance,
+    async endpoints() {
+      try {
+        return JSON.parse(await readFile(join(folder, handedFiles.endpoints), 'utf8')) as Endpoints
+      } catch (error) {
+        if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined
+        throw error
+      }
+    },
+    credentials: () => readHanded(join(folder, handedFiles.credentials), Date.now()),
+    async forgetOthers() {
+      const others = (await namesIn(dirname(folder))).filter((name) => name !== basename(folder))
+      for (const name of others) await rm(join(dirname(folder), name), { recursive: true, force: true })
+    },
+  }
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
+}
+
+const lookMs = 1000
+
+/**
+ * Removes what was handed to the mirrors before this one, credentials and keys among it, as soon as this one is there to stay;
+ * until then one of them may be put back. Returns how to stop looking.
+ */
+export function forgetPredecessors(outside: Outside, logger: Logger, everyMs = lookMs): () => void {
+  const look = async () => {
+    if ((await outside.endpoints()) === undefined) return
+    stop()
+    await outside.forgetOthers()
+  }
+  const stop = every(everyMs, look, (error) =>
+    logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
+  )
+  return stop
+}
+
+/**
+ * Hands over anew what was handed over at the start: the registries; undefined when no container's mirror runs. Throws a
+ * MirrorError when a credential cannot be had; the old ones stay then.
+ */
+export async function refreshCredentials(surroundings: Surroundings, clock: Clock): Promise<string[] | undefined> {
+  const paths = mirrorPaths(surroundings)
+  const state = await readState(paths.stateFile)
+  if (state?.container === undefined) return undefined
+  const { credentials } = state.container
+  if (credentials.length === 0) return []
+  const engine = await openEngine(surroundings, state.container.engine)
+  const found = await findOurs(engine, paths.stateDir)
+  if (found === undefined) return undefined
+  const config = await loadConfig({ ...surroundings, paths })
+  const text = await handOver(credentials, config, surroundings.env, clock)
+  const archive = await handedArchive({
+    files: { [handedFiles.credentials]: text },
+    instance: instanceOf(found) ?? '',
+    token: undefined,
+    user: found.user,
+  })
+  await inWords(
+    'The container cannot be given the credentials',
+    engine.containers.unpack(found.id, dataFolder, archive),
+  )
+  const handedOverAt = new Date(clock.wall()).toISOString()
+  // Helpers take a while: another command may have ended or replaced the mirror since, or be at it. That one hands over itself.
+  await inTurnIfFree({ stateDir: paths.stateDir, clock }, async () => {
+    const now = await readState(paths.stateFile)
+    if (now?.container?.id === state.container?.id && now?.container)
+      await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
+  })
+  return credentials
+}
+
+/** Asking helpers and the engine costs a second, so commands do it only so often. */
+const refreshAfterMs = 10 * 60_000
+
+/** Whether a container's mirror has credentials of ours that are due to be handed over anew. `now`: wall clock, ms. */
+export async function isRefreshDue(surroundings: Surroundings, now: number): Promise<boolean> {
+  const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
+  if (container === undefined || container.credentials.length === 0) return false
+  const age = now - Date.parse(container.handedOverAt)
+  // A clock that was set back makes no credential younger.
+  return !(age >= 0 && age < refreshAfterMs)
+}
+
+/** A container that is the mirror again, and what was noted down of it. */
+export interface MirrorAgain {
+  readonly container: ContainerState
+  readonly before: MirrorState
+  /** Where it was published. */
+  readonly ports: readonly PublishedPort[]
+}
+
+/** Notes down that the container is the mirror again, and where it answers now: free ports may be other ones. */
+export async function noteAgain(engine: ContainerEngine, paths: MirrorPaths, again: MirrorAgain): Promise<void> {
+  const { container, before, ports } = again
+  const endpoints = movePorts(before.endpoints, ports, container.ports)
+  await tellEndpoints(engine, container, endpoints)
+  await writeState(paths.stateFile, { ...before, endpoints })
+  const volume = before.container?.volume
+  if (volume === undefined) await forgetResting(paths.stateDir)
+  else await noteResting(paths.stateDir, volume, engine.endpoint)
+}
+
+/** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */
+export function movePorts(
+  { cache, registry, admin, networks }: Endpoints,
+  before: readonly PublishedPort[],
+  now: readonly PublishedPort[],
+): Endpoints {
+  const move = (text: string) => {
+    const url = new URL(text)
+    const inside = before.find(({ outside }) => String(outside) === url.port)?.inside
+    const at = now.find((port) => port.inside === inside)
+    return at === undefined ? text : text.replace(/:\d+$/, `:${at.outside}`)
+  }
+  return { cache: cache.map(move), registry: registry.map(move), admin: admin.map(move), networks }
 }

@@ -1,6 +1,176 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { dirname, join, posix } from 'node:path'
-import { isThere } from '../../lib/fs.ts'
+import { errnoOf } from '../../lib/errors.ts'
+import { isThere, writeFileAtomic } from '../../lib/fs.ts'
+import { parseObject } from '../../lib/json.ts'
+import type { RunCommand } from '../../lib/process.ts'
+import { bytesFile, type TarEntry } from '../../lib/tar.ts'
+import { node, packageFolder } from './spec.ts'
+
+/** What an image is made of. */
+export interface ImageContent {
+  /** Says which files there are and how they are, at a glance: another text whenever one of them may have changed. */
+  readonly fingerprint: string
+  /** Files of this machine; paths from the archive's root. */
+  files(): Promise<PlacedFile[]>
+  /** Files that are written for the image. */
+  readonly texts: Readonly<Record<string, string>>
+  readonly folders: readonly { readonly path: string; readonly mode: number; readonly user: number }[]
+}
+
+/** A digest over paths and bytes, hex. Hashing 100 MB takes a moment, so it is noted in `memoFile` by fingerprint. */
+export async function contentDigest(content: ImageContent, memoFile: string): Promise<string> {
+  const made = JSON.stringify([content.texts, content.folders])
+  const key = createHash('sha256').update(made).update(content.fingerprint).digest('hex')
+  const memo = await readMemo(memoFile)
+  const known = memo[key]
+  if (typeof known === 'string') return known
+
+  const whole = createHash('sha256').update(made)
+  for (const { source, path } of await content.files()) {
+    const one = createHash('sha256')
+    for await (const chunk of createReadStream(source)) one.update(chunk as Buffer)
+    whole.update(`${path}\0${one.digest('hex')}\n`)
+  }
+  const digest = whole.digest('hex')
+  // There are two ways to make an image; older notes are of no use.
+  const kept = Object.entries(memo).slice(-3)
+  await writeFileAtomic(memoFile, JSON.stringify(Object.fromEntries([...kept, [key, digest]])))
+  return digest
+}
+
+/** The content as entries of a tar archive, each folder before what is in it. */
+export async function* imageEntries(content: ImageContent): AsyncGenerator<TarEntry> {
+  const { texts, folders } = content
+  const made = new Set<string>()
+  for (const { path, mode, user } of folders) {
+    made.add(path)
+    yield { path, mode, uid: user, gid: user, content: { kind: 'folder' } }
+  }
+  const parentsOf = function* (path: string): Generator<TarEntry> {
+    const folder = posix.dirname(path)
+    if (folder === '.' || made.has(folder)) return
+    yield* parentsOf(folder)
+    made.add(folder)
+    yield { path: folder, mode: 0o755, content: { kind: 'folder' } }
+  }
+  for (const [path, text] of Object.entries(texts)) {
+    yield* parentsOf(path)
+    yield { path, mode: 0o644, content: bytesFile(text) }
+  }
+  for (const { source, path } of await content.files()) {
+    yield* parentsOf(path)
+    const { size, mode } = await stat(source)
+    // The image's user is another one than who installed the package.
+    const readable = mode & 0o111 ? 0o755 : 0o644
+    yield { path, mode: readable, content: { kind: 'file', size, read: () => createReadStream(source) } }
+  }
+}
+
+async function readMemo(path: string): Promise<Record<string, unknown>> {
+  try {
+    return parseObject(await readFile(path, 'utf8')) ?? {}
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return {}
+    throw error
+  }
+}
+
+/** Where the digest of an image's content is noted. */
+export function memoFileIn(stateDir: string): string {
+  return join(stateDir, 'image.json')
+}
+
+/** An image from the Node of this machine: the content of its root. Undefined where ldd(1) cannot tell what Node needs. */
+export async function nodeImageContent(
+  root: string,
+  execPath: string,
+  runCommand: RunCommand,
+): Promise<ImageContent | undefined> {
+  const node = await nodeFiles(execPath, runCommand)
+  if (node === undefined) return undefined
+  const tree = await packageTree(root)
+  return {
+    fingerprint: await fingerprintOf([...(await stampsOf(tree)), ...node]),
+    files: async () => [...node, ...(await treeFiles(tree, packageFolder.slice(1)))],
+    texts: {
+      // Only these two sources of names are in the image.
+      'etc/nsswitch.conf': 'passwd: files\ngroup: files\nhosts: files dns\n',
+      'etc/passwd': 'root:x:0:0::/:/sbin/nologin\nmirror:x:1000:1000::/data:/sbin/nologin\n',
+      'etc/group': 'root:x:0:\nmirror:x:1000:\n',
+    },
+    folders: [{ path: 'tmp', mode: 0o1777, user: 0 }, dataEntry],
+  }
+}
+
+/** What the Dockerfile builds an image from. */
+export async function buildContext(root: string): Promise<ImageContent> {
+  const tree = await packageTree(root)
+  const dockerfile = await readFile(join(root, 'templates', 'Dockerfile'), 'utf8')
+  return {
+    fingerprint: await fingerprintOf(await stampsOf(tree)),
+    files: () => treeFiles(tree, 'mirror'),
+    texts: { Dockerfile: dockerfile },
+    folders: [dataEntry],
+  }
+}
+
+/** The image that the Dockerfile starts from. */
+export function baseImage(dockerfile: string): string {
+  return /^FROM\s+(\S+)/m.exec(dockerfile)![1]!
+}
+
+/** A new volume gets owner and mode of the image's folder. */
+const dataEntry = { path: 'data', mode: 0o700, user: 1000 }
+
+async function treeFiles(tree: readonly PackagePlace[], folder: string): Promise<PlacedFile[]> {
+  const files = await Promise.all(tree.map(packageFiles))
+  return files.flat().map(({ source, path }) => ({ source, path: `${folder}/${path}` }))
+}
+
+/** Installed packages are known by their package.json; our own code is looked at file by file. */
+async function stampsOf(tree: readonly PackagePlace[]): Promise<PlacedFile[]> {
+  const [own, ...others] = tree
+  return [
+    ...(await packageFiles(own!)),
+    ...others.map(({ path, source }) => ({ path, source: join(source, 'package.json') })),
+  ]
+}
+
+async function fingerprintOf(files: readonly PlacedFile[]): Promise<string> {
+  const stamps = files.map(async ({ source, path }) => {
+    const { size, mtimeMs, ino } = await stat(source)
+    return [path, source, size, mtimeMs, ino]
+  })
+  return JSON.stringify(await Promise.all(stamps))
+}
+
+/** Loaded by glibc itself when a name is looked up, so no program is linked with them. nsswitch.conf(5) */
+const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/
+
+/**
+ * A Node binary and the shared libraries it is linked with, as ldd(1) finds them, at the same paths; the paths begin below
+ * the root. Undefined where there is no ldd, or it does not understand the binary.
+ */
+export async function nodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
+  const binary = await realpath(execPath)
+  const listed = await runCommand('ldd', [binary], { timeoutMs: 10_000 })
+  if (listed === undefined) return undefined
+  const isStatic = /not a dynamic executable|statically linked/.test(listed.stdout + listed.stderr)
+  if (listed.exitCode !== 0 && !isStatic) return undefined
+  const libraries = new Set(listed.stdout.match(/(?<=^|\s)\/\S+(?= \(0x)/gm))
+  for (const library of libraries) {
+    if (!library.endsWith('/libc.so.6')) continue
+    const names = (await readdir(dirname(library))).filter((name) => nameServices.test(name))
+    for (const name of names) libraries.add(join(dirname(library), name))
+  }
+  return [
+    { source: binary, path: node.slice(1) },
+    ...[...libraries].toSorted().map((path) => ({ source: path, path: path.slice(1) })),
+  ]
+}
 
 /** A file of this machine, and where it goes. */
 export interface PlacedFile {

@@ -1,13 +1,26 @@
+import { randomBytes } from 'node:crypto'
 import { imageArchitecture } from '../../docker/dockerode-engine.ts'
-import { type ContainerEngine, DockerError, type EngineInfo, type ImageState } from '../../docker/engine.ts'
+import {
+  type ContainerEngine,
+  type ContainerSpec,
+  DockerError,
+  type EngineInfo,
+  type ImageState,
+} from '../../docker/engine.ts'
+import { unlessAborted } from '../../lib/async.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { tarOf } from '../../lib/tar.ts'
-import { inWords, orRefused } from '../../runtime/engine-words.ts'
-import { contentDigest, type ImageContent, imageEntries } from '../../runtime/image-content.ts'
-import { baseImage, buildContext, nodeImageContent } from '../../runtime/image-recipes.ts'
-import { endOfSupport } from '../../runtime/node-support.ts'
-import { smokeRun } from '../../runtime/smoke-run.ts'
+import {
+  baseImage,
+  buildContext,
+  contentDigest,
+  type ImageContent,
+  imageEntries,
+  nodeImageContent,
+} from './image-content.ts'
+import { dataFolder, homeFolder, imageUser, node, program } from './spec.ts'
+import { inWords, orRefused } from './stop.ts'
 
 export interface ImageRequest {
   /** The image the user named. */
@@ -163,4 +176,89 @@ function fits(image: ImageState, name: string, info: EngineInfo): ImageState {
       ],
     },
   )
+}
+
+const seconds = 30
+
+/** Looks a name up, where there is a network with names, starts a server on free ports and waits for it to say that it is ready. */
+const trial = `
+const dns = require('node:dns'), { fork } = require('node:child_process')
+const fail = (why) => { console.log(why); process.exit(1) }
+setTimeout(() => fail('no answer within ${seconds} s'), ${seconds * 1000}).unref()
+dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
+  if (error) return fail('names cannot be looked up: ' + error.code)
+  const server = fork('${program}', ['serve'], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  server.on('exit', (code) => fail('the server ended with ' + code))
+  server.on('message', (message) => {
+    if (message.type !== 'ready') fail(message.message)
+    server.removeAllListeners('exit')
+    server.on('exit', () => process.exit(0))
+    server.kill('SIGTERM')
+  })
+})`
+
+/**
+ * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind, also when the signal aborts. The container's own name on a
+ * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
+ */
+export async function smokeRun(
+  { containers, networks, volumes }: Pick<ContainerEngine, 'containers' | 'networks' | 'volumes'>,
+  image: string,
+  network: string | undefined,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const name = `mirror-trial-${randomBytes(4).toString('hex')}`
+  const spec: ContainerSpec = {
+    name,
+    image,
+    entrypoint: [node],
+    command: ['-e', trial],
+    env: {
+      MIRROR_HOME: homeFolder,
+      MIRROR_DATA: dataFolder,
+      HOME: homeFolder,
+      NAME_TO_LOOK_UP: network === undefined ? 'localhost' : name,
+      MIRROR_CACHE_PORT: '0',
+      MIRROR_REGISTRY_PORT: '0',
+      MIRROR_ADMIN_PORT: '0',
+    },
+    user: imageUser,
+    labels: {},
+    ports: [],
+    data: { at: dataFolder, from: { volume: name } },
+    memory: 512 * 1024 ** 2,
+    restarts: false,
+    healthCheck: undefined,
+    logOptions: {},
+  }
+  const container = await containers.create(spec)
+  try {
+    if (network !== undefined) await networks.connect(network, container, [name])
+    await containers.start(container)
+    if ((await unlessAborted(containers.wait(container), signal)) === 0) return undefined
+    const said: string[] = []
+    const request = { lines: 5, follow: false, signal: AbortSignal.timeout(5000) }
+    for await (const line of containers.logs(container, request)) said.push(line)
+    return said.join(' / ') || 'it ended without a word'
+  } finally {
+    await containers.remove(container)
+    await volumes.remove(name)
+  }
+}
+
+/** The days on which Node's releases get their last fix. https://github.com/nodejs/Release#release-schedule */
+const lastDays: Readonly<Record<string, string>> = {
+  20: '2026-04-30',
+  21: '2024-06-01',
+  22: '2027-04-30',
+  23: '2025-06-01',
+  24: '2028-04-30',
+  25: '2026-06-01',
+  26: '2029-04-30',
+}
+
+/** The day after which this Node (`v22.1.0`) gets no more fixes, if that is over; `now` in ms. One that is not known yet is new. */
+export function endOfSupport(version: string, now: number): string | undefined {
+  const day = lastDays[/^v?(\d+)/.exec(version)?.[1] ?? '']
+  return day !== undefined && Date.parse(`${day}T23:59:59Z`) < now ? day : undefined
 }

@@ -1,12 +1,81 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { endianness, type NetworkInterfaceInfo } from 'node:os'
-import { errnoOf } from '../../lib/errors.ts'
+import { type MirrorState, readState, restingEngine } from '../../admin/state.ts'
+import type { MirrorPaths, Surroundings } from '../../config/paths.ts'
+import { type DockerEndpoint, hostOf, isElsewhere } from '../../docker/endpoint.ts'
+import type { ContainerEngine } from '../../docker/engine.ts'
+import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { ownInterfaces } from '../../lib/network.ts'
 import type { ConnectionEnds } from '../../server/push.ts'
 import { isLoopbackAddress, plainAddress } from '../../server/request-guard.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
-import { enclosedVariable } from './spec.ts'
+import { enclosedVariable, volumeName } from './spec.ts'
+
+/** What a user should know of an engine whose network hears all that is said to it. */
+export function clearTextWarnings({
+  endpoint,
+  isElsewhere,
+}: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>): string[] {
+  if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
+  return [
+    `the Docker engine at ${hostOf(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
+  ]
+}
+
+/** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
+export function refuseFolderElsewhere(
+  { endpoint, isElsewhere }: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>,
+  env: Surroundings['env'],
+): void {
+  if (!isElsewhere || !env['MIRROR_DATA']) return
+  throw new MirrorError(
+    `With the Docker engine at ${hostOf(endpoint)} there is no --data: the folder would be that machine's, and whose it is there is not known here.`,
+    { exit: exitCode.usage, hints: [`leave --data out: the volume ${volumeName} of that engine keeps what is cached`] },
+  )
+}
+
+/**
+ * Throws a MirrorError (exit 2) when the mirror is on an engine of another machine than the one that is chosen now: a second one
+ * would begin with nothing in it, and the first one would be forgotten. Names of this machine's own engines are not compared,
+ * for one engine has several.
+ */
+export async function refuseOtherEngine(
+  engine: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>,
+  { stateFile, stateDir }: Pick<MirrorPaths, 'stateFile' | 'stateDir'>,
+  { running, remembered }: { running: MirrorState | undefined; remembered: boolean },
+): Promise<void> {
+  // Asked for by its name, a container is made where Docker is now, whatever was there before.
+  if (running === undefined && !remembered) return
+  const noted = running
+    ? running.container?.engine
+    : ((await readState(stateFile))?.container?.engine ?? (await restingEngine(stateDir)))
+  if (noted === undefined || hostOf(noted) === hostOf(engine.endpoint)) return
+  if (!engine.isElsewhere && !isElsewhere(noted)) return
+  const what = running === undefined ? 'The mirror ran in a container the last time,' : 'The mirror runs in a container'
+  throw new MirrorError(`${what} on ${hostOf(noted)}, and Docker is at ${hostOf(engine.endpoint)} now.`, {
+    exit: exitCode.usage,
+    hints: [
+      `${choosing(noted)} mirror up   (there)`,
+      running === undefined
+        ? 'mirror up --runtime container   (another one, with nothing in it yet)'
+        : 'mirror down   (ends that one)',
+    ],
+  })
+}
+
+function choosing(endpoint: DockerEndpoint): string {
+  const tlsFolder = endpoint.kind === 'tcp' ? endpoint.tlsFolder : undefined
+  const tls = tlsFolder === undefined ? '' : ` DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=${tlsFolder}`
+  return `DOCKER_HOST=${hostOf(endpoint)}${tls}`
+}
+
+/** Why an engine is looked for at all that cannot be asked. */
+export function whereItRan(error: unknown): unknown {
+  if (!(error instanceof MirrorError)) return error
+  const { message, exit, hints } = error
+  return new MirrorError(`The mirror ran in a container the last time. ${message}`, { exit, hints, cause: error })
+}
 
 /** Files that Docker and podman put into every container. */
 const containerMarks = ['/.dockerenv', '/run/.containerenv']

@@ -1,22 +1,22 @@
 import { type ContainerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import type { ContainerOrder } from '../../runtime/container-order.ts'
-import { inWords, orRefused } from '../../runtime/engine-words.ts'
-import { replaceContainer } from '../../runtime/replace-container.ts'
-import { stopContainer } from '../../runtime/stop-container.ts'
+import type { Clock } from '../../lib/time.ts'
+import { removeMade } from './image.ts'
 import {
   containerAliases,
   containerName,
+  type ContainerOrder,
   type ContainerPlan,
   type ContainerPorts,
   containerSpec,
   type ContainerWish,
   dataFolder,
+  nameBefore,
   ownerOf,
   volumeLabels,
   volumeName,
 } from './spec.ts'
-import { awaitContainer } from './stop.ts'
+import { awaitContainer, findOurs, inWords, orRefused, startAgain, stopContainer, withAftermath } from './stop.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
@@ -189,4 +189,70 @@ function portTaken(name: string, port: number, who: string, cause?: unknown): Mi
     ],
     cause,
   })
+}
+
+/**
+ * Has a new container in place of ours. The old one is stopped, for only one of them can have the store and the ports, and put
+ * aside under another name until its successor has proved itself; otherwise it is put back as it was.
+ */
+export async function replaceContainer(
+  engine: ContainerEngine,
+  order: ContainerOrder,
+  make: () => Promise<ContainerState>,
+): Promise<ContainerState> {
+  // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
+  const before = await findOurs(engine, order.wish.owner)
+  if (before === undefined) return make()
+  const { id } = before
+  const { signal } = order
+  signal.throwIfAborted()
+  let made: ContainerState
+  try {
+    await stopContainer(engine, id)
+    await inWords('The container cannot be put aside', engine.containers.rename(id, nameBefore))
+    signal.throwIfAborted()
+    made = await make()
+  } catch (error) {
+    const refusal = await orRefused(putBack(engine, before, order))
+    throw isUp(before) ? withAftermath(error, { refusal, signal }) : error
+  }
+  // Should it stay, the next `up` or `down` removes it.
+  await orRefused(engine.containers.remove(id))
+  if (before.image !== made.image) await orRefused(removeMade(engine, before.image))
+  return made
+}
+
+async function putBack(engine: ContainerEngine, before: ContainerState, order: ContainerOrder): Promise<void> {
+  const { id } = before
+  if (isUp(before)) return order.putBack(await startAgain(engine, id, order.clock))
+  const now = await engine.containers.find(id)
+  if (now !== undefined && now.name !== containerName) await engine.containers.rename(id, containerName)
+}
+
+/** One that somebody has stopped is not started by a failure. */
+function isUp({ running, restarting }: ContainerState): boolean {
+  return running || restarting
+}
+
+export interface CutOff {
+  /** The folder on this machine whose mirror it is. */
+  readonly owner: string
+  /** The id of the container that was noted down as the mirror. */
+  readonly settled: string | undefined
+  readonly clock: Clock
+}
+
+/**
+ * Tidies up after an `up` that was cut off while it replaced the container: what was put aside is the mirror again, unless its
+ * successor was noted down already. It is started again where that can be.
+ */
+export async function mendCutOff(engine: ContainerEngine, { owner, settled, clock }: CutOff): Promise<void> {
+  const { containers } = engine
+  const before = await findOurs(engine, owner, nameBefore)
+  if (before === undefined) return
+  const successor = await findOurs(engine, owner)
+  if (successor !== undefined && successor.id === settled) return removeContainer(engine, before.id)
+  if (successor !== undefined) await removeContainer(engine, successor.id)
+  await inWords('The container cannot have its name back', containers.rename(before.id, containerName))
+  await orRefused(startAgain(engine, before.id, clock))
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { parseObject } from '../../lib/json.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
+import type { Clock } from '../../lib/time.ts'
 
 export const containerName = mirrorName
 
@@ -214,4 +215,20 @@ function differences(before: Record<string, unknown>, now: Readonly<Record<strin
 /** A label that somebody has tampered with differs in everything. */
 function read(text: string | undefined): Record<string, unknown> {
   return parseObject(text ?? '') ?? {}
+}
+
+/** A container that is to be there, and whoever waits for it. */
+export interface ContainerOrder {
+  readonly wish: ContainerWish
+  /** Which mirror it is: a new one in a container that is made. */
+  readonly instance: string
+  /** A tar archive of the files that are handed over, for the data folder. */
+  readonly handed: Buffer
+  readonly clock: Clock
+  /** Ends the attempt; whatever was there before is put back first. */
+  readonly signal: AbortSignal
+  /** The last step, once the mirror in it answers. Where it fails, all of it has failed. */
+  readonly settle: (container: ContainerState) => Promise<void>
+  /** The mirror that was to be replaced runs again; free ports may be other ones now. */
+  readonly putBack: (container: ContainerState) => Promise<void>
 }

@@ -1,9 +1,36 @@
 import { isHealthy } from '../../admin/client.ts'
+import type { ContainerPlace } from '../../admin/state.ts'
+import type { Surroundings } from '../../config/paths.ts'
 import { openTunnel } from '../../docker/connection.ts'
-import { type ContainerEngine, type ContainerState, DockerError } from '../../docker/engine.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
+import { type ContainerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/time.ts'
-import { publishedAt } from './spec.ts'
+import { removeContainer } from './reconcile.ts'
+import { adminPortOf, containerName, nameBefore, ownerOf, publishedAt, volumeName } from './spec.ts'
+
+/** Pulls in flight get 30 s to finish. */
+const stopSeconds = 40
+
+/** Has the mirror in a container drain and end; the container stays. */
+export function stopContainer({ containers }: ContainerEngine, id: string): Promise<void> {
+  return inWords('The container cannot be stopped', containers.stop(id, stopSeconds))
+}
+
+/**
+ * Has a container of ours that was stopped, and perhaps put aside, be the mirror again. What has interrupted its successor does
+ * not interrupt this. Throws a MirrorError, or a DockerError, when it cannot be.
+ */
+export async function startAgain(engine: ContainerEngine, id: string, clock: Clock): Promise<ContainerState> {
+  const { containers } = engine
+  const before = await containers.find(id)
+  if (before === undefined) throw new MirrorError('It is gone.')
+  if (before.name !== containerName) await containers.rename(id, containerName)
+  await containers.start(id)
+  const admin = adminPortOf(before)
+  if (admin === undefined) return (await containers.find(id)) ?? before
+  return awaitContainer(engine, { id, admin, clock, signal: new AbortController().signal })
+}
 
 /** An answer that has not come by then will not come. */
 const readyWithinMs = 60_000
@@ -82,3 +109,117 @@ async function failure(
 }
 
 const exitCodes: readonly ExitCode[] = Object.values(exitCode).filter((code) => code !== 0)
+
+/** What the engine refuses becomes a MirrorError: what could not be done, then the engine's own words. */
+export async function inWords<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {
+  try {
+    return await ask
+  } catch (error) {
+    if (!(error instanceof DockerError)) throw error
+    throw new MirrorError(`${what}: ${error.message}.`, { hints, cause: error })
+  }
+}
+
+/** For tidying up after a failure that matters more: what the engine refuses is the result, undefined when it obeys. */
+export async function orRefused(ask: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
+  try {
+    await ask
+    return undefined
+  } catch (error) {
+    if (error instanceof MirrorError || error instanceof DockerError) return error
+    throw error
+  }
+}
+
+/**
+ * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.
+ * `name`: also of the one that was put aside.
+ */
+export async function findOurs(
+  { containers }: Pick<ContainerEngine, 'containers'>,
+  owner: string,
+  name: typeof containerName | typeof nameBefore = containerName,
+): Promise<ContainerState | undefined> {
+  const found = await containers.find(name)
+  if (found === undefined || ownerOf(found) === owner) return found
+  const whose = ownerOf(found)
+  if (whose === undefined)
+    throw new MirrorError(`There is a container named ${name} that is not ours; it was left as it is.`, {
+      hints: [`docker rename ${name} another-name`, `docker rm -f ${name}   (if nobody needs it)`],
+    })
+  throw new MirrorError(`The container ${name} is another mirror's, with its state in ${whose}.`, {
+    hints: ['Stop it from there: MIRROR_HOME=… mirror down', 'Use that mirror: MIRROR_HOME=… mirror status'],
+  })
+}
+
+/**
+ * Ends and removes the container of the mirror with this state folder, and one that an `up` which was cut off has put aside;
+ * false when there was none. Throws a MirrorError for a container of that name that is another's.
+ */
+export async function downContainer(engine: ContainerEngine, owner: string): Promise<boolean> {
+  const found = await findOurs(engine, owner)
+  const aside = await engine.containers.find(nameBefore)
+  const ours = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
+  for (const container of ours) if (container !== undefined) await removeContainer(engine, container.id)
+  return ours.some((container) => container !== undefined)
+}
+
+/**
+ * Removes what is cached and pushed; false when there was nothing. Throws a MirrorError when something still uses it, and for
+ * a volume that the mirror with this state folder has not made.
+ */
+export async function removeVolume({ volumes }: ContainerEngine, owner: string): Promise<boolean> {
+  const found = await volumes.find(volumeName)
+  if (found === undefined) return false
+  const whose = ownerOf(found)
+  if (whose !== owner)
+    throw new MirrorError(
+      whose === undefined
+        ? `The volume ${volumeName} was not made by a mirror; it was left as it is.`
+        : `The volume ${volumeName} is another mirror's, with its state in ${whose}; it was left as it is.`,
+      { hints: [`docker volume rm ${volumeName}   (if nobody needs it)`] },
+    )
+  try {
+    await volumes.remove(volumeName)
+    return true
+  } catch (error) {
+    if (!(error instanceof DockerError)) throw error
+    throw new MirrorError(`The volume ${volumeName} cannot be removed: ${error.message}.`, {
+      hints: [`docker ps -a --filter volume=${volumeName}`, `docker rm -f ${containerName}`],
+      cause: error,
+    })
+  }
+}
+
+/** The log of a mirror in a container, a line at a time, as the engine keeps it. */
+export async function* containerLogs(
+  surroundings: Surroundings,
+  { id, engine }: ContainerPlace,
+  request: LogRequest,
+): AsyncGenerator<string> {
+  const { containers } = await openEngine(surroundings, engine)
+  yield* containers.logs(id, request)
+}
+
+/** What has become of the mirror that ran before, when its successor could not be started. */
+export interface Aftermath {
+  /** Why it could not be put back; undefined when it was. */
+  readonly refusal: Error | undefined
+  /** Of the attempt. */
+  readonly signal: AbortSignal
+}
+
+/** The failure of a replacement, with its aftermath. A bug stays what it is. */
+export function withAftermath(error: unknown, { refusal, signal }: Aftermath): unknown {
+  const aftermath =
+    refusal === undefined
+      ? 'The mirror that ran before runs again, as it was.'
+      : `The mirror that ran before could not be put back: ${refusal.message}`
+  const hints = refusal === undefined ? [] : ['mirror up   (again)']
+  if (signal.aborted && error === signal.reason)
+    return new MirrorError(`Interrupted. ${aftermath}`, { exit: exitCode.interrupted, hints, cause: error })
+  const failure = error instanceof DockerError ? new MirrorError(`The Docker engine refuses: ${error.message}.`) : error
+  if (!(failure instanceof MirrorError)) return error
+  const exit = signal.aborted ? exitCode.interrupted : failure.exit
+  return new MirrorError(`${failure.message} ${aftermath}`, { exit, hints: [...failure.hints, ...hints], cause: error })
+}

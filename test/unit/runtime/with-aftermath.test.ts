@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { DockerError } from '../../../src/docker/engine.ts'
-import { withAftermath } from '../../../src/runtime/with-aftermath.ts'
+import { withAftermath } from '../../../src/daemon/container/stop.ts'
 
 const calm = new AbortController().signal
 const refusal = new MirrorError('It is gone.')

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { containerConfig, containerPorts } from '../../../../src/app/container/container-config.ts'
+import { containerConfig, containerPorts } from '../../../../src/daemon/container/desired.ts'
 import { type Config, defaultConfig } from '../../../../src/config/config.ts'
 import { parseConfig } from '../../../../src/config/parse.ts'
 import { machineNames } from '../../../../src/lib/network.ts'

@@ -2,8 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { forgetPredecessors } from '../../../../src/app/container/forget-predecessors.ts'
-import { outsideOf } from '../../../../src/app/container/outside.ts'
+import { forgetPredecessors, outsideOf } from '../../../../src/daemon/container/handover.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
 
 /** What was handed to each of these instances. */
