@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import type { ClientOptions, ClientPlace } from '../app/configure/client-adapter.ts'
+import type { ClientOptions, ClientPlace } from '../clients/types.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 
 /** The flags of `mirror configure`, as far as they reach its dialogs. */

@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from 'node:util'
-import type { CheckResult } from '../app/configure/check-client.ts'
-import type { PreparedClient } from '../app/configure/configure-client.ts'
+import type { CheckResult } from '../clients/check.ts'
+import type { PreparedClient } from '../clients/configure.ts'
 import type { FileState, ListedClient } from '../app/configure/list-configured.ts'
 import type { ConfiguredClient } from '../clients/configured.ts'
 import { wrapText } from './fit-width.ts'

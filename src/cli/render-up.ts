@@ -1,5 +1,5 @@
 import type { Endpoints, MirrorState } from '../admin/state.ts'
-import type { MendedClient } from '../app/configure/stale-clients.ts'
+import type { MendedClient } from '../clients/stray-records.ts'
 import type { ContainerUpPlan } from '../daemon/container/up.ts'
 import type { ClientName } from '../clients/client-config.ts'
 import type { Dropped, MovedAddress, UpPlan, UpReport } from '../daemon/up.ts'

@@ -1,4 +1,4 @@
-import type { ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import type { ClientPlace, Machine } from '../clients/types.ts'
 import { prepareUndo, undoClient } from '../app/configure/undo-client.ts'
 import { configureArguments, configureCommand } from '../app/configure/configure-command.ts'
 import type { KnownRecord } from '../clients/configured.ts'

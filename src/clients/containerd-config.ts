@@ -6,7 +6,7 @@ import {
   sayIneffective,
   versionIn,
   type RegistrySection,
-} from './containerd-registry-section.ts'
+} from './containerd/config-toml.ts'
 import { readToml, stringsOf, tableOf } from './read-toml.ts'
 import { isAtLeast } from './version.ts'
 

@@ -2,11 +2,11 @@ import { BlockList, isIP } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { caFileName } from './ca-file.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
-import { insecureIn, isSameUrl, mirrorsIn } from './docker-daemon-json.ts'
+import { insecureIn, isSameUrl, mirrorsIn } from './docker/daemon-json.ts'
 import type { DockerTarget } from './docker-target.ts'
 import type { FilesNow } from './files-now.ts'
 import { certificatesIn } from './hosts-folders.ts'
-import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './containerd/hosts-toml.ts'
 import { originOf } from '../oci/reference.ts'
 
 /**

@@ -1,7 +1,7 @@
 import { basename, dirname, join } from 'node:path'
 import { caFileName } from './ca-file.ts'
 import type { FilesNow } from './files-now.ts'
-import { isOurHostsToml, type HostsFile } from './hosts-toml.ts'
+import { isOurHostsToml, type HostsFile } from './containerd/hosts-toml.ts'
 
 /** A folder that containerd looks into for one registry, or for all: `_default`. */
 export interface HostsFolder {

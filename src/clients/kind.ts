@@ -1,7 +1,7 @@
 import { shellWord } from '../lib/process.ts'
 import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind-file.ts'
+import { mergeClusterFile, newClusterFile, stripClusterFile } from './kind/cluster-file.ts'
 import { hostsChanges, hostsFolders, withoutHosts } from './node-hosts.ts'
 
 export interface KindTarget {

@@ -1,4 +1,4 @@
-import { containerdHint, dockerHint, has, isList, isMap, podmanHint, type Rule } from './known-files.ts'
+import { containerdHint, dockerHint, has, isList, isMap, podmanHint, type Rule } from './files/known.ts'
 import { stringsOf, tableOf } from './read-toml.ts'
 
 /** Files in TOML. */

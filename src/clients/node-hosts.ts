@@ -2,7 +2,7 @@ import { MirrorError, exitCode } from '../lib/errors.ts'
 import { caChange, caFileName, isCaFile } from './ca-file.ts'
 import type { FileChange, MirrorForClient } from './client-config.ts'
 import type { FilesNow } from './files-now.ts'
-import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './containerd/hosts-toml.ts'
 
 /** A folder below a containerd's `config_path`, with the hosts.toml in it and the CA that this names. */
 export interface NodeHostsFolder {

@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
-import type { ClientAdapter, ClientPlace, Machine } from '../app/configure/client-adapter.ts'
+import type { ClientAdapter, ClientPlace, Machine } from '../clients/types.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import { createFailureTeller } from '../cli/failure-teller.ts'
 import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
@@ -163,7 +163,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   private async findMirror({ cwd }: Machine, { mirror, ca }: ConfigureFlags) {
-    const { findMirror } = await import('../app/configure/find-mirror.ts')
+    const { findMirror } = await import('../clients/find-mirror.ts')
     return findMirror(this.surroundings(), { url: mirror, caFile: ca === undefined ? undefined : resolve(cwd, ca) })
   }
 
@@ -198,7 +198,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
     // What none of them can do without is told once.
-    const { adminToCheckBy } = await import('../app/configure/check-client.ts')
+    const { adminToCheckBy } = await import('../clients/check.ts')
     await adminToCheckBy(this.surroundings())
     const others: object[] = []
     for (const { client, place, title } of silent) {
@@ -218,7 +218,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   private async check(machine: Machine, client: string, place: ClientPlace, { json }: ConfigureFlags) {
-    const { checkClient } = await import('../app/configure/check-client.ts')
+    const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render-configure.ts')
     const result = await checkClient(this.surroundings(), machine, client, place)
     if (!json) this.report(renderCheck(client, result, this.paintFor(process.stdout)))
@@ -235,7 +235,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../app/configure/list-configured.ts')
     const { columnsOf, renderConfigured } = await import('../cli/render-configure.ts')
-    const { findStaleClients } = await import('../app/configure/stale-clients.ts')
+    const { findStaleClients } = await import('../clients/stray-records.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
     const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)
@@ -250,7 +250,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   ): Promise<readonly ClientAdapter[] | undefined> {
     const { adapterOf } = await import('../app/configure/client-adapters.ts')
     if (name !== undefined) return [await adapterOf(name)]
-    const { findClients } = await import('../app/configure/find-clients.ts')
+    const { findClients } = await import('../clients/adapters.ts')
     const found = await findClients(machine)
     const isNone = found.length === 0
     if (isNone && !flags.json) this.report('No client was found here. To write for one anyway: mirror configure CLIENT')

@@ -1,5 +1,5 @@
 import { boolean, string } from '@oclif/core/flags'
-import type { MendedClient } from '../app/configure/stale-clients.ts'
+import type { MendedClient } from '../clients/stray-records.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { BaseCommand } from '../cli/base-command.ts'
 import {
@@ -113,10 +113,10 @@ export default class Up extends BaseCommand {
     try {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
-      const { findPrograms } = await import('../app/configure/find-clients.ts')
+      const { findPrograms } = await import('../clients/adapters.ts')
       const machine = { ...surroundings, home: surroundings.homedir }
       if (configured === 0) return { configured, here: await findPrograms(machine), stale: [] }
-      const { mendStaleClients } = await import('../app/configure/stale-clients.ts')
+      const { mendStaleClients } = await import('../clients/stray-records.ts')
       const { systemClock } = await import('../lib/time.ts')
       return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
     } catch (error) {

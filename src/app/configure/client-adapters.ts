@@ -1,15 +1,15 @@
 import { MirrorError, exitCode } from '../../lib/errors.ts'
 import { nearest } from '../../config/schema.ts'
 import { clientNames, type ClientName } from '../../clients/client-config.ts'
-import type { ClientAdapter } from './client-adapter.ts'
+import type { ClientAdapter } from '../../clients/types.ts'
 
 /** Each client's adapter, loaded when it is asked for. */
 const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
-  docker: async () => (await import('./docker.ts')).dockerAdapter,
-  buildkit: async () => (await import('./buildkit.ts')).buildkitAdapter,
-  containerd: async () => (await import('./containerd.ts')).containerdAdapter,
-  podman: async () => (await import('./podman.ts')).podmanAdapter,
-  kind: async () => (await import('./kind.ts')).kindAdapter,
+  docker: async () => (await import('../../clients/docker/docker.ts')).dockerAdapter,
+  buildkit: async () => (await import('../../clients/buildkit/buildkit.ts')).buildkitAdapter,
+  containerd: async () => (await import('../../clients/containerd/containerd.ts')).containerdAdapter,
+  podman: async () => (await import('../../clients/podman/podman.ts')).podmanAdapter,
+  kind: async () => (await import('../../clients/kind/kind.ts')).kindAdapter,
   kaniko: async () => (await import('./kaniko.ts')).kanikoAdapter,
   k3d: async () => (await import('./k3d.ts')).k3dAdapter,
   k3s: async () => (await import('./k3s.ts')).k3sAdapter,

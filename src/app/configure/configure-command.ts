@@ -1,7 +1,7 @@
 import { isSystemWide, type ConfiguredClient } from '../../clients/configured.ts'
 import { shellWord } from '../../lib/process.ts'
 import { rootCommand } from '../../admin/sudo.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 
 type ConfiguredPlace = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
 

@@ -1,6 +1,6 @@
 import type { ConfiguredClient } from '../../clients/configured.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { ClientPlace, Machine } from './client-adapter.ts'
+import type { ClientPlace, Machine } from '../../clients/types.ts'
 import { placeOf, recordsOf } from './undo-client.ts'
 
 /** Where a client is configured, and can be seen at work or not. */

@@ -1,6 +1,6 @@
 import { MirrorError, errnoOf, exitCode, isConnectionFailure } from '../../lib/errors.ts'
 import type { RunCommand } from '../../lib/process.ts'
-import { CriError, criClient, criUnimplemented } from '../../runtime/cri.ts'
+import { CriError, criClient, criUnimplemented } from '../../clients/containerd/cri.ts'
 
 const patienceMs = 120_000
 

@@ -1,5 +1,5 @@
-import type { ClientHome } from '../../clients/client-address.ts'
-import type { Machine } from './client-adapter.ts'
+import type { ClientHome } from '../../clients/address.ts'
+import type { Machine } from '../../clients/types.ts'
 
 /** Containers of a Docker network, wherever their engine is. */
 export function dockerNetworkHome({ platform }: Pick<Machine, 'platform'>, what: string, network: string): ClientHome {

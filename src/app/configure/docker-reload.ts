@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises'
-import { forgetInDaemonJson, isSameUrl, mirrorsIn } from '../../clients/docker-daemon-json.ts'
+import { forgetInDaemonJson, isSameUrl, mirrorsIn } from '../../clients/docker/daemon-json.ts'
 import type { Clock } from '../../lib/time.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import { findDockerd, type DockerdProcess } from '../../runtime/dockerd-process.ts'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { createDockerodeEngine } from '../../docker/dockerode.ts'
-import type { ClientReload } from './client-adapter.ts'
+import type { ClientReload } from '../../clients/types.ts'
 
 const lookEveryMs = 100
 const takesMs = 5000

@@ -1,8 +1,8 @@
 import { dirname, join } from 'node:path'
-import type { ClientHome } from '../../clients/client-address.ts'
+import type { ClientHome } from '../../clients/address.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { pathOf, type DockerdProcess } from '../../runtime/dockerd-process.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 
 /** Whose engine it is, which says where its files are and where it lives. */
 export type DockerKind = 'system' | 'rootless' | 'desktop' | 'orbstack' | 'colima' | 'vm' | 'file'

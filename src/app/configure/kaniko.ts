@@ -1,6 +1,6 @@
-import { planKaniko } from '../../clients/kaniko.ts'
+import { planKaniko } from '../../clients/printed.ts'
 import { kindNetworkName } from '../../docker/engine.ts'
-import type { ClientAdapter, ClientOptions, Machine } from './client-adapter.ts'
+import type { ClientAdapter, ClientOptions, Machine } from '../../clients/types.ts'
 import { dockerNetworkHome } from './docker-network-home.ts'
 import { printedPlace } from './printed-place.ts'
 

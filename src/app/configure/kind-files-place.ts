@@ -1,11 +1,11 @@
 import { join, resolve } from 'node:path'
-import type { ClientHome } from '../../clients/client-address.ts'
+import type { ClientHome } from '../../clients/address.ts'
 import type { FilePort } from '../../clients/file-port.ts'
 import { planKind, stripKind } from '../../clients/kind.ts'
-import { localFiles } from '../../clients/local-files.ts'
+import { localFiles } from '../../clients/files/local.ts'
 import { MirrorError, exitCode } from '../../lib/errors.ts'
-import type { ClientPlace, Machine } from './client-adapter.ts'
-import type { FoundNode, KindNodes } from './kind-nodes.ts'
+import type { ClientPlace, Machine } from '../../clients/types.ts'
+import type { FoundNode, KindNodes } from '../../clients/kind/nodes.ts'
 import { pullInNode } from './pull-in-node.ts'
 
 /** Clusters to be made: the folders that they mount, and the user's cluster file where there is one. */

@@ -3,9 +3,9 @@ import { isSamePlace, type ConfiguredFile, type KnownRecord } from '../../client
 import type { FilePort } from '../../clients/file-port.ts'
 import { MirrorError, errnoOf } from '../../lib/errors.ts'
 import { adapterOf } from './client-adapters.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 import { recordsOn } from './record-folders.ts'
-import type { StaleClient } from './stale-clients.ts'
+import type { StaleClient } from '../../clients/stray-records.ts'
 import { placeOf } from './undo-client.ts'
 
 export interface ListedClient {

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
 import { runCommand } from '../../lib/process.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 import { findRecordFolders } from './record-folders.ts'
 
 /** The machine as clients' adapters see it; `root`: the folder that stands for `/` and `~`, and then nobody is spoken to. */

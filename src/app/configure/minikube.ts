@@ -1,7 +1,7 @@
 import { join } from 'node:path'
-import { localFiles } from '../../clients/local-files.ts'
+import { localFiles } from '../../clients/files/local.ts'
 import { planMinikube, stripMinikube } from '../../clients/minikube.ts'
-import type { ClientAdapter, ClientPlace, Machine } from './client-adapter.ts'
+import type { ClientAdapter, ClientPlace, Machine } from '../../clients/types.ts'
 import { pullByCrictl, pullTimeoutMs } from './pull-by-crictl.ts'
 import { versionOf } from './version-of.ts'
 

@@ -1,5 +1,5 @@
-import { filesBelow } from '../../clients/local-files.ts'
-import type { ClientPlace, Machine } from './client-adapter.ts'
+import { filesBelow } from '../../clients/files/local.ts'
+import type { ClientPlace, Machine } from '../../clients/types.ts'
 
 /** A place as it is below `--root`, where a link means what it would mean if that were `/`. */
 export function placeBelowRoot({ detached, root }: Machine, place: ClientPlace): ClientPlace {

@@ -1,7 +1,7 @@
-import type { ClientHome } from '../../clients/client-address.ts'
+import type { ClientHome } from '../../clients/address.ts'
 import type { ConfigPlan, MirrorForClient } from '../../clients/client-config.ts'
-import { localFiles } from '../../clients/local-files.ts'
-import type { ClientPlace } from './client-adapter.ts'
+import { localFiles } from '../../clients/files/local.ts'
+import type { ClientPlace } from '../../clients/types.ts'
 
 /** A client that is told by flags, environment or a line of its own: all is printed, and nothing written. */
 export function printedPlace(home: ClientHome, plan: (mirror: MirrorForClient) => ConfigPlan): ClientPlace {

@@ -1,7 +1,7 @@
-import { registrySection } from '../../clients/containerd-registry-section.ts'
+import { registrySection } from '../../clients/containerd/config-toml.ts'
 import { containerdVersionIn } from '../../clients/version.ts'
 import { pullTimeoutMs } from './pull-by-crictl.ts'
-import type { KindNodes } from './kind-nodes.ts'
+import type { KindNodes } from '../../clients/kind/nodes.ts'
 
 /**
  * Pulls an image in a node as its kubelet would, and removes it: undefined when it came, else what was said. Nodes without

@@ -2,7 +2,7 @@ import { openConfiguredClients, type ConfiguredClients, type RecordFolders } fro
 import { mirrorPaths, systemStateDir, type Surroundings } from '../../config/paths.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { isOnlyRoots } from '../../lib/ownership.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 
 /**
  * Where this user finds what was configured. Root uses nothing that another user can change: a record says which file to write

@@ -1,5 +1,5 @@
 import { containerdVersionIn, isAtLeast } from '../../clients/version.ts'
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 
 /** The first versions that know the capability `referrers` in a hosts.toml; others pass over the whole file. */
 const firstVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const

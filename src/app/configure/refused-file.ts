@@ -1,5 +1,5 @@
-import { recognizeFile } from '../../clients/file-kinds.ts'
-import { localFiles } from '../../clients/local-files.ts'
+import { recognizeFile } from '../../clients/files/kinds.ts'
+import { localFiles } from '../../clients/files/local.ts'
 import { MirrorError, errnoOf, exitCode } from '../../lib/errors.ts'
 import { shellWord } from '../../lib/process.ts'
 

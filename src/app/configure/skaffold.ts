@@ -1,5 +1,5 @@
 import { planSkaffold } from '../../clients/skaffold.ts'
-import type { ClientAdapter } from './client-adapter.ts'
+import type { ClientAdapter } from '../../clients/types.ts'
 import { printedPlace } from './printed-place.ts'
 import { versionOf } from './version-of.ts'
 

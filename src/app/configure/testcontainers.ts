@@ -1,8 +1,8 @@
 import { join } from 'node:path'
-import type { ClientHome } from '../../clients/client-address.ts'
+import type { ClientHome } from '../../clients/address.ts'
 import { planTestcontainers } from '../../clients/testcontainers.ts'
 import { isThere } from '../../lib/fs.ts'
-import type { ClientAdapter, Machine } from './client-adapter.ts'
+import type { ClientAdapter, Machine } from '../../clients/types.ts'
 import { printedPlace } from './printed-place.ts'
 
 /** Testcontainers, in whatever language. */

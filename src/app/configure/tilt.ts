@@ -1,5 +1,5 @@
 import { planTilt } from '../../clients/tilt.ts'
-import type { ClientAdapter } from './client-adapter.ts'
+import type { ClientAdapter } from '../../clients/types.ts'
 import { printedPlace } from './printed-place.ts'
 import { versionOf } from './version-of.ts'
 

@@ -1,6 +1,6 @@
 import { absentNetwork, type MirrorHere, silentEngine } from '../../admin/find-mirror.ts'
 import { adminHere } from '../../admin/status.ts'
-import type { Unserved } from '../../clients/client-address.ts'
+import type { Unserved } from '../../clients/address.ts'
 import { MirrorError } from '../../lib/errors.ts'
 
 /**

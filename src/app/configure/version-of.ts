@@ -1,4 +1,4 @@
-import type { Machine } from './client-adapter.ts'
+import type { Machine } from '../../clients/types.ts'
 
 /** What a program says when it is asked for its version: the first line; undefined when it is not here, or does not say. */
 export async function versionOf(

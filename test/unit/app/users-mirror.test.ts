@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { findInvokingUser, findMirrorHere } from '../../../src/admin/find-mirror.ts'
 import { writeState } from '../../../src/admin/state.ts'
-import { findMirror } from '../../../src/app/configure/find-mirror.ts'
+import { findMirror } from '../../../src/clients/find-mirror.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { processIdentity } from '../../../src/lib/process.ts'
 

@@ -2,10 +2,10 @@ import { chmod, lstat, mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, wri
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { applyPlan } from '../../../src/clients/apply-plan.ts'
+import { applyPlan } from '../../../src/clients/apply.ts'
 import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/configured.ts'
 import type { FilePort } from '../../../src/clients/file-port.ts'
-import { localFiles } from '../../../src/clients/local-files.ts'
+import { localFiles } from '../../../src/clients/files/local.ts'
 import { applyUndo, planUndo } from '../../../src/clients/undo.ts'
 
 let folder: string

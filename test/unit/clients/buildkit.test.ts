@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit.ts'
+import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit/plan.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import { readToml } from '../../../src/clients/read-toml.ts'
 

@@ -1,10 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import {
-  clientAddress,
-  doubtAbout,
-  type ClientHome,
-  type MirrorEndpoints,
-} from '../../../src/clients/client-address.ts'
+import { clientAddress, doubtAbout, type ClientHome, type MirrorEndpoints } from '../../../src/clients/address.ts'
 
 const endpoints: MirrorEndpoints = {
   runtime: 'process',

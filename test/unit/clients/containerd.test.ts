@@ -1,7 +1,7 @@
 import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { planContainerd, stripContainerd, type ContainerdTarget } from '../../../src/clients/containerd.ts'
+import { planContainerd, stripContainerd, type ContainerdTarget } from '../../../src/clients/containerd/plan.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 
 const mirror: MirrorForClient = {

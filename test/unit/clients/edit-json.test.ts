@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { putFirst, readJsonObject, takeOut } from '../../../src/clients/edit-json.ts'
+import { putFirst, readJsonObject, takeOut } from '../../../src/clients/edit/json.ts'
 
 const isNew = (item: unknown) => item === 'new'
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { joinSections, sectionPath, setTomlValue, tomlSections } from '../../../src/clients/edit-toml.ts'
+import { joinSections, sectionPath, setTomlValue, tomlSections } from '../../../src/clients/edit/toml.ts'
 import { readToml } from '../../../src/clients/read-toml.ts'
 
 const awkward = [

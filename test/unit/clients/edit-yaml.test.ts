@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { addYamlItem, addYamlKey, removeFromYaml } from '../../../src/clients/edit-yaml.ts'
+import { addYamlItem, addYamlKey, removeFromYaml } from '../../../src/clients/edit/yaml.ts'
 import { readYamlText } from '../../../src/clients/yaml-text.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 

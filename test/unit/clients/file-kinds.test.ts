@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest'
-import { planBuildkit } from '../../../src/clients/buildkit.ts'
-import { planContainerd } from '../../../src/clients/containerd.ts'
-import { planDaemonJson } from '../../../src/clients/docker-daemon-json.ts'
-import { recognizeFile } from '../../../src/clients/file-kinds.ts'
+import { planBuildkit } from '../../../src/clients/buildkit/plan.ts'
+import { planContainerd } from '../../../src/clients/containerd/plan.ts'
+import { planDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
+import { recognizeFile } from '../../../src/clients/files/kinds.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import { planK3d } from '../../../src/clients/k3d.ts'
 import { planRegistries } from '../../../src/clients/k3s.ts'
 import { planKind } from '../../../src/clients/kind.ts'
-import { planPodman } from '../../../src/clients/podman.ts'
+import { planPodman } from '../../../src/clients/podman/plan.ts'
 
 const mirror = {
   cache: 'http://127.0.0.1:5055',

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { planKaniko } from '../../../src/clients/kaniko.ts'
+import { planKaniko } from '../../../src/clients/printed.ts'
 
 const registries = ['docker.io', 'gcr.io', 'registry.k8s.io', 'registry.corp.example:8443']
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { registrySection, withConfigPath } from '../../../src/clients/containerd-registry-section.ts'
+import { registrySection, withConfigPath } from '../../../src/clients/containerd/config-toml.ts'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind-cluster.ts'
 import { exitCode } from '../../../src/lib/errors.ts'

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, readdir, readlink, rm, symlink, writeFile } f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { filesBelow, localFiles } from '../../../src/clients/local-files.ts'
+import { filesBelow, localFiles } from '../../../src/clients/files/local.ts'
 
 let folder: string
 beforeEach(async () => {

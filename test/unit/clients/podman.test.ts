@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { FilesNow } from '../../../src/clients/files-now.ts'
 import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import type { PodmanFiles } from '../../../src/clients/podman-files.ts'
-import { planPodman, type PodmanTarget } from '../../../src/clients/podman.ts'
+import { planPodman, type PodmanTarget } from '../../../src/clients/podman/plan.ts'
 import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
 
 const mirror: MirrorForClient = {

@@ -4,7 +4,7 @@ import { createServer, type IncomingHttpHeaders, type ServerHttp2Stream } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { CriError, criClient, criUnimplemented } from '../../../src/runtime/cri.ts'
+import { CriError, criClient, criUnimplemented } from '../../../src/clients/containerd/cri.ts'
 
 type Answer = (stream: ServerHttp2Stream) => void
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
-import { containerdAdapter } from '../../../../src/app/configure/containerd.ts'
+import type { Machine } from '../../../../src/clients/types.ts'
+import { containerdAdapter } from '../../../../src/clients/containerd/containerd.ts'
 import { fails, machineWith, nothingSaid } from './support/machine-with.ts'
 
 const version = 'containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7\n'

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { findPrograms } from '../../../../src/app/configure/find-clients.ts'
+import { findPrograms } from '../../../../src/clients/adapters.ts'
 
 let home: string
 beforeEach(async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
+import type { Machine } from '../../../../src/clients/types.ts'
 import { k3dAdapter } from '../../../../src/app/configure/k3d.ts'
 
 const nothing = {

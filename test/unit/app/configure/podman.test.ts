@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { podmanAdapter } from '../../../../src/app/configure/podman.ts'
+import { podmanAdapter } from '../../../../src/clients/podman/podman.ts'
 import { FilesNow } from '../../../../src/clients/files-now.ts'
 import { type Answers, fails, machineWith, nothingSaid } from './support/machine-with.ts'
 

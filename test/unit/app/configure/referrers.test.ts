@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Machine } from '../../../../src/app/configure/client-adapter.ts'
+import type { Machine } from '../../../../src/clients/types.ts'
 import { machineAt } from '../../../../src/app/configure/machine.ts'
 import { readersKnowReferrers } from '../../../../src/app/configure/referrers.ts'
 

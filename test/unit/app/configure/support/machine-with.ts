@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import type { ClientOptions, Machine } from '../../../../../src/app/configure/client-adapter.ts'
+import type { ClientOptions, Machine } from '../../../../../src/clients/types.ts'
 import type { CommandResult } from '../../../../../src/lib/process.ts'
 
 export const nothingSaid: ClientOptions = {

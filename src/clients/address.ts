@@ -1,0 +1,138 @@
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { HostAlias } from '../lib/network.ts'
+import { isLoopback } from './is-loopback.ts'
+
+/** Where a client lives, as far as it matters for reaching this machine's mirror. */
+export type ClientHome =
+  /** Beside the mirror: its loopback is ours. */
+  | { readonly in: 'host' }
+  /** A virtual machine that has a name for this one: `host.docker.internal`. */
+  | { readonly in: 'vm'; readonly what: string; readonly hostName: HostAlias }
+  /** Containers of a Docker network; `hostName`: how they call this machine when their engine is in a virtual one. */
+  | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
+  /** A network namespace of its own that the host's loopback cannot be reached from. */
+  | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+
+/** Where a running mirror answers, see `mirror status --json`. */
+export interface MirrorEndpoints {
+  readonly runtime: 'process' | 'container'
+  readonly cache: readonly string[]
+  readonly registry: readonly string[]
+  /** The cache's URL for the containers of each network. */
+  readonly networks: Readonly<Record<string, string>>
+  /** `ssh://me@there`: the addresses are those of the machine of this Docker engine; undefined for this machine's. */
+  readonly engine?: string | undefined
+  /** Why it does not serve a network, where that is known. */
+  readonly unserved?: ((network: string) => Unserved | undefined) | undefined
+}
+
+export interface Unserved {
+  /** Goes on from the name of the network: `which does not exist yet`. */
+  readonly why: string
+  readonly hints: readonly string[]
+}
+
+export interface ClientAddress {
+  readonly cache: string
+  readonly registry: string | undefined
+  /** One line for the user: who reaches what where, and why. */
+  readonly why: string
+}
+
+/**
+ * The address by which a client reaches the mirror: the one place that decides it. Throws a MirrorError (missing) when there
+ * is none.
+ */
+export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): ClientAddress {
+  const cache = preferLoopback(endpoints.cache)
+  if (cache === undefined) throw new MirrorError('The running mirror has no cache address.', { exit: exitCode.missing })
+  const registry = preferLoopback(endpoints.registry)
+  if (endpoints.engine !== undefined && home.in !== 'network') throw onAnotherMachine(endpoints.engine, cache)
+  switch (home.in) {
+    case 'host':
+      return {
+        cache: withHost(cache),
+        registry: registry && withHost(registry),
+        why: `this machine reaches the mirror at ${withHost(cache)}`,
+      }
+    case 'vm':
+      return {
+        cache: withHost(cache, home.hostName),
+        registry: registry && withHost(registry, home.hostName),
+        why: `${home.what} runs in a virtual machine and reaches this one at ${withHost(cache, home.hostName)}`,
+      }
+    case 'network': {
+      const url = endpoints.networks[home.network]
+      if (url === undefined && home.hostName !== undefined && endpoints.engine === undefined)
+        return {
+          cache: withHost(cache, home.hostName),
+          registry: registry && withHost(registry, home.hostName),
+          why: `${home.what} are in a virtual machine and reach this one at ${withHost(cache, home.hostName)}`,
+        }
+      if (url === undefined) throw unreachableNetwork(home.what, home.network, endpoints)
+      const { hostname } = new URL(url)
+      const where =
+        endpoints.runtime === 'container'
+          ? `its name on network ${home.network}`
+          : `the gateway of network ${home.network}`
+      const reached = endpoints.runtime === 'container' ? 'the mirror' : 'this process'
+      return {
+        cache: url,
+        registry: registry && withHost(registry, hostname),
+        why: `${home.what} reach ${reached} at ${url}, ${where}`,
+      }
+    }
+    case 'apart':
+      throw new MirrorError(`${home.what} cannot reach the mirror at ${withHost(cache)}: ${home.why}.`, {
+        exit: exitCode.missing,
+        hints: [...home.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+      })
+  }
+}
+
+/** A warning about an address that the user gave and this client hardly reaches; undefined when there is nothing to say. */
+export function doubtAbout(url: string, home: ClientHome): string | undefined {
+  if (home.in === 'host' || !isLoopback(url)) return undefined
+  return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
+}
+
+function onAnotherMachine(engine: string, cache: string): MirrorError {
+  return new MirrorError(`The mirror is in a container on ${engine}: ${cache} is an address of that machine alone.`, {
+    exit: exitCode.missing,
+    hints: [
+      `mirror configure … --mirror ${cache}   (on that machine itself)`,
+      'mirror configure … --mirror URL   (an address you know to be reachable)',
+    ],
+  })
+}
+
+function unreachableNetwork(what: string, network: string, { networks, unserved }: MirrorEndpoints): MirrorError {
+  const known = unserved?.(network)
+  if (known !== undefined)
+    return new MirrorError(`${what} are on the Docker network ${network}, ${known.why}.`, {
+      exit: exitCode.missing,
+      hints: [...known.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
+    })
+  const others = Object.keys(networks)
+  const served = others.length === 0 ? 'no Docker network' : `only ${others.join(', ')}`
+  return new MirrorError(`${what} are on the Docker network ${network}, and the mirror serves ${served}.`, {
+    exit: exitCode.missing,
+    hints: [
+      `mirror up --network ${network}`,
+      `docker network inspect ${network}   (does it exist?)`,
+      'mirror logs   (why the mirror does not listen there)',
+    ],
+  })
+}
+
+function preferLoopback(urls: readonly string[]): string | undefined {
+  return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopback(url)) ?? urls[0]
+}
+
+/** The URL with another host; one that means "every address" becomes the loopback one. */
+function withHost(url: string, host?: string): string {
+  const { protocol, hostname, port } = new URL(url)
+  const everywhere: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
+  const authority = host ?? everywhere[hostname] ?? hostname
+  return `${protocol}//${authority}${port === '' ? '' : `:${port}`}`
+}

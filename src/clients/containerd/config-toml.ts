@@ -1,0 +1,146 @@
+import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { setTomlValue } from '../edit/toml.ts'
+import { readToml, tableOf, type TomlTable } from '../read-toml.ts'
+import { isAtLeast } from '../version.ts'
+
+/** A section that sets something about registries where containerd does not look. */
+export interface IneffectiveSection {
+  /** `[plugins."io.containerd.cri.v1.images".registry]` */
+  readonly heading: string
+  /** The folders that it names. */
+  readonly configPaths: readonly string[]
+  /** Its other keys. */
+  readonly others: readonly string[]
+}
+
+/** What a containerd's configuration says about registries. */
+export interface RegistrySection {
+  /** The format's version; 1 for a text that names none. */
+  readonly version: number
+  /** The folders where hosts.toml is looked for; none when it is not looked for. */
+  readonly configPaths: readonly string[]
+  /** Whether the text sets `config_path` where containerd looks; an empty one counts. */
+  readonly setsPath: boolean
+  /** The old way, which must not stand beside `config_path`: `mirrors`, or `configs` with `tls`. Undefined: it is not used. */
+  readonly oldKey: string | undefined
+  readonly ineffective: readonly IneffectiveSection[]
+}
+
+/** The plugin that pulls images, as each version of the format calls it. */
+const pluginNames = { 1: 'cri', 2: 'io.containerd.grpc.v1.cri', 3: 'io.containerd.cri.v1.images' } as const
+type PluginName = (typeof pluginNames)[keyof typeof pluginNames]
+
+/**
+ * The plugin whose section a containerd reads in a file of this version of the format. containerd 2.0 to 2.2 rename the sections
+ * of version 1, and then do not move them to where they look.
+ */
+export function pluginOf(version: number, containerd?: string): PluginName {
+  if (version >= 3 || (version <= 1 && isAtLeast(containerd, 2, 0))) return pluginNames[3]
+  return version === 2 ? pluginNames[2] : pluginNames[1]
+}
+
+/** `[plugins."io.containerd.grpc.v1.cri".registry]` */
+export function headingOf(plugin: string): string {
+  return `[plugins.${plugin.includes('.') ? JSON.stringify(plugin) : plugin}.registry]`
+}
+
+/**
+ * The plugins whose section counts, the first of them that is there: containerd 2 moves a section of an older format into the new
+ * one, in place of what is there. 2.3 does so file by file, those before by the version of all files together (`whole`).
+ */
+function effectivePlugins(own: number, containerd: string | undefined, whole: number): readonly PluginName[] {
+  const [first, second, third] = [pluginNames[1], pluginNames[2], pluginNames[3]]
+  if (!isAtLeast(containerd, 2, 0)) return [pluginOf(whole)]
+  if (isAtLeast(containerd, 2, 3)) return own >= 4 ? [third] : own >= 2 ? [second, third] : [first, second, third]
+  if (whole !== 2) return [third]
+  return own >= 2 ? [second, third] : [first, second, third]
+}
+
+export interface SectionOptions {
+  /** Of the program, where it is known. */
+  readonly containerd?: string | undefined
+  /** Of the format, where the text names none. */
+  readonly version?: number
+  /** Of the format of all files together, where the text is one of several. */
+  readonly whole?: number | undefined
+}
+
+/**
+ * Reads a config.toml, a part of one, or what `containerd config dump` prints. Throws a MirrorError (usage) for what is no TOML.
+ */
+export function registrySection(
+  path: string,
+  text: string,
+  { containerd, version = 1, whole }: SectionOptions = {},
+): RegistrySection {
+  const toml = readToml(path, text)
+  const format = versionIn(toml) ?? version
+  const all = tableOf(toml['plugins'])
+  const registryOf = (plugin: string) => tableOf(tableOf(all?.[plugin])?.['registry'])
+  const counting = effectivePlugins(format, containerd, whole ?? format)
+  const effective = counting.find((plugin) => registryOf(plugin) !== undefined)
+  const section = effective === undefined ? undefined : registryOf(effective)
+  return {
+    version: format,
+    configPaths: pathsIn(section),
+    setsPath: typeof section?.['config_path'] === 'string',
+    // Wherever it stands: another version of containerd may look there.
+    oldKey: Object.values(pluginNames)
+      .map((plugin) => oldKeyOf(registryOf(plugin)))
+      .find((key) => key !== undefined),
+    ineffective: Object.values(pluginNames).flatMap((plugin) => {
+      const table = registryOf(plugin)
+      if (table === undefined || plugin === effective) return []
+      const others = Object.keys(table).filter((key) => key !== 'config_path')
+      return [{ heading: headingOf(plugin), configPaths: pathsIn(table), others }]
+    }),
+  }
+}
+
+/** Of the format; undefined where a text names none. */
+export function versionIn(toml: TomlTable): number | undefined {
+  const { version } = toml
+  return typeof version === 'number' ? Math.max(version, 1) : undefined
+}
+
+/**
+ * The config.toml with a `config_path`; all else stays to the byte. Throws a MirrorError (usage) for one in which that cannot
+ * be done. https://github.com/containerd/containerd/blob/main/docs/cri/config.md#registry-configuration
+ */
+export function withConfigPath(path: string, text: string, configPath: string, containerd?: string): string {
+  const toml = readToml(path, text)
+  // A file that says nothing yet can be of the version that every containerd reads.
+  const start = Object.keys(toml).length > 0 ? text : `${text.replace(/[^\n]$/, '$&\n')}version = 2\n`
+  const plugin = pluginOf(start === text ? (versionIn(toml) ?? 1) : 2, containerd)
+  const after = setTomlValue(start, ['plugins', plugin, 'registry', 'config_path'], configPath)
+  if (after !== undefined) return after
+  throw new MirrorError(
+    `${path} is written in a way that cannot be changed without rewriting it, so it is left alone.`,
+    {
+      exit: exitCode.usage,
+      hints: [`set config_path = ${JSON.stringify(configPath)} in ${headingOf(plugin)} there by hand`],
+    },
+  )
+}
+
+/** Says what has no effect, or none for certain where nobody knows the version of containerd, and where it belongs. */
+export function sayIneffective(
+  where: string,
+  { heading }: IneffectiveSection,
+  { version, containerd }: { readonly version: number; readonly containerd: string | undefined },
+): string {
+  const effect = containerd === undefined ? 'may have no effect' : `has no effect in containerd ${containerd}`
+  const format = version === 1 ? 'with version = 1, or none,' : `with version = ${version}`
+  return `${heading} in ${where} ${effect}: in a file ${format} containerd reads ${headingOf(pluginOf(version, containerd))}.`
+}
+
+function pathsIn(section: TomlTable | undefined): string[] {
+  const path = section?.['config_path']
+  return typeof path === 'string' ? path.split(':').filter(Boolean) : []
+}
+
+function oldKeyOf(section: TomlTable | undefined): string | undefined {
+  if (Object.keys(tableOf(section?.['mirrors']) ?? {}).length > 0) return 'registry.mirrors'
+  const configs = Object.values(tableOf(section?.['configs']) ?? {})
+  return configs.some((config) => tableOf(config)?.['tls'] !== undefined) ? 'registry.configs … tls' : undefined
+}

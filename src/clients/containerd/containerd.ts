@@ -1,0 +1,201 @@
+import { join, posix } from 'node:path'
+import { pullByContainerd } from '../../app/configure/containerd-pull.ts'
+import { readersKnowReferrers } from '../../app/configure/referrers.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { isThere } from '../../lib/fs.ts'
+import type { ClientHome } from '../address.ts'
+import { type ContainerdFile, importsOf, readContainerdConfig } from '../containerd-config.ts'
+import { localFiles } from '../files/local.ts'
+import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from '../types.ts'
+import { containerdVersionIn, isAtLeast } from '../version.ts'
+import { dumpOf, observeContainerd } from './observation.ts'
+import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
+
+const usualSocket = '/run/containerd/containerd.sock'
+
+/** containerd, as kubelets and nerdctl use it. */
+export const containerdAdapter: ClientAdapter = {
+  client: 'containerd',
+  summary: 'containerd and nerdctl: hosts.toml files for the registries',
+
+  async find(machine) {
+    const version = await versionOf(machine)
+    return version === undefined ? undefined : `containerd ${version}`
+  },
+
+  async places(machine, { scope, clientVersion }) {
+    if (machine.platform !== 'linux' && !machine.detached)
+      throw new MirrorError('containerd runs on Linux, and this is none.', {
+        exit: exitCode.missing,
+        hints: ['mirror configure containerd --root DIR   (files to be copied to where it runs)'],
+      })
+    const version = clientVersion ?? (await versionOf(machine))
+    const system = () => placeFor(machine, 'system', version)
+    const user = () => placeFor(machine, 'user', version)
+    if (scope !== undefined) return [await placeFor(machine, scope, version)]
+    if (!(await runsRootless(machine))) return [await system()]
+    return process.getuid?.() === 0 ? [await system(), await user()] : [await user(), await system()]
+  },
+
+  recall: (machine, details) => placeOf(machine, details, undefined),
+}
+
+/** Looks at what containerd itself says of its configuration, where it may be asked. */
+async function placeFor(machine: Machine, scope: 'user' | 'system', version: string | undefined): Promise<ClientPlace> {
+  const config = configFolder(machine, scope)
+  const dump = scope === 'system' ? await dumpOf(machine) : undefined
+  const [main, ...imports] = await configFiles(machine, posix.join(config, 'config.toml'))
+  const own = readContainerdConfig(main!, version, imports)
+  const { configPaths, address } =
+    dump === undefined ? own : readContainerdConfig({ name: main!.name, text: dump }, version)
+  // Folders that are named where containerd does not look are meant all the same.
+  const [named] = [configPaths, own.meantPaths].filter((paths) => paths.length > 0)
+  const folders = named ?? [posix.join(config, 'certs.d')]
+  return placeOf(
+    machine,
+    {
+      scope,
+      folders: folders.join(':'),
+      imports: imports.map(({ name }) => name).join('\n'),
+      ...((await knowsReferrers(machine, version, folders[0]!)) && { referrers: 'yes' }),
+      ...(version !== undefined && { version }),
+      ...(address !== undefined && { socket: address }),
+    },
+    dump,
+  )
+}
+
+function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefined): ClientPlace {
+  const { version, socket = usualSocket } = details
+  const scope = details['scope'] === 'user' ? 'user' : 'system'
+  const [hosts, ...others] = details['folders']!.split(':')
+  const config = configFolder(machine, scope)
+  const named = (name: string) => ({ name, path: join(machine.root, name) })
+  const target: ContainerdTarget = {
+    hosts: named(hosts!),
+    elsewhere: [...new Set([...others, posix.join(config, '..', 'docker', 'certs.d')])]
+      .filter((folder) => folder !== hosts)
+      .map((folder) => named(folder).path),
+    configFile: named(posix.join(config, 'config.toml')),
+    imports: (details['imports'] ?? '').split('\n').filter(Boolean).map(named),
+    referrers: details['referrers'] === 'yes',
+    dump,
+    version,
+    rootless: scope === 'user',
+    nerdctlFile: named(posix.join(config, '..', 'nerdctl', 'nerdctl.toml')),
+  }
+  return {
+    id: scope,
+    title: `${scope === 'user' ? 'your rootless containerd' : 'system'} (${target.hosts.path})`,
+    details,
+    home: homeOf(scope),
+    files: localFiles,
+    readAtEachPull: true,
+    wants: {
+      files: [target.configFile.path, ...target.imports.map(({ path }) => path), target.nerdctlFile.path],
+      trees: [target.hosts.path, ...target.elsewhere],
+    },
+    plan(mirror, files) {
+      const plan = planContainerd(mirror, target, files)
+      const guess = machine.detached
+        ? 'The version of containerd is a guess: one before 2.0. Say it with --client-version otherwise.'
+        : 'No containerd was found, so its version is a guess: say it with --client-version.'
+      return version === undefined ? { ...plan, notes: [...plan.notes, guess] } : plan
+    },
+    strip: (mirror, files) => stripContainerd(mirror, target.hosts.path, files),
+    ...(!machine.detached && {
+      pull: (image: string) =>
+        pullByContainerd({ runCommand: machine.runCommand, socket, hostsFolder: target.hosts.path }, image),
+      observe: ({ cache }: { readonly cache: string }) =>
+        observeContainerd({ machine, socket, target, dump: scope === 'system' }, cache),
+    }),
+    reasons: [
+      { why: 'It is not configured', fix: 'mirror configure containerd', isUnconfigured: true },
+      {
+        why: `config_path is not set to ${hosts}, or containerd was not restarted since`,
+        fix: 'containerd config dump | grep config_path; sudo systemctl restart containerd',
+      },
+      {
+        why: 'config_path names several folders, which versions since 2.1 may not understand',
+        fix: `config_path = "${hosts}"   (in ${target.configFile.name})`,
+      },
+      ...(target.referrers
+        ? [
+            {
+              why: 'containerd or nerdctl is older than 2.2 now, and passes over hosts.toml files that name "referrers"',
+              fix: 'mirror configure containerd',
+            },
+          ]
+        : []),
+      { why: 'containerd could not read a hosts.toml', fix: 'journalctl -u containerd | grep hosts.toml' },
+    ],
+  }
+}
+
+/** Where its configuration is, in the machine's own words: without what `--root` puts before it. */
+function configFolder({ home, env, detached }: Machine, scope: 'user' | 'system'): string {
+  if (scope === 'system') return '/etc/containerd'
+  if (detached) return '/.config/containerd'
+  return join(env['XDG_CONFIG_HOME'] ?? join(home, '.config'), 'containerd')
+}
+
+function homeOf(scope: 'user' | 'system'): ClientHome {
+  if (scope === 'system') return { in: 'host' }
+  return {
+    in: 'apart',
+    what: 'A rootless containerd',
+    why: 'it has a network of its own, where 127.0.0.1 is another',
+    hints: ['have the cache listen on an address of this machine, too: "cache.listen" in mirror.yaml'],
+  }
+}
+
+async function versionOf({ runCommand, detached }: Machine): Promise<string | undefined> {
+  if (detached) return undefined
+  const result = await runCommand('containerd', ['--version'], { timeoutMs: 5000 })
+  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
+}
+
+/** Whether all who read hosts.toml files in this folder know the capability `referrers`. */
+async function knowsReferrers(machine: Machine, version: string | undefined, folder: string): Promise<boolean> {
+  // The folders of Docker are read by other versions of the same code.
+  if (!isAtLeast(version, 2, 2) || folder.endsWith('/docker/certs.d')) return false
+  return readersKnowReferrers(machine, ['nerdctl'])
+}
+
+/** config.toml with what it imports, as far as that is there; an empty text where there is none. */
+async function configFiles({ root }: Machine, name: string): Promise<ContainerdFile[]> {
+  const found: ContainerdFile[] = []
+  const pending = [name]
+  for (const next of pending) {
+    if (found.some((file) => file.name === next)) continue
+    for (const path of await namesLike(root, next)) {
+      const file = await localFiles.read(join(root, path))
+      if (file === undefined && path !== name) continue
+      const read = { name: path, text: Buffer.from(file?.bytes ?? []).toString() }
+      found.push(read)
+      pending.push(...importsOf(read))
+    }
+  }
+  return found
+}
+
+/** The files that a name with `*` stands for. */
+async function namesLike(root: string, name: string): Promise<string[]> {
+  const folder = posix.dirname(name)
+  if (!name.includes('*') || folder.includes('*')) return [name]
+  const paths = (await localFiles.list(join(root, folder))).map((path) =>
+    posix.join(folder, path.slice(join(root, folder).length)),
+  )
+  const pattern = new RegExp(
+    `^${name
+      .split('*')
+      .map((part) => part.replaceAll(/[.+^${}()|[\]\\?]/g, '\\$&'))
+      .join('[^/]*')}$`,
+  )
+  return paths.filter((path) => pattern.test(path))
+}
+
+async function runsRootless({ env, detached }: Machine): Promise<boolean> {
+  const runtimeFolder = env['XDG_RUNTIME_DIR']
+  return !detached && runtimeFolder !== undefined && isThere(join(runtimeFolder, 'containerd-rootless'))
+}

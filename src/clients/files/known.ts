@@ -1,0 +1,238 @@
+import { tableOf } from '../read-toml.ts'
+
+/** The kinds of files that some client of ours takes. */
+export type FileKind =
+  | 'daemon.json'
+  | 'buildkitd.toml'
+  | 'containerd'
+  | 'registries.conf'
+  | 'kind cluster'
+  | 'k3d cluster'
+  | 'registries.yaml'
+
+/** What a file is, by what is in it. */
+export interface RecognizedFile {
+  /** Undefined: the file of a program whose files are nobody's here. */
+  readonly kind: FileKind | undefined
+  /** `a cluster file of kind` */
+  readonly is: string
+  /** What to do with it instead; `FILE` stands for its path. */
+  readonly hint: string | undefined
+}
+
+type Content = Readonly<Record<string, unknown>>
+
+/** How to tell a kind from others; the first that fits counts. */
+export interface Rule extends RecognizedFile {
+  fits(content: Content): boolean
+}
+
+export const has = (content: Content, ...keys: readonly string[]) => keys.some((key) => key in content)
+const text = (content: Content, key: string) => (typeof content[key] === 'string' ? content[key] : '')
+const apiVersion = (content: Content) => text(content, 'apiVersion')
+export const isList = (content: Content, key: string) => Array.isArray(content[key])
+export const isMap = (content: Content, key: string) => tableOf(content[key]) !== undefined
+
+export const dockerHint = 'mirror configure docker'
+export const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
+export const containerdHint = 'mirror configure containerd   (writes hosts.toml files, and says what config.toml needs)'
+const k3sHint = 'sudo mirror configure k3s   (writes /etc/rancher/k3s/registries.yaml)'
+
+/** Files in YAML, and in JSON, which is YAML too. */
+export const knownDocuments: readonly Rule[] = [
+  {
+    kind: 'kind cluster',
+    is: 'a cluster file of kind',
+    hint: 'mirror configure kind --file FILE',
+    fits: (content) => /^kind\.(?:x-k8s|sigs\.k8s)\.io\//.test(apiVersion(content)),
+  },
+  {
+    kind: 'k3d cluster',
+    is: 'a cluster file of k3d',
+    hint: 'mirror configure k3d --file FILE',
+    fits: (content) => apiVersion(content).startsWith('k3d.io/'),
+  },
+  {
+    kind: undefined,
+    is: 'a file of ctlptl',
+    hint: 'ctlptl apply --filename FILE, then mirror configure kind --cluster NAME   (where its product is kind)',
+    fits: (content) => apiVersion(content).startsWith('ctlptl.dev/'),
+  },
+  {
+    kind: undefined,
+    is: "skaffold's configuration",
+    hint: 'mirror configure skaffold',
+    fits: (content) => apiVersion(content).startsWith('skaffold/'),
+  },
+  {
+    kind: undefined,
+    is: 'a kubeconfig',
+    hint: undefined,
+    fits: (content) => text(content, 'kind') === 'Config' && has(content, 'clusters', 'contexts', 'current-context'),
+  },
+  {
+    kind: undefined,
+    is: 'a Kubernetes manifest',
+    hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
+    fits: (content) => apiVersion(content) !== '' && text(content, 'kind') !== '',
+  },
+  {
+    kind: undefined,
+    is: 'a Helm chart',
+    hint: 'mirror configure kind   (or k3d, k3s, containerd: for the nodes that it runs on)',
+    fits: (content) => /^v[12]$/.test(apiVersion(content)) && has(content, 'name', 'version'),
+  },
+  {
+    kind: undefined,
+    is: 'a Compose file',
+    hint: 'mirror configure docker   (or podman: for the engine that runs it)',
+    fits: (content) => isMap(content, 'services'),
+  },
+  {
+    kind: undefined,
+    is: 'a development container',
+    hint: dockerHint,
+    fits: (content) =>
+      has(content, 'customizations', 'postCreateCommand', 'remoteUser', 'dockerComposeFile', 'features') &&
+      has(content, 'image', 'build', 'dockerFile', 'dockerComposeFile'),
+  },
+  {
+    kind: undefined,
+    is: 'the configuration of the docker command (config.json)',
+    hint: dockerHint,
+    fits: (content) =>
+      has(
+        content,
+        'auths',
+        'credsStore',
+        'credHelpers',
+        'HttpHeaders',
+        'currentContext',
+        'psFormat',
+        'imagesFormat',
+        'detachKeys',
+        'cliPluginsExtraDirs',
+        'plugins',
+      ) && !has(content, 'mirrors'),
+  },
+  {
+    kind: undefined,
+    is: "Docker Desktop's own settings",
+    hint: dockerHint,
+    fits: (content) =>
+      has(
+        content,
+        'settingsVersion',
+        'SettingsVersion',
+        'filesharingDirectories',
+        'FilesharingDirectories',
+        'AutoStart',
+        'autoStart',
+        'LicenseTermsVersion',
+      ),
+  },
+  {
+    kind: undefined,
+    is: 'a policy of podman (policy.json)',
+    hint: podmanHint,
+    fits: (content) => isList(content, 'default') && has(content, 'transports'),
+  },
+  {
+    kind: undefined,
+    is: 'a package.json',
+    hint: undefined,
+    fits: (content) =>
+      has(content, 'name', 'private') && has(content, 'scripts', 'dependencies', 'devDependencies', 'workspaces'),
+  },
+  {
+    kind: 'daemon.json',
+    is: "dockerd's daemon.json",
+    hint: 'mirror configure docker --file FILE',
+    fits: (content) =>
+      has(
+        content,
+        'registry-mirrors',
+        'insecure-registries',
+        'exec-opts',
+        'log-driver',
+        'log-opts',
+        'storage-driver',
+        'storage-opts',
+        'data-root',
+        'live-restore',
+        'default-address-pools',
+        'bip',
+        'userns-remap',
+        'default-ulimits',
+        'containerd-snapshotter',
+      ),
+  },
+  {
+    kind: 'registries.yaml',
+    is: 'a registries.yaml of k3s',
+    hint: 'mirror configure k3d --file FILE   (k3s itself: sudo mirror configure k3s)',
+    fits: (content) => (isMap(content, 'mirrors') || isMap(content, 'configs')) && !has(content, 'upstreams', 'cache'),
+  },
+  {
+    kind: undefined,
+    is: "k3s's config.yaml",
+    hint: k3sHint,
+    fits: (content) =>
+      has(
+        content,
+        'write-kubeconfig-mode',
+        'tls-san',
+        'cluster-init',
+        'node-label',
+        'node-taint',
+        'node-name',
+        'node-ip',
+        'kubelet-arg',
+        'kube-apiserver-arg',
+        'flannel-backend',
+        'cluster-cidr',
+        'service-cidr',
+        'private-registry',
+        'embedded-registry',
+        'system-default-registry',
+        'disable',
+        'data-dir',
+        'token',
+        'agent-token',
+        'secrets-encryption',
+      ),
+  },
+  {
+    kind: undefined,
+    is: "this mirror's own configuration (mirror.yaml)",
+    hint: 'mirror up   (reads it)',
+    fits: (content) => has(content, 'upstreams', 'cache', 'allowedHosts', 'defaultUpstream'),
+  },
+  {
+    kind: undefined,
+    is: 'the configuration of a Distribution registry',
+    hint: undefined,
+    fits: (content) => has(content, 'version') && isMap(content, 'storage') && has(content, 'http', 'proxy', 'log'),
+  },
+  {
+    kind: undefined,
+    is: 'the configuration of a Colima or Lima machine',
+    hint: dockerHint,
+    fits: (content) =>
+      has(content, 'vmType', 'mountType', 'forwardAgent', 'rosetta') &&
+      has(content, 'cpu', 'cpus', 'memory', 'images', 'mounts', 'runtime'),
+  },
+]
+
+/** Files that are known by their names, and are in no format that is read here. */
+export const knownNames: readonly [RegExp, RecognizedFile][] = [
+  [
+    /^(?:Dockerfile|Containerfile)(?:\..+)?$/,
+    {
+      kind: undefined,
+      is: 'a Dockerfile',
+      hint: 'mirror configure docker   (or podman, buildkit: for what builds it)',
+    },
+  ],
+  [/^Tiltfile$/, { kind: undefined, is: 'a Tiltfile', hint: 'mirror configure tilt' }],
+]

@@ -1,0 +1,80 @@
+import { dockerNetworkHome } from '../../app/configure/docker-network-home.ts'
+import { clusterFile, kindFilesPlace } from '../../app/configure/kind-files-place.ts'
+import { makeKindNetworkIfAbsent } from '../../app/configure/make-kind-network.ts'
+import { versionOf } from '../../app/configure/version-of.ts'
+import { findDockerEndpoint } from '../../docker/endpoint.ts'
+import { kindNetworkName } from '../../docker/engine.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { systemClock } from '../../lib/time.ts'
+import type { ClientHome } from '../address.ts'
+import type { ClientAdapter, Machine } from '../types.ts'
+import { refusedClusterFile } from './cluster-file.ts'
+import { kindNodes, kindProgram } from './nodes.ts'
+import { findKindCluster, kindClusterPlace, recallKindCluster } from './running-cluster.ts'
+
+/** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
+export const kindAdapter: ClientAdapter = {
+  client: 'kind',
+  summary: 'kind: a cluster file, or the nodes of a running cluster',
+
+  async find(machine) {
+    const version = await versionOf(machine, 'kind', 'version', '--quiet')
+    return version && `kind ${version}`
+  },
+
+  async prepare(machine, { cluster }) {
+    // A cluster that runs has its network.
+    const isOurs = machine.platform === 'linux' && kindProgram(machine.env) === 'docker'
+    if (machine.detached || cluster !== undefined || !isOurs) return
+    await makeKindNetworkIfAbsent({ ...machine, homedir: machine.home }, systemClock)
+  },
+
+  async places(machine, { file, cluster }) {
+    const program = kindProgram(machine.env)
+    const nodes = kindNodes(machine, program)
+    const home = kindHome(machine)
+    if (cluster === undefined) {
+      if (!machine.detached) await refuseRemote(machine)
+      return [kindFilesPlace(machine, nodes, clusterFile(machine, file), home)]
+    }
+    if (machine.detached || file !== undefined)
+      throw new MirrorError(`--cluster is about running nodes, not about files of this machine.`, {
+        exit: exitCode.usage,
+        hints: [`mirror configure kind --cluster ${cluster}`],
+      })
+    return [kindClusterPlace(nodes, await findKindCluster(nodes, cluster), home)]
+  },
+
+  refusal: ({ reason, isCluster }) => (isCluster ? undefined : refusedClusterFile(reason)),
+
+  recall(machine, details) {
+    if (details['cluster'] !== undefined) return recallKindCluster(machine, details, kindHome(machine))
+    return kindFilesPlace(machine, kindNodes(machine, kindProgram(machine.env)), details['file'], kindHome(machine))
+  },
+}
+
+function kindHome({ env, platform }: Machine): ClientHome {
+  const program = kindProgram(env)
+  const what = 'kind nodes'
+  if (program !== 'docker')
+    return {
+      in: 'apart',
+      what,
+      why: `they are containers of ${program}, whose networks the mirror does not look for`,
+      hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
+    }
+  return dockerNetworkHome({ platform }, what, kindNetworkName(env))
+}
+
+/** The nodes mount folders of the machine that the engine runs on, and ours are on this one. */
+async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
+  if (kindProgram(env) !== 'docker') return
+  const endpoint = await findDockerEndpoint({ platform, env, homedir: home })
+  if (endpoint?.kind === 'socket') return
+  const host = endpoint?.kind === 'tcp' ? endpoint.host : undefined
+  if (host !== undefined && /^(?:localhost|127\..*|::1)$/.test(host)) return
+  throw new MirrorError('The Docker engine is on another machine, where nodes cannot mount folders of this one.', {
+    exit: exitCode.usage,
+    hints: ['kind create cluster', 'mirror configure kind --cluster NAME   (afterwards: through docker exec)'],
+  })
+}

@@ -1,0 +1,206 @@
+import { adapterOf } from '../app/configure/client-adapters.ts'
+import { configureCommand } from '../app/configure/configure-command.ts'
+import { machineAt } from '../app/configure/machine.ts'
+import { recordsOn } from '../app/configure/record-folders.ts'
+import { placeOf } from '../app/configure/undo-client.ts'
+import { untilServed } from '../app/configure/until-served.ts'
+import type { Surroundings } from '../config/paths.ts'
+import { createDockerodeDocker } from '../docker/dockerode.ts'
+import { findDockerEndpoint, isElsewhere } from '../docker/endpoint.ts'
+import { errnoOf, MirrorError } from '../lib/errors.ts'
+import type { Clock } from '../lib/time.ts'
+import { isAsWritten } from './as-written.ts'
+import { configureClient, prepareClient, type PreparedClient } from './configure.ts'
+import type { ConfiguredClient, KnownRecord } from './configured.ts'
+import { findMirror, type FoundMirror } from './find-mirror.ts'
+import type { ClientOptions, ClientPlace, Machine } from './types.ts'
+
+/** A client that was told an address which the mirror does not have. */
+export interface StaleClient {
+  readonly record: KnownRecord
+  /** What has moved; the cache where both have. */
+  readonly of: 'cache' | 'registry'
+  /** Where it is told to go. */
+  readonly from: string
+  /** Where the mirror is for it now; undefined when it cannot reach the mirror. */
+  readonly to: string | undefined
+  /** Why it cannot reach the mirror. */
+  readonly why: string | undefined
+  /** The command that mends it. */
+  readonly mend: string
+}
+
+export interface MendedClient extends StaleClient {
+  /** Its files were the mirror's own, and have the new address now. */
+  readonly rewritten: boolean
+}
+
+/**
+ * Compares what clients of this machine were told with where the running mirror answers, however it came to move. Empty when no
+ * mirror runs. Asks no program, except for a cluster that is to be called stale, whether it is still there.
+ */
+export async function findStaleClients(surroundings: Surroundings): Promise<StaleClient[]> {
+  const machine = await machineAt(surroundings, undefined)
+  const records = await ownRecords(machine)
+  const mirror = records.length === 0 ? undefined : await mirrorNow(surroundings)
+  return mirror === undefined ? [] : staleAmong(records, machine, mirror)
+}
+
+/**
+ * The same after `mirror up`, with the networks waited for that the mirror is about to serve. Files that are the mirror's own
+ * alone, and are read at each pull, get the new address at once.
+ */
+export async function mendStaleClients(surroundings: Surroundings, clock: Clock): Promise<MendedClient[]> {
+  const machine = await machineAt(surroundings, undefined)
+  const records = await ownRecords(machine)
+  if (records.length === 0) return []
+  await awaitNetworks(surroundings, machine, records, clock)
+  const mirror = await mirrorNow(surroundings)
+  if (mirror === undefined) return []
+  const mended: MendedClient[] = []
+  for (const stale of await staleAmong(records, machine, mirror))
+    mended.push({ ...stale, rewritten: stale.to !== undefined && (await rewrite(machine, stale, mirror)) })
+  return mended
+}
+
+async function staleAmong(
+  records: readonly KnownRecord[],
+  machine: Machine,
+  mirror: FoundMirror,
+): Promise<StaleClient[]> {
+  const stale: StaleClient[] = []
+  for (const record of records) {
+    const place = await placeOf(machine, record)
+    const found = await staleness(machine, record, place, mirror)
+    // Most clients are told of the cache alone.
+    const isTold = found !== undefined && (found.of === 'cache' || (await names(found.from, record, place)))
+    if (isTold && !(await place.isGone?.())) stale.push(found)
+  }
+  return stale
+}
+
+/** Of this machine itself, and told the address of its own mirror. */
+async function ownRecords(machine: Machine): Promise<KnownRecord[]> {
+  const records = await recordsOn(machine).list()
+  return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
+}
+
+async function mirrorNow(surroundings: Surroundings): Promise<FoundMirror | undefined> {
+  try {
+    return await findMirror(surroundings, { url: undefined, caFile: undefined })
+  } catch (error) {
+    // None runs, or its certificate cannot be read: then there is nothing to compare with.
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+async function staleness(
+  machine: Machine,
+  record: KnownRecord,
+  { home }: ClientPlace,
+  mirror: FoundMirror,
+): Promise<StaleClient | undefined> {
+  const { cache, registry } = record
+  try {
+    const now = mirror.addressFor(home)
+    const common = { record, why: undefined, mend: await configureCommand(machine, record) }
+    if (now.cache !== cache || (now.ca !== undefined) !== (record.ca === true))
+      return { ...common, of: 'cache', from: cache, to: now.cache }
+    if (now.registry !== registry && registry !== undefined)
+      return { ...common, of: 'registry', from: registry, to: now.registry }
+    return undefined
+  } catch (error) {
+    if (!(error instanceof MirrorError)) throw error
+    if (home.in === 'apart') return undefined
+    // A plain process serves a network as soon as that exists; until then nobody is there to be led astray.
+    if (home.in === 'network' && mirror.awaits(home.network)) return undefined
+    const mend = home.in === 'network' ? error.hints[0] : undefined
+    return {
+      record,
+      of: 'cache',
+      from: cache,
+      to: undefined,
+      why: error.message,
+      mend: mend ?? (await configureCommand(machine, record, '--undo')),
+    }
+  }
+}
+
+/** Whether a file that was written says this registry's port; true where the files cannot be read. */
+async function names(registry: string, { files }: ConfiguredClient, place: ClientPlace): Promise<boolean> {
+  const { port } = new URL(registry)
+  try {
+    for (const { path } of files) {
+      const state = await place.files.read(path)
+      if (state && Buffer.from(state.bytes).includes(`:${port}`)) return true
+    }
+    return false
+  } catch (error) {
+    if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
+    return true
+  }
+}
+
+/** A mirror that has just started listens on a network's gateway a moment later. */
+async function awaitNetworks(
+  surroundings: Surroundings,
+  machine: Machine,
+  records: readonly ConfiguredClient[],
+  clock: Clock,
+): Promise<void> {
+  const homes = await Promise.all(records.map(async (record) => (await placeOf(machine, record)).home))
+  const networks = new Set(homes.flatMap((home) => (home.in === 'network' ? [home.network] : [])))
+  const mirror = networks.size === 0 ? undefined : await mirrorNow(surroundings)
+  const awaited = [...networks].filter((network) => mirror?.awaits(network))
+  if (awaited.length === 0) return
+  const endpoint = await findDockerEndpoint(surroundings)
+  if (endpoint === undefined || isElsewhere(endpoint)) return
+  const docker = createDockerodeDocker(endpoint, { clock })
+  for (const network of awaited) {
+    const gateways = await docker.networkGateways(network)
+    if (gateways !== undefined && gateways.length > 0) await untilServed(surroundings, network, clock)
+  }
+}
+
+/** Writes the new address where nobody has to be asked; false where somebody has. */
+async function rewrite(machine: Machine, { record }: StaleClient, mirror: FoundMirror): Promise<boolean> {
+  try {
+    const adapter = await adapterOf(record.client)
+    const { scope, cluster, file } = record.details
+    const options: ClientOptions = {
+      scope: scope === 'user' || scope === 'system' ? scope : undefined,
+      clientVersion: undefined,
+      imageStore: undefined,
+      file,
+      cluster,
+    }
+    const recalled = await placeOf(machine, record)
+    if (!recalled.readAtEachPull || mirror.isElsewhere) return false
+    const places = await adapter.places(machine, options)
+    const place = places.find(({ id }) => id === record.place)
+    if (place === undefined) return false
+    const prepared = await prepareClient({ machine, adapter, place, mirror, fallback: record.fallback })
+    if (!(await isAllOurs(prepared, record))) return false
+    await configureClient(prepared, new Date())
+    return true
+  } catch (error) {
+    // A node that stands still, a file that is root's: the command that mends it says more.
+    if (error instanceof MirrorError) return false
+    throw error
+  }
+}
+
+/** Whether only files change that the mirror has made itself and nobody has touched since. */
+async function isAllOurs({ place, plan }: PreparedClient, { files }: ConfiguredClient): Promise<boolean> {
+  for (const { path, before } of plan.changes) {
+    const recorded = files.find((file) => file.path === path)
+    if (recorded === undefined) {
+      if (before !== undefined) return false
+      continue
+    }
+    const state = await place.files.read(path)
+    if (recorded.before !== undefined || !isAsWritten(recorded, state?.bytes)) return false
+  }
+  return true
+}

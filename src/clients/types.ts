@@ -1,0 +1,155 @@
+import type { RunCommand } from '../lib/process.ts'
+import type { ClientHome } from './address.ts'
+import type { ClientName, ConfigPlan, FileChange, MirrorForClient, WantedFiles } from './client-config.ts'
+import type { RecordFolders } from './configured.ts'
+import type { FilePort } from './file-port.ts'
+import type { FilesNow } from './files-now.ts'
+
+/** The machine whose clients are configured. */
+export interface Machine {
+  readonly platform: string
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** The user's home folder, or the folder that `--root` put in its place. */
+  readonly home: string
+  /** `/`, or the folder that `--root` put in its place. */
+  readonly root: string
+  /** Whether `--root` was given: then nothing is detected and no program or daemon is spoken to. */
+  readonly detached: boolean
+  readonly cwd: string
+  /** Our own state folder. */
+  readonly stateDir: string
+  /** Where it is written down what was configured; our own state folder when not given. */
+  readonly records?: RecordFolders
+  readonly runCommand: RunCommand
+}
+
+/** What the user said about the client; undefined is "find out". */
+export interface ClientOptions {
+  readonly scope: 'user' | 'system' | undefined
+  readonly clientVersion: string | undefined
+  readonly imageStore: 'classic' | 'containerd' | undefined
+  /** A file of the user's to merge into, instead of the usual place. */
+  readonly file: string | undefined
+  /** A running cluster to configure, by name. */
+  readonly cluster: string | undefined
+}
+
+/** One program and how it is told about a mirror. */
+export interface ClientAdapter {
+  readonly client: ClientName
+  /** What it is that gets configured, for a list: `Docker: daemon.json, or a folder per registry`. */
+  readonly summary: string
+  /** What of it is on this machine (`podman 4.3.1`, `cluster dev`); undefined when there is nothing. Quick, and never throws. */
+  find(machine: Machine): Promise<string | undefined>
+  /**
+   * Where it could be configured here, the likeliest first. Not installed is no failure: then it is the usual place, with a
+   * note in the plan that the version is a guess. Throws MirrorError where there is nothing sensible to write.
+   */
+  places(machine: Machine, options: ClientOptions): Promise<ClientPlace[]>
+  /**
+   * Sees to what has to be there before the mirror's address can be known. Not on a dry run, nor when the address was given.
+   * Throws MirrorError.
+   */
+  prepare?(machine: Machine, options: ClientOptions): Promise<void>
+  /**
+   * What stdout gets in place of a document that could not be made, so that the program it is piped into stops, with our reason
+   * where it can show one. Absent for clients whose documents are not piped; undefined where none was asked for.
+   */
+  refusal?(failure: ConfigureFailure): string | undefined
+  /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
+  recall(machine: Machine, details: PlaceDetails): ClientPlace
+}
+
+/** Why a document could not be printed. */
+export interface ConfigureFailure {
+  /** One line. */
+  readonly reason: string
+  readonly exit: number
+  /** A running cluster was to be configured, of which nothing is printed. */
+  readonly isCluster: boolean
+}
+
+/** All that is needed to find a place again; JSON. */
+export type PlaceDetails = Readonly<Record<string, string>>
+
+/** One place where a client keeps its configuration. */
+export interface ClientPlace {
+  /** Tells it from the client's other places, and stays the same from run to run: `system`, `user`, `cluster dev`. */
+  readonly id: string
+  /** For a list to choose from: `system (/etc/docker)`. */
+  readonly title: string
+  readonly details: PlaceDetails
+  readonly home: ClientHome
+  readonly files: FilePort
+  /** All of its files are our own, below our state folder: written without a question. */
+  readonly ours?: true
+  /** The client reads the address from its files at each pull: a new one needs nothing else. */
+  readonly readAtEachPull?: true
+  /** Whether the client is no more, a cluster that was deleted; false where nobody can say. */
+  isGone?(): Promise<boolean>
+  /** What has to be read before `plan` and `strip`. */
+  readonly wants: WantedFiles
+  /** Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
+  plan(mirror: MirrorForClient, files: FilesNow): ConfigPlan
+  /** Pure: takes our own keys out of files that the user has changed since; `mirror` is what was written then. */
+  strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesNow): FileChange[]
+  /** Has the client itself look at what would be written. Throws MirrorError (usage) with what it says. */
+  validate?(changes: readonly FileChange[]): Promise<void>
+  /**
+   * What a change of these files is nothing without, and nobody has to be asked about: after writing them, and after undoing.
+   * Throws MirrorError.
+   */
+  settle?(paths: readonly string[]): Promise<void>
+  /** How the client takes notice without a restart; absent where it does by itself. */
+  readonly reload?: ClientReload
+  /**
+   * What the client and its files say at this moment of this mirror, as far as they can be asked. Changes nothing, and throws
+   * nothing that a user could mend; absent where nobody can be asked.
+   */
+  observe?(mirror: { readonly cache: string }): Promise<Observation>
+  /** What is left to the user until the client feels that these files were undone without `reload`; absent where nothing is. */
+  afterUndo?(paths: readonly string[]): string[]
+  /**
+   * Pulls an image by the client itself, and removes it again. Resolves to what the client said when the pull failed; absent
+   * where this client cannot be made to pull from here.
+   */
+  pull?(image: string): Promise<{ readonly failed: string | undefined }>
+  /**
+   * Why a pull may have gone past the mirror, the likeliest first, each with the command that mends it. `observe` knows better
+   * where it is there.
+   */
+  readonly reasons: readonly Reason[]
+}
+
+export interface Reason {
+  readonly why: string
+  readonly fix: string
+  /** It fits only where the files are not as mirror wrote them for the running mirror. */
+  readonly isUnconfigured?: true
+}
+
+/** What was seen of a client. */
+export interface Observation {
+  /** Whether the running client goes to the mirror; undefined where it cannot be told. */
+  readonly inUse: boolean | undefined
+  /** A sentence each: `docker info (Docker 20.10.24, classic image store) names no mirror.` */
+  readonly saw: readonly string[]
+  /** What explains a pull that went past the mirror and fits what was seen. */
+  readonly reasons: readonly Reason[]
+  /** What it takes until a client with the right files goes to the mirror. */
+  readonly todo: readonly string[]
+}
+
+export interface ClientReload {
+  /** A question to be answered by yes: `Reload dockerd now (SIGHUP, no containers stop)?` */
+  readonly question: string
+  /** `Sent SIGHUP to dockerd (pid 812).` */
+  readonly done: string
+  /** Throws MirrorError. */
+  run(): Promise<void>
+  /**
+   * Files as they have to be during the reload that undoes, where a key that is merely missing would be ignored; also of files
+   * that were undone already.
+   */
+  interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
+}
