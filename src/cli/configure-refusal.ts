@@ -1,5 +1,5 @@
-import { adapterOf } from '../app/configure/client-adapters.ts'
-import { clientNames } from '../clients/client-config.ts'
+import { adapterOf } from '../clients/adapters.ts'
+import { clientNames } from '../clients/types.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 

@@ -1,5 +1,5 @@
 import { basename, dirname } from 'node:path'
-import type { FileChange } from '../clients/client-config.ts'
+import type { FileChange } from '../clients/types.ts'
 import type { Paint } from './paint.ts'
 
 const contextLines = 3

@@ -1,7 +1,7 @@
 import type { Endpoints, MirrorState } from '../admin/state.ts'
 import type { MendedClient } from '../clients/stray-records.ts'
 import type { ContainerUpPlan } from '../daemon/container/up.ts'
-import type { ClientName } from '../clients/client-config.ts'
+import type { ClientName } from '../clients/types.ts'
 import type { Dropped, MovedAddress, UpPlan, UpReport } from '../daemon/up.ts'
 import { hostOf } from '../docker/endpoint.ts'
 import type { Paint } from './paint.ts'

@@ -1,10 +1,45 @@
 import { access, constants } from 'node:fs/promises'
-import { delimiter, join } from 'node:path'
-import { allAdapters } from '../app/configure/client-adapters.ts'
-import { errnoOf } from '../lib/errors.ts'
-import type { ClientName } from './client-config.ts'
+import { delimiter, join, resolve } from 'node:path'
+import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { nearest } from '../config/schema.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { runCommand } from '../lib/process.ts'
 import { hasEngine } from './docker/engines.ts'
-import type { ClientAdapter, Machine } from './types.ts'
+import { findRecordFolders } from './records.ts'
+import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
+
+/** Each client's adapter, loaded when it is asked for. */
+const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
+  docker: async () => (await import('./docker/docker.ts')).dockerAdapter,
+  buildkit: async () => (await import('./buildkit/buildkit.ts')).buildkitAdapter,
+  containerd: async () => (await import('./containerd/containerd.ts')).containerdAdapter,
+  podman: async () => (await import('./podman/podman.ts')).podmanAdapter,
+  kind: async () => (await import('./kind/kind.ts')).kindAdapter,
+  kaniko: async () => (await import('./printed.ts')).kanikoAdapter,
+  k3d: async () => (await import('./k3d.ts')).k3dAdapter,
+  k3s: async () => (await import('./k3s.ts')).k3sAdapter,
+  minikube: async () => (await import('./minikube.ts')).minikubeAdapter,
+  testcontainers: async () => (await import('./printed.ts')).testcontainersAdapter,
+  skaffold: async () => (await import('./printed.ts')).skaffoldAdapter,
+  tilt: async () => (await import('./printed.ts')).tiltAdapter,
+}
+
+/** The adapter of a client that the user names. Throws MirrorError (usage). */
+export async function adapterOf(name: string): Promise<ClientAdapter> {
+  const client = clientNames.find((known) => known === name)
+  const adapter = client && load[client]
+  if (adapter) return adapter()
+  const meant = nearest(name, Object.keys(load))
+  const question = meant === undefined ? '' : ` Did you mean ${meant}?`
+  throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
+    exit: exitCode.usage,
+    hints: [`mirror configure CLIENT, with one of: ${Object.keys(load).join(', ')}`],
+  })
+}
+
+export async function allAdapters(): Promise<ClientAdapter[]> {
+  return Promise.all(Object.values(load).map((adapter) => adapter()))
+}
 
 export interface FoundClient {
   readonly adapter: ClientAdapter
@@ -53,5 +88,23 @@ async function isProgram(path: string): Promise<boolean> {
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     return false
+  }
+}
+
+/** The machine as clients' adapters see it; `root`: the folder that stands for `/` and `~`, and then nobody is spoken to. */
+export async function machineAt(surroundings: Surroundings, root: string | undefined): Promise<Machine> {
+  const { platform, env, homedir, cwd } = surroundings
+  const { stateDir } = mirrorPaths(surroundings)
+  const below = root === undefined ? undefined : resolve(cwd, root)
+  return {
+    platform,
+    env,
+    home: below ?? homedir,
+    root: below ?? '/',
+    detached: below !== undefined,
+    cwd,
+    stateDir,
+    records: await findRecordFolders(surroundings),
+    runCommand,
   }
 }

@@ -1,6 +1,6 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { HostAlias } from '../lib/network.ts'
-import { isLoopback } from './is-loopback.ts'
+import type { Machine } from './types.ts'
 
 /** Where a client lives, as far as it matters for reaching this machine's mirror. */
 export type ClientHome =
@@ -135,4 +135,64 @@ function withHost(url: string, host?: string): string {
   const everywhere: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
   const authority = host ?? everywhere[hostname] ?? hostname
   return `${protocol}//${authority}${port === '' ? '' : `:${port}`}`
+}
+
+/** Whether a URL means the machine on which it is used. */
+export function isLoopback(url: string): boolean {
+  const { hostname } = new URL(url)
+  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.')
+}
+
+/** `0.29.1+ds1`, with or without a `v`, is [0, 29]; undefined for what is no version. */
+export function majorAndMinor(version: string | undefined): readonly [number, number] | undefined {
+  const [, major, minor] = /^v?(\d+)(?:\.(\d+))?(?:[^\d]|$)/.exec(version ?? '') ?? []
+  return major === undefined ? undefined : [Number(major), Number(minor ?? 0)]
+}
+
+/** Whether a version is known to be this one or a later one. A release candidate counts as the release. */
+export function isAtLeast(version: string | undefined, major: number, minor: number): boolean {
+  const known = majorAndMinor(version)
+  return known !== undefined && (known[0] > major || (known[0] === major && known[1] >= minor))
+}
+
+/** The version in what `containerd --version` prints: `containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7193…` */
+export function containerdVersionIn(stdout: string): string | undefined {
+  return /(?:^|\s)v?(\d+\.\d+\.\d[\w.-]*)/.exec(stdout)?.[1]
+}
+
+/** Containers of a Docker network, wherever their engine is. */
+export function dockerNetworkHome({ platform }: Pick<Machine, 'platform'>, what: string, network: string): ClientHome {
+  // Where Docker is never native.
+  const inVm = platform === 'darwin' || platform === 'win32'
+  return { in: 'network', what, network, ...(inVm && { hostName: 'host.docker.internal' }) }
+}
+
+/** What a program says when it is asked for its version: the first line; undefined when it is not here, or does not say. */
+export async function versionOf(
+  { runCommand }: Pick<Machine, 'runCommand'>,
+  program: string,
+  ...args: string[]
+): Promise<string | undefined> {
+  const result = await runCommand(program, args, { timeoutMs: 5000 })
+  return result?.exitCode === 0 ? result.stdout.trim().split('\n')[0] : undefined
+}
+
+/** The first versions that know the capability `referrers` in a hosts.toml; others pass over the whole file. */
+const firstVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const
+
+/**
+ * Whether the other programs that read the same hosts.toml files know the capability `referrers`, as far as they are on this
+ * machine. With `--root` nobody is asked: the version that was named decides.
+ */
+export async function readersKnowReferrers(
+  { runCommand, detached }: Machine,
+  programs: readonly (keyof typeof firstVersions)[],
+): Promise<boolean> {
+  if (detached) return true
+  for (const program of programs) {
+    const result = await runCommand(program, ['--version'], { timeoutMs: 5000 })
+    if (result === undefined) continue
+    if (!isAtLeast(containerdVersionIn(result.stdout), ...firstVersions[program])) return false
+  }
+  return true
 }

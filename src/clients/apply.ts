@@ -1,12 +1,11 @@
+import { createHash } from 'node:crypto'
 import { basename, join } from 'node:path'
+import { MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
-import { isAsWritten, sha256 } from './as-written.ts'
-import type { FileChange } from './client-config.ts'
-import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './configured.ts'
-import type { FilePort, FileState } from './file-port.ts'
+import { isCaFile } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
-import { readUnchanged } from './read-unchanged.ts'
-import { inWritingOrder } from './writing-order.ts'
+import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './records.ts'
+import type { FileChange, FilePort, FileState } from './types.ts'
 
 export interface ApplyRequest {
   readonly changes: readonly FileChange[]
@@ -85,4 +84,42 @@ async function keepBefore(
 
 function textBytes(text: string | undefined): Uint8Array | undefined {
   return text === undefined ? undefined : Buffer.from(text)
+}
+
+/**
+ * The order in which files are written: a CA is there before what names it, and goes after it. In between, or ended there, a
+ * client would refuse the registry for the missing file.
+ */
+export function inWritingOrder(changes: readonly FileChange[]): FileChange[] {
+  return changes.toSorted((one, other) => turnOf(one) - turnOf(other))
+}
+
+function turnOf({ path, after }: FileChange): number {
+  if (!isCaFile(path)) return 0
+  return after === undefined ? 1 : -1
+}
+
+/** Whether a file is as we left it: as it was written last, or as a change that was cut short has left it. */
+export function isAsWritten({ written, also = [] }: ConfiguredFile, bytes: Uint8Array | undefined): boolean {
+  const now = bytes && sha256(bytes)
+  return now === written || (now !== undefined && also.includes(now))
+}
+
+/** In hex. */
+export function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+/** The file as it is. Throws MirrorError when that is not what the change was made from. */
+export async function readUnchanged(
+  { path, before }: Pick<FileChange, 'path' | 'before'>,
+  files: FilePort,
+): Promise<FileState | undefined> {
+  const state = await files.read(path)
+  const same =
+    before === undefined ? state === undefined : state !== undefined && Buffer.from(before).equals(state.bytes)
+  if (same) return state
+  throw new MirrorError(`${path} was changed by somebody else just now; nothing was written.`, {
+    hints: ['run the same command again'],
+  })
 }

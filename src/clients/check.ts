@@ -1,12 +1,11 @@
 import type { AdminClient } from '../admin/client.ts'
 import { findMirrorHere } from '../admin/find-mirror.ts'
 import { adminHere } from '../admin/status.ts'
-import { configureCommand } from '../app/configure/configure-command.ts'
-import { listOne } from '../app/configure/list-configured.ts'
-import { recordsOn } from '../app/configure/record-folders.ts'
 import type { Surroundings } from '../config/paths.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import { listOne } from './configured.ts'
 import { findMirror } from './find-mirror.ts'
+import { configureCommand, recordsOn } from './records.ts'
 import type { ClientPlace, Machine } from './types.ts'
 
 export interface CheckResult {

@@ -1,16 +1,22 @@
 import { join } from 'node:path'
 import { rootCommand } from '../admin/sudo.ts'
-import { configureCommand } from '../app/configure/configure-command.ts'
-import { placeBelowRoot } from '../app/configure/place-below-root.ts'
-import { readFiles } from '../app/configure/read-files.ts'
-import { recordsOn } from '../app/configure/record-folders.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
-import type { ConfigPlan, FileChange, MirrorForClient } from './client-config.ts'
-import { isSamePlace, type KnownRecord } from './configured.ts'
-import type { FilesNow } from './files-now.ts'
+import { filesBelow } from './files/local.ts'
 import type { FoundMirror } from './find-mirror.ts'
-import type { ClientAdapter, ClientPlace, Machine } from './types.ts'
+import { configureCommand, isSamePlace, type KnownRecord, recordsOn } from './records.ts'
+import {
+  type ClientAdapter,
+  type ClientPlace,
+  type ConfigPlan,
+  type FileChange,
+  type FilePort,
+  FilesNow,
+  type Machine,
+  type MirrorForClient,
+  type WantedFiles,
+} from './types.ts'
 
 export interface PrepareRequest {
   readonly machine: Machine
@@ -145,4 +151,52 @@ function shortList(paths: readonly string[]): string {
 
 function commandOfRoot({ machine, adapter, args }: PrepareRequest): Promise<string> {
   return rootCommand(machine, args ?? ['configure', adapter.client])
+}
+
+/**
+ * Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read; `asRoot`: the command by which root
+ * would do the same.
+ */
+export async function readFiles(
+  files: FilePort,
+  wanted: WantedFiles,
+  asRoot?: () => Promise<string>,
+): Promise<FilesNow> {
+  const found = new Map<string, Uint8Array>()
+  for (const path of wanted.files) await read(path)
+  for (const tree of wanted.trees)
+    for (const path of await explained(tree, () => files.list(tree), asRoot)) await read(path)
+  return new FilesNow(found)
+
+  async function read(path: string): Promise<void> {
+    const state = await explained(path, () => files.read(path), asRoot)
+    if (state) found.set(path, state.bytes)
+  }
+}
+
+async function explained<T>(
+  path: string,
+  ask: () => Promise<T>,
+  asRoot: (() => Promise<string>) | undefined,
+): Promise<T> {
+  try {
+    return await ask()
+  } catch (cause) {
+    const why = errnoOf(cause)
+    if (why === undefined) throw cause
+    const denied = why === 'EACCES' || why === 'EPERM'
+    throw new MirrorError(
+      denied ? `No permission to read ${path}.` : `${path} cannot be read: ${fileFailureReason(cause)}.`,
+      {
+        exit: exitCode.usage,
+        hints: denied && asRoot ? [await asRoot(), '--scope user   (where the client has files of yours)'] : [],
+        cause,
+      },
+    )
+  }
+}
+
+/** A place as it is below `--root`, where a link means what it would mean if that were `/`. */
+export function placeBelowRoot({ detached, root }: Machine, place: ClientPlace): ClientPlace {
+  return detached ? { ...place, files: filesBelow(root) } : place
 }

@@ -1,209 +1,137 @@
-import { chmod, readdir, readFile, rm } from 'node:fs/promises'
-import { join } from 'node:path'
-import { errnoOf, MirrorError } from '../lib/errors.ts'
-import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
-import { type ClientName, clientNames } from './client-config.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { adapterOf } from './adapters.ts'
+import { isAsWritten } from './apply.ts'
+import { type ConfiguredClient, type ConfiguredFile, isSamePlace, type KnownRecord, recordsOn } from './records.ts'
+import type { StaleClient } from './stray-records.ts'
+import type { ClientPlace, FilePort, Machine } from './types.ts'
+import { placeOf, recordsOf } from './undo.ts'
 
-/** What was done to one client's files in one place, and what it takes to undo it. */
-export interface ConfiguredClient {
-  readonly client: ClientName
-  /** `id` of the place. */
+export interface ListedClient {
+  readonly client: string
   readonly place: string
-  /** `title` of the place. */
   readonly title: string
-  /** What the client's adapter needs to find the place again. */
-  readonly details: Readonly<Record<string, string>>
-  /** The root that was given with `--root`; undefined on the machine itself. */
-  readonly root: string | undefined
+  readonly mirror: string
   /** ISO 8601. */
   readonly since: string
-  readonly cache: string
-  readonly registry: string | undefined
-  /** Whether the mirror's CA was handed over. */
-  readonly ca?: boolean
-  /** The address is the user's own word (`--mirror`), and not one of this machine's mirror. */
-  readonly isNamed?: boolean
-  /** Whether the client goes to the origin when the mirror fails. */
-  readonly fallback: boolean
-  readonly files: readonly ConfiguredFile[]
-  /** Folders that were made for them, outermost first. */
-  readonly folders: readonly string[]
-  /** The files are as they were before, but the running client goes on with what it has read until it is reloaded. */
-  readonly undone?: boolean
+  /** It points at an address that the running mirror does not have. `to`: where the mirror is for it, null where it cannot be. */
+  readonly stale?: Pick<StaleClient, 'of' | 'from' | 'mend'> & { readonly to: string | null }
+  readonly files: readonly { readonly path: string; readonly state: FileState }[]
 }
 
-export interface ConfiguredFile {
-  readonly path: string
-  /** What was there; undefined: nothing was. */
-  readonly before:
-    | { readonly backup: string; readonly mode: number; readonly uid: number; readonly gid: number }
-    | undefined
-  /** sha256 of what we wrote, hex; undefined: we removed it. */
-  readonly written: string | undefined
-  /** sha256 of what of ours it may be as well, when a change of it was cut short. */
-  readonly also?: readonly string[]
+/**
+ * `stale address`: as written, but the mirror is not where it says. `unreachable`: it lies in a cluster or a VM that does not
+ * answer, or may not be read. `undone, not reloaded`: it is as it was before, and the running client still uses the mirror.
+ */
+export type FileState =
+  | 'as written'
+  | 'stale address'
+  | 'changed since'
+  | 'gone'
+  | 'unreachable'
+  | 'undone, not reloaded'
+
+/** What is configured, where, since when, and whether it still is as it was written. Throws MirrorError for an unknown client. */
+export async function listConfigured(
+  machine: Machine,
+  client: string | undefined,
+  stale: readonly StaleClient[] = [],
+): Promise<ListedClient[]> {
+  if (client !== undefined) await adapterOf(client)
+  const all = await recordsOn(machine).list()
+  const records = all.filter((record) => client === undefined || record.client === client)
+  const listed = await Promise.all(records.map((record) => listOne(machine, record, stale)))
+  return listed.filter((one) => one !== undefined)
 }
 
-/** Where records lie: `configured/` and `backups/` in each folder. */
-export interface RecordFolders {
-  /** This user's state folder; undefined for root where others than root can write it. */
-  readonly own: string | undefined
-  /** For what root has configured for the whole machine: root writes it, everyone reads it. Undefined: there is none. */
-  readonly system: string | undefined
-  /** Whether we are root. */
-  readonly isRoot: boolean
-}
-
-/** A record, and whether only root can change it. */
-export interface KnownRecord extends ConfiguredClient {
-  readonly lockedByRoot: boolean
-}
-
-/** Which clients are configured: a file for each in `configured/`, so that two runs take nothing from each other. */
-export interface ConfiguredClients {
-  /** In the order in which they were configured. */
-  list(): Promise<KnownRecord[]>
-  /** Takes the place of the record of the same client and place. */
-  put(record: ConfiguredClient): Promise<void>
-  remove(record: ConfiguredClient): Promise<void>
-  /** As root: moves what was recorded before there was a place for the whole machine to that place. */
-  migrate(): Promise<void>
-  /** Where backups for this record go. */
-  backupFolder(record: Pick<ConfiguredClient, 'root' | 'details'>): string
-}
-
-/** A path alone is a state folder with no other beside it. */
-export function openConfiguredClients(where: string | RecordFolders): ConfiguredClients {
-  const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
-  const shared = system === own ? undefined : system
-
-  function folderOf(record: Pick<ConfiguredClient, 'root' | 'details'>): string {
-    const isShared = shared !== undefined && isRoot && (own === undefined || isSystemWide(record))
-    const folder = isShared ? shared : own
-    if (folder === undefined) throw new Error('There is no folder for records')
-    return folder
+/** Undefined for what was undone and is in use no more. */
+export async function listOne(
+  machine: Machine,
+  record: KnownRecord,
+  allStale: readonly StaleClient[] = [],
+): Promise<ListedClient | undefined> {
+  const { client, title, since, cache } = record
+  const stale = allStale.find((one) => isSamePlace(one.record, record))
+  const place = await placeOf(machine, record)
+  if (record.undone && (await place.observe?.(record))?.inUse !== true) return undefined
+  const files: { path: string; state: FileState }[] = []
+  for (const file of record.files) {
+    const state = record.undone ? 'undone, not reloaded' : await stateOf(file, place.files)
+    files.push({ path: file.path, state: stale && state === 'as written' ? 'stale address' : state })
   }
-
-  const configured: ConfiguredClients = {
-    async list() {
-      const records = [
-        ...(own === undefined ? [] : await recordsIn(own, false)),
-        ...(shared === undefined ? [] : await recordsIn(shared, !isRoot)),
-      ]
-      return records.toSorted((one, other) => one.since.localeCompare(other.since))
-    },
-
-    async put(record) {
-      const folder = folderOf(record)
-      const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
-      if (folder === shared) await writeForAll(folder, fileIn(folder, record), text)
-      else await writeFileAtomic(fileIn(folder, record), text)
-      // From before there was a place for the whole machine.
-      if (folder === shared && own !== undefined) await removeFile(own, record)
-    },
-
-    async remove(record) {
-      if (own !== undefined) await removeFile(own, record)
-      if (shared !== undefined && isRoot) await removeFile(shared, record)
-    },
-
-    async migrate() {
-      if (own === undefined || shared === undefined || !isRoot) return
-      for (const record of await recordsIn(own, false)) if (isSystemWide(record)) await configured.put(record)
-    },
-
-    backupFolder: (record) => join(folderOf(record), 'backups'),
+  return {
+    client,
+    place: record.place,
+    title,
+    mirror: cache,
+    since,
+    ...(stale && { stale: { of: stale.of, from: stale.from, to: stale.to ?? null, mend: stale.mend } }),
+    files,
   }
-  return configured
 }
 
-async function removeFile(folder: string, record: ConfiguredClient): Promise<void> {
-  await rm(fileIn(folder, record), { force: true })
-  await orAbsent(() => syncFolder(join(folder, 'configured')))
-}
-
-function fileIn(folder: string, record: ConfiguredClient): string {
-  return join(folder, 'configured', nameOf(record))
-}
-
-/** Whether a record is about files of the whole machine, not of one user. */
-export function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
-  return root === undefined && details['scope'] === 'system'
-}
-
-async function recordsIn(folder: string, lockedByRoot: boolean): Promise<KnownRecord[]> {
-  const configured = join(folder, 'configured')
-  const names = (await readable(configured, () => readdir(configured))) ?? []
-  const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(configured, name))
-  const records = await Promise.all(files.map(readRecord))
-  return records.flatMap((record) => (record === undefined ? [] : [{ ...record, lockedByRoot }]))
-}
-
-/** Whatever the umask: other users read what root has configured. */
-async function writeForAll(folder: string, file: string, text: string): Promise<void> {
-  const configured = join(folder, 'configured')
-  await makeFolder(configured)
-  for (const path of [folder, configured]) await chmod(path, 0o755)
-  await writeFileAtomic(file, text)
-  await chmod(file, 0o644)
-}
-
-/** Another one for each client, place and root. */
-function nameOf({ client, place, root }: ConfiguredClient): string {
-  // Fetched here, for a program that only asks what is configured starts sooner without it.
-  const { createHash } = process.getBuiltinModule('node:crypto')
-  const hash = createHash('sha256')
-    .update(JSON.stringify([client, place, root]))
-    .digest('hex')
-  return `${client}-${hash.slice(0, 16)}.json`
-}
-
-export function isSamePlace(
-  one: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
-  other: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
-): boolean {
-  return one.client === other.client && one.place === other.place && one.root === other.root
-}
-
-/** Undefined where there is nothing. Throws MirrorError for what only another user may read. */
-async function readable<T>(path: string, ask: () => Promise<T>): Promise<T | undefined> {
+async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState> {
   try {
-    return await orAbsent(ask)
-  } catch (cause) {
-    if (errnoOf(cause) !== 'EACCES') throw cause
-    throw new MirrorError(`No permission to read ${path}, so it is not known what is configured.`, {
-      hints: [`ls -ld ${path}   (whose it is)`],
-      cause,
-    })
-  }
-}
-
-/** Undefined for one that went since it was seen. Without it an undo would be a guess: a damaged one is told, not passed over. */
-async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
-  const text = await readable(file, () => readFile(file, 'utf8'))
-  if (text === undefined) return undefined
-  try {
-    const record: unknown = JSON.parse(text)
-    if (isRecord(record)) return record
+    const state = await files.read(file.path)
+    if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
+    return isAsWritten(file, state.bytes) ? 'as written' : 'changed since'
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error
+    if (!(error instanceof MirrorError) && errnoOf(error) === undefined) throw error
+    return 'unreachable'
   }
-  throw new MirrorError(`${file} is damaged, so what was configured cannot be undone by itself.`, {
-    hints: ['the backups of what was changed lie in the same state folder, in backups/'],
+}
+
+/** Where a client is configured, and can be seen at work or not. */
+export interface ConfiguredPlaces {
+  readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ClientPlace }[]
+  /** Those whose clients cannot be made to pull from here. */
+  readonly silent: readonly ConfiguredClient[]
+}
+
+/** What there is to check of all that is configured. Throws MirrorError (checkFailed) when it is nothing. */
+export async function configuredPlaces(
+  machine: Machine,
+  wanted: Parameters<typeof recordsOf>[1],
+): Promise<ConfiguredPlaces> {
+  const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
+  const places = await Promise.all(records.map(async (record) => ({ record, place: await placeOf(machine, record) })))
+  const pulling = places.filter(({ place }) => place.pull !== undefined)
+  const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
+  if (pulling.length > 0) return { pulling, silent }
+  const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can pull'
+  throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
+    exit: exitCode.checkFailed,
+    hints: ['mirror configure --list', 'mirror configure CLIENT --check   (of one that you have configured yourself)'],
   })
 }
 
-function isRecord(value: unknown): value is ConfiguredClient {
-  if (typeof value !== 'object' || value === null) return false
-  const { client, place, since, files, folders, details } = value as Record<string, unknown>
-  const known: readonly unknown[] = clientNames
-  return (
-    known.includes(client) &&
-    typeof since === 'string' &&
-    typeof place === 'string' &&
-    typeof details === 'object' &&
-    details !== null &&
-    Array.isArray(files) &&
-    Array.isArray(folders)
-  )
+/**
+ * The place that is meant where several may be. To be checked is one that is configured, if the user names no other. Throws
+ * MirrorError (missing) when there is none.
+ */
+export async function usualPlace(
+  machine: Machine,
+  { client, places, check, scope, cluster, file }: PlaceChoices,
+): Promise<ClientPlace> {
+  const [first] = places
+  const isNamed = [scope, cluster, file].some((name) => name !== undefined)
+  if (check && !isNamed && !machine.detached) {
+    const records = await recordsOf(machine, { client, scope, cluster, file })
+    const configured = records.filter(({ undone }) => !undone)
+    const [last] = configured
+    if (last !== undefined && !configured.some(({ place }) => place === first?.id)) {
+      const recorded = await placeOf(machine, last)
+      if (recorded.pull !== undefined) return recorded
+    }
+  }
+  if (first !== undefined) return first
+  throw new MirrorError(`There is no place for a configuration of ${client} here.`, { exit: exitCode.missing })
+}
+
+interface PlaceChoices {
+  readonly client: string
+  readonly places: readonly ClientPlace[]
+  readonly check: boolean
+  readonly scope?: string | undefined
+  readonly cluster?: string | undefined
+  readonly file?: string | undefined
 }

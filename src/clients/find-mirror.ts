@@ -1,8 +1,7 @@
 import { isIP } from 'node:net'
-import { findMirrorHere, type MirrorHere } from '../admin/find-mirror.ts'
-import { type Endpoints, readState } from '../admin/state.ts'
-import { engineElsewhere } from '../admin/status.ts'
-import { unservedNetworks } from '../app/configure/unserved-networks.ts'
+import { absentNetwork, findMirrorHere, type MirrorHere, silentEngine } from '../admin/find-mirror.ts'
+import { type Endpoints, findRunning, readState } from '../admin/state.ts'
+import { adminHere, engineElsewhere } from '../admin/status.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
@@ -11,9 +10,9 @@ import { kindNetworkName, networkNames } from '../docker/engine.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { machineNames, ownNames } from '../lib/network.ts'
 import { readOwnedFile, readPublicFile } from '../lib/ownership.ts'
+import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
-import { clientAddress, type ClientAddress, type ClientHome, doubtAbout } from './address.ts'
-import { isLoopback } from './is-loopback.ts'
+import { clientAddress, type ClientAddress, type ClientHome, doubtAbout, isLoopback, type Unserved } from './address.ts'
 
 /** The mirror that clients are to be told about. */
 export interface FoundMirror {
@@ -186,4 +185,56 @@ function portOf(url: string | undefined): string | undefined {
   if (url === undefined) return undefined
   const { port, protocol } = new URL(url)
   return port || (protocol === 'https:' ? '443' : '80')
+}
+
+/**
+ * Why the running mirror, a plain process, does not serve a network, by its own words; undefined where it does not say, or
+ * serves all that it shall.
+ */
+export async function unservedNetworks(
+  here: MirrorHere,
+  networks: readonly string[],
+  kindNetwork: string,
+): Promise<((network: string) => Unserved | undefined) | undefined> {
+  const { endpoints, runtime } = here.running
+  if (runtime !== 'process' || networks.every((name) => endpoints.networks[name] !== undefined)) return undefined
+  const reports = await reportsOf(here)
+  if (reports === undefined) return undefined
+  // Where no engine has answered so far, the mirror has nothing to say of any network.
+  const isSilent = Object.values(reports).every(({ reason }) => reason === silentEngine)
+  return (network) => {
+    const { reason } = reports[network] ?? {}
+    if (isSilent)
+      return {
+        why: 'and no Docker engine answers the mirror, so it has no address there',
+        hints: ['docker info   (says whether Docker runs; start it, then run this again)'],
+      }
+    if (reason === undefined) return undefined
+    if (reason !== absentNetwork)
+      return { why: `and the mirror cannot listen there: ${reason.replace(/\.$/, '')}`, hints: ['mirror logs'] }
+    const make = network === kindNetwork ? 'mirror configure kind' : `docker network create ${network}`
+    return { why: 'which does not exist yet', hints: [`${make}   (makes it; then run this again)`] }
+  }
+}
+
+async function reportsOf(here: MirrorHere) {
+  try {
+    return (await adminHere(here).status()).networks
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+const patienceMs = 5000
+const lookMs = 100
+
+/** Waits until the running mirror answers on a network that exists; not for ever, for its port may be taken there. */
+export async function untilServed(surroundings: Surroundings, network: string, clock: Clock): Promise<void> {
+  const { stateFile } = mirrorPaths(surroundings)
+  const end = clock.monotonic() + patienceMs
+  while (clock.monotonic() < end) {
+    if ((await findRunning(stateFile))?.endpoints.networks[network] !== undefined) return
+    await clock.sleep(lookMs)
+  }
 }

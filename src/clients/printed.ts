@@ -1,6 +1,148 @@
+import { join } from 'node:path'
 import { stringify } from 'yaml'
-import { caFileName } from './ca-file.ts'
-import type { ConfigPlan, MirrorForClient } from './client-config.ts'
+import { kindNetworkName } from '../docker/engine.ts'
+import { isThere } from '../lib/fs.ts'
+import { type ClientHome, dockerNetworkHome, isLoopback, versionOf } from './address.ts'
+import { registryName } from './containerd/hosts-toml.ts'
+import { caFileName } from './files/kinds.ts'
+import { localFiles } from './files/local.ts'
+import type { ClientAdapter, ClientOptions, ClientPlace, ConfigPlan, Machine, MirrorForClient } from './types.ts'
+
+/** A client that is told by flags, environment or a line of its own: all is printed, and nothing written. */
+export function printedPlace(home: ClientHome, plan: (mirror: MirrorForClient) => ConfigPlan): ClientPlace {
+  return {
+    id: 'printed',
+    title: 'what to set (on stdout)',
+    details: {},
+    home,
+    files: localFiles,
+    wants: { files: [], trees: [] },
+    plan: (mirror) => plan(mirror),
+    strip: () => [],
+    reasons: [],
+  }
+}
+
+/** Testcontainers puts a prefix before the names of Docker Hub's images; the Docker engine then pulls by that name. */
+export function planTestcontainers({ cache, ca }: MirrorForClient): ConfigPlan {
+  const { host, protocol } = new URL(cache)
+  const prefix = `${host}/docker.io/`
+  return {
+    changes: [],
+    notes: [
+      'Only images of Docker Hub get the prefix; those of other registries come through the mirror where the engine does: mirror configure docker.',
+      `Testcontainers for Java, Go and .NET also read it from ~/.testcontainers.properties: hub.image.name.prefix=${prefix}`,
+    ],
+    todo: [
+      'set it where your tests run: env $(mirror configure testcontainers) npm test',
+      ...(protocol === 'http:' && !isLoopback(cache)
+        ? [`name ${host} under insecure-registries of the Docker engine, which pulls by that name`]
+        : []),
+      ...(ca !== undefined
+        ? ["have the engine, which pulls by that name, trust the mirror's CA: mirror configure docker"]
+        : []),
+    ],
+    output: `TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX=${prefix}\n`,
+  }
+}
+
+/** Testcontainers, in whatever language. */
+export const testcontainersAdapter: ClientAdapter = {
+  client: 'testcontainers',
+  summary: 'Testcontainers: an environment variable',
+
+  async find({ home }) {
+    return (await isThere(join(home, '.testcontainers.properties'))) ? 'testcontainers' : undefined
+  },
+
+  async places(machine) {
+    return [printedPlace(engineHome(machine), planTestcontainers)]
+  },
+
+  recall: (machine) => printedPlace(engineHome(machine), planTestcontainers),
+}
+
+/** It is the Docker engine that pulls. */
+function engineHome({ platform }: Machine): ClientHome {
+  if (platform === 'linux') return { in: 'host' }
+  return { in: 'vm', what: 'the Docker engine', hostName: 'host.docker.internal' }
+}
+
+/** skaffold finds the registry by the ConfigMap in the cluster; in others it is told by its environment. */
+export function planSkaffold({ registry }: MirrorForClient): ConfigPlan {
+  const base = 'Base images come through the mirror where the builder does: mirror configure docker, or kaniko.'
+  if (registry === undefined)
+    return {
+      changes: [],
+      notes: ['The mirror has no registry for pushed images: there is nothing to tell skaffold.', base],
+      todo: [],
+    }
+  const name = registryName(registry)
+  return {
+    changes: [],
+    notes: [
+      `In clusters that say so (mirror configure kind --cluster NAME, k3d --cluster NAME) skaffold finds ${name} by itself.`,
+      base,
+    ],
+    todo: [`in other clusters: skaffold config set default-repo ${name}, or the environment variable on stdout`],
+    output: `SKAFFOLD_DEFAULT_REPO=${name}\n`,
+  }
+}
+
+/** skaffold, which pushes from this machine. */
+export const skaffoldAdapter: ClientAdapter = {
+  client: 'skaffold',
+  summary: 'skaffold: the registry to push to',
+
+  async find(machine) {
+    const version = await versionOf(machine, 'skaffold', 'version')
+    return version && `skaffold ${version}`
+  },
+
+  async places() {
+    return [printedPlace({ in: 'host' }, planSkaffold)]
+  },
+
+  recall: () => printedPlace({ in: 'host' }, planSkaffold),
+}
+
+/** Tilt finds the registry by the ConfigMap in the cluster; in others the Tiltfile names it. */
+export function planTilt({ registry }: MirrorForClient): ConfigPlan {
+  const base = 'Base images come through the mirror where the builder does: mirror configure docker.'
+  if (registry === undefined)
+    return {
+      changes: [],
+      notes: ['The mirror has no registry for pushed images: there is nothing to tell Tilt.', base],
+      todo: [],
+    }
+  const name = registryName(registry)
+  return {
+    changes: [],
+    notes: [
+      `In clusters that say so (mirror configure kind --cluster NAME, k3d --cluster NAME) Tilt finds ${name} by itself.`,
+      base,
+    ],
+    todo: ['in other clusters: put the line on stdout into the Tiltfile'],
+    output: `default_registry('${name}')\n`,
+  }
+}
+
+/** tilt, which pushes from this machine. */
+export const tiltAdapter: ClientAdapter = {
+  client: 'tilt',
+  summary: 'tilt: the registry to push to',
+
+  async find(machine) {
+    const version = await versionOf(machine, 'tilt', 'version')
+    return version && `tilt ${version}`
+  },
+
+  async places() {
+    return [printedPlace({ in: 'host' }, planTilt)]
+  },
+
+  recall: () => printedPlace({ in: 'host' }, planTilt),
+}
 
 /** kaniko is told by flags: they are printed, with the environment and a Pod that has them. */
 export function planKaniko(mirror: MirrorForClient, version: string | undefined): ConfigPlan {
@@ -126,4 +268,26 @@ function pod({ registry, ca }: MirrorForClient, flags: readonly string[]) {
 function isBefore(version: string, major: number, minor: number): boolean {
   const [, one = '0', two = '0'] = /^v?(\d+)(?:\.(\d+))?/.exec(version) ?? []
   return Number(one) < major || (Number(one) === major && Number(two) < minor)
+}
+
+/** kaniko, which runs in containers: of a cluster of kind, as far as can be known. */
+export const kanikoAdapter: ClientAdapter = {
+  client: 'kaniko',
+  summary: 'kaniko: flags, environment, and a Pod that has them',
+
+  // It is an image; it is never installed.
+  async find() {
+    return undefined
+  },
+
+  async places(machine, options) {
+    return [placeFor(machine, options)]
+  },
+
+  recall: (machine) => placeFor(machine, {}),
+}
+
+function placeFor(machine: Machine, { clientVersion }: Partial<ClientOptions>) {
+  const home = dockerNetworkHome(machine, 'kaniko containers', kindNetworkName(machine.env))
+  return printedPlace(home, (mirror) => planKaniko(mirror, clientVersion))
 }

@@ -1,9 +1,68 @@
+import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { RunCommand } from '../lib/process.ts'
 import type { ClientHome } from './address.ts'
-import type { ClientName, ConfigPlan, FileChange, MirrorForClient, WantedFiles } from './client-config.ts'
-import type { RecordFolders } from './configured.ts'
-import type { FilePort } from './file-port.ts'
-import type { FilesNow } from './files-now.ts'
+import type { RecordFolders } from './records.ts'
+
+/** The programs that can be told about a mirror. */
+export const clientNames = [
+  'docker',
+  'podman',
+  'containerd',
+  'kind',
+  'kaniko',
+  'buildkit',
+  'k3d',
+  'k3s',
+  'minikube',
+  'testcontainers',
+  'skaffold',
+  'tilt',
+] as const
+export type ClientName = (typeof clientNames)[number]
+
+/** The mirror as one client sees it. */
+export interface MirrorForClient {
+  /** The cache's URL, without a slash at its end: `http://127.0.0.1:5055`. */
+  readonly cache: string
+  /** The URL of the registry for pushed images; undefined where there is none, or the client cannot reach it. */
+  readonly registry: string | undefined
+  /** The certificates that the client has to trust before it takes the mirror's, as PEM; undefined: it trusts that by itself. */
+  readonly ca?: string | undefined
+  /** The registries to mirror, `docker.io` first. */
+  readonly registries: readonly string[]
+  /** Which upstream the mirror asks when a request names none. */
+  readonly defaultUpstream: string
+  /** Whether the client may go to the origin when the mirror fails; false only where the client can be told so. */
+  readonly fallback: boolean
+}
+
+/** What becomes of one file. */
+export interface FileChange {
+  readonly path: string
+  /** Undefined: there is no such file. */
+  readonly before: string | undefined
+  /** Undefined: the file goes. */
+  readonly after: string | undefined
+}
+
+/** What a writer wants to happen. Nothing in it has happened yet. */
+export interface ConfigPlan {
+  /** Only files whose content changes. */
+  readonly changes: readonly FileChange[]
+  /** What was found and decided, a sentence each. */
+  readonly notes: readonly string[]
+  /** What is left for the user to do: a command, or a setting to make. */
+  readonly todo: readonly string[]
+  /** What was asked for on stdout: flags, a cluster file. */
+  readonly output?: string
+}
+
+/** The files and folders that a writer wants to see before it plans; absolute paths. */
+export interface WantedFiles {
+  readonly files: readonly string[]
+  /** Folders, with everything below them. */
+  readonly trees: readonly string[]
+}
 
 /** The machine whose clients are configured. */
 export interface Machine {
@@ -152,4 +211,84 @@ export interface ClientReload {
    * that were undone already.
    */
   interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
+}
+
+/** A file with what must survive its being replaced. */
+export interface FileState {
+  readonly bytes: Uint8Array
+  /** Permission bits. */
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+}
+
+/** Where a client's files lie: on this machine, in a VM, in a container. Paths are absolute there. */
+export interface FilePort {
+  /** Undefined when there is no file; throws what the system says when it cannot be read. */
+  read(path: string): Promise<FileState | undefined>
+  /** The paths of all files below a folder, in order; none when there is no folder. */
+  list(folder: string): Promise<string[]>
+  /**
+   * Puts the content in place, all of it or nothing of it; a symbolic link stays and what it points to is replaced.
+   * Returns the folders it had to make, outermost first.
+   */
+  write(path: string, content: Uint8Array, attributes: Omit<FileState, 'bytes'> | undefined): Promise<string[]>
+  /** What a symbolic link points to, not the link. No failure when it is gone already. */
+  remove(path: string): Promise<void>
+  /** Whether `write` may replace or make this file. */
+  mayWrite(path: string): Promise<boolean>
+  /** Takes away what a run of ours that was killed has left beside this file; absent where nothing can be left. */
+  tidy?(path: string): Promise<void>
+  /** Only if it is empty; no failure otherwise. */
+  removeFolder(path: string): Promise<void>
+}
+
+/** Files as they are at this moment, read before anything is planned. */
+export class FilesNow {
+  readonly #files: ReadonlyMap<string, Uint8Array>
+
+  /** By absolute path; a file that is not there is not in the map. */
+  constructor(files: ReadonlyMap<string, Uint8Array>) {
+    this.#files = files
+  }
+
+  has(path: string): boolean {
+    return this.#files.has(path)
+  }
+
+  /** Every file that was read, in the order of their paths. */
+  get paths(): string[] {
+    return [...this.#files.keys()].toSorted()
+  }
+
+  /**
+   * The text as it stands, with its byte order mark and line ends; undefined when there is no such file. Throws a MirrorError
+   * (usage) for bytes that are no UTF-8: they could not be written back as they were.
+   */
+  text(path: string): string | undefined {
+    const bytes = this.#files.get(path)
+    if (bytes === undefined) return undefined
+    try {
+      return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    } catch (cause) {
+      if (!(cause instanceof TypeError)) throw cause
+      throw new MirrorError(`${path} is not UTF-8 text, so it is left alone.`, { exit: exitCode.usage, cause })
+    }
+  }
+
+  /** As they would be after these changes. */
+  with(changes: readonly FileChange[]): FilesNow {
+    const files = new Map(this.#files)
+    for (const { path, after } of changes) {
+      if (after === undefined) files.delete(path)
+      else files.set(path, new TextEncoder().encode(after))
+    }
+    return new FilesNow(files)
+  }
+
+  /** The plan's change of one file; none when the text is what it was. */
+  change(path: string, after: string | undefined): FileChange[] {
+    const before = this.text(path)
+    return before === after ? [] : [{ path, before, after }]
+  }
 }

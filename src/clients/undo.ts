@@ -1,10 +1,125 @@
 import { readFile } from 'node:fs/promises'
-import { MirrorError, errnoOf } from '../lib/errors.ts'
-import { isAsWritten } from './as-written.ts'
-import type { FileChange } from './client-config.ts'
-import type { ConfiguredClient, ConfiguredFile } from './configured.ts'
-import type { FilePort, FileState } from './file-port.ts'
-import { inWritingOrder } from './writing-order.ts'
+import { resolve } from 'node:path'
+import { rootCommand } from '../admin/sudo.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { adapterOf } from './adapters.ts'
+import { inWritingOrder, isAsWritten, readUnchanged, sha256 } from './apply.ts'
+import { placeBelowRoot, readFiles, rootOf } from './configure.ts'
+import { type ConfiguredClient, type ConfiguredFile, type KnownRecord, recordsOn } from './records.ts'
+import type { ClientPlace, FileChange, FilePort, FileState, Machine } from './types.ts'
+
+/** The way back for one client in one place, with nothing done yet. */
+export interface PreparedUndo {
+  readonly record: KnownRecord
+  readonly place: ClientPlace
+  readonly plan: UndoPlan
+}
+
+/**
+ * What was configured on this machine, or below its `--root`, as far as it was asked for; the last comes first, so that where two
+ * have changed one file each finds what it left. Throws MirrorError for an unknown client.
+ */
+export async function recordsOf(
+  machine: Machine,
+  wanted: Readonly<Record<'client' | 'scope' | 'cluster' | 'file', string | undefined>>,
+): Promise<KnownRecord[]> {
+  if (wanted.client !== undefined) await adapterOf(wanted.client)
+  const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
+  const records = await recordsOn(machine).list()
+  return records
+    .toReversed()
+    .filter(
+      ({ client, root, details, files }) =>
+        root === rootOf(machine) &&
+        (wanted.client === undefined || client === wanted.client) &&
+        (wanted.scope === undefined || details['scope'] === wanted.scope) &&
+        (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
+        (named === undefined || Object.values(details).includes(named) || files.some(({ path }) => path === named)),
+    )
+}
+
+/**
+ * Throws MirrorError for a backup that is gone, or a place that cannot be reached, and for what root has configured and only root
+ * can undo. `args`: the arguments by which root would do the same.
+ */
+export async function prepareUndo(
+  machine: Machine,
+  record: KnownRecord,
+  args: readonly string[] = ['configure', record.client, '--undo'],
+): Promise<PreparedUndo> {
+  if (record.lockedByRoot)
+    throw new MirrorError(`${record.client} was configured by root, so only root can undo that: ${record.title}.`, {
+      exit: exitCode.usage,
+      hints: [await rootCommand(machine, args)],
+    })
+  const place = await placeOf(machine, record)
+  const plan = await planUndo(record, place.files, async () => {
+    return record.undone ? [] : place.strip(record, await readFiles(place.files, place.wants))
+  })
+  return { record, place, plan: record.undone ? { ...plan, notes: [] } : plan }
+}
+
+/**
+ * Goes the way back. `reload`: the client takes notice at once; for those that ignore a key that is merely missing, by an
+ * interim state of the files. Resolves to whether the running client goes on with the mirror; then the record stays until a
+ * reload, or until the client has forgotten by itself.
+ */
+export async function undoClient(
+  machine: Machine,
+  { record, place, plan }: PreparedUndo,
+  reload: boolean,
+): Promise<{ readonly stillInUse: boolean }> {
+  const configured = recordsOn(machine)
+  // There may have been a question since, and an editor beside it.
+  for (const change of plan.changes) await readUnchanged(change, place.files)
+  const how = reload ? place.reload : undefined
+  let { changes } = plan
+  if (how?.interim) {
+    const interim = how
+      .interim(record, await readFiles(place.files, place.wants))
+      .filter(({ path }) => record.files.some((file) => file.path === path))
+    // Ended here, or with nobody to reload, the files are still known for ours, and the next undo is as exact.
+    await configured.put({ ...record, files: record.files.map((file) => knownAs(file, interim, record.undone)) })
+    await put(place, interim)
+    await how.run()
+    const back = interim.filter(({ path }) => !changes.some((change) => change.path === path))
+    changes = [...changes, ...back.map(({ path, before, after }) => ({ path, before: after, after: before }))]
+  }
+  let stillInUse = false
+  await applyUndo(record, { ...plan, changes }, place.files, async () => {
+    // What is a matter of files is over with them; a daemon may have them in its memory.
+    stillInUse = how === undefined && place.reload?.interim !== undefined && (await isInUse(place, record))
+    await (stillInUse ? configured.put({ ...record, undone: true }) : configured.remove(record))
+  })
+  await place.settle?.(changes.map(({ path }) => path))
+  if (how && !how.interim) await how.run()
+  return { stillInUse }
+}
+
+async function isInUse(place: ClientPlace, record: KnownRecord): Promise<boolean> {
+  return (await place.observe?.(record))?.inUse === true
+}
+
+/** The place of a record, found again without the client's help. */
+export async function placeOf(machine: Machine, record: ConfiguredClient): Promise<ClientPlace> {
+  const { root } = record
+  const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
+  return placeBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
+}
+
+function knownAs(file: ConfiguredFile, interim: readonly FileChange[], undone = false): ConfiguredFile {
+  const change = interim.find(({ path }) => path === file.path)
+  const isOurs = undone || (change?.before !== undefined && isAsWritten(file, Buffer.from(change.before)))
+  if (!isOurs || change?.after === undefined) return file
+  return { ...file, also: [...(file.also ?? []), sha256(Buffer.from(change.after))] }
+}
+
+async function put(place: ClientPlace, changes: readonly FileChange[]): Promise<void> {
+  for (const { path, after } of changes) {
+    if (after === undefined) await place.files.remove(path)
+    else await place.files.write(path, Buffer.from(after), await place.files.read(path))
+  }
+}
 
 /** What undoing would do. */
 export interface UndoPlan {

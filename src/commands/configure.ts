@@ -105,9 +105,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { machineAt } = await import('../app/configure/machine.ts')
+    const { machineAt } = await import('../clients/adapters.ts')
     const { refuseOthersFlags } = await import('../admin/sudo.ts')
-    const { describeStrayRecords } = await import('../app/configure/stray-records.ts')
+    const { describeStrayRecords } = await import('../clients/stray-records.ts')
     const surroundings = this.surroundings()
     refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)
     const machine = await machineAt(surroundings, flags.root)
@@ -168,7 +168,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
-    const { recordsOf } = await import('../app/configure/undo-client.ts')
+    const { recordsOf } = await import('../clients/undo.ts')
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const { undoDialog } = await import('../cli/undo-dialog.ts')
     const { scope, cluster, file } = flags
@@ -193,7 +193,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   /** Whatever is configured, wherever that is. */
   private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
-    const { configuredPlaces } = await import('../app/configure/configured-places.ts')
+    const { configuredPlaces } = await import('../clients/configured.ts')
     const { eachInTurn } = await import('../cli/each-in-turn.ts')
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
@@ -233,7 +233,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
-    const { listConfigured } = await import('../app/configure/list-configured.ts')
+    const { listConfigured } = await import('../clients/configured.ts')
     const { columnsOf, renderConfigured } = await import('../cli/render-configure.ts')
     const { findStaleClients } = await import('../clients/stray-records.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
@@ -248,7 +248,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     name: string | undefined,
     flags: ConfigureFlags,
   ): Promise<readonly ClientAdapter[] | undefined> {
-    const { adapterOf } = await import('../app/configure/client-adapters.ts')
+    const { adapterOf } = await import('../clients/adapters.ts')
     if (name !== undefined) return [await adapterOf(name)]
     const { findClients } = await import('../clients/adapters.ts')
     const found = await findClients(machine)
@@ -273,7 +273,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       const { refusedFile } = await import('../app/configure/refused-file.ts')
       throw await refusedFile(adapter.client, file)
     }
-    const { usualPlace } = await import('../app/configure/configured-places.ts')
+    const { usualPlace } = await import('../clients/configured.ts')
     const first = await usualPlace(machine, { client: adapter.client, places, ...flags })
     const asks = places.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
     if (!asks || !this.talk.prompt) return first

@@ -3,7 +3,7 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/fit-width.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
-import type { KnownRecord } from '../clients/configured.ts'
+import type { KnownRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
 
 export default class Down extends BaseCommand {
@@ -61,8 +61,8 @@ export default class Down extends BaseCommand {
   }
 
   private async pointing(surroundings: Surroundings): Promise<KnownRecord[]> {
-    const { findRecordFolders } = await import('../app/configure/record-folders.ts')
-    const { openConfiguredClients } = await import('../clients/configured.ts')
+    const { findRecordFolders } = await import('../clients/records.ts')
+    const { openConfiguredClients } = await import('../clients/records.ts')
     const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
     return records.filter(({ root }) => root === undefined)
   }

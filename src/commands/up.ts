@@ -108,8 +108,8 @@ export default class Up extends BaseCommand {
 
   /** Who is configured; those who point elsewhere are mended where nobody has to be asked. */
   private async clientsNow(surroundings: Surroundings): Promise<ClientsNow> {
-    const { openConfiguredClients } = await import('../clients/configured.ts')
-    const { findRecordFolders } = await import('../app/configure/record-folders.ts')
+    const { openConfiguredClients } = await import('../clients/records.ts')
+    const { findRecordFolders } = await import('../clients/records.ts')
     try {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length

@@ -1,14 +1,14 @@
+import { rm, writeFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve } from 'node:path'
-import { tryBuild } from '../../app/configure/buildkit-build.ts'
-import { kindOf } from '../../app/configure/docker-site.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import type { ClientHome } from '../address.ts'
-import { caFileName } from '../ca-file.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
+import type { RunCommand } from '../../lib/process.ts'
+import { type ClientHome, isLoopback, majorAndMinor } from '../address.ts'
 import { findEngines } from '../docker/engines.ts'
+import { kindOf } from '../docker/plan.ts'
+import { caFileName } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
-import { isLoopback } from '../is-loopback.ts'
 import type { ClientAdapter, ClientOptions, ClientPlace, Machine, Observation } from '../types.ts'
-import { majorAndMinor } from '../version.ts'
 import { planBuildkit, stripBuildkit } from './plan.ts'
 
 /** Whose buildkitd it is: that of builders which buildx makes, or one that runs by itself. */
@@ -210,4 +210,27 @@ async function homeOfContainers(machine: Machine): Promise<ClientHome> {
 async function versionOf({ runCommand }: Machine, file: string, args: string[]): Promise<string | undefined> {
   const result = await runCommand(file, args, { timeoutMs })
   return result?.exitCode === 0 ? /\bv?(\d+\.\d+\S*)/.exec(result.stdout)?.[1] : undefined
+}
+
+const buildMs = 90_000
+const askMs = 10_000
+
+/** Builds an image of nothing but this one by the builder in use, and keeps nothing of it. */
+export async function tryBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
+  const builder = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: askMs })
+  if (builder === undefined) return { failed: 'there is no docker command' }
+  if (builder.exitCode !== 0) return { failed: builder.stderr.trim() || 'buildx names no builder' }
+  const driver = /^Driver:\s*(\S+)/m.exec(builder.stdout)?.[1]
+  if (driver === undefined || driver === 'docker')
+    return { failed: "the builder in use is dockerd's own, which reads the configuration of docker" }
+  const folder = await temporaryFolder('mirror-build-')
+  try {
+    await writeFile(join(folder, 'Dockerfile'), `FROM ${image}\n`)
+    const args = ['buildx', 'build', '--no-cache', '--pull', '--output', 'type=cacheonly', folder]
+    const result = await runCommand('docker', args, { timeoutMs: buildMs })
+    if (result?.exitCode === 0) return { failed: undefined }
+    return { failed: result?.stderr.trim().split('\n').at(-1) ?? `the build took longer than ${buildMs / 1000} s` }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
 }

@@ -1,23 +1,31 @@
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { caChange } from '../ca-file.ts'
-import type { ConfigPlan, FileChange, MirrorForClient } from '../client-config.ts'
+import { isLoopback } from '../address.ts'
 import {
   appendTable,
   joinSections,
   lineEndIn,
+  readToml,
+  renderToml,
   sectionPath,
   statementPath,
+  stringsOf,
+  tableOf,
   type TomlSection,
   tomlSections,
+  type TomlTable,
+  tryToml,
   withLineEnd,
 } from '../edit/toml.ts'
-import type { FilesNow } from '../files-now.ts'
-import { refuseOtherKinds, refuseUnknownKeys } from '../files/kinds.ts'
-import { isLoopback } from '../is-loopback.ts'
-import { buildkitdKeys } from '../known-keys.ts'
-import { readToml, renderToml, stringsOf, tableOf, type TomlTable, tryToml } from '../read-toml.ts'
-import { withoutOwnHeader, writtenByMirror } from '../written-by-mirror.ts'
+import {
+  buildkitdKeys,
+  caChange,
+  refuseOtherKinds,
+  refuseUnknownKeys,
+  withoutOwnHeader,
+  writtenByMirror,
+} from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
 /** Where the files of one buildkitd are. */
 export interface BuildkitTarget {

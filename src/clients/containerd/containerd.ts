@@ -1,13 +1,12 @@
 import { join, posix } from 'node:path'
-import { pullByContainerd } from '../../app/configure/containerd-pull.ts'
-import { readersKnowReferrers } from '../../app/configure/referrers.ts'
-import { exitCode, MirrorError } from '../../lib/errors.ts'
+import { errnoOf, exitCode, isConnectionFailure, MirrorError } from '../../lib/errors.ts'
 import { isThere } from '../../lib/fs.ts'
-import type { ClientHome } from '../address.ts'
-import { type ContainerdFile, importsOf, readContainerdConfig } from '../containerd-config.ts'
+import type { RunCommand } from '../../lib/process.ts'
+import { type ClientHome, containerdVersionIn, isAtLeast, readersKnowReferrers } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import type { ClientAdapter, ClientPlace, Machine, PlaceDetails } from '../types.ts'
-import { containerdVersionIn, isAtLeast } from '../version.ts'
+import { type ContainerdFile, importsOf, readContainerdConfig } from './config-toml.ts'
+import { criClient, CriError, criUnimplemented } from './cri.ts'
 import { dumpOf, observeContainerd } from './observation.ts'
 import { type ContainerdTarget, planContainerd, stripContainerd } from './plan.ts'
 
@@ -198,4 +197,60 @@ async function namesLike(root: string, name: string): Promise<string[]> {
 async function runsRootless({ env, detached }: Machine): Promise<boolean> {
   const runtimeFolder = env['XDG_RUNTIME_DIR']
   return !detached && runtimeFolder !== undefined && isThere(join(runtimeFolder, 'containerd-rootless'))
+}
+
+const patienceMs = 120_000
+
+export interface ContainerdAccess {
+  readonly runCommand: RunCommand
+  readonly socket: string
+  /** Where its hosts folders are, for ctr, which has to be told. */
+  readonly hostsFolder: string
+}
+
+/**
+ * Pulls an image as a kubelet would, and removes it again; by ctr where containerd does not speak to kubelets. Resolves to what
+ * was said when it failed. Throws a MirrorError (missing) when no containerd answers.
+ */
+export async function pullByContainerd(
+  access: ContainerdAccess,
+  image: string,
+): Promise<{ readonly failed: string | undefined }> {
+  const cri = criClient(access.socket, patienceMs)
+  try {
+    await cri.pullImage(image)
+    await cri.removeImage(image)
+    return { failed: undefined }
+  } catch (error) {
+    if (error instanceof CriError) {
+      return error.status === criUnimplemented ? pullByCtr(access, image) : { failed: error.message }
+    }
+    if (!isConnectionFailure(error)) throw error
+    throw unreachable(access.socket, error)
+  }
+}
+
+async function pullByCtr(
+  { runCommand, socket, hostsFolder }: ContainerdAccess,
+  image: string,
+): Promise<{ readonly failed: string | undefined }> {
+  const ctr = (...args: string[]) =>
+    runCommand('ctr', ['--address', socket, 'images', ...args], { timeoutMs: patienceMs })
+  const pulled = await ctr('pull', '--hosts-dir', hostsFolder, image)
+  if (pulled === undefined)
+    throw new MirrorError('containerd does not speak to kubelets here, and there is no ctr to pull by instead.', {
+      exit: exitCode.missing,
+    })
+  if (pulled.exitCode !== 0) return { failed: pulled.stderr.trim() || pulled.stdout.trim() }
+  await ctr('rm', '--sync', image)
+  return { failed: undefined }
+}
+
+function unreachable(socket: string, cause: unknown): MirrorError {
+  const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM'
+  return new MirrorError(denied ? `Only root may speak to ${socket}.` : `No containerd answers at ${socket}.`, {
+    exit: exitCode.missing,
+    hints: denied ? ['sudo mirror configure containerd --check'] : ['sudo systemctl start containerd'],
+    cause,
+  })
 }

@@ -1,6 +1,10 @@
 import { once } from 'node:events'
 import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect } from 'node:net'
+import type { CommandResult } from '../../lib/process.ts'
+import { containerdVersionIn } from '../address.ts'
+import type { KindNodes } from '../kind/nodes.ts'
+import { registrySection } from './config-toml.ts'
 
 /** The parts of Kubernetes' container runtime interface that images are pulled by, over the runtime's socket. */
 export interface Cri {
@@ -136,4 +140,52 @@ function messageOf(status: IncomingHttpHeaders): string | undefined {
     if (!(error instanceof URIError)) throw error
     return message
   }
+}
+
+/**
+ * Pulls an image in a node as its kubelet would, and removes it: undefined when it came, else what was said. Nodes without
+ * crictl pull by ctr, which has to be told the folder that their containerd looks at.
+ */
+export async function pullInNode(nodes: KindNodes, node: string, image: string): Promise<string | undefined> {
+  const hasCrictl = (await nodes.exec(node, ['sh', '-c', 'command -v crictl']))?.exitCode === 0
+  const config = hasCrictl ? [] : (await configPaths(nodes, node)).slice(0, 1)
+  const hosts = config.flatMap((path) => ['--hosts-dir', path])
+  const ctr = ['ctr', '--namespace', 'k8s.io', 'images']
+  const pull = hasCrictl ? ['crictl', 'pull', image] : [...ctr, 'pull', ...hosts, image]
+  const result = await nodes.exec(node, pull, undefined, pullTimeoutMs)
+  await nodes.exec(node, hasCrictl ? ['crictl', 'rmi', image] : [...ctr, 'rm', image])
+  if (result?.exitCode === 0) return undefined
+  return `${node}: ${result?.stderr.trim() || result?.stdout.trim() || 'the pull did not end'}`
+}
+
+/** Where the containerd of a node looks for hosts.toml. */
+export async function configPaths(nodes: KindNodes, node: string): Promise<readonly string[]> {
+  const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
+  if (dump?.exitCode !== 0) return []
+  const containerd = await nodeContainerd(nodes, node)
+  return registrySection(`containerd config dump in ${node}`, dump.stdout, { containerd }).configPaths
+}
+
+/** The version of a node's containerd; undefined when it does not say. */
+export async function nodeContainerd(nodes: KindNodes, node: string): Promise<string | undefined> {
+  const result = await nodes.exec(node, ['containerd', '--version'])
+  return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
+}
+
+export const pullTimeoutMs = 120_000
+
+/**
+ * Pulls an image by the crictl of a node, as its kubelet would, and removes it again. See ClientPlace.pull; `missing`: what to
+ * say when there is no way to the node.
+ */
+export async function pullByCrictl(
+  crictl: (args: readonly string[]) => Promise<CommandResult | undefined>,
+  image: string,
+  missing: string,
+): Promise<{ readonly failed: string | undefined }> {
+  const result = await crictl(['pull', image])
+  if (result === undefined) return { failed: missing }
+  await crictl(['rmi', image])
+  if (result.exitCode === 0) return { failed: undefined }
+  return { failed: `${result.stdout}${result.stderr}`.trim() || 'the pull did not end' }
 }

@@ -1,16 +1,22 @@
 import { basename, dirname, join } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { originOf } from '../../oci/reference.ts'
-import { caChange, caFileName, hostsToTrust } from '../ca-file.ts'
-import type { ConfigPlan, FileChange, MirrorForClient } from '../client-config.ts'
-import { configPathLines, type ContainerdConfig, readContainerdConfig } from '../containerd-config.ts'
-import type { FilesNow } from '../files-now.ts'
-import { refuseOtherKinds } from '../files/kinds.ts'
-import { certificatesIn, folderNames, type HostsFolder, hostsFoldersIn, isOurFolder } from '../hosts-folders.ts'
-import { localRegistryName } from '../node-hosts.ts'
-import { readToml, stringsOf } from '../read-toml.ts'
-import { isAtLeast } from '../version.ts'
-import { hostsTomlWithout, isOurHostsToml, renderHostsToml } from './hosts-toml.ts'
+import { isAtLeast } from '../address.ts'
+import { readToml, stringsOf } from '../edit/toml.ts'
+import { caChange, caFileName, hostsToTrust, refuseOtherKinds } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
+import { configPathLines, type ContainerdConfig, readContainerdConfig } from './config-toml.ts'
+import {
+  certificatesIn,
+  folderNames,
+  type HostsFolder,
+  hostsFoldersIn,
+  hostsTomlWithout,
+  isOurFolder,
+  isOurHostsToml,
+  localRegistryName,
+  renderHostsToml,
+} from './hosts-toml.ts'
 
 /** One containerd's files. Where two paths are given, `name` is what containerd calls what lies at `path` for us. */
 export interface ContainerdTarget {

@@ -1,13 +1,13 @@
+import { rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import type { ConfigPlan, FileChange, MirrorForClient } from '../client-config.ts'
-import type { DockerTarget } from '../docker-target.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
+import type { RunCommand } from '../../lib/process.ts'
+import { isLoopback, majorAndMinor } from '../address.ts'
 import { putEmptyList, putFirst, readJsonObject, takeOut } from '../edit/json.ts'
-import type { FilesNow } from '../files-now.ts'
-import { refuseOtherKinds, refuseUnknownKeys } from '../files/kinds.ts'
-import { isLoopback } from '../is-loopback.ts'
-import { dockerdKeys } from '../known-keys.ts'
-import { majorAndMinor } from '../version.ts'
+import { dockerdKeys, refuseOtherKinds, refuseUnknownKeys } from '../files/kinds.ts'
+import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
 const mirrorsKey = 'registry-mirrors'
 const insecureKey = 'insecure-registries'
@@ -149,4 +149,84 @@ function hostOf(entry: string): string {
     .replace(/^https?:\/\//, '')
     .replace(/\/$/, '')
     .toLowerCase()
+}
+
+/** The flags of dockerd that matter to whoever edits its files. */
+const withValue: ReadonlySet<string> = new Set(['config-file', 'insecure-registry', 'registry-mirror'])
+
+/** The values of those flags in a command line, by name without dashes; a flag that was not given has no key. */
+export function dockerdFlags(args: readonly string[]): Readonly<Record<string, readonly string[]>> {
+  const flags: Record<string, string[]> = {}
+  for (const [at, arg] of args.entries()) {
+    const [, name = '', , value] = /^--([a-z-]+)(=(.*))?$/s.exec(arg) ?? []
+    if (!withValue.has(name)) continue
+    const given = value ?? args[at + 1]
+    if (given !== undefined) (flags[name] ??= []).push(given)
+  }
+  return flags
+}
+
+/**
+ * Has dockerd itself read what its daemon.json would become. Throws MirrorError (usage) with what it says; quiet where there is no
+ * dockerd, or one before 23.0, which cannot do it.
+ */
+export async function validateDaemonJson(
+  { path, after }: Pick<FileChange, 'path' | 'after'>,
+  program: string,
+  runCommand: RunCommand,
+): Promise<void> {
+  if (after === undefined) return
+  const folder = await temporaryFolder('mirror-validate-')
+  try {
+    const file = join(folder, 'daemon.json')
+    await writeFile(file, after, { mode: 0o600 })
+    const result = await runCommand(program, ['--validate', '--config-file', file], { timeoutMs: 10_000 })
+    // Whatever else keeps it from looking says nothing about the file.
+    if (result === undefined || result.exitCode === 0 || !result.stderr.includes(file)) return
+    throw new MirrorError(
+      `dockerd would not take ${path}, so it is left alone: ${lastLine(result.stderr, file, path)}`,
+      {
+        exit: exitCode.usage,
+        hints: [`Fix ${path} and run this again`],
+      },
+    )
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+function lastLine(said: string, file: string, path: string): string {
+  return said.trim().split('\n').at(-1)!.replaceAll(file, path)
+}
+
+/** One engine, as far as it was found out. */
+export interface DockerTarget {
+  readonly daemonJson: string
+  /** Where it reads a folder per registry; undefined for an engine whose folders cannot be written from here. */
+  readonly certsFolder: string | undefined
+  /** `28.5.2`; undefined when nobody could tell. */
+  readonly version: string | undefined
+  readonly imageStore: 'classic' | 'containerd' | undefined
+  /** Whether the engine, and all else that reads its folders, knows the capability `referrers` of hosts.toml files. */
+  readonly referrers?: boolean
+  /** The mirrors of Docker Hub that the engine itself says it has. */
+  readonly mirrors: readonly string[]
+  /** Registries, and networks in CIDR form, that the engine itself says are insecure. */
+  readonly insecure: readonly string[]
+  /** What dockerd was given as flags, which its daemon.json may not repeat: values by the flag's name, without dashes. */
+  readonly flags: Readonly<Record<string, readonly string[]>>
+}
+
+/** `mirrors` in daemon.json, which are for Docker Hub only; a folder per registry; `both` when nobody could tell. */
+export type DockerForm = 'mirrors' | 'folders' | 'both'
+
+/** The first version that asks the hosts.toml of a registry's folder: builds always, pulls with the containerd image store only. */
+export const firstWithFolders = 28
+
+/** Which form this engine understands. */
+export function dockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {
+  const major = majorAndMinor(version)?.[0]
+  if (certsFolder === undefined || imageStore === 'classic' || (major !== undefined && major < firstWithFolders))
+    return 'mirrors'
+  return major === undefined || imageStore === undefined ? 'both' : 'folders'
 }

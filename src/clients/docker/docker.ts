@@ -1,14 +1,12 @@
 import { resolve } from 'node:path'
-import { type DockerKind, type DockerSite, kindOf, siteOf } from '../../app/configure/docker-site.ts'
-import { readersKnowReferrers } from '../../app/configure/referrers.ts'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { MirrorError } from '../../lib/errors.ts'
-import type { DockerTarget } from '../docker-target.ts'
-import { dockerdFlags } from '../dockerd-flags.ts'
+import { isAtLeast, readersKnowReferrers } from '../address.ts'
 import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from '../types.ts'
-import { isAtLeast } from '../version.ts'
+import { dockerdFlags, type DockerTarget } from './daemon-json.ts'
 import { findEngines, type FoundEngine, usualSocket } from './engines.ts'
 import { dockerPlace, dockerPlaceByHand } from './place.ts'
+import { type DockerKind, type DockerSite, kindOf, siteOf } from './plan.ts'
 
 /** Docker's engine, wherever it runs. */
 export const dockerAdapter: ClientAdapter = {

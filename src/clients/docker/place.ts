@@ -1,18 +1,34 @@
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { observeDocker } from '../../app/configure/docker-observation.ts'
-import { dockerReload, reloadCommand } from '../../app/configure/docker-reload.ts'
-import type { DockerSite } from '../../app/configure/docker-site.ts'
-import { validateDaemonJson } from '../../app/configure/validate-daemon-json.ts'
 import { createDockerodeEngine } from '../../docker/dockerode.ts'
-import type { DockerEndpoint } from '../../docker/endpoint.ts'
-import { systemClock } from '../../lib/time.ts'
-import type { DockerdProcess } from '../../runtime/dockerd-process.ts'
-import type { ConfigPlan, MirrorForClient } from '../client-config.ts'
-import { dockerForm, type DockerTarget } from '../docker-target.ts'
+import { type DockerEndpoint, hostOf } from '../../docker/endpoint.ts'
+import type { DockerEngineInfo } from '../../docker/engine.ts'
+import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
+import { ifVisible } from '../../lib/fs.ts'
+import { type Clock, systemClock } from '../../lib/time.ts'
+import { majorAndMinor } from '../address.ts'
+import { namesMirror } from '../containerd/hosts-toml.ts'
 import { localFiles } from '../files/local.ts'
-import type { ClientPlace, Machine } from '../types.ts'
-import { majorAndMinor } from '../version.ts'
-import { planDocker, stripDocker, trustByHand } from './plan.ts'
+import type {
+  ClientPlace,
+  ClientReload,
+  ConfigPlan,
+  FilePort,
+  Machine,
+  MirrorForClient,
+  Observation,
+  Reason,
+} from '../types.ts'
+import {
+  dockerForm,
+  type DockerTarget,
+  forgetInDaemonJson,
+  isSameUrl,
+  mirrorsIn,
+  validateDaemonJson,
+} from './daemon-json.ts'
+import { type DockerdProcess, findDockerd } from './engines.ts'
+import { type DockerSite, planDocker, stripDocker, trustByHand } from './plan.ts'
 
 export interface DockerPlaceOptions {
   readonly machine: Machine
@@ -165,4 +181,190 @@ function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): st
 function untilUndone({ site: { kind } }: DockerPlaceOptions): string[] {
   const restart = restarts[kind]
   return restart === undefined ? [] : [restart]
+}
+
+/** What the engine, its daemon.json and its folder for Docker Hub say of a mirror. */
+export async function observeDocker(
+  { site, target, endpoint }: DockerPlaceOptions,
+  cache: string,
+): Promise<Observation> {
+  const { daemonJson, certsFolder } = target
+  const hostsToml = certsFolder === undefined ? undefined : join(certsFolder, 'docker.io', 'hosts.toml')
+  const info = endpoint && (await createDockerodeEngine(endpoint).info())
+  const file = await look(localFiles, daemonJson, (text) => listed(mirrorsIn(daemonJson, text) ?? [], cache))
+  const folder = hostsToml === undefined ? undefined : await look(localFiles, hostsToml, (text) => inHosts(text, cache))
+  const saw = [
+    ...(endpoint === undefined ? [] : [sayInfo(info, hostOf(endpoint))]),
+    `${daemonJson} ${file.says}.`,
+    ...(hostsToml !== undefined && folder !== undefined && (folder.there || file.names !== true)
+      ? [`${hostsToml} ${folder.says}.`]
+      : []),
+  ]
+  if (info === undefined || endpoint === undefined)
+    return { inUse: undefined, saw, reasons: [{ why: 'No Docker engine answers', fix: 'docker info' }], todo: [] }
+
+  const readsFolders = dockerForm({ ...target, version: info.version, imageStore: info.imageStore }) === 'folders'
+  const isLoaded = info.mirrors.some((url) => isSameUrl(url, cache))
+  const inUse = readsFolders && folder?.there ? folder.names === true : isLoaded
+  const reload = reloadCommand(await findDockerd(endpoint), site.kind === 'rootless')
+  const isStale = !inUse && !readsFolders && file.names === true
+  return {
+    inUse,
+    saw,
+    reasons: reasonsFor({ info, cache, inUse, readsFolders, isStale, folderNames: folder?.names === true, daemonJson }),
+    todo: isStale ? [`${reload}   (dockerd reads its file again, no containers stop; --reload does it for you)`] : [],
+  }
+}
+
+interface Findings {
+  readonly info: DockerEngineInfo
+  readonly cache: string
+  readonly inUse: boolean
+  readonly readsFolders: boolean
+  readonly isStale: boolean
+  readonly folderNames: boolean
+  readonly daemonJson: string
+}
+
+function reasonsFor({ info, cache, inUse, readsFolders, isStale, folderNames, daemonJson }: Findings): Reason[] {
+  const log = 'journalctl -u docker -n 50   (dockerd says why in its log only)'
+  if (isStale)
+    return [{ why: `dockerd has not read ${daemonJson} since it was written`, fix: 'mirror configure docker --reload' }]
+  if (!inUse && folderNames)
+    return [
+      {
+        why: `This engine (${nameOf(info)}) does not read hosts.toml`,
+        fix: 'mirror configure docker',
+      },
+    ]
+  if (!inUse) return [{ why: 'docker is not configured for this mirror', fix: 'mirror configure docker' }]
+  if (readsFolders) return [{ why: `dockerd could not use its hosts.toml, or did not reach ${cache}`, fix: log }]
+  const first = info.mirrors.find((url) => !isSameUrl(url, cache))
+  const comesFirst = first !== undefined && info.mirrors[0] === first
+  return [
+    ...(comesFirst
+      ? [{ why: `dockerd asks ${first} first`, fix: `Put ${cache} first in "registry-mirrors" of ${daemonJson}` }]
+      : []),
+    { why: `dockerd did not reach ${cache}`, fix: log },
+  ]
+}
+
+function sayInfo(info: DockerEngineInfo | undefined, where: string): string {
+  if (info === undefined) return `No Docker engine answers at ${where}.`
+  const mirrors = info.mirrors.length === 0 ? 'no mirror' : info.mirrors.map((url) => url.replace(/\/$/, '')).join(', ')
+  return `docker info (${nameOf(info)}) lists ${info.mirrors.length === 0 ? '' : 'the mirrors '}${mirrors}.`
+}
+
+function nameOf({ version, imageStore }: DockerEngineInfo): string {
+  return `Docker ${version}, ${imageStore} image store`
+}
+
+interface FileFindings {
+  readonly there: boolean
+  /** Whether it names the mirror; undefined when it cannot be read. */
+  readonly names: boolean | undefined
+  /** The rest of a sentence that begins with its path. */
+  readonly says: string
+}
+
+/** `read`: the rest of the sentence for its text, and whether that names the mirror. */
+async function look(
+  files: FilePort,
+  path: string,
+  read: (text: string) => readonly [names: boolean, says: string],
+): Promise<FileFindings> {
+  try {
+    const state = await files.read(path)
+    if (state === undefined) return { there: false, names: false, says: 'does not exist' }
+    const [names, says] = read(Buffer.from(state.bytes).toString())
+    return { there: true, names, says }
+  } catch (error) {
+    if (error instanceof MirrorError) return { there: true, names: undefined, says: `is broken: ${error.message}` }
+    if (errnoOf(error) === undefined) throw error
+    return { there: true, names: undefined, says: `cannot be read (${errnoOf(error)})` }
+  }
+}
+
+function listed(mirrors: readonly string[], cache: string): [boolean, string] {
+  const names = mirrors.some((url) => isSameUrl(url, cache))
+  if (mirrors.length === 0) return [names, 'names no mirror']
+  return [names, `names ${mirrors.join(', ')}`]
+}
+
+function inHosts(text: string, cache: string): [boolean, string] {
+  const names = namesMirror(text, cache)
+  return [names, `${names ? 'names' : 'does not name'} ${cache}`]
+}
+
+const lookEveryMs = 100
+const takesMs = 5000
+
+export interface ReloadedDockerd {
+  readonly endpoint: DockerEndpoint
+  readonly daemonJson: string
+  /** Of Docker; undefined when nobody could tell. */
+  readonly version?: string | undefined
+  /** As it was found when the place was looked for. */
+  readonly dockerd: DockerdProcess | undefined
+  readonly isRootless: boolean
+}
+
+/** Has dockerd read its daemon.json again, which it does on SIGHUP, and sees that it has. */
+export function dockerReload(
+  { endpoint, daemonJson, version, dockerd, isRootless }: ReloadedDockerd,
+  clock: Clock,
+): ClientReload {
+  return {
+    question: 'Reload dockerd now (SIGHUP, no containers stop)?',
+    done: `Sent SIGHUP to dockerd${dockerd === undefined ? '' : ` (pid ${dockerd.pid})`}.`,
+    async run() {
+      const running = await findDockerd(endpoint)
+      if (running === undefined)
+        throw new MirrorError('No dockerd was found that could be reloaded.', {
+          exit: exitCode.missing,
+          hints: [reloadCommand(undefined, isRootless)],
+        })
+      hangUp(running, isRootless)
+      await untilTaken(endpoint, daemonJson, clock)
+    },
+    interim: (mirror, files) => forgetInDaemonJson(mirror, daemonJson, files, version),
+  }
+}
+
+/** What a person types to the same end. */
+export function reloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
+  const sudo = isRootless || process.getuid?.() === 0 ? '' : 'sudo '
+  return dockerd === undefined
+    ? `${sudo}systemctl ${isRootless ? '--user ' : ''}reload docker`
+    : `${sudo}kill -HUP ${dockerd.pid}`
+}
+
+function hangUp(dockerd: DockerdProcess, isRootless: boolean): void {
+  try {
+    process.kill(dockerd.pid, 'SIGHUP')
+  } catch (cause) {
+    if (errnoOf(cause) !== 'EPERM' && errnoOf(cause) !== 'ESRCH') throw cause
+    throw new MirrorError(`No permission to signal dockerd (pid ${dockerd.pid}).`, {
+      exit: exitCode.usage,
+      hints: [reloadCommand(dockerd, isRootless)],
+      cause,
+    })
+  }
+}
+
+/** dockerd says only in its log why it goes on with what it had. */
+async function untilTaken(endpoint: DockerEndpoint, daemonJson: string, clock: Clock): Promise<void> {
+  const text = await ifVisible(readFile(daemonJson, 'utf8'))
+  const wanted = text === undefined ? undefined : mirrorsIn(daemonJson, text)
+  if (wanted === undefined) return
+  const engine = createDockerodeEngine(endpoint)
+  const end = clock.monotonic() + takesMs
+  while (clock.monotonic() < end) {
+    const mirrors = (await engine.info())?.mirrors
+    if (mirrors?.length === wanted.length && wanted.every((url, at) => isSameUrl(url, mirrors[at]!))) return
+    await clock.sleep(lookEveryMs)
+  }
+  throw new MirrorError(`dockerd was reloaded, and still has other mirrors than ${daemonJson} names.`, {
+    hints: ['journalctl -u docker -n 20   (it says there why)', "docker info --format '{{.RegistryConfig.Mirrors}}'"],
+  })
 }

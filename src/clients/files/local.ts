@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import {
   access,
@@ -11,13 +12,11 @@ import {
   rmdir,
   stat,
 } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, isAbsolute, join, parse, relative, resolve, sep } from 'node:path'
 import { errnoOf, exitCode, MirrorError, systemError } from '../../lib/errors.ts'
 import { makeFolder, orAbsent, replaceFile, syncFolder } from '../../lib/fs.ts'
 import { describeForeign, findForeign, isRoot } from '../../lib/ownership.ts'
-import type { FilePort } from '../file-port.ts'
-import { isTemporary, removeLeftovers, temporaryName } from '../leftovers.ts'
-import { isBelow, mostHops, resolveBelow } from '../resolve-below.ts'
+import type { FilePort } from '../types.ts'
 
 /** What programs that run as other users may read. */
 const newFileMode = 0o644
@@ -163,4 +162,95 @@ async function listBelow(folder: string, depth: number, locate: (path: string) =
     else if (what?.isDirectory() && depth > 1) found.push(...(await listBelow(path, depth - 1, locate)))
   }
   return found
+}
+
+/** The name of a file that is being written beside the one it will take the place of: it says whose it is, if it is left. */
+export function temporaryName(name: string): string {
+  return `.${name}.mirror-${process.pid}-${randomBytes(8).toString('hex')}`
+}
+
+/** Whether a file is, or was, on its way to take the place of another. */
+export function isTemporary(name: string): boolean {
+  return ownerOf(name) !== undefined
+}
+
+/** Removes the files that a process of ours was writing in a folder when it was killed. */
+export async function removeLeftovers(folder: string): Promise<void> {
+  for (const name of await namesIn(folder)) {
+    const owner = ownerOf(name)
+    if (owner !== undefined && !isAlive(owner)) await rm(join(folder, name), { force: true })
+  }
+}
+
+/** The id of the process that made it. */
+function ownerOf(name: string): number | undefined {
+  const pid = /^\..+\.mirror-(\d{1,10})-[0-9a-f]{16}$/.exec(name)?.[1]
+  return pid === undefined ? undefined : Number(pid)
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === 'ESRCH') return false
+    if (errnoOf(error) === 'EPERM') return true
+    throw error
+  }
+}
+
+/** What cannot be listed is nothing to tidy up. */
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return []
+  }
+}
+
+/** As many symbolic links as Linux follows. */
+export const mostHops = 40
+
+/**
+ * Where a path leads for a program whose `/` is `root`, as chroot(2) has it: an absolute link starts there again, and nothing
+ * leads above it. What is not there yet is taken for what it is called. Throws what the system says of links that go round.
+ */
+export async function resolveBelow(root: string, path: string): Promise<string> {
+  const left = partsOf(relative(root, path))
+  const at: string[] = []
+  let hops = 0
+  while (left.length > 0) {
+    const part = left.shift()!
+    if (part === '..') at.pop()
+    else {
+      const link = await linkAt(join(root, ...at, part))
+      if (link === undefined) at.push(part)
+      else {
+        if (++hops > mostHops) throw systemError('ELOOP', 'readlink', `ELOOP: too many links, '${path}'`)
+        if (isAbsolute(link)) at.length = 0
+        left.unshift(...partsOf(link.slice(parse(link).root.length)))
+      }
+    }
+  }
+  return join(root, ...at)
+}
+
+/** Whether a path is that of the root, or of something in it, by its name. */
+export function isBelow(root: string, path: string): boolean {
+  const below = relative(root, path)
+  return !isAbsolute(below) && below.split(sep)[0] !== '..'
+}
+
+function partsOf(path: string): string[] {
+  return path.split(sep === '\\' ? /[\\/]/ : sep).filter((part) => part !== '' && part !== '.')
+}
+
+async function linkAt(path: string): Promise<string | undefined> {
+  try {
+    return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined
+    throw error
+  }
 }

@@ -1,16 +1,16 @@
-import { dockerNetworkHome } from '../../app/configure/docker-network-home.ts'
-import { clusterFile, kindFilesPlace } from '../../app/configure/kind-files-place.ts'
-import { makeKindNetworkIfAbsent } from '../../app/configure/make-kind-network.ts'
-import { versionOf } from '../../app/configure/version-of.ts'
+import { findRunning } from '../../admin/state.ts'
+import { mirrorPaths, type Surroundings } from '../../config/paths.ts'
+import { openEngine } from '../../docker/dockerode-engine.ts'
 import { findDockerEndpoint } from '../../docker/endpoint.ts'
-import { kindNetworkName } from '../../docker/engine.ts'
+import { ensureNetworks, kindNetworkName } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { systemClock } from '../../lib/time.ts'
-import type { ClientHome } from '../address.ts'
+import { type Clock, systemClock } from '../../lib/time.ts'
+import { type ClientHome, dockerNetworkHome, versionOf } from '../address.ts'
+import { untilServed } from '../find-mirror.ts'
 import type { ClientAdapter, Machine } from '../types.ts'
 import { refusedClusterFile } from './cluster-file.ts'
 import { kindNodes, kindProgram } from './nodes.ts'
-import { findKindCluster, kindClusterPlace, recallKindCluster } from './running-cluster.ts'
+import { clusterFile, findKindCluster, kindClusterPlace, kindFilesPlace, recallKindCluster } from './running-cluster.ts'
 
 /** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
 export const kindAdapter: ClientAdapter = {
@@ -76,5 +76,32 @@ async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
   throw new MirrorError('The Docker engine is on another machine, where nodes cannot mount folders of this one.', {
     exit: exitCode.usage,
     hints: ['kind create cluster', 'mirror configure kind --cluster NAME   (afterwards: through docker exec)'],
+  })
+}
+
+/**
+ * Makes kind's network where there is none yet, as kind itself would, and waits until the mirror, a plain process, serves it:
+ * before the first cluster its gateway, the address that nodes shall use, does not exist. Throws MirrorError.
+ */
+export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock: Clock): Promise<void> {
+  const { stateFile } = mirrorPaths(surroundings)
+  const name = kindNetworkName(surroundings.env)
+  const running = await findRunning(stateFile)
+  if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
+  const { networks, isElsewhere } = await openEngine(surroundings).catch(withoutOtherRuntime)
+  // A network there has no gateway here that this mirror could listen on.
+  if (isElsewhere) return
+  if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
+  await untilServed(surroundings, name, clock)
+}
+
+/** The mirror is a plain process already: to make it one is no remedy. */
+function withoutOtherRuntime(error: unknown): never {
+  if (!(error instanceof MirrorError)) throw error
+  const hints = error.hints.filter((hint) => !hint.includes('--runtime process'))
+  throw new MirrorError(error.message, {
+    exit: error.exit,
+    hints: [...hints, 'Start Docker, then run this again'],
+    cause: error,
   })
 }

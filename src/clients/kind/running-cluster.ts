@@ -1,11 +1,145 @@
-import { configPaths, nodeContainerd, pullInNode } from '../../app/configure/pull-in-node.ts'
+import { join, posix, resolve } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import type { ClientHome } from '../address.ts'
+import { type ClientHome, isAtLeast } from '../address.ts'
+import { registrySection, withConfigPath } from '../containerd/config-toml.ts'
+import { configPaths, nodeContainerd, pullInNode } from '../containerd/cri.ts'
+import {
+  hostsChanges,
+  hostsFolders,
+  isOurHostsToml,
+  localRegistryName,
+  usualConfigPath,
+  withoutHosts,
+} from '../containerd/hosts-toml.ts'
+import { caChange, caFileName, isCaFile } from '../files/kinds.ts'
+import { localFiles } from '../files/local.ts'
 import { configMapFile, joinedFiles, nodeFiles } from '../files/remote.ts'
-import { containerdConfig, type KindNode, nodePath, planKindCluster, stripKindCluster } from '../kind-cluster.ts'
-import { hostingConfigMap } from '../local-registry-hosting.ts'
-import type { ClientPlace, Machine, PlaceDetails } from '../types.ts'
-import { type KindNodes, kindNodes } from './nodes.ts'
+import type {
+  ClientPlace,
+  ConfigPlan,
+  FileChange,
+  FilePort,
+  FilesNow,
+  Machine,
+  MirrorForClient,
+  PlaceDetails,
+} from '../types.ts'
+import { planKind, stripKind } from './cluster-file.ts'
+import { type FoundNode, hostingConfigMap, isOurHosting, type KindNodes, kindNodes, renderHosting } from './nodes.ts'
+
+/** A node of a running cluster, as it was found. */
+export interface KindNode {
+  readonly name: string
+  /** What its containerd really goes by, which may be its built-in default; none: it looks for no hosts.toml. */
+  readonly configPaths: readonly string[]
+  /** Where folders of this machine are mounted in it. */
+  readonly mounts: readonly string[]
+  /** Of its containerd; undefined when it does not say. */
+  readonly version?: string | undefined
+}
+
+export interface KindClusterTarget {
+  readonly cluster: string
+  readonly nodes: readonly KindNode[]
+  /** Where `files` has the ConfigMap about the registry; undefined: the cluster does not answer to kubectl. */
+  readonly hosting: string | undefined
+}
+
+/** The file of a node, as a path among the files of all nodes. */
+export function nodePath(node: string, path: string): string {
+  return posix.join('/', node, path)
+}
+
+export const containerdConfig = '/etc/containerd/config.toml'
+
+/**
+ * A running cluster: in each node only what is missing. Throws a MirrorError (usage) for a node that has registries of its own in
+ * the old way, or a mirror for everything of its own.
+ */
+export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarget, files: FilesNow): ConfigPlan {
+  const changes: FileChange[] = []
+  const notes: string[] = []
+  for (const node of target.nodes) {
+    const plan = planNode(mirror, node, files)
+    changes.push(...plan.changes)
+    notes.push(...plan.notes)
+  }
+  const { registry } = mirror
+  if (registry === undefined) return { changes, notes, todo: [] }
+  const hosting = renderHosting(registry)
+  const there = target.hosting === undefined ? undefined : files.text(target.hosting)
+  if (target.hosting === undefined)
+    return {
+      changes,
+      notes,
+      todo: [`tell the cluster's tools about the registry: kubectl apply -f - <<'END'\n${hosting}END`],
+    }
+  if (there !== undefined && !isOurHosting(there))
+    notes.push(`The cluster ${target.cluster} names a registry of its own to Tilt and skaffold, and keeps it.`)
+  else changes.push(...files.change(target.hosting, hosting))
+  return { changes, notes, todo: [] }
+}
+
+/** See ClientPlace.strip. */
+export function stripKindCluster(
+  mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
+  target: KindClusterTarget,
+  files: FilesNow,
+): FileChange[] {
+  const hosting = target.hosting !== undefined && isOurHosting(files.text(target.hosting) ?? '') ? [target.hosting] : []
+  return [
+    ...target.nodes.flatMap(({ name }) => withoutHosts(nodePath(name, '/'), mirror, files)),
+    ...hosting.flatMap((path) => files.change(path, undefined)),
+  ]
+}
+
+function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pick<ConfigPlan, 'changes' | 'notes'> {
+  const { name, configPaths, mounts } = node
+  const configFile = nodePath(name, containerdConfig)
+  const config = files.text(configFile) ?? ''
+  const configPath = configPaths[0] ?? usualConfigPath
+  const { oldKey } = registrySection(configFile, config)
+  if (oldKey !== undefined)
+    throw new MirrorError(`${configFile} sets ${oldKey}; with config_path beside it, containerd would pull nothing.`, {
+      exit: exitCode.usage,
+      hints: ['make the cluster again without that patch: mirror configure kind | kind create cluster --config -'],
+    })
+  const at = nodePath(name, configPath)
+  const { missing, notes } = missingFolders(mirror, node, at, files)
+  const changes = hostsChanges(missing, at, files, (...parts) => posix.join(...parts))
+  if (configPaths.length > 0 || mounts.some((mount) => mount === containerdConfig)) return { changes, notes }
+  return {
+    changes: [...changes, ...files.change(configFile, withConfigPath(configFile, config, configPath, node.version))],
+    notes: [...notes, `containerd in ${name} is told where to look (config_path), and restarted.`],
+  }
+}
+
+function missingFolders(mirror: MirrorForClient, { name, mounts, version }: KindNode, at: string, files: FilesNow) {
+  const notes: string[] = []
+  const missing = hostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
+    const file = posix.join(at, folder.name, 'hosts.toml')
+    const there = files.text(file)
+    const caFile = posix.join(posix.dirname(file), caFileName)
+    if (there === folder.text && caChange(caFile, folder.ca, files).length === 0) return false
+    if (mounts.some((mount) => nodePath(name, mount) === posix.dirname(file))) {
+      notes.push(`${name} mounts ${folder.name} from this machine; mirror configure kind writes it there.`)
+      return false
+    }
+    return true
+  })
+  const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
+  // Certificates need not be text.
+  const isOurs = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
+  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurs(path))
+  const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
+    (host) => host !== alias,
+  )
+  if (hosts.length > 0)
+    notes.push(`${name} keeps what it has been told about ${hosts.join(', ')}; the mirror is not asked for these.`)
+  const isTaken = alias !== undefined && files.has(posix.join(at, alias, 'hosts.toml'))
+  if (isTaken) notes.push(`${name} has a registry of its own as ${alias}, and keeps it.`)
+  return { missing: isTaken ? missing.filter((folder) => folder.name === '_default') : missing, notes }
+}
 
 /** What is known of a cluster; all but how its nodes were found. */
 export interface KindCluster {
@@ -133,4 +267,98 @@ function kubectlIn(nodes: KindNodes, node: string) {
 async function answersKubectl(nodes: KindNodes, node: string): Promise<boolean> {
   const result = await kubectlIn(nodes, node)(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
   return result?.exitCode === 0 && result.stdout.trim() !== ''
+}
+
+/** Clusters to be made: the folders that they mount, and the user's cluster file where there is one. */
+export function kindFilesPlace(
+  machine: Machine,
+  nodes: KindNodes,
+  file: string | undefined,
+  home: ClientHome,
+): ClientPlace {
+  const folder = hostsFolder(machine)
+  const target = { folder, file, join: (...parts: string[]) => join(...parts) }
+  return {
+    id: file === undefined ? 'new clusters' : `file ${file}`,
+    title: file === undefined ? 'new clusters (a cluster file on stdout)' : `the cluster file ${file}`,
+    details: file === undefined ? {} : { file },
+    home,
+    files: machine.detached ? localFiles : keepingMounted(nodes),
+    ...(file === undefined && { ours: true as const }),
+    readAtEachPull: true,
+    wants: { files: file === undefined ? [] : [file], trees: [folder] },
+    plan(mirror, files) {
+      if (/[:\n]/.test(folder.replace(/^[A-Za-z]:(?=\\)/, '')))
+        throw new MirrorError(`kind cannot mount ${folder}: a colon ends a path there.`, {
+          exit: exitCode.usage,
+          hints: [
+            'MIRROR_HOME=… mirror configure kind   (a folder without a colon)',
+            'mirror configure kind --cluster NAME',
+          ],
+        })
+      return planKind(mirror, target, files)
+    },
+    strip: (mirror, files) => stripKind(mirror, target, files),
+    async pull(image) {
+      const mounting = (await nodes.list()).filter((node) => node.isRunning && mounts(node, folder))
+      if (mounting.length === 0) return { failed: `No running node of kind mounts ${folder}.` }
+      const failures = []
+      for (const { name } of mounting) failures.push(await pullInNode(nodes, name, image))
+      return { failed: failures.filter((failure) => failure !== undefined).join('\n') || undefined }
+    },
+    reasons: [
+      {
+        why: 'no cluster was made with this configuration',
+        fix: `mirror configure kind | kind create cluster --config -`,
+      },
+      { why: 'the cluster was made without it', fix: 'mirror configure kind --cluster NAME' },
+      {
+        why: 'the mirror has moved to another address',
+        fix: 'mirror configure kind > /dev/null',
+        isUnconfigured: true,
+      },
+      { why: 'the mirror does not serve the network of the nodes', fix: 'mirror status' },
+      {
+        why: 'the nodes ask their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
+        fix: 'mirror up   (gives the nodes such an address)',
+      },
+    ],
+  }
+}
+
+/** The path of the user's file, which may be given relative to where they are. */
+export function clusterFile({ cwd }: Machine, file: string | undefined): string | undefined {
+  return file === undefined ? undefined : resolve(cwd, file)
+}
+
+/** Where the folders lie that nodes mount: below our state, which with `--root` is below that. */
+function hostsFolder({ detached, home, stateDir }: Machine): string {
+  return join(detached ? join(home, '.local', 'state', 'mirror') : stateDir, 'kind', 'certs.d')
+}
+
+/**
+ * Files of this machine, except that a folder which some cluster mounts stays, empty: without it the cluster would not start
+ * again after a reboot.
+ */
+function keepingMounted(nodes: KindNodes): FilePort {
+  return {
+    ...localFiles,
+    async removeFolder(path) {
+      if (!(await isMounted(path))) await localFiles.removeFolder(path)
+    },
+  }
+
+  async function isMounted(path: string): Promise<boolean> {
+    try {
+      return (await nodes.list()).some((node) => mounts(node, path))
+    } catch (error) {
+      if (!(error instanceof MirrorError)) throw error
+      // Nobody can say: an empty folder that stays harms less than one that is missed.
+      return true
+    }
+  }
+}
+
+function mounts({ mounts }: FoundNode, path: string): boolean {
+  return mounts.some(({ source }) => source === path || source.startsWith(join(path, '/')))
 }

@@ -1,17 +1,16 @@
+import { rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import { filesOfPodmanMachine, runningPodmanMachines } from '../../app/configure/podman-machine.ts'
-import { pullByPodman } from '../../app/configure/podman-pull.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import type { ClientHome } from '../address.ts'
-import type { FilePort } from '../file-port.ts'
+import { temporaryFolder } from '../../lib/fs.ts'
+import type { CommandResult, RunCommand } from '../../lib/process.ts'
+import { type ClientHome, isAtLeast } from '../address.ts'
 import { localFiles } from '../files/local.ts'
-import { dropInFolderIn, mainFileIn, type PodmanFiles, podmanWants } from '../podman-files.ts'
-import { stripPodman } from '../podman-strip.ts'
-import type { ClientAdapter, ClientPlace, Machine, PlaceDetails, Reason } from '../types.ts'
-import { isAtLeast } from '../version.ts'
+import { shellFiles } from '../files/remote.ts'
+import type { ClientAdapter, ClientPlace, FilePort, Machine, PlaceDetails, Reason } from '../types.ts'
 import { observePodman } from './observation.ts'
-import { planPodman, podmanCertificates } from './plan.ts'
+import { planPodman, podmanCertificates, stripPodman } from './plan.ts'
+import { dropInFolderIn, mainFileIn, type PodmanFiles, podmanWants } from './registries-conf.ts'
 
 /** podman, buildah and skopeo, which read the same files. */
 export const podmanAdapter: ClientAdapter = {
@@ -228,4 +227,65 @@ function noPodmanMachine(): MirrorError {
     exit: exitCode.missing,
     hints: ['podman machine start'],
   })
+}
+
+const machineTimeoutMs = 30_000
+
+/** The names of podman's virtual machines that run, its default first; none without podman. */
+export async function runningPodmanMachines(runCommand: RunCommand): Promise<string[]> {
+  const result = await runCommand('podman', ['machine', 'list', '--format', 'json'], { timeoutMs: machineTimeoutMs })
+  if (result?.exitCode !== 0) return []
+  const machines = JSON.parse(result.stdout || '[]') as { Name?: string; Default?: boolean; Running?: boolean }[]
+  return machines
+    .filter(({ Name, Running }) => Name !== undefined && Running === true)
+    .toSorted((one, other) => Number(other.Default ?? false) - Number(one.Default ?? false))
+    .map(({ Name }) => Name!.replace(/\*$/, ''))
+}
+
+/** The files of such a machine; its root may write them all. */
+export function filesOfPodmanMachine(runCommand: RunCommand, name: string): FilePort {
+  return shellFiles(`the podman machine ${name}`, (script) =>
+    // The script goes in by stdin: ssh would have its arguments read by a shell once more.
+    runCommand('podman', ['machine', 'ssh', name, 'sudo', 'sh', '-s'], { input: script, timeoutMs: machineTimeoutMs }),
+  )
+}
+
+const pullTimeoutMs = 120_000
+
+/**
+ * Pulls an image by whichever of podman, buildah and skopeo is there, and removes it again; `machine`: by podman in that virtual
+ * machine. Resolves to what it said when it failed. Throws a MirrorError (missing) when none is there.
+ */
+export async function pullByPodman(
+  runCommand: RunCommand,
+  image: string,
+  machine: string | undefined,
+): Promise<{ readonly failed: string | undefined }> {
+  const run = (file: string, ...args: string[]) => runCommand(file, args, { timeoutMs: pullTimeoutMs })
+  const connection = machine === undefined ? [] : ['--connection', machine]
+  const byPodman = await run('podman', ...connection, 'pull', '--quiet', image)
+  if (byPodman) {
+    if (byPodman.exitCode === 0) await run('podman', ...connection, 'image', 'rm', image)
+    return { failed: complaint(byPodman) }
+  }
+  const byBuildah = await run('buildah', 'pull', '--quiet', image)
+  if (byBuildah) {
+    if (byBuildah.exitCode === 0) await run('buildah', 'rmi', image)
+    return { failed: complaint(byBuildah) }
+  }
+  const folder = await temporaryFolder('mirror-check-')
+  try {
+    const bySkopeo = await run('skopeo', 'copy', '--quiet', `docker://${image}`, `dir:${folder}`)
+    if (bySkopeo) return { failed: complaint(bySkopeo) }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+  throw new MirrorError('Neither podman nor buildah nor skopeo is installed, so nothing can be pulled by them.', {
+    exit: exitCode.missing,
+  })
+}
+
+function complaint({ exitCode, stderr, stdout }: CommandResult): string | undefined {
+  if (exitCode === 0) return undefined
+  return stderr.trim() || stdout.trim() || (exitCode === undefined ? 'it took too long' : `exit code ${exitCode}`)
 }

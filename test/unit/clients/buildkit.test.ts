@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { planBuildkit, stripBuildkit } from '../../../src/clients/buildkit/plan.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import { readToml } from '../../../src/clients/read-toml.ts'
+import { FilesNow } from '../../../src/clients/types.ts'
+import { readToml } from '../../../src/clients/edit/toml.ts'
 
 const path = '/etc/buildkit/buildkitd.toml'
 const ca = { path: '/etc/buildkit/mirror-ca.crt', name: '/etc/buildkit/mirror-ca.crt' }

@@ -2,7 +2,7 @@ import { chmod, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/configured.ts'
+import { openConfiguredClients, type ConfiguredClient } from '../../../src/clients/records.ts'
 
 let folder: string
 beforeEach(async () => {

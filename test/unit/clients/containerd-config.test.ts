@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { importsOf, readContainerdConfig } from '../../../src/clients/containerd-config.ts'
+import { importsOf, readContainerdConfig } from '../../../src/clients/containerd/config-toml.ts'
 
 const name = '/etc/containerd/config.toml'
 const registry = (plugin: string, path: string) => `[plugins."${plugin}".registry]\nconfig_path = "${path}"\n`

@@ -1,8 +1,7 @@
 import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { planContainerd, stripContainerd, type ContainerdTarget } from '../../../src/clients/containerd/plan.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
+import { type ContainerdTarget, planContainerd, stripContainerd } from '../../../src/clients/containerd/plan.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',

@@ -1,11 +1,13 @@
 import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import {
+  dockerdFlags,
+  dockerForm,
+  type DockerTarget,
+  forgetInDaemonJson,
+} from '../../../src/clients/docker/daemon-json.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker/plan.ts'
-import { forgetInDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
-import { dockerForm, type DockerTarget } from '../../../src/clients/docker-target.ts'
-import { dockerdFlags } from '../../../src/clients/dockerd-flags.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const file = '/etc/docker/daemon.json'
 const folder = '/etc/docker/certs.d'

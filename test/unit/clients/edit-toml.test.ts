@@ -1,6 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { joinSections, sectionPath, setTomlValue, tomlSections } from '../../../src/clients/edit/toml.ts'
-import { readToml } from '../../../src/clients/read-toml.ts'
+import { joinSections, readToml, sectionPath, setTomlValue, tomlSections } from '../../../src/clients/edit/toml.ts'
 
 const awkward = [
   '\uFEFF# a mark\r\n',

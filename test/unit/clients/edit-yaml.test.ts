@@ -1,6 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { addYamlItem, addYamlKey, removeFromYaml } from '../../../src/clients/edit/yaml.ts'
-import { readYamlText } from '../../../src/clients/yaml-text.ts'
+import { addYamlItem, addYamlKey, readYamlText, removeFromYaml } from '../../../src/clients/edit/yaml.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 
 const read = (text: string) => readYamlText(text, '/f.yaml')

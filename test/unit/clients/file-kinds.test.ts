@@ -3,10 +3,10 @@ import { planBuildkit } from '../../../src/clients/buildkit/plan.ts'
 import { planContainerd } from '../../../src/clients/containerd/plan.ts'
 import { planDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
 import { recognizeFile } from '../../../src/clients/files/kinds.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
+import { FilesNow } from '../../../src/clients/types.ts'
 import { planK3d } from '../../../src/clients/k3d.ts'
 import { planRegistries } from '../../../src/clients/k3s.ts'
-import { planKind } from '../../../src/clients/kind.ts'
+import { planKind } from '../../../src/clients/kind/cluster-file.ts'
 import { planPodman } from '../../../src/clients/podman/plan.ts'
 
 const mirror = {

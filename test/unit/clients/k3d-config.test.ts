@@ -1,8 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import { planK3d, stripK3d } from '../../../src/clients/k3d.ts'
-import { k3dClusterFile } from '../../../src/clients/k3d-config.ts'
+import { k3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3d.ts'
+import { FilesNow } from '../../../src/clients/types.ts'
 
 const path = '/home/me/k3d.yaml'
 const mirror = {

@@ -1,9 +1,8 @@
 import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
 import { planK3d } from '../../../src/clients/k3d.ts'
 import { planRegistries, sayTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
+import type { MirrorForClient } from '../../../src/clients/types.ts'
 import { planKaniko } from '../../../src/clients/printed.ts'
 
 const registries = ['docker.io', 'gcr.io', 'registry.k8s.io', 'registry.corp.example:8443']

@@ -1,8 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
 import { registrySection, withConfigPath } from '../../../src/clients/containerd/config-toml.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind-cluster.ts'
+import { type KindNode, planKindCluster, stripKindCluster } from '../../../src/clients/kind/running-cluster.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 
 const mirror: MirrorForClient = {

@@ -1,9 +1,8 @@
 import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import { planKind, stripKind } from '../../../src/clients/kind.ts'
+import { planKind, stripKind } from '../../../src/clients/kind/cluster-file.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://172.18.0.1:5055',

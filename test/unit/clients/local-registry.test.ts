@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import { planSkaffold } from '../../../src/clients/skaffold.ts'
-import { planTilt } from '../../../src/clients/tilt.ts'
+import { planSkaffold, planTilt } from '../../../src/clients/printed.ts'
+import type { MirrorForClient } from '../../../src/clients/types.ts'
 
 function mirrorWith(registry: string): MirrorForClient {
   return { cache: 'http://127.0.0.1:5055', registry, registries: [], defaultUpstream: 'docker.io', fallback: true }

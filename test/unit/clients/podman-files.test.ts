@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { inReadingOrder, podmanWants, type PodmanFiles } from '../../../src/clients/podman-files.ts'
+import { inReadingOrder, podmanWants, type PodmanFiles } from '../../../src/clients/podman/registries-conf.ts'
 
 const [usr, etc, home] = ['/usr/share/containers', '/etc/containers', '/home/me/.config/containers']
 const before: PodmanFiles = { system: [usr, etc], user: home, named: undefined, modern: false }

@@ -1,8 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import { stripPodman } from '../../../src/clients/podman-strip.ts'
-import { planPodman, type PodmanTarget } from '../../../src/clients/podman/plan.ts'
-import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
+import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
+import { planPodman, type PodmanTarget, stripPodman } from '../../../src/clients/podman/plan.ts'
+import { FilesNow } from '../../../src/clients/types.ts'
 
 const path = '/etc/containers/registries.conf.d/50-mirror.conf'
 const target: PodmanTarget = {

@@ -1,10 +1,9 @@
 import { parse, type TomlTable as JsonMap } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
-import { FilesNow } from '../../../src/clients/files-now.ts'
-import type { MirrorForClient } from '../../../src/clients/client-config.ts'
-import type { PodmanFiles } from '../../../src/clients/podman-files.ts'
+import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import { planPodman, type PodmanTarget } from '../../../src/clients/podman/plan.ts'
-import { ownFileHeader } from '../../../src/clients/written-by-mirror.ts'
+import type { PodmanFiles } from '../../../src/clients/podman/registries-conf.ts'
+import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
   cache: 'http://127.0.0.1:5055',

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, realpath, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { isBelow, resolveBelow } from '../../../src/clients/resolve-below.ts'
+import { isBelow, resolveBelow } from '../../../src/clients/files/local.ts'
 
 let root: string
 beforeEach(async () => {

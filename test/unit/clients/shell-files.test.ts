@@ -2,7 +2,7 @@ import { chmod, lstat, mkdtemp, mkdir, readFile, readdir, rm, stat, symlink, wri
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { shellFiles } from '../../../src/clients/shell-files.ts'
+import { shellFiles } from '../../../src/clients/files/remote.ts'
 import { runCommand } from '../../../src/lib/process.ts'
 
 // A shell of this machine stands in for one of a virtual machine's.

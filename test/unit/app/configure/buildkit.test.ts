@@ -1,10 +1,9 @@
-import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../../src/clients/buildkit/buildkit.ts'
-import type { ClientOptions, Machine } from '../../../../src/clients/types.ts'
-import { FilesNow } from '../../../../src/clients/files-now.ts'
+import { type ClientOptions, FilesNow, type Machine } from '../../../../src/clients/types.ts'
 import type { RunCommand } from '../../../../src/lib/process.ts'
 import { startConfigurableEngine } from '../../../support/configurable-engine.ts'
 

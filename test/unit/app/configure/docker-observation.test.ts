@@ -9,8 +9,8 @@ import type { Machine } from '../../../../src/clients/types.ts'
 import { configureClient, prepareClient } from '../../../../src/clients/configure.ts'
 import { dockerAdapter } from '../../../../src/clients/docker/docker.ts'
 import type { FoundMirror } from '../../../../src/clients/find-mirror.ts'
-import { listConfigured } from '../../../../src/app/configure/list-configured.ts'
-import { prepareUndo, recordsOf, undoClient } from '../../../../src/app/configure/undo-client.ts'
+import { listConfigured } from '../../../../src/clients/configured.ts'
+import { prepareUndo, recordsOf, undoClient } from '../../../../src/clients/undo.ts'
 
 const program = fileURLToPath(new URL('../../../support/dockerd.mjs', import.meta.url))
 const cache = 'http://127.0.0.1:5055'

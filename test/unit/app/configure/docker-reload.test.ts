@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { dockerReload } from '../../../../src/app/configure/docker-reload.ts'
-import { FilesNow } from '../../../../src/clients/files-now.ts'
+import { dockerReload } from '../../../../src/clients/docker/place.ts'
+import { FilesNow } from '../../../../src/clients/types.ts'
 import { type Clock, systemClock } from '../../../../src/lib/time.ts'
-import { findDockerd, pathOf } from '../../../../src/runtime/dockerd-process.ts'
+import { findDockerd, pathOf } from '../../../../src/clients/docker/engines.ts'
 import { createDockerodeEngine } from '../../../../src/docker/dockerode.ts'
 
 const program = fileURLToPath(new URL('../../../support/dockerd.mjs', import.meta.url))

@@ -2,11 +2,10 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { ClientOptions, Machine } from '../../../../src/clients/types.ts'
 import { dockerAdapter } from '../../../../src/clients/docker/docker.ts'
-import { FilesNow } from '../../../../src/clients/files-now.ts'
+import { type ClientOptions, FilesNow, type Machine } from '../../../../src/clients/types.ts'
 import type { CommandResult } from '../../../../src/lib/process.ts'
-import { startConfigurableEngine, type ConfigurableEngineOptions } from '../../../support/configurable-engine.ts'
+import { type ConfigurableEngineOptions, startConfigurableEngine } from '../../../support/configurable-engine.ts'
 
 let home: string
 let socket: string

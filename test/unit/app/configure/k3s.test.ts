@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { k3sAdapter } from '../../../../src/app/configure/k3s.ts'
+import { k3sAdapter } from '../../../../src/clients/k3s.ts'
 import { fails, machineWith, nothingSaid, type Answers } from './support/machine-with.ts'
 
 async function reloadWith(answers: Answers): Promise<string[]> {

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { podmanAdapter } from '../../../../src/clients/podman/podman.ts'
-import { FilesNow } from '../../../../src/clients/files-now.ts'
+import { FilesNow } from '../../../../src/clients/types.ts'
 import { type Answers, fails, machineWith, nothingSaid } from './support/machine-with.ts'
 
 const mirror = {

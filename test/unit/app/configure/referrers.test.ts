@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Machine } from '../../../../src/clients/types.ts'
-import { machineAt } from '../../../../src/app/configure/machine.ts'
-import { readersKnowReferrers } from '../../../../src/app/configure/referrers.ts'
+import { machineAt } from '../../../../src/clients/adapters.ts'
+import { readersKnowReferrers } from '../../../../src/clients/address.ts'
 
 const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
 
