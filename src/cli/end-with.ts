@@ -1,7 +1,7 @@
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { errnoOf, MirrorError, exitCode, type ExitCode } from '../lib/errors.ts'
-import { calledAs, nameCommands } from './called-as.ts'
-import { columnsOf } from './fit-width.ts'
+import { calledAs, nameCommands } from './exit.ts'
+import { columnsOf } from './terminal.ts'
 import { createPaint, wantsColor } from './paint.ts'
 import { isDebugging, renderError } from './render-error.ts'
 

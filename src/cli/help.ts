@@ -1,7 +1,7 @@
 import type { Command } from '@oclif/core/command'
 import { spoken } from './command-line.ts'
 import type { Paint } from './paint.ts'
-import { wrapText } from './fit-width.ts'
+import { wrapText } from './terminal.ts'
 
 /** What the program says of itself. */
 export interface ProgramDescription {

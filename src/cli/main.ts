@@ -2,7 +2,7 @@ import { Config } from '@oclif/core/config'
 import type { Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
 import { leaveOthersPlaces } from './as-root.ts'
-import { calledAs } from './called-as.ts'
+import { calledAs } from './exit.ts'
 import { readCommandLine } from './command-line.ts'
 import { isExit, writeFailure } from './end-with.ts'
 import { watchOutput } from './output.ts'
@@ -28,7 +28,7 @@ async function run(plugin: Plugin): Promise<void> {
     process.stdout.write(`${versionOf(plugin)}\n`)
   } else if (line.kind === 'help') {
     const { renderHelp } = await import('./help.ts')
-    const { columnsOf } = await import('./fit-width.ts')
+    const { columnsOf } = await import('./terminal.ts')
     const { commands } = plugin
     const program = {
       name: calledAs(process, plugin).name,

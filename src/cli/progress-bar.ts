@@ -1,4 +1,4 @@
-import { columnsOf } from './fit-width.ts'
+import { columnsOf } from './terminal.ts'
 
 /** A line that shows how far long work is. On anything but a terminal it shows nothing. */
 export interface ProgressBar {

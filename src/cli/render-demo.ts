@@ -1,6 +1,6 @@
 import type { DemoPull, DemoStep, DemoStory } from '../demo/demo.ts'
 import { formatBytes, formatDuration } from '../lib/units.ts'
-import { wrapWords, type Word } from './fit-width.ts'
+import { wrapWords, type Word } from './terminal.ts'
 import type { Coat, Paint } from './paint.ts'
 
 const widestBar = 30

@@ -1,6 +1,6 @@
 import { MirrorError, errnoOf } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
-import { fitText } from './fit-width.ts'
+import { fitText } from './terminal.ts'
 import type { Paint } from './paint.ts'
 
 export interface ErrorStyle {

@@ -1,6 +1,6 @@
 import { formatBytes } from '../lib/units.ts'
 import type { ImageReport } from '../admin/api.ts'
-import { shortDigest } from './fit-width.ts'
+import { shortDigest } from './terminal.ts'
 import type { Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
 import { renderTable } from './render-table.ts'

@@ -1,12 +1,12 @@
 import { formatBytes, formatDuration } from '../lib/units.ts'
 import type { StatusReport, UpstreamReport } from '../admin/api.ts'
-import { fitText } from './fit-width.ts'
+import { fitText } from './terminal.ts'
 import { createPaint, type Paint } from './paint.ts'
 import { renderAge } from './render-age.ts'
-import { count, counted, registryRights, renderFacts, type Fact } from './render-facts.ts'
+import { count, counted, registryRights, renderFacts, type Fact } from './render/table.ts'
 import { renderImages } from './render-images.ts'
 import { renderTable, type Column } from './render-table.ts'
-import { renderTroubles } from './render-troubles.ts'
+import { renderTroubles } from './render/status.ts'
 
 const mostImages = 15
 const plainPaint = createPaint(false)

@@ -1,4 +1,4 @@
-import { shortenMiddle } from './fit-width.ts'
+import { shortenMiddle } from './terminal.ts'
 import type { Paint } from './paint.ts'
 
 export interface Column {

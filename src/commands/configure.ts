@@ -153,7 +153,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     place: ClientPlace,
     flags: ConfigureFlags,
   ): Promise<object> {
-    const { configureDialog } = await import('../cli/configure-dialog.ts')
+    const { configureDialog } = await import('../cli/configure-flow.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
     const mirror = await this.findMirror(machine, flags)
     const request = { machine, adapter, place, mirror, args: argumentsFor(adapter.client, place, flags) }
@@ -219,7 +219,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async check(machine: Machine, client: string, place: ClientPlace, { json }: ConfigureFlags) {
     const { checkClient } = await import('../clients/check.ts')
-    const { renderCheck } = await import('../cli/render-configure.ts')
+    const { renderCheck } = await import('../cli/render/configure.ts')
     const result = await checkClient(this.surroundings(), machine, client, place)
     if (!json) this.report(renderCheck(client, result, this.paintFor(process.stdout)))
     const report = { client, place: place.id, ...result }
@@ -234,7 +234,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async list(machine: Machine, client: string | undefined, { json }: ConfigureFlags): Promise<void> {
     const { listConfigured } = await import('../clients/configured.ts')
-    const { columnsOf, renderConfigured } = await import('../cli/render-configure.ts')
+    const { columnsOf, renderConfigured } = await import('../cli/render/configure.ts')
     const { findStaleClients } = await import('../clients/stray-records.ts')
     const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
     const clients = await listConfigured(machine, client, stale)

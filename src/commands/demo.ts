@@ -16,7 +16,7 @@ export default class Demo extends BaseCommand {
     if (flags.json) return this.printJson(await runDemo(() => {}))
 
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')
-    const { columnsOf } = await import('../cli/fit-width.ts')
+    const { columnsOf } = await import('../cli/terminal.ts')
     const paint = this.paintFor(process.stdout)
     const columns = columnsOf(process.stdout)
     const story = await runDemo((step) => this.print(renderDemoStep(step, paint, columns)))

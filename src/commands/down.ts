@@ -1,6 +1,6 @@
 import { boolean } from '@oclif/core/flags'
 import { BaseCommand } from '../cli/base-command.ts'
-import { columnsOf, fitText } from '../cli/fit-width.ts'
+import { columnsOf, fitText } from '../cli/terminal.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
 import type { KnownRecord } from '../clients/records.ts'
@@ -54,7 +54,7 @@ export default class Down extends BaseCommand {
     this.print(fitText(endOf(stopped, volumeRemoved === true), columnsOf(process.stdout)))
     if (of) this.say(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
-      const { renderPointing } = await import('../cli/render-configure.ts')
+      const { renderPointing } = await import('../cli/render/configure.ts')
       this.say(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
     }
     if (autostartRemoved) this.print('It does not come back after a reboot any more.')

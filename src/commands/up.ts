@@ -24,9 +24,9 @@ import {
   renderUp,
   renderUpPlan,
   type ClientsNow,
-} from '../cli/render-up.ts'
-import { columnsOf, fitText } from '../cli/fit-width.ts'
-import { createLogRenderer } from '../cli/render-log-line.ts'
+} from '../cli/render/up.ts'
+import { columnsOf, fitText } from '../cli/terminal.ts'
+import { createLogRenderer } from '../cli/render/log.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import { MirrorError, exitCode } from '../lib/errors.ts'
 

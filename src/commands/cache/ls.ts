@@ -1,5 +1,5 @@
 import { BaseCommand } from '../../cli/base-command.ts'
-import { columnsOf } from '../../cli/fit-width.ts'
+import { columnsOf } from '../../cli/terminal.ts'
 import { jsonFlag } from '../../cli/flags.ts'
 
 export default class CacheLs extends BaseCommand {

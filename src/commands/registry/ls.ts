@@ -1,5 +1,5 @@
 import { BaseCommand } from '../../cli/base-command.ts'
-import { columnsOf } from '../../cli/fit-width.ts'
+import { columnsOf } from '../../cli/terminal.ts'
 import { jsonFlag } from '../../cli/flags.ts'
 
 export default class RegistryLs extends BaseCommand {
@@ -19,7 +19,7 @@ export default class RegistryLs extends BaseCommand {
       const images = await registry.list()
       const damaged = await registry.damaged()
       if (damaged.length > 0) {
-        const { damagedRepositories } = await import('../../cli/render-troubles.ts')
+        const { damagedRepositories } = await import('../../cli/render/status.ts')
         for (const text of damagedRepositories(damaged)) this.say(`Damaged: ${text}`)
       }
       if (flags.json) return this.printJson(images)

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { fitText } from '../../../src/cli/fit-width.ts'
+import { fitText } from '../../../src/cli/terminal.ts'
 import { createPaint } from '../../../src/cli/paint.ts'
 import { renderError } from '../../../src/cli/render-error.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'

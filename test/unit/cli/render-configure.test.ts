@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { createPaint } from '../../../src/cli/paint.ts'
-import { renderCheck, renderConfigured } from '../../../src/cli/render-configure.ts'
+import { renderCheck, renderConfigured } from '../../../src/cli/render/configure.ts'
 
 const plain = createPaint(false)
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { agentName, createLogRenderer } from '../../../src/cli/render-log-line.ts'
+import { agentName, createLogRenderer } from '../../../src/cli/render/log.ts'
 import { createPaint } from '../../../src/cli/paint.ts'
 
 /** 19:01:40 on the day of the test, local time. */

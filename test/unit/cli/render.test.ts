@@ -7,7 +7,7 @@ import { renderImages } from '../../../src/cli/render-images.ts'
 import { renderRemoval } from '../../../src/cli/render-removal.ts'
 import { renderStatus } from '../../../src/cli/render-status.ts'
 import { nothingDropped } from '../../../src/daemon/up.ts'
-import { nextStep, renderUp } from '../../../src/cli/render-up.ts'
+import { nextStep, renderUp } from '../../../src/cli/render/up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import type { StatusReport } from '../../../src/admin/api.ts'
 

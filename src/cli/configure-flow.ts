@@ -3,8 +3,8 @@ import type { FoundMirror } from '../clients/find-mirror.ts'
 import type { ClientAdapter, ClientPlace, FileChange, Machine, Observation } from '../clients/types.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { agree } from './agree.ts'
-import { renderNotes } from './render-configure.ts'
 import { renderDiff } from './render-diff.ts'
+import { renderNotes } from './render/configure.ts'
 import type { Talk } from './talk.ts'
 
 export interface ConfigureChoices {

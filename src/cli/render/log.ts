@@ -1,7 +1,7 @@
-import { parseObject } from '../lib/json.ts'
-import { formatBytes, formatDuration } from '../lib/units.ts'
-import { shortDigest, shortenMiddle, wrapWords, type Word } from './fit-width.ts'
-import type { Coat, Paint } from './paint.ts'
+import { parseObject } from '../../lib/json.ts'
+import { formatBytes, formatDuration } from '../../lib/units.ts'
+import type { Coat, Paint } from '../paint.ts'
+import { shortDigest, shortenMiddle, type Word, wrapWords } from '../terminal.ts'
 
 export interface LogRendererOptions {
   readonly paint: Paint

@@ -1,13 +1,13 @@
 import { stripVTControlCharacters } from 'node:util'
-import type { CheckResult } from '../clients/check.ts'
-import type { PreparedClient } from '../clients/configure.ts'
-import type { FileState, ListedClient } from '../clients/configured.ts'
-import type { ConfiguredClient } from '../clients/records.ts'
-import { wrapText } from './fit-width.ts'
-import type { Paint } from './paint.ts'
-import { renderTable } from './render-table.ts'
+import type { CheckResult } from '../../clients/check.ts'
+import type { PreparedClient } from '../../clients/configure.ts'
+import type { FileState, ListedClient } from '../../clients/configured.ts'
+import type { ConfiguredClient } from '../../clients/records.ts'
+import type { Paint } from '../paint.ts'
+import { renderTable } from '../render-table.ts'
+import { wrapText } from '../terminal.ts'
 
-export { columnsOf } from './fit-width.ts'
+export { columnsOf } from '../terminal.ts'
 
 /** As few files that are alike are listed one by one. */
 const fewAlike = 2

@@ -1,6 +1,6 @@
-import type { StatusReport } from '../admin/api.ts'
-import { splitWords, wrapWords } from './fit-width.ts'
-import type { Coat, Paint } from './paint.ts'
+import type { StatusReport } from '../../admin/api.ts'
+import type { Coat, Paint } from '../paint.ts'
+import { splitWords, wrapWords } from '../terminal.ts'
 
 /** As wide as the names of the facts, with what is before and after. */
 const indent = 12

@@ -1,11 +1,11 @@
-import type { Endpoints, MirrorState } from '../admin/state.ts'
-import type { MendedClient } from '../clients/stray-records.ts'
-import type { ContainerUpPlan } from '../daemon/container/up.ts'
-import type { ClientName } from '../clients/types.ts'
-import type { Dropped, MovedAddress, UpPlan, UpReport } from '../daemon/up.ts'
-import { hostOf } from '../docker/endpoint.ts'
-import type { Paint } from './paint.ts'
-import { registryRights } from './render-facts.ts'
+import type { Endpoints, MirrorState } from '../../admin/state.ts'
+import type { MendedClient } from '../../clients/stray-records.ts'
+import type { ClientName } from '../../clients/types.ts'
+import type { ContainerUpPlan } from '../../daemon/container/up.ts'
+import type { Dropped, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
+import { hostOf } from '../../docker/endpoint.ts'
+import type { Paint } from '../paint.ts'
+import { registryRights } from './table.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(

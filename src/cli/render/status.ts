@@ -1,8 +1,8 @@
-import { upstreamSetting } from '../oci/reference.ts'
-import { formatBytes } from '../lib/units.ts'
-import type { DamagedRepositoryReport, StatusReport } from '../admin/api.ts'
-import type { Coat, Paint } from './paint.ts'
-import { count, counted, printable, renderFacts, type Fact } from './render-facts.ts'
+import type { DamagedRepositoryReport, StatusReport } from '../../admin/api.ts'
+import { formatBytes } from '../../lib/units.ts'
+import { upstreamSetting } from '../../oci/reference.ts'
+import type { Coat, Paint } from '../paint.ts'
+import { count, counted, type Fact, printable, renderFacts } from './table.ts'
 
 const mostNamed = 5
 
