@@ -1,18 +1,17 @@
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
+import { boolean, custom, integer, string } from '@oclif/core/flags'
+import { asWhom, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
+import { type LeftOut, looksAtOwners, type Surroundings, toRootsPlaces } from '../config/paths.ts'
 import { isRefreshDue } from '../daemon/container/handover.ts'
 import { explainFileFailure } from '../daemon/start-errors.ts'
-import { explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
-import type { Surroundings } from '../config/paths.ts'
-import { MirrorError, exitCode } from '../lib/errors.ts'
-import { interruptGroups } from '../lib/process.ts'
 import { DockerError } from '../docker/engine.ts'
-import { callersSurroundings, describeLeftOut } from './as-root.ts'
-import { calledAs, nameCommands } from './exit.ts'
-import { isExit, writeFailure } from './end-with.ts'
-import { endWithOutput } from './output.ts'
-import { createPaint, wantsColor, type Paint } from './paint.ts'
+import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { interruptGroups } from '../lib/process.ts'
+import { parseDuration } from '../lib/units.ts'
+import { calledAs, endWithOutput, isExit, nameCommands, writeFailure } from './exit.ts'
+import { createPaint, type Paint, wantsColor } from './terminal.ts'
 
 /** A terminal and a wrapper such as npx may both tell of one Ctrl-C. */
 const echoMs = 500
@@ -153,7 +152,168 @@ export abstract class BaseCommand extends Command {
     if (fileFailure !== undefined) return fileFailure
     // What a flag's own parser throws gets no exit code of the framework's, only its words around it.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
-    const { usageError } = await import('./usage-error.ts')
+    const { usageError } = await import('./help.ts')
     return usageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
+  }
+}
+
+let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined
+
+/**
+ * Called once, when the program starts. As root: takes out of this process's environment, and so out of that of every program it
+ * starts, each place that others than root can change.
+ */
+export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
+  if (!looksAtOwners(program)) return
+  const { platform, env } = program
+  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: folderOf(program) }
+  const { env: own, leftOut } = toRootsPlaces(callers)
+  if (leftOut.length > 0) left = { callers, leftOut }
+  for (const name of Object.keys(env)) {
+    if (own[name] === undefined) delete env[name]
+    else env[name] = own[name]
+  }
+}
+
+/** In a folder that was removed nothing is found by a relative path, whatever that is taken to start from. */
+function folderOf({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
+  try {
+    return cwd()
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error
+    return '/'
+  }
+}
+
+/** The surroundings as they were before places were taken out; undefined where none was. */
+export function callersSurroundings(): Surroundings | undefined {
+  return left?.callers
+}
+
+/** What root leaves alone, and how to use it all the same; undefined where there is nothing. */
+export function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
+  if (left === undefined) return undefined
+  const lines = left.leftOut.map(({ name, value, why }) => {
+    const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''
+    return `  ${name}=${value}   (${why}${instead})`
+  })
+  return [
+    'As root, mirror uses nothing that other users can change. Not used:',
+    ...lines,
+    `To use it, run the command ${asWhom(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
+  ].join('\n')
+}
+
+// Each shared flag in one place; a flag and its MIRROR_* variable mean the same.
+
+export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' })
+
+export const dryRunFlag = boolean({ description: 'show what would be done, and change nothing', env: 'MIRROR_DRY_RUN' })
+
+export const yesFlag = boolean({ char: 'y', description: 'apply without asking', env: 'MIRROR_YES' })
+
+/** A duration, in ms. */
+export const durationFlag = custom<number>({
+  helpValue: 'DURATION',
+  parse: (text) => {
+    const duration = parseDuration(text)
+    if (duration !== undefined) return Promise.resolve(duration)
+    throw new MirrorError(`${JSON.stringify(text)} is not a duration such as 36h or 14d.`, { exit: exitCode.usage })
+  },
+})
+
+export const configFlag = string({
+  description: 'the configuration file, instead of the usual one',
+  helpValue: 'FILE',
+  env: 'MIRROR_CONFIG',
+})
+
+export const dataFlag = string({
+  description: 'the folder for cached and pushed content',
+  helpValue: 'DIR',
+  env: 'MIRROR_DATA',
+})
+
+export const cachePortFlag = integer({
+  description: 'the port of the cache (5055); 0 picks a free one',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_CACHE_PORT',
+})
+
+export const registryPortFlag = integer({
+  description: 'the port of the registry for pushed images (5001); 0 picks a free one',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_REGISTRY_PORT',
+})
+
+export const adminPortFlag = integer({
+  description: 'the port for status and control (5056); 0 picks a free one',
+  helpValue: 'N',
+  min: 0,
+  max: 65_535,
+  env: 'MIRROR_ADMIN_PORT',
+})
+
+export const noRegistryFlag = boolean({
+  description: 'do not run the registry for pushed images',
+  env: 'MIRROR_NO_REGISTRY',
+})
+
+export const networkFlag = string({
+  description:
+    'a Docker network whose containers can reach the mirror, added to those of mirror.yaml (kind); may be given more than once',
+  helpValue: 'NAME',
+  multiple: true,
+  env: 'MIRROR_NETWORK',
+})
+
+export const imageFlag = string({
+  description: 'the image for --runtime container; without it one of this very version is found or made',
+  helpValue: 'REF',
+  env: 'MIRROR_IMAGE',
+})
+
+export const memoryFlag = string({
+  description: 'the memory of the container (--runtime container; 512MiB)',
+  helpValue: 'SIZE',
+  env: 'MIRROR_MEMORY',
+})
+
+export const credentialsFlag = string({
+  description:
+    'a registry whose credential is handed to the container (--runtime container); may be given more than once. Without it the ' +
+    'container keeps those that it has; "none" takes them away',
+  helpValue: 'HOST',
+  multiple: true,
+  env: 'MIRROR_CREDENTIALS',
+})
+
+/** The variables that flags of `up` stand for: the server reads them, wherever it is started. */
+export function flagsAsVariables(flags: {
+  config?: string | undefined
+  data?: string | undefined
+  'cache-port'?: number | undefined
+  'registry-port'?: number | undefined
+  'admin-port'?: number | undefined
+  'no-registry'?: boolean | undefined
+  network?: string[] | undefined
+  image?: string | undefined
+  memory?: string | undefined
+}): Record<string, string | undefined> {
+  return {
+    MIRROR_CONFIG: flags.config,
+    MIRROR_DATA: flags.data,
+    MIRROR_CACHE_PORT: flags['cache-port']?.toString(),
+    MIRROR_REGISTRY_PORT: flags['registry-port']?.toString(),
+    MIRROR_ADMIN_PORT: flags['admin-port']?.toString(),
+    MIRROR_IMAGE: flags.image,
+    MIRROR_MEMORY: flags.memory,
+    MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
+    // From its variable the framework takes a single text.
+    MIRROR_NETWORK: flags.network === undefined ? undefined : [flags.network].flat().join(','),
   }
 }

@@ -1,4 +1,35 @@
 import { basename, dirname, join, sep } from 'node:path'
+import { checkDescriptorLimit } from '../daemon/limits.ts'
+import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { isDebugging, renderError } from './render/log.ts'
+import { columnsOf, createPaint, wantsColor } from './terminal.ts'
+
+/** Whether it is the framework's way of ending with an exit code. */
+export function isExit(error: unknown): error is Error & { oclif?: { exit?: number } } {
+  return error instanceof Error && 'code' in error && error.code === 'EEXIT'
+}
+
+/** Writes to stderr why the program ends, and returns the exit code. */
+export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
+  const failure = explainDescriptors(error)
+  const paint = createPaint(wantsColor(process.stderr, process.env))
+  const named = (text: string) => nameCommands(text, calledAs(process, program))
+  const columns = columnsOf(process.stderr)
+  process.stderr.write(renderError(failure, paint, { debug: isDebugging(process.env), columns, named }))
+  return failure instanceof MirrorError ? failure.exit : exitCode.failed
+}
+
+/** A limit on open files that is too low for the program itself is said in those words. */
+function explainDescriptors(error: unknown): unknown {
+  const cause = error instanceof MirrorError ? error.cause : error
+  if (errnoOf(cause) !== 'EMFILE') return error
+  try {
+    checkDescriptorLimit()
+    return error
+  } catch (explained) {
+    return explained
+  }
+}
 
 /** How the user calls this program. */
 export interface ProgramName {
@@ -50,4 +81,33 @@ export function nameCommands(text: string, { name, sudo }: ProgramName): string 
   return text.replaceAll(command, (_, elevated: string | undefined) =>
     elevated === undefined ? `${name} ` : `${sudo} ${name} `,
   )
+}
+
+/**
+ * Decides what becomes of output that nobody takes. A reader that has seen enough, `head` say, is no failure: the command goes on
+ * with its work and ends as it would have. What cannot be written, on a full disk say, is said once and makes the exit code 1. On
+ * stderr there is only talk, which may be lost.
+ */
+export function watchOutput({ stdout, stderr }: { stdout: NodeJS.WriteStream; stderr: NodeJS.WriteStream }): void {
+  let lost = false
+  // The framework has a listener of its own, which ends the program with a stack.
+  stdout.removeAllListeners('error')
+  stdout.on('error', (error) => {
+    if (isClosedPipe(error) || lost) return
+    lost = true
+    stderr.write(`mirror: cannot write to stdout: ${error.message.replace(/, write$/, '')}\n`)
+  })
+  stderr.on('error', () => {})
+  process.on('exit', (code) => {
+    if (lost && code === exitCode.done) process.exitCode = exitCode.failed
+  })
+}
+
+/** Ends the program as soon as nobody takes its output: for commands that go on until then. */
+export function endWithOutput(stdout: NodeJS.WriteStream): void {
+  stdout.on('error', (error) => process.exit(isClosedPipe(error) ? exitCode.done : exitCode.failed))
+}
+
+function isClosedPipe(error: Error): boolean {
+  return 'code' in error && error.code === 'EPIPE'
 }

@@ -1,13 +1,14 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type { Command } from '@oclif/core/command'
 import { Config } from '@oclif/core/config'
-import type { Plugin } from '@oclif/core/interfaces'
+import type { Manifest, PJSON, Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
-import { leaveOthersPlaces } from './as-root.ts'
-import { calledAs } from './exit.ts'
-import { readCommandLine } from './command-line.ts'
-import { isExit, writeFailure } from './end-with.ts'
-import { watchOutput } from './output.ts'
-import { createPaint, wantsColor } from './paint.ts'
-import { rootPlugin } from './root-plugin.ts'
+import { leaveOthersPlaces } from './base-command.ts'
+import { calledAs, isExit, watchOutput, writeFailure } from './exit.ts'
+import { readCommandLine } from './help.ts'
+import { createPaint, wantsColor } from './terminal.ts'
 
 /** Runs the command that the arguments of this process name. */
 export async function main(): Promise<void> {
@@ -52,4 +53,49 @@ async function run(plugin: Plugin): Promise<void> {
 /** `dev-mirror/1.0.0 linux-x64 node-v20.19.0` */
 function versionOf({ name, version }: Plugin): string {
   return `${name}/${version} ${process.platform}-${process.arch} node-${process.version}`
+}
+
+/**
+ * This package as the framework sees it, read from `package.json` and the manifest that the build has written. The framework
+ * would find out the same by itself, with what it takes to look for plugins, their commands and their configuration; this
+ * program has none but its own.
+ */
+export function rootPlugin(root: string): Plugin {
+  const pjson = readJson(join(root, 'package.json')) as PJSON
+  const manifest = readJson(join(root, 'oclif.manifest.json')) as Manifest
+
+  async function load({ id, relativePath }: Command.Cached): Promise<Command.Class> {
+    const file = pathToFileURL(join(root, ...relativePath!)).href
+    const { default: command } = (await import(file)) as { default: Command.Class }
+    command.id = id
+    command.plugin = plugin
+    return command
+  }
+
+  const plugin: Plugin = {
+    _base: `${pjson.name}@${pjson.version}`,
+    alias: pjson.name,
+    name: pjson.name,
+    version: pjson.version,
+    root,
+    pjson,
+    type: 'core',
+    moduleType: 'module',
+    isRoot: true,
+    valid: true,
+    hasManifest: true,
+    hooks: {},
+    options: { root },
+    topics: Object.entries(pjson.oclif.topics ?? {}).map(([name, topic]) => ({ ...topic, name })),
+    commandIDs: Object.keys(manifest.commands),
+    commands: Object.values(manifest.commands).map((command) => ({ ...command, load: () => load(command) })),
+    commandsDir: undefined,
+    findCommand: (id: string) => load(manifest.commands[id]!),
+    load: () => Promise.resolve(),
+  }
+  return plugin
+}
+
+function readJson(file: string): unknown {
+  return JSON.parse(readFileSync(file, 'utf8'))
 }

@@ -1,4 +1,190 @@
-import type { Coat } from './paint.ts'
+import { stripVTControlCharacters } from 'node:util'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+
+/** Colours for a person; without them, the text as it is. */
+export interface Paint {
+  readonly bold: Coat
+  readonly dim: Coat
+  readonly green: Coat
+  readonly yellow: Coat
+  readonly red: Coat
+}
+
+export type Coat = (text: string) => string
+
+/** Whether a stream wants colours. https://no-color.org, and FORCE_COLOR as Node reads it. */
+export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<string, string | undefined>>): boolean {
+  if (env['NO_COLOR']) return false
+  if (env['FORCE_COLOR'] !== undefined) return env['FORCE_COLOR'] !== '0' && env['FORCE_COLOR'] !== 'false'
+  return stream.isTTY === true && env['TERM'] !== 'dumb'
+}
+
+export function createPaint(inColor: boolean): Paint {
+  const coat =
+    (on: number, off: number): Coat =>
+    (text) =>
+      inColor && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text
+  return { bold: coat(1, 22), dim: coat(2, 22), green: coat(32, 39), yellow: coat(33, 39), red: coat(31, 39) }
+}
+
+/** A line that shows how far long work is. On anything but a terminal it shows nothing. */
+export interface ProgressBar {
+  update(done: number, total: number, label: string): void
+  /** Takes the line away. */
+  end(): void
+}
+
+const width = 24
+
+export function createProgressBar(
+  stream: Pick<NodeJS.WriteStream, 'write' | 'isTTY'> & { columns?: number },
+): ProgressBar {
+  if (!stream.isTTY) return { update() {}, end() {} }
+  return {
+    update(done, total, label) {
+      const share = total === 0 ? 1 : Math.min(1, done / total)
+      const filled = Math.round(share * width)
+      const line = `${'█'.repeat(filled)}${'░'.repeat(width - filled)} ${Math.floor(share * 100)} % ${label}`
+      stream.write(`\r${line.slice(0, (columnsOf(stream) ?? 80) - 1)}\x1b[K`)
+    },
+    end: () => void stream.write('\r\x1b[K'),
+  }
+}
+
+/** Questions to a person at a terminal. */
+export interface Prompt {
+  /** `problem`: what is wrong with an answer, if anything. */
+  ask(question: string, options: { default: string; problem?: (answer: string) => string | undefined }): Promise<string>
+  confirm(question: string): Promise<boolean>
+  /** One of several. */
+  choose<T>(question: string, choices: readonly Choice<T>[]): Promise<T>
+  /** Any of several, all of them at first. */
+  pick<T>(question: string, choices: readonly Choice<T>[]): Promise<T[]>
+}
+
+export interface Choice<T> {
+  readonly name: string
+  readonly value: T
+}
+
+/** Undefined where nobody could answer. */
+export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean }): Prompt | undefined {
+  if (!input.isTTY || !output.isTTY) return undefined
+
+  return {
+    ask: (message, { default: preset, problem }) =>
+      put({ type: 'input', message, default: preset, validate: (text: string) => problem?.(text) ?? true }),
+    confirm: (message) => put({ type: 'confirm', message, default: true }),
+    choose: (message, choices) => put({ type: 'select', message, choices: [...choices] }),
+    pick: (message, choices) =>
+      put({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
+  }
+}
+
+async function put<T>(question: object): Promise<T> {
+  const { default: inquirer } = await import('inquirer')
+  try {
+    const { answer } = (await inquirer.prompt([{ name: 'answer', ...question } as never])) as { answer: T }
+    return answer
+  } catch (error) {
+    // On a terminal that is being asked at, Ctrl-C is no signal but this.
+    if (!(error instanceof Error) || error.name !== 'ExitPromptError') throw error
+    throw new MirrorError('Interrupted: nothing was done.', { exit: exitCode.interrupted, cause: error })
+  }
+}
+
+/** How a dialog speaks with its user. */
+export interface Talk {
+  /** Data, to stdout. */
+  print(text: string): void
+  /** A result in words, to stdout, whose commands are written as the user calls them. */
+  report(text: string): void
+  printJson(value: unknown): void
+  /** Talk, to stderr. */
+  say(text: string): void
+  /** For stdout, and for stderr. */
+  readonly paint: Paint
+  readonly paintAside: Paint
+  /** Undefined where nobody could answer. */
+  readonly prompt: Prompt | undefined
+}
+
+/** Whether to go on: by flag, or by the answer of a person. Throws UnaskedError where there is neither. */
+export async function agree(
+  talk: Pick<Talk, 'prompt'>,
+  { yes }: { readonly yes: boolean },
+  question: string,
+): Promise<boolean> {
+  if (yes) return true
+  if (talk.prompt) return talk.prompt.confirm(question)
+  throw new UnaskedError()
+}
+
+/** Somebody would have to agree, and nobody is there to be asked. */
+export class UnaskedError extends MirrorError {
+  constructor() {
+    super('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
+      exit: exitCode.usage,
+      hints: ['--yes   (apply without asking)', '--dry-run   (only show what would be done)'],
+    })
+  }
+}
+
+const enter = '\x1b[?1049h\x1b[?25l'
+const leave = '\x1b[?25h\x1b[?1049l'
+/** What ends a program that has no handler of its own. With SIGHUP the terminal is gone, and nothing is left to restore. */
+const endings = ['SIGTERM', 'SIGQUIT'] as const
+
+/** A screen of the terminal's for frames, which take each other's place; what was there before comes back with `close`. */
+export interface Screen {
+  show(text: string): void
+  close(): void
+}
+
+/** Opens one. It is closed on every way out of the program that it can know of, and left while the program is suspended. */
+export function openScreen(terminal: NodeJS.WriteStream): Screen {
+  let isOpen = true
+  const close = () => {
+    if (!isOpen) return
+    isOpen = false
+    process.off('exit', close).off('SIGTSTP', suspend).off('SIGCONT', resume)
+    for (const signal of endings) process.off(signal, end)
+    terminal.write(leave)
+  }
+  const end = (signal: NodeJS.Signals) => {
+    close()
+    process.kill(process.pid, signal)
+  }
+  const suspend = () => {
+    terminal.write(leave)
+    process.kill(process.pid, 'SIGSTOP')
+  }
+  const resume = () => void terminal.write(enter)
+  process.on('exit', close).on('SIGTSTP', suspend).on('SIGCONT', resume)
+  for (const signal of endings) process.on(signal, end)
+  terminal.write(enter)
+  return {
+    show: (text) => void terminal.write(renderFrame(text, terminal.columns || 80, terminal.rows || 24)),
+    close,
+  }
+}
+
+/**
+ * What puts a text in place of the one that a terminal shows, without clearing it in between: nothing flickers, and nothing goes to
+ * the scrollback. Of a text that is higher than the terminal the top is shown.
+ */
+export function renderFrame(text: string, columns: number, rows: number): string {
+  const shown: string[] = []
+  let used = 0
+  for (const line of text.split('\n')) {
+    const { length } = stripVTControlCharacters(line)
+    used += Math.max(1, Math.ceil(length / columns))
+    if (used > rows) break
+    // Behind a full row the cursor still stands on its last character.
+    shown.push(length > 0 && length % columns === 0 ? line : `${line}\x1b[K`)
+  }
+  return `\x1b[H${shown.join('\r\n')}${used < rows ? '\r\n\x1b[J' : ''}`
+}
 
 /** A word of a line, with its colour. */
 export interface Word {

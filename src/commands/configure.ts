@@ -2,14 +2,11 @@ import { resolve } from 'node:path'
 import { string as stringArgument } from '@oclif/core/args'
 import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
+import { BaseCommand, dryRunFlag, jsonFlag, yesFlag } from '../cli/base-command.ts'
+import { argumentsFor, choicesOf, createFailureTeller, optionsOf, withDone } from '../cli/configure-arguments.ts'
+import { createPrompt, type Talk } from '../cli/terminal.ts'
 import type { ClientAdapter, ClientPlace, Machine } from '../clients/types.ts'
-import { BaseCommand } from '../cli/base-command.ts'
-import { createFailureTeller } from '../cli/failure-teller.ts'
-import { argumentsFor, choicesOf, optionsOf, withDone } from '../cli/configure-arguments.ts'
-import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import { createPrompt } from '../cli/prompt.ts'
-import type { Talk } from '../cli/talk.ts'
-import { exitCode, gravest, type ExitCode } from '../lib/errors.ts'
+import { exitCode, type ExitCode, gravest } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 
 export default class Configure extends BaseCommand {
@@ -120,7 +117,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     if (adapters === undefined) return
     // What none of several can do without is told once.
     if (adapters.length > 1) await this.findMirror(machine, flags)
-    const { eachInTurn } = await import('../cli/each-in-turn.ts')
+    const { eachInTurn } = await import('../cli/configure-flow.ts')
     const failures: object[] = []
     const { done, failed } = await eachInTurn(
       adapters,
@@ -141,7 +138,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
 
   protected override async catch(failure: Error & { oclif?: { exit?: number } }): Promise<void> {
-    const { configureRefusal } = await import('../cli/configure-refusal.ts')
+    const { configureRefusal } = await import('../cli/configure-arguments.ts')
     const refusal = process.stdout.isTTY ? undefined : await configureRefusal(this.argv, failure)
     if (refusal !== undefined) this.print(refusal)
     await super.catch(failure)
@@ -169,8 +166,8 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../clients/undo.ts')
-    const { eachInTurn } = await import('../cli/each-in-turn.ts')
-    const { undoDialog } = await import('../cli/undo-dialog.ts')
+    const { eachInTurn } = await import('../cli/configure-flow.ts')
+    const { undoDialog } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const records = await recordsOf(machine, { client, scope, cluster, file })
     const failures: object[] = []
@@ -194,7 +191,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   /** Whatever is configured, wherever that is. */
   private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
     const { configuredPlaces } = await import('../clients/configured.ts')
-    const { eachInTurn } = await import('../cli/each-in-turn.ts')
+    const { eachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
     // What none of them can do without is told once.
@@ -270,7 +267,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const places = await adapter.places(machine, optionsOf(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
     if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file))) {
-      const { refusedFile } = await import('../app/configure/refused-file.ts')
+      const { refusedFile } = await import('../cli/configure-arguments.ts')
       throw await refusedFile(adapter.client, file)
     }
     const { usualPlace } = await import('../clients/configured.ts')

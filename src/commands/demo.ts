@@ -1,5 +1,4 @@
-import { BaseCommand } from '../cli/base-command.ts'
-import { jsonFlag } from '../cli/flags.ts'
+import { BaseCommand, jsonFlag } from '../cli/base-command.ts'
 
 export default class Demo extends BaseCommand {
   static override summary =
@@ -15,7 +14,7 @@ export default class Demo extends BaseCommand {
     const { runDemo } = await import('../demo/demo.ts')
     if (flags.json) return this.printJson(await runDemo(() => {}))
 
-    const { renderDemoEnd, renderDemoStep } = await import('../cli/render-demo.ts')
+    const { renderDemoEnd, renderDemoStep } = await import('../cli/render/up.ts')
     const { columnsOf } = await import('../cli/terminal.ts')
     const paint = this.paintFor(process.stdout)
     const columns = columnsOf(process.stdout)

@@ -1,10 +1,9 @@
 import { boolean } from '@oclif/core/flags'
-import { BaseCommand } from '../cli/base-command.ts'
+import { BaseCommand, dryRunFlag, jsonFlag, yesFlag } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
-import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import type { StoppedMirror } from '../daemon/stop.ts'
 import type { KnownRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import type { StoppedMirror } from '../daemon/stop.ts'
 
 export default class Down extends BaseCommand {
   static override summary = 'Stop the mirror; its data stays'
@@ -89,8 +88,8 @@ export default class Down extends BaseCommand {
   }
 
   private async mayDrop(flags: { yes: boolean }): Promise<boolean> {
-    const { agree } = await import('../cli/agree.ts')
-    const { createPrompt } = await import('../cli/prompt.ts')
+    const { agree } = await import('../cli/terminal.ts')
+    const { createPrompt } = await import('../cli/terminal.ts')
     const prompt = createPrompt(process.stdin, process.stdout)
     return agree({ prompt }, flags, 'Drop everything the container has cached, and the images that were pushed to it?')
   }

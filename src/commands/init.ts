@@ -1,8 +1,7 @@
 import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
 import { refuseOthersFile } from '../admin/sudo.ts'
-import { BaseCommand } from '../cli/base-command.ts'
-import { cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/flags.ts'
+import { BaseCommand, cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/base-command.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
 import { packageRoot } from '../lib/package-root.ts'
@@ -105,7 +104,7 @@ export default class Init extends BaseCommand {
     yes: boolean
     'dry-run': boolean
   }): Promise<ConfigChoices> {
-    const { createPrompt } = await import('../cli/prompt.ts')
+    const { createPrompt } = await import('../cli/terminal.ts')
     const silent = flags.yes || flags['dry-run']
     const prompt = silent ? undefined : createPrompt(process.stdin, process.stdout)
     const maxSize =

@@ -1,5 +1,4 @@
-import { BaseCommand } from '../cli/base-command.ts'
-import { configFlag } from '../cli/flags.ts'
+import { BaseCommand, configFlag } from '../cli/base-command.ts'
 
 export default class Serve extends BaseCommand {
   static override summary = 'The server itself, in the foreground, with its log as JSON lines on stderr'

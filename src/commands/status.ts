@@ -1,11 +1,10 @@
 import { boolean } from '@oclif/core/flags'
 import type { DeadMirror } from '../admin/find-mirror.ts'
 import { mirrorStatus } from '../admin/status.ts'
-import { BaseCommand } from '../cli/base-command.ts'
+import { BaseCommand, jsonFlag } from '../cli/base-command.ts'
+import { renderStatus } from '../cli/render/status.ts'
+import { renderDown } from '../cli/render/up.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
-import { jsonFlag } from '../cli/flags.ts'
-import { renderDown } from '../cli/render-down.ts'
-import { renderStatus } from '../cli/render-status.ts'
 import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
@@ -54,7 +53,7 @@ export default class Status extends BaseCommand {
     this.endWhenUnread()
     if (asJson || !process.stdout.isTTY)
       return this.watchWith(asJson, (text) => this.print(asJson ? text : `${text}\n`))
-    const { openScreen } = await import('../cli/open-screen.ts')
+    const { openScreen } = await import('../cli/terminal.ts')
     const screen = openScreen(process.stdout)
     try {
       await this.watchWith(asJson, (text) => screen.show(text))

@@ -1,9 +1,7 @@
 import { boolean, string } from '@oclif/core/flags'
-import type { MendedClient } from '../clients/stray-records.ts'
-import type { UpPlan, UpReport } from '../daemon/up.ts'
-import { BaseCommand } from '../cli/base-command.ts'
 import {
   adminPortFlag,
+  BaseCommand,
   cachePortFlag,
   configFlag,
   credentialsFlag,
@@ -16,19 +14,21 @@ import {
   networkFlag,
   noRegistryFlag,
   registryPortFlag,
-} from '../cli/flags.ts'
+} from '../cli/base-command.ts'
+import { createLogRenderer } from '../cli/render/log.ts'
 import {
+  type ClientsNow,
   nextStep,
   renderContainerPlan,
   renderStale,
   renderUp,
   renderUpPlan,
-  type ClientsNow,
 } from '../cli/render/up.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
-import { createLogRenderer } from '../cli/render/log.ts'
+import type { MendedClient } from '../clients/stray-records.ts'
 import { mirrorPaths, type Surroundings } from '../config/paths.ts'
-import { MirrorError, exitCode } from '../lib/errors.ts'
+import type { UpPlan, UpReport } from '../daemon/up.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror, and return when it answers'

@@ -1,6 +1,45 @@
 import type { StatusReport } from '../../admin/api.ts'
-import type { Coat, Paint } from '../paint.ts'
-import { splitWords, wrapWords } from '../terminal.ts'
+import { formatDuration } from '../../lib/units.ts'
+import { type Coat, type Paint, shortenMiddle, splitWords, wrapWords } from '../terminal.ts'
+
+export interface Column {
+  readonly title: string
+  /** Numbers stand under each other by their ends. */
+  readonly align?: 'right'
+  /** Its cells may lose their middle, where a terminal is too narrow. */
+  readonly shrinks?: true
+}
+
+const gap = 2
+const narrowest = 16
+
+/** Columns under their titles, two spaces apart, without trailing blanks. */
+export function renderTable(
+  columns: readonly Column[],
+  rows: readonly (readonly string[])[],
+  paint: Paint,
+  width = Infinity,
+): string {
+  const natural = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
+  const tooMuch = Math.max(0, natural.reduce((sum, each) => sum + each + gap, -gap) - width)
+  const widths = columns.map(({ shrinks }, at) =>
+    shrinks ? Math.min(natural[at]!, Math.max(narrowest, natural[at]! - tooMuch)) : natural[at]!,
+  )
+  const line = (cells: readonly string[]) =>
+    columns
+      .map(({ align }, at) => {
+        const cell = shortenMiddle(cells[at] ?? '', widths[at]!)
+        return align === 'right' ? cell.padStart(widths[at]!) : cell.padEnd(widths[at]!)
+      })
+      .join('  ')
+      .trimEnd()
+  return [paint.dim(line(columns.map(({ title }) => title))), ...rows.map(line)].join('\n')
+}
+
+/** `0 s`, `12 s`, `3 min`: how long something has been, to a person, who does not count in milliseconds. */
+export function renderAge(ms: number): string {
+  return ms < 60_000 ? `${Math.floor(ms / 1000)} s` : formatDuration(ms)
+}
 
 /** As wide as the names of the facts, with what is before and after. */
 const indent = 12

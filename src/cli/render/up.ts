@@ -1,11 +1,14 @@
+import type { DeadMirror } from '../../admin/find-mirror.ts'
 import type { Endpoints, MirrorState } from '../../admin/state.ts'
 import type { MendedClient } from '../../clients/stray-records.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
 import type { Dropped, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
+import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
 import { hostOf } from '../../docker/endpoint.ts'
-import type { Paint } from '../paint.ts'
-import { registryRights } from './table.ts'
+import { formatBytes, formatDuration } from '../../lib/units.ts'
+import { type Coat, type Paint, type Word, wrapWords } from '../terminal.ts'
+import { registryRights, renderAge } from './table.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
@@ -144,4 +147,133 @@ function whereOf({ pid, container }: MirrorState): string {
 function reason(changed: readonly string[]): string {
   if (changed.includes('unreachable')) return 'it did not answer any more'
   return `changed: ${changed.join(', ')}`
+}
+
+/** Says that no mirror runs; of one that nobody stopped, what became of it. `now`: wall clock ms. */
+export function renderDown(died: DeadMirror | undefined, now: number): string {
+  if (died === undefined) return 'mirror is not running. Start it with: mirror up'
+  const steps = [
+    ...(died.hasLog ? ['See why:   mirror logs'] : []),
+    'Start it:  mirror up',
+    ...(died.reason === 'reboot' ? ['Start it with the machine from now on:  mirror up --autostart'] : []),
+    ...(died.reason === 'out-of-memory'
+      ? ['Give it more memory:  mirror up --runtime container --memory 1GiB   (the default is 512MiB)']
+      : []),
+    ...(died.reason === 'no-engine' ? ['Ask the Docker engine:  docker info'] : []),
+  ]
+  return [`mirror is not running: ${deathOf(died, now)}.`, ...steps.map((step) => `  ${step}`)].join('\n')
+}
+
+function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: DeadMirror, now: number): string {
+  const when =
+    lastSeen === undefined
+      ? ''
+      : ` at ${localTime(lastSeen)}, ${renderAge(Math.max(0, now - Date.parse(lastSeen)))} ago`
+  const last = lastSeen === undefined ? '' : `; last sign of life${when}`
+  switch (reason) {
+    case 'died':
+      return `it died, nobody stopped it (pid ${pid}, started at ${localTime(startedAt)}${last})`
+    case 'reboot':
+      return `the machine was restarted (pid ${pid}, started at ${localTime(startedAt)}${last})`
+    case 'out-of-memory':
+      return `its container ${container} ran out of memory${when} (exit code ${exitCode})`
+    case 'exited':
+      return `its container ${container} has ended${when} (exit code ${exitCode})`
+    case 'removed':
+      return `its container ${container} was removed`
+    case 'no-engine':
+      return `the Docker engine that runs its container ${container} does not answer`
+  }
+}
+
+/** `2026-11-21 19:01:40`, local. */
+function localTime(iso: string): string {
+  const date = new Date(iso)
+  if (Number.isNaN(date.getTime())) return iso
+  const two = [date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, '0'))
+  return `${[date.getFullYear(), ...two].join('-')} ${date.toTimeString().slice(0, 8)}`
+}
+
+const widestBar = 30
+const narrowestBar = 8
+/** Columns before the bar, where lines that are broken go on. */
+const margin = 16
+/** Columns after the bar, with the longest that is said of a pull. */
+const afterBar = 52
+/** Milliseconds that fill the bar: about what the first pull takes. */
+const fullBar = 2000
+
+/** What the demo's reader sees as each step ends, in so many columns; without a limit each is one line. */
+export function renderDemoStep(step: DemoStep, paint: Paint, columns?: number): string {
+  if (step.kind === 'set-up') {
+    const line = (name: string, what: string, about: string) =>
+      wrapWords(
+        [{ text: `  ${name.padEnd(13)}`, coat: paint.dim }, { text: `${what}  ` }, ...wordsOf(about, paint.dim)],
+        columns,
+        margin,
+      )
+    return [
+      '',
+      line('an upstream', step.upstream, 'made on the spot: 40 ms away, 12 MiB/s a connection'),
+      line('a mirror', step.mirror, 'in a temporary folder'),
+      line('an image', step.image, 'two platforms, four layers each'),
+      '',
+    ].join('\n')
+  }
+  const title = { first: 'first pull', second: 'second pull', offline: 'upstream off' }[step.which]
+  const { pull } = step
+  const time = formatDuration(pull.milliseconds).padStart(7)
+  const coat = step.which === 'first' ? paint.yellow : paint.green
+  const barWidth = Math.max(narrowestBar, Math.min(widestBar, (columns ?? Infinity) - margin - afterBar))
+  return wrapWords(
+    [
+      { text: `  ${title.padEnd(13)}` },
+      { text: bar(pull.milliseconds, barWidth).padEnd(barWidth), coat },
+      { text: `${time}  `, coat: paint.bold },
+      ...upstreamWork(pull),
+    ],
+    columns,
+    margin,
+  )
+}
+
+/** The numbers that matter, and what to do with one's own clients. */
+export function renderDemoEnd({ first, second }: DemoStory, paint: Paint, columns?: number): string {
+  const faster = Math.round(first.milliseconds / second.milliseconds)
+  const saved = formatBytes(first.upstreamBytes - second.upstreamBytes)
+  const pull = '    docker pull 127.0.0.1:5055/docker.io/library/alpine:3.20'
+  const others = '    # podman, containerd and Kind: see the README'
+  const isWide = columns === undefined || columns >= pull.length + others.length
+  return [
+    '',
+    wrapWords(
+      [
+        { text: `  ${faster} × faster,`, coat: paint.bold },
+        ...wordsOf(`${saved} not fetched again. Every byte was checked against its digest.`),
+      ],
+      columns,
+      2,
+    ),
+    '',
+    '  With your own clients:',
+    `    mirror up`,
+    ...(isWide ? [pull + paint.dim(others)] : [pull, paint.dim(others)]),
+    `    mirror status`,
+    '',
+  ].join('\n')
+}
+
+function wordsOf(text: string, coat?: Coat): Word[] {
+  return text.split(' ').map((word) => (coat === undefined ? { text: word } : { text: word, coat }))
+}
+
+function upstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Word[] {
+  const size = `${formatBytes(bytes)},`
+  if (upstreamRequests === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('nothing asked upstream')]
+  if (upstreamBytes === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('one HEAD upstream for the tag')]
+  return [{ text: 'miss  ' }, { text: size }, ...wordsOf(`${upstreamRequests} requests upstream`)]
+}
+
+function bar(milliseconds: number, barWidth: number): string {
+  return '█'.repeat(Math.max(1, Math.min(barWidth, Math.round((milliseconds / fullBar) * barWidth))))
 }

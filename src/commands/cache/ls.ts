@@ -1,6 +1,5 @@
-import { BaseCommand } from '../../cli/base-command.ts'
+import { BaseCommand, jsonFlag } from '../../cli/base-command.ts'
 import { columnsOf } from '../../cli/terminal.ts'
-import { jsonFlag } from '../../cli/flags.ts'
 
 export default class CacheLs extends BaseCommand {
   static override summary = 'What is cached, image by image'
@@ -19,7 +18,7 @@ export default class CacheLs extends BaseCommand {
       const images = await cache.list()
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return this.say('Nothing is cached yet.')
-      const { renderImages } = await import('../../cli/render-images.ts')
+      const { renderImages } = await import('../../cli/render/status.ts')
       this.print(renderImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await cache.close()

@@ -1,6 +1,5 @@
-import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render-removal.ts'
+import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class CachePrune extends BaseCommand {
   static override summary = 'Evict to the configured limits now: least recently pulled images first'

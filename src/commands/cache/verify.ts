@@ -1,9 +1,8 @@
-import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { createProgressBar } from '../../cli/progress-bar.ts'
+import type { VerifyProgress } from '../../admin/api.ts'
+import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { createProgressBar } from '../../cli/terminal.ts'
 import { exitCode } from '../../lib/errors.ts'
 import { formatBytes } from '../../lib/units.ts'
-import type { VerifyProgress } from '../../admin/api.ts'
 
 export default class CacheVerify extends BaseCommand {
   static override summary = 'Check every byte of the cache against its digest'

@@ -1,7 +1,6 @@
-import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
+import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
 import { mirrorPaths } from '../../config/paths.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class CredentialsRefresh extends BaseCommand {
   static override summary = 'Hand a mirror in a container its credentials anew'

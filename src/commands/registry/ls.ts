@@ -1,6 +1,5 @@
-import { BaseCommand } from '../../cli/base-command.ts'
+import { BaseCommand, jsonFlag } from '../../cli/base-command.ts'
 import { columnsOf } from '../../cli/terminal.ts'
-import { jsonFlag } from '../../cli/flags.ts'
 
 export default class RegistryLs extends BaseCommand {
   static override summary = 'What was pushed, image by image'
@@ -24,7 +23,7 @@ export default class RegistryLs extends BaseCommand {
       }
       if (flags.json) return this.printJson(images)
       if (images.length === 0) return damaged.length === 0 ? this.say('Nothing was pushed yet.') : undefined
-      const { renderPushedImages } = await import('../../cli/render-pushed-images.ts')
+      const { renderPushedImages } = await import('../../cli/render/status.ts')
       this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await registry.close()

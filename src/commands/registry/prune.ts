@@ -1,10 +1,9 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/access.ts'
-import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render-removal.ts'
-import { MirrorError, exitCode } from '../../lib/errors.ts'
+import { BaseCommand, dryRunFlag, durationFlag, jsonFlag } from '../../cli/base-command.ts'
+import { renderRemoval } from '../../cli/render/status.ts'
+import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {
   static override summary = 'Remove old tags, and the images that only they lead to'

@@ -1,7 +1,6 @@
 import { string } from '@oclif/core/args'
-import { BaseCommand } from '../../cli/base-command.ts'
-import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
-import { renderRemoval } from '../../cli/render-removal.ts'
+import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class RegistryRm extends BaseCommand {
   static override summary = 'Remove pushed images'

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type DeadMirror, findDead } from '../../../src/admin/find-mirror.ts'
 import { type MirrorState, writeState } from '../../../src/admin/state.ts'
-import { renderDown } from '../../../src/cli/render-down.ts'
+import { renderDown } from '../../../src/cli/render/up.ts'
 import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
 
 let home: string

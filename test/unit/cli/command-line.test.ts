@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { readCommandLine } from '../../../src/cli/command-line.ts'
+import { readCommandLine } from '../../../src/cli/help.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const names = {

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
-import { eachInTurn } from '../../../src/cli/each-in-turn.ts'
+import { eachInTurn } from '../../../src/cli/configure-flow.ts'
 import { MirrorError, exitCode, gravest } from '../../../src/lib/errors.ts'
 
 const refused = new MirrorError('No.', { exit: exitCode.usage })

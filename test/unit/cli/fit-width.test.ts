@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { fitText } from '../../../src/cli/terminal.ts'
-import { createPaint } from '../../../src/cli/paint.ts'
-import { renderError } from '../../../src/cli/render-error.ts'
+import { renderError } from '../../../src/cli/render/log.ts'
+import { createPaint, fitText } from '../../../src/cli/terminal.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const command = `sudo chown -R "$(id -un)": /home/somebody/with/a/long/name/of/a/folder`

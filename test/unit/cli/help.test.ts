@@ -2,10 +2,9 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { calledAs, nameCommands } from '../../../src/cli/exit.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
-import { createPaint } from '../../../src/cli/paint.ts'
+import { rootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
-import { rootPlugin } from '../../../src/cli/root-plugin.ts'
-import { wrapText, wrapWords } from '../../../src/cli/terminal.ts'
+import { createPaint, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
 const plugin = rootPlugin(packageRoot())

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/paint.ts'
+import { createPaint } from '../../../src/cli/terminal.ts'
 import { renderCheck, renderConfigured } from '../../../src/cli/render/configure.ts'
 
 const plain = createPaint(false)

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/paint.ts'
-import { renderDemoEnd, renderDemoStep } from '../../../src/cli/render-demo.ts'
+import { createPaint } from '../../../src/cli/terminal.ts'
+import { renderDemoEnd, renderDemoStep } from '../../../src/cli/render/up.ts'
 
 const plain = createPaint(false)
 const cold = { milliseconds: 1400, bytes: 26_424_115, upstreamRequests: 8, upstreamBytes: 26_424_115 }

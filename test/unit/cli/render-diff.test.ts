@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/paint.ts'
-import { renderDiff } from '../../../src/cli/render-diff.ts'
+import { createPaint } from '../../../src/cli/terminal.ts'
+import { renderDiff } from '../../../src/cli/render/configure.ts'
 
 const paint = createPaint(false)
 const hosts = (registry: string, server = registry) => ({

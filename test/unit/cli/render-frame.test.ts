@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { renderFrame } from '../../../src/cli/render-frame.ts'
+import { renderFrame } from '../../../src/cli/terminal.ts'
 
 test('a frame is written over the one before, and clears what is left of that', () => {
   expect(renderFrame('a\n\nb', 10, 5)).toBe('\x1b[Ha\x1b[K\r\n\x1b[K\r\nb\x1b[K\r\n\x1b[J')

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { agentName, createLogRenderer } from '../../../src/cli/render/log.ts'
-import { createPaint } from '../../../src/cli/paint.ts'
+import { createPaint } from '../../../src/cli/terminal.ts'
 
 /** 19:01:40 on the day of the test, local time. */
 const at = new Date(2026, 10, 21, 19, 1, 40)

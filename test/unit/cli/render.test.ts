@@ -1,15 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint, wantsColor } from '../../../src/cli/paint.ts'
-import { createProgressBar } from '../../../src/cli/progress-bar.ts'
-import { createPrompt } from '../../../src/cli/prompt.ts'
-import { isDebugging, renderError } from '../../../src/cli/render-error.ts'
-import { renderImages } from '../../../src/cli/render-images.ts'
-import { renderRemoval } from '../../../src/cli/render-removal.ts'
-import { renderStatus } from '../../../src/cli/render-status.ts'
-import { nothingDropped } from '../../../src/daemon/up.ts'
-import { nextStep, renderUp } from '../../../src/cli/render/up.ts'
-import { MirrorError } from '../../../src/lib/errors.ts'
 import type { StatusReport } from '../../../src/admin/api.ts'
+import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
+import { renderImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
+import { nextStep, renderUp } from '../../../src/cli/render/up.ts'
+import { createPaint, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
+import { nothingDropped } from '../../../src/daemon/up.ts'
+import { MirrorError } from '../../../src/lib/errors.ts'
 
 const plain = createPaint(false)
 const color = createPaint(true)

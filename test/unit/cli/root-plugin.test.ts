@@ -1,6 +1,6 @@
 import { Plugin } from '@oclif/core'
 import { expect, test } from 'vitest'
-import { rootPlugin } from '../../../src/cli/root-plugin.ts'
+import { rootPlugin } from '../../../src/cli/main.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
 test('the package as a plugin is what the framework finds by itself', async () => {
