@@ -1,33 +1,15 @@
 import type { Config } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
-import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
-import type {
-  DamagedRepositoryReport,
-  ImageReport,
-  PushedImageReport,
-  RegistryGcRequest,
-  RegistryPruneRequest,
-  RemovalReport,
-  VerifyProgress,
-} from './api.ts'
+import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
+import { hostOf } from '../docker/endpoint.ts'
+import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { Surroundings } from '../lib/process.ts'
+import type { CacheAccess, Naming, RegistryAccess, StatusReport } from './api.ts'
+import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
 import { findMirrorHere, type MirrorHere } from './find-mirror.ts'
-import { configuredNaming, type Naming, ownAddresses } from './names.ts'
-import { refuseResting } from './state.ts'
-import { adminHere } from './status.ts'
+import { configuredNaming, ownAddresses } from './names.ts'
+import { type ContainerPlace, type MirrorState, refuseResting } from './state.ts'
 import { refuseOthersPlaces } from './sudo.ts'
-
-/** What is cached, whether or not a mirror runs. */
-export interface CacheAccess {
-  /** How its users name what is in it. */
-  readonly naming: Omit<Naming, 'images'>
-  list(): Promise<ImageReport[]>
-  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
-  /** Evicts to the configured limits. */
-  prune(dryRun: boolean): Promise<RemovalReport>
-  /** Hashes everything. `quarantine`: damaged content is moved aside, so that it is fetched again. */
-  verify(quarantine: boolean, signal: AbortSignal): AsyncIterable<VerifyProgress>
-  close(): Promise<void>
-}
 
 export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
   return runningOrStored<CacheAccess>(surroundings, {
@@ -57,21 +39,6 @@ async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<
     isOurs: ownAddresses([...urls, ...config.cache], config.names),
     defaultUpstream: config.defaultUpstream,
   }
-}
-
-/** What was pushed, whether or not a mirror runs. */
-export interface RegistryAccess {
-  /** How its users name what is in it. */
-  readonly naming: Omit<Naming, 'images'>
-  list(): Promise<PushedImageReport[]>
-  /** The repositories whose record is damaged. */
-  damaged(): Promise<DamagedRepositoryReport[]>
-  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
-  /** Removes what nothing leads to. */
-  gc(how: RegistryGcRequest): Promise<RemovalReport>
-  /** Removes old tags with their images. */
-  prune(how: RegistryPruneRequest): Promise<RemovalReport>
-  close(): Promise<void>
 }
 
 export function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
@@ -122,4 +89,62 @@ export async function runningOrStored<T>(
   refuseOthersPlaces(surroundings)
   await refuseResting(paths.stateDir)
   return ways.stored(await loadConfig({ ...surroundings, paths }), paths)
+}
+
+/** What the running mirror says about itself; undefined when none runs. */
+export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
+  const here = await findMirrorHere(surroundings)
+  if (here === undefined) return undefined
+  const report = completed(await adminHere(here).status())
+  const engine = engineElsewhere(here.running)
+  return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
+}
+
+/** The admin client of a mirror that was found. */
+export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
+  return adminOf(running, paths, user?.uid)
+}
+
+/** A mirror of an older version, which a newer command may ask, does not say everything. */
+function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport): StatusReport {
+  const { cache, storage } = report as {
+    cache: Partial<StatusReport['cache']>
+    storage: Partial<StatusReport['storage']>
+  }
+  return {
+    ...report,
+    networks: report.networks ?? {},
+    refusedRegistries: report.refusedRegistries ?? {},
+    cache: { ...report.cache, pulls: cache.pulls ?? 0 },
+    storage: { ...report.storage, minFree: storage.minFree ?? 0 },
+  }
+}
+
+/** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
+export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): string | undefined {
+  return container?.elsewhere && container.engine && hostOf(container.engine)
+}
+
+/** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
+export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
+  const [url] = running.endpoints.admin
+  if (url === undefined)
+    throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
+      exit: exitCode.missing,
+      hints: ['mirror down && mirror up'],
+    })
+  const tunnel = running.container && tunnelTo(running.container)
+  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: owner, timeoutMs: 10_000, tunnel })
+}
+
+function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
+  if (engine === undefined || elsewhere === undefined) return undefined
+  return {
+    to: hostOf(engine),
+    async connect() {
+      // What it takes to speak to an engine is loaded by those who have to.
+      const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
+      return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
+    },
+  }
 }

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Totals } from '../cache/stats.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
+import type { ListedImage } from './names.ts'
 
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
@@ -230,4 +231,42 @@ async function readSecret(path: string): Promise<string | undefined> {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
     throw error
   }
+}
+
+/** What is cached, whether or not a mirror runs. */
+export interface CacheAccess {
+  /** How its users name what is in it. */
+  readonly naming: Omit<Naming, 'images'>
+  list(): Promise<ImageReport[]>
+  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
+  /** Evicts to the configured limits. */
+  prune(dryRun: boolean): Promise<RemovalReport>
+  /** Hashes everything. `quarantine`: damaged content is moved aside, so that it is fetched again. */
+  verify(quarantine: boolean, signal: AbortSignal): AsyncIterable<VerifyProgress>
+  close(): Promise<void>
+}
+
+/** What was pushed, whether or not a mirror runs. */
+export interface RegistryAccess {
+  /** How its users name what is in it. */
+  readonly naming: Omit<Naming, 'images'>
+  list(): Promise<PushedImageReport[]>
+  /** The repositories whose record is damaged. */
+  damaged(): Promise<DamagedRepositoryReport[]>
+  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
+  /** Removes what nothing leads to. */
+  gc(how: RegistryGcRequest): Promise<RemovalReport>
+  /** Removes old tags with their images. */
+  prune(how: RegistryPruneRequest): Promise<RemovalReport>
+  close(): Promise<void>
+}
+
+/** What it takes to read a name as its user means it. */
+export interface Naming {
+  /** Whether `host:port` is an address of the listener that the name is about. */
+  readonly isOurs: (host: string) => boolean
+  /** Of names without a registry; undefined where names have none. */
+  readonly defaultUpstream: string | undefined
+  /** The images that are there, as they are listed. */
+  readonly images: readonly ListedImage[]
 }

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { get, type IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ProgramError } from '../docker/connection.ts'
+import { type ContainerEngine, DockerError } from '../docker/engine.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
@@ -265,3 +266,34 @@ export function limitSilence(connection: Duplex, timeoutMs: number): { restart()
   connection.once('close', () => clearTimeout(timer))
   return { restart: () => void timer.refresh() }
 }
+
+/** Joins its stdin and stdout with a port of the container; whoever hangs up ends it. */
+const joined = (port: number) =>
+  `const s=require('node:net').connect(${port},'127.0.0.1');` +
+  `s.on('error',(e)=>{console.error(e.message);process.exit(1)});` +
+  `s.pipe(process.stdout);process.stdin.pipe(s);` +
+  `s.on('close',()=>process.exit(0));process.stdin.on('end',()=>s.destroy())`
+
+/**
+ * A connection to a port inside a container, through its engine: by a program in it, for an engine that is another machine's
+ * publishes on that machine only. Throws a MirrorError (exit 4) when the container does not run, or its engine cannot be asked.
+ */
+export async function openTunnel(
+  { containers }: Pick<ContainerEngine, 'containers'>,
+  container: string,
+  port: number,
+): Promise<Duplex> {
+  try {
+    return await containers.converse(container, [nodeInImage, '-e', joined(port)])
+  } catch (error) {
+    if (!(error instanceof DockerError)) throw error
+    throw new MirrorError(`The mirror in the container cannot be reached: ${error.message}.`, {
+      exit: exitCode.missing,
+      hints: ['mirror logs', 'mirror up'],
+      cause: error,
+    })
+  }
+}
+
+/** Where things are in an image of ours. */
+export const nodeInImage = '/usr/local/bin/node'

@@ -3,14 +3,13 @@ import { stat } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { uptime } from 'node:os'
 import { join } from 'node:path'
-import { looksAtOwners, mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { looksAtOwners, mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { ifVisible } from '../lib/fs.ts'
-import { ownInterfaces } from '../lib/network.ts'
+import { mirrorName, ownInterfaces } from '../lib/network.ts'
 import { isOnlyRoots, readOwnedFile } from '../lib/ownership.ts'
-import { bootOf, readBootId, runCommand, type RunCommand } from '../lib/process.ts'
-import { containerName } from '../daemon/container/spec.ts'
+import { bootOf, readBootId, runCommand, type RunCommand, type Surroundings } from '../lib/process.ts'
 import {
   type ContainerPlace,
   type Endpoints,
@@ -96,7 +95,7 @@ function ownEndpoints({ cache, registry, admin, networks }: Endpoints): Endpoint
     admin: admin.filter(isHere),
     // A mirror in a container is called by name in its networks.
     networks: Object.fromEntries(
-      Object.entries(networks).filter(([, url]) => isHere(url) || hostOf(url) === containerName),
+      Object.entries(networks).filter(([, url]) => isHere(url) || hostOf(url) === mirrorName),
     ),
   }
 }

@@ -4,11 +4,12 @@ import { describeFailure, MirrorError } from '../lib/errors.ts'
 import { readJsonObject } from '../lib/json.ts'
 import type { Logger } from '../lib/logger.ts'
 import { BudgetError } from '../lib/memory.ts'
+import { isLoopbackAddress } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
 import { ClientDeparture } from '../server/connection.ts'
 import { readSmallBody, tooBusy } from '../server/request-body.ts'
-import { type HostGuard, isLoopbackAddress, refuseOtherSites } from '../server/request-guard.ts'
+import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
 import type {
   CanaryOffer,

@@ -1,24 +1,15 @@
 import { defaultConfig, type ListenAddress } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import { nearest } from '../config/schema.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { ownNames } from '../lib/network.ts'
+import { isLoopbackAddress, ownNames } from '../lib/network.ts'
+import type { Surroundings } from '../lib/process.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
-import { isLoopbackAddress } from '../server/request-guard.ts'
-import type { RemovalReport } from './api.ts'
-
-/** What it takes to read a name as its user means it. */
-export interface Naming {
-  /** Whether `host:port` is an address of the listener that the name is about. */
-  readonly isOurs: (host: string) => boolean
-  /** Of names without a registry; undefined where names have none. */
-  readonly defaultUpstream: string | undefined
-  /** The images that are there, as they are listed. */
-  readonly images: readonly ListedImage[]
-}
+import type { Naming } from './api.ts'
+import { type RemovalReport } from './api.ts'
 
 export interface ListedImage {
   /** With its tag, or its digest. */

@@ -1,14 +1,13 @@
 import { createSweeper } from '../cache/evict.ts'
 import type { Config } from '../config/config.ts'
-import type { MirrorPaths } from '../config/paths.ts'
-import { cacheRoot, registryRoot } from '../daemon/compose.ts'
+import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
 import { createRegistryKeeper } from '../registry/maintenance.ts'
 import { openPushedStore } from '../registry/repositories.ts'
 import { openStore } from '../store/open-store.ts'
 import { verifyStore } from '../store/verify.ts'
-import type { CacheAccess, RegistryAccess } from './access.ts'
+import type { CacheAccess, RegistryAccess } from './api.ts'
 import { createRegistryActions, damagedReports, imageReports } from './status.ts'
 
 /** The cache on the disk, while no mirror runs. */

@@ -1,19 +1,13 @@
-import type { Parts } from '../daemon/compose.ts'
 import { listImages } from '../cache/images.ts'
-import type { Totals } from '../cache/stats.ts'
-import type { MirrorPaths, Surroundings } from '../config/paths.ts'
-import { hostOf } from '../docker/endpoint.ts'
-import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { Stats, Totals } from '../cache/stats.ts'
 import { redact } from '../lib/logger.ts'
 import type { RegistryKeeper } from '../registry/maintenance.ts'
-import type { PushedRepositories } from '../registry/repositories.ts'
+import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
+import type { Store } from '../store/open-store.ts'
 import { isCanaryName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
 import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport } from './api.ts'
-import { type AdminClient, type AdminTunnel, createAdminClient } from './client.ts'
-import { findMirrorHere, type MirrorHere } from './find-mirror.ts'
 import type { RegistryActions } from './handler.ts'
-import type { ContainerPlace, MirrorState } from './state.ts'
 
 export interface StatusContext {
   readonly version: string
@@ -32,9 +26,21 @@ export interface StatusContext {
   readonly freeBytes: number | undefined
 }
 
-/** What `mirror status --json` prints, from the running parts. */
+/** The running parts that a status report describes. */
+export interface StatusSources {
+  readonly store: Pick<Store, 'refs' | 'blobs' | 'layout'>
+  readonly stats: Stats
+  /** The upstreams that were asked since the start. */
+  readonly upstreams: { all(): Iterable<{ readonly host: string; health(): UpstreamHealth }> }
+  /** Undefined when the registry is switched off. */
+  readonly pushed: { readonly store: PushedStore; readonly sessions: { readonly count: number } } | undefined
+  /** How blobs are sent. */
+  readonly blobs: { readonly kind: StatusReport['sendBlob'] }
+}
+
+/** Builds what `mirror status --json` prints. */
 export function createStatusReport(
-  { store, stats, upstreams, pushed, blobs: sent }: Parts,
+  { store, stats, upstreams, pushed, blobs: sent }: StatusSources,
   context: StatusContext,
 ): StatusReport {
   const manifests = new Set<string>()
@@ -75,7 +81,7 @@ export function createStatusReport(
 }
 
 /** What is cached, as images. Those by which the mirror checks clients are none of its user's. */
-export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
+export function imageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
   const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isCanaryName(repository))
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
@@ -85,7 +91,7 @@ export function imageReports({ store }: Pick<Parts, 'store'>): ImageReport[] {
   })
 }
 
-function registryCounters(pushed: Parts['pushed']): StatusReport['registry'] {
+function registryCounters(pushed: StatusSources['pushed']): StatusReport['registry'] {
   const counts = { repositories: 0, tags: 0, manifests: 0 }
   for (const { tags, manifests } of pushed?.store.repositories.all() ?? []) {
     if (manifests.size > 0) counts.repositories += 1
@@ -138,65 +144,6 @@ function cleanText(text: string): string {
 
 function iso(milliseconds: number): string {
   return new Date(milliseconds).toISOString()
-}
-
-/** What the running mirror says about itself; undefined when none runs. */
-export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
-  const here = await findMirrorHere(surroundings)
-  if (here === undefined) return undefined
-  const report = completed(await adminHere(here).status())
-  const engine = engineElsewhere(here.running)
-  return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
-}
-
-/** The admin client of a mirror that was found. */
-export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
-  return adminOf(running, paths, user?.uid)
-}
-
-/** A mirror of an older version, which a newer command may ask, does not say everything. */
-function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegistries'>> & StatusReport): StatusReport {
-  const { cache, storage } = report as {
-    cache: Partial<StatusReport['cache']>
-    storage: Partial<StatusReport['storage']>
-  }
-  return {
-    ...report,
-    networks: report.networks ?? {},
-    refusedRegistries: report.refusedRegistries ?? {},
-    cache: { ...report.cache, pulls: cache.pulls ?? 0 },
-    storage: { ...report.storage, minFree: storage.minFree ?? 0 },
-  }
-}
-
-/** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
-export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): string | undefined {
-  return container?.elsewhere && container.engine && hostOf(container.engine)
-}
-
-/** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
-export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
-  const [url] = running.endpoints.admin
-  if (url === undefined)
-    throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
-      exit: exitCode.missing,
-      hints: ['mirror down && mirror up'],
-    })
-  const tunnel = running.container && tunnelTo(running.container)
-  return createAdminClient({ url, tokenFile: paths.tokenFile, tokenOwner: owner, timeoutMs: 10_000, tunnel })
-}
-
-function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
-  if (engine === undefined || elsewhere === undefined) return undefined
-  return {
-    to: hostOf(engine),
-    async connect() {
-      // What it takes to speak to an engine is loaded by those who have to.
-      const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
-      const { openTunnel } = await import('../docker/connection.ts')
-      return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
-    },
-  }
 }
 
 /** The repositories whose record is damaged. */

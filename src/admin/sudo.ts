@@ -1,12 +1,12 @@
 import { constants, lstatSync } from 'node:fs'
 import { access, realpath } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { type LeftOut, looksAtOwners, mirrorPaths, othersPlaces, type Surroundings } from '../config/paths.ts'
+import { type LeftOut, looksAtOwners, mirrorPaths, othersPlaces } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { isThere } from '../lib/fs.ts'
 import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
 import { packageRoot } from '../lib/package-root.ts'
-import { shellWord } from '../lib/process.ts'
+import { shellWord, type Surroundings } from '../lib/process.ts'
 
 /**
  * Throws a MirrorError (usage) when root was told, by a variable or a flag, to use settings or files of the mirror that others can

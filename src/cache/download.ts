@@ -4,11 +4,12 @@ import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
+import type { Follower, Portion } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
 import { Intake } from './download-writer.ts'
-import { type Follower, Followers, type Portion } from './followers.ts'
+import { Followers } from './followers.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
 export interface Download {

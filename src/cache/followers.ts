@@ -2,34 +2,11 @@ import { deferred, nextProgress } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, later, logFailure } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { ByteRange } from '../oci/headers.ts'
-import type { BlobWriter, OpenBlob } from '../store/blob-store.ts'
+import type { Follower, Piece, Portion } from '../oci/registry.ts'
+import { type OpenBlob } from '../oci/registry.ts'
+import type { BlobWriter } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Intake } from './download-writer.ts'
-
-/** One client's place in a download: its pace and its end are its own. */
-export interface Follower {
-  /**
-   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB of what the follower is to have are
-   * held back until the digest of the whole blob agrees, so that no client ever holds a complete answer of wrong bytes
-   * (decision 0018). Throws the download's UpstreamError, or the signal's reason.
-   */
-  next(signal?: AbortSignal): Promise<Piece | undefined>
-  close(): void
-}
-
-/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
-export type Piece =
-  | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
-  | { readonly kind: 'memory'; readonly bytes: Uint8Array }
-
-/** What a follower is to have. */
-export interface Portion {
-  /** The position behind its last byte; undefined for the end of the blob. */
-  readonly end?: number | undefined
-  /** Nothing leaves before the digest agrees: for an answer that cannot be cut short visibly. */
-  readonly isAllOrNothing?: boolean
-}
 
 /** A download, as far as its followers depend on it. */
 export interface FollowedDownload {

@@ -1,8 +1,8 @@
 import { isForeignLayer } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Caller } from '../oci/registry.ts'
+import type { Access, Caller } from '../oci/registry.ts'
 import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/records.ts'
-import { type Access, type Upstream, UpstreamError } from '../upstream/upstream.ts'
+import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /**
  * An upstream's word that a repository holds some content (decision D5: having the bytes is not a right to serve them).

@@ -1,17 +1,17 @@
 import { SingleFlight } from '../lib/async.ts'
-import { largestManifest, type ManifestOutline, outlineManifest } from '../oci/content.ts'
+import {
+  bytesOf,
+  largestManifest,
+  longestString,
+  type ManifestOutline,
+  outlineManifest,
+  smallContent,
+  type SmallContent,
+} from '../oci/content.ts'
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
-import {
-  bytesOf,
-  isStored,
-  longestString,
-  smallContent,
-  type SmallContent,
-  type SmallContents,
-  storedManifest,
-} from '../store/contents.ts'
+import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { betterIdentity, type Place, placeKey } from './grants.ts'

@@ -23,13 +23,16 @@ const mostManifests = 8
 const patienceMs = 10_000
 const lookEveryMs = 1000
 
-/** An image that somebody is pulling. */
+/** A download of a client: whether anyone still reads it. */
+type FollowedDownload = Pick<Download, 'isFollowed'>
+
+/** An image that a client is pulling. */
 interface Pull {
   readonly place: Place
   readonly waiting: ManifestLink[]
   readonly running: Map<Download, AbortController>
   /** What clients asked for by themselves, and may still be reading. */
-  readonly asked: Set<Download>
+  readonly asked: Set<FollowedDownload>
   /** Monotonic ms. */
   askedAt: number
 }
@@ -60,7 +63,7 @@ export class Prefetcher {
   }
 
   /** A client asks for the whole of a blob, which comes by this download where it is not held. */
-  sawBlob(place: Place, digest: Digest, download?: Download): void {
+  sawBlob(place: Place, digest: Digest, download?: FollowedDownload): void {
     if (this.#options.layers === 0) return
     for (const manifest of this.#manifests.get(keyOf(place)) ?? []) {
       const layers = place.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
@@ -76,7 +79,12 @@ export class Prefetcher {
     this.#pulls.clear()
   }
 
-  #pulled(place: Place, manifest: Digest, following: readonly ManifestLink[], download: Download | undefined): void {
+  #pulled(
+    place: Place,
+    manifest: Digest,
+    following: readonly ManifestLink[],
+    download: FollowedDownload | undefined,
+  ): void {
     const key = `${keyOf(place)} ${manifest}`
     const now = this.#options.clock.monotonic()
     const known = this.#pulls.get(key)
@@ -86,7 +94,7 @@ export class Prefetcher {
       return
     }
     if (following.length === 0) return
-    const asked = new Set(download && [download])
+    const asked = new Set<FollowedDownload>(download && [download])
     const pull: Pull = { place, waiting: [...following], running: new Map(), asked, askedAt: now }
     this.#pulls.set(key, pull)
     const onFailure = logFailure(this.#options.logger, 'looking at what is fetched ahead failed')

@@ -1,17 +1,6 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { HostAlias } from '../lib/network.ts'
-import type { Machine } from './types.ts'
-
-/** Where a client lives, as far as it matters for reaching this machine's mirror. */
-export type ClientHome =
-  /** Beside the mirror: its loopback is ours. */
-  | { readonly in: 'host' }
-  /** A virtual machine that has a name for this one: `host.docker.internal`. */
-  | { readonly in: 'vm'; readonly what: string; readonly hostName: HostAlias }
-  /** Containers of a Docker network; `hostName`: how they call this machine when their engine is in a virtual one. */
-  | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
-  /** A network namespace of its own that the host's loopback cannot be reached from. */
-  | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+import type { ClientHome } from './types.ts'
+import { type Machine } from './types.ts'
 
 /** Where a running mirror answers, see `mirror status --json`. */
 export interface MirrorEndpoints {

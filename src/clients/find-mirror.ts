@@ -1,18 +1,20 @@
 import { isIP } from 'node:net'
+import { adminHere, engineElsewhere } from '../admin/access.ts'
 import { absentNetwork, findMirrorHere, type MirrorHere, silentEngine } from '../admin/find-mirror.ts'
 import { type Endpoints, findRunning, readState } from '../admin/state.ts'
-import { adminHere, engineElsewhere } from '../admin/status.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import { findCertificate, type MirrorCertificate } from '../config/tls.ts'
 import { kindNetworkName, networkNames } from '../docker/engine.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { machineNames, ownNames } from '../lib/network.ts'
 import { readOwnedFile, readPublicFile } from '../lib/ownership.ts'
+import type { Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
-import { clientAddress, type ClientAddress, type ClientHome, doubtAbout, isLoopback, type Unserved } from './address.ts'
+import { clientAddress, type ClientAddress, doubtAbout, isLoopback, type Unserved } from './address.ts'
+import type { ClientHome } from './types.ts'
 
 /** The mirror that clients are to be told about. */
 export interface FoundMirror {

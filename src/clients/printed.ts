@@ -2,11 +2,19 @@ import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { kindNetworkName } from '../docker/engine.ts'
 import { isThere } from '../lib/fs.ts'
-import { type ClientHome, dockerNetworkHome, isLoopback, versionOf } from './address.ts'
+import { dockerNetworkHome, isLoopback, versionOf } from './address.ts'
 import { registryName } from './containerd/hosts-toml.ts'
 import { caFileName } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
-import type { ClientAdapter, ClientOptions, ClientPlace, ConfigPlan, Machine, MirrorForClient } from './types.ts'
+import type {
+  ClientAdapter,
+  ClientHome,
+  ClientOptions,
+  ClientPlace,
+  ConfigPlan,
+  Machine,
+  MirrorForClient,
+} from './types.ts'
 
 /** A client that is told by flags, environment or a line of its own: all is printed, and nothing written. */
 export function printedPlace(home: ClientHome, plan: (mirror: MirrorForClient) => ConfigPlan): ClientPlace {

@@ -1,11 +1,12 @@
 import { chmod, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { rootCommand } from '../admin/sudo.ts'
-import { mirrorPaths, type Surroundings, systemStateDir } from '../config/paths.ts'
+import { mirrorPaths, systemStateDir } from '../config/paths.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isOnlyRoots } from '../lib/ownership.ts'
-import { shellWord } from '../lib/process.ts'
+import { shellWord, type Surroundings } from '../lib/process.ts'
+import type { RecordFolders } from './types.ts'
 import { type ClientName, clientNames, type Machine } from './types.ts'
 
 /** What was done to one client's files in one place, and what it takes to undo it. */
@@ -46,16 +47,6 @@ export interface ConfiguredFile {
   readonly written: string | undefined
   /** sha256 of what of ours it may be as well, when a change of it was cut short. */
   readonly also?: readonly string[]
-}
-
-/** Where records lie: `configured/` and `backups/` in each folder. */
-export interface RecordFolders {
-  /** This user's state folder; undefined for root where others than root can write it. */
-  readonly own: string | undefined
-  /** For what root has configured for the whole machine: root writes it, everyone reads it. Undefined: there is none. */
-  readonly system: string | undefined
-  /** Whether we are root. */
-  readonly isRoot: boolean
 }
 
 /** A record, and whether only root can change it. */

@@ -1,7 +1,6 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { HostAlias } from '../lib/network.ts'
 import type { RunCommand } from '../lib/process.ts'
-import type { ClientHome } from './address.ts'
-import type { RecordFolders } from './records.ts'
 
 /** The programs that can be told about a mirror. */
 export const clientNames = [
@@ -291,4 +290,25 @@ export class FilesNow {
     const before = this.text(path)
     return before === after ? [] : [{ path, before, after }]
   }
+}
+
+/** Where a client lives, as far as it matters for reaching this machine's mirror. */
+export type ClientHome =
+  /** Beside the mirror: its loopback is ours. */
+  | { readonly in: 'host' }
+  /** A virtual machine that has a name for this one: `host.docker.internal`. */
+  | { readonly in: 'vm'; readonly what: string; readonly hostName: HostAlias }
+  /** Containers of a Docker network; `hostName`: how they call this machine when their engine is in a virtual one. */
+  | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
+  /** A network namespace of its own that the host's loopback cannot be reached from. */
+  | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
+
+/** Where records lie: `configured/` and `backups/` in each folder. */
+export interface RecordFolders {
+  /** This user's state folder; undefined for root where others than root can write it. */
+  readonly own: string | undefined
+  /** For what root has configured for the whole machine: root writes it, everyone reads it. Undefined: there is none. */
+  readonly system: string | undefined
+  /** Whether we are root. */
+  readonly isRoot: boolean
 }

@@ -2,8 +2,9 @@ import { boolean } from '@oclif/core/flags'
 import { BaseCommand, dryRunFlag, jsonFlag, yesFlag } from '../cli/base-command.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
 import type { KnownRecord } from '../clients/records.ts'
-import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import type { StoppedMirror } from '../daemon/stop.ts'
+import type { Surroundings } from '../lib/process.ts'
 
 export default class Down extends BaseCommand {
   static override summary = 'Stop the mirror; its data stays'

@@ -2,9 +2,10 @@ import { join, resolve } from 'node:path'
 import { boolean, string } from '@oclif/core/flags'
 import { refuseOthersFile } from '../admin/sudo.ts'
 import { BaseCommand, cachePortFlag, configFlag, dryRunFlag, yesFlag } from '../cli/base-command.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import type { ConfigChoices, TemplateName } from '../daemon/init.ts'
 import { packageRoot } from '../lib/package-root.ts'
+import type { Surroundings } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {

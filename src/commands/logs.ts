@@ -4,9 +4,10 @@ import { refuseOthersPlaces } from '../admin/sudo.ts'
 import { BaseCommand, jsonFlag } from '../cli/base-command.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
 import { columnsOf } from '../cli/terminal.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { parseObject } from '../lib/json.ts'
+import type { Surroundings } from '../lib/process.ts'
 
 export default class Logs extends BaseCommand {
   static override summary = 'Show the log: one line a request, and a line that sums up each pull and push'

@@ -1,6 +1,6 @@
 import { boolean } from '@oclif/core/flags'
+import { mirrorStatus } from '../admin/access.ts'
 import type { DeadMirror } from '../admin/find-mirror.ts'
-import { mirrorStatus } from '../admin/status.ts'
 import { BaseCommand, jsonFlag } from '../cli/base-command.ts'
 import { renderStatus } from '../cli/render/status.ts'
 import { renderDown } from '../cli/render/up.ts'

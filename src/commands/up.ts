@@ -26,9 +26,10 @@ import {
 } from '../cli/render/up.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
 import type { MendedClient } from '../clients/stray-records.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths } from '../config/paths.ts'
 import type { UpPlan, UpReport } from '../daemon/up.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { Surroundings } from '../lib/process.ts'
 
 export default class Up extends BaseCommand {
   static override summary = 'Start the mirror, and return when it answers'

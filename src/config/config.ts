@@ -194,3 +194,36 @@ const milliseconds = (duration: number) => `${duration}ms`
 function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T) => U): Record<string, U> {
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(value)]))
 }
+
+/** What one source (a file, the environment) says: only the keys that it names. */
+export interface ConfigLayer {
+  cache?: Partial<Omit<CacheConfig, 'prefetch' | 'timeouts'>> & {
+    prefetch?: Partial<CacheConfig['prefetch']>
+    timeouts?: Partial<CacheConfig['timeouts']>
+  }
+  registry?: Partial<Config['registry']>
+  admin?: Partial<Config['admin']>
+  networks?: string[]
+  allowedHosts?: string[]
+  log?: Partial<Config['log']>
+  upstreams?: Record<string, UpstreamConfig>
+  defaultUpstream?: string
+  tls?: NonNullable<Config['tls']>
+}
+
+/** The configuration with the layer's keys in place of its own. Lists and upstreams are replaced whole. */
+export function mergeConfig(base: Config, layer: ConfigLayer): Config {
+  return {
+    ...base,
+    ...layer,
+    cache: {
+      ...base.cache,
+      ...layer.cache,
+      prefetch: { ...base.cache.prefetch, ...layer.cache?.prefetch },
+      timeouts: { ...base.cache.timeouts, ...layer.cache?.timeouts },
+    },
+    registry: { ...base.registry, ...layer.registry },
+    admin: { ...base.admin, ...layer.admin },
+    log: { ...base.log, ...layer.log },
+  }
+}

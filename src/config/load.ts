@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
-import { shellWord } from '../lib/process.ts'
+import { shellWord, type Surroundings } from '../lib/process.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
-import { type Config, defaultConfig, type ListenAddress } from './config.ts'
-import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './parse.ts'
-import type { MirrorPaths, Surroundings } from './paths.ts'
-import { type ConfigLayer, type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
+import { type Config, type ConfigLayer, defaultConfig, type ListenAddress, mergeConfig } from './config.ts'
+import type { MirrorPaths } from './paths.ts'
+import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
+import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './values.ts'
 
 /** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
 export interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
@@ -231,21 +231,4 @@ function freePort(port: number, taken: ReadonlySet<number>): number {
   let free = port + step
   while (taken.has(free)) free += step
   return free
-}
-
-/** The configuration with the layer's keys in place of its own. Lists and upstreams are replaced whole. */
-export function mergeConfig(base: Config, layer: ConfigLayer): Config {
-  return {
-    ...base,
-    ...layer,
-    cache: {
-      ...base.cache,
-      ...layer.cache,
-      prefetch: { ...base.cache.prefetch, ...layer.cache?.prefetch },
-      timeouts: { ...base.cache.timeouts, ...layer.cache?.timeouts },
-    },
-    registry: { ...base.registry, ...layer.registry },
-    admin: { ...base.admin, ...layer.admin },
-    log: { ...base.log, ...layer.log },
-  }
 }

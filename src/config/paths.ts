@@ -1,5 +1,6 @@
-import { isAbsolute, posix, resolve, win32 } from 'node:path'
+import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
 import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
+import type { Surroundings } from '../lib/process.ts'
 
 /** Where this user's mirror keeps its files; all absolute. Nothing is said about what exists. */
 export interface MirrorPaths {
@@ -22,22 +23,6 @@ export interface MirrorPaths {
 export function systemStateDir(platform: string): string | undefined {
   if (platform === 'win32') return undefined
   return platform === 'darwin' ? '/Library/Application Support/mirror' : '/var/lib/mirror'
-}
-
-/** What a command finds around it. */
-export interface Surroundings {
-  /** As `process.platform`. */
-  platform: string
-  env: Readonly<Record<string, string | undefined>>
-  /** The user's home folder. */
-  homedir: string
-  /** What relative paths in `env` start from. */
-  cwd: string
-  /**
-   * As root: these before every place that others can change was taken out. They tell only whose mirror may be meant, and are
-   * never obeyed.
-   */
-  callers?: Surroundings | undefined
 }
 
 /**
@@ -176,4 +161,14 @@ function programFolders(path: string, isSafe: (name: string, value: string) => b
     (folder) => systemFolders.includes(folder) || (isAbsolute(folder) && isSafe('PATH', folder)),
   )
   return (kept.length > 0 ? kept : systemFolders).join(':')
+}
+
+/** The cache's folder below the data folder. */
+export function cacheRoot({ dataDir }: MirrorPaths): string {
+  return join(dataDir, 'cache')
+}
+
+/** The registry's folder below the data folder. */
+export function registryRoot({ dataDir }: MirrorPaths): string {
+  return join(dataDir, 'registry')
 }

@@ -1,14 +1,9 @@
 import { originOf } from '../oci/reference.ts'
-import type { CacheConfig, Config, CredentialsConfig, UpstreamConfig } from './config.ts'
-import type { ConfigEntry, ConfigNode, ConfigProblem, Place } from './parse.ts'
+import type { ConfigLayer } from './config.ts'
+import { type CacheConfig, type Config, type CredentialsConfig, type UpstreamConfig } from './config.ts'
 import * as read from './values.ts'
-
-/** What reading a source needs and gathers. */
-export interface ReadContext {
-  readonly problems: ConfigProblem[]
-  /** Makes a path that stands in this source absolute. */
-  resolvePath(path: string): string
-}
+import type { ReadContext, ReadText } from './values.ts'
+import { type ConfigEntry, type ConfigNode, type Place } from './values.ts'
 
 /** How one key of the configuration is read. The value is undefined when it is absent, or wrong and the context was told. */
 export interface Field<T> {
@@ -18,9 +13,6 @@ export interface Field<T> {
   /** A section's own keys. */
   readonly fields?: Readonly<Record<string, Field<unknown>>>
 }
-
-/** Reads a word, or says what it must be instead: `problem` takes the rest of the sentence `cache.maxSize: …`. */
-export type ReadText<T> = (text: string, problem: (message: string) => undefined, context: ReadContext) => T | undefined
 
 export function scalar<T>(readText: ReadText<T>): Field<T> {
   return {
@@ -136,22 +128,6 @@ function problemAt(context: ReadContext, place: Place, path: string) {
     context.problems.push({ place, path, message })
     return undefined
   }
-}
-
-/** What one source (a file, the environment) says: only the keys that it names. */
-export interface ConfigLayer {
-  cache?: Partial<Omit<CacheConfig, 'prefetch' | 'timeouts'>> & {
-    prefetch?: Partial<CacheConfig['prefetch']>
-    timeouts?: Partial<CacheConfig['timeouts']>
-  }
-  registry?: Partial<Config['registry']>
-  admin?: Partial<Config['admin']>
-  networks?: string[]
-  allowedHosts?: string[]
-  log?: Partial<Config['log']>
-  upstreams?: Record<string, UpstreamConfig>
-  defaultUpstream?: string
-  tls?: NonNullable<Config['tls']>
 }
 
 const listen = list(read.listenAddress, { atLeast: 1 })

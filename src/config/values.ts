@@ -2,7 +2,6 @@ import { isIP, isIPv6 } from 'node:net'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { canonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
-import type { ReadText } from './schema.ts'
 
 /** Bytes. */
 export const size: ReadText<number> = (text, problem) => {
@@ -127,3 +126,47 @@ export const repositoryPrefix: ReadText<string> = (text, problem) => {
 function quote(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
 }
+
+/** A configuration source as plain values that know where they stand, whatever it was written in. */
+export type ConfigNode =
+  | { readonly kind: 'absent'; readonly place: Place }
+  | { readonly kind: 'scalar'; readonly place: Place; readonly text: string }
+  | { readonly kind: 'list'; readonly place: Place; readonly items: readonly ConfigNode[] }
+  | { readonly kind: 'map'; readonly place: Place; readonly entries: readonly ConfigEntry[] }
+
+export interface ConfigEntry {
+  readonly key: string
+  readonly keyPlace: Place
+  readonly value: ConfigNode
+}
+
+/** Where a value stands: a line and a column (from 1) of a file, or a variable of the environment. */
+export interface Place {
+  readonly source: string
+  readonly line?: number
+  readonly column?: number
+}
+
+/** One thing that is wrong with a configuration. */
+export interface ConfigProblem {
+  readonly place: Place
+  /** `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole. */
+  readonly path: string
+  readonly message: string
+}
+
+/** `mirror.yaml:3:5 cache.maxSize: must be …`, or `MIRROR_CACHE_MAX_SIZE: must be …`. */
+export function formatProblem({ place, path, message }: ConfigProblem): string {
+  if (place.line === undefined) return `${place.source}: ${message}`
+  return `${place.source}:${place.line}:${place.column}${path === '' ? '' : ` ${path}`}: ${message}`
+}
+
+/** What reading a source needs and gathers. */
+export interface ReadContext {
+  readonly problems: ConfigProblem[]
+  /** Makes a path that stands in this source absolute. */
+  resolvePath(path: string): string
+}
+
+/** Reads a word, or says what it must be instead: `problem` takes the rest of the sentence `cache.maxSize: …`. */
+export type ReadText<T> = (text: string, problem: (message: string) => undefined, context: ReadContext) => T | undefined

@@ -7,7 +7,7 @@ import { createSweeper, type Sweeper } from '../cache/evict.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
-import type { MirrorPaths } from '../config/paths.ts'
+import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
 import { loadDockerode } from '../docker/dockerode.ts'
 import { networkNames } from '../docker/engine.ts'
 import { Slots } from '../lib/async.ts'
@@ -214,11 +214,6 @@ function listenersOf({ cache, registry, admin, networks }: Config): number {
   return named + networkNames(networks, process.env).length * 4
 }
 
-/** The cache's folder below the data folder. */
-export function cacheRoot({ dataDir }: MirrorPaths): string {
-  return join(dataDir, 'cache')
-}
-
 /** The parts of a running registry for pushed images. */
 export interface RegistryParts {
   readonly store: PushedStore
@@ -279,11 +274,6 @@ export async function composeRegistry(
       await store.close()
     },
   }
-}
-
-/** The registry's folder below the data folder. */
-export function registryRoot({ dataDir }: MirrorPaths): string {
-  return join(dataDir, 'registry')
 }
 
 /**

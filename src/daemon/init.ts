@@ -1,13 +1,15 @@
 import { access, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { containerPorts } from './container/desired.ts'
 import { loadConfig } from '../config/load.ts'
-import { formatProblem, parseConfig } from '../config/parse.ts'
-import { mirrorPaths, type Surroundings } from '../config/paths.ts'
+import { parseConfig } from '../config/parse.ts'
+import { mirrorPaths } from '../config/paths.ts'
+import { formatProblem } from '../config/values.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder, writeFileAtomic } from '../lib/fs.ts'
-import { localImage } from './container/image.ts'
+import type { Surroundings } from '../lib/process.ts'
 import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart.ts'
+import { containerPorts } from './container/desired.ts'
+import { localImage } from './container/image.ts'
 
 /** What a user chooses for a new mirror.yaml; everything else is its default. */
 export interface ConfigChoices {

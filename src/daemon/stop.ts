@@ -11,18 +11,17 @@ import {
   type ServedConfig,
 } from '../admin/state.ts'
 import { settingVariables } from '../config/load.ts'
-import type { MirrorPaths, Surroundings } from '../config/paths.ts'
+import type { MirrorPaths } from '../config/paths.ts'
 import { openEngine } from '../docker/dockerode-engine.ts'
 import type { ContainerEngine } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
-import { isSameProcess } from '../lib/process.ts'
+import { isSameProcess, type Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { noteAgain } from './container/handover.ts'
 import { whereItRan } from './container/preflight.ts'
-import { removeContainer } from './container/reconcile.ts'
 import { containerName, nameBefore, ownerOf } from './container/spec.ts'
-import { inWords, orRefused, startAgain, stopContainer, withAftermath } from './container/stop.ts'
+import { inWords, orRefused, removeContainer, startAgain, stopContainer, withAftermath } from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 
 export interface StopRequest {

@@ -1,3 +1,4 @@
+import { adminOf, engineElsewhere } from '../admin/access.ts'
 import {
   type Endpoints,
   findRunning,
@@ -6,14 +7,14 @@ import {
   readState,
   type RuntimeKind,
 } from '../admin/state.ts'
-import { adminOf, engineElsewhere } from '../admin/status.ts'
-import { isInContainer } from './container/preflight.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
-import { mirrorPaths, type MirrorPaths, type Surroundings } from '../config/paths.ts'
+import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { networkNames } from '../docker/engine.ts'
 import { MirrorError } from '../lib/errors.ts'
+import type { Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
+import { isInContainer } from './container/preflight.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { networkRights } from './networks.ts'
 import { startProcess } from './spawn.ts'

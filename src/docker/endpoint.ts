@@ -2,8 +2,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
-import { ownInterfaces } from '../lib/network.ts'
-import { isLoopbackAddress } from '../server/request-guard.ts'
+import { isLoopbackAddress, ownInterfaces } from '../lib/network.ts'
 
 /** Where a Docker engine is spoken to. */
 export type DockerEndpoint =

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
-import type { Surroundings } from '../config/paths.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
+import type { Surroundings } from '../lib/process.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 
 /**

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { hostname, type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
 
 /**
@@ -45,4 +46,19 @@ export function machineNames(): string[] {
  */
 export function ownInterfaces(): NetworkInterfaceInfo[] {
   return Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+}
+
+/** An IPv4 address that came mapped into IPv6 (`::ffff:10.0.0.1`) as plain IPv4; a zone is dropped. */
+export function plainAddress(address: string): string {
+  if (!address.includes(':')) return address
+  return address
+    .toLowerCase()
+    .replace(/^::ffff:(?=\d+\.)/, '')
+    .replace(/%.*$/, '')
+}
+
+/** Whether the text is a literal loopback address. */
+export function isLoopbackAddress(address: string): boolean {
+  const plain = plainAddress(address)
+  return plain === '::1' || (isIP(plain) === 4 && plain.startsWith('127.'))
 }

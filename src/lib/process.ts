@@ -234,3 +234,19 @@ export function trackGroup(pid: number): () => void {
 export function interruptGroups(): void {
   for (const pid of running) signalGroup(pid, 'SIGINT')
 }
+
+/** What a command finds around it. */
+export interface Surroundings {
+  /** As `process.platform`. */
+  platform: string
+  env: Readonly<Record<string, string | undefined>>
+  /** The user's home folder. */
+  homedir: string
+  /** What relative paths in `env` start from. */
+  cwd: string
+  /**
+   * As root: these before every place that others can change was taken out. They tell only whose mirror may be meant, and are
+   * never obeyed.
+   */
+  callers?: Surroundings | undefined
+}

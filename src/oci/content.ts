@@ -1,6 +1,5 @@
 import { LRUCache } from 'lru-cache'
 import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
-import { bytesOf, type SmallContent } from '../store/contents.ts'
 import { type Digest, digestOf, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
 
@@ -298,4 +297,25 @@ function stringOf(json: Record<string, unknown>, field: string): string | undefi
 
 function invalid(why: string): OciError {
   return new OciError('MANIFEST_INVALID', 400, `The manifest is not valid. ${why}`)
+}
+
+/** Content that is small enough to be kept in memory. */
+export interface SmallContent {
+  /** Bytes. */
+  readonly size: number
+  /** What to send: where it is short, as a string with a character for each byte, which leaves with its head in one write. */
+  readonly body: string | Uint8Array
+}
+
+/** Bytes. Content up to this size is sent as a string, which is faster; a manifest beyond it leaves from the disk. */
+export const longestString = 64 * 1024
+
+export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
+  const { length: size } = bytes
+  if (size > longestString) return { size, body: bytes }
+  return { size, body: Buffer.from(bytes.buffer, bytes.byteOffset, size).toString('latin1') }
+}
+
+export function bytesOf({ body }: SmallContent): Uint8Array {
+  return typeof body === 'string' ? Buffer.from(body, 'latin1') : body
 }

@@ -1,8 +1,6 @@
-import type { Download } from '../cache/download.ts'
-import type { OpenBlob } from '../store/blob-store.ts'
-import type { SmallContent, StoredManifest } from '../store/contents.ts'
-import type { Access } from '../upstream/upstream.ts'
+import type { ManifestLink, SmallContent } from './content.ts'
 import type { Digest, DigestAlgorithm } from './digest.ts'
+import type { ByteRange } from './headers.ts'
 import type { Reference } from './reference.ts'
 import type { Page, Repository } from './route.ts'
 
@@ -70,8 +68,18 @@ export interface BlobAnswer {
 export type BlobBody =
   | { readonly kind: 'stored'; readonly blob: OpenBlob }
   | { readonly kind: 'whole'; readonly content: SmallContent }
-  | { readonly kind: 'arriving'; readonly download: Download }
+  | { readonly kind: 'arriving'; readonly download: ArrivingBlob }
   | { readonly kind: 'none' }
+
+/** A blob whose bytes are still arriving; followers read along. */
+export interface ArrivingBlob {
+  /** Bytes of the whole blob; undefined until the upstream says it, or until all bytes have arrived and the digest agrees. */
+  readonly size: number | undefined
+  /** Whether somebody reads along. */
+  readonly isFollowed: boolean
+  /** Reads along from `start` to the end of the portion. The follower must be closed. */
+  follow(start: number, portion?: Portion): Follower
+}
 
 export interface ListAnswer {
   readonly contentType: string
@@ -144,4 +152,55 @@ export interface ManifestPushed {
   readonly digest: Digest
   /** The manifest it refers to. */
   readonly subject: Digest | undefined
+}
+
+export interface OpenBlob {
+  readonly digest: Digest
+  /** Bytes. */
+  readonly size: number
+  /** The descriptor, for senders that hand the file to the kernel. */
+  readonly fd: number
+  /** Reads at a position into the buffer; the number of bytes read, 0 at the end. */
+  read(buffer: Uint8Array, position: number): Promise<number>
+  close(): Promise<void>
+}
+
+/**
+ * A manifest that is too large to lie in memory for every client that takes it. It leaves from the disk as a blob does, and is
+ * read as a whole only within the memory for bodies.
+ */
+export interface StoredManifest {
+  /** Undefined when it has gone in the meantime. */
+  open(): Promise<OpenBlob | undefined>
+  /** Reads all of it for as long as it is used; undefined when it has gone. Throws a BudgetError. */
+  use<T>(task: (bytes: Uint8Array<ArrayBuffer>) => Promise<T>): Promise<T | undefined>
+  /** What it names. Throws a BudgetError. */
+  links(): Promise<readonly ManifestLink[]>
+}
+
+/** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
+export type Access = 'credentialed' | 'anonymous'
+
+/** One client's place in a download: its pace and its end are its own. */
+export interface Follower {
+  /**
+   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB of what the follower is to have are
+   * held back until the digest of the whole blob agrees, so that no client ever holds a complete answer of wrong bytes
+   * (decision 0018). Throws the download's UpstreamError, or the signal's reason.
+   */
+  next(signal?: AbortSignal): Promise<Piece | undefined>
+  close(): void
+}
+
+/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
+export type Piece =
+  | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
+  | { readonly kind: 'memory'; readonly bytes: Uint8Array }
+
+/** What a follower is to have. */
+export interface Portion {
+  /** The position behind its last byte; undefined for the end of the blob. */
+  readonly end?: number | undefined
+  /** Nothing leaves before the digest agrees: for an answer that cannot be cut short visibly. */
+  readonly isAllOrNothing?: boolean
 }

@@ -1,7 +1,7 @@
 import { ListTurns } from '../lib/body-memory.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
-import { mediaType } from '../oci/content.ts'
+import { bytesOf, longestString, mediaType } from '../oci/content.ts'
 import { type Digest, digestAlgorithm, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { pageOf } from '../oci/lists.ts'
@@ -21,7 +21,7 @@ import type {
   User,
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
-import { bytesOf, isStored, longestString, SmallContents, storedManifest } from '../store/contents.ts'
+import { isStored, SmallContents, storedManifest } from '../store/contents.ts'
 import { LocalManifests } from './manifests.ts'
 import { pageOfReferrers } from './referrers.ts'
 import type { PushedStore } from './repositories.ts'

@@ -1,12 +1,12 @@
 import type { IncomingMessage } from 'node:http'
 import { type Logger, redact } from '../lib/logger.ts'
+import { plainAddress } from '../lib/network.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
 import { receivedBytes } from './request-body.ts'
-import { plainAddress } from './request-guard.ts'
 
-export interface Access {
+export interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
   /** Undefined for a request whose URL is none of a registry's. */
   readonly route: Route | undefined
@@ -20,7 +20,7 @@ export interface Access {
 }
 
 /** Logs one line a request: `mirror logs` shows it to people. Pings are no news. */
-export function logAccess(logger: Logger, request: IncomingMessage, access: Access): void {
+export function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
   const { route } = access
   const received = receivedBytes(request)
   const fields = {

@@ -4,10 +4,10 @@ import type { IncomingMessage } from 'node:http'
 import { LRUCache } from 'lru-cache'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { plainAddress } from '../lib/network.ts'
 import type { Clock } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { PasswordQueue, startPasswordThread } from './passwords.ts'
-import { plainAddress } from './request-guard.ts'
 
 /** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
 export interface BasicAuth {

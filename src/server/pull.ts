@@ -1,13 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Download } from '../cache/download.ts'
-import type { Piece } from '../cache/followers.ts'
 import { toOciError } from '../cache/parts.ts'
 import { clientBodies } from '../lib/body-memory.ts'
 import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memory.ts'
 import { isManifestType, mediaType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
 import { type ByteRange, parseRange } from '../oci/headers.ts'
-import type { BlobAnswer, ListAnswer, ManifestAnswer } from '../oci/registry.ts'
+import type { BlobAnswer, ListAnswer, ManifestAnswer, Piece, ArrivingBlob } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { ClientDeparture } from './connection.ts'
 import { addCommon, addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
@@ -79,7 +77,7 @@ export async function sendBlobAnswer(
 async function sendArriving(
   response: ServerResponse,
   head: { status: number; headers: Headers; start: number; length: number | undefined },
-  download: Download,
+  download: ArrivingBlob,
   sending: BlobSending,
   signal: AbortSignal,
 ): Promise<number> {
@@ -114,7 +112,12 @@ async function sendArriving(
   }
 }
 
-async function untilVerified(download: Download, size: number, signal: AbortSignal, registry: string): Promise<void> {
+async function untilVerified(
+  download: ArrivingBlob,
+  size: number,
+  signal: AbortSignal,
+  registry: string,
+): Promise<void> {
   const follower = download.follow(size, { end: size, isAllOrNothing: true })
   try {
     await follower.next(signal)

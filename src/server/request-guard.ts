@@ -1,7 +1,7 @@
 import { type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import { LRUCache } from 'lru-cache'
-import { hostAliases, ownNames } from '../lib/network.ts'
+import { hostAliases, isLoopbackAddress, ownNames } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 
 export interface HostGuard {
@@ -69,15 +69,6 @@ function allowedName(name: string): string {
   return canonicalAddress(host) ?? host
 }
 
-/** An IPv4 address that came mapped into IPv6 (`::ffff:10.0.0.1`) as plain IPv4; a zone is dropped. */
-export function plainAddress(address: string): string {
-  if (!address.includes(':')) return address
-  return address
-    .toLowerCase()
-    .replace(/^::ffff:(?=\d+\.)/, '')
-    .replace(/%.*$/, '')
-}
-
 /** The one spelling of a literal address, of which IPv6 has many; without its zone. Undefined for what is no address. */
 function canonicalAddress(text: string): string | undefined {
   const address = text.replace(/%.*$/, '')
@@ -88,12 +79,6 @@ function canonicalAddress(text: string): string | undefined {
   if (!mapped) return short
   const bytes = mapped.slice(1).flatMap((group) => [Number.parseInt(group, 16) >> 8, Number.parseInt(group, 16) & 255])
   return bytes.join('.')
-}
-
-/** Whether the text is a literal loopback address. */
-export function isLoopbackAddress(address: string): boolean {
-  const plain = plainAddress(address)
-  return plain === '::1' || (isIP(plain) === 4 && plain.startsWith('127.'))
 }
 
 type Asking = Pick<IncomingMessage, 'headers' | 'method'>

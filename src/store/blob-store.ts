@@ -1,6 +1,7 @@
 import { type FileHandle, lstat, opendir } from 'node:fs/promises'
 import { errnoOf } from '../lib/errors.ts'
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
+import type { OpenBlob } from '../oci/registry.ts'
 import { hashesTo } from './hashing.ts'
 import type { StoreLayout } from './layout.ts'
 
@@ -31,17 +32,6 @@ export interface BlobStore {
   readonly ready: Promise<void>
   /** Sum and number of published blobs. */
   readonly usage: { readonly bytes: number; readonly blobs: number }
-}
-
-export interface OpenBlob {
-  readonly digest: Digest
-  /** Bytes. */
-  readonly size: number
-  /** The descriptor, for senders that hand the file to the kernel. */
-  readonly fd: number
-  /** Reads at a position into the buffer; the number of bytes read, 0 at the end. */
-  read(buffer: Uint8Array, position: number): Promise<number>
-  close(): Promise<void>
 }
 
 /** A blob being written to a temp file that others may read while it grows. */

@@ -3,32 +3,15 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
-import { knownLinks, linksOf, type ManifestLink } from '../oci/content.ts'
+import type { SmallContent } from '../oci/content.ts'
+import { knownLinks, linksOf, smallContent } from '../oci/content.ts'
 import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
-import type { BlobStore, OpenBlob } from './blob-store.ts'
+import type { StoredManifest } from '../oci/registry.ts'
+import { type OpenBlob } from '../oci/registry.ts'
+import type { BlobStore } from './blob-store.ts'
 
-/** Content that is small enough to be kept in memory. */
-export interface SmallContent {
-  /** Bytes. */
-  readonly size: number
-  /** What to send: where it is short, as a string with a character for each byte, which leaves with its head in one write. */
-  readonly body: string | Uint8Array
-}
-
-/** Bytes. Content up to this size is sent as a string, which is faster; a manifest beyond it leaves from the disk. */
-export const longestString = 64 * 1024
 /** What an entry costs besides its bytes. */
 const entryBytes = 256
-
-export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
-  const { length: size } = bytes
-  if (size > longestString) return { size, body: bytes }
-  return { size, body: Buffer.from(bytes.buffer, bytes.byteOffset, size).toString('latin1') }
-}
-
-export function bytesOf({ body }: SmallContent): Uint8Array {
-  return typeof body === 'string' ? Buffer.from(body, 'latin1') : body
-}
 
 /** Stored manifests and configs that were asked for of late, in memory: bounded, and each hashed when it was loaded (decision D2). */
 export class SmallContents {
@@ -71,19 +54,6 @@ export class SmallContents {
   clear(): void {
     this.#memory.clear()
   }
-}
-
-/**
- * A manifest that is too large to lie in memory for every client that takes it. It leaves from the disk as a blob does, and is
- * read as a whole only within the memory for bodies.
- */
-export interface StoredManifest {
-  /** Undefined when it has gone in the meantime. */
-  open(): Promise<OpenBlob | undefined>
-  /** Reads all of it for as long as it is used; undefined when it has gone. Throws a BudgetError. */
-  use<T>(task: (bytes: Uint8Array<ArrayBuffer>) => Promise<T>): Promise<T | undefined>
-  /** What it names. Throws a BudgetError. */
-  links(): Promise<readonly ManifestLink[]>
 }
 
 const stat = promisify(fstat)

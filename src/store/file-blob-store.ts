@@ -6,6 +6,7 @@ import { errnoOf } from '../lib/errors.ts'
 import { isThere, syncFolder } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
+import type { OpenBlob } from '../oci/registry.ts'
 import {
   BlobIndex,
   type BlobStore,
@@ -13,7 +14,6 @@ import {
   type BlobTrustOptions,
   type BlobWriter,
   FileOpenBlob,
-  type OpenBlob,
 } from './blob-store.ts'
 import { FileBlobWriter, freeSpace } from './blob-writer.ts'
 import { hashesTo, hashFile, readWhole } from './hashing.ts'

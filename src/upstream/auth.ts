@@ -14,6 +14,7 @@ import {
   type TokenCache,
   type TokenRequest,
 } from './tokens.ts'
+import type { RedirectTargets } from './transport.ts'
 import { type Answer, createExchange, type ExchangeOptions } from './transport.ts'
 import { type AddressGuard, createAddressGuard, mayReceiveCredential, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
@@ -217,20 +218,6 @@ export function readChallenge(answer: Answer): Challenge | undefined {
 export function isSameChallenge(a: Challenge, b: Challenge): boolean {
   if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
   return a.realm.href === b.realm.href && a.service === b.service
-}
-
-/**
- * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They want tokens of their own, and get them as anybody
- * would: the upstream's credential is none of theirs.
- */
-export interface RedirectTargets {
-  /** Sends a request to a URL that names a repository, and answers the target's challenge. `ask` gets the Authorization header's value. */
-  send(
-    url: URL,
-    signal: AbortSignal | undefined,
-    ask: (authorization: string | undefined) => Promise<Answer>,
-  ): Promise<Answer>
-  close(): Promise<void>
 }
 
 export interface RedirectTargetsOptions extends ExchangeOptions {

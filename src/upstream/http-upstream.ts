@@ -7,6 +7,7 @@ import { bareMediaType, largestManifest, manifestAccept } from '../oci/content.t
 import { parseDigest } from '../oci/digest.ts'
 import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
+import type { Access } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
 import { encodingOf, holdSmallBody, numberOf, planBlob, readBlob } from './body.ts'
 import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
@@ -19,7 +20,6 @@ import { type Answer, createExchange, trustedCertificates } from './transport.ts
 import { createAddressGuard, type LookupAll } from './trust.ts'
 import type { Lane } from './undici.ts'
 import {
-  type Access,
   type AskOptions,
   type FetchedList,
   type RateLimit,

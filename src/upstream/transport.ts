@@ -4,7 +4,6 @@ import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/error
 import { readCertificates } from '../lib/fs.ts'
 import { redact } from '../lib/logger.ts'
 import { ownFailureCode } from '../lib/system-errors.ts'
-import type { RedirectTargets } from './auth.ts'
 import { createRepositoryShare, type Release } from './repository-share.ts'
 import { type Outage, TransientError } from './retry.ts'
 import { redirectTarget, repositoryIn } from './trust.ts'
@@ -318,4 +317,18 @@ export function bodyFailure(host: string, error: unknown): Error {
 function isBug(error: unknown): error is Error {
   const code = codeOf(error)
   return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
+}
+
+/**
+ * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They want tokens of their own, and get them as anybody
+ * would: the upstream's credential is none of theirs.
+ */
+export interface RedirectTargets {
+  /** Sends a request to a URL that names a repository, and answers the target's challenge. `ask` gets the Authorization header's value. */
+  send(
+    url: URL,
+    signal: AbortSignal | undefined,
+    ask: (authorization: string | undefined) => Promise<Answer>,
+  ): Promise<Answer>
+  close(): Promise<void>
 }

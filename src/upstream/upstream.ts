@@ -1,9 +1,7 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
+import type { Access } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
-
-/** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
-export type Access = 'credentialed' | 'anonymous'
 
 export interface AskOptions {
   readonly access: Access

@@ -3,10 +3,10 @@ import { basename, dirname, join } from 'node:path'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { originOf } from '../../oci/reference.ts'
-import { type ClientHome, majorAndMinor } from '../address.ts'
+import { majorAndMinor } from '../address.ts'
 import { certificatesIn, hostsTomlWithout, isOurHostsToml, renderHostsToml } from '../containerd/hosts-toml.ts'
 import { caChange, caFileName, hostsToTrust } from '../files/kinds.ts'
-import type { ConfigPlan, FileChange, FilesNow, Machine, MirrorForClient } from '../types.ts'
+import type { ClientHome, ConfigPlan, FileChange, FilesNow, Machine, MirrorForClient } from '../types.ts'
 import {
   dockerForm,
   type DockerForm,

@@ -1,6 +1,6 @@
 import { join, posix, resolve } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
-import { type ClientHome, isAtLeast } from '../address.ts'
+import { isAtLeast } from '../address.ts'
 import { registrySection, withConfigPath } from '../containerd/config-toml.ts'
 import { configPaths, nodeContainerd, pullInNode } from '../containerd/cri.ts'
 import {
@@ -15,6 +15,7 @@ import { caChange, caFileName, isCaFile } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
 import { configMapFile, joinedFiles, nodeFiles } from '../files/remote.ts'
 import type {
+  ClientHome,
   ClientPlace,
   ConfigPlan,
   FileChange,

@@ -2,12 +2,13 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { dirname, join, posix } from 'node:path'
+import { nodeInImage } from '../../admin/client.ts'
 import { errnoOf } from '../../lib/errors.ts'
 import { isThere, writeFileAtomic } from '../../lib/fs.ts'
 import { parseObject } from '../../lib/json.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { bytesFile, type TarEntry } from '../../lib/tar.ts'
-import { node, packageFolder } from './spec.ts'
+import { packageFolder } from './spec.ts'
 
 /** What an image is made of. */
 export interface ImageContent {
@@ -167,7 +168,7 @@ export async function nodeFiles(execPath: string, runCommand: RunCommand): Promi
     for (const name of names) libraries.add(join(dirname(library), name))
   }
   return [
-    { source: binary, path: node.slice(1) },
+    { source: binary, path: nodeInImage.slice(1) },
     ...[...libraries].toSorted().map((path) => ({ source: path, path: path.slice(1) })),
   ]
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { nodeInImage } from '../../admin/client.ts'
 import { imageArchitecture } from '../../docker/dockerode-engine.ts'
 import {
   type ContainerEngine,
@@ -19,7 +20,7 @@ import {
   imageEntries,
   nodeImageContent,
 } from './image-content.ts'
-import { dataFolder, homeFolder, imageUser, node, program } from './spec.ts'
+import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
 import { inWords, orRefused } from './stop.ts'
 
 export interface ImageRequest {
@@ -211,7 +212,7 @@ export async function smokeRun(
   const spec: ContainerSpec = {
     name,
     image,
-    entrypoint: [node],
+    entrypoint: [nodeInImage],
     command: ['-e', trial],
     env: {
       MIRROR_HOME: homeFolder,

@@ -16,7 +16,16 @@ import {
   volumeLabels,
   volumeName,
 } from './spec.ts'
-import { awaitContainer, findOurs, inWords, orRefused, startAgain, stopContainer, withAftermath } from './stop.ts'
+import {
+  awaitContainer,
+  findOurs,
+  inWords,
+  orRefused,
+  removeContainer,
+  startAgain,
+  stopContainer,
+  withAftermath,
+} from './stop.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
@@ -133,12 +142,6 @@ function join({ networks }: ContainerEngine, network: string, id: string): Promi
     networks.connect(network, id, containerAliases),
     `docker network inspect ${network}`,
   )
-}
-
-/** Ends and removes our container; its volume stays. */
-export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
-  await stopContainer(engine, id)
-  await inWords('The container cannot be removed', engine.containers.remove(id))
 }
 
 async function createContainer(

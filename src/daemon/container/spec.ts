@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { nodeInImage } from '../../admin/client.ts'
 import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { parseObject } from '../../lib/json.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
@@ -136,7 +137,7 @@ export function containerSpec(wish: ContainerWish, instance: string): ContainerS
   return {
     name: containerName,
     image: image.id,
-    entrypoint: image.hasEntrypoint ? undefined : [node, program],
+    entrypoint: image.hasEntrypoint ? undefined : [nodeInImage, program],
     command: ['serve'],
     env: {
       ...wish.env,
@@ -158,14 +159,11 @@ export function containerSpec(wish: ContainerWish, instance: string): ContainerS
     data: { at: dataFolder, from: wish.data },
     memory: wish.memory,
     restarts: true,
-    healthCheck: [node, '-e', healthProgram(wish.ports.admin.inside)],
+    healthCheck: [nodeInImage, '-e', healthProgram(wish.ports.admin.inside)],
     // Only these two drivers know the options; others look after themselves.
     logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
   }
 }
-
-/** Where things are in an image of ours. */
-export const node = '/usr/local/bin/node'
 export const packageFolder = '/mirror'
 export const program = `${packageFolder}/bin/run.js`
 

@@ -1,12 +1,10 @@
-import { isHealthy } from '../../admin/client.ts'
+import { isHealthy, openTunnel } from '../../admin/client.ts'
 import type { ContainerPlace } from '../../admin/state.ts'
-import type { Surroundings } from '../../config/paths.ts'
-import { openTunnel } from '../../docker/connection.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { type ContainerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
+import type { Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { removeContainer } from './reconcile.ts'
 import { adminPortOf, containerName, nameBefore, ownerOf, publishedAt, volumeName } from './spec.ts'
 
 /** Pulls in flight get 30 s to finish. */
@@ -222,4 +220,10 @@ export function withAftermath(error: unknown, { refusal, signal }: Aftermath): u
   if (!(failure instanceof MirrorError)) return error
   const exit = signal.aborted ? exitCode.interrupted : failure.exit
   return new MirrorError(`${failure.message} ${aftermath}`, { exit, hints: [...failure.hints, ...hints], cause: error })
+}
+
+/** Ends and removes our container; its volume stays. */
+export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
+  await stopContainer(engine, id)
+  await inWords('The container cannot be removed', engine.containers.remove(id))
 }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
+import { engineElsewhere } from '../../admin/access.ts'
 import { openAdminToken } from '../../admin/api.ts'
 import {
   type Endpoints,
@@ -10,10 +11,9 @@ import {
   readState,
   writeState,
 } from '../../admin/state.ts'
-import { engineElsewhere } from '../../admin/status.ts'
 import type { Config } from '../../config/config.ts'
 import { loadConfig } from '../../config/load.ts'
-import { mirrorPaths, type MirrorPaths, type Surroundings } from '../../config/paths.ts'
+import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { findCertificate } from '../../config/tls.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { hostOf } from '../../docker/endpoint.ts'
@@ -27,7 +27,7 @@ import {
 import { MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
-import { runCommand } from '../../lib/process.ts'
+import { runCommand, type Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { inPlaceOf, wayBack } from '../stop.ts'

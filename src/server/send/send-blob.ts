@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { ByteRange } from '../../oci/headers.ts'
-import type { OpenBlob } from '../../store/blob-store.ts'
+import type { OpenBlob } from '../../oci/registry.ts'
 
 /** Sends a part of a stored blob as the body of a response whose head is written. Rejects when the client leaves. */
 export type SendBlob = (

@@ -6,7 +6,8 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import { type DeadMirror, findDead } from '../../../src/admin/find-mirror.ts'
 import { type MirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render/up.ts'
-import { mirrorPaths, type Surroundings } from '../../../src/config/paths.ts'
+import { mirrorPaths } from '../../../src/config/paths.ts'
+import type { Surroundings } from '../../../src/lib/process.ts'
 
 let home: string
 let surroundings: Surroundings

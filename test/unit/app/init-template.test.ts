@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
+import { nodeInImage } from '../../../src/admin/client.ts'
+import { program } from '../../../src/daemon/container/spec.ts'
 import { renderTemplate, type TemplateName } from '../../../src/daemon/init.ts'
-import { node, program } from '../../../src/daemon/container/spec.ts'
 
 const templates = fileURLToPath(new URL('../../../templates', import.meta.url))
 
@@ -60,7 +61,7 @@ describe('the template for', () => {
     expect(mirror).toMatchObject({
       image: 'registry.example/mirror:1',
       // The image that is made from this machine's Node has neither.
-      entrypoint: [node, program],
+      entrypoint: [nodeInImage, program],
       command: ['serve'],
       mem_limit: '512m',
       read_only: true,
@@ -90,7 +91,11 @@ describe('the template for', () => {
     expect(Number(claim.spec.resources.requests.storage)).toBeGreaterThan(10 * 1024 ** 3)
     const { metadata, spec } = deployment.spec.template
     const [container] = spec.containers
-    expect(container).toMatchObject({ image: 'registry.example/mirror:1', command: [node, program], args: ['serve'] })
+    expect(container).toMatchObject({
+      image: 'registry.example/mirror:1',
+      command: [nodeInImage, program],
+      args: ['serve'],
+    })
     expect(container.resources.limits).toEqual({ memory: '512Mi' })
     expect(spec.volumes[0]).toMatchObject({ persistentVolumeClaim: { claimName: claim.metadata.name } })
     expect(deployment.spec.selector.matchLabels).toEqual(metadata.labels)

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { clientAddress, doubtAbout, type ClientHome, type MirrorEndpoints } from '../../../src/clients/address.ts'
+import { clientAddress, doubtAbout, type MirrorEndpoints } from '../../../src/clients/address.ts'
+import type { ClientHome } from '../../../src/clients/types.ts'
 
 const endpoints: MirrorEndpoints = {
   runtime: 'process',

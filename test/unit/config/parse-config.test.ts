@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { defaultConfig } from '../../../src/config/config.ts'
-import { formatProblem, parseConfig } from '../../../src/config/parse.ts'
+import { parseConfig } from '../../../src/config/parse.ts'
+import { formatProblem } from '../../../src/config/values.ts'
 
 const parse = (text: string) =>
   parseConfig({ text, path: '/etc/mirror/mirror.yaml', label: 'mirror.yaml', homedir: '/home/me' })

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { digestOf, type Digest } from '../../../src/oci/digest.ts'
-import { bytesOf, smallContent, SmallContents } from '../../../src/store/contents.ts'
+import { bytesOf, smallContent } from '../../../src/oci/content.ts'
+import { type Digest, digestOf } from '../../../src/oci/digest.ts'
+import { SmallContents } from '../../../src/store/contents.ts'
 import { noise } from '../../support/noise.ts'
 
 /** A store in memory that counts what is read from it. */

@@ -4,9 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { expect, onTestFinished, test } from 'vitest'
-import { createAdminClient } from '../../../src/admin/client.ts'
+import { createAdminClient, openTunnel } from '../../../src/admin/client.ts'
 import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
-import { openTunnel } from '../../../src/docker/connection.ts'
 
 /** An engine that answers a ping, and whatever is said here to everything else. */
 async function openWith(answer: RequestListener, upgrade?: (request: IncomingMessage, socket: Duplex) => void) {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { isLoopbackAddress, plainAddress } from '../../../src/lib/network.ts'
 import { OciError } from '../../../src/oci/errors.ts'
-import { createHostGuard, isLoopbackAddress, plainAddress } from '../../../src/server/request-guard.ts'
+import { createHostGuard } from '../../../src/server/request-guard.ts'
 
 function statusOf(hosts: string[], localAddress = '127.0.0.1', allowed: string[] = []): number {
   const guard = createHostGuard(allowed, () => {})
