@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto'
 import type { Totals } from '../cache/stats.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
-import type { ListedImage } from './names.ts'
 
 /**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
@@ -269,4 +268,10 @@ export interface Naming {
   readonly defaultUpstream: string | undefined
   /** The images that are there, as they are listed. */
   readonly images: readonly ListedImage[]
+}
+
+export interface ListedImage {
+  /** With its tag, or its digest. */
+  readonly name: string
+  readonly digest: string
 }

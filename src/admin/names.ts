@@ -8,14 +8,8 @@ import type { Surroundings } from '../lib/process.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseRoute } from '../oci/route.ts'
-import type { Naming } from './api.ts'
-import { type RemovalReport } from './api.ts'
-
-export interface ListedImage {
-  /** With its tag, or its digest. */
-  readonly name: string
-  readonly digest: string
-}
+import type { ListedImage } from './api.ts'
+import { type Naming, type RemovalReport } from './api.ts'
 
 /** A name that a user wrote, and the one by which the mirror knows it. */
 export interface UserName {
