@@ -1,20 +1,20 @@
 import type { Config } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
-import { hostOf } from '../docker/endpoint.ts'
+import { engineHost } from '../docker/endpoint.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
 import type { CacheAccess, Naming, RegistryAccess, StatusReport } from './api.ts'
 import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
-import { findMirrorHere, type MirrorHere } from './find-mirror.ts'
+import { findMirrorHere, type FoundMirror } from './find-mirror.ts'
 import { configuredNaming, ownAddresses } from './names.ts'
-import { type ContainerPlace, type MirrorState, refuseResting } from './state.ts'
+import { type ContainerPlace, type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseOthersPlaces } from './sudo.ts'
 
 export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
   return runningOrStored<CacheAccess>(surroundings, {
     async running(here) {
-      const admin = adminHere(here)
+      const admin = adminClientHere(here)
       const { cache, networks } = here.running.endpoints
       return {
         naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
@@ -44,7 +44,7 @@ async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<
 export function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
   return runningOrStored<RegistryAccess>(surroundings, {
     async running(here) {
-      const admin = adminHere(here)
+      const admin = adminClientHere(here)
       const { registry, networks } = here.running.endpoints
       return {
         // On a network it has the port that it has elsewhere.
@@ -79,7 +79,7 @@ async function registryNaming(
 export async function runningOrStored<T>(
   surroundings: Surroundings,
   ways: {
-    readonly running: (here: MirrorHere) => Promise<T>
+    readonly running: (here: FoundMirror) => Promise<T>
     readonly stored: (config: Config, paths: MirrorPaths) => Promise<T>
   },
 ): Promise<T> {
@@ -87,7 +87,7 @@ export async function runningOrStored<T>(
   if (here !== undefined) return ways.running(here)
   const paths = mirrorPaths(surroundings)
   refuseOthersPlaces(surroundings)
-  await refuseResting(paths.stateDir)
+  await assertDataOnHost(paths.stateDir)
   return ways.stored(await loadConfig({ ...surroundings, paths }), paths)
 }
 
@@ -95,14 +95,14 @@ export async function runningOrStored<T>(
 export async function mirrorStatus(surroundings: Surroundings): Promise<StatusReport | undefined> {
   const here = await findMirrorHere(surroundings)
   if (here === undefined) return undefined
-  const report = completed(await adminHere(here).status())
-  const engine = engineElsewhere(here.running)
+  const report = completed(await adminClientHere(here).status())
+  const engine = remoteEngine(here.running)
   return { ...report, ...(engine !== undefined && { engine }), ...(here.user && { user: here.user.name }) }
 }
 
 /** The admin client of a mirror that was found. */
-export function adminHere({ running, paths, user }: MirrorHere): AdminClient {
-  return adminOf(running, paths, user?.uid)
+export function adminClientHere({ running, paths, user }: FoundMirror): AdminClient {
+  return adminClientOf(running, paths, user?.uid)
 }
 
 /** A mirror of an older version, which a newer command may ask, does not say everything. */
@@ -121,12 +121,12 @@ function completed(report: Partial<Pick<StatusReport, 'networks' | 'refusedRegis
 }
 
 /** The Docker engine of another machine whose addresses the mirror's are: `ssh://me@there`; undefined for this machine's. */
-export function engineElsewhere({ container }: Pick<MirrorState, 'container'>): string | undefined {
-  return container?.elsewhere && container.engine && hostOf(container.engine)
+export function remoteEngine({ container }: Pick<MirrorState, 'container'>): string | undefined {
+  return container?.elsewhere && container.engine && engineHost(container.engine)
 }
 
 /** The admin client of a running mirror; `owner`: the user whose mirror it is, where that is not ours. */
-export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
+export function adminClientOf(running: MirrorState, paths: MirrorPaths, owner?: number): AdminClient {
   const [url] = running.endpoints.admin
   if (url === undefined)
     throw new MirrorError(`The mirror (pid ${running.pid}) has no admin address.`, {
@@ -140,7 +140,7 @@ export function adminOf(running: MirrorState, paths: MirrorPaths, owner?: number
 function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | undefined {
   if (engine === undefined || elsewhere === undefined) return undefined
   return {
-    to: hostOf(engine),
+    to: engineHost(engine),
     async connect() {
       // What it takes to speak to an engine is loaded by those who have to.
       const { openContainerEngine } = await import('../docker/dockerode-engine.ts')

@@ -17,8 +17,8 @@ import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
  * POST /api/registry/rm    RemoveRequest → RemovalReport
  * POST /api/registry/gc    RegistryGcRequest → RemovalReport
  * POST /api/registry/prune RegistryPruneRequest → RemovalReport
- * POST /api/canary         CanaryOffer
- * POST /api/canary/end     { id } → CanaryReport
+ * POST /api/canary         ProbeImageOffer
+ * POST /api/canary/end     { id } → ProbeImageReport
  * POST /api/stop           202, then the server drains and ends
  *
  * GET from loopback needs no token; everything else needs `Authorization: Bearer <token>`.
@@ -180,7 +180,7 @@ export interface RemovalReport {
 }
 
 /** An image that only this mirror has, under every registry's name, for some minutes. */
-export interface CanaryOffer {
+export interface ProbeImageOffer {
   id: string
   /** `mirror-check/3f…`, below any registry. */
   repository: string
@@ -188,7 +188,7 @@ export interface CanaryOffer {
   digest: string
 }
 
-export interface CanaryReport {
+export interface ProbeImageReport {
   /** The registries under whose name the mirror was asked for it, with the number of questions. */
   seen: Record<string, number>
 }

@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { get, type IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { ProgramError } from '../docker/connection.ts'
+import { ExecError } from '../docker/connection.ts'
 import { type ContainerEngine, DockerError } from '../docker/engine.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type {
-  CanaryOffer,
-  CanaryReport,
+  ProbeImageOffer,
+  ProbeImageReport,
   PruneRequest,
   PushedImageReport,
   RegistryGcRequest,
@@ -34,8 +34,8 @@ export interface AdminClient {
   collectPushed(how: RegistryGcRequest): Promise<RemovalReport>
   prunePushed(how: RegistryPruneRequest): Promise<RemovalReport>
   /** Has it offer an image that only it has. */
-  offerCanary(): Promise<CanaryOffer>
-  endCanary(id: string): Promise<CanaryReport>
+  offerProbeImage(): Promise<ProbeImageOffer>
+  endProbeImage(id: string): Promise<ProbeImageReport>
   /** Asks it to drain and end. */
   stop(): Promise<void>
 }
@@ -72,7 +72,7 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     // Not every command has something to ask, and loading this takes a tenth of its time.
     const { request } = process.getBuiltinModule('node:http')
     const connection = await tunnel?.connect()
-    const silence = connection && limitSilence(connection, timeoutMs)
+    const silence = connection && setIdleTimeout(connection, timeoutMs)
     const sent = request(new URL(path, reachable(url)), {
       method,
       ...(connection ? { createConnection: () => connection } : { agent: false }),
@@ -152,8 +152,8 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', { body: names, mayTakeLong: true })),
     collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', { body: how, mayTakeLong: true })),
     prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', { body: how, mayTakeLong: true })),
-    offerCanary: async () => jsonOf(await ask('POST', '/api/canary')),
-    endCanary: async (id) => jsonOf(await ask('POST', '/api/canary/end', { body: { id } })),
+    offerProbeImage: async () => jsonOf(await ask('POST', '/api/canary')),
+    endProbeImage: async (id) => jsonOf(await ask('POST', '/api/canary/end', { body: { id } })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),
   }
 }
@@ -168,7 +168,7 @@ function reasonIn(answer: string): string {
 
 /** Of the connection, or of what it leads through. */
 function isLoss(error: Error): boolean {
-  return isConnectionFailure(error) || error instanceof ProgramError
+  return isConnectionFailure(error) || error instanceof ExecError
 }
 
 async function jsonOf<T>(answer: AsyncIterable<string>): Promise<T> {
@@ -237,7 +237,7 @@ export async function isHealthy(
 /** The body of a 200, or of a 503 in which a mirror describes itself; undefined for anything else. */
 function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise<string | undefined> {
   const by = connection ? { createConnection: () => connection } : { agent: false as const }
-  if (connection) limitSilence(connection, timeout)
+  if (connection) setIdleTimeout(connection, timeout)
   return new Promise((resolve) => {
     const request = get(url, { ...by, timeout }, (response) => {
       let text = ''
@@ -260,7 +260,7 @@ function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise
  * Has a connection that is no socket tell of its silence, as one does whose time-out is set; ms. `restart` begins the time again after
  * it has told.
  */
-export function limitSilence(connection: Duplex, timeoutMs: number): { restart(): void } {
+export function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): void } {
   const timer = setTimeout(() => connection.emit('timeout'), timeoutMs).unref()
   connection.on('data', () => timer.refresh())
   connection.once('close', () => clearTimeout(timer))

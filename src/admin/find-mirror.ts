@@ -22,7 +22,7 @@ import {
 } from './state.ts'
 
 /** A running mirror, and whose it is. */
-export interface MirrorHere {
+export interface FoundMirror {
   readonly running: MirrorState
   readonly paths: MirrorPaths
   /** Whose it is when it is not ours: that of the user who has become root. */
@@ -33,7 +33,7 @@ export interface MirrorHere {
  * Our own running mirror; when root runs none, that of the user who has become root. Where MIRROR_HOME names a home that root
  * leaves out, only the user's mirror with that home: no other one was meant.
  */
-export async function findMirrorHere(surroundings: Surroundings): Promise<MirrorHere | undefined> {
+export async function findMirrorHere(surroundings: Surroundings): Promise<FoundMirror | undefined> {
   const paths = mirrorPaths(surroundings)
   const callers = surroundings.callers ?? surroundings
   const isLeftOut = Boolean(callers.env['MIRROR_HOME']) && !surroundings.env['MIRROR_HOME']
@@ -52,7 +52,7 @@ export async function findMirrorHere(surroundings: Surroundings): Promise<Mirror
   return undefined
 }
 
-async function findOwn(paths: MirrorPaths): Promise<MirrorHere | undefined> {
+async function findOwn(paths: MirrorPaths): Promise<FoundMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   return running && { running, paths, user: undefined }
 }
@@ -169,7 +169,7 @@ export interface DeadMirror {
 }
 
 /** What became of the mirror that was noted down, when it does not run; undefined when it was stopped, or never started. */
-export async function findDead(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
+export async function findDeadMirror(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
   const state = await readState(paths.stateFile)
   if (state === undefined) return undefined
   return state.container ? deadContainer(state, state.container, surroundings) : deadProcess(state, paths)
@@ -238,7 +238,7 @@ async function deadContainer(
 }
 
 /** Why nobody listens on a network, in the report of the mirror: nobody tells it of networks. */
-export const silentEngine = 'the Docker engine does not answer'
+export const engineProblem = 'the Docker engine does not answer'
 
 /** Its engine knows no network of that name. */
-export const absentNetwork = 'the network does not exist yet'
+export const networkProblem = 'the network does not exist yet'

@@ -7,13 +7,13 @@ import { BudgetError } from '../lib/memory.ts'
 import { isLoopbackAddress } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
-import { ClientDeparture } from '../server/connection.ts'
+import { ClientAbort } from '../server/connection.ts'
 import { readSmallBody, tooBusy } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
 import type {
-  CanaryOffer,
-  CanaryReport,
+  ProbeImageOffer,
+  ProbeImageReport,
   PruneRequest,
   PushedImageReport,
   RegistryGcRequest,
@@ -37,9 +37,9 @@ export interface AdminActions {
   verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
   /** Undefined when the registry is switched off. */
   readonly registry: RegistryActions | undefined
-  offerCanary(): CanaryOffer
+  offerProbeImage(): ProbeImageOffer
   /** Undefined for one that is not offered. */
-  endCanary(id: string): Promise<CanaryReport | undefined>
+  endProbeImage(id: string): Promise<ProbeImageReport | undefined>
   stop(): void
 }
 
@@ -62,7 +62,7 @@ export function createAdminHandler(
   options: AdminOptions,
 ): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
-    const client = new ClientDeparture(request, response)
+    const client = new ClientAbort(request, response)
     answer(request, response, options).catch((failure: unknown) => {
       // Nobody is left to be told, and a client that leaves is no failure of ours.
       if (client.hasHappened) return response.destroy()
@@ -114,7 +114,7 @@ async function change(
       return sendJson(
         request,
         response,
-        await actions.remove({ names: namesIn(body), dryRun: body['dryRun'] === true }),
+        await actions.remove({ names: parseNames(body), dryRun: body['dryRun'] === true }),
       )
     }
     case '/api/cache/prune': {
@@ -129,12 +129,12 @@ async function change(
     case '/api/registry/gc':
     case '/api/registry/prune': {
       const registry = registryOf(actions)
-      return sendJson(request, response, await changeRegistry(path, await readJson(request, idle), registry))
+      return sendJson(request, response, await handleRegistryChange(path, await readJson(request, idle), registry))
     }
     case '/api/canary':
-      return sendJson(request, response, actions.offerCanary())
+      return sendJson(request, response, actions.offerProbeImage())
     case '/api/canary/end': {
-      const report = await actions.endCanary(String((await readJson(request, idle))['id']))
+      const report = await actions.endProbeImage(String((await readJson(request, idle))['id']))
       if (!report) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
       return sendJson(request, response, report)
     }
@@ -209,7 +209,7 @@ export interface RegistryActions {
 }
 
 /** Reads a request below `/api/registry/` and has it done. */
-export function changeRegistry(
+export function handleRegistryChange(
   path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
   body: Record<string, unknown>,
   registry: RegistryActions,
@@ -217,7 +217,7 @@ export function changeRegistry(
   const dryRun = body['dryRun'] === true
   switch (path) {
     case '/api/registry/rm':
-      return registry.remove({ names: namesIn(body), dryRun })
+      return registry.remove({ names: parseNames(body), dryRun })
     case '/api/registry/gc':
       return registry.gc({ untagged: body['untagged'] === true, grace: amountOf(body, 'grace'), dryRun })
     case '/api/registry/prune': {
@@ -229,7 +229,7 @@ export function changeRegistry(
 }
 
 /** Reads the image names of a body. Throws an OciError 400. */
-export function namesIn({ names }: Record<string, unknown>): string[] {
+export function parseNames({ names }: Record<string, unknown>): string[] {
   if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
   throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
 }

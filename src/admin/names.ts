@@ -116,7 +116,7 @@ function belongsTo(image: string, name: string): boolean {
 const mostNear = 3
 
 /** Names of images that a name which is not there may have meant. */
-export function namesLike({ name, others }: UserName, images: readonly ListedImage[]): string[] {
+export function similarNames({ name, others }: UserName, images: readonly ListedImage[]): string[] {
   const { path } = withoutTag(name.replace(/@.*$/, ''))
   const names = images.map((image) => image.name)
   const mistyped = nearest(name, names) ?? nearestShort(name, names)
@@ -176,14 +176,14 @@ export async function removeByName(
 }
 
 /** A MirrorError for names of which nothing was there, with those that are like them. */
-export function notThere(
+export function notFoundError(
   what: string,
   missing: readonly UserName[],
   images: readonly ListedImage[],
   { rm, ls }: { readonly rm: string; readonly ls: string },
 ): MirrorError {
   const names = missing.map(({ given, name }) => (given === name ? given : `${given} (${name})`))
-  const near = [...new Set(missing.flatMap((name) => namesLike(name, images)))]
+  const near = [...new Set(missing.flatMap((name) => similarNames(name, images)))]
   return new MirrorError(`${what}: ${names.join(', ')}`, {
     exit: exitCode.usage,
     hints: [...near.map((name, at) => `${rm} ${name}${at === 0 ? '   (did you mean this?)' : ''}`), ls],

@@ -1,9 +1,9 @@
-import { createSweeper } from '../cache/evict.ts'
+import { createEvictor } from '../cache/evict.ts'
 import type { Config } from '../config/config.ts'
 import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
 import { silentLogger } from '../lib/logger.ts'
 import { systemClock } from '../lib/time.ts'
-import { createRegistryKeeper } from '../registry/maintenance.ts'
+import { createRegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore } from '../registry/repositories.ts'
 import { openStore } from '../store/open-store.ts'
 import { verifyStore } from '../store/verify.ts'
@@ -19,7 +19,7 @@ export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Pr
     minFree: cache.minFree,
     ...common,
   })
-  const sweeper = createSweeper({
+  const evictor = createEvictor({
     store,
     limits: { maxSize: cache.maxSize, maxAge: cache.maxAge, minFree: cache.minFree },
     isInUse: () => false,
@@ -30,14 +30,14 @@ export async function openStoredCache({ cache }: Config, paths: MirrorPaths): Pr
       await store.blobs.ready
       return imageReports({ store })
     },
-    remove: (names, dryRun) => sweeper.remove(names, dryRun),
-    prune: (dryRun) => sweeper.sweep({ dryRun, isAsked: true }),
+    remove: (names, dryRun) => evictor.remove(names, dryRun),
+    prune: (dryRun) => evictor.evict({ dryRun, isAsked: true }),
     async *verify(quarantine, signal) {
       for await (const state of verifyStore(store, { quarantine, signal }))
         yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
     },
     async close() {
-      await sweeper.close()
+      await evictor.close()
       await store.close()
     },
   }
@@ -50,8 +50,8 @@ export async function openStoredRegistry(
 ): Promise<Omit<RegistryAccess, 'naming'>> {
   const common = { logger: silentLogger, clock: systemClock }
   const store = await openPushedStore({ root: registryRoot(paths), minFree: cache.minFree, ...common })
-  const keeper = createRegistryKeeper({ store, ...common })
-  const actions = createRegistryActions(keeper)
+  const maintenance = createRegistryMaintenance({ store, ...common })
+  const actions = createRegistryActions(maintenance)
   return {
     list: () => actions.list(),
     damaged: () => Promise.resolve(damagedReports(store.repositories)),
@@ -59,7 +59,7 @@ export async function openStoredRegistry(
     gc: (how) => actions.gc(how),
     prune: (how) => actions.prune(how),
     async close() {
-      await keeper.close()
+      await maintenance.close()
       await store.close()
     },
   }

@@ -1,7 +1,7 @@
 import { readFile, rm } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { type DockerEndpoint, findDockerEndpoint, hostOf, parseEndpoint } from '../docker/endpoint.ts'
+import { type DockerEndpoint, findDockerEndpoint, engineHost, parseEndpoint } from '../docker/endpoint.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
@@ -18,7 +18,7 @@ export async function readState(stateFile: string): Promise<MirrorState | undefi
 }
 
 /** Whether the file says exactly this. */
-export async function isStateWritten(stateFile: string, state: MirrorState): Promise<boolean> {
+export async function hasState(stateFile: string, state: MirrorState): Promise<boolean> {
   return (await readText(stateFile)) === renderState(state)
 }
 
@@ -157,7 +157,7 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
     async write() {
       await first
       const now = state()
-      if (await isStateWritten(stateFile, now)) return
+      if (await hasState(stateFile, now)) return
       if (!(await isAnothers(stateFile, now))) await writeState(stateFile, now)
     },
     logger,
@@ -267,7 +267,7 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
     // Without an engine on this machine there is no container either.
     if (elsewhere === undefined) return false
     const { message, exit, hints } = error
-    throw new MirrorError(`The mirror is in a container on ${hostOf(endpoint)}. ${message}`, {
+    throw new MirrorError(`The mirror is in a container on ${engineHost(endpoint)}. ${message}`, {
       exit,
       hints,
       cause: error,
@@ -283,22 +283,22 @@ async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
 }
 
 /** Notes that what is cached is in a volume of the Docker engine, where only a container reaches it. */
-export async function noteResting(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
+export async function writeVolumeMarker(stateDir: string, volume: string, engine: DockerEndpoint): Promise<void> {
   await writeFileAtomic(fileIn(stateDir), `${JSON.stringify({ volume, engine })}\n`)
 }
 
 /** A mirror with its data on this machine's disk is up, or the volume is gone. */
-export async function forgetResting(stateDir: string): Promise<void> {
+export async function removeVolumeMarker(stateDir: string): Promise<void> {
   await rm(fileIn(stateDir), { force: true })
 }
 
 /** Whether what is cached is in a volume of the Docker engine. */
-export async function isResting(stateDir: string): Promise<boolean> {
+export async function hasVolumeMarker(stateDir: string): Promise<boolean> {
   return (await read(stateDir)) !== undefined
 }
 
 /** The engine of that volume; undefined where there is none, and where nobody has noted it. */
-export async function restingEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
+export async function volumeMarkerEngine(stateDir: string): Promise<DockerEndpoint | undefined> {
   const engine = parseObject((await read(stateDir)) ?? '')?.['engine']
   return isObject(engine) ? parseEndpoint(engine) : undefined
 }
@@ -313,8 +313,8 @@ async function read(stateDir: string): Promise<string | undefined> {
 }
 
 /** Throws a MirrorError (exit 3) when looking at the disk of this machine would show nothing of what is cached. */
-export async function refuseResting(stateDir: string): Promise<void> {
-  if (!(await isResting(stateDir))) return
+export async function assertDataOnHost(stateDir: string): Promise<void> {
+  if (!(await hasVolumeMarker(stateDir))) return
   throw new MirrorError('The mirror is down, and what it holds is in a volume of the Docker engine.', {
     exit: exitCode.notRunning,
     hints: ['mirror up', 'mirror down --volumes   (drops it)'],

@@ -1,10 +1,10 @@
 import { listImages } from '../cache/images.ts'
 import type { Stats, Totals } from '../cache/stats.ts'
 import { redact } from '../lib/logger.ts'
-import type { RegistryKeeper } from '../registry/maintenance.ts'
+import type { RegistryMaintenance } from '../registry/maintenance.ts'
 import type { PushedRepositories, PushedStore } from '../registry/repositories.ts'
 import type { Store } from '../store/open-store.ts'
-import { isCanaryName } from '../upstream/probe-image.ts'
+import { isProbeImageName } from '../upstream/probe-image.ts'
 import type { UpstreamHealth } from '../upstream/upstream.ts'
 import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport } from './api.ts'
 import type { RegistryActions } from './handler.ts'
@@ -82,7 +82,7 @@ export function createStatusReport(
 
 /** What is cached, as images. Those by which the mirror checks clients are none of its user's. */
 export function imageReports({ store }: Pick<StatusSources, 'store'>): ImageReport[] {
-  const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isCanaryName(repository))
+  const images = listImages(store.refs, store.blobs.sizes).filter(({ repository }) => !isProbeImageName(repository))
   return images.map(({ name, digest, bytes, pulls, lastPulled, checkedAt }) => {
     const report: ImageReport = { name, digest, bytes, pulls }
     if (lastPulled !== undefined) report.lastPulled = iso(lastPulled)
@@ -158,12 +158,12 @@ export function damagedReports({ damaged }: Pick<PushedRepositories, 'damaged'>)
 }
 
 /** What the admin listener, and the commands while no mirror runs, can have done with what was pushed. */
-export function createRegistryActions(keeper: RegistryKeeper): RegistryActions {
+export function createRegistryActions(maintenance: RegistryMaintenance): RegistryActions {
   return {
     list: async () =>
-      (await keeper.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
-    remove: ({ names, dryRun }) => keeper.remove(names, dryRun),
-    gc: (how) => keeper.gc(how),
-    prune: (how) => keeper.prune({ ...how, repository: how.repository }),
+      (await maintenance.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
+    remove: ({ names, dryRun }) => maintenance.remove(names, dryRun),
+    gc: (how) => maintenance.gc(how),
+    prune: (how) => maintenance.prune({ ...how, repository: how.repository }),
   }
 }

@@ -1,7 +1,7 @@
 import { constants, lstatSync } from 'node:fs'
 import { access, realpath } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { type LeftOut, looksAtOwners, mirrorPaths, othersPlaces } from '../config/paths.ts'
+import { type LeftOut, looksAtOwners, mirrorPaths, pathsOfOthers } from '../config/paths.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { isThere } from '../lib/fs.ts'
 import { describeForeign, findForeign, isRoot, userName } from '../lib/ownership.ts'
@@ -15,7 +15,7 @@ import { shellWord, type Surroundings } from '../lib/process.ts'
 export function refuseOthersPlaces(surroundings: Surroundings): void {
   if (!looksAtOwners(surroundings)) return
   const { env, cwd, callers } = surroundings
-  const named = othersPlaces({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
+  const named = pathsOfOthers({ ...callers?.env, ...env }, cwd).find(({ name }) => name.startsWith('MIRROR_'))
   if (named) throw refusal(`${named.name}=${named.value}`, named)
   const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
   for (const path of [configFile, dataDir, stateDir]) refuseOthersFile(path, path, surroundings)
@@ -88,7 +88,7 @@ function ownerOf(path: string): number | undefined {
 }
 
 /** How the command is run by the user whose files root leaves alone. */
-export function asWhom(leftOut: readonly Pick<LeftOut, 'owner'>[]): string {
+export function describeInvoker(leftOut: readonly Pick<LeftOut, 'owner'>[]): string {
   const owner = leftOut.find((one) => one.owner !== undefined)?.owner
   return owner === undefined ? 'without sudo' : `without sudo, as ${userName(owner)}`
 }
@@ -99,7 +99,7 @@ function refusal(what: string, { why, owner }: Pick<LeftOut, 'why' | 'owner'>): 
     {
       exit: exitCode.usage,
       hints: [
-        `Run the command ${asWhom([{ owner }])}`,
+        `Run the command ${describeInvoker([{ owner }])}`,
         "Set MIRROR_HOME to a folder that is root's, as each folder above it is: MIRROR_HOME=/root/mirror",
       ],
     },
@@ -143,7 +143,7 @@ export async function rootCommand(
 /** Whether root would use what a variable names (docs/decisions/0020). */
 function wouldObey(name: string, value: string | undefined, cwd: string): boolean {
   try {
-    return othersPlaces({ [name]: value }, cwd).length === 0
+    return pathsOfOthers({ [name]: value }, cwd).length === 0
   } catch (error) {
     // It lies in a folder of root's that this user may not look into.
     if (errnoOf(error) === 'EACCES') return true

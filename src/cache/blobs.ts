@@ -6,7 +6,7 @@ import type { BlobAnswer, BlobBody } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, startDownload } from './download.ts'
-import { betterIdentity, findGranted, findWord, type Place, type Word } from './grants.ts'
+import { widerIdentity, findGranted, findGrant, type RequestContext, type Grant } from './grants.ts'
 import type { Heads } from './heads.ts'
 import { type CacheParts, provenanceOf } from './parts.ts'
 
@@ -38,42 +38,47 @@ export class BlobCache {
   }
 
   /** Throws the upstream's UpstreamError. */
-  async get(place: Place, digest: Digest): Promise<BlobAnswer> {
+  async get(context: RequestContext, digest: Digest): Promise<BlobAnswer> {
     for (;;) {
       const ended = this.downloads.ended
-      const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
-      if (word) {
-        const content = word.size <= smallBytes && (await this.#contents.loadStored(digest, word.size))
-        if (content) return this.#held(place, digest, content.size, { kind: 'whole', content }, 'hit')
-        const blob = await this.#parts.blobs.open(digest, word.size)
-        if (blob) return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'hit')
+      const grant = await findGranted(context, (record, identity) => findGrant(record, digest, identity))
+      if (grant) {
+        const content = grant.size <= smallBytes && (await this.#contents.loadStored(digest, grant.size))
+        if (content) return this.#fromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
+        const blob = await this.#parts.blobs.open(digest, grant.size)
+        if (blob) return this.#fromStore(context, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A fetch that ended while the disk was asked has put it there.
         if (this.downloads.ended !== ended) continue
       }
-      await place.throwIfRefused()
-      const identity = await place.identity()
-      if (!word && (await this.#parts.blobs.stat(digest)) !== undefined) return this.#vouched(place, identity, digest)
-      if (place.caller.head) return this.#told(place, digest, word)
+      await context.throwIfRefused()
+      const identity = await context.identity()
+      if (!grant && (await this.#parts.blobs.stat(digest)) !== undefined)
+        return this.#verifiedByHead(context, identity, digest)
+      if (context.caller.head) return this.#headOnly(context, digest, grant)
       const running = this.downloads.get(digest)
-      if (running) return this.#join(place, identity, running, word)
+      if (running) return this.#join(context, identity, running, grant)
       if (this.downloads.ended !== ended) continue
-      const download = this.#start(place, identity, digest, word)
-      return this.#arriving(place, download, 'miss')
+      const download = this.#start(context, identity, digest, grant)
+      return this.#arriving(context, download, 'miss')
     }
   }
 
   /** Begins to fetch what nobody has asked for yet; undefined when it is here, or on its way, or not known to be there. */
-  async prefetch(place: Place, { digest }: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+  async prefetch(
+    context: RequestContext,
+    { digest }: ManifestLink,
+    signal: AbortSignal,
+  ): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
-    const word = await findGranted(place, (record, identity) => findWord(record, digest, identity))
+    const grant = await findGranted(context, (record, identity) => findGrant(record, digest, identity))
     const { fills } = this.#parts
     // What is asked for comes first: half of the upstream's share stays for it.
-    if (!word || fills.roomFor(place.host) <= Math.max(1, fills.limit / 4)) return undefined
-    const identity = await place.identity()
+    if (!grant || fills.roomFor(context.host) <= Math.max(1, fills.limit / 4)) return undefined
+    const identity = await context.identity()
     const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
     if (isHere || this.downloads.has(digest) || this.#ending.signal.aborted || signal.aborted) return undefined
     this.#unclaimed.set(digest, true)
-    return this.#start(place, identity, digest, word, signal)
+    return this.#start(context, identity, digest, grant, signal)
   }
 
   /** Ends the fetches under way: what they got so far is fetched again. */
@@ -83,90 +88,105 @@ export class BlobCache {
   }
 
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
-  async #vouched(place: Place, identity: string, digest: Digest): Promise<BlobAnswer> {
-    const head = await this.#heads.blob(place, digest)
+  async #verifiedByHead(context: RequestContext, identity: string, digest: Digest): Promise<BlobAnswer> {
+    const head = await this.#heads.blob(context, digest)
     const stored = await this.#parts.blobs.stat(digest)
     // Where the upstream names another size, only its bytes tell which one is right.
     const agrees = stored !== undefined && (head.size ?? stored) === stored
     const blob = agrees ? await this.#parts.blobs.open(digest, stored) : undefined
     if (blob) {
-      this.#learn(place, digest, blob.size, head.identity)
-      return this.#held(place, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
+      this.#recordGrant(context, digest, blob.size, head.identity)
+      return this.#fromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
     }
-    if (place.caller.head) return this.#passed(place, digest, head.size)
+    if (context.caller.head) return this.#proxied(context, digest, head.size)
     const running = this.downloads.get(digest)
-    if (running) return this.#collapsed(place, identity, running)
-    return this.#arriving(place, this.#start(place, identity, digest, undefined), 'miss')
+    if (running) return this.#collapsed(context, identity, running)
+    return this.#arriving(context, this.#start(context, identity, digest, undefined), 'miss')
   }
 
   /** A second repository that joins a running fetch needs its own word. */
-  async #join(place: Place, identity: string, running: RunningDownload, word: Word | undefined): Promise<BlobAnswer> {
+  async #join(
+    context: RequestContext,
+    identity: string,
+    running: RunningDownload,
+    grant: Grant | undefined,
+  ): Promise<BlobAnswer> {
     const { origin, download } = running
-    if (!word && !isFor(origin, place, identity)) {
-      const head = await this.#heads.blob(place, download.digest)
+    if (!grant && !isFor(origin, context, identity)) {
+      const head = await this.#heads.blob(context, download.digest)
       // A HEAD may name a wrong size, by which the right bytes would be taken for damaged ones.
       if (head.size !== undefined && head.size === download.size)
-        this.#learn(place, download.digest, head.size, head.identity)
-      else void this.#learnWhenStored(place, download, head.identity)
-      if (!download.canFollowFrom(0)) return this.get(place, download.digest)
+        this.#recordGrant(context, download.digest, head.size, head.identity)
+      else void this.#recordGrantWhenStored(context, download, head.identity)
+      if (!download.canFollowFrom(0)) return this.get(context, download.digest)
     }
-    return this.#collapsed(place, identity, running)
+    return this.#collapsed(context, identity, running)
   }
 
   /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
-  async #collapsed(place: Place, identity: string, { origin, download }: RunningDownload): Promise<BlobAnswer> {
+  async #collapsed(
+    context: RequestContext,
+    identity: string,
+    { origin, download }: RunningDownload,
+  ): Promise<BlobAnswer> {
     try {
-      return await this.#arriving(place, download, 'collapsed')
+      return await this.#arriving(context, download, 'collapsed')
     } catch (error) {
-      if (isFor(origin, place, identity) || !(error instanceof UpstreamError)) throw error
-      return this.get(place, download.digest)
+      if (isFor(origin, context, identity) || !(error instanceof UpstreamError)) throw error
+      return this.get(context, download.digest)
     }
   }
 
-  async #told(place: Place, digest: Digest, word: Word | undefined): Promise<BlobAnswer> {
-    const head = await this.#heads.blob(place, digest)
-    return this.#passed(place, digest, word?.size ?? head.size)
+  async #headOnly(context: RequestContext, digest: Digest, grant: Grant | undefined): Promise<BlobAnswer> {
+    const head = await this.#heads.blob(context, digest)
+    return this.#proxied(context, digest, grant?.size ?? head.size)
   }
 
-  #start(place: Place, identity: string, digest: Digest, word: Word | undefined, signal?: AbortSignal): Download {
-    const expectedSize = word?.size
+  #start(
+    context: RequestContext,
+    identity: string,
+    digest: Digest,
+    grant: Grant | undefined,
+    signal?: AbortSignal,
+  ): Download {
+    const expectedSize = grant?.size
     const isAhead = signal !== undefined
     let leave: (() => void) | undefined
     const download = this.downloads.start(
-      { host: place.host, name: place.name, identity },
+      { host: context.host, name: context.name, identity },
       {
         digest,
         expectedSize,
         mostUnsized: this.#parts.mostUnsized,
         open: async (from, attempt, to) => {
-          leave ??= await this.#enter(place.host, attempt)
+          leave ??= await this.#enter(context.host, attempt)
           const isFurther = to !== undefined && from > 0
           const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
-          const options = { access: await place.access(), from, to, expectedSize, isExtra, signal: attempt }
+          const options = { access: await context.access(), from, to, expectedSize, isExtra, signal: attempt }
           try {
-            return await place.upstream.blob(place.name, digest, options)
+            return await context.upstream.blob(context.name, digest, options)
           } catch (error) {
-            if (isFurther) this.#noteRefusedRange(place.host, error)
+            if (isFurther) this.#rememberRefusedRange(context.host, error)
             throw error
           }
         },
         // Who asks for a part wants that part, not all of it as fast as can be.
-        ranges: place.caller.part || this.#isUnranged(place.host) ? undefined : this.#parts.ranges,
+        ranges: context.caller.part || this.#isUnranged(context.host) ? undefined : this.#parts.ranges,
         signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
         store: this.#parts.blobs,
         hashes: this.#parts.hashes,
         release: this.#parts.release,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => {
-          this.#parts.fills.moved(bytes, place.host)
-          if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, bytes)
+          this.#parts.fills.moved(bytes, context.host)
+          if (!context.upstream.isProbe) this.#parts.stats.fetched(context.host, bytes)
         },
         onMismatch: () => this.#parts.stats.mismatched(),
         logger: this.#parts.logger,
       },
     )
     void download.settled.then(() => leave?.())
-    void this.#follow(place, download)
+    void this.#follow(context, download)
     return download
   }
 
@@ -183,69 +203,80 @@ export class BlobCache {
     return (this.#unranged.get(host) ?? 0) > this.#parts.runningTime()
   }
 
-  #noteRefusedRange(host: string, error: unknown): void {
+  #rememberRefusedRange(host: string, error: unknown): void {
     if (!(error instanceof UpstreamError) || error.failure !== 'limited') return
     this.#unranged.set(host, this.#parts.runningTime() + Math.max(unrangedMs, (error.retryAfterSeconds ?? 0) * 1000))
   }
 
   /** Files what a finished download taught. */
-  async #follow(place: Place, download: Download): Promise<void> {
+  async #follow(context: RequestContext, download: Download): Promise<void> {
     const stored = await download.settled
     if (!stored) return
     const { identity } = await download.started
-    await this.#learnWhenStored(place, download, identity)
+    await this.#recordGrantWhenStored(context, download, identity)
     this.#parts.onStored()
   }
 
   /** Files the upstream's word about a blob once its bytes are here, with the size that they have. */
-  async #learnWhenStored(place: Place, download: Download, identity: string): Promise<void> {
+  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: string): Promise<void> {
     const stored = await download.settled
-    if (stored && download.size !== undefined) this.#learn(place, download.digest, download.size, identity)
+    if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
 
-  #claim({ caller }: Place, digest: Digest): boolean {
+  #claim({ caller }: RequestContext, digest: Digest): boolean {
     return !caller.head && this.#unclaimed.delete(digest)
   }
 
-  async #arriving(place: Place, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+  async #arriving(context: RequestContext, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
     // It may be one that was begun ahead: not to be let go of while this client waits for its start.
     download.claim()
-    const outcome = this.#claim(place, download.digest) ? 'miss' : joined
+    const outcome = this.#claim(context, download.digest) ? 'miss' : joined
     await download.started
     return {
       digest: download.digest,
       size: download.size,
       body: { kind: 'arriving', download },
-      provenance: provenanceOf(place.host, outcome),
+      provenance: provenanceOf(context.host, outcome),
     }
   }
 
-  #held(place: Place, digest: Digest, size: number, body: BlobBody, outcome: 'hit' | 'revalidated'): BlobAnswer {
-    const own = place.record()?.blobs.get(digest)
-    if (own && !place.caller.head) own.usedAt = this.#parts.runningTime()
-    return { digest, size, body, provenance: provenanceOf(place.host, this.#claim(place, digest) ? 'miss' : outcome) }
+  #fromStore(
+    context: RequestContext,
+    digest: Digest,
+    size: number,
+    body: BlobBody,
+    outcome: 'hit' | 'revalidated',
+  ): BlobAnswer {
+    const own = context.record()?.blobs.get(digest)
+    if (own && !context.caller.head) own.usedAt = this.#parts.runningTime()
+    return {
+      digest,
+      size,
+      body,
+      provenance: provenanceOf(context.host, this.#claim(context, digest) ? 'miss' : outcome),
+    }
   }
 
-  #passed(place: Place, digest: Digest, size: number | undefined): BlobAnswer {
-    return { digest, size, body: { kind: 'none' }, provenance: provenanceOf(place.host, 'passed') }
+  #proxied(context: RequestContext, digest: Digest, size: number | undefined): BlobAnswer {
+    return { digest, size, body: { kind: 'none' }, provenance: provenanceOf(context.host, 'passed') }
   }
 
   /** Notes the upstream's word about a blob that no manifest of the repository names yet. */
-  #learn(place: Place, digest: Digest, size: number, identity: string): void {
-    const known = findWord(place.record(), digest, identity)
+  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: string): void {
+    const known = findGrant(context.record(), digest, identity)
     if (known?.size === size) return
-    const record = place.ensure()
+    const record = context.ensure()
     const before = record.blobs.get(digest)
     record.blobs.set(digest, {
       size,
-      identity: betterIdentity(before?.identity, identity),
+      identity: widerIdentity(before?.identity, identity),
       usedAt: this.#parts.runningTime(),
     })
     this.#parts.refs.touch(record)
   }
 }
 
-function isFor(origin: Origin, { host, name }: Place, identity: string): boolean {
+function isFor(origin: Origin, { host, name }: RequestContext, identity: string): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 

@@ -7,7 +7,7 @@ import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 
-export interface IntakeOptions {
+export interface DownloadWriterOptions {
   readonly digest: Digest
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
@@ -39,11 +39,11 @@ const smallBytes = 256 * 1024
  * Where a download's bytes go, in order: to the disk, in writes as large as they come together, and from a full disk on to
  * memory; and into the hash. What has arrived can be read at any position.
  */
-export class Intake {
-  readonly #options: IntakeOptions
+export class DownloadWriter {
+  readonly #options: DownloadWriterOptions
   #writer: BlobWriter | undefined
-  #overflow: Overflow | undefined
-  #hash: IntakeHash | undefined
+  #spill: SpillBuffer | undefined
+  #hash: StreamHash | undefined
   /** The announced size of the blob, for estimates. */
   #size: number | undefined
   #arrived = 0
@@ -53,7 +53,7 @@ export class Intake {
   #timer: NodeJS.Timeout | undefined
   #failure: { readonly error: unknown } | undefined
 
-  constructor(options: IntakeOptions) {
+  constructor(options: DownloadWriterOptions) {
     this.#options = options
   }
 
@@ -64,31 +64,31 @@ export class Intake {
 
   /** Whether the disk has all that has arrived. */
   get isOnDisk(): boolean {
-    return !this.#overflow
+    return !this.#spill
   }
 
   /** Whether nothing more arrives before readers have taken what is in memory. */
   get isFull(): boolean {
-    return this.#overflow?.full === true
+    return this.#spill?.full === true
   }
 
   /** Whether bytes were let go that a newcomer would need. */
   get hasDropped(): boolean {
-    return this.#overflow?.dropped === true
+    return this.#spill?.dropped === true
   }
 
   /** Opens the file. `size`: of the blob, when it is known. `ahead`: it is to be written ahead. */
   async prepare(size: number | undefined, ahead: boolean): Promise<void> {
     const { store, makeRoom, logger, digest } = this.#options
     this.#size = size
-    for (let tries = 0; !this.#writer && !this.#overflow; tries++) {
+    for (let tries = 0; !this.#writer && !this.#spill; tries++) {
       try {
         this.#writer = await store.create()
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'the disk takes no download')
         if (tries === 0) await makeRoom(size ?? 0)
-        else this.#overflow = new Overflow(overflowBytes)
+        else this.#spill = new SpillBuffer(overflowBytes)
       }
     }
     this.#hash ??= this.#openHash(ahead ? undefined : size)
@@ -113,7 +113,7 @@ export class Intake {
 
   /** Writes ahead of what has arrived, to the disk or not at all. */
   async writeAt(position: number, bytes: Uint8Array): Promise<void> {
-    if (!this.#writer || this.#overflow) throw new Error('there is no file to write ahead in')
+    if (!this.#writer || this.#spill) throw new Error('there is no file to write ahead in')
     await this.#writer.writeAt(position, bytes)
   }
 
@@ -133,7 +133,7 @@ export class Intake {
 
   /** Keeps what has arrived under the digest, durably; false for what is not on the disk as a whole. */
   async publish(digest: Digest): Promise<boolean> {
-    if (this.#overflow || !this.#writer) return false
+    if (this.#spill || !this.#writer) return false
     await this.#writer.commit(digest)
     return true
   }
@@ -145,18 +145,18 @@ export class Intake {
 
   /** Copies bytes that the disk did not take; how many, 0 when they were let go. */
   readOverflow(buffer: Uint8Array, position: number): number {
-    return this.#overflow?.read(buffer, position) ?? 0
+    return this.#spill?.read(buffer, position) ?? 0
   }
 
   /** Lets go of memory before this position: the slowest reader's. */
   dropBefore(position: number): void {
-    this.#overflow?.dropBefore(position)
+    this.#spill?.dropBefore(position)
   }
 
   /** Lets go of the file. */
   async close(): Promise<void> {
     await this.#storing
-    this.#overflow?.close()
+    this.#spill?.close()
     await this.#hash?.close()
     await this.#writer?.close()
   }
@@ -171,7 +171,7 @@ export class Intake {
     try {
       while (this.#gathered.length > 0) {
         const bytes = this.#takeGathered()
-        if (this.#overflow || !(await this.#writeToDisk(bytes))) await this.#keepInMemory(bytes)
+        if (this.#spill || !(await this.#writeToDisk(bytes))) await this.#keepInMemory(bytes)
         else {
           this.#arrive(bytes, true)
           // From memory followers still read.
@@ -205,12 +205,12 @@ export class Intake {
   }
 
   async #keepInMemory(bytes: Uint8Array): Promise<void> {
-    this.#overflow ??= new Overflow(overflowBytes)
-    const room = this.#overflow.push(this.#arrived, bytes)
+    this.#spill ??= new SpillBuffer(overflowBytes)
+    const room = this.#spill.push(this.#arrived, bytes)
     this.#arrive(bytes, false)
     const { isAbandoned, isClaimed } = this.#options
     // Keep a claimed download in memory: the client may reconnect.
-    if (isAbandoned() && (this.#overflow.full || this.#overflow.dropped || !isClaimed()))
+    if (isAbandoned() && (this.#spill.full || this.#spill.dropped || !isClaimed()))
       throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
     await room
   }
@@ -236,7 +236,7 @@ export class Intake {
     return false
   }
 
-  #openHash(size: number | undefined): IntakeHash {
+  #openHash(size: number | undefined): StreamHash {
     const algorithm = digestAlgorithm(this.#options.digest)
     if (!this.#writer || (size !== undefined && size <= smallBytes)) return hashHere(algorithm)
     return hashInThread(this.#options.hashes, algorithm, this.#writer.fd)
@@ -244,7 +244,7 @@ export class Intake {
 }
 
 /** Hashes what arrives, in order. */
-export interface IntakeHash {
+export interface StreamHash {
   /** `storedUpTo`: the size of the file with these bytes; undefined where it does not have them. */
   take(bytes: Uint8Array, storedUpTo: number | undefined): void
   /** Takes what the file has by now. Only where a thread reads it. */
@@ -256,7 +256,7 @@ export interface IntakeHash {
 }
 
 /** On this thread: for what is hashed sooner than another thread wakes. */
-export function hashHere(algorithm: DigestAlgorithm): IntakeHash {
+export function hashHere(algorithm: DigestAlgorithm): StreamHash {
   const digester = createDigester(algorithm)
   return {
     take: (bytes) => digester.update(bytes),
@@ -273,7 +273,7 @@ export function hashInThread(
   hashes: Pick<HashPool, 'follow'>,
   algorithm: DigestAlgorithm,
   descriptor: number,
-): IntakeHash {
+): StreamHash {
   const hash = hashes.follow(algorithm, descriptor)
   return {
     take(bytes, storedUpTo) {
@@ -287,7 +287,7 @@ export function hashInThread(
 }
 
 /** All that hold something: what they may hold together is shared by them. */
-const live = new Set<Overflow>()
+const live = new Set<SpillBuffer>()
 /** Bytes that each may hold, however many there are: without a chunk nothing would go on. */
 const leastBytes = 512 * 1024
 
@@ -295,7 +295,7 @@ const leastBytes = 512 * 1024
  * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
  * while it is full, so that a full disk slows the upstream down instead of filling the memory.
  */
-export class Overflow {
+export class SpillBuffer {
   readonly #limit: number
   readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
   /** From where on a follower still needs the bytes. */

@@ -8,7 +8,7 @@ import type { Follower, Portion } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
-import { Intake } from './download-writer.ts'
+import { DownloadWriter } from './download-writer.ts'
 import { Followers } from './followers.ts'
 
 /** One fetch of one blob, followed by everybody who wants it. */
@@ -75,7 +75,7 @@ export function startDownload(options: DownloadOptions): Download {
   let running = true
   let isClaimed = false
 
-  const intake = new Intake({
+  const writer = new DownloadWriter({
     ...options,
     onArrived: () => followers.announce(),
     isAbandoned: () => followers.isAbandoned,
@@ -83,7 +83,7 @@ export function startDownload(options: DownloadOptions): Download {
   })
   const followers = new Followers({
     digest,
-    intake,
+    writer,
     clock,
     logger,
     patience: options.patience ?? usualPatience,
@@ -105,9 +105,9 @@ export function startDownload(options: DownloadOptions): Download {
   async function run(): Promise<boolean> {
     try {
       await fill()
-      const { arrived } = intake
+      const { arrived } = writer
       if (size !== undefined && arrived !== size) throw invalid(`the body has ${arrived} bytes instead of ${size}`)
-      if ((await intake.digest()) !== digest) {
+      if ((await writer.digest()) !== digest) {
         options.onMismatch()
         throw invalid('the bytes do not have the digest that was asked for')
       }
@@ -138,10 +138,10 @@ export function startDownload(options: DownloadOptions): Download {
         const broke =
           error instanceof UpstreamError && error.failure !== 'invalid' && begunAt !== undefined && !signal.aborted
         // Only the upstream's word that this was the end is missing; the digest tells as well.
-        if (broke && intake.arrived === size) return
-        const isForNobody = followers.isAbandoned && !intake.isOnDisk
+        if (broke && writer.arrived === size) return
+        const isForNobody = followers.isAbandoned && !writer.isOnDisk
         if (!broke || isForNobody || pause === undefined) throw error
-        logger.warn({ digest, at: intake.arrived, reason: error.message }, 'a download broke and is resumed')
+        logger.warn({ digest, at: writer.arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, signal)
       }
     }
@@ -154,7 +154,7 @@ export function startDownload(options: DownloadOptions): Download {
     const end = () => attempt.abort(signal.reason)
     signal.addEventListener('abort', end, { once: true })
     try {
-      let received = intake.arrived
+      let received = writer.arrived
       const { ranges } = options
       const inRanges = ranges && begunAt === undefined && isRanged(size, ranges)
       const answer = await options.open(received, attempt.signal, inRanges ? ranges.bytes - 1 : undefined)
@@ -164,7 +164,7 @@ export function startDownload(options: DownloadOptions): Download {
       begunAt ??= clock.monotonic()
       started.resolve({ identity: answer.identity })
       const isPart = inRanges && answer.isPart
-      await intake.prepare(size, isPart === true)
+      await writer.prepare(size, isPart === true)
       if (isPart) return await fillRanges(answer, ranges, attempt.signal)
       for await (const chunk of answer.body) {
         received += chunk.length
@@ -172,12 +172,12 @@ export function startDownload(options: DownloadOptions): Download {
         if (size === undefined && received > mostUnsized)
           throw invalid(`it says no size and has not ended after ${mostUnsized} bytes`)
         options.onBytes(chunk.length)
-        await intake.push(chunk)
+        await writer.push(chunk)
       }
     } finally {
       signal.removeEventListener('abort', end)
       attempt.abort()
-      await intake.flush()
+      await writer.flush()
     }
   }
 
@@ -190,22 +190,22 @@ export function startDownload(options: DownloadOptions): Download {
         policy,
         first,
         open: (from, to, either) => open(from, either, to),
-        write: (position, bytes) => intake.writeAt(position, bytes),
+        write: (position, bytes) => writer.writeAt(position, bytes),
         release: options.release,
         onBytes,
-        onPrefix: (prefix) => intake.extend(prefix),
+        onPrefix: (prefix) => writer.extend(prefix),
         signal,
       })
     } catch (error) {
       signal.throwIfAborted()
-      logger.warn({ digest, at: intake.arrived, reason: describeFailure(error) }, 'a download in ranges goes on in one')
+      logger.warn({ digest, at: writer.arrived, reason: describeFailure(error) }, 'a download in ranges goes on in one')
       await tryOnce()
     }
   }
 
   async function publish(): Promise<boolean> {
     try {
-      return await intake.publish(digest)
+      return await writer.publish(digest)
     } catch (error) {
       // The followers have, or will get, every right byte from the temp file; only the cache goes without.
       logger.error({ digest, error: describeFailure(error) }, 'a download could not be kept')
@@ -220,7 +220,7 @@ export function startDownload(options: DownloadOptions): Download {
   async function release(): Promise<void> {
     if (running || followers.count > 0) return
     try {
-      await intake.close()
+      await writer.close()
     } catch (error) {
       // A disk that has failed meanwhile; the next start sweeps what is left there.
       logger.error({ digest, error: describeFailure(error) }, 'closing a download failed')
@@ -245,7 +245,7 @@ export function startDownload(options: DownloadOptions): Download {
     claim: () => void (isClaimed = true),
     started: started.promise,
     settled,
-    canFollowFrom: (position) => running && !signal.aborted && (!intake.hasDropped || position >= intake.arrived),
+    canFollowFrom: (position) => running && !signal.aborted && (!writer.hasDropped || position >= writer.arrived),
     follow(start, portion = {}) {
       isClaimed = true
       return followers.follow(start, portion)

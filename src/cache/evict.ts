@@ -11,16 +11,16 @@ import type { RepositoryRecord } from '../store/records.ts'
 import {
   type EvictionLimits,
   type EvictionPlan,
-  forget,
-  type Forgotten,
+  removeReferences,
+  type RemovedReference,
   planEviction,
   planRemoval,
   removedImages,
 } from './eviction.ts'
 
-export interface SweeperOptions {
+export interface EvictorOptions {
   readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
-  readonly limits: SweeperLimits
+  readonly limits: EvictorLimits
   /** Whether a blob is being fetched or sent. */
   readonly isInUse: (digest: Digest) => boolean
   readonly logger: Logger
@@ -30,7 +30,7 @@ export interface SweeperOptions {
   readonly freeSpace?: (path: string) => Promise<number>
 }
 
-export interface SweeperLimits {
+export interface EvictorLimits {
   /** Bytes; 0 = no limit. */
   readonly maxSize: number
   /** Running time ms; 0 = keep. */
@@ -39,7 +39,7 @@ export interface SweeperLimits {
   readonly minFree: number
 }
 
-export interface SweepRequest {
+export interface EvictRequest {
   /** Says what would go, and touches nothing. */
   readonly dryRun: boolean
   /** Bytes that somebody wants to write. Nothing goes for them when there is room, or could not be enough of it. */
@@ -55,19 +55,19 @@ export interface Removal extends Removed {
 }
 
 /** Keeps the store within its limits. One sweep at a time; the others wait for their turn. */
-export interface Sweeper {
-  sweep(request: SweepRequest): Promise<Removal>
+export interface Evictor {
+  evict(request: EvictRequest): Promise<Removal>
   /** Removes images, repositories or digests by name, whatever the limits say. Throws the system's error for what cannot be removed. */
   remove(names: readonly string[], dryRun: boolean): Promise<Removal>
   /** To be called after a blob was published: sweeps soon when there is too much. */
-  poke(): void
+  schedule(): void
   /** Ends the sweep that is running at its next step. */
   close(): Promise<void>
 }
 
-const pokeDelayMs = 100
+const scheduleDelayMs = 100
 
-export function createSweeper(options: SweeperOptions): Sweeper {
+export function createEvictor(options: EvictorOptions): Evictor {
   const { store, limits, isInUse, logger, clock } = options
   const closing = new AbortController()
   let last: Promise<unknown> = Promise.resolve()
@@ -81,19 +81,19 @@ export function createSweeper(options: SweeperOptions): Sweeper {
 
   const run = async (dryRun: boolean, { isForced, isAsked }: How, makePlan: () => Promise<Plan>): Promise<Removal> => {
     await store.blobs.ready
-    const claims = new FreshClaims(store.refs)
+    const claims = new RecentClaims(store.refs)
     try {
       const { signal } = closing
       const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
       if (!plan) return { images: [], blobs: 0, bytes: 0, unknown: [] }
       const unknown = plan.unknown ?? []
       const { blobs } = store
-      if (dryRun) return { ...preview(plan, blobs.sizes), unknown }
+      if (dryRun) return { ...previewEviction(plan, blobs.sizes), unknown }
       // Before the records forget what would stay on the disk.
-      if (isAsked && plan.forget.length + plan.blobs.length > 0) await blobs.checkWritable()
+      if (isAsked && plan.references.length + plan.blobs.length > 0) await blobs.checkWritable()
       const refusals: unknown[] = []
       const onRefused = (error: unknown) => void refusals.push(error)
-      const removed = await carryOut(plan, { blobs, claims, isInUse, isForced, onRefused, logger, clock, signal })
+      const removed = await applyEviction(plan, { blobs, claims, isInUse, isForced, onRefused, logger, clock, signal })
       if (removed.blobs + removed.images.length > 0) logger.info({ ...removed }, 'removed cached content')
       if (isAsked && refusals.length > 0) throw refusals[0]
       return { ...removed, unknown }
@@ -119,7 +119,7 @@ export function createSweeper(options: SweeperOptions): Sweeper {
     }
   }
 
-  const sweep = ({ dryRun, needBytes = 0, isAsked = false }: SweepRequest) =>
+  const sweep = ({ dryRun, needBytes = 0, isAsked = false }: EvictRequest) =>
     inTurn(dryRun, { isForced: false, isAsked }, async () =>
       planEviction({
         limits: await findLimits(dryRun, needBytes),
@@ -135,18 +135,18 @@ export function createSweeper(options: SweeperOptions): Sweeper {
   const stopSweeping = every(options.interval ?? 60_000, sweepUnasked, onFailure)
 
   return {
-    sweep,
+    evict: sweep,
     remove: (names, dryRun) =>
       inTurn(dryRun, { isForced: true, isAsked: true }, async () =>
         planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
       ),
-    poke() {
+    schedule() {
       if (closing.signal.aborted || callOff || limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
       const sweepNow = () => {
         callOff = undefined
         return sweepUnasked()
       }
-      callOff = later(pokeDelayMs, sweepNow, onFailure)
+      callOff = later(scheduleDelayMs, sweepNow, onFailure)
     },
     async close() {
       closing.abort()
@@ -173,10 +173,10 @@ export interface Removed {
   readonly bytes: number
 }
 
-export interface CarryOutOptions {
+export interface ApplyOptions {
   readonly blobs: FileBlobStore
   /** What is wanted again since the plan was begun; such content stays. */
-  readonly claims: FreshClaims
+  readonly claims: RecentClaims
   readonly isInUse: (digest: Digest) => boolean
   /** Images go even if they were pulled a moment ago. */
   readonly isForced: boolean
@@ -188,18 +188,18 @@ export interface CarryOutOptions {
 }
 
 /** Does what the plan says, records before blobs, looking again before each step. */
-export async function carryOut(plan: EvictionPlan, options: CarryOutOptions): Promise<Removed> {
+export async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<Removed> {
   const { blobs, claims, isInUse, logger, signal } = options
   const pause = createPauses(options.clock)
   const images: string[] = []
-  for (const [record, planned] of byRecord(plan.forget)) {
+  for (const [record, planned] of groupByRecord(plan.references)) {
     if (signal.aborted) break
-    const gone: Forgotten[] = []
+    const gone: RemovedReference[] = []
     for (const forgotten of planned)
       if (options.isForced || !isWantedAgain(forgotten, isInUse)) gone.push(forgotten)
       else claims.add(forgotten.holding.contents)
     if (gone.length === 0) continue
-    forget(record, gone)
+    removeReferences(record, gone)
     claims.touchAsOurs(record)
     images.push(...removedImages(gone, blobs.sizes))
     await pause()
@@ -224,14 +224,14 @@ export async function carryOut(plan: EvictionPlan, options: CarryOutOptions): Pr
   return { images: images.toSorted(), blobs: count, bytes }
 }
 
-/** What `carryOut` would say if nothing else happened. */
-export function preview(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
-  const images = removedImages(plan.forget, sizes).toSorted()
+/** What `applyEviction` would say if nothing else happened. */
+export function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
+  const images = removedImages(plan.references, sizes).toSorted()
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
 
-function byRecord(all: readonly Forgotten[]): Map<RepositoryRecord, Forgotten[]> {
-  const groups = new Map<RepositoryRecord, Forgotten[]>()
+function groupByRecord(all: readonly RemovedReference[]): Map<RepositoryRecord, RemovedReference[]> {
+  const groups = new Map<RepositoryRecord, RemovedReference[]>()
   for (const forgotten of all) {
     const group = groups.get(forgotten.holding.record)
     if (group) group.push(forgotten)
@@ -240,7 +240,7 @@ function byRecord(all: readonly Forgotten[]): Map<RepositoryRecord, Forgotten[]>
   return groups
 }
 
-function isWantedAgain({ holding }: Forgotten, isInUse: (digest: Digest) => boolean): boolean {
+function isWantedAgain({ holding }: RemovedReference, isInUse: (digest: Digest) => boolean): boolean {
   const { record, kind, digest, manifests, contents, usedAt } = holding
   if (kind === 'blob') return (record.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
   if (kind === 'referrers')
@@ -251,7 +251,7 @@ function isWantedAgain({ holding }: Forgotten, isInUse: (digest: Digest) => bool
 }
 
 /** What records have come to name, or been asked for, since a plan was begun: it is wanted again. */
-export class FreshClaims {
+export class RecentClaims {
   readonly #refs: FileRefStore
   readonly #claimed = new Set<Digest>()
   readonly #touched = new Set<RepositoryRecord>()

@@ -1,6 +1,6 @@
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { RepositoryRecord } from '../store/records.ts'
-import { type Holding, type Holdings, imageName, imageRoots, surveyHoldings } from './images.ts'
+import { type ImageReference, type References, imageName, imageRoots, collectReferences } from './images.ts'
 
 export interface EvictionRequest {
   readonly records: Iterable<RepositoryRecord>
@@ -33,7 +33,7 @@ const pauseEvery = 2048
  */
 export function* planEviction(request: EvictionRequest): Generator<undefined, EvictionPlan> {
   const { records, sizes, limits, now, isInUse } = request
-  const holdings = yield* surveyHoldings(records)
+  const holdings = yield* collectReferences(records)
   const planner = new EvictionPlanner(holdings, sizes, isInUse)
   let total = 0
   let removable = 0
@@ -53,10 +53,10 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const byAge = holdings.all.toSorted((a, b) => a.usedAt - b.usedAt)
   const newest = byAge.findLast(({ kind }) => kind === 'image')
   yield
-  const kept: Holding[] = []
+  const kept: ImageReference[] = []
   for (const holding of byAge) {
     const isExpired = limits.maxAge > 0 && now - holding.usedAt > limits.maxAge
-    if (isExpired && !some(holding, isInUse)) planner.forget({ holding, tags: holding.tags, whole: true })
+    if (isExpired && !some(holding, isInUse)) planner.removeReference({ holding, tags: holding.tags, whole: true })
     else kept.push(holding)
     if (++steps % pauseEvery === 0) yield
   }
@@ -65,11 +65,12 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
     planner.drop(digest)
   }
   yield
-  const last: Holding[] = []
+  const last: ImageReference[] = []
   for (const holding of kept) {
     if (isEnough()) return planner.plan()
     if (holding === newest || some(holding, isInUse)) last.push(holding)
-    else if (some(holding, (digest) => sizes.has(digest))) planner.forget({ holding, tags: holding.tags, whole: true })
+    else if (some(holding, (digest) => sizes.has(digest)))
+      planner.removeReference({ holding, tags: holding.tags, whole: true })
     if (++steps % pauseEvery === 0) yield
   }
   for (const digest of leastMissed(last, sizes)) {
@@ -79,13 +80,13 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   return planner.plan()
 }
 
-function some({ contents }: Holding, test: (digest: Digest) => boolean): boolean {
+function some({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {
   for (const digest of contents) if (test(digest)) return true
   return false
 }
 
 /** Blobs of these holdings: of the least recently pulled first, then the largest; manifests, worth most a byte, at the end. */
-function leastMissed(holdings: readonly Holding[], sizes: ReadonlyMap<Digest, number>): Digest[] {
+function leastMissed(holdings: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
   const usedAt = new Map<Digest, number>()
   const manifests = new Set<Digest>()
   for (const holding of holdings) {
@@ -102,7 +103,7 @@ function leastMissed(holdings: readonly Holding[], sizes: ReadonlyMap<Digest, nu
 
 /** What shall go. Nothing has happened yet. */
 export interface EvictionPlan {
-  readonly forget: readonly Forgotten[]
+  readonly references: readonly RemovedReference[]
   readonly blobs: readonly Digest[]
   /** Sum of the blobs. */
   readonly bytes: number
@@ -113,11 +114,11 @@ export class EvictionPlanner {
   readonly #holders: Map<Digest, number>
   readonly #sizes: ReadonlyMap<Digest, number>
   readonly #isInUse: (digest: Digest) => boolean
-  readonly #forget: Forgotten[] = []
+  readonly #forget: RemovedReference[] = []
   readonly #blobs = new Set<Digest>()
   #bytes = 0
 
-  constructor(holdings: Holdings, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
+  constructor(holdings: References, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
     this.#holders = holdings.holders
     this.#sizes = sizes
     this.#isInUse = isInUse
@@ -127,7 +128,7 @@ export class EvictionPlanner {
     return this.#bytes
   }
 
-  forget(forgotten: Forgotten): void {
+  removeReference(forgotten: RemovedReference): void {
     this.#forget.push(forgotten)
     if (!forgotten.whole) return
     for (const digest of forgotten.holding.contents) {
@@ -146,7 +147,7 @@ export class EvictionPlanner {
   }
 
   plan(): EvictionPlan {
-    return { forget: this.#forget, blobs: [...this.#blobs], bytes: this.#bytes }
+    return { references: this.#forget, blobs: [...this.#blobs], bytes: this.#bytes }
   }
 }
 
@@ -166,7 +167,7 @@ export interface RemovalPlan extends EvictionPlan {
 /** What goes when a user names it, in small steps. An image goes with its last tag; a blob in use stays on the disk for now. */
 export function* planRemoval(request: RemovalRequest): Generator<undefined, RemovalPlan> {
   const { sizes, isInUse } = request
-  const holdings = yield* surveyHoldings(request.records)
+  const holdings = yield* collectReferences(request.records)
   const planner = new EvictionPlanner(holdings, sizes, isInUse)
   const names = new Set(request.names)
   const matched = new Set<string>()
@@ -175,8 +176,8 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
   for (const holding of holdings.all) {
     const isWhole = wholeNames(holding).filter(isNamed).length > 0
     const tags = holding.tags.filter((tag) => isNamed(imageName(holding.record, { tag })))
-    if (isWhole) planner.forget({ holding, tags: holding.tags, whole: true })
-    else if (tags.length > 0) planner.forget({ holding, tags, whole: tags.length === holding.tags.length })
+    if (isWhole) planner.removeReference({ holding, tags: holding.tags, whole: true })
+    else if (tags.length > 0) planner.removeReference({ holding, tags, whole: tags.length === holding.tags.length })
   }
   for (const name of names) {
     const digest = matched.has(name) ? undefined : parseDigest(name)
@@ -188,20 +189,20 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
 }
 
 /** The names that mean all of a holding. */
-function wholeNames({ record, digest }: Holding): string[] {
+function wholeNames({ record, digest }: ImageReference): string[] {
   return [`${record.host}/${record.name}`, imageName(record, { digest }), digest]
 }
 
 /** A holding to be let go of, or only some of its tags. */
-export interface Forgotten {
-  readonly holding: Holding
+export interface RemovedReference {
+  readonly holding: ImageReference
   readonly tags: readonly string[]
   /** False when other tags keep the image. */
   readonly whole: boolean
 }
 
 /** Takes holdings of one repository out of its record; manifests that another of its images names stay. */
-export function forget(record: RepositoryRecord, gone: readonly Forgotten[]): void {
+export function removeReferences(record: RepositoryRecord, gone: readonly RemovedReference[]): void {
   const roots = new Set<Digest>()
   for (const { holding, tags, whole } of gone) {
     for (const tag of tags) if (record.tags.get(tag)?.digest === holding.digest) record.tags.delete(tag)
@@ -227,14 +228,14 @@ function dropLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest
 }
 
 /** What a user calls it; a blob or a list by itself has no name. */
-export function forgottenNames({ holding, tags }: Forgotten): string[] {
+export function removedNames({ holding, tags }: RemovedReference): string[] {
   const { record, digest, kind } = holding
   if (kind !== 'image') return []
   return tags.length > 0 ? tags.map((tag) => imageName(record, { tag })) : [imageName(record, { digest })]
 }
 
 /** The same of what is listed as an image: something of it must be held, which a HEAD alone does not bring. */
-export function removedImages(gone: readonly Forgotten[], sizes: ReadonlyMap<Digest, number>): string[] {
-  const isHeld = ({ holding }: Forgotten) => [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
-  return gone.filter(isHeld).flatMap(forgottenNames)
+export function removedImages(gone: readonly RemovedReference[], sizes: ReadonlyMap<Digest, number>): string[] {
+  const isHeld = ({ holding }: RemovedReference) => [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
+  return gone.filter(isHeld).flatMap(removedNames)
 }

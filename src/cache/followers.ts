@@ -6,12 +6,12 @@ import type { Follower, Piece, Portion } from '../oci/registry.ts'
 import { type OpenBlob } from '../oci/registry.ts'
 import type { BlobWriter } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { Intake } from './download-writer.ts'
+import type { DownloadWriter } from './download-writer.ts'
 
 /** A download, as far as its followers depend on it. */
 export interface FollowedDownload {
   readonly digest: Digest
-  readonly intake: Intake
+  readonly writer: DownloadWriter
   /** Bytes of the whole blob, when somebody has said. */
   readonly size: number | undefined
   /** When the upstream began to answer; monotonic ms. */
@@ -68,7 +68,7 @@ export class Followers {
 
   /** Wakes everybody: bytes have arrived, or the download is over. */
   announce(): void {
-    if (!this.#download.intake.isOnDisk) this.#letPass()
+    if (!this.#download.writer.isOnDisk) this.#letPass()
     this.#progress.resolve()
     this.#progress = deferred()
   }
@@ -87,14 +87,14 @@ export class Followers {
   }
 
   async #next(reader: Reader, signal?: AbortSignal): Promise<Piece | undefined> {
-    const { intake } = this.#download
+    const { writer } = this.#download
     for (;;) {
       signal?.throwIfAborted()
       if (reader.isCutOff) throw tooSlow()
       const start = reader.position
       const end = this.#releasable(reader)
       if (end > start) {
-        if (reader.isAllOrNothing && intake.hasDropped) throw movedOn()
+        if (reader.isAllOrNothing && writer.hasDropped) throw movedOn()
         const piece = this.#pieceOf(reader, end)
         reader.position += piece.kind === 'file' ? piece.range.end + 1 - start : piece.bytes.length
         if (piece.kind === 'memory') this.#dropPassed()
@@ -103,7 +103,7 @@ export class Followers {
       const { failure, isVerified } = this.#download
       if (failure) throw failure
       if (isVerified) return undefined
-      if (!intake.isOnDisk) this.#letPass()
+      if (!writer.isOnDisk) this.#letPass()
       reader.isWaiting = true
       this.#behind?.delete(reader)
       this.#watch()
@@ -114,16 +114,16 @@ export class Followers {
 
   /** The position up to which bytes may leave for this reader. */
   #releasable({ end = Infinity, isAllOrNothing }: Reader): number {
-    const { intake, size, isVerified } = this.#download
-    const { arrived } = intake
+    const { writer, size, isVerified } = this.#download
+    const { arrived } = writer
     if (isVerified) return Math.min(arrived, end)
     if (isAllOrNothing) return 0
     return Math.min(arrived, Math.min(end, size ?? arrived) - tailBytes)
   }
 
   #pieceOf({ position: start, tail }: Reader, end: number): Piece {
-    const { intake } = this.#download
-    const file = intake.file(start)
+    const { writer } = this.#download
+    const file = writer.file(start)
     if (file) return { kind: 'file', file: this.#asBlob(file), range: { start, end: Math.min(end, file.size) - 1 } }
     const bytes = tail
       ? tail.bytes.subarray(start - tail.start, end - tail.start)
@@ -134,11 +134,11 @@ export class Followers {
 
   /** A copy of bytes that the disk did not take; shorter, or empty, where they were let go. */
   #readOverflow(start: number, end: number): Uint8Array {
-    const { intake } = this.#download
+    const { writer } = this.#download
     const buffer = new Uint8Array(end - start)
     let filled = 0
     while (filled < buffer.length) {
-      const count = intake.readOverflow(buffer.subarray(filled), start + filled)
+      const count = writer.readOverflow(buffer.subarray(filled), start + filled)
       if (count === 0) break
       filled += count
     }
@@ -164,27 +164,27 @@ export class Followers {
 
   /** Copies what a reader of a part still has to get, once that is no more than its withheld end. */
   #keepTail(reader: Reader): void {
-    const { intake } = this.#download
+    const { writer } = this.#download
     const { end, position } = reader
-    if (!needsMemory(reader) || end === undefined || intake.arrived < end) return
-    if (intake.file(end - 1)) reader.tail = { start: end, bytes: new Uint8Array() }
+    if (!needsMemory(reader) || end === undefined || writer.arrived < end) return
+    if (writer.file(end - 1)) reader.tail = { start: end, bytes: new Uint8Array() }
     else if (position >= end - tailBytes) {
-      const start = intake.file(position)?.size ?? position
+      const start = writer.file(position)?.size ?? position
       reader.tail = { start, bytes: this.#readOverflow(start, end) }
     }
   }
 
   #dropPassed(): void {
-    const { intake } = this.#download
-    let needed = intake.arrived
+    const { writer } = this.#download
+    let needed = writer.arrived
     for (const reader of this.#readers) if (needsMemory(reader)) needed = Math.min(needed, reader.position)
-    intake.dropBefore(needed)
+    writer.dropBefore(needed)
   }
 
   /** Whether somebody waits for room in memory that others take up. */
   get #isHeldUp(): boolean {
     return (
-      this.#download.intake.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
+      this.#download.writer.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
     )
   }
 
@@ -194,9 +194,9 @@ export class Followers {
    */
   #watch(): void {
     if (this.#behind || !this.#isHeldUp) return
-    const { intake, begunAt, clock, patience, logger } = this.#download
+    const { writer, begunAt, clock, patience, logger } = this.#download
     const since = clock.monotonic()
-    this.#pace ??= intake.arrived / Math.max(1, since - (begunAt ?? since))
+    this.#pace ??= writer.arrived / Math.max(1, since - (begunAt ?? since))
     const behind = new Map<Reader, number>()
     for (const reader of this.#readers)
       if (needsMemory(reader) && this.#releasable(reader) > reader.position) behind.set(reader, reader.position)

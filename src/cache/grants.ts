@@ -8,7 +8,7 @@ import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
  * An upstream's word that a repository holds some content (decision D5: having the bytes is not a right to serve them).
  * It comes from a manifest of that repository that names the content, or from an answer about the content itself.
  */
-export interface Word {
+export interface Grant {
   readonly identity: string
   readonly size: number
   /** Of a manifest; of a blob whatever its descriptor says. */
@@ -16,19 +16,19 @@ export interface Word {
 }
 
 /** Whether a word counts for this identity: it was given to nobody in particular, or to the same credential. */
-export function isGoodFor(word: { readonly identity: string }, identity: string): boolean {
-  return word.identity === anonymousIdentity || word.identity === identity
+export function isValidFor(grant: { readonly identity: string }, identity: string): boolean {
+  return grant.identity === anonymousIdentity || grant.identity === identity
 }
 
 /** The word a repository's record holds on a blob, good for this identity. A manifest is a blob too. */
-export function findWord(record: RepositoryRecord | undefined, digest: Digest, identity: string): Word | undefined {
+export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: string): Grant | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
-  if (manifest && isGoodFor(manifest, identity)) return manifest
+  if (manifest && isValidFor(manifest, identity)) return manifest
   const blob = record.blobs.get(digest)
-  if (blob && isGoodFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
+  if (blob && isValidFor(blob, identity)) return { identity: blob.identity, size: blob.size, mediaType: undefined }
   for (const parent of record.manifests.values()) {
-    if (!isGoodFor(parent, identity)) continue
+    if (!isValidFor(parent, identity)) continue
     const link = parent.links.find((link) => link.digest === digest && !isForeignLayer(link.mediaType))
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
@@ -36,29 +36,29 @@ export function findWord(record: RepositoryRecord | undefined, digest: Digest, i
 }
 
 /** The word a repository's record holds on a manifest: a layer's digest is no manifest, whoever asks for it as one. */
-export function findManifestWord(
+export function findManifestGrant(
   record: RepositoryRecord | undefined,
   digest: Digest,
   identity: string,
-): (Word & { readonly mediaType: string }) | undefined {
+): (Grant & { readonly mediaType: string }) | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
-  if (manifest && isGoodFor(manifest, identity)) return manifest
+  if (manifest && isValidFor(manifest, identity)) return manifest
   for (const parent of record.manifests.values()) {
     const link =
-      isGoodFor(parent, identity) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
+      isValidFor(parent, identity) && parent.links.find((link) => link.kind === 'manifest' && link.digest === digest)
     if (link) return { identity: parent.identity, size: link.size, mediaType: link.mediaType }
   }
   return undefined
 }
 
 /** Whose word stands when a second one comes: nobody's in particular is the better one, for it is good for everybody. */
-export function betterIdentity(known: string | undefined, learned: string): string {
+export function widerIdentity(known: string | undefined, learned: string): string {
   return known === anonymousIdentity ? known : learned
 }
 
 /** Takes back what one identity was told: the upstream has refused it. True when that changed the record. */
-export function revokeWord(record: RepositoryRecord, identity: string): boolean {
+export function revokeGrants(record: RepositoryRecord, identity: string): boolean {
   if (identity === anonymousIdentity) return false
   let changed = false
   const { tags, manifests, blobs, referrers } = record
@@ -71,7 +71,7 @@ export function revokeWord(record: RepositoryRecord, identity: string): boolean 
 }
 
 /** A repository of an upstream, as one caller may see it. */
-export interface Place {
+export interface RequestContext {
   readonly host: string
   /** As the upstream spells it: with `library/` on Docker Hub. */
   readonly name: string
@@ -92,14 +92,14 @@ export interface Place {
   readonly ensure: () => RepositoryRecord
 }
 
-export function openPlace(
+export function createRequestContext(
   refs: RefStore,
   upstream: Upstream,
   name: string,
   caller: Caller,
   identities: Identities,
   refusal: (identity: string) => UpstreamError | undefined = () => undefined,
-): Place {
+): RequestContext {
   const { host } = upstream
   let found: Promise<string> | undefined
   const identity = () => (found ??= identities.of(upstream, caller.access))
@@ -120,8 +120,8 @@ export function openPlace(
 }
 
 /** Names a question to this repository, for sharing its answer among callers with the same credential, or without one. */
-export async function placeKey(place: Place, what: string): Promise<string> {
-  return `${await place.identity()} ${place.host}/${place.name} ${what}`
+export async function requestKey(context: RequestContext, what: string): Promise<string> {
+  return `${await context.identity()} ${context.host}/${context.name} ${what}`
 }
 
 /**
@@ -129,15 +129,15 @@ export async function placeKey(place: Place, what: string): Promise<string> {
  * wait until it is known who he is.
  */
 export async function findGranted<T>(
-  place: Place,
+  context: RequestContext,
   find: (record: RepositoryRecord, identity: string) => T | undefined,
 ): Promise<T | undefined> {
-  const before = place.record()
+  const before = context.record()
   const found = before && find(before, anonymousIdentity)
-  if (found !== undefined || !before || place.caller.access === 'anonymous') return found
-  const identity = await place.identity()
+  if (found !== undefined || !before || context.caller.access === 'anonymous') return found
+  const identity = await context.identity()
   // It may have changed meanwhile.
-  const record = place.record()
+  const record = context.record()
   return record && find(record, identity)
 }
 

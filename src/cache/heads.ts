@@ -5,11 +5,11 @@ import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
 import { RepeatedFailure, TransientError } from '../upstream/retry.ts'
 import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { findGranted, findManifestWord, type Place } from './grants.ts'
+import { findGranted, findManifestGrant, type RequestContext } from './grants.ts'
 import type { HeldManifest, ManifestCache } from './manifests.ts'
 
 /** What an upstream says of a manifest: its head, or the manifest itself where only a GET tells. */
-export type ManifestSaid =
+export type ManifestHeadResult =
   | { readonly kind: 'head'; readonly head: ManifestHead }
   | { readonly kind: 'fetched'; readonly manifest: HeldManifest; readonly joined: boolean }
 
@@ -44,76 +44,83 @@ export class Heads {
    * Throws the UpstreamError of the GET where a HEAD was refused. `isHeld`: a copy is at hand, so that an upstream that limits the
    * GET has not confirmed anything.
    */
-  async manifest(place: Place, reference: Reference, isHeld: boolean): Promise<ManifestSaid> {
-    if (this.#isDistrusted(place, 'manifests')) return this.#fetch(place, reference)
+  async manifest(context: RequestContext, reference: Reference, isHeld: boolean): Promise<ManifestHeadResult> {
+    if (this.#isDistrusted(context, 'manifests')) return this.#fetch(context, reference)
     let head: ManifestHead
     try {
-      head = await place.upstream.resolve(place.name, reference, { access: await place.access() })
+      head = await context.upstream.resolve(context.name, reference, { access: await context.access() })
     } catch (error) {
       if (!isRefusal(error)) throw error
-      const fetched = await preferring(isHeld ? undefined : error, () => this.#fetch(place, reference))
-      this.#wasWrong(place, 'manifests', error)
+      const fetched = await preferring(isHeld ? undefined : error, () => this.#fetch(context, reference))
+      this.#wasWrong(context, 'manifests', error)
       return fetched
     }
-    this.#failures.delete(keyOf(place, 'manifests'))
-    return { kind: 'head', head: await described(place, head, reference) }
+    this.#failures.delete(keyOf(context, 'manifests'))
+    return { kind: 'head', head: await described(context, head, reference) }
   }
 
   /** Throws the UpstreamError of the GET where a HEAD was refused. */
-  async blob(place: Place, digest: Digest): Promise<BlobHead> {
-    if (this.#isDistrusted(place, 'blobs')) return openBlob(place, digest)
+  async blob(context: RequestContext, digest: Digest): Promise<BlobHead> {
+    if (this.#isDistrusted(context, 'blobs')) return openBlob(context, digest)
     try {
-      const { size, identity } = await place.upstream.statBlob(place.name, digest, { access: await place.access() })
-      this.#failures.delete(keyOf(place, 'blobs'))
+      const { size, identity } = await context.upstream.statBlob(context.name, digest, {
+        access: await context.access(),
+      })
+      this.#failures.delete(keyOf(context, 'blobs'))
       return { size: size === 0 && !isEmpty(digest) ? undefined : size, identity }
     } catch (error) {
       if (!isRefusal(error)) throw error
-      const head = await preferring(error, () => openBlob(place, digest))
-      this.#wasWrong(place, 'blobs', error)
+      const head = await preferring(error, () => openBlob(context, digest))
+      this.#wasWrong(context, 'blobs', error)
       return head
     }
   }
 
   /** A HEAD named one digest, and the GET after it another. The tag has moved in between, or the HEAD is wrong: asks again. */
-  async checkDigest(place: Place, tag: string, named: Digest): Promise<void> {
+  async checkDigest(context: RequestContext, tag: string, named: Digest): Promise<void> {
     try {
-      const again = await place.upstream.resolve(place.name, { kind: 'tag', tag }, { access: await place.access() })
-      if (again.digest === named) this.#distrust(place, 'manifests')
+      const again = await context.upstream.resolve(
+        context.name,
+        { kind: 'tag', tag },
+        { access: await context.access() },
+      )
+      if (again.digest === named) this.#distrust(context, 'manifests')
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
     }
   }
 
-  async #fetch(place: Place, reference: Reference): Promise<ManifestSaid> {
-    const { result, joined } = await this.#manifests.fetch(place, reference)
+  async #fetch(context: RequestContext, reference: Reference): Promise<ManifestHeadResult> {
+    const { result, joined } = await this.#manifests.fetch(context, reference)
     return { kind: 'fetched', manifest: await result, joined }
   }
 
   /** A HEAD failed, and the GET after it did not. */
-  #wasWrong(place: Place, content: Content, error: UpstreamError): void {
-    const key = keyOf(place, content)
+  #wasWrong(context: RequestContext, content: Content, error: UpstreamError): void {
+    const key = keyOf(context, content)
     const failures = (this.#failures.get(key) ?? 0) + 1
     this.#failures.set(key, failures)
     // A tag may have been pushed between the HEAD and the GET.
     const isClear = isFinal(error) && error.failure !== 'absent'
-    if (isClear || failures >= failuresToDistrust) this.#distrust(place, content)
+    if (isClear || failures >= failuresToDistrust) this.#distrust(context, content)
   }
 
-  #distrust(place: Place, content: Content): void {
-    this.#distrustedUntil.set(keyOf(place, content), this.#clock.monotonic() + distrustMs)
+  #distrust(context: RequestContext, content: Content): void {
+    this.#distrustedUntil.set(keyOf(context, content), this.#clock.monotonic() + distrustMs)
   }
 
-  #isDistrusted(place: Place, content: Content): boolean {
-    return this.#clock.monotonic() < (this.#distrustedUntil.get(keyOf(place, content)) ?? 0)
+  #isDistrusted(context: RequestContext, content: Content): boolean {
+    return this.#clock.monotonic() < (this.#distrustedUntil.get(keyOf(context, content)) ?? 0)
   }
 }
 
-const keyOf = ({ host }: Place, content: Content) => `${content} ${host}`
+const keyOf = ({ host }: RequestContext, content: Content) => `${content} ${host}`
 
 /** A head with what is known better: the descriptor in a manifest of this repository. No manifest has 0 bytes. */
-async function described(place: Place, head: ManifestHead, reference: Reference): Promise<ManifestHead> {
+async function described(context: RequestContext, head: ManifestHead, reference: Reference): Promise<ManifestHead> {
   const digest = reference.kind === 'digest' ? reference.digest : head.digest
-  const known = digest && (await findGranted(place, (record, identity) => findManifestWord(record, digest, identity)))
+  const known =
+    digest && (await findGranted(context, (record, identity) => findManifestGrant(record, digest, identity)))
   return {
     ...head,
     size: known?.size ?? (head.size || undefined),
@@ -147,9 +154,9 @@ async function preferring<T>(refusal: UpstreamError | undefined, confirm: () => 
 }
 
 /** Begins to fetch a blob, which tells that it is there, and how long it is. */
-async function openBlob(place: Place, digest: Digest): Promise<BlobHead> {
-  const access = await place.access()
-  const ask = (to: number | undefined) => place.upstream.blob(place.name, digest, { access, from: 0, to })
+async function openBlob(context: RequestContext, digest: Digest): Promise<BlobHead> {
+  const access = await context.access()
+  const ask = (to: number | undefined) => context.upstream.blob(context.name, digest, { access, from: 0, to })
   let blob: FetchedBlob
   try {
     blob = await ask(0)

@@ -122,24 +122,24 @@ function describeRoot(
  * A reason to keep content: an image of a repository, a blob that was confirmed by itself, or lists of what refers to an image
  * that is not held (those of a held image are part of it).
  */
-export interface Holding extends ImageRoot {
+export interface ImageReference extends ImageRoot {
   readonly kind: 'image' | 'blob' | 'referrers'
 }
 
 /** Every reason there is, and how many of them each digest has. */
-export interface Holdings {
-  readonly all: Holding[]
+export interface References {
+  readonly all: ImageReference[]
   readonly holders: Map<Digest, number>
 }
 
 const pauseEvery = 256
 
 /** Surveys the records in small steps; between two of them the caller may pause. */
-export function* surveyHoldings(records: Iterable<RepositoryRecord>): Generator<undefined, Holdings> {
-  const all: Holding[] = []
+export function* collectReferences(records: Iterable<RepositoryRecord>): Generator<undefined, References> {
+  const all: ImageReference[] = []
   const holders = new Map<Digest, number>()
   for (const record of records) {
-    for (const holding of holdingsOf(record)) {
+    for (const holding of referencesOf(record)) {
       all.push(holding)
       for (const digest of holding.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
       if (all.length % pauseEvery === 0) yield
@@ -148,7 +148,7 @@ export function* surveyHoldings(records: Iterable<RepositoryRecord>): Generator<
   return { all, holders }
 }
 
-function* holdingsOf(record: RepositoryRecord): Generator<Holding> {
+function* referencesOf(record: RepositoryRecord): Generator<ImageReference> {
   for (const root of imageRoots(record)) yield { kind: 'image', ...root }
   for (const [digest, { usedAt }] of record.blobs)
     yield { kind: 'blob', record, digest, tags: [], manifests: [], contents: new Set([digest]), usedAt }

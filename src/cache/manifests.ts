@@ -14,7 +14,7 @@ import { type Reference, referenceText } from '../oci/reference.ts'
 import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
 import { anonymousIdentity, type ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
-import { betterIdentity, type Place, placeKey } from './grants.ts'
+import { widerIdentity, type RequestContext, requestKey } from './grants.ts'
 import { type CacheParts, publishSmall } from './parts.ts'
 
 /** A manifest that we hold. */
@@ -45,11 +45,16 @@ export class ManifestCache {
   }
 
   /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
-  async hold(place: Place, digest: Digest, contentType: string, identity: string): Promise<HeldManifest | undefined> {
+  async hold(
+    context: RequestContext,
+    digest: Digest,
+    contentType: string,
+    identity: string,
+  ): Promise<HeldManifest | undefined> {
     const { blobs } = this.#parts
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
     if (size === undefined || size > largestManifest) return undefined
-    const known = place.record()?.manifests.get(digest)
+    const known = context.record()?.manifests.get(digest)
     const isKnown = known?.identity === identity
     const isLarge = size > longestString && !this.#contents.get(digest)
     if (isLarge && isKnown && !(await isStored(blobs, digest, size))) return undefined
@@ -59,29 +64,29 @@ export class ManifestCache {
     const read = (bytes: Uint8Array) => outlineManifest(bytes, contentType)
     const outline = await (content ? read(bytesOf(content)) : storedManifest(blobs, digest, size).use(read))
     if (outline === undefined || typeof outline === 'string') return undefined
-    this.learn(place, digest, size, identity, outline)
+    this.learn(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
   /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
   async fetch(
-    place: Place,
+    context: RequestContext,
     reference: Reference,
   ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
-    return this.#flights.run(await placeKey(place, referenceText(reference)), async () => {
-      const fetched = await this.#ask(place, reference)
+    return this.#flights.run(await requestKey(context, referenceText(reference)), async () => {
+      const fetched = await this.#ask(context, reference)
       const announced = reference.kind === 'tag' ? fetched.digest : undefined
       if (!announced || hashesTo(fetched.bytes, announced)) {
-        return this.keep(place, reference, fetched).finally(fetched.release)
+        return this.keep(context, reference, fetched).finally(fetched.release)
       }
       fetched.release?.()
-      return this.#settle(place, reference, announced, fetched.bytes.length <= longestString ? fetched : undefined)
+      return this.#settle(context, reference, announced, fetched.bytes.length <= longestString ? fetched : undefined)
     })
   }
 
-  async #ask(place: Place, reference: Reference): Promise<FetchedManifest> {
-    const fetched = await place.upstream.manifest(place.name, reference, { access: await place.access() })
-    if (!place.upstream.isProbe) this.#parts.stats.fetched(place.host, fetched.bytes.length)
+  async #ask(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
+    const fetched = await context.upstream.manifest(context.name, reference, { access: await context.access() })
+    if (!context.upstream.isProbe) this.#parts.stats.fetched(context.host, fetched.bytes.length)
     return fetched
   }
 
@@ -91,24 +96,24 @@ export class ManifestCache {
    * that: two who held one each would wait for each other's. A large one is fetched again if it is needed after all.
    */
   async #settle(
-    place: Place,
+    context: RequestContext,
     tag: Reference,
     announced: Digest,
     small: FetchedManifest | undefined,
   ): Promise<HeldManifest> {
     this.#parts.stats.mismatched()
     const byDigest: Reference = { kind: 'digest', digest: announced }
-    const held = await this.#ask(place, byDigest).catch((error: unknown) => {
+    const held = await this.#ask(context, byDigest).catch((error: unknown) => {
       if (error instanceof UpstreamError && error.failure === 'absent') return undefined
       throw error
     })
-    if (held) return this.keep(place, byDigest, held).finally(held.release)
-    const again = small ?? (await this.#ask(place, tag))
-    return this.keep(place, tag, again).finally(again.release)
+    if (held) return this.keep(context, byDigest, held).finally(held.release)
+    const again = small ?? (await this.#ask(context, tag))
+    return this.keep(context, tag, again).finally(again.release)
   }
 
   /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */
-  async keep(place: Place, reference: Reference, fetched: FetchedManifest): Promise<HeldManifest> {
+  async keep(context: RequestContext, reference: Reference, fetched: FetchedManifest): Promise<HeldManifest> {
     const { bytes, identity } = fetched
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
     // Only the algorithm is taken on trust: under another one the upstream's HEAD would never confirm the tag.
@@ -116,7 +121,7 @@ export class ManifestCache {
     const digest = digestOf(bytes, named ? digestAlgorithm(named) : 'sha256')
     if (wanted && digest !== wanted) {
       this.#parts.stats.mismatched()
-      throw new UpstreamError('invalid', 502, `${place.host} answered ${wanted} with a manifest of another digest.`)
+      throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
     }
     const outline = await outlineManifest(bytes, fetched.mediaType)
     if (outline === 'schema1') {
@@ -124,11 +129,11 @@ export class ManifestCache {
         'MANIFEST_INVALID',
         415,
         'The image has only a schema 1 manifest, a format that was retired and is not mirrored.',
-        { 'oci-namespace': place.host, 'cache-status': 'mirror; fwd=miss; fwd-status=200' },
+        { 'oci-namespace': context.host, 'cache-status': 'mirror; fwd=miss; fwd-status=200' },
       )
     }
     if (outline === 'not-a-manifest') {
-      throw new UpstreamError('invalid', 502, `${place.host} answered with something that is not a manifest.`)
+      throw new UpstreamError('invalid', 502, `${context.host} answered with something that is not a manifest.`)
     }
     const { length: size } = bytes
     const isLarge = size > longestString
@@ -138,20 +143,20 @@ export class ManifestCache {
     const isOnDisk = isLarge && (await this.#parts.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : smallContent(bytes)
     if (content) this.#contents.set(digest, content)
-    this.learn(place, digest, size, identity, outline)
+    this.learn(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
-  learn(place: Place, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
-    const record = place.ensure()
+  learn(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
+    const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return
     const learned: ManifestRecord = {
       mediaType: outline.mediaType,
       size,
       links: outline.links,
-      identity: betterIdentity(known?.identity, identity),
+      identity: widerIdentity(known?.identity, identity),
       pulls: known?.pulls ?? 0,
       lastPulled: known?.lastPulled ?? 0,
       usedAt: this.#parts.runningTime(),

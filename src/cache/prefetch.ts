@@ -6,7 +6,7 @@ import { isForeignLayer, type ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
-import type { Place } from './grants.ts'
+import type { RequestContext } from './grants.ts'
 
 export interface PrefetcherOptions {
   /** Layers fetched ahead at a time, of one image; 0 switches it off. */
@@ -14,7 +14,7 @@ export interface PrefetcherOptions {
   readonly clock: Clock
   readonly logger: Logger
   /** Begins to fetch a layer that nobody has asked for; undefined when there is nothing to fetch. */
-  readonly fetch: (place: Place, layer: ManifestLink, signal: AbortSignal) => Promise<Download | undefined>
+  readonly fetch: (context: RequestContext, layer: ManifestLink, signal: AbortSignal) => Promise<Download | undefined>
 }
 
 /** Manifests that a client has got of a repository, whose layers it may be about to ask for. */
@@ -28,7 +28,7 @@ type FollowedDownload = Pick<Download, 'isFollowed'>
 
 /** An image that a client is pulling. */
 interface Pull {
-  readonly place: Place
+  readonly context: RequestContext
   readonly waiting: ManifestLink[]
   readonly running: Map<Download, AbortController>
   /** What clients asked for by themselves, and may still be reading. */
@@ -54,21 +54,21 @@ export class Prefetcher {
   }
 
   /** A client was given a manifest. */
-  sawManifest(place: Place, digest: Digest): void {
+  sawManifest(context: RequestContext, digest: Digest): void {
     if (this.#options.layers === 0) return
-    const key = keyOf(place)
+    const key = keyOf(context)
     const known = this.#manifests.get(key)
     if (known?.[0] === digest) return
     this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, mostManifests))
   }
 
   /** A client asks for the whole of a blob, which comes by this download where it is not held. */
-  sawBlob(place: Place, digest: Digest, download?: FollowedDownload): void {
+  recordBlob(context: RequestContext, digest: Digest, download?: FollowedDownload): void {
     if (this.#options.layers === 0) return
-    for (const manifest of this.#manifests.get(keyOf(place)) ?? []) {
-      const layers = place.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
+    for (const manifest of this.#manifests.get(keyOf(context)) ?? []) {
+      const layers = context.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
       const at = layers.findIndex((layer) => layer.digest === digest)
-      if (at !== -1) return this.#pulled(place, manifest, layers.slice(at + 1), download)
+      if (at !== -1) return this.#pulled(context, manifest, layers.slice(at + 1), download)
     }
   }
 
@@ -80,12 +80,12 @@ export class Prefetcher {
   }
 
   #pulled(
-    place: Place,
+    context: RequestContext,
     manifest: Digest,
     following: readonly ManifestLink[],
     download: FollowedDownload | undefined,
   ): void {
-    const key = `${keyOf(place)} ${manifest}`
+    const key = `${keyOf(context)} ${manifest}`
     const now = this.#options.clock.monotonic()
     const known = this.#pulls.get(key)
     if (known) {
@@ -95,7 +95,7 @@ export class Prefetcher {
     }
     if (following.length === 0) return
     const asked = new Set<FollowedDownload>(download && [download])
-    const pull: Pull = { place, waiting: [...following], running: new Map(), asked, askedAt: now }
+    const pull: Pull = { context, waiting: [...following], running: new Map(), asked, askedAt: now }
     this.#pulls.set(key, pull)
     const onFailure = logFailure(this.#options.logger, 'looking at what is fetched ahead failed')
     this.#stopLooking ??= every(lookEveryMs, () => this.#look(), onFailure)
@@ -115,9 +115,9 @@ export class Prefetcher {
     }
   }
 
-  async #begin({ place, waiting }: Pull, layer: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+  async #begin({ context, waiting }: Pull, layer: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
     try {
-      return await this.#options.fetch(place, layer, signal)
+      return await this.#options.fetch(context, layer, signal)
     } catch (error) {
       // Whoever asks for the layer finds out what is wrong with the disk.
       if (errnoOf(error) === undefined) throw error
@@ -149,7 +149,7 @@ function abandon({ waiting, running }: Pull): void {
     if (!download.isClaimed) ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
 }
 
-function keyOf({ host, name, caller }: Place): string {
+function keyOf({ host, name, caller }: RequestContext): string {
   return `${caller.client} ${caller.access} ${host}/${name}`
 }
 

@@ -9,7 +9,15 @@ import { SmallContents, storedManifest } from '../store/contents.ts'
 import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache } from './blobs.ts'
-import { findGranted, findManifestWord, Identities, isGoodFor, openPlace, type Place, revokeWord } from './grants.ts'
+import {
+  findGranted,
+  findManifestGrant,
+  Identities,
+  isValidFor,
+  createRequestContext,
+  type RequestContext,
+  revokeGrants,
+} from './grants.ts'
 import { Heads, isComplete } from './heads.ts'
 import { type HeldManifest, ManifestCache } from './manifests.ts'
 import { type CacheParts, provenanceOf, toOciError, unknownRegistry } from './parts.ts'
@@ -61,40 +69,46 @@ export class PullThrough implements Registry {
     this.#blobs = new BlobCache(options, this.#contents, this.#heads)
     this.#referrers = new ReferrersCache({
       ...options,
-      byTag: (place, tag) => this.#byTag(place, tag),
-      heldByTag: (place, tag) => this.#heldByTag(place, tag),
+      byTag: (context, tag) => this.#byTag(context, tag),
+      heldByTag: (context, tag) => this.#heldByTag(context, tag),
     })
     this.#prefetcher = new Prefetcher({
       layers: options.policy.offline ? 0 : options.prefetchLayers,
       clock: options.clock,
       logger: options.logger,
-      fetch: (place, layer, signal) => this.#blobs.prefetch(place, layer, signal),
+      fetch: (context, layer, signal) => this.#blobs.prefetch(context, layer, signal),
     })
     this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
     this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime, () => options.stats.pulled())
   }
 
   async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
-    return this.#at(repository, caller, 'MANIFEST_UNKNOWN', `manifests/${referenceText(reference)}`, async (place) => {
-      const answer =
-        reference.kind === 'tag'
-          ? await this.#byTag(place, reference.tag)
-          : await this.#byDigest(place, reference.digest)
-      const record = place.record()
-      if (!caller.head && answer.digest) this.#prefetcher.sawManifest(place, answer.digest)
-      if (record && answer.digest && !place.upstream.isProbe)
-        this.#pulls.saw(caller.client, record, reference, answer.digest, caller.head)
-      return answer
-    })
+    return this.#at(
+      repository,
+      caller,
+      'MANIFEST_UNKNOWN',
+      `manifests/${referenceText(reference)}`,
+      async (context) => {
+        const answer =
+          reference.kind === 'tag'
+            ? await this.#byTag(context, reference.tag)
+            : await this.#byDigest(context, reference.digest)
+        const record = context.record()
+        if (!caller.head && answer.digest) this.#prefetcher.sawManifest(context, answer.digest)
+        if (record && answer.digest && !context.upstream.isProbe)
+          this.#pulls.record(caller.client, record, reference, answer.digest, caller.head)
+        return answer
+      },
+    )
   }
 
   async blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer> {
-    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (place) => {
-      const answer = await this.#blobs.get(place, digest)
+    return this.#at(repository, caller, 'BLOB_UNKNOWN', `blobs/${digest}`, async (context) => {
+      const answer = await this.#blobs.get(context, digest)
       // Now that what the client itself has asked for is on its way.
       if (!caller.head && !caller.part) {
         const { body } = answer
-        this.#prefetcher.sawBlob(place, digest, body.kind === 'arriving' ? body.download : undefined)
+        this.#prefetcher.recordBlob(context, digest, body.kind === 'arriving' ? body.download : undefined)
       }
       return answer
     })
@@ -103,21 +117,21 @@ export class PullThrough implements Registry {
   async tags(repository: Repository, page: Page, caller: Caller): Promise<ListAnswer> {
     // Upstreams disagree on how to refuse a bad page; we refuse it for all of them.
     pageOf([], page)
-    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (place) => {
+    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, async (context) => {
       try {
-        const list = await place.upstream.tags(place.name, page.query, { access: caller.access })
-        const bytes = await readTagsList(list.bytes, place.name).finally(list.release)
+        const list = await context.upstream.tags(context.name, page.query, { access: caller.access })
+        const bytes = await readTagsList(list.bytes, context.name).finally(list.release)
         if (!bytes)
-          throw new UpstreamError('invalid', 502, `${place.host} answered with something that is no list of tags.`)
+          throw new UpstreamError('invalid', 502, `${context.host} answered with something that is no list of tags.`)
         const next = nextUnlessSame(page.query, list.next)
-        return { contentType: 'application/json', bytes, next, provenance: provenanceOf(place.host, 'passed') }
+        return { contentType: 'application/json', bytes, next, provenance: provenanceOf(context.host, 'passed') }
       } catch (error) {
-        const known = await this.#knownTags(place)
+        const known = await this.#knownTags(context)
         if (!(error instanceof UpstreamError) || known.length === 0 || !this.#maySubstitute(error)) throw error
         // Nobody but the upstream knows what comes after a page that it has named by a token of its own.
         if (!isPlainPage(page)) throw error
         const { entries, next } = pageOf(known, page)
-        return jsonList({ name: place.name, tags: entries }, next, provenanceOf(place.host, 'stale'))
+        return jsonList({ name: context.name, tags: entries }, next, provenanceOf(context.host, 'stale'))
       }
     })
   }
@@ -129,8 +143,8 @@ export class PullThrough implements Registry {
     caller: Caller,
     page: Page,
   ): Promise<ListAnswer> {
-    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, (place) =>
-      this.#referrers.list(place, digest, page.query),
+    return this.#at(repository, caller, 'NAME_UNKNOWN', undefined, (context) =>
+      this.#referrers.list(context, digest, page.query),
     )
   }
 
@@ -165,57 +179,57 @@ export class PullThrough implements Registry {
     this.#contents.clear()
   }
 
-  async #byTag(place: Place, tag: string): Promise<ManifestAnswer> {
-    const found = await this.#tags.find(place, tag)
-    if (found.kind === 'told') return toldAnswer(place, found.head, found.head.digest)
-    if (found.kind === 'fetched') return this.#answer(place, found.manifest, found.joined ? 'collapsed' : 'miss')
-    const answer = await this.#byDigest(place, found.digest)
+  async #byTag(context: RequestContext, tag: string): Promise<ManifestAnswer> {
+    const found = await this.#tags.find(context, tag)
+    if (found.kind === 'told') return headAnswer(context, found.head, found.head.digest)
+    if (found.kind === 'fetched') return this.#answer(context, found.manifest, found.joined ? 'collapsed' : 'miss')
+    const answer = await this.#byDigest(context, found.digest)
     if (answer.provenance.outcome !== 'hit') return answer
-    return { ...answer, provenance: provenanceOf(place.host, found.outcome) }
+    return { ...answer, provenance: provenanceOf(context.host, found.outcome) }
   }
 
-  async #byDigest(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const word = await findGranted(place, (record, identity) => findManifestWord(record, digest, identity))
-    const held = word && (await this.#manifests.hold(place, digest, word.mediaType, word.identity))
-    if (held) return this.#answer(place, held, 'hit')
-    await place.throwIfRefused()
-    const isHere = !word && (await this.#options.blobs.stat(digest)) !== undefined
-    if (isHere || place.caller.head) return this.#askByHead(place, digest, isHere)
-    return this.#fetch(place, digest)
+  async #byDigest(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
+    const grant = await findGranted(context, (record, identity) => findManifestGrant(record, digest, identity))
+    const held = grant && (await this.#manifests.hold(context, digest, grant.mediaType, grant.identity))
+    if (held) return this.#answer(context, held, 'hit')
+    await context.throwIfRefused()
+    const isHere = !grant && (await this.#options.blobs.stat(digest)) !== undefined
+    if (isHere || context.caller.head) return this.#askByHead(context, digest, isHere)
+    return this.#fetch(context, digest)
   }
 
   /** `isHere`: for another repository. The bytes are served once this one's upstream says that it holds them too (decision D5). */
-  async #askByHead(place: Place, digest: Digest, isHere: boolean): Promise<ManifestAnswer> {
-    const said = await this.#heads.manifest(place, { kind: 'digest', digest }, false)
-    if (said.kind === 'fetched') return this.#answer(place, said.manifest, said.joined ? 'collapsed' : 'miss')
+  async #askByHead(context: RequestContext, digest: Digest, isHere: boolean): Promise<ManifestAnswer> {
+    const said = await this.#heads.manifest(context, { kind: 'digest', digest }, false)
+    if (said.kind === 'fetched') return this.#answer(context, said.manifest, said.joined ? 'collapsed' : 'miss')
     const head = { ...said.head, digest }
-    const held = isHere && (await this.#manifests.hold(place, digest, head.mediaType, head.identity))
-    if (held) return this.#answer(place, held, 'revalidated')
-    return place.caller.head && isComplete(head) ? toldAnswer(place, head, digest) : this.#fetch(place, digest)
+    const held = isHere && (await this.#manifests.hold(context, digest, head.mediaType, head.identity))
+    if (held) return this.#answer(context, held, 'revalidated')
+    return context.caller.head && isComplete(head) ? headAnswer(context, head, digest) : this.#fetch(context, digest)
   }
 
-  #answer(place: Place, manifest: HeldManifest, outcome: Provenance['outcome']): ManifestAnswer {
+  #answer(context: RequestContext, manifest: HeldManifest, outcome: Provenance['outcome']): ManifestAnswer {
     const { digest, mediaType: type, size, content } = manifest
     const { blobs } = this.#options
-    const stored = content || place.caller.head ? undefined : storedManifest(blobs, digest, size)
-    return { digest, mediaType: type, size, body: content, stored, provenance: provenanceOf(place.host, outcome) }
+    const stored = content || context.caller.head ? undefined : storedManifest(blobs, digest, size)
+    return { digest, mediaType: type, size, body: content, stored, provenance: provenanceOf(context.host, outcome) }
   }
 
-  async #fetch(place: Place, digest: Digest): Promise<ManifestAnswer> {
-    const { result, joined } = await this.#manifests.fetch(place, { kind: 'digest', digest })
-    return this.#answer(place, await result, joined ? 'collapsed' : 'miss')
+  async #fetch(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
+    const { result, joined } = await this.#manifests.fetch(context, { kind: 'digest', digest })
+    return this.#answer(context, await result, joined ? 'collapsed' : 'miss')
   }
 
-  async #heldByTag(place: Place, tag: string): Promise<ManifestAnswer | undefined> {
-    const digest = await this.#tags.held(place, tag)
-    return digest && this.#byDigest(place, digest)
+  async #heldByTag(context: RequestContext, tag: string): Promise<ManifestAnswer | undefined> {
+    const digest = await this.#tags.held(context, tag)
+    return digest && this.#byDigest(context, digest)
   }
 
-  async #knownTags(place: Place): Promise<string[]> {
-    const tags = [...(place.record()?.tags ?? [])]
-    const isPublic = tags.every(([, tag]) => isGoodFor(tag, anonymousIdentity))
-    const identity = isPublic ? anonymousIdentity : await place.identity()
-    const usable = tags.filter(([, tag]) => isGoodFor(tag, identity))
+  async #knownTags(context: RequestContext): Promise<string[]> {
+    const tags = [...(context.record()?.tags ?? [])]
+    const isPublic = tags.every(([, tag]) => isValidFor(tag, anonymousIdentity))
+    const identity = isPublic ? anonymousIdentity : await context.identity()
+    const usable = tags.filter(([, tag]) => isValidFor(tag, identity))
     return usable.map(([tag]) => tag).toSorted()
   }
 
@@ -229,7 +243,7 @@ export class PullThrough implements Registry {
     caller: Caller,
     absent: OciErrorCode,
     what: string | undefined,
-    answer: (place: Place) => Promise<T>,
+    answer: (context: RequestContext) => Promise<T>,
   ): Promise<T> {
     const route = this.#options.route(repository)
     if (!route) {
@@ -247,16 +261,23 @@ export class PullThrough implements Registry {
         const known = methods.map((method) => this.#refused.get(keyFor(identity, method)))
         return (remembered = known.find((error) => error !== undefined))
       }
-      const place = openPlace(this.#options.refs, route.upstream, route.name, caller, this.#identities, refusal)
+      const context = createRequestContext(
+        this.#options.refs,
+        route.upstream,
+        route.name,
+        caller,
+        this.#identities,
+        refusal,
+      )
       try {
-        const answered = await answer(place)
+        const answered = await answer(context)
         if (route.upstream.isProbe) answered.provenance.isProbe = true
         return answered
       } catch (error) {
         const isNo = error instanceof UpstreamError && (error.failure === 'absent' || error.failure === 'denied')
         // Repeating what is remembered does not prolong it.
         if (what !== undefined && isNo && error !== remembered)
-          this.#heardNo(place, await place.identity(), keyFor, error)
+          this.#rememberRefusal(context, await context.identity(), keyFor, error)
         throw error
       }
     } catch (error) {
@@ -265,18 +286,23 @@ export class PullThrough implements Registry {
   }
 
   /** Of content only: who may not list tags may still pull. */
-  #heardNo(place: Place, identity: string, keyFor: (identity: string) => string, error: UpstreamError): void {
+  #rememberRefusal(
+    context: RequestContext,
+    identity: string,
+    keyFor: (identity: string) => string,
+    error: UpstreamError,
+  ): void {
     this.#refused.remember(keyFor(identity), error)
     if (error.failure !== 'denied' || this.#options.policy.stale === 'always') return
-    const record = place.record()
-    if (record && revokeWord(record, identity)) this.#options.refs.touch(record)
+    const record = context.record()
+    if (record && revokeGrants(record, identity)) this.#options.refs.touch(record)
   }
 }
 
 /** What the upstream says of a manifest that we do not hold. */
-function toldAnswer(place: Place, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
+function headAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
   const { mediaType: type, size } = head
-  return { digest, mediaType: type, size, body: undefined, provenance: provenanceOf(place.host, 'passed') }
+  return { digest, mediaType: type, size, body: undefined, provenance: provenanceOf(context.host, 'passed') }
 }
 
 /** Whether a page is named as the specification says: by the last entry before it. */
@@ -305,9 +331,9 @@ export async function visibleNames(
   const isVisible = async (record: RepositoryRecord) => {
     const manifests = [...record.manifests.values()]
     if (manifests.length === 0) return false
-    if (manifests.some((manifest) => isGoodFor(manifest, anonymousIdentity))) return true
+    if (manifests.some((manifest) => isValidFor(manifest, anonymousIdentity))) return true
     const identity = await identityAt(record)
-    return manifests.some((manifest) => isGoodFor(manifest, identity))
+    return manifests.some((manifest) => isValidFor(manifest, identity))
   }
   const shown = await Promise.all(
     [...records].map(async (record) => ((await isVisible(record)) ? `${record.host}/${record.name}` : undefined)),

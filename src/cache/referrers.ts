@@ -10,7 +10,7 @@ import type { BlobStore } from '../store/blob-store.ts'
 import { referrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
-import { findGranted, isGoodFor, type Place } from './grants.ts'
+import { findGranted, isValidFor, type RequestContext } from './grants.ts'
 import { type CacheParts, provenanceOf, publishSmall } from './parts.ts'
 import { mayServeStale, type TagPolicy } from './tags.ts'
 
@@ -21,9 +21,9 @@ export interface ReferrersCacheOptions extends Pick<
   readonly policy: Pick<TagPolicy, 'stale' | 'offline' | 'patience'>
   readonly clock: Clock
   /** The manifest of a tag, from the upstream where it has to be asked. Throws its UpstreamError. */
-  readonly byTag: (place: Place, tag: string) => Promise<ManifestAnswer>
+  readonly byTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer>
   /** The same, without a question to the upstream; undefined when it is not held. */
-  readonly heldByTag: (place: Place, tag: string) => Promise<ManifestAnswer | undefined>
+  readonly heldByTag: (context: RequestContext, tag: string) => Promise<ManifestAnswer | undefined>
 }
 
 /** `identity`: of the one who asked. */
@@ -53,112 +53,112 @@ export class ReferrersCache {
   }
 
   /** One page, as `query` names it. Throws the upstream's UpstreamError when it cannot be answered otherwise. */
-  async list(place: Place, subject: Digest, query: string): Promise<ListAnswer> {
+  async list(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer> {
     const { policy, clock } = this.#options
-    const { access, noCache } = place.caller
+    const { access, noCache } = context.caller
     // The patience includes the time that it takes to know who asks.
-    const key = `${access} ${place.host}/${place.name} ${subject}?${query} ${noCache}`
-    const question = this.#questions.run(key, () => this.#ask(place, subject, query))
+    const key = `${access} ${context.host}/${context.name} ${subject}?${query} ${noCache}`
+    const question = this.#questions.run(key, () => this.#ask(context, subject, query))
     const asked =
       policy.stale === 'never' ? await question.result : await resultWithin(question, policy.patience, clock)
     if (asked === 'slow') {
-      const kept = await this.#kept(place, subject, query)
+      const kept = await this.#kept(context, subject, query)
       if (kept) return kept
     }
     const shared = asked === 'slow' ? await question.result : asked
     // The one who asked may have had another credential.
-    const isOthers = question.joined && shared.identity !== (await place.identity())
-    const result = isOthers ? await this.#ask(place, subject, query) : shared
+    const isOthers = question.joined && shared.identity !== (await context.identity())
+    const result = isOthers ? await this.#ask(context, subject, query) : shared
     if (result.kind === 'answered') return result.answer
     const { error } = result
-    const kept = this.#maySubstitute(error) && (await this.#kept(place, subject, query))
+    const kept = this.#maySubstitute(error) && (await this.#kept(context, subject, query))
     if (kept) return kept
     throw error
   }
 
-  async #ask(place: Place, subject: Digest, query: string): Promise<Asked> {
-    const wasKept = isKept(place, subject)
+  async #ask(context: RequestContext, subject: Digest, query: string): Promise<Asked> {
+    const wasKept = isKept(context, subject)
     // A list that was removed while the upstream was asked stays away: the client may have got the kept one long ago.
-    const mayKeep = () => !wasKept || isKept(place, subject)
-    const identity = await place.identity()
+    const mayKeep = () => !wasKept || isKept(context, subject)
+    const identity = await context.identity()
     try {
-      const listed = await this.#askApi(place, subject, query, mayKeep)
+      const listed = await this.#askApi(context, subject, query, mayKeep)
       if (listed) return { kind: 'answered', ...listed }
-      return { kind: 'answered', answer: await this.#askTag(place, subject, query, mayKeep), identity }
+      return { kind: 'answered', answer: await this.#askTag(context, subject, query, mayKeep), identity }
     } catch (error) {
       const { logger, policy } = this.#options
-      const fields = { upstream: place.host, repository: place.name, subject, reason: String(error) }
+      const fields = { upstream: context.host, repository: context.name, subject, reason: String(error) }
       if (!policy.offline) logger.warn(fields, 'a list of referrers could not be confirmed')
       // A refusal is the upstream's word on what is kept as well (decision D1).
       if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
-        await this.#forget(place, subject)
+        await this.#forget(context, subject)
       return { kind: 'failed', error, identity }
     }
   }
 
   /** Undefined where the upstream has no such API, or answers it with something else. */
   async #askApi(
-    place: Place,
+    context: RequestContext,
     subject: Digest,
     query: string,
     mayKeep: () => boolean,
   ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
-    const list = await place.upstream.referrers(place.name, subject, query, { access: place.caller.access })
+    const list = await context.upstream.referrers(context.name, subject, query, { access: context.caller.access })
     const index = await indexIn(list)
     if (!list || !index) return undefined
     const { identity } = list
     const filtersApplied = printable(list.filtersApplied)
     const next = nextUnlessSame(query, list.next)
     const page = { subject, query, next, filtersApplied, identity, isWithoutApi: false }
-    const isWanted = (index.manifests.length > 0 || isKnown(place)) && mayKeep()
-    if (isWanted) await this.#keep(place, page, index.bytes)
-    return { answer: answerOf(place, { bytes: index.bytes, next, filtersApplied }, 'passed'), identity }
+    const isWanted = (index.manifests.length > 0 || isKnown(context)) && mayKeep()
+    if (isWanted) await this.#keep(context, page, index.bytes)
+    return { answer: answerOf(context, { bytes: index.bytes, next, filtersApplied }, 'passed'), identity }
   }
 
-  async #askTag(place: Place, subject: Digest, query: string, mayKeep: () => boolean): Promise<ListAnswer> {
+  async #askTag(context: RequestContext, subject: Digest, query: string, mayKeep: () => boolean): Promise<ListAnswer> {
     try {
-      const answer = await this.#options.byTag(asReader(place), referrersTag(subject))
+      const answer = await this.#options.byTag(asReader(context), referrersTag(subject))
       // The tag is cached as any other.
-      await this.#forget(place, subject)
-      return answerOf(place, filtered(await manifestsOf(answer), query), answer.provenance.outcome)
+      await this.#forget(context, subject)
+      return answerOf(context, filtered(await manifestsOf(answer), query), answer.provenance.outcome)
     } catch (error) {
       if (!(error instanceof UpstreamError) || error.failure !== 'absent') throw error
       const page = { subject, query: '', next: undefined, filtersApplied: undefined, isWithoutApi: true }
-      const isWanted = isKnown(place) && mayKeep()
-      await this.#forget(place, subject)
+      const isWanted = isKnown(context) && mayKeep()
+      await this.#forget(context, subject)
       if (isWanted)
-        await this.#keep(place, { ...page, identity: await place.identity() }, referrersIndex([], undefined))
-      return answerOf(place, filtered([], query), 'passed')
+        await this.#keep(context, { ...page, identity: await context.identity() }, referrersIndex([], undefined))
+      return answerOf(context, filtered([], query), 'passed')
     }
   }
 
   /** What stands in for the upstream: its last answer, the whole list with the filter applied here, or the tag as it is cached. */
-  async #kept(place: Place, subject: Digest, query: string): Promise<ListAnswer | undefined> {
-    const exact = await this.#find(place, subject, query)
+  async #kept(context: RequestContext, subject: Digest, query: string): Promise<ListAnswer | undefined> {
+    const exact = await this.#find(context, subject, query)
     if (exact && !exact.isWithoutApi) {
       const bytes = await this.#lists.page(exact)
-      if (bytes) return answerOf(place, { bytes, next: exact.next, filtersApplied: exact.filtersApplied }, 'stale')
+      if (bytes) return answerOf(context, { bytes, next: exact.next, filtersApplied: exact.filtersApplied }, 'stale')
     }
     if (!isBeginning(query)) return undefined
-    const pages = await this.#wholeList(place, subject)
+    const pages = await this.#wholeList(context, subject)
     const whole = pages && (await this.#lists.list(pages, query))
-    const tagged = whole?.isEmpty === false ? undefined : await this.#taggedList(place, subject, query)
+    const tagged = whole?.isEmpty === false ? undefined : await this.#taggedList(context, subject, query)
     const list = tagged ?? whole
-    return list && answerOf(place, list, 'stale')
+    return list && answerOf(context, list, 'stale')
   }
 
-  async #taggedList(place: Place, subject: Digest, query: string): Promise<FilteredList | undefined> {
-    const tagged = await this.#options.heldByTag(asReader(place), referrersTag(subject))
+  async #taggedList(context: RequestContext, subject: Digest, query: string): Promise<FilteredList | undefined> {
+    const tagged = await this.#options.heldByTag(asReader(context), referrersTag(subject))
     return tagged && this.#lists.tagged(tagged, query)
   }
 
   /** All pages of the unfiltered list; undefined unless every one of them is kept. */
-  async #wholeList(place: Place, subject: Digest): Promise<ReferrersRecord[] | undefined> {
+  async #wholeList(context: RequestContext, subject: Digest): Promise<ReferrersRecord[] | undefined> {
     const pages: ReferrersRecord[] = []
     let bytes = 0
     let query: string | undefined = ''
     while (query !== undefined) {
-      const page: ReferrersRecord | undefined = await this.#find(place, subject, query)
+      const page: ReferrersRecord | undefined = await this.#find(context, subject, query)
       bytes += page?.size ?? 0
       if (!page || pages.length === mostPages || bytes > largestManifest) return undefined
       pages.push(page)
@@ -167,34 +167,34 @@ export class ReferrersCache {
     return pages
   }
 
-  #find(place: Place, subject: Digest, query: string): Promise<ReferrersRecord | undefined> {
-    return findGranted(place, ({ referrers }, identity) => {
+  #find(context: RequestContext, subject: Digest, query: string): Promise<ReferrersRecord | undefined> {
+    return findGranted(context, ({ referrers }, identity) => {
       const pages = [...referrers.values()].filter(
-        (page) => page.subject === subject && isGoodFor(page, identity) && isSamePage(page.query, query),
+        (page) => page.subject === subject && isValidFor(page, identity) && isSamePage(page.query, query),
       )
       return pages.find((page) => page.identity === identity) ?? pages[0]
     })
   }
 
   async #keep(
-    place: Place,
+    context: RequestContext,
     page: Omit<ReferrersRecord, 'digest' | 'size' | 'usedAt'>,
     bytes: Uint8Array<ArrayBuffer>,
   ): Promise<void> {
     const { blobs, refs, runningTime } = this.#options
-    if (!isBeginning(page.query) && !isReached(place.record(), page)) return
+    if (!isBeginning(page.query) && !isReached(context.record(), page)) return
     const digest = digestOf(bytes)
     const key = referrersKey(page)
-    const known = place.record()?.referrers.get(key)
+    const known = context.record()?.referrers.get(key)
     if (known?.digest === digest && known.next === page.next && (await blobs.stat(digest)) !== undefined) {
       known.usedAt = runningTime()
-      const { referrers } = place.ensure()
+      const { referrers } = context.ensure()
       referrers.delete(key)
       referrers.set(key, known)
       return
     }
     await publishSmall(this.#options, digest, bytes)
-    const record = place.ensure()
+    const record = context.ensure()
     record.referrers.delete(key)
     record.referrers.set(key, { ...page, digest, size: bytes.length, usedAt: runningTime() })
     for (const oldest of record.referrers.keys()) {
@@ -204,12 +204,12 @@ export class ReferrersCache {
     refs.touch(record)
   }
 
-  async #forget(place: Place, subject: Digest): Promise<void> {
-    if (place.record() === undefined) return
-    const identity = await place.identity()
-    const record = place.record()
+  async #forget(context: RequestContext, subject: Digest): Promise<void> {
+    if (context.record() === undefined) return
+    const identity = await context.identity()
+    const record = context.record()
     const keys = [...(record?.referrers ?? [])]
-      .filter(([, page]) => page.subject === subject && isGoodFor(page, identity))
+      .filter(([, page]) => page.subject === subject && isValidFor(page, identity))
       .map(([key]) => key)
     for (const key of keys) record!.referrers.delete(key)
     if (keys.length > 0) this.#options.refs.touch(record!)
@@ -241,13 +241,13 @@ function isReached(
  * Whether something else is known of the repository: upstreams answer with an empty list for whatever does not exist. Clients ask
  * for the referrers of each referrer, whose lists are empty as a rule, before any of them is held.
  */
-function isKnown(place: Place): boolean {
-  return place.record() !== undefined
+function isKnown(context: RequestContext): boolean {
+  return context.record() !== undefined
 }
 
 /** Whether any list about the subject is kept, whoever may see it. */
-function isKept(place: Place, subject: Digest): boolean {
-  return [...(place.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
+function isKept(context: RequestContext, subject: Digest): boolean {
+  return [...(context.record()?.referrers.values() ?? [])].some((page) => page.subject === subject)
 }
 
 /** A header's value as it may be sent on. */
@@ -256,8 +256,8 @@ function printable(value: string | undefined): string | undefined {
 }
 
 /** The place of a caller who wants the body, whether or not this one does. */
-function asReader(place: Place): Place {
-  return { ...place, caller: { ...place.caller, head: false } }
+function asReader(context: RequestContext): RequestContext {
+  return { ...context, caller: { ...context.caller, head: false } }
 }
 
 async function indexIn(list: FetchedList | undefined): ReturnType<typeof readReferrersIndex> {
@@ -269,7 +269,7 @@ async function indexIn(list: FetchedList | undefined): ReturnType<typeof readRef
 }
 
 function answerOf(
-  { host }: Place,
+  { host }: RequestContext,
   list: Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'>,
   outcome: ListAnswer['provenance']['outcome'],
 ): ListAnswer {

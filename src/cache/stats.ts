@@ -208,7 +208,7 @@ export class PullTracker {
   }
 
   /** Notes that a client was given a manifest of the repository. */
-  saw(client: string, record: RepositoryRecord, reference: Reference, digest: Digest, head: boolean): void {
+  record(client: string, record: RepositoryRecord, reference: Reference, digest: Digest, head: boolean): void {
     const key = (of: Digest) => `${client} ${record.host}/${record.name} ${of}`
     const now = this.#clock.monotonic()
     const seen = (of: Digest): Sighting | undefined => {

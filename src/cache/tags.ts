@@ -7,8 +7,8 @@ import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { betterIdentity, findGranted, isGoodFor, type Place, placeKey, revokeWord } from './grants.ts'
-import { type Heads, isComplete, type ManifestSaid } from './heads.ts'
+import { widerIdentity, findGranted, isValidFor, type RequestContext, requestKey, revokeGrants } from './grants.ts'
+import { type Heads, isComplete, type ManifestHeadResult } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifests.ts'
 
 /** What a tag means now. */
@@ -35,7 +35,7 @@ type CheckResult =
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
   readonly #checks = new SingleFlight<CheckResult>()
-  readonly #questions = new SingleFlight<ManifestSaid>()
+  readonly #questions = new SingleFlight<ManifestHeadResult>()
   /** What upstreams said of tags that are not held. */
   readonly #told = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
@@ -67,37 +67,37 @@ export class TagLookup {
   }
 
   /** Throws the upstream's UpstreamError when it cannot be answered otherwise. */
-  async find(place: Place, tag: string): Promise<TagAnswer> {
+  async find(context: RequestContext, tag: string): Promise<TagAnswer> {
     const policy = this.#policy
-    const known = await this.#usable(place, tag)
-    const held = known && (await this.#isHeld(place, known.digest)) ? known : undefined
-    if (!held) return this.#ask(place, tag)
+    const known = await this.#usable(context, tag)
+    const held = known && (await this.#isHeld(context, known.digest)) ? known : undefined
+    if (!held) return this.#ask(context, tag)
 
-    const { noCache } = place.caller
+    const { noCache } = context.caller
     const age = {
       checkedAt: this.#checkedAt.get(held),
       now: this.#clock.monotonic(),
-      freshFor: policy.freshFor(place.host),
+      freshFor: policy.freshFor(context.host),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
       return { kind: 'known', digest: held.digest, outcome: 'hit' }
 
     // Its patience includes the time that it takes to know who asks.
-    const question = `${place.caller.access} ${place.host}/${place.name} ${tag}`
-    const check = this.#checks.run(question, () => this.#check(place, tag, held))
+    const question = `${context.caller.access} ${context.host}/${context.name} ${tag}`
+    const check = this.#checks.run(question, () => this.#check(context, tag, held))
     const shared =
       policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
     // The one who began the check may have had another credential: this caller may get what that one is refused.
     const isOthers =
-      shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await place.identity())
-    const own = isOthers && this.#checks.run(await placeKey(place, tag), () => this.#check(place, tag, held))
+      shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await context.identity())
+    const own = isOthers && this.#checks.run(await requestKey(context, tag), () => this.#check(context, tag, held))
     const result = own ? await own.result : shared
     if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') {
       const { manifest } = result
       // The one who began the check may have had another credential.
-      if (check.joined && !isGoodFor(manifest, await place.identity())) return this.#ask(place, tag)
+      if (check.joined && !isValidFor(manifest, await context.identity())) return this.#ask(context, tag)
       return { kind: 'fetched', manifest, joined: check.joined }
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
@@ -106,16 +106,16 @@ export class TagLookup {
   }
 
   /** What a tag meant when its upstream was last heard, if the manifest is held: without a question. */
-  async held(place: Place, tag: string): Promise<Digest | undefined> {
-    const digest = (await this.#usable(place, tag))?.digest
-    return digest !== undefined && (await this.#isHeld(place, digest)) ? digest : undefined
+  async held(context: RequestContext, tag: string): Promise<Digest | undefined> {
+    const digest = (await this.#usable(context, tag))?.digest
+    return digest !== undefined && (await this.#isHeld(context, digest)) ? digest : undefined
   }
 
   /** Notes that the upstream was heard about a tag. */
-  confirm(place: Place, tag: string, digest: Digest, identity: string): void {
-    const record = place.ensure()
+  confirm(context: RequestContext, tag: string, digest: Digest, identity: string): void {
+    const record = context.ensure()
     const known = record.tags.get(tag)
-    const better = known?.digest === digest ? betterIdentity(known.identity, identity) : identity
+    const better = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
     const entry = known ?? { digest, identity: better, checkedAt: 0, pulls: 0, lastPulled: 0 }
     entry.digest = digest
     entry.identity = better
@@ -126,84 +126,95 @@ export class TagLookup {
   }
 
   /** A tag that is not held, or not for this credential: a HEAD is passed on, a GET fetches what is not here. */
-  async #ask(place: Place, tag: string): Promise<TagAnswer> {
-    await place.throwIfRefused()
-    const others = place.record()?.tags.get(tag)
-    const isHere = others !== undefined && (await this.#isHeld(place, others.digest))
-    if (place.caller.head || isHere) {
-      const said = await this.#tell(place, tag)
+  async #ask(context: RequestContext, tag: string): Promise<TagAnswer> {
+    await context.throwIfRefused()
+    const others = context.record()?.tags.get(tag)
+    const isHere = others !== undefined && (await this.#isHeld(context, others.digest))
+    if (context.caller.head || isHere) {
+      const said = await this.#tell(context, tag)
       if (said.kind === 'fetched') return said
       const { head } = said
-      if (isHere && head.digest && (await this.#isHeld(place, head.digest)))
+      if (isHere && head.digest && (await this.#isHeld(context, head.digest)))
         return { kind: 'known', digest: head.digest, outcome: 'revalidated' }
-      if (place.caller.head && isComplete(head)) return { kind: 'told', head }
+      if (context.caller.head && isComplete(head)) return { kind: 'told', head }
       // Digest, type and size are what a client asks for by HEAD: only the body tells them here.
     }
-    const { result, joined } = await this.#manifests.fetch(place, { kind: 'tag', tag })
+    const { result, joined } = await this.#manifests.fetch(context, { kind: 'tag', tag })
     const manifest = await result
-    this.confirm(place, tag, manifest.digest, manifest.identity)
+    this.confirm(context, tag, manifest.digest, manifest.identity)
     return { kind: 'fetched', manifest, joined }
   }
 
   /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
-  async #tell(place: Place, tag: string): Promise<ManifestSaid> {
-    const key = await placeKey(place, tag)
+  async #tell(context: RequestContext, tag: string): Promise<ManifestHeadResult> {
+    const key = await requestKey(context, tag)
     const told = this.#told.get(key)
-    const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(place.host) }
-    if (told && isFresh({ ...age, noCache: place.caller.noCache, offline: false }))
+    const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(context.host) }
+    if (told && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
       return { kind: 'head', head: told.head }
-    const question = this.#questions.run(key, () => this.#heads.manifest(place, { kind: 'tag', tag }, false))
+    const question = this.#questions.run(key, () => this.#heads.manifest(context, { kind: 'tag', tag }, false))
     const said = await question.result
     if (said.kind === 'fetched') {
-      this.confirm(place, tag, said.manifest.digest, said.manifest.identity)
+      this.confirm(context, tag, said.manifest.digest, said.manifest.identity)
       return { ...said, joined: question.joined || said.joined }
     }
     const { head } = said
     this.#told.set(key, { head, at: this.#clock.monotonic() })
     // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
-    if (head.digest) await this.#confirmHead(place, tag, head, head.digest)
+    if (head.digest) await this.#confirmHead(context, tag, head, head.digest)
     return said
   }
 
   /** A HEAD of a tag is the upstream's word on the manifest as well: one that is here for another credential needs no second one. */
-  async #confirmHead(place: Place, tag: string, { mediaType, identity }: ManifestHead, digest: Digest): Promise<void> {
-    this.confirm(place, tag, digest, identity)
-    const known = place.record()?.manifests.get(digest)
-    if (known && !isGoodFor(known, identity))
-      await this.#manifests.hold(place, digest, mediaType || known.mediaType, identity)
+  async #confirmHead(
+    context: RequestContext,
+    tag: string,
+    { mediaType, identity }: ManifestHead,
+    digest: Digest,
+  ): Promise<void> {
+    this.confirm(context, tag, digest, identity)
+    const known = context.record()?.manifests.get(digest)
+    if (known && !isValidFor(known, identity))
+      await this.#manifests.hold(context, digest, mediaType || known.mediaType, identity)
   }
 
   /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
-  async #check(place: Place, tag: string, held: TagRecord): Promise<CheckResult> {
-    const identity = await place.identity()
+  async #check(context: RequestContext, tag: string, held: TagRecord): Promise<CheckResult> {
+    const identity = await context.identity()
     try {
-      const said = await this.#heads.manifest(place, { kind: 'tag', tag }, true)
+      const said = await this.#heads.manifest(context, { kind: 'tag', tag }, true)
       const named = said.kind === 'head' ? said.head.digest : undefined
-      if (said.kind === 'head' && named && (named === held.digest || (await this.#isHeld(place, named)))) {
-        await this.#confirmHead(place, tag, said.head, named)
+      if (said.kind === 'head' && named && (named === held.digest || (await this.#isHeld(context, named)))) {
+        await this.#confirmHead(context, tag, said.head, named)
         return { kind: 'confirmed', digest: named }
       }
       const manifest =
         said.kind === 'fetched'
           ? said.manifest
           : await (
-              await this.#manifests.fetch(place, { kind: 'tag', tag })
+              await this.#manifests.fetch(context, { kind: 'tag', tag })
             ).result
-      this.confirm(place, tag, manifest.digest, manifest.identity)
-      if (named && named !== manifest.digest) await this.#heads.checkDigest(place, tag, named)
+      this.confirm(context, tag, manifest.digest, manifest.identity)
+      if (named && named !== manifest.digest) await this.#heads.checkDigest(context, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      await this.#failed(place, tag, held, error, identity)
+      await this.#failed(context, tag, held, error, identity)
       return { kind: 'failed', error, identity }
     }
   }
 
-  async #failed(place: Place, tag: string, held: TagRecord, error: unknown, identity: string): Promise<void> {
+  async #failed(
+    context: RequestContext,
+    tag: string,
+    held: TagRecord,
+    error: unknown,
+    identity: string,
+  ): Promise<void> {
     this.#logger.warn(
-      { upstream: place.host, repository: place.name, tag, reason: describeFailure(error) },
+      { upstream: context.host, repository: context.name, tag, reason: describeFailure(error) },
       'a tag could not be confirmed',
     )
-    const record = place.record()
+    const record = context.record()
     if (!record || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
       // A dead upstream costs one time-out per window, not one per pull.
@@ -212,19 +223,19 @@ export class TagLookup {
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
     record.tags.delete(tag)
-    if (error.failure === 'denied') revokeWord(record, identity)
+    if (error.failure === 'denied') revokeGrants(record, identity)
     this.#refs.touch(record)
   }
 
-  #usable(place: Place, tag: string): Promise<TagRecord | undefined> {
-    return findGranted(place, ({ tags }, identity) => {
+  #usable(context: RequestContext, tag: string): Promise<TagRecord | undefined> {
+    return findGranted(context, ({ tags }, identity) => {
       const known = tags.get(tag)
-      return known && isGoodFor(known, identity) ? known : undefined
+      return known && isValidFor(known, identity) ? known : undefined
     })
   }
 
-  async #isHeld(place: Place, digest: Digest): Promise<boolean> {
-    return place.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
+  async #isHeld(context: RequestContext, digest: Digest): Promise<boolean> {
+    return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
 }
 

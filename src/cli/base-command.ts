@@ -2,16 +2,16 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { boolean, custom, integer, string } from '@oclif/core/flags'
-import { asWhom, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
-import { type LeftOut, looksAtOwners, toRootsPlaces } from '../config/paths.ts'
-import { isRefreshDue } from '../daemon/container/handover.ts'
+import { describeInvoker, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
+import { type LeftOut, looksAtOwners, toRootPaths } from '../config/paths.ts'
+import { isCredentialRefreshDue } from '../daemon/container/handover.ts'
 import { explainFileFailure } from '../daemon/start-errors.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { interruptGroups, type Surroundings } from '../lib/process.ts'
 import { parseDuration } from '../lib/units.ts'
 import { calledAs, endWithOutput, isExit, nameCommands, writeFailure } from './exit.ts'
-import { createPaint, type Paint, wantsColor } from './terminal.ts'
+import { createColors, type Colors, wantsColor } from './terminal.ts'
 
 /** A terminal and a wrapper such as npx may both tell of one Ctrl-C. */
 const echoMs = 500
@@ -93,8 +93,8 @@ export abstract class BaseCommand extends Command {
     return nameCommands(text, calledAs(process, this.config))
   }
 
-  protected paintFor(stream: { isTTY?: boolean }): Paint {
-    return createPaint(wantsColor(stream, process.env))
+  protected paintFor(stream: { isTTY?: boolean }): Colors {
+    return createColors(wantsColor(stream, process.env))
   }
 
   /** bin/run.js of this very package. */
@@ -133,7 +133,7 @@ export abstract class BaseCommand extends Command {
   protected override async finally(failed: Error | undefined): Promise<void> {
     await super.finally(failed)
     if (failed !== undefined || this.interrupted.aborted) return
-    if (!(await isRefreshDue(this.surroundings(), Date.now()))) return
+    if (!(await isCredentialRefreshDue(this.surroundings(), Date.now()))) return
     const { refreshCredentials } = await import('../daemon/container/handover.ts')
     const { systemClock } = await import('../lib/time.ts')
     await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
@@ -167,7 +167,7 @@ export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'en
   if (!looksAtOwners(program)) return
   const { platform, env } = program
   const callers = { platform, env: { ...env }, homedir: homedir(), cwd: folderOf(program) }
-  const { env: own, leftOut } = toRootsPlaces(callers)
+  const { env: own, leftOut } = toRootPaths(callers)
   if (leftOut.length > 0) left = { callers, leftOut }
   for (const name of Object.keys(env)) {
     if (own[name] === undefined) delete env[name]
@@ -200,7 +200,7 @@ export function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
   return [
     'As root, mirror uses nothing that other users can change. Not used:',
     ...lines,
-    `To use it, run the command ${asWhom(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
+    `To use it, run the command ${describeInvoker(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
   ].join('\n')
 }
 

@@ -2,12 +2,12 @@ import { resolve } from 'node:path'
 import { adapterOf } from '../clients/adapters.ts'
 import { recognizeFile } from '../clients/files/kinds.ts'
 import { localFiles } from '../clients/files/local.ts'
-import { clientNames, type ClientOptions, type ClientPlace } from '../clients/types.ts'
+import { clientNames, type ClientOptions, type ConfigTarget } from '../clients/types.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 import { shellWord } from '../lib/process.ts'
 import { isDebugging, renderError } from './render/log.ts'
-import { type Paint, UnaskedError } from './terminal.ts'
+import { type Colors, NotInteractiveError } from './terminal.ts'
 
 /** The flags of `mirror configure`, as far as they reach its dialogs. */
 export interface ConfigureFlags {
@@ -33,7 +33,7 @@ export function choicesOf({ reload, yes, 'dry-run': dryRun, json, diff }: Config
 }
 
 /** The arguments by which root would configure the same place. */
-export function argumentsFor(client: string, { details }: ClientPlace, flags: ConfigureFlags): string[] {
+export function argumentsFor(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
   const { scope = client === 'docker' || client === 'k3s' ? undefined : details['scope'] } = flags
   const named = {
     mirror: flags.mirror,
@@ -110,12 +110,12 @@ export interface FailureTeller {
 }
 
 /** Tells of what fails of several things. That nobody can be asked is no failure of any of them, and is told once, at the end. */
-export function createFailureTeller(say: (text: string) => void, paint: Paint): FailureTeller {
+export function createFailureTeller(say: (text: string) => void, paint: Colors): FailureTeller {
   const render = (error: Error) => renderError(error, paint, { debug: isDebugging(process.env) }).trimEnd()
-  let unasked: UnaskedError | undefined
+  let unasked: NotInteractiveError | undefined
   return {
     tell(what, error) {
-      if (error instanceof UnaskedError) unasked = error
+      if (error instanceof NotInteractiveError) unasked = error
       else say(`${what}\n${render(error)}`)
     },
     end() {

@@ -1,11 +1,11 @@
 import { configureClient, prepareClient, type PreparedClient } from '../clients/configure.ts'
-import type { FoundMirror } from '../clients/find-mirror.ts'
+import type { MirrorAddress } from '../clients/find-mirror.ts'
 import { configureArguments, configureCommand, type KnownRecord } from '../clients/records.ts'
-import type { ClientAdapter, ClientPlace, FileChange, Machine, Observation } from '../clients/types.ts'
+import type { ClientAdapter, ConfigTarget, FileChange, Machine, Observation } from '../clients/types.ts'
 import { prepareUndo, undoClient } from '../clients/undo.ts'
 import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { renderDiff, renderNotes } from './render/configure.ts'
-import { agree, type Talk } from './terminal.ts'
+import { confirm, type Terminal } from './terminal.ts'
 
 export interface ConfigureChoices {
   readonly fallback: boolean
@@ -19,12 +19,12 @@ export interface ConfigureChoices {
 
 /** Shows what would be written, asks, and writes it. Resolves to the report of it, which is for `--json`. */
 export async function configureDialog(
-  talk: Talk,
+  terminal: Terminal,
   request: {
     readonly machine: Machine
     readonly adapter: ClientAdapter
-    readonly place: ClientPlace
-    readonly mirror: FoundMirror
+    readonly place: ConfigTarget
+    readonly mirror: MirrorAddress
     readonly args: readonly string[]
   },
   choices: ConfigureChoices,
@@ -36,24 +36,24 @@ export async function configureDialog(
   // Our own files need no agreement, and a cluster file on stdout no difference before it.
   const asks = place.ours !== true && changes.length > 0
   if (!json) {
-    if (asks) talk.print((await renderDiff(changes, talk.paint, { whole: choices.wholeDiff })).trimEnd())
-    talk.say(renderNotes(prepared, talk.paintAside))
+    if (asks) terminal.print((await renderDiff(changes, terminal.paint, { whole: choices.wholeDiff })).trimEnd())
+    terminal.info(renderNotes(prepared, terminal.paintAside))
   }
   // Files that are right already may still have to be read by the client.
   const seen = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
-  const applies = !dryRun && (!asks || (await agree(talk, choices, 'Write this?')))
+  const applies = !dryRun && (!asks || (await confirm(terminal, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
-  if (!json) tellEnd(talk, prepared, applies, dryRun, seen)
+  if (!json) tellEnd(terminal, prepared, applies, dryRun, seen)
   const isStale = seen?.inUse === false && seen.todo.length > 0
   const offers = applies && (changes.length > 0 || isStale)
   const reloaded = await unlessInterrupted(prepared, applies, async () => {
-    return applies && (await wantsReload(talk, place, offers, choices)) && (await reload(talk, place))
+    return applies && (await wantsReload(terminal, place, offers, choices)) && (await reload(terminal, place))
   })
   return reportOf(prepared, applies, reloaded, seen)
 }
 
 function tellEnd(
-  talk: Talk,
+  terminal: Terminal,
   prepared: PreparedClient,
   applied: boolean,
   dryRun: boolean,
@@ -62,17 +62,18 @@ function tellEnd(
   const { adapter, place, plan } = prepared
   const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`
   if (plan.output !== undefined) {
-    talk.print(plan.output.replace(/\n$/, ''))
+    terminal.print(plan.output.replace(/\n$/, ''))
     // What is printed may go to a shell. Of files that are mirror's alone nobody has to be told.
-    if (applied && plan.changes.length > 0 && place.ours !== true) talk.say(done)
+    if (applied && plan.changes.length > 0 && place.ours !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${place.title}.`
-    talk.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
-    if (seen?.inUse === false) for (const line of seen.saw) talk.report(`  ${line}`)
-    if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) talk.say(line)
-    for (const step of seen?.inUse === false ? seen.todo : []) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
-  } else if (applied) talk.report(done)
-  else if (!dryRun) talk.say('Nothing was written.')
+    terminal.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
+    if (seen?.inUse === false) for (const line of seen.saw) terminal.report(`  ${line}`)
+    if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) terminal.info(line)
+    for (const step of seen?.inUse === false ? seen.todo : [])
+      terminal.info(`${terminal.paintAside.bold('To do:')} ${step}`)
+  } else if (applied) terminal.report(done)
+  else if (!dryRun) terminal.info('Nothing was written.')
 }
 
 /** Once something is written, an interruption says what, and what is left to do. */
@@ -97,23 +98,23 @@ function sayFiles(changes: readonly FileChange[]): string {
 
 /** By flag, or by the answer of a person: a client takes notice at a moment that suits its user. */
 async function wantsReload(
-  talk: Talk,
-  { reload: how }: ClientPlace,
+  terminal: Terminal,
+  { reload: how }: ConfigTarget,
   offers: boolean,
   { reload, yes, json }: ConfigureChoices,
 ): Promise<boolean> {
   if (reload) return true
-  if (!how || !offers || yes || json || !talk.prompt) return false
-  return talk.prompt.confirm(how.question)
+  if (!how || !offers || yes || json || !terminal.prompt) return false
+  return terminal.prompt.confirm(how.question)
 }
 
-async function reload(talk: Talk, { reload: how }: ClientPlace): Promise<boolean> {
+async function reload(terminal: Terminal, { reload: how }: ConfigTarget): Promise<boolean> {
   if (how === undefined) {
-    talk.say('There is nothing here that mirror could reload.')
+    terminal.info('There is nothing here that mirror could reload.')
     return false
   }
   await how.run()
-  talk.say(how.done)
+  terminal.info(how.done)
   return true
 }
 
@@ -165,7 +166,7 @@ export interface UndoneClient {
 
 /** Shows what would be put back, asks, and does it. */
 export async function undoDialog(
-  talk: Talk,
+  terminal: Terminal,
   machine: Machine,
   record: KnownRecord,
   choices: UndoChoices,
@@ -177,23 +178,23 @@ export async function undoDialog(
   const { place, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
-      talk.print((await renderDiff(plan.changes, talk.paint, { whole: wholeDiff })).trimEnd())
-    for (const note of plan.notes) talk.say(note)
+      terminal.print((await renderDiff(plan.changes, terminal.paint, { whole: wholeDiff })).trimEnd())
+    for (const note of plan.notes) terminal.info(note)
   }
   const asks = place.ours !== true && plan.changes.length > 0
-  const applied = !dryRun && (!asks || (await agree(talk, choices, 'Put this back?')))
-  const reloads = applied && (await wantsReloadAfterUndo(talk, place, record, choices))
+  const applied = !dryRun && (!asks || (await confirm(terminal, choices, 'Put this back?')))
+  const reloads = applied && (await wantsReloadAfterUndo(terminal, place, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
   const todo = applied ? await stepsLeft(machine, place, record, files, reloads, stillInUse) : []
   const how = reloads ? place.reload : undefined
   if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
-    talk.print(
+    terminal.print(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )
-    if (how) talk.say(how.done)
-    for (const step of todo) talk.say(`${talk.paintAside.bold('To do:')} ${step}`)
+    if (how) terminal.info(how.done)
+    for (const step of todo) terminal.info(`${terminal.paintAside.bold('To do:')} ${step}`)
   }
   const { client, place: id } = record
   return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }
@@ -201,21 +202,21 @@ export async function undoDialog(
 
 /** By flag, or by the answer of a person; nobody is asked where the client goes on as it would anyway. */
 async function wantsReloadAfterUndo(
-  talk: Talk,
-  place: ClientPlace,
+  terminal: Terminal,
+  place: ConfigTarget,
   record: KnownRecord,
   { reload, yes, json }: UndoChoices,
 ): Promise<boolean> {
   if (reload) return true
-  if (place.reload === undefined || yes || json || !talk.prompt) return false
+  if (place.reload === undefined || yes || json || !terminal.prompt) return false
   const seen = await place.observe?.(record)
-  return seen?.inUse !== false && talk.prompt.confirm(place.reload.question)
+  return seen?.inUse !== false && terminal.prompt.confirm(place.reload.question)
 }
 
 /** What it takes until the client no longer uses the mirror. */
 async function stepsLeft(
   machine: Machine,
-  place: ClientPlace,
+  place: ConfigTarget,
   record: KnownRecord,
   files: readonly string[],
   reloads: boolean,
@@ -230,7 +231,7 @@ async function stepsLeft(
 }
 
 /** What came of several things, one after the other. */
-export interface InTurn<R> {
+export interface Sequence<R> {
   readonly done: readonly R[]
   /** The exit code that each failure would have ended the program with. */
   readonly failed: readonly ExitCode[]
@@ -244,7 +245,7 @@ export async function eachInTurn<T, R>(
   things: readonly T[],
   act: (thing: T) => Promise<R>,
   tell: (thing: T, error: Error) => void,
-): Promise<InTurn<R>> {
+): Promise<Sequence<R>> {
   const done: R[] = []
   const failed: ExitCode[] = []
   for (const thing of things) {

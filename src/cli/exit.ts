@@ -2,7 +2,7 @@ import { basename, dirname, join, sep } from 'node:path'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
-import { columnsOf, createPaint, wantsColor } from './terminal.ts'
+import { columnsOf, createColors, wantsColor } from './terminal.ts'
 
 /** Whether it is the framework's way of ending with an exit code. */
 export function isExit(error: unknown): error is Error & { oclif?: { exit?: number } } {
@@ -12,7 +12,7 @@ export function isExit(error: unknown): error is Error & { oclif?: { exit?: numb
 /** Writes to stderr why the program ends, and returns the exit code. */
 export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
   const failure = explainDescriptors(error)
-  const paint = createPaint(wantsColor(process.stderr, process.env))
+  const paint = createColors(wantsColor(process.stderr, process.env))
   const named = (text: string) => nameCommands(text, calledAs(process, program))
   const columns = columnsOf(process.stderr)
   process.stderr.write(renderError(failure, paint, { debug: isDebugging(process.env), columns, named }))

@@ -1,7 +1,7 @@
 import type { Command } from '@oclif/core/command'
 import { nearest } from '../config/schema.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import { type Paint, wrapText } from './terminal.ts'
+import { type Colors, wrapText } from './terminal.ts'
 
 /** What the program says of itself. */
 export interface ProgramDescription {
@@ -17,7 +17,7 @@ export interface ProgramDescription {
 export interface HelpStyle {
   /** Of the terminal, in columns. */
   readonly width: number
-  readonly paint: Paint
+  readonly paint: Colors
 }
 
 type Row = readonly [left: string, right: string]
@@ -79,7 +79,7 @@ function commandHelp({ name, commands }: ProgramDescription, id: string, width: 
   const more = command.strict === false ? '...' : ''
   const argument = (arg: Command.Arg.Cached) =>
     arg.required === true ? `${arg.name.toUpperCase()}${more}` : `[${arg.name.toUpperCase()}${more}]`
-  const usage = [name, spoken(id), ...args.map(argument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(' ')
+  const usage = [name, spokenName(id), ...args.map(argument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(' ')
   return [
     { lines: wrapText(command.summary ?? '', width) },
     { title: 'USAGE', lines: wrapCommand(`$ ${usage}`, width) },
@@ -100,7 +100,7 @@ function commandHelp({ name, commands }: ProgramDescription, id: string, width: 
 }
 
 function commandRow({ id, summary }: Command.Cached): Row {
-  return [spoken(id), summary ?? '']
+  return [spokenName(id), summary ?? '']
 }
 
 function flagRows(flags: readonly Command.Flag.Cached[]): Row[] {
@@ -135,7 +135,7 @@ function aboutFlag(flag: Command.Flag.Cached): string {
 function examplesOf({ examples = [], id }: Command.Cached, name: string): string[] {
   return examples.flatMap((example) =>
     typeof example === 'string'
-      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', spoken(id))]
+      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', spokenName(id))]
       : [],
   )
 }
@@ -210,7 +210,7 @@ export function readCommandLine(args: readonly string[], names: CommandNames): C
 }
 
 /** As the user writes it: `cache ls`. */
-export function spoken(id: string): string {
+export function spokenName(id: string): string {
   return id.replaceAll(':', ' ')
 }
 
@@ -252,7 +252,7 @@ function probablyMeant(words: readonly string[], names: CommandNames): string[] 
   const top = [...names.commands.filter((id) => !id.includes(':')), ...names.topics, 'help', 'version']
   const word = otherWords[first] ?? first
   const found = nearest(word, top)
-  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(spoken)
+  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(spokenName)
   if (second === undefined || !names.topics.includes(found)) return [found]
   const inside = nearest(second, inTopic(found, names))
   return [inside === undefined ? found : `${found} ${inside}`]
@@ -290,7 +290,7 @@ export interface FrameworkComplaint extends Error {
 
 /** Says it in our form: what is wrong with it, what was probably meant, and where to read on. */
 export function usageError(error: FrameworkComplaint, id: string, flags: readonly string[]): MirrorError {
-  const hints = [`mirror ${spoken(id)} --help`]
+  const hints = [`mirror ${spokenName(id)} --help`]
   return new MirrorError(unknownFlags(error, flags) ?? missingArguments(error) ?? plainMessage(error), {
     exit: exitCode.usage,
     hints,

@@ -8,7 +8,7 @@ import { packageRoot } from '../lib/package-root.ts'
 import { leaveOthersPlaces } from './base-command.ts'
 import { calledAs, isExit, watchOutput, writeFailure } from './exit.ts'
 import { readCommandLine } from './help.ts'
-import { createPaint, wantsColor } from './terminal.ts'
+import { createColors, wantsColor } from './terminal.ts'
 
 /** Runs the command that the arguments of this process name. */
 export async function main(): Promise<void> {
@@ -40,7 +40,7 @@ async function run(plugin: Plugin): Promise<void> {
     }
     const style = {
       width: columnsOf(process.stdout) ?? 80,
-      paint: createPaint(wantsColor(process.stdout, process.env)),
+      paint: createColors(wantsColor(process.stdout, process.env)),
     }
     process.stdout.write(`${renderHelp(program, line.of, style)}\n`)
   } else {

@@ -2,15 +2,15 @@ import { stripVTControlCharacters } from 'node:util'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 
 /** Colours for a person; without them, the text as it is. */
-export interface Paint {
-  readonly bold: Coat
-  readonly dim: Coat
-  readonly green: Coat
-  readonly yellow: Coat
-  readonly red: Coat
+export interface Colors {
+  readonly bold: Colorizer
+  readonly dim: Colorizer
+  readonly green: Colorizer
+  readonly yellow: Colorizer
+  readonly red: Colorizer
 }
 
-export type Coat = (text: string) => string
+export type Colorizer = (text: string) => string
 
 /** Whether a stream wants colours. https://no-color.org, and FORCE_COLOR as Node reads it. */
 export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<string, string | undefined>>): boolean {
@@ -19,9 +19,9 @@ export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<str
   return stream.isTTY === true && env['TERM'] !== 'dumb'
 }
 
-export function createPaint(inColor: boolean): Paint {
+export function createColors(inColor: boolean): Colors {
   const coat =
-    (on: number, off: number): Coat =>
+    (on: number, off: number): Colorizer =>
     (text) =>
       inColor && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text
   return { bold: coat(1, 22), dim: coat(2, 22), green: coat(32, 39), yellow: coat(33, 39), red: coat(31, 39) }
@@ -94,34 +94,34 @@ async function put<T>(question: object): Promise<T> {
 }
 
 /** How a dialog speaks with its user. */
-export interface Talk {
+export interface Terminal {
   /** Data, to stdout. */
   print(text: string): void
   /** A result in words, to stdout, whose commands are written as the user calls them. */
   report(text: string): void
   printJson(value: unknown): void
   /** Talk, to stderr. */
-  say(text: string): void
+  info(text: string): void
   /** For stdout, and for stderr. */
-  readonly paint: Paint
-  readonly paintAside: Paint
+  readonly paint: Colors
+  readonly paintAside: Colors
   /** Undefined where nobody could answer. */
   readonly prompt: Prompt | undefined
 }
 
-/** Whether to go on: by flag, or by the answer of a person. Throws UnaskedError where there is neither. */
-export async function agree(
-  talk: Pick<Talk, 'prompt'>,
+/** Whether to go on: by flag, or by the answer of a person. Throws NotInteractiveError where there is neither. */
+export async function confirm(
+  terminal: Pick<Terminal, 'prompt'>,
   { yes }: { readonly yes: boolean },
   question: string,
 ): Promise<boolean> {
   if (yes) return true
-  if (talk.prompt) return talk.prompt.confirm(question)
-  throw new UnaskedError()
+  if (terminal.prompt) return terminal.prompt.confirm(question)
+  throw new NotInteractiveError()
 }
 
 /** Somebody would have to agree, and nobody is there to be asked. */
-export class UnaskedError extends MirrorError {
+export class NotInteractiveError extends MirrorError {
   constructor() {
     super('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
       exit: exitCode.usage,
@@ -187,9 +187,9 @@ export function renderFrame(text: string, columns: number, rows: number): string
 }
 
 /** A word of a line, with its colour. */
-export interface Word {
+export interface Token {
   readonly text: string
-  readonly coat?: Coat
+  readonly coat?: Colorizer
 }
 
 /**
@@ -201,7 +201,7 @@ export function columnsOf(stream: { isTTY?: boolean; columns?: number | undefine
 }
 
 /** Puts words into lines of at most so many columns; lines after the first are indented. Without a limit it is one line. */
-export function wrapWords(words: readonly Word[], columns: number | undefined, indent: number): string {
+export function wrapWords(words: readonly Token[], columns: number | undefined, indent: number): string {
   const width = columns === undefined ? Infinity : Math.max(columns, indent + 10)
   const lines: string[] = []
   let line = ''
@@ -297,4 +297,4 @@ export function shortDigest(name: string): string {
   return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+/, '@$1:$2…')
 }
 
-const plain: Coat = (text) => text
+const plain: Colorizer = (text) => text

@@ -1,5 +1,5 @@
 import { exitCode, MirrorError } from '../lib/errors.ts'
-import type { ClientHome } from './types.ts'
+import type { ClientLocation } from './types.ts'
 import { type Machine } from './types.ts'
 
 /** Where a running mirror answers, see `mirror status --json`. */
@@ -32,7 +32,7 @@ export interface ClientAddress {
  * The address by which a client reaches the mirror: the one place that decides it. Throws a MirrorError (missing) when there
  * is none.
  */
-export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): ClientAddress {
+export function clientAddress(home: ClientLocation, endpoints: MirrorEndpoints): ClientAddress {
   const cache = preferLoopback(endpoints.cache)
   if (cache === undefined) throw new MirrorError('The running mirror has no cache address.', { exit: exitCode.missing })
   const registry = preferLoopback(endpoints.registry)
@@ -80,7 +80,7 @@ export function clientAddress(home: ClientHome, endpoints: MirrorEndpoints): Cli
 }
 
 /** A warning about an address that the user gave and this client hardly reaches; undefined when there is nothing to say. */
-export function doubtAbout(url: string, home: ClientHome): string | undefined {
+export function doubtAbout(url: string, home: ClientLocation): string | undefined {
   if (home.in === 'host' || !isLoopback(url)) return undefined
   return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
 }
@@ -150,7 +150,11 @@ export function containerdVersionIn(stdout: string): string | undefined {
 }
 
 /** Containers of a Docker network, wherever their engine is. */
-export function dockerNetworkHome({ platform }: Pick<Machine, 'platform'>, what: string, network: string): ClientHome {
+export function dockerNetworkHome(
+  { platform }: Pick<Machine, 'platform'>,
+  what: string,
+  network: string,
+): ClientLocation {
   // Where Docker is never native.
   const inVm = platform === 'darwin' || platform === 'win32'
   return { in: 'network', what, network, ...(inVm && { hostName: 'host.docker.internal' }) }

@@ -1,4 +1,4 @@
-import { adminHere } from '../admin/access.ts'
+import { adminClientHere } from '../admin/access.ts'
 import type { AdminClient } from '../admin/client.ts'
 import { findMirrorHere } from '../admin/find-mirror.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
@@ -6,7 +6,7 @@ import type { Surroundings } from '../lib/process.ts'
 import { listOne } from './configured.ts'
 import { findMirror } from './find-mirror.ts'
 import { configureCommand, recordsOn } from './records.ts'
-import type { ClientPlace, Machine } from './types.ts'
+import type { ConfigTarget, Machine } from './types.ts'
 
 export interface CheckResult {
   /** The mirror was asked for the image, and the client has it. */
@@ -20,7 +20,7 @@ export interface CheckResult {
   /** What the client and its files said when it was not seen, a sentence each. */
   readonly saw: readonly string[]
   /** What explains it and fits what was seen. */
-  readonly reasons: ClientPlace['reasons']
+  readonly reasons: ConfigTarget['reasons']
 }
 
 /**
@@ -32,7 +32,7 @@ export async function checkClient(
   surroundings: Surroundings,
   machine: Machine,
   client: string,
-  place: ClientPlace,
+  place: ConfigTarget,
 ): Promise<CheckResult> {
   if (!place.pull)
     throw new MirrorError(`Cannot run a ${client} pull on this machine, so there is nothing to check.`, {
@@ -40,14 +40,14 @@ export async function checkClient(
       hints: ['mirror logs -f   (while you pull by it)'],
     })
   const admin = await adminToCheckBy(surroundings)
-  const { id, repository, tag } = await admin.offerCanary()
+  const { id, repository, tag } = await admin.offerProbeImage()
   const image = `docker.io/${repository}:${tag}`
   let failed: string | undefined
   let seen: Record<string, number>
   try {
     failed = (await place.pull(image)).failed
   } finally {
-    seen = (await admin.endCanary(id)).seen
+    seen = (await admin.endProbeImage(id)).seen
   }
   const asked = Object.keys(seen).length > 0
   const isSeen = asked && failed === undefined
@@ -60,7 +60,7 @@ async function explain(
   surroundings: Surroundings,
   machine: Machine,
   client: string,
-  place: ClientPlace,
+  place: ConfigTarget,
 ): Promise<Pick<CheckResult, 'saw' | 'reasons'>> {
   const mirror = await addressOf(surroundings, place)
   const record = (await recordsOn(machine).list()).findLast(
@@ -87,9 +87,9 @@ function sayRecord(client: string, written: string, mirror: string, isAsWritten:
 }
 
 /** Where this client would reach the running mirror; undefined where it cannot. */
-async function addressOf(surroundings: Surroundings, place: ClientPlace): Promise<string | undefined> {
+async function addressOf(surroundings: Surroundings, place: ConfigTarget): Promise<string | undefined> {
   try {
-    return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(place.home).cache
+    return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(place.location).cache
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
@@ -99,7 +99,7 @@ async function addressOf(surroundings: Surroundings, place: ClientPlace): Promis
 /** The mirror that a pull is to be seen by. Throws MirrorError (notRunning) when there is none. */
 export async function adminToCheckBy(surroundings: Surroundings): Promise<AdminClient> {
   const here = await findMirrorHere(surroundings)
-  if (here !== undefined) return adminHere(here)
+  if (here !== undefined) return adminClientHere(here)
   throw new MirrorError('mirror is not running, so the check cannot observe a pull.', {
     exit: exitCode.notRunning,
     hints: ['mirror up'],

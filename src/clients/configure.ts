@@ -4,11 +4,11 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
 import { filesBelow } from './files/local.ts'
-import type { FoundMirror } from './find-mirror.ts'
-import { configureCommand, isSamePlace, type KnownRecord, recordsOn } from './records.ts'
+import type { MirrorAddress } from './find-mirror.ts'
+import { configureCommand, isSameTarget, type KnownRecord, recordsOn } from './records.ts'
 import {
   type ClientAdapter,
-  type ClientPlace,
+  type ConfigTarget,
   type ConfigPlan,
   type FileChange,
   type FilePort,
@@ -21,8 +21,8 @@ import {
 export interface PrepareRequest {
   readonly machine: Machine
   readonly adapter: ClientAdapter
-  readonly place: ClientPlace
-  readonly mirror: FoundMirror
+  readonly place: ConfigTarget
+  readonly mirror: MirrorAddress
   readonly fallback: boolean
   /** What root would be asked to do in the user's place: the arguments of this very command. */
   readonly args?: readonly string[]
@@ -43,13 +43,13 @@ export interface PreparedClient extends PrepareRequest {
 /** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
-  const place = placeBelowRoot(machine, request.place)
-  const { why, warning, cache, registry, ca } = mirror.addressFor(place.home)
+  const place = targetBelowRoot(machine, request.place)
+  const { why, warning, cache, registry, ca } = mirror.addressFor(place.location)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
   const files = await readFiles(place.files, place.wants, () => commandOfRoot(request))
   const earlier = (await recordsOn(machine).list()).findLast((record) =>
-    isSamePlace(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
+    isSameTarget(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
   )
   const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
   const plan = planFrom(files, outdated, (now) => place.plan(address, now))
@@ -197,6 +197,6 @@ async function explained<T>(
 }
 
 /** A place as it is below `--root`, where a link means what it would mean if that were `/`. */
-export function placeBelowRoot({ detached, root }: Machine, place: ClientPlace): ClientPlace {
+export function targetBelowRoot({ detached, root }: Machine, place: ConfigTarget): ConfigTarget {
   return detached ? { ...place, files: filesBelow(root) } : place
 }

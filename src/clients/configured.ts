@@ -1,10 +1,10 @@
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { adapterOf } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
-import { type ConfiguredClient, type ConfiguredFile, isSamePlace, type KnownRecord, recordsOn } from './records.ts'
+import { type ConfiguredClient, type ConfiguredFile, isSameTarget, type KnownRecord, recordsOn } from './records.ts'
 import type { StaleClient } from './stray-records.ts'
-import type { ClientPlace, FilePort, Machine } from './types.ts'
-import { placeOf, recordsOf } from './undo.ts'
+import type { ConfigTarget, FilePort, Machine } from './types.ts'
+import { targetOf, recordsOf } from './undo.ts'
 
 export interface ListedClient {
   readonly client: string
@@ -50,8 +50,8 @@ export async function listOne(
   allStale: readonly StaleClient[] = [],
 ): Promise<ListedClient | undefined> {
   const { client, title, since, cache } = record
-  const stale = allStale.find((one) => isSamePlace(one.record, record))
-  const place = await placeOf(machine, record)
+  const stale = allStale.find((one) => isSameTarget(one.record, record))
+  const place = await targetOf(machine, record)
   if (record.undone && (await place.observe?.(record))?.inUse !== true) return undefined
   const files: { path: string; state: FileState }[] = []
   for (const file of record.files) {
@@ -81,19 +81,19 @@ async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState
 }
 
 /** Where a client is configured, and can be seen at work or not. */
-export interface ConfiguredPlaces {
-  readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ClientPlace }[]
+export interface ConfiguredTargets {
+  readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ConfigTarget }[]
   /** Those whose clients cannot be made to pull from here. */
   readonly silent: readonly ConfiguredClient[]
 }
 
 /** What there is to check of all that is configured. Throws MirrorError (checkFailed) when it is nothing. */
-export async function configuredPlaces(
+export async function configuredTargets(
   machine: Machine,
   wanted: Parameters<typeof recordsOf>[1],
-): Promise<ConfiguredPlaces> {
+): Promise<ConfiguredTargets> {
   const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
-  const places = await Promise.all(records.map(async (record) => ({ record, place: await placeOf(machine, record) })))
+  const places = await Promise.all(records.map(async (record) => ({ record, place: await targetOf(machine, record) })))
   const pulling = places.filter(({ place }) => place.pull !== undefined)
   const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
   if (pulling.length > 0) return { pulling, silent }
@@ -108,10 +108,10 @@ export async function configuredPlaces(
  * The place that is meant where several may be. To be checked is one that is configured, if the user names no other. Throws
  * MirrorError (missing) when there is none.
  */
-export async function usualPlace(
+export async function usualTarget(
   machine: Machine,
   { client, places, check, scope, cluster, file }: PlaceChoices,
-): Promise<ClientPlace> {
+): Promise<ConfigTarget> {
   const [first] = places
   const isNamed = [scope, cluster, file].some((name) => name !== undefined)
   if (check && !isNamed && !machine.detached) {
@@ -119,7 +119,7 @@ export async function usualPlace(
     const configured = records.filter(({ undone }) => !undone)
     const [last] = configured
     if (last !== undefined && !configured.some(({ place }) => place === first?.id)) {
-      const recorded = await placeOf(machine, last)
+      const recorded = await targetOf(machine, last)
       if (recorded.pull !== undefined) return recorded
     }
   }
@@ -129,7 +129,7 @@ export async function usualPlace(
 
 interface PlaceChoices {
   readonly client: string
-  readonly places: readonly ClientPlace[]
+  readonly places: readonly ConfigTarget[]
   readonly check: boolean
   readonly scope?: string | undefined
   readonly cluster?: string | undefined

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
-import { adminHere, engineElsewhere } from '../admin/access.ts'
-import { absentNetwork, findMirrorHere, type MirrorHere, silentEngine } from '../admin/find-mirror.ts'
+import { adminClientHere, remoteEngine } from '../admin/access.ts'
+import { networkProblem, findMirrorHere, type FoundMirror, engineProblem } from '../admin/find-mirror.ts'
 import { type Endpoints, findRunning, readState } from '../admin/state.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
@@ -14,12 +14,12 @@ import type { Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
 import { clientAddress, type ClientAddress, doubtAbout, isLoopback, type Unserved } from './address.ts'
-import type { ClientHome } from './types.ts'
+import type { ClientLocation } from './types.ts'
 
 /** The mirror that clients are to be told about. */
-export interface FoundMirror {
+export interface MirrorAddress {
   /** Where a client that lives there reaches it; `warning` when that is doubtful. Throws MirrorError when it cannot be reached. */
-  addressFor(home: ClientHome): FoundAddress
+  addressFor(home: ClientLocation): FoundAddress
   /** `docker.io` first, then as they are configured and built in. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
@@ -46,7 +46,7 @@ export interface NamedMirror {
 /**
  * The running mirror, or the one that was named. Throws MirrorError: not running (3), or a bad URL or certificate (2).
  */
-export async function findMirror(surroundings: Surroundings, { url, caFile }: NamedMirror): Promise<FoundMirror> {
+export async function findMirror(surroundings: Surroundings, { url, caFile }: NamedMirror): Promise<MirrorAddress> {
   const paths = mirrorPaths(surroundings)
   const here = await findMirrorHere(surroundings)
   const config = here?.user ? await configOf(here, surroundings) : await loadConfig({ ...surroundings, paths })
@@ -68,7 +68,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
     const why = `the mirror is at ${cache}, as you said`
     const withCa = await trustIn([cache], config, caFile, read)
     const unheard = unheardName(cache, config)
-    const doubts = (home: ClientHome) => [doubtAbout(cache, home), unheard].filter((text) => text !== undefined)
+    const doubts = (home: ClientLocation) => [doubtAbout(cache, home), unheard].filter((text) => text !== undefined)
     return { ...known, isNamed, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
   }
   if (here === undefined)
@@ -79,7 +79,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
   const { running } = here
   const networks = networkNames(config.networks, surroundings.env)
   const unserved = await unservedNetworks(here, networks, kindNetworkName(surroundings.env))
-  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: engineElsewhere(running), unserved }
+  const endpoints = { ...running.endpoints, runtime: running.runtime, engine: remoteEngine(running), unserved }
   const withCa = await trustIn(endpoints.cache, config, caFile, read)
   return {
     ...known,
@@ -91,7 +91,7 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
 }
 
 /** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */
-async function configOf({ running, paths, user }: MirrorHere, { homedir }: Surroundings): Promise<Config> {
+async function configOf({ running, paths, user }: FoundMirror, { homedir }: Surroundings): Promise<Config> {
   const { parseConfig } = await import('../config/parse.ts')
   const text = JSON.stringify(running.served?.config ?? {})
   const parsed = parseConfig({ text, path: paths.configFile, label: 'mirror.json', homedir: user?.home ?? homedir })
@@ -194,7 +194,7 @@ function portOf(url: string | undefined): string | undefined {
  * serves all that it shall.
  */
 export async function unservedNetworks(
-  here: MirrorHere,
+  here: FoundMirror,
   networks: readonly string[],
   kindNetwork: string,
 ): Promise<((network: string) => Unserved | undefined) | undefined> {
@@ -203,7 +203,7 @@ export async function unservedNetworks(
   const reports = await reportsOf(here)
   if (reports === undefined) return undefined
   // Where no engine has answered so far, the mirror has nothing to say of any network.
-  const isSilent = Object.values(reports).every(({ reason }) => reason === silentEngine)
+  const isSilent = Object.values(reports).every(({ reason }) => reason === engineProblem)
   return (network) => {
     const { reason } = reports[network] ?? {}
     if (isSilent)
@@ -212,16 +212,16 @@ export async function unservedNetworks(
         hints: ['docker info   (says whether Docker runs; start it, then run this again)'],
       }
     if (reason === undefined) return undefined
-    if (reason !== absentNetwork)
+    if (reason !== networkProblem)
       return { why: `and the mirror cannot listen there: ${reason.replace(/\.$/, '')}`, hints: ['mirror logs'] }
     const make = network === kindNetwork ? 'mirror configure kind' : `docker network create ${network}`
     return { why: 'which does not exist yet', hints: [`${make}   (makes it; then run this again)`] }
   }
 }
 
-async function reportsOf(here: MirrorHere) {
+async function reportsOf(here: FoundMirror) {
   try {
-    return (await adminHere(here).status()).networks
+    return (await adminClientHere(here).status()).networks
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error

@@ -16,12 +16,12 @@ import {
 import { caFileName, recognizeFile } from './files/kinds.ts'
 import { filesBelow, localFiles } from './files/local.ts'
 import { configMapFile } from './files/remote.ts'
-import { type CaPlace, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
+import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
 import { hostingConfigMap, isOurHosting, renderHosting } from './kind/nodes.ts'
 import type {
   ClientAdapter,
   ClientOptions,
-  ClientPlace,
+  ConfigTarget,
   ConfigPlan,
   FileChange,
   FilePort,
@@ -46,11 +46,11 @@ export interface K3dTarget {
 const caFolderInNodes = `${k3sFolder}/mirror-ca`
 
 /** The CA as the nodes of k3d have it. */
-export function k3dCa(path: string): CaPlace {
+export function k3dCa(path: string): CaLocation {
   return { path, name: `${caFolderInNodes}/${caFileName}` }
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripK3d(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { path, caPath }: Pick<K3dTarget, 'path' | 'caPath'>,
@@ -113,7 +113,7 @@ export const k3dAdapter: ClientAdapter = {
     return versionOf(machine, 'k3d', 'version')
   },
 
-  async places(machine, options) {
+  async targets(machine, options) {
     const isNamed = options.cluster !== undefined && !machine.detached
     const hasHosting = isNamed && (await answersKubectl(machine, options.cluster))
     return [place(machine, { ...options, ...(await fromFile(machine, options.file)) }, hasHosting)]
@@ -142,7 +142,7 @@ function place(
   machine: Machine,
   { cluster, file, name: named, network }: Pick<ClientOptions, 'cluster' | 'file'> & Partial<K3dClusterFile>,
   hasHosting: boolean,
-): ClientPlace {
+): ConfigTarget {
   const name = cluster ?? named ?? usualName
   const folder = ownFolder(machine, name)
   const path = file === undefined ? join(folder, 'registries.yaml') : resolve(machine.cwd, file)
@@ -158,7 +158,7 @@ function place(
       ...(network !== undefined && { network }),
       ...(hasHosting && { hosting: 'yes' }),
     },
-    home: dockerNetworkHome(machine, 'k3d nodes', network ?? `k3d-${name}`),
+    location: dockerNetworkHome(machine, 'k3d nodes', network ?? `k3d-${name}`),
     files: hasHosting ? withConfigMap(machine, name) : localFiles,
     ...(file === undefined && !hasHosting && { ours: true as const }),
     wants: { files: [path, caPath, ...(hasHosting ? [hostingPath] : [])], trees: [] },
@@ -247,7 +247,7 @@ export function k3dClusterFile(path: string, text: string): K3dClusterFile | und
 export function planClusterFile(
   mirror: MirrorForClient,
   path: string,
-  caPlace: CaPlace,
+  caPlace: CaLocation,
   files: FilesNow,
 ): RegistriesPlan {
   const yaml = readSimple(path, files.text(path)!)
@@ -256,11 +256,11 @@ export function planClusterFile(
   return { changes: around(yaml, inner, path, changes, files), notes }
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripClusterFile(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
-  caPlace: CaPlace,
+  caPlace: CaLocation,
   files: FilesNow,
 ): FileChange[] {
   const yaml = readSimple(path, files.text(path)!)

@@ -28,7 +28,7 @@ import {
 import { localFiles } from './files/local.ts'
 import type {
   ClientAdapter,
-  ClientPlace,
+  ConfigTarget,
   ClientReload,
   FileChange,
   FilesNow,
@@ -38,7 +38,7 @@ import type {
 } from './types.ts'
 
 /** Where the mirror's CA is put, and by what path k3s reads it. */
-export interface CaPlace {
+export interface CaLocation {
   readonly path: string
   readonly name: string
 }
@@ -85,14 +85,19 @@ const everyRegistry = '*'
 export function planRegistries(
   mirror: MirrorForClient,
   path: string,
-  caPlace: CaPlace,
+  caPlace: CaLocation,
   files: FilesNow,
 ): RegistriesPlan {
   const { changes, notes } = planFile(mirror, path, caPlace, files)
   return { changes: [...changes, ...caChange(caPlace.path, mirror.ca, files)], notes }
 }
 
-function planFile(mirror: MirrorForClient, path: string, { name: caName }: CaPlace, files: FilesNow): RegistriesPlan {
+function planFile(
+  mirror: MirrorForClient,
+  path: string,
+  { name: caName }: CaLocation,
+  files: FilesNow,
+): RegistriesPlan {
   const { cache, registry } = mirror
   const trusting = mirror.ca === undefined ? [] : hostsOf(mirror)
   const alias = registry === undefined ? undefined : localRegistryName(registry)
@@ -151,11 +156,11 @@ function caKey(host: string): [string, string, string, string] {
   return ['configs', host, 'tls', 'ca_file']
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripRegistries(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
-  caPlace: CaPlace,
+  caPlace: CaLocation,
   files: FilesNow,
 ): FileChange[] {
   const { cache, registry } = mirror
@@ -236,7 +241,7 @@ export const k3sAdapter: ClientAdapter = {
     return versionOf(machine, 'k3s', '--version')
   },
 
-  async places(machine) {
+  async targets(machine) {
     return [place(machine, await readableTemplates(machine))]
   },
 
@@ -254,7 +259,7 @@ async function readableTemplates(machine: Machine): Promise<string[]> {
   return readable.filter((path) => path !== undefined)
 }
 
-function place(machine: Machine, templates: readonly string[]): ClientPlace {
+function place(machine: Machine, templates: readonly string[]): ConfigTarget {
   const { root, runCommand } = machine
   const path = join(root, k3sFolder, 'registries.yaml')
   const ca = { path: join(root, k3sFolder, caFileName), name: `${k3sFolder}/${caFileName}` }
@@ -262,7 +267,7 @@ function place(machine: Machine, templates: readonly string[]): ClientPlace {
     id: 'system',
     title: `system (${path})`,
     details: { scope: 'system' },
-    home: { in: 'host' },
+    location: { in: 'host' },
     files: localFiles,
     wants: { files: [path, ca.path, ...templates], trees: [] },
     plan(mirror, files) {

@@ -4,7 +4,15 @@ import { pullByCrictl, pullTimeoutMs } from './containerd/cri.ts'
 import { hostsChanges, hostsFolders, withoutHosts } from './containerd/hosts-toml.ts'
 import { caChange, caFileName, hostsToTrust } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
-import type { ClientAdapter, ClientPlace, ConfigPlan, FileChange, FilesNow, Machine, MirrorForClient } from './types.ts'
+import type {
+  ClientAdapter,
+  ConfigTarget,
+  ConfigPlan,
+  FileChange,
+  FilesNow,
+  Machine,
+  MirrorForClient,
+} from './types.ts'
 
 export interface MinikubeTarget {
   /** Where minikube keeps what it copies into its nodes as `/etc/containerd/certs.d`. */
@@ -48,7 +56,7 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
   }
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripMinikube(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: MinikubeTarget,
@@ -77,14 +85,14 @@ export const minikubeAdapter: ClientAdapter = {
     return version && `minikube ${version}`
   },
 
-  async places(machine, { cluster }) {
+  async targets(machine, { cluster }) {
     return [place(machine, cluster)]
   },
 
   recall: (machine, { cluster }) => place(machine, cluster),
 }
 
-function place(machine: Machine, cluster: string | undefined): ClientPlace {
+function place(machine: Machine, cluster: string | undefined): ConfigTarget {
   const profile = cluster ?? 'minikube'
   const copied = join(minikubeHome(machine), 'files', 'etc')
   const folder = join(copied, 'containerd', 'certs.d')
@@ -94,7 +102,7 @@ function place(machine: Machine, cluster: string | undefined): ClientPlace {
     id: 'user',
     title: `nodes of minikube (${folder})`,
     details: { scope: 'user', ...(cluster !== undefined && { cluster }) },
-    home: { in: 'vm', what: 'a node of minikube', hostName: 'host.minikube.internal' },
+    location: { in: 'vm', what: 'a node of minikube', hostName: 'host.minikube.internal' },
     files: localFiles,
     wants: { files: [], trees: [folder, dockerFolder] },
     plan: (mirror, files) => planMinikube(mirror, target, files),

@@ -8,21 +8,21 @@ import { caFileName } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
 import type {
   ClientAdapter,
-  ClientHome,
+  ClientLocation,
   ClientOptions,
-  ClientPlace,
+  ConfigTarget,
   ConfigPlan,
   Machine,
   MirrorForClient,
 } from './types.ts'
 
 /** A client that is told by flags, environment or a line of its own: all is printed, and nothing written. */
-export function printedPlace(home: ClientHome, plan: (mirror: MirrorForClient) => ConfigPlan): ClientPlace {
+export function printedTarget(home: ClientLocation, plan: (mirror: MirrorForClient) => ConfigPlan): ConfigTarget {
   return {
     id: 'printed',
     title: 'what to set (on stdout)',
     details: {},
-    home,
+    location: home,
     files: localFiles,
     wants: { files: [], trees: [] },
     plan: (mirror) => plan(mirror),
@@ -63,15 +63,15 @@ export const testcontainersAdapter: ClientAdapter = {
     return (await isThere(join(home, '.testcontainers.properties'))) ? 'testcontainers' : undefined
   },
 
-  async places(machine) {
-    return [printedPlace(engineHome(machine), planTestcontainers)]
+  async targets(machine) {
+    return [printedTarget(engineHome(machine), planTestcontainers)]
   },
 
-  recall: (machine) => printedPlace(engineHome(machine), planTestcontainers),
+  recall: (machine) => printedTarget(engineHome(machine), planTestcontainers),
 }
 
 /** It is the Docker engine that pulls. */
-function engineHome({ platform }: Machine): ClientHome {
+function engineHome({ platform }: Machine): ClientLocation {
   if (platform === 'linux') return { in: 'host' }
   return { in: 'vm', what: 'the Docker engine', hostName: 'host.docker.internal' }
 }
@@ -107,11 +107,11 @@ export const skaffoldAdapter: ClientAdapter = {
     return version && `skaffold ${version}`
   },
 
-  async places() {
-    return [printedPlace({ in: 'host' }, planSkaffold)]
+  async targets() {
+    return [printedTarget({ in: 'host' }, planSkaffold)]
   },
 
-  recall: () => printedPlace({ in: 'host' }, planSkaffold),
+  recall: () => printedTarget({ in: 'host' }, planSkaffold),
 }
 
 /** Tilt finds the registry by the ConfigMap in the cluster; in others the Tiltfile names it. */
@@ -145,11 +145,11 @@ export const tiltAdapter: ClientAdapter = {
     return version && `tilt ${version}`
   },
 
-  async places() {
-    return [printedPlace({ in: 'host' }, planTilt)]
+  async targets() {
+    return [printedTarget({ in: 'host' }, planTilt)]
   },
 
-  recall: () => printedPlace({ in: 'host' }, planTilt),
+  recall: () => printedTarget({ in: 'host' }, planTilt),
 }
 
 /** kaniko is told by flags: they are printed, with the environment and a Pod that has them. */
@@ -288,7 +288,7 @@ export const kanikoAdapter: ClientAdapter = {
     return undefined
   },
 
-  async places(machine, options) {
+  async targets(machine, options) {
     return [placeFor(machine, options)]
   },
 
@@ -297,5 +297,5 @@ export const kanikoAdapter: ClientAdapter = {
 
 function placeFor(machine: Machine, { clientVersion }: Partial<ClientOptions>) {
   const home = dockerNetworkHome(machine, 'kaniko containers', kindNetworkName(machine.env))
-  return printedPlace(home, (mirror) => planKaniko(mirror, clientVersion))
+  return printedTarget(home, (mirror) => planKaniko(mirror, clientVersion))
 }

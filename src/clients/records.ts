@@ -153,7 +153,7 @@ function nameOf({ client, place, root }: ConfiguredClient): string {
   return `${client}-${hash.slice(0, 16)}.json`
 }
 
-export function isSamePlace(
+export function isSameTarget(
   one: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
   other: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
 ): boolean {

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { findInvokingUser } from '../admin/find-mirror.ts'
 import { looksAtOwners, mirrorPaths } from '../config/paths.ts'
 import { createDockerodeDocker } from '../docker/dockerode.ts'
-import { findDockerEndpoint, isElsewhere } from '../docker/endpoint.ts'
+import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { orAbsent } from '../lib/fs.ts'
 import { isOnlyRoots } from '../lib/ownership.ts'
@@ -12,10 +12,10 @@ import type { Clock } from '../lib/time.ts'
 import { adapterOf, machineAt } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
 import { configureClient, prepareClient, type PreparedClient } from './configure.ts'
-import { findMirror, type FoundMirror, untilServed } from './find-mirror.ts'
+import { findMirror, type MirrorAddress, untilServed } from './find-mirror.ts'
 import { configureCommand, type ConfiguredClient, type KnownRecord, recordsOn } from './records.ts'
-import type { ClientOptions, ClientPlace, Machine } from './types.ts'
-import { placeOf } from './undo.ts'
+import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
+import { targetOf } from './undo.ts'
 
 /**
  * As root: which records root has left where another user can change them, as older versions did under `sudo -E`, and how to undo
@@ -110,11 +110,11 @@ export async function mendStaleClients(surroundings: Surroundings, clock: Clock)
 async function staleAmong(
   records: readonly KnownRecord[],
   machine: Machine,
-  mirror: FoundMirror,
+  mirror: MirrorAddress,
 ): Promise<StaleClient[]> {
   const stale: StaleClient[] = []
   for (const record of records) {
-    const place = await placeOf(machine, record)
+    const place = await targetOf(machine, record)
     const found = await staleness(machine, record, place, mirror)
     // Most clients are told of the cache alone.
     const isTold = found !== undefined && (found.of === 'cache' || (await names(found.from, record, place)))
@@ -129,7 +129,7 @@ async function ownRecords(machine: Machine): Promise<KnownRecord[]> {
   return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
 }
 
-async function mirrorNow(surroundings: Surroundings): Promise<FoundMirror | undefined> {
+async function mirrorNow(surroundings: Surroundings): Promise<MirrorAddress | undefined> {
   try {
     return await findMirror(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
@@ -142,8 +142,8 @@ async function mirrorNow(surroundings: Surroundings): Promise<FoundMirror | unde
 async function staleness(
   machine: Machine,
   record: KnownRecord,
-  { home }: ClientPlace,
-  mirror: FoundMirror,
+  { location: home }: ConfigTarget,
+  mirror: MirrorAddress,
 ): Promise<StaleClient | undefined> {
   const { cache, registry } = record
   try {
@@ -172,7 +172,7 @@ async function staleness(
 }
 
 /** Whether a file that was written says this registry's port; true where the files cannot be read. */
-async function names(registry: string, { files }: ConfiguredClient, place: ClientPlace): Promise<boolean> {
+async function names(registry: string, { files }: ConfiguredClient, place: ConfigTarget): Promise<boolean> {
   const { port } = new URL(registry)
   try {
     for (const { path } of files) {
@@ -193,13 +193,13 @@ async function awaitNetworks(
   records: readonly ConfiguredClient[],
   clock: Clock,
 ): Promise<void> {
-  const homes = await Promise.all(records.map(async (record) => (await placeOf(machine, record)).home))
+  const homes = await Promise.all(records.map(async (record) => (await targetOf(machine, record)).location))
   const networks = new Set(homes.flatMap((home) => (home.in === 'network' ? [home.network] : [])))
   const mirror = networks.size === 0 ? undefined : await mirrorNow(surroundings)
   const awaited = [...networks].filter((network) => mirror?.awaits(network))
   if (awaited.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)
-  if (endpoint === undefined || isElsewhere(endpoint)) return
+  if (endpoint === undefined || isRemoteEngine(endpoint)) return
   const docker = createDockerodeDocker(endpoint, { clock })
   for (const network of awaited) {
     const gateways = await docker.networkGateways(network)
@@ -208,7 +208,7 @@ async function awaitNetworks(
 }
 
 /** Writes the new address where nobody has to be asked; false where somebody has. */
-async function rewrite(machine: Machine, { record }: StaleClient, mirror: FoundMirror): Promise<boolean> {
+async function rewrite(machine: Machine, { record }: StaleClient, mirror: MirrorAddress): Promise<boolean> {
   try {
     const adapter = await adapterOf(record.client)
     const { scope, cluster, file } = record.details
@@ -219,9 +219,9 @@ async function rewrite(machine: Machine, { record }: StaleClient, mirror: FoundM
       file,
       cluster,
     }
-    const recalled = await placeOf(machine, record)
+    const recalled = await targetOf(machine, record)
     if (!recalled.readAtEachPull || mirror.isElsewhere) return false
-    const places = await adapter.places(machine, options)
+    const places = await adapter.targets(machine, options)
     const place = places.find(({ id }) => id === record.place)
     if (place === undefined) return false
     const prepared = await prepareClient({ machine, adapter, place, mirror, fallback: record.fallback })

@@ -103,7 +103,7 @@ export interface ClientAdapter {
    * Where it could be configured here, the likeliest first. Not installed is no failure: then it is the usual place, with a
    * note in the plan that the version is a guess. Throws MirrorError where there is nothing sensible to write.
    */
-  places(machine: Machine, options: ClientOptions): Promise<ClientPlace[]>
+  targets(machine: Machine, options: ClientOptions): Promise<ConfigTarget[]>
   /**
    * Sees to what has to be there before the mirror's address can be known. Not on a dry run, nor when the address was given.
    * Throws MirrorError.
@@ -115,7 +115,7 @@ export interface ClientAdapter {
    */
   refusal?(failure: ConfigureFailure): string | undefined
   /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
-  recall(machine: Machine, details: PlaceDetails): ClientPlace
+  recall(machine: Machine, details: ConfigTargetDetails): ConfigTarget
 }
 
 /** Why a document could not be printed. */
@@ -128,16 +128,16 @@ export interface ConfigureFailure {
 }
 
 /** All that is needed to find a place again; JSON. */
-export type PlaceDetails = Readonly<Record<string, string>>
+export type ConfigTargetDetails = Readonly<Record<string, string>>
 
 /** One place where a client keeps its configuration. */
-export interface ClientPlace {
+export interface ConfigTarget {
   /** Tells it from the client's other places, and stays the same from run to run: `system`, `user`, `cluster dev`. */
   readonly id: string
   /** For a list to choose from: `system (/etc/docker)`. */
   readonly title: string
-  readonly details: PlaceDetails
-  readonly home: ClientHome
+  readonly details: ConfigTargetDetails
+  readonly location: ClientLocation
   readonly files: FilePort
   /** All of its files are our own, below our state folder: written without a question. */
   readonly ours?: true
@@ -293,7 +293,7 @@ export class FilesNow {
 }
 
 /** Where a client lives, as far as it matters for reaching this machine's mirror. */
-export type ClientHome =
+export type ClientLocation =
   /** Beside the mirror: its loopback is ours. */
   | { readonly in: 'host' }
   /** A virtual machine that has a name for this one: `host.docker.internal`. */

@@ -4,14 +4,14 @@ import { rootCommand } from '../admin/sudo.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { adapterOf } from './adapters.ts'
 import { inWritingOrder, isAsWritten, readUnchanged, sha256 } from './apply.ts'
-import { placeBelowRoot, readFiles, rootOf } from './configure.ts'
+import { targetBelowRoot, readFiles, rootOf } from './configure.ts'
 import { type ConfiguredClient, type ConfiguredFile, type KnownRecord, recordsOn } from './records.ts'
-import type { ClientPlace, FileChange, FilePort, FileState, Machine } from './types.ts'
+import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
 export interface PreparedUndo {
   readonly record: KnownRecord
-  readonly place: ClientPlace
+  readonly place: ConfigTarget
   readonly plan: UndoPlan
 }
 
@@ -52,7 +52,7 @@ export async function prepareUndo(
       exit: exitCode.usage,
       hints: [await rootCommand(machine, args)],
     })
-  const place = await placeOf(machine, record)
+  const place = await targetOf(machine, record)
   const plan = await planUndo(record, place.files, async () => {
     return record.undone ? [] : place.strip(record, await readFiles(place.files, place.wants))
   })
@@ -96,15 +96,15 @@ export async function undoClient(
   return { stillInUse }
 }
 
-async function isInUse(place: ClientPlace, record: KnownRecord): Promise<boolean> {
+async function isInUse(place: ConfigTarget, record: KnownRecord): Promise<boolean> {
   return (await place.observe?.(record))?.inUse === true
 }
 
 /** The place of a record, found again without the client's help. */
-export async function placeOf(machine: Machine, record: ConfiguredClient): Promise<ClientPlace> {
+export async function targetOf(machine: Machine, record: ConfiguredClient): Promise<ConfigTarget> {
   const { root } = record
   const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
-  return placeBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
+  return targetBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
 }
 
 function knownAs(file: ConfiguredFile, interim: readonly FileChange[], undone = false): ConfiguredFile {
@@ -114,7 +114,7 @@ function knownAs(file: ConfiguredFile, interim: readonly FileChange[], undone = 
   return { ...file, also: [...(file.also ?? []), sha256(Buffer.from(change.after))] }
 }
 
-async function put(place: ClientPlace, changes: readonly FileChange[]): Promise<void> {
+async function put(place: ConfigTarget, changes: readonly FileChange[]): Promise<void> {
   for (const { path, after } of changes) {
     if (after === undefined) await place.files.remove(path)
     else await place.files.write(path, Buffer.from(after), await place.files.read(path))

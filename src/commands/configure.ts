@@ -4,8 +4,8 @@ import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import { BaseCommand, dryRunFlag, jsonFlag, yesFlag } from '../cli/base-command.ts'
 import { argumentsFor, choicesOf, createFailureTeller, optionsOf, withDone } from '../cli/configure-arguments.ts'
-import { createPrompt, type Talk } from '../cli/terminal.ts'
-import type { ClientAdapter, ClientPlace, Machine } from '../clients/types.ts'
+import { createPrompt, type Terminal } from '../cli/terminal.ts'
+import type { ClientAdapter, ConfigTarget, Machine } from '../clients/types.ts'
 import { exitCode, type ExitCode, gravest } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 
@@ -147,14 +147,17 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private async configure(
     machine: Machine,
     adapter: ClientAdapter,
-    place: ClientPlace,
+    place: ConfigTarget,
     flags: ConfigureFlags,
   ): Promise<object> {
     const { configureDialog } = await import('../cli/configure-flow.ts')
     if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
     const mirror = await this.findMirror(machine, flags)
     const request = { machine, adapter, place, mirror, args: argumentsFor(adapter.client, place, flags) }
-    const report = await configureDialog(this.talk, request, { ...choicesOf(flags), fallback: !flags['no-fallback'] })
+    const report = await configureDialog(this.terminal, request, {
+      ...choicesOf(flags),
+      fallback: !flags['no-fallback'],
+    })
     this.#written.push(adapter.client)
     return report
   }
@@ -174,7 +177,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { done, failed } = await eachInTurn(
       records,
       async (record) => {
-        const undone = await undoDialog(this.talk, machine, record, choicesOf(flags))
+        const undone = await undoDialog(this.terminal, machine, record, choicesOf(flags))
         this.#written.push(record.client)
         return undone
       },
@@ -190,7 +193,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   /** Whatever is configured, wherever that is. */
   private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
-    const { configuredPlaces } = await import('../clients/configured.ts')
+    const { configuredTargets: configuredPlaces } = await import('../clients/configured.ts')
     const { eachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
@@ -214,7 +217,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
-  private async check(machine: Machine, client: string, place: ClientPlace, { json }: ConfigureFlags) {
+  private async check(machine: Machine, client: string, place: ConfigTarget, { json }: ConfigureFlags) {
     const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render/configure.ts')
     const result = await checkClient(this.surroundings(), machine, client, place)
@@ -253,9 +256,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     if (isNone && !flags.json) this.report('No client was found here. To write for one anyway: mirror configure CLIENT')
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
-    else if (this.talk.prompt && !flags['dry-run']) {
+    else if (this.terminal.prompt && !flags['dry-run']) {
       const choices = found.map(({ adapter, what }) => ({ name: `${what}   ${adapter.summary}`, value: adapter }))
-      return this.talk.prompt.pick('Which of them shall pull through the mirror?', choices)
+      return this.terminal.prompt.pick('Which of them shall pull through the mirror?', choices)
     } else {
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
       this.report(['Found on this machine:', ...lines].join('\n'))
@@ -263,29 +266,29 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     return undefined
   }
 
-  private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ClientPlace> {
-    const places = await adapter.places(machine, optionsOf(flags))
+  private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ConfigTarget> {
+    const places = await adapter.targets(machine, optionsOf(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
     if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file))) {
       const { refusedFile } = await import('../cli/configure-arguments.ts')
       throw await refusedFile(adapter.client, file)
     }
-    const { usualPlace } = await import('../clients/configured.ts')
+    const { usualTarget: usualPlace } = await import('../clients/configured.ts')
     const first = await usualPlace(machine, { client: adapter.client, places, ...flags })
     const asks = places.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
-    if (!asks || !this.talk.prompt) return first
-    return this.talk.prompt.choose(
+    if (!asks || !this.terminal.prompt) return first
+    return this.terminal.prompt.choose(
       'Where?',
       places.map((place) => ({ name: place.title, value: place })),
     )
   }
 
-  private get talk(): Talk {
+  private get terminal(): Terminal {
     return {
       print: (text) => this.print(text),
       report: (text) => this.report(text),
       printJson: (value) => this.printJson(value),
-      say: (text) => this.say(text),
+      info: (text) => this.say(text),
       paint: this.paintFor(process.stdout),
       paintAside: this.paintFor(process.stderr),
       prompt: createPrompt(process.stdin, process.stdout),

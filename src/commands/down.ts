@@ -89,7 +89,7 @@ export default class Down extends BaseCommand {
   }
 
   private async mayDrop(flags: { yes: boolean }): Promise<boolean> {
-    const { agree } = await import('../cli/terminal.ts')
+    const { confirm: agree } = await import('../cli/terminal.ts')
     const { createPrompt } = await import('../cli/terminal.ts')
     const prompt = createPrompt(process.stdin, process.stdout)
     return agree({ prompt }, flags, 'Drop everything the container has cached, and the images that were pushed to it?')
@@ -98,7 +98,7 @@ export default class Down extends BaseCommand {
   private async dropVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../daemon/container/stop.ts')
-    const { forgetResting, restingEngine } = await import('../admin/state.ts')
+    const { removeVolumeMarker: forgetResting, volumeMarkerEngine: restingEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
     const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)
     await forgetResting(stateDir)

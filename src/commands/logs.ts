@@ -100,7 +100,7 @@ export default class Logs extends BaseCommand {
     const { readState } = await import('../admin/state.ts')
     const container = (await readState(paths.stateFile))?.container
     if (container === undefined) return undefined
-    const { findDead } = await import('../admin/find-mirror.ts')
+    const { findDeadMirror: findDead } = await import('../admin/find-mirror.ts')
     return (await findDead(paths, surroundings))?.hasLog ? container : undefined
   }
 }

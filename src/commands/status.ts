@@ -34,7 +34,7 @@ export default class Status extends BaseCommand {
   }
 
   private async findDead(): Promise<DeadMirror | undefined> {
-    const { findDead } = await import('../admin/find-mirror.ts')
+    const { findDeadMirror: findDead } = await import('../admin/find-mirror.ts')
     const surroundings = this.surroundings()
     return findDead(mirrorPaths(surroundings), surroundings)
   }

@@ -154,7 +154,7 @@ export default class Up extends BaseCommand {
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
     const { containerUp, planContainerUp } = await import('../daemon/container/up.ts')
-    const { inTurn } = await import('../daemon/container/lock.ts')
+    const { withCommandLock: inTurn } = await import('../daemon/container/lock.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {
       surroundings,
@@ -206,7 +206,7 @@ export default class Up extends BaseCommand {
     release: () => void,
   ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
-    const { wayBack } = await import('../daemon/stop.ts')
+    const { prepareRollback: wayBack } = await import('../daemon/stop.ts')
     const { serveInPlace } = await import('../daemon/serve.ts')
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }

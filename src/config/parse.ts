@@ -2,7 +2,7 @@ import { dirname, resolve } from 'node:path'
 import { Alias, LineCounter, parseDocument, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import { type Config, type ConfigLayer, defaultConfig, mergeConfig } from './config.ts'
 import { settings } from './schema.ts'
-import type { ConfigEntry, ConfigNode, ConfigProblem, Place } from './values.ts'
+import type { ConfigEntry, ConfigNode, ConfigProblem, SourcePosition } from './values.ts'
 
 /** A file's text and where it lies: relative paths in it start from its folder, `~/` from the home folder. */
 export interface ConfigFile {
@@ -42,7 +42,7 @@ const deepest = 16
 
 /** Reads YAML 1.2 text into a tree with positions. Problems: syntax, several documents, unbounded content. */
 export function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
-  const start: Place = { source, line: 1, column: 1 }
+  const start: SourcePosition = { source, line: 1, column: 1 }
   const nothing: ConfigNode = { kind: 'absent', place: start }
   if (text.length > longestText || isNestedTooDeep(text))
     return {
@@ -52,7 +52,7 @@ export function readYaml(text: string, source: string): { root: ConfigNode; prob
 
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2', uniqueKeys: false })
-  const placeAt = (offset: number | undefined): Place => {
+  const placeAt = (offset: number | undefined): SourcePosition => {
     if (offset === undefined) return start
     const { line, col } = lines.linePos(offset)
     return { source, line: Math.max(line, 1), column: Math.max(col, 1) }
@@ -71,7 +71,7 @@ export function readYaml(text: string, source: string): { root: ConfigNode; prob
   const root = toNode(document.contents, start, 0)
   return { root, problems }
 
-  function toNode(node: unknown, parent: Place, depth: number): ConfigNode {
+  function toNode(node: unknown, parent: SourcePosition, depth: number): ConfigNode {
     if (node instanceof Alias) {
       const place = placeAt(node.range?.[0])
       if (!anchors.has(node.source)) problems.push({ place, path: '', message: `has no anchor named ${node.source}` })

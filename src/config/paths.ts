@@ -79,7 +79,7 @@ export interface LeftOut {
 }
 
 /** An environment in which every place is root's own. */
-export interface RootsPlaces {
+export interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly leftOut: readonly LeftOut[]
 }
@@ -115,7 +115,7 @@ export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' |
  * The environment of root without the places that others can change, as `sudo -E` and `su -m` keep them: whoever can change a
  * configuration file, or a folder with programs, would otherwise act as root. HOME becomes root's own home folder.
  */
-export function toRootsPlaces({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, rootsHome = userHome(0)): RootsPlaces {
+export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
   const own: Record<string, string | undefined> = { ...env }
   const leftOut: LeftOut[] = []
   const isSafe = (name: string, value: string) => {
@@ -140,8 +140,8 @@ export function toRootsPlaces({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, r
 }
 
 /** Of settings that a flag has given: what root would not use. */
-export function othersPlaces(variables: Environment, cwd: string): readonly LeftOut[] {
-  return toRootsPlaces({ env: variables, cwd }).leftOut
+export function pathsOfOthers(variables: Environment, cwd: string): readonly LeftOut[] {
+  return toRootPaths({ env: variables, cwd }).leftOut
 }
 
 function listSeparator(name: string): string {

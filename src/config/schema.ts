@@ -3,7 +3,7 @@ import type { ConfigLayer } from './config.ts'
 import { type CacheConfig, type Config, type CredentialsConfig, type UpstreamConfig } from './config.ts'
 import * as read from './values.ts'
 import type { ReadContext, ReadText } from './values.ts'
-import { type ConfigEntry, type ConfigNode, type Place } from './values.ts'
+import { type ConfigEntry, type ConfigNode, type SourcePosition } from './values.ts'
 
 /** How one key of the configuration is read. The value is undefined when it is absent, or wrong and the context was told. */
 export interface Field<T> {
@@ -123,7 +123,7 @@ function join(path: string, key: string): string {
   return path === '' ? key : `${path}.${key}`
 }
 
-function problemAt(context: ReadContext, place: Place, path: string) {
+function problemAt(context: ReadContext, place: SourcePosition, path: string) {
   return (message: string): undefined => {
     context.problems.push({ place, path, message })
     return undefined

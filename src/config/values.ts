@@ -129,19 +129,19 @@ function quote(text: string): string {
 
 /** A configuration source as plain values that know where they stand, whatever it was written in. */
 export type ConfigNode =
-  | { readonly kind: 'absent'; readonly place: Place }
-  | { readonly kind: 'scalar'; readonly place: Place; readonly text: string }
-  | { readonly kind: 'list'; readonly place: Place; readonly items: readonly ConfigNode[] }
-  | { readonly kind: 'map'; readonly place: Place; readonly entries: readonly ConfigEntry[] }
+  | { readonly kind: 'absent'; readonly place: SourcePosition }
+  | { readonly kind: 'scalar'; readonly place: SourcePosition; readonly text: string }
+  | { readonly kind: 'list'; readonly place: SourcePosition; readonly items: readonly ConfigNode[] }
+  | { readonly kind: 'map'; readonly place: SourcePosition; readonly entries: readonly ConfigEntry[] }
 
 export interface ConfigEntry {
   readonly key: string
-  readonly keyPlace: Place
+  readonly keyPlace: SourcePosition
   readonly value: ConfigNode
 }
 
 /** Where a value stands: a line and a column (from 1) of a file, or a variable of the environment. */
-export interface Place {
+export interface SourcePosition {
   readonly source: string
   readonly line?: number
   readonly column?: number
@@ -149,7 +149,7 @@ export interface Place {
 
 /** One thing that is wrong with a configuration. */
 export interface ConfigProblem {
-  readonly place: Place
+  readonly place: SourcePosition
   /** `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole. */
   readonly path: string
   readonly message: string

@@ -2,26 +2,26 @@ import type { AdminActions } from '../admin/handler.ts'
 import type { Parts } from './compose.ts'
 
 /** Offering an image by which a client proves that it comes here, and clearing it away. */
-export function createCanaryActions({
-  canaries,
-  sweeper,
+export function createProbeImageActions({
+  probeImages,
+  evictor,
   cache,
-}: Pick<Parts, 'canaries' | 'sweeper' | 'cache'>): Pick<AdminActions, 'offerCanary' | 'endCanary'> {
+}: Pick<Parts, 'probeImages' | 'evictor' | 'cache'>): Pick<AdminActions, 'offerProbeImage' | 'endProbeImage'> {
   return {
-    offerCanary() {
-      const { id, repository, tag, image } = canaries.offer()
+    offerProbeImage() {
+      const { id, repository, tag, image } = probeImages.offer()
       return { id, repository, tag, digest: image.digest }
     },
-    async endCanary(id) {
-      const canary = canaries.end(id)
-      if (!canary) return undefined
+    async endProbeImage(id) {
+      const probeImage = probeImages.end(id)
+      if (!probeImage) return undefined
       // It went through the cache as any image does.
-      await sweeper.remove(
-        [...canary.seen.keys()].map((host) => `${host}/${canary.repository}`),
+      await evictor.remove(
+        [...probeImage.seen.keys()].map((host) => `${host}/${probeImage.repository}`),
         false,
       )
       cache.forget()
-      return { seen: Object.fromEntries(canary.seen) }
+      return { seen: Object.fromEntries(probeImage.seen) }
     },
   }
 }

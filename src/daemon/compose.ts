@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openSecret } from '../admin/api.ts'
 import { loadPromClient } from '../admin/metrics.ts'
-import { createSweeper, type Sweeper } from '../cache/evict.ts'
+import { createEvictor, type Evictor } from '../cache/evict.ts'
 import { PullThrough } from '../cache/pull-through.ts'
 import { Stats } from '../cache/stats.ts'
 import type { Config } from '../config/config.ts'
@@ -18,7 +18,7 @@ import { loadCommandRunner } from '../lib/process.ts'
 import { OwnTroubles } from '../lib/system-errors.ts'
 import { createWriteBehind, logFailure, systemClock } from '../lib/time.ts'
 import { LocalRegistry } from '../registry/local-registry.ts'
-import { createRegistryKeeper, type RegistryKeeper } from '../registry/maintenance.ts'
+import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
 import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
 import { type MakeRoom, UploadSessions } from '../registry/uploads.ts'
 import { type BasicAuth, createBasicAuth } from '../server/basic-auth.ts'
@@ -28,7 +28,7 @@ import { createHashPool } from '../store/hashing.ts'
 import { openStore, type Store, type StoreOptions } from '../store/open-store.ts'
 import { createScrub } from '../store/verify.ts'
 import { createIdentify } from '../upstream/identity.ts'
-import { Canaries } from '../upstream/probe-image.ts'
+import { ProbeImages } from '../upstream/probe-image.ts'
 import { loadSocks } from '../upstream/proxy.ts'
 import { loadUndici } from '../upstream/undici.ts'
 import { planDescriptors, spareMemory } from './limits.ts'
@@ -38,9 +38,9 @@ import { createUpstreamDirectory, type UpstreamDirectory } from './upstreams.ts'
 export interface Parts {
   readonly store: Store
   readonly upstreams: UpstreamDirectory
-  readonly canaries: Canaries
+  readonly probeImages: ProbeImages
   readonly cache: PullThrough
-  readonly sweeper: Sweeper
+  readonly evictor: Evictor
   readonly stats: Stats
   /** Undefined when the registry is switched off. */
   readonly pushed: RegistryParts | undefined
@@ -76,7 +76,7 @@ export async function compose(
   })
   logger.debug({ sendBlob: blobs.kind }, 'chose how blobs are sent')
   const ownTroubles = new OwnTroubles(clock)
-  const canaries = new Canaries(
+  const probeImages = new ProbeImages(
     () => clock.monotonic(),
     () => randomBytes(16).toString('hex'),
   )
@@ -85,7 +85,7 @@ export async function compose(
   const identify = createIdentify(Buffer.from(await openSecret(join(paths.stateDir, 'identity-key')), 'hex'))
   const upstreams = createUpstreamDirectory({
     config,
-    canaries,
+    probeImages,
     env,
     identify,
     userAgent,
@@ -113,7 +113,7 @@ export async function compose(
     everyMs: statsSaveMs,
   })
 
-  const sweeper = createSweeper({
+  const evictor = createEvictor({
     store,
     limits: { maxSize: settings.maxSize, maxAge: settings.maxAge, minFree: settings.minFree },
     isInUse: (digest) => cache.isArriving(digest),
@@ -153,14 +153,14 @@ export async function compose(
     runningTime: () => store.runningClock.now(),
     makeRoom: async (bytes) => {
       try {
-        await sweeper.sweep({ dryRun: false, needBytes: bytes })
+        await evictor.evict({ dryRun: false, needBytes: bytes })
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
         // Whoever needs the room finds out that it is not there.
         logger.error({ error: String(error) }, 'could not make room')
       }
     },
-    onStored: () => sweeper.poke(),
+    onStored: () => evictor.schedule(),
     clock,
     logger,
   })
@@ -171,11 +171,11 @@ export async function compose(
     await hashes.close()
     await upstreams.close()
     await scrub.close()
-    await sweeper.close()
+    await evictor.close()
     await saving.close()
     await store.close()
   }
-  const makeRoom = async (bytes: number) => void (await sweeper.sweep({ dryRun: false, needBytes: bytes }))
+  const makeRoom = async (bytes: number) => void (await evictor.evict({ dryRun: false, needBytes: bytes }))
   let pushed: RegistryParts | undefined
   try {
     await hashes.start()
@@ -189,9 +189,9 @@ export async function compose(
   return {
     store,
     upstreams,
-    canaries,
+    probeImages,
     cache,
-    sweeper,
+    evictor,
     stats,
     pushed,
     blobs,
@@ -219,7 +219,7 @@ export interface RegistryParts {
   readonly store: PushedStore
   readonly sessions: UploadSessions
   readonly registry: LocalRegistry
-  readonly keeper: RegistryKeeper
+  readonly maintenance: RegistryMaintenance
   /** Undefined when everybody may do everything. */
   readonly authorize: BasicAuth['authorize'] | undefined
   /** Why it serves nobody, one sentence each; empty when it does. */
@@ -254,13 +254,13 @@ export async function composeRegistry(
   })
   const limit = mostUploads
   const sessions = new UploadSessions({ blobs: store.blobs, clock, limit, idle: uploadIdleMs, logger })
-  const keeper = createRegistryKeeper({ store, clock, logger })
+  const maintenance = createRegistryMaintenance({ store, clock, logger })
   const scrub = createScrub({ store, clock, logger })
   return {
     store,
     sessions,
     registry: new LocalRegistry({ store, sessions, makeRoom, clock }),
-    keeper,
+    maintenance,
     authorize: passwords?.authorize,
     async troubles() {
       const trouble = (await passwords?.trouble())?.replace('The', 'the')
@@ -269,7 +269,7 @@ export async function composeRegistry(
     async close() {
       await passwords?.close()
       await sessions.close()
-      await keeper.close()
+      await maintenance.close()
       await scrub.close()
       await store.close()
     },

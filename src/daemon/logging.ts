@@ -3,7 +3,7 @@ import { copyFile, stat, truncate } from 'node:fs/promises'
 import { devNull } from 'node:os'
 import { errnoOf } from '../lib/errors.ts'
 import { type LogFields, type Logger, redact } from '../lib/logger.ts'
-import { loadKernel } from '../server/send/sendfile.ts'
+import { loadLibc } from '../server/send/sendfile.ts'
 
 export interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'
@@ -35,7 +35,7 @@ export async function createLogger({ level, write, file }: LoggerOptions): Promi
 
 async function sinkOf(file: string | undefined): Promise<LogSink> {
   if (file === undefined) return descriptorSink(stderr)
-  const kernel = await loadKernel(process)
+  const kernel = await loadLibc(process)
   try {
     return new LogFile(file, { redirect: kernel?.duplicate, shared: stderr })
   } catch (error) {

@@ -1,5 +1,5 @@
 import type { NetworkReport } from '../admin/api.ts'
-import { absentNetwork, silentEngine } from '../admin/find-mirror.ts'
+import { networkProblem, engineProblem } from '../admin/find-mirror.ts'
 import type { Endpoints } from '../admin/state.ts'
 import type { Config } from '../config/config.ts'
 import type { Docker } from '../docker/engine.ts'
@@ -44,7 +44,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   const complained = new Set<string>()
   /** By network: why nobody listens there, as of the last look. */
   let troubles = new Map<string, NetworkReport>(
-    networks.map((network) => [network, { state: 'waiting', reason: silentEngine }]),
+    networks.map((network) => [network, { state: 'waiting', reason: engineProblem }]),
   )
   let isEngineKnown = false
   let stopRetry: (() => void) | undefined
@@ -72,7 +72,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     }
     const answers = absent.length < networks.length || (await docker.ping())
     isEngineKnown ||= answers
-    const reason = answers ? absentNetwork : silentEngine
+    const reason = answers ? networkProblem : engineProblem
     troubles = new Map(absent.map((network) => [network, { state: 'waiting', reason }]))
     for (const [address, { network, listener }] of open) {
       if (wanted.get(address) === network) continue

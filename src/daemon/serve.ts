@@ -1,6 +1,6 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { type Endpoints, forgetResting, keepState, type KeptState } from '../admin/state.ts'
+import { type Endpoints, removeVolumeMarker, keepState, type KeptState } from '../admin/state.ts'
 import { type Config, configHashes, renderConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
@@ -8,13 +8,13 @@ import { deferred } from '../lib/async.ts'
 import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { processIdentity, type Surroundings } from '../lib/process.ts'
-import { forgetPredecessors, outsideOf } from './container/handover.ts'
+import { removePredecessorExports, openHostHandoff } from './container/handover.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { createLogger } from './logging.ts'
 import { reportFailure, reportReady } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
 import { startMirror } from './start.ts'
-import { inPlaceOf, type WayBack } from './stop.ts'
+import { replaceWithRollback, type Rollback } from './stop.ts'
 import { findReachable } from './up.ts'
 
 export interface ServeRequest {
@@ -32,8 +32,8 @@ export interface ServeRequest {
  */
 export async function serveMirror(request: ServeRequest): Promise<void> {
   const paths = mirrorPaths(request.surroundings)
-  const outside = outsideOf(request.surroundings.env)
-  const runtime = outside ? 'container' : 'process'
+  const handoff = openHostHandoff(request.surroundings.env)
+  const runtime = handoff ? 'container' : 'process'
   const ending = new Ending()
   let config: Config | undefined
   let stopSurviving: (() => void) | undefined
@@ -55,7 +55,7 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
       version: request.version,
       runtime,
       logger,
-      outside,
+      handoff,
       onStoreLost: () => endAtOnce(logger),
       onStopRequested: () => ending.begin('asked to'),
       onEndpointsChanged: () => kept?.update(),
@@ -73,12 +73,12 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
           configHashes: hashes,
           endpoints: mirror.endpoints,
           logFile,
-          served: outside ? undefined : { config: { ...rendered }, dataDir: paths.dataDir },
+          served: handoff ? undefined : { config: { ...rendered }, dataDir: paths.dataDir },
         }),
       })
       await kept.written
-      const stopLooking = outside && forgetPredecessors(outside, logger)
-      await forgetResting(paths.stateDir)
+      const stopLooking = handoff && removePredecessorExports(handoff, logger)
+      await removeVolumeMarker(paths.stateDir)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)
       logger.info({ reason: await ending.begun }, 'the mirror is ending')
@@ -155,7 +155,7 @@ async function isStderr(file: string): Promise<boolean> {
 
 export interface ServeInPlaceRequest extends ServeRequest {
   /** Undefined where no mirror runs. */
-  back: WayBack | undefined
+  back: Rollback | undefined
   /** Ends the attempt until the server hears signals itself. */
   signal: AbortSignal
   /** Hears that it does. */
@@ -165,7 +165,7 @@ export interface ServeInPlaceRequest extends ServeRequest {
 /** Serves in this process as `serveMirror` does, in place of a mirror that runs, which comes back when this one cannot start. */
 export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> {
   const { back, signal, onServing } = request
-  const serving = await inPlaceOf(back, signal, () => {
+  const serving = await replaceWithRollback(back, signal, () => {
     onServing()
     return untilReady(request)
   })

@@ -7,7 +7,7 @@ import { createRegistryActions, createStatusReport } from '../admin/status.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerodeDocker } from '../docker/dockerode.ts'
-import { findDockerEndpoint, isElsewhere } from '../docker/endpoint.ts'
+import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { networkNames } from '../docker/engine.ts'
 import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -16,15 +16,15 @@ import { systemClock } from '../lib/time.ts'
 import { createHandler } from '../server/handler.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { BlobSending } from '../server/pull.ts'
-import type { ConnectionEnds, PushOptions } from '../server/push.ts'
+import type { ConnectionClose, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import { TransferLog } from '../server/transfer.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
-import { createCanaryActions } from './admin-actions.ts'
+import { createProbeImageActions } from './admin-actions.ts'
 import { compose, type Parts, type RegistryParts } from './compose.ts'
-import type { Outside } from './container/handover.ts'
+import type { HostHandoff } from './container/handover.ts'
 import { hostCheck } from './container/preflight.ts'
 import {
   type ListenerOpener,
@@ -43,7 +43,7 @@ export interface StartOptions {
   /** For proxies, credentials and switches; the process's own when not given. */
   readonly env?: Readonly<Record<string, string | undefined>>
   /** Only for a mirror in a container. */
-  readonly outside?: Outside | undefined
+  readonly handoff?: HostHandoff | undefined
   /** The store belongs to another process now: nothing may be written any more. */
   readonly onStoreLost?: () => void
   /** Somebody asked over the admin listener that the mirror end. */
@@ -64,13 +64,13 @@ const drainMs = 30_000
 export async function startMirror(config: Config, options: StartOptions): Promise<RunningMirror> {
   const { logger, home } = options
   const tls = readTls(config.tls)
-  const { outside, onStoreLost: onLost } = options
+  const { handoff, onStoreLost: onLost } = options
   const parts = await compose(
     config,
     home,
     options.version,
     logger,
-    { instance: outside?.instance, onLost },
+    { instance: handoff?.instance, onLost },
     options.env,
   )
   const transfers = new TransferLog({ logger, clock: systemClock })
@@ -87,8 +87,8 @@ export async function startMirror(config: Config, options: StartOptions): Promis
     const named = new Set([...config.cache.listen, ...config.registry.listen].map(({ host }) => host))
     const listening = (host: string) => {
       // An address that the configuration does not name is the gateway of a network on this machine.
-      const isNear = outside !== undefined || isLoopback(host) || !named.has(host)
-      return { tls, connections, logger, prepare: isNear ? parts.blobs.unpace : undefined }
+      const isNear = handoff !== undefined || isLoopback(host) || !named.has(host)
+      return { tls, connections, logger, prepare: isNear ? parts.blobs.setCongestionControl : undefined }
     }
 
     const openCache = async (host: string, port: number): Promise<Listener> => {
@@ -136,12 +136,12 @@ export async function startMirror(config: Config, options: StartOptions): Promis
       })
     const actions = createAdminActions(
       parts,
-      async () => seenFromOutside(await report(), config, outside),
+      async () => seenFromOutside(await report(), config, handoff),
       options.onStopRequested ?? (() => {}),
     )
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts
-    const handleAdmin = createAdminHandler({ actions, guard, token, instance: outside?.instance, idle, logger })
+    const handleAdmin = createAdminHandler({ actions, guard, token, instance: handoff?.instance, idle, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port, connections, share: 'admin', logger }, handleAdmin),
@@ -151,7 +151,7 @@ export async function startMirror(config: Config, options: StartOptions): Promis
 
     for (const { host, url } of [...cacheListeners, ...registryListeners, ...adminListeners]) {
       // In a container every address is, and only the container's networks decide who gets that far.
-      if (!outside && !isLoopback(host)) logger.warn({ url }, 'this address is reachable from other machines')
+      if (!handoff && !isLoopback(host)) logger.warn({ url }, 'this address is reachable from other machines')
     }
     const openers = [
       { listeners: cacheListeners, open: openCache },
@@ -202,7 +202,7 @@ async function watchNetworks(
   if (process.platform !== 'linux' || networks.length === 0 || !first) return undefined
   const endpoint = await findDockerEndpoint({ platform: process.platform, env: process.env, homedir: homedir() })
   // The networks of another machine have no gateway here.
-  if (!endpoint || isElsewhere(endpoint)) return undefined
+  if (!endpoint || isRemoteEngine(endpoint)) return undefined
   return startNetworkListeners({
     docker: createDockerodeDocker(endpoint, { clock: systemClock }),
     networks,
@@ -216,19 +216,19 @@ async function watchNetworks(
 }
 
 function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {
-  const { sweeper, cache, store, pushed, ownTroubles } = parts
+  const { evictor, cache, store, pushed, ownTroubles } = parts
   return {
     troubles: () => ownTroubles.find(),
     status,
     metrics: async () => renderMetrics(await status()),
     async remove({ names, dryRun }) {
       try {
-        return await sweeper.remove(names, dryRun)
+        return await evictor.remove(names, dryRun)
       } finally {
         if (!dryRun) cache.forget()
       }
     },
-    prune: ({ dryRun }) => sweeper.sweep({ dryRun, isAsked: true }),
+    prune: ({ dryRun }) => evictor.evict({ dryRun, isAsked: true }),
     async *verify({ quarantine }, signal) {
       if (quarantine) await store.blobs.checkWritable()
       for await (const state of verifyStore(store, { quarantine, signal })) {
@@ -236,8 +236,8 @@ function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, s
       }
       cache.forget()
     },
-    registry: pushed && createRegistryActions(pushed.keeper),
-    ...createCanaryActions(parts),
+    registry: pushed && createRegistryActions(pushed.maintenance),
+    ...createProbeImageActions(parts),
     stop,
   }
 }
@@ -246,17 +246,17 @@ function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, s
 async function seenFromOutside(
   report: StatusReport,
   config: Config,
-  outside: Outside | undefined,
+  handoff: HostHandoff | undefined,
 ): Promise<StatusReport> {
-  if (!outside) return report
+  if (!handoff) return report
   const { upstreams } = report
   const owned = Object.entries(config.upstreams).map(([host, upstream]) => [credentialHostOf(host, upstream), host])
-  for (const [owner, credentials] of Object.entries(await outside.credentials())) {
+  for (const [owner, credentials] of Object.entries(await handoff.credentials())) {
     const host = owned.find(([name]) => name === owner)?.[1] ?? owner
     const counts = upstreams[host] ?? { hits: 0, misses: 0, bytesFromUpstream: 0, state: 'ok' }
     upstreams[host] = { ...counts, credentials }
   }
-  return { ...report, endpoints: (await outside.endpoints()) ?? report.endpoints }
+  return { ...report, endpoints: (await handoff.endpoints()) ?? report.endpoints }
 }
 
 /** Undefined where the system does not tell. */
@@ -283,7 +283,7 @@ export interface RegistryListening {
   readonly transfers: TransferLog
   readonly logger: Logger
   /** Whether a connection comes from this machine itself; undefined where every address is this machine's own. */
-  readonly isFromHost: ((connection: ConnectionEnds) => boolean) | undefined
+  readonly isFromHost: ((connection: ConnectionClose) => boolean) | undefined
 }
 
 export interface RegistryOpeners {

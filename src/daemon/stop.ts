@@ -7,7 +7,7 @@ import {
   type MirrorState,
   readState,
   removeState,
-  restingEngine,
+  volumeMarkerEngine,
   type ServedConfig,
 } from '../admin/state.ts'
 import { settingVariables } from '../config/load.ts'
@@ -18,10 +18,17 @@ import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess, type Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { noteAgain } from './container/handover.ts'
+import { recordRestored } from './container/handover.ts'
 import { whereItRan } from './container/preflight.ts'
-import { containerName, nameBefore, ownerOf } from './container/spec.ts'
-import { inWords, orRefused, removeContainer, startAgain, stopContainer, withAftermath } from './container/stop.ts'
+import { containerName, replacedName, ownerOf } from './container/spec.ts'
+import {
+  wrapDockerError,
+  catchDockerError,
+  removeContainer,
+  startAgain,
+  stopContainer,
+  describeRollback,
+} from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 
 export interface StopRequest {
@@ -115,7 +122,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const noted = state?.container
   let engine: ContainerEngine
   try {
-    engine = await openEngine(surroundings, noted?.engine ?? (await restingEngine(paths.stateDir)))
+    engine = await openEngine(surroundings, noted?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
   } catch (error) {
     // It comes back with its engine.
     if (noted !== undefined) throw whereItRan(error)
@@ -123,7 +130,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
     if (error instanceof MirrorError) return undefined
     throw error
   }
-  const found = await Promise.all([containerName, nameBefore].map((name) => engine.containers.find(name)))
+  const found = await Promise.all([containerName, replacedName].map((name) => engine.containers.find(name)))
   const ours = found.filter((container) => container && ownerOf(container) === paths.stateDir)
   for (const container of ours) await removeContainer(engine, container!.id)
   if (noted !== undefined) await removeState(paths.stateFile, 0)
@@ -131,16 +138,16 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
 }
 
 /** How to have the mirror again that runs now, should its successor not start. */
-export interface WayBack {
+export interface Rollback {
   /** Ends it, for only one of them can have the store and the ports. */
-  leave(): Promise<void>
+  stop(): Promise<void>
   /** It runs again, as it was. Throws a MirrorError, or a DockerError, when it does not. */
-  goBack(): Promise<void>
+  restore(): Promise<void>
   /** Its successor is up: what is left of it goes. */
-  forget(): Promise<void>
+  commit(): Promise<void>
 }
 
-export interface WayBackRequest {
+export interface RollbackRequest {
   readonly paths: MirrorPaths
   readonly surroundings: Surroundings
   readonly clock: Clock
@@ -148,20 +155,21 @@ export interface WayBackRequest {
   readonly program: string
 }
 
-export async function wayBack(running: MirrorState, request: WayBackRequest): Promise<WayBack> {
+export async function prepareRollback(running: MirrorState, request: RollbackRequest): Promise<Rollback> {
   const { container, served } = running
   if (container !== undefined) {
-    return containerWayBack(running, container, request)
+    return containerRollback(running, container, request)
   }
   return {
-    leave: async () => void (await stopMirror(request)),
-    goBack: () => (served === undefined ? start(request, request.surroundings.env) : serveAgain(served, request)),
-    forget: () => Promise.resolve(),
+    stop: async () => void (await stopMirror(request)),
+    restore: () =>
+      served === undefined ? start(request, request.surroundings.env) : restartWithConfig(served, request),
+    commit: () => Promise.resolve(),
   }
 }
 
 /** With its own configuration, whatever mirror.yaml, the flags and the variables say by now. */
-async function serveAgain({ config, dataDir }: ServedConfig, request: WayBackRequest): Promise<void> {
+async function restartWithConfig({ config, dataDir }: ServedConfig, request: RollbackRequest): Promise<void> {
   const before = join(request.paths.stateDir, 'before.yaml')
   const settings = new Set(settingVariables())
   const others = Object.entries(request.surroundings.env).filter(([name]) => !settings.has(name))
@@ -173,7 +181,7 @@ async function serveAgain({ config, dataDir }: ServedConfig, request: WayBackReq
   }
 }
 
-async function start({ program, paths }: WayBackRequest, env: Surroundings['env']): Promise<void> {
+async function start({ program, paths }: RollbackRequest, env: Surroundings['env']): Promise<void> {
   // What has interrupted its successor does not interrupt this.
   await startProcess({ program, paths, env, signal: new AbortController().signal })
 }
@@ -182,38 +190,38 @@ async function start({ program, paths }: WayBackRequest, env: Surroundings['env'
  * Ends a mirror and has its successor start; where that fails, or somebody interrupts, goes back to the one before, and the
  * error says so. Without a way back nothing ran before.
  */
-export async function inPlaceOf<T>(
-  back: WayBack | undefined,
+export async function replaceWithRollback<T>(
+  back: Rollback | undefined,
   signal: AbortSignal,
   start: () => Promise<T>,
 ): Promise<T> {
-  await back?.leave()
+  await back?.stop()
   let started: T
   try {
     signal.throwIfAborted()
     started = await start()
   } catch (error) {
-    throw back ? withAftermath(error, { refusal: await orRefused(back.goBack()), signal }) : error
+    throw back ? describeRollback(error, { refusal: await catchDockerError(back.restore()), signal }) : error
   }
   // Should something of it stay, the next `mirror down` finds it.
-  if (back) await orRefused(back.forget())
+  if (back) await catchDockerError(back.commit())
   return started
 }
 
 /** Back to a mirror in a container: it is only stopped until its successor is up. */
-export async function containerWayBack(
+export async function containerRollback(
   before: MirrorState,
   { id, engine: noted }: ContainerPlace,
-  { paths, surroundings, clock }: WayBackRequest,
-): Promise<WayBack> {
+  { paths, surroundings, clock }: RollbackRequest,
+): Promise<Rollback> {
   const engine = await openEngine(surroundings, noted)
   const ports = (await engine.containers.find(id))?.ports ?? []
   return {
-    leave: () => stopContainer(engine, id),
-    async goBack() {
+    stop: () => stopContainer(engine, id),
+    async restore() {
       const container = await startAgain(engine, id, clock)
-      await noteAgain(engine, paths, { container, before, ports })
+      await recordRestored(engine, paths, { container, before, ports })
     },
-    forget: () => inWords('The container of the mirror before cannot be removed', engine.containers.remove(id)),
+    commit: () => wrapDockerError('The container of the mirror before cannot be removed', engine.containers.remove(id)),
   }
 }

@@ -1,8 +1,8 @@
-import { adminOf, engineElsewhere } from '../admin/access.ts'
+import { adminClientOf, remoteEngine } from '../admin/access.ts'
 import {
   type Endpoints,
   findRunning,
-  isResting,
+  hasVolumeMarker,
   type MirrorState,
   readState,
   type RuntimeKind,
@@ -19,7 +19,7 @@ import { checkDescriptorLimit } from './limits.ts'
 import { networkRights } from './networks.ts'
 import { startProcess } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
-import { inPlaceOf, wayBack } from './stop.ts'
+import { replaceWithRollback, prepareRollback } from './stop.ts'
 
 export interface UpRequest {
   /** With the flags in its `env`, as the variables they stand for. */
@@ -35,7 +35,7 @@ export interface UpRequest {
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
   /** What the running one has, and the one that is wanted has not. */
-  dropped: Dropped
+  dropped: DroppedParts
   /** Why it is to be replaced: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
   running: MirrorState | undefined
@@ -60,7 +60,7 @@ export interface UpReport {
   /** What containers of Docker networks may do in the registry. */
   registryNetworks?: 'read' | 'write'
   /** What it has no longer. */
-  dropped: Dropped
+  dropped: DroppedParts
   /** Where clients that were told of the one before reach nobody now. */
   moved: MovedAddress[]
 }
@@ -121,8 +121,8 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       dropped: nothingDropped,
       moved: [],
     }
-  const back = plan.action === 'replace' ? await wayBack(plan.running!, { ...request, paths }) : undefined
-  const started = await inPlaceOf(back, signal, async () => {
+  const back = plan.action === 'replace' ? await prepareRollback(plan.running!, { ...request, paths }) : undefined
+  const started = await replaceWithRollback(back, signal, async () => {
     try {
       return await startProcess({ program, paths, env: surroundings.env, signal })
     } catch (error) {
@@ -143,7 +143,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     registryNetworks: rightsIn(plan, endpoints, surroundings),
     dropped: plan.dropped,
     moved: movedAddresses(toldBefore(plan.running), endpoints, {
-      before: plan.running && engineElsewhere(plan.running),
+      before: plan.running && remoteEngine(plan.running),
     }),
   }
 }
@@ -169,7 +169,7 @@ async function planOnceUp(request: UpRequest, clock: Clock): Promise<UpPlan | un
 
 async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
   try {
-    return (await adminOf(running, paths).status()).endpoints
+    return (await adminClientOf(running, paths).status()).endpoints
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
@@ -192,7 +192,7 @@ export async function findReachable(stateFile: string): Promise<MirrorState | un
  */
 export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
   const state = await readState(stateFile)
-  return state?.runtime ?? ((await isResting(stateDir)) ? 'container' : undefined)
+  return state?.runtime ?? ((await hasVolumeMarker(stateDir)) ? 'container' : undefined)
 }
 
 /** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
@@ -231,14 +231,14 @@ function gone(of: string, from: readonly string[], to: readonly string[]): Moved
 }
 
 /** What a mirror that ran before had, by a flag or an older configuration, and the one that is wanted now has not. */
-export interface Dropped {
+export interface DroppedParts {
   /** Docker networks whose containers reach it no longer. */
   readonly networks: readonly string[]
   /** Registries whose credentials are no longer handed to its container. */
   readonly credentials: readonly string[]
 }
 
-export const nothingDropped: Dropped = { networks: [], credentials: [] }
+export const nothingDropped: DroppedParts = { networks: [], credentials: [] }
 
 /** The networks, by their real names, that the running mirror serves or looks for, without those that are wanted now. */
 export function droppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {

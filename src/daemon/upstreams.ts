@@ -10,7 +10,7 @@ import { authVariable, dockerConfigPath, parseAuthVariable } from '../upstream/d
 import { noteFailures } from '../upstream/failures.ts'
 import { createHttpUpstream, type HttpUpstream } from '../upstream/http-upstream.ts'
 import type { Identify } from '../upstream/identity.ts'
-import { type Canaries, createCanaryUpstream } from '../upstream/probe-image.ts'
+import { type ProbeImages, createProbeUpstream } from '../upstream/probe-image.ts'
 import { proxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
@@ -26,7 +26,7 @@ export interface UpstreamDirectory {
 export interface UpstreamDirectoryOptions {
   readonly config: Config
   /** Served as if every registry had them. */
-  readonly canaries: Canaries
+  readonly probeImages: ProbeImages
   readonly env: Readonly<Record<string, string | undefined>>
   readonly identify: Identify
   /** What upstreams see as the client. */
@@ -45,7 +45,7 @@ const leastToKeepAlive = 64
 /** Reads the certificate files at once, so that a bad one stops the start and not a pull. Throws MirrorError. */
 export function createUpstreamDirectory({
   config,
-  canaries,
+  probeImages,
   env,
   identify,
   userAgent,
@@ -108,10 +108,10 @@ export function createUpstreamDirectory({
 
   return {
     route(repository) {
-      const canary = canaries.find(repository.name)
-      if (canary) {
+      const probeImage = probeImages.find(repository.name)
+      if (probeImage) {
         const host = repository.registry ?? config.defaultUpstream
-        return { upstream: createCanaryUpstream(host, canary), name: canary.repository }
+        return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
       }
       const place = route(repository)
       return place && { upstream: open(place.host), name: place.name }

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { ownGroup, signalGroup } from '../lib/process.ts'
-import { hostOf, type SshEndpoint } from './endpoint.ts'
+import { engineHost, type SshEndpoint } from './endpoint.ts'
 
 /** ssh's last words are its reason; what came before is banners. */
 const mostWords = 2000
@@ -99,7 +99,7 @@ export class SshConnection extends Duplex {
   }
 
   #failure(cause?: Error): MirrorError {
-    const where = hostOf(this.#endpoint)
+    const where = engineHost(this.#endpoint)
     if (errnoOf(cause) === 'ENOENT')
       return new MirrorError(`The Docker engine at ${where} is reached by ssh, which is not on this machine.`, {
         exit: exitCode.missing,
@@ -134,13 +134,13 @@ const headerBytes = 8
 const stdout = 1
 
 /** What a program in a container has complained about. */
-export class ProgramError extends Error {
+export class ExecError extends Error {
   override name = 'ProgramError'
 }
 
 /**
  * What a program in a container reads and writes, of the stream that the engine attaches to it: there what it writes comes in
- * frames of 8 bytes (1 stdout or 2 stderr, three zeroes, length) and a payload. What it has said on stderr is the ProgramError
+ * frames of 8 bytes (1 stdout or 2 stderr, three zeroes, length) and a payload. What it has said on stderr is the ExecError
  * that ends it.
  * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
  */
@@ -184,7 +184,7 @@ export function execStream(attached: Duplex): Duplex {
   })
   attached.once('error', (error) => stream.destroy(error))
   const end = () => {
-    if (said !== '') stream.destroy(new ProgramError(said.trim()))
+    if (said !== '') stream.destroy(new ExecError(said.trim()))
     else stream.push(null)
   }
   attached.once('end', end)

@@ -5,8 +5,8 @@ import type Dockerode from 'dockerode'
 import { errnoOf, exitCode, isConnectionFailure, MirrorError, systemError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
 import { execStream } from './connection.ts'
-import { asked, askedFor, askedIfThere, openClient } from './dockerode.ts'
-import { type DockerEndpoint, findDockerChoice, findDockerEndpoint, hostOf, isElsewhere } from './endpoint.ts'
+import { translateErrors, translateStreamErrors, orUndefinedIf404, openClient } from './dockerode.ts'
+import { type DockerEndpoint, findDockerChoice, findDockerEndpoint, engineHost, isRemoteEngine } from './endpoint.ts'
 import {
   type ContainerEngine,
   type ContainerSpec,
@@ -24,13 +24,13 @@ export async function openContainerEngine(endpoint: DockerEndpoint): Promise<Con
   try {
     if (endpoint.kind === 'socket') await access(endpoint.path)
     const client = await openClient(endpoint)
-    if (isElsewhere(endpoint)) await pingAfar(client)
+    if (isRemoteEngine(endpoint)) await pingAfar(client)
     else await client.ping()
     return {
       endpoint,
-      isElsewhere: isElsewhere(endpoint),
+      isRemote: isRemoteEngine(endpoint),
       async info() {
-        const info = (await asked(client.info() as Promise<EngineAnswer>)) satisfies EngineAnswer
+        const info = (await translateErrors(client.info() as Promise<EngineAnswer>)) satisfies EngineAnswer
         return {
           version: info.ServerVersion,
           architecture: imageArchitecture(info.Architecture),
@@ -76,11 +76,11 @@ interface EngineAnswer {
 function createNetworks(client: Dockerode): DockerNetworks {
   return {
     async find(name) {
-      const listed = await asked(client.listNetworks({ filters: { name: [name] } }))
+      const listed = await translateErrors(client.listNetworks({ filters: { name: [name] } }))
       // The engine's filter matches parts of names.
       const network = listed.find((network) => network.Name === name)
       if (network === undefined) return undefined
-      const inspected = await askedIfThere(client.getNetwork(network.Id).inspect())
+      const inspected = await orUndefinedIf404(client.getNetwork(network.Id).inspect())
       if (inspected === undefined) return undefined
       return {
         id: inspected.Id,
@@ -92,7 +92,7 @@ function createNetworks(client: Dockerode): DockerNetworks {
       }
     },
     async create({ name, ipv6Subnet, options }) {
-      await asked(
+      await translateErrors(
         client.createNetwork({
           Name: name,
           Driver: 'bridge',
@@ -105,10 +105,10 @@ function createNetworks(client: Dockerode): DockerNetworks {
     },
     async connect(network, container, names) {
       const EndpointConfig = { Aliases: [...names] }
-      await asked(client.getNetwork(network).connect({ Container: container, EndpointConfig }))
+      await translateErrors(client.getNetwork(network).connect({ Container: container, EndpointConfig }))
     },
     async disconnect(network, container) {
-      await asked(client.getNetwork(network).disconnect({ Container: container, Force: true }))
+      await translateErrors(client.getNetwork(network).disconnect({ Container: container, Force: true }))
     },
   }
 }
@@ -116,18 +116,19 @@ function createNetworks(client: Dockerode): DockerNetworks {
 function createVolumes(client: Dockerode): DockerVolumes {
   return {
     async find(name) {
-      const found = await askedIfThere(client.getVolume(name).inspect())
+      const found = await orUndefinedIf404(client.getVolume(name).inspect())
       return found && { labels: found.Labels ?? {} }
     },
-    create: async (name, labels) => void (await asked(client.createVolume({ Name: name, Labels: { ...labels } }))),
-    remove: async (name) => void (await askedIfThere(client.getVolume(name).remove())),
+    create: async (name, labels) =>
+      void (await translateErrors(client.createVolume({ Name: name, Labels: { ...labels } }))),
+    remove: async (name) => void (await orUndefinedIf404(client.getVolume(name).remove())),
   }
 }
 
 function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
   const code = errnoOf(error)
   if (!isConnectionFailure(error) && !(error instanceof DockerError)) return error
-  const where = endpoint.kind === 'socket' ? endpoint.path : hostOf(endpoint).replace('tcp://', '')
+  const where = endpoint.kind === 'socket' ? endpoint.path : engineHost(endpoint).replace('tcp://', '')
   if (code === 'EACCES' || code === 'EPERM')
     return new MirrorError(`You may not use the Docker engine at ${where}: permission denied.`, {
       exit: exitCode.missing,
@@ -148,11 +149,11 @@ function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
 export function createContainers(client: Dockerode): DockerContainers {
   return {
     async find(container) {
-      const found = await askedIfThere(client.getContainer(container).inspect())
+      const found = await orUndefinedIf404(client.getContainer(container).inspect())
       return found && toState(found)
     },
     async publishing(port) {
-      const listed = await asked(client.listContainers())
+      const listed = await translateErrors(client.listContainers())
       return listed.flatMap(({ Names, Ports }) =>
         (Ports ?? [])
           .filter((at) => at.PublicPort === port && at.Type === 'tcp')
@@ -163,22 +164,22 @@ export function createContainers(client: Dockerode): DockerContainers {
     async create(spec) {
       // Apart: the library would put the whole body, the environment too, into the address as well.
       const request = { _query: { name: spec.name }, _body: toBody(spec) } as Dockerode.ContainerCreateOptions
-      return (await asked(client.createContainer(request))).id
+      return (await translateErrors(client.createContainer(request))).id
     },
-    start: async (container) => void (await unlessSo(asked(client.getContainer(container).start()))),
-    rename: async (container, name) => void (await asked(client.getContainer(container).rename({ name }))),
+    start: async (container) => void (await ignoreNotModified(translateErrors(client.getContainer(container).start()))),
+    rename: async (container, name) => void (await translateErrors(client.getContainer(container).rename({ name }))),
     stop: async (container, seconds) =>
-      void (await unlessSo(askedIfThere(client.getContainer(container).stop({ t: seconds })))),
+      void (await ignoreNotModified(orUndefinedIf404(client.getContainer(container).stop({ t: seconds })))),
     remove: async (container) =>
-      void (await askedIfThere(client.getContainer(container).remove({ force: true, v: true }))),
+      void (await orUndefinedIf404(client.getContainer(container).remove({ force: true, v: true }))),
     unpack: async (container, folder, archive) =>
-      void (await asked(client.getContainer(container).putArchive(archive, { path: folder }))),
+      void (await translateErrors(client.getContainer(container).putArchive(archive, { path: folder }))),
     async *logs(container, { lines, follow, signal }) {
       const common = { stdout: true, stderr: true, tail: lines }
       const log = client.getContainer(container)
       const stream = follow
-        ? Readable.from(await asked(log.logs({ ...common, follow: true })))
-        : Readable.from([await asked(log.logs({ ...common, follow: false }))])
+        ? Readable.from(await translateErrors(log.logs({ ...common, follow: true })))
+        : Readable.from([await translateErrors(log.logs({ ...common, follow: false }))])
       const stop = () => stream.destroy()
       signal.addEventListener('abort', stop, { once: true })
       try {
@@ -190,16 +191,16 @@ export function createContainers(client: Dockerode): DockerContainers {
     },
     async converse(container, command) {
       const streams = { AttachStdin: true, AttachStdout: true, AttachStderr: true, Tty: false }
-      const program = await asked(client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
-      return execStream(await asked(program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
+      const program = await translateErrors(client.getContainer(container).exec({ ...streams, Cmd: [...command] }))
+      return execStream(await translateErrors(program.start({ hijack: true, stdin: true, Tty: false, Detach: false })))
     },
     wait: async (container) =>
-      ((await asked(client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,
+      ((await translateErrors(client.getContainer(container).wait())) as { StatusCode: number }).StatusCode,
   }
 }
 
 /** 304: it is so already. */
-async function unlessSo<T>(ask: Promise<T>): Promise<T | undefined> {
+async function ignoreNotModified<T>(ask: Promise<T>): Promise<T | undefined> {
   try {
     return await ask
   } catch (error) {
@@ -278,7 +279,7 @@ function endOf({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boo
 export function createImages(client: Dockerode): DockerImages {
   return {
     async find(image) {
-      const found = await askedIfThere(client.getImage(image).inspect())
+      const found = await orUndefinedIf404(client.getImage(image).inspect())
       if (found === undefined) return undefined
       return {
         id: found.Id,
@@ -289,7 +290,7 @@ export function createImages(client: Dockerode): DockerImages {
       }
     },
     async pull(image, signal) {
-      const stream = await asked(client.pull(image, { abortSignal: signal }))
+      const stream = await translateErrors(client.pull(image, { abortSignal: signal }))
       await untilDone(stream, signal)
     },
     async import(name, labels, archive) {
@@ -297,16 +298,16 @@ export function createImages(client: Dockerode): DockerImages {
       // podman wants the whole name where Docker wants the repository, and takes no notice of the tag.
       const place = { repo: name, tag: name.slice(name.lastIndexOf(':') + 1) }
       const file = Readable.from(archive) as unknown as string
-      await untilDone(await asked(client.importImage(file, { ...place, changes })))
+      await untilDone(await translateErrors(client.importImage(file, { ...place, changes })))
     },
     async build(name, labels, archive) {
       // The classic builder: it needs nothing but this one request.
       const options = { t: name, labels: { ...labels }, version: '1' as const, rm: true, forcerm: true }
-      await untilDone(await asked(client.buildImage(Readable.from(archive), options)))
+      await untilDone(await translateErrors(client.buildImage(Readable.from(archive), options)))
     },
     async remove(image) {
       try {
-        await askedIfThere(client.getImage(image).remove())
+        await orUndefinedIf404(client.getImage(image).remove())
       } catch (error) {
         if (!(error instanceof DockerError) || error.status !== 409) throw error
       }
@@ -321,7 +322,7 @@ async function untilDone(stream: NodeJS.ReadableStream, signal?: AbortSignal): P
   let rest = ''
   let failure: string | undefined
   try {
-    for await (const chunk of askedFor(stream)) {
+    for await (const chunk of translateStreamErrors(stream)) {
       const lines = (rest + String(chunk)).split('\n')
       rest = lines.pop()!
       for (const line of lines) failure = failureIn(line) ?? failure

@@ -30,13 +30,13 @@ export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs
 
   return {
     async ping() {
-      const answer = await orAbsent(async () => (await connect()).ping())
+      const answer = await undefinedIfUnavailable(async () => (await connect()).ping())
       return answer !== undefined
     },
 
     async networkGateways(name) {
       const filters = { name: [name], driver: ['bridge'] }
-      const networks = await orAbsent(async () => (await connect()).listNetworks({ filters }))
+      const networks = await undefinedIfUnavailable(async () => (await connect()).listNetworks({ filters }))
       const addresses = networks
         // The engine's filter matches parts of names.
         ?.filter((network) => network.Name === name)
@@ -113,7 +113,7 @@ async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, sign
  * An engine that is not there, or does not let us in, or is just going down, is a normal state. Throws what keeps this process
  * from asking (no file descriptor, no memory), which says nothing of the engine.
  */
-export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {
@@ -128,7 +128,7 @@ export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined>
 /** The same where it is tried again in any case. */
 async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await orAbsent(ask)
+    return await undefinedIfUnavailable(ask)
   } catch (error) {
     if (ownFailureCode(error) === undefined) throw error
     return undefined
@@ -136,7 +136,7 @@ async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
 }
 
 /** What the engine refuses, as a DockerError; an engine that is gone, as a MirrorError (exit 4); anything else as it is. */
-export async function asked<T>(ask: Promise<T>): Promise<T> {
+export async function translateErrors<T>(ask: Promise<T>): Promise<T> {
   try {
     return await ask
   } catch (error) {
@@ -145,9 +145,9 @@ export async function asked<T>(ask: Promise<T>): Promise<T> {
 }
 
 /** The same where what is asked for need not be there: undefined then. */
-export async function askedIfThere<T>(ask: Promise<T>): Promise<T | undefined> {
+export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefined> {
   try {
-    return await asked(ask)
+    return await translateErrors(ask)
   } catch (error) {
     if (error instanceof DockerError && error.status === 404) return undefined
     throw error
@@ -155,7 +155,7 @@ export async function askedIfThere<T>(ask: Promise<T>): Promise<T | undefined> {
 }
 
 /** The same for an answer that comes bit by bit. */
-export async function* askedFor<T>(answer: AsyncIterable<T>): AsyncGenerator<T> {
+export async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerator<T> {
   try {
     yield* answer
   } catch (error) {
@@ -195,7 +195,7 @@ export function createDockerodeEngine(endpoint: DockerEndpoint): DockerEngine {
   return {
     async info() {
       const abortSignal = AbortSignal.timeout(answerMs)
-      return orAbsent(async () => {
+      return undefinedIfUnavailable(async () => {
         // The library takes half a second to load: not for an engine that is not there.
         if (endpoint.kind === 'socket') await access(endpoint.path)
         const client = (await openClient(endpoint)) as unknown as AbortableClient
@@ -213,7 +213,7 @@ export function createDockerodeEngine(endpoint: DockerEndpoint): DockerEngine {
         throw error
       })
       const abortSignal = AbortSignal.timeout(answerMs)
-      await orAbsent(async () => client.getImage(image).remove({ abortSignal }))
+      await undefinedIfUnavailable(async () => client.getImage(image).remove({ abortSignal }))
       return { failed }
     },
   }

@@ -97,7 +97,7 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /** As DOCKER_HOST would name it, whatever the engine was chosen by. */
-export function hostOf(endpoint: DockerEndpoint): string {
+export function engineHost(endpoint: DockerEndpoint): string {
   if (endpoint.kind === 'socket')
     return `${endpoint.path.startsWith('//./pipe/') ? 'npipe' : 'unix'}://${endpoint.path}`
   const { kind, host, port } = endpoint
@@ -109,7 +109,7 @@ export function hostOf(endpoint: DockerEndpoint): string {
  * Whether an engine is another machine's: the ports that it publishes, and the folders that it mounts, are not this one's. ssh
  * leads away also where it is called localhost, which is how virtual machines are reached.
  */
-export function isElsewhere(endpoint: DockerEndpoint): boolean {
+export function isRemoteEngine(endpoint: DockerEndpoint): boolean {
   if (endpoint.kind !== 'tcp') return endpoint.kind === 'ssh'
   const { host } = endpoint
   return !(host === 'localhost' || isLoopbackAddress(host) || ownInterfaces().some(({ address }) => address === host))

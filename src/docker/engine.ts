@@ -56,7 +56,7 @@ export interface DockerEngine {
 export interface ContainerEngine {
   readonly endpoint: DockerEndpoint
   /** It is another machine's: ports are published there, and folders are that machine's. */
-  readonly isElsewhere: boolean
+  readonly isRemote: boolean
   /** Throws a MirrorError (exit 4) when no engine answers, or it does not let us in. */
   info(): Promise<EngineInfo>
   readonly containers: DockerContainers
@@ -239,7 +239,7 @@ export interface DockerContainers {
   logs(container: string, request: LogRequest): AsyncIterable<string>
   /**
    * Runs a program in a running container: the stream is its stdin and stdout. What it says on stderr is the stream's
-   * error, a ProgramError, once it has ended.
+   * error, a ExecError, once it has ended.
    */
   converse(container: string, command: readonly string[]): Promise<Duplex>
   /** Its exit code, once it has ended. */

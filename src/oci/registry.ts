@@ -16,7 +16,7 @@ export interface Caller {
   /** A GET of a part. */
   readonly part: boolean
   /** Its signal aborts when the client leaves before it has its answer; it is made when it is read, and few need it. */
-  readonly departure?: { readonly signal: AbortSignal } | undefined
+  readonly clientAbort?: { readonly signal: AbortSignal } | undefined
 }
 
 /** Read access to repositories. Throws `OciError` for everything the client has to be told. */

@@ -1,5 +1,5 @@
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts'
-import { Marking, removedImages, StoredLinks } from './images.ts'
+import { Marking, removedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { changedCopy, copyOf, type PushedChange, type PushedRepository } from './repository.ts'
 
@@ -60,7 +60,7 @@ export async function collectGarbage(
       gone.add(change.digest)
       if (change.op === 'drop-manifest') manifests += 1
     }
-    images.push(...(await removedImages(before, changes, links)))
+    images.push(...(await removedImageNames(before, changes, links)))
     for (const held of [before.blobs, before.manifests])
       for (const digest of held.keys()) if (!gone.has(digest)) stillHeld.add(digest)
   }
@@ -124,7 +124,7 @@ export function attachedTo(tag: string): string | undefined {
   return attachedTag.exec(tag)?.[0]
 }
 
-export interface ForgettingOptions {
+export interface RemovalPlanOptions {
   readonly tags: readonly string[]
   /** Manifests, with all their tags. */
   readonly digests: readonly Digest[]
@@ -137,9 +137,9 @@ export interface ForgettingOptions {
  * Manifests that are claimed stay, because a push that is not to be seen yet may be giving them a tag. When a manifest that
  * stays cannot be read, only the named ones go. `use` is called while the plan is true: pushes go on as soon as it returns.
  */
-export async function planForgetting<T>(
+export async function planRemovals<T>(
   repository: PushedRepository,
-  { tags, digests, links, isClaimed }: ForgettingOptions,
+  { tags, digests, links, isClaimed }: RemovalPlanOptions,
   use: (changes: PushedChange[]) => T,
 ): Promise<T> {
   const asked = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.pushedAt]))

@@ -45,7 +45,7 @@ export async function listPushedImages(
  * The images that changes have taken away from the repository as it was `before`, by the names under which they were listed: one
  * for a tag, and none for the manifests of an index or for what is attached to an image.
  */
-export async function removedImages(
+export async function removedImageNames(
   before: PushedRepository,
   changes: readonly PushedChange[],
   links: StoredLinks,

@@ -107,7 +107,7 @@ export class LocalRegistry implements PushRegistry {
     { name }: Repository,
     subject: Digest,
     artifactType: string | undefined,
-    { departure }: Caller,
+    { clientAbort: departure }: Caller,
     page: Page,
   ): Promise<ListAnswer> {
     const repository = this.#store.repositories.get(name)

@@ -2,8 +2,8 @@ import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, every, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
-import { attachedTo, collectGarbage, type GarbageOptions, planForgetting } from './garbage.ts'
-import { listPushedImages, type PushedImage, removedImages, StoredLinks } from './images.ts'
+import { attachedTo, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
+import { listPushedImages, type PushedImage, removedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
 import { copyOf, type PushedChange, type PushedRepository } from './repository.ts'
 
@@ -31,7 +31,7 @@ export interface PruneOptions {
 }
 
 /** Keeps the registry in order, on request and by the hour. One task at a time; pushes go on beside it. */
-export interface RegistryKeeper {
+export interface RegistryMaintenance {
   list(): Promise<PushedImage[]>
   /** Removes images, repositories or digests by name; a repository whose journal cannot be loaded, by its own. */
   remove(names: readonly string[], dryRun: boolean): Promise<RegistryRemoval>
@@ -40,7 +40,7 @@ export interface RegistryKeeper {
   close(): Promise<void>
 }
 
-export interface RegistryKeeperOptions {
+export interface RegistryMaintenanceOptions {
   readonly store: PushedStore
   readonly clock: Clock
   readonly logger: Logger
@@ -50,7 +50,7 @@ export interface RegistryKeeperOptions {
 
 const hour = 3_600_000
 
-export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKeeper {
+export function createRegistryMaintenance(options: RegistryMaintenanceOptions): RegistryMaintenance {
   const { store, clock, logger } = options
   const { repositories } = store
   const isClaimed = (digest: Digest) => repositories.isClaimed(digest)
@@ -71,7 +71,7 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
       const { name } = repository
       const { tags, digests } = select(repository)
       if (tags.length + digests.length === 0) continue
-      const { before, changes } = await planForgetting(
+      const { before, changes } = await planRemovals(
         repository,
         { tags, digests, links, isClaimed },
         // At once: pushes go on, and what was planned for an older state would take away what they bring.
@@ -82,7 +82,7 @@ export function createRegistryKeeper(options: RegistryKeeperOptions): RegistryKe
         },
       )
       planned.set(name, changes)
-      images.push(...(await removedImages(before, changes, links)))
+      images.push(...(await removedImageNames(before, changes, links)))
     }
     const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before: planned })
     return { images: images.toSorted(), blobs, bytes }

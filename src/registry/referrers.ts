@@ -36,7 +36,7 @@ export function referrerEntry(
 /** What an entry takes from its manifest. */
 type Described = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
 
-export interface ReferrersQuestion {
+export interface ReferrersQuery {
   readonly subject: Digest
   readonly artifactType: string | undefined
   readonly page: Pick<Page, 'n' | 'last'>
@@ -48,7 +48,7 @@ export interface ReferrersQuestion {
  */
 export async function pageOfReferrers(
   repository: PushedRepository | undefined,
-  { subject, artifactType, page }: ReferrersQuestion,
+  { subject, artifactType, page }: ReferrersQuery,
   read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
 ): Promise<{ readonly index: Uint8Array<ArrayBuffer>; readonly next: string | undefined }> {
   const key = artifactType === undefined ? undefined : artifactTypeKey(artifactType)

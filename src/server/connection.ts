@@ -213,7 +213,7 @@ function discardBody(request: IncomingMessage): void {
 }
 
 /** Whether, and when, a client leaves before it has its answer. */
-export class ClientDeparture {
+export class ClientAbort {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
   #gone: AbortController | undefined

@@ -11,7 +11,7 @@ import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '.
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
 import { agentOf, logAccess, repositoryName } from './access-log.ts'
-import { ClientDeparture } from './connection.ts'
+import { ClientAbort } from './connection.ts'
 import { type BlobSending, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
 import { answerPush, type PushOptions } from './push.ts'
 import { hasBody, receivedBytes, tooBusy } from './request-body.ts'
@@ -58,14 +58,14 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
   const listener = listenerOf(options)
   return (request, response) => {
     const begun = performance.now()
-    void serve(request, response, begun, new ClientDeparture(request, response))
+    void serve(request, response, begun, new ClientAbort(request, response))
   }
 
   async function serve(
     request: IncomingMessage,
     response: ServerResponse,
     begun: number,
-    client: ClientDeparture,
+    client: ClientAbort,
   ): Promise<void> {
     const asked: Asked = { route: undefined, ended: undefined }
     const log = (status: number, { bytes, provenance }: Sent, error?: string) =>
@@ -108,7 +108,7 @@ async function answer(
   request: IncomingMessage,
   response: ServerResponse,
   options: HandleOptions,
-  client: ClientDeparture,
+  client: ClientAbort,
   asked: Asked,
 ): Promise<Sent> {
   const { registry, guard, push } = options
@@ -249,7 +249,7 @@ function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: st
   return { registry, name, byNamespace }
 }
 
-function callerOf(request: IncomingMessage, options: HandleOptions, client: ClientDeparture): Caller {
+function callerOf(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
   const address = plainAddress(request.socket.remoteAddress ?? '')
   return {
     access: options.access,
@@ -257,12 +257,12 @@ function callerOf(request: IncomingMessage, options: HandleOptions, client: Clie
     noCache: /\bno-cache\b/i.test(request.headers['cache-control'] ?? ''),
     head: request.method === 'HEAD',
     part: request.headers.range !== undefined,
-    departure: client,
+    clientAbort: client,
   }
 }
 
 /** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
-function failureOf(reason: unknown, client: ClientDeparture, logger: Logger): OciError | undefined {
+function failureOf(reason: unknown, client: ClientAbort, logger: Logger): OciError | undefined {
   if (client.hasHappened) return undefined
   if (reason instanceof BudgetError) {
     logger.warn({ reason: reason.message }, 'a request was put off')

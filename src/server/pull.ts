@@ -7,7 +7,7 @@ import { OciError } from '../oci/errors.ts'
 import { type ByteRange, parseRange } from '../oci/headers.ts'
 import type { BlobAnswer, ListAnswer, ManifestAnswer, Piece, ArrivingBlob } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
-import type { ClientDeparture } from './connection.ts'
+import type { ClientAbort } from './connection.ts'
 import { addCommon, addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
 import { type SendBlob, turnOf, writeChunk } from './send/send-blob.ts'
 
@@ -23,7 +23,7 @@ export async function sendBlobAnswer(
   response: ServerResponse,
   answer: BlobAnswer,
   sending: BlobSending,
-  client: ClientDeparture,
+  client: ClientAbort,
 ): Promise<number> {
   const { digest, size, body } = answer
   try {
@@ -151,7 +151,7 @@ async function requestedRange(
   request: IncomingMessage,
   { digest, provenance, body }: BlobAnswer,
   size: number,
-  client: ClientDeparture,
+  client: ClientAbort,
 ): Promise<ByteRange | undefined> {
   if (request.method !== 'GET') return undefined
   const condition = request.headers['if-range']
@@ -174,7 +174,7 @@ export async function sendManifest(
   response: ServerResponse,
   answer: ManifestAnswer,
   sending: BlobSending,
-  client: ClientDeparture,
+  client: ClientAbort,
 ): Promise<number> {
   const { digest, mediaType, size, body, stored, provenance } = answer
   const headers = answerHeaders(provenance)
@@ -211,7 +211,7 @@ export function sendList(
   request: IncomingMessage,
   response: ServerResponse,
   answer: ListAnswer,
-  sending: { readonly idle: number; readonly client: ClientDeparture },
+  sending: { readonly idle: number; readonly client: ClientAbort },
 ): Promise<number> {
   const target = request.url!
   const mark = target.indexOf('?')
@@ -247,7 +247,7 @@ export async function sendLarge(
   response: ServerResponse,
   headers: Headers,
   body: Uint8Array | string,
-  { idle, client }: { readonly idle: number; readonly client: ClientDeparture },
+  { idle, client }: { readonly idle: number; readonly client: ClientAbort },
 ): Promise<number> {
   if (typeof body === 'string' || body.length <= smallBytes || request.method === 'HEAD')
     return sendWhole(request, response, 200, headers, body)

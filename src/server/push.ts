@@ -19,11 +19,11 @@ export interface PushOptions {
   /** Undefined when everybody may do everything. */
   readonly authorize: BasicAuth['authorize'] | undefined
   /** Whether the client behind a connection may push and delete, by the Host that it asks for; undefined when every client may. */
-  readonly mayWrite?: ((connection: ConnectionEnds, host: string | undefined) => boolean) | undefined
+  readonly mayWrite?: ((connection: ConnectionClose, host: string | undefined) => boolean) | undefined
 }
 
 /** The two ends of a connection, as `net.Socket` has them. */
-export interface ConnectionEnds {
+export interface ConnectionClose {
   readonly remoteAddress?: string | undefined
   readonly localAddress?: string | undefined
 }

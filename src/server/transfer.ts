@@ -182,7 +182,7 @@ export function pushOf(activity: Activity, startedAt: number): Push {
   })
 }
 
-export function imageName(
+export function transferName(
   repository: string,
   { tag, digest }: { readonly tag: string | undefined; readonly digest: Digest | undefined },
 ): string {
@@ -385,7 +385,7 @@ export class TransferLog {
     this.#logger.info(
       {
         listener: peer.listener,
-        image: imageName(peer.repository, pull),
+        image: transferName(peer.repository, pull),
         digest: pull.digest,
         bytes: pull.bytes,
         ...(isCached && { hits: pull.hits, misses: pull.misses, bytesFromUpstream: pull.bytesFromUpstream }),
@@ -405,7 +405,7 @@ export class TransferLog {
     this.#logger.info(
       {
         listener: peer.listener,
-        image: imageName(peer.repository, push),
+        image: transferName(peer.repository, push),
         digest: push.digest,
         bytes: push.bytes,
         blobs: push.blobs.size,

@@ -136,7 +136,7 @@ export async function removeLeftovers(layout: StoreLayout, wallNow: number): Pro
   // Atomic writes go through a hidden file beside their target.
   await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
   await removeEntries(layout, layout.repositories, (name) => name.startsWith('.'))
-  await removeOldQuarantine(layout, wallNow)
+  await removeExpiredQuarantine(layout, wallNow)
 }
 
 async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name: string) => boolean): Promise<void> {
@@ -177,7 +177,7 @@ async function readSaved(path: string): Promise<number> {
 const keptMs = 7 * 24 * 3_600_000
 
 /** Damaged blobs are kept for a week, for who wants to know what happened to them. Needs the store's lock. */
-export async function removeOldQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
+export async function removeExpiredQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
   for (const { path, movedAt } of await listQuarantined(layout))
     if (wallNow - movedAt > keptMs) await rm(path, { recursive: true, force: true })
 }

@@ -1,7 +1,7 @@
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, later, logFailure, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
-import { removeOldQuarantine, type Store } from './open-store.ts'
+import { removeExpiredQuarantine, type Store } from './open-store.ts'
 
 export interface VerifyOptions {
   /** Moves damaged blobs aside, so that they are fetched again; false only reports. */
@@ -97,7 +97,7 @@ export function createScrub(options: ScrubOptions): Scrub {
         clock,
       }))
         if (checked === total) logger.info({ checked, damaged: damaged.length }, 'checked the stored blobs')
-      await removeOldQuarantine(store.layout, clock.wall())
+      await removeExpiredQuarantine(store.layout, clock.wall())
     } catch (error) {
       if (!signal.aborted) onFailure(error)
     }

@@ -15,7 +15,7 @@ import {
   type TokenRequest,
 } from './tokens.ts'
 import type { RedirectTargets } from './transport.ts'
-import { type Answer, createExchange, type ExchangeOptions } from './transport.ts'
+import { type TransportResponse, createTransport, type TransportOptions } from './transport.ts'
 import { type AddressGuard, createAddressGuard, mayReceiveCredential, repositoryIn } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -31,8 +31,8 @@ export interface Authorizer {
       readonly credential: Credential | undefined
       readonly signal?: AbortSignal | undefined
     },
-    send: (authorization: string | undefined) => Promise<Answer>,
-  ): Promise<{ readonly answer: Answer; readonly identity: string }>
+    send: (authorization: string | undefined) => Promise<TransportResponse>,
+  ): Promise<{ readonly answer: TransportResponse; readonly identity: string }>
 }
 
 export interface AuthorizerOptions {
@@ -44,7 +44,7 @@ export interface AuthorizerOptions {
   readonly tokens: TokenCache
   readonly clock: Clock
   /** GET of `/v2/`, as nobody: where clients ask first what a registry wants. */
-  readonly ping: () => Promise<Answer>
+  readonly ping: () => Promise<TransportResponse>
 }
 
 type Authorization =
@@ -82,7 +82,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
         answer.discard()
       }
 
-      async function isMended(answer: Answer): Promise<boolean> {
+      async function isMended(answer: TransportResponse): Promise<boolean> {
         const challenge = answer.status === 401 ? (readChallenge(answer) ?? used?.challenge) : undefined
         try {
           return await (challenge ? mend(challenge) : showCredential(answer))
@@ -93,7 +93,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
       }
 
       /** Registries answer 404 or 403 to nobody, without a challenge, for what the credential's owner may see. */
-      async function showCredential({ status }: Answer): Promise<boolean> {
+      async function showCredential({ status }: TransportResponse): Promise<boolean> {
         if (!current || used || !hiding.includes(status)) return false
         if (refusedGuess) throw refusedGuess.error
         unasked = (await findChallenge(signal)) ?? { scheme: 'basic' }
@@ -201,7 +201,7 @@ export type Challenge =
   | { readonly scheme: 'basic' }
 
 /** The challenge of an answer that can be met: a token's before a password's. */
-export function readChallenge(answer: Answer): Challenge | undefined {
+export function readChallenge(answer: TransportResponse): Challenge | undefined {
   const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
   for (const { scheme, parameters } of challenges) {
     const realm = parameters.get('realm') ?? ''
@@ -220,7 +220,7 @@ export function isSameChallenge(a: Challenge, b: Challenge): boolean {
   return a.realm.href === b.realm.href && a.service === b.service
 }
 
-export interface RedirectTargetsOptions extends ExchangeOptions {
+export interface RedirectTargetsOptions extends TransportOptions {
   readonly tokenHosts: readonly string[]
   readonly clock: Clock
 }
@@ -242,11 +242,11 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
   const targets = new LRUCache<string, Target>({ max: mostTargets })
 
   function open(url: URL): Target {
-    const exchange = createExchange({ ...options, host: url.host, guard: guardOf(url, options) })
+    const transport = createTransport({ ...options, host: url.host, guard: guardOf(url, options) })
     return {
-      tokens: createTokenCache(url.host, { exchange, clock }),
+      tokens: createTokenCache(url.host, { transport, clock }),
       remembered: new LRUCache({ max: mostRepositories }),
-      close: () => exchange.close(),
+      close: () => transport.close(),
     }
   }
 

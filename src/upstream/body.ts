@@ -5,7 +5,7 @@ import { upstreamBodies } from '../lib/body-memory.ts'
 import { codeOf } from '../lib/errors.ts'
 import { JsonError, readJson } from '../lib/json.ts'
 import { BudgetError, type Reservation } from '../lib/memory.ts'
-import type { Answer } from './transport.ts'
+import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** How the wanted bytes are found in an answer to a request for a blob. */
@@ -22,7 +22,7 @@ export interface BlobPlan {
  * body, of which only the whole is of use. Throws an UpstreamError (invalid) for a part that was not asked for.
  */
 export function planBlob(
-  answer: Answer,
+  answer: TransportResponse,
   from: number,
   expectedSize: number | undefined,
   host: string,
@@ -50,7 +50,7 @@ export function planBlob(
  * The wanted bytes, once. Throws an UpstreamError when they break off or cannot be decoded. Its iterator's `return` lets go of
  * the answer whenever it is called: before the first byte was asked for, and while one is waited for.
  */
-export function readBlob(answer: Answer, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
+export function readBlob(answer: TransportResponse, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
   if (plan.skip === 0 && plan.encoding === undefined) return answer.body
   // A generator that has not begun runs no `finally`, and one that waits for a chunk does not before that has come.
   const chunks = wantedBytes(answer, plan, host)
@@ -64,7 +64,7 @@ export function readBlob(answer: Answer, plan: BlobPlan, host: string): AsyncIte
   return { [Symbol.asyncIterator]: () => iterator }
 }
 
-async function* wantedBytes(answer: Answer, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
+async function* wantedBytes(answer: TransportResponse, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
   let skip = plan.skip
   const body = plan.encoding === undefined ? answer.body : decodeBody(answer, plan.encoding, host)
   for await (const chunk of body) {
@@ -99,7 +99,7 @@ export interface HeldBody {
 
 /** The same as `holdSmallBody`, of a body that is used up at once. */
 export async function readSmallBody(
-  answer: Answer,
+  answer: TransportResponse,
   limit: number,
   where: string,
   milliseconds = longestMs,
@@ -115,7 +115,7 @@ export async function readSmallBody(
  * memory for.
  */
 export async function holdSmallBody(
-  answer: Answer,
+  answer: TransportResponse,
   limit: number,
   where: string,
   milliseconds = longestMs,
@@ -163,7 +163,7 @@ export async function holdSmallBody(
 }
 
 async function readBounded(
-  answer: Answer,
+  answer: TransportResponse,
   limit: number,
   where: string,
   reserved: number,
@@ -191,7 +191,7 @@ async function readBounded(
 }
 
 async function decoded(
-  answer: Answer,
+  answer: TransportResponse,
   raw: Uint8Array<ArrayBuffer>,
   limit: number,
   where: string,
@@ -215,7 +215,7 @@ async function isJson(bytes: Uint8Array): Promise<boolean> {
   }
 }
 
-function lengthOf(answer: Answer): number | undefined {
+function lengthOf(answer: TransportResponse): number | undefined {
   const length = Number(answer.header('content-length') ?? NaN)
   return Number.isSafeInteger(length) && length >= 0 ? length : undefined
 }
@@ -232,13 +232,17 @@ function tooLarge(where: string, limit: number): UpstreamError {
 }
 
 /** The encoding an answer claims in spite of `Accept-Encoding: identity`; some claim it of bytes that were never encoded. */
-export function encodingOf(answer: Answer): string | undefined {
+export function encodingOf(answer: TransportResponse): string | undefined {
   const encoding = answer.header('content-encoding')?.trim().toLowerCase()
   return encoding === undefined || encoding === '' || encoding === 'identity' ? undefined : encoding
 }
 
 /** An answer's body without its encoding. Throws an UpstreamError (invalid) for what cannot be decoded. */
-export async function* decodeBody(answer: Answer, encoding: string, where: string): AsyncGenerator<Uint8Array> {
+export async function* decodeBody(
+  answer: TransportResponse,
+  encoding: string,
+  where: string,
+): AsyncGenerator<Uint8Array> {
   const decoder = isUnzippable(encoding) ? createUnzip() : encoding === 'br' ? createBrotliDecompress() : undefined
   if (!decoder) {
     answer.discard()

@@ -73,7 +73,7 @@ async function readPassword(host: string, path: string): Promise<string> {
 }
 
 /** How long a credential that was handed over is good for. */
-export interface HandedCredential {
+export interface ExportedCredential {
   /** ISO 8601; absent for one that does not die by itself. */
   readonly expires?: string
   readonly state: 'valid' | 'expired'
@@ -94,7 +94,7 @@ const lives: Readonly<Record<string, number>> = {
 const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
 
 /** Credentials by registry as a config.json of Docker's form, each with the time it dies at. `now`: wall clock, ms. */
-export function renderHanded(credentials: ReadonlyMap<string, Credential>, now: number): string {
+export function renderExportedCredentials(credentials: ReadonlyMap<string, Credential>, now: number): string {
   const auths = [...credentials].map(([host, credential]) => {
     const life = credential.kind === 'password' ? lives[credential.username] : undefined
     const secret =
@@ -108,10 +108,10 @@ export function renderHanded(credentials: ReadonlyMap<string, Credential>, now: 
 }
 
 /** What such a file holds, without the secrets; a missing or damaged one holds nothing. */
-export async function readHanded(path: string, now: number): Promise<Record<string, HandedCredential>> {
+export async function readExportedCredentials(path: string, now: number): Promise<Record<string, ExportedCredential>> {
   const { auths } = parseObject(await readOrNothing(path)) ?? {}
   if (!isObject(auths)) return {}
-  const entries = Object.entries(auths).map(([server, entry]): [string, HandedCredential] => {
+  const entries = Object.entries(auths).map(([server, entry]): [string, ExportedCredential] => {
     const host = server === hubServer ? 'docker.io' : server
     const expires = isObject(entry) ? entry[untilKey] : undefined
     if (typeof expires !== 'string') return [host, { state: 'valid' }]

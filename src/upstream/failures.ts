@@ -6,7 +6,7 @@ import type { WorkWatcher } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import { decodeBytes, encodingOf } from './body.ts'
 import { TransientError } from './retry.ts'
-import type { Answer } from './transport.ts'
+import type { TransportResponse } from './transport.ts'
 import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
 
 /**
@@ -46,7 +46,7 @@ export interface RefusalOptions {
 /** The failure that an answer other than the wanted one is, with the registry's own reason. Lets go of its body. */
 export async function refusal(
   host: string,
-  answer: Answer,
+  answer: TransportResponse,
   clock: Clock,
   { meansAbsent = [], secrets = [] }: RefusalOptions = {},
 ): Promise<UpstreamError> {
@@ -145,7 +145,7 @@ export class LimitedError extends UpstreamError {
 /** The failure that a 429 answer is. A limit of less than a second, ghcr.io's habit, is worth waiting for. */
 export async function limitFailure(
   where: string,
-  answer: Answer,
+  answer: TransportResponse,
   clock: Clock,
   read: (text: string) => string | undefined = reasonIn,
 ): Promise<UpstreamError> {
@@ -258,7 +258,10 @@ const longest = 300
  * or an HTML page's title. Undefined when it says nothing. `secrets`: what was sent to it and must not come back out.
  * Reads the body's start and lets go of the rest.
  */
-export async function readReason(answer: Answer, secrets: readonly string[] = []): Promise<string | undefined> {
+export async function readReason(
+  answer: TransportResponse,
+  secrets: readonly string[] = [],
+): Promise<string | undefined> {
   const reason = reasonIn(await readText(answer), secrets)
   return isStatusOnly(reason, answer.status) ? undefined : reason
 }
@@ -274,7 +277,7 @@ export function withReason(statement: string, reason: string | undefined): strin
 }
 
 /** The start of a short body as text; empty when it cannot be read. */
-export async function readText(answer: Answer): Promise<string> {
+export async function readText(answer: TransportResponse): Promise<string> {
   const late = setTimeout(() => answer.discard(), mostMs)
   const chunks: Uint8Array[] = []
   let length = 0

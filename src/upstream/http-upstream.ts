@@ -16,9 +16,9 @@ import { type Identify, secretsIn, secretsOf } from './identity.ts'
 import { readProxies } from './proxy.ts'
 import { createCircuit, withRetries } from './retry.ts'
 import { createTokenCache } from './tokens.ts'
-import { type Answer, createExchange, trustedCertificates } from './transport.ts'
+import { type TransportResponse, createTransport, trustedCertificates } from './transport.ts'
 import { createAddressGuard, type LookupAll } from './trust.ts'
-import type { Lane } from './undici.ts'
+import type { ConnectionPool } from './undici.ts'
 import {
   type AskOptions,
   type FetchedList,
@@ -34,7 +34,7 @@ export interface HttpUpstream extends Upstream {
   close(): Promise<void>
 }
 
-export type HttpUpstreamOptions = InquiryOptions
+export type HttpUpstreamOptions = UpstreamClientOptions
 
 /** Bytes. Some registries send the tags of a repository in one, with something about each image. */
 const largestTagsList = 16 * 1024 * 1024
@@ -48,15 +48,15 @@ const noReferrers = [400, 405, 501]
  */
 export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   const { host } = options
-  const inquiry = createInquiry(options)
+  const client = createUpstreamClient(options)
 
   function fetchList(
-    question: Pick<Question, 'name' | 'path' | 'meansAbsent'>,
+    request: Pick<UpstreamRequest, 'name' | 'path' | 'meansAbsent'>,
     { accept, limit }: { readonly accept: string; readonly limit: number },
     options: AskOptions,
   ): Promise<FetchedList> {
-    const asked: Question = { ...options, ...question, method: 'GET', headers: { accept } }
-    return inquiry.ask(asked, async ({ answer, identity }) => ({
+    const asked: UpstreamRequest = { ...options, ...request, method: 'GET', headers: { accept } }
+    return client.request(asked, async ({ response: answer, identity }) => ({
       ...(await holdSmallBody(answer, limit, host)),
       next: nextPageOf(answer.header('link')),
       filtersApplied: answer.header('oci-filters-applied'),
@@ -66,14 +66,14 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
 
   return {
     host,
-    identity: (access) => inquiry.identity(access),
-    health: () => inquiry.health(),
-    close: () => inquiry.close(),
+    identity: (access) => client.identity(access),
+    health: () => client.health(),
+    close: () => client.close(),
 
     resolve(name, reference, options) {
       const path = `manifests/${referenceText(reference)}`
       const headers = { accept: manifestAccept }
-      return inquiry.ask({ ...options, method: 'HEAD', name, path, headers }, ({ answer, identity }) => {
+      return client.request({ ...options, method: 'HEAD', name, path, headers }, ({ response: answer, identity }) => {
         answer.discard()
         return {
           digest: parseDigest(answer.header('docker-content-digest') ?? ''),
@@ -87,19 +87,25 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     manifest(name, reference, options) {
       const path = `manifests/${referenceText(reference)}`
       const headers = { accept: manifestAccept }
-      return inquiry.ask({ ...options, method: 'GET', name, path, headers }, async ({ answer, identity }) => ({
-        digest: parseDigest(answer.header('docker-content-digest') ?? ''),
-        mediaType: bareMediaType(answer.header('content-type') ?? ''),
-        ...(await holdSmallBody(answer, largestManifest, host)),
-        identity,
-      }))
+      return client.request(
+        { ...options, method: 'GET', name, path, headers },
+        async ({ response: answer, identity }) => ({
+          digest: parseDigest(answer.header('docker-content-digest') ?? ''),
+          mediaType: bareMediaType(answer.header('content-type') ?? ''),
+          ...(await holdSmallBody(answer, largestManifest, host)),
+          identity,
+        }),
+      )
     },
 
     statBlob(name, digest, options) {
-      return inquiry.ask({ ...options, method: 'HEAD', name, path: `blobs/${digest}` }, ({ answer, identity }) => {
-        answer.discard()
-        return { size: sizeOf(answer), identity }
-      })
+      return client.request(
+        { ...options, method: 'HEAD', name, path: `blobs/${digest}` },
+        ({ response: answer, identity }) => {
+          answer.discard()
+          return { size: sizeOf(answer), identity }
+        },
+      )
     },
 
     async blob(name, digest, { from, to, expectedSize, ...options }) {
@@ -107,9 +113,9 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       const open = (start: number, end: number | undefined) => {
         const isWhole = start === 0 && end === undefined
         const headers: Record<string, string> = isWhole ? {} : { range: `bytes=${start}-${end ?? ''}` }
-        return inquiry.ask(
-          { ...options, method: 'GET', name, path: `blobs/${digest}`, headers, lane: 'blobs' },
-          ({ answer, identity }) => ({ answer, identity, plan: planBlob(answer, from, expectedSize, host) }),
+        return client.request(
+          { ...options, method: 'GET', name, path: `blobs/${digest}`, headers, pool: 'blobs' },
+          ({ response: answer, identity }) => ({ answer, identity, plan: planBlob(answer, from, expectedSize, host) }),
         )
       }
       let opened = await open(from, to)
@@ -142,7 +148,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
 }
 
 /** The length of what a GET would bring, unless that would come encoded. */
-function sizeOf(answer: Answer): number | undefined {
+function sizeOf(answer: TransportResponse): number | undefined {
   return encodingOf(answer) === undefined ? numberOf(answer.header('content-length')) : undefined
 }
 
@@ -169,7 +175,7 @@ export function createPrefix(path: string | undefined): Prefix {
   }
 }
 
-export interface InquiryOptions {
+export interface UpstreamClientOptions {
   /** The name clients use. */
   readonly host: string
   /** Base URL; `/v2/` comes after it. */
@@ -202,35 +208,35 @@ export interface InquiryOptions {
   readonly lookup?: LookupAll
 }
 
-export interface Question extends AskOptions {
+export interface UpstreamRequest extends AskOptions {
   readonly method: 'GET' | 'HEAD'
   readonly name: string
   /** Below `/v2/<name>/`. */
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
-  readonly lane?: Lane
+  readonly pool?: ConnectionPool
   /** Statuses that mean the same as a 404 here. */
   readonly meansAbsent?: readonly number[]
 }
 
-export interface Reply {
-  readonly answer: Answer
+export interface UpstreamResponse {
+  readonly response: TransportResponse
   readonly identity: string
 }
 
 /** Asking one upstream, with everything that stands between a question and a good answer to it. */
-export interface Inquiry {
+export interface UpstreamClient {
   /**
    * Asks until there is a 200 (or a 206 to a range) that `read` makes sense of. Throws an UpstreamError, or the signal's reason.
    */
-  ask<T>(question: Question, read: (reply: Reply) => Promise<T> | T): Promise<T>
+  request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T>
   identity(access: Access): Promise<string>
   health(): UpstreamHealth
   close(): Promise<void>
 }
 
 /** Throws a MirrorError for a CA or a proxy that cannot be used. */
-export function createInquiry(options: InquiryOptions): Inquiry {
+export function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`
@@ -241,7 +247,7 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     proxies: readProxies(options.env),
     clock,
   }
-  const exchange = createExchange(road)
+  const transport = createTransport(road)
   const targets = createRedirectTargets(road)
   const credentials = createCredentials({
     ...options,
@@ -249,8 +255,8 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     source: options.credentials,
     clock,
   })
-  const tokens = createTokenCache(host, { exchange, clock })
-  const ping = () => exchange.send({ method: 'GET', url: new URL(`${base}/`), headers: {}, lane: 'questions' })
+  const tokens = createTokenCache(host, { transport, clock })
+  const ping = () => transport.send({ method: 'GET', url: new URL(`${base}/`), headers: {}, pool: 'questions' })
   const authorizer = createAuthorizer({ ...options, url, credentials, tokens, clock, ping })
   const circuit = createCircuit(host, clock, logger)
   const cooldown = createCooldown(host, clock)
@@ -260,24 +266,32 @@ export function createInquiry(options: InquiryOptions): Inquiry {
   const findCredential = async (access: Access) => (access === 'credentialed' ? credentials.find() : undefined)
 
   async function attempt<T>(
-    question: Question,
+    request: UpstreamRequest,
     credential: Awaited<ReturnType<typeof findCredential>>,
-    read: (reply: Reply) => Promise<T> | T,
+    read: (reply: UpstreamResponse) => Promise<T> | T,
   ): Promise<T> {
-    const { method, name, path, headers = {}, lane = 'questions', signal } = question
+    const { method, name, path, headers = {}, pool = 'questions', signal } = request
     const spelled = prefix.add(name)
     const target = new URL(`${base}/${spelled}/${path}`)
     const secrets = secretsOf(credential)
     const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
       if (authorization !== undefined) secrets.push(...secretsIn(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
-      const answer = await exchange.send({ method, url: target, headers: all, lane, repository: name, signal, targets })
+      const answer = await transport.send({
+        method,
+        url: target,
+        headers: all,
+        pool,
+        repository: name,
+        signal,
+        targets,
+      })
       if (!answer.foreign) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
       return answer
     })
     const isWanted = answer.status === 200 || (answer.status === 206 && headers['range'] !== undefined)
-    if (!isWanted) throw await refusal(host, answer, clock, { meansAbsent: question.meansAbsent, secrets })
-    return read({ answer, identity })
+    if (!isWanted) throw await refusal(host, answer, clock, { meansAbsent: request.meansAbsent, secrets })
+    return read({ response: answer, identity })
   }
 
   async function noteLimit<T>(identity: string, isExtra: boolean, answered: Promise<T>): Promise<T> {
@@ -290,15 +304,15 @@ export function createInquiry(options: InquiryOptions): Inquiry {
   }
 
   return {
-    async ask(question, read) {
-      const { method, name, path, signal, isExtra = false } = question
-      const credential = await findCredential(question.access)
+    async request(request, read) {
+      const { method, name, path, signal, isExtra = false } = request
+      const credential = await findCredential(request.access)
       const identity = identify(credential, host)
       const spendsQuota = method === 'GET' && path.startsWith('manifests/')
       const source = { repository: name, request: `${identity} ${method} ${name}/${path}` }
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(source, () => noteLimit(identity, isExtra, attempt(question, credential, read)))
+        return circuit.run(source, () => noteLimit(identity, isExtra, attempt(request, credential, read)))
       }
       try {
         return await withRetries(once, { clock, random, signal })
@@ -313,6 +327,6 @@ export function createInquiry(options: InquiryOptions): Inquiry {
     },
     identity: async (access) => identify(await findCredential(access), host),
     health: () => ({ state: circuit.state, rateLimit }),
-    close: async () => void (await Promise.all([exchange.close(), targets.close()])),
+    close: async () => void (await Promise.all([transport.close(), targets.close()])),
   }
 }

@@ -6,12 +6,12 @@ import type { Reference } from '../oci/reference.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
 /** An image that nobody else has, offered for a while under every registry's name. */
-export interface Canary {
+export interface ProbeImage {
   readonly id: string
   /** The repository's name on any registry: `mirror-check/3f…`. No account on Docker Hub can have a hyphen in its name. */
   readonly repository: string
   readonly tag: string
-  readonly image: CanaryImage
+  readonly image: ProbeImageContent
   /** The registries under whose name it was asked for, with how often. */
   readonly seen: Map<string, number>
 }
@@ -19,7 +19,7 @@ export interface Canary {
 const prefix = 'mirror-check/'
 
 /** Whether a repository's name is one under which a canary is, or was, offered. */
-export function isCanaryName(repository: string): boolean {
+export function isProbeImageName(repository: string): boolean {
   return repository.startsWith(prefix)
 }
 
@@ -28,8 +28,8 @@ const lifetimeMs = 15 * 60_000
 const most = 20
 
 /** Images by which a client's pull proves that it came through this mirror. */
-export class Canaries {
-  readonly #byRepository = new Map<string, { readonly canary: Canary; readonly until: number }>()
+export class ProbeImages {
+  readonly #byRepository = new Map<string, { readonly probeImage: ProbeImage; readonly until: number }>()
   readonly #now: () => number
   readonly #random: () => string
 
@@ -39,28 +39,28 @@ export class Canaries {
     this.#random = random
   }
 
-  offer(): Canary {
+  offer(): ProbeImage {
     this.#forgetOld()
     const [oldest] = this.#byRepository.keys()
     if (this.#byRepository.size >= most && oldest !== undefined) this.#byRepository.delete(oldest)
     const id = this.#random()
-    const canary = { id, repository: prefix + id, tag: 'check', image: makeCanaryImage(id), seen: new Map() }
-    this.#byRepository.set(canary.repository, { canary, until: this.#now() + lifetimeMs })
-    return canary
+    const probeImage = { id, repository: prefix + id, tag: 'check', image: makeProbeImage(id), seen: new Map() }
+    this.#byRepository.set(probeImage.repository, { probeImage, until: this.#now() + lifetimeMs })
+    return probeImage
   }
 
   /** Undefined for every repository that is none of ours. */
-  find(repository: string): Canary | undefined {
-    if (!isCanaryName(repository)) return undefined
+  find(repository: string): ProbeImage | undefined {
+    if (!isProbeImageName(repository)) return undefined
     this.#forgetOld()
-    return this.#byRepository.get(repository)?.canary
+    return this.#byRepository.get(repository)?.probeImage
   }
 
   /** Offers it no longer; undefined when it was not offered. */
-  end(id: string): Canary | undefined {
-    const canary = this.find(prefix + id)
-    if (canary) this.#byRepository.delete(canary.repository)
-    return canary
+  end(id: string): ProbeImage | undefined {
+    const probeImage = this.find(prefix + id)
+    if (probeImage) this.#byRepository.delete(probeImage.repository)
+    return probeImage
   }
 
   #forgetOld(): void {
@@ -70,7 +70,7 @@ export class Canaries {
 }
 
 /** An image as an upstream serves it. */
-export interface CanaryImage {
+export interface ProbeImageContent {
   /** Of the index. */
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>
@@ -89,7 +89,7 @@ const platforms = [
 ]
 
 /** A tiny image that no client can have: its content holds the given text. It is never run. */
-export function makeCanaryImage(unique: string): CanaryImage {
+export function makeProbeImage(unique: string): ProbeImageContent {
   const contents = new ImageContents()
   const tar = tarFile('mirror-check', Buffer.from(`${unique}\n`))
   const layer = contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar))
@@ -107,8 +107,8 @@ export function makeCanaryImage(unique: string): CanaryImage {
 const identity = 'anonymous'
 
 /** A registry that holds one canary. The cache asks it as it asks any other, so that a pull proves the whole way. */
-export function createCanaryUpstream(host: string, canary: Canary): Upstream {
-  const { image, tag, seen } = canary
+export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {
+  const { image, tag, seen } = probeImage
 
   function find(reference: Reference): {
     readonly mediaType: string

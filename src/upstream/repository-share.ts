@@ -1,5 +1,5 @@
 import { Slots } from '../lib/async.ts'
-import type { Lane } from './undici.ts'
+import type { ConnectionPool } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Gives back what a request held. */
@@ -15,7 +15,7 @@ export interface RepositoryShare {
 
 export interface ShareRequest {
   readonly repository?: string | undefined
-  readonly lane: Lane
+  readonly pool: ConnectionPool
   readonly signal?: AbortSignal | undefined
 }
 
@@ -28,7 +28,7 @@ export interface RepositoryShareOptions {
   readonly blobPatience: number
   /** Requests of all upstreams together: each holds a connection. No upstream gets all of them. */
   readonly requests: Slots
-  /** Connections to one origin, of each lane. */
+  /** Connections to one origin, of each pool. */
   readonly connections: number
 }
 
@@ -39,20 +39,20 @@ export interface RepositoryShareOptions {
  */
 export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
   const { host, requests, connections } = options
-  const most = (lane: Lane) => {
-    const part = lane === 'questions' ? 1 / 4 : 3 / 4
+  const most = (pool: ConnectionPool) => {
+    const part = pool === 'questions' ? 1 / 4 : 3 / 4
     return Math.max(1, Math.floor(Math.min(connections, requests.mostOfOne) * part))
   }
-  /** By lane and repository. */
+  /** By pool and repository. */
   const shares = new Map<string, Slots>()
 
-  const take = (slots: Slots, { lane, signal }: ShareRequest, owner?: string) =>
-    lane === 'blobs'
+  const take = (slots: Slots, { pool, signal }: ShareRequest, owner?: string) =>
+    pool === 'blobs'
       ? slots.take(Math.max(options.patience, options.blobPatience), { signal, owner, whileMoving: true })
       : slots.take(options.patience, { signal, owner })
 
   async function enterShare(key: string, request: ShareRequest): Promise<Release> {
-    const slots = shares.get(key) ?? new Slots(most(request.lane))
+    const slots = shares.get(key) ?? new Slots(most(request.pool))
     shares.set(key, slots)
     const release = await take(slots, request)
     if (!release) throw busy(`As many requests for this repository as may be at a time wait for ${host}.`)
@@ -86,8 +86,8 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
   }
 }
 
-function keyOf({ repository, lane }: ShareRequest): string | undefined {
-  return repository && `${lane} ${repository}`
+function keyOf({ repository, pool }: ShareRequest): string | undefined {
+  return repository && `${pool} ${repository}`
 }
 
 function busy(message: string): UpstreamError {

@@ -7,7 +7,7 @@ import { readSmallBody } from './body.ts'
 import { isDenial, limitFailure, readReason, reasonIn, withReason } from './failures.ts'
 import { type Credential, fingerprintOf, secretsOf } from './identity.ts'
 import { TransientError } from './retry.ts'
-import type { Answer, Exchange, ExchangeRequest } from './transport.ts'
+import type { TransportResponse, Transport, TransportRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
@@ -27,7 +27,7 @@ export interface TokenRequest {
 
 const mostTokens = 1000
 
-export function createTokenCache(host: string, deps: { exchange: Exchange; clock: Clock }): TokenCache {
+export function createTokenCache(host: string, deps: { transport: Transport; clock: Clock }): TokenCache {
   const tokens = new LRUCache<string, Token>({ max: mostTokens })
   const flights = new Map<string, Promise<Token>>()
 
@@ -92,9 +92,9 @@ export async function requestToken(
   challenge: BearerChallenge,
   scope: string,
   credential: Credential | undefined,
-  { exchange, clock }: { exchange: Exchange; clock: Clock },
+  { transport, clock }: { transport: Transport; clock: Clock },
 ): Promise<Token> {
-  const answer = await exchange.send(requestFor(challenge, scope, credential))
+  const answer = await transport.send(requestFor(challenge, scope, credential))
   const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
   if (answer.status !== 200) throw await refusal(where, answer, credential, clock)
   const token = parseToken(await readJsonObject(await readSmallBody(answer, answerBytes, where)), clock.monotonic())
@@ -107,7 +107,7 @@ export function basicAuthorization(username: string, password: string): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
-function requestFor(challenge: BearerChallenge, scope: string, credential: Credential | undefined): ExchangeRequest {
+function requestFor(challenge: BearerChallenge, scope: string, credential: Credential | undefined): TransportRequest {
   const parameters: [string, string][] = [['scope', scope]]
   if (challenge.service !== undefined) parameters.unshift(['service', challenge.service])
   if (credential?.kind === 'identity-token') {
@@ -118,19 +118,19 @@ function requestFor(challenge: BearerChallenge, scope: string, credential: Crede
       ['refresh_token', credential.token],
     ])
     const headers = { 'content-type': 'application/x-www-form-urlencoded' }
-    return { method: 'POST', url: challenge.realm, headers, body: form.toString(), lane: 'questions' }
+    return { method: 'POST', url: challenge.realm, headers, body: form.toString(), pool: 'questions' }
   }
   const url = new URL(challenge.realm)
   for (const [name, value] of parameters) url.searchParams.append(name, value)
-  if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, lane: 'questions' }
+  if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, pool: 'questions' }
   url.searchParams.append('account', credential.username)
   const headers = { authorization: basicAuthorization(credential.username, credential.password) }
-  return { method: 'GET', url, headers, lane: 'questions' }
+  return { method: 'GET', url, headers, pool: 'questions' }
 }
 
 async function refusal(
   where: string,
-  answer: Answer,
+  answer: TransportResponse,
   credential: Credential | undefined,
   clock: Clock,
 ): Promise<UpstreamError> {

@@ -7,24 +7,31 @@ import { ownFailureCode } from '../lib/system-errors.ts'
 import { createRepositoryShare, type Release } from './repository-share.ts'
 import { type Outage, TransientError } from './retry.ts'
 import { redirectTarget, repositoryIn } from './trust.ts'
-import { type AgentsOptions, connectionsPerOrigin, createAgents, dispatch, type Lane, type Response } from './undici.ts'
+import {
+  type AgentsOptions,
+  connectionsPerOrigin,
+  createAgents,
+  dispatch,
+  type ConnectionPool,
+  type Response,
+} from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** The one door to the network: connections, deadlines, redirects. No retry and no credential of its own. */
-export interface Exchange {
+export interface Transport {
   /** One request and its redirects. Throws an UpstreamError when no answer comes, or the signal's reason. */
-  send(request: ExchangeRequest): Promise<Answer>
+  send(request: TransportRequest): Promise<TransportResponse>
   /** Ends every connection. */
   close(): Promise<void>
 }
 
-export interface ExchangeRequest {
+export interface TransportRequest {
   readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
   /** Lower-case names. `authorization` goes no further than the origin of `url`. */
   readonly headers: Readonly<Record<string, string>>
   readonly body?: string
-  readonly lane: Lane
+  readonly pool: ConnectionPool
   /** What it is about: one repository may not hold every connection. */
   readonly repository?: string | undefined
   readonly signal?: AbortSignal | undefined
@@ -32,7 +39,7 @@ export interface ExchangeRequest {
   readonly targets?: RedirectTargets | undefined
 }
 
-export interface Answer {
+export interface TransportResponse {
   readonly status: number
   /** The host, with its port, of another origin that answered than the one that was asked. */
   readonly foreign: string | undefined
@@ -46,7 +53,7 @@ export interface Answer {
   discard(): void
 }
 
-export interface ExchangeOptions extends AgentsOptions {
+export interface TransportOptions extends AgentsOptions {
   /** The upstream's name, for messages. */
   readonly host: string
   /** Milliseconds. */
@@ -63,7 +70,7 @@ const blobPatienceMs = 60_000
 const discardBytes = 64 * 1024
 const discardMs = 1000
 
-export function createExchange(options: ExchangeOptions): Exchange {
+export function createTransport(options: TransportOptions): Transport {
   const { host, timeouts, guard } = options
   const agents = createAgents(options)
   const { requests = new Slots(Infinity) } = options
@@ -80,9 +87,9 @@ export function createExchange(options: ExchangeOptions): Exchange {
 
   const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
 
-  async function ask(request: ExchangeRequest, url: URL, headers: Record<string, string>): Promise<Answer> {
+  async function ask(request: TransportRequest, url: URL, headers: Record<string, string>): Promise<TransportResponse> {
     guard.checkLiteral(url)
-    const { agent, via } = await agents.find(request.lane, url)
+    const { agent, via } = await agents.find(request.pool, url)
     request.signal?.throwIfAborted()
     if (closed) throw stopping()
     const foreign = url.origin !== request.url.origin
@@ -161,7 +168,7 @@ export function createExchange(options: ExchangeOptions): Exchange {
   }
 }
 
-function answerOf({ status, headers, body }: Response, elsewhere: URL | undefined): Answer {
+function answerOf({ status, headers, body }: Response, elsewhere: URL | undefined): TransportResponse {
   let discarded = false
   let isRead = false
   return {
@@ -328,7 +335,7 @@ export interface RedirectTargets {
   send(
     url: URL,
     signal: AbortSignal | undefined,
-    ask: (authorization: string | undefined) => Promise<Answer>,
-  ): Promise<Answer>
+    ask: (authorization: string | undefined) => Promise<TransportResponse>,
+  ): Promise<TransportResponse>
   close(): Promise<void>
 }

@@ -223,12 +223,12 @@ function unpause(this: Socket): void {
 }
 
 /** Blobs have connections of their own, so that a question never waits behind layers. */
-export type Lane = 'questions' | 'blobs'
+export type ConnectionPool = 'questions' | 'blobs'
 
 /** The connections of one upstream, kept and used again: direct ones, and those through proxies. */
 export interface Agents {
   /** Where a request is sent, and the proxy's name when it goes through one. */
-  find(lane: Lane, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
+  find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
   /** Ends every connection. */
   close(): Promise<void>
 }
@@ -279,9 +279,9 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
   }
 
   return {
-    async find(lane, url) {
+    async find(pool, url) {
       const proxy = proxies.find(url)
-      const key = `${lane} ${proxy?.name ?? ''}`
+      const key = `${pool} ${proxy?.name ?? ''}`
       const agent = agents.get(key) ?? createAgent(proxy)
       agents.set(key, agent)
       try {

@@ -2,13 +2,13 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { describe, expect, test } from 'vitest'
 import { BufferPool, createPortableSendBlob, type SendBlob } from '../../src/server/send/send-blob.ts'
-import { chooseSendBlob, createNativeSendBlob, loadKernel } from '../../src/server/send/sendfile.ts'
+import { chooseSendBlob, createNativeSendBlob, loadLibc } from '../../src/server/send/sendfile.ts'
 import { sendBlobContract } from './send-blob.ts'
 
 const portable = (idle: number) => createPortableSendBlob({ idle, buffers: new BufferPool() })
 
 async function native(idle: number): Promise<SendBlob> {
-  return createNativeSendBlob({ idle, portable: portable(idle), kernel: (await loadKernel(process))! })
+  return createNativeSendBlob({ idle, portable: portable(idle), libc: (await loadLibc(process))! })
 }
 
 sendBlobContract('sending by reading the file', async (idle) => portable(idle))
@@ -26,14 +26,14 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
   })
 
   test("memory is given back where the C library is GNU's", async () => {
-    const { trimMemory } = (await loadKernel(process))!
+    const { trimMemory } = (await loadLibc(process))!
     const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
     expect(trimMemory !== undefined).toBe(header.glibcVersionRuntime !== undefined)
     await trimMemory?.()
   })
 
   test('a listening socket takes the congestion control that every kernel has, and no other thing does', async () => {
-    const kernel = (await loadKernel(process))!
+    const kernel = (await loadLibc(process))!
     const server = createServer().listen(0, '127.0.0.1')
     await once(server, 'listening')
     const { fd } = (server as unknown as { _handle: { fd: number } })._handle
@@ -46,6 +46,6 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
 })
 
 test('elsewhere there are no such calls, and nothing is said of it', async () => {
-  expect(await loadKernel({ platform: 'darwin', arch: 'arm64' })).toBe(undefined)
-  expect(await loadKernel({ platform: 'linux', arch: 'arm' })).toBe(undefined)
+  expect(await loadLibc({ platform: 'darwin', arch: 'arm64' })).toBe(undefined)
+  expect(await loadLibc({ platform: 'linux', arch: 'arm' })).toBe(undefined)
 })

@@ -1,11 +1,11 @@
-import type { ContainerOrder, ContainerWish } from '../../src/daemon/container/spec.ts'
+import type { ContainerOrder, DesiredContainer } from '../../src/daemon/container/spec.ts'
 import { systemClock } from '../../src/lib/time.ts'
 import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 
 /** Whose containers they are. */
 export const owner = '/home/me/state'
 
-export function wishFor(difference: Partial<ContainerWish> = {}): ContainerWish {
+export function wishFor(difference: Partial<DesiredContainer> = {}): DesiredContainer {
   return {
     version: '1.0.0',
     owner,
@@ -34,10 +34,10 @@ export function engineWithImage(): FakeEngine {
   return docker
 }
 
-export function orderFor(wish: ContainerWish, difference: Partial<ContainerOrder> = {}): ContainerOrder {
+export function orderFor(desired: DesiredContainer, difference: Partial<ContainerOrder> = {}): ContainerOrder {
   return {
-    wish,
-    instance: `of ${wish.memory}`,
+    desired,
+    instance: `of ${desired.memory}`,
     handed: Buffer.from('tar'),
     clock: systemClock,
     signal: new AbortController().signal,

@@ -2,7 +2,7 @@ import { createServer, type Server } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
-import { ProgramError } from '../../src/docker/connection.ts'
+import { ExecError } from '../../src/docker/connection.ts'
 import {
   type ContainerEngine,
   type ContainerSpec,
@@ -46,7 +46,7 @@ export interface FakeEngine extends ContainerEngine {
   /** Refuses what is asked of a container, `connect kind` say, in these words. */
   refuse: ((what: string) => string | undefined) | undefined
   endpoint: ContainerEngine['endpoint']
-  isElsewhere: boolean
+  isRemote: boolean
   /** Refuses a network of this kind, in these words. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
@@ -70,7 +70,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
 
   const fake: FakeEngine = {
     endpoint: { kind: 'socket', path: '/var/run/docker.sock' },
-    isElsewhere: false,
+    isRemote: false,
     done,
     outcome: 'answers',
     trial: { code: 0, lines: [] },
@@ -311,6 +311,6 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
 
 function said(words: string): PassThrough {
   const stream = new PassThrough()
-  setImmediate(() => stream.destroy(new ProgramError(words)))
+  setImmediate(() => stream.destroy(new ExecError(words)))
   return stream
 }

@@ -5,7 +5,7 @@ import type { PreparedClient } from '../../clients/configure.ts'
 import type { FileState, ListedClient } from '../../clients/configured.ts'
 import type { ConfiguredClient } from '../../clients/records.ts'
 import type { FileChange } from '../../clients/types.ts'
-import { type Paint, wrapText } from '../terminal.ts'
+import { type Colors, wrapText } from '../terminal.ts'
 import { renderTable } from './table.ts'
 
 export { columnsOf } from '../terminal.ts'
@@ -16,7 +16,7 @@ const fewAlike = 2
 /** What was found, and what is left to do; a line each. */
 export function renderNotes(
   { why, warning, plan }: Pick<PreparedClient, 'why' | 'warning' | 'plan'>,
-  paint: Paint,
+  paint: Colors,
 ): string {
   return [
     sentence(why),
@@ -30,7 +30,7 @@ export function renderNotes(
 export function renderCheck(
   client: string,
   { seen, asked, failed, saw, reasons, image }: CheckResult,
-  paint: Paint,
+  paint: Colors,
 ): string {
   if (seen) return `${paint.green('ok')}    ${client} pulls through the mirror (${image})`
   const what = asked
@@ -56,7 +56,7 @@ export function renderCheck(
 export function renderConfigured(
   clients: readonly ListedClient[],
   asked: string | undefined,
-  paint: Paint,
+  paint: Colors,
   columns = Infinity,
 ): string {
   if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
@@ -87,7 +87,7 @@ export function renderConfigured(
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
 
-function paragraphOf({ client, title, mirror, since, files }: ListedClient, paint: Paint, columns: number): string {
+function paragraphOf({ client, title, mirror, since, files }: ListedClient, paint: Colors, columns: number): string {
   const part = (name: string, text: string) => wrapText(text, columns, `  ${name.padEnd(8)}`, ' '.repeat(10)).join('\n')
   return [
     wrapText(title, columns, `${client}  `, '  ').join('\n').replace(client, paint.bold(client)),
@@ -152,7 +152,7 @@ const namesShown = 3
  */
 export async function renderDiff(
   changes: readonly FileChange[],
-  paint: Paint,
+  paint: Colors,
   { whole = false }: { readonly whole?: boolean } = {},
 ): Promise<string> {
   const { createTwoFilesPatch, FILE_HEADERS_ONLY } = await import('diff')
@@ -190,7 +190,7 @@ function likenessOf({ path, before, after }: FileChange): string {
   return JSON.stringify([before === undefined, dirname(dirname(path)), basename(path), text.split(folder)])
 }
 
-function renderOthers(others: readonly FileChange[], paint: Paint): string {
+function renderOthers(others: readonly FileChange[], paint: Colors): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
   const line = `${summaryOf('file', names)} in ${dirname(dirname(others[0]!.path))}`
@@ -257,7 +257,7 @@ function isBlank(line: string): boolean {
   return line.slice(1).trim() === ''
 }
 
-function paintLine(line: string, paint: Paint): string {
+function paintLine(line: string, paint: Colors): string {
   // A carriage return at a line's end would spoil the picture.
   const shown = line.replaceAll('\r', '␍')
   if (line.startsWith('+++') || line.startsWith('---')) return paint.bold(shown)

@@ -2,10 +2,10 @@ import { errnoOf, MirrorError } from '../../lib/errors.ts'
 import { parseObject } from '../../lib/json.ts'
 import { redact } from '../../lib/logger.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
-import { type Coat, fitText, type Paint, shortDigest, shortenMiddle, type Word, wrapWords } from '../terminal.ts'
+import { type Colorizer, fitText, type Colors, shortDigest, shortenMiddle, type Token, wrapWords } from '../terminal.ts'
 
 export interface LogRendererOptions {
-  readonly paint: Paint
+  readonly paint: Colors
   /** The columns of the terminal; undefined elsewhere: then nothing is cut or wrapped. */
   readonly columns: () => number | undefined
   /** Wall clock ms: lines of another day come below its date. */
@@ -38,7 +38,7 @@ export function createLogRenderer({ paint, columns, now }: LogRendererOptions): 
   }
 }
 
-function renderFields(fields: Fields, clock: string, paint: Paint, columns: number | undefined): string {
+function renderFields(fields: Fields, clock: string, paint: Colors, columns: number | undefined): string {
   const { msg, method, status, image } = fields
   if (msg === 'request' && typeof method === 'string' && typeof status === 'number')
     return renderRequest(fields, method, status, clock, paint, columns)
@@ -52,7 +52,7 @@ function renderRequest(
   method: string,
   status: number,
   clock: string,
-  paint: Paint,
+  paint: Colors,
   columns: number | undefined,
 ): string {
   const [word, coat] = wordOf(fields, method, status, paint)
@@ -69,7 +69,7 @@ function renderRequest(
   const failure = failureOf(fields, status, word)
   // A failure is wrapped, as its reason must be readable; everything else is one line of the terminal.
   if (failure !== undefined || columns === undefined) {
-    const words: Word[] = [
+    const words: Token[] = [
       { text: clock, coat: paint.dim },
       { text: word, coat },
       ...[...before.slice(2), name, ...rest].map((text) => ({ text })),
@@ -88,7 +88,7 @@ function renderRequest(
 }
 
 /** Where an answer came from: the words of `Cache-Status`; the status of a failure. */
-function wordOf(fields: Fields, method: string, status: number, paint: Paint): [string, Coat] {
+function wordOf(fields: Fields, method: string, status: number, paint: Colors): [string, Colorizer] {
   if (status === 499) return ['LEFT', paint.yellow]
   if (status >= 500) return [String(status), paint.red]
   // A client asks by HEAD whether something is there, above all before it pushes.
@@ -100,7 +100,7 @@ function wordOf(fields: Fields, method: string, status: number, paint: Paint): [
   return ['OK', paint.bold]
 }
 
-const outcomes: Record<string, readonly [string, keyof Paint]> = {
+const outcomes: Record<string, readonly [string, keyof Colors]> = {
   hit: ['HIT', 'green'],
   revalidated: ['HIT', 'green'],
   stale: ['STALE', 'yellow'],
@@ -143,7 +143,7 @@ function renderTransfer(
   kind: 'pull' | 'push',
   image: string,
   clock: string,
-  paint: Paint,
+  paint: Colors,
   columns: number | undefined,
 ): string {
   const { listener, client } = fields
@@ -177,13 +177,13 @@ function renderTransfer(
 }
 
 /** Anything else: `12:03:04 info  the mirror is up  pid=7`. */
-function renderMessage(fields: Fields, clock: string, paint: Paint, columns: number | undefined): string {
+function renderMessage(fields: Fields, clock: string, paint: Colors, columns: number | undefined): string {
   const { level, time: _time, msg, ...others } = fields
   const word = typeof level === 'string' ? clean(level) : ''
   const coat = word === 'error' ? paint.red : word === 'warn' ? paint.yellow : paint.green
   const pairs = flatten(others)
   const short = pairs.filter(([, value]) => !value.includes('\n'))
-  const words: Word[] = [
+  const words: Token[] = [
     { text: clock, coat: paint.dim },
     { text: word === '' ? '' : word.padEnd(5), coat },
     ...wordsOf(clean(fieldText(msg))),
@@ -228,7 +228,7 @@ function counted(amount: number, one: string, several: string): string {
   return `${amount} ${amount === 1 ? one : several}`
 }
 
-function wordsOf(text: string, coat?: Coat): Word[] {
+function wordsOf(text: string, coat?: Colorizer): Token[] {
   return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(coat && { coat }) }]))
 }
 
@@ -257,7 +257,7 @@ export interface ErrorStyle {
 }
 
 /** What happened and why, then what to do next. The stack only for who debugs the mirror itself. */
-export function renderError(error: unknown, paint: Paint, { debug, columns, named = same }: ErrorStyle): string {
+export function renderError(error: unknown, paint: Colors, { debug, columns, named = same }: ErrorStyle): string {
   const fit = (text: string) => fitText(named(redact(text)), columns)
   const message = fit(`mirror: ${error instanceof Error ? error.message : String(error)}`)
   const lines = [message.replace('mirror:', () => paint.red('mirror:'))]

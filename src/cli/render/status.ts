@@ -8,7 +8,7 @@ import type {
 } from '../../admin/api.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { upstreamSetting } from '../../oci/reference.ts'
-import { type Coat, createPaint, fitText, type Paint, shortDigest } from '../terminal.ts'
+import { type Colorizer, createColors, fitText, type Colors, shortDigest } from '../terminal.ts'
 import {
   type Column,
   count,
@@ -22,10 +22,10 @@ import {
 } from './table.ts'
 
 const mostImages = 15
-const plainPaint = createPaint(false)
+const plainPaint = createColors(false)
 
 /** What a running mirror says about itself, for a person. `now`: wall clock ms; `columns`: of the terminal, if it is one. */
-export function renderStatus(report: StatusReport, paint: Paint, now: number, columns?: number): string {
+export function renderStatus(report: StatusReport, paint: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
@@ -72,7 +72,7 @@ function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
   ]
 }
 
-function upstreamTable({ upstreams }: StatusReport, paint: Paint, columns = Infinity): string[] {
+function upstreamTable({ upstreams }: StatusReport, paint: Colors, columns = Infinity): string[] {
   const rows = Object.entries(upstreams)
   if (rows.length === 0) return []
   const titles: Column[] = [
@@ -115,7 +115,7 @@ function quota({ rateLimit }: UpstreamReport): string {
 
 function imageTable(
   { images, endpoints }: StatusReport,
-  paint: Paint,
+  paint: Colors,
   now: number,
   columns: number | undefined,
 ): string[] {
@@ -140,7 +140,7 @@ function percent(ratio: number): string {
 }
 
 /** What is cached, one image a line. `now`: wall clock ms. */
-export function renderImages(images: readonly ImageReport[], paint: Paint, now: number, columns?: number): string {
+export function renderImages(images: readonly ImageReport[], paint: Colors, now: number, columns?: number): string {
   return renderTable(
     [
       { title: 'IMAGE', shrinks: true },
@@ -170,7 +170,7 @@ function ago(time: string | undefined, now: number): string {
 /** What was pushed, one image a line. `now`: wall clock ms. */
 export function renderPushedImages(
   images: readonly PushedImageReport[],
-  paint: Paint,
+  paint: Colors,
   now: number,
   columns?: number,
 ): string {
@@ -198,7 +198,7 @@ export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: b
 const mostNamed = 5
 
 /** What the mirror waits for and what has failed, each with what to do next. */
-export function renderTroubles(report: StatusReport, paint: Paint, columns: number | undefined): string[] {
+export function renderTroubles(report: StatusReport, paint: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
     ...named('update', updates(report), paint.yellow),
@@ -222,7 +222,7 @@ export function renderTroubles(report: StatusReport, paint: Paint, columns: numb
 }
 
 /** Rows under one name. */
-function named(name: string, texts: readonly string[], coat: Coat): Fact[] {
+function named(name: string, texts: readonly string[], coat: Colorizer): Fact[] {
   return texts.map((text, at): Fact => [at === 0 ? name : '', text, coat])
 }
 

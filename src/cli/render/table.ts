@@ -1,6 +1,6 @@
 import type { StatusReport } from '../../admin/api.ts'
 import { formatDuration } from '../../lib/units.ts'
-import { type Coat, type Paint, shortenMiddle, splitWords, wrapWords } from '../terminal.ts'
+import { type Colorizer, type Colors, shortenMiddle, splitWords, wrapWords } from '../terminal.ts'
 
 export interface Column {
   readonly title: string
@@ -17,7 +17,7 @@ const narrowest = 16
 export function renderTable(
   columns: readonly Column[],
   rows: readonly (readonly string[])[],
-  paint: Paint,
+  paint: Colors,
   width = Infinity,
 ): string {
   const natural = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
@@ -45,10 +45,10 @@ export function renderAge(ms: number): string {
 const indent = 12
 
 /** A name and what there is to say. */
-export type Fact = readonly [string, string, Coat?]
+export type Fact = readonly [string, string, Colorizer?]
 
 /** Renders names and texts below each other; a text that a terminal is too narrow for goes on below itself. */
-export function renderFacts(rows: readonly Fact[], paint: Paint, columns: number | undefined): string {
+export function renderFacts(rows: readonly Fact[], paint: Colors, columns: number | undefined): string {
   return rows
     .map(([name, value, coat = paint.dim]) => {
       const words = splitWords(value).map((text) => ({ text }))

@@ -3,17 +3,17 @@ import type { Endpoints, MirrorState } from '../../admin/state.ts'
 import type { MendedClient } from '../../clients/stray-records.ts'
 import type { ClientName } from '../../clients/types.ts'
 import type { ContainerUpPlan } from '../../daemon/container/up.ts'
-import type { Dropped, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
+import type { DroppedParts, MovedAddress, UpPlan, UpReport } from '../../daemon/up.ts'
 import type { DemoPull, DemoStep, DemoStory } from '../../demo/demo.ts'
-import { hostOf } from '../../docker/endpoint.ts'
+import { engineHost } from '../../docker/endpoint.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
-import { type Coat, type Paint, type Word, wrapWords } from '../terminal.ts'
+import { type Colorizer, type Colors, type Token, wrapWords } from '../terminal.ts'
 import { registryRights, renderAge } from './table.ts'
 
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
   { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
-  paint: Paint,
+  paint: Colors,
 ): string {
   const up = `mirror ${version} is up`
   const afar = engine === undefined ? '' : ` on ${engine}`
@@ -45,8 +45,8 @@ export function renderUpPlan({ action, changed, running, config, dropped }: UpPl
 export function renderContainerPlan(plan: ContainerUpPlan): string {
   const { action, changed, connect, disconnect, preparation, engine } = plan
   const drops = droppedLines(plan.dropped, 'then no longer').map((line) => `\n${line}`)
-  const { networks, ports } = preparation.wish
-  const of = engine.isElsewhere ? ` of ${hostOf(engine.endpoint)}` : ''
+  const { networks, ports } = preparation.desired
+  const of = engine.isRemote ? ` of ${engineHost(engine.endpoint)}` : ''
   const on = networks.length === 0 ? '' : `, on ${networks.join(', ')}`
   if (action === 'nothing') return 'Nothing to do: mirror is already running in its container; configuration unchanged.'
   if (action === 'start')
@@ -68,7 +68,7 @@ export interface ClientsNow {
 }
 
 /** Who points elsewhere, a line each. */
-export function renderStale(stale: readonly MendedClient[], paint: Paint): string {
+export function renderStale(stale: readonly MendedClient[], paint: Colors): string {
   return stale
     .map((client) => (client.rewritten ? staleLine(client) : paint.yellow(staleLine(client))))
     .map((line) => `  ${line}`)
@@ -125,7 +125,7 @@ function movedLine({ of, from: address, on, to }: MovedAddress): string {
 }
 
 /** What is taken away, and how to keep it. */
-function droppedLines({ networks, credentials }: Dropped, adverb: 'no longer' | 'then no longer'): string[] {
+function droppedLines({ networks, credentials }: DroppedParts, adverb: 'no longer' | 'then no longer'): string[] {
   return [
     ...(networks.length === 0
       ? []
@@ -204,7 +204,7 @@ const afterBar = 52
 const fullBar = 2000
 
 /** What the demo's reader sees as each step ends, in so many columns; without a limit each is one line. */
-export function renderDemoStep(step: DemoStep, paint: Paint, columns?: number): string {
+export function renderDemoStep(step: DemoStep, paint: Colors, columns?: number): string {
   if (step.kind === 'set-up') {
     const line = (name: string, what: string, about: string) =>
       wrapWords(
@@ -238,7 +238,7 @@ export function renderDemoStep(step: DemoStep, paint: Paint, columns?: number): 
 }
 
 /** The numbers that matter, and what to do with one's own clients. */
-export function renderDemoEnd({ first, second }: DemoStory, paint: Paint, columns?: number): string {
+export function renderDemoEnd({ first, second }: DemoStory, paint: Colors, columns?: number): string {
   const faster = Math.round(first.milliseconds / second.milliseconds)
   const saved = formatBytes(first.upstreamBytes - second.upstreamBytes)
   const pull = '    docker pull 127.0.0.1:5055/docker.io/library/alpine:3.20'
@@ -263,11 +263,11 @@ export function renderDemoEnd({ first, second }: DemoStory, paint: Paint, column
   ].join('\n')
 }
 
-function wordsOf(text: string, coat?: Coat): Word[] {
+function wordsOf(text: string, coat?: Colorizer): Token[] {
   return text.split(' ').map((word) => (coat === undefined ? { text: word } : { text: word, coat }))
 }
 
-function upstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Word[] {
+function upstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Token[] {
   const size = `${formatBytes(bytes)},`
   if (upstreamRequests === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('nothing asked upstream')]
   if (upstreamBytes === 0) return [{ text: 'hit   ' }, { text: size }, ...wordsOf('one HEAD upstream for the tag')]

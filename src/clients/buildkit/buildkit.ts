@@ -8,7 +8,7 @@ import { findEngines } from '../docker/engines.ts'
 import { kindOf } from '../docker/plan.ts'
 import { caFileName } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
-import type { ClientAdapter, ClientHome, ClientOptions, ClientPlace, Machine, Observation } from '../types.ts'
+import type { ClientAdapter, ClientLocation, ClientOptions, ConfigTarget, Machine, Observation } from '../types.ts'
 import { planBuildkit, stripBuildkit } from './plan.ts'
 
 /** Whose buildkitd it is: that of builders which buildx makes, or one that runs by itself. */
@@ -19,7 +19,7 @@ interface Found {
   readonly buildx: string | undefined
   readonly buildkitd: string | undefined
   /** Where containers of Docker's engine live. */
-  readonly home: ClientHome
+  readonly home: ClientLocation
 }
 
 const timeoutMs = 5000
@@ -38,7 +38,7 @@ export const buildkitAdapter: ClientAdapter = {
     return buildkitd && `buildkitd ${buildkitd}`
   },
 
-  async places(machine, options) {
+  async targets(machine, options) {
     const found = machine.detached ? undefined : await lookAround(machine)
     if (options.file !== undefined)
       return [placeOf(machine, 'file', resolve(machine.cwd, options.file), found, options)]
@@ -67,7 +67,7 @@ function placeOf(
   path: string,
   found: Found | undefined,
   options: ClientOptions | undefined,
-): ClientPlace {
+): ConfigTarget {
   const { runCommand, detached } = machine
   const scope = kind === 'buildkitd' ? 'system' : 'user'
   const titles = {
@@ -85,7 +85,7 @@ function placeOf(
     id: kind === 'file' ? path : kind,
     title: `${titles[kind]} (${path})`,
     details: { kind, scope, path, ...(kind === 'file' && { file: path }) },
-    home: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
+    location: kind === 'buildkitd' ? { in: 'host' } : (found?.home ?? { in: 'host' }),
     files: localFiles,
     wants: { files: [path, caPath], trees: [] },
     plan(mirror, files) {
@@ -189,7 +189,7 @@ async function lookAround(machine: Machine): Promise<Found> {
   return { buildx, buildkitd, home }
 }
 
-async function homeOfContainers(machine: Machine): Promise<ClientHome> {
+async function homeOfContainers(machine: Machine): Promise<ClientLocation> {
   const what = 'builders'
   const inVm = { in: 'vm', what, hostName: 'host.docker.internal' } as const
   try {

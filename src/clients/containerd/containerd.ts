@@ -4,7 +4,7 @@ import { isThere } from '../../lib/fs.ts'
 import type { RunCommand } from '../../lib/process.ts'
 import { containerdVersionIn, isAtLeast, readersKnowReferrers } from '../address.ts'
 import { localFiles } from '../files/local.ts'
-import type { ClientAdapter, ClientHome, ClientPlace, Machine, PlaceDetails } from '../types.ts'
+import type { ClientAdapter, ClientLocation, ConfigTarget, Machine, ConfigTargetDetails } from '../types.ts'
 import { type ContainerdFile, importsOf, readContainerdConfig } from './config-toml.ts'
 import { criClient, CriError, criUnimplemented } from './cri.ts'
 import { dumpOf, observeContainerd } from './observation.ts'
@@ -22,7 +22,7 @@ export const containerdAdapter: ClientAdapter = {
     return version === undefined ? undefined : `containerd ${version}`
   },
 
-  async places(machine, { scope, clientVersion }) {
+  async targets(machine, { scope, clientVersion }) {
     if (machine.platform !== 'linux' && !machine.detached)
       throw new MirrorError('containerd runs on Linux, and this is none.', {
         exit: exitCode.missing,
@@ -40,7 +40,11 @@ export const containerdAdapter: ClientAdapter = {
 }
 
 /** Looks at what containerd itself says of its configuration, where it may be asked. */
-async function placeFor(machine: Machine, scope: 'user' | 'system', version: string | undefined): Promise<ClientPlace> {
+async function placeFor(
+  machine: Machine,
+  scope: 'user' | 'system',
+  version: string | undefined,
+): Promise<ConfigTarget> {
   const config = configFolder(machine, scope)
   const dump = scope === 'system' ? await dumpOf(machine) : undefined
   const [main, ...imports] = await configFiles(machine, posix.join(config, 'config.toml'))
@@ -64,7 +68,7 @@ async function placeFor(machine: Machine, scope: 'user' | 'system', version: str
   )
 }
 
-function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefined): ClientPlace {
+function placeOf(machine: Machine, details: ConfigTargetDetails, dump: string | undefined): ConfigTarget {
   const { version, socket = usualSocket } = details
   const scope = details['scope'] === 'user' ? 'user' : 'system'
   const [hosts, ...others] = details['folders']!.split(':')
@@ -87,7 +91,7 @@ function placeOf(machine: Machine, details: PlaceDetails, dump: string | undefin
     id: scope,
     title: `${scope === 'user' ? 'your rootless containerd' : 'system'} (${target.hosts.path})`,
     details,
-    home: homeOf(scope),
+    location: homeOf(scope),
     files: localFiles,
     readAtEachPull: true,
     wants: {
@@ -138,7 +142,7 @@ function configFolder({ home, env, detached }: Machine, scope: 'user' | 'system'
   return join(env['XDG_CONFIG_HOME'] ?? join(home, '.config'), 'containerd')
 }
 
-function homeOf(scope: 'user' | 'system'): ClientHome {
+function homeOf(scope: 'user' | 'system'): ClientLocation {
   if (scope === 'system') return { in: 'host' }
   return {
     in: 'apart',

@@ -175,7 +175,7 @@ export async function nodeContainerd(nodes: KindNodes, node: string): Promise<st
 export const pullTimeoutMs = 120_000
 
 /**
- * Pulls an image by the crictl of a node, as its kubelet would, and removes it again. See ClientPlace.pull; `missing`: what to
+ * Pulls an image by the crictl of a node, as its kubelet would, and removes it again. See ConfigTarget.pull; `missing`: what to
  * say when there is no way to the node.
  */
 export async function pullByCrictl(

@@ -2,11 +2,11 @@ import { resolve } from 'node:path'
 import type { DockerEndpoint } from '../../docker/endpoint.ts'
 import { MirrorError } from '../../lib/errors.ts'
 import { isAtLeast, readersKnowReferrers } from '../address.ts'
-import type { ClientAdapter, ClientOptions, ClientPlace, Machine } from '../types.ts'
+import type { ClientAdapter, ClientOptions, ConfigTarget, Machine } from '../types.ts'
 import { dockerdFlags, type DockerTarget } from './daemon-json.ts'
 import { findEngines, type FoundEngine, usualSocket } from './engines.ts'
-import { dockerPlace, dockerPlaceByHand } from './place.ts'
-import { type DockerKind, type DockerSite, kindOf, siteOf } from './plan.ts'
+import { dockerTarget, manualDockerTarget } from './place.ts'
+import { type DockerKind, type DockerLocation, kindOf, locationOf } from './plan.ts'
 
 /** Docker's engine, wherever it runs. */
 export const dockerAdapter: ClientAdapter = {
@@ -25,7 +25,7 @@ export const dockerAdapter: ClientAdapter = {
     return installed && `docker ${installed.version} (no engine answers)`
   },
 
-  async places(machine, options) {
+  async targets(machine, options) {
     if (options.file !== undefined) return [filePlace(machine, options.file, options)]
     if (machine.detached) return [await unseenPlace(machine, options, undefined)]
     const engines = await findEngines(machine)
@@ -38,8 +38,8 @@ export const dockerAdapter: ClientAdapter = {
 
   recall(machine, details) {
     const { kind = 'system', scope, daemonJson, certsFolder, version, imageStore, endpoint } = details
-    const site: DockerSite = {
-      ...siteOf(kind === 'file' ? 'system' : (kind as Exclude<DockerKind, 'file'>), machine, undefined),
+    const site: DockerLocation = {
+      ...locationOf(kind === 'file' ? 'system' : (kind as Exclude<DockerKind, 'file'>), machine, undefined),
       kind: kind as DockerKind,
       scope: scope === 'user' ? 'user' : 'system',
       daemonJson,
@@ -52,8 +52,8 @@ export const dockerAdapter: ClientAdapter = {
       dockerd: undefined,
       notes: [],
     }
-    if (daemonJson === undefined) return dockerPlaceByHand(place)
-    return dockerPlace({
+    if (daemonJson === undefined) return manualDockerTarget(place)
+    return dockerTarget({
       ...place,
       target: {
         daemonJson,
@@ -69,27 +69,27 @@ export const dockerAdapter: ClientAdapter = {
 }
 
 /** Where the engine would be whose files were written while it was down. */
-function usualEndpoint({ kind, daemonJson }: DockerSite, machine: Machine): DockerEndpoint | undefined {
-  const usual = siteOf('system', machine, undefined)
+function usualEndpoint({ kind, daemonJson }: DockerLocation, machine: Machine): DockerEndpoint | undefined {
+  const usual = locationOf('system', machine, undefined)
   const isUsual = kind === 'system' && daemonJson === usual.daemonJson
   return isUsual && !machine.detached && machine.platform === 'linux'
     ? { kind: 'socket', path: usualSocket }
     : undefined
 }
 
-function siteFor({ info, dockerd }: FoundEngine, machine: Machine): DockerSite {
+function siteFor({ info, dockerd }: FoundEngine, machine: Machine): DockerLocation {
   const kind = kindOf(info, machine) as Exclude<DockerKind, 'file'>
   const configFile = dockerd && dockerdFlags(dockerd.args)['config-file']?.at(-1)
-  return siteOf(kind, machine, dockerd && { process: dockerd, configFile })
+  return locationOf(kind, machine, dockerd && { process: dockerd, configFile })
 }
 
 /** An engine that answers. */
 async function seenPlace(
   machine: Machine,
-  site: DockerSite,
+  site: DockerLocation,
   engine: FoundEngine,
   options: ClientOptions,
-): Promise<ClientPlace> {
+): Promise<ConfigTarget> {
   const { endpoint, info, dockerd } = engine
   const { daemonJson, certsFolder } = site
   const unseen = site.kind === 'system' && machine.platform === 'linux' && dockerd === undefined
@@ -97,8 +97,8 @@ async function seenPlace(
     ? ['No dockerd was found behind its socket: if it runs elsewhere, it does not see these files (--check tells).']
     : []
   const place = { machine, site, endpoint, dockerd, notes }
-  if (daemonJson === undefined) return dockerPlaceByHand(place)
-  return dockerPlace({
+  if (daemonJson === undefined) return manualDockerTarget(place)
+  return dockerTarget({
     ...place,
     target: {
       daemonJson,
@@ -118,14 +118,14 @@ async function unseenPlace(
   machine: Machine,
   options: ClientOptions,
   installed: InstalledDockerd | undefined,
-): Promise<ClientPlace> {
+): Promise<ConfigTarget> {
   const { platform, detached } = machine
   const kind = detached || platform === 'linux' ? (options.scope === 'user' ? 'rootless' : 'system') : 'desktop'
-  const site = siteOf(kind, machine, undefined)
+  const site = locationOf(kind, machine, undefined)
   const version = options.clientVersion ?? installed?.version
   const guessed = version === undefined ? 'its version and image store are a guess' : 'its image store is a guess'
   const isKnown = version !== undefined && options.imageStore !== undefined
-  return dockerPlace({
+  return dockerTarget({
     machine,
     site,
     endpoint: undefined,
@@ -145,9 +145,9 @@ async function knowReferrers(machine: Machine, version: string | undefined): Pro
 }
 
 /** A daemon.json that the user names. */
-function filePlace(machine: Machine, file: string, options: ClientOptions): ClientPlace {
+function filePlace(machine: Machine, file: string, options: ClientOptions): ConfigTarget {
   const daemonJson = resolve(machine.cwd, file)
-  const site: DockerSite = {
+  const site: DockerLocation = {
     kind: 'file',
     scope: 'user',
     title: daemonJson,
@@ -156,7 +156,7 @@ function filePlace(machine: Machine, file: string, options: ClientOptions): Clie
     home: { in: 'host' },
   }
   const target = targetOf(daemonJson, undefined, options.clientVersion, options)
-  return dockerPlace({ machine, site, endpoint: undefined, dockerd: undefined, notes: [], target })
+  return dockerTarget({ machine, site, endpoint: undefined, dockerd: undefined, notes: [], target })
 }
 
 function targetOf(

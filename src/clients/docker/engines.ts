@@ -1,7 +1,7 @@
 import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { createDockerodeEngine } from '../../docker/dockerode.ts'
-import { type DockerEndpoint, findDockerEndpoint, hostOf } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, findDockerEndpoint, engineHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
@@ -48,7 +48,7 @@ async function endpointsOf({ platform, env, home }: EngineMachine): Promise<Dock
   const chosen = await findDockerEndpoint({ platform, env, homedir: home })
   const isHere = chosen?.kind === 'socket' || (chosen?.kind === 'tcp' && /^(localhost|127\..*|::1)$/.test(chosen.host))
   if (!isHere) {
-    const where = chosen === undefined ? 'a way that only docker itself knows' : hostOf(chosen)
+    const where = chosen === undefined ? 'a way that only docker itself knows' : engineHost(chosen)
     throw new MirrorError(`Docker's engine is reached by ${where}: its files are on another machine.`, {
       exit: exitCode.missing,
       hints: [

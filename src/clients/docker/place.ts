@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createDockerodeEngine } from '../../docker/dockerode.ts'
-import { type DockerEndpoint, hostOf } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, engineHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
@@ -10,7 +10,7 @@ import { majorAndMinor } from '../address.ts'
 import { namesMirror } from '../containerd/hosts-toml.ts'
 import { localFiles } from '../files/local.ts'
 import type {
-  ClientPlace,
+  ConfigTarget,
   ClientReload,
   ConfigPlan,
   FilePort,
@@ -28,11 +28,11 @@ import {
   validateDaemonJson,
 } from './daemon-json.ts'
 import { type DockerdProcess, findDockerd } from './engines.ts'
-import { type DockerSite, planDocker, stripDocker, trustByHand } from './plan.ts'
+import { type DockerLocation, planDocker, stripDocker, trustByHand } from './plan.ts'
 
-export interface DockerPlaceOptions {
+export interface DockerTargetOptions {
   readonly machine: Machine
-  readonly site: DockerSite
+  readonly site: DockerLocation
   readonly target: DockerTarget
   /** Undefined: there is nobody to speak to. */
   readonly endpoint: DockerEndpoint | undefined
@@ -46,7 +46,7 @@ const pullMs = 90_000
 const firstWithLiveBuilds = 26
 
 /** One engine as a place for a configuration. */
-export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
+export function dockerTarget(options: DockerTargetOptions): ConfigTarget {
   const { machine, site, target, endpoint, dockerd, notes } = options
   const { kind, scope, title, home } = site
   const { daemonJson, certsFolder, version, imageStore } = target
@@ -65,7 +65,7 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
       ...(imageStore !== undefined && { imageStore }),
       ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }),
     },
-    home,
+    location: home,
     files: localFiles,
     wants: { files: [daemonJson], trees: certsFolder === undefined ? [] : [certsFolder] },
     plan(mirror, files) {
@@ -98,14 +98,14 @@ export function dockerPlace(options: DockerPlaceOptions): ClientPlace {
 }
 
 /** An engine whose settings are no file of this machine: what to put there goes to stdout. */
-export function dockerPlaceByHand(options: Omit<DockerPlaceOptions, 'target'>): ClientPlace {
+export function manualDockerTarget(options: Omit<DockerTargetOptions, 'target'>): ConfigTarget {
   const { site, endpoint, notes } = options
   const { kind, scope, title, home } = site
   return {
     id: kind,
     title,
     details: { kind, scope, ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }) },
-    home,
+    location: home,
     files: localFiles,
     wants: { files: [], trees: [] },
     plan: (mirror) => planByHand(mirror, kind, notes),
@@ -120,7 +120,11 @@ export function dockerPlaceByHand(options: Omit<DockerPlaceOptions, 'target'>): 
   }
 }
 
-function planByHand({ cache, ca }: MirrorForClient, kind: DockerSite['kind'], notes: readonly string[]): ConfigPlan {
+function planByHand(
+  { cache, ca }: MirrorForClient,
+  kind: DockerLocation['kind'],
+  notes: readonly string[],
+): ConfigPlan {
   const { host } = new URL(cache)
   const settings = {
     'registry-mirrors': [cache],
@@ -144,19 +148,19 @@ function planByHand({ cache, ca }: MirrorForClient, kind: DockerSite['kind'], no
 }
 
 /** Engines of the system with files of their own are places of their own. */
-function idOf({ kind, daemonJson = kind }: DockerSite, { root }: Machine): string {
+function idOf({ kind, daemonJson = kind }: DockerLocation, { root }: Machine): string {
   const isUsual = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
   return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
 }
 
 /** What makes an engine take notice whose settings are read by another program. */
-const restarts: Partial<Record<DockerSite['kind'], string>> = {
+const restarts: Partial<Record<DockerLocation['kind'], string>> = {
   desktop: 'Restart Docker Desktop: docker desktop restart',
   orbstack: 'Restart its engine: orb restart docker',
 }
 
 /** What makes the engine take notice of its changed daemon.json. */
-function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): string[] {
+function afterwards({ site, target, endpoint, dockerd }: DockerTargetOptions): string[] {
   const restart = restarts[site.kind]
   if (restart !== undefined) return [restart]
   switch (site.kind) {
@@ -178,14 +182,14 @@ function afterwards({ site, target, endpoint, dockerd }: DockerPlaceOptions): st
 }
 
 /** What makes an engine forget the mirror that mirror cannot reload; the others are asked what they still have. */
-function untilUndone({ site: { kind } }: DockerPlaceOptions): string[] {
+function untilUndone({ site: { kind } }: DockerTargetOptions): string[] {
   const restart = restarts[kind]
   return restart === undefined ? [] : [restart]
 }
 
 /** What the engine, its daemon.json and its folder for Docker Hub say of a mirror. */
 export async function observeDocker(
-  { site, target, endpoint }: DockerPlaceOptions,
+  { site, target, endpoint }: DockerTargetOptions,
   cache: string,
 ): Promise<Observation> {
   const { daemonJson, certsFolder } = target
@@ -194,7 +198,7 @@ export async function observeDocker(
   const file = await look(localFiles, daemonJson, (text) => listed(mirrorsIn(daemonJson, text) ?? [], cache))
   const folder = hostsToml === undefined ? undefined : await look(localFiles, hostsToml, (text) => inHosts(text, cache))
   const saw = [
-    ...(endpoint === undefined ? [] : [sayInfo(info, hostOf(endpoint))]),
+    ...(endpoint === undefined ? [] : [sayInfo(info, engineHost(endpoint))]),
     `${daemonJson} ${file.says}.`,
     ...(hostsToml !== undefined && folder !== undefined && (folder.there || file.names !== true)
       ? [`${hostsToml} ${folder.says}.`]

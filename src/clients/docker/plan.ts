@@ -6,7 +6,7 @@ import { originOf } from '../../oci/reference.ts'
 import { majorAndMinor } from '../address.ts'
 import { certificatesIn, hostsTomlWithout, isOurHostsToml, renderHostsToml } from '../containerd/hosts-toml.ts'
 import { caChange, caFileName, hostsToTrust } from '../files/kinds.ts'
-import type { ClientHome, ConfigPlan, FileChange, FilesNow, Machine, MirrorForClient } from '../types.ts'
+import type { ClientLocation, ConfigPlan, FileChange, FilesNow, Machine, MirrorForClient } from '../types.ts'
 import {
   dockerForm,
   type DockerForm,
@@ -209,14 +209,14 @@ function isInsecure(registry: string, entries: readonly string[]): boolean {
 export type DockerKind = 'system' | 'rootless' | 'desktop' | 'orbstack' | 'colima' | 'vm' | 'file'
 
 /** An engine's files, and where it lives. */
-export interface DockerSite {
+export interface DockerLocation {
   readonly kind: DockerKind
   readonly scope: 'system' | 'user'
   readonly title: string
   /** Undefined for an engine whose settings are not a file of this machine. */
   readonly daemonJson: string | undefined
   readonly certsFolder: string | undefined
-  readonly home: ClientHome
+  readonly home: ClientLocation
 }
 
 /** Which kind of engine answers so. */
@@ -232,11 +232,11 @@ export function kindOf(info: DockerEngineInfo, { platform, env }: Machine): Dock
 }
 
 /** Where an engine of that kind has its files. */
-export function siteOf(
+export function locationOf(
   kind: Exclude<DockerKind, 'file'>,
   machine: Machine,
   dockerd: { readonly process: DockerdProcess; readonly configFile: string | undefined } | undefined,
-): DockerSite {
+): DockerLocation {
   const { home, root, env, detached } = machine
   switch (kind) {
     case 'system': {
@@ -307,11 +307,11 @@ function systemFolder({ platform, root, env, detached }: Machine): string {
   return join((!detached && env['ProgramData']) || join(root, 'ProgramData'), 'docker', 'config')
 }
 
-function inVm(what: string): ClientHome {
+function inVm(what: string): ClientLocation {
   return { in: 'vm', what, hostName: 'host.docker.internal' }
 }
 
-function apart(what: string): ClientHome {
+function apart(what: string): ClientLocation {
   return {
     in: 'apart',
     what,

@@ -45,7 +45,7 @@ export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTa
   }
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripKind(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { folder, file }: KindTarget,

@@ -8,10 +8,16 @@ import type { Surroundings } from '../../lib/process.ts'
 import { type Clock, systemClock } from '../../lib/time.ts'
 import { dockerNetworkHome, versionOf } from '../address.ts'
 import { untilServed } from '../find-mirror.ts'
-import type { ClientAdapter, ClientHome, Machine } from '../types.ts'
+import type { ClientAdapter, ClientLocation, Machine } from '../types.ts'
 import { refusedClusterFile } from './cluster-file.ts'
 import { kindNodes, kindProgram } from './nodes.ts'
-import { clusterFile, findKindCluster, kindClusterPlace, kindFilesPlace, recallKindCluster } from './running-cluster.ts'
+import {
+  clusterFile,
+  findKindCluster,
+  kindClusterTarget,
+  kindFilesTarget,
+  recallKindCluster,
+} from './running-cluster.ts'
 
 /** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
 export const kindAdapter: ClientAdapter = {
@@ -30,31 +36,31 @@ export const kindAdapter: ClientAdapter = {
     await makeKindNetworkIfAbsent({ ...machine, homedir: machine.home }, systemClock)
   },
 
-  async places(machine, { file, cluster }) {
+  async targets(machine, { file, cluster }) {
     const program = kindProgram(machine.env)
     const nodes = kindNodes(machine, program)
     const home = kindHome(machine)
     if (cluster === undefined) {
       if (!machine.detached) await refuseRemote(machine)
-      return [kindFilesPlace(machine, nodes, clusterFile(machine, file), home)]
+      return [kindFilesTarget(machine, nodes, clusterFile(machine, file), home)]
     }
     if (machine.detached || file !== undefined)
       throw new MirrorError(`--cluster is about running nodes, not about files of this machine.`, {
         exit: exitCode.usage,
         hints: [`mirror configure kind --cluster ${cluster}`],
       })
-    return [kindClusterPlace(nodes, await findKindCluster(nodes, cluster), home)]
+    return [kindClusterTarget(nodes, await findKindCluster(nodes, cluster), home)]
   },
 
   refusal: ({ reason, isCluster }) => (isCluster ? undefined : refusedClusterFile(reason)),
 
   recall(machine, details) {
     if (details['cluster'] !== undefined) return recallKindCluster(machine, details, kindHome(machine))
-    return kindFilesPlace(machine, kindNodes(machine, kindProgram(machine.env)), details['file'], kindHome(machine))
+    return kindFilesTarget(machine, kindNodes(machine, kindProgram(machine.env)), details['file'], kindHome(machine))
   },
 }
 
-function kindHome({ env, platform }: Machine): ClientHome {
+function kindHome({ env, platform }: Machine): ClientLocation {
   const program = kindProgram(env)
   const what = 'kind nodes'
   if (program !== 'docker')
@@ -89,7 +95,7 @@ export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock:
   const name = kindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
-  const { networks, isElsewhere } = await openEngine(surroundings).catch(withoutOtherRuntime)
+  const { networks, isRemote: isElsewhere } = await openEngine(surroundings).catch(withoutOtherRuntime)
   // A network there has no gateway here that this mirror could listen on.
   if (isElsewhere) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)

@@ -15,15 +15,15 @@ import { caChange, caFileName, isCaFile } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
 import { configMapFile, joinedFiles, nodeFiles } from '../files/remote.ts'
 import type {
-  ClientHome,
-  ClientPlace,
+  ClientLocation,
+  ConfigTarget,
   ConfigPlan,
   FileChange,
   FilePort,
   FilesNow,
   Machine,
   MirrorForClient,
-  PlaceDetails,
+  ConfigTargetDetails,
 } from '../types.ts'
 import { planKind, stripKind } from './cluster-file.ts'
 import { type FoundNode, hostingConfigMap, isOurHosting, type KindNodes, kindNodes, renderHosting } from './nodes.ts'
@@ -81,7 +81,7 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
   return { changes, notes, todo: [] }
 }
 
-/** See ClientPlace.strip. */
+/** See ConfigTarget.strip. */
 export function stripKindCluster(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: KindClusterTarget,
@@ -178,11 +178,11 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
 }
 
 /** A running cluster, whose nodes are configured one by one. */
-export function kindClusterPlace(
+export function kindClusterTarget(
   nodes: KindNodes,
   { name, nodes: found, speaker }: KindCluster,
-  home: ClientHome,
-): ClientPlace {
+  home: ClientLocation,
+): ConfigTarget {
   const target = { cluster: name, nodes: found, hosting: speaker && hosting }
   const names = found.map((node) => node.name)
   const ofNodes = names.map((node) => [node, nodeFiles(node, (args, input) => nodes.exec(node, args, input))])
@@ -192,7 +192,7 @@ export function kindClusterPlace(
     id: `cluster ${name}`,
     title: `the nodes of the running cluster ${name}`,
     details: { cluster: name, program: nodes.program, nodes: names.join(' '), ...(speaker && { speaker }) },
-    home,
+    location: home,
     files: joinedFiles(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objects, ofCluster]] : [])])),
     readAtEachPull: true,
     async isGone() {
@@ -253,10 +253,10 @@ export function kindClusterPlace(
 }
 
 /** The place that was configured, without asking anybody. */
-export function recallKindCluster(machine: Machine, details: PlaceDetails, home: ClientHome): ClientPlace {
+export function recallKindCluster(machine: Machine, details: ConfigTargetDetails, home: ClientLocation): ConfigTarget {
   const { cluster = '', program = 'docker', nodes = '', speaker } = details
   const known = nodes.split(' ').map((name) => ({ name, configPaths: [], mounts: [] }))
-  return kindClusterPlace(kindNodes(machine, program), { name: cluster, nodes: known, speaker }, home)
+  return kindClusterTarget(kindNodes(machine, program), { name: cluster, nodes: known, speaker }, home)
 }
 
 // A node has a kubectl of its own, of the right version and with every right.
@@ -271,19 +271,19 @@ async function answersKubectl(nodes: KindNodes, node: string): Promise<boolean> 
 }
 
 /** Clusters to be made: the folders that they mount, and the user's cluster file where there is one. */
-export function kindFilesPlace(
+export function kindFilesTarget(
   machine: Machine,
   nodes: KindNodes,
   file: string | undefined,
-  home: ClientHome,
-): ClientPlace {
+  home: ClientLocation,
+): ConfigTarget {
   const folder = hostsFolder(machine)
   const target = { folder, file, join: (...parts: string[]) => join(...parts) }
   return {
     id: file === undefined ? 'new clusters' : `file ${file}`,
     title: file === undefined ? 'new clusters (a cluster file on stdout)' : `the cluster file ${file}`,
     details: file === undefined ? {} : { file },
-    home,
+    location: home,
     files: machine.detached ? localFiles : keepingMounted(nodes),
     ...(file === undefined && { ours: true as const }),
     readAtEachPull: true,

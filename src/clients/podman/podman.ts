@@ -7,7 +7,15 @@ import type { CommandResult, RunCommand } from '../../lib/process.ts'
 import { isAtLeast } from '../address.ts'
 import { localFiles } from '../files/local.ts'
 import { shellFiles } from '../files/remote.ts'
-import type { ClientAdapter, ClientHome, ClientPlace, FilePort, Machine, PlaceDetails, Reason } from '../types.ts'
+import type {
+  ClientAdapter,
+  ClientLocation,
+  ConfigTarget,
+  FilePort,
+  Machine,
+  ConfigTargetDetails,
+  Reason,
+} from '../types.ts'
 import { observePodman } from './observation.ts'
 import { planPodman, podmanCertificates, stripPodman } from './plan.ts'
 import { dropInFolderIn, mainFileIn, type PodmanFiles, podmanWants } from './registries-conf.ts'
@@ -26,7 +34,7 @@ export const podmanAdapter: ClientAdapter = {
     return undefined
   },
 
-  async places(machine, { scope, clientVersion }) {
+  async targets(machine, { scope, clientVersion }) {
     const { primary, others } = await readersOn(machine, clientVersion)
     const found = {
       era: primary.era,
@@ -89,7 +97,7 @@ async function readersOn(
   return { primary, others }
 }
 
-function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
+function placeOf(machine: Machine, details: ConfigTargetDetails): ConfigTarget {
   const { scope, machine: name, guessed } = details
   const layout = layoutOf(machine, details)
   const others = otherReadersOf(machine, details)
@@ -120,15 +128,15 @@ function placeOf(machine: Machine, details: PlaceDetails): ClientPlace {
   }
 }
 
-function surroundings(machine: Machine, name: string | undefined): { home: ClientHome; files: FilePort } {
-  if (name === undefined) return { home: { in: 'host' }, files: localFiles }
+function surroundings(machine: Machine, name: string | undefined): { location: ClientLocation; files: FilePort } {
+  if (name === undefined) return { location: { in: 'host' }, files: localFiles }
   return {
-    home: { in: 'vm', what: `the podman machine ${name}`, hostName: 'host.containers.internal' },
+    location: { in: 'vm', what: `the podman machine ${name}`, hostName: 'host.containers.internal' },
     files: filesOfPodmanMachine(machine.runCommand, name),
   }
 }
 
-function layoutOf(machine: Machine, details: PlaceDetails): PodmanFiles {
+function layoutOf(machine: Machine, details: ConfigTargetDetails): PodmanFiles {
   const { era, machine: name, program, scope } = details
   const modern = era === 'modern'
   if (name !== undefined) {
@@ -155,7 +163,7 @@ function layoutOf(machine: Machine, details: PlaceDetails): PodmanFiles {
 }
 
 /** Those who read the files of a place by other rules than the program that it is written for. */
-function otherReadersOf(machine: Machine, details: PlaceDetails): { who: string; files: PodmanFiles }[] {
+function otherReadersOf(machine: Machine, details: ConfigTargetDetails): { who: string; files: PodmanFiles }[] {
   const { scope, others = '[]' } = details
   const layout = layoutOf(machine, details)
   const programs = (JSON.parse(others) as Reader[])
@@ -187,7 +195,7 @@ async function versionOf({ runCommand }: Machine, program: string): Promise<stri
 }
 
 function causesFor(
-  { scope, machine: name }: PlaceDetails,
+  { scope, machine: name }: ConfigTargetDetails,
   layout: PodmanFiles,
   remote: string | undefined,
 ): { readonly configure: string; readonly others: readonly Reason[] } {

@@ -21,7 +21,7 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
-      const { notThere, removeByName } = await import('../../admin/names.ts')
+      const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }
       const removal = await removeByName(argv as string[], naming, (names) => cache.remove(names, flags['dry-run']))
       const { missing, notes, ...report } = removal

@@ -22,7 +22,7 @@ export default class RegistryRm extends BaseCommand {
     const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
-      const { notThere, removeByName } = await import('../../admin/names.ts')
+      const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }
       const removal = await removeByName(argv as string[], naming, (names) => registry.remove(names, flags['dry-run']))
       const { missing, notes: _notes, ...report } = removal

@@ -13,10 +13,10 @@ import { fileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
-import { type HandedFiles, handedFiles, hashOfFiles, readHandedFiles } from './handover.ts'
-import { type ContainerPorts, type ContainerWish, imageUser, volumeName } from './spec.ts'
+import { type ExportedFiles, exportedFileNames, hashFiles, readExportedFiles } from './handover.ts'
+import { type ContainerPorts, type DesiredContainer, imageUser, volumeName } from './spec.ts'
 
-export interface WishInput {
+export interface DesiredContainerInput {
   readonly surroundings: Surroundings
   readonly paths: MirrorPaths
   readonly config: Config
@@ -26,9 +26,9 @@ export interface WishInput {
 }
 
 /** The container that the configuration means, but for what only the engine knows. */
-export interface Wish {
-  readonly wish: Omit<ContainerWish, 'image' | 'networks'>
-  readonly files: HandedFiles
+export interface PreparedDesired {
+  readonly container: Omit<DesiredContainer, 'image' | 'networks'>
+  readonly files: ExportedFiles
   /** What a user should know about it. */
   readonly warnings: string[]
 }
@@ -38,16 +38,16 @@ const defaultMemory = 512 * 1024 ** 2
 const leastMemory = 64 * 1024 ** 2
 
 /** Throws a MirrorError (exit 2) for files that cannot be read and settings that cannot be. */
-export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish> {
+export async function prepareDesired(input: DesiredContainerInput, info: EngineInfo): Promise<PreparedDesired> {
   const { surroundings, paths, config, credentials } = input
   const { env } = surroundings
   const ports = containerPorts(config)
   const inside = containerConfig(config, ports, credentials)
-  const certificates = await handedCertificates(env)
+  const certificates = await exportedCertificates(env)
   const files = {
-    ...(await readHandedFiles(inside.files)),
+    ...(await readExportedFiles(inside.files)),
     ...(certificates && { [extraCaFile]: certificates }),
-    [handedFiles.config]: inside.text,
+    [exportedFileNames.config]: inside.text,
   }
   const folder = env['MIRROR_DATA'] ? paths.dataDir : undefined
   if (folder !== undefined) await makeFolder(folder)
@@ -56,11 +56,11 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
   return {
     files,
     warnings: [...addressWarnings(config), ...containerProxyWarnings(env)],
-    wish: {
+    container: {
       version: input.version,
       owner: paths.stateDir,
       configHashes: hashes,
-      files: hashOfFiles(files),
+      files: hashFiles(files),
       ports,
       data: folder === undefined ? { volume: volumeName } : { folder },
       user: userFor(folder, info),
@@ -68,7 +68,7 @@ export async function makeWish(input: WishInput, info: EngineInfo): Promise<Wish
       env: proxyEnvironment(env),
       extraCa: certificates ? extraCaFile : undefined,
       engine: info,
-      isEnclosed: isEnclosed(info, surroundings.platform),
+      isInVm: isEnclosed(info, surroundings.platform),
     },
   }
 }
@@ -214,7 +214,7 @@ function isName(host: string): boolean {
  * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
  * where Node is told to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
  */
-export async function handedCertificates(
+export async function exportedCertificates(
   env: Readonly<Record<string, string | undefined>>,
 ): Promise<string | undefined> {
   const file = env['NODE_EXTRA_CA_CERTS']

@@ -3,9 +3,9 @@ import { readdir, readFile, rm } from 'node:fs/promises'
 import { basename, dirname, join, posix } from 'node:path'
 import {
   type Endpoints,
-  forgetResting,
+  removeVolumeMarker,
   type MirrorState,
-  noteResting,
+  writeVolumeMarker,
   readState,
   writeState,
 } from '../../admin/state.ts'
@@ -24,22 +24,22 @@ import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
 import {
   createCredentials,
   credentialHostOf,
-  type HandedCredential,
-  readHanded,
-  renderHanded,
+  type ExportedCredential,
+  readExportedCredentials,
+  renderExportedCredentials,
 } from '../../upstream/credentials.ts'
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
-import { inTurnIfFree } from './lock.ts'
-import { dataFolder, handedFolder, handedFolderOf, homeFolder, instanceOf } from './spec.ts'
-import { findOurs, inWords } from './stop.ts'
+import { withCommandLockIfFree } from './lock.ts'
+import { dataFolder, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
+import { findOwnContainer, wrapDockerError } from './stop.ts'
 
 /**
  * The file that hands over this user's credentials for these registries, and no others. Throws a MirrorError (exit 2) for a
  * registry that there is none for, or whose credential cannot be had.
  */
-export async function handOver(
+export async function exportCredentials(
   hosts: readonly string[],
   { upstreams }: Pick<Config, 'upstreams'>,
   env: Readonly<Record<string, string | undefined>>,
@@ -72,7 +72,7 @@ export async function handOver(
       })
     found.set(owner, credential)
   }
-  return renderHanded(found, clock.wall())
+  return renderExportedCredentials(found, clock.wall())
 }
 
 /**
@@ -80,17 +80,17 @@ export async function handOver(
  * as long as it may; after `cache.shareCredentials` was taken back that is nothing. Throws a MirrorError (exit 2) for a name that
  * is none.
  */
-export function wantedCredentials(
+export function selectCredentialHosts(
   named: readonly string[] | undefined,
   before: readonly string[],
   { cache }: Pick<Config, 'cache'>,
 ): string[] {
   if (named === undefined) return cache.shareCredentials ? [...before] : []
-  return named.length === 1 && named[0]!.trim() === 'none' ? [] : credentialHosts(named)
+  return named.length === 1 && named[0]!.trim() === 'none' ? [] : parseCredentialHosts(named)
 }
 
 /** Registries as a user names them. Throws a MirrorError (exit 2) for what is none. */
-export function credentialHosts(texts: readonly string[]): string[] {
+export function parseCredentialHosts(texts: readonly string[]): string[] {
   const hosts = texts.map((text) => {
     const host = parseRegistryHost(text.trim())
     if (host !== undefined) return canonicalRegistry(host)
@@ -103,7 +103,7 @@ export function credentialHosts(texts: readonly string[]): string[] {
 }
 
 /** Throws a MirrorError (exit 2) when credentials are asked for and everybody who reaches the container would share them unasked. */
-export function refuseUnshared(hosts: readonly string[], { cache }: Pick<Config, 'cache'>): void {
+export function assertCredentialsShared(hosts: readonly string[], { cache }: Pick<Config, 'cache'>): void {
   if (hosts.length === 0 || cache.shareCredentials) return
   throw new MirrorError('Credentials are handed to a container only together with cache.shareCredentials.', {
     exit: exitCode.usage,
@@ -115,10 +115,10 @@ export function refuseUnshared(hosts: readonly string[], { cache }: Pick<Config,
 }
 
 /** Texts and bytes by their names in the folder of what is handed over. */
-export type HandedFiles = Readonly<Record<string, string | Uint8Array>>
+export type ExportedFiles = Readonly<Record<string, string | Uint8Array>>
 
-export interface HandedArchive {
-  readonly files: HandedFiles
+export interface ExportArchive {
+  readonly files: ExportedFiles
   /** Of the container that they are for. */
   readonly instance: string
   /** The admin token. */
@@ -128,12 +128,12 @@ export interface HandedArchive {
 }
 
 /** The tar archive for the data folder: files 0600, folders 0700, of the container's user. */
-export function handedArchive({ files, instance, token, user }: HandedArchive): Promise<Buffer> {
+export function createExportArchive({ files, instance, token, user }: ExportArchive): Promise<Buffer> {
   const [uid = 0, gid = 0] = user.split(':').map(Number)
   const owner = { uid, gid }
   const home = posix.relative(dataFolder, homeFolder)
-  const all = posix.relative(dataFolder, handedFolder)
-  const handed = posix.relative(dataFolder, handedFolderOf(instance))
+  const all = posix.relative(dataFolder, exportFolder)
+  const handed = posix.relative(dataFolder, exportFolderOf(instance))
   const folders = [home, all, handed, `${handed}/docker`, ...(token === undefined ? [] : [`${home}/state`])]
   const folder = (path: string): TarEntry => ({ path, mode: 0o700, ...owner, content: { kind: 'folder' } })
   const file = (path: string, content: string | Uint8Array): TarEntry => ({
@@ -150,13 +150,13 @@ export function handedArchive({ files, instance, token, user }: HandedArchive): 
 }
 
 /** The bytes of files of this machine. Throws a MirrorError (exit 2) for one that cannot be read. */
-export async function readHandedFiles(paths: Readonly<Record<string, string>>): Promise<HandedFiles> {
+export async function readExportedFiles(paths: Readonly<Record<string, string>>): Promise<ExportedFiles> {
   const entries = Object.entries(paths).map(async ([name, path]) => [name, await read(path)] as const)
   return Object.fromEntries(await Promise.all(entries))
 }
 
 /** Tells files apart that differ in a byte or a name. */
-export function hashOfFiles(files: HandedFiles): string {
+export function hashFiles(files: ExportedFiles): string {
   const hash = createHash('sha256')
   for (const [name, content] of Object.entries(files)) hash.update(`${name}\0${content.length}\0`).update(content)
   return hash.digest('hex').slice(0, 16)
@@ -178,31 +178,31 @@ async function read(path: string): Promise<Buffer> {
 }
 
 /** Tells the mirror in a container where clients reach it; it is there to stay then. */
-export async function tellEndpoints(
+export async function sendEndpoints(
   { containers }: ContainerEngine,
   container: ContainerState,
   endpoints: Endpoints,
 ): Promise<void> {
-  const files = { [handedFiles.endpoints]: JSON.stringify(endpoints) }
+  const files = { [exportedFileNames.endpoints]: JSON.stringify(endpoints) }
   const { id, user } = container
-  const archive = await handedArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
-  await inWords('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
+  const archive = await createExportArchive({ files, instance: instanceOf(container) ?? '', token: undefined, user })
+  await wrapDockerError('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
 }
 
 /** What a mirror in a container is told about the world outside of it. */
-export interface Outside {
+export interface HostHandoff {
   /** What the container keeps when it is restarted. */
   readonly instance: string
   /** Where clients reach it; undefined as long as nobody has said so. */
   endpoints(): Promise<Endpoints | undefined>
   /** By registry: the credentials that were handed over. */
-  credentials(): Promise<Record<string, HandedCredential>>
+  credentials(): Promise<Record<string, ExportedCredential>>
   /** Removes what was handed to other instances, which do not come back. */
-  forgetOthers(): Promise<void>
+  removeOthers(): Promise<void>
 }
 
 /** Names in the folder of what is handed over. */
-export const handedFiles = {
+export const exportedFileNames = {
   config: 'mirror.yaml',
   /** The last of them: whoever has it is the mirror, and its predecessor will not be put back. */
   endpoints: 'endpoints.json',
@@ -210,10 +210,10 @@ export const handedFiles = {
 } as const
 
 /** Undefined for a mirror that is not in a container of ours. */
-export function outsideOf(
+export function openHostHandoff(
   env: Readonly<Record<string, string | undefined>>,
-  folderOf: (instance: string) => string = handedFolderOf,
-): Outside | undefined {
+  folderOf: (instance: string) => string = exportFolderOf,
+): HostHandoff | undefined {
   const instance = env['MIRROR_INSTANCE']
   if (!instance) return undefined
   const folder = folderOf(instance)
@@ -221,14 +221,14 @@ export function outsideOf(
     instance,
     async endpoints() {
       try {
-        return JSON.parse(await readFile(join(folder, handedFiles.endpoints), 'utf8')) as Endpoints
+        return JSON.parse(await readFile(join(folder, exportedFileNames.endpoints), 'utf8')) as Endpoints
       } catch (error) {
         if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined
         throw error
       }
     },
-    credentials: () => readHanded(join(folder, handedFiles.credentials), Date.now()),
-    async forgetOthers() {
+    credentials: () => readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
+    async removeOthers() {
       const others = (await namesIn(dirname(folder))).filter((name) => name !== basename(folder))
       for (const name of others) await rm(join(dirname(folder), name), { recursive: true, force: true })
     },
@@ -250,11 +250,11 @@ const lookMs = 1000
  * Removes what was handed to the mirrors before this one, credentials and keys among it, as soon as this one is there to stay;
  * until then one of them may be put back. Returns how to stop looking.
  */
-export function forgetPredecessors(outside: Outside, logger: Logger, everyMs = lookMs): () => void {
+export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = lookMs): () => void {
   const look = async () => {
-    if ((await outside.endpoints()) === undefined) return
+    if ((await handoff.endpoints()) === undefined) return
     stop()
-    await outside.forgetOthers()
+    await handoff.removeOthers()
   }
   const stop = every(everyMs, look, (error) =>
     logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
@@ -273,23 +273,23 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
   const { credentials } = state.container
   if (credentials.length === 0) return []
   const engine = await openEngine(surroundings, state.container.engine)
-  const found = await findOurs(engine, paths.stateDir)
+  const found = await findOwnContainer(engine, paths.stateDir)
   if (found === undefined) return undefined
   const config = await loadConfig({ ...surroundings, paths })
-  const text = await handOver(credentials, config, surroundings.env, clock)
-  const archive = await handedArchive({
-    files: { [handedFiles.credentials]: text },
+  const text = await exportCredentials(credentials, config, surroundings.env, clock)
+  const archive = await createExportArchive({
+    files: { [exportedFileNames.credentials]: text },
     instance: instanceOf(found) ?? '',
     token: undefined,
     user: found.user,
   })
-  await inWords(
+  await wrapDockerError(
     'The container cannot be given the credentials',
     engine.containers.unpack(found.id, dataFolder, archive),
   )
   const handedOverAt = new Date(clock.wall()).toISOString()
   // Helpers take a while: another command may have ended or replaced the mirror since, or be at it. That one hands over itself.
-  await inTurnIfFree({ stateDir: paths.stateDir, clock }, async () => {
+  await withCommandLockIfFree({ stateDir: paths.stateDir, clock }, async () => {
     const now = await readState(paths.stateFile)
     if (now?.container?.id === state.container?.id && now?.container)
       await writeState(paths.stateFile, { ...now, container: { ...now.container, handedOverAt } })
@@ -301,7 +301,7 @@ export async function refreshCredentials(surroundings: Surroundings, clock: Cloc
 const refreshAfterMs = 10 * 60_000
 
 /** Whether a container's mirror has credentials of ours that are due to be handed over anew. `now`: wall clock, ms. */
-export async function isRefreshDue(surroundings: Surroundings, now: number): Promise<boolean> {
+export async function isCredentialRefreshDue(surroundings: Surroundings, now: number): Promise<boolean> {
   const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
   if (container === undefined || container.credentials.length === 0) return false
   const age = now - Date.parse(container.handedOverAt)
@@ -310,7 +310,7 @@ export async function isRefreshDue(surroundings: Surroundings, now: number): Pro
 }
 
 /** A container that is the mirror again, and what was noted down of it. */
-export interface MirrorAgain {
+export interface RestoredContainer {
   readonly container: ContainerState
   readonly before: MirrorState
   /** Where it was published. */
@@ -318,14 +318,18 @@ export interface MirrorAgain {
 }
 
 /** Notes down that the container is the mirror again, and where it answers now: free ports may be other ones. */
-export async function noteAgain(engine: ContainerEngine, paths: MirrorPaths, again: MirrorAgain): Promise<void> {
+export async function recordRestored(
+  engine: ContainerEngine,
+  paths: MirrorPaths,
+  again: RestoredContainer,
+): Promise<void> {
   const { container, before, ports } = again
   const endpoints = movePorts(before.endpoints, ports, container.ports)
-  await tellEndpoints(engine, container, endpoints)
+  await sendEndpoints(engine, container, endpoints)
   await writeState(paths.stateFile, { ...before, endpoints })
   const volume = before.container?.volume
-  if (volume === undefined) await forgetResting(paths.stateDir)
-  else await noteResting(paths.stateDir, volume, engine.endpoint)
+  if (volume === undefined) await removeVolumeMarker(paths.stateDir)
+  else await writeVolumeMarker(paths.stateDir, volume, engine.endpoint)
 }
 
 /** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */

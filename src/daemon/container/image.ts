@@ -21,7 +21,7 @@ import {
   nodeImageContent,
 } from './image-content.ts'
 import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
-import { inWords, orRefused } from './stop.ts'
+import { wrapDockerError, catchDockerError } from './stop.ts'
 
 export interface ImageRequest {
   /** The image the user named. */
@@ -121,15 +121,15 @@ async function tried(
   { network, signal }: ImageRequest,
 ): Promise<string | undefined> {
   try {
-    return await inWords('The new image cannot be tried', smokeRun(engine, id, network, signal))
+    return await wrapDockerError('The new image cannot be tried', smokeRun(engine, id, network, signal))
   } catch (error) {
-    await orRefused(engine.images.remove(localImage))
+    await catchDockerError(engine.images.remove(localImage))
     throw error
   }
 }
 
 function unlessRefused(image: Promise<void>): Promise<void> {
-  return inWords('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
+  return wrapDockerError('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
 }
 
 async function buildImage(engine: ContainerEngine, context: ImageContent, digest: string): Promise<ImageState> {

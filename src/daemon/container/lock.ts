@@ -8,7 +8,7 @@ import { parseObject } from '../../lib/json.ts'
 import { isSameProcess, processIdentity } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 
-export interface TurnRequest {
+export interface CommandLockOptions {
   readonly stateDir: string
   readonly clock: Clock
   /** Ends the waiting. */
@@ -22,7 +22,7 @@ const lookMs = 100
  * Does work that changes which container is the mirror, when no other command of this user is at it: what that one has put
  * aside must not be taken for something left over. A command that has died holds nobody up.
  */
-export async function inTurn<T>(request: TurnRequest, work: () => Promise<T>): Promise<T> {
+export async function withCommandLock<T>(request: CommandLockOptions, work: () => Promise<T>): Promise<T> {
   const { stateDir, clock, signal, say } = request
   await makeFolder(stateDir)
   refuseOthersState(stateDir)
@@ -48,13 +48,13 @@ export async function inTurn<T>(request: TurnRequest, work: () => Promise<T>): P
 }
 
 /** The same for work that is not worth waiting for: undone when another command is at it. */
-export async function inTurnIfFree(
-  request: Pick<TurnRequest, 'stateDir' | 'clock'>,
+export async function withCommandLockIfFree(
+  request: Pick<CommandLockOptions, 'stateDir' | 'clock'>,
   work: () => Promise<void>,
 ): Promise<void> {
   const busy = new AbortController()
   try {
-    await inTurn({ ...request, signal: busy.signal, say: () => busy.abort() }, work)
+    await withCommandLock({ ...request, signal: busy.signal, say: () => busy.abort() }, work)
   } catch (error) {
     if (!busy.signal.aborted) throw error
   }

@@ -1,36 +1,36 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { endianness, type NetworkInterfaceInfo } from 'node:os'
-import { type MirrorState, readState, restingEngine } from '../../admin/state.ts'
+import { type MirrorState, readState, volumeMarkerEngine } from '../../admin/state.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
-import { type DockerEndpoint, hostOf, isElsewhere } from '../../docker/endpoint.ts'
+import { type DockerEndpoint, engineHost, isRemoteEngine } from '../../docker/endpoint.ts'
 import type { ContainerEngine } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { isLoopbackAddress, ownInterfaces, plainAddress } from '../../lib/network.ts'
 import type { Surroundings } from '../../lib/process.ts'
-import type { ConnectionEnds } from '../../server/push.ts'
+import type { ConnectionClose } from '../../server/push.ts'
 import { isOutOfDescriptors } from '../../server/respond.ts'
-import { enclosedVariable, volumeName } from './spec.ts'
+import { vmEngineVariable, volumeName } from './spec.ts'
 
 /** What a user should know of an engine whose network hears all that is said to it. */
 export function clearTextWarnings({
   endpoint,
-  isElsewhere,
-}: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>): string[] {
+  isRemote: isElsewhere,
+}: Pick<ContainerEngine, 'endpoint' | 'isRemote'>): string[] {
   if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
   return [
-    `the Docker engine at ${hostOf(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
+    `the Docker engine at ${engineHost(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
   ]
 }
 
 /** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
 export function refuseFolderElsewhere(
-  { endpoint, isElsewhere }: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>,
+  { endpoint, isRemote: isElsewhere }: Pick<ContainerEngine, 'endpoint' | 'isRemote'>,
   env: Surroundings['env'],
 ): void {
   if (!isElsewhere || !env['MIRROR_DATA']) return
   throw new MirrorError(
-    `With the Docker engine at ${hostOf(endpoint)} there is no --data: the folder would be that machine's, and whose it is there is not known here.`,
+    `With the Docker engine at ${engineHost(endpoint)} there is no --data: the folder would be that machine's, and whose it is there is not known here.`,
     { exit: exitCode.usage, hints: [`leave --data out: the volume ${volumeName} of that engine keeps what is cached`] },
   )
 }
@@ -41,7 +41,7 @@ export function refuseFolderElsewhere(
  * for one engine has several.
  */
 export async function refuseOtherEngine(
-  engine: Pick<ContainerEngine, 'endpoint' | 'isElsewhere'>,
+  engine: Pick<ContainerEngine, 'endpoint' | 'isRemote'>,
   { stateFile, stateDir }: Pick<MirrorPaths, 'stateFile' | 'stateDir'>,
   { running, remembered }: { running: MirrorState | undefined; remembered: boolean },
 ): Promise<void> {
@@ -49,11 +49,11 @@ export async function refuseOtherEngine(
   if (running === undefined && !remembered) return
   const noted = running
     ? running.container?.engine
-    : ((await readState(stateFile))?.container?.engine ?? (await restingEngine(stateDir)))
-  if (noted === undefined || hostOf(noted) === hostOf(engine.endpoint)) return
-  if (!engine.isElsewhere && !isElsewhere(noted)) return
+    : ((await readState(stateFile))?.container?.engine ?? (await volumeMarkerEngine(stateDir)))
+  if (noted === undefined || engineHost(noted) === engineHost(engine.endpoint)) return
+  if (!engine.isRemote && !isRemoteEngine(noted)) return
   const what = running === undefined ? 'The mirror ran in a container the last time,' : 'The mirror runs in a container'
-  throw new MirrorError(`${what} on ${hostOf(noted)}, and Docker is at ${hostOf(engine.endpoint)} now.`, {
+  throw new MirrorError(`${what} on ${engineHost(noted)}, and Docker is at ${engineHost(engine.endpoint)} now.`, {
     exit: exitCode.usage,
     hints: [
       `${choosing(noted)} mirror up   (there)`,
@@ -67,7 +67,7 @@ export async function refuseOtherEngine(
 function choosing(endpoint: DockerEndpoint): string {
   const tlsFolder = endpoint.kind === 'tcp' ? endpoint.tlsFolder : undefined
   const tls = tlsFolder === undefined ? '' : ` DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=${tlsFolder}`
-  return `DOCKER_HOST=${hostOf(endpoint)}${tls}`
+  return `DOCKER_HOST=${engineHost(endpoint)}${tls}`
 }
 
 /** Why an engine is looked for at all that cannot be asked. */
@@ -95,9 +95,9 @@ export function hostCheck(
     readRoutes = () => readFileSync('/proc/net/route', 'utf8'),
     interfaces = ownInterfaces,
   }: { readRoutes?: () => string; interfaces?: () => readonly NetworkInterfaceInfo[] } = {},
-): ((connection: ConnectionEnds) => boolean) | undefined {
+): ((connection: ConnectionClose) => boolean) | undefined {
   if (!isInContainer(env)) return undefined
-  const isEnclosed = env[enclosedVariable] === '1'
+  const isEnclosed = env[vmEngineVariable] === '1'
   return (connection) =>
     isFromHost(connection, {
       gateways: defaultGateways(unlessUnknown(readRoutes) ?? ''),
@@ -117,7 +117,7 @@ export interface ContainerNetworking {
  * forward a published port by the container's default gateway, and from that address; other containers connect from their own.
  */
 export function isFromHost(
-  { remoteAddress, localAddress }: ConnectionEnds,
+  { remoteAddress, localAddress }: ConnectionClose,
   { gateways, subnets }: ContainerNetworking,
 ): boolean {
   const remote = plainAddress(remoteAddress ?? '')

@@ -9,28 +9,28 @@ import {
   type ContainerPlan,
   type ContainerPorts,
   containerSpec,
-  type ContainerWish,
+  type DesiredContainer,
   dataFolder,
-  nameBefore,
+  replacedName,
   ownerOf,
   volumeLabels,
   volumeName,
 } from './spec.ts'
 import {
   awaitContainer,
-  findOurs,
-  inWords,
-  orRefused,
+  findOwnContainer,
+  wrapDockerError,
+  catchDockerError,
   removeContainer,
   startAgain,
   stopContainer,
-  withAftermath,
+  describeRollback,
 } from './stop.ts'
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
-  { volumes, isElsewhere }: Pick<ContainerEngine, 'volumes' | 'isElsewhere'>,
-  { data, owner }: Pick<ContainerWish, 'data' | 'owner'>,
+  { volumes, isRemote: isElsewhere }: Pick<ContainerEngine, 'volumes' | 'isRemote'>,
+  { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
   const whose = found && ownerOf(found)
@@ -60,7 +60,7 @@ const publishedOn = ['127.0.0.1', '0.0.0.0']
  * Has the container as it is wished, and returns when the mirror in it answers. Throws a MirrorError when it does not; then
  * the one before runs again, if there was one.
  */
-export async function carryOut(
+export async function applyContainerPlan(
   engine: ContainerEngine,
   plan: ContainerPlan,
   order: ContainerOrder,
@@ -74,43 +74,46 @@ export async function carryOut(
   await handOver(engine, id, order)
   for (const network of plan.connect) await join(engine, network, id)
   for (const network of plan.disconnect)
-    await inWords(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
+    await wrapDockerError(`The container cannot leave the network ${network}`, networks.disconnect(network, id))
   if (plan.action === 'keep') return untilItAnswers(engine, id, order)
   try {
     order.signal.throwIfAborted()
-    await start(engine, id, order.wish.ports)
+    await start(engine, id, order.desired.ports)
     return await untilItAnswers(engine, id, order)
   } catch (error) {
     // Stopped again, as it was: a process that it was to replace needs the ports.
-    if (!restarting) await orRefused(stopContainer(engine, id))
+    if (!restarting) await catchDockerError(stopContainer(engine, id))
     throw error
   }
 }
 
 async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Promise<ContainerState> {
-  const { wish, signal, instance } = order
-  const newVolume = await makeVolume(engine, wish)
+  const { desired, signal, instance } = order
+  const newVolume = await makeVolume(engine, desired)
   let id: string | undefined
   try {
-    id = await createContainer(engine, wish, instance)
+    id = await createContainer(engine, desired, instance)
     await handOver(engine, id, order)
-    for (const network of wish.networks) await join(engine, network, id)
+    for (const network of desired.networks) await join(engine, network, id)
     signal.throwIfAborted()
-    await start(engine, id, wish.ports)
+    await start(engine, id, desired.ports)
     return await untilItAnswers(engine, id, order)
   } catch (error) {
     // One that never worked is of no use; what another one has cached is kept. Stopped first, it lets go of the store.
-    if (id !== undefined) await orRefused(removeContainer(engine, id))
+    if (id !== undefined) await catchDockerError(removeContainer(engine, id))
     // It belongs to the users of the image that was tried: those of another may not be able to write to it.
-    if (newVolume !== undefined) await orRefused(engine.volumes.remove(newVolume))
+    if (newVolume !== undefined) await catchDockerError(engine.volumes.remove(newVolume))
     throw error
   }
 }
 
 /** The volume's name when there was none before. */
-async function makeVolume({ volumes }: ContainerEngine, { data, owner }: ContainerWish): Promise<string | undefined> {
+async function makeVolume(
+  { volumes }: ContainerEngine,
+  { data, owner }: DesiredContainer,
+): Promise<string | undefined> {
   if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
-  await inWords(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
+  await wrapDockerError(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
   return data.volume
 }
 
@@ -123,13 +126,13 @@ async function untilItAnswers(engine: ContainerEngine, id: string, order: Contai
 function answered(
   engine: ContainerEngine,
   id: string,
-  { clock, signal, wish }: ContainerOrder,
+  { clock, signal, desired }: ContainerOrder,
 ): Promise<ContainerState> {
-  return awaitContainer(engine, { id, admin: wish.ports.admin.inside, clock, signal })
+  return awaitContainer(engine, { id, admin: desired.ports.admin.inside, clock, signal })
 }
 
 function handOver({ containers }: ContainerEngine, id: string, { handed }: ContainerOrder): Promise<void> {
-  return inWords(
+  return wrapDockerError(
     'The configuration cannot be handed to the container',
     containers.unpack(id, dataFolder, handed),
     'docker system df   (is there room?)',
@@ -137,7 +140,7 @@ function handOver({ containers }: ContainerEngine, id: string, { handed }: Conta
 }
 
 function join({ networks }: ContainerEngine, network: string, id: string): Promise<void> {
-  return inWords(
+  return wrapDockerError(
     `The container cannot join the network ${network}`,
     networks.connect(network, id, containerAliases),
     `docker network inspect ${network}`,
@@ -146,11 +149,11 @@ function join({ networks }: ContainerEngine, network: string, id: string): Promi
 
 async function createContainer(
   { containers }: ContainerEngine,
-  wish: ContainerWish,
+  desired: DesiredContainer,
   instance: string,
 ): Promise<string> {
   try {
-    return await containers.create(containerSpec(wish, instance))
+    return await containers.create(containerSpec(desired, instance))
   } catch (error) {
     if (!(error instanceof DockerError)) throw error
     if (error.status === 409)
@@ -204,7 +207,7 @@ export async function replaceContainer(
   make: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
   // Looked at again: making an image may have taken minutes, and the name may be somebody else's by now.
-  const before = await findOurs(engine, order.wish.owner)
+  const before = await findOwnContainer(engine, order.desired.owner)
   if (before === undefined) return make()
   const { id } = before
   const { signal } = order
@@ -212,16 +215,16 @@ export async function replaceContainer(
   let made: ContainerState
   try {
     await stopContainer(engine, id)
-    await inWords('The container cannot be put aside', engine.containers.rename(id, nameBefore))
+    await wrapDockerError('The container cannot be put aside', engine.containers.rename(id, replacedName))
     signal.throwIfAborted()
     made = await make()
   } catch (error) {
-    const refusal = await orRefused(putBack(engine, before, order))
-    throw isUp(before) ? withAftermath(error, { refusal, signal }) : error
+    const refusal = await catchDockerError(putBack(engine, before, order))
+    throw isUp(before) ? describeRollback(error, { refusal, signal }) : error
   }
   // Should it stay, the next `up` or `down` removes it.
-  await orRefused(engine.containers.remove(id))
-  if (before.image !== made.image) await orRefused(removeMade(engine, before.image))
+  await catchDockerError(engine.containers.remove(id))
+  if (before.image !== made.image) await catchDockerError(removeMade(engine, before.image))
   return made
 }
 
@@ -237,7 +240,7 @@ function isUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }
 
-export interface CutOff {
+export interface InterruptedReplace {
   /** The folder on this machine whose mirror it is. */
   readonly owner: string
   /** The id of the container that was noted down as the mirror. */
@@ -249,13 +252,16 @@ export interface CutOff {
  * Tidies up after an `up` that was cut off while it replaced the container: what was put aside is the mirror again, unless its
  * successor was noted down already. It is started again where that can be.
  */
-export async function mendCutOff(engine: ContainerEngine, { owner, settled, clock }: CutOff): Promise<void> {
+export async function recoverInterruptedReplace(
+  engine: ContainerEngine,
+  { owner, settled, clock }: InterruptedReplace,
+): Promise<void> {
   const { containers } = engine
-  const before = await findOurs(engine, owner, nameBefore)
+  const before = await findOwnContainer(engine, owner, replacedName)
   if (before === undefined) return
-  const successor = await findOurs(engine, owner)
+  const successor = await findOwnContainer(engine, owner)
   if (successor !== undefined && successor.id === settled) return removeContainer(engine, before.id)
   if (successor !== undefined) await removeContainer(engine, successor.id)
-  await inWords('The container cannot have its name back', containers.rename(before.id, containerName))
-  await orRefused(startAgain(engine, before.id, clock))
+  await wrapDockerError('The container cannot have its name back', containers.rename(before.id, containerName))
+  await catchDockerError(startAgain(engine, before.id, clock))
 }

@@ -11,7 +11,7 @@ export const containerName = mirrorName
 export const containerAliases: readonly string[] = [mirrorServiceName, mirrorName]
 
 /** The name of the one that is being replaced, as long as its successor has not proved itself. */
-export const nameBefore = 'mirror-before'
+export const replacedName = 'mirror-before'
 
 /** The volume that keeps what is cached and pushed, and what the mirror notes down. */
 export const volumeName = 'mirror-data'
@@ -26,10 +26,10 @@ export const imageUser = '1000:1000'
  * Set to 1, it tells the mirror in a container that the engine lives in a virtual machine or in namespaces of its own. What the
  * engine forwards from a published port may then come from an address outside of the container's networks.
  */
-export const enclosedVariable = 'MIRROR_ENGINE_ENCLOSED'
+export const vmEngineVariable = 'MIRROR_ENGINE_ENCLOSED'
 
 /** What the user wants of a mirror in a container. */
-export interface ContainerWish {
+export interface DesiredContainer {
   readonly version: string
   /** The folder on this machine that holds the token: whose mirror it is. */
   readonly owner: string
@@ -50,7 +50,7 @@ export interface ContainerWish {
   readonly extraCa: string | undefined
   readonly engine: Pick<EngineInfo, 'logDriver'>
   /** The engine lives in a virtual machine or in namespaces of its own. */
-  readonly isEnclosed?: boolean
+  readonly isInVm?: boolean
 }
 
 /** Undefined where there is no registry. */
@@ -114,17 +114,17 @@ export function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | 
 }
 
 /** Compares what is wished with what is. Labels are the memory; only networks are looked at themselves. */
-export function planContainer(wish: ContainerWish, actual: ContainerState | undefined): ContainerPlan {
+export function planContainer(desired: DesiredContainer, actual: ContainerState | undefined): ContainerPlan {
   if (actual === undefined) return { action: 'create' }
   const changed = [
-    ...(versionOf(actual) === wish.version ? [] : ['version']),
-    ...(actual.image === wish.image.id ? [] : ['image']),
-    ...differences(read(actual.labels[label.config]), wish.configHashes),
-    ...differences(read(actual.labels[label.settings]), settingHashes(wish)),
+    ...(versionOf(actual) === desired.version ? [] : ['version']),
+    ...(actual.image === desired.image.id ? [] : ['image']),
+    ...differences(read(actual.labels[label.config]), desired.configHashes),
+    ...differences(read(actual.labels[label.settings]), settingHashes(desired)),
   ]
   if (changed.length > 0) return { action: 'replace', changed }
-  const connect = wish.networks.filter((name) => !actual.networks.includes(name))
-  const disconnect = actual.networks.filter((name) => !baseNetworks.includes(name) && !wish.networks.includes(name))
+  const connect = desired.networks.filter((name) => !actual.networks.includes(name))
+  const disconnect = actual.networks.filter((name) => !baseNetworks.includes(name) && !desired.networks.includes(name))
   return { action: actual.running ? 'keep' : 'start', connect, disconnect }
 }
 
@@ -132,34 +132,34 @@ export function planContainer(wish: ContainerWish, actual: ContainerState | unde
 const baseNetworks = ['bridge', 'podman']
 
 /** The container to make. `instance`: new for every one. */
-export function containerSpec(wish: ContainerWish, instance: string): ContainerSpec {
-  const { image, engine } = wish
+export function containerSpec(desired: DesiredContainer, instance: string): ContainerSpec {
+  const { image, engine } = desired
   return {
     name: containerName,
     image: image.id,
     entrypoint: image.hasEntrypoint ? undefined : [nodeInImage, program],
     command: ['serve'],
     env: {
-      ...wish.env,
-      ...placeVariables(handedFolderOf(instance)),
-      ...(wish.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${handedFolderOf(instance)}/${wish.extraCa}` }),
+      ...desired.env,
+      ...placeVariables(exportFolderOf(instance)),
+      ...(desired.extraCa !== undefined && { NODE_EXTRA_CA_CERTS: `${exportFolderOf(instance)}/${desired.extraCa}` }),
       MIRROR_INSTANCE: instance,
-      ...(wish.isEnclosed && { [enclosedVariable]: '1' }),
+      ...(desired.isInVm && { [vmEngineVariable]: '1' }),
     },
-    user: wish.user,
+    user: desired.user,
     labels: {
-      [label.version]: wish.version,
-      [label.owner]: wish.owner,
-      [label.config]: JSON.stringify(wish.configHashes),
-      [label.settings]: JSON.stringify(settingHashes(wish)),
+      [label.version]: desired.version,
+      [label.owner]: desired.owner,
+      [label.config]: JSON.stringify(desired.configHashes),
+      [label.settings]: JSON.stringify(settingHashes(desired)),
       [label.instance]: instance,
-      [label.adminPort]: String(wish.ports.admin.inside),
+      [label.adminPort]: String(desired.ports.admin.inside),
     },
-    ports: Object.values(wish.ports).filter((port) => port !== undefined),
-    data: { at: dataFolder, from: wish.data },
-    memory: wish.memory,
+    ports: Object.values(desired.ports).filter((port) => port !== undefined),
+    data: { at: dataFolder, from: desired.data },
+    memory: desired.memory,
     restarts: true,
-    healthCheck: [nodeInImage, '-e', healthProgram(wish.ports.admin.inside)],
+    healthCheck: [nodeInImage, '-e', healthProgram(desired.ports.admin.inside)],
     // Only these two drivers know the options; others look after themselves.
     logOptions: ['json-file', 'local'].includes(engine.logDriver) ? { 'max-size': '16m', 'max-file': '2' } : {},
   }
@@ -171,10 +171,10 @@ export const program = `${packageFolder}/bin/run.js`
 export const homeFolder = `${dataFolder}/home`
 
 /** Files in it that come from this machine, in a folder for each instance: one that is put back finds its own. */
-export const handedFolder = `${homeFolder}/handed`
+export const exportFolder = `${homeFolder}/handed`
 
-export function handedFolderOf(instance: string): string {
-  return `${handedFolder}/${instance}`
+export function exportFolderOf(instance: string): string {
+  return `${exportFolder}/${instance}`
 }
 
 function placeVariables(handed: string): Record<string, string> {
@@ -194,7 +194,7 @@ function healthProgram(adminPort: number): string {
   )
 }
 
-function settingHashes({ ports, data, user, memory, env, files }: ContainerWish): Record<string, string> {
+function settingHashes({ ports, data, user, memory, env, files }: DesiredContainer): Record<string, string> {
   return Object.fromEntries(
     Object.entries({ ports, data, user, memory, environment: env, files, names: containerAliases }).map(
       ([name, value]) => [name, hash(value)],
@@ -217,7 +217,7 @@ function read(text: string | undefined): Record<string, unknown> {
 
 /** A container that is to be there, and whoever waits for it. */
 export interface ContainerOrder {
-  readonly wish: ContainerWish
+  readonly desired: DesiredContainer
   /** Which mirror it is: a new one in a container that is made. */
   readonly instance: string
   /** A tar archive of the files that are handed over, for the data folder. */

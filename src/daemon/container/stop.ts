@@ -5,14 +5,14 @@ import { type ContainerEngine, type ContainerState, DockerError, type LogRequest
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
 import type { Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
-import { adminPortOf, containerName, nameBefore, ownerOf, publishedAt, volumeName } from './spec.ts'
+import { adminPortOf, containerName, replacedName, ownerOf, publishedAt, volumeName } from './spec.ts'
 
 /** Pulls in flight get 30 s to finish. */
 const stopSeconds = 40
 
 /** Has the mirror in a container drain and end; the container stays. */
 export function stopContainer({ containers }: ContainerEngine, id: string): Promise<void> {
-  return inWords('The container cannot be stopped', containers.stop(id, stopSeconds))
+  return wrapDockerError('The container cannot be stopped', containers.stop(id, stopSeconds))
 }
 
 /**
@@ -54,15 +54,15 @@ export async function awaitContainer(engine: ContainerEngine, awaited: AwaitedCo
     if (found?.running && (await answers(engine, found, admin))) return found
     // A restart is what the engine does about a mirror that has ended at once.
     const ended = found === undefined || found.restarting || !found.running
-    if (ended) throw await failure(engine, id, endOf(found), found?.exitCode)
-    if (clock.monotonic() > end) throw await failure(engine, id, silenceOf(engine, found, admin), undefined)
-    await clock.sleep(engine.isElsewhere ? lookAfarMs : lookMs, signal)
+    if (ended) throw await failure(engine, id, describeEnd(found), found?.exitCode)
+    if (clock.monotonic() > end) throw await failure(engine, id, describeSilence(engine, found, admin), undefined)
+    await clock.sleep(engine.isRemote ? lookAfarMs : lookMs, signal)
   }
 }
 
 async function answers(engine: ContainerEngine, found: ContainerState, admin: number): Promise<boolean> {
   const port = publishedAt(found, admin)
-  if (!engine.isElsewhere) return port !== undefined && isHealthy(`http://127.0.0.1:${port}`)
+  if (!engine.isRemote) return port !== undefined && isHealthy(`http://127.0.0.1:${port}`)
   const connect = () => openTunnel(engine, found.id, admin)
   try {
     return await isHealthy(`http://127.0.0.1:${admin}`, { connect, timeoutMs: 10_000 })
@@ -73,12 +73,12 @@ async function answers(engine: ContainerEngine, found: ContainerState, admin: nu
   }
 }
 
-function silenceOf({ isElsewhere }: ContainerEngine, found: ContainerState, admin: number): string {
+function describeSilence({ isRemote: isElsewhere }: ContainerEngine, found: ContainerState, admin: number): string {
   const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${publishedAt(found, admin)} of this machine`
   return `it runs, but nothing answers at ${where}`
 }
 
-function endOf(found: ContainerState | undefined): string {
+function describeEnd(found: ContainerState | undefined): string {
   return found === undefined ? 'the container is gone' : `it ended with exit code ${found.exitCode}`
 }
 
@@ -109,7 +109,7 @@ async function failure(
 const exitCodes: readonly ExitCode[] = Object.values(exitCode).filter((code) => code !== 0)
 
 /** What the engine refuses becomes a MirrorError: what could not be done, then the engine's own words. */
-export async function inWords<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {
+export async function wrapDockerError<T>(what: string, ask: Promise<T>, ...hints: string[]): Promise<T> {
   try {
     return await ask
   } catch (error) {
@@ -119,7 +119,7 @@ export async function inWords<T>(what: string, ask: Promise<T>, ...hints: string
 }
 
 /** For tidying up after a failure that matters more: what the engine refuses is the result, undefined when it obeys. */
-export async function orRefused(ask: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
+export async function catchDockerError(ask: Promise<unknown>): Promise<MirrorError | DockerError | undefined> {
   try {
     await ask
     return undefined
@@ -133,10 +133,10 @@ export async function orRefused(ask: Promise<unknown>): Promise<MirrorError | Do
  * Our container; undefined when there is none. Throws a MirrorError when the name belongs to another one, which is left alone.
  * `name`: also of the one that was put aside.
  */
-export async function findOurs(
+export async function findOwnContainer(
   { containers }: Pick<ContainerEngine, 'containers'>,
   owner: string,
-  name: typeof containerName | typeof nameBefore = containerName,
+  name: typeof containerName | typeof replacedName = containerName,
 ): Promise<ContainerState | undefined> {
   const found = await containers.find(name)
   if (found === undefined || ownerOf(found) === owner) return found
@@ -155,8 +155,8 @@ export async function findOurs(
  * false when there was none. Throws a MirrorError for a container of that name that is another's.
  */
 export async function downContainer(engine: ContainerEngine, owner: string): Promise<boolean> {
-  const found = await findOurs(engine, owner)
-  const aside = await engine.containers.find(nameBefore)
+  const found = await findOwnContainer(engine, owner)
+  const aside = await engine.containers.find(replacedName)
   const ours = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
   for (const container of ours) if (container !== undefined) await removeContainer(engine, container.id)
   return ours.some((container) => container !== undefined)
@@ -200,7 +200,7 @@ export async function* containerLogs(
 }
 
 /** What has become of the mirror that ran before, when its successor could not be started. */
-export interface Aftermath {
+export interface RollbackResult {
   /** Why it could not be put back; undefined when it was. */
   readonly refusal: Error | undefined
   /** Of the attempt. */
@@ -208,7 +208,7 @@ export interface Aftermath {
 }
 
 /** The failure of a replacement, with its aftermath. A bug stays what it is. */
-export function withAftermath(error: unknown, { refusal, signal }: Aftermath): unknown {
+export function describeRollback(error: unknown, { refusal, signal }: RollbackResult): unknown {
   const aftermath =
     refusal === undefined
       ? 'The mirror that ran before runs again, as it was.'
@@ -225,5 +225,5 @@ export function withAftermath(error: unknown, { refusal, signal }: Aftermath): u
 /** Ends and removes our container; its volume stays. */
 export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
   await stopContainer(engine, id)
-  await inWords('The container cannot be removed', engine.containers.remove(id))
+  await wrapDockerError('The container cannot be removed', engine.containers.remove(id))
 }

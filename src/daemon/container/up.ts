@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import { engineElsewhere } from '../../admin/access.ts'
+import { remoteEngine } from '../../admin/access.ts'
 import { openAdminToken } from '../../admin/api.ts'
 import {
   type Endpoints,
   findRunning,
-  forgetResting,
+  removeVolumeMarker,
   type MirrorState,
-  noteResting,
+  writeVolumeMarker,
   readState,
   writeState,
 } from '../../admin/state.ts'
@@ -16,7 +16,7 @@ import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { findCertificate } from '../../config/tls.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
-import { hostOf } from '../../docker/endpoint.ts'
+import { engineHost } from '../../docker/endpoint.ts'
 import {
   type ContainerEngine,
   type ContainerState,
@@ -30,33 +30,33 @@ import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { runCommand, type Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
-import { inPlaceOf, wayBack } from '../stop.ts'
-import { type Dropped, droppedNetworks, findReachable, movedAddresses, type UpReport } from '../up.ts'
-import { makeWish } from './desired.ts'
+import { replaceWithRollback, prepareRollback } from '../stop.ts'
+import { type DroppedParts, droppedNetworks, findReachable, movedAddresses, type UpReport } from '../up.ts'
+import { prepareDesired } from './desired.ts'
 import {
-  handedArchive,
-  type HandedFiles,
-  handedFiles,
-  handOver,
-  noteAgain,
-  refuseUnshared,
-  tellEndpoints,
-  wantedCredentials,
+  createExportArchive,
+  type ExportedFiles,
+  exportedFileNames,
+  exportCredentials,
+  recordRestored,
+  assertCredentialsShared,
+  sendEndpoints,
+  selectCredentialHosts,
 } from './handover.ts'
 import { memoFileIn } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
 import { clearTextWarnings, refuseFolderElsewhere, refuseOtherEngine, whereItRan } from './preflight.ts'
-import { carryOut, mendCutOff, refuseForeignVolume, refuseTakenPorts } from './reconcile.ts'
+import { applyContainerPlan, recoverInterruptedReplace, refuseForeignVolume, refuseTakenPorts } from './reconcile.ts'
 import {
   containerName,
   type ContainerPlan,
-  type ContainerWish,
+  type DesiredContainer,
   instanceOf,
   planContainer,
   publishedAt,
   volumeName,
 } from './spec.ts'
-import { findOurs } from './stop.ts'
+import { findOwnContainer } from './stop.ts'
 
 /** What `up --runtime container` has to do. */
 export interface ContainerUpPlan {
@@ -70,7 +70,7 @@ export interface ContainerUpPlan {
   readonly preparation: ContainerPreparation
   readonly engine: ContainerEngine
   /** What the mirror that runs now has, and will not have. */
-  readonly dropped: Dropped
+  readonly dropped: DroppedParts
   /** The mirror that runs now, in whichever way. */
   readonly running: MirrorState | undefined
 }
@@ -94,12 +94,12 @@ export async function planContainerUp(input: ContainerUpInput): Promise<Containe
   await refuseOtherEngine(engine, paths, { ...input, running })
   const noted = running ?? (await readState(paths.stateFile))
   const before = noted?.container?.credentials ?? []
-  const credentials = wantedCredentials(input.credentials, before, config)
+  const credentials = selectCredentialHosts(input.credentials, before, config)
   const request = { ...input, credentials, paths, config }
   const preparation = await prepareContainer(engine, request)
   const { plan } = preparation
   const dropped = {
-    networks: droppedNetworks(running, preparation.wish.networks),
+    networks: droppedNetworks(running, preparation.desired.networks),
     credentials: before.filter((host) => !credentials.includes(host)),
   }
   const common = { request, preparation, engine, running, changed: [], connect: [], disconnect: [], dropped }
@@ -127,12 +127,12 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   const { request, running } = plan
   const { version, root, signal } = request
   const process = running !== undefined && !running.container ? running : undefined
-  const back = process && (await wayBack(process, { ...request, program: join(root, 'bin', 'run.js') }))
-  const { container, endpoints } = await inPlaceOf(back, signal, () =>
+  const back = process && (await prepareRollback(process, { ...request, program: join(root, 'bin', 'run.js') }))
+  const { container, endpoints } = await replaceWithRollback(back, signal, () =>
     upContainer(plan.engine, request, plan.preparation),
   )
-  const { isElsewhere, endpoint } = plan.engine
-  const engine = isElsewhere ? hostOf(endpoint) : undefined
+  const { isRemote: isElsewhere, endpoint } = plan.engine
+  const engine = isElsewhere ? engineHost(endpoint) : undefined
   return {
     outcome: outcomes[plan.action],
     changed: plan.action === 'connect' ? [...plan.connect, ...plan.disconnect] : plan.changed,
@@ -142,7 +142,7 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
     endpoints,
     registryNetworks: request.config.registry.networks,
     dropped: plan.dropped,
-    moved: movedAddresses(running?.endpoints, endpoints, { before: running && engineElsewhere(running), now: engine }),
+    moved: movedAddresses(running?.endpoints, endpoints, { before: running && remoteEngine(running), now: engine }),
   }
 }
 
@@ -167,8 +167,8 @@ export interface ContainerRequest {
 /** What has to be done, and all that is needed for it. */
 export interface ContainerPreparation {
   readonly plan: ContainerPlan
-  readonly wish: ContainerWish
-  readonly files: HandedFiles
+  readonly desired: DesiredContainer
+  readonly files: ExportedFiles
   /** Which mirror it will be: a new one in a container that is made. */
   readonly instance: string
   /** The container that is there. */
@@ -191,29 +191,29 @@ export async function prepareContainer(
   request: ContainerRequest,
 ): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
-  refuseUnshared(credentials, config)
+  assertCredentialsShared(credentials, config)
   refuseFolderElsewhere(engine, surroundings.env)
   if (!request.dryRun) await mend(engine, request)
   await checkNamedFiles(config, surroundings.env)
-  const actual = await findOurs(engine, paths.stateDir)
+  const actual = await findOwnContainer(engine, paths.stateDir)
   const info = await engine.info()
-  const { wish: known, files, warnings } = await makeWish(request, info)
+  const { container: known, files, warnings } = await prepareDesired(request, info)
   await refuseForeignVolume(engine, known)
   const networks = networkNames(config.networks, surroundings.env)
   if (!request.dryRun) await ensureNetworks(engine.networks, networks, surroundings.env)
   const order = imageRequest(request, networks[0])
   const image = request.dryRun ? await presentImage(engine, order.wanted) : await ensureImage(engine, info, order)
-  const wish = { ...known, image, networks }
-  const plan = planContainer(wish, actual)
-  if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, wish.ports)
+  const desired = { ...known, image, networks }
+  const plan = planContainer(desired, actual)
+  if (plan.action === 'create' || plan.action === 'replace') await refuseTakenPorts(engine, desired.ports)
   // Asked for here, where a credential that cannot be had costs nobody the mirror that runs.
-  const lent = await handOver(credentials, config, surroundings.env, request.clock)
+  const lent = await exportCredentials(credentials, config, surroundings.env, request.clock)
   for (const warning of [...clearTextWarnings(engine), ...warnings]) request.say(warning)
   const kept = plan.action === 'keep' || plan.action === 'start' ? actual && instanceOf(actual) : undefined
   return {
     plan,
-    wish,
-    files: { ...files, [handedFiles.credentials]: lent },
+    desired,
+    files: { ...files, [exportedFileNames.credentials]: lent },
     instance: kept ?? randomUUID(),
     actual,
     host: await networkHost(config),
@@ -237,11 +237,11 @@ async function networkHost({ tls }: Config): Promise<string> {
 /** Another command may have been killed while it was at it. */
 async function mend(engine: ContainerEngine, { paths, clock }: ContainerRequest): Promise<void> {
   const settled = (await readState(paths.stateFile))?.container?.id
-  await mendCutOff(engine, { owner: paths.stateDir, settled, clock })
+  await recoverInterruptedReplace(engine, { owner: paths.stateDir, settled, clock })
 }
 
 /** The image as far as it is there: a dry run makes none. */
-async function presentImage({ images }: ContainerEngine, wanted = localImage): Promise<ContainerWish['image']> {
+async function presentImage({ images }: ContainerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
   return (await images.find(wanted)) ?? { id: '', hasEntrypoint: false }
 }
 
@@ -252,13 +252,13 @@ export async function upContainer(
   preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
   const { paths, config, clock, signal } = request
-  const { plan, wish, files, instance, actual } = preparation
+  const { plan, desired, files, instance, actual } = preparation
   await makeFolder(paths.stateDir)
   const token = await openAdminToken(paths.tokenFile)
-  const handed = await handedArchive({ files, instance, token, user: wish.user })
+  const handed = await createExportArchive({ files, instance, token, user: desired.user })
   const before = await readState(paths.stateFile)
-  const container = await carryOut(engine, plan, {
-    wish,
+  const container = await applyContainerPlan(engine, plan, {
+    desired,
     instance,
     handed,
     clock,
@@ -266,7 +266,7 @@ export async function upContainer(
     settle: (container) => settle(engine, request, preparation, container),
     async putBack(container) {
       if (before?.container === undefined || actual === undefined) return
-      await noteAgain(engine, paths, { container, before, ports: actual.ports })
+      await recordRestored(engine, paths, { container, before, ports: actual.ports })
     },
   })
   return { container, endpoints: endpointsOf(container, preparation, config) }
@@ -279,45 +279,45 @@ async function settle(
   preparation: ContainerPreparation,
   container: ContainerState,
 ): Promise<void> {
-  const { wish } = preparation
+  const { desired } = preparation
   // Which port is free is known only now, and networks may have changed.
   const endpoints = endpointsOf(container, preparation, config)
   const state: MirrorState = {
     pid: 0,
     processIdentity: undefined,
-    version: wish.version,
+    version: desired.version,
     runtime: 'container',
     startedAt: container.startedAt,
-    configHashes: { ...wish.configHashes },
+    configHashes: { ...desired.configHashes },
     endpoints,
     logFile: undefined,
     container: {
       id: container.id,
       name: containerName,
       instance: instanceOf(container),
-      volume: 'volume' in wish.data ? volumeName : undefined,
+      volume: 'volume' in desired.data ? volumeName : undefined,
       credentials: [...credentials],
       handedOverAt: new Date(clock.wall()).toISOString(),
       engine: engine.endpoint,
-      elsewhere: engine.isElsewhere ? { adminPort: wish.ports.admin.inside } : undefined,
+      elsewhere: engine.isRemote ? { adminPort: desired.ports.admin.inside } : undefined,
     },
   }
   // Noted while it runs: it may be removed behind our back.
-  if ('volume' in wish.data) await noteResting(paths.stateDir, wish.data.volume, engine.endpoint)
-  else await forgetResting(paths.stateDir)
+  if ('volume' in desired.data) await writeVolumeMarker(paths.stateDir, desired.data.volume, engine.endpoint)
+  else await removeVolumeMarker(paths.stateDir)
   await writeState(paths.stateFile, state)
-  await tellEndpoints(engine, container, endpoints)
+  await sendEndpoints(engine, container, endpoints)
 }
 
 function endpointsOf(
   container: ContainerState,
-  { wish: { ports, networks }, host }: ContainerPreparation,
+  { desired: { ports, networks }, host }: ContainerPreparation,
   { tls }: Config,
 ): Endpoints {
   const scheme = tls ? 'https' : 'http'
   const at = (port: PublishedPort | undefined, scheme: string) => {
-    const outside = port && publishedAt(container, port.inside)
-    return outside === undefined ? [] : [`${scheme}://127.0.0.1:${outside}`]
+    const handoff = port && publishedAt(container, port.inside)
+    return handoff === undefined ? [] : [`${scheme}://127.0.0.1:${handoff}`]
   }
   return {
     cache: at(ports.cache, scheme),

@@ -11,7 +11,7 @@ export interface NativeSendingOptions {
   readonly idle: number
   /** Sends what the kernel is not to send. */
   readonly portable: SendBlob
-  readonly kernel: Kernel
+  readonly libc: Libc
 }
 
 /** Bytes sent in one go before others get their turn: about a quarter of a millisecond. */
@@ -22,7 +22,7 @@ const probeBytes = 16 * 1024
 /**
  * Sending by `sendfile(2)`: the kernel moves the file's pages to the socket, and no byte passes through this process.
  */
-export function createNativeSendBlob({ kernel, portable, idle }: NativeSendingOptions): SendBlob {
+export function createNativeSendBlob({ libc: kernel, portable, idle }: NativeSendingOptions): SendBlob {
   return async (response, blob, range, signal) => {
     const { socket } = response
     // A response that waits for its turn on a pipelined connection has no socket yet, one with TLS no plain one, and one
@@ -70,7 +70,7 @@ function descriptorOf(socket: Socket): number | undefined {
  * does). That is made for long ways: on one that does not leave the machine each timer costs more than the packet it holds
  * back. Undefined where nothing is paced, or nothing can be done about it.
  */
-export function createUnpacing(kernel: Kernel | undefined): ((server: Server) => void) | undefined {
+export function createCongestionControl(kernel: Libc | undefined): ((server: Server) => void) | undefined {
   if (!kernel || !isPaced()) return undefined
   return (server) => {
     const { _handle: handle } = server as { _handle?: { fd?: unknown } | null }
@@ -89,7 +89,7 @@ function isPaced(): boolean {
 }
 
 /** The calls that Node has no words for. */
-export interface Kernel {
+export interface Libc {
   /** The bytes that the socket took, 0 when it is full; undefined when this file or socket is not to be had in this way. */
   sendfile(socket: number, file: number, position: number, length: number): number | undefined
   /** Whether these bytes of a file can be had without waiting for a disk; looks at a page here and there. */
@@ -114,10 +114,10 @@ const wideArchitectures = new Set(['x64', 'arm64', 'riscv64', 'loong64', 'ppc64'
  * Undefined where there is no Linux, no library to call it by, or no such call.
  * https://man7.org/linux/man-pages/man2/sendfile.2.html, …/man2/readv.2.html for RWF_NOWAIT, …/man7/tcp.7.html
  */
-export async function loadKernel({
+export async function loadLibc({
   platform,
   arch,
-}: Pick<NodeJS.Process, 'platform' | 'arch'>): Promise<Kernel | undefined> {
+}: Pick<NodeJS.Process, 'platform' | 'arch'>): Promise<Libc | undefined> {
   if (platform !== 'linux' || !wideArchitectures.has(arch)) return undefined
   try {
     const { default: koffi } = await import('koffi')
@@ -191,9 +191,9 @@ export interface SendBlobChoice {
   readonly kind: 'sendfile' | 'portable'
   readonly sending: BlobSending
   /** For a listener whose clients are on this machine; undefined where there is nothing to be done. */
-  readonly unpace: ((server: Server) => void) | undefined
+  readonly setCongestionControl: ((server: Server) => void) | undefined
   /** Gives memory back to the system; undefined where there is no such call. */
-  readonly trimMemory: Kernel['trimMemory']
+  readonly trimMemory: Libc['trimMemory']
 }
 
 /**
@@ -208,12 +208,12 @@ export async function chooseSendBlob(options: {
   const { idle, plain, env } = options
   const buffers = new BufferPool()
   const portable = createPortableSendBlob({ idle, buffers })
-  const kernel = isSet(env['MIRROR_NO_SENDFILE']) ? undefined : await loadKernel(process)
-  const native = kernel && plain ? createNativeSendBlob({ idle, portable, kernel }) : undefined
+  const kernel = isSet(env['MIRROR_NO_SENDFILE']) ? undefined : await loadLibc(process)
+  const native = kernel && plain ? createNativeSendBlob({ idle, portable, libc: kernel }) : undefined
   return {
     kind: native ? 'sendfile' : 'portable',
     sending: { idle, sendBlob: native ?? portable },
-    unpace: createUnpacing(kernel),
+    setCongestionControl: createCongestionControl(kernel),
     trimMemory: kernel?.trimMemory,
   }
 }

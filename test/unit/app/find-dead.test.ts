@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { type DeadMirror, findDead } from '../../../src/admin/find-mirror.ts'
+import { type DeadMirror, findDeadMirror } from '../../../src/admin/find-mirror.ts'
 import { type MirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render/up.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
@@ -36,12 +36,12 @@ const state: MirrorState = {
 async function find(changed: Partial<MirrorState>): Promise<DeadMirror | undefined> {
   const paths = mirrorPaths(surroundings)
   await writeState(paths.stateFile, { ...state, ...changed })
-  return findDead(paths, surroundings)
+  return findDeadMirror(paths, surroundings)
 }
 
 describe('a mirror that is noted and does not run', () => {
   test('was stopped when nothing is noted', async () => {
-    expect(await findDead(mirrorPaths(surroundings), surroundings)).toBeUndefined()
+    expect(await findDeadMirror(mirrorPaths(surroundings), surroundings)).toBeUndefined()
   })
 
   test('died', async () => {

@@ -17,10 +17,10 @@ import { createLogWriter, LogFile } from '../../../src/daemon/logging.ts'
 import { readLogs } from '../../../src/daemon/read-logs.ts'
 import { errnoOf } from '../../../src/lib/errors.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { loadKernel } from '../../../src/server/send/sendfile.ts'
+import { loadLibc } from '../../../src/server/send/sendfile.ts'
 import { temporaryFolder } from '../store/support/store.ts'
 
-const kernel = await loadKernel(process)
+const kernel = await loadLibc(process)
 
 const limitOpenFiles = process.platform === 'linux' ? openFilesLimiter() : undefined
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { namesLike, notThere, ownAddresses, readUserNames, removeByName } from '../../../src/admin/names.ts'
+import { similarNames, notFoundError, ownAddresses, readUserNames, removeByName } from '../../../src/admin/names.ts'
 
 const digest = `sha256:${'0123456789abcdef'.repeat(4)}`
 const other = `sha256:${'0123456789ab'.repeat(5)}ffff`
@@ -69,15 +69,18 @@ describe('a name of a cached image', () => {
     const remove = (names: string[]) => Promise.resolve({ images: [], blobs: 0, bytes: 0, unknown: names })
     const { missing, unknown } = await removeByName(['nginx:1.2', 'app:1'], naming, remove)
     expect(unknown).toEqual(['nginx:1.2', 'app:1'])
-    expect(namesLike(missing[0]!, images)).toEqual(['docker.io/library/nginx:1.27', 'docker.io/library/nginx:1.26'])
-    expect(namesLike(missing[1]!, images)).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
-    expect(namesLike({ given: 'ngnix:1.27', name: 'docker.io/library/ngnix:1.27', others: [] }, images)).toEqual([
+    expect(similarNames(missing[0]!, images)).toEqual(['docker.io/library/nginx:1.27', 'docker.io/library/nginx:1.26'])
+    expect(similarNames(missing[1]!, images)).toEqual(['docker.io/owner/app:1', 'ghcr.io/owner/app:1'])
+    expect(similarNames({ given: 'ngnix:1.27', name: 'docker.io/library/ngnix:1.27', others: [] }, images)).toEqual([
       'docker.io/library/nginx:1.27',
     ])
-    expect(namesLike({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }])).toEqual([
-      'team/redis:7',
-    ])
-    const error = notThere('Not cached', missing.slice(0, 1), images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
+    expect(similarNames({ given: 'redsi:7', name: 'redsi:7', others: [] }, [{ name: 'team/redis:7', digest }])).toEqual(
+      ['team/redis:7'],
+    )
+    const error = notFoundError('Not cached', missing.slice(0, 1), images, {
+      rm: 'mirror cache rm',
+      ls: 'mirror cache ls',
+    })
     expect(error.message).toBe('Not cached: nginx:1.2 (docker.io/library/nginx:1.2)')
     expect(error.hints).toEqual([
       'mirror cache rm docker.io/library/nginx:1.27   (did you mean this?)',

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { renderError } from '../../../src/cli/render/log.ts'
-import { createPaint, fitText } from '../../../src/cli/terminal.ts'
+import { createColors, fitText } from '../../../src/cli/terminal.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const command = `sudo chown -R "$(id -un)": /home/somebody/with/a/long/name/of/a/folder`
@@ -34,7 +34,7 @@ describe('a text that is too long for the terminal', () => {
     const hints = [`${command}   (if it should be yours)`, 'mirror up']
     const error = new MirrorError('Cannot use the folder /home/somebody/cache for the store: no permission.', { hints })
     const style = { debug: false, columns: 60, named: (text: string) => text.replace('mirror up', 'npx mirror up') }
-    expect(renderError(error, createPaint(false), style)).toBe(
+    expect(renderError(error, createColors(false), style)).toBe(
       'mirror: Cannot use the folder /home/somebody/cache for the\n  store: no permission.\n\nNext:\n' +
         `  ${command}\n    (if it should be yours)\n  npx mirror up\n`,
     )

@@ -4,7 +4,7 @@ import { calledAs, nameCommands } from '../../../src/cli/exit.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
 import { rootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
-import { createPaint, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
+import { createColors, wrapText, wrapWords } from '../../../src/cli/terminal.ts'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
 const plugin = rootPlugin(packageRoot())
@@ -15,7 +15,7 @@ const program = {
   commands: plugin.commands,
   topics: plugin.topics,
 }
-const help = (of: string | undefined, width: number) => renderHelp(program, of, { width, paint: createPaint(false) })
+const help = (of: string | undefined, width: number) => renderHelp(program, of, { width, paint: createColors(false) })
 const everything = [undefined, ...plugin.topics.map(({ name }) => name), ...plugin.commandIDs]
 
 describe('help', () => {
@@ -45,7 +45,7 @@ describe('help', () => {
   })
 
   test('calls the program as the user does', () => {
-    const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, paint: createPaint(false) })
+    const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, paint: createColors(false) })
     expect(text).toContain('$ npx mirror up [FLAGS]')
     expect(text).toContain('$ npx mirror up --autostart')
   })
@@ -66,7 +66,7 @@ describe('wrapped text', () => {
   })
 
   test('of a fact keeps every letter, and a number with its unit', () => {
-    const render = (value: string) => renderFacts([['disk', value]], createPaint(false), 24)
+    const render = (value: string) => renderFacts([['disk', value]], createColors(false), 24)
     expect(render('2 tags, 1 blob, 2.9 MiB')).toBe('  disk      2 tags, 1\n            blob,\n            2.9 MiB')
     const path = '/a/path/that/no/line/has/room/for'
     expect(render(path)).toMatch(/^ {2}disk {6}\/a/)
@@ -74,7 +74,7 @@ describe('wrapped text', () => {
   })
 
   test('of a fact is one line where there is no terminal', () => {
-    expect(renderFacts([['disk', '0 B of 2 GiB']], createPaint(false), undefined)).toBe('  disk      0 B of 2 GiB')
+    expect(renderFacts([['disk', '0 B of 2 GiB']], createColors(false), undefined)).toBe('  disk      0 B of 2 GiB')
   })
 })
 

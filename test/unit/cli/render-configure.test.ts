@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/terminal.ts'
+import { createColors } from '../../../src/cli/terminal.ts'
 import { renderCheck, renderConfigured } from '../../../src/cli/render/configure.ts'
 
-const plain = createPaint(false)
+const plain = createColors(false)
 
 describe('what is configured', () => {
   const listed = (files: readonly { path: string; state: 'as written' | 'gone' }[]) =>

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/terminal.ts'
+import { createColors } from '../../../src/cli/terminal.ts'
 import { renderDemoEnd, renderDemoStep } from '../../../src/cli/render/up.ts'
 
-const plain = createPaint(false)
+const plain = createColors(false)
 const cold = { milliseconds: 1400, bytes: 26_424_115, upstreamRequests: 8, upstreamBytes: 26_424_115 }
 const warm = { ...cold, milliseconds: 200, upstreamRequests: 0, upstreamBytes: 0 }
 const place = {

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { createPaint } from '../../../src/cli/terminal.ts'
+import { createColors } from '../../../src/cli/terminal.ts'
 import { renderDiff } from '../../../src/cli/render/configure.ts'
 
-const paint = createPaint(false)
+const paint = createColors(false)
 const hosts = (registry: string, server = registry) => ({
   path: `/certs.d/${registry}/hosts.toml`,
   before: undefined,

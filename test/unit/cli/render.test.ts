@@ -3,12 +3,12 @@ import type { StatusReport } from '../../../src/admin/api.ts'
 import { isDebugging, renderError } from '../../../src/cli/render/log.ts'
 import { renderImages, renderRemoval, renderStatus } from '../../../src/cli/render/status.ts'
 import { nextStep, renderUp } from '../../../src/cli/render/up.ts'
-import { createPaint, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
+import { createColors, createProgressBar, createPrompt, wantsColor } from '../../../src/cli/terminal.ts'
 import { nothingDropped } from '../../../src/daemon/up.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
-const plain = createPaint(false)
-const color = createPaint(true)
+const plain = createColors(false)
+const color = createColors(true)
 const now = Date.parse('2026-11-21T12:00:00Z')
 
 const image = (name: string, lastPulled?: string) => ({

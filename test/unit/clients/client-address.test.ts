@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { clientAddress, doubtAbout, type MirrorEndpoints } from '../../../src/clients/address.ts'
-import type { ClientHome } from '../../../src/clients/types.ts'
+import type { ClientLocation } from '../../../src/clients/types.ts'
 
 const endpoints: MirrorEndpoints = {
   runtime: 'process',
@@ -8,8 +8,8 @@ const endpoints: MirrorEndpoints = {
   registry: ['http://127.0.0.1:5001'],
   networks: { kind: 'http://172.18.0.1:5055' },
 }
-const kindNodes: ClientHome = { in: 'network', what: 'kind nodes', network: 'kind' }
-const machine: ClientHome = { in: 'vm', what: 'Docker Desktop', hostName: 'host.docker.internal' }
+const kindNodes: ClientLocation = { in: 'network', what: 'kind nodes', network: 'kind' }
+const machine: ClientLocation = { in: 'vm', what: 'Docker Desktop', hostName: 'host.docker.internal' }
 
 describe('the address for a client', () => {
   test('on the host is the loopback one', () => {

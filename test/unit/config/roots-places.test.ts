@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { toRootsPlaces } from '../../../src/config/paths.ts'
+import { toRootPaths } from '../../../src/config/paths.ts'
 
 const nobody = 65_534
 
@@ -21,7 +21,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
   beforeEach(() => chown(theirs, nobody, nobody))
 
   function clean(env: Record<string, string>) {
-    return toRootsPlaces({ env, cwd: '/' }, '/root')
+    return toRootPaths({ env, cwd: '/' }, '/root')
   }
 
   test('keeps each place that is root’s own, and all that is no place', () => {
@@ -91,7 +91,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
 
   test('has none of a list in which one is another user’s, nor a relative path that means theirs', () => {
     expect(clean({ KUBECONFIG: `/root/.kube/config:${theirs}/config` }).env).toEqual({})
-    expect(toRootsPlaces({ env: { MIRROR_HOME: 'm' }, cwd: theirs }, '/root').env).toEqual({})
+    expect(toRootPaths({ env: { MIRROR_HOME: 'm' }, cwd: theirs }, '/root').env).toEqual({})
   })
 
   test('has no file that others can write, and none below a folder that they can', async () => {

@@ -3,10 +3,10 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
-import { Identities, openPlace } from '../../../src/cache/grants.ts'
+import { Identities, createRequestContext } from '../../../src/cache/grants.ts'
 import { ReferrersCache } from '../../../src/cache/referrers.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { createSweeper } from '../../../src/cache/evict.ts'
+import { createEvictor } from '../../../src/cache/evict.ts'
 import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 import { withStore } from '../../support/temporary-store.ts'
 
@@ -71,7 +71,7 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
   })
   const identities = new Identities()
   const ask = (number: number, query = '') =>
-    cache.list(openPlace(refs, upstream, 'app', caller, identities), subjectOf(number), query)
+    cache.list(createRequestContext(refs, upstream, 'app', caller, identities), subjectOf(number), query)
   // Where there is no API, an empty list is kept of what is known.
   refs.ensure('registry.example', 'app')
   for (const number of numbers) await ask(number)
@@ -119,7 +119,7 @@ test.each([
     expect((await ask(3)).provenance.outcome).toBe('stale')
 
     const limits = { maxSize: 0, maxAge: 0, minFree: 0 }
-    const sweeper = createSweeper({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
+    const sweeper = createEvictor({ store, limits, isInUse: () => false, logger: silentLogger, clock: systemClock })
     await sweeper.remove([subjectOf(3)], false)
     await sweeper.close()
     expect(kept()).not.toContain(subjectOf(3))

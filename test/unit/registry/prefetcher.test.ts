@@ -5,7 +5,7 @@ import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import type { Download } from '../../../src/cache/download.ts'
-import type { Place } from '../../../src/cache/grants.ts'
+import type { RequestContext } from '../../../src/cache/grants.ts'
 import { Prefetcher } from '../../../src/cache/prefetch.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 
@@ -13,7 +13,7 @@ const digests = Array.from({ length: 6 }, (_, at) => digestOf(Buffer.from(`layer
 const manifest = digestOf(Buffer.from('manifest'))
 
 /** A client, at a repository with one image of six layers. */
-function place(): Place {
+function place(): RequestContext {
   const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
   const known = { mediaType: '', size: 1, identity: 'anonymous', links, pulls: 0, lastPulled: 0, usedAt: 0 }
@@ -28,7 +28,7 @@ function place(): Place {
   }
   const caller = { access: 'anonymous' as const, client: 'c', noCache: false, head: false, part: false }
   // The upstream is the fetch's affair.
-  const upstream = undefined as unknown as Place['upstream']
+  const upstream = undefined as unknown as RequestContext['upstream']
   const here = () => record
   return {
     host: 'a',
@@ -81,8 +81,8 @@ function start(layers: number) {
 test('the layers behind the one that is asked for are fetched in order, so many at a time', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
   prefetcher.sawManifest(place(), manifest)
-  prefetcher.sawBlob(place(), digests[1]!)
-  prefetcher.sawBlob(place(), digests[2]!)
+  prefetcher.recordBlob(place(), digests[1]!)
+  prefetcher.recordBlob(place(), digests[2]!)
   await turn()
   expect(order()).toEqual(digests.slice(2, 4))
   fetched[0]!.end(true)
@@ -93,7 +93,7 @@ test('the layers behind the one that is asked for are fetched in order, so many 
 test('one that is not kept is the last one', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
   prefetcher.sawManifest(place(), manifest)
-  prefetcher.sawBlob(place(), digests[0]!)
+  prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.end(false)
   fetched[1]!.end(true)
@@ -104,7 +104,7 @@ test('one that is not kept is the last one', async () => {
 test('when nobody asks for the image any more, what nobody has joined is let go of', async () => {
   const { prefetcher, fetched, turn, pass, order } = start(3)
   prefetcher.sawManifest(place(), manifest)
-  prefetcher.sawBlob(place(), digests[0]!)
+  prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.follow()
   pass(60_000)
@@ -120,7 +120,7 @@ test('when nobody asks for the image any more, what nobody has joined is let go 
 test('what a client waits for is not let go of before it has begun', async () => {
   const { prefetcher, fetched, turn, pass } = start(2)
   prefetcher.sawManifest(place(), manifest)
-  prefetcher.sawBlob(place(), digests[0]!)
+  prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.claim()
   pass(60_000)
@@ -132,7 +132,7 @@ test('while the client reads what it asked for by itself, the image is wanted', 
   const { prefetcher, fetched, turn, pass } = start(3)
   const own = { isFollowed: true }
   prefetcher.sawManifest(place(), manifest)
-  prefetcher.sawBlob(place(), digests[0]!, own as Download)
+  prefetcher.recordBlob(place(), digests[0]!, own)
   await turn()
   pass(60_000)
   await sleep(1200)

@@ -6,7 +6,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
-import { createRegistryKeeper, usualGrace } from '../../../src/registry/maintenance.ts'
+import { createRegistryMaintenance, usualGrace } from '../../../src/registry/maintenance.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
 import { UploadSessions } from '../../../src/registry/uploads.ts'
 
@@ -40,7 +40,7 @@ async function setUp() {
   onTestFinished(() => store.close())
   const sessions = new UploadSessions({ blobs: store.blobs, clock, limit: 10, idle: 3_600_000 })
   onTestFinished(() => sessions.close())
-  const keeper = createRegistryKeeper({ store, clock, logger: silentLogger })
+  const keeper = createRegistryMaintenance({ store, clock, logger: silentLogger })
   onTestFinished(() => keeper.close())
   const registry = new LocalRegistry({ store, sessions, makeRoom: async () => {}, clock })
   const put = (name: string, tag: string, bytes: Uint8Array) =>

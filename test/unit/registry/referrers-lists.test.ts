@@ -110,7 +110,7 @@ async function setUpHeld() {
     return stat(digest)
   }
   const ask = (signal?: AbortSignal) =>
-    registry.referrers(app, subjectOf(1), undefined, { ...caller, departure: signal && { signal } }, page)
+    registry.referrers(app, subjectOf(1), undefined, { ...caller, clientAbort: signal && { signal } }, page)
   return { held, ask }
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { betterIdentity, findWord, revokeWord } from '../../../src/cache/grants.ts'
+import { widerIdentity, findGrant, revokeGrants } from '../../../src/cache/grants.ts'
 import { PullTracker, Stats } from '../../../src/cache/stats.ts'
 import { isFresh, mayServeStale } from '../../../src/cache/tags.ts'
 import { SingleFlight } from '../../../src/lib/async.ts'
@@ -127,22 +127,22 @@ describe("an upstream's word", () => {
 
   test('comes from a manifest that names the content, for whom it was given', () => {
     const record = recordOf([[digests[0], { identity: 'me', links: [link(digests[1])] }]])
-    expect(findWord(record, digests[1], 'me')).toMatchObject({ size: 7 })
-    expect(findWord(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
-    expect(findWord(record, digests[1], 'anonymous')).toBeUndefined()
-    expect(findWord(record, digests[2], 'me')).toBeUndefined()
-    expect(findWord(undefined, digests[1], 'me')).toBeUndefined()
+    expect(findGrant(record, digests[1], 'me')).toMatchObject({ size: 7 })
+    expect(findGrant(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
+    expect(findGrant(record, digests[1], 'anonymous')).toBeUndefined()
+    expect(findGrant(record, digests[2], 'me')).toBeUndefined()
+    expect(findGrant(undefined, digests[1], 'me')).toBeUndefined()
   })
 
   test('nobody vouches for foreign layers by naming them', () => {
     const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
-    expect(findWord(recordOf([[digests[0], { links: [foreign] }]]), digests[1], 'anonymous')).toBeUndefined()
+    expect(findGrant(recordOf([[digests[0], { links: [foreign] }]]), digests[1], 'anonymous')).toBeUndefined()
   })
 
   test('what was given to nobody in particular stays good for everybody', () => {
-    expect(betterIdentity('anonymous', 'me')).toBe('anonymous')
-    expect(betterIdentity('me', 'anonymous')).toBe('anonymous')
-    expect(betterIdentity(undefined, 'me')).toBe('me')
+    expect(widerIdentity('anonymous', 'me')).toBe('anonymous')
+    expect(widerIdentity('me', 'anonymous')).toBe('anonymous')
+    expect(widerIdentity(undefined, 'me')).toBe('me')
   })
 
   test('is taken back for one identity only', () => {
@@ -150,9 +150,9 @@ describe("an upstream's word", () => {
       [digests[0], { identity: 'me' }],
       [digests[1], { identity: 'anonymous' }],
     ])
-    expect(revokeWord(record, 'me')).toBe(true)
+    expect(revokeGrants(record, 'me')).toBe(true)
     expect([...record.manifests.keys()]).toEqual([digests[1]])
-    expect(revokeWord(record, 'anonymous')).toBe(false)
+    expect(revokeGrants(record, 'anonymous')).toBe(false)
   })
 })
 
@@ -167,9 +167,9 @@ describe('counting pulls', () => {
     record.tags.set('1', tag)
     const clock = { ...systemClock, monotonic: () => now }
     const tracker = new PullTracker({ touch() {} }, clock, () => 42)
-    const byTag = (head: boolean) => tracker.saw('c', record, { kind: 'tag', tag: '1' }, digests[0], head)
+    const byTag = (head: boolean) => tracker.record('c', record, { kind: 'tag', tag: '1' }, digests[0], head)
     const byDigest = (digest: Digest, client = 'c') =>
-      tracker.saw(client, record, { kind: 'digest', digest }, digest, false)
+      tracker.record(client, record, { kind: 'digest', digest }, digest, false)
     return { record, tag, byTag, byDigest, wait: (ms: number) => (now += ms) }
   }
 

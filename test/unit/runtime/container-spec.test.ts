@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { containerSpec, planContainer, type ContainerWish } from '../../../src/daemon/container/spec.ts'
+import { containerSpec, planContainer, type DesiredContainer } from '../../../src/daemon/container/spec.ts'
 import type { ContainerState } from '../../../src/docker/engine.ts'
 
-const wish: ContainerWish = {
+const wish: DesiredContainer = {
   version: '1.0.0',
   owner: '/home/me/state',
   image: { id: 'sha256:a', hasEntrypoint: false },
@@ -23,7 +23,7 @@ const wish: ContainerWish = {
 }
 
 /** The container that the wish made. */
-function actual(made: ContainerWish = wish): ContainerState {
+function actual(made: DesiredContainer = wish): ContainerState {
   const { labels, user } = containerSpec(made, 'instance')
   const times = { startedAt: '', running: true, restarting: false, exitCode: 0 }
   return {
@@ -45,7 +45,7 @@ describe('a container that is wished for', () => {
     expect(planContainer(wish, { ...actual(), running: false })).toMatchObject({ action: 'start' })
   })
 
-  test.each<[string, Partial<ContainerWish>]>([
+  test.each<[string, Partial<DesiredContainer>]>([
     ['version', { version: '1.0.1' }],
     ['image', { image: { id: 'sha256:b', hasEntrypoint: false } }],
     ['cache', { configHashes: { cache: 'other', registry: '2' } }],

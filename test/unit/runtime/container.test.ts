@@ -1,17 +1,17 @@
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test } from 'vitest'
-import { carryOut, refuseForeignVolume, refuseTakenPorts } from '../../../src/daemon/container/reconcile.ts'
-import { type ContainerOrder, type ContainerWish, planContainer } from '../../../src/daemon/container/spec.ts'
-import { findOurs, removeVolume } from '../../../src/daemon/container/stop.ts'
+import { applyContainerPlan, refuseForeignVolume, refuseTakenPorts } from '../../../src/daemon/container/reconcile.ts'
+import { type ContainerOrder, type DesiredContainer, planContainer } from '../../../src/daemon/container/spec.ts'
+import { findOwnContainer, removeVolume } from '../../../src/daemon/container/stop.ts'
 import type { ContainerSpec } from '../../../src/docker/engine.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { systemClock } from '../../../src/lib/time.ts'
 import { engineWithImage, orderFor, owner, wishFor } from '../../support/container-wish.ts'
 import type { FakeEngine, Outcome } from '../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, wish: ContainerWish, difference: Partial<ContainerOrder> = {}) {
-  const plan = planContainer(wish, await findOurs(docker, owner))
-  return carryOut(docker, plan, orderFor(wish, difference))
+async function up(docker: FakeEngine, wish: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+  const plan = planContainer(wish, await findOwnContainer(docker, owner))
+  return applyContainerPlan(docker, plan, orderFor(wish, difference))
 }
 
 const other = (name: string, port: number): ContainerSpec => ({
@@ -100,20 +100,20 @@ describe('the container', () => {
   test('of somebody else is never touched', async () => {
     const docker = engineWithImage()
     await docker.containers.create(other('mirror', 80))
-    expect((await refusal(findOurs(docker, owner))).message).toContain('that is not ours')
+    expect((await refusal(findOwnContainer(docker, owner))).message).toContain('that is not ours')
     await docker.containers.remove('mirror')
     await up(docker, wishFor())
-    expect((await refusal(findOurs(docker, '/home/you/state'))).message).toContain(owner)
+    expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
   })
 
   test('whose name somebody else has taken since the plan was made leaves that one alone', async () => {
     const docker = engineWithImage()
     await up(docker, wishFor())
     const wish = wishFor({ memory: 1024 })
-    const plan = planContainer(wish, await findOurs(docker, owner))
+    const plan = planContainer(wish, await findOwnContainer(docker, owner))
     await docker.containers.remove('mirror')
     const theirs = await docker.containers.create(other('mirror', 80))
-    expect((await refusal(carryOut(docker, plan, orderFor(wish)))).message).toContain('that is not ours')
+    expect((await refusal(applyContainerPlan(docker, plan, orderFor(wish)))).message).toContain('that is not ours')
     expect(docker.container(theirs)).toBeDefined()
   })
 

@@ -7,7 +7,7 @@ import { defaultConfig } from '../../../src/config/config.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { isContainerUp } from '../../../src/admin/state.ts'
 import { isHealthy } from '../../../src/admin/client.ts'
-import { outsideOf } from '../../../src/daemon/container/handover.ts'
+import { openHostHandoff } from '../../../src/daemon/container/handover.ts'
 import { startMirror } from '../../../src/daemon/start.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import { temporaryHome } from '../../support/mirror.ts'
@@ -29,7 +29,7 @@ async function startInstance(instance: string): Promise<string> {
       version: '0.0.0-test',
       runtime: 'container',
       logger: silentLogger,
-      outside: outsideOf({ MIRROR_INSTANCE: instance }, (name) => join(home, 'handed', name)),
+      handoff: openHostHandoff({ MIRROR_INSTANCE: instance }, (name) => join(home, 'handed', name)),
     },
   )
   onTestFinished(() => mirror.close())

@@ -1,16 +1,16 @@
 import { describe, expect, test } from 'vitest'
-import { carryOut, mendCutOff } from '../../../src/daemon/container/reconcile.ts'
-import { type ContainerOrder, type ContainerWish, planContainer } from '../../../src/daemon/container/spec.ts'
-import { findOurs } from '../../../src/daemon/container/stop.ts'
+import { applyContainerPlan, recoverInterruptedReplace } from '../../../src/daemon/container/reconcile.ts'
+import { type ContainerOrder, type DesiredContainer, planContainer } from '../../../src/daemon/container/spec.ts'
+import { findOwnContainer } from '../../../src/daemon/container/stop.ts'
 import type { ContainerState } from '../../../src/docker/engine.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { engineWithImage, orderFor, owner, wishFor } from '../../support/container-wish.ts'
 import type { FakeEngine, Outcome } from '../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, wish: ContainerWish, difference: Partial<ContainerOrder> = {}) {
-  const plan = planContainer(wish, await findOurs(docker, owner))
-  return carryOut(docker, plan, orderFor(wish, difference))
+async function up(docker: FakeEngine, wish: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+  const plan = planContainer(wish, await findOwnContainer(docker, owner))
+  return applyContainerPlan(docker, plan, orderFor(wish, difference))
 }
 
 const older = wishFor({ networks: ['kind'] })
@@ -135,12 +135,12 @@ describe('what an up that was cut off has left', () => {
     const { docker, id } = await setEngine()
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
-    await mendCutOff(docker, { owner: owner, settled: id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner: owner, settled: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id, running: true })
 
     await docker.containers.rename(id, 'mirror-before')
     await up(docker, newer)
-    await mendCutOff(docker, { owner: owner, settled: id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner: owner, settled: id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -150,7 +150,7 @@ describe('what an up that was cut off has left', () => {
     await docker.containers.stop(id, 1)
     await docker.containers.rename(id, 'mirror-before')
     const successor = await up(docker, newer)
-    await mendCutOff(docker, { owner: owner, settled: successor.id, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner: owner, settled: successor.id, clock: systemClock })
     expect(await docker.containers.find('mirror')).toMatchObject({ id: successor.id, running: true })
     expect(await docker.containers.find('mirror-before')).toBeUndefined()
   })
@@ -159,10 +159,14 @@ describe('what an up that was cut off has left', () => {
     const { docker, id } = await setEngine()
     await docker.containers.rename(id, 'mirror-before')
     expect(
-      (await refusal(mendCutOff(docker, { owner: '/home/you/state', settled: undefined, clock: systemClock }))).message,
+      (
+        await refusal(
+          recoverInterruptedReplace(docker, { owner: '/home/you/state', settled: undefined, clock: systemClock }),
+        )
+      ).message,
     ).toContain(owner)
     expect(await docker.containers.find('mirror-before')).toMatchObject({ id, running: true })
     await docker.containers.remove(id)
-    await mendCutOff(docker, { owner: owner, settled: undefined, clock: systemClock })
+    await recoverInterruptedReplace(docker, { owner: owner, settled: undefined, clock: systemClock })
   })
 })

@@ -1,13 +1,13 @@
 import { expect, test } from 'vitest'
 import { MirrorError } from '../../../src/lib/errors.ts'
 import { DockerError } from '../../../src/docker/engine.ts'
-import { withAftermath } from '../../../src/daemon/container/stop.ts'
+import { describeRollback } from '../../../src/daemon/container/stop.ts'
 
 const calm = new AbortController().signal
 const refusal = new MirrorError('It is gone.')
 
 test('what the engine refuses does not hide what has become of the mirror before', () => {
-  expect(withAftermath(new DockerError(500, 'no such thing'), { refusal, signal: calm })).toMatchObject({
+  expect(describeRollback(new DockerError(500, 'no such thing'), { refusal, signal: calm })).toMatchObject({
     name: 'MirrorError',
     message: 'The Docker engine refuses: no such thing. The mirror that ran before could not be put back: It is gone.',
     exit: 1,
@@ -16,7 +16,7 @@ test('what the engine refuses does not hide what has become of the mirror before
 
 test('a failure under which somebody interrupts is told, for the mirror before was touched', () => {
   const signal = AbortSignal.abort()
-  expect(withAftermath(new MirrorError('Port 1 is taken.'), { refusal, signal })).toMatchObject({
+  expect(describeRollback(new MirrorError('Port 1 is taken.'), { refusal, signal })).toMatchObject({
     message: 'Port 1 is taken. The mirror that ran before could not be put back: It is gone.',
     exit: 130,
   })
@@ -24,5 +24,5 @@ test('a failure under which somebody interrupts is told, for the mirror before w
 
 test('a bug stays what it is', () => {
   const bug = new TypeError('oops')
-  expect(withAftermath(bug, { refusal, signal: calm })).toBe(bug)
+  expect(describeRollback(bug, { refusal, signal: calm })).toBe(bug)
 })

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
 import { clientBodies } from '../../../src/lib/body-memory.ts'
 import { BudgetError } from '../../../src/lib/memory.ts'
-import { ClientDeparture } from '../../../src/server/connection.ts'
+import { ClientAbort } from '../../../src/server/connection.ts'
 import { sendLarge } from '../../../src/server/pull.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'
 import { serve } from '../upstream/support/serve.ts'
@@ -12,7 +12,7 @@ async function serveList(bytes: number) {
   const body = Buffer.alloc(bytes, 'a')
   const failures: unknown[] = []
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
-    const client = new ClientDeparture(request, response)
+    const client = new ClientAbort(request, response)
     try {
       await sendLarge(request, response, {}, body, { idle: 5000, client })
     } catch (error) {

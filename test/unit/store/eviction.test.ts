@@ -2,8 +2,8 @@ import { describe, expect, test } from 'vitest'
 import {
   type EvictionPlan,
   type EvictionRequest,
-  forget,
-  forgottenNames,
+  removeReferences,
+  removedNames,
   planEviction,
 } from '../../../src/cache/eviction.ts'
 import type { Digest } from '../../../src/oci/digest.ts'
@@ -34,7 +34,7 @@ function planned(given: Case): { images: string[]; blobs: string[]; bytes: numbe
   })
   const names = new Map<Digest, string>(Object.keys(given.sizes).map((name) => [digestFor(name), name]))
   return {
-    images: plan.forget.flatMap(forgottenNames).map((name) => name.replace('docker.io/library/', '')),
+    images: plan.references.flatMap(removedNames).map((name) => name.replace('docker.io/library/', '')),
     blobs: plan.blobs.map((digest) => names.get(digest)!),
     bytes: plan.bytes,
   }
@@ -84,7 +84,7 @@ describe('what is evicted', () => {
       now: 100,
       isInUse: () => false,
     })
-    forget(record, plan.forget)
+    removeReferences(record, plan.references)
     expect([...record.referrers.keys()]).toEqual(['new'])
   })
 
@@ -247,16 +247,16 @@ describe('forgetting an image', () => {
       isInUse: () => false,
     })
     // The image took its use from its children: it is as young as they are.
-    expect(plan.forget).toEqual([])
+    expect(plan.references).toEqual([])
     record.manifests.get(digestFor('tagged'))!.usedAt = 1
-    const { forget: gone } = toEnd({
+    const { references: gone } = toEnd({
       records: [record],
       sizes: sizesOf({ gone: 1 }),
       limits: { maxSize: 0, maxAge: 45, reserveBytes: 0, needBytes: 0 },
       now: 51,
       isInUse: () => false,
     })
-    forget(
+    removeReferences(
       record,
       gone.filter(({ holding }) => holding.digest === digestFor('gone')),
     )
@@ -267,7 +267,7 @@ describe('forgetting an image', () => {
   test('leaves an image that has been tagged again meanwhile', () => {
     const record = emptyRecord()
     addManifest(record, 'image', { tags: ['v1'], usedAt: 1 })
-    const { forget: gone } = toEnd({
+    const { references: gone } = toEnd({
       records: [record],
       sizes: sizesOf({ image: 1 }),
       limits: { maxSize: 0, maxAge: 1, reserveBytes: 0, needBytes: 0 },
@@ -276,7 +276,7 @@ describe('forgetting an image', () => {
     })
     record.tags.set('v2', { ...record.tags.get('v1')! })
     record.tags.set('v1', { ...record.tags.get('v1')!, digest: digestFor('other') })
-    forget(record, gone)
+    removeReferences(record, gone)
     expect([...record.tags.keys()]).toEqual(['v1', 'v2'])
     expect(record.manifests.has(digestFor('image'))).toBe(true)
   })

@@ -6,7 +6,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { collectGarbage } from '../../../src/registry/garbage.ts'
-import { removeOldQuarantine } from '../../../src/store/open-store.ts'
+import { removeExpiredQuarantine } from '../../../src/store/open-store.ts'
 import { openPushedStore, type PushedStore } from '../../../src/registry/repositories.ts'
 import type { PushedChange } from '../../../src/registry/repository.ts'
 import { bytesOf, openText, putText, temporaryFolder } from './support/store.ts'
@@ -142,7 +142,7 @@ describe('a repository journal', () => {
     await loseLine(root)
     await using(root, async (store) => {
       expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 0 })
-      await removeOldQuarantine(store.layout, Date.now() + 8 * 24 * 3_600_000)
+      await removeExpiredQuarantine(store.layout, Date.now() + 8 * 24 * 3_600_000)
       expect(await collectGarbage(store, everything)).toMatchObject({ blobs: 1 })
     })
   })

@@ -7,14 +7,14 @@ import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
-import { createSweeper, type Sweeper, type SweeperOptions } from '../../../src/cache/evict.ts'
+import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evict.ts'
 import { addManifest, digestFor } from './support/records.ts'
 import { bytesOf, openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
 
 const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
 
-function sweeperFor(store: Store, options: Partial<SweeperOptions> = {}): Sweeper {
-  const sweeper = createSweeper({
+function sweeperFor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
+  const sweeper = createEvictor({
     store,
     limits: noLimits,
     isInUse: () => false,
@@ -53,7 +53,7 @@ describe('what was asked for and the disk refuses', () => {
     const asked =
       how === 'rm'
         ? sweeper.remove(['docker.io/library/app:old'], false)
-        : sweeper.sweep({ dryRun: false, isAsked: true })
+        : sweeper.evict({ dryRun: false, isAsked: true })
     await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
     expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
     expect(store.blobs.usage.bytes).toBe(total)
@@ -74,7 +74,7 @@ describe('what was asked for and the disk refuses', () => {
     await rm(store.layout.temporary, { recursive: true })
     await writeFile(store.layout.temporary, '', { mode: 0o600 })
     const nothing = { images: [], blobs: 0, bytes: 0, unknown: [] }
-    expect(await sweeperFor(store).sweep({ dryRun: false, isAsked: true })).toEqual(nothing)
+    expect(await sweeperFor(store).evict({ dryRun: false, isAsked: true })).toEqual(nothing)
   })
 })
 
@@ -83,14 +83,14 @@ describe('a sweep', () => {
     const { store, record, own, base } = await threeImages()
     const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
     const expected = { images: ['docker.io/library/app:old'], blobs: 2, bytes: 'oldold blob'.length, unknown: [] }
-    expect(await sweeper.sweep({ dryRun: true })).toEqual(expected)
+    expect(await sweeper.evict({ dryRun: true })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total)
-    expect(await sweeper.sweep({ dryRun: false })).toEqual(expected)
+    expect(await sweeper.evict({ dryRun: false })).toEqual(expected)
     expect(store.blobs.usage.bytes).toBe(total - expected.bytes)
     expect([...record.tags.keys()]).toEqual(['middle', 'new'])
     expect(await openText(store, own[0]!)).toBeUndefined()
     expect(await openText(store, base)).toBe('base')
-    expect(await sweeper.sweep({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
+    expect(await sweeper.evict({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
   })
 
   test('spares what is pulled between the plan and its turn', async () => {
@@ -107,7 +107,7 @@ describe('a sweep', () => {
         return false
       },
     })
-    expect((await sweeper.sweep({ dryRun: false })).images).toEqual(
+    expect((await sweeper.evict({ dryRun: false })).images).toEqual(
       ['middle', 'new'].map((tag) => `docker.io/library/app:${tag}`),
     )
     for (const name of ['old', 'old blob', 'base']) expect(await openText(store, digestFor(name))).toBe(name)
@@ -127,7 +127,7 @@ describe('a sweep', () => {
         return false
       },
     })
-    expect((await sweeper.sweep({ dryRun: false })).images).toHaveLength(3)
+    expect((await sweeper.evict({ dryRun: false })).images).toHaveLength(3)
     expect(await openText(store, digestFor('old blob'))).toBe('old blob')
     expect(store.blobs.usage.blobs).toBe(1)
   })
@@ -140,7 +140,7 @@ describe('a sweep', () => {
       limits: { ...noLimits, maxSize: total },
       isInUse: (digest) => digest === nobody && ++asked > 1,
     })
-    expect(await sweeper.sweep({ dryRun: false })).toMatchObject({ blobs: 0, bytes: 0 })
+    expect(await sweeper.evict({ dryRun: false })).toMatchObject({ blobs: 0, bytes: 0 })
     expect(asked).toBe(2)
     expect(await openText(store, nobody)).toBe('nobody')
   })
@@ -148,16 +148,16 @@ describe('a sweep', () => {
   test('makes the room that is needed, and keeps the reserve of the disk', async () => {
     const { store } = await threeImages()
     const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => 99 })
-    expect((await sweeper.sweep({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
+    expect((await sweeper.evict({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
     const needBytes = 'oldold blob'.length
-    expect((await sweeper.sweep({ dryRun: true, needBytes })).images).toHaveLength(2)
+    expect((await sweeper.evict({ dryRun: true, needBytes })).images).toHaveLength(2)
   })
 
   test('removes no more than what the disk lacks for what is to be written', async () => {
     const { store } = await threeImages()
     let free = 150
     const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
-    const imagesFor = async (needBytes: number) => (await sweeper.sweep({ dryRun: true, needBytes })).images.length
+    const imagesFor = async (needBytes: number) => (await sweeper.evict({ dryRun: true, needBytes })).images.length
     expect(await Promise.all([imagesFor(50), imagesFor(51), imagesFor(50 + total), imagesFor(51 + total)])).toEqual([
       0, 1, 2, 0,
     ])
@@ -168,8 +168,8 @@ describe('a sweep', () => {
   test('asks the disk also when it has no reserve', async () => {
     const { store } = await threeImages()
     const sweeper = sweeperFor(store, { freeSpace: async () => 10 })
-    expect((await sweeper.sweep({ dryRun: true, needBytes: 10 })).images).toEqual([])
-    expect((await sweeper.sweep({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await sweeper.evict({ dryRun: true, needBytes: 10 })).images).toEqual([])
+    expect((await sweeper.evict({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
   })
 
   test('drops damaged blobs that were kept before anything else, the oldest first', async () => {
@@ -188,15 +188,15 @@ describe('a sweep', () => {
     }
     let free = 100
     const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
-    await sweeper.sweep({ dryRun: false })
+    await sweeper.evict({ dryRun: false })
     expect(await left()).toEqual(['first', 'second', 'third'])
-    expect((await sweeper.sweep({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await sweeper.evict({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual(['first', 'second', 'third'])
     free = 99
-    expect((await sweeper.sweep({ dryRun: false })).blobs).toBe(0)
+    expect((await sweeper.evict({ dryRun: false })).blobs).toBe(0)
     expect(await left()).toEqual(['second', 'third'])
     free = 100
-    expect((await sweeper.sweep({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
+    expect((await sweeper.evict({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
     expect(await left()).toEqual([])
   })
 
@@ -210,10 +210,10 @@ describe('a sweep', () => {
   test('runs soon after a blob too many', async () => {
     const { store } = await threeImages()
     const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total } })
-    sweeper.poke()
+    sweeper.schedule()
     await putText(store, 'one more')
-    sweeper.poke()
-    sweeper.poke()
+    sweeper.schedule()
+    sweeper.schedule()
     while (store.blobs.usage.bytes > total) await setTimeout(5)
     expect(await openText(store, digestFor('new'))).toBe('new')
   })
@@ -221,7 +221,7 @@ describe('a sweep', () => {
   test('asked for many times at once removes no more than asked once', async () => {
     const { store } = await threeImages()
     const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
-    const all = await Promise.all(Array.from({ length: 5 }, () => sweeper.sweep({ dryRun: false })))
+    const all = await Promise.all(Array.from({ length: 5 }, () => sweeper.evict({ dryRun: false })))
     expect(all.flatMap(({ images }) => images)).toEqual(['docker.io/library/app:old'])
   })
 
@@ -229,9 +229,9 @@ describe('a sweep', () => {
     const { store } = await threeImages()
     const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
     await sweeper.close()
-    sweeper.poke()
+    sweeper.schedule()
     await writeFile(store.layout.quarantined(digestFor('bad')), 'bad')
-    await sweeper.sweep({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
+    await sweeper.evict({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
     expect(store.blobs.usage.bytes).toBe(total)
     expect(await readdir(store.layout.quarantine)).toHaveLength(1)
   })
@@ -252,7 +252,7 @@ describe('a sweep', () => {
     const delay = monitorEventLoopDelay({ resolution: 1 })
     await setTimeout(5)
     delay.enable()
-    const removal = await sweeper.sweep({ dryRun: true })
+    const removal = await sweeper.evict({ dryRun: true })
     delay.disable()
     expect(removal.blobs).toBe(50_000)
     // Not a matter of this machine's speed: without pauses it would be called back once, at the end.

@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../src/lib/time.ts'
 import type { Credential } from '../../../src/upstream/identity.ts'
 import { createDockerCredentials } from '../../../src/upstream/docker-credentials.ts'
-import { readHanded, renderHanded } from '../../../src/upstream/credentials.ts'
+import { readExportedCredentials, renderExportedCredentials } from '../../../src/upstream/credentials.ts'
 
 const now = Date.parse('2026-01-01T00:00:00Z')
 const hour = 3_600_000
@@ -15,7 +15,7 @@ async function handed(credentials: Record<string, Credential>): Promise<string> 
   const folder = await mkdtemp(join(tmpdir(), 'mirror-handed-'))
   onTestFinished(() => rm(folder, { recursive: true }))
   const path = join(folder, 'config.json')
-  await writeFile(path, renderHanded(new Map(Object.entries(credentials)), now))
+  await writeFile(path, renderExportedCredentials(new Map(Object.entries(credentials)), now))
   return path
 }
 
@@ -48,16 +48,18 @@ test('one that lives for hours only counts as none afterwards, and is told so', 
   expect(await findAt(now + 13 * hour, path, 'ecr.example')).toBeUndefined()
   expect(await findAt(now + 10_000 * hour, path, 'static.example')).toEqual(password('me'))
   const expires = '2026-01-01T12:00:00.000Z'
-  expect(await readHanded(path, now)).toEqual({
+  expect(await readExportedCredentials(path, now)).toEqual({
     'ecr.example': { state: 'valid', expires },
     'static.example': { state: 'valid' },
   })
-  expect(await readHanded(path, now + 13 * hour)).toMatchObject({ 'ecr.example': { state: 'expired', expires } })
+  expect(await readExportedCredentials(path, now + 13 * hour)).toMatchObject({
+    'ecr.example': { state: 'expired', expires },
+  })
 })
 
 test('a file that is missing or damaged holds nothing', async () => {
   const path = await handed({})
-  expect(await readHanded(`${path}.absent`, now)).toEqual({})
+  expect(await readExportedCredentials(`${path}.absent`, now)).toEqual({})
   await writeFile(path, '{')
-  expect(await readHanded(path, now)).toEqual({})
+  expect(await readExportedCredentials(path, now)).toEqual({})
 })

@@ -2,7 +2,7 @@ import { lookup } from 'node:dns'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { createExchange } from '../../../src/upstream/transport.ts'
+import { createTransport } from '../../../src/upstream/transport.ts'
 import { readProxies } from '../../../src/upstream/proxy.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
@@ -20,7 +20,7 @@ async function askAndWait(length: number, end: (socket: Socket) => void) {
     })
   })
   await once(server.listen(0, '127.0.0.1'), 'listening')
-  const exchange = createExchange({
+  const exchange = createTransport({
     host: 'registry.example',
     timeouts: { connect: 10_000, headers: 10_000, idle: 10_000 },
     guard: { checkLiteral() {}, lookup, classOf: () => 'loopback' },
@@ -34,7 +34,7 @@ async function askAndWait(length: number, end: (socket: Socket) => void) {
   })
   const ended = once(server, 'ended')
   const url = new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`)
-  const { body } = await exchange.send({ method: 'GET', url, headers: {}, lane: 'blobs' })
+  const { body } = await exchange.send({ method: 'GET', url, headers: {}, pool: 'blobs' })
   await ended
   await new Promise((resolve) => setTimeout(resolve, 100))
   return body

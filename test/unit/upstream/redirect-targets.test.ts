@@ -4,7 +4,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
 import { createAddressGuard } from '../../../src/upstream/trust.ts'
-import type { Answer } from '../../../src/upstream/transport.ts'
+import type { TransportResponse } from '../../../src/upstream/transport.ts'
 import { readProxies } from '../../../src/upstream/proxy.ts'
 import { createRedirectTargets } from '../../../src/upstream/auth.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
@@ -284,7 +284,7 @@ describe('the realm of a registry that was redirected to', () => {
     onTestFinished(() => targets.close())
     return targets
   }
-  const challengedBy = (realm: string) => async (): Promise<Answer> => ({
+  const challengedBy = (realm: string) => async (): Promise<TransportResponse> => ({
     status: 401,
     foreign: 'x',
     storage: false,

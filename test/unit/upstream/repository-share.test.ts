@@ -31,8 +31,8 @@ test('a question waits as long as the time-out for headers, and a blob longer wh
   onTestFinished(() => void vi.useRealTimers())
   const requests = new Slots(8)
   const share = createRepositoryShare({ host: 'one', patience: 800, blobPatience: 2000, requests, connections: 4 })
-  const question = { repository: 'app', lane: 'questions' } as const
-  const blob = { repository: 'app', lane: 'blobs' } as const
+  const question = { repository: 'app', pool: 'questions' } as const
+  const blob = { repository: 'app', pool: 'blobs' } as const
   const begun = performance.now()
   const refused = async (request: typeof question | typeof blob) => {
     await expect(share.enter(request)).rejects.toMatchObject({ status: 503, retryAfterSeconds: 1 })

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import type { Answer } from '../../../src/upstream/transport.ts'
+import type { TransportResponse } from '../../../src/upstream/transport.ts'
 import { readSmallBody } from '../../../src/upstream/body.ts'
 import { failureOf } from './support/open-upstream.ts'
 
@@ -15,7 +15,7 @@ function drip(bytes: number, pause: number) {
     }
   }
   const discard = () => void (isDiscarded = true)
-  const answer: Answer = {
+  const answer: TransportResponse = {
     status: 200,
     foreign: undefined,
     storage: false,

@@ -65,14 +65,14 @@ describe('BuildKit', () => {
   })
 
   test('says after an undo that it reads its file only when it starts, or is made', async () => {
-    const [made, own] = await buildkitAdapter.places(machine({ ...buildx, ...buildkitd }), anything)
+    const [made, own] = await buildkitAdapter.targets(machine({ ...buildx, ...buildkitd }), anything)
     expect(made!.afterUndo?.([])).toEqual([expect.stringContaining('docker buildx rm')])
     expect(own!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart buildkit')])
   })
 
   test('has a file for what buildx makes and one for a buildkitd by itself', async () => {
     const ids = async (says: Record<string, string>, options: Partial<ClientOptions> = {}) =>
-      (await buildkitAdapter.places(machine(says), { ...anything, ...options })).map(({ id }) => id)
+      (await buildkitAdapter.targets(machine(says), { ...anything, ...options })).map(({ id }) => id)
     expect(await ids({ ...buildx, ...buildkitd })).toEqual(['buildx', 'buildkitd'])
     expect(await ids(buildkitd)).toEqual(['buildkitd'])
     expect(await ids({})).toEqual(['buildx'])
@@ -81,12 +81,12 @@ describe('BuildKit', () => {
   })
 
   test('is told how a builder is made that reads its file and reaches the mirror', async () => {
-    const [place] = await buildkitAdapter.places(machine(buildx), { ...anything, file: 'b.toml' })
+    const [place] = await buildkitAdapter.targets(machine(buildx), { ...anything, file: 'b.toml' })
     const create = 'docker buildx create --use --driver docker-container'
     expect(place!.plan(mirror, nothing).todo.join()).toContain(
       `${create} --driver-opt network=host --config ${join(home, 'b.toml')} `,
     )
-    const newer = await buildkitAdapter.places(machine(buildx), {
+    const newer = await buildkitAdapter.targets(machine(buildx), {
       ...anything,
       file: 'b.toml',
       clientVersion: '0.29.1',
@@ -100,7 +100,7 @@ describe('BuildKit', () => {
   test("lives where Docker's containers live", async () => {
     const socket = join(home, 'engine.sock')
     const homeOf = async (more: Partial<Machine> = {}) =>
-      (await buildkitAdapter.places(machine(buildx, more), anything))[0]!.home
+      (await buildkitAdapter.targets(machine(buildx, more), anything))[0]!.location
     expect(await homeOf()).toEqual({ in: 'host' })
     expect(await homeOf({ platform: 'darwin' })).toMatchObject({ in: 'vm', hostName: 'host.docker.internal' })
     expect(await homeOf({ env: { DOCKER_HOST: 'tcp://10.0.0.7' } })).toMatchObject({ in: 'apart' })

@@ -6,7 +6,7 @@ import { configureClient, prepareClient } from '../../../../src/clients/configur
 import { forgetInDaemonJson } from '../../../../src/clients/docker/daemon-json.ts'
 import { dockerAdapter } from '../../../../src/clients/docker/docker.ts'
 import { ownFileHeader } from '../../../../src/clients/files/kinds.ts'
-import type { FoundMirror } from '../../../../src/clients/find-mirror.ts'
+import type { MirrorAddress } from '../../../../src/clients/find-mirror.ts'
 import { k3sAdapter } from '../../../../src/clients/k3s.ts'
 import { openConfiguredClients } from '../../../../src/clients/records.ts'
 import type { ClientAdapter, FilesNow, Machine } from '../../../../src/clients/types.ts'
@@ -46,8 +46,8 @@ async function configureFor(
   { adapter = dockerAdapter, version = '27', registry, since = 0 }: ConfigureOptions = {},
 ): Promise<void> {
   const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
-  const [place] = await adapter.places(machine, options)
-  const mirror: FoundMirror = {
+  const [place] = await adapter.targets(machine, options)
+  const mirror: MirrorAddress = {
     addressFor: () => ({
       cache,
       registry,

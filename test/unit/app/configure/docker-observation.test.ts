@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import type { Machine } from '../../../../src/clients/types.ts'
 import { configureClient, prepareClient } from '../../../../src/clients/configure.ts'
 import { dockerAdapter } from '../../../../src/clients/docker/docker.ts'
-import type { FoundMirror } from '../../../../src/clients/find-mirror.ts'
+import type { MirrorAddress } from '../../../../src/clients/find-mirror.ts'
 import { listConfigured } from '../../../../src/clients/configured.ts'
 import { prepareUndo, recordsOf, undoClient } from '../../../../src/clients/undo.ts'
 
@@ -64,13 +64,13 @@ async function startDockerd(): Promise<() => Promise<void>> {
 }
 
 async function placeOf() {
-  const [place] = await dockerAdapter.places(machine, anything)
+  const [place] = await dockerAdapter.targets(machine, anything)
   expect(place!.wants.files).toEqual([daemonJson])
   return place!
 }
 
 async function configure(): Promise<void> {
-  const mirror: FoundMirror = {
+  const mirror: MirrorAddress = {
     isNamed: false,
     isElsewhere: false,
     awaits: () => false,

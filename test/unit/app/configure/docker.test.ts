@@ -54,7 +54,7 @@ async function placeWith(
   options: Partial<ClientOptions> = {},
 ) {
   await startConfigurableEngine(socket, engine)
-  const [place] = await dockerAdapter.places(machine(more), { ...anything, ...options })
+  const [place] = await dockerAdapter.targets(machine(more), { ...anything, ...options })
   return place!
 }
 
@@ -116,7 +116,7 @@ describe("Docker's engine", () => {
       { info: { ...info, ServerVersion: '28.5.2', DriverStatus: containerd } },
       { platform: 'darwin' },
     )
-    expect(place.home).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
+    expect(place.location).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
     expect(place.wants).toEqual({ files: [join(home, file)], trees: [] })
     const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
     expect(plan.todo.join()).toContain(then)
@@ -151,7 +151,7 @@ describe("Docker's engine", () => {
 
   test('on another machine is refused: its files are not here', async () => {
     for (const host of ['tcp://10.0.0.7:2375', 'ssh://me@there'])
-      await expect(dockerAdapter.places(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
+      await expect(dockerAdapter.targets(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
         expect.objectContaining({ exit: 4, message: expect.stringContaining('another machine') }),
       )
     expect(await dockerAdapter.find(machine({ env: { DOCKER_HOST: 'tcp://10.0.0.7:2375' } }))).toBeUndefined()
@@ -166,10 +166,10 @@ describe("Docker's engine", () => {
     const unit =
       'ExecStart={ path=/usr/sbin/dockerd ; argv[]=/usr/sbin/dockerd -H fd:// --registry-mirror=https://a.example ; ignore_errors=no }\n'
     const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
-    const [place] = await dockerAdapter.places(machine({}, says), anything)
+    const [place] = await dockerAdapter.targets(machine({}, says), anything)
     expect(place!.id).toBe('system')
     expect(() => place!.plan(mirror, new FilesNow(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
-    const [user] = await dockerAdapter.places(machine({}, says), { ...anything, scope: 'user' })
+    const [user] = await dockerAdapter.targets(machine({}, says), { ...anything, scope: 'user' })
     const plan = user!.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual([join(home, '.config/docker/daemon.json')])
     expect(plan.notes[0]).toContain('a guess')
@@ -179,7 +179,7 @@ describe("Docker's engine", () => {
     const runtime = join(home, 'run')
     await mkdir(runtime)
     await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
-    const places = await dockerAdapter.places(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
+    const places = await dockerAdapter.targets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
       ...anything,
       scope: 'user',
     })
@@ -220,7 +220,7 @@ describe('with --root', () => {
     await writeFile(socket, '')
     const runCommand = () => Promise.reject(new Error('a program was started'))
     const detached = machine({ detached: true, root: home, runCommand })
-    const [place] = await dockerAdapter.places(detached, anything)
+    const [place] = await dockerAdapter.targets(detached, anything)
     expect(place!.wants).toEqual({
       files: [join(home, 'etc/docker/daemon.json')],
       trees: [join(home, 'etc/docker/certs.d')],

@@ -37,7 +37,7 @@ function machineWithCluster(context: string): Machine & { kept: string | undefin
 describe('k3d', () => {
   test('writes and takes back the ConfigMap of a cluster that runs, as if it were a file', async () => {
     const machine = machineWithCluster('k3d-dev')
-    const [place] = await k3dAdapter.places(machine, { ...nothing, cluster: 'dev' })
+    const [place] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
     expect(place).toMatchObject({ home: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
     const path = place!.wants.files[1]!
     const text =
@@ -51,7 +51,7 @@ describe('k3d', () => {
   })
 
   test('has no cluster to tell where kubectl finds none', async () => {
-    const [place] = await k3dAdapter.places(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
+    const [place] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
     expect(place).toMatchObject({ ours: true, details: { cluster: 'dev' } })
     expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
   })

@@ -4,7 +4,7 @@ import { fails, machineWith, nothingSaid, type Answers } from './support/machine
 
 async function reloadWith(answers: Answers): Promise<string[]> {
   const { machine, asked } = await machineWith(answers)
-  const [place] = await k3sAdapter.places(machine, nothingSaid)
+  const [place] = await k3sAdapter.targets(machine, nothingSaid)
   await place!.reload!.run()
   return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
 }
@@ -21,7 +21,7 @@ test.each(['k3s', 'k3s-agent'])('a reload restarts %s, and minds no unit that th
 
 test('without a reload an undo says what is left to do', async () => {
   const { machine } = await machineWith({})
-  const [place] = await k3sAdapter.places(machine, nothingSaid)
+  const [place] = await k3sAdapter.targets(machine, nothingSaid)
   expect(place!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
 })
 

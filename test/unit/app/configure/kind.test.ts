@@ -57,7 +57,7 @@ describe('where kind is configured', () => {
     'is not on this machine when the engine is at %s',
     async (host) => {
       const machine = await machineWith(() => undefined, { env: { DOCKER_HOST: host } })
-      await expect(kindAdapter.places(machine, nothing)).rejects.toMatchObject({
+      await expect(kindAdapter.targets(machine, nothing)).rejects.toMatchObject({
         exit: exitCode.usage,
         hints: expect.arrayContaining([expect.stringContaining('--cluster NAME')]) as string[],
       })
@@ -66,10 +66,10 @@ describe('where kind is configured', () => {
 
   test("follows kind's own variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
-    const [place] = await kindAdapter.places(await machineWith(() => undefined, { env }), nothing)
+    const [place] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
     expect(place).toMatchObject({ ours: true, home: { in: 'network', network: 'mine' } })
     const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
-    expect((await kindAdapter.places(podman, nothing))[0]?.home).toMatchObject({ in: 'apart' })
+    expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
   })
 
   test('is below the folder that stands for the machine', async () => {
@@ -78,7 +78,7 @@ describe('where kind is configured', () => {
       home: '/image',
       env: { DOCKER_HOST: 'ssh://x' },
     })
-    const [place] = await kindAdapter.places(machine, { ...nothing, file: 'kind.yaml' })
+    const [place] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
     expect(place?.wants).toEqual({
       files: [join(machine.cwd, 'kind.yaml')],
       trees: ['/image/.local/state/mirror/kind/certs.d'],
@@ -88,7 +88,7 @@ describe('where kind is configured', () => {
 
   test('is no folder with a colon in it, which nodes could not mount', async () => {
     const machine = await machineWith(() => undefined, { stateDir: '/srv/a:b' })
-    const [place] = await kindAdapter.places(machine, nothing)
+    const [place] = await kindAdapter.targets(machine, nothing)
     const mirror = {
       cache: 'http://m',
       registry: undefined,
@@ -110,14 +110,14 @@ describe('where kind is configured', () => {
       if (line.startsWith('docker inspect')) return JSON.stringify(found)
       return line.endsWith('containerd config dump') ? 'version = 2\n' : undefined
     })
-    const [place] = await kindAdapter.places(machine, { ...nothing, cluster: 'dev' })
+    const [place] = await kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })
     expect(place?.details).toEqual({ cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' })
     expect(machine.asked[0]).toContain('label=io.x-k8s.kind.cluster=dev')
   })
 
   test('has to be running', async () => {
     const machine = await machineWith(() => '')
-    await expect(kindAdapter.places(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
+    await expect(kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
       exit: exitCode.missing,
     })
     await expect(kindNodes({ runCommand: async () => undefined }, 'podman').list()).rejects.toMatchObject({
@@ -132,7 +132,7 @@ describe('taking back', () => {
     const machine = await machineWith((line) => {
       return line.startsWith('docker ps') ? 'a\n' : JSON.stringify([container('n', 'worker', mounted, false)])
     })
-    const [place] = await kindAdapter.places(machine, nothing)
+    const [place] = await kindAdapter.targets(machine, nothing)
     const folder = join(machine.stateDir, 'kind', 'certs.d')
     await mkdir(join(folder, '_default'), { recursive: true })
     await mkdir(join(folder, 'other'))

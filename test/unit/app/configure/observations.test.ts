@@ -2,14 +2,14 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { buildkitAdapter } from '../../../../src/clients/buildkit/buildkit.ts'
-import type { ClientPlace } from '../../../../src/clients/types.ts'
+import type { ConfigTarget } from '../../../../src/clients/types.ts'
 import { containerdAdapter } from '../../../../src/clients/containerd/containerd.ts'
 import { k3sAdapter } from '../../../../src/clients/k3s.ts'
 import { podmanAdapter } from '../../../../src/clients/podman/podman.ts'
 import { type Answers, machineWith } from './support/machine-with.ts'
 
 const cache = 'http://127.0.0.1:5055'
-const look = (place: ClientPlace | undefined) => place!.observe!({ cache })
+const look = (place: ConfigTarget | undefined) => place!.observe!({ cache })
 
 describe('what is seen of podman', () => {
   const info = (...mirrors: string[]) =>

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { handOver } from '../../../../src/daemon/container/handover.ts'
+import { exportCredentials } from '../../../../src/daemon/container/handover.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 import { temporaryHome } from '../../../support/mirror.ts'
 
@@ -19,7 +19,7 @@ test("for a registry that a company's cache keeps below a prefix, the company's 
   }
   const handed = (prefix: string | undefined) => {
     const upstreams = { 'docker.io': { ...upstream, url: 'https://harbor.corp.example', prefix } }
-    return handOver(['docker.io'], { upstreams }, { DOCKER_CONFIG: folder }, systemClock)
+    return exportCredentials(['docker.io'], { upstreams }, { DOCKER_CONFIG: folder }, systemClock)
   }
   expect(JSON.parse(await handed('hub'))).toEqual({ auths: { 'harbor.corp.example': auths['harbor.corp.example'] } })
   const direct = JSON.parse(await handed(undefined)) as { auths: object }

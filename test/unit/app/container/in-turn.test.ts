@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { inTurn, inTurnIfFree } from '../../../../src/daemon/container/lock.ts'
+import { withCommandLock, withCommandLockIfFree } from '../../../../src/daemon/container/lock.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 
 let stateDir: string
@@ -27,26 +27,26 @@ test('commands that change which container is the mirror take turns', async () =
     await systemClock.sleep(5)
     working -= 1
   }
-  await Promise.all(Array.from({ length: 4 }, () => inTurn(request(said), work)))
+  await Promise.all(Array.from({ length: 4 }, () => withCommandLock(request(said), work)))
   expect(most).toBe(1)
   expect(said[0]).toContain(`pid ${process.pid}`)
   expect(await readdir(stateDir)).toEqual([])
 })
 
 test('one that has failed, or has died, holds nobody up', async () => {
-  const failing = inTurn(request(), () => Promise.reject(new Error('no')))
+  const failing = withCommandLock(request(), () => Promise.reject(new Error('no')))
   await expect(failing).rejects.toThrow('no')
   for (const left of [JSON.stringify({ pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }), 'garbage', '']) {
     await writeFile(join(stateDir, 'turn.json'), left)
-    expect(await inTurn(request(), () => Promise.resolve('done'))).toBe('done')
+    expect(await withCommandLock(request(), () => Promise.resolve('done'))).toBe('done')
     expect(await readdir(stateDir)).toEqual([])
   }
 })
 
 test('waiting ends when it is interrupted', async () => {
   const interrupt = new AbortController()
-  await inTurn(request(), async () => {
-    const waiting = inTurn(request([], interrupt.signal), () => Promise.resolve())
+  await withCommandLock(request(), async () => {
+    const waiting = withCommandLock(request([], interrupt.signal), () => Promise.resolve())
     interrupt.abort()
     await expect(waiting).rejects.toBe(interrupt.signal.reason)
   })
@@ -56,9 +56,9 @@ test('waiting ends when it is interrupted', async () => {
 test('work that is not worth waiting for is left undone while another command is at it', async () => {
   const done: string[] = []
   const work = (what: string) => async () => void done.push(what)
-  await inTurn(request(), () => inTurnIfFree(request(), work('meanwhile')))
-  await inTurnIfFree(request(), work('afterwards'))
-  await expect(inTurnIfFree(request(), () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+  await withCommandLock(request(), () => withCommandLockIfFree(request(), work('meanwhile')))
+  await withCommandLockIfFree(request(), work('afterwards'))
+  await expect(withCommandLockIfFree(request(), () => Promise.reject(new Error('no')))).rejects.toThrow('no')
   expect(done).toEqual(['afterwards'])
   expect(await readdir(stateDir)).toEqual([])
 })

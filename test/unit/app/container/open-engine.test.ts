@@ -3,7 +3,7 @@ import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { openEngine } from '../../../../src/docker/dockerode-engine.ts'
-import { type DockerEndpoint, isElsewhere } from '../../../../src/docker/endpoint.ts'
+import { type DockerEndpoint, isRemoteEngine } from '../../../../src/docker/endpoint.ts'
 
 async function openWith(dockerHost: (home: string) => string) {
   const home = await mkdtemp(join(tmpdir(), 'mirror-engine-'))
@@ -51,7 +51,7 @@ test.skipIf(ownAddress === undefined)('an engine at an address of this very mach
   await expect(openWith(() => `tcp://${ownAddress}:1`)).rejects.toMatchObject({
     message: expect.stringContaining('No Docker engine answers'),
   })
-  expect(isElsewhere({ kind: 'tcp', host: ownAddress!, port: 1, tlsFolder: undefined })).toBe(false)
+  expect(isRemoteEngine({ kind: 'tcp', host: ownAddress!, port: 1, tlsFolder: undefined })).toBe(false)
 })
 
 test.each<[string, DockerEndpoint, boolean]>([
@@ -61,5 +61,5 @@ test.each<[string, DockerEndpoint, boolean]>([
   ['a strange address', { kind: 'tcp', host: '192.0.2.1', port: 2375, tlsFolder: undefined }, true],
   ['ssh, even to localhost', { kind: 'ssh', host: 'localhost', user: undefined, port: 2222 }, true],
 ])('an engine at %s: on another machine or not', (_, endpoint, elsewhere) => {
-  expect(isElsewhere(endpoint)).toBe(elsewhere)
+  expect(isRemoteEngine(endpoint)).toBe(elsewhere)
 })

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { forgetPredecessors, outsideOf } from '../../../../src/daemon/container/handover.ts'
+import { removePredecessorExports, openHostHandoff } from '../../../../src/daemon/container/handover.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
 
 /** What was handed to each of these instances. */
@@ -18,10 +18,10 @@ async function handTo(...instances: string[]): Promise<string> {
 
 test('what was handed to a mirror goes when its successor is there to stay, and not before', async () => {
   const folder = await handTo('old', 'new')
-  const outside = outsideOf({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
+  const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, instance))!
   let looks = 0
   const watched = { ...outside, endpoints: () => ((looks += 1), outside.endpoints()) }
-  onTestFinished(forgetPredecessors(watched, silentLogger, 1))
+  onTestFinished(removePredecessorExports(watched, silentLogger, 1))
   await expect.poll(() => looks).toBeGreaterThan(3)
   expect((await readdir(folder)).toSorted()).toEqual(['new', 'old'])
   const endpoints = { cache: ['http://127.0.0.1:1'], registry: [], admin: [], networks: {} }
@@ -34,9 +34,9 @@ test('what was handed to a mirror goes when its successor is there to stay, and 
 })
 
 test('a mirror that is in no container of ours knows no outside', async () => {
-  expect(outsideOf({})).toBeUndefined()
+  expect(openHostHandoff({})).toBeUndefined()
   const folder = await handTo()
-  const outside = outsideOf({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!
+  const outside = openHostHandoff({ MIRROR_INSTANCE: 'new' }, (instance) => join(folder, 'nowhere', instance))!
   expect(await outside.endpoints()).toBeUndefined()
-  await outside.forgetOthers()
+  await outside.removeOthers()
 })

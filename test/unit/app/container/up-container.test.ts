@@ -2,12 +2,12 @@ import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { engineElsewhere } from '../../../../src/admin/access.ts'
-import { findRunning, readState, refuseResting, restingEngine } from '../../../../src/admin/state.ts'
+import { remoteEngine } from '../../../../src/admin/access.ts'
+import { findRunning, readState, assertDataOnHost, volumeMarkerEngine } from '../../../../src/admin/state.ts'
 import { defaultConfig } from '../../../../src/config/config.ts'
 import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
-import { isRefreshDue, wantedCredentials } from '../../../../src/daemon/container/handover.ts'
+import { isCredentialRefreshDue, selectCredentialHosts } from '../../../../src/daemon/container/handover.ts'
 import { refuseOtherEngine } from '../../../../src/daemon/container/preflight.ts'
 import { prepareContainer, upContainer } from '../../../../src/daemon/container/up.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
@@ -102,9 +102,9 @@ describe('up in a container', () => {
     await docker.containers.remove('mirror')
     expect(await findRunning(request.paths.stateFile, () => Promise.resolve(false))).toBeUndefined()
     const { stateDir } = request.paths
-    await expect(refuseResting(stateDir), 'removed behind our back').rejects.toMatchObject({ exit: 3 })
+    await expect(assertDataOnHost(stateDir), 'removed behind our back').rejects.toMatchObject({ exit: 3 })
     await up({ MIRROR_DATA: join(home, 'content') })
-    await refuseResting(stateDir)
+    await assertDataOnHost(stateDir)
   })
 
   test('that fails leaves noted down where the one before answers by now', async () => {
@@ -196,32 +196,32 @@ describe('up in a container', () => {
     expect(JSON.stringify(await readState(request.paths.stateFile))).not.toContain('secret')
 
     const now = Date.now()
-    expect(await isRefreshDue(request.surroundings, now)).toBe(false)
-    expect(await isRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
-    expect(await isRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
+    expect(await isCredentialRefreshDue(request.surroundings, now)).toBe(false)
+    expect(await isCredentialRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
+    expect(await isCredentialRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
   })
 
   test('keeps the credentials that it has until others are named, or none', () => {
     const config = (shareCredentials: boolean) => ({ cache: { ...defaultConfig().cache, shareCredentials } })
     const before = ['ghcr.io']
-    expect(wantedCredentials(undefined, before, config(true))).toEqual(before)
-    expect(wantedCredentials(undefined, before, config(false)), 'which may not be shared any more').toEqual([])
-    expect(wantedCredentials(['quay.io', 'ghcr.io'], before, config(true))).toEqual(['quay.io', 'ghcr.io'])
-    expect(wantedCredentials(['none'], before, config(true))).toEqual([])
-    expect(() => wantedCredentials(['no host'], before, config(true))).toThrow('not a registry')
+    expect(selectCredentialHosts(undefined, before, config(true))).toEqual(before)
+    expect(selectCredentialHosts(undefined, before, config(false)), 'which may not be shared any more').toEqual([])
+    expect(selectCredentialHosts(['quay.io', 'ghcr.io'], before, config(true))).toEqual(['quay.io', 'ghcr.io'])
+    expect(selectCredentialHosts(['none'], before, config(true))).toEqual([])
+    expect(() => selectCredentialHosts(['no host'], before, config(true))).toThrow('not a registry')
   })
 
   test('on another machine is waited for and noted down as one that its engine leads to', async () => {
     docker.endpoint = { kind: 'ssh', host: 'there', user: 'me', port: undefined }
-    docker.isElsewhere = true
+    docker.isRemote = true
     const { endpoints, request, container } = await up()
     const noted = await readState(request.paths.stateFile)
     expect(noted).toMatchObject({
       endpoints,
       container: { id: container.id, engine: docker.endpoint, elsewhere: { adminPort: 5056 } },
     })
-    expect(engineElsewhere(noted!)).toBe('ssh://me@there')
-    expect(await restingEngine(request.paths.stateDir)).toEqual(docker.endpoint)
+    expect(remoteEngine(noted!)).toBe('ssh://me@there')
+    expect(await volumeMarkerEngine(request.paths.stateDir)).toEqual(docker.endpoint)
     const again = await up()
     expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
     docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
@@ -235,7 +235,7 @@ describe('up in a container', () => {
   })
 
   test('on another machine that ends at once says why', async () => {
-    docker.isElsewhere = true
+    docker.isRemote = true
     docker.outcome = { code: 2, lines: ['mirror: No.'] }
     await expect(up()).rejects.toMatchObject({ exit: 2, message: 'No.' })
   })
@@ -243,7 +243,7 @@ describe('up in a container', () => {
   test('is not had a second time on another engine, unless it is asked for by its name', async () => {
     const { request } = await up()
     const running = await readState(request.paths.stateFile)
-    const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isElsewhere: true } as const
+    const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isRemote: true } as const
     const refuse = (engine: typeof there, found: typeof running, remembered: boolean) =>
       refuseOtherEngine(engine, request.paths, { running: found, remembered })
     await expect(refuse(there, running, false)).rejects.toMatchObject({
@@ -254,10 +254,10 @@ describe('up in a container', () => {
     await expect(refuse(there, undefined, true)).rejects.toMatchObject({ exit: 2 })
     await refuse(there, undefined, false)
     await refuseOtherEngine(docker, request.paths, { running, remembered: true })
-    const alias = { endpoint: { kind: 'socket', path: '/run/docker.sock' }, isElsewhere: false } as const
+    const alias = { endpoint: { kind: 'socket', path: '/run/docker.sock' }, isRemote: false } as const
     await refuseOtherEngine(alias, request.paths, { running, remembered: true })
     docker.endpoint = there.endpoint
-    docker.isElsewhere = true
+    docker.isRemote = true
     await up()
     await expect(refuseOtherEngine(alias, request.paths, { running: undefined, remembered: true })).rejects.toThrow(
       'ran in a container the last time, on tcp://there:1',
