@@ -15,8 +15,8 @@ import { temporaryHome } from '../support/mirror.ts'
 import { serveSocksProxy } from '../support/proxies.ts'
 import { pushImage } from '../support/push.ts'
 import { anyBlob, startUpstream } from '../support/upstream.ts'
-import { testCertificate } from '../unit/upstream/support/certificate.ts'
-import { serve } from '../unit/upstream/support/serve.ts'
+import { testCertificate } from '../support/upstream/certificate.ts'
+import { serve } from '../support/upstream/serve.ts'
 
 const image = makeImage({ layers: [300_000] })
 const images = { 'library/app': { v1: image } }

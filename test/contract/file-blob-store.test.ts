@@ -1,4 +1,4 @@
-import { openTestStore, temporaryFolder } from '../unit/store/support/store.ts'
+import { openTestStore, temporaryFolder } from '../support/store/store.ts'
 import { blobStoreContract } from './blob-store.ts'
 
 blobStoreContract('FileBlobStore', async () => (await openTestStore(await temporaryFolder())).blobs)

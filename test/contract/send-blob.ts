@@ -12,7 +12,7 @@ import { FileOpenBlob } from '../../src/store/blob-store.ts'
 import { get, open as openAnswer } from '../support/get.ts'
 import { noise } from '../support/noise.ts'
 import { rawGet, rawHttp } from '../support/raw-http.ts'
-import { temporaryFolder } from '../unit/store/support/store.ts'
+import { temporaryFolder } from '../support/store/store.ts'
 
 interface Sending {
   readonly url: string

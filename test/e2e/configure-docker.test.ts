@@ -1,7 +1,7 @@
 import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, inject, test } from 'vitest'
-import { testCertificate } from '../unit/upstream/support/certificate.ts'
+import { testCertificate } from '../support/upstream/certificate.ts'
 import { configure } from './support/configure.ts'
 import { dockerSocket, startDockerd, type Dockerd } from './support/dockerd.ts'
 import { run } from './support/run.ts'

@@ -49,7 +49,7 @@ async function createWith(host: KindHost, name: string, clusterFile: string): Pr
   return (await host.kind('get', 'nodes', '--name', name)).trim()
 }
 
-const golden = fileURLToPath(new URL('../clients/kind/', import.meta.url))
+const golden = fileURLToPath(new URL('../clients/kind', import.meta.url))
 
 describe.skipIf(missing !== undefined)('the cluster files that come out of it', () => {
   test.each(existsSync(golden) ? readdirSync(golden).filter((name) => existsSync(join(golden, name, fileOf))) : [])(

@@ -17,7 +17,7 @@ import { rawHttp } from '../support/raw-http.ts'
 import { startTestRegistry } from '../support/registry.ts'
 import { startScene } from '../support/scene.ts'
 import { writeSlowly } from '../support/slow-writer.ts'
-import { testCertificate } from '../unit/upstream/support/certificate.ts'
+import { testCertificate } from '../support/upstream/certificate.ts'
 
 const MiB = 1024 * 1024
 

@@ -12,7 +12,7 @@ import { parseAnswers } from '../support/parse-answers.ts'
 import { rawHttp } from '../support/raw-http.ts'
 import { startTestRegistry, type TestRegistry } from '../support/registry.ts'
 import { app, startScene, type Scene } from '../support/scene.ts'
-import { testCertificate } from '../unit/upstream/support/certificate.ts'
+import { testCertificate } from '../support/upstream/certificate.ts'
 
 const secure = {
   'content-security-policy': "sandbox; default-src 'none'",

@@ -11,7 +11,7 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { listen } from '../../src/server/listen.ts'
 import { temporaryHome } from '../support/mirror.ts'
 import { app, startScene } from '../support/scene.ts'
-import { testCertificate } from '../unit/upstream/support/certificate.ts'
+import { testCertificate } from '../support/upstream/certificate.ts'
 
 test('with a certificate the cache speaks TLS, and nothing else', async () => {
   const home = await temporaryHome()

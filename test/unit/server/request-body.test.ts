@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } fro
 import { MemoryBudget } from '../../../src/lib/memory.ts'
 import { readBody, withSmallBody } from '../../../src/server/request-body.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'
-import { serve } from '../upstream/support/serve.ts'
+import { serve } from '../../support/upstream/serve.ts'
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })

@@ -5,7 +5,7 @@ import { BudgetError } from '../../../src/lib/memory.ts'
 import { ClientAbort } from '../../../src/server/connection.ts'
 import { sendLarge } from '../../../src/server/pull.ts'
 import { leavingClients } from '../../support/leaving-clients.ts'
-import { serve } from '../upstream/support/serve.ts'
+import { serve } from '../../support/upstream/serve.ts'
 
 /** A server that answers with so many bytes, or with 503. */
 async function serveList(bytes: number) {

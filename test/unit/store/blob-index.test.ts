@@ -2,8 +2,8 @@ import { writeFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
 import { BlobIndex } from '../../../src/store/blob-store.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
-import { digestFor } from './support/records.ts'
-import { temporaryFolder } from './support/store.ts'
+import { digestFor } from '../../support/store/records.ts'
+import { temporaryFolder } from '../../support/store/store.ts'
 
 test('changes made while the disk is looked through win over what is seen there', async () => {
   const layout = storeLayout(await temporaryFolder())

@@ -17,7 +17,7 @@ import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { bytesOf, openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
+import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 const text = 'some bytes worth keeping'
 

@@ -6,8 +6,8 @@ import { exitCode, MirrorError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import type { Store } from '../../../src/store/open-store.ts'
-import { addManifest, digestFor } from './support/records.ts'
-import { openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
+import { addManifest, digestFor } from '../../support/store/records.ts'
+import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 async function refusal(open: Promise<Store>): Promise<MirrorError> {
   const error = await open.catch((error: unknown) => error)

@@ -6,7 +6,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { type Digest, digestOf } from '../../../src/oci/digest.ts'
 import type { Store } from '../../../src/store/open-store.ts'
 import { createScrub, type VerifyOptions, type VerifyState, verifyStore } from '../../../src/store/verify.ts'
-import { openTestStore, openText, putText, temporaryFolder } from './support/store.ts'
+import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
 
 async function storeWithDamage(): Promise<{ store: Store; good: Digest; bad: Digest }> {
   const store = await openTestStore(await temporaryFolder())

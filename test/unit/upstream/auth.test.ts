@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import type { HttpUpstreamOptions } from '../../../src/upstream/http-upstream.ts'
-import { failureOf, fakeClock, openUpstream } from './support/open-upstream.ts'
-import { eventually, reply, serve, type Served } from './support/serve.ts'
+import { failureOf, fakeClock, openUpstream } from '../../support/upstream/open-upstream.ts'
+import { eventually, reply, serve, type Served } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
 const digest = digestOf(Buffer.from('x'))

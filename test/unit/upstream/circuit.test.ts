@@ -3,7 +3,7 @@ import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { createCircuit, type Outage, TransientError } from '../../../src/upstream/retry.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
-import { failureOf, fakeClock } from './support/open-upstream.ts'
+import { failureOf, fakeClock } from '../../support/upstream/open-upstream.ts'
 
 const outage = (kind: Outage) => () =>
   new TransientError('unavailable', 502, 'down', { breaksCircuit: true, outage: kind })

@@ -6,7 +6,7 @@ import { deferred } from '../../../src/lib/async.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/process.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
 import { dockerConfigPath, hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
-import { failureOf, fakeClock } from './support/open-upstream.ts'
+import { failureOf, fakeClock } from '../../support/upstream/open-upstream.ts'
 
 const basic = (pair: string) => Buffer.from(pair).toString('base64')
 const done = (stdout: string, exitCode = 0): CommandResult => ({ exitCode, stdout, stderr: 'secret on stderr' })

@@ -2,8 +2,8 @@ import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { reasonIn } from '../../../src/upstream/failures.ts'
-import { failureOf, openUpstream } from './support/open-upstream.ts'
-import { reply, serve } from './support/serve.ts'
+import { failureOf, openUpstream } from '../../support/upstream/open-upstream.ts'
+import { reply, serve } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
 const digest = digestOf(Buffer.from('x'))

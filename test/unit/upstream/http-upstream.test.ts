@@ -4,8 +4,8 @@ import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { digestOf, parseDigest } from '../../../src/oci/digest.ts'
 import { mediaType } from '../../../src/oci/content.ts'
-import { failureOf, fakeClock, openUpstream, readAll } from './support/open-upstream.ts'
-import { eventually, reply, serve } from './support/serve.ts'
+import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
+import { eventually, reply, serve } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
 const anonymous = { access: 'anonymous' } as const

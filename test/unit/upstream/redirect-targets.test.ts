@@ -8,8 +8,8 @@ import type { TransportResponse } from '../../../src/upstream/transport.ts'
 import { readProxies } from '../../../src/upstream/proxy.ts'
 import { createRedirectTargets } from '../../../src/upstream/auth.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
-import { failureOf, fakeClock, openUpstream, readAll } from './support/open-upstream.ts'
-import { reply, serve, type Served } from './support/serve.ts'
+import { failureOf, fakeClock, openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
+import { reply, serve, type Served } from '../../support/upstream/serve.ts'
 
 const tag = { kind: 'tag', tag: 'v1' } as const
 const digest = digestOf(Buffer.from('blob'))

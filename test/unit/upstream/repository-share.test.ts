@@ -3,8 +3,8 @@ import { deferred, Slots } from '../../../src/lib/async.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import type { HttpUpstream } from '../../../src/upstream/http-upstream.ts'
 import { createRepositoryShare } from '../../../src/upstream/repository-share.ts'
-import { openUpstream, readAll } from './support/open-upstream.ts'
-import { serve } from './support/serve.ts'
+import { openUpstream, readAll } from '../../support/upstream/open-upstream.ts'
+import { serve } from '../../support/upstream/serve.ts'
 
 const body = Buffer.from('a layer')
 const blob = async (upstream: HttpUpstream, name: string) =>

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import type { TransportResponse } from '../../../src/upstream/transport.ts'
 import { readSmallBody } from '../../../src/upstream/body.ts'
-import { failureOf } from './support/open-upstream.ts'
+import { failureOf } from '../../support/upstream/open-upstream.ts'
 
 /** An answer whose body comes a byte at a time, and ends when it is let go of. */
 function drip(bytes: number, pause: number) {

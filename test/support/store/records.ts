@@ -1,0 +1,43 @@
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
+
+/** A digest that stands for a name. */
+export function digestFor(name: string): Digest {
+  return digestOf(Buffer.from(name))
+}
+
+export function emptyRecord(name = 'library/app', host = 'docker.io'): RepositoryRecord {
+  return { host, name, tags: new Map(), manifests: new Map(), blobs: new Map(), referrers: new Map() }
+}
+
+/** Adds a manifest, named for its digest, with the children and blobs that it names, and its tags. */
+export function addManifest(
+  record: RepositoryRecord,
+  name: string,
+  content: { tags?: string[]; manifests?: string[]; blobs?: string[]; usedAt?: number },
+): ManifestRecord {
+  const link = (kind: 'manifest' | 'blob') => (child: string) => ({
+    kind,
+    mediaType: 'application/octet-stream',
+    digest: digestFor(child),
+    size: 1,
+  })
+  const manifest: ManifestRecord = {
+    mediaType: 'application/vnd.oci.image.manifest.v1+json',
+    size: 1,
+    identity: 'anonymous',
+    links: [...(content.manifests ?? []).map(link('manifest')), ...(content.blobs ?? []).map(link('blob'))],
+    pulls: 0,
+    lastPulled: 0,
+    usedAt: content.usedAt ?? 0,
+  }
+  record.manifests.set(digestFor(name), manifest)
+  for (const tag of content.tags ?? [])
+    record.tags.set(tag, { digest: digestFor(name), identity: 'anonymous', checkedAt: 0, pulls: 0, lastPulled: 0 })
+  return manifest
+}
+
+/** Published blobs, by the names that stand for them. */
+export function sizesOf(sizes: Record<string, number>): Map<Digest, number> {
+  return new Map(Object.entries(sizes).map(([name, size]) => [digestFor(name), size]))
+}

@@ -1,0 +1,48 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { systemClock } from '../../../src/lib/time.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { openStore, type Store, type StoreOptions } from '../../../src/store/open-store.ts'
+
+/** A folder that goes with the test. */
+export async function temporaryFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'mirror-store-'))
+  onTestFinished(() => rm(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** A store that is closed with the test. */
+export async function openTestStore(root: string, options: Partial<StoreOptions> = {}): Promise<Store> {
+  const defaults = { verifyReads: 'auto' as const, minFree: 0, logger: silentLogger, clock: systemClock }
+  const store = await openStore({ root, ...defaults, ...options })
+  onTestFinished(() => store.close())
+  return store
+}
+
+export function bytesOf(text: string): Uint8Array {
+  return Buffer.from(text)
+}
+
+/** Stores a text as a blob. */
+export async function putText(store: Pick<Store, 'blobs'>, text: string): Promise<Digest> {
+  const digest = digestOf(bytesOf(text))
+  await store.blobs.put(digest, bytesOf(text))
+  return digest
+}
+
+/** What `open` gives as a text; undefined when it is absent. */
+export async function openText(
+  store: Pick<Store, 'blobs'>,
+  digest: Digest,
+  size?: number,
+): Promise<string | undefined> {
+  const blob = await store.blobs.open(digest, size)
+  if (!blob) return undefined
+  const buffer = Buffer.alloc(blob.size)
+  await blob.read(buffer, 0)
+  await blob.close()
+  return buffer.toString()
+}

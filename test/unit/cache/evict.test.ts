@@ -1,0 +1,322 @@
+import { mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout } from 'node:timers/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/lib/time.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import type { Store } from '../../../src/store/open-store.ts'
+import type { RepositoryRecord } from '../../../src/store/records.ts'
+import { createEvictor, type Evictor, type EvictorOptions } from '../../../src/cache/evict.ts'
+import { addManifest, digestFor } from '../../support/store/records.ts'
+import { bytesOf, openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
+
+const noLimits = { maxSize: 0, maxAge: 0, minFree: 0 }
+
+function sweeperFor(store: Store, options: Partial<EvictorOptions> = {}): Evictor {
+  const sweeper = createEvictor({
+    store,
+    limits: noLimits,
+    isInUse: () => false,
+    logger: silentLogger,
+    clock: systemClock,
+    ...options,
+  })
+  onTestFinished(() => sweeper.close())
+  return sweeper
+}
+
+/** Images old (used at 1), middle (2) and new (3): a manifest of its name, its own blob, and a base for all. */
+async function threeImages(): Promise<{ store: Store; record: RepositoryRecord; own: Digest[]; base: Digest }> {
+  const store = await openTestStore(await temporaryFolder())
+  const record = store.refs.ensure('docker.io', 'library/app')
+  const base = await putText(store, 'base')
+  const own: Digest[] = []
+  for (const [at, name] of ['old', 'middle', 'new'].entries()) {
+    await putText(store, name)
+    own.push(await putText(store, `${name} blob`))
+    addManifest(record, name, { tags: [name], blobs: ['base', `${name} blob`], usedAt: at + 1 })
+  }
+  store.refs.touch(record)
+  return { store, record, own, base }
+}
+
+const total = 'baseoldold blobmiddlemiddle blobnewnew blob'.length
+
+describe('what was asked for and the disk refuses', () => {
+  test.each(['rm', 'prune'])('fails with the reason and forgets no image (%s)', async (how) => {
+    const { store, record } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
+    // A file that is no program can be entered by nobody, by root neither.
+    await rm(store.layout.temporary, { recursive: true })
+    await writeFile(store.layout.temporary, '', { mode: 0o600 })
+    const asked =
+      how === 'rm'
+        ? sweeper.remove(['docker.io/library/app:old'], false)
+        : sweeper.evict({ dryRun: false, isAsked: true })
+    await expect(asked).rejects.toMatchObject({ code: 'EACCES' })
+    expect([...record.tags.keys()]).toEqual(['old', 'middle', 'new'])
+    expect(store.blobs.usage.bytes).toBe(total)
+  })
+
+  test('fails where a single blob cannot be removed', async () => {
+    const { store, own } = await threeImages()
+    const path = store.layout.blob(own[0]!)
+    await rm(path)
+    await mkdir(path)
+    await expect(sweeperFor(store).remove(['docker.io/library/app:old'], false)).rejects.toMatchObject({
+      code: 'ERR_FS_EISDIR',
+    })
+  })
+
+  test('is told where there is nothing to remove', async () => {
+    const { store } = await threeImages()
+    await rm(store.layout.temporary, { recursive: true })
+    await writeFile(store.layout.temporary, '', { mode: 0o600 })
+    const nothing = { images: [], blobs: 0, bytes: 0, unknown: [] }
+    expect(await sweeperFor(store).evict({ dryRun: false, isAsked: true })).toEqual(nothing)
+  })
+})
+
+describe('a sweep', () => {
+  test('removes the least recently used image, its record before its blobs, and says so', async () => {
+    const { store, record, own, base } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
+    const expected = { images: ['docker.io/library/app:old'], blobs: 2, bytes: 'oldold blob'.length, unknown: [] }
+    expect(await sweeper.evict({ dryRun: true })).toEqual(expected)
+    expect(store.blobs.usage.bytes).toBe(total)
+    expect(await sweeper.evict({ dryRun: false })).toEqual(expected)
+    expect(store.blobs.usage.bytes).toBe(total - expected.bytes)
+    expect([...record.tags.keys()]).toEqual(['middle', 'new'])
+    expect(await openText(store, own[0]!)).toBeUndefined()
+    expect(await openText(store, base)).toBe('base')
+    expect(await sweeper.evict({ dryRun: false })).toEqual({ images: [], blobs: 0, bytes: 0, unknown: [] })
+  })
+
+  test('spares what is pulled between the plan and its turn', async () => {
+    const { store, record } = await threeImages()
+    store.runningClock.now = () => 1000
+    const sweeper = sweeperFor(store, {
+      limits: { ...noLimits, maxAge: 10 },
+      isInUse: (digest) => {
+        // The youngest is looked at when the fate of the oldest is decided already.
+        if (digest === digestFor('new')) {
+          record.manifests.get(digestFor('old'))!.usedAt = 999
+          store.refs.touch(record)
+        }
+        return false
+      },
+    })
+    expect((await sweeper.evict({ dryRun: false })).images).toEqual(
+      ['middle', 'new'].map((tag) => `docker.io/library/app:${tag}`),
+    )
+    for (const name of ['old', 'old blob', 'base']) expect(await openText(store, digestFor(name))).toBe(name)
+  })
+
+  test('spares a blob that another image has come to name between the plan and its turn', async () => {
+    const { store } = await threeImages()
+    store.runningClock.now = () => 1000
+    const sweeper = sweeperFor(store, {
+      limits: { ...noLimits, maxAge: 10 },
+      isInUse: (digest) => {
+        if (digest === digestFor('new')) {
+          const other = store.refs.ensure('ghcr.io', 'other')
+          addManifest(other, 'other', { blobs: ['old blob'], usedAt: 1000 })
+          store.refs.touch(other)
+        }
+        return false
+      },
+    })
+    expect((await sweeper.evict({ dryRun: false })).images).toHaveLength(3)
+    expect(await openText(store, digestFor('old blob'))).toBe('old blob')
+    expect(store.blobs.usage.blobs).toBe(1)
+  })
+
+  test('spares a blob that came into use between the plan and its turn', async () => {
+    const { store } = await threeImages()
+    const nobody = await putText(store, 'nobody')
+    let asked = 0
+    const sweeper = sweeperFor(store, {
+      limits: { ...noLimits, maxSize: total },
+      isInUse: (digest) => digest === nobody && ++asked > 1,
+    })
+    expect(await sweeper.evict({ dryRun: false })).toMatchObject({ blobs: 0, bytes: 0 })
+    expect(asked).toBe(2)
+    expect(await openText(store, nobody)).toBe('nobody')
+  })
+
+  test('makes the room that is needed, and keeps the reserve of the disk', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => 99 })
+    expect((await sweeper.evict({ dryRun: true })).images).toEqual(['docker.io/library/app:old'])
+    const needBytes = 'oldold blob'.length
+    expect((await sweeper.evict({ dryRun: true, needBytes })).images).toHaveLength(2)
+  })
+
+  test('removes no more than what the disk lacks for what is to be written', async () => {
+    const { store } = await threeImages()
+    let free = 150
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    const imagesFor = async (needBytes: number) => (await sweeper.evict({ dryRun: true, needBytes })).images.length
+    expect(await Promise.all([imagesFor(50), imagesFor(51), imagesFor(50 + total), imagesFor(51 + total)])).toEqual([
+      0, 1, 2, 0,
+    ])
+    free = Infinity
+    expect(await imagesFor(1)).toBe(1)
+  })
+
+  test('asks the disk also when it has no reserve', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { freeSpace: async () => 10 })
+    expect((await sweeper.evict({ dryRun: true, needBytes: 10 })).images).toEqual([])
+    expect((await sweeper.evict({ dryRun: true, needBytes: 11 })).images).toEqual(['docker.io/library/app:old'])
+  })
+
+  test('drops damaged blobs that were kept before anything else, the oldest first', async () => {
+    const { store } = await threeImages()
+    const { layout } = store
+    for (const [at, name] of ['first', 'second', 'third'].entries()) {
+      const path = layout.quarantined(digestFor(name))
+      await writeFile(path, '0123456789')
+      await utimes(path, at + 1, at + 1)
+    }
+    const left = async () => {
+      const names = await readdir(layout.quarantine)
+      return ['first', 'second', 'third'].filter((name) =>
+        names.some((entry) => entry.includes(digestFor(name).slice('sha256:'.length))),
+      )
+    }
+    let free = 100
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, minFree: 100 }, freeSpace: async () => free })
+    await sweeper.evict({ dryRun: false })
+    expect(await left()).toEqual(['first', 'second', 'third'])
+    expect((await sweeper.evict({ dryRun: true, needBytes: 31 })).images).toEqual(['docker.io/library/app:old'])
+    expect(await left()).toEqual(['first', 'second', 'third'])
+    free = 99
+    expect((await sweeper.evict({ dryRun: false })).blobs).toBe(0)
+    expect(await left()).toEqual(['second', 'third'])
+    free = 100
+    expect((await sweeper.evict({ dryRun: false, needBytes: 21 })).images).toEqual(['docker.io/library/app:old'])
+    expect(await left()).toEqual([])
+  })
+
+  test('runs by itself', async () => {
+    const { store } = await threeImages()
+    sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 }, interval: 5 })
+    while (store.blobs.usage.bytes === total) await setTimeout(5)
+    expect(await openText(store, digestFor('old'))).toBeUndefined()
+  })
+
+  test('runs soon after a blob too many', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total } })
+    sweeper.schedule()
+    await putText(store, 'one more')
+    sweeper.schedule()
+    sweeper.schedule()
+    while (store.blobs.usage.bytes > total) await setTimeout(5)
+    expect(await openText(store, digestFor('new'))).toBe('new')
+  })
+
+  test('asked for many times at once removes no more than asked once', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 } })
+    const all = await Promise.all(Array.from({ length: 5 }, () => sweeper.evict({ dryRun: false })))
+    expect(all.flatMap(({ images }) => images)).toEqual(['docker.io/library/app:old'])
+  })
+
+  test('does nothing after close', async () => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 1 } })
+    await sweeper.close()
+    sweeper.schedule()
+    await writeFile(store.layout.quarantined(digestFor('bad')), 'bad')
+    await sweeper.evict({ dryRun: false, needBytes: Number.MAX_SAFE_INTEGER })
+    expect(store.blobs.usage.bytes).toBe(total)
+    expect(await readdir(store.layout.quarantine)).toHaveLength(1)
+  })
+
+  test('of many blobs lets other work in between', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    await store.blobs.ready
+    const sizes = store.blobs.sizes as Map<Digest, number>
+    for (let repository = 0; repository < 100; repository++) {
+      const record = store.refs.ensure('docker.io', `app${repository}`)
+      for (let image = 0; image < 100; image++) {
+        const names = Array.from({ length: 10 }, (_, layer) => `${repository}/${image}/${layer}`)
+        addManifest(record, `${repository}/${image}`, { tags: [`v${image}`], blobs: names, usedAt: image })
+        for (const name of names) sizes.set(digestFor(name), 1)
+      }
+    }
+    const sweeper = sweeperFor(store, { limits: { ...noLimits, maxSize: 50_000 } })
+    const delay = monitorEventLoopDelay({ resolution: 1 })
+    await setTimeout(5)
+    delay.enable()
+    const removal = await sweeper.evict({ dryRun: true })
+    delay.disable()
+    expect(removal.blobs).toBe(50_000)
+    // Not a matter of this machine's speed: without pauses it would be called back once, at the end.
+    expect(delay.count).toBeGreaterThan(3)
+    for (const record of store.refs.all()) record.manifests.clear()
+  })
+})
+
+describe('removing by name', () => {
+  const cases: [string, string[], string[]][] = [
+    ['an image', ['docker.io/library/app:old'], ['old', 'old blob']],
+    ['an image by digest', [`docker.io/library/app@${digestFor('old')}`], ['old', 'old blob']],
+    ['a digest wherever it is', [digestFor('old')], ['old', 'old blob']],
+    ['a single blob', [digestFor('base')], ['base']],
+    [
+      'a repository',
+      ['docker.io/library/app'],
+      ['base', 'old', 'old blob', 'middle', 'middle blob', 'new', 'new blob'],
+    ],
+    [
+      'several',
+      ['docker.io/library/app:old', 'docker.io/library/app:middle'],
+      ['old', 'old blob', 'middle', 'middle blob'],
+    ],
+  ]
+  test.each(cases)('takes %s, and nothing that others need', async (_, names, gone) => {
+    const { store } = await threeImages()
+    const sweeper = sweeperFor(store)
+    const preview = await sweeper.remove(names, true)
+    expect(store.blobs.usage.bytes).toBe(total)
+    const removal = await sweeper.remove(names, false)
+    expect(removal).toEqual(preview)
+    expect(removal).toMatchObject({ blobs: gone.length, bytes: gone.join('').length, unknown: [] })
+    for (const name of gone) expect(await store.blobs.stat(digestOf(bytesOf(name)))).toBeUndefined()
+    expect(store.blobs.usage.bytes).toBe(total - gone.join('').length)
+  })
+
+  test('takes one of two tags and leaves the image to the other', async () => {
+    const { store, record } = await threeImages()
+    record.tags.set('also', { ...record.tags.get('old')! })
+    const sweeper = sweeperFor(store)
+    expect(await sweeper.remove(['docker.io/library/app:old'], false)).toEqual({
+      images: ['docker.io/library/app:old'],
+      blobs: 0,
+      bytes: 0,
+      unknown: [],
+    })
+    expect(record.tags.has('also')).toBe(true)
+    expect((await sweeper.remove(['docker.io/library/app:also'], false)).blobs).toBe(2)
+  })
+
+  test('names what it does not know', async () => {
+    const { store } = await threeImages()
+    const names = ['docker.io/library/app:none', 'app:old', 'docker.io/library', digestFor('none'), '', '__proto__']
+    const removal = await sweeperFor(store).remove([...names, 'docker.io/library/app:old'], true)
+    expect(removal.unknown).toEqual(names)
+    expect(removal.images).toEqual(['docker.io/library/app:old'])
+  })
+
+  test('forgets an image in use, whose blobs stay until they are let go', async () => {
+    const { store, record } = await threeImages()
+    const sweeper = sweeperFor(store, { isInUse: (digest) => digest === digestFor('old blob') })
+    expect((await sweeper.remove(['docker.io/library/app:old'], false)).blobs).toBe(1)
+    expect(record.tags.has('old')).toBe(false)
+    expect(await openText(store, digestFor('old blob'))).toBe('old blob')
+  })
+})

@@ -1,0 +1,224 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
+import { configureClient, prepareClient } from '../../../src/clients/configure.ts'
+import { forgetInDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
+import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
+import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
+import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
+import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { openConfiguredClients } from '../../../src/clients/records.ts'
+import type { ClientAdapter, FilesNow, Machine } from '../../../src/clients/types.ts'
+import { prepareUndo, recordsOf, undoClient } from '../../../src/clients/undo.ts'
+
+let root: string
+let machine: Machine
+let daemonJson: string
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'mirror-configure-'))
+  daemonJson = join(root, 'etc/docker/daemon.json')
+  await mkdir(dirname(daemonJson), { recursive: true })
+  machine = {
+    platform: 'linux',
+    env: {},
+    home: root,
+    root,
+    detached: true,
+    cwd: root,
+    stateDir: join(root, 'state'),
+    runCommand: () => Promise.resolve(undefined),
+  }
+})
+afterEach(() => rm(root, { recursive: true }))
+
+interface ConfigureOptions {
+  readonly adapter?: ClientAdapter
+  readonly version?: string
+  readonly registry?: string
+  readonly since?: number
+}
+
+async function configureFor(
+  cache: string,
+  file?: string,
+  pem?: string,
+  { adapter = dockerAdapter, version = '27', registry, since = 0 }: ConfigureOptions = {},
+): Promise<void> {
+  const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
+  const [place] = await adapter.targets(machine, options)
+  const mirror: MirrorAddress = {
+    addressFor: () => ({
+      cache,
+      registry,
+      why: '',
+      warning: undefined,
+      ca: pem === undefined ? undefined : { pem, file: '/ca.pem' },
+    }),
+    registries: ['docker.io'],
+    defaultUpstream: 'docker.io',
+    isNamed: false,
+    isElsewhere: false,
+    awaits: () => false,
+  }
+  const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
+  await configureClient(prepared, new Date(since))
+}
+
+test('a mirror that has moved takes the place of its old address, and undo brings back what was there before both', async () => {
+  const before = '{\n  "registry-mirrors": ["https://a.example"]\n}\n'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055')
+  await configureFor('http://127.0.0.1:6055')
+  expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({
+    'registry-mirrors': ['http://127.0.0.1:6055', 'https://a.example'],
+  })
+  const [record] = await openConfiguredClients(machine.stateDir).list()
+  await undoClient(machine, await prepareUndo(machine, record!), false)
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('a mirror that begins to speak TLS, gets another CA, and speaks none in the end leaves nothing behind', async () => {
+  const before = '{\n  "registry-mirrors": ["https://a.example"]\n}\n'
+  await writeFile(daemonJson, before)
+  const ca = join(root, 'etc/docker/certs.d/127.0.0.1:5055/mirror-ca.crt')
+  await configureFor('http://127.0.0.1:5055')
+  for (const pem of ['one\n', 'another\n']) {
+    await configureFor('https://127.0.0.1:5055', undefined, pem)
+    expect(await readFile(ca, 'utf8')).toBe(`${ownFileHeader}${pem}`)
+  }
+  expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({
+    'registry-mirrors': ['https://127.0.0.1:5055', 'https://a.example'],
+  })
+  await configureFor('http://127.0.0.1:5055')
+  await expect(readFile(ca)).rejects.toThrow('ENOENT')
+  await configureFor('https://127.0.0.1:5055', undefined, 'one\n')
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+  await expect(readdir(join(root, 'etc/docker'))).resolves.toEqual(['daemon.json'])
+})
+
+test('a mirror whose certificate is trusted anyway from now on has its CA named nowhere', async () => {
+  const registries = join(root, 'etc/rancher/k3s/registries.yaml')
+  const own = 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n'
+  await mkdir(dirname(registries), { recursive: true })
+  await writeFile(registries, own)
+  for (const pem of ['one\n', undefined]) {
+    await configureFor('https://mirror.example:5055', undefined, pem, { version: '28.1' })
+    await configureFor('https://mirror.example:5055', undefined, pem, { adapter: k3sAdapter })
+  }
+  expect(await readFile(registries, 'utf8')).not.toContain('mirror-ca.crt')
+  expect(await readFile(registries, 'utf8')).toContain('mirror.example:5055')
+  for (const name of await readdir(join(root, 'etc'), { recursive: true }))
+    if (name.endsWith('hosts.toml')) expect(await readFile(join(root, 'etc', name), 'utf8')).not.toContain('mirror-ca')
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(registries, 'utf8')).toBe(own)
+})
+
+test.runIf(process.platform !== 'win32')('an absolute link below --root leads nowhere outside of it', async () => {
+  const outside = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
+  onTestFinished(() => rm(outside, { recursive: true }))
+  await writeFile(join(outside, 'daemon.json'), '{}')
+  await symlink(join(outside, 'daemon.json'), daemonJson)
+  await symlink(join(outside, 'certs.d'), join(dirname(daemonJson), 'certs.d'))
+  await configureFor('https://127.0.0.1:5055', undefined, 'one\n', { version: '28.1' })
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect(await readFile(join(outside, 'daemon.json'), 'utf8')).toBe('{}')
+  const inside = join(root, outside)
+  expect(await readFile(join(inside, 'daemon.json'), 'utf8')).toContain('https://127.0.0.1:5055')
+  expect(await readdir(join(inside, 'certs.d'))).toContain('docker.io')
+  expect(await undoAll()).toEqual([])
+  await expect(readdir(inside)).rejects.toThrow('ENOENT')
+  expect(await readdir(outside)).toEqual(['daemon.json'])
+  expect((await readdir(dirname(daemonJson))).toSorted()).toEqual(['certs.d', 'daemon.json'])
+})
+
+test('a registry that has moved leaves nothing of its old address behind', async () => {
+  const registries = join(root, 'etc/rancher/k3s/registries.yaml')
+  await mkdir(dirname(registries), { recursive: true })
+  await writeFile(registries, 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n')
+  for (const port of [5001, 6001])
+    await configureFor('https://mirror.example:5055', undefined, 'one\n', {
+      adapter: k3sAdapter,
+      registry: `https://mirror.example:${port}`,
+    })
+  expect(await readFile(registries, 'utf8')).toContain('mirror.example:6001')
+  expect(await readFile(registries, 'utf8')).not.toContain('5001')
+})
+
+test('two that were configured in one file are taken back in the other order, so that each finds what it left', async () => {
+  // Not as we would leave it.
+  const before = '{ "registry-mirrors" : [ ],\n\n"debug":true }'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055', undefined, undefined, { since: 1 })
+  await configureFor('http://127.0.0.1:6055', daemonJson, undefined, { since: 2 })
+  const records = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: undefined })
+  expect(records).toHaveLength(2)
+  for (const record of records) await undoClient(machine, await prepareUndo(machine, record), false)
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+async function undoAll(): Promise<string[]> {
+  const notes: string[] = []
+  for (const record of await openConfiguredClients(machine.stateDir).list()) {
+    const prepared = await prepareUndo(machine, record)
+    notes.push(...prepared.plan.notes)
+    await undoClient(machine, prepared, false)
+  }
+  return notes
+}
+
+test('ended after the record of another address and before its files, undo is as exact', async () => {
+  const before = '{\n  "debug": true\n}\n'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055')
+  const first = await readFile(daemonJson, 'utf8')
+  await configureFor('http://127.0.0.1:6055')
+  await writeFile(daemonJson, first)
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('an undo that finds nobody to reload leaves one that is as exact', async () => {
+  const before = '{\n  "debug": true\n}\n'
+  await writeFile(daemonJson, before)
+  await configureFor('http://127.0.0.1:5055')
+  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const prepared = await prepareUndo(machine, record!)
+  const reload = {
+    question: '',
+    done: '',
+    run: () => Promise.reject(new Error('nobody there')),
+    interim: (mirror: { cache: string }, files: FilesNow) => forgetInDaemonJson(mirror, daemonJson, files, undefined),
+  }
+  const place = { ...prepared.place, reload }
+  await expect(undoClient(machine, { ...prepared, place }, true)).rejects.toThrow('nobody there')
+  expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
+  expect(await undoAll()).toEqual([])
+  expect(await readFile(daemonJson, 'utf8')).toBe(before)
+})
+
+test('a file that is changed while undo waits for an answer is left alone', async () => {
+  await writeFile(daemonJson, '{}')
+  await configureFor('http://127.0.0.1:5055')
+  const [record] = await openConfiguredClients(machine.stateDir).list()
+  const prepared = await prepareUndo(machine, record!)
+  await writeFile(daemonJson, '{"debug": true}')
+  await expect(undoClient(machine, prepared, false)).rejects.toThrow('changed by somebody else')
+  expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
+})
+
+test('undo does not claim to have taken out what it did not find', async () => {
+  await writeFile(daemonJson, '{}')
+  await configureFor('http://127.0.0.1:5055')
+  await writeFile(daemonJson, '{"debug": true}')
+  expect((await undoAll()).join()).toContain("nothing of mirror's was found")
+  expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
+})
+
+test('of several files that were named, undo takes back the one that is named', async () => {
+  await configureFor('http://127.0.0.1:5055')
+  await configureFor('http://127.0.0.1:5055', 'mine.json')
+  const found = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: 'mine.json' })
+  expect(found.map(({ files }) => files.map(({ path }) => path))).toEqual([[join(root, 'mine.json')]])
+})

@@ -1,0 +1,77 @@
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import type { Machine } from '../../../src/clients/types.ts'
+import { containerdAdapter } from '../../../src/clients/containerd/containerd.ts'
+import { fails, machineWith, nothingSaid } from '../../support/clients/machine-with.ts'
+
+const version = 'containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7\n'
+const dumped = (path: string) => `version = 3
+[grpc]
+address = '/run/mine.sock'
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = '${path}'
+`
+const placesOf = (machine: Machine, scope?: 'user' | 'system') =>
+  containerdAdapter.targets(machine, { ...nothingSaid, scope })
+
+describe('containerd on this machine', () => {
+  test.each([
+    [{ 'containerd --version': version }, 'containerd 2.1.4'],
+    [
+      { 'containerd --version': 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' },
+      'containerd 1.6.20',
+    ],
+    [{ 'containerd --version': fails('') }, undefined],
+    [{}, undefined],
+  ])('is found by its program: %o', async (answers, found) => {
+    expect(await containerdAdapter.find((await machineWith(answers)).machine)).toBe(found)
+  })
+
+  test('is configured where it says that it looks, the first place before others', async () => {
+    const answers = { 'containerd --version': version, 'containerd config dump': dumped('/opt/one:/opt/two') }
+    const { machine } = await machineWith(answers)
+    const [place, ...others] = await placesOf(machine)
+    expect(others).toEqual([])
+    expect(place!.id).toBe('system')
+    expect(place!.wants.trees).toEqual(['/opt/one', '/opt/two', '/etc/docker/certs.d'])
+    expect(place!.details).toMatchObject({ version: '2.1.4', socket: '/run/mine.sock' })
+    expect(containerdAdapter.recall(machine, place!.details).wants).toEqual(place!.wants)
+  })
+
+  test('is configured at the usual place when it says nothing, or cannot', async () => {
+    for (const said of [dumped(''), fails('broken')]) {
+      const { machine } = await machineWith({ 'containerd --version': version, 'containerd config dump': said })
+      const [place] = await placesOf(machine, 'system')
+      expect(place!.wants.trees).toEqual(['/etc/containerd/certs.d', '/etc/docker/certs.d'])
+    }
+  })
+
+  test("has a place of the user's where it runs rootless, which cannot reach this machine's loopback", async () => {
+    const { machine, home } = await machineWith(
+      { 'containerd --version': version },
+      { 'run/containerd-rootless/child_pid': '1', '.config/containerd/config.toml': 'version = 2\n' },
+    )
+    const rootless = { ...machine, env: { XDG_RUNTIME_DIR: join(home, 'run') } }
+    const places = await placesOf(rootless)
+    expect(places.map(({ id }) => id).toSorted()).toEqual(['system', 'user'])
+    const user = places.find(({ id }) => id === 'user')!
+    expect(user.location.in).toBe('apart')
+    expect(user.wants.trees[0]).toBe(join(home, '.config/containerd/certs.d'))
+  })
+
+  test('is nowhere but on Linux, except below --root', async () => {
+    const { machine, asked } = await machineWith({}, {}, { platform: 'darwin' })
+    await expect(placesOf(machine)).rejects.toMatchObject({ exit: 4 })
+    const below = { ...machine, detached: true, root: '/tree', home: '/tree' }
+    const [place] = await placesOf(below)
+    expect(place!.wants.trees).toEqual(['/tree/etc/containerd/certs.d', '/tree/etc/docker/certs.d'])
+    expect(place!.pull).toBeUndefined()
+    expect(asked).toEqual([])
+  })
+
+  test('that does not run cannot pull', async () => {
+    const { machine } = await machineWith({ 'containerd config dump': dumped('').replace('/run/mine', '/nowhere/x') })
+    const [place] = await placesOf(machine)
+    await expect(place!.pull!('a')).rejects.toMatchObject({ exit: 4, hints: ['sudo systemctl start containerd'] })
+  })
+})

@@ -1,0 +1,230 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
+import { type ClientOptions, FilesNow, type Machine } from '../../../src/clients/types.ts'
+import type { CommandResult } from '../../../src/lib/process.ts'
+import { type ConfigurableEngineOptions, startConfigurableEngine } from '../../support/configurable-engine.ts'
+
+let home: string
+let socket: string
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-docker-'))
+  socket = join(home, 'engine.sock')
+})
+afterEach(() => rm(home, { recursive: true }))
+
+const anything: ClientOptions = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+const mirror = {
+  cache: 'http://127.0.0.1:5055',
+  registry: undefined,
+  registries: ['docker.io'],
+  defaultUpstream: 'docker.io',
+  fallback: true,
+}
+
+/** A machine with the engine at the socket, and the programs that say something. */
+const machine = (more: Partial<Machine> = {}, says: Record<string, string> = {}): Machine => ({
+  platform: 'linux',
+  env: { DOCKER_HOST: `unix://${socket}` },
+  home,
+  root: '/',
+  detached: false,
+  cwd: home,
+  stateDir: join(home, 'state'),
+  runCommand: (file) => {
+    const stdout = says[file]
+    const result: CommandResult | undefined = stdout === undefined ? undefined : { exitCode: 0, stdout, stderr: '' }
+    return Promise.resolve(result)
+  },
+  ...more,
+})
+
+async function placeWith(
+  engine: ConfigurableEngineOptions,
+  more: Partial<Machine> = {},
+  options: Partial<ClientOptions> = {},
+) {
+  await startConfigurableEngine(socket, engine)
+  const [place] = await dockerAdapter.targets(machine(more), { ...anything, ...options })
+  return place!
+}
+
+describe("Docker's engine", () => {
+  const containerd = [['driver-type', 'io.containerd.snapshotter.v1']]
+
+  test('is found by what it says', async () => {
+    expect(await dockerAdapter.find(machine())).toBeUndefined()
+    expect(await dockerAdapter.find(machine({}, { dockerd: 'Docker version 20.10.24+dfsg1, build 5d6db84\n' }))).toBe(
+      'docker 20.10.24+dfsg1 (no engine answers)',
+    )
+    await startConfigurableEngine(socket, { info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    expect(await dockerAdapter.find(machine())).toBe('docker 28.5.2 (containerd image store)')
+  })
+
+  test('of the system gets the form that it understands', async () => {
+    const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    expect(place).toMatchObject({ id: 'system', home: { in: 'host' } })
+    expect(place.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
+    const plan = place.plan(mirror, new FilesNow(new Map()))
+    expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
+    expect(plan.notes.join()).toContain('No dockerd was found')
+    expect(place.reload).toBeUndefined()
+  })
+
+  test('with the classic store is told to take notice, and what that is not enough for', async () => {
+    const place = await placeWith({})
+    const plan = place.plan(mirror, new FilesNow(new Map()))
+    expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/daemon.json'])
+    expect(plan.todo).toHaveLength(1)
+    // The engine is asked what it still has: nothing asks for a restart, which stops containers.
+    expect(place.afterUndo?.(['/etc/docker/daemon.json'])).toEqual([])
+    expect(place.afterUndo?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
+    const old = dockerAdapter.recall(machine(), { ...place.details, version: '20.10.24' })
+    expect(old.plan(mirror, new FilesNow(new Map())).todo.join()).toContain('after a restart')
+  })
+
+  test('is believed less than the user', async () => {
+    const place = await placeWith({}, {}, { clientVersion: '28.5.2', imageStore: 'containerd' })
+    const plan = place.plan(mirror, new FilesNow(new Map()))
+    expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
+  })
+
+  test.each([
+    [
+      'Docker Desktop',
+      { OperatingSystem: 'Docker Desktop', Name: 'docker-desktop' },
+      '.docker/daemon.json',
+      'desktop restart',
+    ],
+    [
+      'OrbStack',
+      { OperatingSystem: 'OrbStack', Name: 'orbstack' },
+      '.orbstack/config/docker.json',
+      'orb restart docker',
+    ],
+  ])('of %s has its file in the home folder, and reaches us by name', async (what, info, file, then) => {
+    const place = await placeWith(
+      { info: { ...info, ServerVersion: '28.5.2', DriverStatus: containerd } },
+      { platform: 'darwin' },
+    )
+    expect(place.location).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
+    expect(place.wants).toEqual({ files: [join(home, file)], trees: [] })
+    const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    expect(plan.todo.join()).toContain(then)
+    const recalled = dockerAdapter.recall(machine({ platform: 'darwin' }), place.details)
+    expect(recalled.afterUndo?.([join(home, file)]).join()).toContain(then)
+    expect(place.reload).toBeUndefined()
+    expect(place.validate).toBeUndefined()
+  })
+
+  test.each([
+    ['colima', { Name: 'colima-dev' }, {}, 'docker: {"registry-mirrors"'],
+    ['another virtual machine', { Name: 'lima-rancher-desktop' }, {}, '"insecure-registries": ['],
+    [
+      'Docker Desktop, from within WSL,',
+      { OperatingSystem: 'Docker Desktop' },
+      { WSL_DISTRO_NAME: 'Debian' },
+      '"registry-mirrors": [',
+    ],
+  ])('of %s gets its settings printed', async (_, info, env, output) => {
+    const platform = 'WSL_DISTRO_NAME' in env ? 'linux' : 'darwin'
+    const place = await placeWith({ info }, { platform, env: { DOCKER_HOST: `unix://${socket}`, ...env } })
+    const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    expect(plan).toMatchObject({ changes: [], output: expect.stringContaining(output) })
+    expect(plan.todo).not.toEqual([])
+  })
+
+  test('that is rootless has its files in the home folder, and does not reach our loopback', async () => {
+    const place = await placeWith({ info: { SecurityOptions: ['name=rootless'] } })
+    expect(place).toMatchObject({ id: 'rootless', details: { scope: 'user' }, home: { in: 'apart' } })
+    expect(place.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
+  })
+
+  test('on another machine is refused: its files are not here', async () => {
+    for (const host of ['tcp://10.0.0.7:2375', 'ssh://me@there'])
+      await expect(dockerAdapter.targets(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
+        expect.objectContaining({ exit: 4, message: expect.stringContaining('another machine') }),
+      )
+    expect(await dockerAdapter.find(machine({ env: { DOCKER_HOST: 'tcp://10.0.0.7:2375' } }))).toBeUndefined()
+  })
+
+  test('that is podman is none', async () => {
+    const place = await placeWith({ components: [{ Name: 'Podman Engine' }] })
+    expect(place.pull).toBeUndefined()
+  })
+
+  test('that does not answer is guessed, with what systemd would start it with', async () => {
+    const unit =
+      'ExecStart={ path=/usr/sbin/dockerd ; argv[]=/usr/sbin/dockerd -H fd:// --registry-mirror=https://a.example ; ignore_errors=no }\n'
+    const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
+    const [place] = await dockerAdapter.targets(machine({}, says), anything)
+    expect(place!.id).toBe('system')
+    expect(() => place!.plan(mirror, new FilesNow(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
+    const [user] = await dockerAdapter.targets(machine({}, says), { ...anything, scope: 'user' })
+    const plan = user!.plan(mirror, new FilesNow(new Map()))
+    expect(plan.changes.map(({ path }) => path)).toEqual([join(home, '.config/docker/daemon.json')])
+    expect(plan.notes[0]).toContain('a guess')
+  })
+
+  test('is offered beside the others of this machine, where none was chosen', async () => {
+    const runtime = join(home, 'run')
+    await mkdir(runtime)
+    await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
+    const places = await dockerAdapter.targets(machine({ env: { XDG_RUNTIME_DIR: runtime } }), {
+      ...anything,
+      scope: 'user',
+    })
+    expect(places.map(({ id }) => id)).toEqual(['rootless'])
+  })
+
+  test('is found again from what was written down, with nobody asked', async () => {
+    const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    const again = dockerAdapter.recall(machine(), JSON.parse(JSON.stringify(place.details)) as Record<string, string>)
+    expect(again).toMatchObject({ id: place.id, title: place.title, details: place.details, wants: place.wants })
+  })
+
+  test('has its file looked at by dockerd itself', async () => {
+    const place = await placeWith(
+      {},
+      {
+        runCommand: (_, args) =>
+          Promise.resolve({
+            exitCode: 1,
+            stdout: '',
+            stderr: `unable to configure the Docker daemon with file ${args.at(-1)}: no`,
+          }),
+      },
+    )
+    const change = { path: '/etc/docker/daemon.json', before: undefined, after: '{}' }
+    await expect(place.validate!([change])).rejects.toThrow(
+      expect.objectContaining({ exit: 2, message: expect.stringContaining('with file /etc/docker/daemon.json: no') }),
+    )
+    for (const stderr of ['unknown flag: --validate', '']) {
+      const runCommand = () => Promise.resolve({ exitCode: 125, stdout: '', stderr })
+      await dockerAdapter.recall(machine({ runCommand }), place.details).validate!([change])
+    }
+  })
+})
+
+describe('with --root', () => {
+  test('nobody is asked, and files lie below it', async () => {
+    await writeFile(socket, '')
+    const runCommand = () => Promise.reject(new Error('a program was started'))
+    const detached = machine({ detached: true, root: home, runCommand })
+    const [place] = await dockerAdapter.targets(detached, anything)
+    expect(place!.wants).toEqual({
+      files: [join(home, 'etc/docker/daemon.json')],
+      trees: [join(home, 'etc/docker/certs.d')],
+    })
+    expect(place!.pull ?? place!.reload ?? place!.validate).toBeUndefined()
+  })
+})

@@ -1,0 +1,186 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import type { Machine } from '../../../src/clients/types.ts'
+import { configureClient, prepareClient } from '../../../src/clients/configure.ts'
+import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
+import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
+import { listConfigured } from '../../../src/clients/configured.ts'
+import { prepareUndo, recordsOf, undoClient } from '../../../src/clients/undo.ts'
+
+const program = fileURLToPath(new URL('../../support/dockerd.mjs', import.meta.url))
+const cache = 'http://127.0.0.1:5055'
+const before = '{\n  "debug": true\n}\n'
+const all = { client: undefined, scope: undefined, cluster: undefined, file: undefined }
+const anything = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+let folder: string
+let daemonJson: string
+let machine: Machine
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-observed-'))
+  daemonJson = join(folder, 'daemon.json')
+  await writeFile(daemonJson, before)
+  machine = {
+    platform: 'linux',
+    env: { DOCKER_HOST: `unix://${join(folder, 'docker.sock')}` },
+    home: folder,
+    root: '/',
+    detached: false,
+    cwd: folder,
+    stateDir: join(folder, 'state'),
+    runCommand: () => Promise.resolve(undefined),
+  }
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+async function startDockerd(): Promise<() => Promise<void>> {
+  const args = [program, join(folder, 'docker.sock'), daemonJson, '--config-file', 'daemon.json']
+  const child = spawn(process.execPath, args, {
+    argv0: 'dockerd',
+    cwd: folder,
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  })
+  const stop = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const gone = once(child, 'exit')
+    child.kill('SIGTERM')
+    await gone
+    await rm(join(folder, 'docker.sock'), { force: true })
+  }
+  onTestFinished(stop)
+  await once(child, 'message')
+  return stop
+}
+
+async function placeOf() {
+  const [place] = await dockerAdapter.targets(machine, anything)
+  expect(place!.wants.files).toEqual([daemonJson])
+  return place!
+}
+
+async function configure(): Promise<void> {
+  const mirror: MirrorAddress = {
+    isNamed: false,
+    isElsewhere: false,
+    awaits: () => false,
+    addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
+    registries: ['docker.io'],
+    defaultUpstream: 'docker.io',
+  }
+  const place = await placeOf()
+  await configureClient(
+    await prepareClient({ machine, adapter: dockerAdapter, place, mirror, fallback: true }),
+    new Date(),
+  )
+}
+
+async function undo(reload: boolean) {
+  const [record] = await recordsOf(machine, all)
+  return undoClient(machine, await prepareUndo(machine, record!), reload)
+}
+
+const mirrors = async () => (await placeOf()).observe!({ cache })
+const states = async () =>
+  (await listConfigured(machine, undefined)).flatMap(({ files }) => files.map(({ state }) => state))
+
+describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has read', () => {
+  test('is seen not to use the mirror that its daemon.json names, until it is reloaded', async () => {
+    await startDockerd()
+    expect(await mirrors()).toMatchObject({
+      inUse: false,
+      todo: [],
+      reasons: [{ why: expect.stringContaining('not configured') }],
+    })
+    await configure()
+    const seen = await mirrors()
+    expect(seen).toMatchObject({ inUse: false, todo: [expect.stringMatching(/kill -HUP \d+ /)] })
+    expect(seen.saw).toContain('docker info (Docker 20.10.24, classic image store) lists no mirror.')
+    expect(seen.saw).toContain(`${daemonJson} names ${cache}.`)
+    expect(seen.reasons).toEqual([
+      { why: expect.stringContaining('has not read'), fix: 'mirror configure docker --reload' },
+    ])
+    await (await placeOf()).reload!.run()
+    expect(await mirrors()).toMatchObject({
+      inUse: true,
+      todo: [],
+      reasons: [{ why: `dockerd did not reach ${cache}` }],
+    })
+  })
+
+  test('is still known after an undo without a reload, and a later reload makes it forget, byte for byte', async () => {
+    await startDockerd()
+    await configure()
+    await (await placeOf()).reload!.run()
+    expect(await undo(false)).toEqual({ stillInUse: true })
+    expect(await readFile(daemonJson, 'utf8')).toBe(before)
+    expect(await mirrors()).toMatchObject({ inUse: true })
+    expect(await states()).toEqual(['undone, not reloaded'])
+
+    expect(await undo(true)).toEqual({ stillInUse: false })
+    expect(await mirrors()).toMatchObject({ inUse: false })
+    expect(await readFile(daemonJson, 'utf8')).toBe(before)
+    expect(await recordsOf(machine, all)).toEqual([])
+  })
+
+  test('that was made to forget while its daemon.json was not there has none afterwards', async () => {
+    await rm(daemonJson)
+    await startDockerd()
+    await configure()
+    await (await placeOf()).reload!.run()
+    await undo(false)
+    await expect(readFile(daemonJson)).rejects.toThrow('ENOENT')
+    await undo(true)
+    expect(await mirrors()).toMatchObject({ inUse: false })
+    await expect(readFile(daemonJson)).rejects.toThrow('ENOENT')
+  })
+
+  test('that has forgotten by a restart is neither listed nor asked to be reloaded', async () => {
+    const stop = await startDockerd()
+    await configure()
+    await (await placeOf()).reload!.run()
+    await undo(false)
+    await stop()
+    await startDockerd()
+    expect(await states()).toEqual([])
+    expect(await undo(false)).toEqual({ stillInUse: false })
+    expect(await recordsOf(machine, all)).toEqual([])
+  })
+
+  test('that is configured again before it was reloaded comes back to what was there first', async () => {
+    await startDockerd()
+    await configure()
+    await (await placeOf()).reload!.run()
+    await undo(false)
+    await configure()
+    expect(await states()).toEqual(['as written'])
+    await undo(true)
+    expect(await readFile(daemonJson, 'utf8')).toBe(before)
+    expect(await mirrors()).toMatchObject({ inUse: false })
+  })
+
+  test('whose reload is cut short after the empty list was written is undone as exactly', async () => {
+    await startDockerd()
+    await configure()
+    await (await placeOf()).reload!.run()
+    await undo(false)
+    const [record] = await recordsOf(machine, all)
+    const prepared = await prepareUndo(machine, record!)
+    const reload = { ...prepared.place.reload!, run: () => Promise.reject(new Error('cut short')) }
+    await expect(undoClient(machine, { ...prepared, place: { ...prepared.place, reload } }, true)).rejects.toThrow()
+    expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
+    await undo(true)
+    expect(await readFile(daemonJson, 'utf8')).toBe(before)
+    expect(await recordsOf(machine, all)).toEqual([])
+  })
+})

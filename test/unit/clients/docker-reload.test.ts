@@ -1,0 +1,92 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { dockerReload } from '../../../src/clients/docker/place.ts'
+import { FilesNow } from '../../../src/clients/types.ts'
+import { type Clock, systemClock } from '../../../src/lib/time.ts'
+import { findDockerd, pathOf } from '../../../src/clients/docker/engines.ts'
+import { createDockerodeEngine } from '../../../src/docker/dockerode.ts'
+
+const program = fileURLToPath(new URL('../../support/dockerd.mjs', import.meta.url))
+
+let folder: string
+let daemonJson: string
+let endpoint: { kind: 'socket'; path: string }
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'mirror-reload-'))
+  daemonJson = join(folder, 'daemon.json')
+  endpoint = { kind: 'socket', path: join(folder, 'docker.sock') }
+  await writeFile(daemonJson, '{}')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+/** Its process id. */
+async function startDockerd(socket = endpoint.path): Promise<number> {
+  const args = [program, socket, daemonJson, '--config-file', 'daemon.json']
+  const child = spawn(process.execPath, args, {
+    argv0: 'dockerd',
+    cwd: folder,
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  })
+  onTestFinished(async () => {
+    child.kill('SIGTERM')
+    await once(child, 'exit')
+  })
+  await once(child, 'message')
+  return child.pid!
+}
+
+/** An hour passes with each look at it. */
+function hastyClock(): Clock {
+  let now = 0
+  return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }
+}
+
+const mirrors = async () => (await createDockerodeEngine(endpoint).info())?.mirrors
+
+describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () => {
+  test('is found among others, with how it was started', async () => {
+    await startDockerd(join(folder, 'other.sock'))
+    expect(await findDockerd(endpoint)).toBeUndefined()
+    const pid = await startDockerd()
+    const found = await findDockerd(endpoint)
+    expect(found).toMatchObject({ pid, program: process.execPath, folder, sharesNetwork: true })
+    expect(found!.args.slice(-2)).toEqual(['--config-file', 'daemon.json'])
+    expect(pathOf(found!, 'daemon.json')).toBe(daemonJson)
+    expect(await findDockerd({ kind: 'tcp', host: '127.0.0.1', port: 2375, tlsFolder: undefined })).toBeUndefined()
+  })
+
+  test('takes notice of its file when it is told to, also of mirrors that are gone', async () => {
+    await startDockerd()
+    const reload = dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock)
+    const text = '{"registry-mirrors": ["http://127.0.0.1:5055"]}'
+    await writeFile(daemonJson, text)
+    await reload.run()
+    expect(await mirrors()).toEqual(['http://127.0.0.1:5055/'])
+
+    const files = new FilesNow(new Map([[daemonJson, Buffer.from(text)]]))
+    const [interim] = reload.interim!({ cache: 'http://127.0.0.1:5055' }, files)
+    expect(interim?.after).toBe('{"registry-mirrors": []}')
+    await writeFile(daemonJson, interim!.after!)
+    await reload.run()
+    expect(await mirrors()).toEqual([])
+  })
+
+  test('that goes on with what it had is told of', async () => {
+    await startDockerd()
+    const other = join(folder, 'other.json')
+    await writeFile(other, '{"registry-mirrors": ["http://127.0.0.1:5055"]}')
+    const misled = dockerReload({ endpoint, daemonJson: other, dockerd: undefined, isRootless: false }, hastyClock())
+    await expect(misled.run()).rejects.toThrow('still has other mirrors')
+  })
+
+  test('that is not there cannot be told anything', async () => {
+    await expect(
+      dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock).run(),
+    ).rejects.toThrow(expect.objectContaining({ exit: 4 }))
+  })
+})

@@ -1,0 +1,63 @@
+import { describe, expect, test } from 'vitest'
+import type { Machine } from '../../../src/clients/types.ts'
+import { k3dAdapter } from '../../../src/clients/k3d.ts'
+
+const nothing = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+/** A cluster that keeps one ConfigMap. */
+function machineWithCluster(context: string): Machine & { kept: string | undefined } {
+  const machine = {
+    platform: 'linux' as const,
+    env: {},
+    home: '/home/me',
+    root: '/',
+    detached: false,
+    cwd: '/work',
+    stateDir: '/state',
+    kept: undefined as string | undefined,
+    async runCommand(file: string, args: readonly string[], { input }: { input?: string }) {
+      const [, name, verb] = args
+      if (file !== 'kubectl' || name !== context)
+        return { exitCode: 1, stdout: '', stderr: `error: context "${name}" does not exist\n` }
+      if (verb === 'apply') machine.kept = input!.replace('metadata:\n', 'metadata:\n  creationTimestamp: null\n')
+      if (verb === 'delete') machine.kept = undefined
+      const stdout = args.includes('namespace') ? 'namespace/kube-public\n' : (machine.kept ?? '')
+      return { exitCode: 0, stdout, stderr: '' }
+    },
+  }
+  return machine
+}
+
+describe('k3d', () => {
+  test('writes and takes back the ConfigMap of a cluster that runs, as if it were a file', async () => {
+    const machine = machineWithCluster('k3d-dev')
+    const [place] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    expect(place).toMatchObject({ home: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
+    const path = place!.wants.files[1]!
+    const text =
+      'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: local-registry-hosting\n  namespace: kube-public\ndata: {}\n'
+    expect(await place!.files.read(path)).toBeUndefined()
+    await place!.files.write(path, Buffer.from(text), undefined)
+    expect(Buffer.from((await place!.files.read(path))!.bytes).toString()).toBe(text)
+    const again = k3dAdapter.recall(machine, place!.details)
+    await again.files.remove(path)
+    expect(machine.kept).toBeUndefined()
+  })
+
+  test('has no cluster to tell where kubectl finds none', async () => {
+    const [place] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
+    expect(place).toMatchObject({ ours: true, details: { cluster: 'dev' } })
+    expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
+  })
+
+  test('whose cluster is gone has nothing to be taken back from it', async () => {
+    const place = k3dAdapter.recall(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
+    expect(await place.files.read(place.wants.files[1]!)).toBeUndefined()
+  })
+})

@@ -1,0 +1,35 @@
+import { expect, test } from 'vitest'
+import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { fails, machineWith, nothingSaid, type Answers } from '../../support/clients/machine-with.ts'
+
+async function reloadWith(answers: Answers): Promise<string[]> {
+  const { machine, asked } = await machineWith(answers)
+  const [place] = await k3sAdapter.targets(machine, nothingSaid)
+  await place!.reload!.run()
+  return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
+}
+
+test.each(['k3s', 'k3s-agent'])('a reload restarts %s, and minds no unit that this node has not', async (unit) => {
+  const other = unit === 'k3s' ? 'k3s-agent' : 'k3s'
+  const asked = await reloadWith({
+    [`systemctl is-active --quiet ${other}.service`]: fails('inactive'),
+    [`systemctl is-active --quiet ${unit}.service`]: '',
+    [`systemctl restart ${unit}.service`]: '',
+  })
+  expect(asked).toEqual([`systemctl restart ${unit}.service`])
+})
+
+test('without a reload an undo says what is left to do', async () => {
+  const { machine } = await machineWith({})
+  const [place] = await k3sAdapter.targets(machine, nothingSaid)
+  expect(place!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
+})
+
+test('a reload says what systemctl says, or that nothing runs', async () => {
+  const running = { 'systemctl is-active --quiet k3s.service': '' }
+  await expect(reloadWith({ ...running, 'systemctl restart': fails('Access denied\n') })).rejects.toThrow(
+    'Access denied',
+  )
+  await expect(reloadWith({ 'systemctl is-active': fails('') })).rejects.toThrow('does not run')
+  await expect(reloadWith({})).rejects.toThrow('there is no systemctl')
+})

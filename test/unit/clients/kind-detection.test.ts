@@ -1,0 +1,161 @@
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { Machine } from '../../../src/clients/types.ts'
+import { kindAdapter } from '../../../src/clients/kind/kind.ts'
+import { kindNodes } from '../../../src/clients/kind/nodes.ts'
+import { exitCode } from '../../../src/lib/errors.ts'
+import type { CommandResult } from '../../../src/lib/process.ts'
+
+const nothing = {
+  scope: undefined,
+  clientVersion: undefined,
+  imageStore: undefined,
+  file: undefined,
+  cluster: undefined,
+}
+
+type Answers = (line: string) => string | undefined
+
+/** A machine whose programs answer by command line; what is not answered fails. */
+async function machineWith(answers: Answers, more: Partial<Machine> = {}): Promise<Machine & { asked: string[] }> {
+  const stateDir = await mkdtemp(join(tmpdir(), 'mirror-kind-'))
+  onTestFinished(() => rm(stateDir, { recursive: true, force: true }))
+  const asked: string[] = []
+  return {
+    platform: 'linux',
+    env: { DOCKER_HOST: 'unix:///var/run/docker.sock' },
+    home: stateDir,
+    root: '/',
+    detached: false,
+    cwd: stateDir,
+    stateDir,
+    asked,
+    async runCommand(file, args) {
+      const line = [file, ...args].join(' ')
+      asked.push(line)
+      const stdout = answers(line)
+      const failure: CommandResult = { exitCode: 1, stdout: '', stderr: 'Error: No such container: x\n' }
+      return stdout === undefined ? failure : { exitCode: 0, stdout, stderr: '' }
+    },
+    ...more,
+  }
+}
+
+function container(name: string, role: string, mounts: readonly string[] = [], running = true): object {
+  return {
+    Name: `/${name}`,
+    Config: { Labels: { 'io.x-k8s.kind.cluster': 'dev', 'io.x-k8s.kind.role': role } },
+    State: { Running: running },
+    Mounts: mounts.map((source) => ({ Source: source, Destination: '/etc/containerd/certs.d/_default' })),
+  }
+}
+
+describe('where kind is configured', () => {
+  test.each(['tcp://10.0.0.9:2375', 'ssh://me@elsewhere'])(
+    'is not on this machine when the engine is at %s',
+    async (host) => {
+      const machine = await machineWith(() => undefined, { env: { DOCKER_HOST: host } })
+      await expect(kindAdapter.targets(machine, nothing)).rejects.toMatchObject({
+        exit: exitCode.usage,
+        hints: expect.arrayContaining([expect.stringContaining('--cluster NAME')]) as string[],
+      })
+    },
+  )
+
+  test("follows kind's own variables", async () => {
+    const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
+    const [place] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
+    expect(place).toMatchObject({ ours: true, home: { in: 'network', network: 'mine' } })
+    const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
+    expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
+  })
+
+  test('is below the folder that stands for the machine', async () => {
+    const machine = await machineWith(() => undefined, {
+      detached: true,
+      home: '/image',
+      env: { DOCKER_HOST: 'ssh://x' },
+    })
+    const [place] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
+    expect(place?.wants).toEqual({
+      files: [join(machine.cwd, 'kind.yaml')],
+      trees: ['/image/.local/state/mirror/kind/certs.d'],
+    })
+    expect(machine.asked).toEqual([])
+  })
+
+  test('is no folder with a colon in it, which nodes could not mount', async () => {
+    const machine = await machineWith(() => undefined, { stateDir: '/srv/a:b' })
+    const [place] = await kindAdapter.targets(machine, nothing)
+    const mirror = {
+      cache: 'http://m',
+      registry: undefined,
+      registries: [],
+      defaultUpstream: 'docker.io',
+      fallback: true,
+    }
+    expect(() => place!.plan(mirror, undefined as never)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
+  })
+
+  test('is a running cluster that was named, without its load balancer and stopped nodes', async () => {
+    const found = [
+      container('dev-control-plane', 'control-plane'),
+      container('dev-external-load-balancer', 'external-load-balancer'),
+      container('dev-worker', 'worker', [], false),
+    ]
+    const machine = await machineWith((line) => {
+      if (line.startsWith('docker ps')) return 'a\nb\nc\n'
+      if (line.startsWith('docker inspect')) return JSON.stringify(found)
+      return line.endsWith('containerd config dump') ? 'version = 2\n' : undefined
+    })
+    const [place] = await kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    expect(place?.details).toEqual({ cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' })
+    expect(machine.asked[0]).toContain('label=io.x-k8s.kind.cluster=dev')
+  })
+
+  test('has to be running', async () => {
+    const machine = await machineWith(() => '')
+    await expect(kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
+      exit: exitCode.missing,
+    })
+    await expect(kindNodes({ runCommand: async () => undefined }, 'podman').list()).rejects.toMatchObject({
+      exit: exitCode.missing,
+    })
+  })
+})
+
+describe('taking back', () => {
+  test('leaves an empty folder that a cluster mounts', async () => {
+    let mounted: string[] = []
+    const machine = await machineWith((line) => {
+      return line.startsWith('docker ps') ? 'a\n' : JSON.stringify([container('n', 'worker', mounted, false)])
+    })
+    const [place] = await kindAdapter.targets(machine, nothing)
+    const folder = join(machine.stateDir, 'kind', 'certs.d')
+    await mkdir(join(folder, '_default'), { recursive: true })
+    await mkdir(join(folder, 'other'))
+    mounted = [join(folder, '_default')]
+    for (const name of ['_default', 'other']) await place!.files.removeFolder(join(folder, name))
+    expect(await readdir(folder)).toEqual(['_default'])
+    mounted = []
+    await place!.files.removeFolder(join(folder, '_default'))
+    expect(await readdir(folder)).toEqual([])
+  })
+
+  test('from a cluster that was deleted finds nothing, and fails nowhere', async () => {
+    const machine = await machineWith(() => undefined)
+    const place = kindAdapter.recall(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
+    for (const path of place.wants.files) expect(await place.files.read(path)).toBeUndefined()
+    expect(await place.files.list('/n/etc/containerd/certs.d')).toEqual([])
+    await place.files.remove(place.wants.files[0]!)
+  })
+})
+
+describe('kind on this machine', () => {
+  test('is found by its program', async () => {
+    expect(await kindAdapter.find(await machineWith(() => '0.33.0\n'))).toBe('kind 0.33.0')
+    expect(await kindAdapter.find(await machineWith(() => undefined))).toBeUndefined()
+  })
+})

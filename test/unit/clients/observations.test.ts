@@ -1,0 +1,116 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { buildkitAdapter } from '../../../src/clients/buildkit/buildkit.ts'
+import type { ConfigTarget } from '../../../src/clients/types.ts'
+import { containerdAdapter } from '../../../src/clients/containerd/containerd.ts'
+import { k3sAdapter } from '../../../src/clients/k3s.ts'
+import { podmanAdapter } from '../../../src/clients/podman/podman.ts'
+import { type Answers, machineWith } from '../../support/clients/machine-with.ts'
+
+const cache = 'http://127.0.0.1:5055'
+const look = (place: ConfigTarget | undefined) => place!.observe!({ cache })
+
+describe('what is seen of podman', () => {
+  const info = (...mirrors: string[]) =>
+    JSON.stringify({
+      registries: { 'docker.io': { Mirrors: mirrors.map((Location) => ({ Location })) }, search: ['docker.io'] },
+    })
+  const observe = async (answers: Answers) => {
+    const { machine } = await machineWith(answers)
+    return look(podmanAdapter.recall(machine, { scope: 'user', era: 'before 6' }))
+  }
+
+  test.each([
+    [info('127.0.0.1:5055/docker.io'), true, 'did not reach'],
+    [info('127.0.0.1:9/docker.io', 'mirror.example'), false, 'another file replaces'],
+    [info(), false, 'another file replaces'],
+    ['{"registries": {}}', false, 'another file replaces'],
+    ['no JSON', undefined, 'not configured'],
+  ])('is what podman info lists: %s', async (said, inUse, why) => {
+    const seen = await observe({ 'podman info --format json': said })
+    expect(seen.inUse).toBe(inUse)
+    expect(seen.saw[0]).toContain('podman info')
+    expect(seen.reasons[0]!.why).toContain(why)
+  })
+})
+
+describe('what is seen of containerd', () => {
+  async function observe(configPath: string, hostsToml?: string) {
+    const { machine, home } = await machineWith({
+      'containerd config dump': `version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "${configPath}"\n`,
+    })
+    const there = { ...machine, root: home }
+    const file = join(home, 'certs.d', '_default', 'hosts.toml')
+    if (hostsToml !== undefined) {
+      await mkdir(dirname(file), { recursive: true })
+      await writeFile(file, hostsToml)
+    }
+    const details = { scope: 'system', folders: '/certs.d', socket: join(home, 'no.sock') }
+    return look(containerdAdapter.recall(there, details))
+  }
+
+  test('is its config_path, and the hosts.toml for Docker Hub', async () => {
+    const ours = `[host."${cache}"]\ncapabilities = ["pull"]\n`
+    expect(await observe('/certs.d')).toMatchObject({
+      inUse: false,
+      saw: [
+        expect.stringContaining('is /certs.d'),
+        expect.stringContaining('does not tell'),
+        expect.stringContaining('no hosts.toml for docker.io'),
+      ],
+      reasons: [{ why: expect.stringContaining('not configured') }],
+    })
+    expect(await observe('', ours)).toMatchObject({
+      inUse: false,
+      saw: [
+        expect.stringContaining('is not set'),
+        expect.stringContaining('does not tell'),
+        expect.stringContaining(`names ${cache}`),
+      ],
+      reasons: [{ why: 'config_path is not set to /certs.d' }],
+    })
+    // Nobody tells whether it has read its file since.
+    const { inUse, reasons } = await observe('/certs.d', ours)
+    expect(inUse).toBeUndefined()
+    expect(reasons.map(({ why }) => why).join()).toContain('not restarted')
+    expect((await observe('/certs.d', ours.replace('5055', '9'))).saw[2]).toContain(`does not name ${cache}`)
+  })
+})
+
+describe('what is seen of k3s', () => {
+  test('is what it has made of registries.yaml when it started', async () => {
+    const { machine, home } = await machineWith({})
+    const place = k3sAdapter.recall({ ...machine, root: home }, {})
+    expect(await look(place)).toMatchObject({ inUse: undefined, todo: [] })
+    const file = join(home, 'var/lib/rancher/k3s/agent/etc/containerd/certs.d/docker.io/hosts.toml')
+    await mkdir(dirname(file), { recursive: true })
+    expect(await look(place)).toMatchObject({
+      inUse: false,
+      todo: [expect.stringContaining('systemctl restart k3s')],
+      reasons: [{ why: expect.stringContaining('not restarted') }],
+    })
+    await writeFile(file, `[host."${cache}/v2"]\n`)
+    expect(await look(place)).toMatchObject({
+      inUse: true,
+      todo: [],
+      reasons: [{ why: expect.stringContaining('reach') }],
+    })
+  })
+})
+
+describe('what is seen of BuildKit', () => {
+  test.each([
+    ['Name: default\nDriver: docker\n', false, "Docker's own"],
+    ['Name: mine\nDriver: docker-container\n', undefined, 'made before'],
+    ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > [registry."docker.io"]\n', false, 'made before'],
+    ['Name: mine\nDriver: docker-container\nFile#buildkitd.toml:\n > mirrors = ["127.0.0.1:5055"]\n', true, 'network'],
+  ])('is the builder in use: %s', async (said, inUse, why) => {
+    const { machine } = await machineWith({ 'docker buildx inspect': said })
+    const place = buildkitAdapter.recall(machine, { kind: 'buildx', scope: 'user', path: '/b.toml' })
+    const seen = await look(place)
+    expect(seen.inUse).toBe(inUse)
+    expect(seen.saw[0]).toContain('The builder in use is')
+    expect(seen.reasons[0]!.why).toContain(why)
+  })
+})

@@ -1,0 +1,36 @@
+import { describe, expect, test } from 'vitest'
+import type { Machine } from '../../../src/clients/types.ts'
+import { machineAt } from '../../../src/clients/adapters.ts'
+import { readersKnowReferrers } from '../../../src/clients/address.ts'
+
+const surroundings = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/', version: '0' } as never
+
+/** A machine whose programs print these versions; the others are not there. */
+async function machineWith(printed: Readonly<Record<string, string>>, root?: string) {
+  return {
+    ...(await machineAt(surroundings, root)),
+    runCommand: async (program: string) =>
+      printed[program] === undefined ? undefined : { exitCode: 0, stdout: printed[program], stderr: '' },
+  } as Machine
+}
+
+const containerd = (version: string) => `containerd github.com/containerd/containerd/v2 v${version} 75cb2b7193`
+
+describe('the capability referrers in folders that several programs read', () => {
+  test.each([
+    [{}, true],
+    [{ containerd: containerd('2.2.0') }, true],
+    [{ containerd: containerd('2.3.4'), nerdctl: 'nerdctl version 2.2.1\n' }, true],
+    [{ containerd: containerd('2.1.4') }, false],
+    [{ containerd: containerd('2.3.4'), nerdctl: 'nerdctl version 2.1.6\n' }, false],
+    [{ containerd: 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' }, false],
+    [{ containerd: 'of no version' }, false],
+  ])('is known to all of %j: %s', async (printed, isKnown) => {
+    expect(await readersKnowReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
+  })
+
+  test('is a matter of the version that was named where nobody is spoken to', async () => {
+    const machine = await machineWith({ containerd: containerd('1.7.28') }, '/tree')
+    expect(await readersKnowReferrers(machine, ['containerd'])).toBe(true)
+  })
+})

@@ -1,0 +1,28 @@
+import { expect, test } from 'vitest'
+import { MirrorError } from '../../../../src/lib/errors.ts'
+import { DockerError } from '../../../../src/docker/engine.ts'
+import { describeRollback } from '../../../../src/daemon/container/stop.ts'
+
+const calm = new AbortController().signal
+const refusal = new MirrorError('It is gone.')
+
+test('what the engine refuses does not hide what has become of the mirror before', () => {
+  expect(describeRollback(new DockerError(500, 'no such thing'), { refusal, signal: calm })).toMatchObject({
+    name: 'MirrorError',
+    message: 'The Docker engine refuses: no such thing. The mirror that ran before could not be put back: It is gone.',
+    exit: 1,
+  })
+})
+
+test('a failure under which somebody interrupts is told, for the mirror before was touched', () => {
+  const signal = AbortSignal.abort()
+  expect(describeRollback(new MirrorError('Port 1 is taken.'), { refusal, signal })).toMatchObject({
+    message: 'Port 1 is taken. The mirror that ran before could not be put back: It is gone.',
+    exit: 130,
+  })
+})
+
+test('a bug stays what it is', () => {
+  const bug = new TypeError('oops')
+  expect(describeRollback(bug, { refusal, signal: calm })).toBe(bug)
+})

@@ -1,0 +1,183 @@
+import type { AddressInfo } from 'node:net'
+import { describe, expect, test } from 'vitest'
+import {
+  applyContainerPlan,
+  refuseForeignVolume,
+  refuseTakenPorts,
+} from '../../../../src/daemon/container/reconcile.ts'
+import { type ContainerOrder, type DesiredContainer, planContainer } from '../../../../src/daemon/container/spec.ts'
+import { findOwnContainer, removeVolume } from '../../../../src/daemon/container/stop.ts'
+import type { ContainerSpec } from '../../../../src/docker/engine.ts'
+import { MirrorError } from '../../../../src/lib/errors.ts'
+import { systemClock } from '../../../../src/lib/time.ts'
+import { engineWithImage, orderFor, owner, wishFor } from '../../../support/container-wish.ts'
+import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
+
+async function up(docker: FakeEngine, wish: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+  const plan = planContainer(wish, await findOwnContainer(docker, owner))
+  return applyContainerPlan(docker, plan, orderFor(wish, difference))
+}
+
+const other = (name: string, port: number): ContainerSpec => ({
+  name,
+  image: 'image',
+  entrypoint: ['/bin/sh', '-c'],
+  command: ['sleep 60'],
+  env: {},
+  user: '0:0',
+  labels: {},
+  ports: [{ inside: 80, outside: port }],
+  data: { at: '/data', from: { volume: 'other' } },
+  memory: 0,
+  restarts: false,
+  healthCheck: undefined,
+  logOptions: {},
+})
+
+const refusal = (action: Promise<unknown>) =>
+  action.then(
+    () => expect.unreachable(),
+    (error: unknown) => {
+      expect(error).toBeInstanceOf(MirrorError)
+      return error as MirrorError
+    },
+  )
+
+describe('the container', () => {
+  test('is made, given its files before it starts, put on its networks, and waited for', async () => {
+    const docker = engineWithImage()
+    await docker.networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
+    const container = await up(docker, wishFor({ networks: ['kind'] }))
+    expect(container.running).toBe(true)
+    expect(docker.done).toEqual(['network kind IPv4', 'create mirror', 'connect kind', 'start mirror'])
+    expect(docker.container('mirror')!.unpacked).toMatchObject([{ folder: '/data' }])
+  })
+
+  test('is left alone when it is as wished, and replaced when it is not', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    docker.done.length = 0
+    await up(docker, wishFor())
+    expect(docker.done).toEqual([])
+    await up(docker, wishFor({ memory: 1024 }))
+    expect(docker.done).toEqual([
+      'stop mirror',
+      'rename mirror mirror-before',
+      'create mirror',
+      'start mirror',
+      'remove mirror-before',
+    ])
+  })
+
+  test.each<[string, Outcome | 'interrupt']>([
+    ['never answers', 'silent'],
+    ['ends at once', { code: 1, lines: [] }],
+    ['is interrupted', 'interrupt'],
+  ])('that was stopped is stopped again when its start %s: what ran in its stead needs the ports', async (_, end) => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    await docker.containers.stop('mirror', 0)
+    const interrupt = new AbortController()
+    if (end !== 'interrupt') docker.outcome = end
+    docker.refuse = (what) => void (what === 'start mirror' && end === 'interrupt' && interrupt.abort())
+    let now = 0
+    const clock = { ...systemClock, monotonic: () => (now += 10_000), sleep: () => Promise.resolve() }
+    await expect(up(docker, wishFor(), { signal: interrupt.signal, clock })).rejects.toThrow()
+    expect(docker.done.at(-1)).toBe('stop mirror')
+    expect(docker.container('mirror')!.state).toMatchObject({ running: false, restarting: false })
+  })
+
+  test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    const { server, unpacked } = docker.container('mirror')!
+    const { port } = server!.address() as AddressInfo
+    await new Promise((resolve) => server!.close(resolve))
+    const again = up(docker, wishFor())
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(unpacked).toHaveLength(1)
+    server!.listen(port, '127.0.0.1')
+    await again
+    expect(unpacked).toHaveLength(2)
+  })
+
+  test('of somebody else is never touched', async () => {
+    const docker = engineWithImage()
+    await docker.containers.create(other('mirror', 80))
+    expect((await refusal(findOwnContainer(docker, owner))).message).toContain('that is not ours')
+    await docker.containers.remove('mirror')
+    await up(docker, wishFor())
+    expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
+  })
+
+  test('whose name somebody else has taken since the plan was made leaves that one alone', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    const wish = wishFor({ memory: 1024 })
+    const plan = planContainer(wish, await findOwnContainer(docker, owner))
+    await docker.containers.remove('mirror')
+    const theirs = await docker.containers.create(other('mirror', 80))
+    expect((await refusal(applyContainerPlan(docker, plan, orderFor(wish)))).message).toContain('that is not ours')
+    expect(docker.container(theirs)).toBeDefined()
+  })
+
+  test('leaves a volume alone that it has not made', async () => {
+    const docker = engineWithImage()
+    await up(docker, wishFor())
+    await docker.containers.remove('mirror')
+    expect(await docker.volumes.find('mirror-data')).toEqual({ labels: { 'dev-mirror.owner': owner } })
+    const stranger = wishFor({ owner: '/home/you/state' })
+    expect((await refusal(refuseForeignVolume(docker, stranger))).message).toContain(owner)
+    expect((await refusal(removeVolume(docker, '/home/you/state'))).message).toContain(owner)
+    await refuseForeignVolume(docker, wishFor())
+    expect(await removeVolume(docker, owner)).toBe(true)
+    expect(await removeVolume(docker, owner)).toBe(false)
+
+    await docker.volumes.create('mirror-data', {})
+    await refuseForeignVolume(docker, wishFor())
+    expect((await refusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
+  })
+
+  test('names the container that has its port', async () => {
+    const docker = engineWithImage()
+    await docker.containers.start(await docker.containers.create(other('web', 5055)))
+    const { message, hints } = await refusal(refuseTakenPorts(docker, wishFor().ports))
+    expect(message).toBe('Port 5055 (cache) is already in use by the container web.')
+    expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
+  })
+
+  test('minds a port on another address as little as the engine does', async () => {
+    const docker = engineWithImage()
+    const id = await docker.containers.create(other('web', 5055))
+    await docker.containers.start(id)
+    for (const address of ['192.168.1.2', '::', '127.0.0.2']) {
+      docker.addresses.set(id, address)
+      await refuseTakenPorts(docker, wishFor().ports)
+    }
+    docker.addresses.set(id, '0.0.0.0')
+    expect((await refusal(refuseTakenPorts(docker, wishFor().ports))).message).toContain('the container web')
+  })
+
+  test('that ends at once says why, with its exit code, and is removed', async () => {
+    const docker = engineWithImage()
+    docker.outcome = {
+      code: 2,
+      lines: ['{"level":"info"}', 'mirror: The store is too new.', '', 'Next:', '  Update mirror'],
+    }
+    const error = await refusal(up(docker, wishFor()))
+    expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
+    expect(docker.container('mirror')).toBeUndefined()
+    expect(await docker.volumes.find('mirror-data'), 'it holds nothing').toBeUndefined()
+    await docker.volumes.create('mirror-data', {})
+    await refusal(up(docker, wishFor()))
+    expect(await docker.volumes.find('mirror-data')).toBeDefined()
+  })
+
+  test('that ends without a word shows the end of its log', async () => {
+    const docker = engineWithImage()
+    docker.outcome = { code: 139, lines: ['Segmentation fault'] }
+    const error = await refusal(up(docker, wishFor()))
+    expect(error.message).toContain('exit code 139')
+    expect(error.hints).toEqual(['Segmentation fault'])
+  })
+})

@@ -1,0 +1,93 @@
+import { describe, expect, test } from 'vitest'
+import { containerSpec, planContainer, type DesiredContainer } from '../../../../src/daemon/container/spec.ts'
+import type { ContainerState } from '../../../../src/docker/engine.ts'
+
+const wish: DesiredContainer = {
+  version: '1.0.0',
+  owner: '/home/me/state',
+  image: { id: 'sha256:a', hasEntrypoint: false },
+  configHashes: { cache: '1', registry: '2' },
+  files: 'f',
+  ports: {
+    cache: { inside: 5055, outside: 5055 },
+    registry: { inside: 5001, outside: 5001 },
+    admin: { inside: 5056, outside: 5056 },
+  },
+  networks: ['kind'],
+  data: { volume: 'mirror-data' },
+  user: '1000:1000',
+  memory: 512,
+  env: { HTTPS_PROXY: 'http://proxy.example' },
+  extraCa: undefined,
+  engine: { logDriver: 'json-file' },
+}
+
+/** The container that the wish made. */
+function actual(made: DesiredContainer = wish): ContainerState {
+  const { labels, user } = containerSpec(made, 'instance')
+  const times = { startedAt: '', running: true, restarting: false, exitCode: 0 }
+  return {
+    id: 'c',
+    name: 'mirror',
+    labels,
+    user,
+    image: made.image.id,
+    networks: ['bridge', 'kind'],
+    ports: [],
+    ...times,
+  }
+}
+
+describe('a container that is wished for', () => {
+  test('is made when there is none, kept when it is as wished, started when it has stopped', () => {
+    expect(planContainer(wish, undefined)).toEqual({ action: 'create' })
+    expect(planContainer(wish, actual())).toEqual({ action: 'keep', connect: [], disconnect: [] })
+    expect(planContainer(wish, { ...actual(), running: false })).toMatchObject({ action: 'start' })
+  })
+
+  test.each<[string, Partial<DesiredContainer>]>([
+    ['version', { version: '1.0.1' }],
+    ['image', { image: { id: 'sha256:b', hasEntrypoint: false } }],
+    ['cache', { configHashes: { cache: 'other', registry: '2' } }],
+    ['ports', { ports: { ...wish.ports, registry: undefined } }],
+    ['data', { data: { folder: '/data' } }],
+    ['user', { user: '0:0' }],
+    ['memory', { memory: 1024 }],
+    ['environment', { env: {} }],
+    ['files', { files: 'g' }],
+  ])('is replaced when its %s differs', (part, difference) => {
+    expect(planContainer({ ...wish, ...difference }, actual())).toEqual({ action: 'replace', changed: [part] })
+  })
+
+  test('is replaced when somebody has tampered with its labels', () => {
+    const { labels, ...rest } = actual()
+    const plan = planContainer(wish, { ...rest, labels: { ...labels, 'dev-mirror.settings': '{' } })
+    expect(plan.action).toBe('replace')
+  })
+
+  test('is replaced, and that is the reason, when it was made without the name that no proxy is asked for', () => {
+    const { labels, ...rest } = actual()
+    const { names: _, ...settings } = JSON.parse(labels['dev-mirror.settings']!) as Record<string, string>
+    const older = { ...rest, labels: { ...labels, 'dev-mirror.settings': JSON.stringify(settings) } }
+    expect(planContainer(wish, older)).toEqual({ action: 'replace', changed: ['names'] })
+  })
+
+  test('joins and leaves networks as it is, and stays on the one it was made on', () => {
+    expect(planContainer({ ...wish, networks: ['compose'] }, actual())).toEqual({
+      action: 'keep',
+      connect: ['compose'],
+      disconnect: ['kind'],
+    })
+  })
+
+  test('has options for the log of the drivers that know them, and no other', () => {
+    expect(containerSpec(wish, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
+    expect(containerSpec({ ...wish, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
+  })
+
+  test('runs the program of an image that has no entrypoint of its own', () => {
+    expect(containerSpec(wish, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
+    const image = { ...wish.image, hasEntrypoint: true }
+    expect(containerSpec({ ...wish, image }, 'i').entrypoint).toBeUndefined()
+  })
+})

@@ -1,0 +1,321 @@
+import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { remoteEngine } from '../../../../src/admin/access.ts'
+import { findRunning, readState, assertDataOnHost, volumeMarkerEngine } from '../../../../src/admin/state.ts'
+import { defaultConfig } from '../../../../src/config/config.ts'
+import { loadConfig } from '../../../../src/config/load.ts'
+import { mirrorPaths } from '../../../../src/config/paths.ts'
+import { isCredentialRefreshDue, selectCredentialHosts } from '../../../../src/daemon/container/handover.ts'
+import { refuseOtherEngine } from '../../../../src/daemon/container/preflight.ts'
+import { prepareContainer, upContainer } from '../../../../src/daemon/container/up.ts'
+import { systemClock } from '../../../../src/lib/time.ts'
+import { createFakeEngine, type FakeEngine } from '../../../support/fake-engine.ts'
+import { testCertificate } from '../../../support/upstream/certificate.ts'
+
+let home: string
+let docker: FakeEngine
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'mirror-up-'))
+  await write('docker/config.json', {
+    auths: { 'private.example': { auth: Buffer.from('AWS:secret').toString('base64') } },
+  })
+  docker = createFakeEngine()
+  docker.addImage('mine:1', { id: 'image', hasEntrypoint: true })
+})
+afterEach(() => rm(home, { recursive: true }))
+
+async function write(path: string, content: unknown) {
+  await mkdir(dirname(join(home, path)), { recursive: true })
+  await writeFile(join(home, path), JSON.stringify(content))
+}
+
+async function requestFor(env: Record<string, string>, more: { credentials?: string[]; dryRun?: boolean } = {}) {
+  const surroundings = {
+    platform: 'linux' as const,
+    env: {
+      MIRROR_HOME: home,
+      MIRROR_IMAGE: 'mine:1',
+      DOCKER_CONFIG: join(home, 'docker'),
+      MIRROR_CACHE_PORT: '0',
+      ...env,
+    },
+    homedir: home,
+    cwd: home,
+  }
+  const paths = mirrorPaths(surroundings)
+  const said: string[] = []
+  return {
+    said,
+    request: {
+      surroundings,
+      paths,
+      config: await loadConfig({ ...surroundings, paths }),
+      version: '1.0.0',
+      root: home,
+      published: undefined,
+      credentials: more.credentials ?? [],
+      dryRun: more.dryRun ?? false,
+      clock: systemClock,
+      signal: new AbortController().signal,
+      say: (text: string) => said.push(text),
+    },
+  }
+}
+
+async function up(env: Record<string, string> = {}, more: { credentials?: string[] } = {}) {
+  const { request, said } = await requestFor(env, more)
+  const preparation = await prepareContainer(docker, request)
+  return { ...(await upContainer(docker, request, preparation)), ...preparation, request, said }
+}
+
+const specOf = () => docker.container('mirror')!.spec
+const handed = () =>
+  docker
+    .container('mirror')!
+    .unpacked.map(({ archive }) => archive.toString())
+    .join('')
+
+describe('up in a container', () => {
+  test('makes the network of kind, notes down where the mirror answers, and is found again', async () => {
+    const { endpoints, request } = await up()
+    expect(docker.names.get('kind')).toEqual(['mirror.svc', 'mirror'])
+    expect(docker.done).toEqual([
+      'network kind fc00:f853:ccd:e793::/64',
+      'create mirror',
+      'connect kind',
+      'start mirror',
+    ])
+    expect(endpoints).toMatchObject({
+      // The engine has picked it.
+      cache: ['http://127.0.0.1:45055'],
+      registry: ['http://127.0.0.1:5001'],
+      networks: { kind: 'http://mirror.svc:5055' },
+    })
+    expect(handed()).toContain(JSON.stringify(endpoints))
+    const running = await findRunning(request.paths.stateFile)
+    expect(running).toMatchObject({ pid: 0, runtime: 'container', endpoints, container: { volume: 'mirror-data' } })
+    expect((await stat(request.paths.tokenFile)).mode & 0o777).toBe(0o600)
+
+    expect((await up()).plan).toEqual({ action: 'keep', connect: [], disconnect: [] })
+    await docker.containers.remove('mirror')
+    expect(await findRunning(request.paths.stateFile, () => Promise.resolve(false))).toBeUndefined()
+    const { stateDir } = request.paths
+    await expect(assertDataOnHost(stateDir), 'removed behind our back').rejects.toMatchObject({ exit: 3 })
+    await up({ MIRROR_DATA: join(home, 'content') })
+    await assertDataOnHost(stateDir)
+  })
+
+  test('that fails leaves noted down where the one before answers by now', async () => {
+    const { request, container } = await up({ MIRROR_NETWORKS: '' })
+    const before = (await readState(request.paths.stateFile))!
+    docker.outcome = ({ memory }) => (memory === 64 * 1024 ** 2 ? { code: 2, lines: ['mirror: No.'] } : 'answers')
+    await expect(up({ MIRROR_NETWORKS: '', MIRROR_MEMORY: '64MiB' })).rejects.toMatchObject({
+      exit: 2,
+      message: 'No. The mirror that ran before runs again, as it was.',
+    })
+    const running = await findRunning(request.paths.stateFile)
+    expect(running).toMatchObject({ container: before.container, configHashes: before.configHashes })
+    expect(running!.endpoints.cache).toEqual(before.endpoints.cache)
+    // A free one, and another at each start.
+    expect(running!.endpoints.admin).not.toEqual(before.endpoints.admin)
+    expect((await fetch(`${running!.endpoints.admin[0]}/healthz`)).status).toBe(200)
+    const [first, second] = docker.container(container.id)!.unpacked.slice(-2)
+    expect(second!.archive.toString()).toContain(JSON.stringify(running!.endpoints))
+    expect(first!.archive.equals(second!.archive)).toBe(false)
+  })
+
+  test('has its own folder for each container, where one that is put back finds its files', async () => {
+    const { container } = await up()
+    const { container: successor } = await up({ MIRROR_MEMORY: '64MiB' })
+    const folders = [container, successor].map(({ labels }) => `home/handed/${labels['dev-mirror.instance']}`)
+    expect(new Set(folders).size).toBe(2)
+    expect(specOf().env).toMatchObject({
+      MIRROR_CONFIG: `/data/${folders[1]}/mirror.yaml`,
+      DOCKER_CONFIG: `/data/${folders[1]}/docker`,
+    })
+    expect(handed()).toContain(`${folders[1]}/mirror.yaml`)
+    expect(handed()).not.toContain(folders[0])
+  })
+
+  test('a dry run makes nothing', async () => {
+    const { request } = await requestFor({}, { dryRun: true })
+    expect((await prepareContainer(docker, request)).plan).toEqual({ action: 'create' })
+    expect(docker.done).toEqual([])
+  })
+
+  test('joins the network that kind is told to use; others have to be there', async () => {
+    const { endpoints } = await up({ KIND_EXPERIMENTAL_DOCKER_NETWORK: 'other' })
+    expect(endpoints.networks).toEqual({ other: 'http://mirror.svc:5055' })
+    await expect(up({ MIRROR_NETWORKS: 'kind,compose_default' })).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringContaining('compose_default'),
+    })
+  })
+
+  test('speaks TLS where the configuration says so, with the files that it names', async () => {
+    await writeFile(join(home, 'tls.crt'), `the tls.crt\n${testCertificate.cert}`)
+    await writeFile(join(home, 'tls.key'), `the tls.key\n${testCertificate.key}`)
+    await write('mirror.yaml', { tls: { cert: './tls.crt', key: './tls.key' } })
+    const { endpoints } = await up()
+    expect(endpoints).toMatchObject({
+      cache: ['https://127.0.0.1:45055'],
+      admin: [expect.stringMatching(/^http:/)],
+      networks: { kind: 'https://mirror.svc:5055' },
+    })
+    expect(handed()).toContain('the tls.key')
+    expect((await up()).plan.action).toBe('keep')
+    await writeFile(join(home, 'tls.crt'), `a new one\n${testCertificate.cert}`)
+    expect((await up()).plan).toEqual({ action: 'replace', changed: ['files'] })
+  })
+
+  test('hands nothing over that was not asked for, and proxies without being asked', async () => {
+    const ALL_PROXY = 'http://me:hush@proxy.example:3128'
+    const { said } = await up({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example', ALL_PROXY })
+    expect(specOf().env).toMatchObject({ HTTPS_PROXY: 'http://127.0.0.1:3128', NO_PROXY: 'corp.example' })
+    expect(Object.keys(specOf().env)).not.toContain('MIRROR_IMAGE')
+    expect(said).toEqual([
+      expect.stringContaining('HTTPS_PROXY names a proxy on this machine'),
+      expect.stringContaining('ALL_PROXY holds a password'),
+    ])
+    expect(said.join()).not.toContain('hush')
+    expect(handed()).not.toContain(Buffer.from('AWS:secret').toString('base64'))
+  })
+
+  test('hands credentials over when all may share them, and knows when to do it again', async () => {
+    const credentials = ['private.example']
+    await expect(up({}, { credentials })).rejects.toMatchObject({ exit: 2 })
+    const share = { MIRROR_CACHE_SHARE_CREDENTIALS: 'true' }
+    await expect(up(share, { credentials: ['nobody.example'] })).rejects.toMatchObject({ exit: 2 })
+    const { request: missing } = await requestFor(share, { credentials: ['nobody.example'] })
+    await expect(prepareContainer(docker, missing), 'before anything is stopped').rejects.toMatchObject({ exit: 2 })
+    const { request } = await up(share, { credentials })
+    expect(handed()).toContain(Buffer.from('AWS:secret').toString('base64'))
+    expect(JSON.stringify(specOf())).not.toContain('secret')
+    expect(JSON.stringify(await readState(request.paths.stateFile))).not.toContain('secret')
+
+    const now = Date.now()
+    expect(await isCredentialRefreshDue(request.surroundings, now)).toBe(false)
+    expect(await isCredentialRefreshDue(request.surroundings, now + 3_600_000)).toBe(true)
+    expect(await isCredentialRefreshDue(request.surroundings, now - 3_600_000), 'a clock that was set back').toBe(true)
+  })
+
+  test('keeps the credentials that it has until others are named, or none', () => {
+    const config = (shareCredentials: boolean) => ({ cache: { ...defaultConfig().cache, shareCredentials } })
+    const before = ['ghcr.io']
+    expect(selectCredentialHosts(undefined, before, config(true))).toEqual(before)
+    expect(selectCredentialHosts(undefined, before, config(false)), 'which may not be shared any more').toEqual([])
+    expect(selectCredentialHosts(['quay.io', 'ghcr.io'], before, config(true))).toEqual(['quay.io', 'ghcr.io'])
+    expect(selectCredentialHosts(['none'], before, config(true))).toEqual([])
+    expect(() => selectCredentialHosts(['no host'], before, config(true))).toThrow('not a registry')
+  })
+
+  test('on another machine is waited for and noted down as one that its engine leads to', async () => {
+    docker.endpoint = { kind: 'ssh', host: 'there', user: 'me', port: undefined }
+    docker.isRemote = true
+    const { endpoints, request, container } = await up()
+    const noted = await readState(request.paths.stateFile)
+    expect(noted).toMatchObject({
+      endpoints,
+      container: { id: container.id, engine: docker.endpoint, elsewhere: { adminPort: 5056 } },
+    })
+    expect(remoteEngine(noted!)).toBe('ssh://me@there')
+    expect(await volumeMarkerEngine(request.paths.stateDir)).toEqual(docker.endpoint)
+    const again = await up()
+    expect(again).toMatchObject({ plan: { action: 'keep' }, said: [] })
+    docker.endpoint = { kind: 'tcp', host: 'there', port: 2375, tlsFolder: undefined }
+    expect((await up()).said).toEqual([expect.stringContaining('at tcp://there:2375 is spoken to in the clear')])
+    docker.endpoint = { ...docker.endpoint, tlsFolder: '/certs' }
+    expect((await up()).said).toEqual([])
+    await expect(up({ MIRROR_DATA: join(home, 'content') })).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringContaining('tcp://there:2375'),
+    })
+  })
+
+  test('on another machine that ends at once says why', async () => {
+    docker.isRemote = true
+    docker.outcome = { code: 2, lines: ['mirror: No.'] }
+    await expect(up()).rejects.toMatchObject({ exit: 2, message: 'No.' })
+  })
+
+  test('is not had a second time on another engine, unless it is asked for by its name', async () => {
+    const { request } = await up()
+    const running = await readState(request.paths.stateFile)
+    const there = { endpoint: { kind: 'tcp', host: 'there', port: 1, tlsFolder: '/certs' }, isRemote: true } as const
+    const refuse = (engine: typeof there, found: typeof running, remembered: boolean) =>
+      refuseOtherEngine(engine, request.paths, { running: found, remembered })
+    await expect(refuse(there, running, false)).rejects.toMatchObject({
+      exit: 2,
+      message: 'The mirror runs in a container on unix:///var/run/docker.sock, and Docker is at tcp://there:1 now.',
+      hints: ['DOCKER_HOST=unix:///var/run/docker.sock mirror up   (there)', 'mirror down   (ends that one)'],
+    })
+    await expect(refuse(there, undefined, true)).rejects.toMatchObject({ exit: 2 })
+    await refuse(there, undefined, false)
+    await refuseOtherEngine(docker, request.paths, { running, remembered: true })
+    const alias = { endpoint: { kind: 'socket', path: '/run/docker.sock' }, isRemote: false } as const
+    await refuseOtherEngine(alias, request.paths, { running, remembered: true })
+    docker.endpoint = there.endpoint
+    docker.isRemote = true
+    await up()
+    await expect(refuseOtherEngine(alias, request.paths, { running: undefined, remembered: true })).rejects.toThrow(
+      'ran in a container the last time, on tcp://there:1',
+    )
+  })
+
+  test('has its data in a folder as the caller, whom a rootless engine calls root', async () => {
+    const data = join(home, 'content')
+    await up({ MIRROR_DATA: data })
+    expect(specOf()).toMatchObject({ data: { from: { folder: data } } })
+    expect(specOf().user).toBe(process.getuid === undefined ? '1000:1000' : `${process.getuid()}:${process.getgid!()}`)
+    docker = createFakeEngine({ rootless: true })
+    docker.addImage('mine:1')
+    await up({ MIRROR_DATA: data })
+    expect(specOf().user).toBe('0:0')
+  })
+
+  test('hands over the authorities that Node trusts here beyond its own, and no path of this machine', async () => {
+    const file = join(home, 'corp.pem')
+    await writeFile(file, '-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----')
+    const others = {
+      AWS_PROFILE: 'dev',
+      GOOGLE_APPLICATION_CREDENTIALS: '/keys/g.json',
+      SSL_CERT_FILE: file,
+      PATH: '/x',
+    }
+    await up({ NODE_EXTRA_CA_CERTS: file, ...others })
+    const { env } = specOf()
+    expect(env['NODE_EXTRA_CA_CERTS']).toMatch(/\/extra-ca\.pem$/)
+    for (const name of Object.keys(others)) expect(env).not.toHaveProperty(name)
+  })
+
+  test.each([
+    [
+      'a bad password file',
+      { registry: { auth: { htpasswd: './bad' } } },
+      'line 1 is not a user name and a bcrypt hash',
+    ],
+    ['no password file', { registry: { auth: { htpasswd: './none' } } }, 'it does not exist'],
+    ['a bad certificate', { tls: { cert: './bad', key: './bad' } }, 'The certificate and key of "tls" cannot be used'],
+  ])('leaves the container that runs alone when there is %s', async (_, config, reason) => {
+    await up()
+    const done = [...docker.done]
+    await write('bad', 'nonsense')
+    await write('mirror.yaml', config)
+    const { request } = await requestFor({})
+    await expect(prepareContainer(docker, request)).rejects.toMatchObject({
+      exit: 2,
+      message: expect.stringMatching(new RegExp(`${reason}.*, so nothing was done\\.$`)),
+    })
+    expect(docker.done).toEqual(done)
+  })
+
+  test.each([
+    ['a file that is not there', { NODE_EXTRA_CA_CERTS: '/nowhere/ca.pem' }],
+    ['too little memory', { MIRROR_MEMORY: '1MiB' }],
+  ])('refuses %s, and makes no container', async (_, env) => {
+    await expect(up(env)).rejects.toMatchObject({ exit: 2 })
+    expect(docker.container('mirror')).toBeUndefined()
+  })
+})

@@ -1,0 +1,172 @@
+import { execFile } from 'node:child_process'
+import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemError } from '../../../src/lib/errors.ts'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
+import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
+
+const run = promisify(execFile)
+
+async function blobsWith(freeSpace: () => Promise<number>, minFree: number): Promise<[FileBlobStore, StoreLayout]> {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  const logger = silentLogger
+  return [new FileBlobStore({ layout, verifyReads: 'auto', suspect: false, minFree, logger, freeSpace }), layout]
+}
+
+describe('a blob being written', () => {
+  test('leaves nothing behind when it is aborted or closed', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    const aborted = await store.blobs.create()
+    await aborted.write(Buffer.from('abc'))
+    await aborted.abort()
+    expect(await readdir(store.layout.temporary)).toEqual([])
+    await aborted.close()
+    const closed = await store.blobs.create()
+    await closed.close()
+    await closed.close()
+    expect(await readdir(store.layout.temporary)).toEqual([])
+  })
+
+  test('is for the user alone, under a name nobody can guess', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    const writer = await store.blobs.create()
+    const [name] = await readdir(store.layout.temporary)
+    expect(name).toMatch(/^[0-9a-f]{32}$/)
+    expect((await stat(join(store.layout.temporary, name!))).mode & 0o777).toBe(0o600)
+    await writer.close()
+  })
+
+  test('can be stored though somebody has emptied the folders', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    await rm(store.layout.temporary, { recursive: true })
+    await rm(store.layout.blobs, { recursive: true })
+    const digest = await putText(store, 'abc')
+    expect(await openText(store, digest)).toBe('abc')
+  })
+
+  test('takes nothing away from those who have the blob already when its folder cannot be synced', async () => {
+    const layout = storeLayout(await temporaryFolder())
+    await makeStoreFolders(layout)
+    let isBroken = false
+    const syncFolder = async () => {
+      if (isBroken) throw systemError('EMFILE', 'open', 'EMFILE: too many open files')
+    }
+    const options = { layout, verifyReads: 'auto' as const, suspect: false, minFree: 0, logger: silentLogger }
+    const blobs = new FileBlobStore({ ...options, syncFolder })
+    const digest = await putText({ blobs }, 'abc')
+    isBroken = true
+    await expect(putText({ blobs }, 'abc')).rejects.toThrow('EMFILE')
+    expect(await openText({ blobs }, digest)).toBe('abc')
+    await expect(putText({ blobs }, 'new')).rejects.toThrow('EMFILE')
+    expect(blobs.usage.blobs).toBe(1)
+    await blobs.close()
+  })
+
+  test('is not published when its place cannot be taken', async () => {
+    const store = await openTestStore(await temporaryFolder())
+    const digest = digestOf(Buffer.from('abc'))
+    await mkdir(join(store.layout.blob(digest), 'in the way'), { recursive: true })
+    await expect(putText(store, 'abc')).rejects.toThrow(/EISDIR|EEXIST|ENOTEMPTY|EPERM/)
+    expect(store.blobs.usage.blobs).toBe(0)
+    expect(await readdir(store.layout.temporary)).toEqual([])
+  })
+})
+
+describe('the reserve', () => {
+  test('is respected when a blob is begun', async () => {
+    const [blobs, layout] = await blobsWith(async () => 99, 100)
+    await expect(blobs.create()).rejects.toMatchObject({ code: 'ENOSPC' })
+    expect(await readdir(layout.temporary)).toEqual([])
+  })
+
+  test('is respected to the byte while a blob grows', async () => {
+    const [blobs] = await blobsWith(async () => 110, 100)
+    const writer = await blobs.create()
+    await writer.write(Buffer.alloc(10))
+    await expect(writer.write(Buffer.alloc(11))).rejects.toMatchObject({ code: 'ENOSPC' })
+    expect(writer.size).toBe(10)
+    await writer.close()
+  })
+
+  test('is looked at again every 8 MiB, not at every write', async () => {
+    let looks = 0
+    const [blobs] = await blobsWith(async () => {
+      looks += 1
+      return 1e12
+    }, 100)
+    const writer = await blobs.create()
+    for (let written = 0; written < 20; written++) await writer.write(Buffer.alloc(1024 * 1024))
+    await writer.close()
+    expect(looks).toBe(3)
+  })
+})
+
+describe('a full disk', () => {
+  /** A folder on a disk of 1 MiB. */
+  async function smallDisk(skip: (note: string) => void): Promise<string> {
+    const folder = await temporaryFolder()
+    if (process.platform !== 'linux' || process.getuid?.() !== 0) skip('mounting a small disk needs root on Linux')
+    try {
+      await run('mount', ['-t', 'tmpfs', '-o', 'size=1m,mode=700', 'tmpfs', folder])
+    } catch (error) {
+      skip(`this machine does not let us mount: ${String(error)}`)
+    }
+    onTestFinished(async () => void (await run('umount', ['-l', folder])))
+    return folder
+  }
+
+  test('takes nothing of what others have written ahead', async ({ skip }) => {
+    const store = await openTestStore(join(await smallDisk(skip), 'cache'))
+    const writer = await store.blobs.create()
+    const chunk = Buffer.alloc(300 * 1024, 'x')
+    await writer.writeAt(chunk.length, chunk)
+    await writer.writeAt(0, chunk)
+    await expect(writer.writeAt(5 * chunk.length, Buffer.alloc(1024 * 1024))).rejects.toMatchObject({ code: 'ENOSPC' })
+    writer.extend(2 * chunk.length)
+    const end = Buffer.alloc(10)
+    expect(await writer.read(end, 2 * chunk.length - 10)).toBe(10)
+    expect(end.toString()).toBe('xxxxxxxxxx')
+    await writer.close()
+  })
+
+  test('leaves exactly what was written before, and room is used again', async ({ skip }) => {
+    const folder = await smallDisk(skip)
+    const store = await openTestStore(join(folder, 'cache'))
+    const writer = await store.blobs.create()
+    const chunk = Buffer.alloc(300 * 1024, 'x')
+    const fill = async () => {
+      for (;;) await writer.write(chunk)
+    }
+    await expect(fill()).rejects.toMatchObject({ code: 'ENOSPC' })
+    expect(writer.size % chunk.length).toBe(0)
+    const [name] = await readdir(store.layout.temporary)
+    expect((await stat(join(store.layout.temporary, name!))).size).toBe(writer.size)
+    const end = Buffer.alloc(10)
+    expect(await writer.read(end, writer.size - 10)).toBe(10)
+    expect(end.toString()).toBe('xxxxxxxxxx')
+    // What was written before the disk was full is whole, and may still be published.
+    await writer.commit(digestOf(Buffer.alloc(writer.size, 'x')))
+    await writer.close()
+    await expect(store.blobs.put(digestOf(chunk), chunk)).rejects.toMatchObject({ code: 'ENOSPC' })
+    await store.blobs.remove(digestOf(Buffer.alloc(writer.size, 'x')))
+    await store.blobs.put(digestOf(chunk), chunk)
+
+    // A record that does not fit is kept in memory and written when there is room.
+    const filler = join(folder, 'filler')
+    await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
+    const record = store.refs.ensure('docker.io', 'library/app')
+    record.blobs.set(digestOf(chunk), { size: chunk.length, identity: 'anonymous', usedAt: 0 })
+    store.refs.touch(record)
+    await store.refs.flush()
+    expect(await readdir(store.layout.repositories)).toEqual([])
+    await rm(filler)
+    await store.refs.flush()
+    expect(await readdir(store.layout.repositories)).toHaveLength(1)
+  })
+})

@@ -1,0 +1,246 @@
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { setTimeout } from 'node:timers/promises'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { silentLogger } from '../../../src/lib/logger.ts'
+import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
+import { FileRefStore, parseRepository, referrersKey, serializeRepository } from '../../../src/store/record-files.ts'
+import { addManifest, digestFor, emptyRecord } from '../../support/store/records.ts'
+import { temporaryFolder } from '../../support/store/store.ts'
+
+async function newLayout(): Promise<StoreLayout> {
+  const layout = storeLayout(await temporaryFolder())
+  await makeStoreFolders(layout)
+  return layout
+}
+
+async function openRefs(layout: StoreLayout, writeDelay = 10): Promise<FileRefStore> {
+  const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay })
+  onTestFinished(() => refs.close())
+  return refs
+}
+
+function fill(refs: FileRefStore, host: string, name: string): void {
+  const record = refs.ensure(host, name)
+  addManifest(record, `${host}/${name} index`, { tags: ['v1', '__proto__'], manifests: ['child'], usedAt: 5.5 })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  for (const query of ['', 'artifactType=a%2Fb', '__proto__']) {
+    const list = {
+      subject: digestFor('subject'),
+      identity: 'somebody',
+      query,
+      digest: digestFor(`list ${query}`),
+      size: 2,
+      next: query === '' ? 'token=1' : undefined,
+      filtersApplied: query === '' ? undefined : 'artifactType',
+      isWithoutApi: false,
+      usedAt: 9,
+    }
+    record.referrers.set(referrersKey(list), list)
+  }
+  refs.touch(record)
+}
+
+describe('repository records', () => {
+  test('are there again after they were written, name for name', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    const names: [string, string][] = [
+      ['docker.io', 'library/app'],
+      ['docker.io:443', 'library/app'],
+      ['[::1]:5000', 'a'],
+      ['ghcr.io', `${'x'.repeat(127)}/${'y'.repeat(127)}`],
+      [`${'h'.repeat(60)}.${'h'.repeat(60)}.example:5000`, 'z'.repeat(255)],
+    ]
+    for (const [host, name] of names) fill(refs, host, name)
+    await refs.flush()
+    const again = await openRefs(layout)
+    expect([...again.all()]).toHaveLength(names.length)
+    for (const [host, name] of names) expect(again.get(host, name)).toEqual(refs.get(host, name))
+    expect(Object.getPrototypeOf({})).not.toHaveProperty('digest')
+  })
+
+  test('reach the disk without a further change once a disk that refused them takes them', async () => {
+    const layout = await newLayout()
+    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 1, retryDelay: 10 })
+    onTestFinished(() => refs.close())
+    const path = layout.repository('docker.io', 'library/app')
+    await mkdir(path)
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    await rm(path, { recursive: true })
+    await expect.poll(() => readFile(path, 'utf8').catch(() => '')).toContain('library/app')
+  })
+
+  test('of an earlier version, which kept no lists of referrers, are read', () => {
+    const { referrers: _, ...earlier } = JSON.parse(serializeRepository(emptyRecord())) as Record<string, unknown>
+    expect(parseRepository(JSON.stringify(earlier))).toEqual(emptyRecord())
+  })
+
+  test('are written soon after a change, and what came meanwhile with them', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'library/app')
+    await setTimeout(20)
+    for (let more = 0; more < 50; more++) {
+      refs.ensure('docker.io', 'library/app').tags.get('v1')!.pulls += 1
+      refs.touch(refs.ensure('docker.io', 'library/app'))
+      if (more % 10 === 0) await setTimeout(2)
+    }
+    await refs.flush()
+    expect((await openRefs(layout)).get('docker.io', 'library/app')!.tags.get('v1')!.pulls).toBe(50)
+    expect((await readdir(layout.repositories)).length).toBe(1)
+  })
+
+  test('that are empty have no file', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    const record = refs.ensure('docker.io', 'library/app')
+    record.tags.clear()
+    record.manifests.clear()
+    record.blobs.clear()
+    record.referrers.clear()
+    refs.touch(record)
+    await refs.flush()
+    expect(await readdir(layout.repositories)).toEqual([])
+    expect(refs.ensure('docker.io', 'library/app')).toBe(record)
+  })
+
+  test('that cannot be written are written with the next change, and nobody is bothered', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout, 60_000)
+    await rm(layout.repositories, { recursive: true })
+    await writeFile(layout.repositories, 'in the way')
+    fill(refs, 'docker.io', 'library/app')
+    await refs.flush()
+    await rm(layout.repositories)
+    await makeStoreFolders(layout)
+    fill(refs, 'ghcr.io', 'other')
+    await refs.flush()
+    expect([...(await openRefs(layout)).all()]).toHaveLength(2)
+  })
+
+  test('tell of every change', async () => {
+    const refs = await openRefs(await newLayout())
+    const touched: string[] = []
+    const stop = refs.onTouch(({ name }) => touched.push(name))
+    fill(refs, 'docker.io', 'a')
+    stop()
+    fill(refs, 'docker.io', 'b')
+    expect(touched).toEqual(['a'])
+  })
+})
+
+function whole(): string {
+  const record = emptyRecord()
+  addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  return serializeRepository(record)
+}
+
+describe('records that an upstream makes grow', () => {
+  const most = { each: 20_000, all: 50_000 }
+
+  test('are kept within their bounds, those that were used last', async () => {
+    const layout = await newLayout()
+    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    onTestFinished(() => refs.close())
+    for (let at = 0; at < 500; at++) {
+      const record = refs.ensure('docker.io', `library/app${at % 5}`)
+      addManifest(record, `manifest ${at}`, { tags: [`v${at}`], manifests: [`child ${at}`], usedAt: at })
+      record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+      refs.touch(record)
+      if (at % 50 === 0) await refs.flush()
+    }
+    await refs.flush()
+    const sizes = (await readdir(layout.repositories)).map(
+      async (name) => (await readFile(layout.entry(layout.repositories, name))).length,
+    )
+    for (const size of await Promise.all(sizes)) expect(size).toBeLessThan(1.3 * most.each)
+    const last = refs.get('docker.io', 'library/app4')!
+    expect(last.tags.has('v499')).toBe(true)
+    expect(last.manifests.has(digestFor('manifest 499'))).toBe(true)
+    expect(last.tags.has('v4')).toBe(false)
+    const again = await openRefs(layout)
+    expect(again.get('docker.io', 'library/app4')).toEqual(last)
+  })
+
+  test('are brought back into their bounds when they are read', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    const record = refs.ensure('docker.io', 'library/app')
+    for (let at = 0; at < 500; at++) addManifest(record, `manifest ${at}`, { tags: [`v${at}`], usedAt: at })
+    refs.touch(record)
+    await refs.flush()
+    const again = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    await again.close()
+    const kept = again.get('docker.io', 'library/app')!
+    expect(kept.tags.has('v499')).toBe(true)
+    expect(kept.manifests.size).toBeLessThan(100)
+    expect((await readFile(layout.repository('docker.io', 'library/app'))).length).toBeLessThan(1.3 * most.each)
+  })
+})
+
+test('records that are too many, however little each of them holds, are looked through now and then, not with each', async () => {
+  const layout = await newLayout()
+  const refs = await openRefs(layout)
+  for (let at = 0; at < 1000; at++) {
+    const record = refs.ensure('docker.io', `library/app${at}`)
+    record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+    refs.touch(record)
+  }
+  await refs.flush()
+  let looks = 0
+  const logger = { ...silentLogger, info: () => void (looks += 1) }
+  const most = { each: 20_000, all: 50_000 }
+  const again = await FileRefStore.open({ layout, logger, writeDelay: 10, most })
+  onTestFinished(() => again.close())
+  expect(looks).toBeGreaterThan(1)
+  expect(looks).toBeLessThan(100)
+  const held = [...again.all()].filter(({ blobs }) => blobs.size > 0)
+  expect(held.length).toBeLessThan(300)
+})
+
+describe('a damaged repository file', () => {
+  test('counts as absent wherever it is cut', () => {
+    const text = whole()
+    expect(parseRepository(text)).toBeDefined()
+    for (let length = 0; length < text.length; length++) expect(parseRepository(text.slice(0, length))).toBeUndefined()
+  })
+
+  test.each([
+    ['null', 'null'],
+    ['another format', whole().replace('"format":1', '"format":2')],
+    ['an impossible host', whole().replace('docker.io', '../../etc')],
+    ['an impossible name', whole().replace('library/app', '../app')],
+    ['an impossible tag', whole().replace('"tag":"v1"', '"tag":"../v1"')],
+    ['a digest in capitals', whole().replace(digestFor('layer'), digestFor('layer').toUpperCase())],
+    ['an endless number', whole().replace('"usedAt":7', '"usedAt":1e400')],
+    ['a negative number', whole().replace('"usedAt":7', '"usedAt":-7')],
+    ['text for a number', whole().replace('"usedAt":7', '"usedAt":"7"')],
+    ['an unknown kind of link', whole().replace('"kind":"blob"', '"kind":"snake"')],
+    ['no list', whole().replace(/"tags":\[.*?\]/, '"tags":{"length":1}')],
+    ['depth', `${'['.repeat(100_000)}${']'.repeat(100_000)}`],
+  ])('counts as absent with %s', (_, text) => {
+    expect(parseRepository(text)).toBeUndefined()
+  })
+
+  test('is removed at start, and the others are there', async () => {
+    const layout = await newLayout()
+    const refs = await openRefs(layout)
+    fill(refs, 'docker.io', 'good')
+    fill(refs, 'docker.io', 'half')
+    fill(refs, 'docker.io', 'moved')
+    await refs.flush()
+    const half = layout.repository('docker.io', 'half')
+    await writeFile(half, (await readFile(half)).subarray(0, 100))
+    const moved = layout.repository('docker.io', 'elsewhere')
+    await writeFile(moved, await readFile(layout.repository('docker.io', 'moved')))
+    await rm(layout.repository('docker.io', 'moved'))
+    await writeFile(layout.entry(layout.repositories, 'folder.json'), '')
+    const again = await openRefs(layout)
+    expect([...again.all()].map(({ name }) => name)).toEqual(['good'])
+    expect(await readdir(layout.repositories)).toHaveLength(1)
+  })
+})
