@@ -13,7 +13,7 @@ else if (enableCompileCache !== undefined && !process.env.NODE_DISABLE_COMPILE_C
 if (process.env.DEBUG) process.setSourceMapsEnabled(true)
 
 // An import opens all files at once on Node 20, which a small limit on open files does not allow: one after the other here.
-if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/app/serve-mirror.js')
+if (process.argv[2] === 'serve' && process.features.require_module) require('../dist/daemon/serve.js')
 
 /** Rejects when the program cannot be loaded. */
 exports.started = import('../dist/cli/main.js').then(({ main }) => main())

@@ -5,86 +5,156 @@ import { describe, expect, test } from 'vitest'
 
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src')
 
-// The table of docs/architecture.md: a room imports from lower levels and from itself.
+// The table of docs/architecture.md: a room imports from lower levels and from itself. Rooms of one level never meet.
 const levels: Record<string, number> = {
   lib: 0,
   oci: 1,
   store: 2,
   upstream: 2,
-  clients: 2,
   config: 2,
+  docker: 2,
+  cache: 3,
   registry: 3,
   server: 4,
-  runtime: 5,
-  app: 6,
-  cli: 7,
-  commands: 7,
+  admin: 5,
+  clients: 6,
+  daemon: 6,
+  demo: 7,
+  cli: 8,
+  commands: 9,
 }
 
-// Each heavy library has one doorkeeper (files, or rooms).
+// The subfolders of a room, each with its level in the room; those of one level never meet.
+const folderLevels: Record<string, Record<string, number>> = {
+  clients: { edit: 0, files: 1, containerd: 2, docker: 3, podman: 3, kind: 3, buildkit: 4 },
+  cli: { render: 0 },
+  commands: { cache: 0, credentials: 0, registry: 0 },
+  daemon: { container: 0 },
+  server: { send: 0 },
+}
+
+// Each heavy library has one door.
 const doors: Record<string, RegExp> = {
-  dockerode: /^runtime\/dockerode-[a-z-]+\.ts$/,
-  execa: /^lib\/run-command\.ts$/,
-  inquirer: /^cli\/prompt\.ts$/,
-  '@iarna/toml': /^clients\/read-toml\.ts$/,
-  'smol-toml': /^clients\/read-toml\.ts$/,
-  yaml: /^(clients|config)\//,
+  dockerode: /^docker\/dockerode(-engine)?\.ts$/,
+  execa: /^lib\/process\.ts$/,
+  inquirer: /^cli\/terminal\.ts$/,
+  '@iarna/toml': /^clients\/edit\/toml\.ts$/,
+  'smol-toml': /^clients\/edit\/toml\.ts$/,
+  yaml: /^(clients\/|config\/parse\.ts$)/,
   'jsonc-parser': /^clients\//,
-  diff: /^cli\/render-diff\.ts$/,
+  diff: /^cli\/render\/configure\.ts$/,
   '@oclif/core': /^(cli|commands)\//,
-  undici: /^upstream\/(agents|dispatch|socks-connector)\.ts$/,
-  socks: /^upstream\/socks-connector\.ts$/,
-  bcryptjs: /^server\/password-thread\.ts$/,
-  koffi: /^server\/kernel\.ts$/,
-  'prom-client': /^server\/metrics\.ts$/,
+  undici: /^upstream\/(undici|proxy)\.ts$/,
+  socks: /^upstream\/proxy\.ts$/,
+  bcryptjs: /^server\/passwords\.ts$/,
+  koffi: /^server\/send\/sendfile\.ts$/,
+  'prom-client': /^admin\/metrics\.ts$/,
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))
+const texts = new Map(files.map((file) => [file, readFileSync(join(src, file), 'utf8')]))
+const roomOf = (file: string) => (file.includes('/') ? file.split('/')[0]! : 'index')
+/** The folder below its room; undefined for a file of the room itself. */
+const folderOf = (file: string) => file.split('/').slice(1, -1)[0]
 
-/** Every module named by an import, an export … from, or an import() of the file. */
+/** Every module that an import, an export … from, or an import() of the file names. */
 function importsOf(file: string): string[] {
-  const text = readFileSync(join(src, file), 'utf8')
   const named =
     /(?:^|\n)\s*(?:import|export)\s[^'"]*?from\s*'([^']+)'|import\(\s*'([^']+)'\s*\)|(?:^|\n)import\s+'([^']+)'/g
-  return [...text.matchAll(named)].map((match) => (match[1] ?? match[2] ?? match[3])!)
+  return [...texts.get(file)!.matchAll(named)].map((match) => (match[1] ?? match[2] ?? match[3])!)
+}
+
+/** The files of src that the file imports. */
+function importedFiles(file: string): string[] {
+  return importsOf(file)
+    .filter((name) => name.startsWith('.'))
+    .map((name) => relative(src, resolve(src, dirname(file), name)))
+    .filter((target) => texts.has(target))
 }
 
 describe('the rooms of src', () => {
   test.each(files)('%s imports only from below', (file) => {
-    const room = file.includes('/') ? file.split('/')[0]! : 'index'
-    for (const name of importsOf(file)) {
-      if (!name.startsWith('.')) {
-        const door = Object.entries(doors).find(([library]) => name === library || name.startsWith(`${library}/`))
-        if (door) expect(file, `${name} has one doorkeeper`).toMatch(door[1])
-        continue
-      }
-      const target = relative(src, resolve(src, dirname(file), name)).split('/')[0]!
-      if (room === 'index' || target === room || target === '..') continue
-      // cli and commands share a level and meet: commands stand on cli.
-      if (room === 'commands' && target === 'cli') continue
-      expect(levels[target], `${file} imports ${name}`).toBeLessThan(levels[room]!)
+    const room = roomOf(file)
+    for (const name of importsOf(file).filter((name) => !name.startsWith('.'))) {
+      const door = Object.entries(doors).find(([library]) => name === library || name.startsWith(`${library}/`))
+      if (door) expect(file, `${name} has one door`).toMatch(door[1])
+    }
+    if (room === 'index') return
+    expect(Object.keys(levels), `${room} has a level`).toContain(room)
+    for (const target of importedFiles(file)) {
+      if (roomOf(target) !== room)
+        expect(levels[roomOf(target)], `${file} imports ${target}`).toBeLessThan(levels[room]!)
     }
   })
 
-  test.each(files)('%s stays below 300 lines', (file) => {
-    expect(readFileSync(join(src, file), 'utf8').split('\n').length).toBeLessThanOrEqual(301)
+  test.each(files.filter((file) => folderOf(file) !== undefined))(
+    '%s imports only from lower folders of its room',
+    (file) => {
+      const [room, folder] = [roomOf(file), folderOf(file)!]
+      const own = folderLevels[room]?.[folder]
+      expect(own, `${room}/${folder} has a level`).toBeDefined()
+      for (const target of importedFiles(file)) {
+        const other = folderOf(target)
+        if (roomOf(target) !== room || other === undefined || other === folder) continue
+        expect(folderLevels[room]![other], `${file} imports ${target}`).toBeLessThan(own!)
+      }
+    },
+  )
+
+  test('no files import each other, directly or through others', () => {
+    const visited = new Set<string>()
+    const visit = (file: string, path: readonly string[]) => {
+      expect(path, 'a cycle of imports').not.toContain(file)
+      if (visited.has(file)) return
+      for (const target of importedFiles(file)) visit(target, [...path, file])
+      visited.add(file)
+    }
+    for (const file of files) visit(file, [])
+  })
+})
+
+describe('the shape of src', () => {
+  const lines = new Map([...texts].map(([file, text]) => [file, text.split('\n').length - 1]))
+  const sizes = [...lines.values()].toSorted((a, b) => a - b)
+
+  test('it has at most 210 files, half of them of 120 lines and more', () => {
+    const median = sizes[Math.floor(sizes.length / 2)]!
+    console.log(
+      `src: ${files.length} files, ${sizes.reduce((sum, size) => sum + size, 0)} lines, median ${median}, ` +
+        `${sizes.filter((size) => size < 30).length} below 30 lines, the longest ${sizes.at(-1)}`,
+    )
+    expect(files.length).toBeLessThanOrEqual(210)
+    expect(median).toBeGreaterThanOrEqual(120)
+  })
+
+  test('at most 15 files have fewer than 30 lines', () => {
+    expect(sizes.filter((size) => size < 30).length).toBeLessThanOrEqual(15)
+  })
+
+  test.each(files)('%s has at most 400 lines', (file) => {
+    expect(lines.get(file)).toBeLessThanOrEqual(400)
+  })
+
+  test('no folder has more than 17 files', () => {
+    for (const folder of new Set(files.map((file) => dirname(file))))
+      expect(files.filter((file) => dirname(file) === folder).length, folder).toBeLessThanOrEqual(17)
   })
 })
 
 describe('the timers of src', () => {
-  // A callback that throws, or whose promise rejects, ends the process. `lib/every.ts` catches both.
-  test.each(files.filter((file) => file !== 'lib/every.ts'))('%s repeats nothing by a timer of its own', (file) => {
-    expect(readFileSync(join(src, file), 'utf8')).not.toMatch(/\bsetInterval\(/)
+  const others = files.filter((file) => file !== 'lib/time.ts')
+
+  // A callback that throws, or whose promise rejects, ends the process. `every` and `later` of lib/time.ts catch both.
+  test.each(others)('%s repeats nothing by a timer of its own', (file) => {
+    expect(texts.get(file)).not.toMatch(/\bsetInterval\(/)
   })
 
-  test.each(files.filter((file) => file !== 'lib/every.ts'))(
-    '%s starts nothing asynchronous by a bare timer',
-    (file) => {
-      const text = readFileSync(join(src, file), 'utf8')
-      expect(text).not.toMatch(/\bsetTimeout\(\s*(async\b|\(\)\s*=>\s*\(?void\b|\(\)\s*=>\s*\{[^}]*\b(void|await)\b)/)
-      expect(text).not.toMatch(/\bsetImmediate\(\s*(async\b|\(\)\s*=>\s*\(?void\b)/)
-    },
-  )
+  test.each(others)('%s starts nothing asynchronous by a bare timer', (file) => {
+    expect(texts.get(file)).not.toMatch(
+      /\bsetTimeout\(\s*(async\b|\(\)\s*=>\s*\(?void\b|\(\)\s*=>\s*\{[^}]*\b(void|await)\b)/,
+    )
+    expect(texts.get(file)).not.toMatch(/\bsetImmediate\(\s*(async\b|\(\)\s*=>\s*\(?void\b)/)
+  })
 })
 
 describe('what is made for every request', () => {
@@ -92,7 +162,7 @@ describe('what is made for every request', () => {
   test.each(files.filter((file) => file.startsWith('server/')))(
     'in %s is no object with a getter of its own',
     (file) => {
-      expect(readFileSync(join(src, file), 'utf8')).not.toMatch(/^ {4,}get \w+\(/m)
+      expect(texts.get(file)).not.toMatch(/^ {4,}get \w+\(/m)
     },
   )
 })

@@ -76,7 +76,7 @@ async function registryNaming(
 }
 
 /** By the running mirror, which alone may write to its stores; by the stores themselves when none runs. */
-export async function runningOrStored<T>(
+async function runningOrStored<T>(
   surroundings: Surroundings,
   ways: {
     readonly running: (here: FoundMirror) => Promise<T>

@@ -67,7 +67,7 @@ export interface StatusReport {
 }
 
 /** What was pushed; all 0 where no registry runs. */
-export interface RegistryCounters {
+interface RegistryCounters {
   repositories: number
   tags: number
   manifests: number
@@ -93,7 +93,7 @@ export interface DamagedRepositoryReport {
 }
 
 /** The totals of the cache, and hits / (hits + misses). */
-export interface CacheCounters extends Totals {
+interface CacheCounters extends Totals {
   hitRatio: number
 }
 
@@ -275,3 +275,9 @@ export interface ListedImage {
   readonly name: string
   readonly digest: string
 }
+
+/** Why nobody listens on a network, in the report of the mirror: nobody tells it of networks. */
+export const engineProblem = 'the Docker engine does not answer'
+
+/** Its engine knows no network of that name. */
+export const networkProblem = 'the network does not exist yet'

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { ExecError } from '../docker/connection.ts'
 import { type ContainerEngine, DockerError } from '../docker/engine.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
+import { readOwnedFile } from '../lib/ownership.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type {
@@ -40,7 +41,7 @@ export interface AdminClient {
   stop(): Promise<void>
 }
 
-export interface AdminClientOptions {
+interface AdminClientOptions {
   /** `http://127.0.0.1:5056` */
   url: string
   tokenFile: string
@@ -193,7 +194,6 @@ async function* linesOf(answer: AsyncIterable<string>): AsyncGenerator<string> {
 
 async function readToken(tokenFile: string, owner: number | undefined): Promise<string | undefined> {
   if (owner !== undefined) {
-    const { readOwnedFile } = await import('../lib/ownership.ts')
     return (await readOwnedFile(tokenFile, owner))?.trim() || undefined
   }
   try {
@@ -209,7 +209,7 @@ function reachable(url: string): string {
   return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
 }
 
-export interface HealthRequest {
+interface HealthRequest {
   /** The mirror that has to be the one that answers; any when not given. */
   readonly instance?: string
   /** How long it may be silent. */
@@ -260,7 +260,7 @@ function ask(url: URL, timeout: number, connection: Duplex | undefined): Promise
  * Has a connection that is no socket tell of its silence, as one does whose time-out is set; ms. `restart` begins the time again after
  * it has told.
  */
-export function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): void } {
+function setIdleTimeout(connection: Duplex, timeoutMs: number): { restart(): void } {
   const timer = setTimeout(() => connection.emit('timeout'), timeoutMs).unref()
   connection.on('data', () => timer.refresh())
   connection.once('close', () => clearTimeout(timer))

@@ -66,7 +66,7 @@ async function invokingUser(surroundings: Surroundings): Promise<InvokingUser | 
  * The running mirror that another user's state file tells of. Root believes no more of it than it has to: the process has to be
  * that user's, the engine of a container one of this machine, and every address one of this machine.
  */
-export async function findRunningOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
+async function findRunningOf(stateFile: string, uid: number): Promise<MirrorState | undefined> {
   const text = await readOwnedFile(stateFile, uid)
   const state = text === undefined ? undefined : parseState(text)
   if (state === undefined) return undefined
@@ -109,7 +109,7 @@ function hostOf(text: string): string {
 }
 
 /** The user who has become root. */
-export interface InvokingUser {
+interface InvokingUser {
   readonly uid: number
   readonly name: string
   /** The home folder. */
@@ -236,9 +236,3 @@ async function deadContainer(
     return { ...common, reason: 'no-engine', hasLog: false }
   }
 }
-
-/** Why nobody listens on a network, in the report of the mirror: nobody tells it of networks. */
-export const engineProblem = 'the Docker engine does not answer'
-
-/** Its engine knows no network of that name. */
-export const networkProblem = 'the network does not exist yet'

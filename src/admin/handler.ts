@@ -43,7 +43,7 @@ export interface AdminActions {
   stop(): void
 }
 
-export interface AdminOptions {
+interface AdminOptions {
   readonly actions: AdminActions
   readonly guard: HostGuard
   readonly token: string
@@ -209,7 +209,7 @@ export interface RegistryActions {
 }
 
 /** Reads a request below `/api/registry/` and has it done. */
-export function handleRegistryChange(
+function handleRegistryChange(
   path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
   body: Record<string, unknown>,
   registry: RegistryActions,
@@ -229,7 +229,7 @@ export function handleRegistryChange(
 }
 
 /** Reads the image names of a body. Throws an OciError 400. */
-export function parseNames({ names }: Record<string, unknown>): string[] {
+function parseNames({ names }: Record<string, unknown>): string[] {
   if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
   throw new OciError('UNKNOWN', 400, 'The body needs "names", a list of image names.')
 }

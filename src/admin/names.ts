@@ -12,7 +12,7 @@ import type { ListedImage } from './api.ts'
 import { type Naming, type RemovalReport } from './api.ts'
 
 /** A name that a user wrote, and the one by which the mirror knows it. */
-export interface UserName {
+interface UserName {
   readonly given: string
   readonly name: string
   /** Images of the same short name on other upstreams, which are not meant. */
@@ -151,7 +151,7 @@ function baseName(name: string): string {
 }
 
 /** What was removed, with the names as the user wrote them. */
-export interface NamedRemoval extends RemovalReport {
+interface NamedRemoval extends RemovalReport {
   /** Names of which nothing was there. */
   readonly missing: readonly UserName[]
   /** What the user should know of a short name. */

@@ -1,7 +1,8 @@
 import { readFile, rm } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { type DockerEndpoint, findDockerEndpoint, engineHost, parseEndpoint } from '../docker/endpoint.ts'
+import type { MirrorPaths } from '../config/paths.ts'
+import { type DockerEndpoint, engineHost, findDockerEndpoint, parseEndpoint } from '../docker/endpoint.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
@@ -18,7 +19,7 @@ export async function readState(stateFile: string): Promise<MirrorState | undefi
 }
 
 /** Whether the file says exactly this. */
-export async function hasState(stateFile: string, state: MirrorState): Promise<boolean> {
+async function hasState(stateFile: string, state: MirrorState): Promise<boolean> {
   return (await readText(stateFile)) === renderState(state)
 }
 
@@ -127,7 +128,7 @@ function stringsOf(value: unknown): Record<string, string> {
   )
 }
 
-export interface KeepStateOptions {
+interface KeepStateOptions {
   stateFile: string
   /** What is true now. */
   state: () => MirrorState
@@ -293,7 +294,7 @@ export async function removeVolumeMarker(stateDir: string): Promise<void> {
 }
 
 /** Whether what is cached is in a volume of the Docker engine. */
-export async function hasVolumeMarker(stateDir: string): Promise<boolean> {
+async function hasVolumeMarker(stateDir: string): Promise<boolean> {
   return (await read(stateDir)) !== undefined
 }
 
@@ -323,4 +324,23 @@ export async function assertDataOnHost(stateDir: string): Promise<void> {
 
 function fileIn(stateDir: string): string {
   return join(stateDir, 'resting.json')
+}
+
+/** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
+export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
+  try {
+    return await findRunning(stateFile)
+  } catch (error) {
+    if (error instanceof MirrorError) return undefined
+    throw error
+  }
+}
+
+/**
+ * Where the mirror ran the last time, whether or not it does now; undefined for one that never ran. One that has ended is
+ * remembered as long as what it cached is where only a mirror of its kind finds it.
+ */
+export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
+  const state = await readState(stateFile)
+  return state?.runtime ?? ((await hasVolumeMarker(stateDir)) ? 'container' : undefined)
 }

@@ -9,7 +9,7 @@ import type { UpstreamHealth } from '../upstream/upstream.ts'
 import type { DamagedRepositoryReport, ImageReport, StatusReport, UpstreamReport } from './api.ts'
 import type { RegistryActions } from './handler.ts'
 
-export interface StatusContext {
+interface StatusContext {
   readonly version: string
   readonly runtime: StatusReport['runtime']
   /** Wall clock ms. */
@@ -27,7 +27,7 @@ export interface StatusContext {
 }
 
 /** The running parts that a status report describes. */
-export interface StatusSources {
+interface StatusSources {
   readonly store: Pick<Store, 'refs' | 'blobs' | 'layout'>
   readonly stats: Stats
   /** The upstreams that were asked since the start. */

@@ -281,13 +281,13 @@ function isFor(origin: Origin, { host, name }: RequestContext, identity: string)
 }
 
 /** Which repository, and by whose credential, a download was started for. */
-export interface Origin {
+interface Origin {
   readonly host: string
   readonly name: string
   readonly identity: string
 }
 
-export interface RunningDownload {
+interface RunningDownload {
   readonly origin: Origin
   readonly download: Download
 }

@@ -7,7 +7,7 @@ import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 
-export interface DownloadWriterOptions {
+interface DownloadWriterOptions {
   readonly digest: Digest
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
@@ -244,7 +244,7 @@ export class DownloadWriter {
 }
 
 /** Hashes what arrives, in order. */
-export interface StreamHash {
+interface StreamHash {
   /** `storedUpTo`: the size of the file with these bytes; undefined where it does not have them. */
   take(bytes: Uint8Array, storedUpTo: number | undefined): void
   /** Takes what the file has by now. Only where a thread reads it. */
@@ -256,7 +256,7 @@ export interface StreamHash {
 }
 
 /** On this thread: for what is hashed sooner than another thread wakes. */
-export function hashHere(algorithm: DigestAlgorithm): StreamHash {
+function hashHere(algorithm: DigestAlgorithm): StreamHash {
   const digester = createDigester(algorithm)
   return {
     take: (bytes) => digester.update(bytes),
@@ -269,11 +269,7 @@ export function hashHere(algorithm: DigestAlgorithm): StreamHash {
 }
 
 /** On a thread of its own, which reads the file as it grows. */
-export function hashInThread(
-  hashes: Pick<HashPool, 'follow'>,
-  algorithm: DigestAlgorithm,
-  descriptor: number,
-): StreamHash {
+function hashInThread(hashes: Pick<HashPool, 'follow'>, algorithm: DigestAlgorithm, descriptor: number): StreamHash {
   const hash = hashes.follow(algorithm, descriptor)
   return {
     take(bytes, storedUpTo) {
@@ -295,7 +291,7 @@ const leastBytes = 512 * 1024
  * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
  * while it is full, so that a full disk slows the upstream down instead of filling the memory.
  */
-export class SpillBuffer {
+class SpillBuffer {
   readonly #limit: number
   readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
   /** From where on a follower still needs the bytes. */

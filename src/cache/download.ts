@@ -262,7 +262,7 @@ export interface RangePolicy {
   readonly minSize: number
 }
 
-export interface RangedFetch {
+interface RangedFetch {
   readonly size: number
   readonly policy: RangePolicy
   /** The answer to the first range. */
@@ -288,12 +288,12 @@ interface Part {
 }
 
 /** Whether a blob of this size, asked for from its start, is fetched in ranges. */
-export function isRanged(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
+function isRanged(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }
 
 /** Fetches a blob by several connections, each a range at a time. Throws what the first of them to fail did. */
-export async function fetchRanges(fetch: RangedFetch): Promise<void> {
+async function fetchRanges(fetch: RangedFetch): Promise<void> {
   const { size, policy, signal } = fetch
   const parts: Part[] = []
   for (let start = 0; start < size; start += policy.bytes)

@@ -30,7 +30,7 @@ export interface EvictorOptions {
   readonly freeSpace?: (path: string) => Promise<number>
 }
 
-export interface EvictorLimits {
+interface EvictorLimits {
   /** Bytes; 0 = no limit. */
   readonly maxSize: number
   /** Running time ms; 0 = keep. */
@@ -39,7 +39,7 @@ export interface EvictorLimits {
   readonly minFree: number
 }
 
-export interface EvictRequest {
+interface EvictRequest {
   /** Says what would go, and touches nothing. */
   readonly dryRun: boolean
   /** Bytes that somebody wants to write. Nothing goes for them when there is room, or could not be enough of it. */
@@ -49,7 +49,7 @@ export interface EvictRequest {
 }
 
 /** What went, or would go. */
-export interface Removal extends Removed {
+interface Removal extends Removed {
   /** Names that matched nothing. */
   readonly unknown: string[]
 }
@@ -166,14 +166,14 @@ interface How {
 type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>
 
 /** What went, or would go. */
-export interface Removed {
+interface Removed {
   /** Names of images. */
   readonly images: string[]
   readonly blobs: number
   readonly bytes: number
 }
 
-export interface ApplyOptions {
+interface ApplyOptions {
   readonly blobs: FileBlobStore
   /** What is wanted again since the plan was begun; such content stays. */
   readonly claims: RecentClaims
@@ -188,7 +188,7 @@ export interface ApplyOptions {
 }
 
 /** Does what the plan says, records before blobs, looking again before each step. */
-export async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<Removed> {
+async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<Removed> {
   const { blobs, claims, isInUse, logger, signal } = options
   const pause = createPauses(options.clock)
   const images: string[] = []
@@ -225,7 +225,7 @@ export async function applyEviction(plan: EvictionPlan, options: ApplyOptions): 
 }
 
 /** What `applyEviction` would say if nothing else happened. */
-export function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
+function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
   const images = removedImages(plan.references, sizes).toSorted()
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
@@ -251,7 +251,7 @@ function isWantedAgain({ holding }: RemovedReference, isInUse: (digest: Digest) 
 }
 
 /** What records have come to name, or been asked for, since a plan was begun: it is wanted again. */
-export class RecentClaims {
+class RecentClaims {
   readonly #refs: FileRefStore
   readonly #claimed = new Set<Digest>()
   readonly #touched = new Set<RepositoryRecord>()

@@ -110,7 +110,7 @@ export interface EvictionPlan {
 }
 
 /** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. Uses the survey up. */
-export class EvictionPlanner {
+class EvictionPlanner {
   readonly #holders: Map<Digest, number>
   readonly #sizes: ReadonlyMap<Digest, number>
   readonly #isInUse: (digest: Digest) => boolean
@@ -151,7 +151,7 @@ export class EvictionPlanner {
   }
 }
 
-export interface RemovalRequest {
+interface RemovalRequest {
   /** Images as they are listed, repositories with their registry, or digests. */
   readonly names: readonly string[]
   readonly records: Iterable<RepositoryRecord>
@@ -159,7 +159,7 @@ export interface RemovalRequest {
   readonly isInUse: (digest: Digest) => boolean
 }
 
-export interface RemovalPlan extends EvictionPlan {
+interface RemovalPlan extends EvictionPlan {
   /** Names that matched nothing. */
   readonly unknown: string[]
 }

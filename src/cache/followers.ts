@@ -9,7 +9,7 @@ import { UpstreamError } from '../upstream/upstream.ts'
 import type { DownloadWriter } from './download-writer.ts'
 
 /** A download, as far as its followers depend on it. */
-export interface FollowedDownload {
+interface FollowedDownload {
   readonly digest: Digest
   readonly writer: DownloadWriter
   /** Bytes of the whole blob, when somebody has said. */

@@ -2,7 +2,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { ReferrersRecord, RefStore, RepositoryRecord } from '../store/records.ts'
 
 /** Something a user would call an image, of which at least a part is held. */
-export interface CachedImage {
+interface CachedImage {
   /** `docker.io/library/alpine:3.20`, or `docker.io/library/alpine@sha256:…` for one without a tag. */
   readonly name: string
   readonly host: string
@@ -66,7 +66,7 @@ function timeOrNever(time: number): number | undefined {
 }
 
 /** A manifest that somebody asks for by name: one with tags, or one that no other manifest of its repository names. */
-export interface ImageRoot {
+interface ImageRoot {
   readonly record: RepositoryRecord
   readonly digest: Digest
   readonly tags: readonly string[]

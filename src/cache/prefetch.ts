@@ -8,7 +8,7 @@ import { UpstreamError } from '../upstream/upstream.ts'
 import type { Download } from './download.ts'
 import type { RequestContext } from './grants.ts'
 
-export interface PrefetcherOptions {
+interface PrefetcherOptions {
   /** Layers fetched ahead at a time, of one image; 0 switches it off. */
   readonly layers: number
   readonly clock: Clock

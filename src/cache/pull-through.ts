@@ -26,7 +26,7 @@ import { ReferrersCache } from './referrers.ts'
 import { PullTracker } from './stats.ts'
 import { mayServeStale, NegativeCache, TagLookup, type TagPolicy } from './tags.ts'
 
-export interface PullThroughOptions extends CacheParts {
+interface PullThroughOptions extends CacheParts {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
   readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
   readonly policy: TagPolicy
@@ -318,7 +318,7 @@ function jsonList(value: unknown, next: string | undefined, provenance: Provenan
  * The names of the repositories of which something is cached that this caller may be served, with the registry in each. Who the
  * caller is for a registry is asked once, and only where something is not for everybody.
  */
-export async function visibleNames(
+async function visibleNames(
   records: Iterable<RepositoryRecord>,
   identityFor: (record: RepositoryRecord) => Promise<string>,
 ): Promise<string[]> {

@@ -14,7 +14,7 @@ import { findGranted, isValidFor, type RequestContext } from './grants.ts'
 import { type CacheParts, provenanceOf, publishSmall } from './parts.ts'
 import { mayServeStale, type TagPolicy } from './tags.ts'
 
-export interface ReferrersCacheOptions extends Pick<
+interface ReferrersCacheOptions extends Pick<
   CacheParts,
   'blobs' | 'refs' | 'makeRoom' | 'onStored' | 'runningTime' | 'logger'
 > {
@@ -277,7 +277,7 @@ function answerOf(
 }
 
 /** The part of a list that a query asks for, in one page. */
-export interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
+interface FilteredList extends Pick<ListAnswer, 'bytes' | 'next' | 'filtersApplied'> {
   /** Of the whole list. */
   readonly isEmpty: boolean
 }
@@ -289,7 +289,7 @@ const smallBytes = 64 * 1024
  * Reads lists of referrers that lie on the disk. Callers that want the same list at the same moment share one reading of it,
  * whoever they are: who may see it is known before. Large ones are read one at a time.
  */
-export class KeptReferrers {
+class KeptReferrers {
   readonly #blobs: Pick<BlobStore, 'read'>
   readonly #pages = new SingleFlight<Uint8Array<ArrayBuffer> | undefined>()
   readonly #lists = new SingleFlight<FilteredList | undefined>()
@@ -340,7 +340,7 @@ export class KeptReferrers {
 }
 
 /** The list that a query asks for, in one page. */
-export function filtered(manifests: readonly unknown[], query: string): FilteredList {
+function filtered(manifests: readonly unknown[], query: string): FilteredList {
   const artifactType = typeOf(query)
   return {
     bytes: referrersIndex(manifests, artifactType),
@@ -350,7 +350,7 @@ export function filtered(manifests: readonly unknown[], query: string): Filtered
   }
 }
 
-export async function manifestsOf({ body, stored }: ManifestAnswer): Promise<readonly unknown[]> {
+async function manifestsOf({ body, stored }: ManifestAnswer): Promise<readonly unknown[]> {
   const index = await (body ? readReferrersIndex(bytesOf(body)) : stored?.use(readReferrersIndex))
   return index?.manifests ?? []
 }

@@ -26,14 +26,14 @@ export interface Totals {
   bytesSaved: number
 }
 
-export interface UpstreamTotals {
+interface UpstreamTotals {
   hits: number
   misses: number
   bytesFromUpstream: number
 }
 
 /** One answered request for a manifest or blob. */
-export interface Served {
+interface Served {
   readonly provenance: Provenance
   /** Body bytes that left. */
   readonly bytes: number

@@ -12,7 +12,7 @@ import { type Heads, isComplete, type ManifestHeadResult } from './heads.ts'
 import type { HeldManifest, ManifestCache } from './manifests.ts'
 
 /** What a tag means now. */
-export type TagAnswer =
+type TagAnswer =
   | { readonly kind: 'known'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
   | { readonly kind: 'fetched'; readonly manifest: HeldManifest; readonly joined: boolean }
   /** A HEAD for a tag that is not held: what the upstream says of it. */
@@ -240,7 +240,7 @@ export class TagLookup {
 }
 
 /** What is known of a tag when it is asked for. Times are monotonic milliseconds. */
-export interface TagAge {
+interface TagAge {
   /** When the upstream was last asked about it by this process; undefined after a start. */
   readonly checkedAt: number | undefined
   readonly now: number
@@ -256,7 +256,7 @@ export function isFresh(age: TagAge): boolean {
   return age.now - age.checkedAt < age.freshFor
 }
 
-export type StalePolicy = 'on-error' | 'always' | 'never'
+type StalePolicy = 'on-error' | 'always' | 'never'
 
 /** Whether a cached tag may stand in for what its upstream could not, or would not, say (decision D1). */
 export function mayServeStale(

@@ -4,7 +4,7 @@ import { Command } from '@oclif/core/command'
 import { boolean, custom, integer, string } from '@oclif/core/flags'
 import { describeInvoker, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
 import { type LeftOut, looksAtOwners, toRootPaths } from '../config/paths.ts'
-import { isCredentialRefreshDue } from '../daemon/container/handover.ts'
+import { isCredentialRefreshDue } from '../daemon/container/credentials.ts'
 import { explainFileFailure } from '../daemon/start-errors.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
@@ -134,7 +134,7 @@ export abstract class BaseCommand extends Command {
     await super.finally(failed)
     if (failed !== undefined || this.interrupted.aborted) return
     if (!(await isCredentialRefreshDue(this.surroundings(), Date.now()))) return
-    const { refreshCredentials } = await import('../daemon/container/handover.ts')
+    const { refreshCredentials } = await import('../daemon/container/credentials.ts')
     const { systemClock } = await import('../lib/time.ts')
     await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
       if (!(failure instanceof MirrorError)) throw failure
@@ -186,12 +186,12 @@ function folderOf({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
 }
 
 /** The surroundings as they were before places were taken out; undefined where none was. */
-export function callersSurroundings(): Surroundings | undefined {
+function callersSurroundings(): Surroundings | undefined {
   return left?.callers
 }
 
 /** What root leaves alone, and how to use it all the same; undefined where there is nothing. */
-export function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
+function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
   if (left === undefined) return undefined
   const lines = left.leftOut.map(({ name, value, why }) => {
     const instead = name === 'HOME' ? `; ${env['HOME']} takes its place` : ''

@@ -102,7 +102,7 @@ export async function configureRefusal(words: readonly string[], error: Error): 
   return text?.replace(/\n$/, '')
 }
 
-export interface FailureTeller {
+interface FailureTeller {
   /** Of one among several: the others go on. Its files may be done, and only the reload have failed. */
   tell(what: string, error: Error): void
   /** Says what holds for all of them. */

@@ -7,7 +7,7 @@ import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { renderDiff, renderNotes } from './render/configure.ts'
 import { confirm, type Terminal } from './terminal.ts'
 
-export interface ConfigureChoices {
+interface ConfigureChoices {
   readonly fallback: boolean
   readonly reload: boolean
   readonly yes: boolean
@@ -143,7 +143,7 @@ function reportOf(
   }
 }
 
-export interface UndoChoices {
+interface UndoChoices {
   readonly reload: boolean
   readonly yes: boolean
   readonly dryRun: boolean
@@ -152,7 +152,7 @@ export interface UndoChoices {
 }
 
 /** What became of one record. */
-export interface UndoneClient {
+interface UndoneClient {
   readonly client: string
   readonly place: string
   readonly files: readonly string[]
@@ -231,7 +231,7 @@ async function stepsLeft(
 }
 
 /** What came of several things, one after the other. */
-export interface Sequence<R> {
+interface Sequence<R> {
   readonly done: readonly R[]
   /** The exit code that each failure would have ended the program with. */
   readonly failed: readonly ExitCode[]

@@ -32,14 +32,14 @@ function explainDescriptors(error: unknown): unknown {
 }
 
 /** How the user calls this program. */
-export interface ProgramName {
+interface ProgramName {
   /** `mirror`; or by npx, and then his shell may know no `mirror`. */
   readonly name: string
   /** What makes it root's command: sudo, which looks for programs in the folders of the system only. */
   readonly sudo: string
 }
 
-export interface RunningProcess {
+interface RunningProcess {
   readonly env: Readonly<Record<string, string | undefined>>
   /** Of Node, and of the program as the shell found it. */
   readonly argv: readonly string[]

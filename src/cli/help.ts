@@ -4,7 +4,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
 /** What the program says of itself. */
-export interface ProgramDescription {
+interface ProgramDescription {
   /** As the user calls it: `mirror`. */
   readonly name: string
   readonly description: string
@@ -14,7 +14,7 @@ export interface ProgramDescription {
   readonly topics: readonly { readonly name: string; readonly description?: string | undefined }[]
 }
 
-export interface HelpStyle {
+interface HelpStyle {
   /** Of the terminal, in columns. */
   readonly width: number
   readonly paint: Colors
@@ -162,14 +162,14 @@ function table(rows: readonly Row[], width: number): string[] {
 }
 
 /** What the arguments of the program ask for. */
-export type CommandLine =
+type CommandLine =
   | { readonly kind: 'version' }
   /** Of a command or a topic; undefined: of the whole program. */
   | { readonly kind: 'help'; readonly of: string | undefined }
   | { readonly kind: 'command'; readonly id: string; readonly args: readonly string[] }
 
 /** The names that there are: `up`, `cache:ls`, and topics, `cache`. */
-export interface CommandNames {
+interface CommandNames {
   readonly commands: readonly string[]
   readonly topics: readonly string[]
 }
@@ -210,7 +210,7 @@ export function readCommandLine(args: readonly string[], names: CommandNames): C
 }
 
 /** As the user writes it: `cache ls`. */
-export function spokenName(id: string): string {
+function spokenName(id: string): string {
   return id.replaceAll(':', ' ')
 }
 
@@ -281,7 +281,7 @@ function usage(hints: string[]) {
 }
 
 /** A complaint of the framework about flags or arguments. */
-export interface FrameworkComplaint extends Error {
+interface FrameworkComplaint extends Error {
   /** Flags that there are not, as they were written. */
   readonly flags?: unknown
   /** Arguments that are missing. */

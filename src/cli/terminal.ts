@@ -28,7 +28,7 @@ export function createColors(inColor: boolean): Colors {
 }
 
 /** A line that shows how far long work is. On anything but a terminal it shows nothing. */
-export interface ProgressBar {
+interface ProgressBar {
   update(done: number, total: number, label: string): void
   /** Takes the line away. */
   end(): void
@@ -52,7 +52,7 @@ export function createProgressBar(
 }
 
 /** Questions to a person at a terminal. */
-export interface Prompt {
+interface Prompt {
   /** `problem`: what is wrong with an answer, if anything. */
   ask(question: string, options: { default: string; problem?: (answer: string) => string | undefined }): Promise<string>
   confirm(question: string): Promise<boolean>
@@ -62,7 +62,7 @@ export interface Prompt {
   pick<T>(question: string, choices: readonly Choice<T>[]): Promise<T[]>
 }
 
-export interface Choice<T> {
+interface Choice<T> {
   readonly name: string
   readonly value: T
 }
@@ -136,7 +136,7 @@ const leave = '\x1b[?25h\x1b[?1049l'
 const endings = ['SIGTERM', 'SIGQUIT'] as const
 
 /** A screen of the terminal's for frames, which take each other's place; what was there before comes back with `close`. */
-export interface Screen {
+interface Screen {
   show(text: string): void
   close(): void
 }

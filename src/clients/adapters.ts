@@ -37,11 +37,11 @@ export async function adapterOf(name: string): Promise<ClientAdapter> {
   })
 }
 
-export async function allAdapters(): Promise<ClientAdapter[]> {
+async function allAdapters(): Promise<ClientAdapter[]> {
   return Promise.all(Object.values(load).map((adapter) => adapter()))
 }
 
-export interface FoundClient {
+interface FoundClient {
   readonly adapter: ClientAdapter
   /** `podman 4.3.1` */
   readonly what: string

@@ -7,7 +7,7 @@ import { localFiles } from './files/local.ts'
 import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './records.ts'
 import type { FileChange, FilePort, FileState } from './types.ts'
 
-export interface ApplyRequest {
+interface ApplyRequest {
   readonly changes: readonly FileChange[]
   readonly files: FilePort
   readonly configured: ConfiguredClients

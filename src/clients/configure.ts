@@ -18,7 +18,7 @@ import {
   type WantedFiles,
 } from './types.ts'
 
-export interface PrepareRequest {
+interface PrepareRequest {
   readonly machine: Machine
   readonly adapter: ClientAdapter
   readonly place: ConfigTarget

@@ -81,7 +81,7 @@ async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState
 }
 
 /** Where a client is configured, and can be seen at work or not. */
-export interface ConfiguredTargets {
+interface ConfiguredTargets {
   readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ConfigTarget }[]
   /** Those whose clients cannot be made to pull from here. */
   readonly silent: readonly ConfiguredClient[]

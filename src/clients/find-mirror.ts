@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
 import { adminClientHere, remoteEngine } from '../admin/access.ts'
-import { networkProblem, findMirrorHere, type FoundMirror, engineProblem } from '../admin/find-mirror.ts'
+import { engineProblem, networkProblem } from '../admin/api.ts'
+import { findMirrorHere, type FoundMirror } from '../admin/find-mirror.ts'
 import { type Endpoints, findRunning, readState } from '../admin/state.ts'
 import { type Config, defaultConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
@@ -31,13 +32,13 @@ export interface MirrorAddress {
   awaits(network: string): boolean
 }
 
-export interface FoundAddress extends ClientAddress {
+interface FoundAddress extends ClientAddress {
   readonly warning: string | undefined
   /** What a client has to trust there, and the file it is from; undefined without TLS, and where nothing has to be handed over. */
   readonly ca?: MirrorCertificate['ca']
 }
 
-export interface NamedMirror {
+interface NamedMirror {
   readonly url: string | undefined
   /** Of its CA; absolute. */
   readonly caFile: string | undefined
@@ -193,7 +194,7 @@ function portOf(url: string | undefined): string | undefined {
  * Why the running mirror, a plain process, does not serve a network, by its own words; undefined where it does not say, or
  * serves all that it shall.
  */
-export async function unservedNetworks(
+async function unservedNetworks(
   here: FoundMirror,
   networks: readonly string[],
   kindNetwork: string,

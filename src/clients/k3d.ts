@@ -15,14 +15,14 @@ import {
 } from './edit/yaml.ts'
 import { caFileName, recognizeFile } from './files/kinds.ts'
 import { filesBelow, localFiles } from './files/local.ts'
-import { configMapFile } from './files/remote.ts'
+import { configMapFile, hostingConfigMap } from './files/remote.ts'
 import { type CaLocation, k3sFolder, planRegistries, type RegistriesPlan, stripRegistries } from './k3s.ts'
-import { hostingConfigMap, isOurHosting, renderHosting } from './kind/nodes.ts'
+import { isOurHosting, renderHosting } from './kind/nodes.ts'
 import type {
   ClientAdapter,
   ClientOptions,
-  ConfigTarget,
   ConfigPlan,
+  ConfigTarget,
   FileChange,
   FilePort,
   FilesNow,
@@ -30,7 +30,7 @@ import type {
   MirrorForClient,
 } from './types.ts'
 
-export interface K3dTarget {
+interface K3dTarget {
   readonly cluster: string
   /** The registries.yaml that new clusters are made with, or the user's cluster file that has one in it. */
   readonly path: string
@@ -46,7 +46,7 @@ export interface K3dTarget {
 const caFolderInNodes = `${k3sFolder}/mirror-ca`
 
 /** The CA as the nodes of k3d have it. */
-export function k3dCa(path: string): CaLocation {
+function k3dCa(path: string): CaLocation {
   return { path, name: `${caFolderInNodes}/${caFileName}` }
 }
 
@@ -100,7 +100,7 @@ export function planK3d(
 }
 
 /** What `mirror configure k3d | sh` runs when there is no command to make a cluster: it ends with our exit code, not with success. */
-export function refusedCreate(reason: string, exit: number): string {
+function refusedCreate(reason: string, exit: number): string {
   return `exit ${exit} # mirror configure k3d failed: ${reason}\n`
 }
 
@@ -220,7 +220,7 @@ function withConfigMap(machine: Machine, cluster: string): FilePort {
 }
 
 /** What a cluster file of k3d (`kind: Simple`) says about its cluster. https://k3d.io/stable/usage/configfile/ */
-export interface K3dClusterFile {
+interface K3dClusterFile {
   readonly name: string | undefined
   /** The Docker network that it names, instead of one of its own. */
   readonly network: string | undefined
@@ -244,12 +244,7 @@ export function k3dClusterFile(path: string, text: string): K3dClusterFile | und
 }
 
 /** The cluster file with the mirror in its registries; see planRegistries. */
-export function planClusterFile(
-  mirror: MirrorForClient,
-  path: string,
-  caPlace: CaLocation,
-  files: FilesNow,
-): RegistriesPlan {
+function planClusterFile(mirror: MirrorForClient, path: string, caPlace: CaLocation, files: FilesNow): RegistriesPlan {
   const yaml = readSimple(path, files.text(path)!)
   const inner = registriesIn(yaml)
   const { changes, notes } = planRegistries(mirror, path, caPlace, innerFiles(files, path, inner))
@@ -257,7 +252,7 @@ export function planClusterFile(
 }
 
 /** See ConfigTarget.strip. */
-export function stripClusterFile(
+function stripClusterFile(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   path: string,
   caPlace: CaLocation,

@@ -47,7 +47,7 @@ export interface CaLocation {
 export const k3sFolder = '/etc/rancher/k3s'
 
 /** Templates of the user's, by the plugin whose section k3s needs in what is made from them: the first for containerd 1.x. */
-export const k3sTemplates = [
+const k3sTemplates = [
   ['config.toml.tmpl', 'io.containerd.grpc.v1.cri'],
   ['config-v3.toml.tmpl', 'io.containerd.cri.v1.images'],
 ] as const

@@ -14,7 +14,7 @@ import type {
   MirrorForClient,
 } from './types.ts'
 
-export interface MinikubeTarget {
+interface MinikubeTarget {
   /** Where minikube keeps what it copies into its nodes as `/etc/containerd/certs.d`. */
   readonly folder: string
   /** Where it keeps what it copies into them as `/etc/docker/certs.d`. */
@@ -27,7 +27,7 @@ export interface MinikubeTarget {
  * minikube: files for nodes with containerd, which it copies at every start, and flags for nodes with Docker, which it takes
  * when they are made. https://minikube.sigs.k8s.io/docs/handbook/filesync/
  */
-export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: FilesNow): ConfigPlan {
+function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: FilesNow): ConfigPlan {
   const { folder, profile, join } = target
   const { cache, defaultUpstream } = mirror
   const start = `minikube start --profile ${profile}`
@@ -57,7 +57,7 @@ export function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, fi
 }
 
 /** See ConfigTarget.strip. */
-export function stripMinikube(
+function stripMinikube(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   target: MinikubeTarget,
   files: FilesNow,

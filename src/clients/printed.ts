@@ -17,7 +17,7 @@ import type {
 } from './types.ts'
 
 /** A client that is told by flags, environment or a line of its own: all is printed, and nothing written. */
-export function printedTarget(home: ClientLocation, plan: (mirror: MirrorForClient) => ConfigPlan): ConfigTarget {
+function printedTarget(home: ClientLocation, plan: (mirror: MirrorForClient) => ConfigPlan): ConfigTarget {
   return {
     id: 'printed',
     title: 'what to set (on stdout)',
@@ -32,7 +32,7 @@ export function printedTarget(home: ClientLocation, plan: (mirror: MirrorForClie
 }
 
 /** Testcontainers puts a prefix before the names of Docker Hub's images; the Docker engine then pulls by that name. */
-export function planTestcontainers({ cache, ca }: MirrorForClient): ConfigPlan {
+function planTestcontainers({ cache, ca }: MirrorForClient): ConfigPlan {
   const { host, protocol } = new URL(cache)
   const prefix = `${host}/docker.io/`
   return {

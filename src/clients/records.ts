@@ -122,7 +122,7 @@ function fileIn(folder: string, record: ConfiguredClient): string {
 }
 
 /** Whether a record is about files of the whole machine, not of one user. */
-export function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
+function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
   return root === undefined && details['scope'] === 'system'
 }
 

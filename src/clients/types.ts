@@ -119,7 +119,7 @@ export interface ClientAdapter {
 }
 
 /** Why a document could not be printed. */
-export interface ConfigureFailure {
+interface ConfigureFailure {
   /** One line. */
   readonly reason: string
   readonly exit: number

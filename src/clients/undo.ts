@@ -9,7 +9,7 @@ import { type ConfiguredClient, type ConfiguredFile, type KnownRecord, recordsOn
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
-export interface PreparedUndo {
+interface PreparedUndo {
   readonly record: KnownRecord
   readonly place: ConfigTarget
   readonly plan: UndoPlan
@@ -122,7 +122,7 @@ async function put(place: ConfigTarget, changes: readonly FileChange[]): Promise
 }
 
 /** What undoing would do. */
-export interface UndoPlan {
+interface UndoPlan {
   readonly changes: readonly FileChange[]
   readonly notes: readonly string[]
 }

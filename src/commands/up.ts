@@ -74,7 +74,7 @@ export default class Up extends BaseCommand {
     const { planUp, upMirror } = await import('../daemon/up.ts')
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
-    const { lastRuntime } = await import('../daemon/up.ts')
+    const { lastRuntime } = await import('../admin/state.ts')
     const release = this.tidyUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.inContainer(surroundings, flags)
@@ -207,7 +207,10 @@ export default class Up extends BaseCommand {
   ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
     const { prepareRollback: wayBack } = await import('../daemon/stop.ts')
-    const { serveInPlace } = await import('../daemon/serve.ts')
+    const [{ serveInPlace }, { serveMirror }] = await Promise.all([
+      import('../daemon/up.ts'),
+      import('../daemon/serve.ts'),
+    ])
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({
@@ -216,6 +219,7 @@ export default class Up extends BaseCommand {
       now: Date.now(),
     })
     await serveInPlace({
+      serve: serveMirror,
       back: action === 'replace' ? await wayBack(running!, request) : undefined,
       signal: this.interrupted,
       onServing: release,

@@ -130,7 +130,7 @@ function sorted(_key: string, value: unknown): unknown {
 }
 
 /** What mirror.yaml would say, as JSON does. */
-export interface ConfigDocument {
+interface ConfigDocument {
   readonly upstreams: Readonly<Record<string, object>>
   readonly [key: string]: unknown
 }

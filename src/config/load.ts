@@ -9,7 +9,7 @@ import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
 import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './values.ts'
 
 /** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
-export interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
+interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
   paths: MirrorPaths
 }
 
@@ -111,7 +111,7 @@ export function settingVariables(): string[] {
  * The keys that `MIRROR_*` variables give: `MIRROR_CACHE_MAX_SIZE` is `cache.maxSize`, a list is separated by commas.
  * Empty variables count as unset; those that mean no key are somebody else's.
  */
-export function readEnvironment(
+function readEnvironment(
   env: Environment,
   cwd: string,
 ): { layer: ConfigLayer; flags: FlagLayer; problems: ConfigProblem[] } {
@@ -163,7 +163,7 @@ function variableOf(section: string, key: string): string {
 type Part = 'cache' | 'registry' | 'admin'
 
 /** What the configuration was made of; `file` is undefined when there is none. */
-export interface ConfigSources {
+interface ConfigSources {
   readonly file: ConfigLayer | undefined
   readonly variables: ConfigLayer
   readonly flags: FlagLayer
@@ -179,7 +179,7 @@ interface Claim {
 }
 
 /** Two listeners on one address: the second would find its port taken, by ourselves. Said of whoever is nearest to the user. */
-export function sharedAddresses(
+function sharedAddresses(
   config: Config,
   sources: ConfigSources,
   paths: Pick<MirrorPaths, 'configFile'>,

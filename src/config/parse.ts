@@ -5,7 +5,7 @@ import { settings } from './schema.ts'
 import type { ConfigEntry, ConfigNode, ConfigProblem, SourcePosition } from './values.ts'
 
 /** A file's text and where it lies: relative paths in it start from its folder, `~/` from the home folder. */
-export interface ConfigFile {
+interface ConfigFile {
   text: string
   /** Absolute. */
   path: string
@@ -41,7 +41,7 @@ const mostNodes = 10_000
 const deepest = 16
 
 /** Reads YAML 1.2 text into a tree with positions. Problems: syntax, several documents, unbounded content. */
-export function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
+function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
   const start: SourcePosition = { source, line: 1, column: 1 }
   const nothing: ConfigNode = { kind: 'absent', place: start }
   if (text.length > longestText || isNestedTooDeep(text))

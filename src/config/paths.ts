@@ -79,7 +79,7 @@ export interface LeftOut {
 }
 
 /** An environment in which every place is root's own. */
-export interface RootPaths {
+interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly leftOut: readonly LeftOut[]
 }

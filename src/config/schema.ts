@@ -14,7 +14,7 @@ export interface Field<T> {
   readonly fields?: Readonly<Record<string, Field<unknown>>>
 }
 
-export function scalar<T>(readText: ReadText<T>): Field<T> {
+function scalar<T>(readText: ReadText<T>): Field<T> {
   return {
     variable: 'scalar',
     read(node, path, context) {
@@ -27,7 +27,7 @@ export function scalar<T>(readText: ReadText<T>): Field<T> {
 }
 
 /** A list of words; a single one stands for a list of one. */
-export function list<T>(readText: ReadText<T>, { atLeast = 0 } = {}): Field<T[]> {
+function list<T>(readText: ReadText<T>, { atLeast = 0 } = {}): Field<T[]> {
   const item = scalar(readText)
   return {
     variable: 'list',
@@ -42,7 +42,7 @@ export function list<T>(readText: ReadText<T>, { atLeast = 0 } = {}): Field<T[]>
 }
 
 /** A map with known keys. `complete` makes the value of what was read, or says what is missing. */
-export function section<T extends object, U = T>(
+function section<T extends object, U = T>(
   fields: { readonly [K in keyof Required<T>]: Field<NonNullable<T[K]>> },
   complete?: (given: T, problem: (message: string) => undefined) => U | undefined,
 ): Field<U> {
@@ -73,7 +73,7 @@ export function section<T extends object, U = T>(
 }
 
 /** A map with keys of the user's choice. `readKey` may map different spellings to one key. */
-export function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<T>): Field<Record<string, T>> {
+function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<T>): Field<Record<string, T>> {
   return {
     read(node, path, context) {
       if (node.kind === 'absent') return undefined

@@ -11,7 +11,7 @@ import { proxyVariables } from '../upstream/proxy.ts'
 import { serveArguments } from './spawn.ts'
 
 /** Makes a mirror come back after a reboot. */
-export interface Autostart {
+interface Autostart {
   /** The file that does it. */
   readonly file: string
   /** Throws a MirrorError (exit 4) when this machine has nothing that could. */
@@ -22,7 +22,7 @@ export interface Autostart {
   remove(): Promise<boolean>
 }
 
-export interface AutostartOptions {
+interface AutostartOptions {
   platform: string
   env: Readonly<Record<string, string | undefined>>
   homedir: string
@@ -130,7 +130,7 @@ async function exists(path: string): Promise<boolean> {
 }
 
 /** What is to be started with the machine or the user's session. */
-export interface AutostartSpec {
+interface AutostartSpec {
   /** The program and its arguments; the program absolute. */
   command: readonly string[]
   env: Readonly<Record<string, string>>
@@ -232,7 +232,7 @@ const listOf = (names: readonly string[]) => new Intl.ListFormat('en').format(na
 type Environment = Readonly<Record<string, string | undefined>>
 
 /** What of an environment goes on to a mirror that is started without it, and what does not. */
-export interface InheritedVariables {
+interface InheritedVariables {
   readonly kept: Readonly<Record<string, string>>
   /** Names of what is kept and is a secret. */
   readonly secrets: readonly string[]
@@ -287,7 +287,7 @@ const shortLived = [
  * The variables that a mirror needs of the environment it is set up in: its settings, and all that the way to upstreams, to
  * Docker and to credentials depends on. Relative paths become absolute: a service starts elsewhere.
  */
-export function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
+function inheritedVariables(env: Environment, cwd: string): InheritedVariables {
   const settings = new Set(settingVariables())
   const isTemporary = Boolean(env['AWS_SESSION_TOKEN'] || env['AWS_SECURITY_TOKEN'])
   const dies = new Set([...shortLived, ...(isTemporary ? ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'] : [])])

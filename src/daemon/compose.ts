@@ -231,7 +231,7 @@ export interface RegistryParts {
 const uploadIdleMs = 3_600_000
 
 /** Plugs the registry together. `mostUploads`: uploads under way, each of which may hold a file open. Throws MirrorError for a bad password file. */
-export async function composeRegistry(
+async function composeRegistry(
   config: Config,
   paths: MirrorPaths,
   logger: Logger,
@@ -281,7 +281,7 @@ export async function composeRegistry(
  * runs. The other commands load these modules at first use. A module that the start itself loads is not in this list.
  * test/cli/preload.test.ts compares the list with the imports.
  */
-export async function preload(): Promise<void> {
+async function preload(): Promise<void> {
   // One after the other: an import opens all of its files at once, which a small limit on open files does not allow.
   await loadUndici()
   await loadSocks()

@@ -20,7 +20,7 @@ export interface ConfigChoices {
   upstreams: readonly string[]
 }
 
-export interface InitRequest {
+interface InitRequest {
   choices: ConfigChoices
   /** Absolute. */
   configFile: string
@@ -94,7 +94,7 @@ function alreadyThere(configFile: string): MirrorError {
 
 export type TemplateName = 'compose' | 'systemd' | 'launchd' | 'caddy' | 'k8s'
 
-export interface TemplateRequest {
+interface TemplateRequest {
   readonly name: TemplateName
   readonly surroundings: Surroundings
   /** bin/run.js */

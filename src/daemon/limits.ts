@@ -4,7 +4,7 @@ import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { every, type OnFailure } from '../lib/time.ts'
 
 /** How the file descriptors that the system grants are shared out. Their sum stays below the limit. */
-export interface DescriptorPlan {
+interface DescriptorPlan {
   /** Connections to the cache and the registry, on all their addresses. Each may have one file open. */
   readonly clients: number
   /** Connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
@@ -42,7 +42,7 @@ const passingDescriptors = 8
  * The limit on open files of this process; undefined where the system does not tell. Node itself has raised the soft limit to
  * the hard one at its start: https://github.com/nodejs/node/blob/v20.19.0/src/node.cc#L560 (PlatformInit).
  */
-export function descriptorLimit(): number | undefined {
+function descriptorLimit(): number | undefined {
   try {
     const match = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
     return match ? Number(match[1]) : undefined
@@ -122,7 +122,7 @@ const restingBytes = 128 * 1024 * 1024
 const worthwhileBytes = 16 * 1024 * 1024
 const everyMilliseconds = 2000
 
-export interface SpareMemoryOptions {
+interface SpareMemoryOptions {
   /** Gives the system back what was freed. */
   readonly trim: () => Promise<void>
   /** What the process holds, bytes. */

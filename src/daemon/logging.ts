@@ -5,7 +5,7 @@ import { errnoOf } from '../lib/errors.ts'
 import { type LogFields, type Logger, redact } from '../lib/logger.ts'
 import { loadLibc } from '../server/send/sendfile.ts'
 
-export interface LoggerOptions {
+interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'
   /** Takes each JSON line; stderr when there is none. */
   write?: ((line: string) => void) | undefined
@@ -86,12 +86,12 @@ function shortened(text: string, budget: Budget): string {
 }
 
 /** Where the lines of a log go. */
-export interface LogSink {
+interface LogSink {
   /** Writes what it can of `bytes` from a position on, and returns how many bytes; throws the system's error. */
   write(bytes: Uint8Array, from: number): number
 }
 
-export interface LogWriter {
+interface LogWriter {
   /** `line`: with its end. */
   write(line: string): void
 }
@@ -107,7 +107,7 @@ const retryMs = 10
 const lastMs = 1000
 
 /** A descriptor as it is. */
-export function descriptorSink(descriptor: number): LogSink {
+function descriptorSink(descriptor: number): LogSink {
   // Node makes a pipe non-blocking when it opens it: a reader that stands still must not stop this process.
   if (descriptor === 2) void process.stderr
   return { write: (bytes, from) => writeSync(descriptor, bytes, from) }
@@ -249,7 +249,7 @@ export async function limitLog(file: string, mostBytes = 16 * 1024 * 1024): Prom
   }
 }
 
-export interface LogFileOptions {
+interface LogFileOptions {
   /** The file holds at most so much, and `<file>.1`, which is older, as much again. */
   readonly mostBytes?: number
   /**

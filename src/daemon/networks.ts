@@ -1,5 +1,4 @@
-import type { NetworkReport } from '../admin/api.ts'
-import { networkProblem, engineProblem } from '../admin/find-mirror.ts'
+import { engineProblem, networkProblem, type NetworkReport } from '../admin/api.ts'
 import type { Endpoints } from '../admin/state.ts'
 import type { Config } from '../config/config.ts'
 import type { Docker } from '../docker/engine.ts'
@@ -8,7 +7,7 @@ import type { Logger } from '../lib/logger.ts'
 import { later, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
 
-export interface NetworkListenersOptions {
+interface NetworkListenersOptions {
   readonly docker: Docker
   /** Names of the networks whose containers shall reach us. */
   readonly networks: readonly string[]

@@ -3,7 +3,7 @@ import { StringDecoder } from 'node:string_decoder'
 import { errnoOf } from '../lib/errors.ts'
 import type { Clock } from '../lib/time.ts'
 
-export interface LogsRequest {
+interface LogsRequest {
   logFile: string
   /** How many of the last lines to begin with. */
   lines: number

@@ -1,6 +1,6 @@
 import { fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { type Endpoints, removeVolumeMarker, keepState, type KeptState } from '../admin/state.ts'
+import { type Endpoints, findReachable, keepState, type KeptState, removeVolumeMarker } from '../admin/state.ts'
 import { type Config, configHashes, renderConfig } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
@@ -8,14 +8,12 @@ import { deferred } from '../lib/async.ts'
 import { describeFailure, errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { processIdentity, type Surroundings } from '../lib/process.ts'
-import { removePredecessorExports, openHostHandoff } from './container/handover.ts'
+import { openHostHandoff, removePredecessorExports } from './container/handoff.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { createLogger } from './logging.ts'
 import { reportFailure, reportReady } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
 import { startMirror } from './start.ts'
-import { replaceWithRollback, type Rollback } from './stop.ts'
-import { findReachable } from './up.ts'
 
 export interface ServeRequest {
   surroundings: Surroundings
@@ -153,40 +151,7 @@ async function isStderr(file: string): Promise<boolean> {
   }
 }
 
-export interface ServeInPlaceRequest extends ServeRequest {
-  /** Undefined where no mirror runs. */
-  back: Rollback | undefined
-  /** Ends the attempt until the server hears signals itself. */
-  signal: AbortSignal
-  /** Hears that it does. */
-  onServing: () => void
-}
-
-/** Serves in this process as `serveMirror` does, in place of a mirror that runs, which comes back when this one cannot start. */
-export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> {
-  const { back, signal, onServing } = request
-  const serving = await replaceWithRollback(back, signal, () => {
-    onServing()
-    return untilReady(request)
-  })
-  await serving.ended
-}
-
-/** In an object: the promise itself would be waited for. */
-function untilReady(request: ServeRequest): Promise<{ ended: Promise<void> }> {
-  return new Promise((resolve, reject) => {
-    const ended = serveMirror({
-      ...request,
-      onReady(endpoints) {
-        resolve({ ended })
-        request.onReady?.(endpoints)
-      },
-    })
-    ended.catch(reject)
-  })
-}
-
-export interface SurviveOptions {
+interface SurviveOptions {
   readonly logger: Logger
   /** Ends the process; what was logged is written at its end. */
   readonly exit?: (code: number) => void

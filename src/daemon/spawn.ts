@@ -7,7 +7,7 @@ import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
 import { limitLog } from './logging.ts'
 
-export interface DetachedOptions {
+interface DetachedOptions {
   /** The program and its arguments, for this very Node. */
   args: string[]
   env: NodeJS.ProcessEnv
@@ -98,12 +98,12 @@ async function endOf(logFile: string, from: number): Promise<string[]> {
 }
 
 /** What a detached mirror tells the command that started it, once, over the channel between them. */
-export type ReadinessMessage =
+type ReadinessMessage =
   | { type: 'ready'; endpoints: Endpoints }
   | { type: 'failed'; message: string; hints: string[]; exit: ExitCode }
 
 /** The half of `process` that talks to whoever started it. */
-export type ParentChannel = Pick<NodeJS.Process, 'send' | 'connected'>
+type ParentChannel = Pick<NodeJS.Process, 'send' | 'connected'>
 
 export function reportReady(parent: ParentChannel, endpoints: Endpoints): Promise<void> {
   return tell(parent, { type: 'ready', endpoints })
@@ -136,7 +136,7 @@ export function serveArguments(program: string): string[] {
   return ['--max-semi-space-size=8', program, 'serve']
 }
 
-export interface ProcessRequest {
+interface ProcessRequest {
   /** bin/run.js */
   readonly program: string
   readonly paths: MirrorPaths

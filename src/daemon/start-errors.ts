@@ -87,7 +87,7 @@ function listenerOf({ host, port }: ListenError, config: Config): { name: string
 }
 
 /** Who listens on a TCP port. */
-export interface PortHolder {
+interface PortHolder {
   pid: number
   /** `nginx`, or a script's name after its interpreter: `node server.js`. */
   command: string
@@ -96,9 +96,9 @@ export interface PortHolder {
 }
 
 /** Which mirror a process serves: that of a MIRROR_HOME, or of the usual places; unknown where its variables may not be read. */
-export type OtherMirror = { readonly home: string } | 'usual' | 'unknown'
+type OtherMirror = { readonly home: string } | 'usual' | 'unknown'
 
-export interface PortHolderOptions {
+interface PortHolderOptions {
   platform: string
   runCommand: RunCommand
 }

@@ -13,18 +13,18 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { isLoopbackAddress, machineNames } from '../lib/network.ts'
 import { systemClock } from '../lib/time.ts'
+import { TransferLog } from '../server/access-log.ts'
 import { createHandler } from '../server/handler.ts'
 import { listen, type Listener, type ListenOptions } from '../server/listen.ts'
 import type { BlobSending } from '../server/pull.ts'
 import type { ConnectionClose, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
-import { TransferLog } from '../server/transfer.ts'
 import { freeSpace } from '../store/blob-writer.ts'
 import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
 import { createProbeImageActions } from './admin-actions.ts'
 import { compose, type Parts, type RegistryParts } from './compose.ts'
-import type { HostHandoff } from './container/handover.ts'
+import type { HostHandoff } from './container/handoff.ts'
 import { hostCheck } from './container/preflight.ts'
 import {
   type ListenerOpener,
@@ -275,7 +275,7 @@ function guardNames(config: Config): string[] {
   return [...config.allowedHosts, ...machineNames(), ...listening.filter((host) => host !== '0.0.0.0' && host !== '::')]
 }
 
-export interface RegistryListening {
+interface RegistryListening {
   /** How to listen on a host. */
   readonly listening: (host: string) => Omit<ListenOptions, 'host' | 'port'>
   readonly guard: HostGuard
@@ -286,7 +286,7 @@ export interface RegistryListening {
   readonly isFromHost: ((connection: ConnectionClose) => boolean) | undefined
 }
 
-export interface RegistryOpeners {
+interface RegistryOpeners {
   /** Listens on an address of the configuration. */
   readonly open: (host: string, port: number) => Promise<Listener>
   /** Listens on the gateway address of a Docker network. */
@@ -294,7 +294,7 @@ export interface RegistryOpeners {
 }
 
 /** How to listen for pushes; undefined when the registry is switched off. */
-export function registryOpener(
+function registryOpener(
   parts: RegistryParts | undefined,
   config: Config,
   { guard, sending, transfers, logger, listening, isFromHost }: RegistryListening,

@@ -18,7 +18,7 @@ import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess, type Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { recordRestored } from './container/handover.ts'
+import { recordRestored } from './container/credentials.ts'
 import { whereItRan } from './container/preflight.ts'
 import { containerName, replacedName, ownerOf } from './container/spec.ts'
 import {
@@ -31,7 +31,7 @@ import {
 } from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 
-export interface StopRequest {
+interface StopRequest {
   paths: MirrorPaths
   clock: Clock
   surroundings: Surroundings
@@ -55,7 +55,7 @@ const patienceMs = 40_000
 const lookMs = 50
 
 /** Ends the running mirror and waits for it to be gone; undefined when there was none. */
-export async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<StoppedMirror | undefined> {
+async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<StoppedMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   if (running === undefined) return undefined
   if (running.container) return stopRecordedContainer(running.container, paths, surroundings)
@@ -147,7 +147,7 @@ export interface Rollback {
   commit(): Promise<void>
 }
 
-export interface RollbackRequest {
+interface RollbackRequest {
   readonly paths: MirrorPaths
   readonly surroundings: Surroundings
   readonly clock: Clock
@@ -209,7 +209,7 @@ export async function replaceWithRollback<T>(
 }
 
 /** Back to a mirror in a container: it is only stopped until its successor is up. */
-export async function containerRollback(
+async function containerRollback(
   before: MirrorState,
   { id, engine: noted }: ContainerPlace,
   { paths, surroundings, clock }: RollbackRequest,

@@ -1,12 +1,5 @@
 import { adminClientOf, remoteEngine } from '../admin/access.ts'
-import {
-  type Endpoints,
-  findRunning,
-  hasVolumeMarker,
-  type MirrorState,
-  readState,
-  type RuntimeKind,
-} from '../admin/state.ts'
+import { type Endpoints, findReachable, type MirrorState } from '../admin/state.ts'
 import { changedParts, type Config, configHashes } from '../config/config.ts'
 import { loadConfig } from '../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
@@ -17,11 +10,12 @@ import type { Clock } from '../lib/time.ts'
 import { isInContainer } from './container/preflight.ts'
 import { checkDescriptorLimit } from './limits.ts'
 import { networkRights } from './networks.ts'
+import type { ServeRequest } from './serve.ts'
 import { startProcess } from './spawn.ts'
 import { explainStartFailure } from './start-errors.ts'
-import { replaceWithRollback, prepareRollback } from './stop.ts'
+import { prepareRollback, replaceWithRollback, type Rollback } from './stop.ts'
 
-export interface UpRequest {
+interface UpRequest {
   /** With the flags in its `env`, as the variables they stand for. */
   surroundings: Surroundings
   version: string
@@ -176,25 +170,6 @@ async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endp
   }
 }
 
-/** The running mirror, for what shall take its place; one on another machine that cannot be asked is none. */
-export async function findReachable(stateFile: string): Promise<MirrorState | undefined> {
-  try {
-    return await findRunning(stateFile)
-  } catch (error) {
-    if (error instanceof MirrorError) return undefined
-    throw error
-  }
-}
-
-/**
- * Where the mirror ran the last time, whether or not it does now; undefined for one that never ran. One that has ended is
- * remembered as long as what it cached is where only a mirror of its kind finds it.
- */
-export async function lastRuntime({ stateFile, stateDir }: MirrorPaths): Promise<RuntimeKind | undefined> {
-  const state = await readState(stateFile)
-  return state?.runtime ?? ((await hasVolumeMarker(stateDir)) ? 'container' : undefined)
-}
-
 /** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
 export interface MovedAddress {
   /** `cache`, `registry`, or a network's name. */
@@ -248,4 +223,39 @@ export function droppedNetworks(running: MirrorState | undefined, wanted: readon
   // Where a name stands for another one, only the addresses know.
   const served = new Set([...Object.keys(running.endpoints.networks), ...looked.filter((name) => name !== 'kind')])
   return [...served].filter((name) => !wanted.includes(name))
+}
+
+interface ServeInPlaceRequest extends ServeRequest {
+  /** `serveMirror`: the caller loads the server, because other commands never need it. */
+  serve: (request: ServeRequest) => Promise<void>
+  /** Undefined where no mirror runs. */
+  back: Rollback | undefined
+  /** Ends the attempt until the server hears signals itself. */
+  signal: AbortSignal
+  /** Hears that it does. */
+  onServing: () => void
+}
+
+/** Serves in this process as `serveMirror` does, in place of a mirror that runs, which comes back when this one cannot start. */
+export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> {
+  const { back, signal, onServing } = request
+  const serving = await replaceWithRollback(back, signal, () => {
+    onServing()
+    return untilReady(request)
+  })
+  await serving.ended
+}
+
+/** In an object: the promise itself would be waited for. */
+function untilReady(request: ServeInPlaceRequest): Promise<{ ended: Promise<void> }> {
+  return new Promise((resolve, reject) => {
+    const ended = request.serve({
+      ...request,
+      onReady(endpoints) {
+        resolve({ ended })
+        request.onReady?.(endpoints)
+      },
+    })
+    ended.catch(reject)
+  })
 }

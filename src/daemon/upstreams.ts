@@ -23,7 +23,7 @@ export interface UpstreamDirectory {
   close(): Promise<void>
 }
 
-export interface UpstreamDirectoryOptions {
+interface UpstreamDirectoryOptions {
   readonly config: Config
   /** Served as if every registry had them. */
   readonly probeImages: ProbeImages

@@ -95,7 +95,7 @@ export async function runDemo(tell: (step: DemoStep) => void): Promise<DemoStory
 }
 
 /** A manifest and everything below it, as a registry serves it. */
-export interface DemoImage {
+interface DemoImage {
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array }>
   readonly blobs: ReadonlyMap<Digest, Uint8Array>
@@ -104,7 +104,7 @@ export interface DemoImage {
 const layerSizes = [12_000_000, 9_000_000, 5_000_000, 400_000]
 
 /** A multi-arch image as real ones are: an index, two platforms that share their first layer, four layers each. */
-export function makeDemoImage(): DemoImage {
+function makeDemoImage(): DemoImage {
   const contents = new ImageContents()
   const shared = makeLayer('shared', layerSizes[0]!)
   const platforms = ['amd64', 'arm64'].map((architecture) => {
@@ -128,7 +128,7 @@ function makeLayer(name: string, size: number): Uint8Array {
   return tarFile(`demo/${name}`, randomBytes(size))
 }
 
-export interface DemoUpstream {
+interface DemoUpstream {
   readonly url: string
   /** What it has been asked for since the last look. */
   takeCounts(): { requests: number; bytes: number }
@@ -136,7 +136,7 @@ export interface DemoUpstream {
 }
 
 /** A registry with one image in one repository, as far away and as fast as a real one. Latency in ms, bandwidth in bytes/s. */
-export async function serveDemoUpstream(
+async function serveDemoUpstream(
   image: DemoImage,
   network: { readonly latency: number; readonly bandwidth: number },
 ): Promise<DemoUpstream> {
@@ -206,7 +206,7 @@ export async function serveDemoUpstream(
 }
 
 /** One pull, measured. */
-export interface Pull {
+interface Pull {
   readonly milliseconds: number
   readonly requests: number
   readonly bytes: number
@@ -221,7 +221,7 @@ interface Answer {
  * Pulls an image as containerd does: HEAD of the tag, the index and one manifest by digest, config and layers, three at once.
  * `base` is the registry's URL. Every byte is checked against its digest.
  */
-export async function pullImage(base: string, repository: string, tag: string): Promise<Pull> {
+async function pullImage(base: string, repository: string, tag: string): Promise<Pull> {
   const begun = performance.now()
   let requests = 0
   let bytes = 0

@@ -5,8 +5,8 @@ import type Dockerode from 'dockerode'
 import { errnoOf, exitCode, isConnectionFailure, MirrorError, systemError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
 import { execStream } from './connection.ts'
-import { translateErrors, translateStreamErrors, orUndefinedIf404, openClient } from './dockerode.ts'
-import { type DockerEndpoint, findDockerChoice, findDockerEndpoint, engineHost, isRemoteEngine } from './endpoint.ts'
+import { openClient, orUndefinedIf404, translateErrors, translateStreamErrors } from './dockerode.ts'
+import { type DockerEndpoint, engineHost, findDockerChoice, findDockerEndpoint, isRemoteEngine } from './endpoint.ts'
 import {
   type ContainerEngine,
   type ContainerSpec,
@@ -16,6 +16,7 @@ import {
   type DockerImages,
   type DockerNetworks,
   type DockerVolumes,
+  imageArchitecture,
   type PublishedPort,
 } from './engine.ts'
 
@@ -146,7 +147,7 @@ function unreachable(error: unknown, endpoint: DockerEndpoint): unknown {
 }
 
 /** The containers of an engine. */
-export function createContainers(client: Dockerode): DockerContainers {
+function createContainers(client: Dockerode): DockerContainers {
   return {
     async find(container) {
       const found = await orUndefinedIf404(client.getContainer(container).inspect())
@@ -276,7 +277,7 @@ function endOf({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boo
 }
 
 /** The images of an engine. */
-export function createImages(client: Dockerode): DockerImages {
+function createImages(client: Dockerode): DockerImages {
   return {
     async find(image) {
       const found = await orUndefinedIf404(client.getImage(image).inspect())
@@ -370,22 +371,6 @@ export async function* linesOfLog(stream: AsyncIterable<Buffer | string>, signal
     if (!signal.aborted) throw error
   }
   for (const { rest } of texts.values()) if (rest !== '') yield rest
-}
-
-const names: Readonly<Record<string, string>> = {
-  x64: 'amd64',
-  x86_64: 'amd64',
-  aarch64: 'arm64',
-  armv7l: 'arm',
-  armhf: 'arm',
-  ia32: '386',
-  i686: '386',
-  ppc64: 'ppc64le',
-}
-
-/** What images call an architecture that Node or the kernel names: `x64` and `x86_64` are `amd64`. */
-export function imageArchitecture(name: string): string {
-  return names[name] ?? name
 }
 
 /**

@@ -11,7 +11,7 @@ import { SshConnection } from './connection.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 import { type Docker, type DockerEngine, type DockerEngineInfo, DockerError } from './engine.ts'
 
-export interface DockerodeOptions {
+interface DockerodeOptions {
   clock: Clock
   /** How long to wait for an engine that is not there before looking again; ms. */
   retryMs?: number
@@ -113,7 +113,7 @@ async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, sign
  * An engine that is not there, or does not let us in, or is just going down, is a normal state. Throws what keeps this process
  * from asking (no file descriptor, no memory), which says nothing of the engine.
  */
-export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
+async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {

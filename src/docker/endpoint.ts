@@ -10,7 +10,7 @@ export type DockerEndpoint =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly tlsFolder: string | undefined }
   | SshEndpoint
 
-export interface DockerEndpointInput {
+interface DockerEndpointInput {
   /** As `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
@@ -18,7 +18,7 @@ export interface DockerEndpointInput {
 }
 
 /** What names the engine that the `docker` command would speak to. */
-export interface DockerChoice {
+interface DockerChoice {
   /** For people: `DOCKER_HOST`, `The Docker context remote`. */
   readonly by: string
   /** As it stands there; undefined for a context that nobody has made. */
@@ -138,7 +138,7 @@ export interface SshEndpoint {
  * `ssh://[user@]host[:port]`; undefined for anything else, a password or a path among it, as `docker` has it. A host that looks
  * like an option is none either. https://docs.docker.com/engine/security/protect-access/
  */
-export function parseSshHost(text: string): SshEndpoint | undefined {
+function parseSshHost(text: string): SshEndpoint | undefined {
   const found = /^ssh:\/\/(?:([^@:/?#\s]+)@)?(\[[\da-f:.]+(?:%[\w.-]+)?\]|[^@:/?#[\]\s]+)(?::(\d{1,5}))?\/?$/i.exec(
     text,
   )

@@ -205,7 +205,7 @@ export interface ContainerState {
 }
 
 /** Who has a port on which address. */
-export interface PublishingContainer {
+interface PublishingContainer {
   readonly name: string
   /** An IP literal; `0.0.0.0` and `::` are all of their kind. */
   readonly address: string
@@ -333,4 +333,20 @@ export function kindSubnet(name: string, attempt: number): string {
   const hash = createHash('sha1').update(name).update(number).digest()
   const groups = [2, 4, 6].map((at) => hash.readUInt16BE(at).toString(16))
   return `fc00:${groups.join(':')}::/64`
+}
+
+const names: Readonly<Record<string, string>> = {
+  x64: 'amd64',
+  x86_64: 'amd64',
+  aarch64: 'arm64',
+  armv7l: 'arm',
+  armhf: 'arm',
+  ia32: '386',
+  i686: '386',
+  ppc64: 'ppc64le',
+}
+
+/** What images call an architecture that Node or the kernel names: `x64` and `x86_64` are `amd64`. */
+export function imageArchitecture(name: string): string {
+  return names[name] ?? name
 }

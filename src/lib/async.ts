@@ -90,7 +90,7 @@ export class SingleFlight<T> {
   }
 }
 
-export interface Flight<T> {
+interface Flight<T> {
   readonly result: Promise<T>
   /** `performance.now()`. */
   readonly startedAt: number
@@ -149,7 +149,7 @@ export async function inSlices<Result>(
   return undefined
 }
 
-export interface TakeOptions {
+interface TakeOptions {
   readonly signal?: AbortSignal | undefined
   /** Who takes it. One owner gets at most half of what the others leave. */
   readonly owner?: string | undefined

@@ -7,7 +7,7 @@ import { errnoOf, MirrorError, systemError } from './errors.ts'
 import { describeForeign, findForeign } from './ownership.ts'
 
 /** A whole, or its pieces one after the other, so that not all of a large file is in memory. */
-export type FileContent = string | Uint8Array | Iterable<Uint8Array>
+type FileContent = string | Uint8Array | Iterable<Uint8Array>
 
 /**
  * Replaces a file so that a reader, or a crash at any moment, sees the old content or the new, never a part:

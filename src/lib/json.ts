@@ -19,7 +19,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 /** Levels of objects and lists. Manifests need about six; every version of Node and every client reads this many. */
 export const deepestJson = 100
 /** Values in all, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
-export const mostJsonValues = 200_000
+const mostJsonValues = 200_000
 /** Members of one object. A larger one makes its table grow in steps that keep everybody waiting. */
 export const mostJsonMembers = 50_000
 /** Characters of a number. Longer ones have no use, and cost more to read than their bytes say. */
@@ -31,7 +31,7 @@ const stepValues = 512
 /** How long a step of a large text may keep everybody else waiting, ms. */
 const stepMs = 5
 
-export type JsonProblem = 'not-json' | 'too-deep' | 'too-many' | 'repeated-key'
+type JsonProblem = 'not-json' | 'too-deep' | 'too-many' | 'repeated-key'
 
 const sentences: Record<JsonProblem, string> = {
   'not-json': 'It is not valid JSON.',
@@ -51,7 +51,7 @@ export class JsonError extends Error {
   }
 }
 
-export interface JsonOptions {
+interface JsonOptions {
   /**
    * Refuses what two readers could take for two things: a key twice in one object (some take the first, some the last), and a
    * byte order mark. https://www.rfc-editor.org/rfc/rfc8259#section-4

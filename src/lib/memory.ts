@@ -299,7 +299,7 @@ function warn(error: unknown): void {
 }
 
 /** A holder of memory for a body, and the progress of the body. */
-export interface MovingHolder {
+interface MovingHolder {
   /** Bytes that it holds. */
   bytes: number
   /** Bytes of the body that have moved in all. */
@@ -324,7 +324,7 @@ const leastProgress = 16 * 1024
  * the first waiter is due, returns the one that needs the longest to its end at its pace; among equals the latest, so that the
  * others finish. `turn`: a holder stays for so many ms to show its pace, and when it ends within so many ms.
  */
-export function slowHolders<T extends MovingHolder>(
+function slowHolders<T extends MovingHolder>(
   holders: Iterable<T>,
   now: number,
   { turn, isDue }: { readonly turn: number; readonly isDue: boolean },

@@ -6,13 +6,13 @@ import { errnoOf } from './errors.ts'
 const mostHops = 40
 
 /** The part of a path by which others can change what is there. */
-export interface ForeignPart {
+interface ForeignPart {
   readonly path: string
   /** The user it belongs to; undefined where it is the mode that lets others write. */
   readonly owner: number | undefined
 }
 
-export interface Trusted {
+interface Trusted {
   /** Whose a part may be besides root's. */
   readonly uid?: number
   /** The file at the end may be anybody's: it is replaced, or read for what it is. */

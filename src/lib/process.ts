@@ -6,7 +6,7 @@ import { deferred } from './async.ts'
 import { errnoOf } from './errors.ts'
 
 /** What Linux tells of a process, beyond that its number is taken. */
-export interface ProcessStat {
+interface ProcessStat {
   /** It has ended and only waits to be reaped. */
   readonly ended: boolean
   /** Clock ticks from boot to its start. */
@@ -77,7 +77,7 @@ export interface CommandResult {
   readonly stderr: string
 }
 
-export interface CommandOptions {
+interface CommandOptions {
   /** Written to its stdin, which is empty otherwise. */
   readonly input?: string
   /** Milliseconds until it is ended, with everything that it has started. */
@@ -101,7 +101,10 @@ const outputBytes = 16 * 1024 * 1024
 const drainStepMs = 50
 const drainSteps = 20
 
-/** Loads what runs programs. */
+/**
+ * Loads what runs programs.
+ * @internal
+ */
 export const loadCommandRunner = () => Promise.all([import('execa'), import('signal-exit')])
 
 /** Runs programs of this machine. */
@@ -194,7 +197,10 @@ const lookEveryMs = 50
  */
 export const ownGroup = { detached: process.platform !== 'win32', windowsHide: true } as const
 
-/** Sends a signal to a program that was started with `ownGroup`, and to all that it has started. False when none is left. */
+/**
+ * Sends a signal to a program that was started with `ownGroup`, and to all that it has started. False when none is left.
+ * @internal
+ */
 export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
   if (process.platform === 'win32') {
     // Not every program runs others.
@@ -213,7 +219,7 @@ export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
 }
 
 /** Asks a program and all that it has started to end, and kills what has not ended after two seconds. */
-export async function endGroup(pid: number): Promise<void> {
+async function endGroup(pid: number): Promise<void> {
   if (!signalGroup(pid, 'SIGTERM')) return
   for (let waitedMs = 0; waitedMs < graceMs; waitedMs += lookEveryMs) {
     await sleep(lookEveryMs)
@@ -225,7 +231,7 @@ export async function endGroup(pid: number): Promise<void> {
 const running = new Set<number>()
 
 /** Notes that this process waits for a group; the result forgets it. */
-export function trackGroup(pid: number): () => void {
+function trackGroup(pid: number): () => void {
   running.add(pid)
   return () => void running.delete(pid)
 }

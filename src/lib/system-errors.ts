@@ -8,7 +8,7 @@ import { shellWord } from './process.ts'
 import type { Clock } from './time.ts'
 
 /** Why the system refuses a file or a folder, in words. */
-export interface FileFailure {
+interface FileFailure {
   /** The file or folder that was asked for; undefined where the system does not name it. */
   readonly path: string | undefined
   /** A clause: `it does not exist`. */

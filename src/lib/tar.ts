@@ -7,15 +7,15 @@ export interface TarEntry {
   readonly gid?: number
   readonly content: TarFolder | TarLink | TarFile
 }
-export interface TarFolder {
+interface TarFolder {
   readonly kind: 'folder'
 }
-export interface TarLink {
+interface TarLink {
   readonly kind: 'link'
   readonly target: string
 }
 /** `read` must give exactly `size` bytes. */
-export interface TarFile {
+interface TarFile {
   readonly kind: 'file'
   readonly size: number
   read(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>

@@ -73,7 +73,7 @@ export function logFailure(logger: Logger, message: string): OnFailure {
   return (error) => logger.error({ error: describeFailure(error) }, message)
 }
 
-export interface WriteBehindOptions {
+interface WriteBehindOptions {
   /**
    * Makes the disk say what memory says at that moment. Called again and again, one call at a time; a call that finds nothing to
    * write returns at once.
@@ -86,7 +86,7 @@ export interface WriteBehindOptions {
   readonly everyMs: number
 }
 
-export interface WriteBehind {
+interface WriteBehind {
   /** Memory has changed. Returns at once; a change during a write leads to another write. */
   update(): void
   /** Writes once more, after the write that is running, and then no more. */

@@ -44,7 +44,7 @@ export function bareMediaType(contentType: string): string {
 }
 
 /** Content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
-export interface Descriptor {
+interface Descriptor {
   readonly mediaType: string
   readonly digest: Digest
   /** Bytes. */
@@ -90,7 +90,7 @@ export interface ManifestOutline {
   readonly links: readonly ManifestLink[]
 }
 
-export type OutlineProblem = 'not-a-manifest' | 'schema1'
+type OutlineProblem = 'not-a-manifest' | 'schema1'
 
 /**
  * Reads a manifest or index of any current kind.
@@ -166,7 +166,7 @@ function typeOf(json: Record<string, unknown>, contentType: string): string {
 type Members = Readonly<Record<string, unknown>>
 
 /** The media types of an index. */
-export const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
+const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
 
 /** The media types of an image's manifest, which names no other manifest. */
 export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
@@ -180,7 +180,7 @@ export function presentMembers(object: Members): Record<string, unknown> {
  * Whether a manifest is an index by its members. `type`: what it is said to be, if anybody says so: it tells an index without
  * children, whose `manifests` may be null, from something else that has that member.
  */
-export function hasIndexMembers(json: Members, type: string | undefined): boolean {
+function hasIndexMembers(json: Members, type: string | undefined): boolean {
   if (!('manifests' in json)) return false
   if (json['manifests'] !== null) return true
   if (type !== undefined) return indexTypes.includes(type)

@@ -24,7 +24,7 @@ export function parseRange(header: string | undefined, size: number): ByteRange 
 }
 
 /** One authentication challenge of a `WWW-Authenticate` header; the scheme in lower case. */
-export interface Challenge {
+interface Challenge {
   readonly scheme: string
   readonly parameters: ReadonlyMap<string, string>
 }

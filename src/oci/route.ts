@@ -43,7 +43,7 @@ export interface Page {
 }
 
 /** What the query of a push says, as it came: only a registry that takes pushes reads it. */
-export interface UploadQuery {
+interface UploadQuery {
   readonly digest: string | undefined
   readonly algorithm: string | undefined
   readonly mount: string | undefined

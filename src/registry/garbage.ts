@@ -14,7 +14,7 @@ export interface GarbageOptions {
 }
 
 /** What went, or would go. */
-export interface Collected {
+interface Collected {
   /** Names of images, as they are listed. */
   readonly images: string[]
   /** How many manifests. */
@@ -124,7 +124,7 @@ export function attachedTo(tag: string): string | undefined {
   return attachedTag.exec(tag)?.[0]
 }
 
-export interface RemovalPlanOptions {
+interface RemovalPlanOptions {
   readonly tags: readonly string[]
   /** Manifests, with all their tags. */
   readonly digests: readonly Digest[]

@@ -127,11 +127,11 @@ async function namedBy(bytes: Uint8Array): Promise<Digest[] | undefined> {
 }
 
 /** Whether a manifest may name other manifests. */
-export function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
+function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
   return !imageTypes.includes(type)
 }
 
-export interface MarkingOptions {
+interface MarkingOptions {
   readonly links: StoredLinks
   /** Called with everything that a marked manifest names. Without it only manifests that may name others are read. */
   readonly onLink?: (digest: Digest) => void

@@ -107,7 +107,7 @@ const longestResult = 32 * 1024 * 1024
  * A line of a journal that is too long to be read as it is, because a manifest's links and annotations stand in it: the same
  * line without them. It takes the bytes as they come, and keeps what is needed.
  */
-export class LongLine {
+class LongLine {
   #kept = Buffer.alloc(64 * 1024)
   #size = 0
   #depth = 0

@@ -32,7 +32,7 @@ const wasteful = 4
 const entryBytes = 600
 
 /** Of a file: its lines and bytes; none when it is not there or must be written anew. */
-export interface JournalLength {
+interface JournalLength {
   readonly lines: number
   readonly bytes: number
 }
@@ -241,7 +241,7 @@ export interface JournalHead {
 }
 
 /** The first line of a repository's journal. */
-export function headLine(name: string): string {
+function headLine(name: string): string {
   return `${JSON.stringify({ format, name })}\n`
 }
 
@@ -257,7 +257,7 @@ export function readHead(line: string): JournalHead | undefined {
 }
 
 /** One line a commit: after a crash all of its changes stand, or none. */
-export function changeLine(changes: readonly PushedChange[]): string {
+function changeLine(changes: readonly PushedChange[]): string {
   return `${JSON.stringify(changes)}\n`
 }
 

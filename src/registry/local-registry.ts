@@ -28,7 +28,7 @@ import type { PushedStore } from './repositories.ts'
 import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 import { journalBytes, LocalUploads, type MakeRoom, type UploadSessions, withRoom } from './uploads.ts'
 
-export interface LocalRegistryOptions {
+interface LocalRegistryOptions {
   readonly store: PushedStore
   readonly sessions: UploadSessions
   readonly makeRoom: MakeRoom

@@ -11,7 +11,7 @@ import { copyOf, type PushedChange, type PushedRepository } from './repository.t
 export const usualGrace = 24 * 3_600_000
 
 /** What went from the registry, or would go. */
-export interface RegistryRemoval {
+interface RegistryRemoval {
   /** Names of images. */
   readonly images: string[]
   readonly blobs: number
@@ -20,7 +20,7 @@ export interface RegistryRemoval {
   readonly unknown: string[]
 }
 
-export interface PruneOptions {
+interface PruneOptions {
   /** Tags that were pushed longer ago than this go; ms. */
   readonly olderThan: number
   /** How many tags of each repository stay however old they are, the newest ones. */
@@ -40,7 +40,7 @@ export interface RegistryMaintenance {
   close(): Promise<void>
 }
 
-export interface RegistryMaintenanceOptions {
+interface RegistryMaintenanceOptions {
   readonly store: PushedStore
   readonly clock: Clock
   readonly logger: Logger

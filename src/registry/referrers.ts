@@ -36,7 +36,7 @@ export function referrerEntry(
 /** What an entry takes from its manifest. */
 type Described = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
 
-export interface ReferrersQuery {
+interface ReferrersQuery {
   readonly subject: Digest
   readonly artifactType: string | undefined
   readonly page: Pick<Page, 'n' | 'last'>

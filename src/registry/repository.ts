@@ -8,7 +8,7 @@ export interface PushedRepository {
   readonly blobs: ReadonlyMap<Digest, PushedBlob>
 }
 
-export interface PushedTag {
+interface PushedTag {
   readonly digest: Digest
   /** Wall clock ms. */
   readonly pushedAt: number

@@ -10,7 +10,7 @@ import type { Repository } from '../oci/route.ts'
 import type { BlobStore, BlobWriter } from '../store/blob-store.ts'
 import type { PushedStore } from './repositories.ts'
 
-export interface LocalUploadsOptions {
+interface LocalUploadsOptions {
   readonly store: PushedStore
   readonly sessions: UploadSessions
   readonly makeRoom: MakeRoom
@@ -92,7 +92,7 @@ function unknownUpload(): OciError {
   return new OciError('BLOB_UPLOAD_UNKNOWN', 404, 'There is no such upload; it may have been idle for too long.')
 }
 
-export interface UploadSessionOptions {
+interface UploadSessionOptions {
   readonly id: string
   readonly repository: string
   /** Whose it is; undefined where nobody has a name. */
@@ -108,7 +108,7 @@ export interface UploadSessionOptions {
 const rereadBytes = 256 * 1024
 
 /** A blob that arrives in pieces, in order. One request at a time may work on it. */
-export class UploadSession {
+class UploadSession {
   readonly id: string
   readonly repository: string
   readonly user: string | undefined
@@ -211,7 +211,7 @@ async function rehash(writer: BlobWriter, algorithm: DigestAlgorithm): Promise<D
   }
 }
 
-export interface UploadSessionsOptions {
+interface UploadSessionsOptions {
   readonly blobs: BlobStore
   readonly clock: Clock
   /** Open ones at most. */

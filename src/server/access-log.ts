@@ -1,12 +1,27 @@
 import type { IncomingMessage } from 'node:http'
 import { type Logger, redact } from '../lib/logger.ts'
 import { plainAddress } from '../lib/network.ts'
+import type { Clock } from '../lib/time.ts'
+import type { Digest } from '../oci/digest.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Provenance } from '../oci/registry.ts'
 import type { Route } from '../oci/route.ts'
 import { receivedBytes } from './request-body.ts'
+import type { Activity, Peer, Pull, Transferred } from './transfer.ts'
+import {
+  count,
+  findPull,
+  isComplete,
+  isOver,
+  newPull,
+  pullOf,
+  pushOf,
+  quietMs,
+  sizeOf,
+  transferName,
+} from './transfer.ts'
 
-export interface AccessLogEntry {
+interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
   /** Undefined for a request whose URL is none of a registry's. */
   readonly route: Route | undefined
@@ -80,4 +95,236 @@ function referenceOf(route: Route): string | undefined {
 
 function isReading({ method }: IncomingMessage): boolean {
   return method === 'GET' || method === 'HEAD'
+}
+
+const lookMs = 250
+
+const mostActivities = 1000
+
+const mostHeads = 20
+
+/** Digests and pulls that are remembered at a time, of all activities: some 10 MB. Manifests may name as many as they like. */
+const mostRemembered = 200_000
+
+/**
+ * Sums up what belongs together: the requests by which a client pulls, or pushes, an image become one line of the log. A
+ * client does not say when it is done, so a pull ends with its last blob, or when the client falls silent.
+ */
+export class TransferLog {
+  readonly #activities = new Map<string, Activity>()
+  readonly #logger: Logger
+  readonly #clock: Clock
+  readonly #closing = new AbortController()
+  #isLooking = false
+  #remembered = 0
+
+  constructor({ logger, clock }: { logger: Logger; clock: Clock }) {
+    this.#logger = logger
+    this.#clock = clock
+  }
+
+  /** Notes that a request began; call the result once, when it has ended. */
+  begin(peer: Peer): (transferred: Transferred) => void {
+    const now = this.#clock.monotonic()
+    const key = `${peer.listener} ${peer.client} ${peer.agent ?? ''} ${peer.repository}`
+    let activity = this.#activities.get(key)
+    if (!activity) {
+      activity = {
+        peer,
+        startedAt: now,
+        lastAt: now,
+        running: 0,
+        heads: new Map(),
+        pulls: [],
+        push: undefined,
+        size: 0,
+      }
+      if (this.#activities.size >= mostActivities) this.#dropOldest()
+      this.#activities.set(key, activity)
+    }
+    const known = activity
+    known.running += 1
+    known.lastAt = now
+    this.#look()
+    return (transferred) => {
+      known.running -= 1
+      known.lastAt = this.#clock.monotonic()
+      // One that had to make room for others is summed up already.
+      if (this.#activities.get(key) !== known) return
+      this.#add(known, transferred, now)
+      this.#resize(known)
+      this.#sumUpOldest()
+    }
+  }
+
+  /** Sums up what is still open. */
+  close(): void {
+    this.#closing.abort()
+    for (const activity of this.#activities.values()) this.#finish(activity)
+    this.#activities.clear()
+  }
+
+  #add(activity: Activity, transferred: Transferred, startedAt: number): void {
+    const now = activity.lastAt
+    switch (transferred.kind) {
+      case 'head': {
+        const { heads } = activity
+        const [oldest] = heads.keys()
+        if (heads.size >= mostHeads && oldest !== undefined) heads.delete(oldest)
+        heads.set(transferred.digest, { tag: transferred.tag, at: startedAt })
+        return
+      }
+      case 'manifest': {
+        this.#sumUpComplete(activity, transferred.digest)
+        const pull = pullOf(activity, transferred, startedAt)
+        for (const { kind, digest } of transferred.links)
+          (kind === 'manifest' ? pull.children : pull.wanted).add(digest)
+        return count(pull, transferred, now)
+      }
+      case 'blob': {
+        const pull = findPull(activity, transferred.digest) ?? newPull(activity, undefined, undefined, startedAt)
+        pull.sent.add(transferred.digest)
+        return count(pull, transferred, now)
+      }
+      case 'failed': {
+        const pull = findPull(activity, transferred.digest)
+        if (pull) {
+          pull.failed += 1
+          pull.endedAt = now
+        }
+        return
+      }
+      case 'received':
+        pushOf(activity, startedAt).bytes += transferred.bytes
+        return
+      case 'pushed-blob': {
+        const push = pushOf(activity, startedAt)
+        push.blobs.add(transferred.digest)
+        push.bytes += transferred.bytes
+        return
+      }
+      case 'held-blob':
+        pushOf(activity, startedAt).held.add(transferred.digest)
+        return
+      case 'pushed-manifest': {
+        const push = pushOf(activity, startedAt)
+        push.tag ??= transferred.tag
+        push.digest = transferred.digest
+        push.bytes += transferred.bytes
+        push.manifests += 1
+        push.endedAt = now
+        // The manifest with the tag comes last.
+        if (transferred.tag !== undefined) this.#sumUpPush(activity)
+        return
+      }
+      case 'other':
+    }
+  }
+
+  #resize(activity: Activity): void {
+    const size = sizeOf(activity)
+    this.#remembered += size - activity.size
+    activity.size = size
+  }
+
+  /** Sums up what is still going on, the oldest activity first, until no more is remembered than may be. */
+  #sumUpOldest(): void {
+    for (const activity of this.#activities.values()) {
+      if (this.#remembered <= mostRemembered) return
+      if (activity.size > 0) this.#finish(activity)
+    }
+  }
+
+  /** A client that has got all of an image and asks for it again pulls it again. */
+  #sumUpComplete(activity: Activity, digest: Digest): void {
+    const complete = activity.pulls.filter((pull) => pull.digest === digest && isComplete(pull))
+    activity.pulls = activity.pulls.filter((pull) => !complete.includes(pull))
+    for (const pull of complete) this.#sumUpPull(activity, pull)
+  }
+
+  #look(): void {
+    if (this.#isLooking) return
+    this.#isLooking = true
+    void this.#lookUntilIdle()
+  }
+
+  async #lookUntilIdle(): Promise<void> {
+    const { signal } = this.#closing
+    try {
+      while (this.#activities.size > 0) {
+        await this.#clock.sleep(lookMs, signal)
+        this.#endQuiet()
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error
+    } finally {
+      this.#isLooking = false
+    }
+  }
+
+  #endQuiet(): void {
+    const now = this.#clock.monotonic()
+    for (const [key, activity] of this.#activities) {
+      if (activity.running > 0) continue
+      const over = activity.pulls.filter((pull) => isOver(pull, now))
+      activity.pulls = activity.pulls.filter((pull) => !over.includes(pull))
+      for (const pull of over) this.#sumUpPull(activity, pull)
+      if (over.length > 0) this.#resize(activity)
+      if (now - activity.lastAt < quietMs) continue
+      this.#finish(activity)
+      this.#activities.delete(key)
+    }
+  }
+
+  #dropOldest(): void {
+    const [oldest] = this.#activities
+    if (!oldest) return
+    const [key, activity] = oldest
+    this.#finish(activity)
+    this.#activities.delete(key)
+  }
+
+  #finish(activity: Activity): void {
+    for (const pull of activity.pulls.splice(0)) this.#sumUpPull(activity, pull)
+    this.#sumUpPush(activity)
+    this.#resize(activity)
+  }
+
+  #sumUpPull({ peer }: Activity, pull: Pull): void {
+    const isCached = peer.listener === 'cache'
+    this.#logger.info(
+      {
+        listener: peer.listener,
+        image: transferName(peer.repository, pull),
+        digest: pull.digest,
+        bytes: pull.bytes,
+        ...(isCached && { hits: pull.hits, misses: pull.misses, bytesFromUpstream: pull.bytesFromUpstream }),
+        ...(pull.failed > 0 && { failed: pull.failed }),
+        ms: Math.round(pull.endedAt - pull.startedAt),
+        client: peer.client,
+        agent: peer.agent,
+      },
+      'pull',
+    )
+  }
+
+  #sumUpPush(activity: Activity): void {
+    const { peer, push } = activity
+    activity.push = undefined
+    if (push === undefined || push.manifests === 0) return
+    this.#logger.info(
+      {
+        listener: peer.listener,
+        image: transferName(peer.repository, push),
+        digest: push.digest,
+        bytes: push.bytes,
+        blobs: push.blobs.size,
+        held: push.held.size,
+        ms: Math.round(push.endedAt - push.startedAt),
+        client: peer.client,
+        agent: peer.agent,
+      },
+      'push',
+    )
+  }
 }

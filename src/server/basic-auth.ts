@@ -111,14 +111,14 @@ function unauthorized(): OciError {
 }
 
 /** An htpasswd file of bcrypt entries. https://httpd.apache.org/docs/2.4/misc/password_encryptions.html */
-export interface PasswordFile {
+interface PasswordFile {
   /** What the file holds now. Throws an OciError 503 while it cannot be used. */
   users(): Promise<Users>
   /** Why it cannot be used now, as one sentence; undefined while it can. */
   trouble(): Promise<string | undefined>
 }
 
-export interface Users {
+interface Users {
   /** The user's hash; for a name that is not in the file, one that no password fits and that takes as long to compare. */
   hashOf(user: string): { readonly hash: string; readonly isKnown: boolean }
 }

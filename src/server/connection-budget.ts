@@ -9,13 +9,13 @@ import { errorText } from './respond.ts'
 /** Names connections that share one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
 export type Share = 'clients' | 'admin'
 
-export interface Admission {
+interface Admission {
   readonly share: Share
   /** Whether the connection begins with a TLS handshake. */
   readonly isSecure: boolean
 }
 
-export interface ConnectionBudgetOptions {
+interface ConnectionBudgetOptions {
   /** Connections at most, by share. */
   readonly limits: Readonly<Record<Share, number>>
   /** Connections beyond the limits that may wait at a time: for their request, or for their client to read the 503. */

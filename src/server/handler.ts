@@ -10,16 +10,16 @@ import { OciError } from '../oci/errors.ts'
 import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
-import { agentOf, logAccess, repositoryName } from './access-log.ts'
+import { agentOf, logAccess, repositoryName, type TransferLog } from './access-log.ts'
 import { ClientAbort } from './connection.ts'
 import { type BlobSending, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
 import { answerPush, type PushOptions } from './push.ts'
 import { hasBody, receivedBytes, tooBusy } from './request-body.ts'
 import { type HostGuard, refuseBrowsers } from './request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from './respond.ts'
-import type { TransferLog, Transferred } from './transfer.ts'
+import type { Transferred } from './transfer.ts'
 
-export interface HandleOptions {
+interface HandleOptions {
   readonly registry: Registry
   readonly addressing: Addressing
   /** What this listener's clients may see. */

@@ -138,7 +138,7 @@ function most(jobs: readonly Job[], newcomer: Job, keyOf: (job: Job) => string):
 }
 
 /** Compares passwords with bcrypt hashes on a thread of its own: one comparison takes as long as hundreds of requests. */
-export interface PasswordThread {
+interface PasswordThread {
   /** One comparison at a time. A thread that dies is replaced once; throws what the second one died of. */
   compare(password: string, hash: string): Promise<boolean>
   close(): Promise<void>

@@ -5,7 +5,7 @@ import { BudgetError, type Reservation, type ReserveOptions } from '../lib/memor
 import { isManifestType, mediaType, mediaType as types } from '../oci/content.ts'
 import { OciError } from '../oci/errors.ts'
 import { type ByteRange, parseRange } from '../oci/headers.ts'
-import type { BlobAnswer, ListAnswer, ManifestAnswer, Piece, ArrivingBlob } from '../oci/registry.ts'
+import type { ArrivingBlob, BlobAnswer, ListAnswer, ManifestAnswer, Piece } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { ClientAbort } from './connection.ts'
 import { addCommon, addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'

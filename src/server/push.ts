@@ -31,7 +31,7 @@ export interface ConnectionClose {
 const mostTags = 100
 
 /** What a request has brought. */
-export interface Pushed {
+interface Pushed {
   /** The manifest that is in the registry now. */
   readonly manifest?: Digest
 }
@@ -119,7 +119,7 @@ function pullOnly(): OciError {
   )
 }
 
-export interface UploadOptions {
+interface UploadOptions {
   readonly registry: PushRegistry
   /** A body that brings nothing for so long is given up; ms. */
   readonly idle: number
@@ -133,7 +133,7 @@ type UploadsRoute = Extract<Route, { kind: 'uploads' }>
 type UploadRoute = Extract<Route, { kind: 'upload' }>
 
 /** Blobs on their way in. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs */
-export async function answerUpload(
+async function answerUpload(
   request: IncomingMessage,
   response: ServerResponse,
   route: UploadsRoute | UploadRoute,

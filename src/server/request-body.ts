@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { deferred } from '../lib/async.ts'
 import { clientBodies, createBufferRelease } from '../lib/body-memory.ts'
-import type { BudgetError, MemoryBudget } from '../lib/memory.ts'
+import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 
 /** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */

@@ -5,7 +5,7 @@ import type { BlobWriter } from './blob-store.ts'
 
 const checkEveryBytes = 8 * 1024 * 1024
 
-export interface FileBlobWriterOptions {
+interface FileBlobWriterOptions {
   /** A new name in the store's own file system. */
   readonly path: string
   /** Bytes to leave free on the disk. */

@@ -3,11 +3,9 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
-import type { SmallContent } from '../oci/content.ts'
-import { knownLinks, linksOf, smallContent } from '../oci/content.ts'
+import { knownLinks, linksOf, type SmallContent, smallContent } from '../oci/content.ts'
 import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
-import type { StoredManifest } from '../oci/registry.ts'
-import { type OpenBlob } from '../oci/registry.ts'
+import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
 
 /** What an entry costs besides its bytes. */

@@ -19,7 +19,7 @@ import { FileBlobWriter, freeSpace } from './blob-writer.ts'
 import { hashesTo, hashFile, readWhole } from './hashing.ts'
 import { makeStoreFolders, type StoreLayout } from './layout.ts'
 
-export interface FileBlobStoreOptions extends BlobTrustOptions {
+interface FileBlobStoreOptions extends BlobTrustOptions {
   readonly layout: StoreLayout
   /** Bytes that writers leave free on the disk. */
   readonly minFree: number

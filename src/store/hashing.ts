@@ -70,7 +70,7 @@ export interface HashPool {
   close(): Promise<void>
 }
 
-export interface FileHash {
+interface FileHash {
   /** Says that the file has so many bytes by now. */
   advance(size: number): void
   /** Adds bytes that the file does not have. */
@@ -94,7 +94,7 @@ interface Thread {
   jobs: number
 }
 
-export interface HashPoolOptions {
+interface HashPoolOptions {
   /** Threads at most. */
   readonly most?: number
   /** Hears whether the threads do their work. */
@@ -227,7 +227,7 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
 }
 
 /** What a hashing thread is told. Orders of one `id` come in order. */
-export type HashOrder =
+type HashOrder =
   | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
   | { readonly id: number; readonly kind: 'advance'; readonly size: number }
   | { readonly id: number; readonly kind: 'append'; readonly bytes: Uint8Array }
@@ -235,14 +235,14 @@ export type HashOrder =
   | { readonly id: number; readonly kind: 'drop' }
 
 /** To `digest` and `drop`: what came of it. */
-export interface HashAnswer {
+interface HashAnswer {
   readonly id: number
   readonly hex?: string
   readonly error?: unknown
 }
 
 /** What a hashing thread does. It is sent there as text, and uses nothing but its arguments. */
-export function hashWorker(
+function hashWorker(
   port: MessagePort,
   { readSync }: { readSync: typeof ReadSync },
   { createHash }: { createHash: typeof CreateHash },

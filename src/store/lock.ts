@@ -15,7 +15,7 @@ export interface StoreLock {
   release(): Promise<void>
 }
 
-export interface StoreLockOptions {
+interface StoreLockOptions {
   readonly clock: Clock
   /** What the container that we run in keeps when it is restarted; undefined outside of one. */
   readonly instance?: string | undefined
@@ -205,7 +205,7 @@ function heldBy(layout: StoreLayout, holder: LockHolder): MirrorError {
 }
 
 /** Who holds a lock: enough to tell a live process from a dead one whose number was given away again. */
-export interface LockHolder {
+interface LockHolder {
   readonly pid: number
   /** Of the running kernel; undefined where the system has none to tell. */
   readonly bootId: string | undefined
@@ -230,7 +230,7 @@ export async function describeSelf(nonce: string, instance?: string): Promise<Lo
 }
 
 /** Parses a lock file; undefined when it is damaged. */
-export function parseLockHolder(text: string): LockHolder | undefined {
+function parseLockHolder(text: string): LockHolder | undefined {
   const { pid, bootId, pidNamespace, instance, processStart, nonce } = parseObject(text) ?? {}
   if (!Number.isSafeInteger(pid) || (pid as number) <= 0) return undefined
   if (typeof nonce !== 'string' || !/^[0-9a-f]{32}$/.test(nonce)) return undefined
@@ -248,7 +248,7 @@ export function parseLockHolder(text: string): LockHolder | undefined {
  * Whether the process that wrote this still runs; undefined for one that cannot be looked at from here: it is of another
  * container, of another machine that shares the folder, or of a boot that is over.
  */
-export async function isHolderAlive(holder: LockHolder, self: LockHolder): Promise<boolean | undefined> {
+async function isHolderAlive(holder: LockHolder, self: LockHolder): Promise<boolean | undefined> {
   if (differ(holder.bootId, self.bootId) || differ(holder.pidNamespace, self.pidNamespace))
     return holder.instance !== undefined && holder.instance === self.instance ? false : undefined
   try {

@@ -131,7 +131,7 @@ function asUnusable(error: unknown, root: string): unknown {
 }
 
 /** Clears away what dead processes left half done, and old damaged blobs. Needs the store's lock. */
-export async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<void> {
+async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<void> {
   await removeEntries(layout, layout.temporary, () => true)
   // Atomic writes go through a hidden file beside their target.
   await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
@@ -145,7 +145,7 @@ async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name:
 }
 
 /** Time that counts only while the mirror runs, so that a holiday or a jump of the wall clock makes nothing old. */
-export interface RunningClock {
+interface RunningClock {
   /** Milliseconds, across restarts. */
   now(): number
   /** Writes it down for the next start. */
@@ -153,7 +153,7 @@ export interface RunningClock {
 }
 
 /** Goes on from what was saved, and never from before `floor`: the latest time that something is known to carry. */
-export async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
+async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
   const begin = Math.max(await readSaved(path), floor)
   const started = clock.monotonic()
   const now = () => begin + Math.max(0, clock.monotonic() - started)

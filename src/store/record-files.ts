@@ -19,7 +19,7 @@ import {
   weightOf,
 } from './records.ts'
 
-export interface FileRefStoreOptions {
+interface FileRefStoreOptions {
   readonly layout: StoreLayout
   readonly logger: Logger
   /** How long changes of a record are gathered before they are written, ms. */
@@ -315,7 +315,7 @@ export function readDigest(value: unknown): Digest {
   return parseDigest(readText(value)) ?? damaged()
 }
 
-export function readLink(json: unknown): ManifestLink {
+function readLink(json: unknown): ManifestLink {
   const { kind, mediaType, digest, size } = readObject(json)
   if (kind !== 'manifest' && kind !== 'blob') return damaged()
   return { kind, mediaType: readText(mediaType), digest: readDigest(digest), size: readNumber(size) }

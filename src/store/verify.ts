@@ -64,7 +64,7 @@ export async function* verifyStore(
   yield state()
 }
 
-export interface ScrubOptions {
+interface ScrubOptions {
   readonly store: Pick<Store, 'blobs' | 'layout'>
   readonly clock: Clock
   readonly logger: Logger
@@ -76,7 +76,7 @@ export interface ScrubOptions {
 }
 
 /** Looks for bit rot in the background, so slowly that nobody notices. */
-export interface Scrub {
+interface Scrub {
   close(): Promise<void>
 }
 

@@ -20,7 +20,7 @@ import { type AddressGuard, createAddressGuard, mayReceiveCredential, repository
 import { UpstreamError } from './upstream.ts'
 
 /** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
-export interface Authorizer {
+interface Authorizer {
   /**
    * Sends a request about a repository until it is not answered with a 401 that could be mended. `send` gets the Authorization
    * header's value. Without a credential the upstream is asked as nobody; with one never.
@@ -35,7 +35,7 @@ export interface Authorizer {
   ): Promise<{ readonly answer: TransportResponse; readonly identity: string }>
 }
 
-export interface AuthorizerOptions {
+interface AuthorizerOptions {
   readonly host: string
   readonly url: URL
   readonly tokenHosts: readonly string[]
@@ -196,12 +196,12 @@ function untrustedRealm(host: string, realm: URL): UpstreamError {
 }
 
 /** What a 401 answer asks for. */
-export type Challenge =
+type Challenge =
   | ({ readonly scheme: 'bearer'; readonly scope: string | undefined } & BearerChallenge)
   | { readonly scheme: 'basic' }
 
 /** The challenge of an answer that can be met: a token's before a password's. */
-export function readChallenge(answer: TransportResponse): Challenge | undefined {
+function readChallenge(answer: TransportResponse): Challenge | undefined {
   const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
   for (const { scheme, parameters } of challenges) {
     const realm = parameters.get('realm') ?? ''
@@ -215,12 +215,12 @@ export function readChallenge(answer: TransportResponse): Challenge | undefined 
 }
 
 /** Whether two challenges ask for the same, whatever the repository. */
-export function isSameChallenge(a: Challenge, b: Challenge): boolean {
+function isSameChallenge(a: Challenge, b: Challenge): boolean {
   if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
   return a.realm.href === b.realm.href && a.service === b.service
 }
 
-export interface RedirectTargetsOptions extends TransportOptions {
+interface RedirectTargetsOptions extends TransportOptions {
   readonly tokenHosts: readonly string[]
   readonly clock: Clock
 }

@@ -1,15 +1,15 @@
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
 import { brotliDecompress, createBrotliDecompress, createUnzip, unzip } from 'node:zlib'
-import { upstreamBodies } from '../lib/body-memory.ts'
 import { codeOf } from '../lib/errors.ts'
 import { JsonError, readJson } from '../lib/json.ts'
+import { upstreamBodies } from '../lib/body-memory.ts'
 import { BudgetError, type Reservation } from '../lib/memory.ts'
 import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** How the wanted bytes are found in an answer to a request for a blob. */
-export interface BlobPlan {
+interface BlobPlan {
   /** Bytes of the whole blob. */
   readonly size: number | undefined
   /** Bytes that come before the wanted ones. */
@@ -91,7 +91,7 @@ const weight = 2
 const firstBytes = 64 * 1024
 
 /** A whole body, and its part of the memory for bodies. */
-export interface HeldBody {
+interface HeldBody {
   readonly bytes: Uint8Array<ArrayBuffer>
   /** Call it when the bytes are used up, or kept by somebody who counts them himself. */
   release(): void
@@ -238,11 +238,7 @@ export function encodingOf(answer: TransportResponse): string | undefined {
 }
 
 /** An answer's body without its encoding. Throws an UpstreamError (invalid) for what cannot be decoded. */
-export async function* decodeBody(
-  answer: TransportResponse,
-  encoding: string,
-  where: string,
-): AsyncGenerator<Uint8Array> {
+async function* decodeBody(answer: TransportResponse, encoding: string, where: string): AsyncGenerator<Uint8Array> {
   const decoder = isUnzippable(encoding) ? createUnzip() : encoding === 'br' ? createBrotliDecompress() : undefined
   if (!decoder) {
     answer.discard()

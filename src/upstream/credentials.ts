@@ -13,7 +13,7 @@ export type CredentialsSource =
   | { readonly from: 'password-file'; readonly username: string; readonly passwordFile: string }
   | { readonly from: 'password-env'; readonly username: string; readonly passwordEnv: string }
 
-export interface CredentialsOptions {
+interface CredentialsOptions {
   readonly host: string
   readonly source: CredentialsSource
   /** Path of Docker's config.json; see `dockerConfigPath`. */

@@ -8,7 +8,7 @@ import type { Clock } from '../lib/time.ts'
 import { type Credential, credentialOf, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
 /** What Docker's config.json says about one registry. */
-export interface DockerEntry {
+interface DockerEntry {
   /** `docker-credential-<name>` has it, asked about `server`. `key`: where it is named, `credHelpers."ghcr.io"`. */
   readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
   /** The credential that stands in the file itself. Docker takes no notice of it where there is a helper. */
@@ -18,7 +18,7 @@ export interface DockerEntry {
 }
 
 /** Reads a registry's entry; looks at the file at most once a second. */
-export interface DockerConfig {
+interface DockerConfig {
   /** The same object as long as the file does not change. Throws an UpstreamError (denied) for a file that cannot be used. */
   entry(): Promise<DockerEntry>
 }
@@ -34,7 +34,7 @@ export function dockerConfigPath(env: Readonly<Record<string, string | undefined
 }
 
 /** Opens the config.json at `path` for one registry; a missing file is an empty one. */
-export function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
+function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
   let entry = noEntry
   let version: string | undefined
   let check: Promise<DockerEntry> | undefined
@@ -231,7 +231,7 @@ const knownWords = ['no credentials server URL', 'no credentials username']
  * the helper, and quotes nothing of its output that could be a secret.
  * https://github.com/docker/docker-credential-helpers#development
  */
-export async function askHelper(
+async function askHelper(
   { name, server, key }: NonNullable<DockerEntry['helper']>,
   host: string,
   runCommand: RunCommand,
@@ -284,7 +284,7 @@ export function serverOf(host: string): string {
 }
 
 /** Docker reads the members of its files whatever their case; the keys of a map are taken as they are. */
-export function member(object: Readonly<Record<string, unknown>>, name: string): unknown {
+function member(object: Readonly<Record<string, unknown>>, name: string): unknown {
   if (Object.hasOwn(object, name)) return object[name]
   const other = Object.keys(object).find((key) => key.toLowerCase() === name.toLowerCase())
   return other === undefined ? undefined : object[other]
@@ -294,7 +294,7 @@ export function member(object: Readonly<Record<string, unknown>>, name: string):
  * A registry's entry in `auths`: under its name, else under an address of it. `auths` may have several of those: the one that is
  * nearest to the bare name counts. https://github.com/docker/cli/blob/master/cli/config/credentials/file_store.go
  */
-export function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unknown {
+function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unknown {
   const server = serverOf(host)
   if (Object.hasOwn(auths, server)) return auths[server]
   const names = host === 'docker.io' ? hubNames : [host]
@@ -325,7 +325,7 @@ function hasPath(key: string): boolean {
 }
 
 /** The credential in an entry of `auths`, if it holds one; `broken` for one that Docker refuses. */
-export function credentialIn(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
+function credentialIn(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
   const [registryToken, identityToken, auth] = ['registrytoken', 'identitytoken', 'auth'].map((name) =>
     member(entry, name),
   )

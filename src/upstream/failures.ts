@@ -36,7 +36,7 @@ export function isDenial(status: number): boolean {
   return meanings.get(status) === 'denied'
 }
 
-export interface RefusalOptions {
+interface RefusalOptions {
   /** Statuses of the registry's own that mean the same as a 404 here. */
   readonly meansAbsent?: readonly number[] | undefined
   /** What was sent to the upstream and must not be shown. */
@@ -156,7 +156,7 @@ export async function limitFailure(
 }
 
 /** What a 429 answer limits: `manifests` = Docker Hub's pull quota, spent by GETs of manifests only; `all` = every request. */
-export interface Limit {
+interface Limit {
   readonly scope: 'manifests' | 'all'
   readonly retryAfterMs: number
   /** The upstream's own words. */
@@ -217,7 +217,7 @@ function leadingNumber(text: string | undefined): number | undefined {
 }
 
 /** Remembers who was told to wait, so that the upstream is not asked before the time is over. */
-export interface Cooldown {
+interface Cooldown {
   /** Throws a LimitedError while a request by this identity would be in vain; `spendsQuota`: it is a GET of a manifest. */
   check(identity: string, spendsQuota: boolean): void
   note(identity: string, limit: Limit): void
@@ -277,7 +277,7 @@ export function withReason(statement: string, reason: string | undefined): strin
 }
 
 /** The start of a short body as text; empty when it cannot be read. */
-export async function readText(answer: TransportResponse): Promise<string> {
+async function readText(answer: TransportResponse): Promise<string> {
   const late = setTimeout(() => answer.discard(), mostMs)
   const chunks: Uint8Array[] = []
   let length = 0

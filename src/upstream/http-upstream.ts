@@ -157,7 +157,7 @@ function withQuery(path: string, query: string): string {
 }
 
 /** How an upstream spells repositories that it keeps below a path of its own. */
-export interface Prefix {
+interface Prefix {
   /** The upstream's spelling of a name that clients use. */
   add(name: string): string
   /** What the upstream says about a repository, in its clients' spelling. */
@@ -165,7 +165,7 @@ export interface Prefix {
 }
 
 /** Without a path both spellings are the same. */
-export function createPrefix(path: string | undefined): Prefix {
+function createPrefix(path: string | undefined): Prefix {
   if (path === undefined) return { add: (name) => name, hide: (text) => text }
   // Other repositories are named too, but within a URL a path of the same name may be anything.
   const others = new RegExp(`(?<![\\w./-])${path.replaceAll('.', '\\.')}/(?=[a-z0-9])`, 'g')
@@ -175,7 +175,7 @@ export function createPrefix(path: string | undefined): Prefix {
   }
 }
 
-export interface UpstreamClientOptions {
+interface UpstreamClientOptions {
   /** The name clients use. */
   readonly host: string
   /** Base URL; `/v2/` comes after it. */
@@ -208,7 +208,7 @@ export interface UpstreamClientOptions {
   readonly lookup?: LookupAll
 }
 
-export interface UpstreamRequest extends AskOptions {
+interface UpstreamRequest extends AskOptions {
   readonly method: 'GET' | 'HEAD'
   readonly name: string
   /** Below `/v2/<name>/`. */
@@ -219,13 +219,13 @@ export interface UpstreamRequest extends AskOptions {
   readonly meansAbsent?: readonly number[]
 }
 
-export interface UpstreamResponse {
+interface UpstreamResponse {
   readonly response: TransportResponse
   readonly identity: string
 }
 
 /** Asking one upstream, with everything that stands between a question and a good answer to it. */
-export interface UpstreamClient {
+interface UpstreamClient {
   /**
    * Asks until there is a 200 (or a 206 to a range) that `read` makes sense of. Throws an UpstreamError, or the signal's reason.
    */
@@ -236,7 +236,7 @@ export interface UpstreamClient {
 }
 
 /** Throws a MirrorError for a CA or a proxy that cannot be used. */
-export function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
+function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`

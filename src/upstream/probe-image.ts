@@ -6,7 +6,7 @@ import type { Reference } from '../oci/reference.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
 /** An image that nobody else has, offered for a while under every registry's name. */
-export interface ProbeImage {
+interface ProbeImage {
   readonly id: string
   /** The repository's name on any registry: `mirror-check/3f…`. No account on Docker Hub can have a hyphen in its name. */
   readonly repository: string
@@ -70,7 +70,7 @@ export class ProbeImages {
 }
 
 /** An image as an upstream serves it. */
-export interface ProbeImageContent {
+interface ProbeImageContent {
   /** Of the index. */
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>
@@ -89,7 +89,7 @@ const platforms = [
 ]
 
 /** A tiny image that no client can have: its content holds the given text. It is never run. */
-export function makeProbeImage(unique: string): ProbeImageContent {
+function makeProbeImage(unique: string): ProbeImageContent {
   const contents = new ImageContents()
   const tar = tarFile('mirror-check', Buffer.from(`${unique}\n`))
   const layer = contents.addBlob(mediaType.ociLayerGzip, gzipSync(tar))

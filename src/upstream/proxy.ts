@@ -165,7 +165,7 @@ function isLoopback(url: URL): boolean {
   return /(?:^|\.)localhost$/.test(hostnameOf(url))
 }
 
-export interface SocksOptions {
+interface SocksOptions {
   /** Milliseconds until the proxy has connected. */
   readonly timeout: number
   /** For proxies that are told addresses. */

@@ -6,20 +6,20 @@ import { UpstreamError } from './upstream.ts'
 export type Release = () => void
 
 /** Whose turn it is to ask an upstream. */
-export interface RepositoryShare {
+interface RepositoryShare {
   /** Waits for a turn. Throws an UpstreamError (503) when none comes in time, or the signal's reason. */
   enter(request: ShareRequest): Promise<Release>
   /** Notes bytes of a body, so that blobs that wait behind it wait on. */
   moved(request: ShareRequest, bytes: number): void
 }
 
-export interface ShareRequest {
+interface ShareRequest {
   readonly repository?: string | undefined
   readonly pool: ConnectionPool
   readonly signal?: AbortSignal | undefined
 }
 
-export interface RepositoryShareOptions {
+interface RepositoryShareOptions {
   /** The upstream's name, which is also the one that its slots are counted for. */
   readonly host: string
   /** How long a question waits for its turn, ms. */

@@ -70,13 +70,13 @@ export class TransientError extends UpstreamError {
  * Then connections that failed close the upstream to everybody; repositories that failed are refused themselves, and any other
  * one is still asked. A single request that fails five times in a row is refused for 30 s by itself.
  */
-export interface Circuit {
+interface Circuit {
   /** Runs one attempt and learns from its end. Throws an UpstreamError (503) at once for what is not to be asked now. */
   run<T>(source: RequestSource, attempt: () => Promise<T>): Promise<T>
   readonly state: UpstreamHealth['state']
 }
 
-export interface RequestSource {
+interface RequestSource {
   readonly repository: string
   /** The same text for requests that have the same answer. */
   readonly request: string

@@ -87,7 +87,7 @@ const clientId = 'dev-mirror'
  * Asks a realm for a token: by GET, with Basic when there is a password, or by POST for a refresh token.
  * https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
  */
-export async function requestToken(
+async function requestToken(
   host: string,
   challenge: BearerChallenge,
   scope: string,

@@ -247,7 +247,7 @@ const timedOut = new Map<string, { readonly why: string; readonly outage: Outage
 const certificate =
   /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
 
-export interface Hop {
+interface Hop {
   /** The upstream. */
   readonly host: string
   /** The host that was asked on its behalf, with its port. */
@@ -259,7 +259,7 @@ export interface Hop {
 }
 
 /** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
-export function requestFailure({ host, target, foreign, via }: Hop, error: unknown): Error {
+function requestFailure({ host, target, foreign, via }: Hop, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const name = target === host ? host : `${host} (${target})`
@@ -312,7 +312,7 @@ function proxyRefusal(via: string, name: string, foreign: boolean, error: unknow
 }
 
 /** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */
-export function bodyFailure(host: string, error: unknown): Error {
+function bodyFailure(host: string, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const stalled = code === 'UND_ERR_BODY_TIMEOUT'

@@ -21,7 +21,7 @@ export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: read
 }
 
 /** Whether a URL's host is one of those the user named; without a port the scheme's own is meant. */
-export function isNamed(url: URL, hosts: readonly string[]): boolean {
+function isNamed(url: URL, hosts: readonly string[]): boolean {
   return hosts.some(
     (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${portOf(url)}`,
   )
@@ -71,7 +71,7 @@ function portOf(url: URL): string {
 }
 
 /** How far an address reaches, from everywhere to this link only. */
-export type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
+type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
 
 const ranks: Record<AddressClass, number> = { public: 0, private: 1, loopback: 2, 'link-local': 3 }
 
@@ -217,13 +217,13 @@ export type LookupAll = (
 ) => void
 
 /** The form in which sockets ask for addresses. */
-export type SocketLookup = (
+type SocketLookup = (
   hostname: string,
   options: LookupOptions,
   callback: (error: NodeJS.ErrnoException | null, address: string | LookupAddress[], family?: number) => void,
 ) => void
 
-export interface AddressGuardOptions {
+interface AddressGuardOptions {
   readonly host: string
   readonly url: URL
   /** Whether the upstream may be anywhere, because the user configured it by name; otherwise it has to be public. */

@@ -12,7 +12,7 @@ export interface Response {
   readonly body: ResponseBody
 }
 
-export interface DispatchOptions {
+interface DispatchOptions {
   readonly signal: AbortSignal
   /** The reason for a body that broke off, as its reader shall have it. */
   readonly explain: (error: unknown) => Error
@@ -72,14 +72,14 @@ export function dispatch(
 }
 
 /** What can be done with a response that is under way. */
-export interface ResponseControl {
+interface ResponseControl {
   pause(): void
   resume(): void
   /** Ends its connection. */
   abort(reason: Error): void
 }
 
-export interface ResponseBodyOptions {
+interface ResponseBodyOptions {
   readonly control: ResponseControl
   /** The reason for a body that broke off, as its reader shall have it. */
   readonly explain: (error: unknown) => Error
@@ -203,7 +203,7 @@ const connected = 'undici:client:connected'
  * does not wait, in a listener of its own: with an answer that is the connection's last, the process would end. May be called
  * again. https://github.com/nodejs/undici/issues/5360, mended in 8, which Node 20 does not run.
  */
-export function resumePausedAtEnd(): void {
+function resumePausedAtEnd(): void {
   unsubscribe(connected, watch)
   subscribe(connected, watch)
 }
@@ -226,7 +226,7 @@ function unpause(this: Socket): void {
 export type ConnectionPool = 'questions' | 'blobs'
 
 /** The connections of one upstream, kept and used again: direct ones, and those through proxies. */
-export interface Agents {
+interface Agents {
   /** Where a request is sent, and the proxy's name when it goes through one. */
   find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
   /** Ends every connection. */

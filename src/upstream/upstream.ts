@@ -34,7 +34,7 @@ export interface Upstream {
   health(): UpstreamHealth
 }
 
-export interface BlobOptions {
+interface BlobOptions {
   /** First byte wanted. */
   readonly from: number
   /** Last byte wanted; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
@@ -139,12 +139,12 @@ export class UpstreamError extends Error {
 }
 
 /** A repository of an upstream, as that upstream spells it. */
-export interface UpstreamRepository {
+interface UpstreamRepository {
   readonly host: string
   readonly name: string
 }
 
-export interface RoutingOptions {
+interface RoutingOptions {
   /** The hosts of the `upstreams` section. */
   readonly configured: { has(host: string): boolean }
   /** Asked when a request names no registry. */

@@ -51,7 +51,7 @@ describe('the package', () => {
       /^bin\/(package\.json|run\.js|start\.js|compile-cache\.js)$/,
       /^dist\/(index\.js|NOTICES\.txt)$/,
       /^dist\/chunks\/[\w.-]+-[A-Z0-9]{8}\.js$/,
-      /^dist\/(cli\/main|app\/serve-mirror)\.js$/,
+      /^dist\/(cli\/main|daemon\/serve)\.js$/,
       /^dist\/commands\/([a-z]+\/)?[a-z]+\.js$/,
       /^dist\/([a-z]+\/)*[a-z-]+\.d\.ts$/,
       /^templates\/((launchd\/|systemd\/)?[a-z0-9-]+\.[a-z]+|Caddyfile|Dockerfile)$/,

@@ -7,12 +7,11 @@ const src = join(packageRoot(), 'src')
 
 /** What the start of a server loads by itself, before it says that it is ready. */
 const loadedByTheStart = new Set([
-  'app/create-logger.ts pino',
-  'config/load-config.ts ./parse-config.ts',
-  // Asked whether another mirror runs in a container, once.
-  'runtime/state-file.ts ./container-life.ts',
-  'runtime/container-life.ts ./dockerode-container-engine.ts',
-  'server/kernel.ts koffi',
+  // Asked once whether another mirror runs in a container.
+  'admin/state.ts ../docker/dockerode-engine.ts',
+  'config/load.ts ./parse.ts',
+  'daemon/logging.ts pino',
+  'server/send/sendfile.ts koffi',
 ])
 
 interface Imports {
@@ -39,22 +38,24 @@ function lazyImportsFrom(entry: string): string[] {
   return found.toSorted()
 }
 
-/** What the functions that preload.ts calls load. */
+/** What the functions that `preload` of compose.ts calls load. */
 function preloaded(): string[] {
-  const text = readFileSync(join(src, 'app', 'preload.ts'), 'utf8')
-  const doors = [...text.matchAll(/import \{ (\w+) \} from '(\.[^']+)'/g)]
-  return doors
-    .flatMap(([, loader, path]) => {
-      expect(text, `${loader} is called`).toContain(`${loader}()`)
-      const file = join('app', path!)
-      const body = readFileSync(join(src, file), 'utf8').split(`export const ${loader} = `)[1]!.split('\n')[0]!
-      return [...body.matchAll(/\bimport\('([^']+)'\)/g)].map((match) => `${file} ${match[1]}`)
+  const text = readFileSync(join(src, 'daemon', 'compose.ts'), 'utf8')
+  const body = text.split('async function preload(')[1]!.split('\n}')[0]!
+  const loaders = [...body.matchAll(/await (\w+)\(\)/g)].map((match) => match[1]!)
+  expect(loaders).not.toEqual([])
+  return loaders
+    .flatMap((loader) => {
+      const path = new RegExp(`import \\{[^}]*\\b${loader}\\b[^}]*\\} from '(\\.[^']+)'`).exec(text)![1]!
+      const file = join('daemon', path)
+      const door = readFileSync(join(src, file), 'utf8').split(`export const ${loader} = `)[1]!.split('\n')[0]!
+      return [...door.matchAll(/\bimport\('([^']+)'\)/g)].map((match) => `${file} ${match[1]}`)
     })
     .toSorted()
 }
 
 test('every module that a running server loads later is loaded before it says that it is ready', () => {
-  const later = lazyImportsFrom('app/serve-mirror.ts')
+  const later = lazyImportsFrom('daemon/serve.ts')
   expect(later.filter((name) => !loadedByTheStart.has(name))).toEqual(preloaded())
   expect([...loadedByTheStart].filter((name) => !later.includes(name))).toEqual([])
 })

@@ -4,7 +4,7 @@ import { redact } from '../../lib/logger.ts'
 import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colorizer, fitText, type Colors, shortDigest, shortenMiddle, type Token, wrapWords } from '../terminal.ts'
 
-export interface LogRendererOptions {
+interface LogRendererOptions {
   readonly paint: Colors
   /** The columns of the terminal; undefined elsewhere: then nothing is cut or wrapped. */
   readonly columns: () => number | undefined
@@ -248,7 +248,7 @@ function clean(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?')
 }
 
-export interface ErrorStyle {
+interface ErrorStyle {
   readonly debug: boolean
   /** Of the terminal, if it is one. */
   readonly columns?: number | undefined

@@ -198,7 +198,7 @@ export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: b
 const mostNamed = 5
 
 /** What the mirror waits for and what has failed, each with what to do next. */
-export function renderTroubles(report: StatusReport, paint: Colors, columns: number | undefined): string[] {
+function renderTroubles(report: StatusReport, paint: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
     ...named('update', updates(report), paint.yellow),

@@ -216,7 +216,7 @@ const buildMs = 90_000
 const askMs = 10_000
 
 /** Builds an image of nothing but this one by the builder in use, and keeps nothing of it. */
-export async function tryBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
+async function tryBuild(image: string, runCommand: RunCommand): Promise<{ failed: string | undefined }> {
   const builder = await runCommand('docker', ['buildx', 'inspect'], { timeoutMs: askMs })
   if (builder === undefined) return { failed: 'there is no docker command' }
   if (builder.exitCode !== 0) return { failed: builder.stderr.trim() || 'buildx names no builder' }

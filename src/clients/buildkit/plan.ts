@@ -28,7 +28,7 @@ import {
 import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
 /** Where the files of one buildkitd are. */
-export interface BuildkitTarget {
+interface BuildkitTarget {
   /** Its buildkitd.toml. */
   readonly path: string
   /** Where our copy of the mirror's CA is put, and the path by which it is read: by buildkitd, or by buildx for its builders. */

@@ -2,6 +2,7 @@ import { posix } from 'node:path'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { isAtLeast } from '../address.ts'
 import { readToml, setTomlValue, stringsOf, tableOf, type TomlTable } from '../edit/toml.ts'
+import type { Machine } from '../types.ts'
 
 /** What matters to us in a containerd's configuration. */
 export interface ContainerdConfig extends Pick<RegistrySection, 'version' | 'configPaths' | 'oldKey'> {
@@ -100,7 +101,7 @@ export function configPathLines(formatVersion: number, folder: string, container
 }
 
 /** A section that sets something about registries where containerd does not look. */
-export interface IneffectiveSection {
+interface IneffectiveSection {
   /** `[plugins."io.containerd.cri.v1.images".registry]` */
   readonly heading: string
   /** The folders that it names. */
@@ -110,7 +111,7 @@ export interface IneffectiveSection {
 }
 
 /** What a containerd's configuration says about registries. */
-export interface RegistrySection {
+interface RegistrySection {
   /** The format's version; 1 for a text that names none. */
   readonly version: number
   /** The folders where hosts.toml is looked for; none when it is not looked for. */
@@ -152,7 +153,7 @@ function effectivePlugins(own: number, containerd: string | undefined, whole: nu
   return own >= 2 ? [second, third] : [first, second, third]
 }
 
-export interface SectionOptions {
+interface SectionOptions {
   /** Of the program, where it is known. */
   readonly containerd?: string | undefined
   /** Of the format, where the text names none. */
@@ -194,7 +195,7 @@ export function registrySection(
 }
 
 /** Of the format; undefined where a text names none. */
-export function versionIn(toml: TomlTable): number | undefined {
+function versionIn(toml: TomlTable): number | undefined {
   const { version } = toml
   return typeof version === 'number' ? Math.max(version, 1) : undefined
 }
@@ -220,7 +221,7 @@ export function withConfigPath(path: string, text: string, configPath: string, c
 }
 
 /** Says what has no effect, or none for certain where nobody knows the version of containerd, and where it belongs. */
-export function sayIneffective(
+function sayIneffective(
   where: string,
   { heading }: IneffectiveSection,
   { version, containerd }: { readonly version: number; readonly containerd: string | undefined },
@@ -239,4 +240,11 @@ function oldKeyOf(section: TomlTable | undefined): string | undefined {
   if (Object.keys(tableOf(section?.['mirrors']) ?? {}).length > 0) return 'registry.mirrors'
   const configs = Object.values(tableOf(section?.['configs']) ?? {})
   return configs.some((config) => tableOf(config)?.['tls'] !== undefined) ? 'registry.configs … tls' : undefined
+}
+
+/** Undefined where there is no containerd to ask, or it cannot read its own file. */
+export async function dumpOf({ runCommand, detached }: Machine): Promise<string | undefined> {
+  if (detached) return undefined
+  const result = await runCommand('containerd', ['config', 'dump'], { timeoutMs: 10_000 })
+  return result?.exitCode === 0 ? result.stdout : undefined
 }

@@ -3,11 +3,16 @@ import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect } from 'node:net'
 import type { CommandResult } from '../../lib/process.ts'
 import { containerdVersionIn } from '../address.ts'
-import type { KindNodes } from '../kind/nodes.ts'
 import { registrySection } from './config-toml.ts'
 
+/** Runs programs in the nodes of a cluster. */
+interface NodePrograms {
+  /** Runs a program in a node; undefined when there is no way to. */
+  exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
+}
+
 /** The parts of Kubernetes' container runtime interface that images are pulled by, over the runtime's socket. */
-export interface Cri {
+interface Cri {
   /** Throws a CriError with what the runtime says, or what the system says of a socket that cannot be reached. */
   pullImage(image: string): Promise<void>
   /** No failure when it is gone already. Throws as `pullImage`. */
@@ -146,7 +151,7 @@ function messageOf(status: IncomingHttpHeaders): string | undefined {
  * Pulls an image in a node as its kubelet would, and removes it: undefined when it came, else what was said. Nodes without
  * crictl pull by ctr, which has to be told the folder that their containerd looks at.
  */
-export async function pullInNode(nodes: KindNodes, node: string, image: string): Promise<string | undefined> {
+export async function pullInNode(nodes: NodePrograms, node: string, image: string): Promise<string | undefined> {
   const hasCrictl = (await nodes.exec(node, ['sh', '-c', 'command -v crictl']))?.exitCode === 0
   const config = hasCrictl ? [] : (await configPaths(nodes, node)).slice(0, 1)
   const hosts = config.flatMap((path) => ['--hosts-dir', path])
@@ -159,7 +164,7 @@ export async function pullInNode(nodes: KindNodes, node: string, image: string):
 }
 
 /** Where the containerd of a node looks for hosts.toml. */
-export async function configPaths(nodes: KindNodes, node: string): Promise<readonly string[]> {
+export async function configPaths(nodes: NodePrograms, node: string): Promise<readonly string[]> {
   const dump = await nodes.exec(node, ['containerd', 'config', 'dump'])
   if (dump?.exitCode !== 0) return []
   const containerd = await nodeContainerd(nodes, node)
@@ -167,7 +172,7 @@ export async function configPaths(nodes: KindNodes, node: string): Promise<reado
 }
 
 /** The version of a node's containerd; undefined when it does not say. */
-export async function nodeContainerd(nodes: KindNodes, node: string): Promise<string | undefined> {
+export async function nodeContainerd(nodes: NodePrograms, node: string): Promise<string | undefined> {
   const result = await nodes.exec(node, ['containerd', '--version'])
   return result?.exitCode === 0 ? containerdVersionIn(result.stdout) : undefined
 }

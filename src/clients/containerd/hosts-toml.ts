@@ -15,7 +15,7 @@ import {
 import { caChange, caFileName, isCaFile, writtenByMirror } from '../files/kinds.ts'
 import type { FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
-export interface HostsFile {
+interface HostsFile {
   /** The registry's own address, which is asked last; undefined leaves it to the client. */
   readonly server?: string
   readonly mirror: string
@@ -179,7 +179,7 @@ export function certificatesIn(names: readonly string[]): Pick<HostsFile, 'ca' |
 }
 
 /** A folder below a containerd's `config_path`, with the hosts.toml in it and the CA that this names. */
-export interface NodeHostsFolder {
+interface NodeHostsFolder {
   readonly name: string
   readonly text: string
   readonly ca: string | undefined

@@ -30,7 +30,7 @@ import {
 import { type DockerdProcess, findDockerd } from './engines.ts'
 import { type DockerLocation, planDocker, stripDocker, trustByHand } from './plan.ts'
 
-export interface DockerTargetOptions {
+interface DockerTargetOptions {
   readonly machine: Machine
   readonly site: DockerLocation
   readonly target: DockerTarget
@@ -188,10 +188,7 @@ function untilUndone({ site: { kind } }: DockerTargetOptions): string[] {
 }
 
 /** What the engine, its daemon.json and its folder for Docker Hub say of a mirror. */
-export async function observeDocker(
-  { site, target, endpoint }: DockerTargetOptions,
-  cache: string,
-): Promise<Observation> {
+async function observeDocker({ site, target, endpoint }: DockerTargetOptions, cache: string): Promise<Observation> {
   const { daemonJson, certsFolder } = target
   const hostsToml = certsFolder === undefined ? undefined : join(certsFolder, 'docker.io', 'hosts.toml')
   const info = endpoint && (await createDockerodeEngine(endpoint).info())
@@ -303,7 +300,7 @@ function inHosts(text: string, cache: string): [boolean, string] {
 const lookEveryMs = 100
 const takesMs = 5000
 
-export interface ReloadedDockerd {
+interface ReloadedDockerd {
   readonly endpoint: DockerEndpoint
   readonly daemonJson: string
   /** Of Docker; undefined when nobody could tell. */
@@ -336,7 +333,7 @@ export function dockerReload(
 }
 
 /** What a person types to the same end. */
-export function reloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
+function reloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
   const sudo = isRootless || process.getuid?.() === 0 ? '' : 'sudo '
   return dockerd === undefined
     ? `${sudo}systemctl ${isRootless ? '--user ' : ''}reload docker`

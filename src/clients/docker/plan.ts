@@ -122,7 +122,7 @@ function sayForm(form: DockerForm, { cache }: MirrorForClient, { version, imageS
  * A hosts.toml in a folder for each registry. Never `_default`: of a registry with two endpoints the engine forgets that it is
  * insecure, and the user's insecure registries would no longer be reached.
  */
-export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
+function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
   const root = target.certsFolder!
   const insecure = [
     ...target.insecure,
@@ -163,7 +163,7 @@ export function planHostsFolders(mirror: MirrorForClient, target: DockerTarget, 
 }
 
 /** Takes the mirror out of every hosts.toml of ours. */
-export function stripHostsFolders({ cache }: { readonly cache: string }, root: string, files: FilesNow): FileChange[] {
+function stripHostsFolders({ cache }: { readonly cache: string }, root: string, files: FilesNow): FileChange[] {
   return files.paths
     .filter((path) => basename(path) === 'hosts.toml' && dirname(dirname(path)) === root)
     .flatMap((path) => {

@@ -19,7 +19,7 @@ export function recognizeFile(path: string, content: string): RecognizedFile | u
 }
 
 /** What a file should be. */
-export interface ExpectedFile {
+interface ExpectedFile {
   readonly kinds: readonly FileKind[]
   /** `a buildkitd.toml` */
   readonly expected: string

@@ -23,19 +23,19 @@ export interface RecognizedFile {
 type Content = Readonly<Record<string, unknown>>
 
 /** How to tell a kind from others; the first that fits counts. */
-export interface Rule extends RecognizedFile {
+interface Rule extends RecognizedFile {
   fits(content: Content): boolean
 }
 
-export const has = (content: Content, ...keys: readonly string[]) => keys.some((key) => key in content)
+const has = (content: Content, ...keys: readonly string[]) => keys.some((key) => key in content)
 const text = (content: Content, key: string) => (typeof content[key] === 'string' ? content[key] : '')
 const apiVersion = (content: Content) => text(content, 'apiVersion')
-export const isList = (content: Content, key: string) => Array.isArray(content[key])
-export const isMap = (content: Content, key: string) => tableOf(content[key]) !== undefined
+const isList = (content: Content, key: string) => Array.isArray(content[key])
+const isMap = (content: Content, key: string) => tableOf(content[key]) !== undefined
 
-export const dockerHint = 'mirror configure docker'
-export const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
-export const containerdHint = 'mirror configure containerd   (writes hosts.toml files, and says what config.toml needs)'
+const dockerHint = 'mirror configure docker'
+const podmanHint = 'mirror configure podman   (writes a drop-in beside it)'
+const containerdHint = 'mirror configure containerd   (writes hosts.toml files, and says what config.toml needs)'
 const k3sHint = 'sudo mirror configure k3s   (writes /etc/rancher/k3s/registries.yaml)'
 
 /** Files in YAML, and in JSON, which is YAML too. */

@@ -165,17 +165,17 @@ async function listBelow(folder: string, depth: number, locate: (path: string) =
 }
 
 /** The name of a file that is being written beside the one it will take the place of: it says whose it is, if it is left. */
-export function temporaryName(name: string): string {
+function temporaryName(name: string): string {
   return `.${name}.mirror-${process.pid}-${randomBytes(8).toString('hex')}`
 }
 
 /** Whether a file is, or was, on its way to take the place of another. */
-export function isTemporary(name: string): boolean {
+function isTemporary(name: string): boolean {
   return ownerOf(name) !== undefined
 }
 
 /** Removes the files that a process of ours was writing in a folder when it was killed. */
-export async function removeLeftovers(folder: string): Promise<void> {
+async function removeLeftovers(folder: string): Promise<void> {
   for (const name of await namesIn(folder)) {
     const owner = ownerOf(name)
     if (owner !== undefined && !isAlive(owner)) await rm(join(folder, name), { force: true })
@@ -210,7 +210,7 @@ async function namesIn(folder: string): Promise<string[]> {
 }
 
 /** As many symbolic links as Linux follows. */
-export const mostHops = 40
+const mostHops = 40
 
 /**
  * Where a path leads for a program whose `/` is `root`, as chroot(2) has it: an absolute link starts there again, and nothing

@@ -1,11 +1,11 @@
 import { posix } from 'node:path'
+import { parse, stringify } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { type CommandResult, shellWord } from '../../lib/process.ts'
-import { plainConfigMap } from '../kind/nodes.ts'
 import type { FilePort } from '../types.ts'
 
 /** Runs a script by a POSIX shell where the files are, as one who may write them; undefined when there is no way there. */
-export type RunScript = (script: string) => Promise<CommandResult | undefined>
+type RunScript = (script: string) => Promise<CommandResult | undefined>
 
 /** Files that only a shell reaches: in a virtual machine. `where` names it: `the podman machine dev`. */
 export function shellFiles(where: string, runScript: RunScript): FilePort {
@@ -67,7 +67,7 @@ export function shellFiles(where: string, runScript: RunScript): FilePort {
 }
 
 /** One place of several: files, by the first folder of their path. */
-export interface FilesByFolder {
+interface FilesByFolder {
   readonly [folder: string]: FilePort
 }
 
@@ -151,3 +151,22 @@ export function configMapFile(name: string, namespace: string, kubectl: Exec): F
     throw new MirrorError(`kubectl cannot get at the cluster${why ? `: ${why}` : '.'}`, { exit: exitCode.missing })
   }
 }
+
+/** A ConfigMap as a cluster tells it, without what the cluster itself keeps about it. */
+function plainConfigMap(yaml: string): string {
+  return renderConfigMap(parse(yaml) as ConfigMap)
+}
+
+interface ConfigMap {
+  readonly metadata?: { readonly labels?: Readonly<Record<string, string>> }
+  readonly data?: Readonly<Record<string, string>>
+}
+
+export function renderConfigMap({ metadata, data }: ConfigMap): string {
+  const labels = metadata?.labels
+  const all = { ...hostingConfigMap, ...(labels && { labels }) }
+  return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
+}
+
+/** Where Tilt, skaffold and others look up which registry a cluster pulls from. */
+export const hostingConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const

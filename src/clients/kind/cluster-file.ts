@@ -15,7 +15,7 @@ import {
 import { refuseOtherKinds, writtenByMirror } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
-export interface KindTarget {
+interface KindTarget {
   /** The folder of this machine whose folders the nodes mount. */
   readonly folder: string
   /** The user's cluster file; undefined: one is printed. */
@@ -59,7 +59,7 @@ export function stripKind(
 }
 
 /** What nodes mount: a folder of this machine, by the name of the folder below their `config_path`. */
-export interface KindMount {
+interface KindMount {
   readonly hostPath: string
   readonly name: string
 }
@@ -83,7 +83,7 @@ const ownPatch =
 const header = { kind: 'Cluster', apiVersion: 'kind.x-k8s.io/v1alpha4' }
 
 /** A cluster file for a cluster of one node. */
-export function newClusterFile(mounts: readonly KindMount[]): string {
+function newClusterFile(mounts: readonly KindMount[]): string {
   const extraMounts = mounts.map((mount) => mountEntry(mount, usualConfigPath))
   const cluster = {
     ...header,
@@ -94,7 +94,7 @@ export function newClusterFile(mounts: readonly KindMount[]): string {
 }
 
 /** A cluster file with ours in it, and what there is to say about its own patches. */
-export interface MergedClusterFile {
+interface MergedClusterFile {
   readonly text: string
   readonly notes: readonly string[]
 }
@@ -112,7 +112,7 @@ export function refusedClusterFile(reason: string): string {
  * The user's cluster file with the patch and, in every node, the mounts; what is there already is not repeated. Throws a
  * MirrorError (usage) with line and column for a file that cannot have both its own settings and ours.
  */
-export function mergeClusterFile(text: string, path: string, mounts: readonly KindMount[]): MergedClusterFile {
+function mergeClusterFile(text: string, path: string, mounts: readonly KindMount[]): MergedClusterFile {
   refuseOtherKinds(path, text, { kinds: ['kind cluster'], expected: 'a cluster file of kind' })
   let yaml = readYamlText(text, path)
   if (yamlValue(yaml) === null)
@@ -141,7 +141,7 @@ export function mergeClusterFile(text: string, path: string, mounts: readonly Ki
 }
 
 /** The cluster file without the mounts of folders below `folder`, and without the patch when it is ours. */
-export function stripClusterFile(text: string, path: string, folder: string): string {
+function stripClusterFile(text: string, path: string, folder: string): string {
   let yaml = readYamlText(text, path)
   const nodes = yamlValue(yaml, ['nodes'])
   for (const at of Array.isArray(nodes) ? nodes.keys() : []) {

@@ -90,7 +90,7 @@ async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
  * Makes kind's network where there is none yet, as kind itself would, and waits until the mirror, a plain process, serves it:
  * before the first cluster its gateway, the address that nodes shall use, does not exist. Throws MirrorError.
  */
-export async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock: Clock): Promise<void> {
+async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
   const name = kindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)

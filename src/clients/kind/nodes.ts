@@ -1,7 +1,8 @@
-import { parse, stringify } from 'yaml'
+import { stringify } from 'yaml'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { CommandResult } from '../../lib/process.ts'
 import { localRegistryName } from '../containerd/hosts-toml.ts'
+import { renderConfigMap } from '../files/remote.ts'
 import type { Machine } from '../types.ts'
 
 /** A node of a kind cluster, which is a container. */
@@ -91,9 +92,6 @@ function nodeOf({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
   ]
 }
 
-/** Where Tilt, skaffold and others look up which registry a cluster pulls from. */
-export const hostingConfigMap = { name: 'local-registry-hosting', namespace: 'kube-public' } as const
-
 const ours = { 'app.kubernetes.io/managed-by': 'mirror' }
 
 /**
@@ -105,22 +103,6 @@ export function renderHosting(registry: string): string {
   const host = localRegistryName(registry)
   const hosting = { host, hostFromContainerRuntime: host, hostFromClusterNetwork: new URL(registry).host }
   return renderConfigMap({ metadata: { labels: ours }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
-}
-
-/** A ConfigMap as a cluster tells it, without what the cluster itself keeps about it. */
-export function plainConfigMap(yaml: string): string {
-  return renderConfigMap(parse(yaml) as ConfigMap)
-}
-
-interface ConfigMap {
-  readonly metadata?: { readonly labels?: Readonly<Record<string, string>> }
-  readonly data?: Readonly<Record<string, string>>
-}
-
-function renderConfigMap({ metadata, data }: ConfigMap): string {
-  const labels = metadata?.labels
-  const all = { ...hostingConfigMap, ...(labels && { labels }) }
-  return stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: all, data: data ?? {} }, { lineWidth: 0 })
 }
 
 /** Whether the ConfigMap is one of ours, and not of another tool's registry. */

@@ -13,20 +13,20 @@ import {
 } from '../containerd/hosts-toml.ts'
 import { caChange, caFileName, isCaFile } from '../files/kinds.ts'
 import { localFiles } from '../files/local.ts'
-import { configMapFile, joinedFiles, nodeFiles } from '../files/remote.ts'
+import { configMapFile, hostingConfigMap, joinedFiles, nodeFiles } from '../files/remote.ts'
 import type {
   ClientLocation,
-  ConfigTarget,
   ConfigPlan,
+  ConfigTarget,
+  ConfigTargetDetails,
   FileChange,
   FilePort,
   FilesNow,
   Machine,
   MirrorForClient,
-  ConfigTargetDetails,
 } from '../types.ts'
 import { planKind, stripKind } from './cluster-file.ts'
-import { type FoundNode, hostingConfigMap, isOurHosting, type KindNodes, kindNodes, renderHosting } from './nodes.ts'
+import { type FoundNode, isOurHosting, type KindNodes, kindNodes, renderHosting } from './nodes.ts'
 
 /** A node of a running cluster, as it was found. */
 export interface KindNode {
@@ -39,7 +39,7 @@ export interface KindNode {
   readonly version?: string | undefined
 }
 
-export interface KindClusterTarget {
+interface KindClusterTarget {
   readonly cluster: string
   readonly nodes: readonly KindNode[]
   /** Where `files` has the ConfigMap about the registry; undefined: the cluster does not answer to kubectl. */
@@ -47,11 +47,11 @@ export interface KindClusterTarget {
 }
 
 /** The file of a node, as a path among the files of all nodes. */
-export function nodePath(node: string, path: string): string {
+function nodePath(node: string, path: string): string {
   return posix.join('/', node, path)
 }
 
-export const containerdConfig = '/etc/containerd/config.toml'
+const containerdConfig = '/etc/containerd/config.toml'
 
 /**
  * A running cluster: in each node only what is missing. Throws a MirrorError (usage) for a node that has registries of its own in
@@ -143,7 +143,7 @@ function missingFolders(mirror: MirrorForClient, { name, mounts, version }: Kind
 }
 
 /** What is known of a cluster; all but how its nodes were found. */
-export interface KindCluster {
+interface KindCluster {
   readonly name: string
   readonly nodes: readonly KindNode[]
   /** The node whose kubectl speaks for the cluster; undefined when it does not answer. */

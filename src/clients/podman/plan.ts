@@ -40,7 +40,7 @@ export function podmanCertificates({ files, scope }: PodmanTarget): string {
 }
 
 /** Our copies of the mirror's CA, one for each name by which it is called. */
-export function podmanCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
+function podmanCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient, 'cache' | 'registry'>): string[] {
   const { cache, registry } = mirror
   // Pulls follow a table to the address in it; pushes stay with the name.
   const hosts = [cache, ...(registry === undefined ? [] : [registry])].map((url) => endpointOf(url).host)
@@ -49,7 +49,7 @@ export function podmanCaFiles(target: PodmanTarget, mirror: Pick<MirrorForClient
 }
 
 /** Where our drop-in may lie. */
-export function podmanDropIns({ files, scope }: PodmanTarget): string[] {
+function podmanDropIns({ files, scope }: PodmanTarget): string[] {
   const folder = dropInFolderIn(scope === 'user' ? files.user! : files.system.at(-1)!)
   return dropInNames.map((name) => `${folder}/${name}`)
 }

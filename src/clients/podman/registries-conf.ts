@@ -46,7 +46,7 @@ function tablesOfFile(path: string, text: string): RegistryTable[] {
 }
 
 /** Whether a file is in the first version of the format, which drop-ins may not have, and no file since podman 6. */
-export function isOldStyle(path: string, text: string): boolean {
+function isOldStyle(path: string, text: string): boolean {
   const lists = tableOf(readToml(path, text)['registries'])
   return ['search', 'insecure', 'block'].some((list) => Array.isArray(tableOf(lists?.[list])?.['registries']))
 }

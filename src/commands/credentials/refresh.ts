@@ -32,7 +32,7 @@ export default class CredentialsRefresh extends BaseCommand {
   }
 
   private async refresh(): Promise<string[] | undefined> {
-    const { refreshCredentials } = await import('../../daemon/container/handover.ts')
+    const { refreshCredentials } = await import('../../daemon/container/credentials.ts')
     const { systemClock } = await import('../../lib/time.ts')
     return refreshCredentials(this.ownSurroundings(), systemClock)
   }

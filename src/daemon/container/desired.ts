@@ -13,10 +13,11 @@ import { fileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
-import { type ExportedFiles, exportedFileNames, hashFiles, readExportedFiles } from './handover.ts'
+import { exportedFileNames } from './handoff.ts'
+import { type ExportedFiles, hashFiles, readExportedFiles } from './credentials.ts'
 import { type ContainerPorts, type DesiredContainer, imageUser, volumeName } from './spec.ts'
 
-export interface DesiredContainerInput {
+interface DesiredContainerInput {
   readonly surroundings: Surroundings
   readonly paths: MirrorPaths
   readonly config: Config
@@ -26,7 +27,7 @@ export interface DesiredContainerInput {
 }
 
 /** The container that the configuration means, but for what only the engine knows. */
-export interface PreparedDesired {
+interface PreparedDesired {
   readonly container: Omit<DesiredContainer, 'image' | 'networks'>
   readonly files: ExportedFiles
   /** What a user should know about it. */
@@ -127,7 +128,7 @@ function isLocal({ host }: ListenAddress): boolean {
 }
 
 /** What a mirror in a container is told: a mirror.yaml, and the files it names. */
-export interface ContainerConfig {
+interface ContainerConfig {
   /** As JSON, which is YAML. */
   readonly text: string
   /** Files of this machine by their names beside that mirror.yaml. */
@@ -214,9 +215,7 @@ function isName(host: string): boolean {
  * PEM text of the authorities that Node trusts on this machine beyond its own: those of NODE_EXTRA_CA_CERTS, and of the system
  * where Node is told to use them. A container has neither. Throws a MirrorError (exit 2) for a file that cannot be read.
  */
-export async function exportedCertificates(
-  env: Readonly<Record<string, string | undefined>>,
-): Promise<string | undefined> {
+async function exportedCertificates(env: Readonly<Record<string, string | undefined>>): Promise<string | undefined> {
   const file = env['NODE_EXTRA_CA_CERTS']
   const own = file ? [await read(file)] : []
   const all = [...own, ...(usesSystemStore(env) ? systemCertificates() : [])].filter((text) => text.trim() !== '')

@@ -155,7 +155,7 @@ const nameServices = /^lib(nss_(files|dns)|resolv)\.so\.2$/
  * A Node binary and the shared libraries it is linked with, as ldd(1) finds them, at the same paths; the paths begin below
  * the root. Undefined where there is no ldd, or it does not understand the binary.
  */
-export async function nodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
+async function nodeFiles(execPath: string, runCommand: RunCommand): Promise<PlacedFile[] | undefined> {
   const binary = await realpath(execPath)
   const listed = await runCommand('ldd', [binary], { timeoutMs: 10_000 })
   if (listed === undefined) return undefined
@@ -174,7 +174,7 @@ export async function nodeFiles(execPath: string, runCommand: RunCommand): Promi
 }
 
 /** A file of this machine, and where it goes. */
-export interface PlacedFile {
+interface PlacedFile {
   /** Absolute. */
   readonly source: string
   /** Relative to the folder of the package, with `/`. */
@@ -187,7 +187,7 @@ const ownParts = ['package.json', 'oclif.manifest.json', 'bin', 'dist', 'templat
 const idle = /\.(d\.[cm]?ts|map|md|markdown|flow)$/i
 
 /** A package in the tree that is made of it and its dependencies. */
-export interface PackagePlace {
+interface PackagePlace {
   /** Relative to the root's folder; empty for the root itself. */
   readonly path: string
   /** Where it really is. */

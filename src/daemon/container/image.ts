@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import { nodeInImage } from '../../admin/client.ts'
-import { imageArchitecture } from '../../docker/dockerode-engine.ts'
 import {
   type ContainerEngine,
   type ContainerSpec,
   DockerError,
   type EngineInfo,
+  imageArchitecture,
   type ImageState,
 } from '../../docker/engine.ts'
 import { unlessAborted } from '../../lib/async.ts'
@@ -21,7 +21,7 @@ import {
   nodeImageContent,
 } from './image-content.ts'
 import { dataFolder, homeFolder, imageUser, program } from './spec.ts'
-import { wrapDockerError, catchDockerError } from './stop.ts'
+import { catchDockerError, wrapDockerError } from './stop.ts'
 
 export interface ImageRequest {
   /** The image the user named. */
@@ -202,7 +202,7 @@ dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
  * Whether an image works: undefined when it does, else what went wrong. Leaves nothing behind, also when the signal aborts. The container's own name on a
  * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
  */
-export async function smokeRun(
+async function smokeRun(
   { containers, networks, volumes }: Pick<ContainerEngine, 'containers' | 'networks' | 'volumes'>,
   image: string,
   network: string | undefined,
@@ -259,7 +259,7 @@ const lastDays: Readonly<Record<string, string>> = {
 }
 
 /** The day after which this Node (`v22.1.0`) gets no more fixes, if that is over; `now` in ms. One that is not known yet is new. */
-export function endOfSupport(version: string, now: number): string | undefined {
+function endOfSupport(version: string, now: number): string | undefined {
   const day = lastDays[/^v?(\d+)/.exec(version)?.[1] ?? '']
   return day !== undefined && Date.parse(`${day}T23:59:59Z`) < now ? day : undefined
 }

@@ -8,7 +8,7 @@ import { parseObject } from '../../lib/json.ts'
 import { isSameProcess, processIdentity } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 
-export interface CommandLockOptions {
+interface CommandLockOptions {
   readonly stateDir: string
   readonly clock: Clock
   /** Ends the waiting. */

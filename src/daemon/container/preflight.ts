@@ -105,7 +105,7 @@ export function hostCheck(
     })
 }
 
-export interface ContainerNetworking {
+interface ContainerNetworking {
   /** Addresses of the default routes. */
   readonly gateways: readonly string[]
   /** The networks that the container is on, as CIDR; undefined where an address outside of them proves nothing. */

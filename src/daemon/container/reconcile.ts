@@ -201,7 +201,7 @@ function portTaken(name: string, port: number, who: string, cause?: unknown): Mi
  * Has a new container in place of ours. The old one is stopped, for only one of them can have the store and the ports, and put
  * aside under another name until its successor has proved itself; otherwise it is put back as it was.
  */
-export async function replaceContainer(
+async function replaceContainer(
   engine: ContainerEngine,
   order: ContainerOrder,
   make: () => Promise<ContainerState>,
@@ -240,7 +240,7 @@ function isUp({ running, restarting }: ContainerState): boolean {
   return running || restarting
 }
 
-export interface InterruptedReplace {
+interface InterruptedReplace {
   /** The folder on this machine whose mirror it is. */
   readonly owner: string
   /** The id of the container that was noted down as the mirror. */

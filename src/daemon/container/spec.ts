@@ -69,7 +69,7 @@ export type ContainerPlan =
   | { readonly action: 'replace'; readonly changed: string[] }
 
 /** These need no new container. */
-export interface NetworkChanges {
+interface NetworkChanges {
   readonly connect: string[]
   readonly disconnect: string[]
 }
@@ -109,7 +109,7 @@ export function volumeLabels(owner: string): Record<string, string> {
   return { [label.owner]: owner }
 }
 
-export function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
+function versionOf({ labels }: Pick<ContainerState, 'labels'>): string | undefined {
   return labels[label.version]
 }
 

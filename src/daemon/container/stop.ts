@@ -36,7 +36,7 @@ const lookMs = 50
 /** A look through an engine elsewhere starts a program there. */
 const lookAfarMs = 500
 
-export interface AwaitedContainer {
+interface AwaitedContainer {
   readonly id: string
   /** The port in it where its mirror says how it is. */
   readonly admin: number
@@ -200,7 +200,7 @@ export async function* containerLogs(
 }
 
 /** What has become of the mirror that ran before, when its successor could not be started. */
-export interface RollbackResult {
+interface RollbackResult {
   /** Why it could not be put back; undefined when it was. */
   readonly refusal: Error | undefined
   /** Of the attempt. */

@@ -4,12 +4,13 @@ import { remoteEngine } from '../../admin/access.ts'
 import { openAdminToken } from '../../admin/api.ts'
 import {
   type Endpoints,
+  findReachable,
   findRunning,
-  removeVolumeMarker,
   type MirrorState,
-  writeVolumeMarker,
   readState,
+  removeVolumeMarker,
   writeState,
+  writeVolumeMarker,
 } from '../../admin/state.ts'
 import type { Config } from '../../config/config.ts'
 import { loadConfig } from '../../config/load.ts'
@@ -30,19 +31,19 @@ import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import { runCommand, type Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
-import { replaceWithRollback, prepareRollback } from '../stop.ts'
-import { type DroppedParts, droppedNetworks, findReachable, movedAddresses, type UpReport } from '../up.ts'
+import { prepareRollback, replaceWithRollback } from '../stop.ts'
+import { droppedNetworks, type DroppedParts, movedAddresses, type UpReport } from '../up.ts'
 import { prepareDesired } from './desired.ts'
+import { exportedFileNames } from './handoff.ts'
 import {
-  createExportArchive,
-  type ExportedFiles,
-  exportedFileNames,
-  exportCredentials,
-  recordRestored,
   assertCredentialsShared,
-  sendEndpoints,
+  createExportArchive,
+  exportCredentials,
+  type ExportedFiles,
+  recordRestored,
   selectCredentialHosts,
-} from './handover.ts'
+  sendEndpoints,
+} from './credentials.ts'
 import { memoFileIn } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
 import { clearTextWarnings, refuseFolderElsewhere, refuseOtherEngine, whereItRan } from './preflight.ts'
@@ -75,7 +76,7 @@ export interface ContainerUpPlan {
   readonly running: MirrorState | undefined
 }
 
-export interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config' | 'credentials'> {
+interface ContainerUpInput extends Omit<ContainerRequest, 'paths' | 'config' | 'credentials'> {
   /** Registries that were named; undefined: those that the container has. */
   readonly credentials: readonly string[] | undefined
   /** Nobody has asked for a container: the mirror ran in one the last time. */
@@ -146,7 +147,7 @@ export async function containerUp(plan: ContainerUpPlan): Promise<UpReport> {
   }
 }
 
-export interface ContainerRequest {
+interface ContainerRequest {
   readonly surroundings: Surroundings
   readonly paths: MirrorPaths
   readonly config: Config
@@ -165,7 +166,7 @@ export interface ContainerRequest {
 }
 
 /** What has to be done, and all that is needed for it. */
-export interface ContainerPreparation {
+interface ContainerPreparation {
   readonly plan: ContainerPlan
   readonly desired: DesiredContainer
   readonly files: ExportedFiles
@@ -177,7 +178,7 @@ export interface ContainerPreparation {
   readonly host: string
 }
 
-export interface ContainerUp {
+interface ContainerUp {
   readonly container: ContainerState
   readonly endpoints: Endpoints
 }

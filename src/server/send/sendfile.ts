@@ -6,7 +6,7 @@ import type { LibraryHandle } from 'koffi'
 import type { BlobSending } from '../pull.ts'
 import { BufferPool, createPortableSendBlob, type SendBlob, writeChunk } from './send-blob.ts'
 
-export interface NativeSendingOptions {
+interface NativeSendingOptions {
   /** A client that takes nothing for so long is cut off; ms. */
   readonly idle: number
   /** Sends what the kernel is not to send. */
@@ -70,7 +70,7 @@ function descriptorOf(socket: Socket): number | undefined {
  * does). That is made for long ways: on one that does not leave the machine each timer costs more than the packet it holds
  * back. Undefined where nothing is paced, or nothing can be done about it.
  */
-export function createCongestionControl(kernel: Libc | undefined): ((server: Server) => void) | undefined {
+function createCongestionControl(kernel: Libc | undefined): ((server: Server) => void) | undefined {
   if (!kernel || !isPaced()) return undefined
   return (server) => {
     const { _handle: handle } = server as { _handle?: { fd?: unknown } | null }
@@ -89,7 +89,7 @@ function isPaced(): boolean {
 }
 
 /** The calls that Node has no words for. */
-export interface Libc {
+interface Libc {
   /** The bytes that the socket took, 0 when it is full; undefined when this file or socket is not to be had in this way. */
   sendfile(socket: number, file: number, position: number, length: number): number | undefined
   /** Whether these bytes of a file can be had without waiting for a disk; looks at a page here and there. */

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
+  findReachable,
   findRunning,
   isContainerUp,
   keepState,
@@ -13,7 +14,6 @@ import {
   removeState,
   writeState,
 } from '../../../src/admin/state.ts'
-import { findReachable } from '../../../src/daemon/up.ts'
 import type { DockerEndpoint } from '../../../src/docker/endpoint.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { isSameProcess, processIdentity } from '../../../src/lib/process.ts'

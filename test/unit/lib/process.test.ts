@@ -128,7 +128,7 @@ async function bundledProgram(): Promise<string> {
   onTestFinished(() => rm(folder, { recursive: true }))
   const outfile = join(folder, 'program.mjs')
   const contents = `
-    import { runCommand } from './run-command.ts'
+    import { runCommand } from './process.ts'
     await runCommand(process.argv[2], [], { timeoutMs: 600_000 })`
   await build({
     stdin: { contents, resolveDir: fileURLToPath(new URL('../../../src/lib', import.meta.url)), loader: 'ts' },

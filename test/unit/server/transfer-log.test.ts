@@ -1,9 +1,9 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { systemClock } from '../../../src/lib/time.ts'
 import type { Logger } from '../../../src/lib/logger.ts'
+import { systemClock } from '../../../src/lib/time.ts'
 import type { ManifestLink } from '../../../src/oci/content.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { TransferLog } from '../../../src/server/transfer.ts'
+import { TransferLog } from '../../../src/server/access-log.ts'
 
 function open() {
   const lines: Record<string, unknown>[] = []

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { exportCredentials } from '../../../../src/daemon/container/handover.ts'
+import { exportCredentials } from '../../../../src/daemon/container/credentials.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 import { temporaryHome } from '../../../support/mirror.ts'
 

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { removePredecessorExports, openHostHandoff } from '../../../../src/daemon/container/handover.ts'
+import { openHostHandoff, removePredecessorExports } from '../../../../src/daemon/container/handoff.ts'
 import { silentLogger } from '../../../../src/lib/logger.ts'
 
 /** What was handed to each of these instances. */

@@ -7,7 +7,7 @@ import { findRunning, readState, assertDataOnHost, volumeMarkerEngine } from '..
 import { defaultConfig } from '../../../../src/config/config.ts'
 import { loadConfig } from '../../../../src/config/load.ts'
 import { mirrorPaths } from '../../../../src/config/paths.ts'
-import { isCredentialRefreshDue, selectCredentialHosts } from '../../../../src/daemon/container/handover.ts'
+import { isCredentialRefreshDue, selectCredentialHosts } from '../../../../src/daemon/container/credentials.ts'
 import { refuseOtherEngine } from '../../../../src/daemon/container/preflight.ts'
 import { prepareContainer, upContainer } from '../../../../src/daemon/container/up.ts'
 import { systemClock } from '../../../../src/lib/time.ts'

@@ -1,36 +1,30 @@
 import { createHash } from 'node:crypto'
-import { readdir, readFile, rm } from 'node:fs/promises'
-import { basename, dirname, join, posix } from 'node:path'
+import { readFile } from 'node:fs/promises'
+import { posix } from 'node:path'
 import {
   type Endpoints,
-  removeVolumeMarker,
   type MirrorState,
-  writeVolumeMarker,
   readState,
+  removeVolumeMarker,
   writeState,
+  writeVolumeMarker,
 } from '../../admin/state.ts'
 import type { Config } from '../../config/config.ts'
 import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
-import { describeFailure, errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
-import type { Logger } from '../../lib/logger.ts'
+import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { runCommand, type Surroundings } from '../../lib/process.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
 import { bytesFile, tarBytes, type TarEntry } from '../../lib/tar.ts'
-import { type Clock, every } from '../../lib/time.ts'
+import type { Clock } from '../../lib/time.ts'
 import { canonicalRegistry, parseRegistryHost } from '../../oci/reference.ts'
-import {
-  createCredentials,
-  credentialHostOf,
-  type ExportedCredential,
-  readExportedCredentials,
-  renderExportedCredentials,
-} from '../../upstream/credentials.ts'
+import { createCredentials, credentialHostOf, renderExportedCredentials } from '../../upstream/credentials.ts'
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
+import { exportedFileNames } from './handoff.ts'
 import { withCommandLockIfFree } from './lock.ts'
 import { dataFolder, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
 import { findOwnContainer, wrapDockerError } from './stop.ts'
@@ -90,7 +84,7 @@ export function selectCredentialHosts(
 }
 
 /** Registries as a user names them. Throws a MirrorError (exit 2) for what is none. */
-export function parseCredentialHosts(texts: readonly string[]): string[] {
+function parseCredentialHosts(texts: readonly string[]): string[] {
   const hosts = texts.map((text) => {
     const host = parseRegistryHost(text.trim())
     if (host !== undefined) return canonicalRegistry(host)
@@ -117,7 +111,7 @@ export function assertCredentialsShared(hosts: readonly string[], { cache }: Pic
 /** Texts and bytes by their names in the folder of what is handed over. */
 export type ExportedFiles = Readonly<Record<string, string | Uint8Array>>
 
-export interface ExportArchive {
+interface ExportArchive {
   readonly files: ExportedFiles
   /** Of the container that they are for. */
   readonly instance: string
@@ -189,79 +183,6 @@ export async function sendEndpoints(
   await wrapDockerError('The container cannot be told its addresses', containers.unpack(id, dataFolder, archive))
 }
 
-/** What a mirror in a container is told about the world outside of it. */
-export interface HostHandoff {
-  /** What the container keeps when it is restarted. */
-  readonly instance: string
-  /** Where clients reach it; undefined as long as nobody has said so. */
-  endpoints(): Promise<Endpoints | undefined>
-  /** By registry: the credentials that were handed over. */
-  credentials(): Promise<Record<string, ExportedCredential>>
-  /** Removes what was handed to other instances, which do not come back. */
-  removeOthers(): Promise<void>
-}
-
-/** Names in the folder of what is handed over. */
-export const exportedFileNames = {
-  config: 'mirror.yaml',
-  /** The last of them: whoever has it is the mirror, and its predecessor will not be put back. */
-  endpoints: 'endpoints.json',
-  credentials: 'docker/config.json',
-} as const
-
-/** Undefined for a mirror that is not in a container of ours. */
-export function openHostHandoff(
-  env: Readonly<Record<string, string | undefined>>,
-  folderOf: (instance: string) => string = exportFolderOf,
-): HostHandoff | undefined {
-  const instance = env['MIRROR_INSTANCE']
-  if (!instance) return undefined
-  const folder = folderOf(instance)
-  return {
-    instance,
-    async endpoints() {
-      try {
-        return JSON.parse(await readFile(join(folder, exportedFileNames.endpoints), 'utf8')) as Endpoints
-      } catch (error) {
-        if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined
-        throw error
-      }
-    },
-    credentials: () => readExportedCredentials(join(folder, exportedFileNames.credentials), Date.now()),
-    async removeOthers() {
-      const others = (await namesIn(dirname(folder))).filter((name) => name !== basename(folder))
-      for (const name of others) await rm(join(dirname(folder), name), { recursive: true, force: true })
-    },
-  }
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
-    throw error
-  }
-}
-
-const lookMs = 1000
-
-/**
- * Removes what was handed to the mirrors before this one, credentials and keys among it, as soon as this one is there to stay;
- * until then one of them may be put back. Returns how to stop looking.
- */
-export function removePredecessorExports(handoff: HostHandoff, logger: Logger, everyMs = lookMs): () => void {
-  const look = async () => {
-    if ((await handoff.endpoints()) === undefined) return
-    stop()
-    await handoff.removeOthers()
-  }
-  const stop = every(everyMs, look, (error) =>
-    logger.warn({ error: describeFailure(error) }, 'what was handed to the mirror before this one cannot be removed'),
-  )
-  return stop
-}
-
 /**
  * Hands over anew what was handed over at the start: the registries; undefined when no container's mirror runs. Throws a
  * MirrorError when a credential cannot be had; the old ones stay then.
@@ -310,7 +231,7 @@ export async function isCredentialRefreshDue(surroundings: Surroundings, now: nu
 }
 
 /** A container that is the mirror again, and what was noted down of it. */
-export interface RestoredContainer {
+interface RestoredContainer {
   readonly container: ContainerState
   readonly before: MirrorState
   /** Where it was published. */
@@ -333,7 +254,7 @@ export async function recordRestored(
 }
 
 /** The addresses of a mirror whose container was started again: the engine may have picked other free ports. */
-export function movePorts(
+function movePorts(
   { cache, registry, admin, networks }: Endpoints,
   before: readonly PublishedPort[],
   now: readonly PublishedPort[],
