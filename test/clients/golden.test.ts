@@ -1,49 +1,80 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, lstat, mkdir, mkdtemp, readFile, readdir, readlink, rm } from 'node:fs/promises'
-import { existsSync, readdirSync } from 'node:fs'
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, test } from 'vitest'
+import { type Entry, type Tree, formatArchive, parseArchive, readTree, unpackTree } from './archive.ts'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const program = join(here, '..', '..', 'bin', 'run.js')
 
 /**
- * A case is a folder `<client>/<case>` with `before/` and `after/` (a missing one is an empty tree), `command` (the arguments
- * after `mirror configure`; `CASE` stands for the tree, there and in the files of `after/`; `%3A` in a name there stands for a colon), and, where needed, `setup` (shell, run in the tree: modes, links),
- * `exit` (the code, then nothing may have changed), `stdout` and `stderr` (texts that must be in it, a line each).
+ * A case is a text archive `<client>/<case>.txt` (its format: archive.ts) with these sections:
+ *
+ * - `before/…`: the tree that the command finds.
+ * - `setup`: shell that runs in the tree first.
+ * - `command`: the arguments after `mirror configure`.
+ * - `after/…`: the files and links that the command leaves.
+ * - `stdout` and `stderr`: texts that the output contains, one a line.
+ * - `exit`: the exit code, when it is not 0. The command then changes nothing, and there is no `after/`.
+ *
+ * `CASE` stands for the folder of the tree, in the command and in files.
+ * `vitest -u` writes what the command leaves into the section `after`; read the difference before you commit it.
  */
+const sections = /^(?:(?:before|after)\/.+|setup|command|stdout|stderr|exit)$/
+
 const cases = readdirSync(here, { withFileTypes: true })
   .filter((entry) => entry.isDirectory())
-  .flatMap(({ name: client }) => readdirSync(join(here, client)).map((name) => join(client, name)))
+  .flatMap(({ name: client }) => readdirSync(join(here, client)).map((file) => `${client}/${file}`))
+  .filter((file) => file.endsWith('.txt'))
+  .map((file) => file.slice(0, -'.txt'.length))
 
-/** Each file of a tree: its kind, mode and content. */
-async function treeOf(root: string): Promise<Record<string, string>> {
-  const found: Record<string, string> = {}
-  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-    const path = join(entry.parentPath, entry.name)
-    const name = relative(root, path).replaceAll('%3A', ':')
-    if (entry.isSymbolicLink()) found[name] = `link to ${await readlink(path)}`
-    else if (entry.isDirectory()) found[name] = 'folder'
-    else found[name] = `${((await lstat(path)).mode & 0o777).toString(8)} ${await contentAt(path, root)}`
-  }
-  return found
+/** Returns the text of a section that is one file. */
+function textOf(archive: Tree, section: string): string | undefined {
+  const entry = archive.get(section)
+  return entry?.kind === 'file' ? entry.content.toString('utf8') : undefined
 }
 
-/** The text of a file; the folder of the tree stands in it as `CASE`. */
-async function contentAt(path: string, root: string): Promise<string> {
-  return JSON.stringify((await readFile(path, 'utf8')).replaceAll(root, 'CASE'))
+function linesOf(archive: Tree, section: string): string[] {
+  return textOf(archive, section)?.split('\n') ?? []
 }
 
-/** What a tree holds, whatever the modes that git does not keep. */
-function contentOf(tree: Record<string, string>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(tree)
-      .filter(([, what]) => what !== 'folder')
-      .map(([name, what]) => [name, what.replace(/^\d+ /, '')]),
-  )
+/** Returns the entries below `before/` or `after/`, by their paths in the tree. */
+function treeOf(archive: Tree, section: string): Tree {
+  const prefix = `${section}/`
+  const entries = [...archive].filter(([path]) => path.startsWith(prefix))
+  return new Map(entries.map(([path, entry]) => [path.slice(prefix.length), entry]))
+}
+
+/** Replaces the section `after`; its entries follow the command. */
+function replaceAfter(archive: Tree, after: Tree): Tree {
+  const others = [...archive].filter(([path]) => !path.startsWith('after/'))
+  const place = others.findIndex(([path]) => path === 'command') + 1
+  const entries = [...after].map(([path, entry]): [string, Entry] => [`after/${path}`, entry])
+  return new Map(others.toSpliced(place, 0, ...entries))
+}
+
+/** Returns files and links; a case says nothing of the modes and the folders that the command leaves. */
+function contentOf(tree: Tree): Tree {
+  const entries = [...tree].filter(([, { kind }]) => kind !== 'folder')
+  return new Map(entries.map(([path, entry]) => [path, entry.kind === 'file' ? { ...entry, mode: undefined } : entry]))
+}
+
+function shapeOf(entry: Entry | undefined) {
+  return entry?.kind === 'link' ? { kind: 'link' } : { kind: entry?.kind, mode: entry?.mode }
+}
+
+/** Replaces text in each file, whatever its other bytes are. */
+function replaceInFiles(tree: Tree, text: string, replacement: string): Tree {
+  const [from, to] = [text, replacement].map((each) => Buffer.from(each).toString('latin1')) as [string, string]
+  const replaceIn = (entry: Entry): Entry =>
+    entry.kind === 'file'
+      ? { ...entry, content: Buffer.from(entry.content.toString('latin1').replaceAll(from, to), 'latin1') }
+      : entry
+  return new Map([...tree].map(([path, entry]) => [path, replaceIn(entry)]))
 }
 
 async function run(file: string, args: readonly string[], cwd: string, home: string) {
@@ -57,52 +88,50 @@ async function run(file: string, args: readonly string[], cwd: string, home: str
   return { exit, stdout, stderr }
 }
 
-async function textOf(file: string): Promise<string | undefined> {
-  return existsSync(file) ? readFile(file, 'utf8') : undefined
-}
-
 describe('before, the command, after, and back', () => {
   // Most of the time goes into starting the program.
   test.concurrent.for(cases)('%s', async (name, { expect, onTestFinished }) => {
-    const golden = join(here, name)
+    const file = join(here, `${name}.txt`)
+    const archive = parseArchive(await readFile(file, 'utf8'))
+    expect([...archive.keys()].filter((path) => !sections.test(path))).toEqual([])
     const work = await mkdtemp(join(tmpdir(), 'mirror-golden-'))
     onTestFinished(() => rm(work, { recursive: true, force: true }))
-    const [tree, home] = [join(work, 'tree'), join(work, 'home')]
-    await mkdir(tree)
+    const [root, home] = [join(work, 'tree'), join(work, 'home')]
+    await mkdir(root)
     await mkdir(home)
-    if (existsSync(join(golden, 'before')))
-      await cp(join(golden, 'before'), tree, { recursive: true, verbatimSymlinks: true })
-    const setup = await textOf(join(golden, 'setup'))
-    if (setup !== undefined) expect(await run('sh', ['-ec', setup], tree, home)).toMatchObject({ exit: 0, stderr: '' })
-    const before = await treeOf(tree)
+    await unpackTree(treeOf(archive, 'before'), root)
+    const setup = textOf(archive, 'setup')
+    if (setup !== undefined) expect(await run('sh', ['-ec', setup], root, home)).toMatchObject({ exit: 0, stderr: '' })
+    const readCase = async () => replaceInFiles(await readTree(root), root, 'CASE')
+    const before = await readCase()
 
-    const words = (await readFile(join(golden, 'command'), 'utf8')).trim().replaceAll('CASE', tree).split(/\s+/)
+    const words = textOf(archive, 'command')!.trim().replaceAll('CASE', root).split(/\s+/)
     const configure = (...more: string[]) =>
-      run(process.execPath, [program, 'configure', ...words, '--root', tree, ...more, '--yes'], work, home)
+      run(process.execPath, [program, 'configure', ...words, '--root', root, ...more, '--yes'], work, home)
     const address = words.includes('--mirror') ? [] : ['--mirror', 'http://127.0.0.1:5055']
     const first = await configure(...address)
-    const exit = Number((await textOf(join(golden, 'exit'))) ?? 0)
+    const exit = Number(textOf(archive, 'exit') ?? 0)
     expect(first, first.stderr).toMatchObject({ exit })
-    for (const line of ((await textOf(join(golden, 'stdout'))) ?? '').split('\n')) expect(first.stdout).toContain(line)
-    for (const line of ((await textOf(join(golden, 'stderr'))) ?? '').split('\n')) expect(first.stderr).toContain(line)
+    for (const line of linesOf(archive, 'stdout')) expect(first.stdout).toContain(line)
+    for (const line of linesOf(archive, 'stderr')) expect(first.stderr).toContain(line)
+    const after = await readCase()
     if (exit !== 0) {
-      expect(await treeOf(tree)).toEqual(before)
+      expect(formatArchive(after)).toBe(formatArchive(before))
+      await expect(formatArchive(replaceAfter(archive, new Map()))).toMatchFileSnapshot(file)
       return
     }
 
-    const after = await treeOf(tree)
-    const wanted = existsSync(join(golden, 'after')) ? await treeOf(join(golden, 'after')) : {}
-    expect(contentOf(after)).toEqual(contentOf(wanted))
-    for (const [path, what] of Object.entries(before)) {
-      // What was there keeps its kind and its mode.
-      expect(after[path]?.split(' ', 1)[0], path).toBe(what.split(' ', 1)[0])
+    await expect(formatArchive(replaceAfter(archive, contentOf(after)))).toMatchFileSnapshot(file)
+    for (const [path, entry] of before) {
+      // A file, folder or link that was there keeps its kind and its mode.
+      expect(shapeOf(after.get(path)), path).toEqual(shapeOf(entry))
     }
 
     expect(await configure(...address)).toMatchObject({ exit: 0 })
-    expect(await treeOf(tree), 'a second time').toEqual(after)
+    expect(formatArchive(await readCase()), 'a second time').toBe(formatArchive(after))
 
     const undone = await configure('--undo')
     expect(undone, undone.stderr).toMatchObject({ exit: 0 })
-    expect(await treeOf(tree), 'undone').toEqual(before)
+    expect(formatArchive(await readCase()), 'undone').toBe(formatArchive(before))
   })
 })
