@@ -15,7 +15,6 @@ const program = join(here, '..', '..', 'bin', 'run.js')
  * A case is a text archive `<client>/<case>.txt` (its format: archive.ts) with these sections:
  *
  * - `before/…`: the tree that the command finds.
- * - `setup`: shell that runs in the tree first.
  * - `command`: the arguments after `mirror configure`.
  * - `after/…`: the files and links that the command leaves.
  * - `stdout` and `stderr`: texts that the output contains, one a line.
@@ -24,7 +23,7 @@ const program = join(here, '..', '..', 'bin', 'run.js')
  * `CASE` stands for the folder of the tree, in the command and in files.
  * `vitest -u` writes what the command leaves into the section `after`; read the difference before you commit it.
  */
-const sections = /^(?:(?:before|after)\/.+|setup|command|stdout|stderr|exit)$/
+const sections = /^(?:(?:before|after)\/.+|command|stdout|stderr|exit)$/
 
 const cases = readdirSync(here, { withFileTypes: true })
   .filter((entry) => entry.isDirectory())
@@ -39,7 +38,7 @@ function textOf(archive: Tree, section: string): string | undefined {
 }
 
 function linesOf(archive: Tree, section: string): string[] {
-  return textOf(archive, section)?.split('\n') ?? []
+  return textOf(archive, section)?.replace(/\n$/, '').split('\n') ?? []
 }
 
 /** Returns the entries below `before/` or `after/`, by their paths in the tree. */
@@ -77,9 +76,9 @@ function replaceInFiles(tree: Tree, text: string, replacement: string): Tree {
   return new Map([...tree].map(([path, entry]) => [path, replaceIn(entry)]))
 }
 
-async function run(file: string, args: readonly string[], cwd: string, home: string) {
+async function run(args: readonly string[], cwd: string, home: string) {
   const env = { PATH: process.env['PATH'], HOME: home, MIRROR_HOME: home }
-  const child = spawn(file, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
@@ -99,15 +98,13 @@ describe('before, the command, after, and back', () => {
     const [root, home] = [join(work, 'tree'), join(work, 'home')]
     await mkdir(root)
     await mkdir(home)
-    await unpackTree(treeOf(archive, 'before'), root)
-    const setup = textOf(archive, 'setup')
-    if (setup !== undefined) expect(await run('sh', ['-ec', setup], root, home)).toMatchObject({ exit: 0, stderr: '' })
+    await unpackTree(replaceInFiles(treeOf(archive, 'before'), 'CASE', root), root)
     const readCase = async () => replaceInFiles(await readTree(root), root, 'CASE')
     const before = await readCase()
 
     const words = textOf(archive, 'command')!.trim().replaceAll('CASE', root).split(/\s+/)
     const configure = (...more: string[]) =>
-      run(process.execPath, [program, 'configure', ...words, '--root', root, ...more, '--yes'], work, home)
+      run([program, 'configure', ...words, '--root', root, ...more, '--yes'], work, home)
     const address = words.includes('--mirror') ? [] : ['--mirror', 'http://127.0.0.1:5055']
     const first = await configure(...address)
     const exit = Number(textOf(archive, 'exit') ?? 0)
