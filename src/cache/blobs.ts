@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import { LRUCache } from 'lru-cache'
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobAnswer, BlobBody } from '../oci/registry.ts'
+import type { BlobAnswer, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, startDownload } from './download.ts'
@@ -88,7 +88,7 @@ export class BlobCache {
   }
 
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
-  async #verifiedByHead(context: RequestContext, identity: string, digest: Digest): Promise<BlobAnswer> {
+  async #verifiedByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobAnswer> {
     const head = await this.#heads.blob(context, digest)
     const stored = await this.#parts.blobs.stat(digest)
     // Where the upstream names another size, only its bytes tell which one is right.
@@ -107,7 +107,7 @@ export class BlobCache {
   /** A second repository that joins a running fetch needs its own word. */
   async #join(
     context: RequestContext,
-    identity: string,
+    identity: Identity,
     running: RunningDownload,
     grant: Grant | undefined,
   ): Promise<BlobAnswer> {
@@ -126,7 +126,7 @@ export class BlobCache {
   /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
   async #collapsed(
     context: RequestContext,
-    identity: string,
+    identity: Identity,
     { origin, download }: RunningDownload,
   ): Promise<BlobAnswer> {
     try {
@@ -144,7 +144,7 @@ export class BlobCache {
 
   #start(
     context: RequestContext,
-    identity: string,
+    identity: Identity,
     digest: Digest,
     grant: Grant | undefined,
     signal?: AbortSignal,
@@ -218,7 +218,7 @@ export class BlobCache {
   }
 
   /** Files the upstream's word about a blob once its bytes are here, with the size that they have. */
-  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: string): Promise<void> {
+  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: Identity): Promise<void> {
     const stored = await download.settled
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
@@ -262,7 +262,7 @@ export class BlobCache {
   }
 
   /** Notes the upstream's word about a blob that no manifest of the repository names yet. */
-  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: string): void {
+  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: Identity): void {
     const known = findGrant(context.record(), digest, identity)
     if (known?.size === size) return
     const record = context.ensure()
@@ -276,7 +276,7 @@ export class BlobCache {
   }
 }
 
-function isFor(origin: Origin, { host, name }: RequestContext, identity: string): boolean {
+function isFor(origin: Origin, { host, name }: RequestContext, identity: Identity): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 
@@ -284,7 +284,7 @@ function isFor(origin: Origin, { host, name }: RequestContext, identity: string)
 interface Origin {
   readonly host: string
   readonly name: string
-  readonly identity: string
+  readonly identity: Identity
 }
 
 interface RunningDownload {

@@ -4,7 +4,7 @@ import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Follower, Portion } from '../oci/registry.ts'
+import type { Follower, Identity, Portion } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { HashPool } from '../store/hashing.ts'
 import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
@@ -17,7 +17,7 @@ export interface Download {
   /** Bytes of the whole blob; undefined until somebody has said, or all has arrived and the digest agrees. */
   readonly size: number | undefined
   /** The upstream's answer is here; rejects with the UpstreamError that every follower gets. Carries whose word it was. */
-  readonly started: Promise<{ readonly identity: string }>
+  readonly started: Promise<{ readonly identity: Identity }>
   /** It is over: published (true), or served without being kept (false), or failed (false). Never rejects. */
   readonly settled: Promise<boolean>
   /** Whether somebody reads along. */
@@ -67,7 +67,7 @@ const resumePauses = [250, 500, 1000]
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
   const { digest, logger, signal, clock = systemClock, mostUnsized = Infinity } = options
-  const started = deferred<{ identity: string }>()
+  const started = deferred<{ identity: Identity }>()
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined

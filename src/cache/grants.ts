@@ -1,7 +1,7 @@
 import { isForeignLayer } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Access, Caller } from '../oci/registry.ts'
-import { anonymousIdentity, type RefStore, type RepositoryRecord } from '../store/records.ts'
+import { type Access, anonymousIdentity, type Caller, type Identity, parseIdentity } from '../oci/registry.ts'
+import type { RefStore, RepositoryRecord } from '../store/records.ts'
 import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /**
@@ -9,19 +9,19 @@ import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
  * It comes from a manifest of that repository that names the content, or from an answer about the content itself.
  */
 export interface Grant {
-  readonly identity: string
+  readonly identity: Identity
   readonly size: number
   /** Of a manifest; of a blob whatever its descriptor says. */
   readonly mediaType: string | undefined
 }
 
 /** Whether a word counts for this identity: it was given to nobody in particular, or to the same credential. */
-export function isValidFor(grant: { readonly identity: string }, identity: string): boolean {
+export function isValidFor(grant: { readonly identity: Identity }, identity: Identity): boolean {
   return grant.identity === anonymousIdentity || grant.identity === identity
 }
 
 /** The word a repository's record holds on a blob, good for this identity. A manifest is a blob too. */
-export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: string): Grant | undefined {
+export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: Identity): Grant | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
@@ -39,7 +39,7 @@ export function findGrant(record: RepositoryRecord | undefined, digest: Digest, 
 export function findManifestGrant(
   record: RepositoryRecord | undefined,
   digest: Digest,
-  identity: string,
+  identity: Identity,
 ): (Grant & { readonly mediaType: string }) | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
@@ -53,16 +53,16 @@ export function findManifestGrant(
 }
 
 /** Whose word stands when a second one comes: nobody's in particular is the better one, for it is good for everybody. */
-export function widerIdentity(known: string | undefined, learned: string): string {
+export function widerIdentity(known: Identity | undefined, learned: Identity): Identity {
   return known === anonymousIdentity ? known : learned
 }
 
 /** Takes back what one identity was told: the upstream has refused it. True when that changed the record. */
-export function revokeGrants(record: RepositoryRecord, identity: string): boolean {
+export function revokeGrants(record: RepositoryRecord, identity: Identity): boolean {
   if (identity === anonymousIdentity) return false
   let changed = false
   const { tags, manifests, blobs, referrers } = record
-  for (const entries of [tags, manifests, blobs, referrers] as Map<string, { identity: string }>[]) {
+  for (const entries of [tags, manifests, blobs, referrers] as Map<string, { identity: Identity }>[]) {
     for (const [key, entry] of entries) {
       if (entry.identity === identity) changed = entries.delete(key) || changed
     }
@@ -78,7 +78,7 @@ export interface RequestContext {
   readonly upstream: Upstream
   readonly caller: Caller
   /** Whose credential the caller's questions are asked with. It may take a credential helper's time: ask for it last. */
-  readonly identity: () => Promise<string>
+  readonly identity: () => Promise<Identity>
   /**
    * How to ask the upstream where callers with the same identity share the answer. Who was nobody when he came stays so, though a
    * credential has come meanwhile: others of that name have no right to what it brings.
@@ -98,10 +98,10 @@ export function createRequestContext(
   name: string,
   caller: Caller,
   identities: Identities,
-  refusal: (identity: string) => UpstreamError | undefined = () => undefined,
+  refusal: (identity: Identity) => UpstreamError | undefined = () => undefined,
 ): RequestContext {
   const { host } = upstream
-  let found: Promise<string> | undefined
+  let found: Promise<Identity> | undefined
   const identity = () => (found ??= identities.of(upstream, caller.access))
   return {
     host,
@@ -130,7 +130,7 @@ export async function requestKey(context: RequestContext, what: string): Promise
  */
 export async function findGranted<T>(
   context: RequestContext,
-  find: (record: RepositoryRecord, identity: string) => T | undefined,
+  find: (record: RepositoryRecord, identity: Identity) => T | undefined,
 ): Promise<T | undefined> {
   const before = context.record()
   const found = before && find(before, anonymousIdentity)
@@ -141,9 +141,12 @@ export async function findGranted<T>(
   return record && find(record, identity)
 }
 
+/** Stands for a credential that could not be read so far: no grant has it. */
+const unknownIdentity = parseIdentity('unknown')
+
 /** Whose credential each upstream is asked with. */
 export class Identities {
-  readonly #known = new Map<string, string>()
+  readonly #known = new Map<string, Identity>()
   /** Those whose credential could not be had the last time. */
   readonly #failing = new Set<string>()
 
@@ -152,7 +155,7 @@ export class Identities {
    * what is cached for him is still served, and a question to the upstream fails by itself. Who has had none is not taken for nobody.
    * Nobody waits for a second failure.
    */
-  async of(upstream: Upstream, access: Access): Promise<string> {
+  async of(upstream: Upstream, access: Access): Promise<Identity> {
     const key = `${access} ${upstream.host}`
     const asked = this.#ask(key, upstream, access)
     const known = this.#failing.has(key) ? this.#owner(key) : undefined
@@ -162,7 +165,7 @@ export class Identities {
     return known
   }
 
-  async #ask(key: string, upstream: Upstream, access: Access): Promise<string> {
+  async #ask(key: string, upstream: Upstream, access: Access): Promise<Identity> {
     try {
       const identity = await upstream.identity(access)
       this.#known.set(key, identity)
@@ -171,11 +174,11 @@ export class Identities {
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       this.#failing.add(key)
-      return this.#owner(key) ?? 'unknown'
+      return this.#owner(key) ?? unknownIdentity
     }
   }
 
-  #owner(key: string): string | undefined {
+  #owner(key: string): Identity | undefined {
     const known = this.#known.get(key)
     return known === anonymousIdentity ? undefined : known
   }

@@ -11,8 +11,9 @@ import {
 import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
+import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
-import { anonymousIdentity, type ManifestRecord } from '../store/records.ts'
+import type { ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { widerIdentity, type RequestContext, requestKey } from './grants.ts'
 import { type CacheParts, publishSmall } from './parts.ts'
@@ -26,7 +27,7 @@ export interface HeldManifest {
   /** Undefined for one that is on the disk, and too large for memory. */
   readonly content: SmallContent | undefined
   /** Whose word it came with. */
-  readonly identity: string
+  readonly identity: Identity
 }
 
 function hashesTo(bytes: Uint8Array, digest: Digest): boolean {
@@ -49,7 +50,7 @@ export class ManifestCache {
     context: RequestContext,
     digest: Digest,
     contentType: string,
-    identity: string,
+    identity: Identity,
   ): Promise<HeldManifest | undefined> {
     const { blobs } = this.#parts
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
@@ -148,7 +149,7 @@ export class ManifestCache {
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
-  learn(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
+  learn(context: RequestContext, digest: Digest, size: number, identity: Identity, outline: ManifestOutline): void {
     const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return

@@ -3,10 +3,19 @@ import type { Digest } from '../oci/digest.ts'
 import type { OciErrorCode } from '../oci/errors.ts'
 import { nextUnlessSame, pageOf, readTagsList } from '../oci/lists.ts'
 import { type Reference, referenceText } from '../oci/reference.ts'
-import type { BlobAnswer, Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../oci/registry.ts'
+import {
+  anonymousIdentity,
+  type BlobAnswer,
+  type Caller,
+  type Identity,
+  type ListAnswer,
+  type ManifestAnswer,
+  type Provenance,
+  type Registry,
+} from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, storedManifest } from '../store/contents.ts'
-import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
+import type { RepositoryRecord } from '../store/records.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache } from './blobs.ts'
 import {
@@ -254,9 +263,9 @@ export class PullThrough implements Registry {
     try {
       // What a HEAD is refused, a GET may get.
       const methods = caller.head ? ['HEAD ', ''] : ['']
-      const keyFor = (identity: string, method = methods[0]) => `${method}${identity} ${host}/${route.name} ${what}`
+      const keyFor = (identity: Identity, method = methods[0]) => `${method}${identity} ${host}/${route.name} ${what}`
       let remembered: UpstreamError | undefined
-      const refusal = (identity: string) => {
+      const refusal = (identity: Identity) => {
         if (what === undefined || caller.noCache) return undefined
         const known = methods.map((method) => this.#refused.get(keyFor(identity, method)))
         return (remembered = known.find((error) => error !== undefined))
@@ -288,8 +297,8 @@ export class PullThrough implements Registry {
   /** Of content only: who may not list tags may still pull. */
   #rememberRefusal(
     context: RequestContext,
-    identity: string,
-    keyFor: (identity: string) => string,
+    identity: Identity,
+    keyFor: (identity: Identity) => string,
     error: UpstreamError,
   ): void {
     this.#refused.remember(keyFor(identity), error)
@@ -320,9 +329,9 @@ function jsonList(value: unknown, next: string | undefined, provenance: Provenan
  */
 async function visibleNames(
   records: Iterable<RepositoryRecord>,
-  identityFor: (record: RepositoryRecord) => Promise<string>,
+  identityFor: (record: RepositoryRecord) => Promise<Identity>,
 ): Promise<string[]> {
-  const identities = new Map<string, Promise<string>>()
+  const identities = new Map<string, Promise<Identity>>()
   const identityAt = (record: RepositoryRecord) => {
     const known = identities.get(record.host) ?? identityFor(record)
     identities.set(record.host, known)

@@ -5,7 +5,7 @@ import { bytesOf, largestManifest, mediaType } from '../oci/content.ts'
 import { type Digest, digestOf } from '../oci/digest.ts'
 import { isSamePage } from '../oci/headers.ts'
 import { nextUnlessSame, readReferrersIndex, referrersIndex, referrersTag } from '../oci/lists.ts'
-import type { ListAnswer, ManifestAnswer } from '../oci/registry.ts'
+import type { Identity, ListAnswer, ManifestAnswer } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { referrersKey } from '../store/record-files.ts'
 import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
@@ -27,7 +27,7 @@ interface ReferrersCacheOptions extends Pick<
 }
 
 /** `identity`: of the one who asked. */
-type Asked = { readonly identity: string } & (
+type Asked = { readonly identity: Identity } & (
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
 )
@@ -102,7 +102,7 @@ export class ReferrersCache {
     subject: Digest,
     query: string,
     mayKeep: () => boolean,
-  ): Promise<{ readonly answer: ListAnswer; readonly identity: string } | undefined> {
+  ): Promise<{ readonly answer: ListAnswer; readonly identity: Identity } | undefined> {
     const list = await context.upstream.referrers(context.name, subject, query, { access: context.caller.access })
     const index = await indexIn(list)
     if (!list || !index) return undefined

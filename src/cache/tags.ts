@@ -4,6 +4,7 @@ import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
+import type { Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
@@ -30,7 +31,7 @@ type CheckResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
   | { readonly kind: 'fetched'; readonly manifest: HeldManifest }
   /** `identity`: whose credential it failed for. */
-  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: string }
+  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: Identity }
 
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
@@ -112,7 +113,7 @@ export class TagLookup {
   }
 
   /** Notes that the upstream was heard about a tag. */
-  confirm(context: RequestContext, tag: string, digest: Digest, identity: string): void {
+  confirm(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
     const record = context.ensure()
     const known = record.tags.get(tag)
     const better = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
@@ -208,7 +209,7 @@ export class TagLookup {
     tag: string,
     held: TagRecord,
     error: unknown,
-    identity: string,
+    identity: Identity,
   ): Promise<void> {
     this.#logger.warn(
       { upstream: context.host, repository: context.name, tag, reason: describeFailure(error) },

@@ -181,6 +181,22 @@ export interface StoredManifest {
 /** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
 export type Access = 'credentialed' | 'anonymous'
 
+declare const identityBrand: unique symbol
+
+/**
+ * Names the credential that an upstream answered, and so decides which callers may see the answer: `anonymousIdentity`, or a keyed
+ * hash of the credential. `createIdentify` makes one, `parseIdentity` reads it back from the disk.
+ */
+export type Identity = string & { readonly [identityBrand]: true }
+
+/** Brands the text of an identity. A text that no credential hashes to grants nothing. */
+export function parseIdentity(text: string): Identity {
+  return text as Identity
+}
+
+/** The identity of a request without a credential: every caller may see its answer. */
+export const anonymousIdentity = parseIdentity('anonymous')
+
 /** One client's place in a download: its pace and its end are its own. */
 export interface Follower {
   /**

@@ -7,6 +7,7 @@ import { later, logFailure } from '../lib/time.ts'
 import type { ManifestLink } from '../oci/content.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import { isRepositoryName, isTag, parseRegistryHost } from '../oci/reference.ts'
+import { parseIdentity } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
 import {
   type BlobRecord,
@@ -229,7 +230,7 @@ function readTagRecord(json: unknown): [string, TagRecord] {
     readTag(value['tag']),
     {
       digest: readDigest(value['digest']),
-      identity: readText(value['identity']),
+      identity: parseIdentity(readText(value['identity'])),
       checkedAt: readNumber(value['checkedAt']),
       pulls: readNumber(value['pulls']),
       lastPulled: readNumber(value['lastPulled']),
@@ -244,7 +245,7 @@ function readManifest(json: unknown): [Digest, ManifestRecord] {
     {
       mediaType: readText(value['mediaType']),
       size: readNumber(value['size']),
-      identity: readText(value['identity']),
+      identity: parseIdentity(readText(value['identity'])),
       links: readList(value['links']).map(readLink),
       pulls: readNumber(value['pulls']),
       lastPulled: readNumber(value['lastPulled']),
@@ -257,7 +258,7 @@ function readBlob(json: unknown): [Digest, BlobRecord] {
   const value = readObject(json)
   const record = {
     size: readNumber(value['size']),
-    identity: readText(value['identity']),
+    identity: parseIdentity(readText(value['identity'])),
     usedAt: readNumber(value['usedAt']),
   }
   return [readDigest(value['digest']), record]
@@ -277,7 +278,7 @@ function readReferrers(json: unknown): [string, ReferrersRecord] {
   const optional = (name: string) => (value[name] === undefined ? undefined : readText(value[name]))
   const record = {
     subject: readDigest(value['subject']),
-    identity: readText(value['identity']),
+    identity: parseIdentity(readText(value['identity'])),
     query: readText(value['query']),
     digest: readDigest(value['digest']),
     size: readNumber(value['size']),

@@ -1,5 +1,6 @@
 import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
+import type { Identity } from '../oci/registry.ts'
 
 /**
  * What an upstream has told us of its repositories: mutable tags over immutable content, and its word on what each repository
@@ -30,7 +31,7 @@ export interface RepositoryRecord {
 
 export interface TagRecord {
   digest: Digest
-  identity: string
+  identity: Identity
   /** When the upstream last confirmed it, wall clock ms; for display. */
   checkedAt: number
   /** How often it was pulled by this tag. */
@@ -43,7 +44,7 @@ export interface ManifestRecord {
   readonly mediaType: string
   /** Bytes of the manifest itself. */
   readonly size: number
-  identity: string
+  identity: Identity
   readonly links: readonly ManifestLink[]
   /** How often it was pulled by digest alone. */
   pulls: number
@@ -55,7 +56,7 @@ export interface ManifestRecord {
 
 export interface BlobRecord {
   readonly size: number
-  identity: string
+  identity: Identity
   usedAt: number
 }
 
@@ -63,7 +64,7 @@ export interface BlobRecord {
 export interface ReferrersRecord {
   /** The manifest that is referred to. */
   readonly subject: Digest
-  readonly identity: string
+  readonly identity: Identity
   /** The query it answers; empty for the beginning of the whole list. */
   readonly query: string
   readonly digest: Digest
@@ -76,9 +77,6 @@ export interface ReferrersRecord {
   readonly isWithoutApi: boolean
   usedAt: number
 }
-
-/** The identity of a request without a credential: its word is good for everybody. */
-export const anonymousIdentity = 'anonymous'
 
 /** Bytes of a record's file besides what is counted: names of members, numbers, quotes. */
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]

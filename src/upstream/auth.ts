@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { untilAborted } from '../lib/async.ts'
 import type { Clock } from '../lib/time.ts'
 import { parseChallenges } from '../oci/headers.ts'
+import type { Identity } from '../oci/registry.ts'
 import { refusal } from './failures.ts'
 import type { Credential, Credentials, Identify } from './identity.ts'
 import {
@@ -32,7 +33,7 @@ interface Authorizer {
       readonly signal?: AbortSignal | undefined
     },
     send: (authorization: string | undefined) => Promise<TransportResponse>,
-  ): Promise<{ readonly answer: TransportResponse; readonly identity: string }>
+  ): Promise<{ readonly answer: TransportResponse; readonly identity: Identity }>
 }
 
 interface AuthorizerOptions {

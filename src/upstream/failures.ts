@@ -4,6 +4,7 @@ import { isObject, JsonError, readJsonNow } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
+import type { Identity } from '../oci/registry.ts'
 import { decodeBytes, encodingOf } from './body.ts'
 import { TransientError } from './retry.ts'
 import type { TransportResponse } from './transport.ts'
@@ -219,14 +220,14 @@ function leadingNumber(text: string | undefined): number | undefined {
 /** Remembers who was told to wait, so that the upstream is not asked before the time is over. */
 interface Cooldown {
   /** Throws a LimitedError while a request by this identity would be in vain; `spendsQuota`: it is a GET of a manifest. */
-  check(identity: string, spendsQuota: boolean): void
-  note(identity: string, limit: Limit): void
+  check(identity: Identity, spendsQuota: boolean): void
+  note(identity: Identity, limit: Limit): void
 }
 
 export function createCooldown(host: string, clock: Clock): Cooldown {
   const limits = new Map<string, { readonly until: number; readonly reason: string | undefined }>()
 
-  function check(identity: string, scope: Limit['scope']): void {
+  function check(identity: Identity, scope: Limit['scope']): void {
     const key = `${scope} ${identity}`
     const limit = limits.get(key)
     if (!limit) return

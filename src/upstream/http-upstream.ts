@@ -7,7 +7,7 @@ import { bareMediaType, largestManifest, manifestAccept } from '../oci/content.t
 import { parseDigest } from '../oci/digest.ts'
 import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
-import type { Access } from '../oci/registry.ts'
+import type { Access, Identity } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
 import { encodingOf, holdSmallBody, numberOf, planBlob, readBlob } from './body.ts'
 import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
@@ -221,7 +221,7 @@ interface UpstreamRequest extends AskOptions {
 
 interface UpstreamResponse {
   readonly response: TransportResponse
-  readonly identity: string
+  readonly identity: Identity
 }
 
 /** Asking one upstream, with everything that stands between a question and a good answer to it. */
@@ -230,7 +230,7 @@ interface UpstreamClient {
    * Asks until there is a 200 (or a 206 to a range) that `read` makes sense of. Throws an UpstreamError, or the signal's reason.
    */
   request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T>
-  identity(access: Access): Promise<string>
+  identity(access: Access): Promise<Identity>
   health(): UpstreamHealth
   close(): Promise<void>
 }
@@ -294,7 +294,7 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
     return read({ response: answer, identity })
   }
 
-  async function noteLimit<T>(identity: string, isExtra: boolean, answered: Promise<T>): Promise<T> {
+  async function noteLimit<T>(identity: Identity, isExtra: boolean, answered: Promise<T>): Promise<T> {
     try {
       return await answered
     } catch (error) {

@@ -1,5 +1,6 @@
 import { createHmac, randomBytes } from 'node:crypto'
 import { parseObject } from '../lib/json.ts'
+import { anonymousIdentity, type Identity, parseIdentity } from '../oci/registry.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Who we are to an upstream. */
@@ -56,7 +57,7 @@ export function unusableCredential(host: string, why: string): UpstreamError {
  * Names the holder of a credential: `anonymous`, or a keyed hash that gives away nothing of the credential without the key. Two
  * credentials have one name only if the upstream gives both the same rights for certain.
  */
-export type Identify = (credential: Credential | undefined, host: string) => string
+export type Identify = (credential: Credential | undefined, host: string) => Identity
 
 /** More than any token of a registry has. */
 const longestToken = 64 * 1024
@@ -70,9 +71,9 @@ const passingClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
  * those that change with every token.
  */
 export function createIdentify(key: Uint8Array): Identify {
-  const known = new WeakMap<Credential, { readonly host: string; readonly identity: string }>()
+  const known = new WeakMap<Credential, { readonly host: string; readonly identity: Identity }>()
   return (credential, host) => {
-    if (!credential) return 'anonymous'
+    if (!credential) return anonymousIdentity
     const before = known.get(credential)
     if (before?.host === host) return before.identity
     const identity = name(key, credential, host)
@@ -81,11 +82,11 @@ export function createIdentify(key: Uint8Array): Identify {
   }
 }
 
-function name(key: Uint8Array, credential: Credential, host: string): string {
+function name(key: Uint8Array, credential: Credential, host: string): Identity {
   const [username, secret] = partsOf(credential)
   const account = accountIn(secret)
   const kind = account === undefined ? 'credential' : 'account'
-  return `${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`
+  return parseIdentity(`${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`)
 }
 
 const processKey = randomBytes(32)

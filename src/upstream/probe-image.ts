@@ -3,6 +3,7 @@ import { tarFile } from '../lib/tar.ts'
 import { ImageContents, mediaType } from '../oci/content.ts'
 import { type Digest, digestOf } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
+import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
 /** An image that nobody else has, offered for a while under every registry's name. */
@@ -104,7 +105,7 @@ function makeProbeImage(unique: string): ProbeImageContent {
   return { digest, manifests: contents.manifests, blobs: contents.blobs }
 }
 
-const identity = 'anonymous'
+const identity = anonymousIdentity
 
 /** A registry that holds one canary. The cache asks it as it asks any other, so that a pull proves the whole way. */
 export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {

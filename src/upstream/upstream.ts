@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Reference } from '../oci/reference.ts'
-import type { Access } from '../oci/registry.ts'
+import type { Access, Identity } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 
 export interface AskOptions {
@@ -18,7 +18,7 @@ export interface Upstream {
   /** This upstream holds an image that the mirror offers to check a client. */
   readonly isProbe?: true
   /** Whose word a call with this access would bring: `anonymous`, or a stable name of the credential's owner. */
-  identity(access: Access): Promise<string>
+  identity(access: Access): Promise<Identity>
   /** HEAD of a manifest: costs no quota. */
   resolve(name: string, reference: Reference, options: AskOptions): Promise<ManifestHead>
   /** GET of a manifest, at most 4 MiB; the bytes are as the upstream sent them and not yet checked against anything. */
@@ -49,7 +49,7 @@ export interface ManifestHead {
   readonly mediaType: string
   /** Bytes, when the upstream says. */
   readonly size: number | undefined
-  readonly identity: string
+  readonly identity: Identity
 }
 
 export interface FetchedManifest {
@@ -57,14 +57,14 @@ export interface FetchedManifest {
   readonly digest: Digest | undefined
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
-  readonly identity: string
+  readonly identity: Identity
   /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
   readonly release?: () => void
 }
 
 export interface BlobHead {
   readonly size: number | undefined
-  readonly identity: string
+  readonly identity: Identity
 }
 
 export interface FetchedBlob {
@@ -72,7 +72,7 @@ export interface FetchedBlob {
   readonly isPart: boolean
   /** Bytes of the whole blob, when the upstream says. */
   readonly size: number | undefined
-  readonly identity: string
+  readonly identity: Identity
   /**
    * Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut.
    * The chunks are the taker's, their memory as well.
@@ -88,7 +88,7 @@ export interface FetchedList {
   readonly next: string | undefined
   /** `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
-  readonly identity: string
+  readonly identity: Identity
   /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
   readonly release?: () => void
 }

@@ -1,4 +1,5 @@
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
 /** A digest that stands for a name. */
@@ -25,7 +26,7 @@ export function addManifest(
   const manifest: ManifestRecord = {
     mediaType: 'application/vnd.oci.image.manifest.v1+json',
     size: 1,
-    identity: 'anonymous',
+    identity: anonymousIdentity,
     links: [...(content.manifests ?? []).map(link('manifest')), ...(content.blobs ?? []).map(link('blob'))],
     pulls: 0,
     lastPulled: 0,
@@ -33,7 +34,13 @@ export function addManifest(
   }
   record.manifests.set(digestFor(name), manifest)
   for (const tag of content.tags ?? [])
-    record.tags.set(tag, { digest: digestFor(name), identity: 'anonymous', checkedAt: 0, pulls: 0, lastPulled: 0 })
+    record.tags.set(tag, {
+      digest: digestFor(name),
+      identity: anonymousIdentity,
+      checkedAt: 0,
+      pulls: 0,
+      lastPulled: 0,
+    })
   return manifest
 }
 

@@ -9,7 +9,7 @@ import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import type { Follower, Piece, Portion } from '../../../src/oci/registry.ts'
+import { anonymousIdentity, type Follower, type Piece, type Portion } from '../../../src/oci/registry.ts'
 import type { BlobStore, BlobWriter } from '../../../src/store/blob-store.ts'
 import { createHashPool } from '../../../src/store/hashing.ts'
 import { type FetchedBlob, UpstreamError } from '../../../src/upstream/upstream.ts'
@@ -30,7 +30,7 @@ async function* chunks(bytes: Uint8Array, size = 50_000): AsyncGenerator<Uint8Ar
 }
 
 function answer(body: AsyncIterable<Uint8Array>, size: number | undefined = blob.length): FetchedBlob {
-  return { size, isPart: false, identity: 'anonymous', body }
+  return { size, isPart: false, identity: anonymousIdentity, body }
 }
 
 function start(
@@ -258,7 +258,7 @@ describe('a download', () => {
   test('an upstream that tells no size is followed to its end', () =>
     withStore(async ({ blobs }) => {
       const download = start(blobs, () =>
-        Promise.resolve({ size: undefined, isPart: false, identity: 'anonymous', body: chunks(blob) }),
+        Promise.resolve({ size: undefined, isPart: false, identity: anonymousIdentity, body: chunks(blob) }),
       )
       expect((await readAll(download)).bytes.equals(blob)).toBe(true)
     }))
@@ -448,7 +448,7 @@ describe('a download on a full disk', () => {
   test('is waited for at the end, though another one of the same blob has begun after it', () =>
     withStore(async ({ blobs }) => {
       const downloads = new Downloads()
-      const origin = { host: 'registry.example', name: 'app', identity: 'anonymous' }
+      const origin = { host: 'registry.example', name: 'app', identity: anonymousIdentity }
       const ended: string[] = []
       const begin = (name: string, bytes: AsyncIterable<Uint8Array>) => {
         const download = downloads.start(

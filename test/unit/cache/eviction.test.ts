@@ -7,6 +7,7 @@ import {
   planEviction,
 } from '../../../src/cache/eviction.ts'
 import type { Digest } from '../../../src/oci/digest.ts'
+import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
 import { addManifest, digestFor, emptyRecord, sizesOf } from '../../support/store/records.ts'
 
@@ -62,7 +63,7 @@ function twoImages(): Case {
 function addList(record: RepositoryRecord, subject: string, usedAt: number): void {
   const digest = digestFor(`list of ${subject}`)
   const page = { query: '', next: undefined, filtersApplied: undefined, isWithoutApi: false, size: 1 }
-  record.referrers.set(subject, { subject: digestFor(subject), identity: 'anonymous', digest, usedAt, ...page })
+  record.referrers.set(subject, { subject: digestFor(subject), identity: anonymousIdentity, digest, usedAt, ...page })
 }
 
 describe('what is evicted', () => {
@@ -201,8 +202,8 @@ describe('what is evicted', () => {
   test('is a blob confirmed by itself in its turn, and only with its last holder', () => {
     const given = twoImages()
     const other = emptyRecord('library/other')
-    other.blobs.set(digestFor('alone'), { size: 7, identity: 'anonymous', usedAt: 5 })
-    other.blobs.set(digestFor('old layer'), { size: 7, identity: 'anonymous', usedAt: 15 })
+    other.blobs.set(digestFor('alone'), { size: 7, identity: anonymousIdentity, usedAt: 5 })
+    other.blobs.set(digestFor('old layer'), { size: 7, identity: anonymousIdentity, usedAt: 15 })
     given.records.push(other)
     given.sizes['alone'] = 7
     expect(planned({ ...given, needBytes: 1 })).toEqual({ images: [], blobs: ['alone'], bytes: 7 })

@@ -4,6 +4,7 @@ import { systemClock, type Clock } from '../../../src/lib/time.ts'
 import { deferred } from '../../../src/lib/async.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
+import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { Download } from '../../../src/cache/download.ts'
 import type { RequestContext } from '../../../src/cache/grants.ts'
 import { Prefetcher } from '../../../src/cache/prefetch.ts'
@@ -16,7 +17,7 @@ const manifest = digestOf(Buffer.from('manifest'))
 function place(): RequestContext {
   const mediaType = 'application/vnd.oci.image.layer.v1.tar+gzip'
   const links = digests.map((digest) => ({ kind: 'blob' as const, mediaType, digest, size: 1 }))
-  const known = { mediaType: '', size: 1, identity: 'anonymous', links, pulls: 0, lastPulled: 0, usedAt: 0 }
+  const known = { mediaType: '', size: 1, identity: anonymousIdentity, links, pulls: 0, lastPulled: 0, usedAt: 0 }
   const manifests = new Map([[manifest, known]])
   const record: RepositoryRecord = {
     host: 'a',
@@ -35,7 +36,7 @@ function place(): RequestContext {
     name: 'b',
     upstream,
     caller,
-    identity: async () => 'anonymous',
+    identity: async () => anonymousIdentity,
     access: async () => 'anonymous' as const,
     throwIfRefused: async () => {},
     record: here,

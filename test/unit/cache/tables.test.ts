@@ -7,6 +7,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { outlineManifest } from '../../../src/oci/content.ts'
 import { type Digest, digestOf } from '../../../src/oci/digest.ts'
 import { pageOf, referrersIndex, referrersTag } from '../../../src/oci/lists.ts'
+import { anonymousIdentity, parseIdentity } from '../../../src/oci/registry.ts'
 import type { ManifestRecord, RepositoryRecord } from '../../../src/store/records.ts'
 
 const digests = ['a', 'b', 'c', 'd'].map((text) => digestOf(Buffer.from(text))) as [Digest, Digest, Digest, Digest]
@@ -111,7 +112,15 @@ describe('pages of lists', () => {
 })
 
 function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRecord {
-  const blank = { mediaType: 'm/t', size: 1, identity: 'anonymous', links: [], pulls: 0, lastPulled: 0, usedAt: 0 }
+  const blank = {
+    mediaType: 'm/t',
+    size: 1,
+    identity: anonymousIdentity,
+    links: [],
+    pulls: 0,
+    lastPulled: 0,
+    usedAt: 0,
+  }
   return {
     host: 'r.example',
     name: 'app',
@@ -123,36 +132,37 @@ function recordOf(manifests: [Digest, Partial<ManifestRecord>][]): RepositoryRec
 }
 
 describe("an upstream's word", () => {
+  const me = parseIdentity('me')
   const link = (digest: Digest, mediaType = 'l/t') => ({ kind: 'blob' as const, digest, size: 7, mediaType })
 
   test('comes from a manifest that names the content, for whom it was given', () => {
-    const record = recordOf([[digests[0], { identity: 'me', links: [link(digests[1])] }]])
-    expect(findGrant(record, digests[1], 'me')).toMatchObject({ size: 7 })
-    expect(findGrant(record, digests[0], 'me')).toMatchObject({ mediaType: 'm/t' })
-    expect(findGrant(record, digests[1], 'anonymous')).toBeUndefined()
-    expect(findGrant(record, digests[2], 'me')).toBeUndefined()
-    expect(findGrant(undefined, digests[1], 'me')).toBeUndefined()
+    const record = recordOf([[digests[0], { identity: me, links: [link(digests[1])] }]])
+    expect(findGrant(record, digests[1], me)).toMatchObject({ size: 7 })
+    expect(findGrant(record, digests[0], me)).toMatchObject({ mediaType: 'm/t' })
+    expect(findGrant(record, digests[1], anonymousIdentity)).toBeUndefined()
+    expect(findGrant(record, digests[2], me)).toBeUndefined()
+    expect(findGrant(undefined, digests[1], me)).toBeUndefined()
   })
 
   test('nobody vouches for foreign layers by naming them', () => {
     const foreign = link(digests[1], 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')
-    expect(findGrant(recordOf([[digests[0], { links: [foreign] }]]), digests[1], 'anonymous')).toBeUndefined()
+    expect(findGrant(recordOf([[digests[0], { links: [foreign] }]]), digests[1], anonymousIdentity)).toBeUndefined()
   })
 
   test('what was given to nobody in particular stays good for everybody', () => {
-    expect(widerIdentity('anonymous', 'me')).toBe('anonymous')
-    expect(widerIdentity('me', 'anonymous')).toBe('anonymous')
-    expect(widerIdentity(undefined, 'me')).toBe('me')
+    expect(widerIdentity(anonymousIdentity, me)).toBe(anonymousIdentity)
+    expect(widerIdentity(me, anonymousIdentity)).toBe(anonymousIdentity)
+    expect(widerIdentity(undefined, me)).toBe(me)
   })
 
   test('is taken back for one identity only', () => {
     const record = recordOf([
-      [digests[0], { identity: 'me' }],
-      [digests[1], { identity: 'anonymous' }],
+      [digests[0], { identity: me }],
+      [digests[1], { identity: anonymousIdentity }],
     ])
-    expect(revokeGrants(record, 'me')).toBe(true)
+    expect(revokeGrants(record, me)).toBe(true)
     expect([...record.manifests.keys()]).toEqual([digests[1]])
-    expect(revokeGrants(record, 'anonymous')).toBe(false)
+    expect(revokeGrants(record, anonymousIdentity)).toBe(false)
   })
 })
 
@@ -163,7 +173,7 @@ describe('counting pulls', () => {
       [digests[0], { links: [{ kind: 'manifest', digest: digests[1], size: 1, mediaType: 'm/t' }] }],
       [digests[1], {}],
     ])
-    const tag = { digest: digests[0], identity: 'anonymous', checkedAt: 0, pulls: 0, lastPulled: 0 }
+    const tag = { digest: digests[0], identity: anonymousIdentity, checkedAt: 0, pulls: 0, lastPulled: 0 }
     record.tags.set('1', tag)
     const clock = { ...systemClock, monotonic: () => now }
     const tracker = new PullTracker({ touch() {} }, clock, () => 42)

@@ -6,6 +6,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
+import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import { FileBlobStore } from '../../../src/store/file-blob-store.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { openTestStore, openText, putText, temporaryFolder } from '../../support/store/store.ts'
@@ -161,7 +162,7 @@ describe('a full disk', () => {
     const filler = join(folder, 'filler')
     await writeFile(filler, Buffer.alloc(1024 * 1024)).catch(() => undefined)
     const record = store.refs.ensure('docker.io', 'library/app')
-    record.blobs.set(digestOf(chunk), { size: chunk.length, identity: 'anonymous', usedAt: 0 })
+    record.blobs.set(digestOf(chunk), { size: chunk.length, identity: anonymousIdentity, usedAt: 0 })
     store.refs.touch(record)
     await store.refs.flush()
     expect(await readdir(store.layout.repositories)).toEqual([])

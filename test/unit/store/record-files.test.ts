@@ -2,6 +2,7 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLogger } from '../../../src/lib/logger.ts'
+import { parseIdentity } from '../../../src/oci/registry.ts'
 import { makeStoreFolders, storeLayout, type StoreLayout } from '../../../src/store/layout.ts'
 import { FileRefStore, parseRepository, referrersKey, serializeRepository } from '../../../src/store/record-files.ts'
 import { addManifest, digestFor, emptyRecord } from '../../support/store/records.ts'
@@ -22,11 +23,11 @@ async function openRefs(layout: StoreLayout, writeDelay = 10): Promise<FileRefSt
 function fill(refs: FileRefStore, host: string, name: string): void {
   const record = refs.ensure(host, name)
   addManifest(record, `${host}/${name} index`, { tags: ['v1', '__proto__'], manifests: ['child'], usedAt: 5.5 })
-  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: parseIdentity('somebody'), usedAt: 7 })
   for (const query of ['', 'artifactType=a%2Fb', '__proto__']) {
     const list = {
       subject: digestFor('subject'),
-      identity: 'somebody',
+      identity: parseIdentity('somebody'),
       query,
       digest: digestFor(`list ${query}`),
       size: 2,
@@ -135,7 +136,7 @@ describe('repository records', () => {
 function whole(): string {
   const record = emptyRecord()
   addManifest(record, 'index', { tags: ['v1'], blobs: ['layer'] })
-  record.blobs.set(digestFor('loose'), { size: 3, identity: 'somebody', usedAt: 7 })
+  record.blobs.set(digestFor('loose'), { size: 3, identity: parseIdentity('somebody'), usedAt: 7 })
   return serializeRepository(record)
 }
 
@@ -149,7 +150,7 @@ describe('records that an upstream makes grow', () => {
     for (let at = 0; at < 500; at++) {
       const record = refs.ensure('docker.io', `library/app${at % 5}`)
       addManifest(record, `manifest ${at}`, { tags: [`v${at}`], manifests: [`child ${at}`], usedAt: at })
-      record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+      record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: parseIdentity('somebody'), usedAt: at })
       refs.touch(record)
       if (at % 50 === 0) await refs.flush()
     }
@@ -187,7 +188,7 @@ test('records that are too many, however little each of them holds, are looked t
   const refs = await openRefs(layout)
   for (let at = 0; at < 1000; at++) {
     const record = refs.ensure('docker.io', `library/app${at}`)
-    record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: 'somebody', usedAt: at })
+    record.blobs.set(digestFor(`loose ${at}`), { size: 3, identity: parseIdentity('somebody'), usedAt: at })
     refs.touch(record)
   }
   await refs.flush()
