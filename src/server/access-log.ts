@@ -9,23 +9,23 @@ import type { Route } from '../oci/route.ts'
 import { receivedBytes } from './request-body.ts'
 import type { Activity, Peer, Pull, Transferred } from './transfer.ts'
 import {
-  count,
+  recordTransfer,
   findPull,
-  isComplete,
-  isOver,
-  newPull,
-  pullOf,
-  pushOf,
-  quietMs,
-  sizeOf,
-  transferName,
+  isPullComplete,
+  isPullOver,
+  createPull,
+  getPull,
+  getPush,
+  idleMs,
+  countRemembered,
+  getTransferName,
 } from './transfer.ts'
 
 interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
   /** Undefined for a request whose URL is none of a registry's. */
   readonly route: Route | undefined
-  /** See `repositoryName`. */
+  /** See `getRepositoryName`. */
   readonly repository: string | undefined
   readonly status: number
   readonly bytes: number
@@ -44,7 +44,7 @@ export function logAccess(logger: Logger, request: IncomingMessage, access: Acce
     url: redact(request.url ?? '').slice(0, 1024),
     kind: route?.kind,
     repository: access.repository,
-    reference: route && referenceOf(route),
+    reference: route && getReferenceText(route),
     status: access.status,
     upstream: access.provenance?.registry,
     cache: access.provenance?.outcome,
@@ -53,16 +53,16 @@ export function logAccess(logger: Logger, request: IncomingMessage, access: Acce
     received: received > 0 ? received : undefined,
     ms: Math.round(access.milliseconds),
     client: plainAddress(request.socket.remoteAddress ?? ''),
-    agent: agentOf(request),
+    agent: getUserAgent(request),
     error: access.error,
   }
   if (access.status >= 500) logger.warn(fields, 'request')
-  else if (access.provenance || access.status >= 400 || !isReading(request)) logger.info(fields, 'request')
+  else if (access.provenance || access.status >= 400 || !isRead(request)) logger.info(fields, 'request')
   else logger.debug(fields, 'request')
 }
 
 /** What the client calls itself. */
-export function agentOf({ headers }: IncomingMessage): string | undefined {
+export function getUserAgent({ headers }: IncomingMessage): string | undefined {
   return headers['user-agent']?.slice(0, 200)
 }
 
@@ -70,7 +70,7 @@ export function agentOf({ headers }: IncomingMessage): string | undefined {
  * The repository that a request means, with its registry where it is one of an upstream: `docker.io/library/redis`.
  * `defaultRegistry`: the one of a request that names none; undefined where repositories belong to no upstream.
  */
-export function repositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
+export function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
   if (route === undefined || !('name' in route)) return undefined
   const host = route.registry ?? defaultRegistry
   if (host === undefined) return route.name
@@ -78,7 +78,7 @@ export function repositoryName(route: Route | undefined, defaultRegistry: string
 }
 
 /** The tag or digest that a request names. */
-function referenceOf(route: Route): string | undefined {
+function getReferenceText(route: Route): string | undefined {
   switch (route.kind) {
     case 'manifest':
       return referenceText(route.reference)
@@ -93,18 +93,18 @@ function referenceOf(route: Route): string | undefined {
   }
 }
 
-function isReading({ method }: IncomingMessage): boolean {
+function isRead({ method }: IncomingMessage): boolean {
   return method === 'GET' || method === 'HEAD'
 }
 
-const lookMs = 250
+const pollMs = 250
 
-const mostActivities = 1000
+const maxActivities = 1000
 
-const mostHeads = 20
+const maxHeads = 20
 
 /** Digests and pulls that are remembered at a time, of all activities: some 10 MB. Manifests may name as many as they like. */
-const mostRemembered = 200_000
+const maxRemembered = 200_000
 
 /**
  * Sums up what belongs together: the requests by which a client pulls, or pushes, an image become one line of the log. A
@@ -115,7 +115,7 @@ export class TransferLog {
   readonly #logger: Logger
   readonly #clock: Clock
   readonly #closing = new AbortController()
-  #isLooking = false
+  #isPolling = false
   #remembered = 0
 
   constructor({ logger, clock }: { logger: Logger; clock: Clock }) {
@@ -139,13 +139,13 @@ export class TransferLog {
         push: undefined,
         size: 0,
       }
-      if (this.#activities.size >= mostActivities) this.#dropOldest()
+      if (this.#activities.size >= maxActivities) this.#dropOldest()
       this.#activities.set(key, activity)
     }
     const known = activity
     known.running += 1
     known.lastAt = now
-    this.#look()
+    this.#startPolling()
     return (transferred) => {
       known.running -= 1
       known.lastAt = this.#clock.monotonic()
@@ -153,7 +153,7 @@ export class TransferLog {
       if (this.#activities.get(key) !== known) return
       this.#add(known, transferred, now)
       this.#resize(known)
-      this.#sumUpOldest()
+      this.#finishOldest()
     }
   }
 
@@ -170,21 +170,21 @@ export class TransferLog {
       case 'head': {
         const { heads } = activity
         const [oldest] = heads.keys()
-        if (heads.size >= mostHeads && oldest !== undefined) heads.delete(oldest)
+        if (heads.size >= maxHeads && oldest !== undefined) heads.delete(oldest)
         heads.set(transferred.digest, { tag: transferred.tag, at: startedAt })
         return
       }
       case 'manifest': {
-        this.#sumUpComplete(activity, transferred.digest)
-        const pull = pullOf(activity, transferred, startedAt)
+        this.#finishComplete(activity, transferred.digest)
+        const pull = getPull(activity, transferred, startedAt)
         for (const { kind, digest } of transferred.links)
-          (kind === 'manifest' ? pull.children : pull.wanted).add(digest)
-        return count(pull, transferred, now)
+          (kind === 'manifest' ? pull.children : pull.expected).add(digest)
+        return recordTransfer(pull, transferred, now)
       }
       case 'blob': {
-        const pull = findPull(activity, transferred.digest) ?? newPull(activity, undefined, undefined, startedAt)
+        const pull = findPull(activity, transferred.digest) ?? createPull(activity, undefined, undefined, startedAt)
         pull.sent.add(transferred.digest)
-        return count(pull, transferred, now)
+        return recordTransfer(pull, transferred, now)
       }
       case 'failed': {
         const pull = findPull(activity, transferred.digest)
@@ -195,26 +195,26 @@ export class TransferLog {
         return
       }
       case 'received':
-        pushOf(activity, startedAt).bytes += transferred.bytes
+        getPush(activity, startedAt).bytes += transferred.bytes
         return
       case 'pushed-blob': {
-        const push = pushOf(activity, startedAt)
+        const push = getPush(activity, startedAt)
         push.blobs.add(transferred.digest)
         push.bytes += transferred.bytes
         return
       }
       case 'held-blob':
-        pushOf(activity, startedAt).held.add(transferred.digest)
+        getPush(activity, startedAt).existing.add(transferred.digest)
         return
       case 'pushed-manifest': {
-        const push = pushOf(activity, startedAt)
+        const push = getPush(activity, startedAt)
         push.tag ??= transferred.tag
         push.digest = transferred.digest
         push.bytes += transferred.bytes
         push.manifests += 1
         push.endedAt = now
         // The manifest with the tag comes last.
-        if (transferred.tag !== undefined) this.#sumUpPush(activity)
+        if (transferred.tag !== undefined) this.#logPush(activity)
         return
       }
       case 'other':
@@ -222,43 +222,43 @@ export class TransferLog {
   }
 
   #resize(activity: Activity): void {
-    const size = sizeOf(activity)
+    const size = countRemembered(activity)
     this.#remembered += size - activity.size
     activity.size = size
   }
 
   /** Sums up what is still going on, the oldest activity first, until no more is remembered than may be. */
-  #sumUpOldest(): void {
+  #finishOldest(): void {
     for (const activity of this.#activities.values()) {
-      if (this.#remembered <= mostRemembered) return
+      if (this.#remembered <= maxRemembered) return
       if (activity.size > 0) this.#finish(activity)
     }
   }
 
   /** A client that has got all of an image and asks for it again pulls it again. */
-  #sumUpComplete(activity: Activity, digest: Digest): void {
-    const complete = activity.pulls.filter((pull) => pull.digest === digest && isComplete(pull))
+  #finishComplete(activity: Activity, digest: Digest): void {
+    const complete = activity.pulls.filter((pull) => pull.digest === digest && isPullComplete(pull))
     activity.pulls = activity.pulls.filter((pull) => !complete.includes(pull))
-    for (const pull of complete) this.#sumUpPull(activity, pull)
+    for (const pull of complete) this.#logPull(activity, pull)
   }
 
-  #look(): void {
-    if (this.#isLooking) return
-    this.#isLooking = true
-    void this.#lookUntilIdle()
+  #startPolling(): void {
+    if (this.#isPolling) return
+    this.#isPolling = true
+    void this.#pollUntilIdle()
   }
 
-  async #lookUntilIdle(): Promise<void> {
+  async #pollUntilIdle(): Promise<void> {
     const { signal } = this.#closing
     try {
       while (this.#activities.size > 0) {
-        await this.#clock.sleep(lookMs, signal)
+        await this.#clock.sleep(pollMs, signal)
         this.#endQuiet()
       }
     } catch (error) {
       if (!signal.aborted) throw error
     } finally {
-      this.#isLooking = false
+      this.#isPolling = false
     }
   }
 
@@ -266,11 +266,11 @@ export class TransferLog {
     const now = this.#clock.monotonic()
     for (const [key, activity] of this.#activities) {
       if (activity.running > 0) continue
-      const over = activity.pulls.filter((pull) => isOver(pull, now))
+      const over = activity.pulls.filter((pull) => isPullOver(pull, now))
       activity.pulls = activity.pulls.filter((pull) => !over.includes(pull))
-      for (const pull of over) this.#sumUpPull(activity, pull)
+      for (const pull of over) this.#logPull(activity, pull)
       if (over.length > 0) this.#resize(activity)
-      if (now - activity.lastAt < quietMs) continue
+      if (now - activity.lastAt < idleMs) continue
       this.#finish(activity)
       this.#activities.delete(key)
     }
@@ -285,17 +285,17 @@ export class TransferLog {
   }
 
   #finish(activity: Activity): void {
-    for (const pull of activity.pulls.splice(0)) this.#sumUpPull(activity, pull)
-    this.#sumUpPush(activity)
+    for (const pull of activity.pulls.splice(0)) this.#logPull(activity, pull)
+    this.#logPush(activity)
     this.#resize(activity)
   }
 
-  #sumUpPull({ peer }: Activity, pull: Pull): void {
+  #logPull({ peer }: Activity, pull: Pull): void {
     const isCached = peer.listener === 'cache'
     this.#logger.info(
       {
         listener: peer.listener,
-        image: transferName(peer.repository, pull),
+        image: getTransferName(peer.repository, pull),
         digest: pull.digest,
         bytes: pull.bytes,
         ...(isCached && { hits: pull.hits, misses: pull.misses, bytesFromUpstream: pull.bytesFromUpstream }),
@@ -308,18 +308,18 @@ export class TransferLog {
     )
   }
 
-  #sumUpPush(activity: Activity): void {
+  #logPush(activity: Activity): void {
     const { peer, push } = activity
     activity.push = undefined
     if (push === undefined || push.manifests === 0) return
     this.#logger.info(
       {
         listener: peer.listener,
-        image: transferName(peer.repository, push),
+        image: getTransferName(peer.repository, push),
         digest: push.digest,
         bytes: push.bytes,
         blobs: push.blobs.size,
-        held: push.held.size,
+        held: push.existing.size,
         ms: Math.round(push.endedAt - push.startedAt),
         client: peer.client,
         agent: peer.agent,

@@ -23,7 +23,7 @@ export interface BasicAuth {
 }
 
 /** What bcrypt found. It takes long on purpose, and a push is many requests. */
-interface Finding {
+interface CachedResult {
   readonly isGood: boolean
   /** Monotonic ms. */
   readonly until: number
@@ -31,9 +31,9 @@ interface Finding {
 
 const rememberMs = 5 * 60_000
 /** As many good ones, and as many wrong ones: a client with an old password asks again and again. */
-const mostRemembered = 1000
+const maxRemembered = 1000
 /** Base64 of some 3 KB. Of a password bcrypt takes the first 72 bytes, as every registry that uses it does. */
-const longestHeader = 4096
+const maxHeaderLength = 4096
 
 /** Authenticates against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
 export async function createBasicAuth(
@@ -44,8 +44,8 @@ export async function createBasicAuth(
   const thread = await startPasswordThread()
   const queue = new PasswordQueue((password, hash) => thread.compare(password, hash))
   // Apart, so that a flood of wrong passwords displaces no good one.
-  const good = new LRUCache<string, Finding>({ max: mostRemembered })
-  const wrong = new LRUCache<string, Finding>({ max: mostRemembered })
+  const good = new LRUCache<string, CachedResult>({ max: maxRemembered })
+  const wrong = new LRUCache<string, CachedResult>({ max: maxRemembered })
   const processKey = randomBytes(32)
 
   function remember(key: string, isGood: boolean): void {
@@ -55,10 +55,10 @@ export async function createBasicAuth(
 
   return {
     async authorize(request, client) {
-      const given = credentialIn(request.headers.authorization)
+      const given = parseBasicAuthorization(request.headers.authorization)
       if (!given) throw unauthorized()
       const { user, password } = given
-      const { hash, isKnown } = (await file.users()).hashOf(user)
+      const { hash, isKnown } = (await file.users()).findHash(user)
       // With the line of the file: another line for the user makes it another key.
       const key = createHmac('sha256', processKey)
         .update(JSON.stringify([user, password, hash]))
@@ -74,7 +74,7 @@ export async function createBasicAuth(
       const check = { key, address: plainAddress(request.socket.remoteAddress ?? ''), user, password, hash }
       const fits = await queue.run({ ...check, isTrusted: found?.isGood === true }, client.signal)
       // The file may have changed meanwhile.
-      const isGood = fits && isKnown && (await file.users()).hashOf(user).hash === hash
+      const isGood = fits && isKnown && (await file.users()).findHash(user).hash === hash
       remember(key, isGood)
       if (!isGood) throw unauthorized()
       return user
@@ -85,8 +85,10 @@ export async function createBasicAuth(
 }
 
 /** The user name and password of an Authorization header; undefined for anything that is none. */
-function credentialIn(header: string | undefined): { readonly user: string; readonly password: string } | undefined {
-  if (header === undefined || header.length > longestHeader) return undefined
+function parseBasicAuthorization(
+  header: string | undefined,
+): { readonly user: string; readonly password: string } | undefined {
+  if (header === undefined || header.length > maxHeaderLength) return undefined
   const encoded = /^Basic +([A-Za-z0-9+/=]+) *$/i.exec(header)?.[1]
   const text = encoded === undefined ? undefined : decodeUtf8(Buffer.from(encoded, 'base64'))
   const colon = text?.indexOf(':') ?? -1
@@ -120,42 +122,42 @@ interface PasswordFile {
 
 interface Users {
   /** The user's hash; for a name that is not in the file, one that no password fits and that takes as long to compare. */
-  hashOf(user: string): { readonly hash: string; readonly isKnown: boolean }
+  findHash(user: string): { readonly hash: string; readonly isKnown: boolean }
 }
 
-const largestFile = 1024 * 1024
+const maxFileBytes = 1024 * 1024
 /** A comparison of cost 16 takes seconds; each step more doubles it, so that 31 takes days. */
-const highestCost = 16
-const usualCost = 10
+const maxCost = 16
+const defaultCost = 10
 const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 
 /** Throws a MirrorError for a file that cannot be used. A later change of the file holds at once. */
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
-  let version = await versionOf(path)
-  let users: Users | UnusableFile = await read(path)
+  let version = await getFileVersion(path)
+  let users: Users | UnusablePasswordFile = await readPasswordFile(path)
   /** Whether the system has refused to read this version: it may read it a moment later. */
   let isUnread = false
   let reading: Promise<void> | undefined
 
   async function reload(): Promise<void> {
-    const found = await versionOf(path)
+    const found = await getFileVersion(path)
     if (found === version && !isUnread) return
     const before = users
     try {
-      users = await read(path)
+      users = await readPasswordFile(path)
       isUnread = false
       logger.info({ path }, 'read the changed password file')
     } catch (error) {
-      if (!(error instanceof UnusableFile)) throw error
+      if (!(error instanceof UnusablePasswordFile)) throw error
       users = error
       isUnread = errnoOf(error.cause) !== undefined
-      const isKnown = before instanceof UnusableFile && before.message === error.message && found === version
+      const isKnown = before instanceof UnusablePasswordFile && before.message === error.message && found === version
       if (!isKnown) logger.error({ path, reason: error.why }, 'the password file cannot be used: nobody can log in')
     }
     version = found
   }
 
-  async function latest(): Promise<Users | UnusableFile> {
+  async function latest(): Promise<Users | UnusablePasswordFile> {
     await (reading ??= reload().finally(() => (reading = undefined)))
     return users
   }
@@ -163,11 +165,11 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
   return {
     async trouble() {
       const found = await latest()
-      return found instanceof UnusableFile ? found.message : undefined
+      return found instanceof UnusablePasswordFile ? found.message : undefined
     },
     async users() {
       const found = await latest()
-      if (!(found instanceof UnusableFile)) return found
+      if (!(found instanceof UnusablePasswordFile)) return found
       // Who was in the file before may have been taken out of it.
       throw new OciError('UNAVAILABLE', 503, 'The password file cannot be used; the log says why.', {
         'retry-after': '1',
@@ -178,58 +180,59 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
 
 /** Throws a MirrorError for a file that cannot be used. */
 export async function checkPasswordFile(path: string): Promise<void> {
-  await read(path)
+  await readPasswordFile(path)
 }
 
-async function read(path: string): Promise<Users> {
+async function readPasswordFile(path: string): Promise<Users> {
   try {
-    if ((await stat(path)).size > largestFile) throw new UnusableFile(path, 'it is larger than 1 MiB')
-    return parse(path, await readFile(path, 'utf8'))
+    if ((await stat(path)).size > maxFileBytes) throw new UnusablePasswordFile(path, 'it is larger than 1 MiB')
+    return parsePasswordFile(path, await readFile(path, 'utf8'))
   } catch (error) {
     const code = errnoOf(error)
     if (code === undefined) throw error
-    throw new UnusableFile(path, code === 'ENOENT' ? 'it does not exist' : code, error)
+    throw new UnusablePasswordFile(path, code === 'ENOENT' ? 'it does not exist' : code, error)
   }
 }
 
-function parse(path: string, text: string): Users {
+function parsePasswordFile(path: string, text: string): Users {
   const hashes = new Map<string, string>()
   for (const [at, line] of text.split(/\r?\n/).entries()) {
     if (line.trim() === '' || line.startsWith('#')) continue
     const colon = line.indexOf(':')
     const hash = line.slice(colon + 1).trim()
     const cost = Number(bcryptEntry.exec(hash)?.[1])
-    if (colon < 1 || !(cost >= 4)) throw new UnusableFile(path, `line ${at + 1} is not a user name and a bcrypt hash`)
-    if (cost > highestCost)
-      throw new UnusableFile(
+    if (colon < 1 || !(cost >= 4))
+      throw new UnusablePasswordFile(path, `line ${at + 1} is not a user name and a bcrypt hash`)
+    if (cost > maxCost)
+      throw new UnusablePasswordFile(
         path,
-        `line ${at + 1} has a bcrypt cost of ${cost}, and more than ${highestCost} is not accepted`,
+        `line ${at + 1} has a bcrypt cost of ${cost}, and more than ${maxCost} is not accepted`,
       )
     hashes.set(line.slice(0, colon), hash)
   }
-  const costs = [...hashes.values()].map(costOf)
+  const costs = [...hashes.values()].map(getCost)
   // A name keeps its cost over restarts, and without the file nobody can compute which one it is.
   const key = createHash('sha256').update(text).digest()
   return {
-    hashOf(user) {
+    findHash(user) {
       const hash = hashes.get(user)
       if (hash !== undefined) return { hash, isKnown: true }
       const number = createHmac('sha256', key).update(user).digest().readUInt32BE()
-      return { hash: decoyOf(costs[number % costs.length] ?? usualCost), isKnown: false }
+      return { hash: createDecoyHash(costs[number % costs.length] ?? defaultCost), isKnown: false }
     },
   }
 }
 
-function costOf(hash: string): number {
+function getCost(hash: string): number {
   return Number(bcryptEntry.exec(hash)![1])
 }
 
-function decoyOf(cost: number): string {
+function createDecoyHash(cost: number): string {
   return `$2b$${String(cost).padStart(2, '0')}$CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1uS`
 }
 
 /** Undefined while there is no file. */
-async function versionOf(path: string): Promise<string | undefined> {
+async function getFileVersion(path: string): Promise<string | undefined> {
   try {
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
     return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
@@ -239,7 +242,7 @@ async function versionOf(path: string): Promise<string | undefined> {
   }
 }
 
-class UnusableFile extends MirrorError {
+class UnusablePasswordFile extends MirrorError {
   readonly why: string
 
   constructor(path: string, why: string, cause?: unknown) {

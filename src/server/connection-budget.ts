@@ -3,8 +3,8 @@ import type { Socket } from 'node:net'
 import { errnoOf } from '../lib/errors.ts'
 import { type Logger, silentLogger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
-import { AheadBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
-import { errorText } from './respond.ts'
+import { PipelineBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
+import { formatErrorResponse } from './respond.ts'
 
 /** Names connections that share one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
 export type Share = 'clients' | 'admin'
@@ -24,11 +24,11 @@ interface ConnectionBudgetOptions {
 }
 
 /** How long a connection has to be idle before it gives way to a request. A client in the middle of a pull comes back sooner. */
-const idleMs = 1000
+const minIdleMs = 1000
 /** How long a connection beyond the limit may wait for its request. */
-const waitMs = 1000
+const maxWaitMs = 1000
 /** How often the log says that connections are refused. */
-const complainMs = 10_000
+const warnIntervalMs = 10_000
 
 /**
  * Limits the connections of all listeners of the process together, because they share its file descriptors.
@@ -42,10 +42,10 @@ const complainMs = 10_000
 export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
   readonly #shares = { clients: newShare(), admin: newShare() }
-  readonly #ahead = new AheadBudget()
+  readonly #ahead = new PipelineBudget()
   /** Connections beyond the limit, the oldest first, and how to end the waiting of each. */
   readonly #waiting = new Map<Socket, () => void>()
-  #complainedAt = -Infinity
+  #warnedAt = -Infinity
 
   constructor(options: ConnectionBudgetOptions) {
     this.#options = options
@@ -62,7 +62,7 @@ export class ConnectionBudget {
     if (this.#isFree(share)) return serve(this.#open(socket, admission))
     if (isSecure) {
       if (this.#endIdle(share)) return serve(this.#open(socket, admission))
-      this.#complain(share)
+      this.#warn(share)
       return void socket.destroy()
     }
     const decide = (head: Buffer | undefined) => {
@@ -73,7 +73,7 @@ export class ConnectionBudget {
         socket.resume()
         return
       }
-      this.#complain(share)
+      this.#warn(share)
       if (head && isUnfinished(head)) this.#refuseSlowly(socket, head)
       else refuse(socket, head)
     }
@@ -100,7 +100,7 @@ export class ConnectionBudget {
       decide(readArrived(socket))
     }
     this.#makeRoom()
-    const timer = setTimeout(giveUp, waitMs)
+    const timer = setTimeout(giveUp, maxWaitMs)
     socket.on('data', onData)
     socket.on('close', stop)
     this.#waiting.set(socket, giveUp)
@@ -144,7 +144,7 @@ export class ConnectionBudget {
   #endIdle(share: Share): boolean {
     const { open, idle } = this.#shares[share]
     const [oldest] = idle
-    if (!oldest || performance.now() - oldest.since < idleMs) return false
+    if (!oldest || performance.now() - oldest.idleSince < minIdleMs) return false
     open.delete(oldest)
     idle.delete(oldest)
     // On a machine that is busy its request may have come without having been read.
@@ -154,10 +154,10 @@ export class ConnectionBudget {
     return true
   }
 
-  #complain(share: Share): void {
+  #warn(share: Share): void {
     const now = performance.now()
-    if (now - this.#complainedAt < complainMs) return
-    this.#complainedAt = now
+    if (now - this.#warnedAt < warnIntervalMs) return
+    this.#warnedAt = now
     const { logger = silentLogger, limits } = this.#options
     logger.warn({ listener: share, limit: limits[share] }, 'connections are refused: as many are open as may be')
   }
@@ -201,5 +201,5 @@ function isUnfinished(head: Buffer): boolean {
 function busyAnswer(head: Buffer | undefined): string {
   const isHead = head === undefined || head.toString('latin1', 0, 5) === 'HEAD '
   const message = 'The mirror has as many connections as it can hold.'
-  return errorText(new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '1' }), { isHead })
+  return formatErrorResponse(new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '1' }), { isHead })
 }

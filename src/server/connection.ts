@@ -8,7 +8,7 @@ import { SecureResponse } from './request-guard.ts'
 export interface Connection {
   readonly socket: Socket
   /** Answers that the client waits for. */
-  readonly owed: number
+  readonly pending: number
   /**
    * Takes a request and starts it when those before it are over, so that a connection has one file open at most. False when too
    * much was sent ahead: then the connection is to be ended.
@@ -21,18 +21,18 @@ export interface Connection {
 type RequestHead = Pick<IncomingMessage, 'url' | 'rawHeaders'>
 
 /** Requests of one connection that wait for their answers. */
-const mostAhead = 100
+const maxPipelined = 100
 /** Memory for requests that wait behind others, of all connections, bytes. No client of registries sends more than one ahead. */
-const mostAheadBytes = 4 * 1024 * 1024
+const maxPipelinedBytes = 4 * 1024 * 1024
 /** Memory that a request takes besides its head, bytes. */
 const requestBytes = 4096
 
 /** The memory for requests that were sent ahead. */
-export class AheadBudget {
+export class PipelineBudget {
   #held = 0
 
   take(bytes: number): boolean {
-    if (this.#held + bytes > mostAheadBytes) return false
+    if (this.#held + bytes > maxPipelinedBytes) return false
     this.#held += bytes
     return true
   }
@@ -42,7 +42,7 @@ export class AheadBudget {
   }
 }
 
-interface Taken {
+interface PendingRequest {
   readonly start: () => void
   /** What it holds of the memory for requests that were sent ahead. */
   aheadBytes: number
@@ -54,15 +54,15 @@ export class CountedConnection implements Connection {
   readonly isSecure: boolean
   /** Connections that owe nothing, the one that has been idle for longest first. */
   readonly #idle: Set<CountedConnection>
-  readonly #ahead: AheadBudget
+  readonly #ahead: PipelineBudget
   /** The request that is being answered, and those sent ahead of its answer. */
-  readonly #requests: Taken[] = []
+  readonly #requests: PendingRequest[] = []
   /** Since when it has been idle, `performance.now()`. */
-  since = performance.now()
+  idleSince = performance.now()
 
   constructor(
     socket: Socket,
-    { isSecure, idle, ahead }: { isSecure: boolean; idle: Set<CountedConnection>; ahead: AheadBudget },
+    { isSecure, idle, ahead }: { isSecure: boolean; idle: Set<CountedConnection>; ahead: PipelineBudget },
   ) {
     this.socket = socket
     this.isSecure = isSecure
@@ -75,13 +75,13 @@ export class CountedConnection implements Connection {
     })
   }
 
-  get owed(): number {
+  get pending(): number {
     return this.#requests.length
   }
 
   begin(request: RequestHead, start: () => void): boolean {
     const waiting = this.#requests.length
-    if (waiting >= mostAhead || this.socket.destroyed) return false
+    if (waiting >= maxPipelined || this.socket.destroyed) return false
     // A client may have its answer before this process knows that it has left: one request behind another is no sign of more.
     const aheadBytes = waiting > 1 ? requestBytes + headLength(request) : 0
     if (!this.#ahead.take(aheadBytes)) return false
@@ -101,11 +101,11 @@ export class CountedConnection implements Connection {
       next.start()
     }
     if (next) return
-    this.since = performance.now()
+    this.idleSince = performance.now()
     this.#idle.add(this)
   }
 
-  #giveBack(taken: Taken): void {
+  #giveBack(taken: PendingRequest): void {
     this.#ahead.give(taken.aheadBytes)
     taken.aheadBytes = 0
   }
@@ -126,7 +126,7 @@ export interface DiscardLimits {
 }
 
 /** The times are those of nginx's `lingering_time` and `lingering_timeout`. */
-const usualLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
+const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
 
 const discarding = new WeakSet<Duplex>()
 
@@ -144,7 +144,7 @@ export function isDiscarding(socket: Duplex): boolean {
  */
 export function discardInput(
   socket: Duplex,
-  { bytes, total, silence }: DiscardLimits = usualLimits,
+  { bytes, total, silence }: DiscardLimits = defaultLimits,
   input: Readable = socket,
 ): () => void {
   let left = bytes
@@ -184,7 +184,7 @@ export class LingeringResponse extends SecureResponse {
     message?: string | OutgoingHttpHeaders | OutgoingHttpHeader[],
     headers?: OutgoingHttpHeaders | OutgoingHttpHeader[],
   ): this {
-    if (!this.req.complete && (bodyLength(this.req) ?? 0) > usualLimits.bytes) this.shouldKeepAlive = false
+    if (!this.req.complete && (bodyLength(this.req) ?? 0) > defaultLimits.bytes) this.shouldKeepAlive = false
     return super.writeHead(status, message, headers)
   }
 
@@ -198,7 +198,7 @@ export class LingeringResponse extends SecureResponse {
 function discardBody(request: IncomingMessage): void {
   const { socket } = request
   if (socket.destroyed || isDiscarding(socket)) return
-  const stop = discardInput(socket, usualLimits, request)
+  const stop = discardInput(socket, defaultLimits, request)
   let closes = false
   // Node calls it after an answer that ends its connection.
   socket.destroySoon = () => {
@@ -216,7 +216,7 @@ function discardBody(request: IncomingMessage): void {
 export class ClientAbort {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
-  #gone: AbortController | undefined
+  #controller: AbortController | undefined
 
   constructor(request: IncomingMessage, response: ServerResponse) {
     this.#request = request
@@ -229,8 +229,8 @@ export class ClientAbort {
 
   /** Aborts when it happens. Made when it is first asked for: most answers are out before anybody could leave. */
   get signal(): AbortSignal {
-    this.#gone ??= this.#watch()
-    return this.#gone.signal
+    this.#controller ??= this.#watch()
+    return this.#controller.signal
   }
 
   #watch(): AbortController {

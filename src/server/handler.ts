@@ -10,7 +10,7 @@ import { OciError } from '../oci/errors.ts'
 import type { Caller, ListAnswer, ManifestAnswer, Provenance, Registry } from '../oci/registry.ts'
 import { type Addressing, parseRoute, type Route } from '../oci/route.ts'
 import { tellUnwritable } from '../registry/uploads.ts'
-import { agentOf, logAccess, repositoryName, type TransferLog } from './access-log.ts'
+import { getUserAgent, logAccess, getRepositoryName, type TransferLog } from './access-log.ts'
 import { ClientAbort } from './connection.ts'
 import { type BlobSending, sendBlobAnswer, sendList, sendManifest } from './pull.ts'
 import { answerPush, type PushOptions } from './push.ts'
@@ -46,7 +46,7 @@ interface Sent {
 }
 
 /** What is known of a request before it is answered. */
-interface Asked {
+interface RequestState {
   route: Route | undefined
   /** Call it when the request has ended. */
   ended: ((transferred: Transferred) => void) | undefined
@@ -55,7 +55,7 @@ interface Asked {
 /** Turns requests into calls on a registry, and back. The one place where a failure becomes an answer. */
 export function createHandler(options: HandleOptions): (request: IncomingMessage, response: ServerResponse) => void {
   const { stats, logger } = options
-  const listener = listenerOf(options)
+  const listener = getListenerName(options)
   return (request, response) => {
     const begun = performance.now()
     void serve(request, response, begun, new ClientAbort(request, response))
@@ -67,12 +67,12 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     begun: number,
     client: ClientAbort,
   ): Promise<void> {
-    const asked: Asked = { route: undefined, ended: undefined }
+    const asked: RequestState = { route: undefined, ended: undefined }
     const log = (status: number, { bytes, provenance }: Sent, error?: string) =>
       logAccess(logger, request, {
         listener,
         route: asked.route,
-        repository: repositoryName(asked.route, options.defaultRegistry),
+        repository: getRepositoryName(asked.route, options.defaultRegistry),
         status,
         bytes,
         provenance,
@@ -81,20 +81,20 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       })
     let sent: Sent
     try {
-      sent = await answer(request, response, options, client, asked)
+      sent = await handle(request, response, options, client, asked)
       const { bytes, provenance } = sent
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
     } catch (reason) {
-      const error = reason instanceof OciError ? reason : failureOf(reason, client, logger)
+      const error = reason instanceof OciError ? reason : toClientError(reason, client, logger)
       if (error && (error.status === 429 || error.status >= 500)) stats?.failed()
       if (error) sendError(request, response, error)
       else response.destroy()
       log(error?.status ?? 499, { bytes: 0 }, error?.message)
-      asked.ended?.(failedBy(request, asked.route!))
+      asked.ended?.(describeFailedTransfer(request, asked.route!))
       return
     }
     log(response.statusCode, sent)
-    asked.ended?.(await transferredBy(request, response, asked.route!, sent).catch(unknownTransfer))
+    asked.ended?.(await describeTransfer(request, response, asked.route!, sent).catch(unknownTransfer))
   }
 
   /** The answer is complete: a failure to sum up what was transferred is only logged. */
@@ -104,12 +104,12 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
   }
 }
 
-async function answer(
+async function handle(
   request: IncomingMessage,
   response: ServerResponse,
   options: HandleOptions,
   client: ClientAbort,
-  asked: Asked,
+  asked: RequestState,
 ): Promise<Sent> {
   const { registry, guard, push } = options
   // The cache takes no bodies. Whatever another parser on the way takes for the body's end, no request follows it.
@@ -127,7 +127,7 @@ async function answer(
     const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
     if (pushed) return { bytes: 0, pushed: pushed.manifest }
   }
-  const caller = callerOf(request, options, client)
+  const caller = createCaller(request, options, client)
   const sendAnswer = async (list: ListAnswer): Promise<Sent> => ({
     bytes: await sendList(request, response, list, { idle: options.sending.idle, client }),
   })
@@ -135,22 +135,22 @@ async function answer(
     case 'base':
       return { bytes: sendWhole(request, response, 200, { 'content-type': 'application/json' }, Buffer.from('{}')) }
     case 'manifest': {
-      const found = await registry.manifest(repositoryOf(route), route.reference, caller)
+      const found = await registry.manifest(toRepository(route), route.reference, caller)
       const bytes = await sendManifest(request, response, found, options.sending, client)
       return { bytes, provenance: found.provenance, manifest: found }
     }
     case 'blob': {
-      const found = await registry.blob(repositoryOf(route), route.digest, caller)
+      const found = await registry.blob(toRepository(route), route.digest, caller)
       return {
         bytes: await sendBlobAnswer(request, response, found, options.sending, client),
         provenance: found.provenance,
       }
     }
     case 'tags':
-      return sendAnswer(await registry.tags(repositoryOf(route), route.page, caller))
+      return sendAnswer(await registry.tags(toRepository(route), route.page, caller))
     case 'referrers':
       return sendAnswer(
-        await registry.referrers(repositoryOf(route), route.digest, route.artifactType, caller, route.page),
+        await registry.referrers(toRepository(route), route.digest, route.artifactType, caller, route.page),
       )
     case 'catalog':
       return sendAnswer(await registry.catalog(route.registry, route.page, caller))
@@ -161,12 +161,12 @@ async function answer(
 }
 
 /** A client asks by HEAD whether something is there: an absence is no failure. */
-function failedBy({ method }: IncomingMessage, route: Route): Transferred {
+function describeFailedTransfer({ method }: IncomingMessage, route: Route): Transferred {
   if (method !== 'GET') return { kind: 'other' }
   return { kind: 'failed', digest: route.kind === 'blob' ? route.digest : undefined }
 }
 
-function listenerOf({ addressing }: HandleOptions): 'cache' | 'registry' {
+function getListenerName({ addressing }: HandleOptions): 'cache' | 'registry' {
   return addressing === 'proxy' ? 'cache' : 'registry'
 }
 
@@ -179,15 +179,15 @@ function beginTransfer(
   if (route.kind !== 'manifest' && route.kind !== 'blob' && route.kind !== 'upload' && route.kind !== 'uploads')
     return undefined
   return options.transfers.begin({
-    listener: listenerOf(options),
+    listener: getListenerName(options),
     client: plainAddress(request.socket.remoteAddress ?? ''),
-    agent: agentOf(request),
-    repository: repositoryName(route, options.defaultRegistry)!,
+    agent: getUserAgent(request),
+    repository: getRepositoryName(route, options.defaultRegistry)!,
   })
 }
 
 /** What a request that was answered means for the pull or push that it belongs to. */
-async function transferredBy(
+async function describeTransfer(
   request: IncomingMessage,
   response: ServerResponse,
   route: Route,
@@ -245,11 +245,11 @@ function readOnly(allow: string): OciError {
   return new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', { allow })
 }
 
-function repositoryOf({ registry, name, byNamespace }: Extract<Route, { name: string }>) {
+function toRepository({ registry, name, byNamespace }: Extract<Route, { name: string }>) {
   return { registry, name, byNamespace }
 }
 
-function callerOf(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
+function createCaller(request: IncomingMessage, options: HandleOptions, client: ClientAbort): Caller {
   const address = plainAddress(request.socket.remoteAddress ?? '')
   return {
     access: options.access,
@@ -262,7 +262,7 @@ function callerOf(request: IncomingMessage, options: HandleOptions, client: Clie
 }
 
 /** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
-function failureOf(reason: unknown, client: ClientAbort, logger: Logger): OciError | undefined {
+function toClientError(reason: unknown, client: ClientAbort, logger: Logger): OciError | undefined {
   if (client.hasHappened) return undefined
   if (reason instanceof BudgetError) {
     logger.warn({ reason: reason.message }, 'a request was put off')

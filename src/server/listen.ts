@@ -9,7 +9,7 @@ import { every, logFailure } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { ConnectionBudget, type Share } from './connection-budget.ts'
 import { type Connection, discardInput, isDiscarding, LingeringResponse } from './connection.ts'
-import { errorText } from './respond.ts'
+import { formatErrorResponse } from './respond.ts'
 
 export interface ListenOptions {
   readonly host: string
@@ -85,7 +85,7 @@ export async function listen(
     // Such a client has its answer; a second one would be taken for the answer to its next request.
     if (isDiscarding(socket)) return void socket.end()
     // What is not HTTP while an answer is under way would be answered into the middle of its body.
-    if (counted.find(socket)?.owed) socket.destroy()
+    if (counted.find(socket)?.pending) socket.destroy()
     else refuseMalformed(error, socket)
   })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
@@ -141,7 +141,7 @@ function countConnections(
   const accepted = new Set<Socket>()
   const serve = (connection: Connection) => {
     const { socket } = connection
-    const ends = endsOf(socket)
+    const ends = getEndpoints(socket)
     if (isSecure) byEnds.set(ends, connection)
     open.set(socket, connection)
     socket.once('close', () => {
@@ -159,7 +159,7 @@ function countConnections(
     budget.admit(socket, { share, isSecure }, serve)
   })
   server.on('secureConnection', (socket: TLSSocket) => {
-    const connection = byEnds.get(endsOf(socket))
+    const connection = byEnds.get(getEndpoints(socket))
     if (!connection) return void socket.destroy()
     socket.setMaxListeners(0)
     open.set(socket, connection)
@@ -170,7 +170,7 @@ function countConnections(
     /** Node itself would wait for a connection that has never said a word. */
     dropIdle() {
       const busy = new Set<Connection>()
-      for (const [socket, connection] of open) if (connection.owed > 0 || isDiscarding(socket)) busy.add(connection)
+      for (const [socket, connection] of open) if (connection.pending > 0 || isDiscarding(socket)) busy.add(connection)
       for (const socket of accepted) {
         const connection = open.get(socket)
         if (!connection || !busy.has(connection)) socket.destroy()
@@ -180,7 +180,7 @@ function countConnections(
 }
 
 /** Names a connection by its two ends: a client may have the same port on two connections, to two addresses of a listener. */
-function endsOf({ localAddress, remoteAddress, remotePort }: Socket): string {
+function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): string {
   return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
@@ -216,6 +216,6 @@ function refuseMalformed(error: Error, socket: Duplex): void {
     return
   }
   const status = code === 'HPE_HEADER_OVERFLOW' ? 431 : code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400
-  socket.end(errorText(new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.')))
+  socket.end(formatErrorResponse(new OciError('UNSUPPORTED', status, 'The request is not valid HTTP.')))
   discardInput(socket)
 }

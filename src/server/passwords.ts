@@ -25,7 +25,7 @@ interface Job extends PasswordCheck {
 }
 
 /** Comparisons that wait, besides the one that runs. */
-const mostWaiting = 8
+const maxWaiting = 8
 
 /**
  * Runs one comparison after the other. A full queue refuses at once: the address, and of its requests the user name, that waits for
@@ -76,8 +76,8 @@ export class PasswordQueue {
 
   /** Puts a job in the queue. Throws when it is the one that has to yield. */
   #admit(job: Job): void {
-    if (this.#waiting.length >= mostWaiting) {
-      const yielding = this.#yieldingTo(job)
+    if (this.#waiting.length >= maxWaiting) {
+      const yielding = this.#chooseEvicted(job)
       if (yielding === job) throw this.#busy()
       this.#waiting = this.#waiting.filter((other) => other !== yielding)
       for (const { reject } of yielding.waiters) reject(this.#busy())
@@ -85,12 +85,12 @@ export class PasswordQueue {
     this.#waiting.push(job)
   }
 
-  #yieldingTo(job: Job): Job {
+  #chooseEvicted(job: Job): Job {
     const all = [...this.#waiting, job].filter(({ isTrusted }) => !isTrusted)
     // Those that have fitted before are few, and fit again.
     if (all.length === 0) return job
-    const ofAddress = most(all, job, ({ address }) => address)
-    const ofUser = most(ofAddress, job, ({ user }) => user)
+    const ofAddress = findLargestGroup(all, job, ({ address }) => address)
+    const ofUser = findLargestGroup(ofAddress, job, ({ user }) => user)
     return ofUser.at(-1)!
   }
 
@@ -131,7 +131,7 @@ export class PasswordQueue {
 }
 
 /** The largest group; the newcomer's own where several are as large. */
-function most(jobs: readonly Job[], newcomer: Job, keyOf: (job: Job) => string): Job[] {
+function findLargestGroup(jobs: readonly Job[], newcomer: Job, keyOf: (job: Job) => string): Job[] {
   const groupOf = (key: string) => jobs.filter((job) => keyOf(job) === key)
   const groups = [keyOf(newcomer), ...jobs.map(keyOf)].map(groupOf)
   return groups.reduce((largest, group) => (group.length > largest.length ? group : largest))
@@ -183,7 +183,7 @@ ${library}
     const resourceLimits = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 32 }
     const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
     worker.unref()
-    const started = answerOf(worker).then(() => worker)
+    const started = receiveVerdict(worker).then(() => worker)
     // Whoever waits for an answer is told; an idle thread that dies is replaced when it is needed.
     const forget = () => {
       if (running === started) running = undefined
@@ -195,7 +195,7 @@ ${library}
 
   async function compare(password: string, hash: string): Promise<boolean> {
     const worker = await (running ??= start())
-    const answered = answerOf(worker)
+    const answered = receiveVerdict(worker)
     worker.postMessage({ password, hash } satisfies Comparison, [])
     const { isSame, error } = await answered
     if (isSame === undefined) throw new Error(`bcrypt failed: ${error}`)
@@ -222,7 +222,7 @@ ${library}
 }
 
 /** The next message of a thread. Throws what the thread dies of before that. */
-async function answerOf(worker: Worker): Promise<Verdict> {
+async function receiveVerdict(worker: Worker): Promise<Verdict> {
   const ending = new AbortController()
   const { signal } = ending
   const died = once(worker, 'exit', { signal }).then(() => {

@@ -8,8 +8,15 @@ import { type ByteRange, parseRange } from '../oci/headers.ts'
 import type { ArrivingBlob, BlobAnswer, ListAnswer, ManifestAnswer, Piece } from '../oci/registry.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { ClientAbort } from './connection.ts'
-import { addCommon, addProvenance, answerHeaders, type Headers, matchesEtag, sendWhole } from './respond.ts'
-import { type SendBlob, turnOf, writeChunk } from './send/send-blob.ts'
+import {
+  addCommonHeaders,
+  addProvenanceHeaders,
+  createHeaders,
+  type ResponseHeaders,
+  matchesEtag,
+  sendWhole,
+} from './respond.ts'
+import { type SendBlob, waitForTurn, writeChunk } from './send/send-blob.ts'
 
 export interface BlobSending {
   readonly sendBlob: SendBlob
@@ -27,7 +34,7 @@ export async function sendBlobAnswer(
 ): Promise<number> {
   const { digest, size, body } = answer
   try {
-    const headers = answerHeaders(answer.provenance)
+    const headers = createHeaders(answer.provenance)
     headers['docker-content-digest'] = digest
     headers['etag'] = `"${digest}"`
     headers['accept-ranges'] = 'bytes'
@@ -36,7 +43,7 @@ export async function sendBlobAnswer(
       return 0
     }
     headers['content-type'] = mediaType.octetStream
-    const range = size === undefined ? undefined : await requestedRange(request, answer, size, client)
+    const range = size === undefined ? undefined : await parseRequestedRange(request, answer, size, client)
     if (range) headers['content-range'] = `bytes ${range.start}-${range.end}/${size}`
     const length = range ? range.end - range.start + 1 : size
     if (length !== undefined) headers['content-length'] = length
@@ -76,7 +83,7 @@ export async function sendBlobAnswer(
  */
 async function sendArriving(
   response: ServerResponse,
-  head: { status: number; headers: Headers; start: number; length: number | undefined },
+  head: { status: number; headers: ResponseHeaders; start: number; length: number | undefined },
   download: ArrivingBlob,
   sending: BlobSending,
   signal: AbortSignal,
@@ -112,7 +119,7 @@ async function sendArriving(
   }
 }
 
-async function untilVerified(
+async function waitUntilVerified(
   download: ArrivingBlob,
   size: number,
   signal: AbortSignal,
@@ -147,7 +154,7 @@ async function sendPiece(
 }
 
 /** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14: Range means something for GET only. */
-async function requestedRange(
+async function parseRequestedRange(
   request: IncomingMessage,
   { digest, provenance, body }: BlobAnswer,
   size: number,
@@ -159,9 +166,9 @@ async function requestedRange(
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
   // The size of a blob that arrives is the upstream's word until the digest agrees.
-  if (body.kind === 'arriving') await untilVerified(body.download, size, client.signal, String(provenance.registry))
+  if (body.kind === 'arriving') await waitUntilVerified(body.download, size, client.signal, String(provenance.registry))
   const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
-  addProvenance(headers, provenance)
+  addProvenanceHeaders(headers, provenance)
   throw new OciError('SIZE_INVALID', 416, `The blob has ${size} bytes.`, headers)
 }
 
@@ -177,7 +184,7 @@ export async function sendManifest(
   client: ClientAbort,
 ): Promise<number> {
   const { digest, mediaType, size, body, stored, provenance } = answer
-  const headers = answerHeaders(provenance)
+  const headers = createHeaders(provenance)
   if (digest) {
     headers['docker-content-digest'] = digest
     headers['etag'] = `"${digest}"`
@@ -222,7 +229,7 @@ export function sendList(
     request,
     response,
     {
-      ...answerHeaders(answer.provenance),
+      ...createHeaders(answer.provenance),
       'content-type': answer.contentType,
       ...(answer.next === undefined ? {} : { link: `<${path}?${answer.next}${namespace}>; rel="next"` }),
       ...(answer.filtersApplied === undefined ? {} : { 'oci-filters-applied': answer.filtersApplied }),
@@ -245,7 +252,7 @@ const chunkBytes = 128 * 1024
 export async function sendLarge(
   request: IncomingMessage,
   response: ServerResponse,
-  headers: Headers,
+  headers: ResponseHeaders,
   body: Uint8Array | string,
   { idle, client }: { readonly idle: number; readonly client: ClientAbort },
 ): Promise<number> {
@@ -254,10 +261,10 @@ export async function sendLarge(
   const { signal } = client
   const reservation = await reserveFor(body.length, { signal, evict: () => response.destroy() })
   try {
-    addCommon(headers)
+    addCommonHeaders(headers)
     headers['content-length'] = body.length
     response.writeHead(200, headers)
-    await turnOf(response, signal)
+    await waitForTurn(response, signal)
     for (let at = 0; at < body.length; at += chunkBytes) {
       const chunk = body.subarray(at, at + chunkBytes)
       await writeChunk(response, chunk, { signal, idle })
@@ -271,15 +278,15 @@ export async function sendLarge(
 }
 
 /** Bytes of the bodies that wait for their part. They are in memory already, so that they must not be many. */
-let waiting = 0
+let waitingBytes = 0
 
 /** Waits for its turn as everybody does. Throws a BudgetError at once while as much waits as there may be in all. */
 async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
-  if (waiting > 0 && waiting + bytes > clientBodies.bytes) throw new BudgetError()
-  waiting += bytes
+  if (waitingBytes > 0 && waitingBytes + bytes > clientBodies.bytes) throw new BudgetError()
+  waitingBytes += bytes
   try {
     return await clientBodies.reserve(bytes, options)
   } finally {
-    waiting -= bytes
+    waitingBytes -= bytes
   }
 }

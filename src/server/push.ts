@@ -28,10 +28,10 @@ export interface ConnectionClose {
   readonly localAddress?: string | undefined
 }
 
-const mostTags = 100
+const maxTags = 100
 
 /** What a request has brought. */
-interface Pushed {
+interface PushResult {
   /** The manifest that is in the registry now. */
   readonly manifest?: Digest
 }
@@ -46,7 +46,7 @@ export async function answerPush(
   route: Route,
   options: PushOptions,
   user: User,
-): Promise<Pushed | undefined> {
+): Promise<PushResult | undefined> {
   const method = request.method!
   const reads = method === 'GET' || method === 'HEAD'
   // A page in a browser may send a form anywhere; its Origin gives it away.
@@ -78,8 +78,8 @@ async function putManifest(
 ): Promise<Digest> {
   const { reference, name } = route
   const tags = [...new Set(route.tags)]
-  if (tags.length > mostTags)
-    throw new OciError('UNSUPPORTED', 414, `More than ${mostTags} tags do not fit into one push.`)
+  if (tags.length > maxTags)
+    throw new OciError('UNSUPPORTED', 414, `More than ${maxTags} tags do not fit into one push.`)
   if (tags.length > 0 && reference.kind === 'tag')
     throw new OciError('UNSUPPORTED', 400, 'Tags besides can be set with a push by digest only.')
   if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'A tag besides is none.')
@@ -127,7 +127,7 @@ interface UploadOptions {
 }
 
 /** Bytes: a chunk is a request, which is most of the work below this. Smaller ones are taken all the same. */
-const usefulChunk = 1024 * 1024
+const minUsefulChunkBytes = 1024 * 1024
 
 type UploadsRoute = Extract<Route, { kind: 'uploads' }>
 type UploadRoute = Extract<Route, { kind: 'upload' }>
@@ -153,11 +153,11 @@ async function answerUpload(
     case 'HEAD':
       return sendState(204, registry.uploadState(route, upload))
     case 'PATCH':
-      return sendState(202, await registry.appendUpload(route, upload, chunkOf(request, idle)))
+      return sendState(202, await registry.appendUpload(route, upload, readChunk(request, idle)))
     case 'PUT': {
       registry.uploadState(route, upload)
-      const digest = neededDigest(route.wanted.digest)
-      await registry.finishUpload(route, upload, digest, chunkOf(request, idle))
+      const digest = parseRequiredDigest(route.wanted.digest)
+      await registry.finishUpload(route, upload, digest, readChunk(request, idle))
       return sendPublished(response, name, digest)
     }
     case 'DELETE':
@@ -177,16 +177,16 @@ async function beginUpload(
 ): Promise<void> {
   const { name, wanted } = route
   if (wanted.mount !== undefined) {
-    const digest = neededDigest(wanted.mount)
+    const digest = parseRequiredDigest(wanted.mount)
     if (await registry.mountBlob(route, digest, wanted.from)) return sendPublished(response, name, digest)
   } else if (wanted.digest !== undefined) {
-    const digest = neededDigest(wanted.digest)
-    await registry.putBlob(route, digest, chunkOf(request, idle))
+    const digest = parseRequiredDigest(wanted.digest)
+    await registry.putBlob(route, digest, readChunk(request, idle))
     return sendPublished(response, name, digest)
   }
-  const state = await registry.startUpload(route, user, neededAlgorithm(wanted.algorithm))
+  const state = await registry.startUpload(route, user, parseAlgorithm(wanted.algorithm))
   const headers = uploadHeaders({ repository: name, ...pick(state) })
-  sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(usefulChunk) })
+  sendEmpty(response, 202, { ...headers, 'oci-chunk-min-length': String(minUsefulChunkBytes) })
 }
 
 function sendPublished(response: ServerResponse, name: string, digest: Digest): void {
@@ -198,7 +198,7 @@ function pick({ id, size }: UploadState): UploadState {
 }
 
 /** The body, and where its client takes it to begin. Throws 400 for a Content-Range that is none, or not the body's. */
-function chunkOf(request: IncomingMessage, idle: number): UploadChunk {
+function readChunk(request: IncomingMessage, idle: number): UploadChunk {
   const header = request.headers['content-range']
   const bytes = readBody(request, idle)
   if (header === undefined) return { start: undefined, bytes }
@@ -209,11 +209,11 @@ function chunkOf(request: IncomingMessage, idle: number): UploadChunk {
     throw new OciError('BLOB_UPLOAD_INVALID', 400, 'The Content-Range is not of the form first-last.')
   if (length !== undefined && Number(length) !== end - start + 1)
     throw new OciError('SIZE_INVALID', 400, 'The Content-Range and the Content-Length do not agree.')
-  return { start, bytes: sized(bytes, end - start + 1) }
+  return { start, bytes: checkLength(bytes, end - start + 1) }
 }
 
 /** The bytes, which must be as many as were announced. */
-async function* sized(bytes: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array, void> {
+async function* checkLength(bytes: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array, void> {
   let left = length
   for await (const chunk of bytes) {
     left -= chunk.length
@@ -223,14 +223,14 @@ async function* sized(bytes: AsyncIterable<Uint8Array>, length: number): AsyncGe
   if (left > 0) throw new OciError('SIZE_INVALID', 400, 'The body is shorter than its Content-Range.')
 }
 
-function neededDigest(text: string | undefined): Digest {
+function parseRequiredDigest(text: string | undefined): Digest {
   const digest = text === undefined ? undefined : parseDigest(text)
   if (digest) return digest
   const why = text === undefined ? 'The query parameter digest is missing.' : 'The digest is not a valid one.'
   throw new OciError('DIGEST_INVALID', 400, why)
 }
 
-function neededAlgorithm(text: string | undefined): DigestAlgorithm | undefined {
+function parseAlgorithm(text: string | undefined): DigestAlgorithm | undefined {
   if (text === undefined || text === 'sha256' || text === 'sha512') return text
   throw new OciError('DIGEST_INVALID', 400, 'The digest algorithm is neither sha256 nor sha512.')
 }

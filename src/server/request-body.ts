@@ -5,7 +5,7 @@ import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 
 /** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */
-const leastBytes = 1024
+const minProgressBytes = 1024
 
 const received = new WeakMap<IncomingMessage, number>()
 
@@ -31,7 +31,7 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
       patience -= performance.now() - waitingSince
       arrived += chunk.length
       received.set(request, receivedBytes(request) + chunk.length)
-      if (arrived >= leastBytes) {
+      if (arrived >= minProgressBytes) {
         arrived = 0
         patience = idle
       }
@@ -45,7 +45,7 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
 }
 
 /** Bytes of memory for each byte of a body that is read as a whole: itself, and what is read out of it. */
-const weight = 2
+const memoryPerByte = 2
 const release = createBufferRelease()
 
 /**
@@ -76,11 +76,11 @@ export async function withSmallBody<T>(
   try {
     const evict = (error: BudgetError) => evicted.reject(error)
     const options = { signal: gone.signal, evict, expected: length }
-    const reservation = await budget.reserve(weight * (length ?? limit), options)
+    const reservation = await budget.reserve(memoryPerByte * (length ?? limit), options)
     try {
-      const bytes = new Gathered(length, limit)
+      const bytes = new BodyBuffer(length, limit)
       let chunk: IteratorResult<Buffer, void> = first
-      for (; !chunk.done; chunk = await either(body.next(), evicted.promise)) {
+      for (; !chunk.done; chunk = await raceEviction(body.next(), evicted.promise)) {
         reservation.progress(chunk.value.length)
         bytes.add(chunk.value)
         release([chunk.value])
@@ -102,7 +102,7 @@ export function readSmallBody(request: IncomingMessage, limit: number, idle: num
 }
 
 /** Settles as the first of the two. A later failure of the other one is ignored. */
-function either<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
+function raceEviction<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
   one.catch(() => {})
   return Promise.race([one, other])
 }
@@ -128,7 +128,7 @@ function tooLarge(limit: number): OciError {
 }
 
 /** Collects a body in one buffer. Pieces that were joined at the end would take the memory twice. */
-class Gathered {
+class BodyBuffer {
   readonly #limit: number
   readonly #buffer: ArrayBuffer
   readonly #isSized: boolean

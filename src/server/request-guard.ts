@@ -14,7 +14,7 @@ export interface HostGuard {
 
 /** `allowed`: extra names from the configuration. `onRefused` hears of every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
-  const names = new Set([...ownNames, ...allowed.map(allowedName)])
+  const names = new Set([...ownNames, ...allowed.map(normalizeAllowedName)])
   // Clients say the same with every request.
   const passed = new LRUCache<string, true>({ max: 1000 })
   return {
@@ -64,7 +64,7 @@ export function isHostAlias(value: string): boolean {
 }
 
 /** As a Host header's name is compared: of an IPv6 address, with brackets or without, the one spelling. */
-function allowedName(name: string): string {
+function normalizeAllowedName(name: string): string {
   const host = isIP(name) === 6 ? name : hostname(name)
   return canonicalAddress(host) ?? host
 }
@@ -81,10 +81,10 @@ function canonicalAddress(text: string): string | undefined {
   return bytes.join('.')
 }
 
-type Asking = Pick<IncomingMessage, 'headers' | 'method'>
+type BrowserRequest = Pick<IncomingMessage, 'headers' | 'method'>
 
 /** How browsers ask for a page to show, and for what no client of a registry speaks. */
-const modesOfBrowsers = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
+const browserModes = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
 
 /**
  * Throws an OciError 403 for a request of a browser to a listener that has no pages. Only what a page of this listener fetches
@@ -92,7 +92,7 @@ const modesOfBrowsers = new Set(['navigate', 'nested-navigate', 'websocket', 'we
  * (https://www.w3.org/TR/fetch-metadata/); `Sec-Fetch-Site: none` stays when a site that the user went to redirects to us.
  * Node's own fetch sends `Sec-Fetch-Mode: cors` alone.
  */
-export function refuseBrowsers(request: Asking): void {
+export function refuseBrowsers(request: BrowserRequest): void {
   refuseOtherSites(request)
   const {
     'sec-fetch-site': site,
@@ -100,7 +100,7 @@ export function refuseBrowsers(request: Asking): void {
     'sec-fetch-dest': destination = 'empty',
   } = request.headers
   const isOther = site !== undefined && site !== 'same-origin'
-  if (isOther || modesOfBrowsers.has(mode) || destination !== 'empty')
+  if (isOther || browserModes.has(mode) || destination !== 'empty')
     throw new OciError('DENIED', 403, 'There is no page for browsers here, only a registry for its clients.')
 }
 
@@ -111,7 +111,7 @@ export function refuseBrowsers(request: Asking): void {
  * address that is neither loopback nor HTTPS browsers send no such header, but `Origin` with what a script asks for. Registry
  * clients send neither.
  */
-export function refuseOtherSites({ headers, method }: Asking): void {
+export function refuseOtherSites({ headers, method }: BrowserRequest): void {
   const site = headers['sec-fetch-site']
   const { origin, host } = headers
   const isAddressBar = site === 'none' && (method === 'GET' || method === 'HEAD')

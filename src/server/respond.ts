@@ -11,18 +11,18 @@ export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0'
  * Headers in the making. They are assigned one by one: spreading objects leaves the collector of Node 20 several times the work,
  * and the process twice the memory.
  */
-export type Headers = Record<string, string | number>
+export type ResponseHeaders = Record<string, string | number>
 
 /** The headers of every answer, and those that say where this one came from. */
-export function answerHeaders(provenance: Provenance): Headers {
-  const headers: Headers = {}
-  addCommon(headers)
-  addProvenance(headers, provenance)
+export function createHeaders(provenance: Provenance): ResponseHeaders {
+  const headers: ResponseHeaders = {}
+  addCommonHeaders(headers)
+  addProvenanceHeaders(headers, provenance)
   return headers
 }
 
 /** Adds what every answer carries. */
-export function addCommon(headers: Headers): void {
+export function addCommonHeaders(headers: ResponseHeaders): void {
   headers['docker-distribution-api-version'] = commonHeaders['docker-distribution-api-version']
 }
 
@@ -30,8 +30,8 @@ export function addCommon(headers: Headers): void {
  * Adds the headers that say where an answer came from.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
  */
-export function addProvenance(
-  headers: Record<string, string> | Headers,
+export function addProvenanceHeaders(
+  headers: Record<string, string> | ResponseHeaders,
   { registry, cacheStatus, outcome }: Provenance,
 ): void {
   if (registry !== undefined) headers['oci-namespace'] = registry
@@ -54,10 +54,10 @@ export function sendWhole(
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
-  headers: Headers,
+  headers: ResponseHeaders,
   body: Uint8Array | string,
 ): number {
-  addCommon(headers)
+  addCommonHeaders(headers)
   headers['content-length'] = body.length
   response.writeHead(status, headers)
   if (request.method === 'HEAD') {
@@ -87,7 +87,7 @@ export function sendError(request: IncomingMessage, response: ServerResponse, er
 }
 
 /** An answer with an error as text, for a socket without a response. The connection ends with it. */
-export function errorText(error: OciError, { isHead = false }: { readonly isHead?: boolean } = {}): string {
+export function formatErrorResponse(error: OciError, { isHead = false }: { readonly isHead?: boolean } = {}): string {
   const body = isHead ? '' : error.body()
   const headers = {
     ...error.headers,

@@ -48,7 +48,7 @@ export interface Pull {
   /** Manifests that the index of this pull names. */
   readonly children: Set<Digest>
   /** Blobs that its manifests name, and those that were sent. */
-  readonly wanted: Set<Digest>
+  readonly expected: Set<Digest>
   readonly sent: Set<Digest>
   bytes: number
   bytesFromUpstream: number
@@ -64,7 +64,7 @@ interface Push {
   readonly startedAt: number
   endedAt: number
   readonly blobs: Set<Digest>
-  readonly held: Set<Digest>
+  readonly existing: Set<Digest>
   bytes: number
   /** A manifest arrived: without one this was no push of an image. */
   manifests: number
@@ -81,23 +81,23 @@ export interface Activity {
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
   pulls: Pull[]
   push: Push | undefined
-  /** What `sizeOf` said of it the last time. */
+  /** What `getSize` said of it the last time. */
   size: number
 }
 
 /** How much is remembered of an activity: digests, and pulls. */
-export function sizeOf({ pulls, push }: Activity): number {
-  const sizes = pulls.map(({ children, wanted, sent }) => 1 + children.size + wanted.size + sent.size)
-  return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.held.size : 0)
+export function countRemembered({ pulls, push }: Activity): number {
+  const sizes = pulls.map(({ children, expected: wanted, sent }) => 1 + children.size + wanted.size + sent.size)
+  return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.existing.size : 0)
 }
 
 /** A pull ends when its client asks for nothing more for so long: clients skip the layers that they have. */
-export const quietMs = 3000
+export const idleMs = 3000
 /** The same when everything that its manifest names was sent. */
-const completeQuietMs = 250
+const completeIdleMs = 250
 
 /** The pull that a manifest belongs to: the one of its tag, of its index, or a new one. */
-export function pullOf(
+export function getPull(
   activity: Activity,
   { tag, digest }: Extract<Transferred, { kind: 'manifest' }>,
   startedAt: number,
@@ -111,15 +111,15 @@ export function pullOf(
   const parent = tag === undefined ? pulls.findLast(({ children }) => children.has(digest)) : undefined
   if (parent) return parent
   const head = heads.get(digest)
-  return newPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
+  return createPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
 }
 
 /** The pull that a blob belongs to. */
 export function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
-  return pulls.findLast(({ wanted }) => digest !== undefined && wanted.has(digest)) ?? pulls.at(-1)
+  return pulls.findLast(({ expected: wanted }) => digest !== undefined && wanted.has(digest)) ?? pulls.at(-1)
 }
 
-export function newPull(
+export function createPull(
   activity: Activity,
   tag: string | undefined,
   digest: Digest | undefined,
@@ -131,7 +131,7 @@ export function newPull(
     startedAt,
     endedAt: startedAt,
     children: new Set(),
-    wanted: new Set(),
+    expected: new Set(),
     sent: new Set(),
     bytes: 0,
     bytesFromUpstream: 0,
@@ -143,7 +143,7 @@ export function newPull(
   return pull
 }
 
-export function count(
+export function recordTransfer(
   pull: Pull,
   { bytes, outcome }: { readonly bytes: number; readonly outcome: Provenance['outcome'] },
   now: number,
@@ -158,29 +158,29 @@ export function count(
 }
 
 /** Whether everything that the manifests name was sent. */
-export function isComplete({ wanted, sent }: Pull): boolean {
+export function isPullComplete({ expected: wanted, sent }: Pull): boolean {
   for (const digest of wanted) if (!sent.has(digest)) return false
   return wanted.size > 0
 }
 
-export function isOver(pull: Pull, now: number): boolean {
-  return now - pull.endedAt >= (isComplete(pull) ? completeQuietMs : quietMs)
+export function isPullOver(pull: Pull, now: number): boolean {
+  return now - pull.endedAt >= (isPullComplete(pull) ? completeIdleMs : idleMs)
 }
 
-export function pushOf(activity: Activity, startedAt: number): Push {
+export function getPush(activity: Activity, startedAt: number): Push {
   return (activity.push ??= {
     tag: undefined,
     digest: undefined,
     startedAt,
     endedAt: startedAt,
     blobs: new Set(),
-    held: new Set(),
+    existing: new Set(),
     bytes: 0,
     manifests: 0,
   })
 }
 
-export function transferName(
+export function getTransferName(
   repository: string,
   { tag, digest }: { readonly tag: string | undefined; readonly digest: Digest | undefined },
 ): string {

@@ -4,20 +4,20 @@ import { untilAborted } from '../lib/async.ts'
 import type { Clock } from '../lib/time.ts'
 import { parseChallenges } from '../oci/headers.ts'
 import type { Identity } from '../oci/registry.ts'
-import { refusal } from './failures.ts'
+import { toUpstreamError } from './failures.ts'
 import type { Credential, Credentials, Identify } from './identity.ts'
 import {
   basicAuthorization,
   type BearerChallenge,
   createTokenCache,
   pullScope,
-  type Token,
+  type AccessToken,
   type TokenCache,
   type TokenRequest,
 } from './tokens.ts'
 import type { RedirectTargets } from './transport.ts'
 import { type TransportResponse, createTransport, type TransportOptions } from './transport.ts'
-import { type AddressGuard, createAddressGuard, mayReceiveCredential, repositoryIn } from './trust.ts'
+import { type AddressGuard, createAddressGuard, mayReceiveCredential, findRepository } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
@@ -49,21 +49,26 @@ interface AuthorizerOptions {
 }
 
 type Authorization =
-  | { readonly header: string; readonly challenge: Challenge; readonly request: TokenRequest; readonly token: Token }
+  | {
+      readonly header: string
+      readonly challenge: Challenge
+      readonly request: TokenRequest
+      readonly token: AccessToken
+    }
   | { readonly header: string; readonly challenge: Challenge; readonly token?: undefined }
 
 /** As a guess, without, with an old token, with a new one. */
-const mostSends = 4
+const maxSends = 4
 /** Answers by which registries hide from nobody what somebody may see. */
-const hiding = [401, 403, 404]
+const hidingStatuses = [401, 403, 404]
 /** How long it is remembered that `/v2/` wants nothing. */
-const freeForMs = 5 * 60_000
+const pingTtlMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
   const { host, identify, tokens, clock } = options
   // What the upstream last asked for, so that the next repository is not asked about twice.
   let remembered: Challenge | undefined
-  const findChallenge = createDiscovery(options)
+  const findChallenge = createChallengeFinder(options)
 
   return {
     async send({ name, credential, signal }, send) {
@@ -76,9 +81,9 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
 
       for (let sends = 1; ; sends++) {
         const answer = await send(used?.header)
-        const isOwn = answer.foreign === undefined
+        const isOwn = answer.redirectHost === undefined
         if (unasked && isOwn && answer.status !== 401) remembered = unasked
-        const mended = isOwn && sends < mostSends && (await isMended(answer))
+        const mended = isOwn && sends < maxSends && (await isMended(answer))
         if (!mended) return { answer, identity: identify(current, host) }
         answer.discard()
       }
@@ -95,7 +100,7 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
 
       /** Registries answer 404 or 403 to nobody, without a challenge, for what the credential's owner may see. */
       async function showCredential({ status }: TransportResponse): Promise<boolean> {
-        if (!current || used || !hiding.includes(status)) return false
+        if (!current || used || !hidingStatuses.includes(status)) return false
         if (refusedGuess) throw refusedGuess.error
         unasked = (await findChallenge(signal)) ?? { scheme: 'basic' }
         used = await authorize(unasked)
@@ -167,16 +172,16 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
 }
 
 /** Finds what a registry wants that has not said so by itself; undefined when it wants nothing. Asks once for all who ask. */
-function createDiscovery({ host, clock, ping }: AuthorizerOptions) {
+function createChallengeFinder({ host, clock, ping }: AuthorizerOptions) {
   let known: { readonly challenge: Challenge | undefined; readonly until: number } | undefined
   let flight: Promise<Challenge | undefined> | undefined
 
   async function discover(): Promise<Challenge | undefined> {
     const answer = await ping()
-    if (answer.status === 429 || answer.status >= 500) throw await refusal(host, answer, clock)
+    if (answer.status === 429 || answer.status >= 500) throw await toUpstreamError(host, answer, clock)
     answer.discard()
-    const isOwn = answer.foreign === undefined && answer.status === 401
-    known = { challenge: isOwn ? readChallenge(answer) : undefined, until: clock.monotonic() + freeForMs }
+    const isOwn = answer.redirectHost === undefined && answer.status === 401
+    known = { challenge: isOwn ? readChallenge(answer) : undefined, until: clock.monotonic() + pingTtlMs }
     return known.challenge
   }
 
@@ -233,20 +238,20 @@ interface Target {
   close(): Promise<void>
 }
 
-const mostTargets = 16
-const mostRepositories = 1000
+const maxTargets = 16
+const maxRepositories = 1000
 /** A longer scope is not repeated. */
-const longestScope = 1000
+const maxScopeLength = 1000
 
 export function createRedirectTargets(options: RedirectTargetsOptions): RedirectTargets {
   const { clock } = options
-  const targets = new LRUCache<string, Target>({ max: mostTargets })
+  const targets = new LRUCache<string, Target>({ max: maxTargets })
 
   function open(url: URL): Target {
-    const transport = createTransport({ ...options, host: url.host, guard: guardOf(url, options) })
+    const transport = createTransport({ ...options, host: url.host, guard: createTargetGuard(url, options) })
     return {
       tokens: createTokenCache(url.host, { transport, clock }),
-      remembered: new LRUCache({ max: mostRepositories }),
+      remembered: new LRUCache({ max: maxRepositories }),
       close: () => transport.close(),
     }
   }
@@ -254,11 +259,11 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
   return {
     async send(url, signal, ask) {
       const before = targets.get(url.origin)
-      const repository = repositoryIn(url)!
+      const repository = findRepository(url)!
       const startedAt = clock.monotonic()
 
       const known = before?.remembered.get(repository)
-      const guessed = before && known && (await getOrNothing(before.tokens, known, signal))
+      const guessed = before && known && (await getTokenUnlessRefused(before.tokens, known, signal))
       const answer = await ask(guessed && `Bearer ${guessed.value}`)
       if (answer.status !== 401) return answer
       // Not before it was connected to: then it is known how near it is.
@@ -268,7 +273,7 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
         target.tokens.drop(known, guessed)
         if (guessed.obtainedAt >= startedAt) return answer
       }
-      const request = requestFor(readChallenge(answer), repository, url)
+      const request = toTokenRequest(readChallenge(answer), repository, url)
       if (!request) return answer
       answer.discard()
       const token = await target.tokens.get(request, signal)
@@ -283,11 +288,11 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
 }
 
 /** A token by what is remembered; when that is refused, the target is asked again what it wants. */
-async function getOrNothing(
+async function getTokenUnlessRefused(
   tokens: TokenCache,
   request: TokenRequest,
   signal: AbortSignal | undefined,
-): Promise<Token | undefined> {
+): Promise<AccessToken | undefined> {
   try {
     return await tokens.get(request, signal)
   } catch (error) {
@@ -297,17 +302,17 @@ async function getOrNothing(
 }
 
 /** What to ask the target's realm for; undefined for a challenge that cannot be answered without a credential. */
-function requestFor(challenge: Challenge | undefined, repository: string, url: URL): TokenRequest | undefined {
+function toTokenRequest(challenge: Challenge | undefined, repository: string, url: URL): TokenRequest | undefined {
   if (challenge?.scheme !== 'bearer') return undefined
   if (url.protocol === 'https:' && challenge.realm.protocol !== 'https:') return undefined
   const { scope } = challenge
-  const wanted = scope && scope.length <= longestScope ? scope : pullScope(repository)
+  const wanted = scope && scope.length <= maxScopeLength ? scope : pullScope(repository)
   return { challenge, scope: wanted, credential: undefined }
 }
 
 /** Lets the target name no realm that is more private than the target itself, nor one that the upstream may not name. */
-function guardOf(url: URL, { guard, tokenHosts }: RedirectTargetsOptions): AddressGuard {
-  const own = guard.classOf(url)
+function createTargetGuard(url: URL, { guard, tokenHosts }: RedirectTargetsOptions): AddressGuard {
+  const own = guard.getClass(url)
   const narrower = createAddressGuard({
     host: url.host,
     url,
@@ -323,6 +328,6 @@ function guardOf(url: URL, { guard, tokenHosts }: RedirectTargetsOptions): Addre
       narrower.checkLiteral(to)
     },
     lookup: narrower.lookup,
-    classOf: (to) => narrower.classOf(to),
+    getClass: (to) => narrower.getClass(to),
   }
 }

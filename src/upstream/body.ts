@@ -27,7 +27,7 @@ export function planBlob(
   expectedSize: number | undefined,
   host: string,
 ): BlobPlan | undefined {
-  const length = numberOf(answer.header('content-length'))
+  const length = parseLength(answer.header('content-length'))
   const partial = answer.status === 206
   let total = length
   if (partial) {
@@ -36,9 +36,9 @@ export function planBlob(
       answer.discard()
       throw new UpstreamError('invalid', 502, `${host} answered with another part of the blob than was asked for.`)
     }
-    total = numberOf(range[2]) ?? (length === undefined ? undefined : from + length)
+    total = parseLength(range[2]) ?? (length === undefined ? undefined : from + length)
   }
-  const encoding = encodingOf(answer)
+  const encoding = getContentEncoding(answer)
   // Storage often carries a label meant for the layer inside: bytes of the right number are the blob itself.
   if (encoding === undefined || (expectedSize !== undefined && total === expectedSize)) {
     return { size: total, skip: partial ? 0 : from, encoding: undefined }
@@ -53,7 +53,7 @@ export function planBlob(
 export function readBlob(answer: TransportResponse, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
   if (plan.skip === 0 && plan.encoding === undefined) return answer.body
   // A generator that has not begun runs no `finally`, and one that waits for a chunk does not before that has come.
-  const chunks = wantedBytes(answer, plan, host)
+  const chunks = readWantedBytes(answer, plan, host)
   const iterator: AsyncIterator<Uint8Array> = {
     next: () => chunks.next(),
     return() {
@@ -64,7 +64,7 @@ export function readBlob(answer: TransportResponse, plan: BlobPlan, host: string
   return { [Symbol.asyncIterator]: () => iterator }
 }
 
-async function* wantedBytes(answer: TransportResponse, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
+async function* readWantedBytes(answer: TransportResponse, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
   let skip = plan.skip
   const body = plan.encoding === undefined ? answer.body : decodeBody(answer, plan.encoding, host)
   for await (const chunk of body) {
@@ -78,33 +78,33 @@ async function* wantedBytes(answer: TransportResponse, plan: BlobPlan, host: str
 }
 
 /** The number in a header such as Content-Length. */
-export function numberOf(text: string | undefined): number | undefined {
+export function parseLength(text: string | undefined): number | undefined {
   return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
 }
 
 /** The largest of them takes this long at 140 kB/s. A body that drips never stalls, and others wait for it. */
-const longestMs = 120_000
+const maxBodyMs = 120_000
 
 /** Bytes of memory for each byte of a body: itself, and what is read out of it. */
-const weight = 2
+const memoryPerByte = 2
 /** What a body of untold length has to begin with, bytes. */
-const firstBytes = 64 * 1024
+const initialBytes = 64 * 1024
 
 /** A whole body, and its part of the memory for bodies. */
-interface HeldBody {
+interface BudgetedBody {
   readonly bytes: Uint8Array<ArrayBuffer>
   /** Call it when the bytes are used up, or kept by somebody who counts them himself. */
   release(): void
 }
 
-/** The same as `holdSmallBody`, of a body that is used up at once. */
-export async function readSmallBody(
+/** The same as `readBudgetedBody`, of a body that is used up at once. */
+export async function readWholeBody(
   answer: TransportResponse,
   limit: number,
   where: string,
-  milliseconds = longestMs,
+  milliseconds = maxBodyMs,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const body = await holdSmallBody(answer, limit, where, milliseconds)
+  const body = await readBudgetedBody(answer, limit, where, milliseconds)
   body.release()
   return body.bytes
 }
@@ -114,12 +114,12 @@ export async function readSmallBody(
  * whose connection is dropped at once, and (unavailable) for one that has not come after `milliseconds`, or that there is no
  * memory for.
  */
-export async function holdSmallBody(
+export async function readBudgetedBody(
   answer: TransportResponse,
   limit: number,
   where: string,
-  milliseconds = longestMs,
-): Promise<HeldBody> {
+  milliseconds = maxBodyMs,
+): Promise<BudgetedBody> {
   let ended: UpstreamError | undefined
   let reservation: Reservation | undefined
   const end = (error: UpstreamError) => {
@@ -129,14 +129,14 @@ export async function holdSmallBody(
     reservation?.release()
   }
   const evict = (error: BudgetError) => end(outOfMemory(error))
-  const length = lengthOf(answer)
+  const length = getContentLength(answer)
   if (length !== undefined && length > limit) {
     answer.discard()
     throw tooLarge(where, limit)
   }
   let late: NodeJS.Timeout | undefined
   try {
-    reservation = await upstreamBodies.reserve(weight * (length ?? Math.min(firstBytes, limit)), {
+    reservation = await upstreamBodies.reserve(memoryPerByte * (length ?? Math.min(initialBytes, limit)), {
       evict,
       expected: length,
     })
@@ -145,11 +145,11 @@ export async function holdSmallBody(
       const message = `${where} did not send its whole answer within ${Math.ceil(milliseconds / 1000)} s.`
       end(new UpstreamError('unavailable', 504, message))
     }, milliseconds)
-    const raw = await readBounded(answer, limit, where, length ?? Math.min(firstBytes, limit), reservation)
+    const raw = await readRawBody(answer, limit, where, length ?? Math.min(initialBytes, limit), reservation)
     clearTimeout(late)
     reservation.settle()
     const held = reservation
-    return { bytes: await decoded(answer, raw, limit, where, held), release: () => held.release() }
+    return { bytes: await decodeUnlessJson(answer, raw, limit, where, held), release: () => held.release() }
   } catch (error) {
     clearTimeout(late)
     reservation?.release()
@@ -162,7 +162,7 @@ export async function holdSmallBody(
   }
 }
 
-async function readBounded(
+async function readRawBody(
   answer: TransportResponse,
   limit: number,
   where: string,
@@ -178,7 +178,7 @@ async function readBounded(
     if (at + chunk.length > limit) throw tooLarge(where, limit)
     if (at + chunk.length > room) {
       const more = Math.min(limit, Math.max(2 * room, at + chunk.length)) - room
-      await reservation.grow(weight * more)
+      await reservation.grow(memoryPerByte * more)
       room += more
     }
     buffer.resize(at + chunk.length)
@@ -190,14 +190,14 @@ async function readBounded(
   return whole
 }
 
-async function decoded(
+async function decodeUnlessJson(
   answer: TransportResponse,
   raw: Uint8Array<ArrayBuffer>,
   limit: number,
   where: string,
   reservation: Reservation,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const encoding = encodingOf(answer)
+  const encoding = getContentEncoding(answer)
   if (encoding === undefined || (await isJson(raw))) return raw
   await reservation.grow(limit)
   const bytes = await decodeBytes(raw, encoding, limit, where)
@@ -215,7 +215,7 @@ async function isJson(bytes: Uint8Array): Promise<boolean> {
   }
 }
 
-function lengthOf(answer: TransportResponse): number | undefined {
+function getContentLength(answer: TransportResponse): number | undefined {
   const length = Number(answer.header('content-length') ?? NaN)
   return Number.isSafeInteger(length) && length >= 0 ? length : undefined
 }
@@ -232,7 +232,7 @@ function tooLarge(where: string, limit: number): UpstreamError {
 }
 
 /** The encoding an answer claims in spite of `Accept-Encoding: identity`; some claim it of bytes that were never encoded. */
-export function encodingOf(answer: TransportResponse): string | undefined {
+export function getContentEncoding(answer: TransportResponse): string | undefined {
   const encoding = answer.header('content-encoding')?.trim().toLowerCase()
   return encoding === undefined || encoding === '' || encoding === 'identity' ? undefined : encoding
 }

@@ -4,8 +4,8 @@ import { isObject, parseObject } from '../lib/json.ts'
 import type { RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { canonicalRegistry } from '../oci/reference.ts'
-import { createDockerCredentials, hubServer, serverOf, untilKey } from './docker-credentials.ts'
-import { type Credential, credentialOf, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
+import { createDockerCredentials, hubServer, toDockerServer, expiresKey } from './docker-credentials.ts'
+import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
 export type CredentialsSource =
   | { readonly from: 'docker-config' }
@@ -40,11 +40,11 @@ export function createCredentials(options: CredentialsOptions): Credentials {
     case 'anonymous':
       return { find: async () => undefined, renew: async () => undefined }
     case 'password-file':
-      return readEachTime(async () => credentialOf(source.username, await readPassword(host, source.passwordFile)))
+      return readEachTime(async () => toCredential(source.username, await readPassword(host, source.passwordFile)))
     case 'password-env':
       return readEachTime(async () => {
         const password = options.env[source.passwordEnv]
-        if (password) return credentialOf(source.username, password)
+        if (password) return toCredential(source.username, password)
         throw unusableCredential(host, `the environment variable ${source.passwordEnv} is not set`)
       })
   }
@@ -79,16 +79,16 @@ export interface ExportedCredential {
   readonly state: 'valid' | 'expired'
 }
 
-const hour = 3_600_000
+const hourMs = 3_600_000
 
 /** What registries' helpers hand out dies by itself; they mark it by the user name. */
-const lives: Readonly<Record<string, number>> = {
+const lifetimesMs: Readonly<Record<string, number>> = {
   // Amazon ECR
-  AWS: 12 * hour,
+  AWS: 12 * hourMs,
   // Google Artifact Registry, an access token
-  oauth2accesstoken: hour,
+  oauth2accesstoken: hourMs,
   // Azure Container Registry, a refresh token
-  '00000000-0000-0000-0000-000000000000': 3 * hour,
+  '00000000-0000-0000-0000-000000000000': 3 * hourMs,
 }
 
 const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
@@ -96,31 +96,31 @@ const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'regist
 /** Credentials by registry as a config.json of Docker's form, each with the time it dies at. `now`: wall clock, ms. */
 export function renderExportedCredentials(credentials: ReadonlyMap<string, Credential>, now: number): string {
   const auths = [...credentials].map(([host, credential]) => {
-    const life = credential.kind === 'password' ? lives[credential.username] : undefined
+    const life = credential.kind === 'password' ? lifetimesMs[credential.username] : undefined
     const secret =
       credential.kind === 'password'
         ? { auth: Buffer.from(`${credential.username}:${credential.password}`).toString('base64') }
         : { [tokenKeys[credential.kind]]: credential.token }
-    const until = life === undefined ? {} : { [untilKey]: new Date(now + life).toISOString() }
-    return [serverOf(host), { ...secret, ...until }]
+    const until = life === undefined ? {} : { [expiresKey]: new Date(now + life).toISOString() }
+    return [toDockerServer(host), { ...secret, ...until }]
   })
   return `${JSON.stringify({ auths: Object.fromEntries(auths) }, null, 2)}\n`
 }
 
 /** What such a file holds, without the secrets; a missing or damaged one holds nothing. */
 export async function readExportedCredentials(path: string, now: number): Promise<Record<string, ExportedCredential>> {
-  const { auths } = parseObject(await readOrNothing(path)) ?? {}
+  const { auths } = parseObject(await readIfPresent(path)) ?? {}
   if (!isObject(auths)) return {}
   const entries = Object.entries(auths).map(([server, entry]): [string, ExportedCredential] => {
     const host = server === hubServer ? 'docker.io' : server
-    const expires = isObject(entry) ? entry[untilKey] : undefined
+    const expires = isObject(entry) ? entry[expiresKey] : undefined
     if (typeof expires !== 'string') return [host, { state: 'valid' }]
     return [host, { expires, state: Date.parse(expires) <= now ? 'expired' : 'valid' }]
   })
   return Object.fromEntries(entries)
 }
 
-async function readOrNothing(path: string): Promise<string> {
+async function readIfPresent(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (error) {

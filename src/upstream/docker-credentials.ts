@@ -5,28 +5,28 @@ import { errnoOf } from '../lib/errors.ts'
 import { isObject, parseObject } from '../lib/json.ts'
 import type { CommandResult, RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
-import { type Credential, credentialOf, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
+import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
 /** What Docker's config.json says about one registry. */
-interface DockerEntry {
+interface DockerAuth {
   /** `docker-credential-<name>` has it, asked about `server`. `key`: where it is named, `credHelpers."ghcr.io"`. */
   readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
   /** The credential that stands in the file itself. Docker takes no notice of it where there is a helper. */
   readonly inline: Credential | undefined
   /** Wall clock, ms: from then on it is as good as none. Only files that mirrors hand over say so. */
-  readonly inlineUntil?: number | undefined
+  readonly inlineExpiresAt?: number | undefined
 }
 
 /** Reads a registry's entry; looks at the file at most once a second. */
 interface DockerConfig {
   /** The same object as long as the file does not change. Throws an UpstreamError (denied) for a file that cannot be used. */
-  entry(): Promise<DockerEntry>
+  entry(): Promise<DockerAuth>
 }
 
 /** Our own member of an entry of `auths`; Docker ignores it. ISO 8601. */
-export const untilKey = 'mirrorUntil'
+export const expiresKey = 'mirrorUntil'
 
-const lookAgainMs = 1000
+const pollMs = 1000
 
 /** Where Docker keeps its config.json. */
 export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
@@ -37,12 +37,12 @@ export function dockerConfigPath(env: Readonly<Record<string, string | undefined
 function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
   let entry = noEntry
   let version: string | undefined
-  let check: Promise<DockerEntry> | undefined
+  let check: Promise<DockerAuth> | undefined
   let checkedAt = 0
 
-  async function reload(): Promise<DockerEntry> {
+  async function reload(): Promise<DockerAuth> {
     try {
-      const found = await versionOf(path)
+      const found = await getFileVersion(path)
       if (found !== version) {
         entry = found === undefined ? noEntry : parseDockerConfig(await readFile(path, 'utf8'), host)
         version = found
@@ -56,7 +56,7 @@ function openDockerConfig(path: string, host: string, clock: Clock): DockerConfi
 
   return {
     entry() {
-      if (!check || clock.monotonic() - checkedAt >= lookAgainMs) {
+      if (!check || clock.monotonic() - checkedAt >= pollMs) {
         checkedAt = clock.monotonic()
         check = reload()
       }
@@ -65,39 +65,39 @@ function openDockerConfig(path: string, host: string, clock: Clock): DockerConfi
   }
 }
 
-const noEntry: DockerEntry = { helper: undefined, inline: undefined }
+const noEntry: DockerAuth = { helper: undefined, inline: undefined }
 
 /**
  * Reads the text of a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file;
  * else `credsStore` does, else the file. Throws an UpstreamError that quotes nothing of the text.
  * https://github.com/docker/cli/blob/master/cli/config/configfile/file.go
  */
-function parseDockerConfig(text: string, host: string): DockerEntry {
+function parseDockerConfig(text: string, host: string): DockerAuth {
   const config = text.trim() === '' ? {} : asObject(parseJson(text, host))
-  const auth = findAuth(asObject(member(config, 'auths')), host)
-  const inline = credentialIn(asObject(auth))
-  const helper = helperOf(config, host)
-  if (inline === 'broken' && !helper) throw broken(host, 'its auth entry is not base64 of user:password')
+  const auth = findAuth(asObject(getMember(config, 'auths')), host)
+  const inline = parseAuthEntry(asObject(auth))
+  const helper = findHelper(config, host)
+  if (inline === 'broken' && !helper) throw unusableConfig(host, 'its auth entry is not base64 of user:password')
   return {
     helper,
     inline: inline === 'broken' ? undefined : inline,
-    inlineUntil: timeOf(asObject(auth)[untilKey]),
+    inlineExpiresAt: parseTime(asObject(auth)[expiresKey]),
   }
 }
 
-function helperOf(config: Record<string, unknown>, host: string): DockerEntry['helper'] {
-  const server = serverOf(host)
-  const [perRegistry, store] = [asObject(member(config, 'credHelpers')), member(config, 'credsStore')]
+function findHelper(config: Record<string, unknown>, host: string): DockerAuth['helper'] {
+  const server = toDockerServer(host)
+  const [perRegistry, store] = [asObject(getMember(config, 'credHelpers')), getMember(config, 'credsStore')]
   // Docker reads no other names of Docker Hub here, but podman does: they count where Docker would find nothing.
   const names = [server, ...(store ? [] : ['docker.io', 'index.docker.io'].filter(() => host === 'docker.io'))]
   const named = names.find((name) => Object.hasOwn(perRegistry, name))
   const name = named === undefined ? store : perRegistry[named]
   if (typeof name !== 'string' || name === '') return undefined
   const key = named === undefined ? 'credsStore' : `credHelpers."${named}"`
-  return { name: checkedHelper(name, host), server, key }
+  return { name: checkHelperName(name, host), server, key }
 }
 
-async function versionOf(path: string): Promise<string | undefined> {
+async function getFileVersion(path: string): Promise<string | undefined> {
   try {
     // What is handed over comes out of an archive: always of the same time, mostly of the same size, and in the same inode.
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
@@ -108,13 +108,13 @@ async function versionOf(path: string): Promise<string | undefined> {
   }
 }
 
-function timeOf(value: unknown): number | undefined {
+function parseTime(value: unknown): number | undefined {
   const time = typeof value === 'string' ? Date.parse(value) : Number.NaN
   return Number.isNaN(time) ? undefined : time
 }
 
-function checkedHelper(name: string, host: string): string {
-  if (!/^[\w.-]+$/.test(name)) throw broken(host, 'it names a credential helper that cannot be a program')
+function checkHelperName(name: string, host: string): string {
+  if (!/^[\w.-]+$/.test(name)) throw unusableConfig(host, 'it names a credential helper that cannot be a program')
   return name
 }
 
@@ -123,7 +123,7 @@ function parseJson(text: string, host: string): unknown {
     return JSON.parse(text)
   } catch {
     // The parser's own message quotes the text.
-    throw broken(host, 'it is not valid JSON')
+    throw unusableConfig(host, 'it is not valid JSON')
   }
 }
 
@@ -131,17 +131,18 @@ function asObject(value: unknown): Record<string, unknown> {
   return isObject(value) ? value : {}
 }
 
-const broken = (host: string, why: string) => unusableCredential(host, `Docker's config.json was read, but ${why}`)
+const unusableConfig = (host: string, why: string) =>
+  unusableCredential(host, `Docker's config.json was read, but ${why}`)
 
 /** Helpers hand out passwords that live for hours (ECR: 12 h), and asking one costs a process. */
 const keepMs = 10 * 60_000
 /** Older than this, an answer does not count while the helper is asked again: somebody else may have logged in since. */
-const oldestMs = 2 * keepMs
+const maxAgeMs = 2 * keepMs
 /** A helper that failed, or whose word the upstream refused, is not run again for every request. */
-const quietMs = 5000
+const backoffMs = 5000
 
 interface HelperRun {
-  readonly entry: DockerEntry
+  readonly entry: DockerAuth
   readonly result: Promise<Credential | undefined>
   readonly startedAt: number
   isSettled: boolean
@@ -159,22 +160,22 @@ export function createDockerCredentials(options: {
 }): Credentials {
   const { host, clock, runCommand } = options
   const config = openDockerConfig(options.dockerConfig, host, clock)
-  const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(serverOf(host))
+  const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(toDockerServer(host))
   let run: HelperRun | undefined
   /** What a helper has said last. */
   let known:
-    | { readonly entry: DockerEntry; readonly credential: Credential | undefined; readonly askedAt: number }
+    | { readonly entry: DockerAuth; readonly credential: Credential | undefined; readonly askedAt: number }
     | undefined
 
-  function fromHelper(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): Promise<Credential | undefined> {
+  function fromHelper(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): Promise<Credential | undefined> {
     if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = start(entry, helper)
     // Asked again after ten minutes, a helper keeps nobody waiting.
-    const isRecent = known?.entry === entry && clock.monotonic() - known.askedAt < oldestMs
+    const isRecent = known?.entry === entry && clock.monotonic() - known.askedAt < maxAgeMs
     if (known && isRecent && !run.isSettled) return Promise.resolve(known.credential)
     return run.result
   }
 
-  function start(entry: DockerEntry, helper: NonNullable<DockerEntry['helper']>): HelperRun {
+  function start(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): HelperRun {
     const startedAt = clock.monotonic()
     const started: HelperRun = {
       entry,
@@ -194,7 +195,7 @@ export function createDockerCredentials(options: {
     } catch {
       // Whoever waits for the result is told.
       if (run === started) known = undefined
-      started.goodUntil = clock.monotonic() + quietMs
+      started.goodUntil = clock.monotonic() + backoffMs
     } finally {
       started.isSettled = true
     }
@@ -205,7 +206,7 @@ export function createDockerCredentials(options: {
     const entry = await config.entry()
     // A helper has no such thing to give: Docker takes it from the file, whoever has the rest.
     if (entry.helper && entry.inline?.kind !== 'registry-token') return fromHelper(entry, entry.helper)
-    const isOver = entry.inlineUntil !== undefined && entry.inlineUntil <= clock.wall()
+    const isOver = entry.inlineExpiresAt !== undefined && entry.inlineExpiresAt <= clock.wall()
     return isOver ? undefined : entry.inline
   }
 
@@ -213,7 +214,7 @@ export function createDockerCredentials(options: {
     find,
     async renew(refused) {
       known = undefined
-      if (run && clock.monotonic() - run.startedAt >= quietMs) run = undefined
+      if (run && clock.monotonic() - run.startedAt >= backoffMs) run = undefined
       const credential = await find()
       return credential && isSameCredential(credential, refused) ? undefined : credential
     },
@@ -222,9 +223,9 @@ export function createDockerCredentials(options: {
 
 const timeoutMs = 15_000
 /** More than any credential takes. */
-const largestAnswer = 256 * 1024
+const maxAnswerBytes = 256 * 1024
 /** What the helpers' library says for itself: safe to quote. */
-const knownWords = ['no credentials server URL', 'no credentials username']
+const quotableMessages = ['no credentials server URL', 'no credentials username']
 
 /**
  * Runs `docker-credential-<name> get` for a server; undefined when it holds nothing for it. Throws an UpstreamError that names
@@ -232,7 +233,7 @@ const knownWords = ['no credentials server URL', 'no credentials username']
  * https://github.com/docker/docker-credential-helpers#development
  */
 async function askHelper(
-  { name, server, key }: NonNullable<DockerEntry['helper']>,
+  { name, server, key }: NonNullable<DockerAuth['helper']>,
   host: string,
   runCommand: RunCommand,
 ): Promise<Credential | undefined> {
@@ -242,19 +243,19 @@ async function askHelper(
   if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
   if (result.exitCode !== 0) {
     if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
-    throw unusableCredential(host, `${named} ${howItFailed(result)}`)
+    throw unusableCredential(host, `${named} ${describeExit(result)}`)
   }
-  const answer = parseFirstObject(result.stdout.slice(0, largestAnswer))
-  const [username, secret] = answer ? [member(answer, 'Username') ?? '', member(answer, 'Secret') ?? ''] : []
+  const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
+  const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
   // An answer without either is how some say that they hold nothing.
   if (username === '' && secret === '') return undefined
   if (typeof username === 'string' && username !== '' && typeof secret === 'string')
-    return credentialOf(username, secret)
+    return toCredential(username, secret)
   throw unusableCredential(host, `${named} answered with something that is no credential`)
 }
 
-function howItFailed({ exitCode, stdout, stderr }: CommandResult): string {
-  const said = knownWords.find((words) => stdout.trim() === words)
+function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
+  const said = quotableMessages.find((words) => stdout.trim() === words)
   if (exitCode !== undefined) return `failed with exit code ${exitCode}${said === undefined ? '' : ` (${said})`}`
   const refusal = stdout === '' ? /^spawn\b.* (E[A-Z0-9]+)$/.exec(stderr.trim())?.[1] : undefined
   return refusal === undefined ? 'did not finish' : `cannot be started (${refusal})`
@@ -279,12 +280,12 @@ export const authVariable = 'DOCKER_AUTH_CONFIG'
 const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
 
 /** The name under which Docker keeps a registry's credential. */
-export function serverOf(host: string): string {
+export function toDockerServer(host: string): string {
   return host === 'docker.io' ? hubServer : host
 }
 
 /** Docker reads the members of its files whatever their case; the keys of a map are taken as they are. */
-function member(object: Readonly<Record<string, unknown>>, name: string): unknown {
+function getMember(object: Readonly<Record<string, unknown>>, name: string): unknown {
   if (Object.hasOwn(object, name)) return object[name]
   const other = Object.keys(object).find((key) => key.toLowerCase() === name.toLowerCase())
   return other === undefined ? undefined : object[other]
@@ -295,11 +296,11 @@ function member(object: Readonly<Record<string, unknown>>, name: string): unknow
  * nearest to the bare name counts. https://github.com/docker/cli/blob/master/cli/config/credentials/file_store.go
  */
 function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unknown {
-  const server = serverOf(host)
+  const server = toDockerServer(host)
   if (Object.hasOwn(auths, server)) return auths[server]
   const names = host === 'docker.io' ? hubNames : [host]
   const found = Object.keys(auths).flatMap((key) => {
-    const name = hostnameOf(key)
+    const name = parseAuthHost(key)
     const at = names.findIndex((each) => each.toLowerCase() === name.toLowerCase())
     const distance = at * 4 + (hasPath(key) ? 2 : 0) + (name === names[at] ? 0 : 1)
     return at === -1 ? [] : [{ key, distance }]
@@ -309,7 +310,7 @@ function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unkno
 }
 
 /** The host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
-export function hostnameOf(key: string): string {
+export function parseAuthHost(key: string): string {
   const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*:\/\/)?([^/]*)/i.exec(key)!
   if (scheme === undefined) return authority
   const host = authority.replace(/[?#].*$/, '').replace(/^.*@/, '')
@@ -325,16 +326,16 @@ function hasPath(key: string): boolean {
 }
 
 /** The credential in an entry of `auths`, if it holds one; `broken` for one that Docker refuses. */
-function credentialIn(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
+function parseAuthEntry(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
   const [registryToken, identityToken, auth] = ['registrytoken', 'identitytoken', 'auth'].map((name) =>
-    member(entry, name),
+    getMember(entry, name),
   )
-  const pair = isText(auth) ? parsePair(auth) : [member(entry, 'username'), member(entry, 'password') ?? '']
+  const pair = isText(auth) ? parsePair(auth) : [getMember(entry, 'username'), getMember(entry, 'password') ?? '']
   if (pair === undefined) return 'broken'
   if (isText(registryToken)) return { kind: 'registry-token', token: registryToken }
   if (isText(identityToken)) return { kind: 'identity-token', token: identityToken }
   const [username, password] = pair
-  return isText(username) && typeof password === 'string' ? credentialOf(username, password) : undefined
+  return isText(username) && typeof password === 'string' ? toCredential(username, password) : undefined
 }
 
 /** `base64(user:password)`; the password may hold colons, and old versions of Docker padded it with NUL. */
@@ -353,12 +354,12 @@ export function parseAuthVariable(text: string): ReadonlyMap<string, Credential>
   if (text.trim() === '') return new Map()
   const json = parseObject(text)
   if (!json || Object.keys(json).some((key) => key.toLowerCase() !== 'auths')) return undefined
-  const auths = member(json, 'auths') ?? {}
+  const auths = getMember(json, 'auths') ?? {}
   if (!isObject(auths)) return undefined
   const credentials = new Map<string, Credential>()
   for (const [server, entry] of Object.entries(auths)) {
     if (!isObject(entry) || Object.keys(entry).some((key) => key.toLowerCase() !== 'auth')) return undefined
-    const auth = member(entry, 'auth')
+    const auth = getMember(entry, 'auth')
     const pair = typeof auth === 'string' ? parsePair(auth) : undefined
     if (!pair) return undefined
     credentials.set(server, { kind: 'password', username: pair[0], password: pair[1] })

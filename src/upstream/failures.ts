@@ -5,7 +5,7 @@ import { redact } from '../lib/logger.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
 import type { Clock } from '../lib/time.ts'
 import type { Identity } from '../oci/registry.ts'
-import { decodeBytes, encodingOf } from './body.ts'
+import { decodeBytes, getContentEncoding } from './body.ts'
 import { TransientError } from './retry.ts'
 import type { TransportResponse } from './transport.ts'
 import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
@@ -15,7 +15,7 @@ import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } fr
  * (400, 405, 406, 409, 411, 413 to 417, 421, 422, 424, 426, 428, 431 …): the registry did not understand it, and said nothing
  * about the content, so a cached tag stays.
  */
-const meanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy'> = new Map([
+const statusMeanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy'> = new Map([
   [401, 'denied'],
   /** A subscription has ended. */
   [402, 'denied'],
@@ -34,7 +34,7 @@ const meanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy'> = n
 
 /** Whether a status of the registry's own refuses the content to whoever asked. */
 export function isDenial(status: number): boolean {
-  return meanings.get(status) === 'denied'
+  return statusMeanings.get(status) === 'denied'
 }
 
 interface RefusalOptions {
@@ -45,17 +45,17 @@ interface RefusalOptions {
 }
 
 /** The failure that an answer other than the wanted one is, with the registry's own reason. Lets go of its body. */
-export async function refusal(
+export async function toUpstreamError(
   host: string,
   answer: TransportResponse,
   clock: Clock,
   { meansAbsent = [], secrets = [] }: RefusalOptions = {},
 ): Promise<UpstreamError> {
-  const { status, foreign, storage } = answer
+  const { status, redirectHost: foreign, isStorage: storage } = answer
   const where = foreign === undefined ? host : `${host} (redirected to ${foreign})`
-  if (status === 429 && !storage) return limitFailure(where, answer, clock, (text) => reasonIn(text, secrets))
+  if (status === 429 && !storage) return toLimitError(where, answer, clock, (text) => parseReason(text, secrets))
   const reason = await readReason(answer, secrets)
-  const meaning = meanings.get(status)
+  const meaning = statusMeanings.get(status)
   if (meaning === 'absent' || (!storage && meansAbsent.includes(status))) {
     return new UpstreamError('absent', 404, withReason(`${where} does not have it`, reason))
   }
@@ -84,9 +84,9 @@ export async function refusal(
   return new UpstreamError('invalid', 502, message)
 }
 
-const troubles: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
+const recordedFailures: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
 /** Only an upstream that was asked refuses, or says that there is nothing. */
-const answers: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
+const answeredFailures: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
 
 /**
  * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
@@ -96,15 +96,15 @@ export function noteFailures(upstream: Upstream, wall: () => number, watcher?: W
   let last: { readonly message: string; readonly at: number } | undefined
   let retryAt = 0
 
-  async function noted<T>(ask: Promise<T>): Promise<T> {
+  async function record<T>(ask: Promise<T>): Promise<T> {
     try {
       const answer = await ask
       watcher?.worked()
       return answer
     } catch (error) {
-      if (error instanceof UpstreamError && answers.has(error.failure)) watcher?.worked()
+      if (error instanceof UpstreamError && answeredFailures.has(error.failure)) watcher?.worked()
       else watcher?.failed(error)
-      if (error instanceof UpstreamError && troubles.has(error.failure)) {
+      if (error instanceof UpstreamError && recordedFailures.has(error.failure)) {
         const now = wall()
         retryAt = error.retryAfterSeconds === undefined ? 0 : now + error.retryAfterSeconds * 1000
         last = { message: error.message, at: now }
@@ -116,12 +116,12 @@ export function noteFailures(upstream: Upstream, wall: () => number, watcher?: W
   return {
     host: upstream.host,
     identity: (access) => upstream.identity(access),
-    resolve: (...args) => noted(upstream.resolve(...args)),
-    manifest: (...args) => noted(upstream.manifest(...args)),
-    statBlob: (...args) => noted(upstream.statBlob(...args)),
-    blob: (...args) => noted(upstream.blob(...args)),
-    tags: (...args) => noted(upstream.tags(...args)),
-    referrers: (...args) => noted(upstream.referrers(...args)),
+    resolve: (...args) => record(upstream.resolve(...args)),
+    manifest: (...args) => record(upstream.manifest(...args)),
+    statBlob: (...args) => record(upstream.statBlob(...args)),
+    blob: (...args) => record(upstream.blob(...args)),
+    tags: (...args) => record(upstream.tags(...args)),
+    referrers: (...args) => record(upstream.referrers(...args)),
     health() {
       const health = upstream.health()
       const left = retryAt - wall()
@@ -144,11 +144,11 @@ export class LimitedError extends UpstreamError {
 }
 
 /** The failure that a 429 answer is. A limit of less than a second, ghcr.io's habit, is worth waiting for. */
-export async function limitFailure(
+export async function toLimitError(
   where: string,
   answer: TransportResponse,
   clock: Clock,
-  read: (text: string) => string | undefined = reasonIn,
+  read: (text: string) => string | undefined = parseReason,
 ): Promise<UpstreamError> {
   const text = await readText(answer)
   const limit = { ...readLimit(answer.header, text, clock.wall()), reason: read(text) }
@@ -166,16 +166,16 @@ interface Limit {
 
 type Header = (name: string) => string | undefined
 
-const defaultMs = 60_000
-const longestMs = 3_600_000
+const defaultRetryAfterMs = 60_000
+const maxRetryAfterMs = 3_600_000
 const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
 
 /** Reads a 429 answer. `wall`: the time now, ms since the epoch, for a Retry-After that is a date. */
 export function readLimit(header: Header, body: string, wall: number): Limit {
   const told = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
-  const retryAfterMs = (told === undefined ? undefined : parseRetryAfter(told, wall)) ?? defaultMs
-  const isQuota = leadingNumber(header('ratelimit-remaining')) === 0 || /pull rate limit/i.test(body)
-  return { scope: isQuota ? 'manifests' : 'all', retryAfterMs: Math.min(retryAfterMs, longestMs) }
+  const retryAfterMs = (told === undefined ? undefined : parseRetryAfter(told, wall)) ?? defaultRetryAfterMs
+  const isQuota = parseLeadingNumber(header('ratelimit-remaining')) === 0 || /pull rate limit/i.test(body)
+  return { scope: isQuota ? 'manifests' : 'all', retryAfterMs: Math.min(retryAfterMs, maxRetryAfterMs) }
 }
 
 /**
@@ -199,8 +199,8 @@ export function parseRetryAfter(text: string, wall: number): number | undefined 
 
 /** Docker Hub's `ratelimit-limit: 100;w=21600` and its companions; undefined when they are not there. */
 export function readRateLimit(header: Header, wall: number): RateLimit | undefined {
-  const limit = leadingNumber(header('ratelimit-limit'))
-  const remaining = leadingNumber(header('ratelimit-remaining'))
+  const limit = parseLeadingNumber(header('ratelimit-limit'))
+  const remaining = parseLeadingNumber(header('ratelimit-remaining'))
   const window = /;\s*w=(\d+)/.exec(header('ratelimit-limit') ?? '')?.[1]
   if (limit === undefined || remaining === undefined || window === undefined) return undefined
   return {
@@ -212,7 +212,7 @@ export function readRateLimit(header: Header, wall: number): RateLimit | undefin
   }
 }
 
-function leadingNumber(text: string | undefined): number | undefined {
+function parseLeadingNumber(text: string | undefined): number | undefined {
   const digits = /^\s*(\d+)/.exec(text ?? '')?.[1]
   return digits === undefined ? undefined : Number(digits)
 }
@@ -221,7 +221,7 @@ function leadingNumber(text: string | undefined): number | undefined {
 interface Cooldown {
   /** Throws a LimitedError while a request by this identity would be in vain; `spendsQuota`: it is a GET of a manifest. */
   check(identity: Identity, spendsQuota: boolean): void
-  note(identity: Identity, limit: Limit): void
+  record(identity: Identity, limit: Limit): void
 }
 
 export function createCooldown(host: string, clock: Clock): Cooldown {
@@ -241,7 +241,7 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
       check(identity, 'all')
       if (spendsQuota) check(identity, 'manifests')
     },
-    note(identity, { scope, retryAfterMs, reason }) {
+    record(identity, { scope, retryAfterMs, reason }) {
       const key = `${scope} ${identity}`
       limits.set(key, { until: Math.max(limits.get(key)?.until ?? 0, clock.monotonic() + retryAfterMs), reason })
     },
@@ -249,10 +249,10 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
 }
 
 /** An error body is read up to here, and for so long; both are far more than a sentence needs. */
-const mostBytes = 16 * 1024
-const mostMs = 1000
+const maxReasonBytes = 16 * 1024
+const maxReasonMs = 1000
 /** Characters of a reason. */
-const longest = 300
+const maxReasonLength = 300
 
 /**
  * The registry's own words in an error answer, as one clean line: the first error message of its JSON body, a short plain text,
@@ -263,13 +263,13 @@ export async function readReason(
   answer: TransportResponse,
   secrets: readonly string[] = [],
 ): Promise<string | undefined> {
-  const reason = reasonIn(await readText(answer), secrets)
+  const reason = parseReason(await readText(answer), secrets)
   return isStatusOnly(reason, answer.status) ? undefined : reason
 }
 
 /** The same for a body that was read already. */
-export function reasonIn(text: string, secrets: readonly string[] = []): string | undefined {
-  return clean(messageIn(text) ?? '', secrets)
+export function parseReason(text: string, secrets: readonly string[] = []): string | undefined {
+  return toReasonLine(findMessage(text) ?? '', secrets)
 }
 
 /** A statement with the reason for it, as one sentence. */
@@ -279,14 +279,14 @@ export function withReason(statement: string, reason: string | undefined): strin
 
 /** The start of a short body as text; empty when it cannot be read. */
 async function readText(answer: TransportResponse): Promise<string> {
-  const late = setTimeout(() => answer.discard(), mostMs)
+  const late = setTimeout(() => answer.discard(), maxReasonMs)
   const chunks: Uint8Array[] = []
   let length = 0
   try {
     for await (const chunk of answer.body) {
       chunks.push(chunk)
       length += chunk.length
-      if (length >= mostBytes) break
+      if (length >= maxReasonBytes) break
     }
   } catch (error) {
     // The status alone says enough.
@@ -295,14 +295,14 @@ async function readText(answer: TransportResponse): Promise<string> {
     clearTimeout(late)
   }
   const bytes = Buffer.concat(chunks)
-  const encoding = encodingOf(answer)
+  const encoding = getContentEncoding(answer)
   const plain = encoding === undefined ? bytes : await decodeOrNothing(bytes, encoding)
-  return new TextDecoder().decode(plain.subarray(0, mostBytes))
+  return new TextDecoder().decode(plain.subarray(0, maxReasonBytes))
 }
 
 async function decodeOrNothing(bytes: Uint8Array, encoding: string): Promise<Uint8Array> {
   try {
-    return (await decodeBytes(bytes, encoding, mostBytes, '')) ?? new Uint8Array()
+    return (await decodeBytes(bytes, encoding, maxReasonBytes, '')) ?? new Uint8Array()
   } catch (error) {
     if (!(error instanceof UpstreamError)) throw error
     return new Uint8Array()
@@ -310,17 +310,17 @@ async function decodeOrNothing(bytes: Uint8Array, encoding: string): Promise<Uin
 }
 
 /** Where registries and token servers put their sentence, the most telling member first. */
-const members = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
+const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
 
-function messageIn(text: string): string | undefined {
+function findMessage(text: string): string | undefined {
   const trimmed = text.trim()
-  if (/^[[{]/.test(trimmed)) return messageOf(parse(trimmed))
-  if (/^<(?:!doctype|html|head|body|\?xml)/i.test(trimmed)) return titleOf(trimmed)
+  if (/^[[{]/.test(trimmed)) return findJsonMessage(parseJsonOrNothing(trimmed))
+  if (/^<(?:!doctype|html|head|body|\?xml)/i.test(trimmed)) return findMarkupMessage(trimmed)
   // What is no text is no sentence.
   return trimmed.includes('\uFFFD') ? undefined : trimmed
 }
 
-function parse(text: string): unknown {
+function parseJsonOrNothing(text: string): unknown {
   try {
     return readJsonNow(Buffer.from(text))
   } catch (error) {
@@ -330,16 +330,16 @@ function parse(text: string): unknown {
 }
 
 /** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and what others send instead. */
-function messageOf(value: unknown, depth = 0): string | undefined {
+function findJsonMessage(value: unknown, depth = 0): string | undefined {
   if (typeof value === 'string') return value.trim() === '' ? undefined : value
   if (depth > 3) return undefined
-  if (Array.isArray(value)) return first(value.slice(0, 20), (item) => messageOf(item, depth + 1))
+  if (Array.isArray(value)) return findFirst(value.slice(0, 20), (item) => findJsonMessage(item, depth + 1))
   if (!isObject(value)) return undefined
-  const listed = Array.isArray(value['errors']) ? messageOf(value['errors'], depth + 1) : undefined
-  return listed ?? first(members, (name) => messageOf(value[name], depth + 1))
+  const listed = Array.isArray(value['errors']) ? findJsonMessage(value['errors'], depth + 1) : undefined
+  return listed ?? findFirst(messageMembers, (name) => findJsonMessage(value[name], depth + 1))
 }
 
-function first<T>(items: readonly T[], find: (item: T) => string | undefined): string | undefined {
+function findFirst<T>(items: readonly T[], find: (item: T) => string | undefined): string | undefined {
   for (const item of items) {
     const found = find(item)
     if (found !== undefined) return found
@@ -348,25 +348,28 @@ function first<T>(items: readonly T[], find: (item: T) => string | undefined): s
 }
 
 /** The title of a page, or the message of a storage's XML. */
-function titleOf(markup: string): string | undefined {
+function findMarkupMessage(markup: string): string | undefined {
   return /<(title|message)>([^<]{1,1000})<\/\1>/i.exec(markup)?.[2]
 }
 
 /** `404 page not found`, `Forbidden`: nothing that the status does not say. */
 function isStatusOnly(reason: string | undefined, status: number): boolean {
-  return reason !== undefined && (/^(?:error\s*)?[1-5]\d\d\b/i.test(reason) || sameWords(reason, STATUS_CODES[status]))
+  return (
+    reason !== undefined && (/^(?:error\s*)?[1-5]\d\d\b/i.test(reason) || hasSameWords(reason, STATUS_CODES[status]))
+  )
 }
 
-const sameWords = (a: string, b = '') => a.replaceAll(/\W/g, '').toLowerCase() === b.replaceAll(/\W/g, '').toLowerCase()
+const hasSameWords = (a: string, b = '') =>
+  a.replaceAll(/\W/g, '').toLowerCase() === b.replaceAll(/\W/g, '').toLowerCase()
 
-const tags = /<\/?[a-z!][^<>]*>/gi
+const markupTags = /<\/?[a-z!][^<>]*>/gi
 /** Control and format characters, line separators, and halves of characters. */
 const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
-const startOfLine = new RegExp(`^.{${longest}}`, 'u')
+const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
-function clean(text: string, secrets: readonly string[]): string | undefined {
-  let line = stripVTControlCharacters(text.slice(0, 10 * longest))
-    .replace(tags, ' ')
+function toReasonLine(text: string, secrets: readonly string[]): string | undefined {
+  let line = stripVTControlCharacters(text.slice(0, 10 * maxReasonLength))
+    .replace(markupTags, ' ')
     .replace(unprintable, ' ')
   for (const secret of secrets.toSorted((a, b) => b.length - a.length)) {
     // A secret of a letter or two is in every sentence: then there is none that can be shown.

@@ -9,10 +9,10 @@ import { nextPageOf } from '../oci/headers.ts'
 import { referenceText } from '../oci/reference.ts'
 import type { Access, Identity } from '../oci/registry.ts'
 import { createAuthorizer, createRedirectTargets } from './auth.ts'
-import { encodingOf, holdSmallBody, numberOf, planBlob, readBlob } from './body.ts'
+import { getContentEncoding, readBudgetedBody, parseLength, planBlob, readBlob } from './body.ts'
 import { createCredentials, credentialHostOf, type CredentialsSource } from './credentials.ts'
-import { createCooldown, LimitedError, readRateLimit, refusal } from './failures.ts'
-import { type Identify, secretsIn, secretsOf } from './identity.ts'
+import { createCooldown, LimitedError, readRateLimit, toUpstreamError } from './failures.ts'
+import { type Identify, parseSecrets, getSecrets } from './identity.ts'
 import { readProxies } from './proxy.ts'
 import { createCircuit, withRetries } from './retry.ts'
 import { createTokenCache } from './tokens.ts'
@@ -20,7 +20,7 @@ import { type TransportResponse, createTransport, trustedCertificates } from './
 import { createAddressGuard, type LookupAll } from './trust.ts'
 import type { ConnectionPool } from './undici.ts'
 import {
-  type AskOptions,
+  type UpstreamCallOptions,
   type FetchedList,
   type RateLimit,
   type Upstream,
@@ -37,10 +37,10 @@ export interface HttpUpstream extends Upstream {
 export type HttpUpstreamOptions = UpstreamClientOptions
 
 /** Bytes. Some registries send the tags of a repository in one, with something about each image. */
-const largestTagsList = 16 * 1024 * 1024
+const maxTagsListBytes = 16 * 1024 * 1024
 
 /** What registries without the referrers API answer instead of 404, for they take its path for a bad or an unknown one. */
-const noReferrers = [400, 405, 501]
+const noReferrersStatuses = [400, 405, 501]
 
 /**
  * A registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.
@@ -53,11 +53,11 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   function fetchList(
     request: Pick<UpstreamRequest, 'name' | 'path' | 'meansAbsent'>,
     { accept, limit }: { readonly accept: string; readonly limit: number },
-    options: AskOptions,
+    options: UpstreamCallOptions,
   ): Promise<FetchedList> {
     const asked: UpstreamRequest = { ...options, ...request, method: 'GET', headers: { accept } }
     return client.request(asked, async ({ response: answer, identity }) => ({
-      ...(await holdSmallBody(answer, limit, host)),
+      ...(await readBudgetedBody(answer, limit, host)),
       next: nextPageOf(answer.header('link')),
       filtersApplied: answer.header('oci-filters-applied'),
       identity,
@@ -78,7 +78,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
         return {
           digest: parseDigest(answer.header('docker-content-digest') ?? ''),
           mediaType: bareMediaType(answer.header('content-type') ?? ''),
-          size: sizeOf(answer),
+          size: getSize(answer),
           identity,
         }
       })
@@ -92,7 +92,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
         async ({ response: answer, identity }) => ({
           digest: parseDigest(answer.header('docker-content-digest') ?? ''),
           mediaType: bareMediaType(answer.header('content-type') ?? ''),
-          ...(await holdSmallBody(answer, largestManifest, host)),
+          ...(await readBudgetedBody(answer, largestManifest, host)),
           identity,
         }),
       )
@@ -103,7 +103,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
         { ...options, method: 'HEAD', name, path: `blobs/${digest}` },
         ({ response: answer, identity }) => {
           answer.discard()
-          return { size: sizeOf(answer), identity }
+          return { size: getSize(answer), identity }
         },
       )
     },
@@ -130,7 +130,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     },
 
     tags(name, query, options) {
-      const form = { accept: 'application/json', limit: largestTagsList }
+      const form = { accept: 'application/json', limit: maxTagsListBytes }
       return fetchList({ name, path: withQuery('tags/list', query) }, form, options)
     },
 
@@ -138,7 +138,7 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
       const path = withQuery(`referrers/${digest}`, query)
       const form = { accept: manifestAccept, limit: largestManifest }
       try {
-        return await fetchList({ name, path, meansAbsent: noReferrers }, form, options)
+        return await fetchList({ name, path, meansAbsent: noReferrersStatuses }, form, options)
       } catch (error) {
         if (error instanceof UpstreamError && error.failure === 'absent') return undefined
         throw error
@@ -148,8 +148,8 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
 }
 
 /** The length of what a GET would bring, unless that would come encoded. */
-function sizeOf(answer: TransportResponse): number | undefined {
-  return encodingOf(answer) === undefined ? numberOf(answer.header('content-length')) : undefined
+function getSize(answer: TransportResponse): number | undefined {
+  return getContentEncoding(answer) === undefined ? parseLength(answer.header('content-length')) : undefined
 }
 
 function withQuery(path: string, query: string): string {
@@ -208,7 +208,7 @@ interface UpstreamClientOptions {
   readonly lookup?: LookupAll
 }
 
-interface UpstreamRequest extends AskOptions {
+interface UpstreamRequest extends UpstreamCallOptions {
   readonly method: 'GET' | 'HEAD'
   readonly name: string
   /** Below `/v2/<name>/`. */
@@ -240,15 +240,15 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
   const base = `${url.origin}${url.pathname.replace(/\/+$/, '')}/v2`
-  const road = {
+  const transportOptions = {
     ...options,
     guard: createAddressGuard({ lookup, ...options, url }),
     certificates: options.ca === undefined ? undefined : trustedCertificates(options.ca, host),
     proxies: readProxies(options.env),
     clock,
   }
-  const transport = createTransport(road)
-  const targets = createRedirectTargets(road)
+  const transport = createTransport(transportOptions)
+  const targets = createRedirectTargets(transportOptions)
   const credentials = createCredentials({
     ...options,
     host: credentialHostOf(host, options),
@@ -256,7 +256,7 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
     clock,
   })
   const tokens = createTokenCache(host, { transport, clock })
-  const ping = () => transport.send({ method: 'GET', url: new URL(`${base}/`), headers: {}, pool: 'questions' })
+  const ping = () => transport.send({ method: 'GET', url: new URL(`${base}/`), headers: {}, pool: 'metadata' })
   const authorizer = createAuthorizer({ ...options, url, credentials, tokens, clock, ping })
   const circuit = createCircuit(host, clock, logger)
   const cooldown = createCooldown(host, clock)
@@ -270,12 +270,12 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
     credential: Awaited<ReturnType<typeof findCredential>>,
     read: (reply: UpstreamResponse) => Promise<T> | T,
   ): Promise<T> {
-    const { method, name, path, headers = {}, pool = 'questions', signal } = request
+    const { method, name, path, headers = {}, pool = 'metadata', signal } = request
     const spelled = prefix.add(name)
     const target = new URL(`${base}/${spelled}/${path}`)
-    const secrets = secretsOf(credential)
+    const secrets = getSecrets(credential)
     const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
-      if (authorization !== undefined) secrets.push(...secretsIn(authorization))
+      if (authorization !== undefined) secrets.push(...parseSecrets(authorization))
       const all = authorization === undefined ? headers : { ...headers, authorization }
       const answer = await transport.send({
         method,
@@ -286,19 +286,19 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
         signal,
         targets,
       })
-      if (!answer.foreign) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
+      if (!answer.redirectHost) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
       return answer
     })
     const isWanted = answer.status === 200 || (answer.status === 206 && headers['range'] !== undefined)
-    if (!isWanted) throw await refusal(host, answer, clock, { meansAbsent: request.meansAbsent, secrets })
+    if (!isWanted) throw await toUpstreamError(host, answer, clock, { meansAbsent: request.meansAbsent, secrets })
     return read({ response: answer, identity })
   }
 
-  async function noteLimit<T>(identity: Identity, isExtra: boolean, answered: Promise<T>): Promise<T> {
+  async function recordLimit<T>(identity: Identity, isExtra: boolean, answered: Promise<T>): Promise<T> {
     try {
       return await answered
     } catch (error) {
-      if (error instanceof LimitedError && !isExtra) cooldown.note(identity, error.limit)
+      if (error instanceof LimitedError && !isExtra) cooldown.record(identity, error.limit)
       throw error
     }
   }
@@ -312,7 +312,7 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
       const source = { repository: name, request: `${identity} ${method} ${name}/${path}` }
       const once = () => {
         cooldown.check(identity, spendsQuota)
-        return circuit.run(source, () => noteLimit(identity, isExtra, attempt(request, credential, read)))
+        return circuit.run(source, () => recordLimit(identity, isExtra, attempt(request, credential, read)))
       }
       try {
         return await withRetries(once, { clock, random, signal })

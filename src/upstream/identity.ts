@@ -20,20 +20,20 @@ export interface Credentials {
 }
 
 /** A credential from a user name and a secret, as Docker keeps them: the name `<token>` marks a refresh token. */
-export function credentialOf(username: string, secret: string): Credential {
+export function toCredential(username: string, secret: string): Credential {
   if (username === '<token>') return { kind: 'identity-token', token: secret }
   return { kind: 'password', username, password: secret }
 }
 
 /** What of a credential must not be shown to anybody. */
-export function secretsOf(credential: Credential | undefined): string[] {
+export function getSecrets(credential: Credential | undefined): string[] {
   if (!credential) return []
   if (credential.kind !== 'password') return [credential.token]
   return [credential.password, `${credential.username}:${credential.password}`]
 }
 
 /** What of an Authorization header must not be shown to anybody. */
-export function secretsIn(authorization: string): string[] {
+export function parseSecrets(authorization: string): string[] {
   const [scheme = '', value = ''] = authorization.split(' ')
   if (scheme !== 'Basic') return [value]
   const pair = Buffer.from(value, 'base64').toString()
@@ -60,9 +60,9 @@ export function unusableCredential(host: string, why: string): UpstreamError {
 export type Identify = (credential: Credential | undefined, host: string) => Identity
 
 /** More than any token of a registry has. */
-const longestToken = 64 * 1024
+const maxTokenLength = 64 * 1024
 /** Claims that say when a token was made and which one it is, not whose it is. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
-const passingClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
+const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
 
 /**
  * A user name says nothing about the account: everybody is `AWS` to ECR and `oauth2accesstoken` to Google, and ghcr.io ignores
@@ -76,15 +76,15 @@ export function createIdentify(key: Uint8Array): Identify {
     if (!credential) return anonymousIdentity
     const before = known.get(credential)
     if (before?.host === host) return before.identity
-    const identity = name(key, credential, host)
+    const identity = toIdentity(key, credential, host)
     known.set(credential, { host, identity })
     return identity
   }
 }
 
-function name(key: Uint8Array, credential: Credential, host: string): Identity {
-  const [username, secret] = partsOf(credential)
-  const account = accountIn(secret)
+function toIdentity(key: Uint8Array, credential: Credential, host: string): Identity {
+  const [username, secret] = getParts(credential)
+  const account = findAccount(secret)
   const kind = account === undefined ? 'credential' : 'account'
   return parseIdentity(`${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`)
 }
@@ -92,12 +92,12 @@ function name(key: Uint8Array, credential: Credential, host: string): Identity {
 const processKey = randomBytes(32)
 
 /** Names exactly this credential, in this process: for what was got with it and belongs to it alone, such as access tokens. */
-export function fingerprintOf(credential: Credential | undefined): string {
+export function getFingerprint(credential: Credential | undefined): string {
   if (!credential) return 'anonymous'
-  return keyedHash(processKey, [credential.kind, ...partsOf(credential)])
+  return keyedHash(processKey, [credential.kind, ...getParts(credential)])
 }
 
-function partsOf(credential: Credential): [username: string, secret: string] {
+function getParts(credential: Credential): [username: string, secret: string] {
   return credential.kind === 'password' ? [credential.username, credential.password] : ['', credential.token]
 }
 
@@ -106,13 +106,13 @@ function keyedHash(key: Uint8Array, parts: readonly string[]): string {
 }
 
 /** The lasting claims of a JSON Web Token that names an issuer and a subject; undefined for any other secret. */
-function accountIn(secret: string): string | undefined {
-  const [header, claims, signature, more] = secret.length > longestToken ? [] : secret.split('.')
+function findAccount(secret: string): string | undefined {
+  const [header, claims, signature, more] = secret.length > maxTokenLength ? [] : secret.split('.')
   if (!header || !claims || !signature || more !== undefined) return undefined
   if (typeof parseObject(decode(header))?.['alg'] !== 'string') return undefined
   const all = parseObject(decode(claims)) ?? {}
   if (![all['iss'], all['sub']].every((claim) => typeof claim === 'string' && claim !== '')) return undefined
-  const lasting = Object.entries(all).filter(([claim]) => !passingClaims.has(claim))
+  const lasting = Object.entries(all).filter(([claim]) => !volatileClaims.has(claim))
   return JSON.stringify(lasting.toSorted(([a], [b]) => (a < b ? -1 : 1)))
 }
 

@@ -26,7 +26,7 @@ export function isProbeImageName(repository: string): boolean {
 
 /** Who forgot to end one is done by then. */
 const lifetimeMs = 15 * 60_000
-const most = 20
+const maxImages = 20
 
 /** Images by which a client's pull proves that it came through this mirror. */
 export class ProbeImages {
@@ -41,9 +41,9 @@ export class ProbeImages {
   }
 
   offer(): ProbeImage {
-    this.#forgetOld()
+    this.#removeExpired()
     const [oldest] = this.#byRepository.keys()
-    if (this.#byRepository.size >= most && oldest !== undefined) this.#byRepository.delete(oldest)
+    if (this.#byRepository.size >= maxImages && oldest !== undefined) this.#byRepository.delete(oldest)
     const id = this.#random()
     const probeImage = { id, repository: prefix + id, tag: 'check', image: makeProbeImage(id), seen: new Map() }
     this.#byRepository.set(probeImage.repository, { probeImage, until: this.#now() + lifetimeMs })
@@ -53,7 +53,7 @@ export class ProbeImages {
   /** Undefined for every repository that is none of ours. */
   find(repository: string): ProbeImage | undefined {
     if (!isProbeImageName(repository)) return undefined
-    this.#forgetOld()
+    this.#removeExpired()
     return this.#byRepository.get(repository)?.probeImage
   }
 
@@ -64,7 +64,7 @@ export class ProbeImages {
     return probeImage
   }
 
-  #forgetOld(): void {
+  #removeExpired(): void {
     for (const [repository, { until }] of this.#byRepository)
       if (until <= this.#now()) this.#byRepository.delete(repository)
   }

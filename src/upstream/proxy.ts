@@ -82,8 +82,8 @@ function parseProxy(text: string, variable: string): Proxy {
   const url = URL.canParse(written) ? new URL(written) : undefined
   const name = url?.protocol.slice(0, -1) as Parameters<typeof schemes.get>[0] | undefined
   const scheme = name && schemes.get(name)
-  const credential = url && credentialOf(url)
-  if (!url || !scheme || !credential || url.hostname === '') throw badProxy(variable)
+  const credential = url && parseProxyCredential(url)
+  if (!url || !scheme || !credential || url.hostname === '') throw invalidProxy(variable)
   const port = url.port === '' ? scheme.port : Number(url.port)
   return {
     name: `${name}://${url.hostname}:${port}`,
@@ -97,7 +97,7 @@ function parseProxy(text: string, variable: string): Proxy {
 }
 
 /** Undefined for what is not percent-encoded as it should be. */
-function credentialOf({ username, password }: URL): { username: string; password: string } | undefined {
+function parseProxyCredential({ username, password }: URL): { username: string; password: string } | undefined {
   try {
     return { username: decodeURIComponent(username), password: decodeURIComponent(password) }
   } catch (error) {
@@ -107,7 +107,7 @@ function credentialOf({ username, password }: URL): { username: string; password
 }
 
 /** The variable's value is not repeated: it may hold a password. */
-function badProxy(variable: string): MirrorError {
+function invalidProxy(variable: string): MirrorError {
   return new MirrorError(`The proxy in ${variable} is not the URL of an HTTP or SOCKS proxy.`, {
     exit: exitCode.usage,
     hints: [`Set ${variable} to something like http://proxy.example:3128 or socks5h://proxy.example:1080`],
@@ -119,34 +119,36 @@ function badProxy(variable: string): MirrorError {
  * or `*.` before it or not), addresses, CIDR blocks, each with a port or without; `*` for all. curl's rules, and ports.
  */
 function parseNoProxy(text: string): (url: URL) => boolean {
-  const entries = text.split(/[\s,]+/).flatMap((entry) => (entry === '' ? [] : [parseEntry(entry.toLowerCase())]))
+  const entries = text
+    .split(/[\s,]+/)
+    .flatMap((entry) => (entry === '' ? [] : [parseNoProxyEntry(entry.toLowerCase())]))
   return (url) => {
     const host = { name: hostnameOf(url), port: url.port || (url.protocol === 'https:' ? '443' : '80') }
     return entries.some((fits) => fits(host))
   }
 }
 
-type Fits = (host: { readonly name: string; readonly port: string }) => boolean
+type HostMatcher = (host: { readonly name: string; readonly port: string }) => boolean
 
-function parseEntry(entry: string): Fits {
+function parseNoProxyEntry(entry: string): HostMatcher {
   if (entry === '*') return () => true
   const [, bracketed, plain = '', port] = /^(?:\[([^\]]*)\]|(.*?))(?::(\d+))?$/.exec(entry) ?? []
   // Two colons or more are an IPv6 address, of which the last group is no port.
   const isBare = bracketed === undefined && /:.*:/.test(entry)
-  const fits = isBare ? fitsName(entry) : fitsName(bracketed ?? plain)
+  const fits = isBare ? createNameMatcher(entry) : createNameMatcher(bracketed ?? plain)
   return (host) => (isBare || port === undefined || port === host.port) && fits(host)
 }
 
-function fitsName(name: string): Fits {
+function createNameMatcher(name: string): HostMatcher {
   const [address = '', bits] = name.replaceAll(/[[\]]/g, '').split('/')
   const family = isIP(address)
-  if (family !== 0) return fitsBlock(address, family, bits)
+  if (family !== 0) return createBlockMatcher(address, family, bits)
   const domain = name.replace(/^\*?\./, '').replace(/\.$/, '')
   if (domain === '') return () => false
   return (host) => host.name === domain || (isIP(host.name) === 0 && host.name.endsWith(`.${domain}`))
 }
 
-function fitsBlock(address: string, family: number, bits: string | undefined): Fits {
+function createBlockMatcher(address: string, family: number, bits: string | undefined): HostMatcher {
   const most = family === 4 ? 32 : 128
   const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : Number.NaN
   if (!(prefix <= most)) return () => false
@@ -175,7 +177,7 @@ interface SocksOptions {
 }
 
 /** What a proxy's answer means for the host behind it. */
-const codes: readonly [RegExp, string][] = [
+const socksErrorCodes: readonly [RegExp, string][] = [
   [/timed out/i, 'UND_ERR_CONNECT_TIMEOUT'],
   [/\b(E[A-Z]{4,})\b/, ''],
   [/ConnectionRefused/i, 'ECONNREFUSED'],
@@ -214,7 +216,7 @@ export function createSocksConnector(proxy: Proxy, { timeout, guard, secure }: S
     try {
       socket = await open(hostname, Number(port) || (protocol === 'https:' ? 443 : 80))
     } catch (error) {
-      return callback(withCode(error as Error), null)
+      return callback(toSocksError(error as Error), null)
     }
     if (protocol === 'https:') secure({ ...options, httpSocket: socket }, callback)
     else callback(null, socket)
@@ -230,9 +232,9 @@ function resolve(guard: AddressGuard, hostname: string): Promise<string> {
 }
 
 /** The library's errors have a text only, and hold the proxy's password. */
-function withCode(error: Error): Error {
+function toSocksError(error: Error): Error {
   if (!('options' in error)) return error
-  const [pattern, code] = codes.find(([text]) => text.test(error.message)) ?? []
+  const [pattern, code] = socksErrorCodes.find(([text]) => text.test(error.message)) ?? []
   const found = code || pattern?.exec(error.message)?.[1] || 'SOCKS'
   return Object.assign(new Error(error.message), { syscall: 'connect', code: found })
 }

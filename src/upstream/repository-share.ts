@@ -10,7 +10,7 @@ interface RepositoryShare {
   /** Waits for a turn. Throws an UpstreamError (503) when none comes in time, or the signal's reason. */
   enter(request: ShareRequest): Promise<Release>
   /** Notes bytes of a body, so that blobs that wait behind it wait on. */
-  moved(request: ShareRequest, bytes: number): void
+  recordBytes(request: ShareRequest, bytes: number): void
 }
 
 interface ShareRequest {
@@ -23,9 +23,9 @@ interface RepositoryShareOptions {
   /** The upstream's name, which is also the one that its slots are counted for. */
   readonly host: string
   /** How long a question waits for its turn, ms. */
-  readonly patience: number
+  readonly maxWaitMs: number
   /** How long a blob waits in which nothing comes of those before it, ms. */
-  readonly blobPatience: number
+  readonly maxBlobWaitMs: number
   /** Requests of all upstreams together: each holds a connection. No upstream gets all of them. */
   readonly requests: Slots
   /** Connections to one origin, of each pool. */
@@ -39,8 +39,8 @@ interface RepositoryShareOptions {
  */
 export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
   const { host, requests, connections } = options
-  const most = (pool: ConnectionPool) => {
-    const part = pool === 'questions' ? 1 / 4 : 3 / 4
+  const getLimit = (pool: ConnectionPool) => {
+    const part = pool === 'metadata' ? 1 / 4 : 3 / 4
     return Math.max(1, Math.floor(Math.min(connections, requests.mostOfOne) * part))
   }
   /** By pool and repository. */
@@ -48,14 +48,14 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
 
   const take = (slots: Slots, { pool, signal }: ShareRequest, owner?: string) =>
     pool === 'blobs'
-      ? slots.take(Math.max(options.patience, options.blobPatience), { signal, owner, whileMoving: true })
-      : slots.take(options.patience, { signal, owner })
+      ? slots.take(Math.max(options.maxWaitMs, options.maxBlobWaitMs), { signal, owner, whileMoving: true })
+      : slots.take(options.maxWaitMs, { signal, owner })
 
   async function enterShare(key: string, request: ShareRequest): Promise<Release> {
-    const slots = shares.get(key) ?? new Slots(most(request.pool))
+    const slots = shares.get(key) ?? new Slots(getLimit(request.pool))
     shares.set(key, slots)
     const release = await take(slots, request)
-    if (!release) throw busy(`As many requests for this repository as may be at a time wait for ${host}.`)
+    if (!release) throw tooManyRequests(`As many requests for this repository as may be at a time wait for ${host}.`)
     return () => {
       release()
       if (slots.isUnused && shares.get(key) === slots) shares.delete(key)
@@ -68,7 +68,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
       const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
         const leave = await take(requests, request, host)
-        if (!leave) throw busy(`As many requests to ${host} are under way as may be at a time.`)
+        if (!leave) throw tooManyRequests(`As many requests to ${host} are under way as may be at a time.`)
         return () => {
           leave()
           leaveShare?.()
@@ -78,7 +78,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
         throw error
       }
     },
-    moved(request, bytes) {
+    recordBytes(request, bytes) {
       const key = keyOf(request)
       if (key !== undefined) shares.get(key)?.moved(bytes)
       requests.moved(bytes, host)
@@ -90,6 +90,6 @@ function keyOf({ repository, pool }: ShareRequest): string | undefined {
   return repository && `${pool} ${repository}`
 }
 
-function busy(message: string): UpstreamError {
+function tooManyRequests(message: string): UpstreamError {
   return new UpstreamError('unavailable', 503, message, { retryAfterSeconds: 1 })
 }

@@ -90,8 +90,8 @@ export class RepeatedFailure extends UpstreamError {
 const failuresToOpen = 5
 const openMs = 30_000
 /** Repositories that may probe an upstream at the same time, so that one that hangs does not keep the others out. */
-const mostProbes = 5
-const mostEntries = 1000
+const maxProbes = 5
+const maxEntries = 1000
 
 interface RequestFailures {
   failures: number
@@ -103,12 +103,12 @@ interface RequestFailures {
 
 export function createCircuit(host: string, clock: Clock, logger: Logger): Circuit {
   /** Connections that failed since the upstream last answered. */
-  let unreached = 0
+  let connectionFailures = 0
   /** Nobody is asked before; monotonic ms. Undefined unless connections failed. */
-  let shutUntil: number | undefined
+  let closedUntil: number | undefined
   /** Repositories that failed since the upstream last answered, and until when an open circuit refuses each; monotonic ms. */
-  const repositories = new LRUCache<string, number>({ max: mostEntries })
-  const requests = new LRUCache<string, RequestFailures>({ max: mostEntries })
+  const repositories = new LRUCache<string, number>({ max: maxEntries })
+  const requests = new LRUCache<string, RequestFailures>({ max: maxEntries })
   const probing = new Set<string>()
   // A token request serves many waiters: its failure is one failure, however many of them report it.
   const counted = new WeakSet<TransientError>()
@@ -116,8 +116,8 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
   /** The message of the last failure. */
   let reason = ''
 
-  const failures = () => unreached + repositories.size
-  const isOpen = () => shutUntil !== undefined || failures() >= failuresToOpen
+  const failures = () => connectionFailures + repositories.size
+  const isOpen = () => closedUntil !== undefined || failures() >= failuresToOpen
 
   /** Returns how to end the probe that the request is. Throws when it must not be asked now. */
   function admit({ repository, request }: RequestSource): () => void {
@@ -126,13 +126,13 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
     if (isOwnProbe && (own.isProbed || own.until > now)) {
       const message = `${host} keeps failing for this request, which is not repeated for a while: ${own.last?.message}`
-      throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(own.until - now) })
+      throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(own.until - now) })
     }
-    const until = isOpen() ? Math.max(shutUntil ?? 0, repositories.get(repository) ?? 0) : 0
-    const isProbe = isOpen() && (shutUntil !== undefined || repositories.has(repository))
-    if (until > now || (isProbe && (probing.has(repository) || probing.size >= mostProbes))) {
+    const until = isOpen() ? Math.max(closedUntil ?? 0, repositories.get(repository) ?? 0) : 0
+    const isProbe = isOpen() && (closedUntil !== undefined || repositories.has(repository))
+    if (until > now || (isProbe && (probing.has(repository) || probing.size >= maxProbes))) {
       const message = `${host} is left alone for a while, because it does not answer: ${reason}`
-      throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: wholeSeconds(until - now) })
+      throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(until - now) })
     }
     if (isOwnProbe) own.isProbed = true
     if (isProbe) probing.add(repository)
@@ -142,35 +142,35 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     }
   }
 
-  function answered({ request }: RequestSource): void {
+  function recordAnswer({ request }: RequestSource): void {
     const wasOpen = isOpen()
-    unreached = 0
-    shutUntil = undefined
+    connectionFailures = 0
+    closedUntil = undefined
     repositories.clear()
     requests.delete(request)
     if (wasOpen) logger.info({ upstream: host }, 'the upstream answers again')
   }
 
-  function failed(error: TransientError, { repository, request }: RequestSource, isProbe: boolean): void {
+  function recordFailure(error: TransientError, { repository, request }: RequestSource, isProbe: boolean): void {
     const wasOpen = isOpen()
     const until = clock.monotonic() + openMs
-    if (error.outage !== 'unreachable') noteRequest(request, error, until)
+    if (error.outage !== 'unreachable') recordRequestFailure(request, error, until)
     if (counted.has(error) && !isProbe) return
     counted.add(error)
     reason = error.message
     if (error.outage === 'unreachable') {
-      unreached += 1
-      if (failures() >= failuresToOpen && (isProbe || shutUntil === undefined)) shutUntil = until
+      connectionFailures += 1
+      if (failures() >= failuresToOpen && (isProbe || closedUntil === undefined)) closedUntil = until
     } else {
       repositories.set(repository, until)
       // There was a connection: the others may try.
-      if (isProbe) [unreached, shutUntil] = [0, undefined]
+      if (isProbe) [connectionFailures, closedUntil] = [0, undefined]
     }
     if (isOpen() && (isProbe || !wasOpen))
       logger.warn({ upstream: host, reason: error.message }, 'the upstream does not answer and is left alone for 30 s')
   }
 
-  function noteRequest(request: string, error: TransientError, until: number): void {
+  function recordRequestFailure(request: string, error: TransientError, until: number): void {
     const own = requests.get(request) ?? { failures: 0, until: 0, isProbed: false, last: undefined }
     if (own.last === error) return
     own.last = error
@@ -181,16 +181,16 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
 
   return {
     async run(source, attempt) {
-      const wasShut = shutUntil !== undefined
+      const wasShut = closedUntil !== undefined
       const endProbe = admit(source)
       try {
         const result = await attempt()
-        answered(source)
+        recordAnswer(source)
         return result
       } catch (error) {
-        if (error instanceof TransientError && error.outage) failed(error, source, wasShut)
+        if (error instanceof TransientError && error.outage) recordFailure(error, source, wasShut)
         // Any other UpstreamError that carries an answer shows that somebody is there.
-        else if (error instanceof UpstreamError && isAnswer(error)) answered(source)
+        else if (error instanceof UpstreamError && isAnswer(error)) recordAnswer(source)
         throw error
       } finally {
         endProbe()
@@ -203,6 +203,6 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
   }
 }
 
-const wholeSeconds = (milliseconds: number) => Math.max(1, Math.ceil(milliseconds / 1000))
+const toWholeSeconds = (milliseconds: number) => Math.max(1, Math.ceil(milliseconds / 1000))
 
 const isAnswer = ({ failure }: UpstreamError) => failure !== 'unavailable'

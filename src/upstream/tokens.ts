@@ -3,9 +3,9 @@ import { untilAborted } from '../lib/async.ts'
 import { readJsonObject } from '../lib/json.ts'
 import { redact } from '../lib/logger.ts'
 import type { Clock } from '../lib/time.ts'
-import { readSmallBody } from './body.ts'
-import { isDenial, limitFailure, readReason, reasonIn, withReason } from './failures.ts'
-import { type Credential, fingerprintOf, secretsOf } from './identity.ts'
+import { readWholeBody } from './body.ts'
+import { isDenial, toLimitError, readReason, parseReason, withReason } from './failures.ts'
+import { type Credential, getFingerprint, getSecrets } from './identity.ts'
 import { TransientError } from './retry.ts'
 import type { TransportResponse, Transport, TransportRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
@@ -13,9 +13,9 @@ import { UpstreamError } from './upstream.ts'
 /** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
 export interface TokenCache {
   /** A token that is good for a while yet; one request serves all who wait for the same. */
-  get(request: TokenRequest, signal: AbortSignal | undefined): Promise<Token>
+  get(request: TokenRequest, signal: AbortSignal | undefined): Promise<AccessToken>
   /** Forgets a token that was refused, unless another one has taken its place. */
-  drop(request: TokenRequest, token: Token): void
+  drop(request: TokenRequest, token: AccessToken): void
 }
 
 export interface TokenRequest {
@@ -25,19 +25,19 @@ export interface TokenRequest {
   readonly credential: Credential | undefined
 }
 
-const mostTokens = 1000
+const maxTokens = 1000
 
 export function createTokenCache(host: string, deps: { transport: Transport; clock: Clock }): TokenCache {
-  const tokens = new LRUCache<string, Token>({ max: mostTokens })
-  const flights = new Map<string, Promise<Token>>()
+  const tokens = new LRUCache<string, AccessToken>({ max: maxTokens })
+  const pending = new Map<string, Promise<AccessToken>>()
 
-  async function fetchToken(key: string, { challenge, scope, credential }: TokenRequest): Promise<Token> {
+  async function fetchToken(key: string, { challenge, scope, credential }: TokenRequest): Promise<AccessToken> {
     try {
       const token = await requestToken(host, challenge, scope, credential, deps)
       tokens.set(key, token)
       return token
     } finally {
-      flights.delete(key)
+      pending.delete(key)
     }
   }
 
@@ -48,8 +48,8 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
       const key = keyOf(request)
       const known = tokens.get(key)
       if (known && deps.clock.monotonic() < known.refreshAt) return known
-      const flight = flights.get(key) ?? fetchToken(key, request)
-      flights.set(key, flight)
+      const flight = pending.get(key) ?? fetchToken(key, request)
+      pending.set(key, flight)
       return untilAborted(flight, signal)
     },
     drop(request, token) {
@@ -60,7 +60,7 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
 }
 
 function keyOf({ challenge: { realm, service }, scope, credential }: TokenRequest): string {
-  return JSON.stringify([realm.href, service, scope, fingerprintOf(credential)])
+  return JSON.stringify([realm.href, service, scope, getFingerprint(credential)])
 }
 
 /** The scope in which a repository is read. */
@@ -72,7 +72,7 @@ export interface BearerChallenge {
   readonly service: string | undefined
 }
 
-export interface Token {
+export interface AccessToken {
   readonly value: string
   /** Monotonic ms. */
   readonly obtainedAt: number
@@ -80,7 +80,7 @@ export interface Token {
   readonly refreshAt: number
 }
 
-const answerBytes = 1024 * 1024
+const maxResponseBytes = 1024 * 1024
 const clientId = 'dev-mirror'
 
 /**
@@ -93,11 +93,14 @@ async function requestToken(
   scope: string,
   credential: Credential | undefined,
   { transport, clock }: { transport: Transport; clock: Clock },
-): Promise<Token> {
-  const answer = await transport.send(requestFor(challenge, scope, credential))
+): Promise<AccessToken> {
+  const answer = await transport.send(createTransportRequest(challenge, scope, credential))
   const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
-  if (answer.status !== 200) throw await refusal(where, answer, credential, clock)
-  const token = parseToken(await readJsonObject(await readSmallBody(answer, answerBytes, where)), clock.monotonic())
+  if (answer.status !== 200) throw await toTokenError(where, answer, credential, clock)
+  const token = parseToken(
+    await readJsonObject(await readWholeBody(answer, maxResponseBytes, where)),
+    clock.monotonic(),
+  )
   if (!token) throw new UpstreamError('invalid', 502, `${where} answered with something that holds no token.`)
   return token
 }
@@ -107,7 +110,11 @@ export function basicAuthorization(username: string, password: string): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
-function requestFor(challenge: BearerChallenge, scope: string, credential: Credential | undefined): TransportRequest {
+function createTransportRequest(
+  challenge: BearerChallenge,
+  scope: string,
+  credential: Credential | undefined,
+): TransportRequest {
   const parameters: [string, string][] = [['scope', scope]]
   if (challenge.service !== undefined) parameters.unshift(['service', challenge.service])
   if (credential?.kind === 'identity-token') {
@@ -118,25 +125,25 @@ function requestFor(challenge: BearerChallenge, scope: string, credential: Crede
       ['refresh_token', credential.token],
     ])
     const headers = { 'content-type': 'application/x-www-form-urlencoded' }
-    return { method: 'POST', url: challenge.realm, headers, body: form.toString(), pool: 'questions' }
+    return { method: 'POST', url: challenge.realm, headers, body: form.toString(), pool: 'metadata' }
   }
   const url = new URL(challenge.realm)
   for (const [name, value] of parameters) url.searchParams.append(name, value)
-  if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, pool: 'questions' }
+  if (credential?.kind !== 'password') return { method: 'GET', url, headers: {}, pool: 'metadata' }
   url.searchParams.append('account', credential.username)
   const headers = { authorization: basicAuthorization(credential.username, credential.password) }
-  return { method: 'GET', url, headers, pool: 'questions' }
+  return { method: 'GET', url, headers, pool: 'metadata' }
 }
 
-async function refusal(
+async function toTokenError(
   where: string,
   answer: TransportResponse,
   credential: Credential | undefined,
   clock: Clock,
 ): Promise<UpstreamError> {
   const { status } = answer
-  const secrets = secretsOf(credential)
-  if (status === 429) return limitFailure(where, answer, clock, (text) => reasonIn(text, secrets))
+  const secrets = getSecrets(credential)
+  if (status === 429) return toLimitError(where, answer, clock, (text) => parseReason(text, secrets))
   const reason = await readReason(answer, secrets)
   const message = withReason(`${where} answered ${status} when asked for a token`, reason)
   if (status >= 500) return new TransientError('unavailable', 502, message, { breaksCircuit: true })
@@ -148,7 +155,7 @@ async function refusal(
   return new UpstreamError('invalid', 502, message)
 }
 
-function parseToken(answer: Record<string, unknown> | undefined, now: number): Token | undefined {
+function parseToken(answer: Record<string, unknown> | undefined, now: number): AccessToken | undefined {
   const value = answer?.['token'] || answer?.['access_token']
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
   const told = answer?.['expires_in']

@@ -6,14 +6,14 @@ import { redact } from '../lib/logger.ts'
 import { ownFailureCode } from '../lib/system-errors.ts'
 import { createRepositoryShare, type Release } from './repository-share.ts'
 import { type Outage, TransientError } from './retry.ts'
-import { redirectTarget, repositoryIn } from './trust.ts'
+import { resolveRedirect, findRepository } from './trust.ts'
 import {
   type AgentsOptions,
   connectionsPerOrigin,
   createAgents,
   dispatch,
   type ConnectionPool,
-  type Response,
+  type AgentResponse,
 } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -42,9 +42,9 @@ export interface TransportRequest {
 export interface TransportResponse {
   readonly status: number
   /** The host, with its port, of another origin that answered than the one that was asked. */
-  readonly foreign: string | undefined
+  readonly redirectHost: string | undefined
   /** Whether that is no registry either: an object store, a content delivery network. */
-  readonly storage: boolean
+  readonly isStorage: boolean
   /** The value of a header, by its lower-case name; several values are joined. */
   readonly header: (name: string) => string | undefined
   /** Read once, or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
@@ -63,9 +63,9 @@ export interface TransportOptions extends AgentsOptions {
   readonly requests?: Slots | undefined
 }
 
-const mostHops = 5
+const maxRedirects = 5
 /** How long a blob waits for a connection while nothing comes of the blobs before it, ms. */
-const blobPatienceMs = 60_000
+const maxBlobWaitMs = 60_000
 /** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
 const discardBytes = 64 * 1024
 const discardMs = 1000
@@ -76,8 +76,8 @@ export function createTransport(options: TransportOptions): Transport {
   const { requests = new Slots(Infinity) } = options
   const share = createRepositoryShare({
     host,
-    patience: timeouts.headers,
-    blobPatience: blobPatienceMs,
+    maxWaitMs: timeouts.headers,
+    maxBlobWaitMs: maxBlobWaitMs,
     requests,
     connections: connectionsPerOrigin,
   })
@@ -119,16 +119,16 @@ export function createTransport(options: TransportOptions): Transport {
         },
         {
           signal: run.signal,
-          explain: (error) => bodyError(host, error, run.signal),
-          onBytes: (bytes) => share.moved(request, bytes),
+          explain: (error) => explainBodyError(host, error, run.signal),
+          onBytes: (bytes) => share.recordBytes(request, bytes),
           onClose: finish,
         },
       )
-      return answerOf(response, foreign ? url : undefined)
+      return toTransportResponse(response, foreign ? url : undefined)
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
-      throw requestFailure({ host, target: url.host, foreign, via }, error)
+      throw toRequestError({ host, target: url.host, foreign, via }, error)
     }
   }
 
@@ -144,17 +144,17 @@ export function createTransport(options: TransportOptions): Transport {
         const to = url
         const asked = (authorization?: string) =>
           ask(request, to, authorization === undefined ? { ...headers } : { ...headers, authorization })
-        const isTarget = url.origin !== request.url.origin && repositoryIn(url) !== undefined
+        const isTarget = url.origin !== request.url.origin && findRepository(url) !== undefined
         const answer =
           isTarget && request.targets ? await request.targets.send(url, request.signal, asked) : await asked()
         const location = answer.header('location')
         if (!isRedirect(answer.status) || location === undefined) return answer
         answer.discard()
-        const target = redirectTarget(url, location)
+        const target = resolveRedirect(url, location)
         if (typeof target === 'string') throw refusedRedirect(host, target)
         if (request.method === 'POST') throw refusedRedirect(host, 'what is posted holds a secret')
-        if (hops === mostHops)
-          throw refusedRedirect(host, `it is the sixth in a row, to ${redact(withoutQuery(target))}`)
+        if (hops === maxRedirects)
+          throw refusedRedirect(host, `it is the sixth in a row, to ${redact(stripQuery(target))}`)
         // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull: never across host boundaries.
         if (target.origin !== url.origin) delete headers['authorization']
         url = target
@@ -168,13 +168,13 @@ export function createTransport(options: TransportOptions): Transport {
   }
 }
 
-function answerOf({ status, headers, body }: Response, elsewhere: URL | undefined): TransportResponse {
+function toTransportResponse({ status, headers, body }: AgentResponse, elsewhere: URL | undefined): TransportResponse {
   let discarded = false
   let isRead = false
   return {
     status,
-    foreign: elsewhere?.host,
-    storage: elsewhere !== undefined && repositoryIn(elsewhere) === undefined,
+    redirectHost: elsewhere?.host,
+    isStorage: elsewhere !== undefined && findRepository(elsewhere) === undefined,
     header(name) {
       const value = headers[name]
       return Array.isArray(value) ? value.join(', ') : value
@@ -195,8 +195,8 @@ function answerOf({ status, headers, body }: Response, elsewhere: URL | undefine
 }
 
 /** An end by our own will has the signal's reason. */
-function bodyError(host: string, error: unknown, { aborted, reason }: AbortSignal): Error {
-  return aborted && reason instanceof Error ? reason : bodyFailure(host, error)
+function explainBodyError(host: string, error: unknown, { aborted, reason }: AbortSignal): Error {
+  return aborted && reason instanceof Error ? reason : toBodyError(host, error)
 }
 
 function isRedirect(status: number): boolean {
@@ -207,7 +207,7 @@ function refusedRedirect(host: string, why: string): UpstreamError {
   return new UpstreamError('invalid', 502, `A redirect by ${host} is not followed: ${why}.`)
 }
 
-const withoutQuery = (url: URL) => `${url.origin}${url.pathname}`
+const stripQuery = (url: URL) => `${url.origin}${url.pathname}`
 
 /**
  * The certificates to trust with an own CA: it and everything that is trusted without it, for a corporate registry redirects to
@@ -232,22 +232,22 @@ function machineCertificates(): readonly string[] {
   return tls.rootCertificates
 }
 
-const refused = new Map([
+const connectFailures = new Map([
   ['ECONNREFUSED', 'refused the connection'],
   ['EHOSTUNREACH', 'cannot be reached'],
   ['ENETUNREACH', 'cannot be reached'],
   ['EADDRNOTAVAIL', 'cannot be reached'],
 ])
-const unresolved = new Set(['ENOTFOUND', 'EAI_AGAIN'])
-const timedOut = new Map<string, { readonly why: string; readonly outage: Outage }>([
+const unresolvedCodes = new Set(['ENOTFOUND', 'EAI_AGAIN'])
+const timeouts = new Map<string, { readonly why: string; readonly outage: Outage }>([
   ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
   ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
   ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
 ])
-const certificate =
+const certificateCode =
   /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
 
-interface Hop {
+interface RequestTarget {
   /** The upstream. */
   readonly host: string
   /** The host that was asked on its behalf, with its port. */
@@ -259,28 +259,28 @@ interface Hop {
 }
 
 /** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
-function requestFailure({ host, target, foreign, via }: Hop, error: unknown): Error {
+function toRequestError({ host, target, foreign, via }: RequestTarget, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const name = target === host ? host : `${host} (${target})`
   const where = via === undefined ? name : `${name}, asked through the proxy ${via},`
-  const refusedBy = via === undefined ? undefined : proxyRefusal(via, name, foreign, error)
+  const refusedBy = via === undefined ? undefined : toProxyError(via, name, foreign, error)
   if (refusedBy) return refusedBy
   const own = ownFailureCode(error)
   if (own !== undefined)
     return new TransientError('unavailable', 503, `The mirror itself could not ask ${name} (${own}).`, { cause: error })
-  const why = unresolved.has(code) ? whyUnresolved(error) : refused.get(code)
+  const why = unresolvedCodes.has(code) ? describeUnresolved(error) : connectFailures.get(code)
   const breaksCircuit = !foreign
   if (why) {
     const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
     return new TransientError('unavailable', 502, `${where} ${why}.`, options)
   }
-  const late = timedOut.get(code)
+  const late = timeouts.get(code)
   if (late) {
     const options = { breaksCircuit, outage: late.outage, cause: error }
     return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
   }
-  if (certificate.test(code)) {
+  if (certificateCode.test(code)) {
     const message = `${where} could not prove who it is (${code}); a CA of your own goes to upstreams."${host}".ca.`
     return new UpstreamError('unavailable', 502, message, { cause: error })
   }
@@ -290,13 +290,13 @@ function requestFailure({ host, target, foreign, via }: Hop, error: unknown): Er
 }
 
 /** It may be the name of the upstream, or of the proxy. */
-function whyUnresolved(error: unknown): string {
+function describeUnresolved(error: unknown): string {
   const hostname = error instanceof Error && 'hostname' in error ? `the name ${String(error.hostname)}` : 'its name'
   return `cannot be reached: ${hostname} could not be resolved (offline, or DNS)`
 }
 
 /** What a proxy said that would not make a connection; undefined for another failure. undici has its status in a text only. */
-function proxyRefusal(via: string, name: string, foreign: boolean, error: unknown): UpstreamError | undefined {
+function toProxyError(via: string, name: string, foreign: boolean, error: unknown): UpstreamError | undefined {
   const status = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(
     error instanceof Error ? error.message : '',
   )?.[1]
@@ -312,7 +312,7 @@ function proxyRefusal(via: string, name: string, foreign: boolean, error: unknow
 }
 
 /** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */
-function bodyFailure(host: string, error: unknown): Error {
+function toBodyError(host: string, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const stalled = code === 'UND_ERR_BODY_TIMEOUT'

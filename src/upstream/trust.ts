@@ -11,8 +11,8 @@ import { UpstreamError } from './upstream.ts'
  */
 export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: readonly string[]): boolean {
   if (realm.protocol !== 'https:' && (realm.protocol !== 'http:' || upstream.protocol === 'https:')) return false
-  if (realm.hostname === upstream.hostname && portOf(realm) === portOf(upstream)) return true
-  if (isNamed(realm, tokenHosts)) return true
+  if (realm.hostname === upstream.hostname && getPort(realm) === getPort(upstream)) return true
+  if (isNamedHost(realm, tokenHosts)) return true
   if (realm.protocol !== 'https:') return false
   if (isLocal(realm) || isLocal(upstream)) return false
   if (upstream.hostname === 'nvcr.io' && realm.host === 'authn.nvidia.com') return true
@@ -21,14 +21,14 @@ export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: read
 }
 
 /** Whether a URL's host is one of those the user named; without a port the scheme's own is meant. */
-function isNamed(url: URL, hosts: readonly string[]): boolean {
+function isNamedHost(url: URL, hosts: readonly string[]): boolean {
   return hosts.some(
-    (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${portOf(url)}`,
+    (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${getPort(url)}`,
   )
 }
 
 /** Where a redirect leads, or why it is not followed. */
-export function redirectTarget(from: URL, location: string): URL | string {
+export function resolveRedirect(from: URL, location: string): URL | string {
   const target = URL.canParse(location, from.href) ? new URL(location, from) : undefined
   if (!target) return 'its target is not a URL'
   if (target.protocol !== 'http:' && target.protocol !== 'https:') return 'its target is not HTTP'
@@ -40,7 +40,7 @@ export function redirectTarget(from: URL, location: string): URL | string {
 const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags\/list)$/
 
 /** The repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
-export function repositoryIn(url: URL): string | undefined {
+export function findRepository(url: URL): string | undefined {
   return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
 }
 
@@ -65,7 +65,7 @@ function registrableDomain(url: URL): string | undefined {
   return getDomain(url.hostname, { allowPrivateDomains: true }) ?? undefined
 }
 
-function portOf(url: URL): string {
+function getPort(url: URL): string {
   if (url.port !== '') return url.port
   return url.protocol === 'https:' ? '443' : '80'
 }
@@ -120,12 +120,12 @@ const lists = ranges.map(([addressClass, subnets]) => {
  */
 export function classifyAddress(address: string): AddressClass {
   const bare = address.split('%', 1)[0]!
-  if (isIP(bare) === 4) return classIn(bare, 'ipv4') ?? 'public'
-  const bytes = bytesOf(bare)
+  if (isIP(bare) === 4) return findClass(bare, 'ipv4') ?? 'public'
+  const bytes = parseIpv6(bare)
   if (bytes === undefined) return 'link-local'
-  const [own, embedded] = [classIn(bare, 'ipv6'), embeddedIn(bytes)]
+  const [own, embedded] = [findClass(bare, 'ipv6'), findEmbedded(bytes)]
   if (embedded === undefined) return own ?? (isGlobalUnicast(bytes) ? 'public' : 'link-local')
-  return [own ?? embedded.least, ...embedded.addresses.map(classifyAddress)].reduce(nearer)
+  return [own ?? embedded.minClass, ...embedded.addresses.map(classifyAddress)].reduce(getMorePrivate)
 }
 
 /** Whether an address of class `target` is nearer to us than one of class `base`, and so nothing `base` may send us to. */
@@ -139,11 +139,11 @@ export function literalAddress(url: URL): string | undefined {
   return isIP(host) ? host : undefined
 }
 
-function nearer(one: AddressClass, other: AddressClass): AddressClass {
+function getMorePrivate(one: AddressClass, other: AddressClass): AddressClass {
   return isMorePrivate(other, one) ? other : one
 }
 
-function classIn(address: string, family: 'ipv4' | 'ipv6'): AddressClass | undefined {
+function findClass(address: string, family: 'ipv4' | 'ipv6'): AddressClass | undefined {
   // An IPv4 address in IPv6 is looked at apart: the list would find the mapped form only.
   return lists.find(([, list]) => list.check(address, family))?.[0]
 }
@@ -151,11 +151,14 @@ function classIn(address: string, family: 'ipv4' | 'ipv6'): AddressClass | undef
 /** The IPv4 addresses that an IPv6 address stands for, and the class that it has at least; undefined where it stands for none. */
 interface Embedded {
   readonly addresses: readonly string[]
-  readonly least: AddressClass
+  readonly minClass: AddressClass
 }
 
-function embeddedIn(bytes: Uint8Array): Embedded | undefined {
-  const found = (at: number, least: AddressClass = 'public'): Embedded => ({ addresses: [ipv4At(bytes, at)], least })
+function findEmbedded(bytes: Uint8Array): Embedded | undefined {
+  const found = (at: number, least: AddressClass = 'public'): Embedded => ({
+    addresses: [ipv4At(bytes, at)],
+    minClass: least,
+  })
   // `::`, `::1` are not compatible addresses: RFC 4291 §2.5.
   if (startsWith(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) && !startsWith(bytes.subarray(12), [0, 0, 0]))
     return found(12)
@@ -170,7 +173,7 @@ function embeddedIn(bytes: Uint8Array): Embedded | undefined {
   // Teredo: RFC 4380 §4, the server and, inverted, the client.
   if (startsWith(bytes, [0x20, 0x01, 0, 0])) {
     const client = bytes.subarray(12).map((byte) => byte ^ 0xff)
-    return { addresses: [ipv4At(bytes, 4), ipv4At(client, 0)], least: 'public' }
+    return { addresses: [ipv4At(bytes, 4), ipv4At(client, 0)], minClass: 'public' }
   }
   // ISATAP: RFC 5214 §6.1, below any prefix.
   const identifier = bytes.subarray(8)
@@ -192,15 +195,15 @@ function isGlobalUnicast([first = 0]: Uint8Array): boolean {
 }
 
 /** The 16 bytes of an IPv6 address; undefined for what is none. */
-function bytesOf(address: string): Uint8Array | undefined {
+function parseIpv6(address: string): Uint8Array | undefined {
   if (isIP(address) !== 6) return undefined
   const [head = '', tail] = address.split('::')
-  const [first, last] = [groupsOf(head), groupsOf(tail ?? '')]
+  const [first, last] = [parseGroups(head), parseGroups(tail ?? '')]
   const gap = tail === undefined ? [] : Array.from({ length: 16 - first.length - last.length }, () => 0)
   return Uint8Array.from([...first, ...gap, ...last])
 }
 
-function groupsOf(text: string): number[] {
+function parseGroups(text: string): number[] {
   if (text === '') return []
   return text.split(':').flatMap((group) => {
     if (group.includes('.')) return group.split('.').map(Number)
@@ -245,18 +248,18 @@ export interface AddressGuard {
   checkLiteral(url: URL): void
   readonly lookup: SocketLookup
   /** How near a host is that was connected to; `public` when that is not known. */
-  classOf(url: URL): AddressClass
+  getClass(url: URL): AddressClass
 }
 
 /** Names whose class is remembered: those of the upstream, its token realms and its redirects. */
-const mostNames = 100
+const maxNames = 100
 
 export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   const { host, url: upstream, allowPrivate, tokenHosts } = options
   const literal = literalAddress(upstream)
   let ownClass: AddressClass = literal ? classifyAddress(literal) : (options.ownClass ?? 'public')
-  const classes = new LRUCache<string, AddressClass>({ max: mostNames })
-  const namedHosts = new Set(tokenHosts.filter((name) => URL.canParse(`https://${name}`)).map(hostnameOf))
+  const classes = new LRUCache<string, AddressClass>({ max: maxNames })
+  const namedHosts = new Set(tokenHosts.filter((name) => URL.canParse(`https://${name}`)).map(parseHostname))
 
   function isAllowed(hostname: string, address: string): boolean {
     if (hostname === upstream.hostname) return allowPrivate || classifyAddress(address) === 'public'
@@ -274,31 +277,31 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   return {
     checkLiteral(url) {
       const address = literalAddress(url)
-      if (address === undefined || isNamed(url, tokenHosts) || isAllowed(url.hostname, address)) return
+      if (address === undefined || isNamedHost(url, tokenHosts) || isAllowed(url.hostname, address)) return
       throw refusal(url.hostname)
     },
     lookup(hostname, lookupOptions, callback) {
       options.lookup(hostname, { ...lookupOptions, all: true }, (error, addresses) => {
         if (error) return callback(error, [])
-        if (hostname === upstream.hostname) ownClass = leastPrivate(addresses)
+        if (hostname === upstream.hostname) ownClass = getLeastPrivate(addresses)
         const allowed = addresses.filter(({ address }) => isAllowed(hostname, address))
         const first = allowed[0]
         if (!first) return callback(refusal(hostname), [])
-        classes.set(hostname, leastPrivate(allowed))
+        classes.set(hostname, getLeastPrivate(allowed))
         if (lookupOptions.all) callback(null, allowed)
         else callback(null, first.address, first.family)
       })
     },
-    classOf(url) {
+    getClass(url) {
       const address = literalAddress(url)
       return address === undefined ? (classes.get(url.hostname) ?? 'public') : classifyAddress(address)
     },
   }
 }
 
-function leastPrivate(addresses: readonly LookupAddress[]): AddressClass {
+function getLeastPrivate(addresses: readonly LookupAddress[]): AddressClass {
   const classes = addresses.map(({ address }) => classifyAddress(address))
   return classes.reduce((least, next) => (isMorePrivate(least, next) ? next : least), classes[0] ?? 'public')
 }
 
-const hostnameOf = (host: string) => new URL(`https://${host}`).hostname
+const parseHostname = (host: string) => new URL(`https://${host}`).hostname

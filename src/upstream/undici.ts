@@ -5,7 +5,7 @@ import { deferred, type Deferred } from '../lib/async.ts'
 import { createSocksConnector, type Proxies, type Proxy } from './proxy.ts'
 import type { AddressGuard } from './trust.ts'
 
-export interface Response {
+export interface AgentResponse {
   readonly status: number
   /** By lower-case names. */
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
@@ -27,8 +27,8 @@ export function dispatch(
   dispatcher: Dispatcher,
   request: Dispatcher.DispatchOptions,
   { signal, explain, onBytes, onClose }: DispatchOptions,
-): Promise<Response> {
-  const answered = deferred<Response>()
+): Promise<AgentResponse> {
+  const answered = deferred<AgentResponse>()
   let control: Dispatcher.DispatchController | undefined
   let body: ResponseBody | undefined
   let failed = false
@@ -88,7 +88,7 @@ interface ResponseBodyOptions {
 }
 
 /** Bytes that wait for the reader; beyond that the upstream waits. */
-const mostWaiting = 256 * 1024
+const maxBufferedBytes = 256 * 1024
 
 /** A body as it comes from the network, to be read once: without a stream between, which would cost more than all the rest. */
 export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
@@ -100,8 +100,8 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   #failure: { readonly error: unknown } | undefined
   #reader: Deferred<IteratorResult<Uint8Array>> | undefined
   /** Bytes that may still be read for nobody; undefined for a body that somebody reads. */
-  #unwanted: number | undefined
-  #late: NodeJS.Timeout | undefined
+  #bytesToDump: number | undefined
+  #dumpTimer: NodeJS.Timeout | undefined
 
   constructor(options: ResponseBodyOptions) {
     this.#options = options
@@ -115,7 +115,7 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     const chunk = this.#chunks.shift()
     if (chunk) {
       this.#bytes -= chunk.length
-      if (this.#bytes < mostWaiting) this.#resume()
+      if (this.#bytes < maxBufferedBytes) this.#resume()
       return Promise.resolve({ done: false, value: chunk })
     }
     if (this.#failure) return Promise.reject(this.#options.explain(this.#failure.error))
@@ -131,29 +131,29 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   }
 
   push(chunk: Uint8Array): void {
-    if (this.#unwanted !== undefined) {
-      this.#unwanted -= chunk.length
-      if (this.#unwanted < 0) this.destroy()
+    if (this.#bytesToDump !== undefined) {
+      this.#bytesToDump -= chunk.length
+      if (this.#bytesToDump < 0) this.destroy()
       return
     }
-    if (this.#reader) return this.#answer((reader) => reader.resolve({ done: false, value: chunk }))
+    if (this.#reader) return this.#settleReader((reader) => reader.resolve({ done: false, value: chunk }))
     this.#chunks.push(chunk)
     this.#bytes += chunk.length
-    if (this.#bytes < mostWaiting) return
+    if (this.#bytes < maxBufferedBytes) return
     this.#paused = true
     this.#options.control.pause()
   }
 
   end(): void {
     this.#close()
-    this.#answer((reader) => reader.resolve({ done: true, value: undefined }))
+    this.#settleReader((reader) => reader.resolve({ done: true, value: undefined }))
   }
 
   fail(error: unknown): void {
     if (this.#closed) return
     this.#failure = { error }
     this.#close()
-    this.#answer((reader) => reader.reject(this.#options.explain(error)))
+    this.#settleReader((reader) => reader.reject(this.#options.explain(error)))
   }
 
   /** Ends the connection, if there is more to come. */
@@ -162,16 +162,16 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     if (this.#closed) return
     const gone = new Error('the body was let go of')
     this.#close()
-    this.#answer((reader) => reader.reject(this.#options.explain(gone)))
+    this.#settleReader((reader) => reader.reject(this.#options.explain(gone)))
     this.#options.control.abort(gone)
   }
 
   /** Reads what is left for nobody, to keep the connection: so many bytes at most, for so long (ms). */
   dump(limit: number, milliseconds: number): void {
     if (this.#closed) return
-    this.#unwanted = limit - this.#bytes
+    this.#bytesToDump = limit - this.#bytes
     this.#chunks.length = 0
-    this.#late = setTimeout(() => this.destroy(), milliseconds).unref()
+    this.#dumpTimer = setTimeout(() => this.destroy(), milliseconds).unref()
     this.#resume()
   }
 
@@ -181,7 +181,7 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     this.#options.control.resume()
   }
 
-  #answer(give: (reader: Deferred<IteratorResult<Uint8Array>>) => void): void {
+  #settleReader(give: (reader: Deferred<IteratorResult<Uint8Array>>) => void): void {
     const reader = this.#reader
     this.#reader = undefined
     if (reader) give(reader)
@@ -190,13 +190,13 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   #close(): void {
     if (this.#closed) return
     this.#closed = true
-    clearTimeout(this.#late)
+    clearTimeout(this.#dumpTimer)
     this.#options.onClose()
   }
 }
 
 /** https://github.com/nodejs/undici/blob/v7.30.2/docs/docs/api/DiagnosticsChannel.md#undiciclientconnected */
-const connected = 'undici:client:connected'
+const connectedChannel = 'undici:client:connected'
 
 /**
  * Has every connection of undici go on when it ends, or breaks, while it waits for a slow reader. undici 7 asserts there that it
@@ -204,16 +204,16 @@ const connected = 'undici:client:connected'
  * again. https://github.com/nodejs/undici/issues/5360, mended in 8, which Node 20 does not run.
  */
 function resumePausedAtEnd(): void {
-  unsubscribe(connected, watch)
-  subscribe(connected, watch)
+  unsubscribe(connectedChannel, watchSocket)
+  subscribe(connectedChannel, watchSocket)
 }
 
-function watch(message: unknown): void {
+function watchSocket(message: unknown): void {
   const { socket } = message as { socket: Socket }
-  for (const event of ['end', 'error', 'close']) socket.prependListener(event, unpause)
+  for (const event of ['end', 'error', 'close']) socket.prependListener(event, resumeParser)
 }
 
-function unpause(this: Socket): void {
+function resumeParser(this: Socket): void {
   const key = Object.getOwnPropertySymbols(this).find(({ description }) => description === 'parser')
   const parser = key && (this as unknown as Record<symbol, { paused?: boolean; resume(): void } | null>)[key]
   if (!parser?.paused) return
@@ -223,7 +223,7 @@ function unpause(this: Socket): void {
 }
 
 /** Blobs have connections of their own, so that a question never waits behind layers. */
-export type ConnectionPool = 'questions' | 'blobs'
+export type ConnectionPool = 'metadata' | 'blobs'
 
 /** The connections of one upstream, kept and used again: direct ones, and those through proxies. */
 interface Agents {

@@ -3,7 +3,7 @@ import type { Reference } from '../oci/reference.ts'
 import type { Access, Identity } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
 
-export interface AskOptions {
+export interface UpstreamCallOptions {
   readonly access: Access
   /** Ends the attempt; not tied to a client, for a fetch serves many. */
   readonly signal?: AbortSignal
@@ -20,17 +20,17 @@ export interface Upstream {
   /** Whose word a call with this access would bring: `anonymous`, or a stable name of the credential's owner. */
   identity(access: Access): Promise<Identity>
   /** HEAD of a manifest: costs no quota. */
-  resolve(name: string, reference: Reference, options: AskOptions): Promise<ManifestHead>
+  resolve(name: string, reference: Reference, options: UpstreamCallOptions): Promise<ManifestHead>
   /** GET of a manifest, at most 4 MiB; the bytes are as the upstream sent them and not yet checked against anything. */
-  manifest(name: string, reference: Reference, options: AskOptions): Promise<FetchedManifest>
+  manifest(name: string, reference: Reference, options: UpstreamCallOptions): Promise<FetchedManifest>
   /** HEAD of a blob. */
-  statBlob(name: string, digest: Digest, options: AskOptions): Promise<BlobHead>
+  statBlob(name: string, digest: Digest, options: UpstreamCallOptions): Promise<BlobHead>
   /** GET of a blob from byte `from` on. */
-  blob(name: string, digest: Digest, options: AskOptions & BlobOptions): Promise<FetchedBlob>
+  blob(name: string, digest: Digest, options: UpstreamCallOptions & BlobOptions): Promise<FetchedBlob>
   /** The tags list, as the upstream sends it. `query`: of the page, as a client or the upstream's own `Link` wrote it. */
-  tags(name: string, query: string, options: AskOptions): Promise<FetchedList>
+  tags(name: string, query: string, options: UpstreamCallOptions): Promise<FetchedList>
   /** The referrers list; `undefined` when the upstream knows no such endpoint (404, 410, 400, 405 or 501). */
-  referrers(name: string, digest: Digest, query: string, options: AskOptions): Promise<FetchedList | undefined>
+  referrers(name: string, digest: Digest, query: string, options: UpstreamCallOptions): Promise<FetchedList | undefined>
   health(): UpstreamHealth
 }
 

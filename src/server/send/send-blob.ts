@@ -24,7 +24,7 @@ async function copyBody(
   read: (buffer: Uint8Array) => Promise<number>,
   options: { readonly signal: AbortSignal; readonly idle: number; readonly buffers: BufferPool },
 ): Promise<void> {
-  await turnOf(response, options.signal)
+  await waitForTurn(response, options.signal)
   const buffer = options.buffers.take()
   try {
     for (let left = length; left > 0;) {
@@ -40,7 +40,7 @@ async function copyBody(
 }
 
 /** Resolves when the answers to requests before it on its connection are out: a body that waited for them would lie in memory. */
-export async function turnOf(response: ServerResponse, signal: AbortSignal): Promise<void> {
+export async function waitForTurn(response: ServerResponse, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   if (response.socket) return
   // Node reads no further requests from a connection whose waiting answers have come to so many bytes.

@@ -32,27 +32,27 @@ describe('the hash that an unknown name is compared with', () => {
     const { file } = await open(line('one', cost) + line('two', cost, '2b'))
     const users = await file.users()
     for (const name of strangers) {
-      expect(users.hashOf(name)).toMatchObject({ isKnown: false, hash: expect.stringMatching(/^\$2b\$\d\d\$.{53}$/) })
-      expect(costOf(users.hashOf(name))).toBe(cost)
+      expect(users.findHash(name)).toMatchObject({ isKnown: false, hash: expect.stringMatching(/^\$2b\$\d\d\$.{53}$/) })
+      expect(costOf(users.findHash(name))).toBe(cost)
     }
-    expect(users.hashOf('one')).toEqual({ isKnown: true, hash: `$2y$${String(cost).padStart(2, '0')}$${tail}` })
+    expect(users.findHash('one')).toEqual({ isKnown: true, hash: `$2y$${String(cost).padStart(2, '0')}$${tail}` })
   })
 
   test('has one of them where they differ, as often as the file has it, and the same one each time', async () => {
     const text = line('one', 5) + line('two', 5) + line('three', 5) + line('four', 9)
     const [first, second] = [await open(text), await open(text)]
     const [users, again] = [await first.file.users(), await second.file.users()]
-    const costs = strangers.map((name) => costOf(users.hashOf(name)))
+    const costs = strangers.map((name) => costOf(users.findHash(name)))
     expect(new Set(costs)).toEqual(new Set([5, 9]))
     const share = costs.filter((cost) => cost === 9).length / costs.length
     expect(share).toBeGreaterThan(0.15)
     expect(share).toBeLessThan(0.35)
-    expect(strangers.map((name) => costOf(again.hashOf(name)))).toEqual(costs)
+    expect(strangers.map((name) => costOf(again.findHash(name)))).toEqual(costs)
   })
 
   test('has the usual cost where the file is empty', async () => {
     const { file } = await open('# nobody yet\n\n')
-    expect(costOf((await file.users()).hashOf('dev'))).toBe(10)
+    expect(costOf((await file.users()).findHash('dev'))).toBe(10)
   })
 })
 
@@ -91,7 +91,7 @@ describe('the next step for a file that cannot be used', () => {
 test('a change that cannot be used lets nobody in, says so once, and is over when the file is mended', async () => {
   const { path, file, log, reasons } = await open(line('dev', 5))
   expect(await file.trouble()).toBeUndefined()
-  expect((await file.users()).hashOf('dev').isKnown).toBe(true)
+  expect((await file.users()).findHash('dev').isKnown).toBe(true)
   await writeFile(path, 'dev:nonsense\n')
   for (let at = 0; at < 3; at++) await expect(file.users()).rejects.toMatchObject({ status: 503 })
   await rm(path)
@@ -102,7 +102,7 @@ test('a change that cannot be used lets nobody in, says so once, and is over whe
   await writeFile(path, line('other', 5))
   await chmod(path, 0o600)
   const users = await file.users()
-  expect([users.hashOf('dev').isKnown, users.hashOf('other').isKnown]).toEqual([false, true])
+  expect([users.findHash('dev').isKnown, users.findHash('other').isKnown]).toEqual([false, true])
   expect(await file.trouble()).toBeUndefined()
 })
 
@@ -126,7 +126,7 @@ test.skipIf(process.platform !== 'linux')(
       for (const one of opened) closeSync(one)
       limitFiles(before)
     }
-    expect((await file.users()).hashOf('other').isKnown).toBe(true)
+    expect((await file.users()).findHash('other').isKnown).toBe(true)
     expect(log.filter((message) => message.includes('cannot be used'))).toHaveLength(1)
   },
 )

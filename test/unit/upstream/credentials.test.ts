@@ -5,7 +5,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { deferred } from '../../../src/lib/async.ts'
 import type { CommandResult, RunCommand } from '../../../src/lib/process.ts'
 import { createCredentials, type CredentialsSource } from '../../../src/upstream/credentials.ts'
-import { dockerConfigPath, hostnameOf, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
+import { dockerConfigPath, parseAuthHost, parseAuthVariable } from '../../../src/upstream/docker-credentials.ts'
 import { failureOf, fakeClock } from '../../support/upstream/open-upstream.ts'
 
 const basic = (pair: string) => Buffer.from(pair).toString('base64')
@@ -408,5 +408,5 @@ test.each([
   ['http://registry.example:6555', 'registry.example:6555'],
   ['https://registry.example:6555/v2/', 'registry.example:6555'],
 ])('the key %s of auths is the registry %s', (key, host) => {
-  expect(hostnameOf(key)).toBe(host)
+  expect(parseAuthHost(key)).toBe(host)
 })

@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { reasonIn } from '../../../src/upstream/failures.ts'
+import { parseReason } from '../../../src/upstream/failures.ts'
 import { failureOf, openUpstream } from '../../support/upstream/open-upstream.ts'
 import { reply, serve } from '../../support/upstream/serve.ts'
 
@@ -31,7 +31,7 @@ describe('the first error message of a body is found', () => {
     ["in a page's title", `<!DOCTYPE html><html><head><title>${sentence}</title></head><body>x</body></html>`],
     ["in a storage's XML", `<?xml version="1.0"?><Error><Code>X</Code><Message>${sentence}</Message></Error>`],
   ])('%s', (_, body) => {
-    expect(reasonIn(body)).toBe(sentence)
+    expect(parseReason(body)).toBe(sentence)
   })
 
   test.each([
@@ -45,7 +45,7 @@ describe('the first error message of a body is found', () => {
     ['dots', '...'],
     ['too deep an object', '{"detail":{"detail":{"detail":{"detail":{"detail":"x"}}}}}'],
   ])('and none is made up of %s', (_, body) => {
-    expect(reasonIn(body)).toBeUndefined()
+    expect(parseReason(body)).toBeUndefined()
   })
 })
 
@@ -62,23 +62,23 @@ describe('a reason is one clean line', () => {
     ['authorization values', 'bad Bearer abcdefghijkl', 'bad Bearer …'],
     ['web tokens', 'bad eyJhbGciOi.eyJzdWIi.c2ln here', 'bad … here'],
   ])('without %s', (_, message, shown) => {
-    expect(reasonIn(oci(message))).toBe(shown)
+    expect(parseReason(oci(message))).toBe(shown)
   })
 
   test('of at most 300 characters', () => {
-    expect(reasonIn(oci('é'.repeat(5000)))).toBe(`${'é'.repeat(300)}…`)
+    expect(parseReason(oci('é'.repeat(5000)))).toBe(`${'é'.repeat(300)}…`)
   })
 
   test.each(['hunter2', Buffer.from('hunter2').toString('base64'), 'hunt%C3%A9r'])(
     'without what was sent: %s',
     (echo) => {
-      expect(reasonIn(oci(`no user has ${echo} there`), ['hunter2', 'huntér'])).toBe('no user has … there')
+      expect(parseReason(oci(`no user has ${echo} there`), ['hunter2', 'huntér'])).toBe('no user has … there')
     },
   )
 
   test('and none, where it holds a secret that is too short to be struck out', () => {
-    expect(reasonIn(oci('no cat here'), ['cat'])).toBeUndefined()
-    expect(reasonIn(oci('no dog here'), ['cat'])).toBe('no dog here')
+    expect(parseReason(oci('no cat here'), ['cat'])).toBeUndefined()
+    expect(parseReason(oci('no dog here'), ['cat'])).toBe('no dog here')
   })
 })
 

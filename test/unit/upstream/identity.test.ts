@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createIdentify, type Credential, fingerprintOf } from '../../../src/upstream/identity.ts'
+import { createIdentify, type Credential, getFingerprint } from '../../../src/upstream/identity.ts'
 import { webToken } from '../../support/web-token.ts'
 
 const identify = createIdentify(Buffer.from('a key'))
@@ -70,12 +70,12 @@ describe('a JSON Web Token', () => {
   test('is itself alone where what was got with it is kept', () => {
     const [first, second] = [token(webToken({ ...claims, exp: 1 })), token(webToken({ ...claims, exp: 2 }))]
     expect(identify(first, 'a')).toBe(identify(second, 'a'))
-    expect(fingerprintOf(first)).not.toBe(fingerprintOf(second))
-    expect(fingerprintOf(first)).toBe(fingerprintOf({ ...first }))
+    expect(getFingerprint(first)).not.toBe(getFingerprint(second))
+    expect(getFingerprint(first)).toBe(getFingerprint({ ...first }))
   })
 })
 
 test('two passwords of one user are never taken for each other where what was got with them is kept', () => {
-  expect(fingerprintOf(password('AWS', 'a'))).not.toBe(fingerprintOf(password('AWS', 'b')))
-  expect(fingerprintOf(undefined)).toBe('anonymous')
+  expect(getFingerprint(password('AWS', 'a'))).not.toBe(getFingerprint(password('AWS', 'b')))
+  expect(getFingerprint(undefined)).toBe('anonymous')
 })

@@ -286,8 +286,8 @@ describe('the realm of a registry that was redirected to', () => {
   }
   const challengedBy = (realm: string) => async (): Promise<TransportResponse> => ({
     status: 401,
-    foreign: 'x',
-    storage: false,
+    redirectHost: 'x',
+    isStorage: false,
     header: (name) => (name === 'www-authenticate' ? `Bearer realm="${realm}"` : undefined),
     body: (async function* () {})(),
     discard() {},

@@ -30,8 +30,8 @@ test('a question waits as long as the time-out for headers, and a blob longer wh
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
   const requests = new Slots(8)
-  const share = createRepositoryShare({ host: 'one', patience: 800, blobPatience: 2000, requests, connections: 4 })
-  const question = { repository: 'app', pool: 'questions' } as const
+  const share = createRepositoryShare({ host: 'one', maxWaitMs: 800, maxBlobWaitMs: 2000, requests, connections: 4 })
+  const question = { repository: 'app', pool: 'metadata' } as const
   const blob = { repository: 'app', pool: 'blobs' } as const
   const begun = performance.now()
   const refused = async (request: typeof question | typeof blob) => {
@@ -42,7 +42,7 @@ test('a question waits as long as the time-out for headers, and a blob longer wh
   await Promise.all([1, 2, 3].map(() => share.enter(blob)))
   const waited = Promise.all([refused(question), refused(blob)])
   await vi.advanceTimersByTimeAsync(1500)
-  share.moved(blob, 256 * 1024)
+  share.recordBytes(blob, 256 * 1024)
   await vi.advanceTimersByTimeAsync(2000)
   expect(await waited).toEqual([800, 3500])
 })

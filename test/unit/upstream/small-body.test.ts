@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import type { TransportResponse } from '../../../src/upstream/transport.ts'
-import { readSmallBody } from '../../../src/upstream/body.ts'
+import { readWholeBody } from '../../../src/upstream/body.ts'
 import { failureOf } from '../../support/upstream/open-upstream.ts'
 
 /** An answer whose body comes a byte at a time, and ends when it is let go of. */
@@ -17,8 +17,8 @@ function drip(bytes: number, pause: number) {
   const discard = () => void (isDiscarded = true)
   const answer: TransportResponse = {
     status: 200,
-    foreign: undefined,
-    storage: false,
+    redirectHost: undefined,
+    isStorage: false,
     header: () => undefined,
     body: body(),
     discard,
@@ -28,7 +28,7 @@ function drip(bytes: number, pause: number) {
 
 test('a body that drips for ever is given up, and says so', async () => {
   const { answer, isDiscarded } = drip(1000, 10)
-  const error = await failureOf(readSmallBody(answer, 1000, 'registry.example', 100))
+  const error = await failureOf(readWholeBody(answer, 1000, 'registry.example', 100))
   expect([error.failure, error.status]).toEqual(['unavailable', 504])
   expect(error.message).toBe('registry.example did not send its whole answer within 1 s.')
   expect(isDiscarded()).toBe(true)
@@ -36,6 +36,6 @@ test('a body that drips for ever is given up, and says so', async () => {
 
 test('a slow body that comes in time is whole', async () => {
   const { answer, isDiscarded } = drip(10, 5)
-  expect(Buffer.from(await readSmallBody(answer, 1000, 'registry.example', 10_000)).toString()).toBe('a'.repeat(10))
+  expect(Buffer.from(await readWholeBody(answer, 1000, 'registry.example', 10_000)).toString()).toBe('a'.repeat(10))
   expect(isDiscarded()).toBe(false)
 })

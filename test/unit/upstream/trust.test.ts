@@ -6,8 +6,8 @@ import {
   literalAddress,
   type LookupAll,
   mayReceiveCredential,
-  redirectTarget,
-  repositoryIn,
+  resolveRedirect,
+  findRepository,
 } from '../../../src/upstream/trust.ts'
 
 const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
@@ -54,7 +54,7 @@ describe('a realm may not see the credential', () => {
 
 describe('a redirect', () => {
   test('may be relative', () => {
-    expect(String(redirectTarget(new URL('https://a.example/v2/x'), '../y?z=1'))).toBe('https://a.example/y?z=1')
+    expect(String(resolveRedirect(new URL('https://a.example/v2/x'), '../y?z=1'))).toBe('https://a.example/y?z=1')
   })
 
   test.each([
@@ -63,7 +63,7 @@ describe('a redirect', () => {
     ['https://a.example', 'https://user:secret@b.example/'],
     ['https://a.example', 'https://'],
   ])('from %s to %s is refused', (from, to) => {
-    expect(typeof redirectTarget(new URL(from), to)).toBe('string')
+    expect(typeof resolveRedirect(new URL(from), to)).toBe('string')
   })
 })
 
@@ -82,7 +82,7 @@ test.each([
   ['https://me@a.example/v2/app/blobs/sha256:0', undefined],
   ['https://a.example/bucket/sha256:0', undefined],
 ])('the repository in %s is %s, which decides where its token is asked for', (url, expected) => {
-  expect(repositoryIn(new URL(url))).toBe(expected)
+  expect(findRepository(new URL(url))).toBe(expected)
 })
 
 describe('addresses', () => {
