@@ -206,11 +206,11 @@ function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
 
 // Each shared flag in one place; a flag and its MIRROR_* variable mean the same.
 
-export const jsonFlag = boolean({ description: 'print JSON', env: 'MIRROR_JSON' })
+export const jsonFlag = boolean({ description: 'print JSON' })
 
-export const dryRunFlag = boolean({ description: 'show what would be done, and change nothing', env: 'MIRROR_DRY_RUN' })
+export const dryRunFlag = boolean({ description: 'show what would be done, and change nothing' })
 
-export const yesFlag = boolean({ char: 'y', description: 'apply without asking', env: 'MIRROR_YES' })
+export const yesFlag = boolean({ char: 'y', description: 'apply without asking' })
 
 /** A duration, in ms. */
 export const durationFlag = custom<number>({
@@ -289,7 +289,6 @@ export const credentialsFlag = string({
     'container keeps those that it has; "none" takes them away',
   helpValue: 'HOST',
   multiple: true,
-  env: 'MIRROR_CREDENTIALS',
 })
 
 /** The variables that flags of `up` stand for: the server reads them, wherever it is started. */

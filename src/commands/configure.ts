@@ -30,57 +30,46 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   static override flags = {
     list: boolean({
       description: 'what is configured, where, and since when',
-      env: 'MIRROR_LIST',
       exclusive: ['undo', 'check'],
     }),
-    undo: boolean({ description: 'put back what was there before', env: 'MIRROR_UNDO', exclusive: ['check'] }),
+    undo: boolean({ description: 'put back what was there before', exclusive: ['check'] }),
     check: boolean({
       description: 'prove by a pull that the client comes through the mirror; writes nothing, exit 5 when it does not',
-      env: 'MIRROR_CHECK',
     }),
     reload: boolean({
       description: 'have the client take notice at once, without a restart',
-      env: 'MIRROR_RELOAD',
     }),
     'no-fallback': boolean({
       description: 'no way to the origin when the mirror fails, for clients that can be told so',
-      env: 'MIRROR_NO_FALLBACK',
     }),
     mirror: string({
       description: 'the address of the mirror, instead of that of the running one',
       helpValue: 'URL',
-      env: 'MIRROR_URL',
     }),
     ca: string({
       description: 'the CA of a mirror with TLS, as PEM, instead of the one that tls in mirror.yaml means',
       helpValue: 'FILE',
-      env: 'MIRROR_CA',
     }),
     root: string({
       description: 'write below this folder instead of / and ~, and speak to no daemon',
       helpValue: 'DIR',
-      env: 'MIRROR_ROOT',
     }),
-    scope: string({ description: 'whose configuration', options: ['user', 'system'], env: 'MIRROR_SCOPE' }),
+    scope: string({ description: 'whose configuration', options: ['user', 'system'] }),
     file: string({
       description: 'a file of yours to merge into, where the client has one',
       helpValue: 'FILE',
-      env: 'MIRROR_FILE',
     }),
     cluster: string({
       description: 'the cluster, by name: of kind one that runs, of minikube a profile',
       helpValue: 'NAME',
-      env: 'MIRROR_CLUSTER',
     }),
     'client-version': string({
       description: 'the version to write for, instead of the one found',
       helpValue: 'V',
-      env: 'MIRROR_CLIENT_VERSION',
     }),
     'image-store': string({
       description: "Docker's image store, instead of the one found",
       options: ['classic', 'containerd'],
-      env: 'MIRROR_IMAGE_STORE',
     }),
     diff: boolean({ description: 'show every file and table of the difference, also those that are alike' }),
     yes: yesFlag,

@@ -20,11 +20,9 @@ export default class Down extends BaseCommand {
   static override flags = {
     'no-autostart': boolean({
       description: 'take back what `mirror up --autostart` did: it does not come back after a reboot',
-      env: 'MIRROR_NO_AUTOSTART',
     }),
     volumes: boolean({
       description: 'drop what a container has cached, and what was pushed to it, too',
-      env: 'MIRROR_VOLUMES',
     }),
     yes: yesFlag,
     json: jsonFlag,

@@ -33,19 +33,16 @@ export default class Init extends BaseCommand {
         'prefix); may be given more than once',
       helpValue: 'HOST[=URL]',
       multiple: true,
-      env: 'MIRROR_UPSTREAM',
     }),
     template: string({
       description: 'a file that runs the mirror, or stands in front of it, with the settings of mirror.yaml',
       options: ['compose', 'systemd', 'launchd', 'caddy', 'k8s'],
-      env: 'MIRROR_TEMPLATE',
     }),
     output: string({
       char: 'o',
       description: 'where to write the template to',
       helpValue: 'FILE',
       dependsOn: ['template'],
-      env: 'MIRROR_OUTPUT',
     }),
     image: string({
       description:
@@ -54,7 +51,7 @@ export default class Init extends BaseCommand {
       env: 'MIRROR_IMAGE',
     }),
     yes: yesFlag,
-    force: boolean({ description: 'replace a file that is there already', env: 'MIRROR_FORCE' }),
+    force: boolean({ description: 'replace a file that is there already' }),
     config: configFlag,
     'dry-run': dryRunFlag,
   }
@@ -121,9 +118,8 @@ export default class Init extends BaseCommand {
         problem: (answer) =>
           /^\d{1,5}$/.test(answer) && Number(answer) <= 65_535 ? undefined : 'A port is a number from 0 to 65535',
       }))
-    // From its variable the framework takes a single text.
     const upstreams =
-      (flags.upstream === undefined ? undefined : [flags.upstream].flat().join(',')) ??
+      flags.upstream?.join(',') ??
       (await prompt?.ask('Registries besides the public ones (host names, separated by commas)?', { default: '' }))
     return {
       cachePort: Number(cachePort ?? 5055),

@@ -32,14 +32,13 @@ export default class Logs extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --json | jq .msg',
   ]
   static override flags = {
-    follow: boolean({ char: 'f', description: 'keep printing new lines until Ctrl-C', env: 'MIRROR_FOLLOW' }),
+    follow: boolean({ char: 'f', description: 'keep printing new lines until Ctrl-C' }),
     lines: integer({
       char: 'n',
       description: 'how many of the last lines to print',
       default: 200,
       min: 0,
       helpValue: 'N',
-      env: 'MIRROR_LINES',
     }),
     json: jsonFlag,
   }

@@ -18,7 +18,7 @@ export default class Status extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --json | jq .cache.hitRatio',
   ]
   static override flags = {
-    watch: boolean({ char: 'w', description: 'again every second, until Ctrl-C', env: 'MIRROR_WATCH' }),
+    watch: boolean({ char: 'w', description: 'again every second, until Ctrl-C' }),
     json: jsonFlag,
   }
 

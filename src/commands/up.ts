@@ -44,7 +44,7 @@ export default class Up extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --dry-run --json',
   ]
   static override flags = {
-    foreground: boolean({ description: 'stay in this process until SIGTERM or Ctrl-C', env: 'MIRROR_FOREGROUND' }),
+    foreground: boolean({ description: 'stay in this process until SIGTERM or Ctrl-C' }),
     network: networkFlag,
     'cache-port': cachePortFlag,
     'registry-port': registryPortFlag,
@@ -54,13 +54,11 @@ export default class Up extends BaseCommand {
     config: configFlag,
     autostart: boolean({
       description: 'come back after a reboot (systemd user unit, launchd)',
-      env: 'MIRROR_AUTOSTART',
       exclusive: ['foreground'],
     }),
     runtime: string({
       description: 'where the server lives; if it is not given, where it did the last time, and at first in a process',
       options: ['process', 'container'],
-      env: 'MIRROR_RUNTIME',
     }),
     image: imageFlag,
     memory: memoryFlag,
@@ -161,8 +159,7 @@ export default class Up extends BaseCommand {
       version: this.config.version,
       root: this.config.root,
       published: publishedImage(this.config.pjson),
-      // From its variable the framework takes a single text.
-      credentials: flags.credentials && [flags.credentials].flat().flatMap((hosts) => hosts.split(',')),
+      credentials: flags.credentials?.flatMap((hosts) => hosts.split(',')),
       // Not said again, it is what the mirror was the last time.
       remembered: flags.runtime === undefined,
       dryRun: flags['dry-run'],

@@ -13,10 +13,9 @@ export default class RegistryGc extends BaseCommand {
   static override flags = {
     json: jsonFlag,
     'dry-run': dryRunFlag,
-    untagged: boolean({ description: 'images without a tag go too', env: 'MIRROR_UNTAGGED' }),
+    untagged: boolean({ description: 'images without a tag go too' }),
     grace: durationFlag({
       description: 'what is younger than this stays; a grace that is shorter than a push can break it',
-      env: 'MIRROR_GRACE',
       default: 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('24h'),
     }),

@@ -19,7 +19,6 @@ export default class RegistryPrune extends BaseCommand {
     'dry-run': dryRunFlag,
     'older-than': durationFlag({
       description: 'tags that were pushed longer ago than this go',
-      env: 'MIRROR_OLDER_THAN',
       default: 14 * 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('14d'),
     }),
@@ -27,7 +26,6 @@ export default class RegistryPrune extends BaseCommand {
       description: 'how many tags of each repository stay however old they are, the newest ones',
       helpValue: 'N',
       min: 0,
-      env: 'MIRROR_KEEP',
       default: 5,
     }),
   }

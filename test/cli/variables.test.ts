@@ -1,0 +1,115 @@
+import { spawnSync } from 'node:child_process'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { settingVariables } from '../../src/config/load.ts'
+import { packageRoot } from '../../src/lib/package-root.ts'
+
+const manifest = JSON.parse(await readFile(join(packageRoot(), 'oclif.manifest.json'), 'utf8')) as {
+  commands: Record<string, { flags: Record<string, { env?: string }> }>
+}
+const flags = Object.entries(manifest.commands).flatMap(([command, { flags: own }]) =>
+  Object.entries(own).map(([name, { env }]) => ({ flag: `${command} --${name}`, name, env })),
+)
+
+/** Keys of mirror.yaml, the flags of `mirror up` that the server reads as variables, and settings of the program itself. */
+const settings = new Set([
+  ...settingVariables(),
+  'MIRROR_HOME',
+  'MIRROR_CONFIG',
+  'MIRROR_DATA',
+  'MIRROR_IMAGE',
+  'MIRROR_MEMORY',
+])
+
+/** Variables by which a flag that picks an action, or a way of printing, could be read: by its name, and by earlier names. */
+const withoutEffect = new Set(
+  [...flags.map(({ name }) => `MIRROR_${name.replaceAll('-', '_').toUpperCase()}`), 'MIRROR_URL'].filter(
+    (name) => !settings.has(name),
+  ),
+)
+
+describe('a variable', () => {
+  test.each(flags.filter(({ env }) => env !== undefined))('of $flag, $env, means a setting', ({ env }) => {
+    expect(settings).toContain(env)
+  })
+})
+
+describe('variables named after flags that are no settings', () => {
+  let home: string
+  let root: string
+  beforeAll(async () => {
+    home = await mkdtemp(join(tmpdir(), 'mirror-variables-'))
+    root = join(home, 'root')
+    await mkdir(join(root, 'etc', 'docker'), { recursive: true })
+    await writeFile(join(root, 'etc', 'docker', 'daemon.json'), '{\n  "debug": true\n}\n')
+    await mkdir(join(home, 'state'))
+    await writeFile(
+      join(home, 'state', 'mirror.log'),
+      `${JSON.stringify({ level: 'info', msg: 'a line' })}\n`.repeat(3),
+    )
+    expect(mirror(['configure', 'docker', ...at(), '--yes'])).toMatchObject({ status: 0 })
+  })
+  afterAll(() => rm(home, { recursive: true }))
+
+  const at = () => ['--root', root, '--mirror', 'http://127.0.0.1:5055']
+  const daemonJson = () => readFile(join(root, 'etc', 'docker', 'daemon.json'), 'utf8')
+
+  function mirror(args: readonly string[], more: NodeJS.ProcessEnv = {}) {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [join(packageRoot(), 'bin', 'run.js'), ...args], {
+      cwd: home,
+      env: {
+        PATH: process.env['PATH'],
+        HOME: home,
+        MIRROR_HOME: home,
+        MIRROR_NETWORKS: '',
+        DOCKER_HOST: `unix://${home}/none.sock`,
+        ...more,
+      },
+      encoding: 'utf8',
+      timeout: 30_000,
+    })
+    return { status, stdout, stderr }
+  }
+
+  const variables = Object.fromEntries([...withoutEffect].map((name) => [name, 'true']))
+
+  /** How each command is run; `serve` has a setting alone, and `demo` prints how long it took. */
+  const runs: Record<string, () => readonly string[]> = {
+    'cache:ls': () => ['cache', 'ls'],
+    'cache:prune': () => ['cache', 'prune'],
+    'cache:rm': () => ['cache', 'rm', 'nginx'],
+    'cache:verify': () => ['cache', 'verify'],
+    configure: () => ['configure', 'docker', ...at()],
+    'credentials:refresh': () => ['credentials', 'refresh'],
+    down: () => ['down'],
+    init: () => ['init', '--dry-run'],
+    logs: () => ['logs'],
+    'registry:gc': () => ['registry', 'gc'],
+    'registry:ls': () => ['registry', 'ls'],
+    'registry:prune': () => ['registry', 'prune'],
+    'registry:rm': () => ['registry', 'rm', 'app'],
+    status: () => ['status'],
+    up: () => ['up', '--dry-run'],
+  }
+
+  test('are tried with every command that has flags', () => {
+    expect(withoutEffect).toContain('MIRROR_UNDO')
+    expect([...Object.keys(runs), 'demo', 'serve'].toSorted()).toEqual(Object.keys(manifest.commands).toSorted())
+  })
+
+  test.each(Object.entries(runs))('do not change what `mirror %s` does and prints', async (_, args) => {
+    const configured = await daemonJson()
+    const usual = mirror(args())
+    expect(mirror(args(), variables)).toEqual(usual)
+    expect(await daemonJson()).toBe(configured)
+    expect(configured).toContain('5055')
+  })
+
+  test('do not make `mirror configure` agree to what it asks', () => {
+    const { status, stderr } = mirror(['configure', 'docker', ...at(), '--undo'], variables)
+    expect(status).toBe(2)
+    expect(stderr).toContain('Not a terminal: pass --yes to apply')
+  })
+})
