@@ -1,4 +1,5 @@
-import { BaseCommand, jsonFlag } from '../cli/base-command.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import { jsonFlag } from '../cli/flags.ts'
 
 export default class Demo extends BaseCommand {
   static override summary =

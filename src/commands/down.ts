@@ -1,5 +1,6 @@
 import { boolean } from '@oclif/core/flags'
-import { BaseCommand, dryRunFlag, jsonFlag, yesFlag } from '../cli/base-command.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
 import { columnsOf, fitText } from '../cli/terminal.ts'
 import type { KnownRecord } from '../clients/records.ts'
 import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'

@@ -1,4 +1,5 @@
-import { BaseCommand, configFlag } from '../cli/base-command.ts'
+import { BaseCommand } from '../cli/base-command.ts'
+import { configFlag } from '../cli/flags.ts'
 
 export default class Serve extends BaseCommand {
   static override summary = 'The server itself, in the foreground, with its log as JSON lines on stderr'

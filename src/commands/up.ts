@@ -1,7 +1,7 @@
 import { boolean, string } from '@oclif/core/flags'
+import { BaseCommand } from '../cli/base-command.ts'
 import {
   adminPortFlag,
-  BaseCommand,
   cachePortFlag,
   configFlag,
   credentialsFlag,
@@ -14,7 +14,7 @@ import {
   networkFlag,
   noRegistryFlag,
   registryPortFlag,
-} from '../cli/base-command.ts'
+} from '../cli/flags.ts'
 import { createLogRenderer } from '../cli/render/log.ts'
 import {
   type ClientsNow,

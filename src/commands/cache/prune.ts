@@ -1,4 +1,5 @@
-import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class CachePrune extends BaseCommand {

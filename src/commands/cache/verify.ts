@@ -1,5 +1,6 @@
 import type { VerifyProgress } from '../../admin/api.ts'
-import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { createProgressBar } from '../../cli/terminal.ts'
 import { exitCode } from '../../lib/errors.ts'
 import { formatBytes } from '../../lib/units.ts'

@@ -1,4 +1,5 @@
-import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { mirrorPaths } from '../../config/paths.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 

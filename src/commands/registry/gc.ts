@@ -1,5 +1,6 @@
 import { boolean } from '@oclif/core/flags'
-import { BaseCommand, dryRunFlag, durationFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class RegistryGc extends BaseCommand {

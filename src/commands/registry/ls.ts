@@ -1,4 +1,5 @@
-import { BaseCommand, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { jsonFlag } from '../../cli/flags.ts'
 import { columnsOf } from '../../cli/terminal.ts'
 
 export default class RegistryLs extends BaseCommand {

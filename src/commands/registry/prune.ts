@@ -1,7 +1,8 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
 import type { RegistryAccess } from '../../admin/api.ts'
-import { BaseCommand, dryRunFlag, durationFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 

@@ -1,5 +1,6 @@
 import { string } from '@oclif/core/args'
-import { BaseCommand, dryRunFlag, jsonFlag } from '../../cli/base-command.ts'
+import { BaseCommand } from '../../cli/base-command.ts'
+import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class RegistryRm extends BaseCommand {
