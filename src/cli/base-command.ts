@@ -1,27 +1,27 @@
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { basename, dirname, join, sep } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { describeInvoker, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
-import { type LeftOut, looksAtOwners, toRootPaths } from '../config/paths.ts'
-import { isCredentialRefreshDue } from '../daemon/container/credentials.ts'
+import { type LeftOut, looksAtOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
+import { checkDescriptorLimit } from '../daemon/limits.ts'
 import { explainFileFailure } from '../daemon/start-errors.ts'
 import { DockerError } from '../docker/engine.ts'
-import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { interruptGroups, type Surroundings } from '../lib/process.ts'
-import { calledAs, endWithOutput, isExit, nameCommands, writeFailure } from './exit.ts'
-import { createColors, type Colors, wantsColor } from './terminal.ts'
+import { isDebugging, renderError } from './render/log.ts'
+import { columnsOf, createColors, type Colors, wantsColor } from './terminal.ts'
 
-/** A terminal and a wrapper such as npx may both tell of one Ctrl-C. */
+/** Time within which a second signal is the echo of the first: a terminal and a wrapper such as npx may both pass on one Ctrl-C. */
 const echoMs = 500
 
 const interrupts = ['SIGINT', 'SIGTERM'] as const
 
-/** What every command shares: errors become a message and an exit code, Ctrl-C ends with 130. */
+/** The behaviour that every command shares: an error becomes a message and an exit code, Ctrl-C ends the command with 130. */
 export abstract class BaseCommand extends Command {
   readonly #interrupt = new AbortController()
   readonly #onInterrupt = () => {
     this.#interrupt.abort()
-    // What waits for the signal comes first: a child to kill, a file to close.
+    // Listeners of the signal run first: they kill a child, or close a file.
     setTimeout(() => process.exit(exitCode.interrupted), 100)
   }
 
@@ -34,25 +34,25 @@ export abstract class BaseCommand extends Command {
     await super.init()
     process.on('SIGINT', this.#onInterrupt)
     const leftOut = describeLeftOut(process.env)
-    if (leftOut !== undefined) this.say(leftOut)
+    if (leftOut !== undefined) this.info(leftOut)
   }
 
-  /** From here on the command itself decides how it ends when interrupted. */
+  /** Leaves it to the command how it ends when it is interrupted. */
   protected takeOverInterrupt(): void {
     process.off('SIGINT', this.#onInterrupt)
   }
 
   /**
-   * From here on an interruption, SIGTERM too, only aborts the signal, and the command ends when it has put things in order. A
-   * second one, not just the echo of the first, ends it at once. Returns how to end this.
+   * Makes an interruption, SIGTERM too, only abort the signal: the command cleans up and ends by itself. A second interruption
+   * that is no echo of the first ends the process at once. Returns a function that ends this.
    */
-  protected tidyUpWhenInterrupted(): () => void {
+  protected cleanUpWhenInterrupted(): () => void {
     this.takeOverInterrupt()
     let since: number | undefined
     const onSignal = () => {
       const now = performance.now()
       if (since !== undefined && now - since > echoMs) process.exit(exitCode.interrupted)
-      if (since === undefined) this.say('Interrupted; putting things in order.')
+      if (since === undefined) this.info('Interrupted; cleaning up.')
       since ??= now
       this.#interrupt.abort()
       interruptGroups()
@@ -63,17 +63,17 @@ export abstract class BaseCommand extends Command {
     }
   }
 
-  /** From here on the command ends when nobody reads what it prints: it would never end by itself. */
+  /** Ends the process as soon as no program reads stdout: for a command that runs until it is stopped. */
   protected endWhenUnread(): void {
     endWithOutput(process.stdout)
   }
 
-  /** Data: the result that was asked for. */
+  /** Writes a result, as it is, to stdout. */
   protected print(text: string): void {
     process.stdout.write(`${text}\n`)
   }
 
-  /** The result in words, whose commands are written as the user calls them. */
+  /** Writes a result for a person to stdout; commands in it are named as the user calls them. */
   protected report(text: string): void {
     this.print(this.named(text))
   }
@@ -82,8 +82,8 @@ export abstract class BaseCommand extends Command {
     this.print(JSON.stringify(value, null, 2))
   }
 
-  /** Talk: what a person may want to know besides. */
-  protected say(text: string): void {
+  /** Writes a message for a person to stderr; commands in it are named as the user calls them. */
+  protected info(text: string): void {
     process.stderr.write(`${this.named(text)}\n`)
   }
 
@@ -91,16 +91,16 @@ export abstract class BaseCommand extends Command {
     return nameCommands(text, calledAs(process, this.config))
   }
 
-  protected paintFor(stream: { isTTY?: boolean }): Colors {
+  protected colorsFor(stream: { isTTY?: boolean }): Colors {
     return createColors(wantsColor(stream, process.env))
   }
 
-  /** bin/run.js of this very package. */
+  /** The path of this package's bin/run.js. */
   protected get program(): string {
     return join(this.config.root, 'bin', 'run.js')
   }
 
-  /** The machine as this command sees it; flags that stand for variables take their place. */
+  /** The machine as this command sees it. `variables`: those that flags stand for; they replace the environment's. */
   protected surroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
     const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined))
     const around = { platform: process.platform, homedir: homedir(), cwd: process.cwd() }
@@ -108,8 +108,8 @@ export abstract class BaseCommand extends Command {
   }
 
   /**
-   * The same for what only the mirror of this very user is meant by. Throws a MirrorError (usage) when we are root, and others can
-   * change what was named, or what is root's.
+   * The same for a command that means the mirror of this very user. Throws a MirrorError (usage) when this is root and other
+   * users can change a named path, or root's own.
    */
   protected ownSurroundings(variables: Readonly<Record<string, string | undefined>> = {}): Surroundings {
     const surroundings = this.surroundings(variables)
@@ -117,30 +117,36 @@ export abstract class BaseCommand extends Command {
     return surroundings
   }
 
-  protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
-    // An exit that the command chose.
-    if (isExit(error)) throw error
-    const failure = await this.asMirrorError(error)
-    // What has become of things is worth a word all the same.
-    const tellsOfInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
-    if (this.interrupted.aborted && !tellsOfInterrupt) this.exit(exitCode.interrupted)
-    this.exit(writeFailure(failure, this.config))
-  }
-
-  /** Whatever the command was: what a container was lent may be about to expire. */
-  protected override async finally(failed: Error | undefined): Promise<void> {
-    await super.finally(failed)
-    if (failed !== undefined || this.interrupted.aborted) return
-    if (!(await isCredentialRefreshDue(this.surroundings(), Date.now()))) return
-    const { refreshCredentials } = await import('../daemon/container/credentials.ts')
+  /**
+   * Re-sends the credentials that a mirror in a container got more than ten minutes ago; they may expire. `mirror status` and
+   * `mirror configure` call it when they have succeeded, and `mirror up` re-sends them itself. A failure is only a message.
+   */
+  protected async refreshCredentials(): Promise<void> {
+    const surroundings = this.surroundings()
+    const { readState } = await import('../admin/state.ts')
+    const { container } = (await readState(mirrorPaths(surroundings).stateFile)) ?? {}
+    // Most mirrors have none: the code for the rest is not loaded then.
+    if (container === undefined || container.credentials.length === 0) return
+    const { isCredentialRefreshDue, refreshCredentials } = await import('../daemon/container/credentials.ts')
+    if (!(await isCredentialRefreshDue(surroundings, Date.now()))) return
     const { systemClock } = await import('../lib/time.ts')
-    await refreshCredentials(this.surroundings(), systemClock).catch((failure: unknown) => {
-      if (!(failure instanceof MirrorError)) throw failure
-      this.say(`The container's credentials are as old as they were: ${failure.message}`)
+    await refreshCredentials(surroundings, systemClock).catch((failure: unknown) => {
+      if (!(failure instanceof MirrorError || failure instanceof DockerError)) throw failure
+      this.info(`Could not re-send the container's credentials, so it keeps the earlier ones: ${failure.message}`)
     })
   }
 
-  /** The framework's own complaints about flags and arguments, and what Docker refuses, in our form. */
+  protected override async catch(error: Error & { oclif?: { exit?: number } }): Promise<void> {
+    // The command has chosen its exit code.
+    if (isExit(error)) throw error
+    const failure = await this.asMirrorError(error)
+    // An error about the interruption itself tells the state of things, so it is shown.
+    const isAboutInterrupt = failure instanceof MirrorError && failure.exit === exitCode.interrupted
+    if (this.interrupted.aborted && !isAboutInterrupt) this.exit(exitCode.interrupted)
+    this.exit(writeFailure(failure, this.config))
+  }
+
+  /** Puts errors of the framework, of Docker and of files into this program's form. */
   private async asMirrorError(error: Error & { oclif?: { exit?: number } }): Promise<Error> {
     if (error instanceof DockerError)
       return new MirrorError(`The Docker engine refuses: ${error.message}.`, { hints: ['docker info'], cause: error })
@@ -148,7 +154,7 @@ export abstract class BaseCommand extends Command {
     if (rootsFile !== undefined) return rootsFile
     const fileFailure = explainFileFailure(error, this.surroundings())
     if (fileFailure !== undefined) return fileFailure
-    // What a flag's own parser throws gets no exit code of the framework's, only its words around it.
+    // The framework gives the errors of a flag's own parser no exit code, only a prefix.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
     const { usageError } = await import('./help.ts')
     return usageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
@@ -158,13 +164,13 @@ export abstract class BaseCommand extends Command {
 let left: { readonly callers: Surroundings; readonly leftOut: readonly LeftOut[] } | undefined
 
 /**
- * Called once, when the program starts. As root: takes out of this process's environment, and so out of that of every program it
- * starts, each place that others than root can change.
+ * Removes from the environment of this process, as root, each path that other users can change; the programs that it starts do
+ * not see them either. Called once, at the start.
  */
 export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'env' | 'cwd'>): void {
   if (!looksAtOwners(program)) return
   const { platform, env } = program
-  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: folderOf(program) }
+  const callers = { platform, env: { ...env }, homedir: homedir(), cwd: workingFolder(program) }
   const { env: own, leftOut } = toRootPaths(callers)
   if (leftOut.length > 0) left = { callers, leftOut }
   for (const name of Object.keys(env)) {
@@ -173,8 +179,8 @@ export function leaveOthersPlaces(program: Pick<NodeJS.Process, 'platform' | 'en
   }
 }
 
-/** In a folder that was removed nothing is found by a relative path, whatever that is taken to start from. */
-function folderOf({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
+/** `/` for a working folder that was removed: no relative path leads anywhere from there. */
+function workingFolder({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   try {
     return cwd()
   } catch (error) {
@@ -183,12 +189,12 @@ function folderOf({ cwd }: Pick<NodeJS.Process, 'cwd'>): string {
   }
 }
 
-/** The surroundings as they were before places were taken out; undefined where none was. */
+/** The surroundings before paths were removed; undefined where none was. */
 function callersSurroundings(): Surroundings | undefined {
   return left?.callers
 }
 
-/** What root leaves alone, and how to use it all the same; undefined where there is nothing. */
+/** Says which paths root does not use, and how to use them; undefined where there are none. */
 function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
   if (left === undefined) return undefined
   const lines = left.leftOut.map(({ name, value, why }) => {
@@ -200,4 +206,112 @@ function describeLeftOut(env: NodeJS.ProcessEnv): string | undefined {
     ...lines,
     `To use it, run the command ${describeInvoker(left.leftOut)}. To keep root's files elsewhere, set MIRROR_HOME to a folder of root's.`,
   ].join('\n')
+}
+
+/** Whether an error is the framework's way to end with an exit code. */
+export function isExit(error: unknown): error is Error & { oclif?: { exit?: number } } {
+  return error instanceof Error && 'code' in error && error.code === 'EEXIT'
+}
+
+/** Writes to stderr why the program ends, and returns the exit code. */
+export function writeFailure(error: unknown, program: { root: string; name: string }): ExitCode {
+  const failure = explainDescriptors(error)
+  const colors = createColors(wantsColor(process.stderr, process.env))
+  const named = (text: string) => nameCommands(text, calledAs(process, program))
+  const columns = columnsOf(process.stderr)
+  process.stderr.write(renderError(failure, colors, { debug: isDebugging(process.env), columns, named }))
+  return failure instanceof MirrorError ? failure.exit : exitCode.failed
+}
+
+/** Replaces EMFILE by the error about the limit on open files, where that is too low for the program itself. */
+function explainDescriptors(error: unknown): unknown {
+  const cause = error instanceof MirrorError ? error.cause : error
+  if (errnoOf(cause) !== 'EMFILE') return error
+  try {
+    checkDescriptorLimit()
+    return error
+  } catch (explained) {
+    return explained
+  }
+}
+
+/** The words by which the user calls this program. */
+interface ProgramName {
+  /** `mirror`; `npx mirror` where the shell may not know `mirror`. */
+  readonly name: string
+  /** The prefix that runs it as root. sudo looks for programs only in the folders of the system. */
+  readonly sudo: string
+}
+
+interface RunningProcess {
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** The path of Node, and of the program as the shell found it. */
+  readonly argv: readonly string[]
+}
+
+/** `root`, `name`: the folder and the name of the package. */
+export function calledAs({ env, argv }: RunningProcess, { root, name }: { root: string; name: string }): ProgramName {
+  return { name: programNameFor(env, root, name), sudo: sudoFor(env, argv[1] ?? '') }
+}
+
+function programNameFor(env: RunningProcess['env'], root: string, name: string): string {
+  if (!isByNpx(env)) return 'mirror'
+  const project = env['npm_config_local_prefix']
+  // In a clone, and in a project that depends on this package, npx finds the program by its own name.
+  if (project !== undefined && (root === project || root === join(project, 'node_modules', name))) return 'npx mirror'
+  // Anywhere else npx has fetched the package; `npx mirror` would fetch another one.
+  return root.includes(`${sep}_npx${sep}`) ? `npx ${name}` : 'mirror'
+}
+
+function isByNpx(env: RunningProcess['env']): boolean {
+  return env['npm_command'] === 'exec' && env['npm_lifecycle_event'] === 'npx'
+}
+
+// `secure_path` of sudo, as distributions set it.
+const systemFolders = ['sbin', 'bin'].flatMap((folder) => [`/usr/local/${folder}`, `/usr/${folder}`, `/${folder}`])
+
+function sudoFor(env: RunningProcess['env'], program: string): string {
+  // Installed for this user only, by nvm or with npm's prefix in the home folder. A path to run.js needs no search.
+  const isOwn = basename(program) === 'mirror' && !systemFolders.includes(dirname(program))
+  return isOwn || isByNpx(env) ? 'sudo env "PATH=$PATH"' : 'sudo'
+}
+
+const commandNames = 'up|down|status|logs|configure|cache|registry|credentials|init|demo|serve|help|--help'
+const commandInText = new RegExp(`(?<![\\w/.-]|\\b[Tt]he |\\b[Aa] )(sudo )?mirror (?=(?:${commandNames})\\b)`, 'g')
+
+/** Replaces the commands in a text by the way in which the user calls them. */
+export function nameCommands(text: string, { name, sudo }: ProgramName): string {
+  if (name === 'mirror' && sudo === 'sudo') return text
+  return text.replaceAll(commandInText, (_, elevated: string | undefined) =>
+    elevated === undefined ? `${name} ` : `${sudo} ${name} `,
+  )
+}
+
+/**
+ * Handles output that cannot be written. A reader that has left, such as `head`, is no failure: the command goes on and ends as
+ * it would have. Another error of stdout, such as a full disk, is reported once and makes the exit code 1. Stderr carries only
+ * messages, which may be lost.
+ */
+export function watchOutput({ stdout, stderr }: { stdout: NodeJS.WriteStream; stderr: NodeJS.WriteStream }): void {
+  let lost = false
+  // The framework's own listener ends the program with a stack.
+  stdout.removeAllListeners('error')
+  stdout.on('error', (error) => {
+    if (isClosedPipe(error) || lost) return
+    lost = true
+    stderr.write(`mirror: cannot write to stdout: ${error.message.replace(/, write$/, '')}\n`)
+  })
+  stderr.on('error', () => {})
+  process.on('exit', (code) => {
+    if (lost && code === exitCode.done) process.exitCode = exitCode.failed
+  })
+}
+
+/** Ends the program on the first failed write. */
+function endWithOutput(stdout: NodeJS.WriteStream): void {
+  stdout.on('error', (error) => process.exit(isClosedPipe(error) ? exitCode.done : exitCode.failed))
+}
+
+function isClosedPipe(error: Error): boolean {
+  return 'code' in error && error.code === 'EPIPE'
 }

@@ -80,7 +80,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   /** The clients whose files were written, or put back, so far. */
   readonly #written: string[] = []
-  readonly #failures = createFailureTeller((text) => this.say(text), this.paintFor(process.stderr))
+  readonly #failures = createFailureTeller((text) => this.info(text), this.colorsFor(process.stderr))
 
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(Configure)
@@ -89,6 +89,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     } catch (error) {
       throw withDone(error, this.#written)
     }
+    if (!flags.list && !flags.undo && !flags['dry-run']) await this.refreshCredentials()
   }
 
   private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
@@ -99,7 +100,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     refuseOthersFlags(flags, ['root', 'file', 'ca'], surroundings)
     const machine = await machineAt(surroundings, flags.root)
     const stray = await describeStrayRecords(surroundings)
-    if (stray !== undefined) this.say(stray)
+    if (stray !== undefined) this.info(stray)
     if (flags.list) return this.list(machine, client, flags)
     if (flags.undo) return this.undo(machine, client, flags)
     if (flags.check && client === undefined) return this.checkConfigured(machine, flags)
@@ -193,7 +194,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const others: object[] = []
     for (const { client, place, title } of silent) {
       others.push({ client, place, skipped: 'cannot be made to pull from here' })
-      this.say(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
+      this.info(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
     }
     const { done, failed } = await eachInTurn(
       pulling,
@@ -211,7 +212,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render/configure.ts')
     const result = await checkClient(this.surroundings(), machine, client, place)
-    if (!json) this.report(renderCheck(client, result, this.paintFor(process.stdout)))
+    if (!json) this.report(renderCheck(client, result, this.colorsFor(process.stdout)))
     const report = { client, place: place.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
@@ -229,7 +230,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const stale = machine.detached ? [] : await findStaleClients(this.surroundings())
     const clients = await listConfigured(machine, client, stale)
     if (json) return this.printJson(clients)
-    this.print(renderConfigured(clients, client, this.paintFor(process.stdout), columnsOf(process.stdout)))
+    this.print(renderConfigured(clients, client, this.colorsFor(process.stdout), columnsOf(process.stdout)))
   }
 
   /** The client that was named, or those that are found here and chosen; undefined when they were only to be named. */
@@ -278,9 +279,9 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       print: (text) => this.print(text),
       report: (text) => this.report(text),
       printJson: (value) => this.printJson(value),
-      info: (text) => this.say(text),
-      paint: this.paintFor(process.stdout),
-      paintAside: this.paintFor(process.stderr),
+      info: (text) => this.info(text),
+      paint: this.colorsFor(process.stdout),
+      paintAside: this.colorsFor(process.stderr),
       prompt: createPrompt(process.stdin, process.stdout),
     }
   }

@@ -36,7 +36,7 @@ export default class Down extends BaseCommand {
     const paths = mirrorPaths(surroundings)
     const { systemClock } = await import('../lib/time.ts')
     if (flags['dry-run']) return this.foretell(paths, flags)
-    if (flags.volumes && !(await this.mayDrop(flags))) return this.say('Nothing was done.')
+    if (flags.volumes && !(await this.mayDrop(flags))) return this.info('Nothing was done.')
     const { stopAnyMirror } = await import('../daemon/stop.ts')
     const { findMirrorHere } = await import('../admin/find-mirror.ts')
     const of = (await findMirrorHere(surroundings))?.user
@@ -51,10 +51,10 @@ export default class Down extends BaseCommand {
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
     this.print(fitText(endOf(stopped, volumeRemoved === true), columnsOf(process.stdout)))
-    if (of) this.say(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
+    if (of) this.info(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render/configure.ts')
-      this.say(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
+      this.info(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
     }
     if (autostartRemoved) this.print('It does not come back after a reboot any more.')
   }

@@ -69,11 +69,11 @@ export default class Init extends BaseCommand {
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
       process.stdout.write(text)
-      return this.say(`Would be written to ${configFile}`)
+      return this.info(`Would be written to ${configFile}`)
     }
     await writeConfig(configFile, text, { force: flags.force })
     this.print(configFile)
-    this.say('Written. It takes effect with: mirror up')
+    this.info('Written. It takes effect with: mirror up')
   }
 
   private async writeTemplate(

@@ -59,7 +59,7 @@ export default class Logs extends BaseCommand {
     const render = flags.json
       ? asJson
       : createLogRenderer({
-          paint: this.paintFor(process.stdout),
+          paint: this.colorsFor(process.stdout),
           // A terminal may be resized while it shows the log.
           columns: () => columnsOf(process.stdout),
           now: Date.now(),
@@ -73,7 +73,7 @@ export default class Logs extends BaseCommand {
       return
     }
     if (running !== undefined && running.logFile === undefined)
-      this.say(`mirror (pid ${running.pid}) logs to its own stderr. This is the log of an earlier one.`)
+      this.info(`mirror (pid ${running.pid}) logs to its own stderr. This is the log of an earlier one.`)
 
     try {
       await readLogs({

@@ -27,10 +27,13 @@ export default class Status extends BaseCommand {
     const { flags } = await this.parse(Status)
     if (flags.watch) return this.watch(flags.json)
     const text = await this.look(flags.json)
-    if (text !== undefined) return this.print(text)
+    if (text !== undefined) {
+      this.print(text)
+      return this.refreshCredentials()
+    }
     const died = await this.findDead()
     if (flags.json) this.printJson({ running: false, ...(died && { died }) })
-    else this.say(fitText(renderDown(died, Date.now()), columnsOf(process.stderr)))
+    else this.info(fitText(renderDown(died, Date.now()), columnsOf(process.stderr)))
     process.exitCode = exitCode.notRunning
   }
 
@@ -46,7 +49,7 @@ export default class Status extends BaseCommand {
     const { version } = this.config
     const told = report.version === version ? report : { ...report, cliVersion: version }
     if (asJson) return JSON.stringify(told, null, 2)
-    return renderStatus(told, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout))
+    return renderStatus(told, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout))
   }
 
   /** On a terminal in its place; elsewhere one after the other, JSON as one object a line. */

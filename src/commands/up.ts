@@ -73,7 +73,7 @@ export default class Up extends BaseCommand {
     const { version } = this.config
     const surroundings = this.ownSurroundings(flagsAsVariables(flags))
     const { lastRuntime } = await import('../admin/state.ts')
-    const release = this.tidyUpWhenInterrupted()
+    const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
       return this.inContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
@@ -95,13 +95,13 @@ export default class Up extends BaseCommand {
       plan,
     )
     const notes = (await autostart?.install()) ?? []
-    if (!flags.json) this.report(renderUp(report, this.paintFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
     const clients = await this.clientsNow(surroundings)
     if (flags.json)
       return this.printJson({ ...report, clients: clients.stale.map(reportOf), autostart: autostart?.file })
     this.tellStale(clients)
     if (autostart) this.print(`It comes back after a reboot: ${autostart.file}`)
-    for (const note of notes) this.say(`  ${note}`)
+    for (const note of notes) this.info(`  ${note}`)
     this.sayNext(report, clients)
   }
 
@@ -121,18 +121,18 @@ export default class Up extends BaseCommand {
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
       // The mirror is up all the same.
-      this.say(`Clients were not looked at: ${error.message}`)
+      this.info(`Clients were not looked at: ${error.message}`)
       return { configured: undefined, here: [], stale: [] }
     }
   }
 
   private tellStale({ stale }: ClientsNow): void {
-    if (stale.length > 0) this.report(renderStale(stale, this.paintFor(process.stdout)))
+    if (stale.length > 0) this.report(renderStale(stale, this.colorsFor(process.stdout)))
   }
 
   private sayNext(report: UpReport, clients: ClientsNow): void {
     const next = nextStep(report, clients)
-    if (next !== undefined) this.say(fitText(`\n${next}`, columnsOf(process.stderr)))
+    if (next !== undefined) this.info(fitText(`\n${next}`, columnsOf(process.stderr)))
   }
 
   private async inContainer(
@@ -165,7 +165,7 @@ export default class Up extends BaseCommand {
       dryRun: flags['dry-run'],
       clock: systemClock,
       signal: this.interrupted,
-      say: (text: string) => this.say(text),
+      say: (text: string) => this.info(text),
     }
     if (flags['dry-run']) {
       const plan = await planContainerUp(input)
@@ -175,11 +175,11 @@ export default class Up extends BaseCommand {
     }
     const { stateDir } = mirrorPaths(surroundings)
     const report = await inTurn({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
-    if (!flags.json) this.report(renderUp(report, this.paintFor(process.stdout)))
+    if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
     const clients = await this.clientsNow(surroundings)
     if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(reportOf) })
     this.tellStale(clients)
-    if (flags.autostart) this.say('Docker starts it again whenever Docker itself is started.')
+    if (flags.autostart) this.info('Docker starts it again whenever Docker itself is started.')
     this.sayNext(report, clients)
   }
 
@@ -211,7 +211,7 @@ export default class Up extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({
-      paint: this.paintFor(process.stderr),
+      paint: this.colorsFor(process.stderr),
       columns: () => columnsOf(process.stderr),
       now: Date.now(),
     })
@@ -222,7 +222,7 @@ export default class Up extends BaseCommand {
       onServing: release,
       surroundings,
       version: this.config.version,
-      ...(process.stderr.isTTY && { writeLog: (line: string) => this.say(render(line.trimEnd())) }),
+      ...(process.stderr.isTTY && { writeLog: (line: string) => this.info(render(line.trimEnd())) }),
       onReady: (endpoints) => {
         const { version } = this.config
         const report = {
@@ -234,7 +234,7 @@ export default class Up extends BaseCommand {
           dropped,
           moved: [],
         } satisfies UpReport
-        this.report(renderUp(report, this.paintFor(process.stdout)))
+        this.report(renderUp(report, this.colorsFor(process.stdout)))
         // It serves meanwhile: its networks are found a moment later.
         void this.clientsNow(surroundings).then((clients) => this.tellStale(clients))
       },

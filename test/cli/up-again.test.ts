@@ -117,7 +117,7 @@ describe('a mirror whose successor cannot start', () => {
       )
       .toBe('ends')
     replacing.child.kill(signal)
-    await expect.poll(() => replacing.said()).toContain('putting things in order')
+    await expect.poll(() => replacing.said()).toContain('Interrupted; cleaning up')
     upload.destroy()
     const { exit, stderr } = await replacing.ended
     expect(exit).toBe(130)

@@ -18,9 +18,9 @@ export default class CacheLs extends BaseCommand {
     try {
       const images = await cache.list()
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return this.say('Nothing is cached yet.')
+      if (images.length === 0) return this.info('Nothing is cached yet.')
       const { renderImages } = await import('../../cli/render/status.ts')
-      this.print(renderImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
+      this.print(renderImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await cache.close()
     }

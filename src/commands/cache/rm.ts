@@ -30,7 +30,7 @@ export default class CacheRm extends BaseCommand {
       // That there is nothing of this name says the error.
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
         this.print(renderRemoval(report, flags['dry-run']))
-      for (const note of notes) this.say(note)
+      for (const note of notes) this.info(note)
       if (missing.length > 0)
         throw notThere('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
     } finally {

@@ -6,8 +6,8 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 export default class CredentialsRefresh extends BaseCommand {
   static override summary = 'Hand a mirror in a container its credentials anew'
   static override description =
-    'Some live for hours only (Amazon ECR: 12 h); an expired one counts as none, and `mirror status` says so. Every command ' +
-    'that succeeds does this too, when they were handed over more than ten minutes ago.'
+    'Some credentials expire within hours (Amazon ECR: 12 h). An expired one counts as none, and `mirror status` says so. ' +
+    '`mirror up` re-sends credentials, too; `mirror status` and `mirror configure` do so when they are older than ten minutes.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --dry-run --json',

@@ -20,12 +20,12 @@ export default class RegistryLs extends BaseCommand {
       const damaged = await registry.damaged()
       if (damaged.length > 0) {
         const { damagedRepositories } = await import('../../cli/render/status.ts')
-        for (const text of damagedRepositories(damaged)) this.say(`Damaged: ${text}`)
+        for (const text of damagedRepositories(damaged)) this.info(`Damaged: ${text}`)
       }
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return damaged.length === 0 ? this.say('Nothing was pushed yet.') : undefined
+      if (images.length === 0) return damaged.length === 0 ? this.info('Nothing was pushed yet.') : undefined
       const { renderPushedImages } = await import('../../cli/render/status.ts')
-      this.print(renderPushedImages(images, this.paintFor(process.stdout), Date.now(), columnsOf(process.stdout)))
+      this.print(renderPushedImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {
       await registry.close()
     }

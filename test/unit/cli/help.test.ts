@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { calledAs, nameCommands } from '../../../src/cli/exit.ts'
+import { calledAs, nameCommands } from '../../../src/cli/base-command.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
 import { rootPlugin } from '../../../src/cli/main.ts'
 import { renderFacts } from '../../../src/cli/render/table.ts'
