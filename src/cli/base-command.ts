@@ -1,13 +1,13 @@
 import { homedir } from 'node:os'
-import { basename, dirname, join, sep } from 'node:path'
+import { basename, dirname, isAbsolute, join, relative, sep } from 'node:path'
 import { Command } from '@oclif/core/command'
 import { describeInvoker, explainRootsFile, refuseOthersPlaces } from '../admin/sudo.ts'
 import { type LeftOut, looksAtOwners, mirrorPaths, toRootPaths } from '../config/paths.ts'
 import { checkDescriptorLimit } from '../daemon/limits.ts'
-import { explainFileFailure } from '../daemon/start-errors.ts'
 import { DockerError } from '../docker/engine.ts'
 import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
 import { interruptGroups, type Surroundings } from '../lib/process.ts'
+import { describeFileFailure, tellFileFailure } from '../lib/system-errors.ts'
 import { isDebugging, renderError } from './render/log.ts'
 import { columnsOf, createColors, type Colors, wantsColor } from './terminal.ts'
 
@@ -233,6 +233,35 @@ function explainDescriptors(error: unknown): unknown {
   } catch (explained) {
     return explained
   }
+}
+
+/** The failure of a file as a message with next steps; undefined for any other failure. */
+function explainFileFailure(error: unknown, surroundings: Surroundings): MirrorError | undefined {
+  const failure = describeFileFailure(error)
+  const message = failure && tellFileFailure(error, failure)
+  if (failure?.path === undefined || message === undefined) return undefined
+  const hints = [...failure.next, ...otherPathHints(failure.path, failure.owner, surroundings)]
+  return new MirrorError(message, { hints, cause: error })
+}
+
+/** Says how to use another path, where this one is the mirror's own. */
+function otherPathHints(path: string, owner: string | undefined, surroundings: Surroundings): string[] {
+  const { configFile, dataDir, stateDir } = mirrorPaths(surroundings)
+  if (path === configFile && surroundings.env['MIRROR_CONFIG']) return ['--config FILE   (another file)']
+  const isData = isBelow(path, dataDir)
+  if (!isData && !isBelow(path, stateDir) && path !== configFile) return []
+  const home = surroundings.env['MIRROR_HOME']
+  if (isData && surroundings.env['MIRROR_DATA']) return ['mirror up --data DIR   (another folder)']
+  if (!home) return ['export MIRROR_HOME=DIR   (another folder for all files of the mirror)']
+  return [
+    ...(owner === undefined ? [] : ['unset MIRROR_HOME   (your own mirror, at the usual place)']),
+    'export MIRROR_HOME=DIR   (a folder of yours)',
+  ]
+}
+
+function isBelow(path: string, folder: string): boolean {
+  const way = relative(folder, path)
+  return way === '' || (way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way))
 }
 
 /** The words by which the user calls this program. */
