@@ -5,6 +5,7 @@ import { nearest } from '../config/schema.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { runCommand, type Surroundings } from '../lib/process.ts'
 import { hasEngine } from './docker/engines.ts'
+import type { printedClients } from './printed.ts'
 import { findRecordFolders } from './records.ts'
 import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
 
@@ -15,13 +16,17 @@ const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   containerd: async () => (await import('./containerd/containerd.ts')).containerdAdapter,
   podman: async () => (await import('./podman/podman.ts')).podmanAdapter,
   kind: async () => (await import('./kind/kind.ts')).kindAdapter,
-  kaniko: async () => (await import('./printed.ts')).kanikoAdapter,
+  kaniko: () => loadPrinted('kaniko'),
   k3d: async () => (await import('./k3d.ts')).k3dAdapter,
   k3s: async () => (await import('./k3s.ts')).k3sAdapter,
   minikube: async () => (await import('./minikube.ts')).minikubeAdapter,
-  testcontainers: async () => (await import('./printed.ts')).testcontainersAdapter,
-  skaffold: async () => (await import('./printed.ts')).skaffoldAdapter,
-  tilt: async () => (await import('./printed.ts')).tiltAdapter,
+  testcontainers: () => loadPrinted('testcontainers'),
+  skaffold: () => loadPrinted('skaffold'),
+  tilt: () => loadPrinted('tilt'),
+}
+
+async function loadPrinted(client: keyof typeof printedClients): Promise<ClientAdapter> {
+  return (await import('./printed.ts')).createPrintedAdapter(client)
 }
 
 /** The adapter of a client that the user names. Throws MirrorError (usage). */

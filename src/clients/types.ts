@@ -56,6 +56,9 @@ export interface ConfigPlan {
   readonly output?: string
 }
 
+/** The plan for a client whose settings are only printed. */
+export type PrintedConfig = Omit<ConfigPlan, 'changes'>
+
 /** The files and folders that a writer wants to see before it plans; absolute paths. */
 export interface WantedFiles {
   readonly files: readonly string[]

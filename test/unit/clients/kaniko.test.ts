@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import type { MirrorForClient } from '../../../src/clients/types.ts'
-import { planKaniko } from '../../../src/clients/printed.ts'
+import { printKaniko } from '../../../src/clients/kaniko.ts'
 
 const registries = ['docker.io', 'gcr.io', 'registry.k8s.io', 'registry.corp.example:8443']
 
@@ -49,7 +49,7 @@ describe('the flags for kaniko', () => {
   test.each(['http://127.0.0.1:5055', 'http://172.18.0.1:5055', 'http://mirror:5055', 'http://mirror.local:5055'])(
     'lead every registry to %s, without TLS',
     (cache) => {
-      const flags = flagsOf(planKaniko(mirror(cache), undefined).output)
+      const flags = flagsOf(printKaniko(mirror(cache), undefined).output)
       const registry = new URL(cache).host
       const at = (repository: string) => ({ registry, repository, isPlain: true })
       expect(asked(flags, 'alpine')).toEqual(at('upstream/docker.io/library/alpine'))
@@ -71,17 +71,17 @@ describe('the flags for kaniko', () => {
     ['http://mirror:5055', true],
     ['https://mirror:5055', false],
   ])('name %s as insecure: %s', (cache, isNamed) => {
-    const flags = flagsOf(planKaniko(mirror(cache), undefined).output)
+    const flags = flagsOf(printKaniko(mirror(cache), undefined).output)
     expect(flags.includes(`--insecure-registry=${new URL(cache).host}`)).toBe(isNamed)
   })
 
   test('have no way to the origin when none is wanted', () => {
-    const flags = flagsOf(planKaniko(mirror('http://127.0.0.1:5055', { fallback: false }), undefined).output)
+    const flags = flagsOf(printKaniko(mirror('http://127.0.0.1:5055', { fallback: false }), undefined).output)
     expect(flags.at(-1)).toBe('--skip-default-registry-fallback')
   })
 
   test('are of the kind that an older kaniko knows', () => {
-    const { output, notes } = planKaniko(mirror('http://mirror:5055'), 'v1.19.2')
+    const { output, notes } = printKaniko(mirror('http://mirror:5055'), 'v1.19.2')
     expect(flagsOf(output)).toEqual([
       '--registry-mirror=mirror:5055/upstream/docker.io',
       '--insecure-registry=mirror:5055',
@@ -91,7 +91,7 @@ describe('the flags for kaniko', () => {
   })
 
   test('stand in a Pod as well, which pushes to the registry', () => {
-    const { output } = planKaniko(mirror('http://mirror:5055', { registry: 'http://mirror:5001' }), '1.28.3')
+    const { output } = printKaniko(mirror('http://mirror:5055', { registry: 'http://mirror:5001' }), '1.28.3')
     const pod = parse(output!.slice(output!.indexOf('apiVersion:'))) as {
       spec: { containers: { args: string[] }[] }
     }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { planSkaffold, planTilt } from '../../../src/clients/printed.ts'
+import { printedClients } from '../../../src/clients/printed.ts'
 import type { MirrorForClient } from '../../../src/clients/types.ts'
 
 function mirrorWith(registry: string): MirrorForClient {
@@ -16,6 +16,6 @@ test.each([
   ['https://build.corp.example', 'build.corp.example'],
   ['http://build', 'build:80'],
 ])('skaffold and Tilt push to the registry at %s as %s', (registry, name) => {
-  expect(planSkaffold(mirrorWith(registry)).output).toBe(`SKAFFOLD_DEFAULT_REPO=${name}\n`)
-  expect(planTilt(mirrorWith(registry)).output).toBe(`default_registry('${name}')\n`)
+  expect(printedClients.skaffold.print(mirrorWith(registry)).output).toBe(`SKAFFOLD_DEFAULT_REPO=${name}\n`)
+  expect(printedClients.tilt.print(mirrorWith(registry)).output).toBe(`default_registry('${name}')\n`)
 })
