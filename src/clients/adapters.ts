@@ -10,7 +10,7 @@ import { findRecordFolders } from './records.ts'
 import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
 
 /** Each client's adapter, loaded when it is asked for. */
-const load: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
+const loaders: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   docker: async () => (await import('./docker/docker.ts')).dockerAdapter,
   buildkit: async () => (await import('./buildkit/buildkit.ts')).buildkitAdapter,
   containerd: async () => (await import('./containerd/containerd.ts')).containerdAdapter,
@@ -32,18 +32,18 @@ async function loadPrinted(client: keyof typeof printedClients): Promise<ClientA
 /** The adapter of a client that the user names. Throws MirrorError (usage). */
 export async function adapterOf(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
-  const adapter = client && load[client]
+  const adapter = client && loaders[client]
   if (adapter) return adapter()
-  const meant = nearest(name, Object.keys(load))
+  const meant = nearest(name, Object.keys(loaders))
   const question = meant === undefined ? '' : ` Did you mean ${meant}?`
   throw new MirrorError(`There is no client ${JSON.stringify(name)}.${question}`, {
     exit: exitCode.usage,
-    hints: [`mirror configure CLIENT, with one of: ${Object.keys(load).join(', ')}`],
+    hints: [`mirror configure CLIENT, with one of: ${Object.keys(loaders).join(', ')}`],
   })
 }
 
-async function allAdapters(): Promise<ClientAdapter[]> {
-  return Promise.all(Object.values(load).map((adapter) => adapter()))
+async function loadAllAdapters(): Promise<ClientAdapter[]> {
+  return Promise.all(Object.values(loaders).map((adapter) => adapter()))
 }
 
 interface FoundClient {
@@ -56,7 +56,7 @@ interface FoundClient {
 export async function findClients(machine: Machine): Promise<FoundClient[]> {
   if (machine.detached) return []
   const found = await Promise.all(
-    (await allAdapters()).map(async (adapter) => ({ adapter, what: await adapter.find(machine) })),
+    (await loadAllAdapters()).map(async (adapter) => ({ adapter, what: await adapter.find(machine) })),
   )
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
 }

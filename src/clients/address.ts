@@ -12,10 +12,10 @@ export interface MirrorEndpoints {
   /** `ssh://me@there`: the addresses are those of the machine of this Docker engine; undefined for this machine's. */
   readonly engine?: string | undefined
   /** Why it does not serve a network, where that is known. */
-  readonly unserved?: ((network: string) => Unserved | undefined) | undefined
+  readonly unserved?: ((network: string) => UnservedNetwork | undefined) | undefined
 }
 
-export interface Unserved {
+export interface UnservedNetwork {
   /** Goes on from the name of the network: `which does not exist yet`. */
   readonly why: string
   readonly hints: readonly string[]
@@ -32,33 +32,33 @@ export interface ClientAddress {
  * The address by which a client reaches the mirror: the one place that decides it. Throws a MirrorError (missing) when there
  * is none.
  */
-export function clientAddress(home: ClientLocation, endpoints: MirrorEndpoints): ClientAddress {
-  const cache = preferLoopback(endpoints.cache)
+export function resolveClientAddress(home: ClientLocation, endpoints: MirrorEndpoints): ClientAddress {
+  const cache = chooseUrl(endpoints.cache)
   if (cache === undefined) throw new MirrorError('The running mirror has no cache address.', { exit: exitCode.missing })
-  const registry = preferLoopback(endpoints.registry)
-  if (endpoints.engine !== undefined && home.in !== 'network') throw onAnotherMachine(endpoints.engine, cache)
+  const registry = chooseUrl(endpoints.registry)
+  if (endpoints.engine !== undefined && home.in !== 'network') throw createRemoteEngineError(endpoints.engine, cache)
   switch (home.in) {
     case 'host':
       return {
-        cache: withHost(cache),
-        registry: registry && withHost(registry),
-        why: `this machine reaches the mirror at ${withHost(cache)}`,
+        cache: replaceHost(cache),
+        registry: registry && replaceHost(registry),
+        why: `this machine reaches the mirror at ${replaceHost(cache)}`,
       }
     case 'vm':
       return {
-        cache: withHost(cache, home.hostName),
-        registry: registry && withHost(registry, home.hostName),
-        why: `${home.what} runs in a virtual machine and reaches this one at ${withHost(cache, home.hostName)}`,
+        cache: replaceHost(cache, home.hostName),
+        registry: registry && replaceHost(registry, home.hostName),
+        why: `${home.what} runs in a virtual machine and reaches this one at ${replaceHost(cache, home.hostName)}`,
       }
     case 'network': {
       const url = endpoints.networks[home.network]
       if (url === undefined && home.hostName !== undefined && endpoints.engine === undefined)
         return {
-          cache: withHost(cache, home.hostName),
-          registry: registry && withHost(registry, home.hostName),
-          why: `${home.what} are in a virtual machine and reach this one at ${withHost(cache, home.hostName)}`,
+          cache: replaceHost(cache, home.hostName),
+          registry: registry && replaceHost(registry, home.hostName),
+          why: `${home.what} are in a virtual machine and reach this one at ${replaceHost(cache, home.hostName)}`,
         }
-      if (url === undefined) throw unreachableNetwork(home.what, home.network, endpoints)
+      if (url === undefined) throw createUnservedNetworkError(home.what, home.network, endpoints)
       const { hostname } = new URL(url)
       const where =
         endpoints.runtime === 'container'
@@ -67,12 +67,12 @@ export function clientAddress(home: ClientLocation, endpoints: MirrorEndpoints):
       const reached = endpoints.runtime === 'container' ? 'the mirror' : 'this process'
       return {
         cache: url,
-        registry: registry && withHost(registry, hostname),
+        registry: registry && replaceHost(registry, hostname),
         why: `${home.what} reach ${reached} at ${url}, ${where}`,
       }
     }
     case 'apart':
-      throw new MirrorError(`${home.what} cannot reach the mirror at ${withHost(cache)}: ${home.why}.`, {
+      throw new MirrorError(`${home.what} cannot reach the mirror at ${replaceHost(cache)}: ${home.why}.`, {
         exit: exitCode.missing,
         hints: [...home.hints, 'mirror configure … --mirror URL   (an address you know to be reachable)'],
       })
@@ -80,12 +80,12 @@ export function clientAddress(home: ClientLocation, endpoints: MirrorEndpoints):
 }
 
 /** A warning about an address that the user gave and this client hardly reaches; undefined when there is nothing to say. */
-export function doubtAbout(url: string, home: ClientLocation): string | undefined {
+export function describeLoopbackProblem(url: string, home: ClientLocation): string | undefined {
   if (home.in === 'host' || !isLoopback(url)) return undefined
   return `${home.what} cannot reach ${url}: there, that is an address of its own, not of this machine. It is written as you gave it.`
 }
 
-function onAnotherMachine(engine: string, cache: string): MirrorError {
+function createRemoteEngineError(engine: string, cache: string): MirrorError {
   return new MirrorError(`The mirror is in a container on ${engine}: ${cache} is an address of that machine alone.`, {
     exit: exitCode.missing,
     hints: [
@@ -95,7 +95,11 @@ function onAnotherMachine(engine: string, cache: string): MirrorError {
   })
 }
 
-function unreachableNetwork(what: string, network: string, { networks, unserved }: MirrorEndpoints): MirrorError {
+function createUnservedNetworkError(
+  what: string,
+  network: string,
+  { networks, unserved }: MirrorEndpoints,
+): MirrorError {
   const known = unserved?.(network)
   if (known !== undefined)
     return new MirrorError(`${what} are on the Docker network ${network}, ${known.why}.`, {
@@ -114,12 +118,12 @@ function unreachableNetwork(what: string, network: string, { networks, unserved 
   })
 }
 
-function preferLoopback(urls: readonly string[]): string | undefined {
+function chooseUrl(urls: readonly string[]): string | undefined {
   return urls.find((url) => new URL(url).hostname === '127.0.0.1') ?? urls.find((url) => isLoopback(url)) ?? urls[0]
 }
 
 /** The URL with another host; one that means "every address" becomes the loopback one. */
-function withHost(url: string, host?: string): string {
+function replaceHost(url: string, host?: string): string {
   const { protocol, hostname, port } = new URL(url)
   const everywhere: Record<string, string> = { '0.0.0.0': '127.0.0.1', '[::]': '127.0.0.1' }
   const authority = host ?? everywhere[hostname] ?? hostname
@@ -150,7 +154,7 @@ export function containerdVersionIn(stdout: string): string | undefined {
 }
 
 /** Containers of a Docker network, wherever their engine is. */
-export function dockerNetworkHome(
+export function getDockerNetworkLocation(
   { platform }: Pick<Machine, 'platform'>,
   what: string,
   network: string,
@@ -171,7 +175,7 @@ export async function versionOf(
 }
 
 /** The first versions that know the capability `referrers` in a hosts.toml; others pass over the whole file. */
-const firstVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const
+const minReferrersVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const
 
 /**
  * Whether the other programs that read the same hosts.toml files know the capability `referrers`, as far as they are on this
@@ -179,13 +183,13 @@ const firstVersions = { containerd: [2, 2], nerdctl: [2, 2] } as const
  */
 export async function readersKnowReferrers(
   { runCommand, detached }: Machine,
-  programs: readonly (keyof typeof firstVersions)[],
+  programs: readonly (keyof typeof minReferrersVersions)[],
 ): Promise<boolean> {
   if (detached) return true
   for (const program of programs) {
     const result = await runCommand(program, ['--version'], { timeoutMs: 5000 })
     if (result === undefined) continue
-    if (!isAtLeast(containerdVersionIn(result.stdout), ...firstVersions[program])) return false
+    if (!isAtLeast(containerdVersionIn(result.stdout), ...minReferrersVersions[program])) return false
   }
   return true
 }

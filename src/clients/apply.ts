@@ -4,7 +4,7 @@ import { MirrorError } from '../lib/errors.ts'
 import { makeFolder } from '../lib/fs.ts'
 import { isCaFile } from './files/kinds.ts'
 import { localFiles } from './files/local.ts'
-import type { ConfiguredClient, ConfiguredClients, ConfiguredFile } from './records.ts'
+import type { ConfiguredClient, ConfiguredClients, RecordedFile } from './records.ts'
 import type { FileChange, FilePort, FileState } from './types.ts'
 
 interface ApplyRequest {
@@ -16,12 +16,12 @@ interface ApplyRequest {
   /** What is to be remembered, without the files. */
   readonly entry: Omit<ConfiguredClient, 'files' | 'folders'>
   /** What was remembered of an earlier time. */
-  readonly earlier: ConfiguredClient | undefined
+  readonly previous: ConfiguredClient | undefined
   /**
    * A file that was changed after an earlier time, without our own keys: what an undo shall bring back. Undefined: the file
    * would not be there.
    */
-  readonly withoutOurs: (path: string) => string | undefined
+  readonly getTextWithoutMirror: (path: string) => string | undefined
 }
 
 /**
@@ -30,9 +30,9 @@ interface ApplyRequest {
  * is no longer what the plan was made from.
  */
 export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient> {
-  const { changes, files, configured, entry, earlier } = request
+  const { changes, files, configured, entry, previous: earlier } = request
   const states = new Map<string, FileState | undefined>()
-  for (const change of changes) states.set(change.path, await readUnchanged(change, files))
+  for (const change of changes) states.set(change.path, await readUnchangedFile(change, files))
 
   const recorded = new Map((earlier?.files ?? []).map((file) => [file.path, file]))
   for (const [number, change] of changes.entries()) {
@@ -41,15 +41,15 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
     const isOurs = known !== undefined && isAsWritten(known, state?.bytes)
     recorded.set(change.path, {
       path: change.path,
-      before: isOurs ? known.before : await keepBefore(change, state, known, number, request),
-      written: change.after === undefined ? undefined : sha256(Buffer.from(change.after)),
+      before: isOurs ? known.before : await backUp(change, state, known, number, request),
+      written: change.after === undefined ? undefined : hashHex(Buffer.from(change.after)),
       // What it stays when we are ended before it is written.
-      ...(isOurs && state && { also: [sha256(state.bytes)] }),
+      ...(isOurs && state && { also: [hashHex(state.bytes)] }),
     })
   }
   let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
   await configured.put(record)
-  for (const { path, after } of inWritingOrder(changes)) {
+  for (const { path, after } of sortForWriting(changes)) {
     await files.tidy?.(path)
     if (after === undefined) {
       await files.remove(path)
@@ -65,15 +65,15 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
 }
 
 /** What undo will bring back, as a copy in the backup folder. */
-async function keepBefore(
+async function backUp(
   { path }: FileChange,
   state: FileState | undefined,
-  earlier: ConfiguredFile | undefined,
+  earlier: RecordedFile | undefined,
   number: number,
-  { backupFolder, withoutOurs }: ApplyRequest,
-): Promise<ConfiguredFile['before']> {
+  { backupFolder, getTextWithoutMirror: withoutOurs }: ApplyRequest,
+): Promise<RecordedFile['before']> {
   if (state === undefined) return undefined
-  const bytes = earlier === undefined ? state.bytes : textBytes(withoutOurs(path))
+  const bytes = earlier === undefined ? state.bytes : encodeText(withoutOurs(path))
   if (bytes === undefined) return undefined
   const { mode, uid, gid } = state
   const backup = join(backupFolder, `${number}-${basename(path)}`)
@@ -82,7 +82,7 @@ async function keepBefore(
   return { backup, mode, uid, gid }
 }
 
-function textBytes(text: string | undefined): Uint8Array | undefined {
+function encodeText(text: string | undefined): Uint8Array | undefined {
   return text === undefined ? undefined : Buffer.from(text)
 }
 
@@ -90,28 +90,28 @@ function textBytes(text: string | undefined): Uint8Array | undefined {
  * The order in which files are written: a CA is there before what names it, and goes after it. In between, or ended there, a
  * client would refuse the registry for the missing file.
  */
-export function inWritingOrder(changes: readonly FileChange[]): FileChange[] {
-  return changes.toSorted((one, other) => turnOf(one) - turnOf(other))
+export function sortForWriting(changes: readonly FileChange[]): FileChange[] {
+  return changes.toSorted((one, other) => getWritingOrder(one) - getWritingOrder(other))
 }
 
-function turnOf({ path, after }: FileChange): number {
+function getWritingOrder({ path, after }: FileChange): number {
   if (!isCaFile(path)) return 0
   return after === undefined ? 1 : -1
 }
 
 /** Whether a file is as we left it: as it was written last, or as a change that was cut short has left it. */
-export function isAsWritten({ written, also = [] }: ConfiguredFile, bytes: Uint8Array | undefined): boolean {
-  const now = bytes && sha256(bytes)
+export function isAsWritten({ written, also = [] }: RecordedFile, bytes: Uint8Array | undefined): boolean {
+  const now = bytes && hashHex(bytes)
   return now === written || (now !== undefined && also.includes(now))
 }
 
 /** In hex. */
-export function sha256(bytes: Uint8Array): string {
+export function hashHex(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex')
 }
 
 /** The file as it is. Throws MirrorError when that is not what the change was made from. */
-export async function readUnchanged(
+export async function readUnchangedFile(
   { path, before }: Pick<FileChange, 'path' | 'before'>,
   files: FilePort,
 ): Promise<FileState | undefined> {

@@ -3,9 +3,9 @@ import type { AdminClient } from '../admin/client.ts'
 import { findMirrorHere } from '../admin/find-mirror.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
-import { listOne } from './configured.ts'
+import { listRecord } from './configured.ts'
 import { findMirror } from './find-mirror.ts'
-import { configureCommand, recordsOn } from './records.ts'
+import { configureCommand, openMachineRecords } from './records.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
 export interface CheckResult {
@@ -51,28 +51,30 @@ export async function checkClient(
   }
   const asked = Object.keys(seen).length > 0
   const isSeen = asked && failed === undefined
-  const why = isSeen ? { saw: [], reasons: [] } : await explain(surroundings, machine, client, place)
+  const why = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, place)
   return { seen: isSeen, asked, failed, image, ...why }
 }
 
 /** What is to be seen of a client that went past the mirror, and what explains it. */
-async function explain(
+async function explainMissedPull(
   surroundings: Surroundings,
   machine: Machine,
   client: string,
   place: ConfigTarget,
 ): Promise<Pick<CheckResult, 'saw' | 'reasons'>> {
-  const mirror = await addressOf(surroundings, place)
-  const record = (await recordsOn(machine).list()).findLast(
+  const mirror = await getCurrentAddress(surroundings, place)
+  const record = (await openMachineRecords(machine).list()).findLast(
     (one) => one.client === client && one.place === place.id && one.root === undefined && !one.undone,
   )
-  const listed = record && (await listOne(machine, record))
+  const listed = record && (await listRecord(machine, record))
   const isAsWritten = listed !== undefined && listed.files.every(({ state }) => state === 'as written')
   const hasMoved = record !== undefined && mirror !== undefined && record.cache !== mirror
   const seen = mirror === undefined ? undefined : await place.observe?.({ cache: mirror })
   const configure = record === undefined ? `mirror configure ${client}` : await configureCommand(machine, record)
   const saw = [
-    ...(record === undefined || mirror === undefined ? [] : [sayRecord(client, record.cache, mirror, isAsWritten)]),
+    ...(record === undefined || mirror === undefined
+      ? []
+      : [describeRecord(client, record.cache, mirror, isAsWritten)]),
     ...(seen?.saw ?? []),
   ]
   const reasons = hasMoved
@@ -81,13 +83,13 @@ async function explain(
   return { saw, reasons }
 }
 
-function sayRecord(client: string, written: string, mirror: string, isAsWritten: boolean): string {
+function describeRecord(client: string, written: string, mirror: string, isAsWritten: boolean): string {
   const files = isAsWritten ? 'its files are as mirror wrote them' : 'its files were changed since'
   return `${client} is configured for ${written}${written === mirror ? '' : ` (the mirror is at ${mirror})`}; ${files}.`
 }
 
 /** Where this client would reach the running mirror; undefined where it cannot. */
-async function addressOf(surroundings: Surroundings, place: ConfigTarget): Promise<string | undefined> {
+async function getCurrentAddress(surroundings: Surroundings, place: ConfigTarget): Promise<string | undefined> {
   try {
     return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(place.location).cache
   } catch (error) {

@@ -5,7 +5,7 @@ import { fileFailureReason } from '../lib/system-errors.ts'
 import { applyPlan } from './apply.ts'
 import { filesBelow } from './files/local.ts'
 import type { MirrorAddress } from './find-mirror.ts'
-import { configureCommand, isSameTarget, type KnownRecord, recordsOn } from './records.ts'
+import { configureCommand, isSameTarget, type KnownRecord, openMachineRecords } from './records.ts'
 import {
   type ClientAdapter,
   type ConfigTarget,
@@ -43,21 +43,21 @@ export interface PreparedClient extends PrepareRequest {
 /** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
-  const place = targetBelowRoot(machine, request.place)
+  const place = resolveTargetBelowRoot(machine, request.place)
   const { why, warning, cache, registry, ca } = mirror.addressFor(place.location)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
-  const files = await readFiles(place.files, place.wants, () => commandOfRoot(request))
-  const earlier = (await recordsOn(machine).list()).findLast((record) =>
-    isSameTarget(record, { client: adapter.client, place: place.id, root: rootOf(machine) }),
+  const files = await readFiles(place.files, place.wants, () => getRootCommand(request))
+  const earlier = (await openMachineRecords(machine).list()).findLast((record) =>
+    isSameTarget(record, { client: adapter.client, place: place.id, root: getRecordRoot(machine) }),
   )
   const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
-  const plan = planFrom(files, outdated, (now) => place.plan(address, now))
-  await refuseForeign(plan.changes, { ...request, place }, earlier)
+  const plan = planOnChangedFiles(files, outdated, (now) => place.plan(address, now))
+  await assertWritable(plan.changes, { ...request, place }, earlier)
   await place.validate?.(plan.changes)
-  const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [trustedAnyway] : [])]
+  const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
   const { client } = adapter
-  const configured = { client, root: rootOf(machine), details: place.details }
+  const configured = { client, root: getRecordRoot(machine), details: place.details }
   const wayBack = await configureCommand(machine, configured, '--undo')
   return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
 }
@@ -67,19 +67,19 @@ function isOutdated(earlier: KnownRecord, { cache, registry, ca }: MirrorForClie
   return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
-const trustedAnyway =
+const publicCertificateNote =
   'No CA is handed over: the certificate is taken for one that is trusted everywhere. Name its CA by "tls.ca" in mirror.yaml, or by --ca, if it is not.'
 
 /** Carries the plan out. Changes nothing, and remembers nothing, when there is nothing to change. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
   const { machine, adapter, place, plan, earlier, address } = prepared
-  const configured = recordsOn(machine)
+  const configured = openMachineRecords(machine)
   await configured.migrate()
   if (plan.changes.length === 0) return
   const since = now.toISOString()
   const before = earlier?.undone ? undefined : earlier
   const stripped = before ? place.strip(before, await readFiles(place.files, place.wants)) : []
-  const root = rootOf(machine)
+  const root = getRecordRoot(machine)
   await applyPlan({
     changes: plan.changes,
     files: place.files,
@@ -98,8 +98,8 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       ...(prepared.mirror.isNamed && { isNamed: true }),
       fallback: address.fallback,
     },
-    earlier: before,
-    withoutOurs(path) {
+    previous: before,
+    getTextWithoutMirror(path) {
       const change = stripped.find((one) => one.path === path)
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
@@ -108,18 +108,22 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
 }
 
 /** The plan for files that changed so first, as one change of each file from what it really is. */
-function planFrom(files: FilesNow, first: readonly FileChange[], plan: (now: FilesNow) => ConfigPlan): ConfigPlan {
+function planOnChangedFiles(
+  files: FilesNow,
+  first: readonly FileChange[],
+  plan: (now: FilesNow) => ConfigPlan,
+): ConfigPlan {
   const planned = plan(files.with(first))
   const after = new Map([...first, ...planned.changes].map((change) => [change.path, change.after]))
   return { ...planned, changes: [...after].flatMap(([path, text]) => files.change(path, text)) }
 }
 
 /** What a record keeps of `--root`. */
-export function rootOf(machine: Machine): string | undefined {
+export function getRecordRoot(machine: Machine): string | undefined {
   return machine.detached ? machine.root : undefined
 }
 
-async function refuseForeign(
+async function assertWritable(
   changes: readonly FileChange[],
   request: PrepareRequest,
   earlier: KnownRecord | undefined,
@@ -131,25 +135,25 @@ async function refuseForeign(
   if (foreign.length === 0 && !isRoots) return
   const what =
     foreign.length > 0
-      ? `No permission to write ${shortList(foreign)}.`
+      ? `No permission to write ${formatPaths(foreign)}.`
       : `${adapter.client} was configured by root, so only root can change that: ${place.title}.`
   const hasFilesOfUsers = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
   throw new MirrorError(what, {
     exit: exitCode.usage,
     hints: [
-      await commandOfRoot(request),
+      await getRootCommand(request),
       ...(hasFilesOfUsers ? [`mirror configure ${adapter.client} --scope user   (your own files)`] : []),
     ],
   })
 }
 
 /** Many files of one kind are refused for one reason. */
-function shortList(paths: readonly string[]): string {
+function formatPaths(paths: readonly string[]): string {
   const [first, ...others] = paths
   return others.length === 0 ? first! : `${first} and ${others.length} more`
 }
 
-function commandOfRoot({ machine, adapter, args }: PrepareRequest): Promise<string> {
+function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<string> {
   return rootCommand(machine, args ?? ['configure', adapter.client])
 }
 
@@ -165,16 +169,16 @@ export async function readFiles(
   const found = new Map<string, Uint8Array>()
   for (const path of wanted.files) await read(path)
   for (const tree of wanted.trees)
-    for (const path of await explained(tree, () => files.list(tree), asRoot)) await read(path)
+    for (const path of await translateReadErrors(tree, () => files.list(tree), asRoot)) await read(path)
   return new FilesNow(found)
 
   async function read(path: string): Promise<void> {
-    const state = await explained(path, () => files.read(path), asRoot)
+    const state = await translateReadErrors(path, () => files.read(path), asRoot)
     if (state) found.set(path, state.bytes)
   }
 }
 
-async function explained<T>(
+async function translateReadErrors<T>(
   path: string,
   ask: () => Promise<T>,
   asRoot: (() => Promise<string>) | undefined,
@@ -197,6 +201,6 @@ async function explained<T>(
 }
 
 /** A place as it is below `--root`, where a link means what it would mean if that were `/`. */
-export function targetBelowRoot({ detached, root }: Machine, place: ConfigTarget): ConfigTarget {
+export function resolveTargetBelowRoot({ detached, root }: Machine, place: ConfigTarget): ConfigTarget {
   return detached ? { ...place, files: filesBelow(root) } : place
 }

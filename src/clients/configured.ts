@@ -1,10 +1,16 @@
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { adapterOf } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
-import { type ConfiguredClient, type ConfiguredFile, isSameTarget, type KnownRecord, recordsOn } from './records.ts'
+import {
+  type ConfiguredClient,
+  type RecordedFile,
+  isSameTarget,
+  type KnownRecord,
+  openMachineRecords,
+} from './records.ts'
 import type { StaleClient } from './stray-records.ts'
 import type { ConfigTarget, FilePort, Machine } from './types.ts'
-import { targetOf, recordsOf } from './undo.ts'
+import { getTarget, recordsOf } from './undo.ts'
 
 export interface ListedClient {
   readonly client: string
@@ -37,25 +43,25 @@ export async function listConfigured(
   stale: readonly StaleClient[] = [],
 ): Promise<ListedClient[]> {
   if (client !== undefined) await adapterOf(client)
-  const all = await recordsOn(machine).list()
+  const all = await openMachineRecords(machine).list()
   const records = all.filter((record) => client === undefined || record.client === client)
-  const listed = await Promise.all(records.map((record) => listOne(machine, record, stale)))
+  const listed = await Promise.all(records.map((record) => listRecord(machine, record, stale)))
   return listed.filter((one) => one !== undefined)
 }
 
 /** Undefined for what was undone and is in use no more. */
-export async function listOne(
+export async function listRecord(
   machine: Machine,
   record: KnownRecord,
   allStale: readonly StaleClient[] = [],
 ): Promise<ListedClient | undefined> {
   const { client, title, since, cache } = record
   const stale = allStale.find((one) => isSameTarget(one.record, record))
-  const place = await targetOf(machine, record)
+  const place = await getTarget(machine, record)
   if (record.undone && (await place.observe?.(record))?.inUse !== true) return undefined
   const files: { path: string; state: FileState }[] = []
   for (const file of record.files) {
-    const state = record.undone ? 'undone, not reloaded' : await stateOf(file, place.files)
+    const state = record.undone ? 'undone, not reloaded' : await getFileState(file, place.files)
     files.push({ path: file.path, state: stale && state === 'as written' ? 'stale address' : state })
   }
   return {
@@ -69,7 +75,7 @@ export async function listOne(
   }
 }
 
-async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState> {
+async function getFileState(file: RecordedFile, files: FilePort): Promise<FileState> {
   try {
     const state = await files.read(file.path)
     if (state === undefined) return file.written === undefined ? 'as written' : 'gone'
@@ -81,7 +87,7 @@ async function stateOf(file: ConfiguredFile, files: FilePort): Promise<FileState
 }
 
 /** Where a client is configured, and can be seen at work or not. */
-interface ConfiguredTargets {
+interface CheckableTargets {
   readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ConfigTarget }[]
   /** Those whose clients cannot be made to pull from here. */
   readonly silent: readonly ConfiguredClient[]
@@ -91,9 +97,9 @@ interface ConfiguredTargets {
 export async function configuredTargets(
   machine: Machine,
   wanted: Parameters<typeof recordsOf>[1],
-): Promise<ConfiguredTargets> {
+): Promise<CheckableTargets> {
   const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
-  const places = await Promise.all(records.map(async (record) => ({ record, place: await targetOf(machine, record) })))
+  const places = await Promise.all(records.map(async (record) => ({ record, place: await getTarget(machine, record) })))
   const pulling = places.filter(({ place }) => place.pull !== undefined)
   const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
   if (pulling.length > 0) return { pulling, silent }
@@ -110,7 +116,7 @@ export async function configuredTargets(
  */
 export async function usualTarget(
   machine: Machine,
-  { client, places, check, scope, cluster, file }: PlaceChoices,
+  { client, places, check, scope, cluster, file }: TargetChoices,
 ): Promise<ConfigTarget> {
   const [first] = places
   const isNamed = [scope, cluster, file].some((name) => name !== undefined)
@@ -119,7 +125,7 @@ export async function usualTarget(
     const configured = records.filter(({ undone }) => !undone)
     const [last] = configured
     if (last !== undefined && !configured.some(({ place }) => place === first?.id)) {
-      const recorded = await targetOf(machine, last)
+      const recorded = await getTarget(machine, last)
       if (recorded.pull !== undefined) return recorded
     }
   }
@@ -127,7 +133,7 @@ export async function usualTarget(
   throw new MirrorError(`There is no place for a configuration of ${client} here.`, { exit: exitCode.missing })
 }
 
-interface PlaceChoices {
+interface TargetChoices {
   readonly client: string
   readonly places: readonly ConfigTarget[]
   readonly check: boolean

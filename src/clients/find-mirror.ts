@@ -14,31 +14,37 @@ import { readOwnedFile, readPublicFile } from '../lib/ownership.ts'
 import type { Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { builtInUpstreams } from '../upstream/upstream.ts'
-import { clientAddress, type ClientAddress, doubtAbout, isLoopback, type Unserved } from './address.ts'
+import {
+  resolveClientAddress,
+  type ClientAddress,
+  describeLoopbackProblem,
+  isLoopback,
+  type UnservedNetwork,
+} from './address.ts'
 import type { ClientLocation } from './types.ts'
 
 /** The mirror that clients are to be told about. */
 export interface MirrorAddress {
   /** Where a client that lives there reaches it; `warning` when that is doubtful. Throws MirrorError when it cannot be reached. */
-  addressFor(home: ClientLocation): FoundAddress
+  addressFor(home: ClientLocation): CheckedAddress
   /** `docker.io` first, then as they are configured and built in. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
   /** It was named by `--mirror`, and is not the one of this machine: nobody here knows when it moves. */
   readonly isNamed: boolean
   /** It is on another machine's Docker engine: whether a network is that one's or this machine's, its name does not say. */
-  readonly isElsewhere: boolean
+  readonly isRemote: boolean
   /** It is a plain process that will serve this Docker network as soon as that is there. */
-  awaits(network: string): boolean
+  willServe(network: string): boolean
 }
 
-interface FoundAddress extends ClientAddress {
+interface CheckedAddress extends ClientAddress {
   readonly warning: string | undefined
   /** What a client has to trust there, and the file it is from; undefined without TLS, and where nothing has to be handed over. */
   readonly ca?: MirrorCertificate['ca']
 }
 
-interface NamedMirror {
+interface MirrorChoice {
   readonly url: string | undefined
   /** Of its CA; absolute. */
   readonly caFile: string | undefined
@@ -47,29 +53,30 @@ interface NamedMirror {
 /**
  * The running mirror, or the one that was named. Throws MirrorError: not running (3), or a bad URL or certificate (2).
  */
-export async function findMirror(surroundings: Surroundings, { url, caFile }: NamedMirror): Promise<MirrorAddress> {
+export async function findMirror(surroundings: Surroundings, { url, caFile }: MirrorChoice): Promise<MirrorAddress> {
   const paths = mirrorPaths(surroundings)
   const here = await findMirrorHere(surroundings)
-  const config = here?.user ? await configOf(here, surroundings) : await loadConfig({ ...surroundings, paths })
+  const config = here?.user ? await parseServedConfig(here, surroundings) : await loadConfig({ ...surroundings, paths })
   const { defaultUpstream } = config
   const known = {
-    registries: registriesOf(config),
+    registries: listRegistries(config),
     defaultUpstream,
     isNamed: false,
-    isElsewhere: false,
-    awaits: () => false,
+    isRemote: false,
+    willServe: () => false,
   }
-  const read = here?.user && readerFor(here.user.uid)
+  const read = here?.user && createReaderFor(here.user.uid)
   if (url !== undefined) {
-    const cache = checkedUrl(url)
+    const cache = parseMirrorUrl(url)
     // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
     const endpoints = (here?.running ?? (await readState(paths.stateFile)))?.endpoints
-    const given = { cache, registry: registryBeside(cache, config, endpoints) }
-    const isNamed = endpoints === undefined || !isCacheOf(endpoints, cache)
+    const given = { cache, registry: deriveRegistryUrl(cache, config, endpoints) }
+    const isNamed = endpoints === undefined || !isCacheUrl(endpoints, cache)
     const why = `the mirror is at ${cache}, as you said`
-    const withCa = await trustIn([cache], config, caFile, read)
-    const unheard = unheardName(cache, config)
-    const doubts = (home: ClientLocation) => [doubtAbout(cache, home), unheard].filter((text) => text !== undefined)
+    const withCa = await createCaResolver([cache], config, caFile, read)
+    const unheard = describeUnknownName(cache, config)
+    const doubts = (home: ClientLocation) =>
+      [describeLoopbackProblem(cache, home), unheard].filter((text) => text !== undefined)
     return { ...known, isNamed, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
   }
   if (here === undefined)
@@ -79,20 +86,20 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Na
     })
   const { running } = here
   const networks = networkNames(config.networks, surroundings.env)
-  const unserved = await unservedNetworks(here, networks, kindNetworkName(surroundings.env))
+  const unserved = await explainUnservedNetworks(here, networks, kindNetworkName(surroundings.env))
   const endpoints = { ...running.endpoints, runtime: running.runtime, engine: remoteEngine(running), unserved }
-  const withCa = await trustIn(endpoints.cache, config, caFile, read)
+  const withCa = await createCaResolver(endpoints.cache, config, caFile, read)
   return {
     ...known,
-    isElsewhere: endpoints.engine !== undefined,
-    awaits: (network) =>
+    isRemote: endpoints.engine !== undefined,
+    willServe: (network) =>
       running.runtime === 'process' && networks.includes(network) && endpoints.networks[network] === undefined,
-    addressFor: (home) => withCa(clientAddress(home, endpoints), undefined),
+    addressFor: (home) => withCa(resolveClientAddress(home, endpoints), undefined),
   }
 }
 
 /** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */
-async function configOf({ running, paths, user }: FoundMirror, { homedir }: Surroundings): Promise<Config> {
+async function parseServedConfig({ running, paths, user }: FoundMirror, { homedir }: Surroundings): Promise<Config> {
   const { parseConfig } = await import('../config/parse.ts')
   const text = JSON.stringify(running.served?.config ?? {})
   const parsed = parseConfig({ text, path: paths.configFile, label: 'mirror.json', homedir: user?.home ?? homedir })
@@ -100,7 +107,7 @@ async function configOf({ running, paths, user }: FoundMirror, { homedir }: Surr
 }
 
 /** Reads what that user could read: files of theirs, and those of root that everybody may read. */
-function readerFor(uid: number): (file: string) => Promise<string> {
+function createReaderFor(uid: number): (file: string) => Promise<string> {
   return async (file) => {
     const text = (await readOwnedFile(file, uid)) ?? (await readPublicFile(file))
     if (text !== undefined) return text
@@ -111,17 +118,17 @@ function readerFor(uid: number): (file: string) => Promise<string> {
 }
 
 /** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
-async function trustIn(
+async function createCaResolver(
   caches: readonly string[],
   { tls }: Config,
   caFile: string | undefined,
   read: ((file: string) => Promise<string>) | undefined,
 ) {
   const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile, read) : undefined
-  return (address: ClientAddress, doubt: string | undefined): FoundAddress => {
+  return (address: ClientAddress, doubt: string | undefined): CheckedAddress => {
     if (certificate && isSecure(address.cache)) {
       const { hostname } = new URL(address.cache)
-      const strange = certificate.isFor(hostname) ? undefined : notFor(hostname)
+      const strange = certificate.isFor(hostname) ? undefined : describeCertificateMismatch(hostname)
       const warning = [doubt, strange].filter((text) => text !== undefined).join(' ') || undefined
       return { ...address, warning, ca: certificate.ca }
     }
@@ -134,7 +141,7 @@ async function trustIn(
 }
 
 /** A mirror refuses requests for a name that is not its own (421), and clients then go to the origin in silence. */
-function unheardName(cache: string, { allowedHosts }: Config): string | undefined {
+function describeUnknownName(cache: string, { allowedHosts }: Config): string | undefined {
   const { hostname } = new URL(cache)
   const isAddress = isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
   if (isAddress || ownNames.includes(hostname) || machineNames().includes(hostname)) return undefined
@@ -146,16 +153,16 @@ function isSecure(url: string): boolean {
   return url.startsWith('https:')
 }
 
-function registriesOf({ upstreams, defaultUpstream }: Config): string[] {
+function listRegistries({ upstreams, defaultUpstream }: Config): string[] {
   return [...new Set(['docker.io', ...builtInUpstreams, ...Object.keys(upstreams), defaultUpstream])]
 }
 
-function notFor(hostname: string): string {
+function describeCertificateMismatch(hostname: string): string {
   return `The mirror's certificate does not name ${hostname}, so this client will refuse it: have it issued for that name as well (subjectAltName).`
 }
 
 /** Without a slash at its end. */
-function checkedUrl(text: string): string {
+function parseMirrorUrl(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   const plain =
     url && url.pathname === '/' && url.search === '' && url.hash === '' && url.username === '' && url.password === ''
@@ -167,24 +174,24 @@ function checkedUrl(text: string): string {
 }
 
 /** The registry for pushes beside a cache that was named: the same host, with the port that the mirror there has, or shall have. */
-function registryBeside(cache: string, config: Config, known: Endpoints | undefined): string | undefined {
+function deriveRegistryUrl(cache: string, config: Config, known: Endpoints | undefined): string | undefined {
   const { protocol, hostname } = new URL(cache)
-  const port = known && isCacheOf(known, cache) ? portOf(known.registry[0]) : configuredPort(config)
+  const port = known && isCacheUrl(known, cache) ? getPort(known.registry[0]) : getConfiguredPort(config)
   return port === undefined ? undefined : `${protocol}//${hostname}:${port}`
 }
 
-function configuredPort({ registry }: Config): string | undefined {
+function getConfiguredPort({ registry }: Config): string | undefined {
   const port = registry.listen[0]?.port
   return !registry.enabled || port === undefined || port === 0 ? undefined : String(port)
 }
 
-function isCacheOf({ cache, networks }: Endpoints, url: string): boolean {
+function isCacheUrl({ cache, networks }: Endpoints, url: string): boolean {
   return [...cache, ...Object.values(networks)].some(
-    (own) => own === url || (isLoopback(own) && isLoopback(url) && portOf(own) === portOf(url)),
+    (own) => own === url || (isLoopback(own) && isLoopback(url) && getPort(own) === getPort(url)),
   )
 }
 
-function portOf(url: string | undefined): string | undefined {
+function getPort(url: string | undefined): string | undefined {
   if (url === undefined) return undefined
   const { port, protocol } = new URL(url)
   return port || (protocol === 'https:' ? '443' : '80')
@@ -194,14 +201,14 @@ function portOf(url: string | undefined): string | undefined {
  * Why the running mirror, a plain process, does not serve a network, by its own words; undefined where it does not say, or
  * serves all that it shall.
  */
-async function unservedNetworks(
+async function explainUnservedNetworks(
   here: FoundMirror,
   networks: readonly string[],
   kindNetwork: string,
-): Promise<((network: string) => Unserved | undefined) | undefined> {
+): Promise<((network: string) => UnservedNetwork | undefined) | undefined> {
   const { endpoints, runtime } = here.running
   if (runtime !== 'process' || networks.every((name) => endpoints.networks[name] !== undefined)) return undefined
-  const reports = await reportsOf(here)
+  const reports = await fetchNetworkReports(here)
   if (reports === undefined) return undefined
   // Where no engine has answered so far, the mirror has nothing to say of any network.
   const isSilent = Object.values(reports).every(({ reason }) => reason === engineProblem)
@@ -220,7 +227,7 @@ async function unservedNetworks(
   }
 }
 
-async function reportsOf(here: FoundMirror) {
+async function fetchNetworkReports(here: FoundMirror) {
   try {
     return (await adminClientHere(here).status()).networks
   } catch (error) {
@@ -229,15 +236,15 @@ async function reportsOf(here: FoundMirror) {
   }
 }
 
-const patienceMs = 5000
-const lookMs = 100
+const maxWaitMs = 5000
+const pollMs = 100
 
 /** Waits until the running mirror answers on a network that exists; not for ever, for its port may be taken there. */
-export async function untilServed(surroundings: Surroundings, network: string, clock: Clock): Promise<void> {
+export async function waitUntilServed(surroundings: Surroundings, network: string, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
-  const end = clock.monotonic() + patienceMs
+  const end = clock.monotonic() + maxWaitMs
   while (clock.monotonic() < end) {
     if ((await findRunning(stateFile))?.endpoints.networks[network] !== undefined) return
-    await clock.sleep(lookMs)
+    await clock.sleep(pollMs)
   }
 }

@@ -15,17 +15,17 @@ import type {
 } from './types.ts'
 
 interface MinikubeTarget {
-  /** Where minikube keeps what it copies into its nodes as `/etc/containerd/certs.d`. */
+  /** The folder that minikube copies to `/etc/containerd/certs.d` in its nodes. */
   readonly folder: string
-  /** Where it keeps what it copies into them as `/etc/docker/certs.d`. */
+  /** The folder that minikube copies to `/etc/docker/certs.d`. */
   readonly dockerFolder: string
   readonly profile: string
   readonly join: (...parts: string[]) => string
 }
 
 /**
- * minikube: files for nodes with containerd, which it copies at every start, and flags for nodes with Docker, which it takes
- * when they are made. https://minikube.sigs.k8s.io/docs/handbook/filesync/
+ * Plans files for nodes with containerd, which minikube copies at each start, and prints flags for nodes with Docker, which apply
+ * at their creation. https://minikube.sigs.k8s.io/docs/handbook/filesync/
  */
 function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: FilesNow): ConfigPlan {
   const { folder, profile, join } = target
@@ -37,20 +37,20 @@ function planMinikube(mirror: MirrorForClient, target: MinikubeTarget, files: Fi
   return {
     changes: [
       ...hostsChanges(hostsFolders(mirror, { referrers: false }), folder, files, join),
-      ...dockerCaFiles(mirror, target).flatMap((path) => caChange(path, mirror.ca, files)),
+      ...listDockerCaFiles(mirror, target).flatMap((path) => caChange(path, mirror.ca, files)),
     ],
     notes: [
       'Nodes with containerd go through the mirror for every registry, nodes with Docker for Docker Hub only.',
       ...(isHub
         ? []
-        : [`Docker in a node would ask the mirror for ${defaultUpstream} instead of Docker Hub: no flags for it.`]),
+        : [`No flags for Docker are printed: it would pull from ${defaultUpstream} instead of Docker Hub.`]),
     ],
     todo: [
-      `with containerd: ${start} --container-runtime=containerd   (one that exists: ${start})`,
+      `with containerd: ${start} --container-runtime=containerd   (for an existing one: ${start})`,
       ...(isHub
-        ? [`with Docker: ${start} --container-runtime=docker ${flags.join(' ')}   (only when it is made)`]
+        ? [`with Docker: ${start} --container-runtime=docker ${flags.join(' ')}   (applies at creation only)`]
         : []),
-      `have the mirror listen for nodes that are Docker containers: mirror up --network ${profile}`,
+      `for nodes that are Docker containers, make the mirror listen on their network: mirror up --network ${profile}`,
     ],
     ...(isHub && { output: `${flags.join('\n')}\n` }),
   }
@@ -64,18 +64,18 @@ function stripMinikube(
 ): FileChange[] {
   return [
     ...withoutHosts(target.folder, mirror, files),
-    ...dockerCaFiles(mirror, target).flatMap((path) => caChange(path, undefined, files)),
+    ...listDockerCaFiles(mirror, target).flatMap((path) => caChange(path, undefined, files)),
   ]
 }
 
-function dockerCaFiles(
+function listDockerCaFiles(
   mirror: Pick<MirrorForClient, 'cache' | 'registry'>,
   { dockerFolder, join }: MinikubeTarget,
 ): string[] {
   return hostsToTrust(mirror).map((host) => join(dockerFolder, host, caFileName))
 }
 
-/** minikube, with whatever driver: each gives this machine the same name in its nodes. */
+/** Configures minikube with any driver: this machine has the same name in the nodes of each. */
 export const minikubeAdapter: ClientAdapter = {
   client: 'minikube',
   summary: 'minikube: files for nodes with containerd, flags for those with Docker',
@@ -86,15 +86,15 @@ export const minikubeAdapter: ClientAdapter = {
   },
 
   async targets(machine, { cluster }) {
-    return [place(machine, cluster)]
+    return [createTarget(machine, cluster)]
   },
 
-  recall: (machine, { cluster }) => place(machine, cluster),
+  recall: (machine, { cluster }) => createTarget(machine, cluster),
 }
 
-function place(machine: Machine, cluster: string | undefined): ConfigTarget {
+function createTarget(machine: Machine, cluster: string | undefined): ConfigTarget {
   const profile = cluster ?? 'minikube'
-  const copied = join(minikubeHome(machine), 'files', 'etc')
+  const copied = join(getMinikubeHome(machine), 'files', 'etc')
   const folder = join(copied, 'containerd', 'certs.d')
   const dockerFolder = join(copied, 'docker', 'certs.d')
   const target = { folder, dockerFolder, profile, join: (...parts: string[]) => join(...parts) }
@@ -108,27 +108,27 @@ function place(machine: Machine, cluster: string | undefined): ConfigTarget {
     plan: (mirror, files) => planMinikube(mirror, target, files),
     strip: (mirror, files) => stripMinikube(mirror, target, files),
     ...(!machine.detached && {
-      afterUndo: () => [`minikube delete --profile ${profile}   (until then its nodes keep what was copied into them)`],
+      afterUndo: () => [`minikube delete --profile ${profile}   (its nodes keep the copied files until then)`],
     }),
     pull(image) {
       const inNode = ['ssh', '--profile', profile, '--', 'sudo', 'crictl']
       const crictl = (args: readonly string[]) =>
         machine.runCommand('minikube', [...inNode, ...args], { timeoutMs: pullTimeoutMs })
-      return pullByCrictl(crictl, image, 'There is no minikube here.')
+      return pullByCrictl(crictl, image, 'minikube is not installed.')
     },
     reasons: [
-      { why: 'the node was started before', fix: `minikube start --profile ${profile}` },
-      { why: 'the node runs Docker, which takes its flags only when it is made', fix: 'mirror configure minikube' },
+      { why: 'the node was started before the change', fix: `minikube start --profile ${profile}` },
+      { why: 'the node runs Docker, which takes its flags at creation only', fix: 'mirror configure minikube' },
       {
-        why: 'the mirror does not listen where the node reaches this machine',
+        why: 'the mirror does not listen on the address that the node uses',
         fix: `mirror up --network ${profile}   (driver docker; for others: cache.listen in mirror.yaml)`,
       },
     ],
   }
 }
 
-/** https://minikube.sigs.k8s.io/docs/handbook/config/#environment-variables */
-function minikubeHome({ env, home, detached }: Machine): string {
+/** Returns the home folder of minikube. https://minikube.sigs.k8s.io/docs/handbook/config/#environment-variables */
+function getMinikubeHome({ env, home, detached }: Machine): string {
   const given = detached ? undefined : env['MINIKUBE_HOME']
   if (!given) return join(home, '.minikube')
   return /[\\/]\.minikube[\\/]?$/.test(given) ? given : join(given, '.minikube')

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { kindNetworkName } from '../docker/engine.ts'
 import { isThere } from '../lib/fs.ts'
-import { dockerNetworkHome, isLoopback, versionOf } from './address.ts'
+import { getDockerNetworkLocation, isLoopback, versionOf } from './address.ts'
 import { registryName } from './containerd/hosts-toml.ts'
 import { localFiles } from './files/local.ts'
 import { printKaniko } from './kaniko.ts'
@@ -66,7 +66,7 @@ export const printedClients = {
     // kaniko is an image and is never installed.
     find: async () => undefined,
     // A cluster of kind is the likeliest place for its containers.
-    locate: (machine) => dockerNetworkHome(machine, 'kaniko containers', kindNetworkName(machine.env)),
+    locate: (machine) => getDockerNetworkLocation(machine, 'kaniko containers', kindNetworkName(machine.env)),
     print: printKaniko,
   },
 } as const satisfies Partial<Record<ClientName, PrintedClient>>

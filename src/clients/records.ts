@@ -30,14 +30,14 @@ export interface ConfiguredClient {
   readonly isNamed?: boolean
   /** Whether the client goes to the origin when the mirror fails. */
   readonly fallback: boolean
-  readonly files: readonly ConfiguredFile[]
+  readonly files: readonly RecordedFile[]
   /** Folders that were made for them, outermost first. */
   readonly folders: readonly string[]
   /** The files are as they were before, but the running client goes on with what it has read until it is reloaded. */
   readonly undone?: boolean
 }
 
-export interface ConfiguredFile {
+export interface RecordedFile {
   readonly path: string
   /** What was there; undefined: nothing was. */
   readonly before:
@@ -82,8 +82,8 @@ export function openConfiguredClients(where: string | RecordFolders): Configured
   const configured: ConfiguredClients = {
     async list() {
       const records = [
-        ...(own === undefined ? [] : await recordsIn(own, false)),
-        ...(shared === undefined ? [] : await recordsIn(shared, !isRoot)),
+        ...(own === undefined ? [] : await readRecords(own, false)),
+        ...(shared === undefined ? [] : await readRecords(shared, !isRoot)),
       ]
       return records.toSorted((one, other) => one.since.localeCompare(other.since))
     },
@@ -91,20 +91,20 @@ export function openConfiguredClients(where: string | RecordFolders): Configured
     async put(record) {
       const folder = folderOf(record)
       const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
-      if (folder === shared) await writeForAll(folder, fileIn(folder, record), text)
-      else await writeFileAtomic(fileIn(folder, record), text)
+      if (folder === shared) await writePublicRecord(folder, getRecordPath(folder, record), text)
+      else await writeFileAtomic(getRecordPath(folder, record), text)
       // From before there was a place for the whole machine.
-      if (folder === shared && own !== undefined) await removeFile(own, record)
+      if (folder === shared && own !== undefined) await removeRecord(own, record)
     },
 
     async remove(record) {
-      if (own !== undefined) await removeFile(own, record)
-      if (shared !== undefined && isRoot) await removeFile(shared, record)
+      if (own !== undefined) await removeRecord(own, record)
+      if (shared !== undefined && isRoot) await removeRecord(shared, record)
     },
 
     async migrate() {
       if (own === undefined || shared === undefined || !isRoot) return
-      for (const record of await recordsIn(own, false)) if (isSystemWide(record)) await configured.put(record)
+      for (const record of await readRecords(own, false)) if (isSystemWide(record)) await configured.put(record)
     },
 
     backupFolder: (record) => join(folderOf(record), 'backups'),
@@ -112,13 +112,13 @@ export function openConfiguredClients(where: string | RecordFolders): Configured
   return configured
 }
 
-async function removeFile(folder: string, record: ConfiguredClient): Promise<void> {
-  await rm(fileIn(folder, record), { force: true })
+async function removeRecord(folder: string, record: ConfiguredClient): Promise<void> {
+  await rm(getRecordPath(folder, record), { force: true })
   await orAbsent(() => syncFolder(join(folder, 'configured')))
 }
 
-function fileIn(folder: string, record: ConfiguredClient): string {
-  return join(folder, 'configured', nameOf(record))
+function getRecordPath(folder: string, record: ConfiguredClient): string {
+  return join(folder, 'configured', getRecordName(record))
 }
 
 /** Whether a record is about files of the whole machine, not of one user. */
@@ -126,16 +126,16 @@ function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'detail
   return root === undefined && details['scope'] === 'system'
 }
 
-async function recordsIn(folder: string, lockedByRoot: boolean): Promise<KnownRecord[]> {
+async function readRecords(folder: string, lockedByRoot: boolean): Promise<KnownRecord[]> {
   const configured = join(folder, 'configured')
-  const names = (await readable(configured, () => readdir(configured))) ?? []
+  const names = (await readIfPresent(configured, () => readdir(configured))) ?? []
   const files = names.filter((name) => /^[^.].*\.json$/.test(name)).map((name) => join(configured, name))
   const records = await Promise.all(files.map(readRecord))
   return records.flatMap((record) => (record === undefined ? [] : [{ ...record, lockedByRoot }]))
 }
 
 /** Whatever the umask: other users read what root has configured. */
-async function writeForAll(folder: string, file: string, text: string): Promise<void> {
+async function writePublicRecord(folder: string, file: string, text: string): Promise<void> {
   const configured = join(folder, 'configured')
   await makeFolder(configured)
   for (const path of [folder, configured]) await chmod(path, 0o755)
@@ -144,7 +144,7 @@ async function writeForAll(folder: string, file: string, text: string): Promise<
 }
 
 /** Another one for each client, place and root. */
-function nameOf({ client, place, root }: ConfiguredClient): string {
+function getRecordName({ client, place, root }: ConfiguredClient): string {
   // Fetched here, for a program that only asks what is configured starts sooner without it.
   const { createHash } = process.getBuiltinModule('node:crypto')
   const hash = createHash('sha256')
@@ -161,7 +161,7 @@ export function isSameTarget(
 }
 
 /** Undefined where there is nothing. Throws MirrorError for what only another user may read. */
-async function readable<T>(path: string, ask: () => Promise<T>): Promise<T | undefined> {
+async function readIfPresent<T>(path: string, ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await orAbsent(ask)
   } catch (cause) {
@@ -175,7 +175,7 @@ async function readable<T>(path: string, ask: () => Promise<T>): Promise<T | und
 
 /** Undefined for one that went since it was seen. Without it an undo would be a guess: a damaged one is told, not passed over. */
 async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
-  const text = await readable(file, () => readFile(file, 'utf8'))
+  const text = await readIfPresent(file, () => readFile(file, 'utf8'))
   if (text === undefined) return undefined
   try {
     const record: unknown = JSON.parse(text)
@@ -222,21 +222,21 @@ export async function findRecordFolders(surroundings: Surroundings): Promise<Rec
 }
 
 /** What was configured on this machine. */
-export function recordsOn({ records, stateDir }: Pick<Machine, 'records' | 'stateDir'>): ConfiguredClients {
+export function openMachineRecords({ records, stateDir }: Pick<Machine, 'records' | 'stateDir'>): ConfiguredClients {
   return openConfiguredClients(records ?? stateDir)
 }
 
-type ConfiguredPlace = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
+type TargetIdentity = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
 
 /** The arguments that configure, or with `--undo` take back, this place and no other of the same client. */
-export function configureArguments({ client, root, details }: ConfiguredPlace, ...more: string[]): string[] {
+export function configureArguments({ client, root, details }: TargetIdentity, ...more: string[]): string[] {
   const said = { root, scope: details['scope'], cluster: details['cluster'], file: details['file'] }
   const flags = Object.entries(said).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, value]))
   return ['configure', client, ...flags, ...more]
 }
 
 /** The same to be typed: through sudo for what only root can change, and under sudo by the user who has called it. */
-export async function configureCommand(machine: Machine, place: ConfiguredPlace, ...more: string[]): Promise<string> {
+export async function configureCommand(machine: Machine, place: TargetIdentity, ...more: string[]): Promise<string> {
   const args = configureArguments(place, ...more)
   const isRoots = place.lockedByRoot === true || (isSystemWide(place) && process.geteuid?.() === 0)
   return isRoots ? rootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')

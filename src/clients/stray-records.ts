@@ -12,10 +12,10 @@ import type { Clock } from '../lib/time.ts'
 import { adapterOf, machineAt } from './adapters.ts'
 import { isAsWritten } from './apply.ts'
 import { configureClient, prepareClient, type PreparedClient } from './configure.ts'
-import { findMirror, type MirrorAddress, untilServed } from './find-mirror.ts'
-import { configureCommand, type ConfiguredClient, type KnownRecord, recordsOn } from './records.ts'
+import { findMirror, type MirrorAddress, waitUntilServed } from './find-mirror.ts'
+import { configureCommand, type ConfiguredClient, type KnownRecord, openMachineRecords } from './records.ts'
 import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
-import { targetOf } from './undo.ts'
+import { getTarget } from './undo.ts'
 
 /**
  * As root: which records root has left where another user can change them, as older versions did under `sudo -E`, and how to undo
@@ -33,7 +33,7 @@ export async function describeStrayRecords(surroundings: Surroundings): Promise<
   for (const { stateDir } of candidates) {
     const folder = join(stateDir, 'configured')
     if (isOnlyRoots(folder)) continue
-    const names = await rootsRecordsIn(folder)
+    const names = await listRootsRecords(folder)
     if (names.length === 0) continue
     const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
     return [
@@ -48,7 +48,7 @@ export async function describeStrayRecords(surroundings: Surroundings): Promise<
 }
 
 /** The clients of records that are root's own files. */
-async function rootsRecordsIn(folder: string): Promise<string[]> {
+async function listRootsRecords(folder: string): Promise<string[]> {
   const names = (await orAbsent(() => readdir(folder))) ?? []
   const found: string[] = []
   for (const name of names) {
@@ -85,9 +85,9 @@ export interface MendedClient extends StaleClient {
  */
 export async function findStaleClients(surroundings: Surroundings): Promise<StaleClient[]> {
   const machine = await machineAt(surroundings, undefined)
-  const records = await ownRecords(machine)
-  const mirror = records.length === 0 ? undefined : await mirrorNow(surroundings)
-  return mirror === undefined ? [] : staleAmong(records, machine, mirror)
+  const records = await listOwnRecords(machine)
+  const mirror = records.length === 0 ? undefined : await findRunningMirror(surroundings)
+  return mirror === undefined ? [] : filterStale(records, machine, mirror)
 }
 
 /**
@@ -96,40 +96,40 @@ export async function findStaleClients(surroundings: Surroundings): Promise<Stal
  */
 export async function mendStaleClients(surroundings: Surroundings, clock: Clock): Promise<MendedClient[]> {
   const machine = await machineAt(surroundings, undefined)
-  const records = await ownRecords(machine)
+  const records = await listOwnRecords(machine)
   if (records.length === 0) return []
-  await awaitNetworks(surroundings, machine, records, clock)
-  const mirror = await mirrorNow(surroundings)
+  await waitForNetworks(surroundings, machine, records, clock)
+  const mirror = await findRunningMirror(surroundings)
   if (mirror === undefined) return []
   const mended: MendedClient[] = []
-  for (const stale of await staleAmong(records, machine, mirror))
-    mended.push({ ...stale, rewritten: stale.to !== undefined && (await rewrite(machine, stale, mirror)) })
+  for (const stale of await filterStale(records, machine, mirror))
+    mended.push({ ...stale, rewritten: stale.to !== undefined && (await rewriteAddress(machine, stale, mirror)) })
   return mended
 }
 
-async function staleAmong(
+async function filterStale(
   records: readonly KnownRecord[],
   machine: Machine,
   mirror: MirrorAddress,
 ): Promise<StaleClient[]> {
   const stale: StaleClient[] = []
   for (const record of records) {
-    const place = await targetOf(machine, record)
-    const found = await staleness(machine, record, place, mirror)
+    const place = await getTarget(machine, record)
+    const found = await compareAddress(machine, record, place, mirror)
     // Most clients are told of the cache alone.
-    const isTold = found !== undefined && (found.of === 'cache' || (await names(found.from, record, place)))
+    const isTold = found !== undefined && (found.of === 'cache' || (await isNamedInFiles(found.from, record, place)))
     if (isTold && !(await place.isGone?.())) stale.push(found)
   }
   return stale
 }
 
 /** Of this machine itself, and told the address of its own mirror. */
-async function ownRecords(machine: Machine): Promise<KnownRecord[]> {
-  const records = await recordsOn(machine).list()
+async function listOwnRecords(machine: Machine): Promise<KnownRecord[]> {
+  const records = await openMachineRecords(machine).list()
   return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
 }
 
-async function mirrorNow(surroundings: Surroundings): Promise<MirrorAddress | undefined> {
+async function findRunningMirror(surroundings: Surroundings): Promise<MirrorAddress | undefined> {
   try {
     return await findMirror(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
@@ -139,7 +139,7 @@ async function mirrorNow(surroundings: Surroundings): Promise<MirrorAddress | un
   }
 }
 
-async function staleness(
+async function compareAddress(
   machine: Machine,
   record: KnownRecord,
   { location: home }: ConfigTarget,
@@ -158,7 +158,7 @@ async function staleness(
     if (!(error instanceof MirrorError)) throw error
     if (home.in === 'apart') return undefined
     // A plain process serves a network as soon as that exists; until then nobody is there to be led astray.
-    if (home.in === 'network' && mirror.awaits(home.network)) return undefined
+    if (home.in === 'network' && mirror.willServe(home.network)) return undefined
     const mend = home.in === 'network' ? error.hints[0] : undefined
     return {
       record,
@@ -172,7 +172,7 @@ async function staleness(
 }
 
 /** Whether a file that was written says this registry's port; true where the files cannot be read. */
-async function names(registry: string, { files }: ConfiguredClient, place: ConfigTarget): Promise<boolean> {
+async function isNamedInFiles(registry: string, { files }: ConfiguredClient, place: ConfigTarget): Promise<boolean> {
   const { port } = new URL(registry)
   try {
     for (const { path } of files) {
@@ -187,28 +187,28 @@ async function names(registry: string, { files }: ConfiguredClient, place: Confi
 }
 
 /** A mirror that has just started listens on a network's gateway a moment later. */
-async function awaitNetworks(
+async function waitForNetworks(
   surroundings: Surroundings,
   machine: Machine,
   records: readonly ConfiguredClient[],
   clock: Clock,
 ): Promise<void> {
-  const homes = await Promise.all(records.map(async (record) => (await targetOf(machine, record)).location))
+  const homes = await Promise.all(records.map(async (record) => (await getTarget(machine, record)).location))
   const networks = new Set(homes.flatMap((home) => (home.in === 'network' ? [home.network] : [])))
-  const mirror = networks.size === 0 ? undefined : await mirrorNow(surroundings)
-  const awaited = [...networks].filter((network) => mirror?.awaits(network))
+  const mirror = networks.size === 0 ? undefined : await findRunningMirror(surroundings)
+  const awaited = [...networks].filter((network) => mirror?.willServe(network))
   if (awaited.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)
   if (endpoint === undefined || isRemoteEngine(endpoint)) return
   const docker = createDockerodeDocker(endpoint, { clock })
   for (const network of awaited) {
     const gateways = await docker.networkGateways(network)
-    if (gateways !== undefined && gateways.length > 0) await untilServed(surroundings, network, clock)
+    if (gateways !== undefined && gateways.length > 0) await waitUntilServed(surroundings, network, clock)
   }
 }
 
 /** Writes the new address where nobody has to be asked; false where somebody has. */
-async function rewrite(machine: Machine, { record }: StaleClient, mirror: MirrorAddress): Promise<boolean> {
+async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror: MirrorAddress): Promise<boolean> {
   try {
     const adapter = await adapterOf(record.client)
     const { scope, cluster, file } = record.details
@@ -219,13 +219,13 @@ async function rewrite(machine: Machine, { record }: StaleClient, mirror: Mirror
       file,
       cluster,
     }
-    const recalled = await targetOf(machine, record)
-    if (!recalled.readAtEachPull || mirror.isElsewhere) return false
+    const recalled = await getTarget(machine, record)
+    if (!recalled.readAtEachPull || mirror.isRemote) return false
     const places = await adapter.targets(machine, options)
     const place = places.find(({ id }) => id === record.place)
     if (place === undefined) return false
     const prepared = await prepareClient({ machine, adapter, place, mirror, fallback: record.fallback })
-    if (!(await isAllOurs(prepared, record))) return false
+    if (!(await changesOnlyOwnFiles(prepared, record))) return false
     await configureClient(prepared, new Date())
     return true
   } catch (error) {
@@ -236,7 +236,7 @@ async function rewrite(machine: Machine, { record }: StaleClient, mirror: Mirror
 }
 
 /** Whether only files change that the mirror has made itself and nobody has touched since. */
-async function isAllOurs({ place, plan }: PreparedClient, { files }: ConfiguredClient): Promise<boolean> {
+async function changesOnlyOwnFiles({ place, plan }: PreparedClient, { files }: ConfiguredClient): Promise<boolean> {
   for (const { path, before } of plan.changes) {
     const recorded = files.find((file) => file.path === path)
     if (recorded === undefined) {

@@ -3,9 +3,9 @@ import { resolve } from 'node:path'
 import { rootCommand } from '../admin/sudo.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { adapterOf } from './adapters.ts'
-import { inWritingOrder, isAsWritten, readUnchanged, sha256 } from './apply.ts'
-import { targetBelowRoot, readFiles, rootOf } from './configure.ts'
-import { type ConfiguredClient, type ConfiguredFile, type KnownRecord, recordsOn } from './records.ts'
+import { sortForWriting, isAsWritten, readUnchangedFile, hashHex } from './apply.ts'
+import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts'
+import { type ConfiguredClient, type RecordedFile, type KnownRecord, openMachineRecords } from './records.ts'
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
 /** The way back for one client in one place, with nothing done yet. */
@@ -25,12 +25,12 @@ export async function recordsOf(
 ): Promise<KnownRecord[]> {
   if (wanted.client !== undefined) await adapterOf(wanted.client)
   const named = wanted.file === undefined ? undefined : resolve(machine.cwd, wanted.file)
-  const records = await recordsOn(machine).list()
+  const records = await openMachineRecords(machine).list()
   return records
     .toReversed()
     .filter(
       ({ client, root, details, files }) =>
-        root === rootOf(machine) &&
+        root === getRecordRoot(machine) &&
         (wanted.client === undefined || client === wanted.client) &&
         (wanted.scope === undefined || details['scope'] === wanted.scope) &&
         (wanted.cluster === undefined || details['cluster'] === wanted.cluster) &&
@@ -52,7 +52,7 @@ export async function prepareUndo(
       exit: exitCode.usage,
       hints: [await rootCommand(machine, args)],
     })
-  const place = await targetOf(machine, record)
+  const place = await getTarget(machine, record)
   const plan = await planUndo(record, place.files, async () => {
     return record.undone ? [] : place.strip(record, await readFiles(place.files, place.wants))
   })
@@ -69,9 +69,9 @@ export async function undoClient(
   { record, place, plan }: PreparedUndo,
   reload: boolean,
 ): Promise<{ readonly stillInUse: boolean }> {
-  const configured = recordsOn(machine)
+  const configured = openMachineRecords(machine)
   // There may have been a question since, and an editor beside it.
-  for (const change of plan.changes) await readUnchanged(change, place.files)
+  for (const change of plan.changes) await readUnchangedFile(change, place.files)
   const how = reload ? place.reload : undefined
   let { changes } = plan
   if (how?.interim) {
@@ -79,8 +79,11 @@ export async function undoClient(
       .interim(record, await readFiles(place.files, place.wants))
       .filter(({ path }) => record.files.some((file) => file.path === path))
     // Ended here, or with nobody to reload, the files are still known for ours, and the next undo is as exact.
-    await configured.put({ ...record, files: record.files.map((file) => knownAs(file, interim, record.undone)) })
-    await put(place, interim)
+    await configured.put({
+      ...record,
+      files: record.files.map((file) => withInterimHash(file, interim, record.undone)),
+    })
+    await writeChanges(place, interim)
     await how.run()
     const back = interim.filter(({ path }) => !changes.some((change) => change.path === path))
     changes = [...changes, ...back.map(({ path, before, after }) => ({ path, before: after, after: before }))]
@@ -101,20 +104,20 @@ async function isInUse(place: ConfigTarget, record: KnownRecord): Promise<boolea
 }
 
 /** The place of a record, found again without the client's help. */
-export async function targetOf(machine: Machine, record: ConfiguredClient): Promise<ConfigTarget> {
+export async function getTarget(machine: Machine, record: ConfiguredClient): Promise<ConfigTarget> {
   const { root } = record
   const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
-  return targetBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
+  return resolveTargetBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
 }
 
-function knownAs(file: ConfiguredFile, interim: readonly FileChange[], undone = false): ConfiguredFile {
+function withInterimHash(file: RecordedFile, interim: readonly FileChange[], undone = false): RecordedFile {
   const change = interim.find(({ path }) => path === file.path)
   const isOurs = undone || (change?.before !== undefined && isAsWritten(file, Buffer.from(change.before)))
   if (!isOurs || change?.after === undefined) return file
-  return { ...file, also: [...(file.also ?? []), sha256(Buffer.from(change.after))] }
+  return { ...file, also: [...(file.also ?? []), hashHex(Buffer.from(change.after))] }
 }
 
-async function put(place: ConfigTarget, changes: readonly FileChange[]): Promise<void> {
+async function writeChanges(place: ConfigTarget, changes: readonly FileChange[]): Promise<void> {
   for (const { path, after } of changes) {
     if (after === undefined) await place.files.remove(path)
     else await place.files.write(path, Buffer.from(after), await place.files.read(path))
@@ -141,10 +144,10 @@ export async function planUndo(
   let stripped: readonly FileChange[] | undefined
   for (const file of record.files) {
     const state = await files.read(file.path)
-    const was = await bytesBefore(file)
-    if (isSame(state?.bytes, was)) continue
+    const was = await readBackup(file)
+    if (areSameBytes(state?.bytes, was)) continue
     if (isAsWritten(file, state?.bytes)) {
-      changes.push({ path: file.path, before: text(state?.bytes), after: text(was) })
+      changes.push({ path: file.path, before: decodeText(state?.bytes), after: decodeText(was) })
     } else if (state === undefined) {
       notes.push(`${file.path} is gone already.`)
     } else {
@@ -168,19 +171,19 @@ export async function applyUndo(
 ): Promise<void> {
   const recorded = new Map(record.files.map((file) => [file.path, file]))
   for (const path of recorded.keys()) await files.tidy?.(path)
-  for (const { path, after } of inWritingOrder(changes)) {
+  for (const { path, after } of sortForWriting(changes)) {
     if (after === undefined) await files.remove(path)
-    else await files.write(path, Buffer.from(after), (await files.read(path)) ?? attributes(recorded.get(path)))
+    else await files.write(path, Buffer.from(after), (await files.read(path)) ?? getAttributes(recorded.get(path)))
   }
   for (const folder of record.folders.toReversed()) await files.removeFolder(folder)
   await conclude()
 }
 
-function attributes(file: ConfiguredFile | undefined): Omit<FileState, 'bytes'> | undefined {
+function getAttributes(file: RecordedFile | undefined): Omit<FileState, 'bytes'> | undefined {
   return file?.before && { mode: file.before.mode, uid: file.before.uid, gid: file.before.gid }
 }
 
-async function bytesBefore({ path, before }: ConfiguredFile): Promise<Uint8Array | undefined> {
+async function readBackup({ path, before }: RecordedFile): Promise<Uint8Array | undefined> {
   if (before === undefined) return undefined
   try {
     return await readFile(before.backup)
@@ -193,12 +196,12 @@ async function bytesBefore({ path, before }: ConfiguredFile): Promise<Uint8Array
   }
 }
 
-function isSame(one: Uint8Array | undefined, other: Uint8Array | undefined): boolean {
+function areSameBytes(one: Uint8Array | undefined, other: Uint8Array | undefined): boolean {
   if (one === undefined || other === undefined) return one === other
   return Buffer.from(one).equals(other)
 }
 
 /** What was written was text, and what was there before was read as text. */
-function text(bytes: Uint8Array | undefined): string | undefined {
+function decodeText(bytes: Uint8Array | undefined): string | undefined {
   return bytes && new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes)
 }

@@ -12,12 +12,12 @@ import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types
 const mirrorsKey = 'registry-mirrors'
 const insecureKey = 'insecure-registries'
 
-/** Until then BuildKit loses the scheme of a mirror's URL and tries HTTPS, unless the host is called insecure. */
-const firstWithScheme = 28
+/** First major version whose BuildKit keeps the scheme of a mirror's URL. Before it, BuildKit tries HTTPS unless the host is insecure. */
+const minSchemeMajor = 28
 
 const expected = 'a daemon.json of dockerd'
 
-/** Puts the mirror before the mirrors that are there. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
+/** Adds the mirror before the existing mirrors. Throws MirrorError (usage) for a file or flags that leave no safe way. https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
 export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, files: FilesNow): ConfigPlan {
   const { daemonJson: path } = target
   const notes: string[] = []
@@ -29,43 +29,44 @@ export function planDaemonJson(mirror: MirrorForClient, target: DockerTarget, fi
   if (!isKnown) refuseUnknownKeys(path, wanted, { expected, keys: dockerdKeys })
 
   const mirrors = lists[mirrorsKey]
-  const ours = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
-  if (ours === -1) {
-    refuseFlag('registry-mirror', mirrorsKey, target)
+  const index = mirrors.findIndex((url) => isSameUrl(url, mirror.cache))
+  if (index === -1) {
+    refuseIfFlag('registry-mirror', mirrorsKey, target)
     text = putFirst(text, mirrorsKey, mirror.cache)
     wanted = { ...wanted, [mirrorsKey]: [mirror.cache, ...mirrors] }
-    if (mirrors.length > 0) notes.push(`${mirrors.join(' and ')} stay, and are asked when the mirror fails.`)
-  } else if (ours > 0)
-    notes.push(`The mirror is in ${path} already; ${mirrors.slice(0, ours).join(' and ')} come first.`)
+    if (mirrors.length > 0)
+      notes.push(`Kept as further mirrors, which dockerd asks when this one fails: ${mirrors.join(', ')}.`)
+  } else if (index > 0)
+    notes.push(`The mirror is in ${path} already; ${mirrors.slice(0, index).join(' and ')} come first.`)
 
   const { host } = new URL(mirror.cache)
-  if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => hostOf(entry) === host)) {
-    refuseFlag('insecure-registry', insecureKey, target)
+  if (needsInsecure(mirror.cache, target.version) && !lists[insecureKey].some((entry) => stripScheme(entry) === host)) {
+    refuseIfFlag('insecure-registry', insecureKey, target)
     text = putFirst(text, insecureKey, host)
     wanted = { ...wanted, [insecureKey]: [host, ...lists[insecureKey]] }
-    notes.push(`${host} becomes one of the insecure-registries: builds would ask it by HTTPS otherwise.`)
+    notes.push(`${host} is added to insecure-registries, because builds would use HTTPS otherwise.`)
   }
   if (isAskedByHttpOnly(mirror.cache, target.version))
-    notes.push(`docker build before Docker 28 asks ${host} by HTTP alone, and goes on to Docker Hub.`)
+    notes.push(`docker build before Docker 28 contacts ${host} by HTTP only, fails, and falls back to Docker Hub.`)
   if (!isDeepStrictEqual(readJsonObject(path, text), wanted))
-    throw new MirrorError(`${path} is written in a way that cannot be changed safely, so it is left alone.`, {
+    throw new MirrorError(`${path} cannot be edited safely because of its layout, so it was left unchanged.`, {
       exit: exitCode.usage,
-      hints: [`add ${JSON.stringify(mirror.cache)} to "${mirrorsKey}" there by hand`],
+      hints: [`Add ${JSON.stringify(mirror.cache)} to "${mirrorsKey}" there by hand`],
     })
   return { changes: files.change(path, text), notes, todo: [] }
 }
 
-/** Takes the mirror out. */
+/** Removes the mirror. */
 export function stripDaemonJson({ cache }: { readonly cache: string }, path: string, files: FilesNow): FileChange[] {
   const text = files.text(path)
   return text === undefined ? [] : files.change(path, withoutMirror(cache, path, text, 'drop'))
 }
 
 /**
- * As a reload has to find the file to forget the mirror: dockerd goes on with what it had for a key that is missing, so that
- * lists without entries stand there as `[]`.
+ * Removes the mirror and keeps emptied lists as `[]`. A reload of dockerd then drops the mirror; for a missing key, dockerd would
+ * keep its current value.
  */
-export function forgetInDaemonJson(
+export function emptyDaemonJsonLists(
   { cache }: { readonly cache: string },
   path: string,
   files: FilesNow,
@@ -78,21 +79,21 @@ export function forgetInDaemonJson(
 function withoutMirror(cache: string, path: string, text: string, emptied: 'drop' | 'keep'): string {
   readJsonObject(path, text)
   const isMirror = (item: unknown) => typeof item === 'string' && isSameUrl(item, cache)
-  const isHost = (item: unknown) => typeof item === 'string' && hostOf(item) === new URL(cache).host
+  const isHost = (item: unknown) => typeof item === 'string' && stripScheme(item) === new URL(cache).host
   return takeOut(takeOut(text, mirrorsKey, isMirror, emptied), insecureKey, isHost, emptied)
 }
 
-/** The mirrors that a daemon.json names, as they stand there; undefined when it says nothing of them. */
-export function mirrorsIn(path: string, text: string): readonly string[] | undefined {
+/** Returns the mirrors of a daemon.json as written; undefined without the key. Throws MirrorError (usage) for a broken file. */
+export function getListedMirrors(path: string, text: string): readonly string[] | undefined {
   return mirrorsKey in readJsonObject(path, text) ? readLists(path, text)[mirrorsKey] : undefined
 }
 
-/** The registries that a daemon.json calls insecure. */
-export function insecureIn(path: string, text: string | undefined): readonly string[] {
-  return text === undefined ? [] : readLists(path, text)[insecureKey].map(hostOf)
+/** Returns the insecure registries of a daemon.json, in lower case and without scheme. */
+export function getInsecureRegistries(path: string, text: string | undefined): readonly string[] {
+  return text === undefined ? [] : readLists(path, text)[insecureKey].map(stripScheme)
 }
 
-/** dockerd writes a slash at the end of what it was given. */
+/** Compares without a slash at the end, because dockerd reports URLs with one. */
 export function isSameUrl(one: string, other: string): boolean {
   return one.replace(/\/+$/, '').toLowerCase() === other.replace(/\/+$/, '').toLowerCase()
 }
@@ -103,63 +104,61 @@ function readLists(path: string, text: string): Record<typeof mirrorsKey | typeo
     const list = object[key] ?? []
     if (Array.isArray(list) && list.every((item) => typeof item === 'string')) return list
     throw new MirrorError(
-      `${path} is left alone: its "${key}" is not a list of texts, and dockerd would not take it.`,
+      `${path} was left unchanged: its "${key}" is not a list of strings, which dockerd requires.`,
       {
         exit: exitCode.usage,
-        hints: [`Fix ${path} and run this again`],
+        hints: [`Fix ${path}, then run the command again`],
       },
     )
   }
   return { [mirrorsKey]: listAt(mirrorsKey), [insecureKey]: listAt(insecureKey) }
 }
 
-/** dockerd does not start when the same thing is a flag and in its file. */
-function refuseFlag(flag: string, key: string, { flags, daemonJson }: DockerTarget): void {
+/** Throws MirrorError (usage) for a flag of the same setting, because dockerd does not start with both a flag and a key. */
+function refuseIfFlag(flag: string, key: string, { flags, daemonJson }: DockerTarget): void {
   const values = flags[flag]
   if (values === undefined) return
   throw new MirrorError(
-    `dockerd was started with --${flag}=${values.join(` --${flag}=`)}: with "${key}" in ${daemonJson} as well it would not start again.`,
+    `dockerd was started with --${flag}=${values.join(` --${flag}=`)}. With "${key}" in ${daemonJson} as well, it would not start again.`,
     {
       exit: exitCode.usage,
       hints: [
-        'systemctl cat docker.service   (where the flag is likely to stand)',
-        `Move it from there to "${key}" in ${daemonJson}, restart dockerd, and run this again`,
+        'systemctl cat docker.service   (the likely place of the flag)',
+        `Move the flag to "${key}" in ${daemonJson}, restart dockerd, then run the command again`,
       ],
     },
   )
 }
 
-/** Loopback addresses are insecure by themselves. */
+/** True for an HTTP mirror that dockerd does not treat as insecure by itself, as it does on loopback. */
 function needsInsecure(cache: string, version: string | undefined): boolean {
   if (!cache.startsWith('http:') || isLoopback(cache)) return false
-  return (majorAndMinor(version)?.[0] ?? 0) < firstWithScheme
+  return (majorAndMinor(version)?.[0] ?? 0) < minSchemeMajor
 }
 
-/** BuildKit takes a mirror on loopback for one without TLS until it is given URLs. */
+/** True for an HTTPS mirror on loopback, which BuildKit before `minSchemeMajor` contacts by HTTP. */
 function isAskedByHttpOnly(cache: string, version: string | undefined): boolean {
   return (
-    cache.startsWith('https:') &&
-    isLoopback(cache) &&
-    (majorAndMinor(version)?.[0] ?? firstWithScheme) < firstWithScheme
+    cache.startsWith('https:') && isLoopback(cache) && (majorAndMinor(version)?.[0] ?? minSchemeMajor) < minSchemeMajor
   )
 }
 
-function hostOf(entry: string): string {
+function stripScheme(entry: string): string {
   return entry
     .replace(/^https?:\/\//, '')
     .replace(/\/$/, '')
     .toLowerCase()
 }
 
-/** The flags of dockerd that matter to whoever edits its files. */
-const withValue: ReadonlySet<string> = new Set(['config-file', 'insecure-registry', 'registry-mirror'])
+/** The flags of dockerd that conflict with its files or move them. */
+const relevantFlags: ReadonlySet<string> = new Set(['config-file', 'insecure-registry', 'registry-mirror'])
 
-/** The values of those flags in a command line, by name without dashes; a flag that was not given has no key. */
-export function dockerdFlags(args: readonly string[]): Readonly<Record<string, readonly string[]>> {
+/** Returns the values of the relevant flags in a command line, by name without dashes; an absent flag has no key. */
+export function parseDockerdFlags(args: readonly string[]): Readonly<Record<string, readonly string[]>> {
   const flags: Record<string, string[]> = {}
   for (const [at, arg] of args.entries()) {
     const [, name = '', , value] = /^--([a-z-]+)(=(.*))?$/s.exec(arg) ?? []
-    if (!withValue.has(name)) continue
+    if (!relevantFlags.has(name)) continue
     const given = value ?? args[at + 1]
     if (given !== undefined) (flags[name] ??= []).push(given)
   }
@@ -167,8 +166,8 @@ export function dockerdFlags(args: readonly string[]): Readonly<Record<string, r
 }
 
 /**
- * Has dockerd itself read what its daemon.json would become. Throws MirrorError (usage) with what it says; quiet where there is no
- * dockerd, or one before 23.0, which cannot do it.
+ * Validates the new daemon.json by dockerd itself. Throws MirrorError (usage) with the last line of its output. Does nothing
+ * without dockerd, or before Docker 23.0, which has no `--validate`.
  */
 export async function validateDaemonJson(
   { path, after }: Pick<FileChange, 'path' | 'after'>,
@@ -181,13 +180,13 @@ export async function validateDaemonJson(
     const file = join(folder, 'daemon.json')
     await writeFile(file, after, { mode: 0o600 })
     const result = await runCommand(program, ['--validate', '--config-file', file], { timeoutMs: 10_000 })
-    // Whatever else keeps it from looking says nothing about the file.
+    // Ignore a failure that does not name the file: dockerd could not validate it.
     if (result === undefined || result.exitCode === 0 || !result.stderr.includes(file)) return
     throw new MirrorError(
-      `dockerd would not take ${path}, so it is left alone: ${lastLine(result.stderr, file, path)}`,
+      `dockerd rejects the new ${path}, so it was left unchanged: ${getLastLine(result.stderr, file, path)}`,
       {
         exit: exitCode.usage,
-        hints: [`Fix ${path} and run this again`],
+        hints: [`Fix ${path}, then run the command again`],
       },
     )
   } finally {
@@ -195,38 +194,38 @@ export async function validateDaemonJson(
   }
 }
 
-function lastLine(said: string, file: string, path: string): string {
-  return said.trim().split('\n').at(-1)!.replaceAll(file, path)
+function getLastLine(output: string, file: string, path: string): string {
+  return output.trim().split('\n').at(-1)!.replaceAll(file, path)
 }
 
-/** One engine, as far as it was found out. */
+/** The properties of an engine that decide its plan. */
 export interface DockerTarget {
   readonly daemonJson: string
-  /** Where it reads a folder per registry; undefined for an engine whose folders cannot be written from here. */
+  /** The parent of its folders per registry; undefined when they are not on this machine. */
   readonly certsFolder: string | undefined
-  /** `28.5.2`; undefined when nobody could tell. */
+  /** `28.5.2`; undefined when unknown. */
   readonly version: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
-  /** Whether the engine, and all else that reads its folders, knows the capability `referrers` of hosts.toml files. */
+  /** True when the engine and all other readers of its folders accept the capability `referrers` in hosts.toml. */
   readonly referrers?: boolean
-  /** The mirrors of Docker Hub that the engine itself says it has. */
+  /** The mirrors of Docker Hub that the engine reports. */
   readonly mirrors: readonly string[]
-  /** Registries, and networks in CIDR form, that the engine itself says are insecure. */
+  /** The insecure registries, and networks in CIDR form, that the engine reports. */
   readonly insecure: readonly string[]
-  /** What dockerd was given as flags, which its daemon.json may not repeat: values by the flag's name, without dashes. */
+  /** The flags of dockerd, which its daemon.json must not repeat: values by name without dashes. */
   readonly flags: Readonly<Record<string, readonly string[]>>
 }
 
-/** `mirrors` in daemon.json, which are for Docker Hub only; a folder per registry; `both` when nobody could tell. */
+/** `mirrors`: in daemon.json, for Docker Hub only; `folders`: one per registry; `both`: when the engine's form is unknown. */
 export type DockerForm = 'mirrors' | 'folders' | 'both'
 
-/** The first version that asks the hosts.toml of a registry's folder: builds always, pulls with the containerd image store only. */
-export const firstWithFolders = 28
+/** First major version that reads the hosts.toml of a registry's folder: for builds always, for pulls with the containerd image store. */
+export const minFoldersMajor = 28
 
-/** Which form this engine understands. */
-export function dockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {
+/** Returns the form that the engine reads. */
+export function getDockerForm({ certsFolder, version, imageStore }: DockerTarget): DockerForm {
   const major = majorAndMinor(version)?.[0]
-  if (certsFolder === undefined || imageStore === 'classic' || (major !== undefined && major < firstWithFolders))
+  if (certsFolder === undefined || imageStore === 'classic' || (major !== undefined && major < minFoldersMajor))
     return 'mirrors'
   return major === undefined || imageStore === undefined ? 'both' : 'folders'
 }

@@ -7,7 +7,7 @@ import { exitCode, MirrorError } from '../../lib/errors.ts'
 import { ifVisible } from '../../lib/fs.ts'
 import type { Machine } from '../types.ts'
 
-/** Where `docker` looks when nothing else was chosen. */
+/** The socket that `docker` uses by default. */
 export const usualSocket = '/var/run/docker.sock'
 
 type EngineMachine = Pick<Machine, 'platform' | 'env' | 'home'>
@@ -16,20 +16,20 @@ type EngineMachine = Pick<Machine, 'platform' | 'env' | 'home'>
 export interface FoundEngine {
   readonly endpoint: DockerEndpoint
   readonly info: DockerEngineInfo
-  /** Undefined when it does not run beside us, or could not be told from others. */
+  /** Undefined when it does not run on this machine, or when several processes listen at the endpoint. */
   readonly dockerd: DockerdProcess | undefined
 }
 
 /**
- * The engine that the `docker` command speaks to and, where nothing else was chosen, those at the other usual sockets. Throws a
- * MirrorError (missing) for one on another machine, whose files are not here.
+ * Finds the engine that the `docker` command uses and, unless the user has chosen one, the engines at the other well-known
+ * sockets. Throws MirrorError (missing) for an engine on another machine, because its files are not on this one.
  */
 export async function findEngines(machine: EngineMachine): Promise<FoundEngine[]> {
-  const engines = await Promise.all((await endpointsOf(machine)).map(lookAt))
+  const engines = await Promise.all((await listEndpoints(machine)).map(findEngine))
   return engines.filter((engine) => engine !== undefined)
 }
 
-/** Whether one of this machine answers. */
+/** Checks that an engine of this machine answers. */
 export async function hasEngine(machine: EngineMachine): Promise<boolean> {
   try {
     return (await findEngines(machine)).length > 0
@@ -39,21 +39,21 @@ export async function hasEngine(machine: EngineMachine): Promise<boolean> {
   }
 }
 
-async function lookAt(endpoint: DockerEndpoint): Promise<FoundEngine | undefined> {
+async function findEngine(endpoint: DockerEndpoint): Promise<FoundEngine | undefined> {
   const info = await createDockerodeEngine(endpoint).info()
   return info && !info.isPodman ? { endpoint, info, dockerd: await findDockerd(endpoint) } : undefined
 }
 
-async function endpointsOf({ platform, env, home }: EngineMachine): Promise<DockerEndpoint[]> {
+async function listEndpoints({ platform, env, home }: EngineMachine): Promise<DockerEndpoint[]> {
   const chosen = await findDockerEndpoint({ platform, env, homedir: home })
   const isHere = chosen?.kind === 'socket' || (chosen?.kind === 'tcp' && /^(localhost|127\..*|::1)$/.test(chosen.host))
   if (!isHere) {
-    const where = chosen === undefined ? 'a way that only docker itself knows' : engineHost(chosen)
-    throw new MirrorError(`Docker's engine is reached by ${where}: its files are on another machine.`, {
+    const where = chosen === undefined ? 'a connection that only the docker command can use' : engineHost(chosen)
+    throw new MirrorError(`The Docker engine is at ${where}, so its files are on another machine.`, {
       exit: exitCode.missing,
       hints: [
         'mirror configure docker --mirror URL   (on that machine)',
-        'docker context use default   (for the engine of this one)',
+        'docker context use default   (selects the engine of this machine)',
       ],
     })
   }
@@ -74,21 +74,21 @@ async function endpointsOf({ platform, env, home }: EngineMachine): Promise<Dock
   return [...sockets.values()].map((path) => ({ kind: 'socket', path }))
 }
 
-/** A dockerd of this machine. */
+/** A running dockerd of this machine. */
 export interface DockerdProcess {
   readonly pid: number
-  /** Its program; undefined when this user may not see it. */
+  /** The path of its executable; undefined without permission to read it. */
   readonly program: string | undefined
   readonly args: readonly string[]
-  /** What relative paths among its arguments start from; undefined when this user may not see it. */
+  /** Its working directory, which relative arguments start from; undefined without permission to read it. */
   readonly folder: string | undefined
-  /** Whether its network, and so its 127.0.0.1, is ours; undefined when this user may not see it. */
+  /** True when it shares this process's network namespace, and so 127.0.0.1; undefined without permission to read it. */
   readonly sharesNetwork: boolean | undefined
 }
 
 /**
- * The dockerd that listens at the endpoint, by proc(5); undefined where there is no /proc, for an engine on another machine or in
- * a virtual one, and when it cannot be told which of several it is.
+ * Finds the dockerd that listens at the endpoint, by proc(5). Undefined without /proc, for an engine on another or a virtual
+ * machine, and when several processes match.
  */
 export async function findDockerd(endpoint: DockerEndpoint): Promise<DockerdProcess | undefined> {
   if (endpoint.kind !== 'socket') return undefined
@@ -98,30 +98,31 @@ export async function findDockerd(endpoint: DockerEndpoint): Promise<DockerdProc
     if (!/^\d+$/.test(entry)) continue
     const commandLine = await ifVisible(readFile(`/proc/${entry}/cmdline`, 'utf8'))
     const [name = '', ...args] = (commandLine ?? '').split('\0').slice(0, -1)
-    if (basename(name) === 'dockerd' && (await listens(entry, paths))) found.push(await look(Number(entry), args))
+    if (basename(name) === 'dockerd' && (await isListening(entry, paths)))
+      found.push(await readProcess(Number(entry), args))
   }
   return found.length === 1 ? found[0] : undefined
 }
 
-/** A path among its arguments, as this process would open it. */
-export function pathOf({ folder }: DockerdProcess, path: string): string {
+/** Resolves a path among the arguments of dockerd to an absolute one. */
+export function resolveDockerdPath({ folder }: DockerdProcess, path: string): string {
   return resolve(folder ?? '/', path)
 }
 
-async function look(pid: number, args: string[]): Promise<DockerdProcess> {
+async function readProcess(pid: number, args: string[]): Promise<DockerdProcess> {
   const linkOf = (name: string) => ifVisible(readlink(`/proc/${pid}/${name}`))
-  const [program, folder, network, ours] = await Promise.all([
+  const [program, folder, network, ownNetwork] = await Promise.all([
     linkOf('exe'),
     linkOf('cwd'),
     linkOf('ns/net'),
     ifVisible(readlink('/proc/self/ns/net')),
   ])
-  return { pid, program, folder, args, sharesNetwork: network === undefined ? undefined : network === ours }
+  return { pid, program, folder, args, sharesNetwork: network === undefined ? undefined : network === ownNetwork }
 }
 
-/** Whether one of the sockets at those paths, in its own network, is among its open files. */
-async function listens(pid: string, paths: readonly (string | undefined)[]): Promise<boolean> {
-  // Num RefCount Protocol Flags Type St Inode Path; flag 00010000 is that of one that listens.
+/** Checks that the process has an open socket that listens at one of the paths. */
+async function isListening(pid: string, paths: readonly (string | undefined)[]): Promise<boolean> {
+  // Fields: Num RefCount Protocol Flags Type St Inode Path. Flag 00010000 marks a listening socket.
   const lines = ((await ifVisible(readFile(`/proc/${pid}/net/unix`, 'utf8'))) ?? '').split('\n')
   const inodes = lines.flatMap((line) => {
     const fields = line.trim().split(/\s+/)
@@ -129,7 +130,7 @@ async function listens(pid: string, paths: readonly (string | undefined)[]): Pro
   })
   if (inodes.length === 0) return false
   const files = await ifVisible(readdir(`/proc/${pid}/fd`))
-  // Another user's: that its network has the socket is all there is to see.
+  // Accept another user's process: its open files are unreadable, but its network namespace has the socket.
   if (files === undefined) return true
   for (const file of files) {
     const target = await ifVisible(readlink(`/proc/${pid}/fd/${file}`))

@@ -16,28 +16,28 @@ import { refuseOtherKinds, writtenByMirror } from '../files/kinds.ts'
 import type { ConfigPlan, FileChange, FilesNow, MirrorForClient } from '../types.ts'
 
 interface KindTarget {
-  /** The folder of this machine whose folders the nodes mount. */
+  /** The parent, on this machine, of the folders that the nodes mount. */
   readonly folder: string
-  /** The user's cluster file; undefined: one is printed. */
+  /** The user's cluster file; undefined: the plan prints one. */
   readonly file: string | undefined
   readonly join: (...parts: string[]) => string
 }
 
-/** Clusters to be made: their cluster file, and the folders that it has the nodes mount. */
+/** Plans new clusters: their cluster file, and the folders that it mounts into the nodes. */
 export function planKind(mirror: MirrorForClient, { folder, file, join }: KindTarget, files: FilesNow): ConfigPlan {
-  // Which containerd their nodes will have, nobody knows yet.
+  // Assume that containerd lacks `referrers`, because the version in the nodes is unknown until they run.
   const folders = hostsFolders(mirror, { referrers: false })
   const mounts = folders.map(({ name }) => ({ hostPath: join(folder, name), name }))
   const changes = hostsChanges(folders, folder, files, join)
   const notes = [`The nodes mount ${mounts.map(({ hostPath }) => hostPath).join(' and ')}.`]
   const todo = [
-    'once the cluster runs, mirror configure kind --cluster NAME tells Tilt and skaffold about the registry',
+    'once the cluster runs, mirror configure kind --cluster NAME announces the registry to Tilt and skaffold',
   ]
-  if (file === undefined) return { changes, notes, todo, output: newClusterFile(mounts) }
+  if (file === undefined) return { changes, notes, todo, output: renderClusterFile(mounts) }
   const before = files.text(file)
   const merged =
-    before === undefined ? { text: newClusterFile(mounts), notes: [] } : mergeClusterFile(before, file, mounts)
-  const create = `kind create cluster --config ${shellWord(file)}   (a cluster that runs already: mirror configure kind --cluster NAME)`
+    before === undefined ? { text: renderClusterFile(mounts), notes: [] } : mergeClusterFile(before, file, mounts)
+  const create = `kind create cluster --config ${shellWord(file)}   (for a running cluster: mirror configure kind --cluster NAME)`
   return {
     changes: [...changes, ...files.change(file, merged.text)],
     notes: [...notes, ...merged.notes],
@@ -58,75 +58,76 @@ export function stripKind(
   ]
 }
 
-/** What nodes mount: a folder of this machine, by the name of the folder below their `config_path`. */
+/** A folder of this machine, and the name of its mount point below the `config_path` of the nodes. */
 interface KindMount {
   readonly hostPath: string
   readonly name: string
 }
 
-/** The version of the format that the nodes' own config.toml has, whatever their containerd. */
+/** The `version` of config.toml in kind's nodes, independent of their containerd. */
 const nodeFormat = 2
 
 /**
- * What makes every containerd that kind has shipped look at the folder, whatever its version: nodes' own files are of version 2,
- * and kind passes over a patch of another one. The comment tells it from the user's own, which is the same in many tutorials.
+ * Renders the patch that sets `config_path` for every containerd that kind has shipped: config.toml in the nodes has version 2,
+ * and kind ignores a patch with another version. The comment distinguishes the patch from the user's, which many tutorials
+ * contain without it.
  * https://kind.sigs.k8s.io/docs/user/configuration/#containerdconfigpatches
  */
-function patchFor(configPath: string): string {
+function renderPatch(configPath: string): string {
   return `# added by mirror\n${headingOf(pluginOf(nodeFormat))}\n  config_path = ${JSON.stringify(configPath)}`
 }
 
-/** Such a patch, for whatever folder. */
+/** Matches a patch of `renderPatch` with any folder. */
 const ownPatch =
   /^# added by mirror\n\[plugins\."io\.containerd\.grpc\.v1\.cri"\.registry\]\n {2}config_path = "[^"\n]*"\n?$/
 
 const header = { kind: 'Cluster', apiVersion: 'kind.x-k8s.io/v1alpha4' }
 
-/** A cluster file for a cluster of one node. */
-function newClusterFile(mounts: readonly KindMount[]): string {
-  const extraMounts = mounts.map((mount) => mountEntry(mount, usualConfigPath))
+/** Renders a cluster file with one node. */
+function renderClusterFile(mounts: readonly KindMount[]): string {
+  const extraMounts = mounts.map((mount) => toMountEntry(mount, usualConfigPath))
   const cluster = {
     ...header,
-    containerdConfigPatches: [patchFor(usualConfigPath)],
+    containerdConfigPatches: [renderPatch(usualConfigPath)],
     nodes: [{ role: 'control-plane', extraMounts }],
   }
   return writtenByMirror + stringify(cluster, { lineWidth: 0, indentSeq: false })
 }
 
-/** A cluster file with ours in it, and what there is to say about its own patches. */
+/** The user's cluster file with mirror's settings, and notes about the user's patches. */
 interface MergedClusterFile {
   readonly text: string
   readonly notes: readonly string[]
 }
 
 /**
- * What is printed when there is no cluster file. kind takes an empty document for one with an unknown apiVersion and says just
- * that; it quotes the one it is given, so this one is the reason: `unknown apiVersion: none, because mirror configure kind failed…`.
+ * Renders the document to print when the cluster file could not be made. kind rejects it and quotes its apiVersion, which holds
+ * the reason: `unknown apiVersion: none, because mirror configure kind failed…`.
  */
-export function refusedClusterFile(reason: string): string {
+export function renderFailedClusterFile(reason: string): string {
   const apiVersion = `none, because mirror configure kind failed: ${reason}`
   return `# No cluster file.\n${stringify({ kind: header.kind, apiVersion }, { lineWidth: 0 })}`
 }
 
 /**
- * The user's cluster file with the patch and, in every node, the mounts; what is there already is not repeated. Throws a
- * MirrorError (usage) with line and column for a file that cannot have both its own settings and ours.
+ * Adds the patch, and the mounts to each node, unless present. Throws MirrorError (usage) with line and column for a file whose
+ * settings conflict with mirror's.
  */
 function mergeClusterFile(text: string, path: string, mounts: readonly KindMount[]): MergedClusterFile {
   refuseOtherKinds(path, text, { kinds: ['kind cluster'], expected: 'a cluster file of kind' })
   let yaml = readYamlText(text, path)
   if (yamlValue(yaml) === null)
-    return { text: `${text}${/[^\n]$/.test(text) ? '\n' : ''}${newClusterFile(mounts)}`, notes: [] }
+    return { text: `${text}${/[^\n]$/.test(text) ? '\n' : ''}${renderClusterFile(mounts)}`, notes: [] }
   for (const [key, value] of Object.entries(header)) {
     if (yamlValue(yaml, [key]) !== value)
-      throw yamlRefusal(yaml, [key], `this is no cluster file with ${key}: ${value}`)
+      throw yamlRefusal(yaml, [key], `this is not a cluster file with ${key}: ${value}`)
   }
-  const { configPath: effective, meant, notes } = patchedSection(yaml)
-  const configPath = effective ?? meant ?? usualConfigPath
-  if (effective === undefined) yaml = addYamlItem(yaml, ['containerdConfigPatches'], patchFor(configPath))
-  const entries = mounts.map((mount) => mountEntry(mount, configPath))
+  const { configPath: effective, intendedPath, notes } = evaluatePatches(yaml)
+  const configPath = effective ?? intendedPath ?? usualConfigPath
+  if (effective === undefined) yaml = addYamlItem(yaml, ['containerdConfigPatches'], renderPatch(configPath))
+  const entries = mounts.map((mount) => toMountEntry(mount, configPath))
   const nodes = yamlValue(yaml, ['nodes']) ?? []
-  if (!Array.isArray(nodes)) throw yamlRefusal(yaml, ['nodes'], 'there should be a list of nodes here')
+  if (!Array.isArray(nodes)) throw yamlRefusal(yaml, ['nodes'], 'expected a list of nodes')
   if (nodes.length === 0) {
     const node = { role: 'control-plane', extraMounts: entries }
     return { text: addYamlItem(yaml, ['nodes'], node).text, notes }
@@ -140,27 +141,27 @@ function mergeClusterFile(text: string, path: string, mounts: readonly KindMount
   return { text: yaml.text, notes }
 }
 
-/** The cluster file without the mounts of folders below `folder`, and without the patch when it is ours. */
+/** Removes the mounts of folders below `folder`, and mirror's own patch. */
 function stripClusterFile(text: string, path: string, folder: string): string {
   let yaml = readYamlText(text, path)
   const nodes = yamlValue(yaml, ['nodes'])
   for (const at of Array.isArray(nodes) ? nodes.keys() : []) {
-    for (let entry = listAt(yaml, ['nodes', at, 'extraMounts']).length - 1; entry >= 0; entry -= 1) {
+    for (let entry = getList(yaml, ['nodes', at, 'extraMounts']).length - 1; entry >= 0; entry -= 1) {
       const hostPath = yamlValue(yaml, ['nodes', at, 'extraMounts', entry, 'hostPath'])
       if (typeof hostPath === 'string' && isBelow(folder, hostPath))
         yaml = removeFromYaml(yaml, ['nodes', at, 'extraMounts', entry])
     }
   }
-  const patches = listAt(yaml, ['containerdConfigPatches'])
-  const ours = patches.findIndex((patch) => typeof patch === 'string' && ownPatch.test(patch))
-  return (ours === -1 ? yaml : removeFromYaml(yaml, ['containerdConfigPatches', ours])).text
+  const patches = getList(yaml, ['containerdConfigPatches'])
+  const index = patches.findIndex((patch) => typeof patch === 'string' && ownPatch.test(patch))
+  return (index === -1 ? yaml : removeFromYaml(yaml, ['containerdConfigPatches', index])).text
 }
 
 function isBelow(folder: string, path: string): boolean {
   return path.startsWith(folder) && /^[\\/]/.test(path.slice(folder.length))
 }
 
-function mountEntry({ hostPath, name }: KindMount, configPath: string): KindMountEntry {
+function toMountEntry({ hostPath, name }: KindMount, configPath: string): KindMountEntry {
   return { hostPath, containerPath: posix.join(configPath, name), readOnly: true }
 }
 
@@ -171,30 +172,30 @@ interface KindMountEntry {
 }
 
 interface PatchedSection {
-  /** The folder that every containerd looks at; undefined: some look at none. */
+  /** The folder that every containerd reads; undefined when some read none. */
   readonly configPath: string | undefined
-  /** A folder that is named where not every containerd looks. */
-  readonly meant: string | undefined
+  /** A folder that is set in a section that some versions of containerd do not read. */
+  readonly intendedPath: string | undefined
   readonly notes: readonly string[]
 }
 
-/** What the user's own patches do, taken together. */
-function patchedSection(yaml: YamlText): PatchedSection {
+/** Evaluates the combined effect of the user's patches. Throws MirrorError (usage) for patches that conflict with the mirror. */
+function evaluatePatches(yaml: YamlText): PatchedSection {
   let configPath: string | undefined
-  let meant: string | undefined
+  let intendedPath: string | undefined
   const notes: string[] = []
-  for (const [at, text] of listAt(yaml, ['containerdConfigPatches']).entries()) {
-    const place = ['containerdConfigPatches', at]
+  for (const [at, text] of getList(yaml, ['containerdConfigPatches']).entries()) {
+    const patchPath = ['containerdConfigPatches', at]
     if (typeof text !== 'string')
-      throw yamlRefusal(yaml, place, 'there should be a text here, which kind merges into config.toml')
-    const where = `${yaml.path}, ${place.join('.')}`
+      throw yamlRefusal(yaml, patchPath, 'expected a string, which kind merges into config.toml')
+    const where = `${yaml.path}, ${patchPath.join('.')}`
     const section = registrySection(where, text, { version: nodeFormat })
-    if (section.oldKey !== undefined) throw oldWay(yaml, place, section.oldKey)
+    if (section.oldKey !== undefined) throw createOldKeyError(yaml, patchPath, section.oldKey)
     if (section.version === nodeFormat && section.setsPath) configPath = section.configPaths[0]
     if (section.version !== nodeFormat && (section.configPaths.length > 0 || section.ineffective.length > 0)) {
-      meant ??= section.configPaths[0] ?? section.ineffective.flatMap(({ configPaths }) => configPaths)[0]
+      intendedPath ??= section.configPaths[0] ?? section.ineffective.flatMap(({ configPaths }) => configPaths)[0]
       notes.push(
-        `${where} may have no effect: config.toml in kind's nodes has version = ${nodeFormat}, and kind passes over patches ` +
+        `${where} may have no effect: config.toml in kind's nodes has version = ${nodeFormat}, and kind ignores patches ` +
           `with version = ${section.version}.`,
       )
     } else
@@ -203,47 +204,47 @@ function patchedSection(yaml: YamlText): PatchedSection {
         if (others.length > 0)
           throw yamlRefusal(
             yaml,
-            place,
-            `${others.join(' and ')} in ${heading} would be lost: containerd takes ${headingOf(pluginOf(nodeFormat))}, which its version 1 needs, in place of that section`,
-            [`write all of it under ${headingOf(pluginOf(nodeFormat))}, which every version of containerd reads`],
+            patchPath,
+            `${others.join(' and ')} in ${heading} would be lost: containerd ignores that section once ${headingOf(pluginOf(nodeFormat))} exists, which containerd 1.x needs`,
+            [`move it to ${headingOf(pluginOf(nodeFormat))}, which every version of containerd reads`],
           )
-        meant ??= configPaths[0]
+        intendedPath ??= configPaths[0]
         notes.push(
-          `${heading} in ${where} is not what every containerd reads there: the mirror's patch says the same in ` +
+          `Some versions of containerd ignore ${heading} in ${where}: the mirror's patch sets the same in ` +
             `${headingOf(pluginOf(nodeFormat))}.`,
         )
       }
   }
-  // kind applies these after all others.
-  for (const [at, text] of listAt(yaml, ['containerdConfigPatchesJSON6902']).entries()) {
-    const place = ['containerdConfigPatchesJSON6902', at]
+  // Evaluate JSON patches last, because kind applies them last.
+  for (const [at, text] of getList(yaml, ['containerdConfigPatchesJSON6902']).entries()) {
+    const patchPath = ['containerdConfigPatchesJSON6902', at]
     const key = typeof text === 'string' ? /registry\/(?:mirrors|configs)/.exec(text)?.[0] : undefined
-    if (key !== undefined) throw oldWay(yaml, place, key.replace('/', '.'))
-    for (const { path, value } of typeof text === 'string' ? jsonPatch(text) : []) {
-      const patched = pathPatched(path, value)
+    if (key !== undefined) throw createOldKeyError(yaml, patchPath, key.replace('/', '.'))
+    for (const { path, value } of typeof text === 'string' ? parseJsonPatch(text) : []) {
+      const patched = getPatchedPath(path, value)
       if (patched === undefined) continue
       if (patched.configPath === undefined)
         throw yamlRefusal(
           yaml,
-          place,
-          `this patch takes away what makes containerd look for the mirror: config_path in ${headingOf(patched.plugin)}`,
+          patchPath,
+          `this patch removes the setting that makes containerd use the mirror: config_path in ${headingOf(patched.plugin)}`,
         )
       if (patched.plugin === pluginOf(nodeFormat)) configPath = patched.configPath.split(':').find(Boolean)
-      else meant ??= patched.configPath.split(':').find(Boolean)
+      else intendedPath ??= patched.configPath.split(':').find(Boolean)
     }
   }
-  return { configPath, meant, notes }
+  return { configPath, intendedPath, notes }
 }
 
 interface JsonPatchStep {
   readonly path: readonly string[]
-  /** Undefined: what is there is taken away. */
+  /** Undefined: the step removes the value. */
   readonly value: unknown
 }
 
-/** The steps of a JSON patch that set something or take it away; none for what is no such patch, which kind will say. */
-function jsonPatch(text: string): JsonPatchStep[] {
-  return stepsIn(text).flatMap((step) => {
+/** Returns the steps of a JSON patch that set or remove a value; none for an invalid patch, which kind itself reports. */
+function parseJsonPatch(text: string): JsonPatchStep[] {
+  return parseJsonArray(text).flatMap((step) => {
     const { op, path, value } = (step ?? {}) as Record<string, unknown>
     if (typeof path !== 'string' || !['add', 'replace', 'remove'].includes(String(op))) return []
     const keys = path.split('/').slice(1)
@@ -256,7 +257,7 @@ function jsonPatch(text: string): JsonPatchStep[] {
   })
 }
 
-function stepsIn(text: string): unknown[] {
+function parseJsonArray(text: string): unknown[] {
   try {
     const steps: unknown = JSON.parse(text)
     return Array.isArray(steps) ? steps : []
@@ -266,8 +267,8 @@ function stepsIn(text: string): unknown[] {
   }
 }
 
-/** What such a step means for the section of a plugin; undefined where it has nothing to do with `config_path`. */
-function pathPatched(
+/** Returns the effect of a step on `config_path`; undefined when it has none. */
+function getPatchedPath(
   path: readonly string[],
   value: unknown,
 ): { readonly plugin: string; readonly configPath: string | undefined } | undefined {
@@ -277,43 +278,44 @@ function pathPatched(
     let at = value
     for (const step of target.slice(path.length))
       at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined
-    // Only of the section that counts does it matter that the path goes.
+    // Report a removed path only for the section that nodes read.
     if (typeof at === 'string' || plugin === pluginOf(nodeFormat))
       return { plugin, configPath: at as string | undefined }
   }
   return undefined
 }
 
-function oldWay(yaml: YamlText, place: YamlPath, key: string) {
+function createOldKeyError(yaml: YamlText, path: YamlPath, key: string) {
   return yamlRefusal(
     yaml,
-    place,
-    `this patch sets ${key}, and a containerd that has both that and config_path pulls nothing`,
+    path,
+    `this patch sets ${key}, and containerd rejects all pulls when config_path is set as well`,
     [
-      `take the patch out of ${yaml.path}: the mirror serves every registry, and localhost:5001 for images of your own`,
-      'mirror registries of your own in mirror.yaml, under upstreams',
+      `remove the patch from ${yaml.path}: the mirror serves every registry, and localhost:5001 for your own images`,
+      'to mirror your own registries, add them to upstreams in mirror.yaml',
     ],
   )
 }
 
 function isMounted(yaml: YamlText, list: YamlPath, wanted: KindMountEntry, configPath: string): boolean {
-  for (const [at, entry] of listAt(yaml, list).entries()) {
+  for (const [at, entry] of getList(yaml, list).entries()) {
     const { hostPath, containerPath } = (entry ?? {}) as Record<string, unknown>
     if (typeof containerPath !== 'string') continue
-    const there = posix.resolve('/', containerPath)
-    if (there === wanted.containerPath && hostPath === wanted.hostPath) return true
-    const what = `another folder is mounted at ${there}`
-    if (there === wanted.containerPath) throw yamlRefusal(yaml, [...list, at], `${what}, where the mirror's belongs`)
-    if (`${configPath}/`.startsWith(`${there}/`))
-      throw yamlRefusal(yaml, [...list, at], `${what}, where folders of the mirror belong`, [
-        'mirror configure kind --cluster NAME   (puts them there once the cluster runs)',
+    const mountPoint = posix.resolve('/', containerPath)
+    if (mountPoint === wanted.containerPath && hostPath === wanted.hostPath) return true
+    const what = `another folder is mounted at ${mountPoint}`
+    if (mountPoint === wanted.containerPath)
+      throw yamlRefusal(yaml, [...list, at], `${what}, the mount point of the mirror's folder`)
+    if (`${configPath}/`.startsWith(`${mountPoint}/`))
+      throw yamlRefusal(yaml, [...list, at], `${what}, the parent of the mirror's mount points`, [
+        'mirror configure kind --cluster NAME   (writes the folders once the cluster runs)',
       ])
   }
   return false
 }
 
-function listAt(yaml: YamlText, path: YamlPath): unknown[] {
+function getList(yaml: YamlText, path: YamlPath): unknown[] {
   const list = yamlValue(yaml, path) ?? []
-  if (!Array.isArray(list)) throw yamlRefusal(yaml, path, 'there should be a list here')
+  if (!Array.isArray(list)) throw yamlRefusal(yaml, path, 'expected a list')
   return list
 }

@@ -6,20 +6,20 @@ import { ensureNetworks, kindNetworkName } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { Surroundings } from '../../lib/process.ts'
 import { type Clock, systemClock } from '../../lib/time.ts'
-import { dockerNetworkHome, versionOf } from '../address.ts'
-import { untilServed } from '../find-mirror.ts'
+import { getDockerNetworkLocation, versionOf } from '../address.ts'
+import { waitUntilServed } from '../find-mirror.ts'
 import type { ClientAdapter, ClientLocation, Machine } from '../types.ts'
-import { refusedClusterFile } from './cluster-file.ts'
-import { kindNodes, kindProgram } from './nodes.ts'
+import { renderFailedClusterFile } from './cluster-file.ts'
+import { openKindNodes, getKindProgram } from './nodes.ts'
 import {
-  clusterFile,
+  resolveClusterFile,
   findKindCluster,
-  kindClusterTarget,
-  kindFilesTarget,
-  recallKindCluster,
+  createKindClusterTarget,
+  createKindFilesTarget,
+  recallKindClusterTarget,
 } from './running-cluster.ts'
 
-/** kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
+/** Configures kind: a cluster file, or the nodes of a running cluster. https://kind.sigs.k8s.io */
 export const kindAdapter: ClientAdapter = {
   client: 'kind',
   summary: 'kind: a cluster file, or the nodes of a running cluster',
@@ -30,52 +30,57 @@ export const kindAdapter: ClientAdapter = {
   },
 
   async prepare(machine, { cluster }) {
-    // A cluster that runs has its network.
-    const isOurs = machine.platform === 'linux' && kindProgram(machine.env) === 'docker'
-    if (machine.detached || cluster !== undefined || !isOurs) return
-    await makeKindNetworkIfAbsent({ ...machine, homedir: machine.home }, systemClock)
+    // Skip a running cluster, because it has its network.
+    const usesDocker = machine.platform === 'linux' && getKindProgram(machine.env) === 'docker'
+    if (machine.detached || cluster !== undefined || !usesDocker) return
+    await ensureKindNetwork({ ...machine, homedir: machine.home }, systemClock)
   },
 
   async targets(machine, { file, cluster }) {
-    const program = kindProgram(machine.env)
-    const nodes = kindNodes(machine, program)
-    const home = kindHome(machine)
+    const program = getKindProgram(machine.env)
+    const nodes = openKindNodes(machine, program)
+    const location = getKindLocation(machine)
     if (cluster === undefined) {
       if (!machine.detached) await refuseRemote(machine)
-      return [kindFilesTarget(machine, nodes, clusterFile(machine, file), home)]
+      return [createKindFilesTarget(machine, nodes, resolveClusterFile(machine, file), location)]
     }
     if (machine.detached || file !== undefined)
-      throw new MirrorError(`--cluster is about running nodes, not about files of this machine.`, {
+      throw new MirrorError(`--cluster configures running nodes, so --root and --file do not apply.`, {
         exit: exitCode.usage,
         hints: [`mirror configure kind --cluster ${cluster}`],
       })
-    return [kindClusterTarget(nodes, await findKindCluster(nodes, cluster), home)]
+    return [createKindClusterTarget(nodes, await findKindCluster(nodes, cluster), location)]
   },
 
-  refusal: ({ reason, isCluster }) => (isCluster ? undefined : refusedClusterFile(reason)),
+  refusal: ({ reason, isCluster }) => (isCluster ? undefined : renderFailedClusterFile(reason)),
 
   recall(machine, details) {
-    if (details['cluster'] !== undefined) return recallKindCluster(machine, details, kindHome(machine))
-    return kindFilesTarget(machine, kindNodes(machine, kindProgram(machine.env)), details['file'], kindHome(machine))
+    if (details['cluster'] !== undefined) return recallKindClusterTarget(machine, details, getKindLocation(machine))
+    return createKindFilesTarget(
+      machine,
+      openKindNodes(machine, getKindProgram(machine.env)),
+      details['file'],
+      getKindLocation(machine),
+    )
   },
 }
 
-function kindHome({ env, platform }: Machine): ClientLocation {
-  const program = kindProgram(env)
+function getKindLocation({ env, platform }: Machine): ClientLocation {
+  const program = getKindProgram(env)
   const what = 'kind nodes'
   if (program !== 'docker')
     return {
       in: 'apart',
       what,
-      why: `they are containers of ${program}, whose networks the mirror does not look for`,
+      why: `they are containers of ${program}, whose networks the mirror does not detect`,
       hints: [`${program} network inspect kind   (its gateway; add it to cache.listen in mirror.yaml)`],
     }
-  return dockerNetworkHome({ platform }, what, kindNetworkName(env))
+  return getDockerNetworkLocation({ platform }, what, kindNetworkName(env))
 }
 
-/** The nodes mount folders of the machine that the engine runs on, and ours are on this one. */
+/** Throws MirrorError (usage) for an engine on another machine, because its nodes cannot mount the folders of this one. */
 async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
-  if (kindProgram(env) !== 'docker') return
+  if (getKindProgram(env) !== 'docker') return
   const endpoint = await findDockerEndpoint({ platform, env, homedir: home })
   if (endpoint?.kind === 'socket') return
   const host = endpoint?.kind === 'tcp' ? endpoint.host : undefined
@@ -87,28 +92,29 @@ async function refuseRemote({ env, home, platform }: Machine): Promise<void> {
 }
 
 /**
- * Makes kind's network where there is none yet, as kind itself would, and waits until the mirror, a plain process, serves it:
- * before the first cluster its gateway, the address that nodes shall use, does not exist. Throws MirrorError.
+ * Creates kind's network as kind itself would, and waits until the mirror process serves it: without a network there is no
+ * gateway, whose address the nodes use. Does nothing when the network is served, or the mirror runs in a container. Throws
+ * MirrorError.
  */
-async function makeKindNetworkIfAbsent(surroundings: Surroundings, clock: Clock): Promise<void> {
+async function ensureKindNetwork(surroundings: Surroundings, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
   const name = kindNetworkName(surroundings.env)
   const running = await findRunning(stateFile)
   if (running?.runtime !== 'process' || running.endpoints.networks[name] !== undefined) return
-  const { networks, isRemote: isElsewhere } = await openEngine(surroundings).catch(withoutOtherRuntime)
-  // A network there has no gateway here that this mirror could listen on.
-  if (isElsewhere) return
+  const { networks, isRemote } = await openEngine(surroundings).catch(rethrowWithoutRuntimeHint)
+  // A network of a remote engine has no gateway on this machine to listen on.
+  if (isRemote) return
   if ((await networks.find(name)) === undefined) await ensureNetworks(networks, [name], surroundings.env)
-  await untilServed(surroundings, name, clock)
+  await waitUntilServed(surroundings, name, clock)
 }
 
-/** The mirror is a plain process already: to make it one is no remedy. */
-function withoutOtherRuntime(error: unknown): never {
+/** Removes the hint to use `--runtime process`, because the mirror already runs as a process. */
+function rethrowWithoutRuntimeHint(error: unknown): never {
   if (!(error instanceof MirrorError)) throw error
   const hints = error.hints.filter((hint) => !hint.includes('--runtime process'))
   throw new MirrorError(error.message, {
     exit: error.exit,
-    hints: [...hints, 'Start Docker, then run this again'],
+    hints: [...hints, 'Start Docker, then run the command again'],
     cause: error,
   })
 }

@@ -5,7 +5,15 @@ import { localRegistryName } from '../containerd/hosts-toml.ts'
 import { renderConfigMap } from '../files/remote.ts'
 import type { Machine } from '../types.ts'
 
-/** A node of a kind cluster, which is a container. */
+const queryTimeoutMs = 10_000
+const execTimeoutMs = 60_000
+
+const clusterLabel = 'io.x-k8s.kind.cluster'
+const roleLabel = 'io.x-k8s.kind.role'
+
+const ownLabels = { 'app.kubernetes.io/managed-by': 'mirror' }
+
+/** A node of a kind cluster: a container. */
 export interface FoundNode {
   readonly name: string
   readonly cluster: string
@@ -14,37 +22,35 @@ export interface FoundNode {
   readonly mounts: readonly { readonly source: string; readonly destination: string }[]
 }
 
-/** The containers of kind's clusters, through the program that made them. */
+/** Access to the containers of kind's clusters, through the program that created them. */
 export interface KindNodes {
   readonly program: string
-  /** The nodes of a cluster, or of all; load balancers are none. Throws MirrorError (missing) when nobody answers. */
+  /** Lists the nodes of a cluster, or of all clusters, without load balancers. Throws MirrorError (missing) when the program does not answer. */
   list(cluster?: string): Promise<FoundNode[]>
-  /** Runs a program in a node; undefined when there is no way to. */
+  /** Runs a program in a node; undefined when it could not be started. */
   exec(node: string, args: readonly string[], input?: string, timeoutMs?: number): Promise<CommandResult | undefined>
 }
 
-const quick = 10_000
-const patient = 60_000
-
-/** The program that kind uses for its containers. https://kind.sigs.k8s.io/docs/user/rootless/ */
-export function kindProgram(env: Machine['env']): 'docker' | 'podman' | 'nerdctl' {
-  const asked = env['KIND_EXPERIMENTAL_PROVIDER']
-  return asked === 'podman' || asked === 'nerdctl' ? asked : 'docker'
+/** Returns the program that kind uses for its containers. https://kind.sigs.k8s.io/docs/user/rootless/ */
+export function getKindProgram(env: Machine['env']): 'docker' | 'podman' | 'nerdctl' {
+  const provider = env['KIND_EXPERIMENTAL_PROVIDER']
+  return provider === 'podman' || provider === 'nerdctl' ? provider : 'docker'
 }
 
-export function kindNodes({ runCommand }: Pick<Machine, 'runCommand'>, program: string): KindNodes {
+/** `program`: see getKindProgram. */
+export function openKindNodes({ runCommand }: Pick<Machine, 'runCommand'>, program: string): KindNodes {
   return {
     program,
 
     async list(cluster) {
       const label = cluster === undefined ? clusterLabel : `${clusterLabel}=${cluster}`
-      const ids = await ask(['ps', '--all', '--quiet', '--filter', `label=${label}`])
+      const ids = await query(['ps', '--all', '--quiet', '--filter', `label=${label}`])
       const found = ids.split('\n').filter(Boolean)
       if (found.length === 0) return []
-      return (JSON.parse(await ask(['inspect', ...found])) as Inspected[]).flatMap(nodeOf)
+      return (JSON.parse(await query(['inspect', ...found])) as Inspected[]).flatMap(parseNode)
     },
 
-    exec(node, args, input, timeoutMs = patient) {
+    exec(node, args, input, timeoutMs = execTimeoutMs) {
       const stdin = input === undefined ? [] : ['--interactive']
       return runCommand(program, ['exec', ...stdin, node, ...args], {
         timeoutMs,
@@ -53,20 +59,17 @@ export function kindNodes({ runCommand }: Pick<Machine, 'runCommand'>, program: 
     },
   }
 
-  async function ask(args: readonly string[]): Promise<string> {
-    const result = await runCommand(program, args, { timeoutMs: quick })
+  async function query(args: readonly string[]): Promise<string> {
+    const result = await runCommand(program, args, { timeoutMs: queryTimeoutMs })
     if (result?.exitCode === 0) return result.stdout
     const why = result?.stderr.trim().split('\n').at(-1)
     const message =
       result === undefined
-        ? `kind's clusters are reached by ${program}, which is not here.`
+        ? `${program}, which runs kind's clusters, is not installed.`
         : `${program} does not answer${why ? `: ${why}` : '.'}`
     throw new MirrorError(message, { exit: exitCode.missing, hints: [`${program} info`] })
   }
 }
-
-const clusterLabel = 'io.x-k8s.kind.cluster'
-const roleLabel = 'io.x-k8s.kind.role'
 
 interface Inspected {
   readonly Name: string
@@ -75,7 +78,7 @@ interface Inspected {
   readonly Mounts?: readonly { readonly Source?: string; readonly Destination?: string }[]
 }
 
-function nodeOf({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
+function parseNode({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
   const role = Config?.Labels?.[roleLabel]
   if (role === 'external-load-balancer') return []
   return [
@@ -92,20 +95,18 @@ function nodeOf({ Name, Config, State, Mounts }: Inspected): FoundNode[] {
   ]
 }
 
-const ours = { 'app.kubernetes.io/managed-by': 'mirror' }
-
 /**
- * The ConfigMap that tells a cluster's tools about the registry for pushed images: under its name on this machine for pushes and
- * for image names, under its address in the cluster's network for pods.
+ * Renders the ConfigMap that announces the registry for pushed images to the tools of a cluster: its name on this machine for
+ * pushes and image names, its address in the cluster's network for pods.
  * https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry
  */
-export function renderHosting(registry: string): string {
+export function renderHostingConfigMap(registry: string): string {
   const host = localRegistryName(registry)
   const hosting = { host, hostFromContainerRuntime: host, hostFromClusterNetwork: new URL(registry).host }
-  return renderConfigMap({ metadata: { labels: ours }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
+  return renderConfigMap({ metadata: { labels: ownLabels }, data: { 'localRegistryHosting.v1': stringify(hosting) } })
 }
 
-/** Whether the ConfigMap is one of ours, and not of another tool's registry. */
-export function isOurHosting(text: string): boolean {
+/** True for a ConfigMap that mirror wrote, false for one of another tool's registry. */
+export function isOwnHostingConfigMap(text: string): boolean {
   return text.includes('app.kubernetes.io/managed-by: mirror')
 }

@@ -26,36 +26,46 @@ import type {
   MirrorForClient,
 } from '../types.ts'
 import { planKind, stripKind } from './cluster-file.ts'
-import { type FoundNode, isOurHosting, type KindNodes, kindNodes, renderHosting } from './nodes.ts'
+import {
+  type FoundNode,
+  isOwnHostingConfigMap,
+  type KindNodes,
+  openKindNodes,
+  renderHostingConfigMap,
+} from './nodes.ts'
 
-/** A node of a running cluster, as it was found. */
+const containerdConfig = '/etc/containerd/config.toml'
+
+/** The folder of Kubernetes objects among the folders of the nodes; no node has this name. */
+const objectsFolder = 'kubernetes'
+const hostingPath = `/${objectsFolder}/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
+
+/** A node of a running cluster at the time of detection. */
 export interface KindNode {
   readonly name: string
-  /** What its containerd really goes by, which may be its built-in default; none: it looks for no hosts.toml. */
+  /** The effective config_path of its containerd, which may be the built-in default; empty: it reads no hosts.toml. */
   readonly configPaths: readonly string[]
-  /** Where folders of this machine are mounted in it. */
+  /** The mount points of folders of this machine. */
   readonly mounts: readonly string[]
-  /** Of its containerd; undefined when it does not say. */
+  /** The version of its containerd; undefined when unknown. */
   readonly version?: string | undefined
 }
 
 interface KindClusterTarget {
   readonly cluster: string
   readonly nodes: readonly KindNode[]
-  /** Where `files` has the ConfigMap about the registry; undefined: the cluster does not answer to kubectl. */
+  /** The path of the hosting ConfigMap among the target's files; undefined when the cluster does not answer kubectl. */
   readonly hosting: string | undefined
 }
 
-/** The file of a node, as a path among the files of all nodes. */
-function nodePath(node: string, path: string): string {
+/** Returns the path of a node's file among the files of all nodes. */
+function getNodePath(node: string, path: string): string {
   return posix.join('/', node, path)
 }
 
-const containerdConfig = '/etc/containerd/config.toml'
-
 /**
- * A running cluster: in each node only what is missing. Throws a MirrorError (usage) for a node that has registries of its own in
- * the old way, or a mirror for everything of its own.
+ * Plans the nodes of a running cluster: only the missing files of each. Throws MirrorError (usage) for a node with registries in
+ * the deprecated config.toml form, or with its own mirror for all registries.
  */
 export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarget, files: FilesNow): ConfigPlan {
   const changes: FileChange[] = []
@@ -67,16 +77,16 @@ export function planKindCluster(mirror: MirrorForClient, target: KindClusterTarg
   }
   const { registry } = mirror
   if (registry === undefined) return { changes, notes, todo: [] }
-  const hosting = renderHosting(registry)
-  const there = target.hosting === undefined ? undefined : files.text(target.hosting)
+  const hosting = renderHostingConfigMap(registry)
+  const current = target.hosting === undefined ? undefined : files.text(target.hosting)
   if (target.hosting === undefined)
     return {
       changes,
       notes,
-      todo: [`tell the cluster's tools about the registry: kubectl apply -f - <<'END'\n${hosting}END`],
+      todo: [`announce the registry to the cluster's tools: kubectl apply -f - <<'END'\n${hosting}END`],
     }
-  if (there !== undefined && !isOurHosting(there))
-    notes.push(`The cluster ${target.cluster} names a registry of its own to Tilt and skaffold, and keeps it.`)
+  if (current !== undefined && !isOwnHostingConfigMap(current))
+    notes.push(`The cluster ${target.cluster} already announces another registry to Tilt and skaffold; it stays.`)
   else changes.push(...files.change(target.hosting, hosting))
   return { changes, notes, todo: [] }
 }
@@ -87,74 +97,74 @@ export function stripKindCluster(
   target: KindClusterTarget,
   files: FilesNow,
 ): FileChange[] {
-  const hosting = target.hosting !== undefined && isOurHosting(files.text(target.hosting) ?? '') ? [target.hosting] : []
+  const hosting =
+    target.hosting !== undefined && isOwnHostingConfigMap(files.text(target.hosting) ?? '') ? [target.hosting] : []
   return [
-    ...target.nodes.flatMap(({ name }) => withoutHosts(nodePath(name, '/'), mirror, files)),
+    ...target.nodes.flatMap(({ name }) => withoutHosts(getNodePath(name, '/'), mirror, files)),
     ...hosting.flatMap((path) => files.change(path, undefined)),
   ]
 }
 
 function planNode(mirror: MirrorForClient, node: KindNode, files: FilesNow): Pick<ConfigPlan, 'changes' | 'notes'> {
   const { name, configPaths, mounts } = node
-  const configFile = nodePath(name, containerdConfig)
+  const configFile = getNodePath(name, containerdConfig)
   const config = files.text(configFile) ?? ''
   const configPath = configPaths[0] ?? usualConfigPath
   const { oldKey } = registrySection(configFile, config)
   if (oldKey !== undefined)
-    throw new MirrorError(`${configFile} sets ${oldKey}; with config_path beside it, containerd would pull nothing.`, {
-      exit: exitCode.usage,
-      hints: ['make the cluster again without that patch: mirror configure kind | kind create cluster --config -'],
-    })
-  const at = nodePath(name, configPath)
-  const { missing, notes } = missingFolders(mirror, node, at, files)
+    throw new MirrorError(
+      `${configFile} sets ${oldKey}; with config_path as well, containerd would reject all pulls.`,
+      {
+        exit: exitCode.usage,
+        hints: ['recreate the cluster without that patch: mirror configure kind | kind create cluster --config -'],
+      },
+    )
+  const at = getNodePath(name, configPath)
+  const { missing, notes } = findMissingFolders(mirror, node, at, files)
   const changes = hostsChanges(missing, at, files, (...parts) => posix.join(...parts))
   if (configPaths.length > 0 || mounts.some((mount) => mount === containerdConfig)) return { changes, notes }
   return {
     changes: [...changes, ...files.change(configFile, withConfigPath(configFile, config, configPath, node.version))],
-    notes: [...notes, `containerd in ${name} is told where to look (config_path), and restarted.`],
+    notes: [...notes, `containerd in ${name} gets a config_path, and is restarted.`],
   }
 }
 
-function missingFolders(mirror: MirrorForClient, { name, mounts, version }: KindNode, at: string, files: FilesNow) {
+function findMissingFolders(mirror: MirrorForClient, { name, mounts, version }: KindNode, at: string, files: FilesNow) {
   const notes: string[] = []
   const missing = hostsFolders(mirror, { referrers: isAtLeast(version, 2, 2) }).filter((folder) => {
     const file = posix.join(at, folder.name, 'hosts.toml')
-    const there = files.text(file)
+    const current = files.text(file)
     const caFile = posix.join(posix.dirname(file), caFileName)
-    if (there === folder.text && caChange(caFile, folder.ca, files).length === 0) return false
-    if (mounts.some((mount) => nodePath(name, mount) === posix.dirname(file))) {
+    if (current === folder.text && caChange(caFile, folder.ca, files).length === 0) return false
+    if (mounts.some((mount) => getNodePath(name, mount) === posix.dirname(file))) {
       notes.push(`${name} mounts ${folder.name} from this machine; mirror configure kind writes it there.`)
       return false
     }
     return true
   })
   const alias = mirror.registry === undefined ? undefined : localRegistryName(mirror.registry)
-  // Certificates need not be text.
-  const isOurs = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
-  const own = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOurs(path))
-  const hosts = [...new Set(own.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
+  // Recognize certificates by name, because they may be binary.
+  const isOwn = (path: string) => isCaFile(path) || (path.endsWith('.toml') && isOurHostsToml(files.text(path) ?? ''))
+  const foreign = files.paths.filter((path) => path.startsWith(`${at}/`) && !isOwn(path))
+  const hosts = [...new Set(foreign.map((path) => path.slice(at.length + 1).split('/')[0]!))].filter(
     (host) => host !== alias,
   )
   if (hosts.length > 0)
-    notes.push(`${name} keeps what it has been told about ${hosts.join(', ')}; the mirror is not asked for these.`)
-  const isTaken = alias !== undefined && files.has(posix.join(at, alias, 'hosts.toml'))
-  if (isTaken) notes.push(`${name} has a registry of its own as ${alias}, and keeps it.`)
-  return { missing: isTaken ? missing.filter((folder) => folder.name === '_default') : missing, notes }
+    notes.push(`${name} keeps its own hosts.toml of ${hosts.join(', ')}; pulls from there bypass the mirror.`)
+  const isForeign = alias !== undefined && files.has(posix.join(at, alias, 'hosts.toml'))
+  if (isForeign) notes.push(`${name} keeps its own registry ${alias}.`)
+  return { missing: isForeign ? missing.filter((folder) => folder.name === '_default') : missing, notes }
 }
 
-/** What is known of a cluster; all but how its nodes were found. */
+/** A running cluster. */
 interface KindCluster {
   readonly name: string
   readonly nodes: readonly KindNode[]
-  /** The node whose kubectl speaks for the cluster; undefined when it does not answer. */
-  readonly speaker: string | undefined
+  /** The control-plane node to run kubectl in; undefined when kubectl does not answer. */
+  readonly kubectlNode: string | undefined
 }
 
-// Where the ConfigMap is, among the folders of the nodes; no node has such a name.
-const objects = 'kubernetes'
-const hosting = `/${objects}/${hostingConfigMap.namespace}/${hostingConfigMap.name}.yaml`
-
-/** Looks at a running cluster. Throws MirrorError (missing) when there is none of this name. */
+/** Inspects a running cluster. Throws MirrorError (missing) when none of this name runs. */
 export async function findKindCluster(nodes: KindNodes, name: string): Promise<KindCluster> {
   const found = (await nodes.list(name)).filter(({ isRunning }) => isRunning)
   if (found.length === 0)
@@ -162,7 +172,7 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
       exit: exitCode.missing,
       hints: ['kind get clusters', 'mirror configure kind | kind create cluster --config -'],
     })
-  const speaker = found.find(({ isControlPlane }) => isControlPlane)?.name
+  const controlPlane = found.find(({ isControlPlane }) => isControlPlane)?.name
   return {
     name,
     nodes: await Promise.all(
@@ -173,27 +183,32 @@ export async function findKindCluster(nodes: KindNodes, name: string): Promise<K
         mounts: node.mounts.map(({ destination }) => destination),
       })),
     ),
-    speaker: speaker !== undefined && (await answersKubectl(nodes, speaker)) ? speaker : undefined,
+    kubectlNode: controlPlane !== undefined && (await answersKubectl(nodes, controlPlane)) ? controlPlane : undefined,
   }
 }
 
-/** A running cluster, whose nodes are configured one by one. */
-export function kindClusterTarget(
+/** Creates the target of a running cluster: its files are those of all nodes, and the hosting ConfigMap. */
+export function createKindClusterTarget(
   nodes: KindNodes,
-  { name, nodes: found, speaker }: KindCluster,
-  home: ClientLocation,
+  { name, nodes: found, kubectlNode }: KindCluster,
+  location: ClientLocation,
 ): ConfigTarget {
-  const target = { cluster: name, nodes: found, hosting: speaker && hosting }
+  const target = { cluster: name, nodes: found, hosting: kubectlNode && hostingPath }
   const names = found.map((node) => node.name)
   const ofNodes = names.map((node) => [node, nodeFiles(node, (args, input) => nodes.exec(node, args, input))])
   const ofCluster =
-    speaker && configMapFile(hostingConfigMap.name, hostingConfigMap.namespace, kubectlIn(nodes, speaker))
+    kubectlNode && configMapFile(hostingConfigMap.name, hostingConfigMap.namespace, createKubectl(nodes, kubectlNode))
   return {
     id: `cluster ${name}`,
     title: `the nodes of the running cluster ${name}`,
-    details: { cluster: name, program: nodes.program, nodes: names.join(' '), ...(speaker && { speaker }) },
-    location: home,
-    files: joinedFiles(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objects, ofCluster]] : [])])),
+    details: {
+      cluster: name,
+      program: nodes.program,
+      nodes: names.join(' '),
+      ...(kubectlNode && { speaker: kubectlNode }),
+    },
+    location,
+    files: joinedFiles(Object.fromEntries([...ofNodes, ...(ofCluster ? [[objectsFolder, ofCluster]] : [])])),
     readAtEachPull: true,
     async isGone() {
       try {
@@ -204,17 +219,17 @@ export function kindClusterTarget(
       }
     },
     wants: {
-      files: [...names.map((node) => nodePath(node, containerdConfig)), ...(speaker ? [hosting] : [])],
-      trees: found.map((node) => nodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
+      files: [...names.map((node) => getNodePath(node, containerdConfig)), ...(kubectlNode ? [hostingPath] : [])],
+      trees: found.map((node) => getNodePath(node.name, node.configPaths[0] ?? '/etc/containerd/certs.d')),
     },
     plan: (mirror, files) => planKindCluster(mirror, target, files),
     strip: (mirror, files) => stripKindCluster(mirror, target, files),
     async settle(paths) {
       for (const node of names) {
-        if (!paths.includes(nodePath(node, containerdConfig))) continue
+        if (!paths.includes(getNodePath(node, containerdConfig))) continue
         const result = await nodes.exec(node, ['systemctl', 'restart', 'containerd'])
         if (result?.exitCode !== 0)
-          throw new MirrorError(`containerd in ${node} was not restarted: ${result?.stderr.trim() ?? ''}`, {
+          throw new MirrorError(`Could not restart containerd in ${node}: ${result?.stderr.trim() ?? ''}`, {
             exit: exitCode.missing,
             hints: [`${nodes.program} exec ${node} systemctl restart containerd`],
           })
@@ -232,7 +247,7 @@ export function kindClusterTarget(
         isUnconfigured: true,
       },
       {
-        why: 'its containerd runs with an older configuration',
+        why: 'its containerd has not read the new configuration',
         fix: `${nodes.program} exec ${names[0]} systemctl restart containerd`,
       },
       {
@@ -241,56 +256,64 @@ export function kindClusterTarget(
         isUnconfigured: true,
       },
       {
-        why: 'the nodes ask their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
+        why: 'the nodes use their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
         fix: `${nodes.program} exec ${names[0]} env | grep -i proxy`,
       },
       {
-        why: 'containerd refuses hosts.toml, which only its log says',
+        why: 'containerd rejects hosts.toml, which it reports in its log only',
         fix: `${nodes.program} exec ${names[0]} journalctl --unit containerd --no-pager --lines 50`,
       },
     ],
   }
 }
 
-/** The place that was configured, without asking anybody. */
-export function recallKindCluster(machine: Machine, details: ConfigTargetDetails, home: ClientLocation): ConfigTarget {
+/** Restores the target of a cluster from its record, without contacting the cluster. */
+export function recallKindClusterTarget(
+  machine: Machine,
+  details: ConfigTargetDetails,
+  location: ClientLocation,
+): ConfigTarget {
   const { cluster = '', program = 'docker', nodes = '', speaker } = details
   const known = nodes.split(' ').map((name) => ({ name, configPaths: [], mounts: [] }))
-  return kindClusterTarget(kindNodes(machine, program), { name: cluster, nodes: known, speaker }, home)
+  return createKindClusterTarget(
+    openKindNodes(machine, program),
+    { name: cluster, nodes: known, kubectlNode: speaker },
+    location,
+  )
 }
 
-// A node has a kubectl of its own, of the right version and with every right.
-function kubectlIn(nodes: KindNodes, node: string) {
+/** Returns a function that runs the node's own kubectl, which has the cluster's version and all permissions. */
+function createKubectl(nodes: KindNodes, node: string) {
   const kubectl = ['kubectl', '--kubeconfig', '/etc/kubernetes/admin.conf']
   return (args: readonly string[], input?: string) => nodes.exec(node, [...kubectl, ...args], input)
 }
 
 async function answersKubectl(nodes: KindNodes, node: string): Promise<boolean> {
-  const result = await kubectlIn(nodes, node)(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
+  const result = await createKubectl(nodes, node)(['get', 'namespace', hostingConfigMap.namespace, '--output', 'name'])
   return result?.exitCode === 0 && result.stdout.trim() !== ''
 }
 
-/** Clusters to be made: the folders that they mount, and the user's cluster file where there is one. */
-export function kindFilesTarget(
+/** Creates the target of new clusters: the folders that they mount, and the user's cluster file if given. */
+export function createKindFilesTarget(
   machine: Machine,
   nodes: KindNodes,
   file: string | undefined,
-  home: ClientLocation,
+  location: ClientLocation,
 ): ConfigTarget {
-  const folder = hostsFolder(machine)
+  const folder = getHostsFolder(machine)
   const target = { folder, file, join: (...parts: string[]) => join(...parts) }
   return {
     id: file === undefined ? 'new clusters' : `file ${file}`,
     title: file === undefined ? 'new clusters (a cluster file on stdout)' : `the cluster file ${file}`,
     details: file === undefined ? {} : { file },
-    location: home,
-    files: machine.detached ? localFiles : keepingMounted(nodes),
+    location,
+    files: machine.detached ? localFiles : createMountAwareFiles(nodes),
     ...(file === undefined && { ours: true as const }),
     readAtEachPull: true,
     wants: { files: file === undefined ? [] : [file], trees: [folder] },
     plan(mirror, files) {
       if (/[:\n]/.test(folder.replace(/^[A-Za-z]:(?=\\)/, '')))
-        throw new MirrorError(`kind cannot mount ${folder}: a colon ends a path there.`, {
+        throw new MirrorError(`kind cannot mount ${folder}, because a colon ends a path in its mounts.`, {
           exit: exitCode.usage,
           hints: [
             'MIRROR_HOME=… mirror configure kind   (a folder without a colon)',
@@ -301,18 +324,18 @@ export function kindFilesTarget(
     },
     strip: (mirror, files) => stripKind(mirror, target, files),
     async pull(image) {
-      const mounting = (await nodes.list()).filter((node) => node.isRunning && mounts(node, folder))
-      if (mounting.length === 0) return { failed: `No running node of kind mounts ${folder}.` }
+      const mounting = (await nodes.list()).filter((node) => node.isRunning && isMounting(node, folder))
+      if (mounting.length === 0) return { failed: `No running kind node mounts ${folder}.` }
       const failures = []
       for (const { name } of mounting) failures.push(await pullInNode(nodes, name, image))
       return { failed: failures.filter((failure) => failure !== undefined).join('\n') || undefined }
     },
     reasons: [
       {
-        why: 'no cluster was made with this configuration',
+        why: 'no cluster was created with this configuration',
         fix: `mirror configure kind | kind create cluster --config -`,
       },
-      { why: 'the cluster was made without it', fix: 'mirror configure kind --cluster NAME' },
+      { why: 'the cluster was created without it', fix: 'mirror configure kind --cluster NAME' },
       {
         why: 'the mirror has moved to another address',
         fix: 'mirror configure kind > /dev/null',
@@ -320,28 +343,28 @@ export function kindFilesTarget(
       },
       { why: 'the mirror does not serve the network of the nodes', fix: 'mirror status' },
       {
-        why: 'the nodes ask their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
-        fix: 'mirror up   (gives the nodes such an address)',
+        why: 'the nodes use their proxy for the mirror: kind exempts only mirror.svc and the addresses of their network',
+        fix: 'mirror up   (gives the nodes an exempt address)',
       },
     ],
   }
 }
 
-/** The path of the user's file, which may be given relative to where they are. */
-export function clusterFile({ cwd }: Machine, file: string | undefined): string | undefined {
+/** Resolves the user's path against the working directory. */
+export function resolveClusterFile({ cwd }: Machine, file: string | undefined): string | undefined {
   return file === undefined ? undefined : resolve(cwd, file)
 }
 
-/** Where the folders lie that nodes mount: below our state, which with `--root` is below that. */
-function hostsFolder({ detached, home, stateDir }: Machine): string {
+/** Returns the parent of the folders that nodes mount: in mirror's state folder, or below `--root`. */
+function getHostsFolder({ detached, home, stateDir }: Machine): string {
   return join(detached ? join(home, '.local', 'state', 'mirror') : stateDir, 'kind', 'certs.d')
 }
 
 /**
- * Files of this machine, except that a folder which some cluster mounts stays, empty: without it the cluster would not start
- * again after a reboot.
+ * Creates a port of this machine's files that keeps a mounted folder, empty, because a cluster does not start again after a
+ * reboot without the folders that it mounts.
  */
-function keepingMounted(nodes: KindNodes): FilePort {
+function createMountAwareFiles(nodes: KindNodes): FilePort {
   return {
     ...localFiles,
     async removeFolder(path) {
@@ -351,15 +374,15 @@ function keepingMounted(nodes: KindNodes): FilePort {
 
   async function isMounted(path: string): Promise<boolean> {
     try {
-      return (await nodes.list()).some((node) => mounts(node, path))
+      return (await nodes.list()).some((node) => isMounting(node, path))
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
-      // Nobody can say: an empty folder that stays harms less than one that is missed.
+      // Keep the folder when the nodes are unknown: a missing folder does more harm than an empty one.
       return true
     }
   }
 }
 
-function mounts({ mounts }: FoundNode, path: string): boolean {
+function isMounting({ mounts }: FoundNode, path: string): boolean {
   return mounts.some(({ source }) => source === path || source.startsWith(join(path, '/')))
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { clientAddress, doubtAbout, type MirrorEndpoints } from '../../../src/clients/address.ts'
+import { resolveClientAddress, describeLoopbackProblem, type MirrorEndpoints } from '../../../src/clients/address.ts'
 import type { ClientLocation } from '../../../src/clients/types.ts'
 
 const endpoints: MirrorEndpoints = {
@@ -13,7 +13,7 @@ const machine: ClientLocation = { in: 'vm', what: 'Docker Desktop', hostName: 'h
 
 describe('the address for a client', () => {
   test('on the host is the loopback one', () => {
-    expect(clientAddress({ in: 'host' }, endpoints)).toEqual({
+    expect(resolveClientAddress({ in: 'host' }, endpoints)).toEqual({
       cache: 'http://127.0.0.1:5055',
       registry: 'http://127.0.0.1:5001',
       why: 'this machine reaches the mirror at http://127.0.0.1:5055',
@@ -23,34 +23,34 @@ describe('the address for a client', () => {
   test('of a mirror on another machine is only the one that its networks know', () => {
     const networks = { kind: 'http://mirror.svc:5055' }
     const afar = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
-    expect(clientAddress(kindNodes, afar)).toMatchObject({
+    expect(resolveClientAddress(kindNodes, afar)).toMatchObject({
       cache: 'http://mirror.svc:5055',
       registry: 'http://mirror.svc:5001',
     })
     const refusal = { name: 'MirrorError', exit: 4, message: expect.stringContaining('on ssh://me@there') }
-    expect(() => clientAddress({ in: 'host' }, afar)).toThrow(expect.objectContaining(refusal))
-    expect(() => clientAddress(machine, afar)).toThrow(expect.objectContaining(refusal))
+    expect(() => resolveClientAddress({ in: 'host' }, afar)).toThrow(expect.objectContaining(refusal))
+    expect(() => resolveClientAddress(machine, afar)).toThrow(expect.objectContaining(refusal))
     const inVm = { ...kindNodes, network: 'other', hostName: 'host.docker.internal' } as const
-    expect(() => clientAddress(inVm, afar)).toThrow('on the Docker network other')
+    expect(() => resolveClientAddress(inVm, afar)).toThrow('on the Docker network other')
   })
 
   test('of a mirror that listens everywhere is the loopback one too', () => {
     const everywhere = { ...endpoints, cache: ['http://0.0.0.0:5055'], registry: [] }
-    expect(clientAddress({ in: 'host' }, everywhere)).toMatchObject({
+    expect(resolveClientAddress({ in: 'host' }, everywhere)).toMatchObject({
       cache: 'http://127.0.0.1:5055',
       registry: undefined,
     })
   })
 
   test("in a virtual machine is the host's name there", () => {
-    expect(clientAddress(machine, endpoints)).toMatchObject({
+    expect(resolveClientAddress(machine, endpoints)).toMatchObject({
       cache: 'http://host.docker.internal:5055',
       registry: 'http://host.docker.internal:5001',
     })
   })
 
   test('on a Docker network is the gateway of a process', () => {
-    expect(clientAddress(kindNodes, endpoints)).toEqual({
+    expect(resolveClientAddress(kindNodes, endpoints)).toEqual({
       cache: 'http://172.18.0.1:5055',
       registry: 'http://172.18.0.1:5001',
       why: 'kind nodes reach this process at http://172.18.0.1:5055, the gateway of network kind',
@@ -59,7 +59,7 @@ describe('the address for a client', () => {
 
   test('on a Docker network is the name of a container', () => {
     const container = { ...endpoints, runtime: 'container', networks: { kind: 'http://mirror.svc:5055' } } as const
-    expect(clientAddress(kindNodes, container)).toMatchObject({
+    expect(resolveClientAddress(kindNodes, container)).toMatchObject({
       cache: 'http://mirror.svc:5055',
       registry: 'http://mirror.svc:5001',
       why: 'kind nodes reach the mirror at http://mirror.svc:5055, its name on network kind',
@@ -67,14 +67,14 @@ describe('the address for a client', () => {
   })
 
   test('on a network that is not served is an error that names the remedy', () => {
-    expect(() => clientAddress({ ...kindNodes, network: 'dev' }, endpoints)).toThrow(
+    expect(() => resolveClientAddress({ ...kindNodes, network: 'dev' }, endpoints)).toThrow(
       expect.objectContaining({ exit: 4, hints: expect.arrayContaining(['mirror up --network dev']) }),
     )
   })
 
   test('in a namespace of its own is an error with the reason', () => {
     const home = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
-    expect(() => clientAddress(home, endpoints)).toThrow('its loopback is its own')
+    expect(() => resolveClientAddress(home, endpoints)).toThrow('its loopback is its own')
   })
 })
 
@@ -85,6 +85,6 @@ describe('a doubt about an address that was given', () => {
     ['http://localhost:5055', machine, true],
     ['http://mirror:5055', kindNodes, false],
   ])('%s for a client in %o: %s', (url, home, doubtful) => {
-    expect(doubtAbout(url, home) !== undefined).toBe(doubtful)
+    expect(describeLoopbackProblem(url, home) !== undefined).toBe(doubtful)
   })
 })

@@ -41,8 +41,8 @@ async function apply(
     configured: configured(),
     backupFolder: join(folder, 'state', 'backups', more.earlier ? 'two' : 'one'),
     entry,
-    earlier: more.earlier,
-    withoutOurs: more.withoutOurs ?? (() => before),
+    previous: more.earlier,
+    getTextWithoutMirror: more.withoutOurs ?? (() => before),
   })
 }
 
@@ -175,8 +175,8 @@ describe('writing and undoing', () => {
       configured: configured(),
       backupFolder: join(folder, 'state', 'backups', 'one'),
       entry,
-      earlier: undefined,
-      withoutOurs: () => undefined,
+      previous: undefined,
+      getTextWithoutMirror: () => undefined,
     })
     expect(told.splice(0)).toEqual(['write mirror-ca.crt', 'write hosts.toml'])
     const { changes } = await planUndo(record, noting, noStrip)

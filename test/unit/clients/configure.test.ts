@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { configureClient, prepareClient } from '../../../src/clients/configure.ts'
-import { forgetInDaemonJson } from '../../../src/clients/docker/daemon-json.ts'
+import { emptyDaemonJsonLists } from '../../../src/clients/docker/daemon-json.ts'
 import { dockerAdapter } from '../../../src/clients/docker/docker.ts'
 import { ownFileHeader } from '../../../src/clients/files/kinds.ts'
 import type { MirrorAddress } from '../../../src/clients/find-mirror.ts'
@@ -58,8 +58,8 @@ async function configureFor(
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
     isNamed: false,
-    isElsewhere: false,
-    awaits: () => false,
+    isRemote: false,
+    willServe: () => false,
   }
   const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
   await configureClient(prepared, new Date(since))
@@ -189,7 +189,7 @@ test('an undo that finds nobody to reload leaves one that is as exact', async ()
     question: '',
     done: '',
     run: () => Promise.reject(new Error('nobody there')),
-    interim: (mirror: { cache: string }, files: FilesNow) => forgetInDaemonJson(mirror, daemonJson, files, undefined),
+    interim: (mirror: { cache: string }, files: FilesNow) => emptyDaemonJsonLists(mirror, daemonJson, files, undefined),
   }
   const place = { ...prepared.place, reload }
   await expect(undoClient(machine, { ...prepared, place }, true)).rejects.toThrow('nobody there')

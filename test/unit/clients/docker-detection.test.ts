@@ -72,7 +72,7 @@ describe("Docker's engine", () => {
 
   test('of the system gets the form that it understands', async () => {
     const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
-    expect(place).toMatchObject({ id: 'system', home: { in: 'host' } })
+    expect(place).toMatchObject({ id: 'system', location: { in: 'host' } })
     expect(place.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
     const plan = place.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
@@ -145,7 +145,7 @@ describe("Docker's engine", () => {
 
   test('that is rootless has its files in the home folder, and does not reach our loopback', async () => {
     const place = await placeWith({ info: { SecurityOptions: ['name=rootless'] } })
-    expect(place).toMatchObject({ id: 'rootless', details: { scope: 'user' }, home: { in: 'apart' } })
+    expect(place).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
     expect(place.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
   })
 

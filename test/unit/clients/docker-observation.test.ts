@@ -72,8 +72,8 @@ async function placeOf() {
 async function configure(): Promise<void> {
   const mirror: MirrorAddress = {
     isNamed: false,
-    isElsewhere: false,
-    awaits: () => false,
+    isRemote: false,
+    willServe: () => false,
     addressFor: () => ({ cache, registry: undefined, why: '', warning: undefined }),
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',

@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { dockerReload } from '../../../src/clients/docker/place.ts'
+import { createDockerReload } from '../../../src/clients/docker/target.ts'
 import { FilesNow } from '../../../src/clients/types.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
-import { findDockerd, pathOf } from '../../../src/clients/docker/engines.ts'
+import { findDockerd, resolveDockerdPath } from '../../../src/clients/docker/engines.ts'
 import { createDockerodeEngine } from '../../../src/docker/dockerode.ts'
 
 const program = fileURLToPath(new URL('../../support/dockerd.mjs', import.meta.url))
@@ -56,13 +56,13 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     const found = await findDockerd(endpoint)
     expect(found).toMatchObject({ pid, program: process.execPath, folder, sharesNetwork: true })
     expect(found!.args.slice(-2)).toEqual(['--config-file', 'daemon.json'])
-    expect(pathOf(found!, 'daemon.json')).toBe(daemonJson)
+    expect(resolveDockerdPath(found!, 'daemon.json')).toBe(daemonJson)
     expect(await findDockerd({ kind: 'tcp', host: '127.0.0.1', port: 2375, tlsFolder: undefined })).toBeUndefined()
   })
 
   test('takes notice of its file when it is told to, also of mirrors that are gone', async () => {
     await startDockerd()
-    const reload = dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock)
+    const reload = createDockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock)
     const text = '{"registry-mirrors": ["http://127.0.0.1:5055"]}'
     await writeFile(daemonJson, text)
     await reload.run()
@@ -80,13 +80,16 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     await startDockerd()
     const other = join(folder, 'other.json')
     await writeFile(other, '{"registry-mirrors": ["http://127.0.0.1:5055"]}')
-    const misled = dockerReload({ endpoint, daemonJson: other, dockerd: undefined, isRootless: false }, hastyClock())
-    await expect(misled.run()).rejects.toThrow('still has other mirrors')
+    const misled = createDockerReload(
+      { endpoint, daemonJson: other, dockerd: undefined, isRootless: false },
+      hastyClock(),
+    )
+    await expect(misled.run()).rejects.toThrow('its mirrors still differ')
   })
 
   test('that is not there cannot be told anything', async () => {
     await expect(
-      dockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock).run(),
+      createDockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock).run(),
     ).rejects.toThrow(expect.objectContaining({ exit: 4 }))
   })
 })

@@ -1,10 +1,10 @@
 import { parse } from 'smol-toml'
 import { describe, expect, test } from 'vitest'
 import {
-  dockerdFlags,
-  dockerForm,
+  parseDockerdFlags,
+  getDockerForm,
   type DockerTarget,
-  forgetInDaemonJson,
+  emptyDaemonJsonLists,
 } from '../../../src/clients/docker/daemon-json.ts'
 import { planDocker, stripDocker } from '../../../src/clients/docker/plan.ts'
 import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
@@ -55,7 +55,7 @@ describe('the form that an engine understands', () => {
     [undefined, undefined, folder, 'both'],
     ['dev', undefined, folder, 'both'],
   ] as const)('of version %s with the %s store and folders at %s is %s', (version, imageStore, certsFolder, form) => {
-    expect(dockerForm(target({ version, imageStore, certsFolder }))).toBe(form)
+    expect(getDockerForm(target({ version, imageStore, certsFolder }))).toBe(form)
   })
 })
 
@@ -92,7 +92,7 @@ describe("Docker's configuration", () => {
   })
 
   test('does not repeat what dockerd was given as a flag', () => {
-    const flags = dockerdFlags([
+    const flags = parseDockerdFlags([
       '-H',
       'fd://',
       '--registry-mirror',
@@ -103,7 +103,7 @@ describe("Docker's configuration", () => {
       expect.objectContaining({ exit: 2, message: expect.stringContaining('--registry-mirror=https://b.example') }),
     )
     expect(planDocker(mirror(), folders({ flags }), filesOf({})).changes).toHaveLength(2)
-    const insecure = target({ flags: dockerdFlags(['--insecure-registry=10.0.0.0/8']) })
+    const insecure = target({ flags: parseDockerdFlags(['--insecure-registry=10.0.0.0/8']) })
     expect(() => planDocker(mirror({ cache: 'http://10.0.0.7:5055' }), insecure, filesOf({}))).toThrow(
       /insecure-registry/,
     )
@@ -229,7 +229,7 @@ describe('without the mirror', () => {
 
   test('and for a reload that would ignore missing keys, lists stay as empty ones', () => {
     const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055"], "debug": true}' })
-    const [change] = forgetInDaemonJson({ cache: 'http://127.0.0.1:5055' }, file, files, undefined)
+    const [change] = emptyDaemonJsonLists({ cache: 'http://127.0.0.1:5055' }, file, files, undefined)
     expect(change?.after).toBe('{"registry-mirrors": [], "debug": true}')
   })
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { k3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3d.ts'
+import { parseK3dClusterFile, planK3d, stripK3d } from '../../../src/clients/k3d.ts'
 import { FilesNow } from '../../../src/clients/types.ts'
 
 const path = '/home/me/k3d.yaml'
@@ -77,9 +77,9 @@ describe("k3d's cluster file", () => {
   })
 
   test('names its cluster and its network', () => {
-    expect(k3dClusterFile(path, `${head}network: corp\n`)).toEqual({ name: 'dev', network: 'corp' })
-    expect(k3dClusterFile(path, 'apiVersion: k3d.io/v1alpha2\nkind: Simple\nname: old\n')?.name).toBe('old')
-    expect(k3dClusterFile(path, 'mirrors: {}\n')).toBeUndefined()
+    expect(parseK3dClusterFile(path, `${head}network: corp\n`)).toEqual({ name: 'dev', network: 'corp' })
+    expect(parseK3dClusterFile(path, 'apiVersion: k3d.io/v1alpha2\nkind: Simple\nname: old\n')?.name).toBe('old')
+    expect(parseK3dClusterFile(path, 'mirrors: {}\n')).toBeUndefined()
   })
 
   test.each([
@@ -89,7 +89,7 @@ describe("k3d's cluster file", () => {
       `${head}registries:\n  config: >\n    mirrors:\n      a.example:\n        endpoint: []\n`,
       'cannot be changed',
     ],
-    ['has no text there', `${head}registries:\n  config: [1]\n`, 'there should be a text here'],
+    ['has no text there', `${head}registries:\n  config: [1]\n`, 'expected a string'],
     ['is of another kind', head.replace('Simple', 'Cluster'), 'kind: Simple'],
     ['has two documents', `${head}---\n${head}`, 'a second document begins here'],
     [

@@ -38,7 +38,7 @@ describe('k3d', () => {
   test('writes and takes back the ConfigMap of a cluster that runs, as if it were a file', async () => {
     const machine = machineWithCluster('k3d-dev')
     const [place] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
-    expect(place).toMatchObject({ home: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
+    expect(place).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
     const path = place!.wants.files[1]!
     const text =
       'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: local-registry-hosting\n  namespace: kube-public\ndata: {}\n'

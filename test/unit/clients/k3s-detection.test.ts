@@ -31,5 +31,5 @@ test('a reload says what systemctl says, or that nothing runs', async () => {
     'Access denied',
   )
   await expect(reloadWith({ 'systemctl is-active': fails('') })).rejects.toThrow('does not run')
-  await expect(reloadWith({})).rejects.toThrow('there is no systemctl')
+  await expect(reloadWith({})).rejects.toThrow('systemctl is not installed')
 })

@@ -1,7 +1,7 @@
 import { posix } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { planK3d } from '../../../src/clients/k3d.ts'
-import { planRegistries, sayTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
+import { planRegistries, describeTemplates, stripRegistries } from '../../../src/clients/k3s.ts'
 import { FilesNow, type MirrorForClient } from '../../../src/clients/types.ts'
 
 const mirror: MirrorForClient = {
@@ -129,7 +129,7 @@ describe("k3s's templates for containerd", () => {
     ['config-v3.toml.tmpl', `version = 3\n${own}`, true],
     ['config-v3.toml.tmpl', `version = 3\n${own.replace('grpc.v1.cri', 'cri.v1.images')}`, false],
   ])('%s with %j: said is %s', (name, text, isSaid) => {
-    const said = sayTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
+    const said = describeTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
     expect(said.length > 0).toBe(isSaid)
     if (isSaid) expect(said[0]).toContain(`/t/${name} takes the place`)
   })

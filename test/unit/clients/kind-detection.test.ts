@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { Machine } from '../../../src/clients/types.ts'
 import { kindAdapter } from '../../../src/clients/kind/kind.ts'
-import { kindNodes } from '../../../src/clients/kind/nodes.ts'
+import { openKindNodes } from '../../../src/clients/kind/nodes.ts'
 import { exitCode } from '../../../src/lib/errors.ts'
 import type { CommandResult } from '../../../src/lib/process.ts'
 
@@ -67,7 +67,7 @@ describe('where kind is configured', () => {
   test("follows kind's own variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
     const [place] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
-    expect(place).toMatchObject({ ours: true, home: { in: 'network', network: 'mine' } })
+    expect(place).toMatchObject({ ours: true, location: { in: 'network', network: 'mine' } })
     const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
     expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
   })
@@ -120,7 +120,7 @@ describe('where kind is configured', () => {
     await expect(kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
       exit: exitCode.missing,
     })
-    await expect(kindNodes({ runCommand: async () => undefined }, 'podman').list()).rejects.toMatchObject({
+    await expect(openKindNodes({ runCommand: async () => undefined }, 'podman').list()).rejects.toMatchObject({
       exit: exitCode.missing,
     })
   })

@@ -20,40 +20,45 @@ import type {
   Reason,
 } from '../types.ts'
 import {
-  dockerForm,
+  getDockerForm,
   type DockerTarget,
-  forgetInDaemonJson,
+  emptyDaemonJsonLists,
   isSameUrl,
-  mirrorsIn,
+  getListedMirrors,
   validateDaemonJson,
 } from './daemon-json.ts'
 import { type DockerdProcess, findDockerd } from './engines.ts'
-import { type DockerLocation, planDocker, stripDocker, trustByHand } from './plan.ts'
+import type { DockerInstallation } from './installation.ts'
+import { listTrustSteps, planDocker, stripDocker } from './plan.ts'
 
 interface DockerTargetOptions {
   readonly machine: Machine
-  readonly site: DockerLocation
+  readonly installation: DockerInstallation
   readonly target: DockerTarget
-  /** Undefined: there is nobody to speak to. */
+  /** Undefined when no engine answers. */
   readonly endpoint: DockerEndpoint | undefined
   readonly dockerd: DockerdProcess | undefined
-  /** How sure all this is. */
+  /** Notes of the plan about guesses. */
   readonly notes: readonly string[]
 }
 
-const pullMs = 90_000
-/** Until then BuildKit keeps the mirrors that dockerd was started with. */
-const firstWithLiveBuilds = 26
+const pullTimeoutMs = 90_000
+/** Time between polls of `docker info` after a reload. */
+const pollMs = 100
+/** Maximum time until dockerd has applied a reload. */
+const maxWaitMs = 5000
+/** First major version whose BuildKit takes new mirrors from a reload. Before it, BuildKit keeps those of the start of dockerd. */
+const minLiveBuildsMajor = 26
 
-/** One engine as a place for a configuration. */
-export function dockerTarget(options: DockerTargetOptions): ConfigTarget {
-  const { machine, site, target, endpoint, dockerd, notes } = options
-  const { kind, scope, title, home } = site
+/** Creates the target for an engine with a daemon.json on this machine. */
+export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
+  const { machine, installation, target, endpoint, dockerd, notes } = options
+  const { kind, scope, title, location } = installation
   const { daemonJson, certsFolder, version, imageStore } = target
-  const form = dockerForm(target)
-  const hangsUp = endpoint !== undefined && form !== 'folders' && (kind === 'system' || kind === 'rootless')
+  const form = getDockerForm(target)
+  const canReload = endpoint !== undefined && form !== 'folders' && (kind === 'system' || kind === 'rootless')
   return {
-    id: idOf(site, machine),
+    id: getTargetId(installation, machine),
     title,
     details: {
       kind,
@@ -65,16 +70,16 @@ export function dockerTarget(options: DockerTargetOptions): ConfigTarget {
       ...(imageStore !== undefined && { imageStore }),
       ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }),
     },
-    location: home,
+    location,
     files: localFiles,
     wants: { files: [daemonJson], trees: certsFolder === undefined ? [] : [certsFolder] },
     plan(mirror, files) {
       const plan = planDocker(mirror, target, files)
-      const takesNotice = plan.changes.some(({ path }) => path === daemonJson)
+      const changesDaemonJson = plan.changes.some(({ path }) => path === daemonJson)
       return {
         changes: plan.changes,
         notes: [...notes, ...plan.notes],
-        todo: takesNotice ? [...plan.todo, ...afterwards(options)] : plan.todo,
+        todo: changesDaemonJson ? [...plan.todo, ...listReloadSteps(options)] : plan.todo,
       }
     },
     strip: (mirror, files) => stripDocker(mirror, target, files),
@@ -86,31 +91,34 @@ export function dockerTarget(options: DockerTargetOptions): ConfigTarget {
         },
       }),
     ...(!machine.detached && {
-      afterUndo: (paths: readonly string[]) => (paths.includes(daemonJson) ? untilUndone(options) : []),
+      afterUndo: (paths: readonly string[]) => (paths.includes(daemonJson) ? listUndoSteps(options) : []),
     }),
     ...(endpoint && { observe: ({ cache }) => observeDocker(options, cache) }),
-    ...(hangsUp && {
-      reload: dockerReload({ endpoint, daemonJson, version, dockerd, isRootless: kind === 'rootless' }, systemClock),
+    ...(canReload && {
+      reload: createDockerReload(
+        { endpoint, daemonJson, version, dockerd, isRootless: kind === 'rootless' },
+        systemClock,
+      ),
     }),
-    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
+    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullTimeoutMs) }),
     reasons: [{ why: 'docker is not configured for this mirror', fix: 'mirror configure docker' }],
   }
 }
 
-/** An engine whose settings are no file of this machine: what to put there goes to stdout. */
-export function manualDockerTarget(options: Omit<DockerTargetOptions, 'target'>): ConfigTarget {
-  const { site, endpoint, notes } = options
-  const { kind, scope, title, home } = site
+/** Creates the target for an engine whose settings are not a file of this machine: its plan prints the settings on stdout. */
+export function createManualTarget(options: Omit<DockerTargetOptions, 'target'>): ConfigTarget {
+  const { installation, endpoint, notes } = options
+  const { kind, scope, title, location } = installation
   return {
     id: kind,
     title,
     details: { kind, scope, ...(endpoint !== undefined && { endpoint: JSON.stringify(endpoint) }) },
-    location: home,
+    location,
     files: localFiles,
     wants: { files: [], trees: [] },
     plan: (mirror) => planByHand(mirror, kind, notes),
     strip: () => [],
-    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullMs) }),
+    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullTimeoutMs) }),
     reasons: [
       {
         why: 'the settings of the virtual machine do not name the mirror, or it was not restarted since',
@@ -122,7 +130,7 @@ export function manualDockerTarget(options: Omit<DockerTargetOptions, 'target'>)
 
 function planByHand(
   { cache, ca }: MirrorForClient,
-  kind: DockerLocation['kind'],
+  kind: DockerInstallation['kind'],
   notes: readonly string[],
 ): ConfigPlan {
   const { host } = new URL(cache)
@@ -130,50 +138,50 @@ function planByHand(
     'registry-mirrors': [cache],
     ...(cache.startsWith('http:') && { 'insecure-registries': [host] }),
   }
-  const trust = trustByHand({ cache, ca })
+  const trust = listTrustSteps({ cache, ca })
   if (kind === 'colima')
     return {
       changes: [],
-      notes: [...notes, 'Docker in Colima mirrors Docker Hub only, and reads what Colima gives it.'],
-      todo: ['colima edit   (put this where "docker: {}" stands)', ...trust, 'colima restart'],
-      // JSON is YAML.
+      notes: [...notes, 'Docker in Colima mirrors Docker Hub only, and takes its settings from Colima.'],
+      todo: ['colima edit   (replace "docker: {}" by the line on stdout)', ...trust, 'colima restart'],
+      // Print JSON because it is valid YAML on one line.
       output: `docker: ${JSON.stringify(settings)}\n`,
     }
   return {
     changes: [],
-    notes: [...notes, "This Docker's settings are kept by the program that runs its virtual machine."],
+    notes: [...notes, "The program that runs this engine's virtual machine keeps its settings."],
     todo: ['Add this to its engine settings (Docker Desktop: Settings, Docker Engine), and restart it there', ...trust],
     output: `${JSON.stringify(settings, null, 2)}\n`,
   }
 }
 
-/** Engines of the system with files of their own are places of their own. */
-function idOf({ kind, daemonJson = kind }: DockerLocation, { root }: Machine): string {
+/** Identifies a system engine with its own daemon.json by that path, any other by its kind. */
+function getTargetId({ kind, daemonJson = kind }: DockerInstallation, { root }: Machine): string {
   const isUsual = daemonJson === join(root, 'etc', 'docker', 'daemon.json')
   return kind === 'file' || (kind === 'system' && !isUsual) ? daemonJson : kind
 }
 
-/** What makes an engine take notice whose settings are read by another program. */
-const restarts: Partial<Record<DockerLocation['kind'], string>> = {
+/** The restart commands of engines whose settings another program reads. */
+const restartSteps: Partial<Record<DockerInstallation['kind'], string>> = {
   desktop: 'Restart Docker Desktop: docker desktop restart',
   orbstack: 'Restart its engine: orb restart docker',
 }
 
-/** What makes the engine take notice of its changed daemon.json. */
-function afterwards({ site, target, endpoint, dockerd }: DockerTargetOptions): string[] {
-  const restart = restarts[site.kind]
+/** Lists the steps until the engine has applied its changed daemon.json. */
+function listReloadSteps({ installation, target, endpoint, dockerd }: DockerTargetOptions): string[] {
+  const restart = restartSteps[installation.kind]
   if (restart !== undefined) return [restart]
-  switch (site.kind) {
+  switch (installation.kind) {
     case 'file':
       return []
     default: {
-      const command = reloadCommand(dockerd, site.kind === 'rootless')
+      const command = getReloadCommand(dockerd, installation.kind === 'rootless')
       const major = majorAndMinor(target.version)?.[0]
       return [
         `${command}   (dockerd reads its file again${endpoint === undefined ? '' : '; --reload does it for you'})`,
-        ...(major === undefined || major < firstWithLiveBuilds
+        ...(major === undefined || major < minLiveBuildsMajor
           ? [
-              'docker build (BuildKit) before Docker 26 uses it only after a restart of dockerd, which stops containers.',
+              'docker build (BuildKit) before Docker 26 uses the mirror only after a restart of dockerd, which stops containers.',
             ]
           : []),
       ]
@@ -181,43 +189,59 @@ function afterwards({ site, target, endpoint, dockerd }: DockerTargetOptions): s
   }
 }
 
-/** What makes an engine forget the mirror that mirror cannot reload; the others are asked what they still have. */
-function untilUndone({ site: { kind } }: DockerTargetOptions): string[] {
-  const restart = restarts[kind]
+/** Lists the restart of an engine that mirror cannot reload; `observeDocker` asks the other engines for their mirrors. */
+function listUndoSteps({ installation: { kind } }: DockerTargetOptions): string[] {
+  const restart = restartSteps[kind]
   return restart === undefined ? [] : [restart]
 }
 
-/** What the engine, its daemon.json and its folder for Docker Hub say of a mirror. */
-async function observeDocker({ site, target, endpoint }: DockerTargetOptions, cache: string): Promise<Observation> {
+/** Compares the engine's own list, its daemon.json and its folder for Docker Hub with the mirror's address. */
+async function observeDocker(
+  { installation, target, endpoint }: DockerTargetOptions,
+  cache: string,
+): Promise<Observation> {
   const { daemonJson, certsFolder } = target
   const hostsToml = certsFolder === undefined ? undefined : join(certsFolder, 'docker.io', 'hosts.toml')
   const info = endpoint && (await createDockerodeEngine(endpoint).info())
-  const file = await look(localFiles, daemonJson, (text) => listed(mirrorsIn(daemonJson, text) ?? [], cache))
-  const folder = hostsToml === undefined ? undefined : await look(localFiles, hostsToml, (text) => inHosts(text, cache))
+  const file = await inspectFile(localFiles, daemonJson, (text) =>
+    describeMirrorList(getListedMirrors(daemonJson, text) ?? [], cache),
+  )
+  const folder =
+    hostsToml === undefined
+      ? undefined
+      : await inspectFile(localFiles, hostsToml, (text) => describeHostsToml(text, cache))
   const saw = [
-    ...(endpoint === undefined ? [] : [sayInfo(info, engineHost(endpoint))]),
-    `${daemonJson} ${file.says}.`,
-    ...(hostsToml !== undefined && folder !== undefined && (folder.there || file.names !== true)
-      ? [`${hostsToml} ${folder.says}.`]
+    ...(endpoint === undefined ? [] : [describeInfo(info, engineHost(endpoint))]),
+    `${daemonJson} ${file.description}.`,
+    ...(hostsToml !== undefined && folder !== undefined && (folder.exists || file.names !== true)
+      ? [`${hostsToml} ${folder.description}.`]
       : []),
   ]
   if (info === undefined || endpoint === undefined)
     return { inUse: undefined, saw, reasons: [{ why: 'No Docker engine answers', fix: 'docker info' }], todo: [] }
 
-  const readsFolders = dockerForm({ ...target, version: info.version, imageStore: info.imageStore }) === 'folders'
+  const readsFolders = getDockerForm({ ...target, version: info.version, imageStore: info.imageStore }) === 'folders'
   const isLoaded = info.mirrors.some((url) => isSameUrl(url, cache))
-  const inUse = readsFolders && folder?.there ? folder.names === true : isLoaded
-  const reload = reloadCommand(await findDockerd(endpoint), site.kind === 'rootless')
+  const inUse = readsFolders && folder?.exists ? folder.names === true : isLoaded
+  const reload = getReloadCommand(await findDockerd(endpoint), installation.kind === 'rootless')
   const isStale = !inUse && !readsFolders && file.names === true
   return {
     inUse,
     saw,
-    reasons: reasonsFor({ info, cache, inUse, readsFolders, isStale, folderNames: folder?.names === true, daemonJson }),
+    reasons: listReasons({
+      info,
+      cache,
+      inUse,
+      readsFolders,
+      isStale,
+      folderNames: folder?.names === true,
+      daemonJson,
+    }),
     todo: isStale ? [`${reload}   (dockerd reads its file again, no containers stop; --reload does it for you)`] : [],
   }
 }
 
-interface Findings {
+interface EngineFindings {
   readonly info: DockerEngineInfo
   readonly cache: string
   readonly inUse: boolean
@@ -227,14 +251,14 @@ interface Findings {
   readonly daemonJson: string
 }
 
-function reasonsFor({ info, cache, inUse, readsFolders, isStale, folderNames, daemonJson }: Findings): Reason[] {
-  const log = 'journalctl -u docker -n 50   (dockerd says why in its log only)'
+function listReasons({ info, cache, inUse, readsFolders, isStale, folderNames, daemonJson }: EngineFindings): Reason[] {
+  const log = 'journalctl -u docker -n 50   (dockerd reports the reason in its log only)'
   if (isStale)
     return [{ why: `dockerd has not read ${daemonJson} since it was written`, fix: 'mirror configure docker --reload' }]
   if (!inUse && folderNames)
     return [
       {
-        why: `This engine (${nameOf(info)}) does not read hosts.toml`,
+        why: `This engine (${describeEngine(info)}) does not read hosts.toml`,
         fix: 'mirror configure docker',
       },
     ]
@@ -250,68 +274,66 @@ function reasonsFor({ info, cache, inUse, readsFolders, isStale, folderNames, da
   ]
 }
 
-function sayInfo(info: DockerEngineInfo | undefined, where: string): string {
+function describeInfo(info: DockerEngineInfo | undefined, where: string): string {
   if (info === undefined) return `No Docker engine answers at ${where}.`
   const mirrors = info.mirrors.length === 0 ? 'no mirror' : info.mirrors.map((url) => url.replace(/\/$/, '')).join(', ')
-  return `docker info (${nameOf(info)}) lists ${info.mirrors.length === 0 ? '' : 'the mirrors '}${mirrors}.`
+  return `docker info (${describeEngine(info)}) lists ${info.mirrors.length === 0 ? '' : 'the mirrors '}${mirrors}.`
 }
 
-function nameOf({ version, imageStore }: DockerEngineInfo): string {
+function describeEngine({ version, imageStore }: DockerEngineInfo): string {
   return `Docker ${version}, ${imageStore} image store`
 }
 
 interface FileFindings {
-  readonly there: boolean
-  /** Whether it names the mirror; undefined when it cannot be read. */
+  readonly exists: boolean
+  /** True when it names the mirror; undefined when it cannot be read. */
   readonly names: boolean | undefined
-  /** The rest of a sentence that begins with its path. */
-  readonly says: string
+  /** The rest of a sentence that starts with its path. */
+  readonly description: string
 }
 
-/** `read`: the rest of the sentence for its text, and whether that names the mirror. */
-async function look(
+/** Reads a file. `read` returns for its text if that names the mirror, and the description. */
+async function inspectFile(
   files: FilePort,
   path: string,
   read: (text: string) => readonly [names: boolean, says: string],
 ): Promise<FileFindings> {
   try {
     const state = await files.read(path)
-    if (state === undefined) return { there: false, names: false, says: 'does not exist' }
+    if (state === undefined) return { exists: false, names: false, description: 'does not exist' }
     const [names, says] = read(Buffer.from(state.bytes).toString())
-    return { there: true, names, says }
+    return { exists: true, names, description: says }
   } catch (error) {
-    if (error instanceof MirrorError) return { there: true, names: undefined, says: `is broken: ${error.message}` }
+    if (error instanceof MirrorError)
+      return { exists: true, names: undefined, description: `is broken: ${error.message}` }
     if (errnoOf(error) === undefined) throw error
-    return { there: true, names: undefined, says: `cannot be read (${errnoOf(error)})` }
+    return { exists: true, names: undefined, description: `cannot be read (${errnoOf(error)})` }
   }
 }
 
-function listed(mirrors: readonly string[], cache: string): [boolean, string] {
+function describeMirrorList(mirrors: readonly string[], cache: string): [boolean, string] {
   const names = mirrors.some((url) => isSameUrl(url, cache))
   if (mirrors.length === 0) return [names, 'names no mirror']
   return [names, `names ${mirrors.join(', ')}`]
 }
 
-function inHosts(text: string, cache: string): [boolean, string] {
+function describeHostsToml(text: string, cache: string): [boolean, string] {
   const names = namesMirror(text, cache)
   return [names, `${names ? 'names' : 'does not name'} ${cache}`]
 }
 
-const lookEveryMs = 100
-const takesMs = 5000
-
 interface ReloadedDockerd {
   readonly endpoint: DockerEndpoint
   readonly daemonJson: string
-  /** Of Docker; undefined when nobody could tell. */
+  /** Of Docker; undefined when unknown. */
   readonly version?: string | undefined
-  /** As it was found when the place was looked for. */
+  /** The process at the time of detection. */
   readonly dockerd: DockerdProcess | undefined
   readonly isRootless: boolean
 }
 
-/** Has dockerd read its daemon.json again, which it does on SIGHUP, and sees that it has. */
-export function dockerReload(
+/** Creates a reload that sends SIGHUP to dockerd, then polls the engine until it lists the mirrors of daemon.json. */
+export function createDockerReload(
   { endpoint, daemonJson, version, dockerd, isRootless }: ReloadedDockerd,
   clock: Clock,
 ): ClientReload {
@@ -321,51 +343,51 @@ export function dockerReload(
     async run() {
       const running = await findDockerd(endpoint)
       if (running === undefined)
-        throw new MirrorError('No dockerd was found that could be reloaded.', {
+        throw new MirrorError('Found no dockerd to reload.', {
           exit: exitCode.missing,
-          hints: [reloadCommand(undefined, isRootless)],
+          hints: [getReloadCommand(undefined, isRootless)],
         })
-      hangUp(running, isRootless)
-      await untilTaken(endpoint, daemonJson, clock)
+      sendHangup(running, isRootless)
+      await waitUntilReloaded(endpoint, daemonJson, clock)
     },
-    interim: (mirror, files) => forgetInDaemonJson(mirror, daemonJson, files, version),
+    interim: (mirror, files) => emptyDaemonJsonLists(mirror, daemonJson, files, version),
   }
 }
 
-/** What a person types to the same end. */
-function reloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
+/** Returns the command that a user can run for the same reload. */
+function getReloadCommand(dockerd: DockerdProcess | undefined, isRootless: boolean): string {
   const sudo = isRootless || process.getuid?.() === 0 ? '' : 'sudo '
   return dockerd === undefined
     ? `${sudo}systemctl ${isRootless ? '--user ' : ''}reload docker`
     : `${sudo}kill -HUP ${dockerd.pid}`
 }
 
-function hangUp(dockerd: DockerdProcess, isRootless: boolean): void {
+function sendHangup(dockerd: DockerdProcess, isRootless: boolean): void {
   try {
     process.kill(dockerd.pid, 'SIGHUP')
   } catch (cause) {
     if (errnoOf(cause) !== 'EPERM' && errnoOf(cause) !== 'ESRCH') throw cause
     throw new MirrorError(`No permission to signal dockerd (pid ${dockerd.pid}).`, {
       exit: exitCode.usage,
-      hints: [reloadCommand(dockerd, isRootless)],
+      hints: [getReloadCommand(dockerd, isRootless)],
       cause,
     })
   }
 }
 
-/** dockerd says only in its log why it goes on with what it had. */
-async function untilTaken(endpoint: DockerEndpoint, daemonJson: string, clock: Clock): Promise<void> {
+/** Polls the engine until it lists the mirrors of daemon.json. Throws MirrorError after `maxWaitMs`: dockerd reports errors in its log only. */
+async function waitUntilReloaded(endpoint: DockerEndpoint, daemonJson: string, clock: Clock): Promise<void> {
   const text = await ifVisible(readFile(daemonJson, 'utf8'))
-  const wanted = text === undefined ? undefined : mirrorsIn(daemonJson, text)
+  const wanted = text === undefined ? undefined : getListedMirrors(daemonJson, text)
   if (wanted === undefined) return
   const engine = createDockerodeEngine(endpoint)
-  const end = clock.monotonic() + takesMs
+  const end = clock.monotonic() + maxWaitMs
   while (clock.monotonic() < end) {
     const mirrors = (await engine.info())?.mirrors
     if (mirrors?.length === wanted.length && wanted.every((url, at) => isSameUrl(url, mirrors[at]!))) return
-    await clock.sleep(lookEveryMs)
+    await clock.sleep(pollMs)
   }
-  throw new MirrorError(`dockerd was reloaded, and still has other mirrors than ${daemonJson} names.`, {
-    hints: ['journalctl -u docker -n 20   (it says there why)', "docker info --format '{{.RegistryConfig.Mirrors}}'"],
+  throw new MirrorError(`dockerd was reloaded, but its mirrors still differ from those in ${daemonJson}.`, {
+    hints: ['journalctl -u docker -n 20   (shows the reason)', "docker info --format '{{.RegistryConfig.Mirrors}}'"],
   })
 }
