@@ -1,0 +1,214 @@
+// Prints which files of src run for a request: `npm run walk`. It starts a mirror from src, each source file as a file of its own,
+// sends requests of each kind, and asks V8 which functions ran. `--functions` prints these too, `--write` puts the lists of files
+// into docs/architecture.md, and `--check` compares them with that page.
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { Agent, createServer, get } from 'node:http'
+import { Session } from 'node:inspector/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { transform } from 'esbuild'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+// Node finds the packages from here.
+const out = join(root, 'node_modules', '.cache', 'walk')
+const page = join(root, 'docs', 'architecture.md')
+const manifestType = 'application/vnd.oci.image.manifest.v1+json'
+const home = mkdtempSync(join(tmpdir(), 'mirror-walk-'))
+
+await transpile()
+const load = (file) => import(pathToFileURL(join(out, file)).href)
+const { startMirror } = await load('daemon/start.js')
+const { defaultConfig } = await load('config/config.js')
+const { mirrorPaths } = await load('config/paths.js')
+const { createLogger } = await load('daemon/logging.js')
+
+const requests = {
+  'tag hit': { target: ({ repository }) => `${repository}/manifests/latest`, provenance: 'mirror; hit' },
+  'blob hit': { target: ({ repository, layer }) => `${repository}/blobs/${layer}`, provenance: 'mirror; hit' },
+  'tag miss': { target: ({ repository }) => `${repository}/manifests/latest`, provenance: 'mirror; fwd=miss; stored' },
+  'blob miss': {
+    target: ({ repository, layer }) => `${repository}/blobs/${layer}`,
+    provenance: 'mirror; fwd=miss; stored',
+  },
+}
+// A timer may run beside one request: only files that run in each round belong to the request.
+const images = ['one', 'two', 'three'].map((name) => createImage(name))
+const warmUp = createImage('warm-up')
+const upstream = await listen([...images, warmUp])
+const mirror = await startMirror(config(upstream.url), {
+  home: mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home }),
+  version: '0.0.0-walk',
+  runtime: 'process',
+  logger: await createLogger({ level: 'info', write: () => {} }),
+})
+// Clients keep their connection.
+const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+const profiler = new Session()
+profiler.connect()
+await profiler.post('Profiler.enable')
+await profiler.post('Profiler.startPreciseCoverage', { callCount: true, detailed: false })
+
+for (const kind of ['tag miss', 'tag hit', 'blob miss', 'blob hit']) await request(requests[kind].target(warmUp))
+const walks = {}
+for (const kind of ['tag miss', 'tag hit', 'blob miss', 'blob hit']) walks[kind] = await walk(kind)
+
+profiler.disconnect()
+agent.destroy()
+await mirror.close()
+upstream.close()
+rmSync(home, { recursive: true, force: true })
+report()
+
+/** Writes each file of src as JavaScript below `out`. */
+async function transpile() {
+  rmSync(out, { recursive: true, force: true })
+  const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+    name.endsWith('.ts'),
+  )
+  for (const file of files) {
+    const options = { loader: 'ts', format: 'esm', target: 'node20.19' }
+    const { code } = await transform(readFileSync(join(root, 'src', file), 'utf8'), options)
+    const target = join(out, file.replace(/\.ts$/, '.js'))
+    mkdirSync(dirname(target), { recursive: true })
+    writeFileSync(target, code.replaceAll(/((?:from|import)\s*\(?\s*")(\.[^"]+)\.ts"/g, '$1$2.js"'))
+  }
+}
+
+/** Sends the request for each image; returns the functions that ran each time, by file. */
+async function walk(kind) {
+  const rounds = []
+  for (const image of images) {
+    await delay(100)
+    await profiler.post('Profiler.takePreciseCoverage')
+    const provenance = await request(requests[kind].target(image))
+    // The log line and the statistics follow the answer.
+    await delay(50)
+    rounds.push(executed((await profiler.post('Profiler.takePreciseCoverage')).result))
+    if (provenance !== requests[kind].provenance) throw new Error(`${kind}: the mirror answered with ${provenance}`)
+  }
+  const files = [...rounds[0].keys()]
+    .filter((file) => rounds.every((round) => round.has(file)))
+    .toSorted((a, b) => (a < b ? -1 : 1))
+  return new Map(files.map((file) => [file, rounds[0].get(file)]))
+}
+
+/** Returns the names of the functions that ran, by file of src. */
+function executed(coverage) {
+  return new Map(
+    coverage
+      .filter(({ url }) => url.startsWith('file:') && fileURLToPath(url).startsWith(out))
+      .map(({ url, functions }) => [
+        relative(out, fileURLToPath(url)).replace(/\.js$/, '.ts'),
+        functions.filter(({ ranges }) => ranges[0].count > 0).map(({ functionName }) => functionName || '(anonymous)'),
+      ])
+      .filter(([, names]) => names.length > 0),
+  )
+}
+
+/** Reads the whole answer of the mirror; returns its Cache-Status. */
+async function request(target) {
+  const [answer] = await once(get(`${mirror.endpoints.cache[0]}/v2/docker.io/library/${target}`, { agent }), 'response')
+  answer.resume()
+  await once(answer, 'end')
+  if (answer.statusCode !== 200) throw new Error(`${target}: ${answer.statusCode}`)
+  return answer.headers['cache-status']
+}
+
+/** Prints the walks, or writes them to the page, or compares them with it. */
+function report() {
+  if (!process.argv.includes('--write') && !process.argv.includes('--check')) {
+    for (const [kind, files] of Object.entries(walks)) {
+      console.log(`\n${kind}: ${files.size} files`)
+      for (const [file, names] of files)
+        console.log(`  ${file.padEnd(32)}${process.argv.includes('--functions') ? names.join(' ') : names.length}`)
+    }
+    return
+  }
+  const text = readFileSync(page, 'utf8')
+  const written = Object.entries(walks).reduce(
+    (page, [kind, files]) =>
+      page.replace(
+        new RegExp(`(<!-- walk: ${kind} -->\n)[^]*?(?=\n<!-- end -->)`),
+        (_, head) => `${head}${files.size} files run. ${listFiles([...files.keys()])}`,
+      ),
+    text,
+  )
+  if (process.argv.includes('--write')) return writeFileSync(page, written)
+  if (written === text) return
+  console.error('docs/architecture.md names other files than those that run. `npm run walk -- --write` corrects it.')
+  process.exitCode = 1
+}
+
+/** Joins the files of a room: "`server/`: handler, pull." */
+function listFiles(files) {
+  const rooms = new Map()
+  for (const file of files) {
+    const [room, ...rest] = file.replace(/\.ts$/, '').split('/')
+    rooms.set(room, [...(rooms.get(room) ?? []), rest.join('/')])
+  }
+  return [...rooms].map(([room, names]) => `\`${room}/\`: ${names.join(', ')}.`).join(' ')
+}
+
+/** An image of one layer of 1 MiB, in a repository of its own. */
+function createImage(repository) {
+  const contents = new Map()
+  const add = (bytes) => {
+    const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`
+    contents.set(digest, bytes)
+    return { digest, size: bytes.length }
+  }
+  const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', ...add(Buffer.alloc(1 << 20, repository)) }
+  const config = {
+    mediaType: 'application/vnd.oci.image.config.v1+json',
+    ...add(Buffer.from(`{"author":"${repository}"}`)),
+  }
+  const manifest = add(
+    Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: manifestType, config, layers: [layer] })),
+  )
+  return { repository, contents, layer: layer.digest, manifest: manifest.digest }
+}
+
+/** A registry that holds the images. */
+async function listen(held) {
+  const byRepository = new Map(held.map((image) => [image.repository, image]))
+  const server = createServer((incoming, response) => {
+    const [, repository, kind, reference] = /\/([^/]+)\/(manifests|blobs)\/([^/]+)$/.exec(incoming.url) ?? []
+    const image = byRepository.get(repository)
+    const digest = reference === 'latest' ? image?.manifest : reference
+    const bytes = image?.contents.get(digest)
+    if (bytes === undefined) return response.writeHead(404).end()
+    const type = kind === 'manifests' ? manifestType : 'application/octet-stream'
+    response.writeHead(200, { 'content-type': type, 'content-length': bytes.length, 'docker-content-digest': digest })
+    return response.end(incoming.method === 'HEAD' ? undefined : bytes)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    close: () => server.close(),
+  }
+}
+
+/** The defaults, on free ports. Nothing is fetched ahead, so that each request stands alone. */
+function config(url) {
+  const defaults = defaultConfig()
+  const free = [{ host: '127.0.0.1', port: 0 }]
+  const upstreamDefaults = {
+    credentials: { from: 'anonymous' },
+    tokenHosts: [],
+    ca: undefined,
+    tagFreshness: undefined,
+  }
+  return {
+    ...defaults,
+    cache: { ...defaults.cache, listen: free, minFree: 0, prefetch: { ...defaults.cache.prefetch, layers: 0 } },
+    registry: { ...defaults.registry, enabled: false },
+    admin: { listen: free },
+    networks: [],
+    upstreams: { 'docker.io': { ...upstreamDefaults, url } },
+  }
+}
