@@ -2,7 +2,7 @@
 // sends requests of each kind, and asks V8 which functions ran. `--functions` prints these too, `--write` puts the lists of files
 // into docs/architecture.md, and `--check` compares them with that page.
 import { createHash } from 'node:crypto'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, createServer, get } from 'node:http'
 import { Session } from 'node:inspector/promises'
@@ -17,6 +17,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const out = join(root, 'node_modules', '.cache', 'walk')
 const page = join(root, 'docs', 'architecture.md')
 const manifestType = 'application/vnd.oci.image.manifest.v1+json'
+/** Emits `line` for each line of the log. */
+const lines = new EventEmitter()
 const home = mkdtempSync(join(tmpdir(), 'mirror-walk-'))
 
 await transpile()
@@ -43,7 +45,7 @@ const mirror = await startMirror(config(upstream.url), {
   home: mirrorPaths({ platform: process.platform, env: { MIRROR_HOME: home }, homedir: home, cwd: home }),
   version: '0.0.0-walk',
   runtime: 'process',
-  logger: await createLogger({ level: 'info', write: () => {} }),
+  logger: await createLogger({ level: 'info', write: () => void lines.emit('line') }),
 })
 // Clients keep their connection.
 const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -84,8 +86,10 @@ async function walk(kind) {
   for (const image of images) {
     await delay(100)
     await profiler.post('Profiler.takePreciseCoverage')
+    const logged = once(lines, 'line')
     const provenance = await request(requests[kind].target(image))
     // The log line and the statistics follow the answer.
+    await logged
     await delay(50)
     rounds.push(executed((await profiler.post('Profiler.takePreciseCoverage')).result))
     if (provenance !== requests[kind].provenance) throw new Error(`${kind}: the mirror answered with ${provenance}`)

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { readFileSync, readdirSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -51,6 +52,35 @@ test('every row of the figures on reliability names its test', () => {
   const rows = text.split('\n').filter((line) => line.startsWith('| ') && !line.endsWith('| test |'))
   expect(rows.length).toBeGreaterThan(15)
   expect(rows.filter((line) => !/\.test\.ts '|\| the same \|$/.test(line))).toEqual([])
+})
+
+test('the page on the architecture names only files that exist', () => {
+  const text = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8')
+  const files = [...text.matchAll(/`((?:[a-z0-9-]+\/)+[a-z0-9-]+\.ts)`/g)].map(([, file]) => file!)
+  expect(files.length).toBeGreaterThan(80)
+  const missing = files.filter((file) => !exists(join(root, file.startsWith('test/') ? '' : 'src', file)))
+  expect(missing).toEqual([])
+})
+
+// Other systems send blobs in another way.
+test.runIf(process.platform === 'linux')('the walks on that page name the files that run', () => {
+  const { status, stderr } = spawnSync(process.execPath, ['scripts/walk.js', '--check'], {
+    cwd: root,
+    encoding: 'utf8',
+  })
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+})
+
+test('the glossary of that page has at most ten terms', () => {
+  const [, glossary] = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8').split('## Glossary') as [
+    string,
+    string,
+  ]
+  expect(glossary.split('\n').filter((line) => line.startsWith('| ')).length - 1).toBeLessThanOrEqual(10)
+})
+
+test('the README has at most 180 lines', () => {
+  expect(readFileSync(join(root, 'README.md'), 'utf8').split('\n').length - 1).toBeLessThanOrEqual(180)
 })
 
 function exists(path: string): boolean {
