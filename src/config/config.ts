@@ -118,13 +118,13 @@ export function changedParts(
 
 function hash(value: unknown): string {
   return createHash('sha256')
-    .update(JSON.stringify(value, sorted) ?? '')
+    .update(JSON.stringify(value, sortKeys) ?? '')
     .digest('hex')
     .slice(0, 16)
 }
 
 /** The order in which a file names its keys means nothing. */
-function sorted(_key: string, value: unknown): unknown {
+function sortKeys(_key: string, value: unknown): unknown {
   if (value === null || typeof value !== 'object' || Array.isArray(value)) return value
   return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
 }
@@ -141,26 +141,26 @@ export function renderConfig(config: Config): ConfigDocument {
   return {
     cache: {
       ...cache,
-      listen: cache.listen.map(address),
-      maxSize: bytes(cache.maxSize),
-      minFree: bytes(cache.minFree),
-      maxAge: milliseconds(cache.maxAge),
-      tagFreshness: milliseconds(cache.tagFreshness),
+      listen: cache.listen.map(formatAddress),
+      maxSize: formatSize(cache.maxSize),
+      minFree: formatSize(cache.minFree),
+      maxAge: formatMilliseconds(cache.maxAge),
+      tagFreshness: formatMilliseconds(cache.tagFreshness),
       prefetch: {
         ...cache.prefetch,
-        rangeBytes: bytes(cache.prefetch.rangeBytes),
-        rangeMinSize: bytes(cache.prefetch.rangeMinSize),
+        rangeBytes: formatSize(cache.prefetch.rangeBytes),
+        rangeMinSize: formatSize(cache.prefetch.rangeMinSize),
       },
-      timeouts: mapValues(cache.timeouts, milliseconds),
+      timeouts: mapValues(cache.timeouts, formatMilliseconds),
     },
     registry: {
       enabled: registry.enabled,
-      listen: registry.listen.map(address),
+      listen: registry.listen.map(formatAddress),
       deletes: registry.deletes,
       networks: registry.networks,
       ...(registry.auth && { auth: registry.auth }),
     },
-    admin: { listen: admin.listen.map(address) },
+    admin: { listen: admin.listen.map(formatAddress) },
     networks,
     allowedHosts,
     log,
@@ -177,7 +177,7 @@ function renderUpstream({ url, prefix, credentials, tokenHosts, ca, tagFreshness
     credentials: renderCredentials(credentials),
     tokenHosts,
     ...(ca !== undefined && { ca }),
-    ...(tagFreshness !== undefined && { tagFreshness: milliseconds(tagFreshness) }),
+    ...(tagFreshness !== undefined && { tagFreshness: formatMilliseconds(tagFreshness) }),
   }
 }
 
@@ -187,9 +187,9 @@ function renderCredentials(credentials: CredentialsConfig): unknown {
   return named
 }
 
-const address = ({ host, port }: ListenAddress) => `${host.includes(':') ? `[${host}]` : host}:${port}`
-const bytes = (size: number) => `${size}B`
-const milliseconds = (duration: number) => `${duration}ms`
+const formatAddress = ({ host, port }: ListenAddress) => `${host.includes(':') ? `[${host}]` : host}:${port}`
+const formatSize = (size: number) => `${size}B`
+const formatMilliseconds = (duration: number) => `${duration}ms`
 
 function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T) => U): Record<string, U> {
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(value)]))

@@ -37,10 +37,14 @@ export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput):
   if (problems.length > 0) {
     const variables = environment.problems.length
     const blamed = { file: problems.length > variables, variables: variables > 0 }
-    throw badConfig(problems, [fixOf(paths, blamed)])
+    throw createConfigError(problems, [describeFix(paths, blamed)])
   }
-  const shared = sharedAddresses(config, { file: layer, variables: environment.layer, flags: environment.flags }, paths)
-  if (shared.problems.length > 0) throw badConfig(shared.problems, shared.hints)
+  const shared = findSharedAddresses(
+    config,
+    { file: layer, variables: environment.layer, flags: environment.flags },
+    paths,
+  )
+  if (shared.problems.length > 0) throw createConfigError(shared.problems, shared.hints)
   return config
 }
 
@@ -67,25 +71,25 @@ async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Pro
 function applyFlags(config: Config, flags: FlagLayer): Config {
   return {
     ...config,
-    cache: { ...config.cache, listen: onPort(config.cache.listen, flags.cachePort) },
+    cache: { ...config.cache, listen: withPort(config.cache.listen, flags.cachePort) },
     registry: {
       ...config.registry,
       enabled: flags.noRegistry === true ? false : config.registry.enabled,
-      listen: onPort(config.registry.listen, flags.registryPort),
+      listen: withPort(config.registry.listen, flags.registryPort),
     },
-    admin: { ...config.admin, listen: onPort(config.admin.listen, flags.adminPort) },
+    admin: { ...config.admin, listen: withPort(config.admin.listen, flags.adminPort) },
     // A flag adds to the list: somebody who names a network does not mean to take kind's away.
     networks: [...new Set([...config.networks, ...(flags.network ?? [])])],
   }
 }
 
-function onPort(listen: ListenAddress[], port: number | undefined): ListenAddress[] {
+function withPort(listen: ListenAddress[], port: number | undefined): ListenAddress[] {
   if (port === undefined) return listen
   // Two ports of one host become one.
   return [...new Set(listen.map(({ host }) => host))].map((host) => ({ host, port }))
 }
 
-function badConfig(problems: ConfigProblem[], fixes: string[]): MirrorError {
+function createConfigError(problems: ConfigProblem[], fixes: string[]): MirrorError {
   const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`
   return new MirrorError(
     `The configuration has ${count}, so nothing was done:\n${problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
@@ -94,7 +98,7 @@ function badConfig(problems: ConfigProblem[], fixes: string[]): MirrorError {
 }
 
 /** Where to look: only what is to blame. */
-function fixOf(paths: MirrorPaths, blamed: { readonly file: boolean; readonly variables: boolean }): string {
+function describeFix(paths: MirrorPaths, blamed: { readonly file: boolean; readonly variables: boolean }): string {
   const variable = 'the variable named above'
   if (!blamed.file) return `Fix ${variable}`
   return `Fix ${paths.configFile}${blamed.variables ? ` or ${variable}` : ''}`
@@ -104,7 +108,7 @@ type Environment = Readonly<Record<string, string | undefined>>
 
 /** The names of all variables that mean a key. */
 export function settingVariables(): string[] {
-  return [...namesOf(settings, 'MIRROR'), ...namesOf(flagSettings, 'MIRROR')]
+  return [...getVariableNames(settings, 'MIRROR'), ...getVariableNames(flagSettings, 'MIRROR')]
 }
 
 /**
@@ -125,24 +129,24 @@ function readEnvironment(
 }
 
 function toNode(field: Field<unknown>, name: string, env: Environment): ConfigNode {
-  const place = { source: name }
-  const absent: ConfigNode = { kind: 'absent', place }
+  const position = { source: name }
+  const absent: ConfigNode = { kind: 'absent', position }
   if (field.fields !== undefined) {
     const entries = Object.entries(field.fields).flatMap(([key, inner]): ConfigEntry[] => {
-      const value = toNode(inner, variableOf(name, key), env)
-      return value.kind === 'absent' ? [] : [{ key, keyPlace: value.place, value }]
+      const value = toNode(inner, toVariableName(name, key), env)
+      return value.kind === 'absent' ? [] : [{ key, keyPosition: value.position, value }]
     })
-    return entries.length === 0 ? absent : { kind: 'map', place: entries[0]!.keyPlace, entries }
+    return entries.length === 0 ? absent : { kind: 'map', position: entries[0]!.keyPosition, entries }
   }
   const text = env[name]?.trim()
   // Kubernetes tells every container about a service named `mirror-cache` by MIRROR_CACHE_PORT=tcp://…
   if (field.variable === undefined || !text || text.startsWith('tcp://')) return absent
-  const item = (part: string): ConfigNode => ({ kind: 'scalar', place, text: part.trim() })
+  const item = (part: string): ConfigNode => ({ kind: 'scalar', position, text: part.trim() })
   return field.variable === 'scalar'
     ? item(text)
     : {
         kind: 'list',
-        place,
+        position,
         items: text
           .split(',')
           .filter((part) => part.trim() !== '')
@@ -150,13 +154,13 @@ function toNode(field: Field<unknown>, name: string, env: Environment): ConfigNo
       }
 }
 
-function namesOf(field: Field<unknown>, name: string): string[] {
+function getVariableNames(field: Field<unknown>, name: string): string[] {
   if (field.fields === undefined) return field.variable === undefined ? [] : [name]
-  return Object.entries(field.fields).flatMap(([key, inner]) => namesOf(inner, variableOf(name, key)))
+  return Object.entries(field.fields).flatMap(([key, inner]) => getVariableNames(inner, toVariableName(name, key)))
 }
 
 /** `MIRROR_CACHE` and `maxSize`: `MIRROR_CACHE_MAX_SIZE`. */
-function variableOf(section: string, key: string): string {
+function toVariableName(section: string, key: string): string {
   return `${section}_${key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()}`
 }
 
@@ -179,7 +183,7 @@ interface Claim {
 }
 
 /** Two listeners on one address: the second would find its port taken, by ourselves. Said of whoever is nearest to the user. */
-function sharedAddresses(
+function findSharedAddresses(
   config: Config,
   sources: ConfigSources,
   paths: Pick<MirrorPaths, 'configFile'>,
@@ -187,30 +191,30 @@ function sharedAddresses(
   const claims = new Map<string, Claim>()
   const problems: ConfigProblem[] = []
   const hints = new Set<string>()
-  const taken = new Set((['cache', 'registry', 'admin'] as const).flatMap((part) => portsOf(config, part)))
+  const taken = new Set((['cache', 'registry', 'admin'] as const).flatMap((part) => getPorts(config, part)))
   for (const part of ['cache', 'registry', 'admin'] as const) {
     if (part === 'registry' && !config.registry.enabled) continue
     for (const { host, port } of config[part].listen) {
       if (port === 0) continue
       const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
-      const later = { part, port, ...sourceOf(part, sources, paths) }
+      const later = { part, port, ...findSource(part, sources, paths) }
       const earlier = claims.get(address)
       claims.set(address, later)
       if (earlier === undefined) continue
       const [cause, other] = earlier.rank > later.rank ? [earlier, later] : [later, earlier]
       problems.push({
-        place: { source: cause.source },
+        position: { source: cause.source },
         path: `${cause.part}.listen`,
         message: `the ${cause.part} cannot listen on ${address}, which the ${other.part} has (${other.source})`,
       })
-      const free = freePort(port, taken)
+      const free = findFreePort(port, taken)
       hints.add(`Add --${other.part}-port ${free}   (or MIRROR_${other.part.toUpperCase()}_PORT=${free})`)
     }
   }
   return { problems, hints: [...hints] }
 }
 
-function sourceOf(
+function findSource(
   part: Part,
   { file, variables, flags }: ConfigSources,
   { configFile }: Pick<MirrorPaths, 'configFile'>,
@@ -222,11 +226,11 @@ function sourceOf(
   return { source: 'the default', rank: 0 }
 }
 
-function portsOf(config: Config, part: Part): number[] {
+function getPorts(config: Config, part: Part): number[] {
   return config[part].listen.map(({ port }) => port)
 }
 
-function freePort(port: number, taken: ReadonlySet<number>): number {
+function findFreePort(port: number, taken: ReadonlySet<number>): number {
   const step = port + 3000 <= 65_535 ? 1000 : -1000
   let free = port + step
   while (taken.has(free)) free += step

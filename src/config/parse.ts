@@ -32,38 +32,38 @@ export function parseConfig(file: ConfigFile): { config: Config } | { problems: 
 }
 
 function byPosition(a: ConfigProblem, b: ConfigProblem): number {
-  return (a.place.line ?? 0) - (b.place.line ?? 0) || (a.place.column ?? 0) - (b.place.column ?? 0)
+  return (a.position.line ?? 0) - (b.position.line ?? 0) || (a.position.column ?? 0) - (b.position.column ?? 0)
 }
 
 // A configuration is small; what is larger is a mistake, or aliases that expand without end.
-const longestText = 256 * 1024
-const mostNodes = 10_000
-const deepest = 16
+const maxTextLength = 256 * 1024
+const maxNodes = 10_000
+const maxDepth = 16
 
 /** Reads YAML 1.2 text into a tree with positions. Problems: syntax, several documents, unbounded content. */
 function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
   const start: SourcePosition = { source, line: 1, column: 1 }
-  const nothing: ConfigNode = { kind: 'absent', place: start }
-  if (text.length > longestText || isNestedTooDeep(text))
+  const absent: ConfigNode = { kind: 'absent', position: start }
+  if (text.length > maxTextLength || isNestedTooDeep(text))
     return {
-      root: nothing,
-      problems: [{ place: start, path: '', message: 'is too large or too deep for a configuration' }],
+      root: absent,
+      problems: [{ position: start, path: '', message: 'is too large or too deep for a configuration' }],
     }
 
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2', uniqueKeys: false })
-  const placeAt = (offset: number | undefined): SourcePosition => {
+  const positionAt = (offset: number | undefined): SourcePosition => {
     if (offset === undefined) return start
     const { line, col } = lines.linePos(offset)
     return { source, line: Math.max(line, 1), column: Math.max(col, 1) }
   }
   const problems: ConfigProblem[] = [...document.errors, ...document.warnings].slice(0, 20).map((error) => ({
-    place: placeAt(error.pos[0]),
+    position: positionAt(error.pos[0]),
     path: '',
     message: `is not valid YAML: ${error.message}`,
   }))
   // What stands in a broken document is guesswork: its values would only raise problems that are none.
-  if (document.errors.length > 0) return { root: nothing, problems }
+  if (document.errors.length > 0) return { root: absent, problems }
 
   const anchors = new Map<string, unknown>()
   let nodes = 0
@@ -73,39 +73,44 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
 
   function toNode(node: unknown, parent: SourcePosition, depth: number): ConfigNode {
     if (node instanceof Alias) {
-      const place = placeAt(node.range?.[0])
-      if (!anchors.has(node.source)) problems.push({ place, path: '', message: `has no anchor named ${node.source}` })
-      return toNode(anchors.get(node.source), place, depth + 1)
+      const position = positionAt(node.range?.[0])
+      if (!anchors.has(node.source))
+        problems.push({ position, path: '', message: `has no anchor named ${node.source}` })
+      return toNode(anchors.get(node.source), position, depth + 1)
     }
     const range = node instanceof Scalar || node instanceof YAMLMap || node instanceof YAMLSeq ? node.range : undefined
-    const place = range ? placeAt(range[0]) : parent
+    const position = range ? positionAt(range[0]) : parent
     nodes += 1
-    if (nodes > mostNodes || depth > deepest) {
-      if (!unbounded) problems.push({ place, path: '', message: 'has too many values, or aliases without end' })
+    if (nodes > maxNodes || depth > maxDepth) {
+      if (!unbounded) problems.push({ position, path: '', message: 'has too many values, or aliases without end' })
       unbounded = true
-      return { kind: 'absent', place }
+      return { kind: 'absent', position }
     }
     if (node instanceof YAMLMap) {
       if (node.anchor) anchors.set(node.anchor, node)
       const entries: ConfigEntry[] = []
       for (const { key, value } of node.items) {
-        const keyNode = toNode(key, place, depth + 1)
+        const keyNode = toNode(key, position, depth + 1)
         if (keyNode.kind === 'scalar')
-          entries.push({ key: keyNode.text, keyPlace: keyNode.place, value: toNode(value, keyNode.place, depth + 1) })
-        else problems.push({ place: keyNode.place, path: '', message: 'has a key that is not a word' })
+          entries.push({
+            key: keyNode.text,
+            keyPosition: keyNode.position,
+            value: toNode(value, keyNode.position, depth + 1),
+          })
+        else problems.push({ position: keyNode.position, path: '', message: 'has a key that is not a word' })
       }
-      return { kind: 'map', place, entries }
+      return { kind: 'map', position, entries }
     }
     if (node instanceof YAMLSeq) {
       if (node.anchor) anchors.set(node.anchor, node)
-      return { kind: 'list', place, items: node.items.map((item) => toNode(item, place, depth + 1)) }
+      return { kind: 'list', position, items: node.items.map((item) => toNode(item, position, depth + 1)) }
     }
-    if (!(node instanceof Scalar)) return { kind: 'absent', place }
+    if (!(node instanceof Scalar)) return { kind: 'absent', position }
     if (node.anchor) anchors.set(node.anchor, node)
-    if (node.value === null || node.value === undefined) return { kind: 'absent', place }
+    if (node.value === null || node.value === undefined) return { kind: 'absent', position }
     return {
       kind: 'scalar',
-      place,
+      position,
       text: typeof node.value === 'string' ? node.value : (node.source ?? String(node.value)),
     }
   }

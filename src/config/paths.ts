@@ -33,12 +33,12 @@ export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): Mirr
   const path = platform === 'win32' ? win32 : posix
   const named = (name: string) => (env[name] ? path.resolve(cwd, env[name]) : undefined)
   const home = named('MIRROR_HOME')
-  const places = home === undefined ? platformPlaces() : below(home)
-  const { stateDir } = places
+  const folders = home === undefined ? getPlatformFolders() : below(home)
+  const { stateDir } = folders
   return {
-    configFile: named('MIRROR_CONFIG') ?? path.join(places.configDir, 'mirror.yaml'),
+    configFile: named('MIRROR_CONFIG') ?? path.join(folders.configDir, 'mirror.yaml'),
     configFileNamed: Boolean(env['MIRROR_CONFIG']),
-    dataDir: named('MIRROR_DATA') ?? places.dataDir,
+    dataDir: named('MIRROR_DATA') ?? folders.dataDir,
     stateDir,
     logFile: path.join(stateDir, 'mirror.log'),
     stateFile: path.join(stateDir, 'mirror.json'),
@@ -49,7 +49,7 @@ export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): Mirr
     return { configDir: root, dataDir: path.join(root, 'data'), stateDir: path.join(root, 'state') }
   }
 
-  function platformPlaces() {
+  function getPlatformFolders() {
     if (platform === 'win32')
       return below(path.join(env['LOCALAPPDATA'] || path.join(homedir, 'AppData', 'Local'), 'mirror'))
     if (platform === 'darwin') return below(path.join(homedir, 'Library', 'Application Support', 'mirror'))
@@ -85,7 +85,7 @@ interface RootPaths {
 }
 
 /** Folders and files that mirror, Node, or a program that mirror runs obeys. Some are lists, as PATH is. */
-const places = new Set(
+const pathVariables = new Set(
   `
   XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
   TMPDIR TMP TEMP
@@ -101,7 +101,7 @@ const places = new Set(
     .split(/\s+/),
 )
 /** Of the clouds: a profile may name a program that gets the credential. */
-const cloud = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
+const cloudPathVariable = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
 
 /** Where sudo looks for programs by itself, as distributions set it. */
 const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
@@ -125,17 +125,17 @@ export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, roo
   }
   if (env['HOME'] && !isSafe('HOME', env['HOME'])) own['HOME'] = rootsHome ?? '/root'
   for (const [name, value] of Object.entries(env)) {
-    if (!value || !(places.has(name) || cloud.test(name))) continue
-    if (!value.split(listSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete own[name]
+    if (!value || !(pathVariables.has(name) || cloudPathVariable.test(name))) continue
+    if (!value.split(getListSeparator(name)).every((path) => path === '' || isSafe(name, path))) delete own[name]
   }
   for (const name of ['DOCKER_HOST', 'CONTAINER_HOST']) {
     const socket = /^unix:\/\/(.+)$/.exec(env[name] ?? '')?.[1]
     if (socket && !isSafe(name, socket)) delete own[name]
   }
   const options = env['NODE_OPTIONS']
-  if (options && !pathsIn(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
+  if (options && !getOptionPaths(options).every((path) => isSafe('NODE_OPTIONS', path))) delete own['NODE_OPTIONS']
   const path = env['PATH']
-  if (path) own['PATH'] = programFolders(path, isSafe)
+  if (path) own['PATH'] = filterProgramFolders(path, isSafe)
   return { env: own, leftOut }
 }
 
@@ -144,17 +144,17 @@ export function pathsOfOthers(variables: Environment, cwd: string): readonly Lef
   return toRootPaths({ env: variables, cwd }).leftOut
 }
 
-function listSeparator(name: string): string {
+function getListSeparator(name: string): string {
   return ['KUBECONFIG', 'NODE_PATH', 'SSL_CERT_DIR'].includes(name) ? ':' : '\0'
 }
 
 /** What options of Node name: `--require /path`, `--import=file:///path`. */
-function pathsIn(options: string): string[] {
+function getOptionPaths(options: string): string[] {
   const words = options.split(/\s+/).map((word) => word.replace(/^--?[\w-]+=/, '').replace(/^file:\/\//, ''))
   return words.filter((word) => word.includes('/'))
 }
 
-function programFolders(path: string, isSafe: (name: string, value: string) => boolean): string {
+function filterProgramFolders(path: string, isSafe: (name: string, value: string) => boolean): string {
   const folders = path.split(':')
   // A relative one means the folder in which the command happens to be called.
   const kept = folders.filter(

@@ -19,7 +19,7 @@ function scalar<T>(readText: ReadText<T>): Field<T> {
     variable: 'scalar',
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
-      const problem = problemAt(context, node.place, path)
+      const problem = createReporter(context, node.position, path)
       if (node.kind !== 'scalar') return problem(`must be a single value, not a ${node.kind}`)
       return readText(node.text, problem, context)
     },
@@ -27,15 +27,15 @@ function scalar<T>(readText: ReadText<T>): Field<T> {
 }
 
 /** A list of words; a single one stands for a list of one. */
-function list<T>(readText: ReadText<T>, { atLeast = 0 } = {}): Field<T[]> {
+function list<T>(readText: ReadText<T>, { minItems = 0 } = {}): Field<T[]> {
   const item = scalar(readText)
   return {
     variable: 'list',
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
-      if (node.kind === 'map') return problemAt(context, node.place, path)('must be a list')
+      if (node.kind === 'map') return createReporter(context, node.position, path)('must be a list')
       const items = node.kind === 'list' ? node.items : [node]
-      if (items.length < atLeast) return problemAt(context, node.place, path)('must name at least one')
+      if (items.length < minItems) return createReporter(context, node.position, path)('must name at least one')
       return items.flatMap((value, index) => item.read(value, `${path}[${index}]`, context) ?? [])
     },
   }
@@ -50,24 +50,24 @@ function section<T extends object, U = T>(
     fields,
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
-      if (node.kind !== 'map') return problemAt(context, node.place, path)('must be a map of keys and values')
+      if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
       const given: Partial<T> = {}
       for (const [key, entry] of uniqueEntries(node.entries, path, context)) {
         if (!Object.hasOwn(fields, key)) {
           context.problems.push({
-            place: entry.keyPlace,
-            path: join(path, key),
-            message: unknownKey(key, Object.keys(fields)),
+            position: entry.keyPosition,
+            path: joinPath(path, key),
+            message: describeUnknownKey(key, Object.keys(fields)),
           })
           continue
         }
         const name = key as keyof Required<T>
-        const value = fields[name].read(entry.value, join(path, key), context)
+        const value = fields[name].read(entry.value, joinPath(path, key), context)
         if (value !== undefined) given[name] = value
       }
       const problemsInside = context.problems.some((problem) => problem.path.startsWith(`${path}.`))
       if (complete === undefined) return given as unknown as U
-      return problemsInside ? undefined : complete(given as T, problemAt(context, node.place, path))
+      return problemsInside ? undefined : complete(given as T, createReporter(context, node.position, path))
     },
   }
 }
@@ -77,12 +77,12 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
   return {
     read(node, path, context) {
       if (node.kind === 'absent') return undefined
-      if (node.kind !== 'map') return problemAt(context, node.place, path)('must be a map of keys and values')
+      if (node.kind !== 'map') return createReporter(context, node.position, path)('must be a map of keys and values')
       const values = new Map<string, T>()
       const seen = new Map<string, string>()
       for (const [written, entry] of uniqueEntries(node.entries, path, context)) {
-        const entryPath = join(path, written)
-        const problem = problemAt(context, entry.keyPlace, entryPath)
+        const entryPath = joinPath(path, written)
+        const problem = createReporter(context, entry.keyPosition, entryPath)
         const key = readKey(written, problem, context)
         if (key === undefined) continue
         const earlier = seen.get(key)
@@ -90,7 +90,7 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
         seen.set(key, written)
         // An entry without a value (`registry.corp.example:`) is an entry all the same.
         const value: ConfigNode =
-          entry.value.kind === 'absent' ? { kind: 'map', place: entry.value.place, entries: [] } : entry.value
+          entry.value.kind === 'absent' ? { kind: 'map', position: entry.value.position, entries: [] } : entry.value
         const read = readValue(key).read(value, entryPath, context)
         if (read !== undefined) values.set(key, read)
       }
@@ -105,12 +105,17 @@ function uniqueEntries(entries: readonly ConfigEntry[], path: string, context: R
   for (const entry of entries) {
     const earlier = unique.get(entry.key)
     if (earlier === undefined) unique.set(entry.key, entry)
-    else problemAt(context, entry.keyPlace, join(path, entry.key))(`is already given in line ${earlier.keyPlace.line}`)
+    else
+      createReporter(
+        context,
+        entry.keyPosition,
+        joinPath(path, entry.key),
+      )(`is already given in line ${earlier.keyPosition.line}`)
   }
   return unique
 }
 
-function unknownKey(key: string, known: readonly string[]): string {
+function describeUnknownKey(key: string, known: readonly string[]): string {
   const meant = nearest(key, known)
   return meant === undefined
     ? `is not a known key; here there are ${known.join(', ')}`
@@ -118,19 +123,19 @@ function unknownKey(key: string, known: readonly string[]): string {
 }
 
 /** `upstreams["ghcr.io"]`: a key that is no plain word is quoted. */
-function join(path: string, key: string): string {
+function joinPath(path: string, key: string): string {
   if (!/^[A-Za-z_][A-Za-z0-9_-]*$/.test(key)) return `${path}[${JSON.stringify(key)}]`
   return path === '' ? key : `${path}.${key}`
 }
 
-function problemAt(context: ReadContext, place: SourcePosition, path: string) {
+function createReporter(context: ReadContext, position: SourcePosition, path: string) {
   return (message: string): undefined => {
-    context.problems.push({ place, path, message })
+    context.problems.push({ position, path, message })
     return undefined
   }
 }
 
-const listen = list(read.listenAddress, { atLeast: 1 })
+const listen = list(read.listenAddress, { minItems: 1 })
 
 /** Every key there is, and how it is read: the one table behind mirror.yaml and the `MIRROR_*` variables. */
 export const settings: Field<ConfigLayer> = section<ConfigLayer>({

@@ -21,16 +21,16 @@ export interface MirrorCertificate {
 export async function findCertificate(
   tls: Config['tls'],
   caFile: string | undefined,
-  read: ReadText = (file) => readFile(file, 'utf8'),
+  read: ReadTextFile = (file) => readFile(file, 'utf8'),
 ): Promise<MirrorCertificate> {
   const named = caFile ?? tls?.ca
-  const chain = tls && (await readAll(tls.cert, '"tls.cert" in mirror.yaml', read))
+  const chain = tls && (await readCertificateFile(tls.cert, '"tls.cert" in mirror.yaml', read))
   const ca =
     named === undefined
       ? undefined
       : await (caFile
-          ? readAll(named, '--ca', (file) => readFile(file, 'utf8'))
-          : readAll(named, '"tls.ca" in mirror.yaml', read))
+          ? readCertificateFile(named, '--ca', (file) => readFile(file, 'utf8'))
+          : readCertificateFile(named, '"tls.ca" in mirror.yaml', read))
   const last = chain?.at(-1)
   return {
     ca:
@@ -39,19 +39,19 @@ export async function findCertificate(
         : tls && last && isSelfSigned(last)
           ? { pem: last.toString(), file: tls.cert }
           : undefined,
-    isFor: (hostname) => chain?.[0] === undefined || names(chain[0], hostname.replace(/^\[|\]$/g, '')),
+    isFor: (hostname) => chain?.[0] === undefined || isIssuedFor(chain[0], hostname.replace(/^\[|\]$/g, '')),
   }
 }
 
-type ReadText = (file: string) => Promise<string>
+type ReadTextFile = (file: string) => Promise<string>
 
-async function readAll(file: string, what: string, read: ReadText): Promise<X509Certificate[]> {
+async function readCertificateFile(file: string, what: string, read: ReadTextFile): Promise<X509Certificate[]> {
   const certificates = readCertificates(await readText(file, what, read))
   if (certificates && certificates.length > 0) return certificates
   throw new MirrorError(`${file} holds no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
 }
 
-async function readText(file: string, what: string, read: ReadText): Promise<string> {
+async function readText(file: string, what: string, read: ReadTextFile): Promise<string> {
   try {
     return await read(file)
   } catch (cause) {
@@ -70,7 +70,7 @@ function isSelfSigned(certificate: X509Certificate): boolean {
 }
 
 /** As Go's programs see it: the subject is not looked at. */
-function names(certificate: X509Certificate, host: string): boolean {
+function isIssuedFor(certificate: X509Certificate, host: string): boolean {
   const found = isIP(host) === 0 ? certificate.checkHost(host, { subject: 'never' }) : certificate.checkIP(host)
   return found !== undefined
 }

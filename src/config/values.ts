@@ -31,10 +31,10 @@ export const boolean: ReadText<boolean> = (text, problem) => {
   return problem(`must be true or false, not ${quote(text)}`)
 }
 
-export function integer(least: number, most: number): ReadText<number> {
+export function integer(min: number, max: number): ReadText<number> {
   return (text, problem) => {
     const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
-    return value >= least && value <= most ? value : problem(`must be a whole number from ${least} to ${most}`)
+    return value >= min && value <= max ? value : problem(`must be a whole number from ${min} to ${max}`)
   }
 }
 
@@ -129,14 +129,14 @@ function quote(text: string): string {
 
 /** A configuration source as plain values that know where they stand, whatever it was written in. */
 export type ConfigNode =
-  | { readonly kind: 'absent'; readonly place: SourcePosition }
-  | { readonly kind: 'scalar'; readonly place: SourcePosition; readonly text: string }
-  | { readonly kind: 'list'; readonly place: SourcePosition; readonly items: readonly ConfigNode[] }
-  | { readonly kind: 'map'; readonly place: SourcePosition; readonly entries: readonly ConfigEntry[] }
+  | { readonly kind: 'absent'; readonly position: SourcePosition }
+  | { readonly kind: 'scalar'; readonly position: SourcePosition; readonly text: string }
+  | { readonly kind: 'list'; readonly position: SourcePosition; readonly items: readonly ConfigNode[] }
+  | { readonly kind: 'map'; readonly position: SourcePosition; readonly entries: readonly ConfigEntry[] }
 
 export interface ConfigEntry {
   readonly key: string
-  readonly keyPlace: SourcePosition
+  readonly keyPosition: SourcePosition
   readonly value: ConfigNode
 }
 
@@ -149,16 +149,16 @@ export interface SourcePosition {
 
 /** One thing that is wrong with a configuration. */
 export interface ConfigProblem {
-  readonly place: SourcePosition
+  readonly position: SourcePosition
   /** `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole. */
   readonly path: string
   readonly message: string
 }
 
 /** `mirror.yaml:3:5 cache.maxSize: must be …`, or `MIRROR_CACHE_MAX_SIZE: must be …`. */
-export function formatProblem({ place, path, message }: ConfigProblem): string {
-  if (place.line === undefined) return `${place.source}: ${message}`
-  return `${place.source}:${place.line}:${place.column}${path === '' ? '' : ` ${path}`}: ${message}`
+export function formatProblem({ position, path, message }: ConfigProblem): string {
+  if (position.line === undefined) return `${position.source}: ${message}`
+  return `${position.source}:${position.line}:${position.column}${path === '' ? '' : ` ${path}`}: ${message}`
 }
 
 /** What reading a source needs and gathers. */

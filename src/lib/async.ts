@@ -58,13 +58,13 @@ export class KeyedQueue<Key> {
   readonly #tails = new Map<Key, Promise<void>>()
 
   run<Result>(key: Key, task: () => Promise<Result>): Promise<Result> {
-    const before = this.#tails.get(key)
-    const result = before ? before.then(task) : task()
-    const forget = () => {
+    const previous = this.#tails.get(key)
+    const result = previous ? previous.then(task) : task()
+    const removeTail = () => {
       if (this.#tails.get(key) === tail) this.#tails.delete(key)
     }
     // The next in line waits for the end, not for success.
-    const tail: Promise<void> = result.then(forget, forget)
+    const tail: Promise<void> = result.then(removeTail, removeTail)
     this.#tails.set(key, tail)
     return result
   }
@@ -99,13 +99,13 @@ interface Flight<T> {
 /** The flight's result, or `slow` once it has taken longer than anyone should wait with an answer at hand; ms. */
 export async function resultWithin<T>(
   { result, startedAt }: Flight<T>,
-  patience: number,
+  timeoutMs: number,
   clock: Pick<Clock, 'sleep'>,
 ): Promise<T | 'slow'> {
   const ending = new AbortController()
-  const left = Math.max(0, patience - (performance.now() - startedAt))
+  const leftMs = Math.max(0, timeoutMs - (performance.now() - startedAt))
   try {
-    return await Promise.race([result, clock.sleep(left, ending.signal).then(() => 'slow' as const)])
+    return await Promise.race([result, clock.sleep(leftMs, ending.signal).then(() => 'slow' as const)])
   } finally {
     ending.abort()
   }
@@ -126,11 +126,11 @@ const sliceMs = 10
 
 /** Lets other work in between, when enough time has passed since the last pause. */
 export function createPauses(clock: Clock): () => Promise<void> {
-  let began = clock.monotonic()
+  let startedAt = clock.monotonic()
   return async () => {
-    if (clock.monotonic() - began < sliceMs) return
+    if (clock.monotonic() - startedAt < sliceMs) return
     await setImmediate()
-    began = clock.monotonic()
+    startedAt = clock.monotonic()
   }
 }
 
@@ -165,7 +165,7 @@ interface Waiter {
 }
 
 /** Bytes after which the work of an owner counts as moving on. A body that comes a byte at a time does not. */
-const movedBytes = 256 * 1024
+const minProgressBytes = 256 * 1024
 
 /**
  * Limits how many of something are in use at a time; the rest waits in order. An owner gets at most half of the slots that other
@@ -178,7 +178,7 @@ export class Slots {
   readonly #held = new Map<string, number>()
   readonly #waiting = new Set<Waiter>()
   /** Bytes since the patience of an owner's waiters last began again. */
-  readonly #moved = new Map<string | undefined, number>()
+  readonly #movedBytes = new Map<string | undefined, number>()
 
   constructor(limit: number) {
     this.limit = limit
@@ -220,7 +220,7 @@ export class Slots {
       if (!isHeld) return
       isHeld = false
       this.#count(owner, -1)
-      this.#handOn()
+      this.#admitWaiters()
     }
   }
 
@@ -229,7 +229,7 @@ export class Slots {
    * `patience` ms. Rejects with the signal's reason.
    */
   async take(
-    patience: number,
+    timeoutMs: number,
     { signal, owner, whileMoving = false }: TakeOptions = {},
   ): Promise<(() => void) | undefined> {
     signal?.throwIfAborted()
@@ -238,7 +238,7 @@ export class Slots {
     const turn = deferred<(() => void) | undefined>()
     const timer = setTimeout(() => {
       if (leave()) turn.resolve(undefined)
-    }, patience)
+    }, timeoutMs)
     const waiter = { owner, turn, restart: whileMoving ? () => void timer.refresh() : undefined }
     this.#waiting.add(waiter)
     const leave = () => this.#waiting.delete(waiter)
@@ -256,10 +256,10 @@ export class Slots {
 
   /** Notes bytes that came to the holder of a slot. Enough of them restart the patience of this owner's waiters. */
   moved(bytes: number, owner?: string): void {
-    if (this.#waiting.size === 0) return this.#moved.clear()
-    const sum = (this.#moved.get(owner) ?? 0) + bytes
-    this.#moved.set(owner, sum < movedBytes ? sum : 0)
-    if (sum < movedBytes) return
+    if (this.#waiting.size === 0) return this.#movedBytes.clear()
+    const sum = (this.#movedBytes.get(owner) ?? 0) + bytes
+    this.#movedBytes.set(owner, sum < minProgressBytes ? sum : 0)
+    if (sum < minProgressBytes) return
     for (const waiter of this.#waiting) if (waiter.owner === owner) waiter.restart?.()
   }
 
@@ -271,7 +271,7 @@ export class Slots {
     else this.#held.delete(owner)
   }
 
-  #handOn(): void {
+  #admitWaiters(): void {
     /** Owners whose first waiter gets no slot; their other waiters get none either. */
     const full = new Set<string | undefined>()
     for (const waiter of this.#waiting) {

@@ -7,25 +7,25 @@ const KiB = 1024
 const MiB = 1024 * KiB
 
 /** An eighth of the memory that the process may have, between 16 and 64 MiB. */
-function usualBudget(): number {
+function getDefaultBudget(): number {
   return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(memoryLimit() / 8)))
 }
 
-function createShare(): MemoryBudget {
+function createBodyBudget(): MemoryBudget {
   return new MemoryBudget({
-    bytes: usualBudget() / 2,
-    mostWaiting: 256,
-    patience: 20_000,
+    bytes: getDefaultBudget() / 2,
+    maxWaiting: 256,
+    maxWaitMs: 20_000,
     // Bodies of up to 64 KiB, which count twice.
-    small: { largest: 128 * KiB, bytes: 2 * MiB },
+    small: { maxBytes: 128 * KiB, bytes: 2 * MiB },
   })
 }
 
 /** Half of the memory of this process for bodies: those that clients send or take. */
-export const clientBodies = createShare()
+export const clientBodies = createBodyBudget()
 
 /** The other half: bodies that come from upstreams, or from the disk. Neither half waits for the other one's slow ones. */
-export const upstreamBodies = createShare()
+export const upstreamBodies = createBodyBudget()
 
 /**
  * The memory that this process may have, bytes. In a container it is the container's, which `constrainedMemory` knows; without a
@@ -47,18 +47,18 @@ export function createBufferRelease(): BufferRelease {
   const { port1, port2 } = new MessageChannel()
   port2.close()
   return (chunks) => {
-    const buffers = chunks.filter(isWhole).map(({ buffer }) => buffer as ArrayBuffer)
+    const buffers = chunks.filter(ownsItsBuffer).map(({ buffer }) => buffer as ArrayBuffer)
     if (buffers.length > 0) port1.postMessage(undefined, [...new Set(buffers)])
   }
 }
 
-function isWhole({ buffer, byteLength }: Uint8Array): boolean {
+function ownsItsBuffer({ buffer, byteLength }: Uint8Array): boolean {
   return byteLength > 0 && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer
 }
 
-const mostWaiting = 64
+const maxWaiting = 64
 /** How long one waits for its turn, ms. */
-const patience = 20_000
+const maxWaitMs = 20_000
 
 /** Turns of those who read large lists as a whole: one at a time, so that the memory for one of them is enough for all. */
 export class ListTurns {
@@ -69,9 +69,9 @@ export class ListTurns {
    * too many wait, or when the turn takes too long to come.
    */
   async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    if (this.#slots.waiting >= mostWaiting) throw tooMany()
-    const release = await this.#slots.take(patience, { signal })
-    if (!release) throw tooMany()
+    if (this.#slots.waiting >= maxWaiting) throw createBusyError()
+    const release = await this.#slots.take(maxWaitMs, { signal })
+    if (!release) throw createBusyError()
     try {
       return await task()
     } finally {
@@ -80,6 +80,6 @@ export class ListTurns {
   }
 }
 
-function tooMany(): BudgetError {
+function createBusyError(): BudgetError {
   return new BudgetError('The mirror reads as many large lists as it may.')
 }

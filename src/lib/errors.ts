@@ -37,11 +37,11 @@ export class MirrorError extends Error {
  * errors have a code too, but most of them are bugs.
  */
 export function errnoOf(error: unknown): string | undefined {
-  return isSystemError(error) ? (codeInside(error) ?? codeOf(error)) : undefined
+  return isSystemError(error) ? (getInnerCode(error) ?? codeOf(error)) : undefined
 }
 
 /** Functions of `node:os` throw `ERR_SYSTEM_ERROR`, with the system's own code in it. */
-function codeInside(error: unknown): string | undefined {
+function getInnerCode(error: unknown): string | undefined {
   if (codeOf(error) !== 'ERR_SYSTEM_ERROR') return undefined
   const { info } = error as { info?: { code?: unknown } }
   return typeof info?.code === 'string' ? info.code : undefined

@@ -55,16 +55,16 @@ export async function replaceFile(
  */
 export async function makeFolder(path: string, mode = 0o700): Promise<string | undefined> {
   try {
-    return await makeOne(path, mode)
+    return await makeSingleFolder(path, mode)
   } catch (error) {
     const parent = dirname(path)
     if (errnoOf(error) !== 'ENOENT' || parent === path) throw error
     const first = await makeFolder(parent, mode)
-    return (await makeOne(path, mode)) === undefined ? first : (first ?? path)
+    return (await makeSingleFolder(path, mode)) === undefined ? first : (first ?? path)
   }
 }
 
-async function makeOne(path: string, mode: number): Promise<string | undefined> {
+async function makeSingleFolder(path: string, mode: number): Promise<string | undefined> {
   try {
     await mkdir(path, { mode })
   } catch (error) {
@@ -77,13 +77,13 @@ async function makeOne(path: string, mode: number): Promise<string | undefined> 
 }
 
 /** Where the folder above may be written but not read, or its file system has no such call, the system looks after it. */
-const harmless = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
+const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
 
 async function syncParent(parent: string): Promise<void> {
   try {
     await syncFolder(parent)
   } catch (error) {
-    if (!harmless.includes(errnoOf(error) ?? '')) throw error
+    if (!harmlessSyncCodes.includes(errnoOf(error) ?? '')) throw error
   }
 }
 
@@ -138,13 +138,13 @@ export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined>
 }
 
 /** More than any file that a mirror writes about itself. */
-const mostBytes = 1024 * 1024
+const maxSmallFileBytes = 1024 * 1024
 
 /**
  * The text of a file that holds little. Throws the system's error, and EFBIG for a file of more than `limit` bytes: it is not
  * what it was when it was written, and would not fit into memory.
  */
-export async function readSmallFile(path: string, limit = mostBytes): Promise<string> {
+export async function readSmallFile(path: string, limit = maxSmallFileBytes): Promise<string> {
   // A pipe in its place would keep everybody waiting.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
@@ -164,7 +164,7 @@ export async function readSmallFile(path: string, limit = mostBytes): Promise<st
 }
 
 /** Where to go when the folder that the environment names is not safe. */
-const usual = ['/tmp', '/var/tmp']
+const defaultParents = ['/tmp', '/var/tmp']
 
 /**
  * Makes a folder for files of a moment, mode 0700, with a name that cannot be guessed; whoever makes it removes it. Its parent is
@@ -172,15 +172,15 @@ const usual = ['/tmp', '/var/tmp']
  * only us, or everyone in a sticky folder. Throws MirrorError where no such parent is found.
  */
 export async function temporaryFolder(prefix: string): Promise<string> {
-  return mkdtemp(join(safeParent(), prefix))
+  return mkdtemp(join(findSafeParent(), prefix))
 }
 
-function safeParent(): string {
+function findSafeParent(): string {
   const named = tmpdir()
   const uid = process.geteuid?.()
   // On Windows it lies in the user's profile.
   if (uid === undefined) return named
-  const safe = [named, ...usual].find((path) => findForeign(path, { uid }) === undefined)
+  const safe = [named, ...defaultParents].find((path) => findForeign(path, { uid }) === undefined)
   if (safe !== undefined) return safe
   throw new MirrorError(
     `There is no safe folder for temporary files: ${describeForeign(findForeign(named, { uid })!)}.`,

@@ -17,15 +17,15 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /** Levels of objects and lists. Manifests need about six; every version of Node and every client reads this many. */
-export const deepestJson = 100
+export const maxJsonDepth = 100
 /** Values in all, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
-const mostJsonValues = 200_000
+const maxJsonValues = 200_000
 /** Members of one object. A larger one makes its table grow in steps that keep everybody waiting. */
-export const mostJsonMembers = 50_000
+export const maxJsonMembers = 50_000
 /** Characters of a number. Longer ones have no use, and cost more to read than their bytes say. */
-const longestNumber = 1000
+const maxNumberLength = 1000
 /** Bytes that are read at once, without a turn. */
-const smallBytes = 64 * 1024
+const maxUnsplitBytes = 64 * 1024
 /** Values between two looks at the clock. */
 const stepValues = 512
 /** How long a step of a large text may keep everybody else waiting, ms. */
@@ -33,10 +33,10 @@ const stepMs = 5
 
 type JsonProblem = 'not-json' | 'too-deep' | 'too-many' | 'repeated-key'
 
-const sentences: Record<JsonProblem, string> = {
+const messages: Record<JsonProblem, string> = {
   'not-json': 'It is not valid JSON.',
-  'too-deep': `It is nested deeper than ${deepestJson} levels.`,
-  'too-many': `It has more than ${mostJsonValues} values, or ${mostJsonMembers} in one object.`,
+  'too-deep': `It is nested deeper than ${maxJsonDepth} levels.`,
+  'too-many': `It has more than ${maxJsonValues} values, or ${maxJsonMembers} in one object.`,
   'repeated-key': 'An object has the same key twice.',
 }
 
@@ -46,7 +46,7 @@ export class JsonError extends Error {
   readonly problem: JsonProblem
 
   constructor(problem: JsonProblem) {
-    super(sentences[problem])
+    super(messages[problem])
     this.problem = problem
   }
 }
@@ -64,15 +64,15 @@ interface JsonOptions {
  * Large texts are read one at a time and in steps, between which everything else goes on. Throws a JsonError.
  */
 export async function readJson(bytes: Uint8Array, options: JsonOptions = {}): Promise<unknown> {
-  if (bytes.length <= smallBytes) return readJsonNow(bytes, options)
-  const previous = turn
+  if (bytes.length <= maxUnsplitBytes) return readJsonNow(bytes, options)
+  const previous = lastTurn
   const ended = deferred()
-  turn = ended.promise
+  lastTurn = ended.promise
   await previous
   try {
-    const steps = parse(bytes, options)
+    const steps = parseInSteps(bytes, options)
     for (;;) {
-      await nextRound()
+      await waitForNextRound()
       const until = performance.now() + stepMs
       do {
         const { done, value } = steps.next()
@@ -100,7 +100,7 @@ export async function readJsonObject(
 
 /** The same as `readJson` at once, for a text of a few kilobytes. */
 export function readJsonNow(bytes: Uint8Array, options: JsonOptions = {}): unknown {
-  const steps = parse(bytes, options)
+  const steps = parseInSteps(bytes, options)
   for (;;) {
     const { done, value } = steps.next()
     if (done) return value
@@ -108,18 +108,18 @@ export function readJsonNow(bytes: Uint8Array, options: JsonOptions = {}): unkno
 }
 
 /** The memory of what is read, and the time of the event loop, are the whole process's: large texts take turns. */
-let turn: Promise<void> = Promise.resolve()
+let lastTurn: Promise<void> = Promise.resolve()
 
-const nextRound = () => new Promise<void>((resolve) => void setImmediate(resolve))
+const waitForNextRound = () => new Promise<void>((resolve) => void setImmediate(resolve))
 
 type Container = unknown[] | Record<string, unknown>
 
 const [quote, backslash, comma, colon] = [0x22, 0x5c, 0x2c, 0x3a]
 const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
-const number = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/
+const numberPattern = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/
 
 /** Yields after so many values; recursion is not used, so that no nesting can exhaust the stack. */
-function* parse(source: Uint8Array, { unambiguous = false }: JsonOptions): Generator<undefined, unknown> {
+function* parseInSteps(source: Uint8Array, { unambiguous = false }: JsonOptions): Generator<undefined, unknown> {
   if (!isUtf8(source)) throw new JsonError('not-json')
   const bytes = Buffer.from(source.buffer, source.byteOffset, source.byteLength)
   const text = new TextReader(bytes)
@@ -134,24 +134,24 @@ function* parse(source: Uint8Array, { unambiguous = false }: JsonOptions): Gener
   text.skipSpace()
   for (;;) {
     values += 1
-    if (values > mostJsonValues) throw new JsonError('too-many')
+    if (values > maxJsonValues) throw new JsonError('too-many')
     if (values % stepValues === 0) yield
     const byte = bytes[text.at]
     const opened: Container | undefined = byte === openObject ? {} : byte === openList ? [] : undefined
     const value = opened ?? text.scalar()
     if (!parent) {
       if (!opened) {
-        text.mustEnd()
+        text.expectEnd()
         return value
       }
     } else if (Array.isArray(parent)) parent.push(value)
     else {
-      if (++members[members.length - 1]! > mostJsonMembers) throw new JsonError('too-many')
+      if (++members[members.length - 1]! > maxJsonMembers) throw new JsonError('too-many')
       setMember(parent, key, value, unambiguous)
     }
 
     if (opened) {
-      if (open.length === deepestJson) throw new JsonError('too-deep')
+      if (open.length === maxJsonDepth) throw new JsonError('too-deep')
       open.push(opened)
       members.push(0)
       parent = opened
@@ -179,7 +179,7 @@ function* parse(source: Uint8Array, { unambiguous = false }: JsonOptions): Gener
       members.pop()
       parent = open.at(-1)
       if (!parent) {
-        text.mustEnd()
+        text.expectEnd()
         return closed
       }
     }
@@ -209,7 +209,7 @@ class TextReader {
     this.at = at
   }
 
-  mustEnd(): void {
+  expectEnd(): void {
     this.skipSpace()
     if (this.at !== this.#bytes.length) throw new JsonError('not-json')
   }
@@ -231,17 +231,17 @@ class TextReader {
       case quote:
         return this.#string()
       case 0x74:
-        return this.#word('true', true)
+        return this.#literal('true', true)
       case 0x66:
-        return this.#word('false', false)
+        return this.#literal('false', false)
       case 0x6e:
-        return this.#word('null', null)
+        return this.#literal('null', null)
       default:
         return this.#number()
     }
   }
 
-  #word<T>(word: string, value: T): T {
+  #literal<T>(word: string, value: T): T {
     if (this.#bytes.toString('latin1', this.at, this.at + word.length) !== word) throw new JsonError('not-json')
     this.at += word.length
     return value
@@ -251,9 +251,9 @@ class TextReader {
     const bytes = this.#bytes
     let end = this.at
     for (let byte = bytes[end]; isNumeric(byte); byte = bytes[end]) end++
-    if (end - this.at > longestNumber) throw new JsonError('not-json')
+    if (end - this.at > maxNumberLength) throw new JsonError('not-json')
     const digits = bytes.toString('latin1', this.at, end)
-    if (!number.test(digits)) throw new JsonError('not-json')
+    if (!numberPattern.test(digits)) throw new JsonError('not-json')
     this.at = end
     return Number(digits)
   }

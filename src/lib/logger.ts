@@ -38,14 +38,14 @@ export const harmlessParameters: ReadonlySet<string> = new Set([
 ])
 
 /** Characters; what is shorter could be found by trying. */
-const leastSecret = 3
+const minSecretLength = 3
 
-const word = /[^\s"'<>]+/g
+const nonSpace = /[^\s"'<>]+/g
 
 /** Within a percent-encoded URL: `%3A`, and `%253A` where it was encoded once more. */
 const encoded = '%(?:25){0,3}'
 /** User and password, up to the last `@` of the authority, of a URL that is plain, encoded, escaped in JSON, or without its scheme. */
-const userInfo = new RegExp(
+const userInfoPattern = new RegExp(
   `((?:\\b([a-z][a-z0-9+.-]{0,20})(?::|${encoded}3a))?(?:\\\\?/|${encoded}2f){2})` +
     `((?:(?!${encoded}(?:2f|3f|23))[^/?#\\s])+)(?:(@)|(${encoded}40))`,
   'gi',
@@ -60,36 +60,36 @@ const digestStart = /^sha(?:256|512):/
 const secretName =
   '(?:token|password|passwd|passphrase|pwd|secret|signature|credentials?|cookie|auth(?:orization)?|(?:api|access|private|secret|account)[_-]?key)'
 /** What is struck out already stays as it is. */
-const unlessStruck = '(?!\\s*\\[?["\']?…)'
+const notRedacted = '(?!\\s*\\[?["\']?…)'
 
-const scheme = /\b(Bearer|Basic|Digest|Negotiate)\s+[A-Za-z0-9._~+/=-]{8,}/gi
-const schemeWithParameters = /\b(Digest\s+|AWS4-HMAC-SHA256\s+)(?:username|credential)=[^\r\n]+/gi
+const authScheme = /\b(Bearer|Basic|Digest|Negotiate)\s+[A-Za-z0-9._~+/=-]{8,}/gi
+const authSchemeWithParameters = /\b(Digest\s+|AWS4-HMAC-SHA256\s+)(?:username|credential)=[^\r\n]+/gi
 /** A header that authorizes: its value ends with the line. */
-const header = new RegExp(
+const secretHeader = new RegExp(
   `(?:(?<![\\w-])|(?<=\\\\[nrt]))((?:(?:proxy-)?authorization|(?:set-)?cookie|x-registry-(?:auth|config)|(?:private|job|deploy)-token)[ \\t]*[:=]` +
-    `|x-[\\w-]{0,60}?${secretName}[ \\t]*:)${unlessStruck}([ \\t]*)[^\\r\\n]+`,
+    `|x-[\\w-]{0,60}?${secretName}[ \\t]*:)${notRedacted}([ \\t]*)[^\\r\\n]+`,
   'gi',
 )
 const memberName = `[\\w-]*(?:${secretName}|x-registry-config)`
 /** Members of JSON, of JSON within a string of JSON, and of JavaScript; a value that was cut off too. */
-const members = [
-  new RegExp(`("${memberName}"\\s*[:=]${unlessStruck}\\s*")(?:[^"\\\\]|\\\\[^])*`, 'gi'),
+const secretMembers = [
+  new RegExp(`("${memberName}"\\s*[:=]${notRedacted}\\s*")(?:[^"\\\\]|\\\\[^])*`, 'gi'),
   new RegExp(
-    `(\\\\"${memberName}\\\\"\\s*[:=]${unlessStruck}\\s*\\\\")(?:[^"\\\\]|\\\\[^"\\\\]|\\\\\\\\(?:\\\\[^]|[^\\\\]))*`,
+    `(\\\\"${memberName}\\\\"\\s*[:=]${notRedacted}\\s*\\\\")(?:[^"\\\\]|\\\\[^"\\\\]|\\\\\\\\(?:\\\\[^]|[^\\\\]))*`,
     'gi',
   ),
-  new RegExp(`('${memberName}'\\s*[:=]${unlessStruck}\\s*')(?:[^'\\\\]|\\\\[^])*`, 'gi'),
+  new RegExp(`('${memberName}'\\s*[:=]${notRedacted}\\s*')(?:[^'\\\\]|\\\\[^])*`, 'gi'),
   // Numbers; the strings of a list.
-  new RegExp(`(["']${memberName}\\\\?["']\\s*[:=]${unlessStruck}\\s*)[\\w.+-]{6,}`, 'gi'),
-  new RegExp(`(["']${memberName}\\\\?["']\\s*[:=]${unlessStruck}\\s*\\[)[^\\]]+`, 'gi'),
+  new RegExp(`(["']${memberName}\\\\?["']\\s*[:=]${notRedacted}\\s*)[\\w.+-]{6,}`, 'gi'),
+  new RegExp(`(["']${memberName}\\\\?["']\\s*[:=]${notRedacted}\\s*\\[)[^\\]]+`, 'gi'),
 ]
 const quoted = `"(?:[^"\\\\]|\\\\[^])*"?|'(?:[^'\\\\]|\\\\[^])*'?`
 /** How a sentence goes on after a colon. */
 const prose =
   '(?:the|an?|its?|no|not|none|is|are|was|this|that|there|we|you|unexpected|invalid|missing|expired|unknown|cannot|could|failed)\\b'
 /** `password=…`, `token: …` */
-const setting = new RegExp(
-  `(?<![\\w-])((?!htpasswd)[\\w-]*${secretName}[ \\t]*(?:=|:(?=[ \\t])(?![ \\t]*${prose}))${unlessStruck}[ \\t]*)` +
+const secretSetting = new RegExp(
+  `(?<![\\w-])((?!htpasswd)[\\w-]*${secretName}[ \\t]*(?:=|:(?=[ \\t])(?![ \\t]*${prose}))${notRedacted}[ \\t]*)` +
     `(?:${quoted}|[^\\s&{[][^\\s&]*)`,
   'gi',
 )
@@ -100,8 +100,8 @@ const knownToken =
   /(?<![A-Za-z0-9])(?:gh[opsur]_\w{4,}|github_pat_\w{4,}|gl(?:pat|dt|rt|ptt|cbt|soat|ft)-[\w-]{4,}|dckr_[op]at_[\w-]{4,}|A[KS]IA[A-Z0-9]{12,}|npm_[A-Za-z0-9]{12,}|pypi-[\w-]{16,}|xox[abprs]-[\w-]{8,})/g
 
 /** Without one of these there is nothing to strike out: most of what is logged is looked at once. */
-const inUrls = /[@#?&%]/
-const inWords =
+const mayHoldUrl = /[@#?&%]/
+const mayHoldSecret =
   /eyJ|bearer|basic|digest |negotiate|hmac|cookie|auth|token|passw|passphrase|pwd|secret|signature|credential|key|gh[opsur]_|_pat_|_oat_|gl[a-z]{2,4}-|a[ks]ia|npm_|pypi-|xox/i
 
 /**
@@ -109,21 +109,23 @@ const inWords =
  * harmless, fragments, values of headers that authorize, private keys and tokens, also as settings and members of JSON.
  */
 export function redact(text: string): string {
-  const clean = inUrls.test(text) ? text.replace(userInfo, withoutUser).replace(word, withoutParameters) : text
-  if (!inWords.test(clean)) return clean
-  return members
+  const clean = mayHoldUrl.test(text)
+    ? text.replace(userInfoPattern, redactUser).replace(nonSpace, redactParameters)
+    : text
+  if (!mayHoldSecret.test(clean)) return clean
+  return secretMembers
     .reduce((before, member) => before.replace(member, '$1…'), clean)
     .replace(privateKey, '…')
     .replace(webToken, '…')
     .replace(knownToken, '…')
-    .replace(header, '$1$2…')
-    .replace(setting, '$1…')
-    .replace(schemeWithParameters, '$1…')
-    .replace(scheme, '$1 …')
+    .replace(secretHeader, '$1$2…')
+    .replace(secretSetting, '$1…')
+    .replace(authSchemeWithParameters, '$1…')
+    .replace(authScheme, '$1 …')
 }
 
 /** Of `ssh://me@host` the user is no secret: it says which machine is meant. */
-function withoutUser(
+function redactUser(
   whole: string,
   start: string,
   name: string | undefined,
@@ -136,7 +138,7 @@ function withoutUser(
 }
 
 /** Of a word that is, or ends in, a URL: without its fragment and the values of its parameters. */
-function withoutParameters(given: string): string {
+function redactParameters(given: string): string {
   const isEncoded = given.includes('%') && encodedUrl.test(given)
   const query = given.search(/[?&]/)
   const isUrl = given.includes('://')
@@ -149,11 +151,11 @@ function withoutParameters(given: string): string {
   const start = isEncoded ? path.replace(encodedQuery, '$1…') : path
   if (!hasQuery) return start + tail
   const parts = given.slice(query + 1, end).split('&')
-  return start + given[query] + parts.map((part) => withoutValue(part, isUrl)).join('&') + tail
+  return start + given[query] + parts.map((part) => redactParameter(part, isUrl)).join('&') + tail
 }
 
 /** In a URL also a long part without a name is a value. */
-function withoutValue(part: string, isUrl: boolean): string {
+function redactParameter(part: string, isUrl: boolean): string {
   const at = part.indexOf('=')
   if (at === -1) {
     if (isUrl && part.length >= 8) return '…'
@@ -161,12 +163,12 @@ function withoutValue(part: string, isUrl: boolean): string {
   }
   const name = part.slice(0, at)
   const value = part.slice(at + 1)
-  const isHarmless = harmlessParameters.has(name.toLowerCase()) && harmlessValue.test(value) && !hasUser(value)
-  return value.length < leastSecret || isHarmless || value.startsWith('…') ? part : `${name}=…`
+  const isHarmless = harmlessParameters.has(name.toLowerCase()) && harmlessValue.test(value) && !holdsUserInfo(value)
+  return value.length < minSecretLength || isHarmless || value.startsWith('…') ? part : `${name}=…`
 }
 
 /** Whether a name and a password stand before a host, as in `me:password@proxy`; the `@` of a digest is another one. */
-function hasUser(value: string): boolean {
+function holdsUserInfo(value: string): boolean {
   const plain = value.replaceAll(/%3a/gi, ':').replaceAll(/%40/g, '@')
   const at = plain.lastIndexOf('@')
   return at !== -1 && !digestStart.test(plain.slice(at + 1)) && plain.slice(0, at).includes(':')

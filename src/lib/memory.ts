@@ -4,15 +4,15 @@ export interface MemoryBudgetOptions {
   /** Bytes that may be held at a time. */
   readonly bytes: number
   /** Reservations that wait; further ones are refused at once. */
-  readonly mostWaiting: number
+  readonly maxWaiting: number
   /** How long one waits, ms; then it is refused. */
-  readonly patience: number
+  readonly maxWaitMs: number
   /** How often the progress of holders is checked while others wait, ms. */
-  readonly lookEvery?: number
+  readonly pollMs?: number
   /** How long the first in the queue waits before the slowest holder is evicted for it, ms. */
-  readonly turn?: number
+  readonly evictAfterMs?: number
   /** Extra memory for reservations of at most `largest` bytes that find no room, so that they never wait for larger ones. */
-  readonly small?: { readonly largest: number; readonly bytes: number }
+  readonly small?: { readonly maxBytes: number; readonly bytes: number }
 }
 
 /** Says that there is no memory for a body now. Try again after `retryAfterSeconds`. */
@@ -46,7 +46,7 @@ export interface Reservation {
   release(): void
 }
 
-interface Holder extends MovingHolder {
+interface Holder extends HolderProgress {
   readonly evict: ((error: BudgetError) => void) | undefined
   /** Set while it waits for more; aborts that. */
   growing: AbortController | undefined
@@ -59,10 +59,10 @@ interface Waiter {
   readonly grant: () => void
 }
 
-const usualLookEvery = 250
-const usualTurn = 2000
+const defaultPollMs = 250
+const defaultEvictAfterMs = 2000
 /** Holders of the extra memory that may wait for main memory at a time. Until they have it, they keep extra memory from others. */
-const mostLeaving = 8
+const maxUpgrades = 8
 
 /**
  * Shares out the memory for bodies in flight. A body is admitted when there is room for the whole of it, first come, first served,
@@ -76,18 +76,18 @@ export class MemoryBudget {
   readonly #waiting = new Set<Waiter>()
   #growing: Waiter | undefined
   #held = 0
-  #stopLooking: (() => void) | undefined
+  #stopPolling: (() => void) | undefined
   /** `performance.now()` of the last look. */
-  #lookedAt = 0
-  readonly #lookEvery: number
-  readonly #turn: number
+  #polledAt = 0
+  readonly #pollMs: number
+  readonly #evictAfterMs: number
   readonly #small: MemoryBudget | undefined
-  #leaving = 0
+  #upgrades = 0
 
   constructor(options: MemoryBudgetOptions) {
     this.#options = options
-    this.#lookEvery = options.lookEvery ?? usualLookEvery
-    this.#turn = options.turn ?? usualTurn
+    this.#pollMs = options.pollMs ?? defaultPollMs
+    this.#evictAfterMs = options.evictAfterMs ?? defaultEvictAfterMs
     const { small, ...rest } = options
     this.#small = small && new MemoryBudget({ ...rest, bytes: small.bytes })
   }
@@ -108,25 +108,25 @@ export class MemoryBudget {
   }
 
   /** The waiter that is admitted next. */
-  get #first(): Waiter | undefined {
+  get #nextWaiter(): Waiter | undefined {
     return this.#growing ?? this.#waiting.values().next().value
   }
 
   /** Resolves when there is room for so many bytes; for more than the whole budget, when the budget is empty. Throws a BudgetError. */
   async reserve(bytes: number, options: ReserveOptions = {}): Promise<Reservation> {
     const wanted = Math.min(bytes, this.#options.bytes)
-    if (!this.#first && this.#hasRoom(wanted)) {
+    if (!this.#nextWaiter && this.#hasRoom(wanted)) {
       this.#held += wanted
-      return this.#hold(wanted, options)
+      return this.#createReservation(wanted, options)
     }
-    if (this.#small && bytes <= this.#options.small!.largest)
-      return this.#holdSmall(await this.#small.reserve(bytes, options), bytes, options)
-    if (this.#waiting.size >= this.#options.mostWaiting) throw new BudgetError()
+    if (this.#small && bytes <= this.#options.small!.maxBytes)
+      return this.#createSmallReservation(await this.#small.reserve(bytes, options), bytes, options)
+    if (this.#waiting.size >= this.#options.maxWaiting) throw new BudgetError()
     await this.#wait(wanted, options.signal, (waiter) => this.#waiting.add(waiter))
-    return this.#hold(wanted, options)
+    return this.#createReservation(wanted, options)
   }
 
-  #hold(bytes: number, { evict, expected }: ReserveOptions): Reservation {
+  #createReservation(bytes: number, { evict, expected }: ReserveOptions): Reservation {
     const since = performance.now()
     const holder: Holder = {
       bytes,
@@ -135,7 +135,7 @@ export class MemoryBudget {
       evict,
       expected,
       since,
-      isKnown: false,
+      wasPolled: false,
       growing: undefined,
     }
     let isReleased = false
@@ -153,7 +153,7 @@ export class MemoryBudget {
         else await this.#waitToGrow(holder, wanted)
         holder.bytes += wanted
         if (!isReleased) return
-        this.#give(wanted)
+        this.#free(wanted)
         throw new BudgetError()
       },
       release: () => {
@@ -161,7 +161,7 @@ export class MemoryBudget {
         isReleased = true
         this.#holders.delete(holder)
         holder.growing?.abort(new BudgetError())
-        this.#give(holder.bytes)
+        this.#free(holder.bytes)
       },
     }
   }
@@ -175,13 +175,13 @@ export class MemoryBudget {
       await this.#wait(bytes, holder.growing.signal, (waiter) => (this.#growing = waiter))
     } finally {
       holder.growing = undefined
-      holder.isKnown = false
+      holder.wasPolled = false
       holder.since += performance.now() - begun
     }
   }
 
   /** Wraps a reservation of extra memory. When it grows, it moves to the main memory, and waits for that like a new body. */
-  #holdSmall(small: Reservation, bytes: number, options: ReserveOptions): Reservation {
+  #createSmallReservation(small: Reservation, bytes: number, options: ReserveOptions): Reservation {
     let held = small
     let isSettled = false
     const leaving = new AbortController()
@@ -193,14 +193,14 @@ export class MemoryBudget {
       },
       grow: async (more) => {
         if (held !== small) return held.grow(more)
-        if (this.#leaving >= mostLeaving) throw new BudgetError()
+        if (this.#upgrades >= maxUpgrades) throw new BudgetError()
         // From now on the other side waits for this process.
         small.settle()
-        this.#leaving++
+        this.#upgrades++
         try {
           held = await this.reserve(bytes + more, { ...options, signal: leaving.signal })
         } finally {
-          this.#leaving--
+          this.#upgrades--
         }
         small.release()
         if (isSettled) held.settle()
@@ -215,7 +215,7 @@ export class MemoryBudget {
     }
   }
 
-  #give(bytes: number): void {
+  #free(bytes: number): void {
     this.#held -= bytes
     this.#admit()
   }
@@ -249,10 +249,10 @@ export class MemoryBudget {
           resolve()
         },
       }
-      const late = setTimeout(() => giveUp(new BudgetError()), this.#options.patience)
+      const late = setTimeout(() => giveUp(new BudgetError()), this.#options.maxWaitMs)
       signal?.addEventListener('abort', onAbort, { once: true })
       enter(waiter)
-      this.#startLooking()
+      this.#startPolling()
     })
   }
 
@@ -267,39 +267,39 @@ export class MemoryBudget {
     }
   }
 
-  #startLooking(): void {
-    if (this.#stopLooking) return
-    this.#lookedAt = performance.now()
-    this.#stopLooking = every(this.#lookEvery, () => this.#look(), warn)
+  #startPolling(): void {
+    if (this.#stopPolling) return
+    this.#polledAt = performance.now()
+    this.#stopPolling = every(this.#pollMs, () => this.#poll(), warnOfFailedPoll)
   }
 
   /** Evicts holders that have moved too little since the last look, and the slowest one when the first waiter's turn has come. */
-  #look(): void {
-    if (!this.#first) {
-      this.#stopLooking?.()
-      this.#stopLooking = undefined
-      for (const holder of this.#holders) holder.isKnown = false
+  #poll(): void {
+    if (!this.#nextWaiter) {
+      this.#stopPolling?.()
+      this.#stopPolling = undefined
+      for (const holder of this.#holders) holder.wasPolled = false
       return
     }
     const now = performance.now()
-    const isLate = now - this.#lookedAt > 2 * this.#lookEvery
-    this.#lookedAt = now
+    const isLate = now - this.#polledAt > 2 * this.#pollMs
+    this.#polledAt = now
     // The process was busy, and has not read what has arrived meanwhile.
     if (isLate) return
-    const isDue = now - this.#first.since >= this.#turn
-    for (const holder of slowHolders(this.#holders, now, { turn: this.#turn, isDue })) {
+    const isDue = now - this.#nextWaiter.since >= this.#evictAfterMs
+    for (const holder of findSlowHolders(this.#holders, now, { turn: this.#evictAfterMs, isDue })) {
       this.#holders.delete(holder)
       holder.evict!(new BudgetError('The mirror needs the memory of a body that came or went too slowly.'))
     }
   }
 }
 
-function warn(error: unknown): void {
+function warnOfFailedPoll(error: unknown): void {
   process.emitWarning(`could not look at the bodies in flight: ${String(error)}`)
 }
 
 /** A holder of memory for a body, and the progress of the body. */
-interface MovingHolder {
+interface HolderProgress {
   /** Bytes that it holds. */
   bytes: number
   /** Bytes of the body that have moved in all. */
@@ -311,39 +311,40 @@ interface MovingHolder {
   /** `performance.now()` of its beginning, moved on by the time that it has waited for memory. */
   since: number
   /** Whether it was there at the last look. */
-  isKnown: boolean
+  wasPolled: boolean
   /** Defined while it waits for more memory. */
   readonly growing: unknown
 }
 
 /** Bytes that a holder has to move between two looks while others wait for its memory. */
-const leastProgress = 16 * 1024
+const minProgressBytes = 16 * 1024
 
 /**
  * Returns the holders to evict while others wait: those that have moved too little since the last look. When there is none and
  * the first waiter is due, returns the one that needs the longest to its end at its pace; among equals the latest, so that the
  * others finish. `turn`: a holder stays for so many ms to show its pace, and when it ends within so many ms.
  */
-function slowHolders<T extends MovingHolder>(
+function findSlowHolders<T extends HolderProgress>(
   holders: Iterable<T>,
   now: number,
   { turn, isDue }: { readonly turn: number; readonly isDue: boolean },
 ): T[] {
   const slow: T[] = []
-  let last: T | undefined
+  let slowest: T | undefined
   for (const holder of holders) {
     if (holder.growing !== undefined) continue
-    if (holder.isKnown && holder.progressed < leastProgress) slow.push(holder)
-    else if (now - holder.since >= turn && !(timeLeft(holder, now) < timeLeft(last, now))) last = holder
-    holder.isKnown = true
+    if (holder.wasPolled && holder.progressed < minProgressBytes) slow.push(holder)
+    else if (now - holder.since >= turn && !(estimateTimeLeft(holder, now) < estimateTimeLeft(slowest, now)))
+      slowest = holder
+    holder.wasPolled = true
     holder.progressed = 0
   }
-  if (isDue && slow.length === 0 && last && timeLeft(last, now) > turn) slow.push(last)
+  if (isDue && slow.length === 0 && slowest && estimateTimeLeft(slowest, now) > turn) slow.push(slowest)
   return slow
 }
 
 /** Estimates how long a holder needs to its end at its pace, ms. */
-function timeLeft(holder: MovingHolder | undefined, now: number): number {
+function estimateTimeLeft(holder: HolderProgress | undefined, now: number): number {
   if (!holder) return 0
   const { bytes, expected = bytes, moved, since } = holder
   return moved === 0 ? Infinity : (Math.max(0, expected - moved) * (now - since)) / moved

@@ -3,7 +3,7 @@ import { lstat, open, realpath } from 'node:fs/promises'
 import { dirname, resolve, sep } from 'node:path'
 import { errnoOf } from './errors.ts'
 
-const mostHops = 40
+const maxSymlinks = 40
 
 /** The part of a path by which others can change what is there. */
 interface ForeignPart {
@@ -38,29 +38,29 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
   const system = lstatSync(sep)
   // In a user namespace that knows only some users, the folder above all belongs to nobody; its owner can do everything anyway.
   const trusted = new Set([0, uid, system.uid])
-  if (!isClosed(system)) return { path: sep, owner: undefined }
+  if (!isProtected(system)) return { path: sep, owner: undefined }
   return walk(resolve(path), 0)
 
-  function walk(whole: string, hops: number): ForeignPart | undefined {
+  function walk(whole: string, symlinks: number): ForeignPart | undefined {
     const parts = whole.split(sep).filter((part) => part !== '')
     let at: string = sep
     let folder = system
     for (const [index, part] of parts.entries()) {
       at = resolve(at, part)
-      const what = lstatOf(at)
+      const stats = lstatIfPresent(at)
       const isLast = index === parts.length - 1
       // What is made there will be ours, unless others are first.
-      if (what === undefined)
-        return othersWrite(folder) && !(anyFile && isLast) ? { path: dirname(at), owner: undefined } : undefined
-      const isEnd = anyFile && isLast && what.isFile()
-      if (!isEnd && !trusted.has(what.uid)) return { path: at, owner: what.uid }
-      if (what.isSymbolicLink()) {
-        if (hops >= mostHops) return { path: at, owner: undefined }
-        return walk(resolve(dirname(at), readlinkSync(at), ...parts.slice(index + 1)), hops + 1)
+      if (stats === undefined)
+        return isWritableByOthers(folder) && !(anyFile && isLast) ? { path: dirname(at), owner: undefined } : undefined
+      const isUncheckedFile = anyFile && isLast && stats.isFile()
+      if (!isUncheckedFile && !trusted.has(stats.uid)) return { path: at, owner: stats.uid }
+      if (stats.isSymbolicLink()) {
+        if (symlinks >= maxSymlinks) return { path: at, owner: undefined }
+        return walk(resolve(dirname(at), readlinkSync(at), ...parts.slice(index + 1)), symlinks + 1)
       }
       // The mode of a socket says who may connect.
-      if (!isEnd && !what.isSocket() && !isClosed(what)) return { path: at, owner: undefined }
-      folder = what
+      if (!isUncheckedFile && !stats.isSocket() && !isProtected(stats)) return { path: at, owner: undefined }
+      folder = stats
     }
     return undefined
   }
@@ -73,15 +73,15 @@ export function describeForeign({ path, owner }: ForeignPart): string {
 
 /** The name of a user, or their number where the system's list does not have it. */
 export function userName(uid: number): string {
-  return lineOf(uid)?.[0] ?? `user ${uid}`
+  return findPasswdFields(uid)?.[0] ?? `user ${uid}`
 }
 
 /** The home folder of a user, by the system's list. */
 export function userHome(uid: number): string | undefined {
-  return lineOf(uid)?.[5]
+  return findPasswdFields(uid)?.[5]
 }
 
-function lineOf(uid: number): string[] | undefined {
+function findPasswdFields(uid: number): string[] | undefined {
   try {
     const lines = readFileSync('/etc/passwd', 'utf8').split('\n')
     return lines.map((line) => line.split(':')).find((fields) => fields[2] === String(uid))
@@ -91,7 +91,7 @@ function lineOf(uid: number): string[] | undefined {
   }
 }
 
-function lstatOf(path: string): Stats | undefined {
+function lstatIfPresent(path: string): Stats | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false })
   } catch (error) {
@@ -100,47 +100,49 @@ function lstatOf(path: string): Stats | undefined {
   }
 }
 
-function isClosed(what: Stats): boolean {
+function isProtected(what: Stats): boolean {
   const isSticky = (what.mode & 0o1000) !== 0
-  return !othersWrite(what) || isSticky
+  return !isWritableByOthers(what) || isSticky
 }
 
-function othersWrite({ mode }: Stats): boolean {
+function isWritableByOthers({ mode }: Stats): boolean {
   return (mode & 0o022) !== 0
 }
 
 /** More than any file that a mirror writes about itself. */
-const mostBytes = 1024 * 1024
+const maxSmallFileBytes = 1024 * 1024
 
 /**
  * The text of another user's file, read by root: only what that user owns, and nothing that is no regular file, so that a link
  * the user has put there gives away nothing of others. Undefined for anything else, and for what is not there.
  */
 export async function readOwnedFile(path: string, uid: number): Promise<string | undefined> {
-  return readIf(path, (what) => what.uid === uid)
+  return readFileIf(path, (what) => what.uid === uid)
 }
 
 /** The same for what root owns and everyone may read. */
 export async function readPublicFile(path: string): Promise<string | undefined> {
-  return readIf(path, (what) => what.uid === 0 && (what.mode & 0o004) !== 0)
+  return readFileIf(path, (what) => what.uid === 0 && (what.mode & 0o004) !== 0)
 }
 
-async function readIf(path: string, isAllowed: (what: Stats) => boolean): Promise<string | undefined> {
-  const isRight = (what: Stats) => what.isFile() && isAllowed(what) && what.size <= mostBytes
-  const real = await orUnreadable(() => realpath(path))
+async function readFileIf(path: string, isAllowed: (what: Stats) => boolean): Promise<string | undefined> {
+  const isAcceptable = (what: Stats) => what.isFile() && isAllowed(what) && what.size <= maxSmallFileBytes
+  const real = await orUndefinedIfRefused(() => realpath(path))
   // Opening a device may already do something; what was put in its place meanwhile is looked at again.
-  const seen = real === undefined ? undefined : await orUnreadable(() => lstat(real))
-  if (real === undefined || seen === undefined || !isRight(seen)) return undefined
-  const file = await orUnreadable(() => open(real, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK))
+  const before = real === undefined ? undefined : await orUndefinedIfRefused(() => lstat(real))
+  if (real === undefined || before === undefined || !isAcceptable(before)) return undefined
+  const file = await orUndefinedIfRefused(() =>
+    open(real, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK),
+  )
   if (file === undefined) return undefined
   try {
-    return isRight(await file.stat()) ? await file.readFile('utf8') : undefined
+    return isAcceptable(await file.stat()) ? await file.readFile('utf8') : undefined
   } finally {
     await file.close()
   }
 }
 
-async function orUnreadable<T>(ask: () => Promise<T>): Promise<T | undefined> {
+async function orUndefinedIfRefused<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {

@@ -96,10 +96,10 @@ export type RunCommand = (
   options: CommandOptions,
 ) => Promise<CommandResult | undefined>
 
-const outputBytes = 16 * 1024 * 1024
+const maxOutputBytes = 16 * 1024 * 1024
 /** How often, and how many times, to look for the end of the output of a program that has ended. */
-const drainStepMs = 50
-const drainSteps = 20
+const drainPollMs = 50
+const maxDrainPolls = 20
 
 /**
  * Loads what runs programs.
@@ -122,7 +122,7 @@ export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env
       ...(env && { env }),
     })
     pid = program.pid
-    if (pid !== undefined) return await resultOf(program, pid, timeoutMs)
+    if (pid !== undefined) return await waitForResult(program, pid, timeoutMs)
     const { code, originalMessage } = await program
     if (code === 'ENOENT') return undefined
     // A program that could not be started has written nothing; why is all there is to say.
@@ -133,38 +133,38 @@ export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env
 }
 
 /** Resolves at the program's end, or soon after the time-out, even if something keeps the output open. */
-async function resultOf(program: ChildProcess, pid: number, timeoutMs: number): Promise<CommandResult> {
+async function waitForResult(program: ChildProcess, pid: number, timeoutMs: number): Promise<CommandResult> {
   const exit = deferred<number | undefined>()
   const ended = deferred()
   const closed = deferred()
-  const is = { closed: false, ended: false }
+  const state = { closed: false, ended: false }
   const end = () => {
-    if (is.ended) return
-    is.ended = true
+    if (state.ended) return
+    state.ended = true
     void endGroup(pid).then(() => ended.resolve())
   }
   program.once('exit', (code) => {
     // What it leaves behind is not its own time.
-    if (!is.ended) clearTimeout(timer)
+    if (!state.ended) clearTimeout(timer)
     exit.resolve(code ?? undefined)
   })
   program.once('close', () => {
-    is.closed = true
+    state.closed = true
     closed.resolve()
   })
   const stdout = collect(program.stdout!, end)
   const stderr = collect(program.stderr!, end)
   const timer = setTimeout(end, timeoutMs)
-  const forget = trackGroup(pid)
+  const untrack = trackGroup(pid)
   try {
     const exitCode = await Promise.race([exit.promise, ended.promise])
     // A daemon that the program has started may keep the output open for ever.
-    for (let step = 0; step < drainSteps && !is.closed && !is.ended; step++) await sleep(drainStepMs)
-    if (is.ended) await Promise.race([closed.promise, ended.promise])
-    return { exitCode: is.ended ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
+    for (let step = 0; step < maxDrainPolls && !state.closed && !state.ended; step++) await sleep(drainPollMs)
+    if (state.ended) await Promise.race([closed.promise, ended.promise])
+    return { exitCode: state.ended ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
   } finally {
     clearTimeout(timer)
-    forget()
+    untrack()
     program.stdout!.destroy()
     program.stderr!.destroy()
   }
@@ -175,9 +175,9 @@ function collect(stream: Readable, onOverflow: () => void): () => string {
   const chunks: Buffer[] = []
   let size = 0
   stream.on('data', (chunk: Buffer) => {
-    chunks.push(chunk.subarray(0, Math.max(0, outputBytes - size)))
+    chunks.push(chunk.subarray(0, Math.max(0, maxOutputBytes - size)))
     size += chunk.length
-    if (size > outputBytes) onOverflow()
+    if (size > maxOutputBytes) onOverflow()
   })
   return () => Buffer.concat(chunks).toString('utf8')
 }
@@ -189,7 +189,7 @@ export function shellWord(text: string): string {
 
 /** How long a program has to put things in order after it was asked to end. */
 const graceMs = 2000
-const lookEveryMs = 50
+const endPollMs = 50
 
 /**
  * The option for `spawn` that gives a program a process group of its own, so that it can be ended together with what it has
@@ -221,24 +221,24 @@ export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
 /** Asks a program and all that it has started to end, and kills what has not ended after two seconds. */
 async function endGroup(pid: number): Promise<void> {
   if (!signalGroup(pid, 'SIGTERM')) return
-  for (let waitedMs = 0; waitedMs < graceMs; waitedMs += lookEveryMs) {
-    await sleep(lookEveryMs)
+  for (let waitedMs = 0; waitedMs < graceMs; waitedMs += endPollMs) {
+    await sleep(endPollMs)
     if (!signalGroup(pid, 0)) return
   }
   signalGroup(pid, 'SIGKILL')
 }
 
-const running = new Set<number>()
+const trackedGroups = new Set<number>()
 
 /** Notes that this process waits for a group; the result forgets it. */
 function trackGroup(pid: number): () => void {
-  running.add(pid)
-  return () => void running.delete(pid)
+  trackedGroups.add(pid)
+  return () => void trackedGroups.delete(pid)
 }
 
 /** Passes an interruption on, which the terminal sends to the group of this process only. */
 export function interruptGroups(): void {
-  for (const pid of running) signalGroup(pid, 'SIGINT')
+  for (const pid of trackedGroups) signalGroup(pid, 'SIGINT')
 }
 
 /** What a command finds around it. */

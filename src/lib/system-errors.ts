@@ -20,17 +20,19 @@ interface FileFailure {
 }
 
 /** Explains a system error about a file; undefined for any other error. `path`: for an error that names none. */
-export function describeFileFailure(error: unknown, path = pathOf(error)): FileFailure | undefined {
+export function describeFileFailure(error: unknown, path = getErrorPath(error)): FileFailure | undefined {
   const plain = (why: string, next: string[] = []): FileFailure => ({ path, why, next, owner: undefined })
   switch (errnoOf(error)) {
     case 'EACCES':
     case 'EPERM':
-      return path === undefined ? plain('no permission') : { path, ...denial(resolve(path)) }
+      return path === undefined ? plain('no permission') : { path, ...describeDenial(resolve(path)) }
     case 'EROFS':
       return plain('its file system is mounted read-only')
     case 'ENOSPC':
     case 'EDQUOT':
-      return plain('the disk is full', [`Free some space: df -h${path === undefined ? '' : ` ${nearest(path)}`}`])
+      return plain('the disk is full', [
+        `Free some space: df -h${path === undefined ? '' : ` ${findNearestPath(path)}`}`,
+      ])
     case 'EEXIST':
     case 'ENOTDIR':
       return plain('a file is in the way of a folder', ['Move the file that is in the way'])
@@ -49,7 +51,7 @@ export function describeFileFailure(error: unknown, path = pathOf(error)): FileF
 
 /** A sentence about the failure: `Cannot open /x/y: it does not exist.` Undefined where no path is known. */
 export function tellFileFailure(error: unknown, { path, why }: FileFailure): string | undefined {
-  return path === undefined ? undefined : `Cannot ${verbOf(error)} ${path}: ${why}.`
+  return path === undefined ? undefined : `Cannot ${getVerb(error)} ${path}: ${why}.`
 }
 
 /** A clause for `FILE cannot be read: …`: why in words, and in the system's own where there are none. */
@@ -57,7 +59,7 @@ export function fileFailureReason(error: unknown): string {
   return describeFileFailure(error)?.why ?? (error instanceof Error ? error.message : String(error))
 }
 
-function verbOf(error: unknown): string {
+function getVerb(error: unknown): string {
   const { syscall } = error as NodeJS.ErrnoException
   return verbs[syscall ?? ''] ?? 'use'
 }
@@ -71,22 +73,22 @@ const verbs: Readonly<Record<string, string>> = {
   rm: 'remove',
 }
 
-function pathOf(error: unknown): string | undefined {
+function getErrorPath(error: unknown): string | undefined {
   const { path } = error as { path?: unknown }
   return typeof path === 'string' ? path : undefined
 }
 
 /** Finds what denies the access: a folder above that cannot be entered or written, or what is at the path itself. */
-function denial(path: string): Omit<FileFailure, 'path'> {
-  const closed = foldersAbove(path).find((folder) => !may(folder, constants.X_OK))
-  if (closed !== undefined) return denialBy(closed, 'u+rwx', false)
-  if (lookAt(path) !== undefined) return denialBy(path, 'u+rw', true)
-  return denialBy(dirname(path), 'u+w', false)
+function describeDenial(path: string): Omit<FileFailure, 'path'> {
+  const closed = getFoldersAbove(path).find((folder) => !canAccess(folder, constants.X_OK))
+  if (closed !== undefined) return describeDenialBy(closed, 'u+rwx', false)
+  if (statIfPresent(path) !== undefined) return describeDenialBy(path, 'u+rw', true)
+  return describeDenialBy(dirname(path), 'u+w', false)
 }
 
 /** `isItself`: whether it is what was asked for, and not a folder above. */
-function denialBy(path: string, mode: string, isItself: boolean): Omit<FileFailure, 'path'> {
-  const stats = lookAt(path)
+function describeDenialBy(path: string, mode: string, isItself: boolean): Omit<FileFailure, 'path'> {
+  const stats = statIfPresent(path)
   if (stats === undefined || process.geteuid === undefined) return { why: 'no permission', next: [], owner: undefined }
   const isFolder = stats.isDirectory()
   if (stats.uid === process.geteuid()) {
@@ -102,23 +104,23 @@ function denialBy(path: string, mode: string, isItself: boolean): Omit<FileFailu
 }
 
 /** From the top down, without the path itself. */
-function foldersAbove(path: string): string[] {
+function getFoldersAbove(path: string): string[] {
   const folders: string[] = []
   for (let at = path; at !== dirname(at);) {
     at = dirname(at)
-    if (lookAt(at)?.isDirectory()) folders.unshift(at)
+    if (statIfPresent(at)?.isDirectory()) folders.unshift(at)
   }
   return folders
 }
 
 /** The path, or the lowest folder above it that is there. */
-function nearest(path: string): string {
+function findNearestPath(path: string): string {
   let at = resolve(path)
-  while (at !== sep && at !== dirname(at) && lookAt(at) === undefined) at = dirname(at)
+  while (at !== sep && at !== dirname(at) && statIfPresent(at) === undefined) at = dirname(at)
   return shellWord(at)
 }
 
-function may(path: string, mode: number): boolean {
+function canAccess(path: string, mode: number): boolean {
   try {
     accessSync(path, mode)
     return true
@@ -128,7 +130,7 @@ function may(path: string, mode: number): boolean {
   }
 }
 
-function lookAt(path: string): Stats | undefined {
+function statIfPresent(path: string): Stats | undefined {
   try {
     return statSync(path)
   } catch (error) {
@@ -144,22 +146,23 @@ function lookAt(path: string): Stats | undefined {
 
 type Part = 'fetch' | 'hash'
 
-const does: Record<Part, string> = {
+const partFailures: Record<Part, string> = {
   fetch: 'The mirror cannot ask upstreams',
   hash: 'The mirror cannot check the digest of what it fetches',
 }
 
 /** A failure that has not come again for so long is over; ms. A rush uses up descriptors and memory for a moment only. */
-const forgetMs = { rush: 30_000, other: 300_000 }
-const rushCodes = /^(EMFILE|ENFILE|ENOMEM)$/
+const expiryMs = { shortage: 30_000, other: 300_000 }
+const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
 
 /** Codes of failures that lie in this process: no descriptor, no memory, a module or a thread that cannot be loaded. */
-const ownCodes = /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
+const processFaultCodes =
+  /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
 
 /** Returns the code of a failure that lies in this process, in the error or what has caused it; undefined for any other. */
 export function ownFailureCode(error: unknown): string | undefined {
   const code = codeOf(error)
-  if (code !== undefined && ownCodes.test(code)) return code
+  if (code !== undefined && processFaultCodes.test(code)) return code
   if (error instanceof AggregateError) return error.errors.map(ownFailureCode).find((found) => found !== undefined)
   return error instanceof Error && error.cause !== undefined ? ownFailureCode(error.cause) : undefined
 }
@@ -188,8 +191,8 @@ export class OwnTroubles {
       failed: (error) => {
         const code = part === 'hash' ? (codeOf(error) ?? 'the thread has ended') : ownFailureCode(error)
         if (code === undefined) return
-        const until = this.#clock.monotonic() + (rushCodes.test(code) ? forgetMs.rush : forgetMs.other)
-        this.#parts.set(part, { reason: `${does[part]}: ${code}`, until })
+        const until = this.#clock.monotonic() + (shortageCodes.test(code) ? expiryMs.shortage : expiryMs.other)
+        this.#parts.set(part, { reason: `${partFailures[part]}: ${code}`, until })
       },
       worked: () => void this.#parts.delete(part),
     }
@@ -199,12 +202,12 @@ export class OwnTroubles {
   async find(): Promise<string[]> {
     const now = this.#clock.monotonic()
     const noted = [...this.#parts.values()].filter(({ until }) => until >= now).map(({ reason }) => reason)
-    const descriptors = await whyNoDescriptor()
+    const descriptors = await checkDescriptors()
     return descriptors === undefined ? noted : [...noted, descriptors]
   }
 }
 
-async function whyNoDescriptor(): Promise<string | undefined> {
+async function checkDescriptors(): Promise<string | undefined> {
   try {
     await (await open(devNull)).close()
     return undefined

@@ -36,16 +36,18 @@ export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntr
     const { content } = entry
     const path = content.kind === 'folder' ? `${entry.path.replace(/\/$/, '')}/` : entry.path
     const target = content.kind === 'link' ? content.target : ''
-    const place = splitPath(path)
-    if (place === undefined || Buffer.byteLength(target) > 100) {
-      const records = Buffer.from(paxRecord('path', path) + (target === '' ? '' : paxRecord('linkpath', target)))
-      yield header({ name: 'pax', prefix: '', target: '', entry, size: records.length, type: typeFlag.extended })
+    const split = splitPath(path)
+    if (split === undefined || Buffer.byteLength(target) > 100) {
+      const records = Buffer.from(
+        createPaxRecord('path', path) + (target === '' ? '' : createPaxRecord('linkpath', target)),
+      )
+      yield createHeader({ name: 'pax', prefix: '', target: '', entry, size: records.length, type: typeFlag.extended })
       yield records
-      yield padding(records.length)
+      yield createPadding(records.length)
     }
     const size = content.kind === 'file' ? content.size : 0
-    const { name, prefix } = place ?? { name: path.slice(0, 90), prefix: '' }
-    yield header({ name, prefix, target: target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
+    const { name, prefix } = split ?? { name: path.slice(0, 90), prefix: '' }
+    yield createHeader({ name, prefix, target: target.slice(0, 100), entry, size, type: typeFlag[content.kind] })
     if (content.kind !== 'file') continue
     let written = 0
     for await (const chunk of content.read()) {
@@ -53,7 +55,7 @@ export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntr
       yield chunk
     }
     if (written !== size) throw new Error(`${path} has ${written} bytes, not the ${size} that were announced`)
-    yield padding(size)
+    yield createPadding(size)
   }
   yield new Uint8Array(2 * blockBytes)
 }
@@ -68,8 +70,8 @@ export async function tarBytes(entries: Iterable<TarEntry>): Promise<Buffer> {
 /** A whole archive with one file in it; `path` at most 100 bytes. */
 export function tarFile(path: string, content: Uint8Array): Uint8Array {
   const entry = { path, mode: 0o644, content: bytesFile(content) }
-  const head = header({ name: path, prefix: '', target: '', entry, size: content.length, type: typeFlag.file })
-  return Buffer.concat([head, content, padding(content.length), new Uint8Array(2 * blockBytes)])
+  const head = createHeader({ name: path, prefix: '', target: '', entry, size: content.length, type: typeFlag.file })
+  return Buffer.concat([head, content, createPadding(content.length), new Uint8Array(2 * blockBytes)])
 }
 
 interface HeaderFields {
@@ -81,7 +83,7 @@ interface HeaderFields {
   type: string
 }
 
-function header({ name, prefix, target, entry, size, type }: HeaderFields): Buffer {
+function createHeader({ name, prefix, target, entry, size, type }: HeaderFields): Buffer {
   const block = Buffer.alloc(blockBytes)
   const octal = (value: number, at: number, length: number) =>
     block.write(`${value.toString(8).padStart(length - 1, '0')}\0`, at)
@@ -113,7 +115,7 @@ function splitPath(path: string): { name: string; prefix: string } | undefined {
 }
 
 /** `27 path=…\n`: a record begins with its own length. */
-function paxRecord(key: string, value: string): string {
+function createPaxRecord(key: string, value: string): string {
   const rest = ` ${key}=${value}\n`
   const bytes = Buffer.byteLength(rest)
   let length = bytes + 1
@@ -121,6 +123,6 @@ function paxRecord(key: string, value: string): string {
   return `${length}${rest}`
 }
 
-function padding(size: number): Uint8Array {
+function createPadding(size: number): Uint8Array {
   return new Uint8Array((blockBytes - (size % blockBytes)) % blockBytes)
 }

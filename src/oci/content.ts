@@ -109,7 +109,7 @@ export async function outlineManifest(
   const links: ManifestLink[] = []
   const add = (kind: ManifestLink['kind'], list: unknown) => {
     for (const entry of Array.isArray(list) ? list : []) {
-      const link = linkOf(kind, entry)
+      const link = parseLink(kind, entry)
       if (link) links.push(link)
     }
   }
@@ -117,45 +117,45 @@ export async function outlineManifest(
   add('blob', [json['config']])
   add('blob', json['layers'])
   add('blob', json['blobs'])
-  return { mediaType: typeOf(all, contentType), links }
+  return { mediaType: chooseMediaType(all, contentType), links }
 }
 
-const known = new LRUCache<Digest, readonly ManifestLink[]>({
+const linkCache = new LRUCache<Digest, readonly ManifestLink[]>({
   maxSize: 50_000,
   sizeCalculation: (links) => links.length + 1,
 })
 
 /** What a manifest names. A digest names its content for ever, so that a manifest that is pulled often is read once. */
 export async function linksOf(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
-  let links = known.get(digest)
+  let links = linkCache.get(digest)
   if (links === undefined) {
     const outline = await outlineManifest(bytesOf(content), '')
     links = typeof outline === 'string' ? [] : outline.links
-    known.set(digest, links)
+    linkCache.set(digest, links)
   }
   return links
 }
 
 /** What a manifest names, if it was read not long ago. */
-export function knownLinks(digest: Digest): readonly ManifestLink[] | undefined {
-  return known.get(digest)
+export function getCachedLinks(digest: Digest): readonly ManifestLink[] | undefined {
+  return linkCache.get(digest)
 }
 
-function linkOf(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
+function parseLink(kind: ManifestLink['kind'], entry: unknown): ManifestLink | undefined {
   if (!isObject(entry)) return undefined
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
   if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) return undefined
-  return { kind, digest, size, mediaType: isShort(type) ? type : mediaType.octetStream }
+  return { kind, digest, size, mediaType: isMediaTypeLength(type) ? type : mediaType.octetStream }
 }
 
 /** Whether it may be a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
-function isShort(type: unknown): type is string {
+function isMediaTypeLength(type: unknown): type is string {
   return typeof type === 'string' && type.length <= 255
 }
 
 /** Upstreams that store manifests as plain files send them as `application/json` or worse, `text/html` among it. */
-function typeOf(json: Record<string, unknown>, contentType: string): string {
+function chooseMediaType(json: Record<string, unknown>, contentType: string): string {
   const sent = bareMediaType(contentType)
   if (sent.startsWith('application/vnd.') && isManifestType(sent)) return sent
   const own = json['mediaType']
@@ -188,11 +188,11 @@ function hasIndexMembers(json: Members, type: string | undefined): boolean {
 }
 
 /** Characters of the longest media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
-const longestType = 255
+const maxMediaTypeLength = 255
 
 /** What an artifact type is known by in memory: itself, or the digest of one that is no media type for its length. */
 export function artifactTypeKey(type: string): string {
-  return type.length <= longestType ? type : digestOf(Buffer.from(type))
+  return type.length <= maxMediaTypeLength ? type : digestOf(Buffer.from(type))
 }
 
 /** What a registry must know of a manifest that it is to hold. */
@@ -210,92 +210,96 @@ export interface ReadManifest {
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md
  */
 export async function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): Promise<ReadManifest> {
-  const all = await parse(bytes)
+  const all = await parseManifestJson(bytes)
   const json = presentMembers(all)
   if (json['schemaVersion'] === 1 || 'fsLayers' in json || 'signatures' in json)
-    throw invalid('Manifests of schema version 1 are not supported; push with a newer client.')
-  if (json['schemaVersion'] !== undefined && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
+    throw createInvalidError('Manifests of schema version 1 are not supported; push with a newer client.')
+  if (json['schemaVersion'] !== undefined && json['schemaVersion'] !== 2)
+    throw createInvalidError('schemaVersion is not 2.')
 
-  const isIndex = hasIndexMembers(all, stringOf(json, 'mediaType') ?? contentType)
+  const isIndex = hasIndexMembers(all, getString(json, 'mediaType') ?? contentType)
   if (isIndex && ('layers' in json || 'config' in json || 'blobs' in json))
-    throw invalid('It has the fields of an image and of an index.')
-  const type = pushedType(json, contentType, isIndex)
+    throw createInvalidError('It has the fields of an image and of an index.')
+  const type = checkMediaType(json, contentType, isIndex)
   if (isIndex ? imageTypes.includes(type) : indexTypes.includes(type))
-    throw invalid(`Its fields are not those of ${type}.`)
-  if ((isIndex || imageTypes.includes(type)) && json['schemaVersion'] !== 2) throw invalid('schemaVersion is not 2.')
+    throw createInvalidError(`Its fields are not those of ${type}.`)
+  if ((isIndex || imageTypes.includes(type)) && json['schemaVersion'] !== 2)
+    throw createInvalidError('schemaVersion is not 2.')
 
-  const config = json['config'] === undefined ? [] : [pushedLink('blob', json['config'], 'config')]
+  const config = json['config'] === undefined ? [] : [checkLink('blob', json['config'], 'config')]
   const links = [
-    ...pushedLinks('manifest', json, 'manifests'),
+    ...checkLinks('manifest', json, 'manifests'),
     ...config,
-    ...pushedLinks('blob', json, 'layers'),
-    ...pushedLinks('blob', json, 'blobs'),
+    ...checkLinks('blob', json, 'layers'),
+    ...checkLinks('blob', json, 'blobs'),
   ]
-  if (imageTypes.includes(type) && config.length === 0) throw invalid('It has no config.')
-  const own = stringOf(json, 'artifactType')
+  if (imageTypes.includes(type) && config.length === 0) throw createInvalidError('It has no config.')
+  const own = getString(json, 'artifactType')
   return {
     mediaType: type,
     links,
-    subject: json['subject'] === undefined ? undefined : pushedLink('manifest', json['subject'], 'subject').digest,
+    subject: json['subject'] === undefined ? undefined : checkLink('manifest', json['subject'], 'subject').digest,
     artifactType: own !== undefined && own !== '' ? own : config[0]?.mediaType,
-    annotations: annotationsOf(json['annotations']),
+    annotations: getAnnotations(json['annotations']),
   }
 }
 
-async function parse(bytes: Uint8Array): Promise<Record<string, unknown>> {
+async function parseManifestJson(bytes: Uint8Array): Promise<Record<string, unknown>> {
   let value: unknown
   try {
     value = await readJson(bytes, { unambiguous: true })
   } catch (error) {
-    throw error instanceof JsonError ? invalid(error.message) : error
+    throw error instanceof JsonError ? createInvalidError(error.message) : error
   }
-  if (!isObject(value)) throw invalid('It is not a JSON object.')
+  if (!isObject(value)) throw createInvalidError('It is not a JSON object.')
   return value
 }
 
-function pushedType(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {
-  const own = stringOf(json, 'mediaType')
+function checkMediaType(json: Record<string, unknown>, contentType: string | undefined, isIndex: boolean): string {
+  const own = getString(json, 'mediaType')
   if (own !== undefined && contentType !== undefined && own !== contentType)
-    throw invalid(`Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`)
+    throw createInvalidError(
+      `Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`,
+    )
   const type = own ?? contentType ?? (isIndex ? mediaType.ociIndex : mediaType.ociManifest)
-  if (!isManifestType(type)) throw invalid('Its media type is not one of a manifest.')
+  if (!isManifestType(type)) throw createInvalidError('Its media type is not one of a manifest.')
   return type
 }
 
-function pushedLinks(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
+function checkLinks(kind: ManifestLink['kind'], json: Record<string, unknown>, field: string): ManifestLink[] {
   const list = json[field]
   if (list === undefined) return []
-  if (!Array.isArray(list)) throw invalid(`${field} is not a list.`)
-  return list.map((entry) => pushedLink(kind, entry, field))
+  if (!Array.isArray(list)) throw createInvalidError(`${field} is not a list.`)
+  return list.map((entry) => checkLink(kind, entry, field))
 }
 
-function pushedLink(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
-  if (!isObject(entry)) throw invalid(`${field} holds something that is no descriptor.`)
+function checkLink(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
+  if (!isObject(entry)) throw createInvalidError(`${field} holds something that is no descriptor.`)
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
-  if (!digest) throw invalid(`${field} has a digest that is neither a sha256 nor a sha512 one.`)
+  if (!digest) throw createInvalidError(`${field} has a digest that is neither a sha256 nor a sha512 one.`)
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
-    throw invalid(`${field} has a size that is not a number of bytes.`)
+    throw createInvalidError(`${field} has a size that is not a number of bytes.`)
   return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
 }
 
-function annotationsOf(value: unknown): Record<string, string> | undefined {
+function getAnnotations(value: unknown): Record<string, string> | undefined {
   if (value === undefined) return undefined
-  if (!isObject(value)) throw invalid('annotations is not a map of texts.')
+  if (!isObject(value)) throw createInvalidError('annotations is not a map of texts.')
   const annotations = presentMembers(value)
   if (!Object.values(annotations).every((text) => typeof text === 'string'))
-    throw invalid('annotations is not a map of texts.')
+    throw createInvalidError('annotations is not a map of texts.')
   return annotations as Record<string, string>
 }
 
-function stringOf(json: Record<string, unknown>, field: string): string | undefined {
+function getString(json: Record<string, unknown>, field: string): string | undefined {
   const value = json[field]
   if (value === undefined) return undefined
-  if (typeof value !== 'string') throw invalid(`${field} is not a text.`)
+  if (typeof value !== 'string') throw createInvalidError(`${field} is not a text.`)
   return value
 }
 
-function invalid(why: string): OciError {
+function createInvalidError(why: string): OciError {
   return new OciError('MANIFEST_INVALID', 400, `The manifest is not valid. ${why}`)
 }
 

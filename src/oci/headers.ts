@@ -61,7 +61,7 @@ export function parseChallenges(header: string): Challenge[] {
 }
 
 /** Where a list begins, as the query says it: in any parameter but the length of a page. */
-function positionOf(query: string): string {
+function normalizePosition(query: string): string {
   const parameters = new URLSearchParams(query)
   parameters.delete('n')
   parameters.sort()
@@ -70,11 +70,11 @@ function positionOf(query: string): string {
 
 /** Whether two queries mean the same page of a list: then the one cannot be what comes after the other. */
 export function isSamePage(a: string, b: string): boolean {
-  return positionOf(a) === positionOf(b)
+  return normalizePosition(a) === normalizePosition(b)
 }
 
 /** A query without `ns`, which names the registry to a mirror and means nothing to the registry itself. Otherwise as it came. */
-export function withoutNamespace(query: string): string {
+export function removeNamespace(query: string): string {
   return query
     .split('&')
     .filter((parameter) => !new URLSearchParams(parameter).has('ns'))
@@ -87,14 +87,14 @@ export function withoutNamespace(query: string): string {
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags, RFC 8288 §3
  */
 export function nextPageOf(link: string | undefined): string | undefined {
-  const target = link === undefined ? undefined : targetOfNext(link)
+  const target = link === undefined ? undefined : findNextTarget(link)
   const base = 'http://registry.invalid/'
   if (target === undefined || !URL.canParse(target, base)) return undefined
-  const query = withoutNamespace(new URL(target, base).search.slice(1))
+  const query = removeNamespace(new URL(target, base).search.slice(1))
   return query === '' ? undefined : query
 }
 
-function targetOfNext(header: string): string | undefined {
+function findNextTarget(header: string): string | undefined {
   const target = /<([^>]*)>/y
   const parameter = /\s*;\s*([^\s=;,<"]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,]*)))?/y
   for (let at = header.indexOf('<'); at !== -1; at = header.indexOf('<', at)) {

@@ -5,7 +5,7 @@ import { OciError } from './errors.ts'
 import { isSamePage } from './headers.ts'
 import type { Page } from './route.ts'
 
-const largestPage = 1000
+const maxPageSize = 1000
 
 /**
  * One page of a sorted list: `n` entries after `last`, and the query of the next page if there is one.
@@ -17,7 +17,7 @@ export function pageOf(
 ): { readonly entries: string[]; readonly next: string | undefined } {
   if (page.n !== undefined && !/^\d+$/.test(page.n))
     throw new OciError('UNSUPPORTED', 400, 'The parameter n is not a number of entries.')
-  const limit = page.n === undefined ? sorted.length : Math.min(Number(page.n), largestPage)
+  const limit = page.n === undefined ? sorted.length : Math.min(Number(page.n), maxPageSize)
   const { last } = page
   const rest = last === undefined ? sorted : sorted.filter((entry) => entry > last)
   const entries = rest.slice(0, limit)

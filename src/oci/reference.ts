@@ -1,17 +1,17 @@
 import { type Digest, parseDigest } from './digest.ts'
 
-const tag = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
+const tagPattern = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 const hostLabel = /^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$/
 
 /** Longest repository name accepted: with its registry it must fit the 255 characters clients allow. */
-const longestName = 255
+const maxNameLength = 255
 
 /**
  * Whether the text is a repository name.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
  */
 export function isRepositoryName(text: string): boolean {
-  if (text.length === 0 || text.length > longestName) return false
+  if (text.length === 0 || text.length > maxNameLength) return false
   // Between letters and digits: a slash, a dot, one or two underscores, or any number of hyphens. One look at each character.
   let separator = '/'
   for (let at = 0; at < text.length; at++) {
@@ -33,7 +33,7 @@ function isLowerAlphanumeric(character: string): boolean {
 }
 
 export function isTag(text: string): boolean {
-  return tag.test(text)
+  return tagPattern.test(text)
 }
 
 /**

@@ -1,6 +1,6 @@
 import { type Digest, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
-import { withoutNamespace } from './headers.ts'
+import { removeNamespace } from './headers.ts'
 import {
   canonicalRegistry,
   isRepositoryName,
@@ -69,41 +69,41 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   let prefix: string | undefined
   let at = 1
   if (addressing === 'proxy' && segments[1] !== 'v2' && segments[2] === 'v2') {
-    prefix = registryOf(segments[1]!)
+    prefix = parseRegistry(segments[1]!)
     at = 2
   }
   if (segments[at] !== 'v2') throw notFound()
   const path = segments.slice(at + 1)
-  const ns = namespaceOf(query)
+  const ns = parseNamespace(query)
   const named = ns ?? prefix
   if (path.length === 0 || (path.length === 1 && path[0] === '')) return { kind: 'base' }
-  if (path.length === 1 && path[0] === '_catalog') return { kind: 'catalog', registry: named, page: pageOf(target) }
+  if (path.length === 1 && path[0] === '_catalog') return { kind: 'catalog', registry: named, page: parsePage(target) }
 
   const repository = (end: number): Repository =>
     addressing === 'plain'
-      ? { registry: undefined, name: checkedName(path.slice(0, end)), byNamespace: false }
-      : proxiedRepository(path.slice(0, end), named, ns !== undefined)
+      ? { registry: undefined, name: parseName(path.slice(0, end)), byNamespace: false }
+      : parseProxiedRepository(path.slice(0, end), named, ns !== undefined)
   const last = path.length - 1
   const [before, leaf] = [path[last - 1], path[last]!]
 
   if (before === 'manifests') {
     const tags = query?.getAll('tag') ?? []
-    return { kind: 'manifest', ...repository(last - 1), reference: referenceOf(leaf, method), tags }
+    return { kind: 'manifest', ...repository(last - 1), reference: parseManifestReference(leaf, method), tags }
   }
   if (before === 'blobs' && leaf !== 'uploads')
-    return { kind: 'blob', ...repository(last - 1), digest: digestOrThrow(leaf) }
-  if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: pageOf(target) }
+    return { kind: 'blob', ...repository(last - 1), digest: parseRouteDigest(leaf) }
+  if (before === 'tags' && leaf === 'list') return { kind: 'tags', ...repository(last - 1), page: parsePage(target) }
   if (before === 'referrers') {
     const artifactType = query?.get('artifactType') ?? undefined
     return {
       kind: 'referrers',
       ...repository(last - 1),
-      digest: digestOrThrow(leaf),
+      digest: parseRouteDigest(leaf),
       artifactType,
-      page: pageOf(target),
+      page: parsePage(target),
     }
   }
-  const wanted = uploadQueryOf(query)
+  const wanted = parseUploadQuery(query)
   if (before === 'blobs') return { kind: 'uploads', ...repository(last - 1), wanted }
   if (path[last - 2] === 'blobs' && before === 'uploads') {
     return leaf === ''
@@ -114,7 +114,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
 }
 
 /** `ns` wins over everything; then `upstream/<registry>/`; then a first segment that looks like a registry. */
-function proxiedRepository(path: string[], named: string | undefined, byNamespace: boolean): Repository {
+function parseProxiedRepository(path: string[], named: string | undefined, byNamespace: boolean): Repository {
   if (named !== undefined) {
     const rest =
       path[0] === 'upstream' && path[1]?.toLowerCase() === named
@@ -122,42 +122,42 @@ function proxiedRepository(path: string[], named: string | undefined, byNamespac
         : path[0]?.toLowerCase() === named
           ? path.slice(1)
           : path
-    return { registry: named, name: checkedName(rest.length === 0 ? path : rest), byNamespace }
+    return { registry: named, name: parseName(rest.length === 0 ? path : rest), byNamespace }
   }
   if (path[0] === 'upstream' && path.length > 2 && looksLikeRegistry(path[1]!)) {
-    return { registry: registryInPath(path[1]!), name: checkedName(path.slice(2)), byNamespace }
+    return { registry: parseRegistrySegment(path[1]!), name: parseName(path.slice(2)), byNamespace }
   }
   if (path.length > 1 && looksLikeRegistry(path[0]!)) {
-    return { registry: registryInPath(path[0]!), name: checkedName(path.slice(1)), byNamespace }
+    return { registry: parseRegistrySegment(path[0]!), name: parseName(path.slice(1)), byNamespace }
   }
-  return { registry: undefined, name: checkedName(path), byNamespace }
+  return { registry: undefined, name: parseName(path), byNamespace }
 }
 
-function namespaceOf(query: URLSearchParams | undefined): string | undefined {
+function parseNamespace(query: URLSearchParams | undefined): string | undefined {
   const values = query?.getAll('ns') ?? []
   if (values.length > 1) throw new OciError('NAME_INVALID', 400, 'The query parameter ns is given more than once.')
-  return values[0] === undefined || values[0] === '' ? undefined : registryOf(values[0])
+  return values[0] === undefined || values[0] === '' ? undefined : parseRegistry(values[0])
 }
 
 /** A registry as a path segment: a port may follow an underscore, because no image reference has a colon there. */
-function registryInPath(segment: string): string {
-  return registryOf(segment.replace(/_(?=\d{1,5}$)/, ':'))
+function parseRegistrySegment(segment: string): string {
+  return parseRegistry(segment.replace(/_(?=\d{1,5}$)/, ':'))
 }
 
-function registryOf(text: string): string {
+function parseRegistry(text: string): string {
   const host = parseRegistryHost(text)
   if (host === undefined)
     throw new OciError('NAME_INVALID', 400, 'The registry is not a host name with an optional port.')
   return canonicalRegistry(host)
 }
 
-function checkedName(path: string[]): string {
+function parseName(path: string[]): string {
   const name = path.join('/')
   if (!isRepositoryName(name)) throw new OciError('NAME_INVALID', 400, 'The repository name is not valid.')
   return name
 }
 
-function referenceOf(text: string, method: string): Reference {
+function parseManifestReference(text: string, method: string): Reference {
   const reference = parseReference(text)
   if (reference) return reference
   if (text.includes(':')) throw invalidDigest()
@@ -165,20 +165,20 @@ function referenceOf(text: string, method: string): Reference {
   throw method === 'PUT' ? new OciError('MANIFEST_INVALID', 400, why) : new OciError('MANIFEST_UNKNOWN', 404, why)
 }
 
-function digestOrThrow(text: string): Digest {
+function parseRouteDigest(text: string): Digest {
   const digest = parseDigest(text)
   if (!digest) throw invalidDigest()
   return digest
 }
 
-function pageOf(target: string): Page {
+function parsePage(target: string): Page {
   const mark = target.indexOf('?')
   const text = mark === -1 ? '' : target.slice(mark + 1)
   const query = new URLSearchParams(text)
-  return { n: query.get('n') ?? undefined, last: query.get('last') ?? undefined, query: withoutNamespace(text) }
+  return { n: query.get('n') ?? undefined, last: query.get('last') ?? undefined, query: removeNamespace(text) }
 }
 
-function uploadQueryOf(query: URLSearchParams | undefined): UploadQuery {
+function parseUploadQuery(query: URLSearchParams | undefined): UploadQuery {
   const value = (name: string) => query?.get(name) ?? undefined
   return { digest: value('digest'), algorithm: value('digest-algorithm'), mount: value('mount'), from: value('from') }
 }

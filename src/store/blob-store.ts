@@ -90,8 +90,8 @@ const batchSize = 64
 export class BlobIndex {
   readonly #sizes = new Map<Digest, number>()
   /** Taken away while the scan goes on, which may have seen them before. */
-  readonly #gone = new Set<Digest>()
-  #scanning = true
+  readonly #removed = new Set<Digest>()
+  #isScanning = true
   #bytes = 0
 
   get sizes(): ReadonlyMap<Digest, number> {
@@ -105,13 +105,13 @@ export class BlobIndex {
   set(digest: Digest, size: number): void {
     this.#bytes += size - (this.#sizes.get(digest) ?? 0)
     this.#sizes.set(digest, size)
-    this.#gone.delete(digest)
+    this.#removed.delete(digest)
   }
 
   delete(digest: Digest): void {
     this.#bytes -= this.#sizes.get(digest) ?? 0
     this.#sizes.delete(digest)
-    if (this.#scanning) this.#gone.add(digest)
+    if (this.#isScanning) this.#removed.add(digest)
   }
 
   /** Looks through the disk once. Changes made meanwhile win over what it sees. Files that are no blobs are ignored. */
@@ -131,8 +131,8 @@ export class BlobIndex {
         await this.#addAll(batch, layout)
       }
     } finally {
-      this.#scanning = false
-      this.#gone.clear()
+      this.#isScanning = false
+      this.#removed.clear()
     }
   }
 
@@ -143,7 +143,7 @@ export class BlobIndex {
   async #add(digest: Digest, path: string): Promise<void> {
     try {
       const found = await lstat(path)
-      if (found.isFile() && !this.#sizes.has(digest) && !this.#gone.has(digest)) this.set(digest, found.size)
+      if (found.isFile() && !this.#sizes.has(digest) && !this.#removed.has(digest)) this.set(digest, found.size)
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
     }

@@ -3,7 +3,7 @@ import { errnoOf, reserveReached, systemError } from '../lib/errors.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobWriter } from './blob-store.ts'
 
-const checkEveryBytes = 8 * 1024 * 1024
+const checkIntervalBytes = 8 * 1024 * 1024
 
 interface FileBlobWriterOptions {
   /** A new name in the store's own file system. */
@@ -52,9 +52,9 @@ export class FileBlobWriter implements BlobWriter {
   async write(chunk: Uint8Array): Promise<void> {
     await this.#prepare(chunk.length)
     try {
-      await this.#put(this.#size, chunk)
+      await this.#writeFully(this.#size, chunk)
     } catch (error) {
-      await this.#cutBack()
+      await this.#truncateToSize()
       throw error
     }
     this.#size += chunk.length
@@ -63,7 +63,7 @@ export class FileBlobWriter implements BlobWriter {
   async writeAt(position: number, chunk: Uint8Array): Promise<void> {
     await this.#prepare(chunk.length)
     // What a failure leaves of it lies beyond the size, as does what others have written ahead: nothing to cut back.
-    await this.#put(position, chunk)
+    await this.#writeFully(position, chunk)
   }
 
   extend(size: number): void {
@@ -77,7 +77,7 @@ export class FileBlobWriter implements BlobWriter {
   }
 
   async commit(digest: Digest): Promise<void> {
-    this.#mustBeOpen()
+    this.#assertOpen()
     await this.#handle.sync()
     await this.#options.publish(this.#options.path, digest, this.#size)
     this.#state = 'published'
@@ -98,18 +98,18 @@ export class FileBlobWriter implements BlobWriter {
   }
 
   async #prepare(bytes: number): Promise<void> {
-    this.#mustBeOpen()
+    this.#assertOpen()
     if (bytes > this.#allowance) await this.#reserve(bytes)
     this.#allowance -= bytes
   }
 
-  async #put(position: number, chunk: Uint8Array): Promise<void> {
+  async #writeFully(position: number, chunk: Uint8Array): Promise<void> {
     let written = 0
     while (written < chunk.length)
       written += (await this.#handle.write(chunk, written, chunk.length - written, position + written)).bytesWritten
   }
 
-  #mustBeOpen(): void {
+  #assertOpen(): void {
     if (this.#state === 'damaged') throw systemError('EIO', 'write', 'EIO: the blob being written is damaged')
     if (this.#state !== 'open') throw new Error(`the blob being written is ${this.#state}`)
   }
@@ -118,11 +118,11 @@ export class FileBlobWriter implements BlobWriter {
     const { minFree, path, freeSpace } = this.#options
     const spare = minFree === 0 ? Infinity : (await freeSpace(path)) - minFree
     if (spare < bytes) throw reserveReached(minFree)
-    this.#allowance = Math.max(bytes, Math.min(spare, checkEveryBytes))
+    this.#allowance = Math.max(bytes, Math.min(spare, checkIntervalBytes))
   }
 
   /** A failed write may have left a part of its chunk. */
-  async #cutBack(): Promise<void> {
+  async #truncateToSize(): Promise<void> {
     try {
       await this.#handle.truncate(this.#size)
     } catch (error) {

@@ -3,7 +3,7 @@ import { promisify } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { SingleFlight } from '../lib/async.ts'
 import { upstreamBodies } from '../lib/body-memory.ts'
-import { knownLinks, linksOf, type SmallContent, smallContent } from '../oci/content.ts'
+import { getCachedLinks, linksOf, type SmallContent, smallContent } from '../oci/content.ts'
 import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
@@ -57,11 +57,11 @@ export class SmallContents {
 const stat = promisify(fstat)
 
 /** Bytes of memory for each byte of a manifest: itself, and what is read out of it. */
-const weight = 2
+const bytesPerManifestByte = 2
 
 export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: Digest, size: number): StoredManifest {
   const use: StoredManifest['use'] = async (task) => {
-    const reservation = await upstreamBodies.reserve(weight * size)
+    const reservation = await upstreamBodies.reserve(bytesPerManifestByte * size)
     try {
       const bytes = await blobs.read(digest, size)
       return bytes && (await task(bytes))
@@ -73,15 +73,15 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
     open: () => blobs.open(digest, size),
     use,
     async links() {
-      const known = knownLinks(digest)
+      const known = getCachedLinks(digest)
       return known ?? (await use((bytes) => linksOf(digest, smallContent(bytes)))) ?? []
     },
   }
 }
 
 const stepBytes = 256 * 1024
-/** Files that this process has hashed and found right; see `fileOf`. */
-const sound = new LRUCache<string, true>({ max: 10_000 })
+/** Files that this process has hashed and found right; see `identifyFile`. */
+const soundFiles = new LRUCache<string, true>({ max: 10_000 })
 const hashing = new SingleFlight<boolean>()
 
 /**
@@ -101,15 +101,15 @@ export async function isStored(
     isOpen = false
   }
   try {
-    const file = await fileOf(blob)
-    if (sound.has(file)) return true
+    const file = await identifyFile(blob)
+    if (soundFiles.has(file)) return true
     const { result, joined } = hashing.run(file, async () => {
-      if (!(await hashesTo(blob, digest))) {
+      if (!(await isIntact(blob, digest))) {
         await blobs.quarantine(blob)
         return false
       }
       // What was changed while it was read may have been read half and half.
-      if ((await fileOf(blob)) === file) sound.set(file, true)
+      if ((await identifyFile(blob)) === file) soundFiles.set(file, true)
       return true
     })
     // A caller that only waits needs no descriptor.
@@ -121,13 +121,13 @@ export async function isStored(
 }
 
 /** Identifies a file and its content: the text is another one after each change. */
-async function fileOf({ digest, fd }: OpenBlob): Promise<string> {
+async function identifyFile({ digest, fd }: OpenBlob): Promise<string> {
   const { dev, ino, size, mtimeNs, ctimeNs } = await stat(fd, { bigint: true })
   return [digest, dev, ino, size, mtimeNs, ctimeNs].join(' ')
 }
 
 /** Reads step by step: everything else goes on in between. */
-async function hashesTo(blob: OpenBlob, digest: Digest): Promise<boolean> {
+async function isIntact(blob: OpenBlob, digest: Digest): Promise<boolean> {
   const digester = createDigester(digestAlgorithm(digest))
   const buffer = new Uint8Array(Math.min(stepBytes, blob.size))
   for (let at = 0; at < blob.size;) {

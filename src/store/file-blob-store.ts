@@ -142,7 +142,7 @@ export class FileBlobStore implements BlobStore {
   remove(digest: Digest): Promise<void> {
     return this.#changes.run(digest, async () => {
       await rm(this.#layout.blob(digest), { force: true })
-      this.#forget(digest)
+      this.#removeFromIndex(digest)
     })
   }
 
@@ -191,15 +191,15 @@ export class FileBlobStore implements BlobStore {
       return await open(this.#layout.blob(digest), 'r')
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
-      if (this.#index.sizes.has(digest)) await this.#noteAbsent(digest)
+      if (this.#index.sizes.has(digest)) await this.#removeIfAbsent(digest)
       return undefined
     }
   }
 
   /** Somebody else has removed the file, unless it has been published a moment ago. */
-  #noteAbsent(digest: Digest): Promise<void> {
+  #removeIfAbsent(digest: Digest): Promise<void> {
     return this.#changes.run(digest, async () => {
-      if (!(await isThere(this.#layout.blob(digest)))) this.#forget(digest)
+      if (!(await isThere(this.#layout.blob(digest)))) this.#removeFromIndex(digest)
     })
   }
 
@@ -247,7 +247,7 @@ export class FileBlobStore implements BlobStore {
       } catch (error) {
         if (before === undefined) {
           // What may be gone after a power cut has not been published.
-          this.#forget(digest)
+          this.#removeFromIndex(digest)
           await rm(path, { force: true })
         } else this.#index.set(digest, size)
         // Others may rely on what was there before: a power cut leaves them that, or this.
@@ -272,11 +272,11 @@ export class FileBlobStore implements BlobStore {
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT') throw error
       }
-      this.#forget(digest)
+      this.#removeFromIndex(digest)
     })
   }
 
-  #forget(digest: Digest): void {
+  #removeFromIndex(digest: Digest): void {
     this.#index.delete(digest)
     this.#trust.delete(digest)
   }

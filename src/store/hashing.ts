@@ -85,11 +85,11 @@ interface FileHash {
 }
 
 /** Threads at most: with more than the disk and the network can feed, none would be faster. */
-const mostThreads = 4
+const maxThreads = 4
 
 interface Thread {
   readonly worker: Worker
-  readonly waiting: Map<number, (answer: HashAnswer) => void>
+  readonly waiting: Map<number, (answer: HashResult) => void>
   /** Hashes that are not over. */
   jobs: number
 }
@@ -102,7 +102,7 @@ interface HashPoolOptions {
 }
 
 /** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
-export function createHashPool(cores: number, { most = mostThreads, watcher }: HashPoolOptions = {}): HashPool {
+export function createHashPool(cores: number, { most = maxThreads, watcher }: HashPoolOptions = {}): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(most, cores - 1))
   let lastId = 0
@@ -121,7 +121,7 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
       for (const answer of thread.waiting.values()) answer({ id: 0, error })
       thread.waiting.clear()
     }
-    worker.on('message', (answer: HashAnswer) => {
+    worker.on('message', (answer: HashResult) => {
       const waiting = thread.waiting.get(answer.id)
       thread.waiting.delete(answer.id)
       waiting?.(answer)
@@ -133,7 +133,7 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
     return thread
   }
 
-  function leastBusy(): Thread {
+  function chooseThread(): Thread {
     const [first] = threads.toSorted((a, b) => a.jobs - b.jobs)
     return first && (first.jobs === 0 || threads.length >= limit) ? first : start()
   }
@@ -146,25 +146,25 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
     let over = false
 
     function begin(): Thread {
-      const chosen = leastBusy()
+      const chosen = chooseThread()
       chosen.jobs += 1
-      chosen.worker.postMessage({ id, kind: 'begin', algorithm, descriptor } satisfies HashOrder, [])
+      chosen.worker.postMessage({ id, kind: 'begin', algorithm, descriptor } satisfies HashCommand, [])
       return chosen
     }
-    const tell = (order: HashOrder) => thread.worker.postMessage(order, [])
-    const ask = (order: HashOrder) =>
-      new Promise<HashAnswer>((resolve) => {
+    const send = (order: HashCommand) => thread.worker.postMessage(order, [])
+    const request = (order: HashCommand) =>
+      new Promise<HashResult>((resolve) => {
         if (!threads.includes(thread)) return resolve({ id, error: new Error('a hashing thread has ended') })
         thread.waiting.set(id, resolve)
-        tell(order)
+        send(order)
       })
-    const end = async (order: HashOrder): Promise<HashAnswer> => {
+    const end = async (order: HashCommand): Promise<HashResult> => {
       over = true
       const { worker } = thread
       // A program that has nothing else to do waits for it.
       worker.ref()
       try {
-        return await ask(order)
+        return await request(order)
       } finally {
         thread.jobs -= 1
         if (thread.jobs === 0) worker.unref()
@@ -173,20 +173,20 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
     return {
       advance(size) {
         inFile = size
-        tell({ id, kind: 'advance', size })
+        send({ id, kind: 'advance', size })
       },
       append(bytes) {
         isAllInFile = false
         // A part of a larger buffer would take all of that along.
         const copy = new Uint8Array(bytes)
-        thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashOrder, [copy.buffer])
+        thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashCommand, [copy.buffer])
       },
       async digest() {
         let answer = await end({ id, kind: 'digest' })
         // A thread has died: what is in the file can be read again.
         if (answer.hex === undefined && isAllInFile && !closed && !threads.includes(thread)) {
           thread = begin()
-          tell({ id, kind: 'advance', size: inFile })
+          send({ id, kind: 'advance', size: inFile })
           answer = await end({ id, kind: 'digest' })
         }
         const { hex, error } = answer
@@ -227,7 +227,7 @@ export function createHashPool(cores: number, { most = mostThreads, watcher }: H
 }
 
 /** What a hashing thread is told. Orders of one `id` come in order. */
-type HashOrder =
+type HashCommand =
   | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
   | { readonly id: number; readonly kind: 'advance'; readonly size: number }
   | { readonly id: number; readonly kind: 'append'; readonly bytes: Uint8Array }
@@ -235,7 +235,7 @@ type HashOrder =
   | { readonly id: number; readonly kind: 'drop' }
 
 /** To `digest` and `drop`: what came of it. */
-interface HashAnswer {
+interface HashResult {
   readonly id: number
   readonly hex?: string
   readonly error?: unknown
@@ -266,7 +266,7 @@ function hashWorker(
     }
   }
 
-  function obey(order: HashOrder, job: Job): void {
+  function execute(order: HashCommand, job: Job): void {
     try {
       if (order.kind === 'advance') catchUp(job, order.size)
       if (order.kind === 'append') job.hash.update(order.bytes)
@@ -275,7 +275,7 @@ function hashWorker(
     }
   }
 
-  port.on('message', (order: HashOrder) => {
+  port.on('message', (order: HashCommand) => {
     const { id } = order
     if (order.kind === 'begin') {
       jobs.set(id, { hash: createHash(order.algorithm), descriptor: order.descriptor, position: 0 })
@@ -283,7 +283,7 @@ function hashWorker(
     }
     const job = jobs.get(id)
     if (!job) return
-    obey(order, job)
+    execute(order, job)
     if (order.kind !== 'digest' && order.kind !== 'drop') return
     jobs.delete(id)
     const failed = job.error !== undefined || order.kind === 'drop'

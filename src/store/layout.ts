@@ -8,7 +8,7 @@ import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '.
 const formatVersion = 1
 
 /** In the name of a file that stays in the quarantine. */
-const forGood = '-damaged-'
+const permanentMark = '-damaged-'
 
 /** Every path of a store; nobody else joins one. `blobs` is the blob folder of an OCI image layout. */
 export interface StoreLayout {
@@ -66,15 +66,15 @@ export function storeLayout(root: string): StoreLayout {
     runningClock: join(home, 'running.json'),
     blobFolder,
     blob: (digest) => join(blobFolder(digestAlgorithm(digest)), digestHex(digest)),
-    temporaryBlob: () => join(temporary, random()),
-    quarantined: (digest) => join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${random()}`),
+    temporaryBlob: () => join(temporary, createRandomName()),
+    quarantined: (digest) => join(quarantine, `${digestAlgorithm(digest)}-${digestHex(digest)}-${createRandomName()}`),
     repository: (host, name) =>
       join(repositories, `${createHash('sha256').update(`${host}/${name}`).digest('hex')}.json`),
     journal: (name) => join(repositories, `${createHash('sha256').update(name).digest('hex')}.jsonl`),
-    setAside: (path) => join(quarantine, `${basename(path)}-${random()}`),
-    setAsideForGood: (path) => join(quarantine, `${basename(path)}${forGood}${random()}`),
+    setAside: (path) => join(quarantine, `${basename(path)}-${createRandomName()}`),
+    setAsideForGood: (path) => join(quarantine, `${basename(path)}${permanentMark}${createRandomName()}`),
     originOf: (name) => {
-      const at = name.indexOf(forGood)
+      const at = name.indexOf(permanentMark)
       return at === -1 ? undefined : join(repositories, name.slice(0, at))
     },
     entry: join,
@@ -106,6 +106,6 @@ export async function refuseNewerStore(root: string): Promise<void> {
   })
 }
 
-function random(): string {
+function createRandomName(): string {
   return randomBytes(16).toString('hex')
 }

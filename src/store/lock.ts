@@ -28,34 +28,34 @@ const retryMs = 20
 const attempts = 150
 
 /** A holder touches its lock so often. */
-const beatMs = 1000
+const heartbeatMs = 1000
 /** One that cannot be looked at and has not touched it for so many looks, four seconds, is dead. */
-const looks = 40
-const lookMs = 100
+const maxPolls = 40
+const pollMs = 100
 
 /** Takes the lock of a store. A stale one is replaced; a live holder is a `MirrorError`. */
 export async function acquireStoreLock(layout: StoreLayout, options: StoreLockOptions): Promise<StoreLock> {
   const self = await describeSelf(randomBytes(16).toString('hex'), options.instance)
-  const holder = await take(layout.lock, self, options.clock)
-  if (holder) throw heldBy(layout, holder)
-  await sweepGuards(layout)
-  const heart = startHeart(layout.lock, self, options)
+  const holder = await takeLock(layout.lock, self, options.clock)
+  if (holder) throw createHeldError(layout, holder)
+  await removeGuards(layout)
+  const heartbeat = startHeartbeat(layout.lock, self, options)
   return {
     async release() {
-      await heart.stop()
+      await heartbeat.stop()
       if ((await readHolder(layout.lock))?.nonce === self.nonce) await rm(layout.lock, { force: true })
     },
   }
 }
 
 /** Shows those who cannot look at our process that we live. */
-function startHeart(path: string, self: LockHolder, options: StoreLockOptions): { stop(): Promise<void> } {
+function startHeartbeat(path: string, self: LockHolder, options: StoreLockOptions): { stop(): Promise<void> } {
   const { onLost = () => {}, logger = silentLogger } = options
   let work = Promise.resolve()
   const beat = async () => {
     const holder = await readHolder(path)
     // Somebody cleared it away; it is ours as long as nobody else takes it.
-    if (holder === undefined) return void (await publish(path, self))
+    if (holder === undefined) return void (await publishLock(path, self))
     if (holder.nonce !== self.nonce) {
       stop()
       onLost()
@@ -72,7 +72,7 @@ function startHeart(path: string, self: LockHolder, options: StoreLockOptions): 
     })
     return work
   }
-  const stop = every(beatMs, round, onFailure)
+  const stop = every(heartbeatMs, round, onFailure)
   return {
     async stop() {
       stop()
@@ -86,40 +86,41 @@ function startHeart(path: string, self: LockHolder, options: StoreLockOptions): 
  * holds the guard named after that very holder. So nobody can remove a lock that was taken a moment ago in the belief
  * that it is still the stale one. A guard is a lock like any other, and a stale guard is replaced in the same way.
  */
-async function take(path: string, self: LockHolder, clock: Clock): Promise<LockHolder | undefined> {
-  let lastSeen: LockHolder | undefined
+async function takeLock(path: string, self: LockHolder, clock: Clock): Promise<LockHolder | undefined> {
+  let lastHolder: LockHolder | undefined
   for (let attempt = 0; attempt < attempts; attempt++) {
     if (attempt > 0) await clock.sleep(retryMs)
-    if (await publish(path, self)) return undefined
+    if (await publishLock(path, self)) return undefined
     const holder = await readHolder(path)
     if (holder === undefined) continue
-    lastSeen = holder
+    lastHolder = holder
     // Without hard links a file that seems damaged may be one that is being written.
-    if (holder === nobody && attempt === 0) continue
-    if (holder !== nobody && ((await isHolderAlive(holder, self)) ?? (await showsLife(path, clock)))) return holder
+    if (holder === damagedHolder && attempt === 0) continue
+    if (holder !== damagedHolder && ((await isHolderAlive(holder, self)) ?? (await isTouched(path, clock))))
+      return holder
     const guard = `${path}.${holder.nonce}`
-    if (await take(guard, self, clock)) continue
+    if (await takeLock(guard, self, clock)) continue
     if ((await readHolder(path))?.nonce === holder.nonce) await rm(path, { force: true })
     await rm(guard, { force: true })
   }
-  return lastSeen ?? self
+  return lastHolder ?? self
 }
 
 /**
  * Whether somebody touches the file while we watch. No clock is trusted: other machines have others, and one of our own that
  * runs on while we stand still, paused perhaps together with the holder, says nothing about what we would have seen.
  */
-async function showsLife(path: string, clock: Clock): Promise<boolean> {
-  const first = await touchedAt(path)
-  for (let look = 0; look < looks; look++) {
-    await clock.sleep(lookMs)
-    const now = await touchedAt(path)
+async function isTouched(path: string, clock: Clock): Promise<boolean> {
+  const first = await getTouchTime(path)
+  for (let poll = 0; poll < maxPolls; poll++) {
+    await clock.sleep(pollMs)
+    const now = await getTouchTime(path)
     if (now !== first) return now !== undefined
   }
   return false
 }
 
-async function touchedAt(path: string): Promise<bigint | undefined> {
+async function getTouchTime(path: string): Promise<bigint | undefined> {
   try {
     return (await stat(path, { bigint: true })).mtimeNs
   } catch (error) {
@@ -129,7 +130,7 @@ async function touchedAt(path: string): Promise<bigint | undefined> {
 }
 
 /** Makes the file appear with its content, or not at all. */
-async function publish(path: string, self: LockHolder): Promise<boolean> {
+async function publishLock(path: string, self: LockHolder): Promise<boolean> {
   const candidate = `${path}.${self.nonce}.${randomBytes(4).toString('hex')}`
   const content = JSON.stringify(self)
   try {
@@ -160,15 +161,15 @@ async function publishWithoutLinks(path: string, content: string): Promise<boole
 /** Who holds the file; undefined when there is none. A damaged file has nobody as its holder. */
 async function readHolder(path: string): Promise<LockHolder | undefined> {
   try {
-    return parseLockHolder(await readSmallFile(path)) ?? nobody
+    return parseLockHolder(await readSmallFile(path)) ?? damagedHolder
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
-    if (errnoOf(error) === 'EFBIG') return nobody
+    if (errnoOf(error) === 'EFBIG') return damagedHolder
     throw error
   }
 }
 
-const nobody: LockHolder = {
+const damagedHolder: LockHolder = {
   pid: 0,
   bootId: undefined,
   pidNamespace: undefined,
@@ -178,14 +179,14 @@ const nobody: LockHolder = {
 }
 
 /** Guards and candidates of processes that died. Those of live ones are of no use to them while the lock is held. */
-async function sweepGuards(layout: StoreLayout): Promise<void> {
+async function removeGuards(layout: StoreLayout): Promise<void> {
   const prefix = `${basename(layout.lock)}.`
   const folder = dirname(layout.lock)
   for (const name of await readdir(folder))
     if (name.startsWith(prefix)) await rm(layout.entry(folder, name), { force: true })
 }
 
-function heldBy(layout: StoreLayout, holder: LockHolder): MirrorError {
+function createHeldError(layout: StoreLayout, holder: LockHolder): MirrorError {
   const who = holder.pid === process.pid ? `this process (${holder.pid})` : `process ${holder.pid}`
   if (holder.instance !== undefined)
     return new MirrorError(
@@ -249,7 +250,7 @@ function parseLockHolder(text: string): LockHolder | undefined {
  * container, of another machine that shares the folder, or of a boot that is over.
  */
 async function isHolderAlive(holder: LockHolder, self: LockHolder): Promise<boolean | undefined> {
-  if (differ(holder.bootId, self.bootId) || differ(holder.pidNamespace, self.pidNamespace))
+  if (areDifferent(holder.bootId, self.bootId) || areDifferent(holder.pidNamespace, self.pidNamespace))
     return holder.instance !== undefined && holder.instance === self.instance ? false : undefined
   try {
     process.kill(holder.pid, 0)
@@ -262,8 +263,8 @@ async function isHolderAlive(holder: LockHolder, self: LockHolder): Promise<bool
   return holder.processStart === undefined || stat?.started === undefined || holder.processStart === stat.started
 }
 
-function differ(theirs: string | undefined, ours: string | undefined): boolean {
-  return theirs !== undefined && ours !== undefined && theirs !== ours
+function areDifferent(a: string | undefined, b: string | undefined): boolean {
+  return a !== undefined && b !== undefined && a !== b
 }
 
 function stringOrNone(value: unknown): string | undefined {

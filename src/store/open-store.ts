@@ -53,7 +53,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       throw error
     }
   } catch (error) {
-    throw asUnusable(error, options.root)
+    throw toUnusableStoreError(error, options.root)
   }
 }
 
@@ -72,7 +72,7 @@ async function openLocked(
     logger.info({ path: layout.root }, `${why}; blobs are checked when first read`)
   }
   const refs = await FileRefStore.open({ layout, logger })
-  const runningClock = await openRunningClock(layout.runningClock, latestUse(refs.all()), clock)
+  const runningClock = await openRunningClock(layout.runningClock, findLatestUse(refs.all()), clock)
   for (const marker of [layout.cleanMarker, layout.uncheckedMarker]) await rm(marker, { recursive: true, force: true })
   await syncFolder(layout.home)
   const blobs = new FileBlobStore({ layout, verifyReads, suspect, minFree, logger })
@@ -83,23 +83,23 @@ async function openLocked(
     everyMs: clockSaveMs,
   })
 
-  const shut = async () => {
+  const closeStore = async () => {
     try {
       await blobs.close()
       await refs.close()
       await savingClock.close()
       // Blobs that nobody has checked since an unclean stop stay suspect.
       const marker = blobs.isTrusted ? layout.cleanMarker : layout.uncheckedMarker
-      await attempt(logger, 'could not mark the store as clean', () => writeFileAtomic(marker, ''))
+      await logSystemError(logger, 'could not mark the store as clean', () => writeFileAtomic(marker, ''))
     } finally {
       await lock.release()
     }
   }
   let closed: Promise<void> | undefined
-  return { layout, blobs, refs, runningClock, close: () => (closed ??= shut()) }
+  return { layout, blobs, refs, runningClock, close: () => (closed ??= closeStore()) }
 }
 
-function latestUse(records: Iterable<RepositoryRecord>): number {
+function findLatestUse(records: Iterable<RepositoryRecord>): number {
   let latest = 0
   for (const record of records) {
     for (const { usedAt } of record.manifests.values()) latest = Math.max(latest, usedAt)
@@ -110,7 +110,7 @@ function latestUse(records: Iterable<RepositoryRecord>): number {
 }
 
 /** What the disk refuses is said, and costs no more than the thing itself. */
-async function attempt(logger: Logger, message: string, action: () => Promise<void>): Promise<void> {
+async function logSystemError(logger: Logger, message: string, action: () => Promise<void>): Promise<void> {
   try {
     await action()
   } catch (error) {
@@ -119,7 +119,7 @@ async function attempt(logger: Logger, message: string, action: () => Promise<vo
   }
 }
 
-function asUnusable(error: unknown, root: string): unknown {
+function toUnusableStoreError(error: unknown, root: string): unknown {
   const code = errnoOf(error)
   if (error instanceof MirrorError || code === undefined) return error
   const failure = describeFileFailure(error, (error as NodeJS.ErrnoException).path ?? root)
@@ -154,7 +154,7 @@ interface RunningClock {
 
 /** Goes on from what was saved, and never from before `floor`: the latest time that something is known to carry. */
 async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
-  const begin = Math.max(await readSaved(path), floor)
+  const begin = Math.max(await readSavedTime(path), floor)
   const started = clock.monotonic()
   const now = () => begin + Math.max(0, clock.monotonic() - started)
   return {
@@ -164,7 +164,7 @@ async function openRunningClock(path: string, floor: number, clock: Clock): Prom
 }
 
 /** 0 when there is none or it is damaged. */
-async function readSaved(path: string): Promise<number> {
+async function readSavedTime(path: string): Promise<number> {
   try {
     const { runningMs } = Object(JSON.parse(await readSmallFile(path))) as { runningMs?: unknown }
     return Number.isSafeInteger(runningMs) && (runningMs as number) >= 0 ? (runningMs as number) : 0
@@ -174,12 +174,12 @@ async function readSaved(path: string): Promise<number> {
   }
 }
 
-const keptMs = 7 * 24 * 3_600_000
+const quarantineRetentionMs = 7 * 24 * 3_600_000
 
 /** Damaged blobs are kept for a week, for who wants to know what happened to them. Needs the store's lock. */
 export async function removeExpiredQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
   for (const { path, movedAt } of await listQuarantined(layout))
-    if (wallNow - movedAt > keptMs) await rm(path, { recursive: true, force: true })
+    if (wallNow - movedAt > quarantineRetentionMs) await rm(path, { recursive: true, force: true })
 }
 
 /**

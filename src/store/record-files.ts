@@ -11,13 +11,13 @@ import { parseIdentity } from '../oci/registry.ts'
 import type { StoreLayout } from './layout.ts'
 import {
   type BlobRecord,
-  lighten,
+  dropLeastRecentlyUsed,
   type ManifestRecord,
   type ReferrersRecord,
   type RefStore,
   type RepositoryRecord,
   type TagRecord,
-  weightOf,
+  estimateBytes,
 } from './records.ts'
 
 interface FileRefStoreOptions {
@@ -28,15 +28,15 @@ interface FileRefStoreOptions {
   /** How long after a write that failed it is tried again, ms. */
   readonly retryDelay?: number
   /** Bytes that one record, and all together, may take in their files. Beyond that, what was used the longest ago is forgotten. */
-  readonly most?: { readonly each: number; readonly all: number }
+  readonly maxBytes?: { readonly perRecord: number; readonly total: number }
 }
 
 const MiB = 1024 * 1024
-const usualMost = { each: 16 * MiB, all: 64 * MiB }
+const defaultMaxBytes = { perRecord: 16 * MiB, total: 64 * MiB }
 /** This version writes no larger file; one may not fit into memory. */
-const largestFile = 24 * MiB
+const maxFileBytes = 24 * MiB
 /** The share of a bound that is left after something had to be forgotten. */
-const leftAfterwards = 0.75
+const keptShare = 0.75
 
 const readsAtOnce = 4
 const writesAtOnce = 8
@@ -51,14 +51,14 @@ export class FileRefStore implements RefStore {
   readonly #weights = new Map<RepositoryRecord, number>()
   #weight = 0
   /** Bytes beyond which something is forgotten. */
-  #mostWeight: number
+  #maxWeight: number
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
-  #callOff: (() => void) | undefined
+  #cancelFlush: (() => void) | undefined
   #closed = false
 
   private constructor(options: FileRefStoreOptions) {
     this.#options = options
-    this.#mostWeight = (options.most ?? usualMost).all
+    this.#maxWeight = (options.maxBytes ?? defaultMaxBytes).total
   }
 
   /** Loads every record. A damaged file is removed, and what it said is asked for again. */
@@ -89,19 +89,19 @@ export class FileRefStore implements RefStore {
   touch(record: RepositoryRecord): void {
     this.#changed.add(record)
     for (const listener of this.#listeners) listener(record)
-    this.#flushIn(this.#options.writeDelay ?? 500)
+    this.#scheduleFlush(this.#options.writeDelay ?? 500)
   }
 
-  #flushIn(delay: number): void {
-    if (this.#closed || this.#callOff) return
+  #scheduleFlush(delay: number): void {
+    if (this.#closed || this.#cancelFlush) return
     const onFailure = logFailure(this.#options.logger, 'could not write the repository records')
-    this.#callOff = later(delay, () => this.flush(), onFailure)
+    this.#cancelFlush = later(delay, () => this.flush(), onFailure)
   }
 
   async flush(): Promise<void> {
-    this.#callOff?.()
-    this.#callOff = undefined
-    for (const record of this.#changed) this.#weigh(record)
+    this.#cancelFlush?.()
+    this.#cancelFlush = undefined
+    for (const record of this.#changed) this.#limitWeight(record)
     await eachLimited([...this.#changed], writesAtOnce, (record) => this.#writes.run(record, () => this.#write(record)))
     await this.#writes.idle()
   }
@@ -110,29 +110,29 @@ export class FileRefStore implements RefStore {
    * Keeps the records within their bounds, whatever upstreams send: they are in memory as long as the mirror runs, and are read
    * when it starts.
    */
-  #weigh(record: RepositoryRecord): void {
-    const most = this.#options.most ?? usualMost
-    if (this.#count(record) > most.each) this.#lighten([record], most.each)
-    if (this.#weight <= this.#mostWeight) return
-    this.#lighten(this.#records.values(), most.all)
+  #limitWeight(record: RepositoryRecord): void {
+    const most = this.#options.maxBytes ?? defaultMaxBytes
+    if (this.#updateWeight(record) > most.perRecord) this.#dropLeastRecentlyUsed([record], most.perRecord)
+    if (this.#weight <= this.#maxWeight) return
+    this.#dropLeastRecentlyUsed(this.#records.values(), most.total)
     // Very many records are too much even when each holds nothing: all of them are not looked through for each that comes.
-    this.#mostWeight = Math.max(most.all, this.#weight + most.all * (1 - leftAfterwards))
+    this.#maxWeight = Math.max(most.total, this.#weight + most.total * (1 - keptShare))
   }
 
-  #count(record: RepositoryRecord): number {
-    const weight = weightOf(record)
+  #updateWeight(record: RepositoryRecord): number {
+    const weight = estimateBytes(record)
     this.#weight += weight - (this.#weights.get(record) ?? 0)
     this.#weights.set(record, weight)
     return weight
   }
 
-  #lighten(records: Iterable<RepositoryRecord>, most: number): void {
-    const lightened = lighten(records, most * leftAfterwards)
+  #dropLeastRecentlyUsed(records: Iterable<RepositoryRecord>, most: number): void {
+    const lightened = dropLeastRecentlyUsed(records, most * keptShare)
     for (const record of lightened) {
-      this.#count(record)
+      this.#updateWeight(record)
       this.#changed.add(record)
     }
-    this.#flushIn(this.#options.writeDelay ?? 500)
+    this.#scheduleFlush(this.#options.writeDelay ?? 500)
     this.#options.logger.info({ records: lightened.size, most }, 'forgot what upstreams said of little used content')
   }
 
@@ -151,10 +151,10 @@ export class FileRefStore implements RefStore {
   async #load(path: string): Promise<void> {
     const { layout, logger } = this.#options
     try {
-      const record = parseRepository(await readSmallFile(path, largestFile))
+      const record = parseRepository(await readSmallFile(path, maxFileBytes))
       if (record && layout.repository(record.host, record.name) === path) {
         this.#records.set(keyOf(record.host, record.name), record)
-        this.#weigh(record)
+        this.#limitWeight(record)
         return
       }
       logger.warn({ path }, 'a repository record is damaged; it will be built anew')
@@ -178,7 +178,7 @@ export class FileRefStore implements RefStore {
       if (errnoOf(error) === undefined) throw error
       this.#changed.add(record)
       logger.error({ path, error: String(error) }, 'could not write a repository record; trying again')
-      this.#flushIn(this.#options.retryDelay ?? 5000)
+      this.#scheduleFlush(this.#options.retryDelay ?? 5000)
     }
   }
 }

@@ -82,19 +82,19 @@ export interface ReferrersRecord {
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
 
 /** About how many bytes a record takes in its file; in memory it takes about twice as many. */
-export function weightOf(record: RepositoryRecord): number {
+export function estimateBytes(record: RepositoryRecord): number {
   let bytes = recordBytes
-  for (const { weight } of partsOf(record)) bytes += weight
+  for (const { weight } of getParts(record)) bytes += weight
   return bytes
 }
 
 /** Drops what was used the longest ago of these records until they weigh less than `most`; those that were changed. */
-export function lighten(records: Iterable<RepositoryRecord>, most: number): Set<RepositoryRecord> {
-  const parts = Array.from(records, (record) => [...partsOf(record)].map((part) => ({ ...part, record }))).flat()
+export function dropLeastRecentlyUsed(records: Iterable<RepositoryRecord>, maxBytes: number): Set<RepositoryRecord> {
+  const parts = Array.from(records, (record) => [...getParts(record)].map((part) => ({ ...part, record }))).flat()
   let weight = parts.reduce((sum, part) => sum + part.weight, 0)
   const changed = new Set<RepositoryRecord>()
   for (const part of parts.toSorted((a, b) => a.usedAt - b.usedAt)) {
-    if (weight <= most) break
+    if (weight <= maxBytes) break
     part.drop()
     weight -= part.weight
     changed.add(part.record)
@@ -111,7 +111,7 @@ interface RecordPart {
 }
 
 /** What may be dropped, and is asked for again when it is wanted. */
-function* partsOf({ tags, manifests, blobs, referrers }: RepositoryRecord): Generator<RecordPart, void> {
+function* getParts({ tags, manifests, blobs, referrers }: RepositoryRecord): Generator<RecordPart, void> {
   for (const [digest, { links, mediaType, usedAt }] of manifests) {
     let weight = manifestBytes + mediaType.length
     for (const link of links) weight += linkBytes + link.digest.length + link.mediaType.length

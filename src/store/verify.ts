@@ -69,9 +69,9 @@ interface ScrubOptions {
   readonly clock: Clock
   readonly logger: Logger
   /** From the start to the first round, ms. */
-  readonly firstAfter?: number
+  readonly firstAfterMs?: number
   /** From the end of a round to the next, ms. */
-  readonly every?: number
+  readonly intervalMs?: number
   readonly bytesPerSecond?: number
 }
 
@@ -83,7 +83,14 @@ interface Scrub {
 const hour = 3_600_000
 
 export function createScrub(options: ScrubOptions): Scrub {
-  const { store, clock, logger, firstAfter = hour, every = 24 * hour, bytesPerSecond = 8 * 1024 * 1024 } = options
+  const {
+    store,
+    clock,
+    logger,
+    firstAfterMs = hour,
+    intervalMs = 24 * hour,
+    bytesPerSecond = 8 * 1024 * 1024,
+  } = options
   const closing = new AbortController()
   const { signal } = closing
   let round: Promise<void> = Promise.resolve()
@@ -101,11 +108,11 @@ export function createScrub(options: ScrubOptions): Scrub {
     } catch (error) {
       if (!signal.aborted) onFailure(error)
     }
-    if (!signal.aborted) stopWaiting = wait(every)
+    if (!signal.aborted) stopWaiting = wait(intervalMs)
   }
   const onFailure = logFailure(logger, 'could not check the stored blobs')
   const wait = (ms: number) => later(ms, () => (round = scrub()), onFailure)
-  let stopWaiting = wait(firstAfter)
+  let stopWaiting = wait(firstAfterMs)
 
   return {
     async close() {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { deepestJson, JsonError, mostJsonMembers, readJson, readJsonNow } from '../../../src/lib/json.ts'
+import { maxJsonDepth, JsonError, maxJsonMembers, readJson, readJsonNow } from '../../../src/lib/json.ts'
 
 const MiB = 1024 * 1024
 const digest = `sha256:${'a'.repeat(64)}`
@@ -74,15 +74,15 @@ describe('JSON from outside', () => {
   test.each<[string, string | Buffer, string | undefined]>([
     ['brackets to the bottom', '['.repeat(4 * MiB), 'too-deep'],
     ['objects to the bottom', '{"a":'.repeat(MiB / 2), 'too-deep'],
-    ['the deepest that is read', '['.repeat(deepestJson) + ']'.repeat(deepestJson), undefined],
-    ['one level more', '['.repeat(deepestJson + 1) + ']'.repeat(deepestJson + 1), 'too-deep'],
+    ['the deepest that is read', '['.repeat(maxJsonDepth) + ']'.repeat(maxJsonDepth), undefined],
+    ['one level more', '['.repeat(maxJsonDepth + 1) + ']'.repeat(maxJsonDepth + 1), 'too-deep'],
     ['a million empty objects', `[${'{},'.repeat(1_000_000)}{}]`, 'too-many'],
     ['two million numbers', `[${'1,'.repeat(2_000_000)}1]`, 'too-many'],
     ['400,000 keys', `{${Array.from({ length: 400_000 }, (_, at) => `"${at}":1`).join()}}`, 'too-many'],
     ['one key 600,000 times', `{${'"a":1,'.repeat(600_000)}"a":1}`, 'too-many'],
     [
       'as many keys as are read',
-      JSON.stringify(Object.fromEntries(Array.from({ length: mostJsonMembers }, (_, at) => [`k${at}`, at]))),
+      JSON.stringify(Object.fromEntries(Array.from({ length: maxJsonMembers }, (_, at) => [`k${at}`, at]))),
       undefined,
     ],
     ['4 MB of text', JSON.stringify('x'.repeat(4 * MiB)), undefined],

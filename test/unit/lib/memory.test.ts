@@ -9,7 +9,7 @@ afterEach(() => void vi.useRealTimers())
 const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms)
 
 const budgetOf = (options: Partial<MemoryBudgetOptions> = {}) =>
-  new MemoryBudget({ bytes: 100, mostWaiting: 3, patience: 5000, lookEvery: 10, ...options })
+  new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: 5000, pollMs: 10, ...options })
 
 test('those who find no room come in in their order, also when a later one would fit', async () => {
   const budget = budgetOf()
@@ -26,7 +26,7 @@ test('those who find no room come in in their order, also when a later one would
 })
 
 test('beyond the line, and after the patience, a body is refused with the time to ask again', async () => {
-  const budget = budgetOf({ mostWaiting: 1, patience: 30 })
+  const budget = budgetOf({ maxWaiting: 1, maxWaitMs: 30 })
   const held = await budget.reserve(100)
   const waiting = budget.reserve(1)
   await expect(budget.reserve(1)).rejects.toThrow(BudgetError)
@@ -78,7 +78,7 @@ test('a holder that brings nothing while others wait is ended, and one that has 
 })
 
 test('a holder that goes on stays', async () => {
-  const budget = budgetOf({ patience: 60 })
+  const budget = budgetOf({ maxWaitMs: 60 })
   let isEvicted = false
   const held = await budget.reserve(100, { evict: () => (isEvicted = true) })
   const moving = setInterval(() => held.progress(1_000_000), 1)
@@ -107,7 +107,7 @@ test('two that grow never wait for each other: the second is refused, and the fi
 const KiB = 1024
 
 test('a small body does not wait for large ones, and more small ones than have room wait for each other', async () => {
-  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 20 } })
+  const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 20 } })
   const large = await budget.reserve(1000)
   const waiting = budget.reserve(11)
   const small = await Promise.all([budget.reserve(10), budget.reserve(10)])
@@ -124,7 +124,7 @@ test('a small body does not wait for large ones, and more small ones than have r
 })
 
 test('a small body that turns out to be large waits with the large ones, and gives its small part back', async () => {
-  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 10 } })
+  const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 10 } })
   const large = await budget.reserve(1000)
   let isEvicted = false
   const growing = await budget.reserve(10, { evict: () => (isEvicted = true) })
@@ -142,7 +142,7 @@ test('a small body that turns out to be large waits with the large ones, and giv
 })
 
 test('a small body that is let go of while it waits to be a large one leaves the line', async () => {
-  const budget = budgetOf({ bytes: 1000, small: { largest: 10, bytes: 10 } })
+  const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 10 } })
   const large = await budget.reserve(1000)
   const growing = await budget.reserve(10)
   const grown = growing.grow(90)
@@ -153,7 +153,7 @@ test('a small body that is let go of while it waits to be a large one leaves the
 })
 
 test('the holder that is the furthest from its end leaves when the first in the line has waited for its turn', async () => {
-  const budget = budgetOf({ bytes: 100 * 1024 * KiB, turn: 100, patience: 10_000 })
+  const budget = budgetOf({ bytes: 100 * 1024 * KiB, evictAfterMs: 100, maxWaitMs: 10_000 })
   const evicted: string[] = []
   const hold = async (name: string, expected: number) => {
     const held: Reservation = await budget.reserve(50 * 1024 * KiB, {
@@ -177,7 +177,7 @@ test('the holder that is the furthest from its end leaves when the first in the 
 })
 
 test('a holder that waits for more memory is not slow, and one that is let go of meanwhile leaves the line', async () => {
-  const budget = budgetOf({ patience: 300 })
+  const budget = budgetOf({ maxWaitMs: 300 })
   const all = await budget.reserve(60)
   let isEvicted = false
   const growing = await budget.reserve(40, { evict: () => (isEvicted = true) })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { isSamePage, nextPageOf, withoutNamespace } from '../../../src/oci/headers.ts'
+import { isSamePage, nextPageOf, removeNamespace } from '../../../src/oci/headers.ts'
 
 describe('the next page that a Link header names', () => {
   test.each([
@@ -45,8 +45,8 @@ describe('the next page that a Link header names', () => {
 })
 
 test('a query loses ns, however it is spelled, and nothing else', () => {
-  expect(withoutNamespace('n=2&ns=docker.io&last=a%2Bb+c&%6Es=x&nsx=1&x')).toBe('n=2&last=a%2Bb+c&nsx=1&x')
-  expect(withoutNamespace('ns=docker.io')).toBe('')
+  expect(removeNamespace('n=2&ns=docker.io&last=a%2Bb+c&%6Es=x&nsx=1&x')).toBe('n=2&last=a%2Bb+c&nsx=1&x')
+  expect(removeNamespace('ns=docker.io')).toBe('')
 })
 
 test('two queries mean the same page when they begin at the same place', () => {

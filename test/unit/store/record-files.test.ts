@@ -141,11 +141,11 @@ function whole(): string {
 }
 
 describe('records that an upstream makes grow', () => {
-  const most = { each: 20_000, all: 50_000 }
+  const most = { perRecord: 20_000, total: 50_000 }
 
   test('are kept within their bounds, those that were used last', async () => {
     const layout = await newLayout()
-    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, maxBytes: most })
     onTestFinished(() => refs.close())
     for (let at = 0; at < 500; at++) {
       const record = refs.ensure('docker.io', `library/app${at % 5}`)
@@ -158,7 +158,7 @@ describe('records that an upstream makes grow', () => {
     const sizes = (await readdir(layout.repositories)).map(
       async (name) => (await readFile(layout.entry(layout.repositories, name))).length,
     )
-    for (const size of await Promise.all(sizes)) expect(size).toBeLessThan(1.3 * most.each)
+    for (const size of await Promise.all(sizes)) expect(size).toBeLessThan(1.3 * most.perRecord)
     const last = refs.get('docker.io', 'library/app4')!
     expect(last.tags.has('v499')).toBe(true)
     expect(last.manifests.has(digestFor('manifest 499'))).toBe(true)
@@ -174,12 +174,12 @@ describe('records that an upstream makes grow', () => {
     for (let at = 0; at < 500; at++) addManifest(record, `manifest ${at}`, { tags: [`v${at}`], usedAt: at })
     refs.touch(record)
     await refs.flush()
-    const again = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, most })
+    const again = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, maxBytes: most })
     await again.close()
     const kept = again.get('docker.io', 'library/app')!
     expect(kept.tags.has('v499')).toBe(true)
     expect(kept.manifests.size).toBeLessThan(100)
-    expect((await readFile(layout.repository('docker.io', 'library/app'))).length).toBeLessThan(1.3 * most.each)
+    expect((await readFile(layout.repository('docker.io', 'library/app'))).length).toBeLessThan(1.3 * most.perRecord)
   })
 })
 
@@ -194,8 +194,8 @@ test('records that are too many, however little each of them holds, are looked t
   await refs.flush()
   let looks = 0
   const logger = { ...silentLogger, info: () => void (looks += 1) }
-  const most = { each: 20_000, all: 50_000 }
-  const again = await FileRefStore.open({ layout, logger, writeDelay: 10, most })
+  const most = { perRecord: 20_000, total: 50_000 }
+  const again = await FileRefStore.open({ layout, logger, writeDelay: 10, maxBytes: most })
   onTestFinished(() => again.close())
   expect(looks).toBeGreaterThan(1)
   expect(looks).toBeLessThan(100)

@@ -74,7 +74,7 @@ describe('verifying every byte', () => {
 describe('the scrub', () => {
   test('finds a flipped byte by itself, and ends when it is told', async () => {
     const { store, good } = await storeWithDamage()
-    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfter: 1, every: 1 })
+    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfterMs: 1, intervalMs: 1 })
     while (store.blobs.usage.blobs === 2) await setTimeout(5)
     await scrub.close()
     expect(await readdir(store.layout.quarantine)).toHaveLength(1)
@@ -83,7 +83,7 @@ describe('the scrub', () => {
 
   test('ends in the middle of a slow round', async () => {
     const { store } = await storeWithDamage()
-    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfter: 0, bytesPerSecond: 1 })
+    const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfterMs: 0, bytesPerSecond: 1 })
     await setTimeout(20)
     await scrub.close()
     expect(store.blobs.usage.blobs).toBeGreaterThan(0)
