@@ -48,7 +48,7 @@ const doors: Record<string, RegExp> = {
   socks: /^upstream\/proxy\.ts$/,
   bcryptjs: /^server\/passwords\.ts$/,
   koffi: /^server\/send\/libc\.ts$/,
-  'prom-client': /^admin\/metrics\.ts$/,
+  'prom-client': /^admin\/status\.ts$/,
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))

@@ -4,33 +4,35 @@ import { mirrorPaths, type MirrorPaths } from '../config/paths.ts'
 import { engineHost } from '../docker/endpoint.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
-import type { CacheAccess, Naming, RegistryAccess, StatusReport } from './api.ts'
+import type { CacheApi, Naming, RegistryApi, StatusReport } from './api.ts'
 import { type AdminClient, type AdminTunnel, createAdminClient, openTunnel } from './client.ts'
 import { findMirrorHere, type FoundMirror } from './find-mirror.ts'
 import { configuredNaming, ownAddresses } from './names.ts'
 import { type ContainerPlace, type MirrorState, assertDataOnHost } from './state.ts'
 import { refuseOthersPlaces } from './sudo.ts'
 
-export function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
-  return runningOrStored<CacheAccess>(surroundings, {
-    async running(here) {
-      const admin = adminClientHere(here)
-      const { cache, networks } = here.running.endpoints
-      return {
-        naming: await cacheNaming(surroundings, [...cache, ...Object.values(networks)]),
-        list: async () => (await admin.status()).images,
-        remove: (names, dryRun) => admin.remove({ names, dryRun }),
-        prune: (dryRun) => admin.prune({ dryRun }),
-        verify: (quarantine, signal) => admin.verify({ quarantine }, signal),
-        async close() {},
-      }
-    },
-    async stored(config, paths) {
-      // Only this way needs the store's code.
-      const { openStoredCache } = await import('./offline.ts')
-      return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
-    },
-  })
+/** An open part of the admin API, of the running mirror or of the disk of a stopped one. */
+interface Access {
+  /** How users name the images in it. */
+  readonly naming: Omit<Naming, 'images'>
+  close(): Promise<void>
+}
+
+export type CacheAccess = CacheApi & Access
+export type RegistryAccess = RegistryApi & Access
+
+/** Opens the cache of the running mirror, or the one on the disk when none runs. Throws a MirrorError when neither works. */
+export async function openCacheAccess(surroundings: Surroundings): Promise<CacheAccess> {
+  const found = await findMirrorHere(surroundings)
+  if (found === undefined) {
+    const { config, paths } = await loadStopped(surroundings)
+    // Only this way needs the store's code.
+    const { openStoredCache } = await import('./local.ts')
+    return { ...(await openStoredCache(config, paths)), naming: await cacheNaming(surroundings, []) }
+  }
+  const { cache, networks } = found.running.endpoints
+  const naming = await cacheNaming(surroundings, [...cache, ...Object.values(networks)])
+  return { ...adminClientHere(found).cache, naming, async close() {} }
 }
 
 async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<Omit<Naming, 'images'>> {
@@ -41,28 +43,18 @@ async function cacheNaming(surroundings: Surroundings, urls: string[]): Promise<
   }
 }
 
-export function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
-  return runningOrStored<RegistryAccess>(surroundings, {
-    async running(here) {
-      const admin = adminClientHere(here)
-      const { registry, networks } = here.running.endpoints
-      return {
-        // On a network it has the port that it has elsewhere.
-        naming: await registryNaming(surroundings, registry, Object.values(networks)),
-        list: () => admin.pushedImages(),
-        damaged: async () => (await admin.status()).registry.damaged ?? [],
-        remove: (names, dryRun) => admin.removePushed({ names, dryRun }),
-        gc: (how) => admin.collectPushed(how),
-        prune: (how) => admin.prunePushed(how),
-        async close() {},
-      }
-    },
-    async stored(config, paths) {
-      // Only this way needs the store's code.
-      const { openStoredRegistry } = await import('./offline.ts')
-      return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
-    },
-  })
+/** Opens the registry of the running mirror, or the one on the disk when none runs. Throws a MirrorError when neither works. */
+export async function openRegistryAccess(surroundings: Surroundings): Promise<RegistryAccess> {
+  const found = await findMirrorHere(surroundings)
+  if (found === undefined) {
+    const { config, paths } = await loadStopped(surroundings)
+    const { openStoredRegistry } = await import('./local.ts')
+    return { ...(await openStoredRegistry(config, paths)), naming: await registryNaming(surroundings, []) }
+  }
+  const { registry, networks } = found.running.endpoints
+  // The registry has the same port on the networks.
+  const naming = await registryNaming(surroundings, registry, Object.values(networks))
+  return { ...adminClientHere(found).registry, naming, async close() {} }
 }
 
 async function registryNaming(
@@ -75,20 +67,12 @@ async function registryNaming(
   return { isOurs: ownAddresses([...urls, ...config.registry], names), defaultUpstream: undefined }
 }
 
-/** By the running mirror, which alone may write to its stores; by the stores themselves when none runs. */
-async function runningOrStored<T>(
-  surroundings: Surroundings,
-  ways: {
-    readonly running: (here: FoundMirror) => Promise<T>
-    readonly stored: (config: Config, paths: MirrorPaths) => Promise<T>
-  },
-): Promise<T> {
-  const here = await findMirrorHere(surroundings)
-  if (here !== undefined) return ways.running(here)
+/** Loads the settings of the stopped mirror; a running one alone may write to its stores. */
+async function loadStopped(surroundings: Surroundings): Promise<{ config: Config; paths: MirrorPaths }> {
   const paths = mirrorPaths(surroundings)
   refuseOthersPlaces(surroundings)
   await assertDataOnHost(paths.stateDir)
-  return ways.stored(await loadConfig({ ...surroundings, paths }), paths)
+  return { config: await loadConfig({ ...surroundings, paths }), paths }
 }
 
 /** What the running mirror says about itself; undefined when none runs. */

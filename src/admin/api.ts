@@ -4,6 +4,49 @@ import { errnoOf } from '../lib/errors.ts'
 import { readSmallFile, writeFileAtomic } from '../lib/fs.ts'
 
 /**
+ * The admin operations of a mirror: the running server implements them all (daemon/admin-actions.ts), `AdminClient` sends them over
+ * HTTP, and `cache` and `registry` of a stopped mirror work on its disk (local.ts).
+ */
+export interface AdminApi {
+  /** Returns why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
+  troubles(): Promise<readonly string[]>
+  status(): Promise<StatusReport>
+  /** Returns Prometheus text and its content type. */
+  metrics(): Promise<{ readonly contentType: string; readonly text: string }>
+  readonly cache: CacheApi
+  /** Each operation throws an OciError (404) while the registry is switched off. */
+  readonly registry: RegistryApi
+  /** Offers an image that only this mirror has. */
+  offerProbeImage(): Promise<ProbeImageOffer>
+  /** Ends the offer. Throws an OciError (404) for an id that is not offered. */
+  endProbeImage(id: string): Promise<ProbeImageReport>
+  /** Asks the server to drain and end; returns before it does. */
+  stop(): Promise<void>
+}
+
+/** Operations on cached images. */
+export interface CacheApi {
+  list(): Promise<ImageReport[]>
+  remove(request: RemoveRequest): Promise<RemovalReport>
+  /** Evicts to the configured limits. */
+  prune(request: PruneRequest): Promise<RemovalReport>
+  /** Hashes every blob. Yields progress, the last one with `done`. */
+  verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
+}
+
+/** Operations on pushed images. */
+export interface RegistryApi {
+  list(): Promise<PushedImageReport[]>
+  /** Lists the repositories whose record is damaged. */
+  damaged(): Promise<DamagedRepositoryReport[]>
+  remove(request: RemoveRequest): Promise<RemovalReport>
+  /** Removes content that no image needs. */
+  gc(request: RegistryGcRequest): Promise<RemovalReport>
+  /** Removes old tags with their images. */
+  prune(request: RegistryPruneRequest): Promise<RemovalReport>
+}
+
+/**
  * What the admin listener says and takes, as JSON. `status` is the contract of `mirror status --json`.
  *
  * GET  /healthz            {"status":"ok"}; 503 {"status":"degraded","reasons":[…]} while the mirror cannot fetch by its own fault;
@@ -230,34 +273,6 @@ async function readSecret(path: string): Promise<string | undefined> {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'EFBIG') return undefined
     throw error
   }
-}
-
-/** What is cached, whether or not a mirror runs. */
-export interface CacheAccess {
-  /** How its users name what is in it. */
-  readonly naming: Omit<Naming, 'images'>
-  list(): Promise<ImageReport[]>
-  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
-  /** Evicts to the configured limits. */
-  prune(dryRun: boolean): Promise<RemovalReport>
-  /** Hashes everything. `quarantine`: damaged content is moved aside, so that it is fetched again. */
-  verify(quarantine: boolean, signal: AbortSignal): AsyncIterable<VerifyProgress>
-  close(): Promise<void>
-}
-
-/** What was pushed, whether or not a mirror runs. */
-export interface RegistryAccess {
-  /** How its users name what is in it. */
-  readonly naming: Omit<Naming, 'images'>
-  list(): Promise<PushedImageReport[]>
-  /** The repositories whose record is damaged. */
-  damaged(): Promise<DamagedRepositoryReport[]>
-  remove(names: string[], dryRun: boolean): Promise<RemovalReport>
-  /** Removes what nothing leads to. */
-  gc(how: RegistryGcRequest): Promise<RemovalReport>
-  /** Removes old tags with their images. */
-  prune(how: RegistryPruneRequest): Promise<RemovalReport>
-  close(): Promise<void>
 }
 
 /** What it takes to read a name as its user means it. */

@@ -7,39 +7,11 @@ import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../
 import { readOwnedFile } from '../lib/ownership.ts'
 import { readSmallFile } from '../lib/fs.ts'
 import { isObject, parseObject } from '../lib/json.ts'
-import type {
-  ProbeImageOffer,
-  ProbeImageReport,
-  PruneRequest,
-  PushedImageReport,
-  RegistryGcRequest,
-  RegistryPruneRequest,
-  RemovalReport,
-  RemoveRequest,
-  StatusReport,
-  VerifyProgress,
-  VerifyRequest,
-} from './api.ts'
+import type { AdminApi, StatusReport, VerifyProgress } from './api.ts'
 import { healthProof } from './handler.ts'
 
-/** The running mirror, asked over its admin listener. Throws a MirrorError when it does not answer or refuses. */
-export interface AdminClient {
-  status(): Promise<StatusReport>
-  remove(names: RemoveRequest): Promise<RemovalReport>
-  prune(how: PruneRequest): Promise<RemovalReport>
-  /** Progress until `done`. */
-  verify(how: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
-  /** What was pushed. */
-  pushedImages(): Promise<PushedImageReport[]>
-  removePushed(names: RemoveRequest): Promise<RemovalReport>
-  collectPushed(how: RegistryGcRequest): Promise<RemovalReport>
-  prunePushed(how: RegistryPruneRequest): Promise<RemovalReport>
-  /** Has it offer an image that only it has. */
-  offerProbeImage(): Promise<ProbeImageOffer>
-  endProbeImage(id: string): Promise<ProbeImageReport>
-  /** Asks it to drain and end. */
-  stop(): Promise<void>
-}
+/** The admin API of a running mirror over HTTP. Each call throws a MirrorError when the mirror does not answer or refuses. */
+export type AdminClient = Omit<AdminApi, 'troubles' | 'metrics'>
 
 interface AdminClientOptions {
   /** `http://127.0.0.1:5056` */
@@ -141,18 +113,28 @@ export function createAdminClient({ url, tokenFile, tokenOwner, timeoutMs, tunne
     return new MirrorError(`The mirror on ${where} answered ${status}: ${reasonIn(answer)}`, { hints })
   }
 
+  const status = async (): Promise<StatusReport> => jsonOf(await ask('GET', '/api/status'))
+  const post = async <T>(path: string, body: object): Promise<T> =>
+    jsonOf(await ask('POST', path, { body, mayTakeLong: true }))
+
   return {
-    status: async () => jsonOf(await ask('GET', '/api/status')),
-    remove: async (names) => jsonOf(await ask('POST', '/api/cache/rm', { body: names, mayTakeLong: true })),
-    prune: async (how) => jsonOf(await ask('POST', '/api/cache/prune', { body: how, mayTakeLong: true })),
-    async *verify(how, signal) {
-      const answer = await ask('POST', '/api/cache/verify', { body: how, signal, mayTakeLong: true })
-      for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
+    status,
+    cache: {
+      list: async () => (await status()).images,
+      remove: (request) => post('/api/cache/rm', request),
+      prune: (request) => post('/api/cache/prune', request),
+      async *verify(request, signal) {
+        const answer = await ask('POST', '/api/cache/verify', { body: request, signal, mayTakeLong: true })
+        for await (const line of linesOf(answer)) yield JSON.parse(line) as VerifyProgress
+      },
     },
-    pushedImages: async () => jsonOf(await ask('GET', '/api/registry')),
-    removePushed: async (names) => jsonOf(await ask('POST', '/api/registry/rm', { body: names, mayTakeLong: true })),
-    collectPushed: async (how) => jsonOf(await ask('POST', '/api/registry/gc', { body: how, mayTakeLong: true })),
-    prunePushed: async (how) => jsonOf(await ask('POST', '/api/registry/prune', { body: how, mayTakeLong: true })),
+    registry: {
+      list: async () => jsonOf(await ask('GET', '/api/registry')),
+      damaged: async () => (await status()).registry.damaged ?? [],
+      remove: (request) => post('/api/registry/rm', request),
+      gc: (request) => post('/api/registry/gc', request),
+      prune: (request) => post('/api/registry/prune', request),
+    },
     offerProbeImage: async () => jsonOf(await ask('POST', '/api/canary')),
     endProbeImage: async (id) => jsonOf(await ask('POST', '/api/canary/end', { body: { id } })),
     stop: async () => void (await wholeOf(await ask('POST', '/api/stop'))),

@@ -11,40 +11,10 @@ import { ClientAbort } from '../server/connection.ts'
 import { readSmallBody, tooBusy } from '../server/request-body.ts'
 import { type HostGuard, refuseOtherSites } from '../server/request-guard.ts'
 import { isOutOfDescriptors, outOfDescriptors, sendError, sendWhole } from '../server/respond.ts'
-import type {
-  ProbeImageOffer,
-  ProbeImageReport,
-  PruneRequest,
-  PushedImageReport,
-  RegistryGcRequest,
-  RegistryPruneRequest,
-  RemovalReport,
-  RemoveRequest,
-  StatusReport,
-  VerifyProgress,
-  VerifyRequest,
-} from './api.ts'
-
-/** What the admin listener can have done. */
-export interface AdminActions {
-  /** Why the mirror cannot fetch by its own fault, one sentence each; empty when it can. */
-  troubles(): Promise<readonly string[]>
-  status(): Promise<StatusReport>
-  /** Prometheus text and its content type. */
-  metrics(): Promise<{ readonly contentType: string; readonly text: string }>
-  remove(request: RemoveRequest): Promise<RemovalReport>
-  prune(request: PruneRequest): Promise<RemovalReport>
-  verify(request: VerifyRequest, signal: AbortSignal): AsyncIterable<VerifyProgress>
-  /** Undefined when the registry is switched off. */
-  readonly registry: RegistryActions | undefined
-  offerProbeImage(): ProbeImageOffer
-  /** Undefined for one that is not offered. */
-  endProbeImage(id: string): Promise<ProbeImageReport | undefined>
-  stop(): void
-}
+import type { AdminApi, RegistryApi, RemovalReport, VerifyProgress } from './api.ts'
 
 interface AdminOptions {
-  readonly actions: AdminActions
+  readonly api: AdminApi
   readonly guard: HostGuard
   readonly token: string
   /** Of a mirror in a container. */
@@ -79,26 +49,26 @@ export function createAdminHandler(
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, guard, token, instance, idle }: AdminOptions,
+  { api, guard, token, instance, idle }: AdminOptions,
 ): Promise<void> {
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseOtherSites(request)
   const path = request.url!.split('?', 1)[0]!
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads && path === '/healthz') return sendHealth(request, response, await actions.troubles(), instance)
+  if (reads && path === '/healthz') return sendHealth(request, response, await api.troubles(), instance)
   if (!reads || !isLoopbackAddress(request.socket.remoteAddress ?? '')) checkToken(request, token)
 
-  if (reads && path === '/api/status') return sendJson(request, response, await actions.status())
+  if (reads && path === '/api/status') return sendJson(request, response, await api.status())
   if (reads && path === '/metrics') {
-    const { contentType, text } = await actions.metrics()
+    const { contentType, text } = await api.metrics()
     sendWhole(request, response, 200, { 'content-type': contentType }, Buffer.from(text))
     return
   }
-  if (reads && path === '/api/registry') return sendJson(request, response, await registryOf(actions).list())
+  if (reads && path === '/api/registry') return sendJson(request, response, await api.registry.list())
   if (request.method !== 'POST') throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   // A page in a browser may send a POST anywhere; its Origin gives it away.
   if (request.headers.origin !== undefined) throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
-  return tellUnwritable(() => change(path, request, response, { actions, idle }))
+  return tellUnwritable(() => change(path, request, response, { api, idle }))
 }
 
 /** Does what a POST asks for. */
@@ -106,7 +76,7 @@ async function change(
   path: string,
   request: IncomingMessage,
   response: ServerResponse,
-  { actions, idle = defaultIdleMs }: { readonly actions: AdminActions; readonly idle: number | undefined },
+  { api, idle = defaultIdleMs }: { readonly api: AdminApi; readonly idle: number | undefined },
 ): Promise<void> {
   switch (path) {
     case '/api/cache/rm': {
@@ -114,33 +84,30 @@ async function change(
       return sendJson(
         request,
         response,
-        await actions.remove({ names: parseNames(body), dryRun: body['dryRun'] === true }),
+        await api.cache.remove({ names: parseNames(body), dryRun: body['dryRun'] === true }),
       )
     }
     case '/api/cache/prune': {
       const { dryRun } = await readJson(request, idle)
-      return sendJson(request, response, await actions.prune({ dryRun: dryRun === true }))
+      return sendJson(request, response, await api.cache.prune({ dryRun: dryRun === true }))
     }
     case '/api/cache/verify': {
       const { quarantine } = await readJson(request, idle)
-      return sendProgress(response, (signal) => actions.verify({ quarantine: quarantine !== false }, signal))
+      return sendProgress(response, (signal) => api.cache.verify({ quarantine: quarantine !== false }, signal))
     }
     case '/api/registry/rm':
     case '/api/registry/gc':
-    case '/api/registry/prune': {
-      const registry = registryOf(actions)
-      return sendJson(request, response, await handleRegistryChange(path, await readJson(request, idle), registry))
-    }
+    case '/api/registry/prune':
+      return sendJson(request, response, await changeRegistry(path, await readJson(request, idle), api.registry))
     case '/api/canary':
-      return sendJson(request, response, actions.offerProbeImage())
+      return sendJson(request, response, await api.offerProbeImage())
     case '/api/canary/end': {
-      const report = await actions.endProbeImage(String((await readJson(request, idle))['id']))
-      if (!report) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
-      return sendJson(request, response, report)
+      const { id } = await readJson(request, idle)
+      return sendJson(request, response, await api.endProbeImage(String(id)))
     }
     case '/api/stop':
       sendJson(request, response, { stopping: true }, 202)
-      return actions.stop()
+      return api.stop()
     default:
       throw new OciError('UNKNOWN', 404, 'The admin listener has nothing at this path.')
   }
@@ -157,11 +124,6 @@ function sendHealth(
   const proof = instance !== undefined && challenge !== null ? { proof: healthProof(instance, challenge) } : {}
   if (reasons.length === 0) sendJson(request, response, { status: 'ok', ...proof })
   else sendJson(request, response, { status: 'degraded', reasons, ...proof }, 503)
-}
-
-function registryOf({ registry }: AdminActions): RegistryActions {
-  if (registry) return registry
-  throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
 }
 
 function checkToken(request: IncomingMessage, token: string): void {
@@ -200,19 +162,11 @@ async function sendProgress(
   response.end()
 }
 
-/** What the admin listener can have done with the registry for pushed images. */
-export interface RegistryActions {
-  list(): Promise<PushedImageReport[]>
-  remove(request: RemoveRequest): Promise<RemovalReport>
-  gc(request: RegistryGcRequest): Promise<RemovalReport>
-  prune(request: RegistryPruneRequest): Promise<RemovalReport>
-}
-
 /** Reads a request below `/api/registry/` and has it done. */
-function handleRegistryChange(
+function changeRegistry(
   path: '/api/registry/rm' | '/api/registry/gc' | '/api/registry/prune',
   body: Record<string, unknown>,
-  registry: RegistryActions,
+  registry: RegistryApi,
 ): Promise<RemovalReport> {
   const dryRun = body['dryRun'] === true
   switch (path) {

@@ -1,27 +1,46 @@
-import type { AdminActions } from '../admin/handler.ts'
+import type { AdminApi, RegistryApi, StatusReport } from '../admin/api.ts'
+import { createCacheApi, createRegistryApi } from '../admin/local.ts'
+import { renderMetrics } from '../admin/status.ts'
+import { OciError } from '../oci/errors.ts'
 import type { Parts } from './compose.ts'
 
-/** Offering an image by which a client proves that it comes here, and clearing it away. */
-export function createProbeImageActions({
-  probeImages,
-  evictor,
-  cache,
-}: Pick<Parts, 'probeImages' | 'evictor' | 'cache'>): Pick<AdminActions, 'offerProbeImage' | 'endProbeImage'> {
+interface ServerActions {
+  readonly status: () => Promise<StatusReport>
+  /** Begins to drain and end the server. */
+  readonly stop: () => void
+}
+
+/** Implements the admin API with the parts of the running server. */
+export function createServerApi(parts: Parts, { status, stop }: ServerActions): AdminApi {
+  const { evictor, cache, store, pushed, ownTroubles, probeImages } = parts
   return {
-    offerProbeImage() {
+    troubles: () => ownTroubles.find(),
+    status,
+    metrics: async () => renderMetrics(await status()),
+    cache: createCacheApi(store, evictor, () => cache.forget()),
+    registry: pushed ? createRegistryApi(pushed.store, pushed.maintenance) : disabledRegistry,
+    async offerProbeImage() {
       const { id, repository, tag, image } = probeImages.offer()
       return { id, repository, tag, digest: image.digest }
     },
     async endProbeImage(id) {
       const probeImage = probeImages.end(id)
-      if (!probeImage) return undefined
-      // It went through the cache as any image does.
+      if (!probeImage) throw new OciError('UNKNOWN', 404, 'No such image is offered.')
+      const { seen, repository } = probeImage
+      // The cache stored it like any other image.
       await evictor.remove(
-        [...probeImage.seen.keys()].map((host) => `${host}/${probeImage.repository}`),
+        [...seen.keys()].map((host) => `${host}/${repository}`),
         false,
       )
       cache.forget()
-      return { seen: Object.fromEntries(probeImage.seen) }
+      return { seen: Object.fromEntries(seen) }
     },
+    stop: async () => stop(),
   }
 }
+
+async function refuse(): Promise<never> {
+  throw new OciError('UNSUPPORTED', 404, 'The registry is switched off: "registry.enabled" in mirror.yaml.')
+}
+
+const disabledRegistry: RegistryApi = { list: refuse, damaged: refuse, remove: refuse, gc: refuse, prune: refuse }

@@ -1,9 +1,8 @@
 import { homedir } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
 import { openAdminToken, type StatusReport } from '../admin/api.ts'
-import { type AdminActions, createAdminHandler } from '../admin/handler.ts'
-import { renderMetrics } from '../admin/metrics.ts'
-import { createRegistryActions, createStatusReport } from '../admin/status.ts'
+import { createAdminHandler } from '../admin/handler.ts'
+import { createStatusReport } from '../admin/status.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { createDockerodeDocker } from '../docker/dockerode.ts'
@@ -20,10 +19,9 @@ import type { BlobSending } from '../server/pull.ts'
 import type { ConnectionClose, PushOptions } from '../server/push.ts'
 import { createHostGuard, type HostGuard, isHostAlias } from '../server/request-guard.ts'
 import { freeSpace } from '../store/blob-writer.ts'
-import { verifyStore } from '../store/verify.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
-import { createProbeImageActions } from './admin-actions.ts'
-import { compose, type Parts, type RegistryParts } from './compose.ts'
+import { createServerApi } from './admin-actions.ts'
+import { compose, type RegistryParts } from './compose.ts'
 import type { HostHandoff } from './container/handoff.ts'
 import { hostCheck } from './container/preflight.ts'
 import {
@@ -134,14 +132,13 @@ export async function startMirror(config: Config, options: StartOptions): Promis
         troubles: [...(await parts.ownTroubles.find()), ...((await parts.pushed?.troubles()) ?? [])],
         freeBytes: await knownFreeSpace(parts.store.layout.home),
       })
-    const actions = createAdminActions(
-      parts,
-      async () => seenFromOutside(await report(), config, handoff),
-      options.onStopRequested ?? (() => {}),
-    )
+    const api = createServerApi(parts, {
+      status: async () => seenFromOutside(await report(), config, handoff),
+      stop: options.onStopRequested ?? (() => {}),
+    })
     const token = await openAdminToken(home.tokenFile)
     const { idle } = config.cache.timeouts
-    const handleAdmin = createAdminHandler({ actions, guard, token, instance: handoff?.instance, idle, logger })
+    const handleAdmin = createAdminHandler({ api, guard, token, instance: handoff?.instance, idle, logger })
     const adminListeners = await listenAll(
       config.admin.listen,
       (host, port) => listen({ host, port, connections, share: 'admin', logger }, handleAdmin),
@@ -213,33 +210,6 @@ async function watchNetworks(
     onChange,
     logger,
   })
-}
-
-function createAdminActions(parts: Parts, status: () => Promise<StatusReport>, stop: () => void): AdminActions {
-  const { evictor, cache, store, pushed, ownTroubles } = parts
-  return {
-    troubles: () => ownTroubles.find(),
-    status,
-    metrics: async () => renderMetrics(await status()),
-    async remove({ names, dryRun }) {
-      try {
-        return await evictor.remove(names, dryRun)
-      } finally {
-        if (!dryRun) cache.forget()
-      }
-    },
-    prune: ({ dryRun }) => evictor.evict({ dryRun, isAsked: true }),
-    async *verify({ quarantine }, signal) {
-      if (quarantine) await store.blobs.checkWritable()
-      for await (const state of verifyStore(store, { quarantine, signal })) {
-        yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
-      }
-      cache.forget()
-    },
-    registry: pushed && createRegistryActions(pushed.maintenance),
-    ...createProbeImageActions(parts),
-    stop,
-  }
 }
 
 /** What clients see of a mirror in a container, and what only they could know. */

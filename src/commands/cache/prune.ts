@@ -16,7 +16,7 @@ export default class CachePrune extends BaseCommand {
     const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
-      const removal = await cache.prune(flags['dry-run'])
+      const removal = await cache.prune({ dryRun: flags['dry-run'] })
       if (flags.json) return this.printJson(removal)
       this.print(renderRemoval(removal, flags['dry-run']))
     } finally {

@@ -24,7 +24,9 @@ export default class CacheRm extends BaseCommand {
     try {
       const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }
-      const removal = await removeByName(argv as string[], naming, (names) => cache.remove(names, flags['dry-run']))
+      const removal = await removeByName(argv as string[], naming, (names) =>
+        cache.remove({ names, dryRun: flags['dry-run'] }),
+      )
       const { missing, notes, ...report } = removal
       if (flags.json) this.printJson(report)
       // That there is nothing of this name says the error.

@@ -22,7 +22,7 @@ export default class CacheVerify extends BaseCommand {
     const bar = createProgressBar(process.stderr)
     let last: VerifyProgress | undefined
     try {
-      for await (const progress of cache.verify(!flags['dry-run'], this.interrupted)) {
+      for await (const progress of cache.verify({ quarantine: !flags['dry-run'] }, this.interrupted)) {
         last = progress
         const { checkedBytes, totalBytes } = progress
         bar.update(checkedBytes, totalBytes, `${formatBytes(checkedBytes)} of ${formatBytes(totalBytes)}`)

@@ -25,7 +25,9 @@ export default class RegistryRm extends BaseCommand {
     try {
       const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }
-      const removal = await removeByName(argv as string[], naming, (names) => registry.remove(names, flags['dry-run']))
+      const removal = await removeByName(argv as string[], naming, (names) =>
+        registry.remove({ names, dryRun: flags['dry-run'] }),
+      )
       const { missing, notes: _notes, ...report } = removal
       if (flags.json) this.printJson(report)
       // That there is nothing of this name says the error.

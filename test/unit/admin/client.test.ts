@@ -32,12 +32,14 @@ describe('the admin client', () => {
         JSON.stringify({ images: [`${method} ${url} ${headers.authorization}`], blobs: 0, bytes: 0, unknown: [] }),
       )
     })
-    expect((await client.remove({ names: [], dryRun: true })).images).toEqual(['POST /api/cache/rm Bearer secret'])
+    expect((await client.cache.remove({ names: [], dryRun: true })).images).toEqual([
+      'POST /api/cache/rm Bearer secret',
+    ])
   })
 
   test('sends its request as JSON', async () => {
     const client = await clientOf((request, response) => void request.pipe(response))
-    expect(await client.remove({ names: ['a', 'é'], dryRun: true })).toEqual({ names: ['a', 'é'], dryRun: true })
+    expect(await client.cache.remove({ names: ['a', 'é'], dryRun: true })).toEqual({ names: ['a', 'é'], dryRun: true })
   })
 
   test('reads progress line by line, wherever the network cuts them', async () => {
@@ -46,7 +48,7 @@ describe('the admin client', () => {
       setTimeout(() => response.end('cked":2,"done":true}\n'), 20)
     })
     const steps = []
-    for await (const step of client.verify({ quarantine: true }, new AbortController().signal)) steps.push(step)
+    for await (const step of client.cache.verify({ quarantine: true }, new AbortController().signal)) steps.push(step)
     expect(steps).toEqual([{ checked: 1 }, { checked: 2, done: true }])
   })
 
@@ -65,13 +67,13 @@ describe('the admin client', () => {
       response.writeHead((asked += 1) % 2 === 0 ? 200 : 503).end('{}')
       if (asked === 2) finish()
     }, 1500)
-    await expect(client.collectPushed({ dryRun: false, grace: 0, untagged: true })).resolves.toMatchObject({ blobs: 1 })
+    await expect(client.registry.gc({ dryRun: false, grace: 0, untagged: true })).resolves.toMatchObject({ blobs: 1 })
     expect(asked).toBe(2)
   })
 
   test('what takes long is given up when the mirror does not answer for its health', async () => {
     const client = await clientOf(() => {}, 100)
-    const collected = client.collectPushed({ dryRun: false, grace: 0, untagged: true })
+    const collected = client.registry.gc({ dryRun: false, grace: 0, untagged: true })
     await expect(collected).rejects.toMatchObject({ name: 'MirrorError', exit: 4 })
   })
 
@@ -113,7 +115,7 @@ describe('the admin client', () => {
     const client = await clientOf((_request, response) => void response.write('{"checked":1}\n'))
     const interrupt = new AbortController()
     const read = async () => {
-      for await (const step of client.verify({ quarantine: false }, interrupt.signal)) {
+      for await (const step of client.cache.verify({ quarantine: false }, interrupt.signal)) {
         expect(step.checked).toBe(1)
         interrupt.abort()
       }

@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest'
 import { systemError } from '../../../src/lib/errors.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
-import { createAdminHandler, type AdminActions } from '../../../src/admin/handler.ts'
+import type { AdminApi } from '../../../src/admin/api.ts'
+import { createAdminHandler } from '../../../src/admin/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { get } from '../../support/get.ts'
 import { serve } from '../../support/upstream/serve.ts'
@@ -18,16 +19,19 @@ test.each([
   ['/api/registry/gc', { grace: 0 }],
   ['/api/registry/prune', { olderThan: 0, keep: 0 }],
 ])('POST %s on a read-only disk is answered with a 507 and the reason', async (path, body) => {
-  const actions: Partial<AdminActions> = {
-    remove: refuse,
-    prune: refuse,
-    async *verify() {
-      yield await refuse()
+  const api: Pick<AdminApi, 'cache' | 'registry'> = {
+    cache: {
+      list: refuse,
+      remove: refuse,
+      prune: refuse,
+      async *verify() {
+        yield await refuse()
+      },
     },
-    registry: { list: refuse, remove: refuse, gc: refuse, prune: refuse },
+    registry: { list: refuse, damaged: refuse, remove: refuse, gc: refuse, prune: refuse },
   }
   const guard = createHostGuard([], () => {})
-  const handle = createAdminHandler({ actions: actions as AdminActions, guard, token: 't', logger: silentLogger })
+  const handle = createAdminHandler({ api: api as AdminApi, guard, token: 't', logger: silentLogger })
   const { url } = await serve(handle)
   const headers = { authorization: 'Bearer t', 'content-type': 'application/json' }
   const answer = await get(url, path, { method: 'POST', headers, body: JSON.stringify(body) })

@@ -100,7 +100,7 @@ test('the mirror in a container is asked by a program there, which is told no se
     say(1, `HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`)
     say(1, body)
   })
-  const [image] = await admin(join(folder, 'token')).pushedImages()
+  const [image] = await admin(join(folder, 'token')).registry.list()
   expect(image!.name).toMatch(/^GET \/api\/registry HTTP\/1\.1\r\n/)
   expect(image!.name).toContain('authorization: Bearer secret')
   expect(image!.name).toContain('Host: 127.0.0.1:45056')
@@ -124,7 +124,7 @@ test('progress is read through it bit by bit, and an interrupt hangs up', async 
   })
   const interrupt = new AbortController()
   const read = async () => {
-    for await (const step of admin().verify({ quarantine: false }, interrupt.signal)) {
+    for await (const step of admin().cache.verify({ quarantine: false }, interrupt.signal)) {
       expect(step.checked).toBe(1)
       interrupt.abort()
     }

@@ -14,7 +14,8 @@ import { ownFailureCode, OwnTroubles } from '../../../src/lib/system-errors.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import type { DigestAlgorithm } from '../../../src/oci/digest.ts'
 import { isHealthy } from '../../../src/admin/client.ts'
-import { type AdminActions, createAdminHandler } from '../../../src/admin/handler.ts'
+import type { AdminApi } from '../../../src/admin/api.ts'
+import { createAdminHandler } from '../../../src/admin/handler.ts'
 import { createHostGuard } from '../../../src/server/request-guard.ts'
 import { createHashPool } from '../../../src/store/hashing.ts'
 import { TransientError } from '../../../src/upstream/retry.ts'
@@ -31,9 +32,9 @@ const missingModule = await import(pathToFileURL('/nowhere/undici.js').href).cat
 /** An admin listener with these troubles. Ends with the test. */
 async function startAdmin(troubles: OwnTroubles): Promise<string> {
   const guard = createHostGuard([], () => {})
-  const actions: Partial<AdminActions> = { troubles: () => troubles.find() }
+  const api: Partial<AdminApi> = { troubles: () => troubles.find() }
   const handle = createAdminHandler({
-    actions: actions as AdminActions,
+    api: api as AdminApi,
     guard,
     token: 't',
     instance: 'i',

@@ -1,0 +1,83 @@
+import { createEvictor, type Evictor } from '../cache/evict.ts'
+import type { Config } from '../config/config.ts'
+import { cacheRoot, type MirrorPaths, registryRoot } from '../config/paths.ts'
+import { silentLogger } from '../lib/logger.ts'
+import { systemClock } from '../lib/time.ts'
+import { createRegistryMaintenance, type RegistryMaintenance } from '../registry/maintenance.ts'
+import { openPushedStore, type PushedStore } from '../registry/repositories.ts'
+import { openStore, type Store } from '../store/open-store.ts'
+import { verifyStore } from '../store/verify.ts'
+import type { CacheApi, RegistryApi } from './api.ts'
+import { damagedReports, imageReports } from './status.ts'
+
+const common = { logger: silentLogger, clock: systemClock }
+
+/** Opens the cache of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
+export async function openStoredCache(
+  { cache }: Config,
+  paths: MirrorPaths,
+): Promise<CacheApi & { close(): Promise<void> }> {
+  const { verifyReads, minFree, maxSize, maxAge } = cache
+  const store = await openStore({ root: cacheRoot(paths), verifyReads, minFree, ...common })
+  const limits = { maxSize, maxAge, minFree }
+  const evictor = createEvictor({ store, limits, isInUse: () => false, ...common })
+  return {
+    ...createCacheApi(store, evictor),
+    async close() {
+      await evictor.close()
+      await store.close()
+    },
+  }
+}
+
+/** Opens the registry of a stopped mirror on the disk. Throws a MirrorError when another process has it. */
+export async function openStoredRegistry(
+  { cache: { minFree } }: Config,
+  paths: MirrorPaths,
+): Promise<RegistryApi & { close(): Promise<void> }> {
+  const store = await openPushedStore({ root: registryRoot(paths), minFree, ...common })
+  const maintenance = createRegistryMaintenance({ store, ...common })
+  return {
+    ...createRegistryApi(store, maintenance),
+    async close() {
+      await maintenance.close()
+      await store.close()
+    },
+  }
+}
+
+/** Implements the operations on cached images with a store of this process. `onRemoved`: content may be gone from the store. */
+export function createCacheApi(store: Store, evictor: Evictor, onRemoved: () => void = () => {}): CacheApi {
+  return {
+    async list() {
+      await store.blobs.ready
+      return imageReports({ store })
+    },
+    async remove({ names, dryRun }) {
+      try {
+        return await evictor.remove(names, dryRun)
+      } finally {
+        if (!dryRun) onRemoved()
+      }
+    },
+    prune: ({ dryRun }) => evictor.evict({ dryRun, isAsked: true }),
+    async *verify({ quarantine }, signal) {
+      if (quarantine) await store.blobs.checkWritable()
+      for await (const state of verifyStore(store, { quarantine, signal }))
+        yield { ...state, damaged: [...state.damaged], done: state.checked === state.total }
+      onRemoved()
+    },
+  }
+}
+
+/** Implements the operations on pushed images with a store of this process. */
+export function createRegistryApi({ repositories }: PushedStore, maintenance: RegistryMaintenance): RegistryApi {
+  return {
+    list: async () =>
+      (await maintenance.list()).map((image) => ({ ...image, pushedAt: new Date(image.pushedAt).toISOString() })),
+    damaged: () => Promise.resolve(damagedReports({ damaged: repositories.damaged })),
+    remove: ({ names, dryRun }) => maintenance.remove(names, dryRun),
+    gc: (request) => maintenance.gc(request),
+    prune: (request) => maintenance.prune({ ...request, repository: request.repository }),
+  }
+}
