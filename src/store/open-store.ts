@@ -1,12 +1,12 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
+import { acquireFileLock, type FileLock, type FileLockOptions, type LockHolder } from '../lib/file-lock.ts'
 import { isThere, readSmallFile, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import type { Logger } from '../lib/logger.ts'
 import { describeFileFailure } from '../lib/system-errors.ts'
 import { type Clock, createWriteBehind } from '../lib/time.ts'
 import { FileBlobStore } from './file-blob-store.ts'
 import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } from './layout.ts'
-import { acquireStoreLock, type StoreLock } from './lock.ts'
 import { FileRefStore } from './record-files.ts'
 import type { RepositoryRecord } from './records.ts'
 
@@ -18,7 +18,7 @@ export interface StoreOptions {
   readonly minFree: number
   readonly logger: Logger
   readonly clock: Clock
-  /** See `StoreLockOptions`. */
+  /** See `FileLockOptions`. */
   readonly instance?: string | undefined
   readonly onLost?: (() => void) | undefined
 }
@@ -57,10 +57,34 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   }
 }
 
+/** Takes the lock of a store: one process at a time may write to it. Throws a MirrorError while another process has it. */
+export async function acquireStoreLock(layout: StoreLayout, options: FileLockOptions): Promise<FileLock> {
+  const taken = await acquireFileLock(layout.lock, options)
+  if ('lock' in taken) return taken.lock
+  throw inUseError(layout, taken.holder)
+}
+
+function inUseError(layout: StoreLayout, { pid, instance }: LockHolder): MirrorError {
+  const hints = ['See what runs: mirror status', 'Stop it: mirror down']
+  if (instance !== undefined)
+    return new MirrorError(
+      `The store at ${layout.root} is in use by a mirror in a container; only one can write to it.`,
+      { hints },
+    )
+  const who = pid === process.pid ? `this process (${pid})` : `process ${pid}`
+  return new MirrorError(`The store at ${layout.root} is in use by ${who}; only one process can write to it.`, {
+    hints: [
+      ...hints,
+      'Use another store: mirror up --data DIR, or MIRROR_HOME=DIR mirror up',
+      `If process ${pid} is no mirror, remove ${layout.lock}`,
+    ],
+  })
+}
+
 async function openLocked(
   { verifyReads, minFree, logger, clock }: StoreOptions,
   layout: StoreLayout,
-  lock: StoreLock,
+  lock: FileLock,
   isNew: boolean,
 ): Promise<Store> {
   await removeLeftovers(layout, clock.wall())

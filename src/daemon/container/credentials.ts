@@ -25,9 +25,8 @@ import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import { exportedFileNames } from './handoff.ts'
-import { withCommandLockIfFree } from './lock.ts'
 import { dataFolder, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
-import { findOwnContainer, wrapDockerError } from './stop.ts'
+import { findOwnContainer, withCommandLockIfFree, wrapDockerError } from './stop.ts'
 
 /**
  * The file that hands over this user's credentials for these registries, and no others. Throws a MirrorError (exit 2) for a

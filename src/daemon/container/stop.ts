@@ -1,8 +1,12 @@
+import { join } from 'node:path'
 import { isHealthy, openTunnel } from '../../admin/client.ts'
 import type { ContainerPlace } from '../../admin/state.ts'
+import { refuseOthersState } from '../../admin/sudo.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { type ContainerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
+import { acquireFileLock } from '../../lib/file-lock.ts'
+import { makeFolder } from '../../lib/fs.ts'
 import type { Surroundings } from '../../lib/process.ts'
 import type { Clock } from '../../lib/time.ts'
 import { adminPortOf, containerName, replacedName, ownerOf, publishedAt, volumeName } from './spec.ts'
@@ -226,4 +230,51 @@ export function describeRollback(error: unknown, { refusal, signal }: RollbackRe
 export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
   await stopContainer(engine, id)
   await wrapDockerError('The container cannot be removed', engine.containers.remove(id))
+}
+
+interface CommandLockOptions {
+  readonly stateDir: string
+  readonly clock: Clock
+  /** Ends the waiting. */
+  readonly signal: AbortSignal
+  readonly say: (text: string) => void
+}
+
+const lockPollMs = 100
+
+/**
+ * Runs work that changes which container is the mirror, one command of this user at a time: a container that another command has
+ * set aside must not look like a leftover. A command that died does not block others.
+ */
+export async function withCommandLock<T>(options: CommandLockOptions, work: () => Promise<T>): Promise<T> {
+  const { stateDir, clock, signal, say } = options
+  await makeFolder(stateDir)
+  refuseOthersState(stateDir)
+  let isReported = false
+  for (;;) {
+    const taken = await acquireFileLock(join(stateDir, 'turn.json'), { clock, signal })
+    if ('lock' in taken) {
+      try {
+        return await work()
+      } finally {
+        await taken.lock.release()
+      }
+    }
+    if (!isReported) say(`Waiting for another mirror command (pid ${taken.holder.pid}) to finish.`)
+    isReported = true
+    await clock.sleep(lockPollMs, signal)
+  }
+}
+
+/** Runs work like `withCommandLock`, but skips it while another command has the lock. */
+export async function withCommandLockIfFree(
+  options: Pick<CommandLockOptions, 'stateDir' | 'clock'>,
+  work: () => Promise<void>,
+): Promise<void> {
+  const busy = new AbortController()
+  try {
+    await withCommandLock({ ...options, signal: busy.signal, say: () => busy.abort() }, work)
+  } catch (error) {
+    if (!busy.signal.aborted) throw error
+  }
 }

@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { withCommandLock, withCommandLockIfFree } from '../../../../src/daemon/container/lock.ts'
+import { withCommandLock, withCommandLockIfFree } from '../../../../src/daemon/container/stop.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
 
 let stateDir: string
@@ -36,7 +36,9 @@ test('commands that change which container is the mirror take turns', async () =
 test('one that has failed, or has died, holds nobody up', async () => {
   const failing = withCommandLock(request(), () => Promise.reject(new Error('no')))
   await expect(failing).rejects.toThrow('no')
-  for (const left of [JSON.stringify({ pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }), 'garbage', '']) {
+  const former = { pid: process.pid, identity: 'an-earlier-boot:1', nonce: 'n' }
+  const dead = { pid: 2147483646, nonce: 'f'.repeat(32) }
+  for (const left of [JSON.stringify(former), JSON.stringify(dead), 'garbage', '']) {
     await writeFile(join(stateDir, 'turn.json'), left)
     expect(await withCommandLock(request(), () => Promise.resolve('done'))).toBe('done')
     expect(await readdir(stateDir)).toEqual([])
