@@ -22,8 +22,7 @@ import { freeSpace } from '../store/blob-writer.ts'
 import { credentialHostOf } from '../upstream/credentials.ts'
 import { createServerApi } from './admin-actions.ts'
 import { compose, type RegistryParts } from './compose.ts'
-import type { HostHandoff } from './container/handoff.ts'
-import { hostCheck } from './container/preflight.ts'
+import { hostCheck, type HostHandoff } from './container/handoff.ts'
 import {
   type ListenerOpener,
   type NetworkListeners,

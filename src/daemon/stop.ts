@@ -19,7 +19,6 @@ import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess, type Surroundings } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { recordRestored } from './container/credentials.ts'
-import { whereItRan } from './container/preflight.ts'
 import { containerName, replacedName, ownerOf } from './container/spec.ts'
 import {
   wrapDockerError,
@@ -28,6 +27,7 @@ import {
   startAgain,
   stopContainer,
   describeRollback,
+  whereItRan,
 } from './container/stop.ts'
 import { startProcess } from './spawn.ts'
 

@@ -24,8 +24,7 @@ import { createCredentials, credentialHostOf, renderExportedCredentials } from '
 import { dockerConfigPath } from '../../upstream/docker-credentials.ts'
 import type { Credential } from '../../upstream/identity.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
-import { exportedFileNames } from './handoff.ts'
-import { dataFolder, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
+import { dataFolder, exportedFileNames, exportFolder, exportFolderOf, homeFolder, instanceOf } from './spec.ts'
 import { findOwnContainer, withCommandLockIfFree, wrapDockerError } from './stop.ts'
 
 /**

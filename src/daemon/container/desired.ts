@@ -4,7 +4,8 @@ import { basename } from 'node:path'
 import * as tls from 'node:tls'
 import { type Config, configHashes, type ListenAddress, renderConfig } from '../../config/config.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
-import type { EngineInfo, PublishedPort } from '../../docker/engine.ts'
+import { engineHost } from '../../docker/endpoint.ts'
+import type { ContainerEngine, EngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { isLoopbackAddress, machineNames } from '../../lib/network.ts'
@@ -13,9 +14,8 @@ import { fileFailureReason } from '../../lib/system-errors.ts'
 import { parseSize } from '../../lib/units.ts'
 import { parseRegistryHost } from '../../oci/reference.ts'
 import { proxyVariables, proxyWarnings, readProxies } from '../../upstream/proxy.ts'
-import { exportedFileNames } from './handoff.ts'
 import { type ExportedFiles, hashFiles, readExportedFiles } from './credentials.ts'
-import { type ContainerPorts, type DesiredContainer, imageUser, volumeName } from './spec.ts'
+import { type ContainerPorts, type DesiredContainer, exportedFileNames, imageUser, volumeName } from './spec.ts'
 
 interface DesiredContainerInput {
   readonly surroundings: Surroundings
@@ -243,4 +243,27 @@ async function read(path: string): Promise<string> {
       cause,
     })
   }
+}
+
+/** What a user should know of an engine whose network hears all that is said to it. */
+export function clearTextWarnings({
+  endpoint,
+  isRemote: isElsewhere,
+}: Pick<ContainerEngine, 'endpoint' | 'isRemote'>): string[] {
+  if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
+  return [
+    `the Docker engine at ${engineHost(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
+  ]
+}
+
+/** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
+export function refuseFolderElsewhere(
+  { endpoint, isRemote: isElsewhere }: Pick<ContainerEngine, 'endpoint' | 'isRemote'>,
+  env: Surroundings['env'],
+): void {
+  if (!isElsewhere || !env['MIRROR_DATA']) return
+  throw new MirrorError(
+    `With the Docker engine at ${engineHost(endpoint)} there is no --data: the folder would be that machine's, and whose it is there is not known here.`,
+    { exit: exitCode.usage, hints: [`leave --data out: the volume ${volumeName} of that engine keeps what is cached`] },
+  )
 }

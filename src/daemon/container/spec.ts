@@ -177,6 +177,14 @@ export function exportFolderOf(instance: string): string {
   return `${exportFolder}/${instance}`
 }
 
+/** Names in the folder of what is handed over. */
+export const exportedFileNames = {
+  config: 'mirror.yaml',
+  /** The last of them: whoever has it is the mirror, and its predecessor will not be put back. */
+  endpoints: 'endpoints.json',
+  credentials: 'docker/config.json',
+} as const
+
 function placeVariables(handed: string): Record<string, string> {
   return {
     MIRROR_HOME: homeFolder,

@@ -278,3 +278,10 @@ export async function withCommandLockIfFree(
     if (!busy.signal.aborted) throw error
   }
 }
+
+/** Why an engine is looked for at all that cannot be asked. */
+export function whereItRan(error: unknown): unknown {
+  if (!(error instanceof MirrorError)) return error
+  const { message, exit, hints } = error
+  return new MirrorError(`The mirror ran in a container the last time. ${message}`, { exit, hints, cause: error })
+}

@@ -33,8 +33,7 @@ import type { Clock } from '../../lib/time.ts'
 import { checkNamedFiles } from '../start-errors.ts'
 import { prepareRollback, replaceWithRollback } from '../stop.ts'
 import { droppedNetworks, type DroppedParts, movedAddresses, type UpReport } from '../up.ts'
-import { prepareDesired } from './desired.ts'
-import { exportedFileNames } from './handoff.ts'
+import { clearTextWarnings, prepareDesired, refuseFolderElsewhere } from './desired.ts'
 import {
   assertCredentialsShared,
   createExportArchive,
@@ -46,18 +45,24 @@ import {
 } from './credentials.ts'
 import { memoFileIn } from './image-content.ts'
 import { ensureImage, type ImageRequest, localImage } from './image.ts'
-import { clearTextWarnings, refuseFolderElsewhere, refuseOtherEngine, whereItRan } from './preflight.ts'
-import { applyContainerPlan, recoverInterruptedReplace, refuseForeignVolume, refuseTakenPorts } from './reconcile.ts'
+import {
+  applyContainerPlan,
+  recoverInterruptedReplace,
+  refuseForeignVolume,
+  refuseOtherEngine,
+  refuseTakenPorts,
+} from './reconcile.ts'
 import {
   containerName,
   type ContainerPlan,
   type DesiredContainer,
+  exportedFileNames,
   instanceOf,
   planContainer,
   publishedAt,
   volumeName,
 } from './spec.ts'
-import { findOwnContainer } from './stop.ts'
+import { findOwnContainer, whereItRan } from './stop.ts'
 
 /** What `up --runtime container` has to do. */
 export interface ContainerUpPlan {

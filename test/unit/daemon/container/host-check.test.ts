@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { defaultGateways, hostCheck, isFromHost } from '../../../../src/daemon/container/preflight.ts'
+import { defaultGateways, hostCheck, isFromHost } from '../../../../src/daemon/container/handoff.ts'
 import { isOutOfDescriptors } from '../../../../src/server/respond.ts'
 
 describe('a connection to a container', () => {
