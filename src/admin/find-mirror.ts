@@ -11,11 +11,12 @@ import { mirrorName, ownInterfaces } from '../lib/network.ts'
 import { isOnlyRoots, readOwnedFile } from '../lib/ownership.ts'
 import { bootOf, readBootId, runCommand, type RunCommand, type Surroundings } from '../lib/process.ts'
 import {
-  type ContainerPlace,
   type Endpoints,
   findRunning,
   isRunning,
+  type ContainerMirrorState,
   type MirrorState,
+  type ProcessMirrorState,
   parseState,
   readState,
   type RuntimeKind,
@@ -70,9 +71,9 @@ async function findRunningOf(stateFile: string, uid: number): Promise<MirrorStat
   const text = await readOwnedFile(stateFile, uid)
   const state = text === undefined ? undefined : parseState(text)
   if (state === undefined) return undefined
-  const { pid, container } = state
+  const { container } = state
   if (container?.elsewhere || (container?.engine && container.engine.kind !== 'socket')) return undefined
-  if (container === undefined && (await isOfAnother(pid, uid))) return undefined
+  if (!state.container && (await isOfAnother(state.pid, uid))) return undefined
   const checked = { ...state, endpoints: ownEndpoints(state.endpoints) }
   return (await isRunning(checked)) ? checked : undefined
 }
@@ -172,10 +173,10 @@ export interface DeadMirror {
 export async function findDeadMirror(paths: MirrorPaths, surroundings: Surroundings): Promise<DeadMirror | undefined> {
   const state = await readState(paths.stateFile)
   if (state === undefined) return undefined
-  return state.container ? deadContainer(state, state.container, surroundings) : deadProcess(state, paths)
+  return state.container ? deadContainer(state, surroundings) : deadProcess(state, paths)
 }
 
-async function deadProcess(state: MirrorState, paths: MirrorPaths): Promise<DeadMirror> {
+async function deadProcess(state: ProcessMirrorState, paths: MirrorPaths): Promise<DeadMirror> {
   const { runtime, version, pid, startedAt, logFile } = state
   const lastSeen = await lastSign([join(paths.stateDir, 'stats.json'), paths.stateFile, logFile])
   return {
@@ -192,7 +193,7 @@ async function deadProcess(state: MirrorState, paths: MirrorPaths): Promise<Dead
 const clockSlackMs = 60_000
 
 /** Whether the machine was started after the mirror was. */
-async function wasRebooted({ processIdentity, startedAt }: MirrorState): Promise<boolean> {
+async function wasRebooted({ processIdentity, startedAt }: ProcessMirrorState): Promise<boolean> {
   const [then, now] = [bootOf(processIdentity), await readBootId()]
   if (then !== undefined && now !== undefined) return then !== now
   return Date.now() - uptime() * 1000 - clockSlackMs > Date.parse(startedAt)
@@ -213,8 +214,7 @@ async function lastSign(files: readonly (string | undefined)[]): Promise<number 
 }
 
 async function deadContainer(
-  { runtime, version, startedAt }: MirrorState,
-  { id, name, engine }: ContainerPlace,
+  { runtime, version, startedAt, container: { id, name, engine } }: ContainerMirrorState,
   surroundings: Surroundings,
 ): Promise<DeadMirror> {
   const common = { runtime, version, container: name, startedAt }

@@ -39,46 +39,62 @@ export async function findRunning(stateFile: string, isUp = isContainerUp): Prom
 }
 
 /** Whether the mirror that has written this still runs. */
-export async function isRunning(
-  { container, endpoints, pid, processIdentity }: MirrorState,
-  isUp = isContainerUp,
-): Promise<boolean> {
-  return container ? isUp(container, endpoints) : isSameProcess(pid, processIdentity)
+export async function isRunning(state: MirrorState, isUp = isContainerUp): Promise<boolean> {
+  return state.container ? isUp(state.container, state.endpoints) : isSameProcess(state.pid, state.processIdentity)
 }
 
 export async function writeState(stateFile: string, state: MirrorState): Promise<void> {
   await writeFileAtomic(stateFile, renderState(state))
 }
 
+/** Renders the state file, in which a container has the process number 0. */
 function renderState(state: MirrorState): string {
-  return `${JSON.stringify(state, null, 2)}\n`
+  const { version, runtime, startedAt, configHashes, endpoints } = state
+  const common = { version, runtime, startedAt, configHashes, endpoints }
+  const { container } = state
+  const fields = container
+    ? { pid: 0, ...common, container }
+    : {
+        pid: state.pid,
+        processIdentity: state.processIdentity,
+        ...common,
+        logFile: state.logFile,
+        served: state.served,
+      }
+  return `${JSON.stringify(fields, null, 2)}\n`
 }
 
-/** Removes the file if it is still the one of this process; a successor's stays. */
-export async function removeState(stateFile: string, pid: number): Promise<void> {
+/** Removes the file if it is still the one of this process, or of a container (`pid` undefined); a successor's file stays. */
+export async function removeState(stateFile: string, pid: number | undefined): Promise<void> {
   const state = await readState(stateFile)
-  if (state === undefined || state.pid === pid) await rm(stateFile, { force: true })
+  if (state === undefined || pidOf(state) === pid) await rm(stateFile, { force: true })
 }
 
-/** What the text of a state file says; undefined for one that is damaged. */
+function pidOf(state: MirrorState): number | undefined {
+  return state.container ? undefined : state.pid
+}
+
+/** Parses a state file; undefined when it is damaged. */
 export function parseState(text: string): MirrorState | undefined {
   const value = parseObject(text)
   if (!value || !isObject(value['endpoints']) || !isObject(value['configHashes'])) return undefined
-  const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile } = value
-  const endpoints = parseEndpoints(value['endpoints'])
+  const { pid, processIdentity, version, runtime, startedAt, configHashes, logFile, served, container } = value
   if (typeof pid !== 'number' || typeof version !== 'string' || typeof startedAt !== 'string') return undefined
   if (runtime !== 'process' && runtime !== 'container') return undefined
-  return {
-    pid,
-    processIdentity: typeof processIdentity === 'string' ? processIdentity : undefined,
+  const common = {
     version,
-    runtime,
     startedAt,
     configHashes: stringsOf(configHashes),
-    endpoints,
+    endpoints: parseEndpoints(value['endpoints']),
+  }
+  if (isObject(container)) return { ...common, runtime: 'container', container: parseContainer(container) }
+  return {
+    ...common,
+    runtime,
+    pid,
+    processIdentity: typeof processIdentity === 'string' ? processIdentity : undefined,
     logFile: typeof logFile === 'string' ? logFile : undefined,
-    served: isObject(value['served']) ? parseServed(value['served']) : undefined,
-    container: isObject(value['container']) ? parseContainer(value['container']) : undefined,
+    served: isObject(served) ? parseServed(served) : undefined,
   }
 }
 
@@ -172,16 +188,16 @@ export function keepState({ stateFile, state, logger, everyMs = 5000 }: KeepStat
     update: () => behind.update(),
     async remove() {
       await behind.stop()
-      await removeState(stateFile, state().pid)
+      await removeState(stateFile, pidOf(state()))
     },
   }
 }
 
 /** Whether the file is the one of another mirror that runs. */
-async function isAnothers(stateFile: string, { pid }: MirrorState): Promise<boolean> {
+async function isAnothers(stateFile: string, own: MirrorState): Promise<boolean> {
   try {
     const running = await findRunning(stateFile)
-    return running !== undefined && running.pid !== pid
+    return running !== undefined && pidOf(running) !== pidOf(own)
   } catch (error) {
     // On a machine that cannot be asked.
     if (error instanceof MirrorError) return true
@@ -195,25 +211,40 @@ export type Endpoints = StatusReport['endpoints']
 /** Where the server lives: in a process of this machine, or in a container. */
 export type RuntimeKind = StatusReport['runtime']
 
-/** What a running mirror, or who has put it into a container, has written down, so that other commands find it. */
-export interface MirrorState {
-  /** 0 for one in a container. */
-  pid: number
-  /** Tells this process from a later one with the same number; undefined where the platform does not say. */
-  processIdentity: string | undefined
+/** The state of a mirror, as its state file tells it to other commands: a process, or a container that a command has started. */
+export type MirrorState = ProcessMirrorState | ContainerMirrorState
+
+interface CommonMirrorState {
   version: string
-  runtime: RuntimeKind
   /** ISO 8601. */
   startedAt: string
   /** By top-level part of the configuration, see `configHashes`. */
   configHashes: Record<string, string>
   endpoints: Endpoints
-  /** Undefined when the log goes elsewhere, to a terminal or a container's log. */
+}
+
+/** A mirror that runs as a process of this machine, or of the container that this state file is in. */
+export interface ProcessMirrorState extends CommonMirrorState {
+  /** `container` for the server in a container, which keeps a state file of its own there. */
+  runtime: RuntimeKind
+  pid: number
+  /** Identifies this process among all with the same number; undefined where the platform does not tell. */
+  processIdentity: string | undefined
+  /** Undefined when the log goes to a terminal or to a container's log. */
   logFile: string | undefined
-  /** What a process was started with; undefined for one in a container. */
+  /** Settings that the process was started with; undefined for one in a container. */
   served?: ServedConfig | undefined
-  /** Undefined for a process. */
-  container?: ContainerPlace | undefined
+  container?: undefined
+}
+
+/** A mirror that runs in a container of a Docker engine. */
+export interface ContainerMirrorState extends CommonMirrorState {
+  runtime: 'container'
+  container: ContainerPlace
+  pid?: undefined
+  processIdentity?: undefined
+  logFile?: undefined
+  served?: undefined
 }
 
 /** What it takes to start a mirror again as it was. */

@@ -81,7 +81,13 @@ export default class Down extends BaseCommand {
     const running = await findRunning(paths.stateFile)
     const { pid, container } = running ?? {}
     if (json)
-      return this.printJson({ running: running !== undefined, pid, container: container?.name, volumes, dryRun: true })
+      return this.printJson({
+        running: running !== undefined,
+        pid: container ? 0 : pid,
+        container: container?.name,
+        volumes,
+        dryRun: true,
+      })
     const where = container ? `container ${container.name}` : `pid ${pid}`
     this.print(running === undefined ? 'Nothing: no mirror runs.' : `Would stop the mirror (${where}).`)
     if (volumes) this.print('Would drop the volume with what was cached and pushed.')

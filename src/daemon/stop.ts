@@ -5,6 +5,7 @@ import {
   type ContainerPlace,
   findRunning,
   type MirrorState,
+  type ProcessMirrorState,
   readState,
   removeState,
   volumeMarkerEngine,
@@ -77,18 +78,18 @@ async function stopRecordedContainer(
   const { openEngine } = await import('../docker/dockerode-engine.ts')
   const { downContainer } = await import('./container/stop.ts')
   await downContainer(await openEngine(surroundings, engine), paths.stateDir)
-  await removeState(paths.stateFile, 0)
+  await removeState(paths.stateFile, undefined)
   return { container: name, volume, killed: false }
 }
 
-async function askToEnd({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: string): Promise<void> {
+async function askToEnd({ pid, endpoints }: ProcessMirrorState, paths: MirrorPaths, platform: string): Promise<void> {
   const [url] = endpoints.admin
   // Windows has no signals: a process that gets one is ended at once.
   if (platform !== 'win32' || url === undefined) return signal(pid, 'SIGTERM')
   await createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 5000 }).stop()
 }
 
-async function isGone({ pid, processIdentity }: MirrorState, clock: Clock, withinMs: number): Promise<boolean> {
+async function isGone({ pid, processIdentity }: ProcessMirrorState, clock: Clock, withinMs: number): Promise<boolean> {
   const end = clock.monotonic() + withinMs
   while (await isSameProcess(pid, processIdentity)) {
     if (clock.monotonic() > end) return false
@@ -133,7 +134,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   const found = await Promise.all([containerName, replacedName].map((name) => engine.containers.find(name)))
   const ours = found.filter((container) => container && ownerOf(container) === paths.stateDir)
   for (const container of ours) await removeContainer(engine, container!.id)
-  if (noted !== undefined) await removeState(paths.stateFile, 0)
+  if (noted !== undefined) await removeState(paths.stateFile, undefined)
   return ours.length === 0 ? undefined : { container: containerName, volume: noted?.volume, killed: false }
 }
 

@@ -108,7 +108,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     return {
       outcome: 'already-up',
       changed: [],
-      pid: plan.running!.pid,
+      pid: plan.running!.pid!,
       version,
       endpoints: plan.endpoints!,
       registryNetworks: rightsIn(plan, plan.endpoints!, surroundings),

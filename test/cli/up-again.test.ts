@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { readState, writeState } from '../../src/admin/state.ts'
+import { type ProcessMirrorState, readState, writeState } from '../../src/admin/state.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 
@@ -129,7 +129,7 @@ describe('a mirror whose successor cannot start', () => {
     const port = await freePort()
     await mirror('up', '--cache-port', `${port}`)
     const stateFile = join(home, 'state', 'mirror.json')
-    const state = (await readState(stateFile))!
+    const state = (await readState(stateFile)) as ProcessMirrorState
     await writeState(stateFile, { ...state, served: { config: { nonsense: true }, dataDir: join(home, 'data') } })
     const up = await mirror('up', '--cache-port', `${await takenPort()}`)
     expect(up.exit).toBe(1)
@@ -194,14 +194,11 @@ describe('a mirror that ran in a container the last time', () => {
       'and has not been taken down',
       () =>
         writeState(join(home, 'state', 'mirror.json'), {
-          pid: 0,
-          processIdentity: undefined,
           version: '0.0.0',
           runtime: 'container',
           startedAt: '2026-01-02T03:04:05.000Z',
           configHashes: {},
           endpoints: { cache: [], registry: [], admin: ['http://127.0.0.1:1'], networks: {} },
-          logFile: undefined,
           container: {
             id: 'gone',
             name: 'mirror',

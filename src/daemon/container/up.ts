@@ -289,14 +289,11 @@ async function settle(
   // Which port is free is known only now, and networks may have changed.
   const endpoints = endpointsOf(container, preparation, config)
   const state: MirrorState = {
-    pid: 0,
-    processIdentity: undefined,
     version: desired.version,
     runtime: 'container',
     startedAt: container.startedAt,
     configHashes: { ...desired.configHashes },
     endpoints,
-    logFile: undefined,
     container: {
       id: container.id,
       name: containerName,

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type DeadMirror, findDeadMirror } from '../../../src/admin/find-mirror.ts'
-import { type MirrorState, writeState } from '../../../src/admin/state.ts'
+import { type ContainerMirrorState, type ProcessMirrorState, writeState } from '../../../src/admin/state.ts'
 import { renderDown } from '../../../src/cli/render/up.ts'
 import { mirrorPaths } from '../../../src/config/paths.ts'
 import type { Surroundings } from '../../../src/lib/process.ts'
@@ -22,7 +22,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(home, { recursive: true }))
 
-const state: MirrorState = {
+const state: ProcessMirrorState = {
   pid: 4_000_000,
   processIdentity: undefined,
   version: '1.2.3',
@@ -33,9 +33,16 @@ const state: MirrorState = {
   logFile: '/log',
 }
 
-async function find(changed: Partial<MirrorState>): Promise<DeadMirror | undefined> {
+async function find(
+  changed: Partial<ProcessMirrorState> | Pick<ContainerMirrorState, 'container'>,
+): Promise<DeadMirror | undefined> {
   const paths = mirrorPaths(surroundings)
-  await writeState(paths.stateFile, { ...state, ...changed })
+  const { version, startedAt, configHashes, endpoints } = state
+  const common = { version, startedAt, configHashes, endpoints }
+  const written = changed.container
+    ? { ...common, runtime: 'container' as const, container: changed.container }
+    : { ...state, ...changed }
+  await writeState(paths.stateFile, written)
   return findDeadMirror(paths, surroundings)
 }
 
@@ -71,7 +78,7 @@ describe('a mirror that is noted and does not run', () => {
 
   test('was in a container whose engine is away', async () => {
     const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
-    const died = await find({ runtime: 'container', pid: 0, container })
+    const died = await find({ container })
     expect(died).toMatchObject({ reason: 'no-engine', container: 'mirror' })
     expect(died).not.toHaveProperty('pid')
   })
@@ -119,7 +126,7 @@ describe.skipIf(process.platform === 'win32')('a container that is noted and doe
     [undefined, { reason: 'removed', hasLog: false }],
   ])('%j', async (said, expected) => {
     await serveEngine(said)
-    expect(await find({ runtime: 'container', pid: 0, container })).toMatchObject({ container: 'mirror', ...expected })
+    expect(await find({ container })).toMatchObject({ container: 'mirror', ...expected })
   })
 })
 

@@ -9,7 +9,9 @@ import {
   findRunning,
   isContainerUp,
   keepState,
-  type MirrorState,
+  type ContainerMirrorState,
+  type ContainerPlace,
+  type ProcessMirrorState,
   readState,
   removeState,
   writeState,
@@ -26,7 +28,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-const stateOf = async (pid: number): Promise<MirrorState> => ({
+const stateOf = async (pid: number): Promise<ProcessMirrorState> => ({
   pid,
   processIdentity: await processIdentity(pid),
   version: '1.2.3',
@@ -42,6 +44,17 @@ const stateOf = async (pid: number): Promise<MirrorState> => ({
   logFile: '/log',
 })
 
+function containerState(container: ContainerPlace): ContainerMirrorState {
+  return {
+    version: '1.2.3',
+    runtime: 'container',
+    startedAt: '2026-01-02T03:04:05.000Z',
+    configHashes: { cache: 'abc' },
+    endpoints: { cache: ['http://127.0.0.1:1'], registry: [], admin: ['http://127.0.0.1:2'], networks: {} },
+    container,
+  }
+}
+
 describe('the state file', () => {
   test('is read as it was written, and is private', async () => {
     const state = await stateOf(process.pid)
@@ -51,6 +64,28 @@ describe('the state file', () => {
     expect((await stat(join(folder, 'state'))).mode & 0o777).toBe(0o700)
   })
 
+  test('has one format on the disk for processes and containers, in which a container has the number 0', async () => {
+    const { version, startedAt, configHashes, endpoints, ...own } = await stateOf(7)
+    const common = { version, runtime: 'process', startedAt, configHashes, endpoints }
+    const served = { config: { cache: {} }, dataDir: '/data' }
+    const onDisk = async () => (await readFile(file, 'utf8')).trimEnd()
+    await writeState(file, { ...(await stateOf(7)), processIdentity: 'boot:1', served })
+    const process = { pid: 7, processIdentity: 'boot:1', ...common, logFile: own.logFile, served }
+    expect(await onDisk()).toBe(JSON.stringify(process, null, 2))
+    const container = containerState({
+      id: '1',
+      name: 'mirror',
+      instance: '2',
+      volume: 'v',
+      credentials: [],
+      handedOverAt: 'now',
+    })
+    await writeState(file, container)
+    const { runtime, endpoints: published } = container
+    const expected = { pid: 0, ...common, runtime, endpoints: published, container: container.container }
+    expect(await onDisk()).toBe(JSON.stringify(expected, null, 2))
+  })
+
   test.each<DockerEndpoint>([
     { kind: 'socket', path: '/var/run/docker.sock' },
     { kind: 'tcp', host: '10.1.2.3', port: 2376, tlsFolder: '/certs' },
@@ -58,22 +93,23 @@ describe('the state file', () => {
   ])('names the engine of a container: %j', async (engine) => {
     const elsewhere = engine.kind === 'socket' ? undefined : { adminPort: 5056 }
     const container = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now' }
-    const state = { ...(await stateOf(0)), container: { ...container, engine, elsewhere } }
+    const state = containerState({ ...container, engine, elsewhere })
     await writeState(file, state)
+    expect(JSON.parse(await readFile(file, 'utf8'))).toMatchObject({ pid: 0, runtime: 'container', version: '1.2.3' })
     expect(await readState(file)).toEqual(state)
   })
 
   test('of a container on another machine that cannot be asked does not say that it is down', async () => {
     const engine = { kind: 'tcp', host: '127.0.0.1', port: 1, tlsFolder: undefined } as const
     const place = { id: '1', name: 'mirror', instance: '2', volume: 'v', credentials: [], handedOverAt: 'now', engine }
-    const state = await stateOf(0)
+    const state = containerState({ ...place, elsewhere: { adminPort: 1 } })
     expect(await isContainerUp(place, state.endpoints)).toBe(false)
-    await expect(isContainerUp({ ...place, elsewhere: { adminPort: 1 } }, state.endpoints)).rejects.toMatchObject({
+    await expect(isContainerUp(state.container, state.endpoints)).rejects.toMatchObject({
       name: 'MirrorError',
       exit: 4,
       message: expect.stringMatching(/^The mirror is in a container on tcp:\/\/127\.0\.0\.1:1\. No Docker engine/),
     })
-    await writeState(file, { ...state, container: { ...place, elsewhere: { adminPort: 1 } } })
+    await writeState(file, state)
     await expect(findRunning(file)).rejects.toMatchObject({ exit: 4 })
     expect(await findReachable(file)).toBeUndefined()
   })
@@ -108,7 +144,7 @@ describe('the state file', () => {
   })
 })
 
-const keep = async (state: MirrorState) => {
+const keep = async (state: ProcessMirrorState) => {
   const kept = keepState({ stateFile: file, state: () => state, logger: silentLogger, everyMs: 20 })
   await kept.written
   return kept

@@ -22,14 +22,11 @@ function machine() {
 
 async function noteContainer(): Promise<void> {
   await writeState(machine().paths.stateFile, {
-    pid: 0,
-    processIdentity: undefined,
     version: '1.0.0',
     runtime: 'container',
     startedAt: new Date(0).toISOString(),
     configHashes: {},
     endpoints: { cache: [], registry: [], admin: [], networks: {} },
-    logFile: undefined,
     container: {
       id: 'abc',
       name: 'mirror',

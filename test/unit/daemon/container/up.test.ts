@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -95,7 +95,8 @@ describe('up in a container', () => {
     })
     expect(handed()).toContain(JSON.stringify(endpoints))
     const running = await findRunning(request.paths.stateFile)
-    expect(running).toMatchObject({ pid: 0, runtime: 'container', endpoints, container: { volume: 'mirror-data' } })
+    expect(running).toMatchObject({ runtime: 'container', endpoints, container: { volume: 'mirror-data' } })
+    expect(JSON.parse(await readFile(request.paths.stateFile, 'utf8'))).toMatchObject({ pid: 0, endpoints })
     expect((await stat(request.paths.tokenFile)).mode & 0o777).toBe(0o600)
 
     expect((await up()).plan).toEqual({ action: 'keep', connect: [], disconnect: [] })
