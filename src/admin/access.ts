@@ -127,8 +127,8 @@ function tunnelTo({ id, engine, elsewhere }: ContainerPlace): AdminTunnel | unde
     to: engineHost(engine),
     async connect() {
       // What it takes to speak to an engine is loaded by those who have to.
-      const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
-      return openTunnel(await openContainerEngine(engine), id, elsewhere.adminPort)
+      const { openEngineAt } = await import('../docker/dockerode-engine.ts')
+      return openTunnel(await openEngineAt(engine), id, elsewhere.adminPort)
     },
   }
 }

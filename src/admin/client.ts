@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { get, type IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ExecError } from '../docker/connection.ts'
-import { type ContainerEngine, DockerError } from '../docker/engine.ts'
+import { type DockerEngine, DockerError } from '../docker/engine.ts'
 import { codeOf, errnoOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { readOwnedFile } from '../lib/ownership.ts'
 import { readSmallFile } from '../lib/fs.ts'
@@ -261,7 +261,7 @@ const joined = (port: number) =>
  * publishes on that machine only. Throws a MirrorError (exit 4) when the container does not run, or its engine cannot be asked.
  */
 export async function openTunnel(
-  { containers }: Pick<ContainerEngine, 'containers'>,
+  { containers }: Pick<DockerEngine, 'containers'>,
   container: string,
   port: number,
 ): Promise<Duplex> {

@@ -308,8 +308,8 @@ export async function isContainerUp(place: ContainerPlace, { admin }: Endpoints)
 }
 
 async function runs(endpoint: DockerEndpoint, id: string): Promise<boolean> {
-  const { openContainerEngine } = await import('../docker/dockerode-engine.ts')
-  const { containers } = await openContainerEngine(endpoint)
+  const { openEngineAt } = await import('../docker/dockerode-engine.ts')
+  const { containers } = await openEngineAt(endpoint)
   const found = await containers.find(id)
   return found?.running === true || found?.restarting === true
 }

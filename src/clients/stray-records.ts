@@ -2,7 +2,7 @@ import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { findInvokingUser } from '../admin/find-mirror.ts'
 import { looksAtOwners, mirrorPaths } from '../config/paths.ts'
-import { createDockerodeDocker } from '../docker/dockerode.ts'
+import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { orAbsent } from '../lib/fs.ts'
@@ -200,9 +200,9 @@ async function waitForNetworks(
   if (awaited.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)
   if (endpoint === undefined || isRemoteEngine(endpoint)) return
-  const docker = createDockerodeDocker(endpoint, { clock })
+  const { networks: dockerNetworks } = createDockerEngine(endpoint)
   for (const network of awaited) {
-    const gateways = await docker.networkGateways(network)
+    const gateways = await dockerNetworks.gateways(network)
     if (gateways !== undefined && gateways.length > 0) await waitUntilServed(surroundings, network, clock)
   }
 }

@@ -1,14 +1,14 @@
 import { engineProblem, networkProblem, type NetworkReport } from '../admin/api.ts'
 import type { Endpoints } from '../admin/state.ts'
 import type { Config } from '../config/config.ts'
-import type { Docker } from '../docker/engine.ts'
+import type { DockerEngine } from '../docker/engine.ts'
 import { describeFailure } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { later, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
 
 interface NetworkListenersOptions {
-  readonly docker: Docker
+  readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
   /** Names of the networks whose containers shall reach us. */
   readonly networks: readonly string[]
   /** The user has named them: an engine that does not answer is worth a word. */
@@ -64,7 +64,7 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     const absent: string[] = []
     let isUnsaid = false
     for (const network of networks) {
-      const gateways = await docker.networkGateways(network)
+      const gateways = await docker.networks.gateways(network)
       isUnsaid ||= gateways === undefined
       for (const address of gateways ?? []) wanted.set(address, network)
       if (gateways === undefined || gateways.length === 0) absent.push(network)
@@ -113,8 +113,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     return urls
   }
 
-  const watching = docker
-    .watchNetworks(look, stop.signal)
+  const watching = docker.networks
+    .watch(look, stop.signal)
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
     report() {

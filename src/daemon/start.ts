@@ -5,7 +5,7 @@ import { createAdminHandler } from '../admin/handler.ts'
 import { createStatusReport } from '../admin/status.ts'
 import { type Config, defaultConfig, type ListenAddress } from '../config/config.ts'
 import type { MirrorPaths } from '../config/paths.ts'
-import { createDockerodeDocker } from '../docker/dockerode.ts'
+import { createDockerEngine } from '../docker/dockerode-engine.ts'
 import { findDockerEndpoint, isRemoteEngine } from '../docker/endpoint.ts'
 import { networkNames } from '../docker/engine.ts'
 import { errnoOf } from '../lib/errors.ts'
@@ -200,7 +200,7 @@ async function watchNetworks(
   // The networks of another machine have no gateway here.
   if (!endpoint || isRemoteEngine(endpoint)) return undefined
   return startNetworkListeners({
-    docker: createDockerodeDocker(endpoint, { clock: systemClock }),
+    docker: createDockerEngine(endpoint),
     networks,
     isAskedFor: !isDeepStrictEqual(config.networks, defaultConfig().networks),
     open: (address) => openOnAddress(address, openers),

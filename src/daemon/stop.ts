@@ -14,7 +14,7 @@ import {
 import { settingVariables } from '../config/load.ts'
 import type { MirrorPaths } from '../config/paths.ts'
 import { openEngine } from '../docker/dockerode-engine.ts'
-import type { ContainerEngine } from '../docker/engine.ts'
+import type { DockerEngine } from '../docker/engine.ts'
 import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { writeFileAtomic } from '../lib/fs.ts'
 import { isSameProcess, type Surroundings } from '../lib/process.ts'
@@ -121,7 +121,7 @@ export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror
   // Of one that died: its user knows now that it runs no more.
   if (state !== undefined && state.container === undefined) await removeState(paths.stateFile, state.pid)
   const noted = state?.container
-  let engine: ContainerEngine
+  let engine: DockerEngine
   try {
     engine = await openEngine(surroundings, noted?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
   } catch (error) {

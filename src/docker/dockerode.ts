@@ -1,73 +1,20 @@
-import { access, readFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { Agent } from 'node:http'
-import { isIP } from 'node:net'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type Dockerode from 'dockerode'
 import { codeOf, exitCode, isConnectionFailure, MirrorError } from '../lib/errors.ts'
 import { ownFailureCode } from '../lib/system-errors.ts'
-import type { Clock } from '../lib/time.ts'
 import { SshConnection } from './connection.ts'
 import type { DockerEndpoint } from './endpoint.ts'
-import { type Docker, type DockerEngine, type DockerEngineInfo, DockerError } from './engine.ts'
-
-interface DockerodeOptions {
-  clock: Clock
-  /** How long to wait for an engine that is not there before looking again; ms. */
-  retryMs?: number
-}
-
-/** The Docker engine behind an endpoint. It need not be there: then it has no networks, and is looked for again. */
-export function createDockerodeDocker(endpoint: DockerEndpoint, { clock, retryMs = 5000 }: DockerodeOptions): Docker {
-  let client: Dockerode | undefined
-
-  /** Loads the library once there is something to talk to. */
-  async function connect(): Promise<Dockerode> {
-    if (endpoint.kind === 'socket') await access(endpoint.path)
-    client ??= await openClient(endpoint)
-    return client
-  }
-
-  return {
-    async ping() {
-      const answer = await undefinedIfUnavailable(async () => (await connect()).ping())
-      return answer !== undefined
-    },
-
-    async networkGateways(name) {
-      const filters = { name: [name], driver: ['bridge'] }
-      const networks = await undefinedIfUnavailable(async () => (await connect()).listNetworks({ filters }))
-      const addresses = networks
-        // The engine's filter matches parts of names.
-        ?.filter((network) => network.Name === name)
-        .flatMap((network) => network.IPAM?.Config ?? [])
-        // Older engines write an IPv6 gateway with its prefix length.
-        .map(({ Gateway }) => (Gateway ?? '').replace(/\/\d+$/, ''))
-        .filter((address) => isIP(address) !== 0)
-      return addresses && [...new Set(addresses)]
-    },
-
-    async watchNetworks(onChange, signal) {
-      let seen: boolean | undefined
-      while (!signal.aborted) {
-        const present = await orUnasked(async () => {
-          const events = await (await connect()).getEvents({ filters: { type: ['network'] }, abortSignal: signal })
-          // Subscribed first, looked at afterwards: nothing that happens in between is missed.
-          seen = true
-          onChange()
-          await untilEnd(events, onChange, signal)
-          return true
-        })
-        if (signal.aborted) return
-        if (present === undefined && seen !== false) {
-          seen = false
-          onChange()
-        }
-        await clock.sleep(retryMs, signal).catch(() => {})
-      }
-    },
-  }
-}
+import {
+  type ContainerSpec,
+  type ContainerState,
+  DockerError,
+  type DockerEngineInfo,
+  imageArchitecture,
+  type PublishedPort,
+} from './engine.ts'
 
 /** As long as Node's own agent keeps a connection that nobody uses. */
 const idleMs = 5000
@@ -95,7 +42,7 @@ export async function openClient(endpoint: DockerEndpoint): Promise<Dockerode> {
 }
 
 /** Each event calls back; resolves when the engine goes away or the signal aborts. */
-async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, signal: AbortSignal): Promise<void> {
+export async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {
     const stop = () => {
       signal.removeEventListener('abort', stop)
@@ -113,7 +60,7 @@ async function untilEnd(events: NodeJS.ReadableStream, onEvent: () => void, sign
  * An engine that is not there, or does not let us in, or is just going down, is a normal state. Throws what keeps this process
  * from asking (no file descriptor, no memory), which says nothing of the engine.
  */
-async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
   } catch (error) {
@@ -126,7 +73,7 @@ async function undefinedIfUnavailable<T>(ask: () => Promise<T>): Promise<T | und
 }
 
 /** The same where it is tried again in any case. */
-async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
+export async function orUnasked<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await undefinedIfUnavailable(ask)
   } catch (error) {
@@ -147,7 +94,7 @@ export async function translateErrors<T>(ask: Promise<T>): Promise<T> {
 /** The same where what is asked for need not be there: undefined then. */
 export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefined> {
   try {
-    return await translateErrors(ask)
+    return await ask
   } catch (error) {
     if (error instanceof DockerError && error.status === 404) return undefined
     throw error
@@ -155,7 +102,7 @@ export async function orUndefinedIf404<T>(ask: Promise<T>): Promise<T | undefine
 }
 
 /** The same for an answer that comes bit by bit. */
-export async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerator<T> {
+async function* translateStreamErrors<T>(answer: AsyncIterable<T>): AsyncGenerator<T> {
   try {
     yield* answer
   } catch (error) {
@@ -187,48 +134,77 @@ function messageOf(value: unknown): string | undefined {
     : undefined
 }
 
-/** A local engine answers in milliseconds, one in a virtual machine that wakes up in a second or two. */
-const answerMs = 5000
+/** Reads the progress of an answer to its end: a JSON object a line. Returns the error that a line reports. */
+export async function readProgress(answer: AsyncIterable<unknown>): Promise<string | undefined> {
+  let rest = ''
+  let failure: string | undefined
+  for await (const chunk of answer) {
+    const lines = (rest + String(chunk)).split('\n')
+    rest = lines.pop()!
+    for (const line of lines) failure = errorIn(line) ?? failure
+  }
+  return errorIn(rest) ?? failure
+}
 
-/** The engine behind an endpoint, by its API. https://docs.docker.com/reference/api/engine/ */
-export function createDockerodeEngine(endpoint: DockerEndpoint): DockerEngine {
+function errorIn(line: string): string | undefined {
+  return line.includes('"error"') ? (JSON.parse(line) as { error?: string }).error : undefined
+}
+
+/** Waits for the end of a request whose progress the engine reports with status 200. Throws a DockerError for a reported error. */
+export async function awaitProgress(answer: NodeJS.ReadableStream, signal?: AbortSignal): Promise<void> {
+  const stop = () => (answer as Readable).destroy()
+  signal?.addEventListener('abort', stop, { once: true })
+  let failure: string | undefined
+  try {
+    failure = await readProgress(translateStreamErrors(answer))
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', stop)
+  }
+  signal?.throwIfAborted()
+  if (failure !== undefined) throw new DockerError(500, failure)
+}
+
+/** Reads what the engine tells of itself. The signal ends both requests. */
+export async function readInfo(client: Dockerode, abortSignal?: AbortSignal): Promise<DockerEngineInfo> {
+  const { info, version } = client as unknown as AbortableClient
+  const options = { ...(abortSignal && { abortSignal }) }
+  const said = await info.call(client, options)
+  const { Version, Components } = await version.call(client, options)
+  const { Mirrors, InsecureRegistryCIDRs, IndexConfigs } = said.RegistryConfig ?? {}
+  const insecure = Object.entries(IndexConfigs ?? {}).filter(([, { Secure }]) => Secure === false)
   return {
-    async info() {
-      const abortSignal = AbortSignal.timeout(answerMs)
-      return undefinedIfUnavailable(async () => {
-        // The library takes half a second to load: not for an engine that is not there.
-        if (endpoint.kind === 'socket') await access(endpoint.path)
-        const client = (await openClient(endpoint)) as unknown as AbortableClient
-        const [info, version] = await Promise.all([client.info({ abortSignal }), client.version({ abortSignal })])
-        return readInfo(info, version)
-      })
-    },
-
-    async tryPull(image, timeoutMs) {
-      const client = await openClient(endpoint)
-      const limit = AbortSignal.timeout(timeoutMs)
-      const failed = await pull(client, image, limit).catch((error: unknown) => {
-        if (limit.aborted) return `the pull took longer than ${timeoutMs / 1000} s`
-        if (error instanceof Error && ('statusCode' in error || isConnectionFailure(error))) return error.message
-        throw error
-      })
-      const abortSignal = AbortSignal.timeout(answerMs)
-      await undefinedIfUnavailable(async () => client.getImage(image).remove({ abortSignal }))
-      return { failed }
-    },
+    version: said.ServerVersion ?? Version ?? '',
+    operatingSystem: said.OperatingSystem ?? '',
+    hostName: said.Name ?? '',
+    architecture: imageArchitecture(said.Architecture ?? ''),
+    os: said.OSType ?? '',
+    imageStore: (said.DriverStatus ?? []).some(([, value]) => value.startsWith('io.containerd.snapshotter.'))
+      ? 'containerd'
+      : 'classic',
+    isRootless: (said.SecurityOptions ?? []).some((option) => /(^|=)rootless(,|$)/.test(option)),
+    isPodman: (Components ?? []).some(({ Name }) => Name === 'Podman Engine'),
+    logDriver: said.LoggingDriver ?? '',
+    mirrors: Mirrors ?? [],
+    insecure: [...(InsecureRegistryCIDRs ?? []), ...insecure.map(([host]) => host)],
   }
 }
 
-/** As the library is; its types leave the signals out. */
+/** Methods of the library whose types leave the signals out. */
 interface AbortableClient {
-  info(options: { abortSignal: AbortSignal }): Promise<EngineInfo>
-  version(options: { abortSignal: AbortSignal }): Promise<EngineVersion>
+  info(options: { abortSignal?: AbortSignal }): Promise<InfoAnswer>
+  version(options: { abortSignal?: AbortSignal }): Promise<VersionAnswer>
 }
 
-interface EngineInfo {
+interface InfoAnswer {
   readonly ServerVersion?: string
   readonly OperatingSystem?: string
   readonly Name?: string
+  readonly Architecture?: string
+  readonly OSType?: string
+  readonly LoggingDriver?: string
   readonly DriverStatus?: readonly (readonly [string, string])[] | null
   readonly SecurityOptions?: readonly string[] | null
   readonly RegistryConfig?: {
@@ -238,47 +214,83 @@ interface EngineInfo {
   } | null
 }
 
-interface EngineVersion {
+interface VersionAnswer {
   readonly Version?: string
   readonly Components?: readonly { readonly Name?: string }[] | null
 }
 
-function readInfo(info: EngineInfo, version: EngineVersion): DockerEngineInfo {
-  const { Mirrors, InsecureRegistryCIDRs, IndexConfigs } = info.RegistryConfig ?? {}
-  const insecure = Object.entries(IndexConfigs ?? {}).filter(([, { Secure }]) => Secure === false)
+/** 304: it is so already. */
+export async function ignoreNotModified<T>(ask: Promise<T>): Promise<T | undefined> {
+  try {
+    return await ask
+  } catch (error) {
+    if (error instanceof Error && 'status' in error && error.status === 304) return undefined
+    throw error
+  }
+}
+
+export function toBody(spec: ContainerSpec): object {
+  const { data, healthCheck } = spec
+  const mount =
+    'volume' in data.from
+      ? { Type: 'volume', Source: data.from.volume, Target: data.at }
+      : { Type: 'bind', Source: data.from.folder, Target: data.at }
   return {
-    version: info.ServerVersion ?? version.Version ?? '',
-    operatingSystem: info.OperatingSystem ?? '',
-    hostName: info.Name ?? '',
-    imageStore: (info.DriverStatus ?? []).some(([, value]) => value.startsWith('io.containerd.snapshotter.'))
-      ? 'containerd'
-      : 'classic',
-    isRootless: (info.SecurityOptions ?? []).some((option) => option.split(',').includes('name=rootless')),
-    isPodman: (version.Components ?? []).some(({ Name }) => Name === 'Podman Engine'),
-    mirrors: Mirrors ?? [],
-    insecure: [...(InsecureRegistryCIDRs ?? []), ...insecure.map(([host]) => host)],
+    Image: spec.image,
+    ...(spec.entrypoint && { Entrypoint: spec.entrypoint }),
+    Cmd: spec.command,
+    Env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
+    User: spec.user,
+    Labels: spec.labels,
+    ExposedPorts: Object.fromEntries(spec.ports.map(({ inside }) => [`${inside}/tcp`, {}])),
+    StopSignal: 'SIGTERM',
+    StopTimeout: 40,
+    Healthcheck: healthCheck
+      ? { Test: ['CMD', ...healthCheck], Interval: 30e9, Timeout: 10e9, StartPeriod: 20e9, Retries: 3 }
+      : { Test: ['NONE'] },
+    HostConfig: {
+      NetworkMode: 'bridge',
+      PortBindings: Object.fromEntries(spec.ports.map(toBinding)),
+      Mounts: [mount],
+      Tmpfs: { '/tmp': 'rw,noexec,nosuid,nodev,size=16m' },
+      ReadonlyRootfs: true,
+      CapDrop: ['ALL'],
+      SecurityOpt: ['no-new-privileges'],
+      Memory: spec.memory,
+      RestartPolicy: { Name: spec.restarts ? 'unless-stopped' : 'no' },
+      ...(Object.keys(spec.logOptions).length > 0 && { LogConfig: { Type: '', Config: spec.logOptions } }),
+    },
   }
 }
 
-/** What went wrong; undefined when nothing did. The engine tells of it within an answer that began as a success. */
-async function pull(
-  client: Awaited<ReturnType<typeof openClient>>,
-  image: string,
-  abortSignal: AbortSignal,
-): Promise<string | undefined> {
-  const progress = (await client.pull(image, { abortSignal })) as Readable
-  let line = ''
-  let failed: string | undefined
-  for await (const chunk of progress.setEncoding('utf8')) {
-    const lines = (line + chunk).split('\n')
-    line = lines.pop()!
-    for (const said of lines) failed ??= errorIn(said)
-  }
-  return failed ?? errorIn(line)
+function toBinding({ inside, outside }: PublishedPort): [string, object[]] {
+  return [`${inside}/tcp`, [{ HostIp: '127.0.0.1', HostPort: outside === 0 ? '' : String(outside) }]]
 }
 
-function errorIn(line: string): string | undefined {
-  if (line.trim() === '') return undefined
-  const { error } = JSON.parse(line) as { error?: string }
-  return error
+export function toState(found: Dockerode.ContainerInspectInfo): ContainerState {
+  const { State, NetworkSettings, Config } = found
+  const bindings = Object.entries(NetworkSettings.Ports ?? {}) as [string, { HostPort: string }[] | null][]
+  return {
+    id: found.Id,
+    name: found.Name.replace(/^\//, ''),
+    labels: Config.Labels ?? {},
+    image: found.Image,
+    user: Config.User,
+    running: State.Running && !State.Restarting,
+    restarting: State.Restarting,
+    exitCode: State.ExitCode,
+    ...endOf(State),
+    startedAt: State.StartedAt,
+    networks: Object.keys(NetworkSettings.Networks ?? {}),
+    ports: bindings.flatMap(([port, at]) =>
+      at?.[0] ? [{ inside: Number.parseInt(port, 10), outside: Number(at[0].HostPort) }] : [],
+    ),
+  }
+}
+
+/** When and how a container ended. */
+function endOf({ FinishedAt, OOMKilled }: { FinishedAt?: string; OOMKilled?: boolean }): Partial<ContainerState> {
+  // The year 1 is the engine's word for never.
+  const hasEnded = FinishedAt !== undefined && FinishedAt !== '' && !FinishedAt.startsWith('0001-')
+  return { ...(hasEnded && { finishedAt: FinishedAt }), ...(OOMKilled === true && { outOfMemory: true }) }
 }

@@ -5,77 +5,44 @@ import type { Surroundings } from '../lib/process.ts'
 import type { DockerEndpoint } from './endpoint.ts'
 
 /**
- * The Docker engine, as far as a mirror cares: where containers of a network can reach this machine. A question throws what keeps
- * this process from asking (no file descriptor, no memory): that says nothing of the engine.
+ * A Docker engine, or podman, which implements the same API. Unless stated otherwise a call throws a DockerError for what the engine
+ * refuses, and a MirrorError (exit 4) when the engine does not answer.
  */
-export interface Docker {
-  /** Whether an engine answers. */
-  ping(): Promise<boolean>
-  /**
-   * The gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name. Undefined when the engine did not say:
-   * it is not there, or failed to answer.
-   */
-  networkGateways(name: string): Promise<string[] | undefined>
-  /**
-   * Calls back once at first, and whenever networks may have changed: one came or went, the engine came or went. Ends when
-   * the signal aborts; an engine that is absent is waited for.
-   */
-  watchNetworks(onChange: () => void, signal: AbortSignal): Promise<void>
-}
-
-/** What an engine says about itself, as far as its configuration is concerned. */
-export interface DockerEngineInfo {
-  /** `28.5.2` */
-  readonly version: string
-  /** `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)` */
-  readonly operatingSystem: string
-  /** Of the machine that it runs on. */
-  readonly hostName: string
-  readonly imageStore: 'classic' | 'containerd'
-  readonly isRootless: boolean
-  /** Podman answers the same questions. */
-  readonly isPodman: boolean
-  /** As they are in use now. */
-  readonly mirrors: readonly string[]
-  /** Registries, and networks in CIDR form, that it asks without checking who answers. */
-  readonly insecure: readonly string[]
-}
-
-/** A Docker engine that may be configured. */
 export interface DockerEngine {
-  /** Undefined when none answers within a few seconds. */
-  info(): Promise<DockerEngineInfo | undefined>
-  /**
-   * Pulls an image with no credentials and removes it again. Resolves to what the engine said when it could not be pulled.
-   * `timeoutMs` is for the pull.
-   */
-  tryPull(image: string, timeoutMs: number): Promise<{ readonly failed: string | undefined }>
-}
-
-/** A Docker engine (or podman, which speaks its language), as far as a mirror in a container needs one. */
-export interface ContainerEngine {
   readonly endpoint: DockerEndpoint
-  /** It is another machine's: ports are published there, and folders are that machine's. */
+  /** The engine runs on another machine: it publishes ports there, and folders are that machine's. */
   readonly isRemote: boolean
-  /** Throws a MirrorError (exit 4) when no engine answers, or it does not let us in. */
-  info(): Promise<EngineInfo>
+  /** Returns whether the engine answers. Throws what keeps this process from asking, for example no file descriptor. */
+  ping(): Promise<boolean>
+  info(): Promise<DockerEngineInfo>
+  /** Returns undefined when no engine answers within five seconds. */
+  findInfo(): Promise<DockerEngineInfo | undefined>
   readonly containers: DockerContainers
   readonly images: DockerImages
   readonly networks: DockerNetworks
   readonly volumes: DockerVolumes
 }
 
-export interface EngineInfo {
+export interface DockerEngineInfo {
+  /** `28.5.2` */
   readonly version: string
+  /** `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)` */
+  readonly operatingSystem: string
+  /** Host name of the machine that the engine runs on. */
+  readonly hostName: string
   /** As images name it: `amd64`, `arm64`. */
   readonly architecture: string
-  /** `linux`, `windows`: of the containers. */
+  /** Operating system of the containers: `linux`, `windows`. */
   readonly os: string
-  readonly rootless: boolean
-  /** The engine's operating system in its own words: `Docker Desktop`, `Debian GNU/Linux 12 (bookworm)`. */
-  readonly system?: string | undefined
+  readonly imageStore: 'classic' | 'containerd'
+  readonly isRootless: boolean
+  readonly isPodman: boolean
   /** `json-file`, `journald` … */
   readonly logDriver: string
+  /** Mirrors of Docker Hub that are in use now. */
+  readonly mirrors: readonly string[]
+  /** Registries, and networks in CIDR form, whose certificate the engine does not check. */
+  readonly insecure: readonly string[]
 }
 
 export interface ImageState {
@@ -88,8 +55,13 @@ export interface ImageState {
 
 export interface DockerImages {
   find(image: string): Promise<ImageState | undefined>
-  /** Throws a DockerError when it cannot be had, and the signal's reason when that aborts. */
+  /** Throws a DockerError when the pull fails, and the signal's reason when it aborts. */
   pull(image: string, signal: AbortSignal): Promise<void>
+  /**
+   * Pulls an image without credentials and removes it again. Resolves to the engine's reason when the pull fails or takes longer
+   * than `timeoutMs`.
+   */
+  tryPull(image: string, timeoutMs: number): Promise<{ readonly failed: string | undefined }>
   /** Makes an image of a root file system, as a tar archive. */
   import(name: string, labels: Readonly<Record<string, string>>, archive: AsyncIterable<Uint8Array>): Promise<void>
   /** Builds an image from the Dockerfile in a tar archive. */
@@ -121,6 +93,16 @@ export interface DockerNetworks {
   /** `names`: what the network's containers call it. */
   connect(network: string, container: string, names: readonly string[]): Promise<void>
   disconnect(network: string, container: string): Promise<void>
+  /**
+   * Returns the gateway addresses, IPv4 and IPv6 literals, of the bridge networks with this name; undefined when the engine does
+   * not answer. Throws what keeps this process from asking, for example no file descriptor.
+   */
+  gateways(name: string): Promise<string[] | undefined>
+  /**
+   * Calls back once at first, and whenever networks may have changed: a network or the engine came or went. Waits for an absent
+   * engine. Ends when the signal aborts.
+   */
+  watch(onChange: () => void, signal: AbortSignal): Promise<void>
 }
 
 export interface VolumeState {

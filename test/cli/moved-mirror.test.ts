@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { DockerEngine, network } from '../support/docker-engine.ts'
+import { DockerApiServer, network } from '../support/docker-engine.ts'
 
 const program = fileURLToPath(new URL('../../bin/run.js', import.meta.url))
 /** Others of this machine's own addresses, as a network's gateway is; only Linux has all of 127.0.0.0/8. */
@@ -14,13 +14,13 @@ const gateway = '127.0.0.94'
 const otherGateway = '127.0.0.95'
 
 let home: string
-let engine: DockerEngine
+let engine: DockerApiServer
 let port: number
 let registryPort: number
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), 'mirror-moved-'))
   await mkdir(join(home, 'bin'))
-  engine = new DockerEngine()
+  engine = new DockerApiServer()
   engine.changeNetworks([network('kind', gateway)])
   await engine.start(join(home, 'docker.sock'))
   ;[port, registryPort] = [await freePort(), await freePort()]

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { startCdn } from '../support/cdn.ts'
 import { helperName, makeCredentialHelper } from '../support/credential-helper.ts'
-import { DockerEngine, network } from '../support/docker-engine.ts'
+import { DockerApiServer, network } from '../support/docker-engine.ts'
 import { expectContent } from '../support/expect-content.ts'
 import { redirect } from '../support/faults.ts'
 import { get } from '../support/get.ts'
@@ -115,7 +115,7 @@ test.skipIf(process.platform !== 'linux')(
       expect((await get(mirror.adminUrl, path)).status, path).toBe(200)
 
     // The engine, and the network, appear only now.
-    const engine = new DockerEngine()
+    const engine = new DockerApiServer()
     engine.networks = [network('kind', gateway)]
     await engine.start(socket)
     onTestFinished(() => engine.stop())

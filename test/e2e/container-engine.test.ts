@@ -1,6 +1,6 @@
 import { describe, inject } from 'vitest'
-import { openContainerEngine } from '../../src/docker/dockerode-engine.ts'
-import { containerEngineContract } from '../contract/container-engine.ts'
+import { openEngineAt } from '../../src/docker/dockerode-engine.ts'
+import { dockerEngineContract } from '../contract/docker-engine.ts'
 import { dockerSocket, startDockerd } from './support/dockerd.ts'
 import { busyboxTar } from './support/runnable-image.ts'
 import { setStage } from './support/scene.ts'
@@ -11,11 +11,11 @@ describe.skipIf(missing !== undefined).each([
   ["this Debian's own", ''],
   ["Debian's newest", newer],
 ])('%s Docker engine', (_, root) => {
-  containerEngineContract(async () => {
+  dockerEngineContract(async () => {
     const stage = await setStage({ content: {} })
     const { feed } = await startDockerd(stage, root, {})
     await feed(await busyboxTar(), 'import', '-', 'busybox:local')
-    const engine = await openContainerEngine({ kind: 'socket', path: dockerSocket(stage.folder) })
+    const engine = await openEngineAt({ kind: 'socket', path: dockerSocket(stage.folder) })
     return { engine, shell: 'busybox:local' }
   })
 })

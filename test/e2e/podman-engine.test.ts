@@ -1,5 +1,5 @@
 import { describe, expect, inject, test } from 'vitest'
-import { containerEngineContract } from '../contract/container-engine.ts'
+import { dockerEngineContract } from '../contract/docker-engine.ts'
 import { mirrorCommand } from './support/mirror-command.ts'
 import { startPodmanService } from './support/podman-service.ts'
 import { busyboxTar } from './support/runnable-image.ts'
@@ -8,7 +8,7 @@ import { setStage } from './support/scene.ts'
 const { missing } = inject('e2e')
 
 describe.skipIf(missing !== undefined)("podman's socket", () => {
-  containerEngineContract(async () => {
+  dockerEngineContract(async () => {
     const stage = await setStage({ content: {} })
     const { engine } = await startPodmanService(stage, await busyboxTar())
     return { engine, shell: 'busybox:local' }

@@ -4,7 +4,7 @@ import { onTestFinished } from 'vitest'
 import { temporaryHome } from './mirror.ts'
 
 /** As much of an engine as is asked for its networks. */
-export class DockerEngine {
+export class DockerApiServer {
   networks: object[] = []
   /** How often it was asked for its networks. */
   listings = 0
@@ -56,7 +56,7 @@ export const network = (name: string, ...gateways: string[]) => ({
 })
 
 export interface RunningEngine {
-  readonly engine: DockerEngine
+  readonly engine: DockerApiServer
   readonly socket: string
   /** What a mirror has that finds it. */
   readonly env: Readonly<Record<'DOCKER_HOST', string>>
@@ -65,7 +65,7 @@ export interface RunningEngine {
 /** An engine with these networks. Ends with the test. */
 export async function startDockerEngine(...networks: object[]): Promise<RunningEngine> {
   const socket = join(await temporaryHome(), 'docker.sock')
-  const engine = new DockerEngine()
+  const engine = new DockerApiServer()
   engine.networks = networks
   await engine.start(socket)
   onTestFinished(() => engine.stop())

@@ -4,17 +4,31 @@ import { PassThrough } from 'node:stream'
 import { onTestFinished } from 'vitest'
 import { ExecError } from '../../src/docker/connection.ts'
 import {
-  type ContainerEngine,
+  type DockerEngine,
   type ContainerSpec,
   type ContainerState,
   DockerError,
-  type EngineInfo,
+  type DockerEngineInfo,
   type ImageState,
   type NetworkSpec,
   type NetworkState,
   type VolumeState,
 } from '../../src/docker/engine.ts'
 import { healthProof } from '../../src/admin/handler.ts'
+
+const defaultInfo: DockerEngineInfo = {
+  version: '28.0.0',
+  operatingSystem: 'Debian GNU/Linux 12 (bookworm)',
+  hostName: 'here',
+  architecture: 'amd64',
+  os: 'linux',
+  imageStore: 'classic',
+  isRootless: false,
+  isPodman: false,
+  logDriver: 'json-file',
+  mirrors: [],
+  insecure: [],
+}
 
 interface FakeContainer {
   readonly spec: ContainerSpec
@@ -28,7 +42,7 @@ interface FakeContainer {
 export type Outcome = 'answers' | 'silent' | { refusal: string } | { code: number; lines: string[] }
 
 /** An engine in memory, which passes the same contract as a real one. */
-export interface FakeEngine extends ContainerEngine {
+export interface FakeEngine extends DockerEngine {
   readonly container: (name: string) => FakeContainer | undefined
   /** What was done, in order: `create mirror`, `pull node:24-slim`. */
   readonly done: string[]
@@ -45,18 +59,19 @@ export interface FakeEngine extends ContainerEngine {
   readonly names: Map<string, readonly string[]>
   /** Refuses what is asked of a container, `connect kind` say, in these words. */
   refuse: ((what: string) => string | undefined) | undefined
-  endpoint: ContainerEngine['endpoint']
+  endpoint: DockerEngine['endpoint']
   isRemote: boolean
   /** Refuses a network of this kind, in these words. */
   refuseNetwork: ((spec: NetworkSpec) => string | undefined) | undefined
 }
 
 /** Containers whose command is a script understand `echo`, `sleep` and `exit`; others are mirrors. */
-export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
+export function createFakeEngine(info: Partial<DockerEngineInfo> = {}): FakeEngine {
   const containers = new Map<string, FakeContainer>()
   const images = new Map<string, ImageState>()
   const networks = new Map<string, NetworkState>()
   const volumes = new Map<string, VolumeState>()
+  const watchers = new Set<() => void>()
   let count = 0
   const newId = () => String((count += 1)).padStart(64, '0')
   const done: string[] = []
@@ -84,9 +99,9 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
       const defaults = { id: `sha256:${newId()}`, architecture: 'amd64', os: 'linux', labels: {}, hasEntrypoint: false }
       images.set(name, { ...defaults, ...image })
     },
-    async info() {
-      return { version: '28.0.0', architecture: 'amd64', os: 'linux', rootless: false, logDriver: 'json-file', ...info }
-    },
+    ping: async () => true,
+    info: async () => ({ ...defaultInfo, ...info }),
+    findInfo: () => fake.info(),
     containers: {
       async find(name) {
         return findContainer(name)?.state
@@ -177,6 +192,10 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         if (!image) throw new DockerError(404, `manifest for ${name} not found`)
         fake.addImage(name, image)
       },
+      async tryPull(name) {
+        done.push(`try ${name}`)
+        return { failed: fake.registry.has(name) ? undefined : `manifest for ${name} not found` }
+      },
       import: (name, labels, archive) => make('import', name, labels, archive, false),
       build: (name, labels, archive) => make('build', name, labels, archive, true),
       async remove(name) {
@@ -201,6 +220,7 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
           containers: 0,
         })
         done.push(`network ${name} ${ipv6Subnet ?? 'IPv4'}`)
+        for (const onChange of watchers) onChange()
       },
       async connect(network, name, names) {
         const { state } = mustFind(name)
@@ -212,6 +232,16 @@ export function createFakeEngine(info: Partial<EngineInfo> = {}): FakeEngine {
         const { state } = mustFind(name)
         mustFind(name).state = { ...state, networks: state.networks.filter((other) => other !== network) }
         note(`disconnect ${network}`)
+      },
+      async gateways(name) {
+        const at = [...networks.keys()].indexOf(name)
+        return at === -1 ? [] : [`172.${17 + at}.0.1`]
+      },
+      async watch(onChange, signal) {
+        watchers.add(onChange)
+        onChange()
+        if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }))
+        watchers.delete(onChange)
       },
     },
     volumes: {

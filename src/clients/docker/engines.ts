@@ -1,6 +1,6 @@
 import { readdir, readFile, readlink, realpath } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { createDockerodeEngine } from '../../docker/dockerode.ts'
+import { createDockerEngine } from '../../docker/dockerode-engine.ts'
 import { type DockerEndpoint, findDockerEndpoint, engineHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
@@ -40,7 +40,7 @@ export async function hasEngine(machine: EngineMachine): Promise<boolean> {
 }
 
 async function findEngine(endpoint: DockerEndpoint): Promise<FoundEngine | undefined> {
-  const info = await createDockerodeEngine(endpoint).info()
+  const info = await createDockerEngine(endpoint).findInfo()
   return info && !info.isPodman ? { endpoint, info, dockerd: await findDockerd(endpoint) } : undefined
 }
 

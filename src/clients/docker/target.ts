@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createDockerodeEngine } from '../../docker/dockerode.ts'
+import { createDockerEngine } from '../../docker/dockerode-engine.ts'
 import { type DockerEndpoint, engineHost } from '../../docker/endpoint.ts'
 import type { DockerEngineInfo } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
@@ -100,7 +100,7 @@ export function createConfigTarget(options: DockerTargetOptions): ConfigTarget {
         systemClock,
       ),
     }),
-    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullTimeoutMs) }),
+    ...(endpoint && { pull: (image) => createDockerEngine(endpoint).images.tryPull(image, pullTimeoutMs) }),
     reasons: [{ why: 'docker is not configured for this mirror', fix: 'mirror configure docker' }],
   }
 }
@@ -118,7 +118,7 @@ export function createManualTarget(options: Omit<DockerTargetOptions, 'target'>)
     wants: { files: [], trees: [] },
     plan: (mirror) => planByHand(mirror, kind, notes),
     strip: () => [],
-    ...(endpoint && { pull: (image) => createDockerodeEngine(endpoint).tryPull(image, pullTimeoutMs) }),
+    ...(endpoint && { pull: (image) => createDockerEngine(endpoint).images.tryPull(image, pullTimeoutMs) }),
     reasons: [
       {
         why: 'the settings of the virtual machine do not name the mirror, or it was not restarted since',
@@ -202,7 +202,7 @@ async function observeDocker(
 ): Promise<Observation> {
   const { daemonJson, certsFolder } = target
   const hostsToml = certsFolder === undefined ? undefined : join(certsFolder, 'docker.io', 'hosts.toml')
-  const info = endpoint && (await createDockerodeEngine(endpoint).info())
+  const info = endpoint && (await createDockerEngine(endpoint).findInfo())
   const file = await inspectFile(localFiles, daemonJson, (text) =>
     describeMirrorList(getListedMirrors(daemonJson, text) ?? [], cache),
   )
@@ -380,10 +380,10 @@ async function waitUntilReloaded(endpoint: DockerEndpoint, daemonJson: string, c
   const text = await ifVisible(readFile(daemonJson, 'utf8'))
   const wanted = text === undefined ? undefined : getListedMirrors(daemonJson, text)
   if (wanted === undefined) return
-  const engine = createDockerodeEngine(endpoint)
+  const engine = createDockerEngine(endpoint)
   const end = clock.monotonic() + maxWaitMs
   while (clock.monotonic() < end) {
-    const mirrors = (await engine.info())?.mirrors
+    const mirrors = (await engine.findInfo())?.mirrors
     if (mirrors?.length === wanted.length && wanted.every((url, at) => isSameUrl(url, mirrors[at]!))) return
     await clock.sleep(pollMs)
   }

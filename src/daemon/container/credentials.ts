@@ -13,7 +13,7 @@ import type { Config } from '../../config/config.ts'
 import { loadConfig } from '../../config/load.ts'
 import { mirrorPaths, type MirrorPaths } from '../../config/paths.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
-import type { ContainerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
+import type { DockerEngine, ContainerState, PublishedPort } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { runCommand, type Surroundings } from '../../lib/process.ts'
 import { fileFailureReason } from '../../lib/system-errors.ts'
@@ -171,7 +171,7 @@ async function read(path: string): Promise<Buffer> {
 
 /** Tells the mirror in a container where clients reach it; it is there to stay then. */
 export async function sendEndpoints(
-  { containers }: ContainerEngine,
+  { containers }: DockerEngine,
   container: ContainerState,
   endpoints: Endpoints,
 ): Promise<void> {
@@ -238,7 +238,7 @@ interface RestoredContainer {
 
 /** Notes down that the container is the mirror again, and where it answers now: free ports may be other ones. */
 export async function recordRestored(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   paths: MirrorPaths,
   again: RestoredContainer,
 ): Promise<void> {

@@ -5,7 +5,7 @@ import * as tls from 'node:tls'
 import { type Config, configHashes, type ListenAddress, renderConfig } from '../../config/config.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
 import { engineHost } from '../../docker/endpoint.ts'
-import type { ContainerEngine, EngineInfo, PublishedPort } from '../../docker/engine.ts'
+import type { DockerEngine, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { errnoOf, exitCode, MirrorError } from '../../lib/errors.ts'
 import { makeFolder } from '../../lib/fs.ts'
 import { isLoopbackAddress, machineNames } from '../../lib/network.ts'
@@ -39,7 +39,7 @@ const defaultMemory = 512 * 1024 ** 2
 const leastMemory = 64 * 1024 ** 2
 
 /** Throws a MirrorError (exit 2) for files that cannot be read and settings that cannot be. */
-export async function prepareDesired(input: DesiredContainerInput, info: EngineInfo): Promise<PreparedDesired> {
+export async function prepareDesired(input: DesiredContainerInput, info: DockerEngineInfo): Promise<PreparedDesired> {
   const { surroundings, paths, config, credentials } = input
   const { env } = surroundings
   const ports = containerPorts(config)
@@ -75,15 +75,15 @@ export async function prepareDesired(input: DesiredContainerInput, info: EngineI
 }
 
 /** A folder of the caller's is written to as the caller, whom a rootless engine calls root. */
-function userFor(folder: string | undefined, { rootless }: EngineInfo): string {
+function userFor(folder: string | undefined, { isRootless }: DockerEngineInfo): string {
   if (folder === undefined) return imageUser
-  if (rootless || process.getuid === undefined || process.getgid === undefined) return rootless ? '0:0' : imageUser
+  if (isRootless || process.getuid === undefined || process.getgid === undefined) return isRootless ? '0:0' : imageUser
   return `${process.getuid()}:${process.getgid()}`
 }
 
 /** Docker Desktop, and any engine for Linux containers on another system, lives in a virtual machine. */
-function isEnclosed({ rootless, system }: EngineInfo, platform: Surroundings['platform']): boolean {
-  return rootless || system === 'Docker Desktop' || platform !== 'linux'
+function isEnclosed({ isRootless, operatingSystem }: DockerEngineInfo, platform: Surroundings['platform']): boolean {
+  return isRootless || operatingSystem === 'Docker Desktop' || platform !== 'linux'
 }
 
 function memoryOf(text: string | undefined): number {
@@ -249,7 +249,7 @@ async function read(path: string): Promise<string> {
 export function clearTextWarnings({
   endpoint,
   isRemote: isElsewhere,
-}: Pick<ContainerEngine, 'endpoint' | 'isRemote'>): string[] {
+}: Pick<DockerEngine, 'endpoint' | 'isRemote'>): string[] {
   if (!isElsewhere || endpoint.kind !== 'tcp' || endpoint.tlsFolder !== undefined) return []
   return [
     `the Docker engine at ${engineHost(endpoint)} is spoken to in the clear: whoever is on the way may use it, and reads what is handed over`,
@@ -258,7 +258,7 @@ export function clearTextWarnings({
 
 /** Throws a MirrorError (exit 2) when a folder is asked for that would be another machine's. */
 export function refuseFolderElsewhere(
-  { endpoint, isRemote: isElsewhere }: Pick<ContainerEngine, 'endpoint' | 'isRemote'>,
+  { endpoint, isRemote: isElsewhere }: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   env: Surroundings['env'],
 ): void {
   if (!isElsewhere || !env['MIRROR_DATA']) return

@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { nodeInImage } from '../../admin/client.ts'
 import {
-  type ContainerEngine,
+  type DockerEngine,
   type ContainerSpec,
   DockerError,
-  type EngineInfo,
+  type DockerEngineInfo,
   imageArchitecture,
   type ImageState,
 } from '../../docker/engine.ts'
@@ -62,8 +62,8 @@ const pullMs = 120_000
  * there already. Throws a MirrorError when none can be had.
  */
 export async function ensureImage(
-  engine: ContainerEngine,
-  info: EngineInfo,
+  engine: DockerEngine,
+  info: DockerEngineInfo,
   request: ImageRequest,
 ): Promise<ImageState> {
   if (request.wanted !== undefined) return fits(await obtain(engine, request.wanted, request), request.wanted, info)
@@ -74,7 +74,11 @@ export async function ensureImage(
   return ensureLocalImage(engine, info, request)
 }
 
-async function ensureLocalImage(engine: ContainerEngine, info: EngineInfo, request: ImageRequest): Promise<ImageState> {
+async function ensureLocalImage(
+  engine: DockerEngine,
+  info: DockerEngineInfo,
+  request: ImageRequest,
+): Promise<ImageState> {
   const { host, root, memoFile, say } = request
   const sameMachine = host.platform === info.os && imageArchitecture(host.arch) === info.architecture
   const ofNode = sameMachine ? await nodeImageContent(root, host.execPath, request.runCommand) : undefined
@@ -110,13 +114,13 @@ async function ensureLocalImage(engine: ContainerEngine, info: EngineInfo, reque
 }
 
 /** Removes an image that was made here and that nothing runs any more; somebody else's stays. */
-export async function removeMade({ images }: ContainerEngine, id: string): Promise<void> {
+export async function removeMade({ images }: DockerEngine, id: string): Promise<void> {
   if ((await images.find(id))?.labels[contentLabel] !== undefined) await images.remove(id)
 }
 
 /** The trial of an image. Nobody takes one for good whose trial was broken off. */
 async function tried(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   { id }: ImageState,
   { network, signal }: ImageRequest,
 ): Promise<string | undefined> {
@@ -132,13 +136,13 @@ function unlessRefused(image: Promise<void>): Promise<void> {
   return wrapDockerError('The Docker engine cannot make the image', image, 'docker system df   (is there room?)')
 }
 
-async function buildImage(engine: ContainerEngine, context: ImageContent, digest: string): Promise<ImageState> {
+async function buildImage(engine: DockerEngine, context: ImageContent, digest: string): Promise<ImageState> {
   await unlessRefused(engine.images.build(localImage, { [contentLabel]: digest }, tarOf(imageEntries(context))))
   return (await engine.images.find(localImage))!
 }
 
 /** One that is there, or can be pulled. */
-async function obtain(engine: ContainerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
+async function obtain(engine: DockerEngine, name: string, { signal, say }: ImageRequest): Promise<ImageState> {
   const present = await engine.images.find(name)
   if (present !== undefined) return present
   const enough = AbortSignal.timeout(pullMs)
@@ -165,7 +169,7 @@ async function orUnavailable(image: Promise<ImageState>): Promise<ImageState | u
   }
 }
 
-function fits(image: ImageState, name: string, info: EngineInfo): ImageState {
+function fits(image: ImageState, name: string, info: DockerEngineInfo): ImageState {
   if (image.os === info.os && image.architecture === info.architecture) return image
   throw new MirrorError(
     `The image ${name} is for ${image.os}/${image.architecture}, but the Docker engine runs ${info.os}/${info.architecture}.`,
@@ -203,7 +207,7 @@ dns.lookup(process.env.NAME_TO_LOOK_UP, (error) => {
  * network of the user's is one that only the engine's name server knows; the default bridge has no such thing.
  */
 async function smokeRun(
-  { containers, networks, volumes }: Pick<ContainerEngine, 'containers' | 'networks' | 'volumes'>,
+  { containers, networks, volumes }: Pick<DockerEngine, 'containers' | 'networks' | 'volumes'>,
   image: string,
   network: string | undefined,
   signal: AbortSignal,

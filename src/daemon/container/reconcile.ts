@@ -1,7 +1,7 @@
 import { type MirrorState, readState, volumeMarkerEngine } from '../../admin/state.ts'
 import type { MirrorPaths } from '../../config/paths.ts'
 import { type DockerEndpoint, engineHost, isRemoteEngine } from '../../docker/endpoint.ts'
-import { type ContainerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
+import { type DockerEngine, type ContainerState, DockerError, type PublishedPort } from '../../docker/engine.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/time.ts'
 import { removeMade } from './image.ts'
@@ -32,7 +32,7 @@ import {
 
 /** Throws a MirrorError when the volume is another mirror's. One that somebody has made by hand is taken as it is. */
 export async function refuseForeignVolume(
-  { volumes, isRemote: isElsewhere }: Pick<ContainerEngine, 'volumes' | 'isRemote'>,
+  { volumes, isRemote: isElsewhere }: Pick<DockerEngine, 'volumes' | 'isRemote'>,
   { data, owner }: Pick<DesiredContainer, 'data' | 'owner'>,
 ): Promise<void> {
   const found = 'volume' in data ? await volumes.find(data.volume) : undefined
@@ -47,7 +47,7 @@ export async function refuseForeignVolume(
 }
 
 /** Throws a MirrorError that names the container which has one of the ports already, where ours is published. */
-export async function refuseTakenPorts({ containers }: ContainerEngine, ports: ContainerPorts): Promise<void> {
+export async function refuseTakenPorts({ containers }: DockerEngine, ports: ContainerPorts): Promise<void> {
   for (const [name, port] of namedPorts(ports)) {
     if (port.outside === 0) continue
     const holders = await containers.publishing(port.outside)
@@ -64,7 +64,7 @@ const publishedOn = ['127.0.0.1', '0.0.0.0']
  * the one before runs again, if there was one.
  */
 export async function applyContainerPlan(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   plan: ContainerPlan,
   order: ContainerOrder,
 ): Promise<ContainerState> {
@@ -90,7 +90,7 @@ export async function applyContainerPlan(
   }
 }
 
-async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Promise<ContainerState> {
+async function makeContainer(engine: DockerEngine, order: ContainerOrder): Promise<ContainerState> {
   const { desired, signal, instance } = order
   const newVolume = await makeVolume(engine, desired)
   let id: string | undefined
@@ -111,30 +111,27 @@ async function makeContainer(engine: ContainerEngine, order: ContainerOrder): Pr
 }
 
 /** The volume's name when there was none before. */
-async function makeVolume(
-  { volumes }: ContainerEngine,
-  { data, owner }: DesiredContainer,
-): Promise<string | undefined> {
+async function makeVolume({ volumes }: DockerEngine, { data, owner }: DesiredContainer): Promise<string | undefined> {
   if ('folder' in data || (await volumes.find(data.volume)) !== undefined) return undefined
   await wrapDockerError(`The volume ${data.volume} cannot be made`, volumes.create(data.volume, volumeLabels(owner)))
   return data.volume
 }
 
-async function untilItAnswers(engine: ContainerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
+async function untilItAnswers(engine: DockerEngine, id: string, order: ContainerOrder): Promise<ContainerState> {
   const container = await answered(engine, id, order)
   await order.settle(container)
   return container
 }
 
 function answered(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   id: string,
   { clock, signal, desired }: ContainerOrder,
 ): Promise<ContainerState> {
   return awaitContainer(engine, { id, admin: desired.ports.admin.inside, clock, signal })
 }
 
-function handOver({ containers }: ContainerEngine, id: string, { handed }: ContainerOrder): Promise<void> {
+function handOver({ containers }: DockerEngine, id: string, { handed }: ContainerOrder): Promise<void> {
   return wrapDockerError(
     'The configuration cannot be handed to the container',
     containers.unpack(id, dataFolder, handed),
@@ -142,7 +139,7 @@ function handOver({ containers }: ContainerEngine, id: string, { handed }: Conta
   )
 }
 
-function join({ networks }: ContainerEngine, network: string, id: string): Promise<void> {
+function join({ networks }: DockerEngine, network: string, id: string): Promise<void> {
   return wrapDockerError(
     `The container cannot join the network ${network}`,
     networks.connect(network, id, containerAliases),
@@ -151,7 +148,7 @@ function join({ networks }: ContainerEngine, network: string, id: string): Promi
 }
 
 async function createContainer(
-  { containers }: ContainerEngine,
+  { containers }: DockerEngine,
   desired: DesiredContainer,
   instance: string,
 ): Promise<string> {
@@ -168,7 +165,7 @@ async function createContainer(
   }
 }
 
-async function start(engine: ContainerEngine, id: string, ports: ContainerPorts): Promise<void> {
+async function start(engine: DockerEngine, id: string, ports: ContainerPorts): Promise<void> {
   try {
     await engine.containers.start(id)
   } catch (error) {
@@ -205,7 +202,7 @@ function portTaken(name: string, port: number, who: string, cause?: unknown): Mi
  * aside under another name until its successor has proved itself; otherwise it is put back as it was.
  */
 async function replaceContainer(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   order: ContainerOrder,
   make: () => Promise<ContainerState>,
 ): Promise<ContainerState> {
@@ -231,7 +228,7 @@ async function replaceContainer(
   return made
 }
 
-async function putBack(engine: ContainerEngine, before: ContainerState, order: ContainerOrder): Promise<void> {
+async function putBack(engine: DockerEngine, before: ContainerState, order: ContainerOrder): Promise<void> {
   const { id } = before
   if (isUp(before)) return order.putBack(await startAgain(engine, id, order.clock))
   const now = await engine.containers.find(id)
@@ -256,7 +253,7 @@ interface InterruptedReplace {
  * successor was noted down already. It is started again where that can be.
  */
 export async function recoverInterruptedReplace(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   { owner, settled, clock }: InterruptedReplace,
 ): Promise<void> {
   const { containers } = engine
@@ -275,7 +272,7 @@ export async function recoverInterruptedReplace(
  * for one engine has several.
  */
 export async function refuseOtherEngine(
-  engine: Pick<ContainerEngine, 'endpoint' | 'isRemote'>,
+  engine: Pick<DockerEngine, 'endpoint' | 'isRemote'>,
   { stateFile, stateDir }: Pick<MirrorPaths, 'stateFile' | 'stateDir'>,
   { running, remembered }: { running: MirrorState | undefined; remembered: boolean },
 ): Promise<void> {

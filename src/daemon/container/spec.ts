@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { nodeInImage } from '../../admin/client.ts'
-import type { ContainerSpec, ContainerState, DataPlace, EngineInfo, PublishedPort } from '../../docker/engine.ts'
+import type { ContainerSpec, ContainerState, DataPlace, DockerEngineInfo, PublishedPort } from '../../docker/engine.ts'
 import { parseObject } from '../../lib/json.ts'
 import { mirrorName, mirrorServiceName } from '../../lib/network.ts'
 import type { Clock } from '../../lib/time.ts'
@@ -48,7 +48,7 @@ export interface DesiredContainer {
   readonly env: Readonly<Record<string, string>>
   /** The name, among the files that are handed over, of the certificates that Node shall trust besides its own. */
   readonly extraCa: string | undefined
-  readonly engine: Pick<EngineInfo, 'logDriver'>
+  readonly engine: Pick<DockerEngineInfo, 'logDriver'>
   /** The engine lives in a virtual machine or in namespaces of its own. */
   readonly isInVm?: boolean
 }

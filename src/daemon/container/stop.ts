@@ -3,7 +3,7 @@ import { isHealthy, openTunnel } from '../../admin/client.ts'
 import type { ContainerPlace } from '../../admin/state.ts'
 import { refuseOthersState } from '../../admin/sudo.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
-import { type ContainerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
+import { type DockerEngine, type ContainerState, DockerError, type LogRequest } from '../../docker/engine.ts'
 import { exitCode, type ExitCode, MirrorError } from '../../lib/errors.ts'
 import { acquireFileLock } from '../../lib/file-lock.ts'
 import { makeFolder } from '../../lib/fs.ts'
@@ -15,7 +15,7 @@ import { adminPortOf, containerName, replacedName, ownerOf, publishedAt, volumeN
 const stopSeconds = 40
 
 /** Has the mirror in a container drain and end; the container stays. */
-export function stopContainer({ containers }: ContainerEngine, id: string): Promise<void> {
+export function stopContainer({ containers }: DockerEngine, id: string): Promise<void> {
   return wrapDockerError('The container cannot be stopped', containers.stop(id, stopSeconds))
 }
 
@@ -23,7 +23,7 @@ export function stopContainer({ containers }: ContainerEngine, id: string): Prom
  * Has a container of ours that was stopped, and perhaps put aside, be the mirror again. What has interrupted its successor does
  * not interrupt this. Throws a MirrorError, or a DockerError, when it cannot be.
  */
-export async function startAgain(engine: ContainerEngine, id: string, clock: Clock): Promise<ContainerState> {
+export async function startAgain(engine: DockerEngine, id: string, clock: Clock): Promise<ContainerState> {
   const { containers } = engine
   const before = await containers.find(id)
   if (before === undefined) throw new MirrorError('It is gone.')
@@ -49,7 +49,7 @@ interface AwaitedContainer {
 }
 
 /** Returns when the mirror in a container answers. Throws a MirrorError, in that mirror's own words, when it does not. */
-export async function awaitContainer(engine: ContainerEngine, awaited: AwaitedContainer): Promise<ContainerState> {
+export async function awaitContainer(engine: DockerEngine, awaited: AwaitedContainer): Promise<ContainerState> {
   const { id, admin, clock, signal } = awaited
   const end = clock.monotonic() + readyWithinMs
   for (;;) {
@@ -64,7 +64,7 @@ export async function awaitContainer(engine: ContainerEngine, awaited: AwaitedCo
   }
 }
 
-async function answers(engine: ContainerEngine, found: ContainerState, admin: number): Promise<boolean> {
+async function answers(engine: DockerEngine, found: ContainerState, admin: number): Promise<boolean> {
   const port = publishedAt(found, admin)
   if (!engine.isRemote) return port !== undefined && isHealthy(`http://127.0.0.1:${port}`)
   const connect = () => openTunnel(engine, found.id, admin)
@@ -77,7 +77,7 @@ async function answers(engine: ContainerEngine, found: ContainerState, admin: nu
   }
 }
 
-function describeSilence({ isRemote: isElsewhere }: ContainerEngine, found: ContainerState, admin: number): string {
+function describeSilence({ isRemote: isElsewhere }: DockerEngine, found: ContainerState, admin: number): string {
   const where = isElsewhere ? `its port ${admin}` : `127.0.0.1:${publishedAt(found, admin)} of this machine`
   return `it runs, but nothing answers at ${where}`
 }
@@ -88,7 +88,7 @@ function describeEnd(found: ContainerState | undefined): string {
 
 /** Why the mirror in the container has ended, in its own words. */
 async function failure(
-  { containers }: ContainerEngine,
+  { containers }: DockerEngine,
   id: string,
   why: string,
   code: number | undefined,
@@ -138,7 +138,7 @@ export async function catchDockerError(ask: Promise<unknown>): Promise<MirrorErr
  * `name`: also of the one that was put aside.
  */
 export async function findOwnContainer(
-  { containers }: Pick<ContainerEngine, 'containers'>,
+  { containers }: Pick<DockerEngine, 'containers'>,
   owner: string,
   name: typeof containerName | typeof replacedName = containerName,
 ): Promise<ContainerState | undefined> {
@@ -158,7 +158,7 @@ export async function findOwnContainer(
  * Ends and removes the container of the mirror with this state folder, and one that an `up` which was cut off has put aside;
  * false when there was none. Throws a MirrorError for a container of that name that is another's.
  */
-export async function downContainer(engine: ContainerEngine, owner: string): Promise<boolean> {
+export async function downContainer(engine: DockerEngine, owner: string): Promise<boolean> {
   const found = await findOwnContainer(engine, owner)
   const aside = await engine.containers.find(replacedName)
   const ours = aside !== undefined && ownerOf(aside) === owner ? [found, aside] : [found]
@@ -170,7 +170,7 @@ export async function downContainer(engine: ContainerEngine, owner: string): Pro
  * Removes what is cached and pushed; false when there was nothing. Throws a MirrorError when something still uses it, and for
  * a volume that the mirror with this state folder has not made.
  */
-export async function removeVolume({ volumes }: ContainerEngine, owner: string): Promise<boolean> {
+export async function removeVolume({ volumes }: DockerEngine, owner: string): Promise<boolean> {
   const found = await volumes.find(volumeName)
   if (found === undefined) return false
   const whose = ownerOf(found)
@@ -227,7 +227,7 @@ export function describeRollback(error: unknown, { refusal, signal }: RollbackRe
 }
 
 /** Ends and removes our container; its volume stays. */
-export async function removeContainer(engine: ContainerEngine, id: string): Promise<void> {
+export async function removeContainer(engine: DockerEngine, id: string): Promise<void> {
   await stopContainer(engine, id)
   await wrapDockerError('The container cannot be removed', engine.containers.remove(id))
 }

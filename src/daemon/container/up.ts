@@ -19,7 +19,7 @@ import { findCertificate } from '../../config/tls.ts'
 import { openEngine } from '../../docker/dockerode-engine.ts'
 import { engineHost } from '../../docker/endpoint.ts'
 import {
-  type ContainerEngine,
+  type DockerEngine,
   type ContainerState,
   ensureNetworks,
   networkNames,
@@ -74,7 +74,7 @@ export interface ContainerUpPlan {
   readonly disconnect: readonly string[]
   readonly request: ContainerRequest
   readonly preparation: ContainerPreparation
-  readonly engine: ContainerEngine
+  readonly engine: DockerEngine
   /** What the mirror that runs now has, and will not have. */
   readonly dropped: DroppedParts
   /** The mirror that runs now, in whichever way. */
@@ -192,10 +192,7 @@ interface ContainerUp {
  * Compares what is configured with the container that is there; networks and the image are made first when they are absent,
  * unless it is a dry run. Throws a MirrorError before anything that runs is touched.
  */
-export async function prepareContainer(
-  engine: ContainerEngine,
-  request: ContainerRequest,
-): Promise<ContainerPreparation> {
+export async function prepareContainer(engine: DockerEngine, request: ContainerRequest): Promise<ContainerPreparation> {
   const { surroundings, paths, config, credentials } = request
   assertCredentialsShared(credentials, config)
   refuseFolderElsewhere(engine, surroundings.env)
@@ -241,19 +238,19 @@ async function networkHost({ tls }: Config): Promise<string> {
 }
 
 /** Another command may have been killed while it was at it. */
-async function mend(engine: ContainerEngine, { paths, clock }: ContainerRequest): Promise<void> {
+async function mend(engine: DockerEngine, { paths, clock }: ContainerRequest): Promise<void> {
   const settled = (await readState(paths.stateFile))?.container?.id
   await recoverInterruptedReplace(engine, { owner: paths.stateDir, settled, clock })
 }
 
 /** The image as far as it is there: a dry run makes none. */
-async function presentImage({ images }: ContainerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
+async function presentImage({ images }: DockerEngine, wanted = localImage): Promise<DesiredContainer['image']> {
   return (await images.find(wanted)) ?? { id: '', hasEntrypoint: false }
 }
 
 /** Has the container as it was planned, and notes down where it answers. */
 export async function upContainer(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   request: ContainerRequest,
   preparation: ContainerPreparation,
 ): Promise<ContainerUp> {
@@ -280,7 +277,7 @@ export async function upContainer(
 
 /** It is the mirror now: it is told where clients reach it, and noted down. */
 async function settle(
-  engine: ContainerEngine,
+  engine: DockerEngine,
   { paths, config, credentials, clock }: ContainerRequest,
   preparation: ContainerPreparation,
   container: ContainerState,

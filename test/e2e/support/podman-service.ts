@@ -1,14 +1,14 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
-import type { ContainerEngine } from '../../../src/docker/engine.ts'
+import { openEngineAt } from '../../../src/docker/dockerode-engine.ts'
+import type { DockerEngine } from '../../../src/docker/engine.ts'
 import { startDaemon } from './daemon.ts'
 import { run } from './run.ts'
 import type { Stage } from './scene.ts'
 
 export interface PodmanService {
-  engine: ContainerEngine
+  engine: DockerEngine
   socket: string
 }
 
@@ -38,7 +38,7 @@ export async function startPodmanService(
   const podman = ['podman', ...stores, '--storage-driver', 'overlay']
   const [file, ...args] = namespace.enterApart([...podman, 'import', archive, 'busybox:local'])
   await run(file!, args, { env })
-  const engine = () => openContainerEngine({ kind: 'socket', path: socket })
+  const engine = () => openEngineAt({ kind: 'socket', path: socket })
   const service = await startDaemon({
     command: namespace.enterApart([...podman, 'system', 'service', '--time', '0', `unix://${socket}`]),
     env,

@@ -9,7 +9,7 @@ import { createDockerReload } from '../../../src/clients/docker/target.ts'
 import { FilesNow } from '../../../src/clients/types.ts'
 import { type Clock, systemClock } from '../../../src/lib/time.ts'
 import { findDockerd, resolveDockerdPath } from '../../../src/clients/docker/engines.ts'
-import { createDockerodeEngine } from '../../../src/docker/dockerode.ts'
+import { createDockerEngine } from '../../../src/docker/dockerode-engine.ts'
 
 const program = fileURLToPath(new URL('../../support/dockerd.mjs', import.meta.url))
 
@@ -46,7 +46,7 @@ function hastyClock(): Clock {
   return { ...systemClock, monotonic: () => (now += 1000), sleep: () => Promise.resolve() }
 }
 
-const mirrors = async () => (await createDockerodeEngine(endpoint).info())?.mirrors
+const mirrors = async () => (await createDockerEngine(endpoint).findInfo())?.mirrors
 
 describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () => {
   test('is found among others, with how it was started', async () => {

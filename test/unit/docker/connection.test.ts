@@ -4,7 +4,7 @@ import { Agent, createServer, get, type IncomingMessage, type RequestListener } 
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
+import { openEngineAt } from '../../../src/docker/dockerode-engine.ts'
 import { deferred } from '../../../src/lib/async.ts'
 import { readProcessStat } from '../../../src/lib/process.ts'
 import { SshConnection } from '../../../src/docker/connection.ts'
@@ -43,7 +43,7 @@ const answer: RequestListener = (request, response) => {
 test('an engine behind ssh is asked as docker asks it, by one login for one question after the other', async () => {
   const ssh = await makeSshProgram(await startEngine(answer))
   findFirst(ssh)
-  const engine = await openContainerEngine(there)
+  const engine = await openEngineAt(there)
   expect(await engine.volumes.find('one')).toEqual({ labels: { path: '/volumes/one' } })
   expect(await engine.volumes.find('two')).toEqual({ labels: { path: '/volumes/two' } })
   expect(await ssh.runs()).toEqual([
@@ -53,7 +53,7 @@ test('an engine behind ssh is asked as docker asks it, by one login for one ques
 
 test('where ssh cannot log in, or finds no docker there, its own words are the reason', async () => {
   findFirst(await makeFailingSshProgram('Welcome to there.\n\nme@there: Permission denied (publickey).', 255))
-  await expect(openContainerEngine(there)).rejects.toMatchObject({
+  await expect(openEngineAt(there)).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
     message: expect.stringMatching(
@@ -66,7 +66,7 @@ test('where ssh cannot log in, or finds no docker there, its own words are the r
 test('without ssh that is what is said', async () => {
   vi.stubEnv('PATH', '/nowhere')
   onTestFinished(() => void vi.unstubAllEnvs())
-  await expect(openContainerEngine(there)).rejects.toMatchObject({
+  await expect(openEngineAt(there)).rejects.toMatchObject({
     name: 'MirrorError',
     exit: 4,
     message: 'The Docker engine at ssh://me@there:2222 is reached by ssh, which is not on this machine.',

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { expect, onTestFinished, test } from 'vitest'
 import { createAdminClient, openTunnel } from '../../../src/admin/client.ts'
-import { openContainerEngine } from '../../../src/docker/dockerode-engine.ts'
+import { openEngineAt } from '../../../src/docker/dockerode-engine.ts'
 
 /** An engine that answers a ping, and whatever is said here to everything else. */
 async function openWith(answer: RequestListener, upgrade?: (request: IncomingMessage, socket: Duplex) => void) {
@@ -21,7 +21,7 @@ async function openWith(answer: RequestListener, upgrade?: (request: IncomingMes
     await new Promise<void>((resolve) => void server.close(() => resolve()))
     await rm(folder, { recursive: true })
   })
-  return openContainerEngine({ kind: 'socket', path })
+  return openEngineAt({ kind: 'socket', path })
 }
 
 const content = async function* () {

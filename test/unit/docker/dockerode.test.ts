@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { createDockerodeEngine } from '../../../src/docker/dockerode.ts'
+import { createDockerEngine } from '../../../src/docker/dockerode-engine.ts'
 import { startConfigurableEngine } from '../../support/configurable-engine.ts'
 
 let folder: string
@@ -13,11 +13,11 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
-const engineHere = () => createDockerodeEngine({ kind: 'socket', path: socket })
+const engineHere = () => createDockerEngine({ kind: 'socket', path: socket })
 
 describe('what a Docker engine says about itself', () => {
   test('is nothing when it is not there', async () => {
-    expect(await engineHere().info()).toBeUndefined()
+    expect(await engineHere().findInfo()).toBeUndefined()
   })
 
   test('is its version, its image store, and what it has configured', async () => {
@@ -33,9 +33,12 @@ describe('what a Docker engine says about itself', () => {
         },
       },
     })
-    expect(await engineHere().info()).toEqual({
+    expect(await engineHere().findInfo()).toEqual({
       version: '28.5.2',
       operatingSystem: 'Debian',
+      architecture: '',
+      os: '',
+      logDriver: '',
       hostName: 'here',
       imageStore: 'containerd',
       isRootless: true,
@@ -50,7 +53,7 @@ describe('what a Docker engine says about itself', () => {
       info: { DriverStatus: null, SecurityOptions: null, RegistryConfig: null },
       components: [{ Name: 'Podman Engine' }],
     })
-    expect(await engineHere().info()).toMatchObject({
+    expect(await engineHere().findInfo()).toMatchObject({
       imageStore: 'classic',
       isPodman: true,
       mirrors: [],
@@ -64,7 +67,7 @@ describe('a pull to try', () => {
 
   test('that succeeds leaves no image', async () => {
     const { requests } = await startConfigurableEngine(socket)
-    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: undefined })
+    expect(await engineHere().images.tryPull(image, 5000)).toEqual({ failed: undefined })
     expect(requests).toEqual(['POST /images/create', `DELETE /images/${image}`])
   })
 
@@ -78,15 +81,15 @@ describe('a pull to try', () => {
     ['at once', 500, '{"message":"no such image"}', /no such image/],
   ])('that fails %s tells why', async (_, status, body, failed) => {
     await startConfigurableEngine(socket, { pull: (_, response) => void response.writeHead(status).end(body) })
-    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: expect.stringMatching(failed) })
+    expect(await engineHere().images.tryPull(image, 5000)).toEqual({ failed: expect.stringMatching(failed) })
   })
 
   test('that takes too long ends, and says so', async () => {
     await startConfigurableEngine(socket, { pull: (_, response) => response.flushHeaders() })
-    expect(await engineHere().tryPull(image, 200)).toEqual({ failed: 'the pull took longer than 0.2 s' })
+    expect(await engineHere().images.tryPull(image, 200)).toEqual({ failed: 'the pull took longer than 0.2 s' })
   })
 
   test('at an engine that is gone says so', async () => {
-    expect(await engineHere().tryPull(image, 5000)).toEqual({ failed: expect.stringContaining('ENOENT') })
+    expect(await engineHere().images.tryPull(image, 5000)).toEqual({ failed: expect.stringContaining('ENOENT') })
   })
 })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { linesOfLog } from '../../../src/docker/dockerode-engine.ts'
+import { linesOfLog } from '../../../src/docker/connection.ts'
 
 const never = new AbortController().signal
 

@@ -3,10 +3,10 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { createDockerodeDocker } from '../../../src/docker/dockerode.ts'
+import { createDockerEngine } from '../../../src/docker/dockerode-engine.ts'
 import { findDockerEndpoint, engineHost } from '../../../src/docker/endpoint.ts'
 import { systemClock } from '../../../src/lib/time.ts'
-import { DockerEngine, network, startDockerEngine } from '../../support/docker-engine.ts'
+import { DockerApiServer, network, startDockerEngine } from '../../support/docker-engine.ts'
 
 let home: string
 beforeEach(async () => {
@@ -80,13 +80,13 @@ describe('the endpoint of the Docker engine', () => {
   })
 })
 
-const dockerAt = (path: string) => createDockerodeDocker({ kind: 'socket', path }, { clock: systemClock, retryMs: 20 })
+const dockerAt = (path: string) => createDockerEngine({ kind: 'socket', path }, { clock: systemClock, retryMs: 20 })
 
 describe('Docker', () => {
   test('that is not there has no networks', async () => {
     const docker = dockerAt(join(home, 'docker.sock'))
     expect(await docker.ping()).toBe(false)
-    expect(await docker.networkGateways('kind')).toBeUndefined()
+    expect(await docker.networks.gateways('kind')).toBeUndefined()
   })
 
   test('tells the gateways of the network of exactly this name', async () => {
@@ -97,8 +97,8 @@ describe('Docker', () => {
     )
     const docker = dockerAt(socket)
     expect(await docker.ping()).toBe(true)
-    expect(await docker.networkGateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
-    expect(await docker.networkGateways('none')).toEqual([])
+    expect(await docker.networks.gateways('kind')).toEqual(['172.18.0.1', 'fc00::1'])
+    expect(await docker.networks.gateways('none')).toEqual([])
   })
 
   test('is watched while it comes, changes and goes', async () => {
@@ -106,10 +106,10 @@ describe('Docker', () => {
     const docker = dockerAt(socket)
     const stop = new AbortController()
     let changes = 0
-    const watching = docker.watchNetworks(() => (changes += 1), stop.signal)
+    const watching = docker.networks.watch(() => (changes += 1), stop.signal)
     await expect.poll(() => changes).toBe(1)
 
-    const engine = new DockerEngine()
+    const engine = new DockerApiServer()
     await engine.start(socket)
     await expect.poll(() => changes).toBe(2)
     engine.changeNetworks([network('kind', '172.18.0.1')])
@@ -117,7 +117,7 @@ describe('Docker', () => {
     await engine.stop()
     await expect.poll(() => changes).toBe(4)
 
-    const again = new DockerEngine()
+    const again = new DockerApiServer()
     await again.start(socket)
     await expect.poll(() => changes).toBe(5)
     stop.abort()

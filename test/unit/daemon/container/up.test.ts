@@ -270,7 +270,7 @@ describe('up in a container', () => {
     await up({ MIRROR_DATA: data })
     expect(specOf()).toMatchObject({ data: { from: { folder: data } } })
     expect(specOf().user).toBe(process.getuid === undefined ? '1000:1000' : `${process.getuid()}:${process.getgid!()}`)
-    docker = createFakeEngine({ rootless: true })
+    docker = createFakeEngine({ isRootless: true })
     docker.addImage('mine:1')
     await up({ MIRROR_DATA: data })
     expect(specOf().user).toBe('0:0')

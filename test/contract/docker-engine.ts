@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest'
-import { type ContainerEngine, type ContainerSpec, DockerError } from '../../src/docker/engine.ts'
+import { type DockerEngine, type ContainerSpec, DockerError } from '../../src/docker/engine.ts'
 import { bytesFile, tarBytes, tarOf } from '../../src/lib/tar.ts'
 
 /** The engine under test; `shell`: an image there whose /bin/sh has echo, exit and /bin/busybox. */
-export type OpenEngine = () => Promise<{ engine: ContainerEngine; shell: string }>
+export type OpenEngine = () => Promise<{ engine: DockerEngine; shell: string }>
 
 /** What every engine does, real or not. */
-export function containerEngineContract(open: OpenEngine): void {
+export function dockerEngineContract(open: OpenEngine): void {
   const spec = (image: string, name: string, script: string): ContainerSpec => ({
     name,
     image,
@@ -34,6 +34,9 @@ export function containerEngineContract(open: OpenEngine): void {
   test('tells of itself, and that what is not there is not there', async () => {
     const { engine } = await open()
     expect(await engine.info()).toMatchObject({ architecture: expect.stringMatching(/^(amd64|arm64)$/), os: 'linux' })
+    expect(await engine.ping()).toBe(true)
+    expect(await engine.findInfo()).toEqual(await engine.info())
+    expect(await engine.networks.gateways('nowhere')).toEqual([])
     expect(await engine.containers.find('nobody')).toBeUndefined()
     expect(await engine.images.find('nothing:1')).toBeUndefined()
     expect(await engine.networks.find('nowhere')).toBeUndefined()
@@ -159,6 +162,7 @@ export function containerEngineContract(open: OpenEngine): void {
     expect(await refusal(networks.create({ name: 'six', ipv6Subnet: undefined, options }))).toBe(409)
     await networks.create({ name: 'four', ipv6Subnet: undefined, options: {} })
     expect(await networks.find('four')).toMatchObject({ ipv6: false })
+    expect(await networks.gateways('four')).toEqual([expect.stringMatching(/^\d+\.\d+\.\d+\.\d+$/)])
 
     const id = await containers.create(spec(shell, 'joins', 'exit 0'))
     await networks.connect('six', id, ['alias', 'alias.svc'])
@@ -184,5 +188,19 @@ export function containerEngineContract(open: OpenEngine): void {
     await images.remove('made:1')
     expect(await images.find('made:1')).toBeUndefined()
     await refusal(images.pull('nowhere.invalid/nothing:1', new AbortController().signal))
+    expect(await images.tryPull('nowhere.invalid/nothing:1', 60_000)).toEqual({ failed: expect.any(String) })
+  })
+
+  test('calls back when networks change, until the signal aborts', async () => {
+    const { engine } = await open()
+    const stop = new AbortController()
+    let changes = 0
+    const watching = engine.networks.watch(() => (changes += 1), stop.signal)
+    await expect.poll(() => changes).toBeGreaterThan(0)
+    const before = changes
+    await engine.networks.create({ name: 'watched', ipv6Subnet: undefined, options: {} })
+    await expect.poll(() => changes).toBeGreaterThan(before)
+    stop.abort()
+    await watching
   })
 }
