@@ -1,13 +1,8 @@
 import { string } from '@oclif/core/args'
 import { integer } from '@oclif/core/flags'
-<<<<<<< HEAD
-import type { RegistryAccess } from '../../admin/api.ts'
+import type { RegistryAccess } from '../../admin/access.ts'
 import { BaseCommand } from '../../cli/base-command.ts'
 import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
-=======
-import type { RegistryAccess } from '../../admin/access.ts'
-import { BaseCommand, dryRunFlag, durationFlag, jsonFlag } from '../../cli/base-command.ts'
->>>>>>> 25d7f93 (admin: declare the admin API once)
 import { renderRemoval } from '../../cli/render/status.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
