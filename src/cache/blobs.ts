@@ -6,60 +6,60 @@ import type { BlobAnswer, BlobBody, Identity } from '../oci/registry.ts'
 import type { SmallContents } from '../store/contents.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { type Download, type DownloadOptions, startDownload } from './download.ts'
-import { widerIdentity, findGranted, findGrant, type RequestContext, type Grant } from './grants.ts'
-import type { Heads } from './heads.ts'
-import { type CacheParts, provenanceOf } from './parts.ts'
+import { widerIdentity, findForCaller, findGrant, type RequestContext, type Grant } from './grants.ts'
+import type { HeadRequests } from './heads.ts'
+import { type CacheDependencies, toProvenance } from './parts.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */
 const smallBytes = 64 * 1024
 /** How long, at least, an upstream that limits connections is asked over a single one. */
-const unrangedMs = 10 * 60_000
+const singleRequestMs = 10 * 60_000
 /** How long a client waits until its blob may be fetched, while nothing comes of those before it, ms. */
-const fillPatienceMs = 60_000
+const maxSlotWaitMs = 60_000
 
 /** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
 export class BlobCache {
   readonly downloads = new Downloads()
-  readonly #ending = new AbortController()
-  readonly #parts: CacheParts
+  readonly #closing = new AbortController()
+  readonly #parts: CacheDependencies
   readonly #contents: SmallContents
-  readonly #heads: Heads
+  readonly #heads: HeadRequests
   /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
-  readonly #unclaimed = new LRUCache<Digest, true>({ max: 10_000 })
+  readonly #prefetched = new LRUCache<Digest, true>({ max: 10_000 })
   /** Upstreams that had enough of several connections for a blob, and until when: running time, ms. */
-  readonly #unranged = new Map<string, number>()
+  readonly #singleRequestUntil = new Map<string, number>()
 
-  constructor(parts: CacheParts, contents: SmallContents, heads: Heads) {
+  constructor(parts: CacheDependencies, contents: SmallContents, heads: HeadRequests) {
     this.#parts = parts
     this.#contents = contents
     this.#heads = heads
     // Every fetch under way listens.
-    setMaxListeners(0, this.#ending.signal)
+    setMaxListeners(0, this.#closing.signal)
   }
 
   /** Throws the upstream's UpstreamError. */
   async get(context: RequestContext, digest: Digest): Promise<BlobAnswer> {
     for (;;) {
-      const ended = this.downloads.ended
-      const grant = await findGranted(context, (record, identity) => findGrant(record, digest, identity))
+      const ended = this.downloads.endedCount
+      const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
       if (grant) {
         const content = grant.size <= smallBytes && (await this.#contents.loadStored(digest, grant.size))
-        if (content) return this.#fromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
+        if (content) return this.#answerFromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
         const blob = await this.#parts.blobs.open(digest, grant.size)
-        if (blob) return this.#fromStore(context, digest, blob.size, { kind: 'stored', blob }, 'hit')
+        if (blob) return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'hit')
         // A fetch that ended while the disk was asked has put it there.
-        if (this.downloads.ended !== ended) continue
+        if (this.downloads.endedCount !== ended) continue
       }
       await context.throwIfRefused()
       const identity = await context.identity()
       if (!grant && (await this.#parts.blobs.stat(digest)) !== undefined)
-        return this.#verifiedByHead(context, identity, digest)
-      if (context.caller.head) return this.#headOnly(context, digest, grant)
+        return this.#verifyByHead(context, identity, digest)
+      if (context.caller.head) return this.#proxyHead(context, digest, grant)
       const running = this.downloads.get(digest)
       if (running) return this.#join(context, identity, running, grant)
-      if (this.downloads.ended !== ended) continue
-      const download = this.#start(context, identity, digest, grant)
-      return this.#arriving(context, download, 'miss')
+      if (this.downloads.endedCount !== ended) continue
+      const download = this.#startDownload(context, identity, digest, grant)
+      return this.#answerFromDownload(context, download, 'miss')
     }
   }
 
@@ -70,38 +70,38 @@ export class BlobCache {
     signal: AbortSignal,
   ): Promise<Download | undefined> {
     if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
-    const grant = await findGranted(context, (record, identity) => findGrant(record, digest, identity))
+    const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
     const { fills } = this.#parts
     // What is asked for comes first: half of the upstream's share stays for it.
     if (!grant || fills.roomFor(context.host) <= Math.max(1, fills.limit / 4)) return undefined
     const identity = await context.identity()
     const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
-    if (isHere || this.downloads.has(digest) || this.#ending.signal.aborted || signal.aborted) return undefined
-    this.#unclaimed.set(digest, true)
-    return this.#start(context, identity, digest, grant, signal)
+    if (isHere || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
+    this.#prefetched.set(digest, true)
+    return this.#startDownload(context, identity, digest, grant, signal)
   }
 
   /** Ends the fetches under way: what they got so far is fetched again. */
   async close(): Promise<void> {
-    this.#ending.abort(new UpstreamError('unavailable', 503, 'The mirror is stopping.'))
+    this.#closing.abort(new UpstreamError('unavailable', 503, 'The mirror is stopping.'))
     await this.downloads.settle()
   }
 
   /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
-  async #verifiedByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobAnswer> {
-    const head = await this.#heads.blob(context, digest)
+  async #verifyByHead(context: RequestContext, identity: string, digest: Digest): Promise<BlobAnswer> {
+    const head = await this.#heads.headBlob(context, digest)
     const stored = await this.#parts.blobs.stat(digest)
     // Where the upstream names another size, only its bytes tell which one is right.
     const agrees = stored !== undefined && (head.size ?? stored) === stored
     const blob = agrees ? await this.#parts.blobs.open(digest, stored) : undefined
     if (blob) {
       this.#recordGrant(context, digest, blob.size, head.identity)
-      return this.#fromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
+      return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
     }
-    if (context.caller.head) return this.#proxied(context, digest, head.size)
+    if (context.caller.head) return this.#answerProxied(context, digest, head.size)
     const running = this.downloads.get(digest)
-    if (running) return this.#collapsed(context, identity, running)
-    return this.#arriving(context, this.#start(context, identity, digest, undefined), 'miss')
+    if (running) return this.#collapse(context, identity, running)
+    return this.#answerFromDownload(context, this.#startDownload(context, identity, digest, undefined), 'miss')
   }
 
   /** A second repository that joins a running fetch needs its own word. */
@@ -112,37 +112,37 @@ export class BlobCache {
     grant: Grant | undefined,
   ): Promise<BlobAnswer> {
     const { origin, download } = running
-    if (!grant && !isFor(origin, context, identity)) {
-      const head = await this.#heads.blob(context, download.digest)
+    if (!grant && !isOriginOf(origin, context, identity)) {
+      const head = await this.#heads.headBlob(context, download.digest)
       // A HEAD may name a wrong size, by which the right bytes would be taken for damaged ones.
       if (head.size !== undefined && head.size === download.size)
         this.#recordGrant(context, download.digest, head.size, head.identity)
       else void this.#recordGrantWhenStored(context, download, head.identity)
       if (!download.canFollowFrom(0)) return this.get(context, download.digest)
     }
-    return this.#collapsed(context, identity, running)
+    return this.#collapse(context, identity, running)
   }
 
   /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
-  async #collapsed(
+  async #collapse(
     context: RequestContext,
     identity: Identity,
     { origin, download }: RunningDownload,
   ): Promise<BlobAnswer> {
     try {
-      return await this.#arriving(context, download, 'collapsed')
+      return await this.#answerFromDownload(context, download, 'collapsed')
     } catch (error) {
-      if (isFor(origin, context, identity) || !(error instanceof UpstreamError)) throw error
+      if (isOriginOf(origin, context, identity) || !(error instanceof UpstreamError)) throw error
       return this.get(context, download.digest)
     }
   }
 
-  async #headOnly(context: RequestContext, digest: Digest, grant: Grant | undefined): Promise<BlobAnswer> {
-    const head = await this.#heads.blob(context, digest)
-    return this.#proxied(context, digest, grant?.size ?? head.size)
+  async #proxyHead(context: RequestContext, digest: Digest, grant: Grant | undefined): Promise<BlobAnswer> {
+    const head = await this.#heads.headBlob(context, digest)
+    return this.#answerProxied(context, digest, grant?.size ?? head.size)
   }
 
-  #start(
+  #startDownload(
     context: RequestContext,
     identity: Identity,
     digest: Digest,
@@ -157,59 +157,62 @@ export class BlobCache {
       {
         digest,
         expectedSize,
-        mostUnsized: this.#parts.mostUnsized,
+        maxUnsizedBytes: this.#parts.mostUnsized,
         open: async (from, attempt, to) => {
-          leave ??= await this.#enter(context.host, attempt)
+          leave ??= await this.#acquireSlot(context.host, attempt)
           const isFurther = to !== undefined && from > 0
           const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
           const options = { access: await context.access(), from, to, expectedSize, isExtra, signal: attempt }
           try {
             return await context.upstream.blob(context.name, digest, options)
           } catch (error) {
-            if (isFurther) this.#rememberRefusedRange(context.host, error)
+            if (isFurther) this.#recordRefusedRange(context.host, error)
             throw error
           }
         },
         // Who asks for a part wants that part, not all of it as fast as can be.
-        ranges: context.caller.part || this.#isUnranged(context.host) ? undefined : this.#parts.ranges,
-        signal: signal ? AbortSignal.any([this.#ending.signal, signal]) : this.#ending.signal,
+        ranges: context.caller.part || this.#usesSingleRequest(context.host) ? undefined : this.#parts.ranges,
+        signal: signal ? AbortSignal.any([this.#closing.signal, signal]) : this.#closing.signal,
         store: this.#parts.blobs,
         hashes: this.#parts.hashes,
         release: this.#parts.release,
         makeRoom: this.#parts.makeRoom,
         onBytes: (bytes) => {
           this.#parts.fills.moved(bytes, context.host)
-          if (!context.upstream.isProbe) this.#parts.stats.fetched(context.host, bytes)
+          if (!context.upstream.isProbe) this.#parts.stats.recordFetched(context.host, bytes)
         },
-        onMismatch: () => this.#parts.stats.mismatched(),
+        onMismatch: () => this.#parts.stats.recordMismatch(),
         logger: this.#parts.logger,
       },
     )
     void download.settled.then(() => leave?.())
-    void this.#follow(context, download)
+    void this.#recordWhenStored(context, download)
     return download
   }
 
   /** Waits until one more blob of this upstream may be fetched. */
-  async #enter(owner: string, signal: AbortSignal): Promise<() => void> {
-    const leave = await this.#parts.fills.take(fillPatienceMs, { owner, signal, whileMoving: true })
+  async #acquireSlot(owner: string, signal: AbortSignal): Promise<() => void> {
+    const leave = await this.#parts.fills.take(maxSlotWaitMs, { owner, signal, whileMoving: true })
     if (leave) return leave
     throw new UpstreamError('unavailable', 503, 'As many blobs are being fetched as may be at a time.', {
       retryAfterSeconds: 1,
     })
   }
 
-  #isUnranged(host: string): boolean {
-    return (this.#unranged.get(host) ?? 0) > this.#parts.runningTime()
+  #usesSingleRequest(host: string): boolean {
+    return (this.#singleRequestUntil.get(host) ?? 0) > this.#parts.runningTime()
   }
 
-  #rememberRefusedRange(host: string, error: unknown): void {
+  #recordRefusedRange(host: string, error: unknown): void {
     if (!(error instanceof UpstreamError) || error.failure !== 'limited') return
-    this.#unranged.set(host, this.#parts.runningTime() + Math.max(unrangedMs, (error.retryAfterSeconds ?? 0) * 1000))
+    this.#singleRequestUntil.set(
+      host,
+      this.#parts.runningTime() + Math.max(singleRequestMs, (error.retryAfterSeconds ?? 0) * 1000),
+    )
   }
 
   /** Files what a finished download taught. */
-  async #follow(context: RequestContext, download: Download): Promise<void> {
+  async #recordWhenStored(context: RequestContext, download: Download): Promise<void> {
     const stored = await download.settled
     if (!stored) return
     const { identity } = await download.started
@@ -223,24 +226,28 @@ export class BlobCache {
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
 
-  #claim({ caller }: RequestContext, digest: Digest): boolean {
-    return !caller.head && this.#unclaimed.delete(digest)
+  #claimPrefetched({ caller }: RequestContext, digest: Digest): boolean {
+    return !caller.head && this.#prefetched.delete(digest)
   }
 
-  async #arriving(context: RequestContext, download: Download, joined: 'miss' | 'collapsed'): Promise<BlobAnswer> {
+  async #answerFromDownload(
+    context: RequestContext,
+    download: Download,
+    joined: 'miss' | 'collapsed',
+  ): Promise<BlobAnswer> {
     // It may be one that was begun ahead: not to be let go of while this client waits for its start.
     download.claim()
-    const outcome = this.#claim(context, download.digest) ? 'miss' : joined
+    const outcome = this.#claimPrefetched(context, download.digest) ? 'miss' : joined
     await download.started
     return {
       digest: download.digest,
       size: download.size,
       body: { kind: 'arriving', download },
-      provenance: provenanceOf(context.host, outcome),
+      provenance: toProvenance(context.host, outcome),
     }
   }
 
-  #fromStore(
+  #answerFromStore(
     context: RequestContext,
     digest: Digest,
     size: number,
@@ -253,12 +260,12 @@ export class BlobCache {
       digest,
       size,
       body,
-      provenance: provenanceOf(context.host, this.#claim(context, digest) ? 'miss' : outcome),
+      provenance: toProvenance(context.host, this.#claimPrefetched(context, digest) ? 'miss' : outcome),
     }
   }
 
-  #proxied(context: RequestContext, digest: Digest, size: number | undefined): BlobAnswer {
-    return { digest, size, body: { kind: 'none' }, provenance: provenanceOf(context.host, 'passed') }
+  #answerProxied(context: RequestContext, digest: Digest, size: number | undefined): BlobAnswer {
+    return { digest, size, body: { kind: 'none' }, provenance: toProvenance(context.host, 'passed') }
   }
 
   /** Notes the upstream's word about a blob that no manifest of the repository names yet. */
@@ -276,19 +283,19 @@ export class BlobCache {
   }
 }
 
-function isFor(origin: Origin, { host, name }: RequestContext, identity: Identity): boolean {
+function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, identity: string): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 
 /** Which repository, and by whose credential, a download was started for. */
-interface Origin {
+interface DownloadOrigin {
   readonly host: string
   readonly name: string
   readonly identity: Identity
 }
 
 interface RunningDownload {
-  readonly origin: Origin
+  readonly origin: DownloadOrigin
   readonly download: Download
 }
 
@@ -297,7 +304,7 @@ export class Downloads {
   readonly #running = new Map<Digest, RunningDownload>()
   readonly #all = new Set<Download>()
   /** How many have ended: tells whether one ended while something was awaited. */
-  ended = 0
+  endedCount = 0
 
   get(digest: Digest): RunningDownload | undefined {
     const running = this.#running.get(digest)
@@ -308,9 +315,9 @@ export class Downloads {
     return this.#running.has(digest)
   }
 
-  start(origin: Origin, options: Omit<DownloadOptions, 'onSettled'>): Download {
+  start(origin: DownloadOrigin, options: Omit<DownloadOptions, 'onSettled'>): Download {
     const onSettled = () => {
-      this.ended += 1
+      this.endedCount += 1
       this.#all.delete(download)
       if (this.#running.get(options.digest)?.download === download) this.#running.delete(options.digest)
     }

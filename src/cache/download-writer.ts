@@ -25,13 +25,13 @@ interface DownloadWriterOptions {
 }
 
 /** Memory for what a full disk does not take. */
-const overflowBytes = 16 * 1024 * 1024
+const maxSpillBytes = 16 * 1024 * 1024
 /** Bytes worth a write: each costs a thread's waking, and a client's. */
 const writeBytes = 512 * 1024
 /** How long fewer bytes wait for others, ms. */
-const writeDelay = 2
+const writeDelayMs = 2
 /** Bytes that wait while earlier ones are being written; beyond that the upstream waits. */
-const mostWaiting = 2 * writeBytes
+const maxPendingBytes = 2 * writeBytes
 /** Blobs up to this size are hashed here: a thread would take longer to say so. */
 const smallBytes = 256 * 1024
 
@@ -47,9 +47,9 @@ export class DownloadWriter {
   /** The announced size of the blob, for estimates. */
   #size: number | undefined
   #arrived = 0
-  #gathered: Uint8Array[] = []
-  #gatheredBytes = 0
-  #storing: Promise<void> | undefined
+  #pending: Uint8Array[] = []
+  #pendingBytes = 0
+  #writing: Promise<void> | undefined
   #timer: NodeJS.Timeout | undefined
   #failure: { readonly error: unknown } | undefined
 
@@ -69,12 +69,12 @@ export class DownloadWriter {
 
   /** Whether nothing more arrives before readers have taken what is in memory. */
   get isFull(): boolean {
-    return this.#spill?.full === true
+    return this.#spill?.isFull === true
   }
 
   /** Whether bytes were let go that a newcomer would need. */
   get hasDropped(): boolean {
-    return this.#spill?.dropped === true
+    return this.#spill?.hasDropped === true
   }
 
   /** Opens the file. `size`: of the blob, when it is known. `ahead`: it is to be written ahead. */
@@ -88,7 +88,7 @@ export class DownloadWriter {
         if (errnoOf(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'the disk takes no download')
         if (tries === 0) await makeRoom(size ?? 0)
-        else this.#spill = new SpillBuffer(overflowBytes)
+        else this.#spill = new SpillBuffer(maxSpillBytes)
       }
     }
     this.#hash ??= this.#openHash(ahead ? undefined : size)
@@ -96,18 +96,18 @@ export class DownloadWriter {
 
   /** Takes bytes; waits when enough are under way. Throws what became of them, or of earlier ones. */
   async push(chunk: Uint8Array): Promise<void> {
-    this.#gathered.push(chunk)
-    this.#gatheredBytes += chunk.length
-    if (this.#gatheredBytes >= writeBytes) this.#startStoring()
-    else this.#timer ??= setTimeout(() => this.#startStoring(), writeDelay)
-    if (this.#gatheredBytes > mostWaiting) await this.#storing
+    this.#pending.push(chunk)
+    this.#pendingBytes += chunk.length
+    if (this.#pendingBytes >= writeBytes) this.#startWriting()
+    else this.#timer ??= setTimeout(() => this.#startWriting(), writeDelayMs)
+    if (this.#pendingBytes > maxPendingBytes) await this.#writing
     this.#throwFailure()
   }
 
   /** Resolves when all that was pushed has arrived, or throws why not. */
   async flush(): Promise<void> {
-    this.#startStoring()
-    await this.#storing
+    this.#startWriting()
+    await this.#writing
     this.#throwFailure()
   }
 
@@ -144,7 +144,7 @@ export class DownloadWriter {
   }
 
   /** Copies bytes that the disk did not take; how many, 0 when they were let go. */
-  readOverflow(buffer: Uint8Array, position: number): number {
+  readSpilled(buffer: Uint8Array, position: number): number {
     return this.#spill?.read(buffer, position) ?? 0
   }
 
@@ -155,35 +155,35 @@ export class DownloadWriter {
 
   /** Lets go of the file. */
   async close(): Promise<void> {
-    await this.#storing
+    await this.#writing
     this.#spill?.close()
     await this.#hash?.close()
     await this.#writer?.close()
   }
 
-  #startStoring(): void {
+  #startWriting(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    if (this.#gatheredBytes > 0) this.#storing ??= this.#store()
+    if (this.#pendingBytes > 0) this.#writing ??= this.#writePending()
   }
 
-  async #store(): Promise<void> {
+  async #writePending(): Promise<void> {
     try {
-      while (this.#gathered.length > 0) {
-        const bytes = this.#takeGathered()
+      while (this.#pending.length > 0) {
+        const bytes = this.#takePending()
         if (this.#spill || !(await this.#writeToDisk(bytes))) await this.#keepInMemory(bytes)
         else {
-          this.#arrive(bytes, true)
+          this.#markArrived(bytes, true)
           // From memory followers still read.
           this.#options.release([bytes])
         }
       }
     } catch (error) {
       this.#failure = { error }
-      this.#gathered = []
-      this.#gatheredBytes = 0
+      this.#pending = []
+      this.#pendingBytes = 0
     } finally {
-      this.#storing = undefined
+      this.#writing = undefined
     }
   }
 
@@ -194,10 +194,10 @@ export class DownloadWriter {
     if (failed) throw failed.error
   }
 
-  #takeGathered(): Uint8Array {
-    const chunks = this.#gathered
-    this.#gathered = []
-    this.#gatheredBytes = 0
+  #takePending(): Uint8Array {
+    const chunks = this.#pending
+    this.#pending = []
+    this.#pendingBytes = 0
     if (chunks.length === 1) return chunks[0]!
     const bytes = Buffer.concat(chunks)
     this.#options.release(chunks)
@@ -205,17 +205,17 @@ export class DownloadWriter {
   }
 
   async #keepInMemory(bytes: Uint8Array): Promise<void> {
-    this.#spill ??= new SpillBuffer(overflowBytes)
+    this.#spill ??= new SpillBuffer(maxSpillBytes)
     const room = this.#spill.push(this.#arrived, bytes)
-    this.#arrive(bytes, false)
+    this.#markArrived(bytes, false)
     const { isAbandoned, isClaimed } = this.#options
     // Keep a claimed download in memory: the client may reconnect.
-    if (isAbandoned() && (this.#spill.full || this.#spill.dropped || !isClaimed()))
+    if (isAbandoned() && (this.#spill.isFull || this.#spill.hasDropped || !isClaimed()))
       throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
     await room
   }
 
-  #arrive(bytes: Uint8Array, isStored: boolean): void {
+  #markArrived(bytes: Uint8Array, isStored: boolean): void {
     this.#arrived += bytes.length
     this.#hash!.take(bytes, isStored ? this.#arrived : undefined)
     this.#options.onArrived()
@@ -238,8 +238,8 @@ export class DownloadWriter {
 
   #openHash(size: number | undefined): StreamHash {
     const algorithm = digestAlgorithm(this.#options.digest)
-    if (!this.#writer || (size !== undefined && size <= smallBytes)) return hashHere(algorithm)
-    return hashInThread(this.#options.hashes, algorithm, this.#writer.fd)
+    if (!this.#writer || (size !== undefined && size <= smallBytes)) return createInlineHash(algorithm)
+    return createThreadHash(this.#options.hashes, algorithm, this.#writer.fd)
   }
 }
 
@@ -256,7 +256,7 @@ interface StreamHash {
 }
 
 /** On this thread: for what is hashed sooner than another thread wakes. */
-function hashHere(algorithm: DigestAlgorithm): StreamHash {
+function createInlineHash(algorithm: DigestAlgorithm): StreamHash {
   const digester = createDigester(algorithm)
   return {
     take: (bytes) => digester.update(bytes),
@@ -269,7 +269,11 @@ function hashHere(algorithm: DigestAlgorithm): StreamHash {
 }
 
 /** On a thread of its own, which reads the file as it grows. */
-function hashInThread(hashes: Pick<HashPool, 'follow'>, algorithm: DigestAlgorithm, descriptor: number): StreamHash {
+function createThreadHash(
+  hashes: Pick<HashPool, 'follow'>,
+  algorithm: DigestAlgorithm,
+  descriptor: number,
+): StreamHash {
   const hash = hashes.follow(algorithm, descriptor)
   return {
     take(bytes, storedUpTo) {
@@ -283,9 +287,9 @@ function hashInThread(hashes: Pick<HashPool, 'follow'>, algorithm: DigestAlgorit
 }
 
 /** All that hold something: what they may hold together is shared by them. */
-const live = new Set<SpillBuffer>()
+const openSpillBuffers = new Set<SpillBuffer>()
 /** Bytes that each may hold, however many there are: without a chunk nothing would go on. */
-const leastBytes = 512 * 1024
+const minSpillBytes = 512 * 1024
 
 /**
  * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
@@ -300,7 +304,7 @@ class SpillBuffer {
   #end = 0
   #room: Deferred<void> | undefined
   /** Whether bytes were let go that a newcomer would need. */
-  dropped = false
+  hasDropped = false
 
   constructor(limit: number) {
     this.#limit = limit
@@ -310,25 +314,25 @@ class SpillBuffer {
    * Only bytes that a follower still needs count. The rest of a chunk goes with the chunk: if it counted, followers that have all
    * they may get would wait for further bytes, and those for room.
    */
-  get full(): boolean {
-    const share = upstreamBodies.bytes / Math.max(1, live.size)
-    return this.#end - this.#needed > Math.max(leastBytes, Math.min(this.#limit, share))
+  get isFull(): boolean {
+    const share = upstreamBodies.bytes / Math.max(1, openSpillBuffers.size)
+    return this.#end - this.#needed > Math.max(minSpillBytes, Math.min(this.#limit, share))
   }
 
   /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
   async push(start: number, bytes: Uint8Array): Promise<void> {
-    live.add(this)
+    openSpillBuffers.add(this)
     if (this.#end === 0) this.#needed = start
     this.#chunks.push({ start, bytes })
     this.#end = start + bytes.length
-    if (!this.full) return
+    if (!this.isFull) return
     this.#room ??= deferred()
     await this.#room.promise
   }
 
   /** Says that nobody reads it any more. */
   close(): void {
-    live.delete(this)
+    openSpillBuffers.delete(this)
   }
 
   /** Copies bytes at the position into the buffer; how many, 0 when they are not here. */
@@ -345,9 +349,9 @@ class SpillBuffer {
     this.#needed = Math.max(this.#needed, Math.min(position, this.#end))
     while (this.#chunks[0] && this.#chunks[0].start + this.#chunks[0].bytes.length <= position) {
       this.#chunks.shift()
-      this.dropped = true
+      this.hasDropped = true
     }
-    if (!this.full) {
+    if (!this.isFull) {
       this.#room?.resolve()
       this.#room = undefined
     }

@@ -37,7 +37,7 @@ export interface DownloadOptions {
   /** What the descriptor says. */
   readonly expectedSize: number | undefined
   /** Bytes at most while nobody has said the size; no limit when not given. */
-  readonly mostUnsized?: number
+  readonly maxUnsizedBytes?: number
   /** Asks the upstream for the blob from a byte on, up to another one if it is given; the signal ends that attempt. */
   readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
   /** How a large blob is fetched by several connections; undefined for never. */
@@ -56,18 +56,18 @@ export interface DownloadOptions {
   readonly logger: Logger
   readonly clock?: Clock
   /** How long a follower may slow the others down on a full disk, ms. */
-  readonly patience?: number
+  readonly maxLagMs?: number
 }
 
 /** The usual patience with slow followers, ms. Clients pause for seconds while they unpack. */
-const usualPatience = 10_000
+const defaultMaxLagMs = 10_000
 /** Pauses before the second, third and fourth request of a body that broke. */
-const resumePauses = [250, 500, 1000]
+const resumePausesMs = [250, 500, 1000]
 
 /** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, logger, signal, clock = systemClock, mostUnsized = Infinity } = options
-  const started = deferred<{ identity: Identity }>()
+  const { digest, logger, signal, clock = systemClock, maxUnsizedBytes: mostUnsized = Infinity } = options
+  const started = deferred<{ identity: string }>()
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined
@@ -77,7 +77,7 @@ export function startDownload(options: DownloadOptions): Download {
 
   const writer = new DownloadWriter({
     ...options,
-    onArrived: () => followers.announce(),
+    onArrived: () => followers.notify(),
     isAbandoned: () => followers.isAbandoned,
     isClaimed: () => isClaimed,
   })
@@ -86,7 +86,7 @@ export function startDownload(options: DownloadOptions): Download {
     writer,
     clock,
     logger,
-    patience: options.patience ?? usualPatience,
+    maxLagMs: options.maxLagMs ?? defaultMaxLagMs,
     get size() {
       return size
     },
@@ -104,7 +104,7 @@ export function startDownload(options: DownloadOptions): Download {
 
   async function run(): Promise<boolean> {
     try {
-      await fill()
+      await fetchWithResume()
       const { arrived } = writer
       if (size !== undefined && arrived !== size) throw invalid(`the body has ${arrived} bytes instead of ${size}`)
       if ((await writer.digest()) !== digest) {
@@ -113,7 +113,7 @@ export function startDownload(options: DownloadOptions): Download {
       }
       size = arrived
       verified = true
-      followers.announce()
+      followers.notify()
       return await publish()
     } catch (error) {
       failure = error instanceof Error ? error : new Error(String(error))
@@ -122,19 +122,19 @@ export function startDownload(options: DownloadOptions): Download {
       options.onSettled()
       running = false
       if (failure) started.reject(failure)
-      followers.announce()
+      followers.notify()
       await release()
     }
   }
 
   /** Fetches until the body is whole, resuming a broken one where it broke. */
-  async function fill(): Promise<void> {
+  async function fetchWithResume(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
-        await tryOnce()
+        await fetchOnce()
         return
       } catch (error) {
-        const pause = resumePauses[attempt]
+        const pause = resumePausesMs[attempt]
         const broke =
           error instanceof UpstreamError && error.failure !== 'invalid' && begunAt !== undefined && !signal.aborted
         // Only the upstream's word that this was the end is missing; the digest tells as well.
@@ -148,7 +148,7 @@ export function startDownload(options: DownloadOptions): Download {
   }
 
   /** One request. Whatever its end, nothing of it is left: a body that nobody reads would keep its connection for ever. */
-  async function tryOnce(): Promise<void> {
+  async function fetchOnce(): Promise<void> {
     signal.throwIfAborted()
     const attempt = new AbortController()
     const end = () => attempt.abort(signal.reason)
@@ -156,7 +156,7 @@ export function startDownload(options: DownloadOptions): Download {
     try {
       let received = writer.arrived
       const { ranges } = options
-      const inRanges = ranges && begunAt === undefined && isRanged(size, ranges)
+      const inRanges = ranges && begunAt === undefined && usesRanges(size, ranges)
       const answer = await options.open(received, attempt.signal, inRanges ? ranges.bytes - 1 : undefined)
       size ??= answer.size
       if (answer.size !== undefined && answer.size !== size)
@@ -199,7 +199,7 @@ export function startDownload(options: DownloadOptions): Download {
     } catch (error) {
       signal.throwIfAborted()
       logger.warn({ digest, at: writer.arrived, reason: describeFailure(error) }, 'a download in ranges goes on in one')
-      await tryOnce()
+      await fetchOnce()
     }
   }
 
@@ -281,21 +281,21 @@ interface RangedFetch {
 /** Bytes worth a write. */
 const writeBytes = 512 * 1024
 
-interface Part {
+interface RangePart {
   readonly start: number
   readonly end: number
   written: number
 }
 
 /** Whether a blob of this size, asked for from its start, is fetched in ranges. */
-function isRanged(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
+function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: RangePolicy): size is number {
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }
 
 /** Fetches a blob by several connections, each a range at a time. Throws what the first of them to fail did. */
 async function fetchRanges(fetch: RangedFetch): Promise<void> {
   const { size, policy, signal } = fetch
-  const parts: Part[] = []
+  const parts: RangePart[] = []
   for (let start = 0; start < size; start += policy.bytes)
     parts.push({ start, end: Math.min(start + policy.bytes, size), written: 0 })
 
@@ -332,7 +332,12 @@ async function fetchRanges(fetch: RangedFetch): Promise<void> {
   if (failed.signal.aborted) throw failed.signal.reason
 }
 
-async function readPart(fetch: RangedFetch, answer: FetchedBlob, part: Part, onWritten: () => void): Promise<void> {
+async function readPart(
+  fetch: RangedFetch,
+  answer: FetchedBlob,
+  part: RangePart,
+  onWritten: () => void,
+): Promise<void> {
   const length = part.end - part.start
   let chunks: Uint8Array[] = []
   let held = 0
@@ -355,6 +360,6 @@ async function readPart(fetch: RangedFetch, answer: FetchedBlob, part: Part, onW
   if (!isDone(part)) throw new Error('a range is shorter than was asked for')
 }
 
-function isDone({ start, end, written }: Part): boolean {
+function isDone({ start, end, written }: RangePart): boolean {
   return written === end - start
 }

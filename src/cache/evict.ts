@@ -15,8 +15,8 @@ import {
   type RemovedReference,
   planEviction,
   planRemoval,
-  removedImages,
-} from './eviction.ts'
+  getRemovedImages,
+} from './eviction-plan.ts'
 
 export interface EvictorOptions {
   readonly store: Pick<Store, 'blobs' | 'refs' | 'runningClock' | 'layout'>
@@ -26,7 +26,7 @@ export interface EvictorOptions {
   readonly logger: Logger
   readonly clock: Clock
   /** Between two looks at the limits, ms. */
-  readonly interval?: number
+  readonly intervalMs?: number
   readonly freeSpace?: (path: string) => Promise<number>
 }
 
@@ -49,16 +49,16 @@ interface EvictRequest {
 }
 
 /** What went, or would go. */
-interface Removal extends Removed {
+interface EvictionResult extends AppliedEviction {
   /** Names that matched nothing. */
   readonly unknown: string[]
 }
 
 /** Keeps the store within its limits. One sweep at a time; the others wait for their turn. */
 export interface Evictor {
-  evict(request: EvictRequest): Promise<Removal>
+  evict(request: EvictRequest): Promise<EvictionResult>
   /** Removes images, repositories or digests by name, whatever the limits say. Throws the system's error for what cannot be removed. */
-  remove(names: readonly string[], dryRun: boolean): Promise<Removal>
+  remove(names: readonly string[], dryRun: boolean): Promise<EvictionResult>
   /** To be called after a blob was published: sweeps soon when there is too much. */
   schedule(): void
   /** Ends the sweep that is running at its next step. */
@@ -71,17 +71,21 @@ export function createEvictor(options: EvictorOptions): Evictor {
   const { store, limits, isInUse, logger, clock } = options
   const closing = new AbortController()
   let last: Promise<unknown> = Promise.resolve()
-  let callOff: (() => void) | undefined
+  let cancelScheduled: (() => void) | undefined
 
-  const inTurn = (dryRun: boolean, how: How, plan: () => Promise<Plan>): Promise<Removal> => {
+  const runExclusive = (dryRun: boolean, how: RunOptions, plan: () => Promise<Plan>): Promise<EvictionResult> => {
     const result = last.then(() => run(dryRun, how, plan))
     last = result.catch(() => undefined)
     return result
   }
 
-  const run = async (dryRun: boolean, { isForced, isAsked }: How, makePlan: () => Promise<Plan>): Promise<Removal> => {
+  const run = async (
+    dryRun: boolean,
+    { isForced, isManual: isAsked }: RunOptions,
+    makePlan: () => Promise<Plan>,
+  ): Promise<EvictionResult> => {
     await store.blobs.ready
-    const claims = new RecentClaims(store.refs)
+    const claims = new RecentUse(store.refs)
     try {
       const { signal } = closing
       const plan = signal.aborted ? undefined : await inSlices(await makePlan(), clock, signal)
@@ -103,7 +107,7 @@ export function createEvictor(options: EvictorOptions): Evictor {
   }
 
   /** The limits for the cache, after damaged blobs that were kept have made what room they can. */
-  const findLimits = async (dryRun: boolean, wanted: number): Promise<EvictionLimits> => {
+  const computeLimits = async (dryRun: boolean, wanted: number): Promise<EvictionLimits> => {
     const { maxSize, maxAge, minFree } = limits
     const free = minFree + wanted > 0 ? await (options.freeSpace ?? freeSpace)(store.layout.home) : Infinity
     const reserveBytes = Math.max(0, minFree - free)
@@ -119,10 +123,10 @@ export function createEvictor(options: EvictorOptions): Evictor {
     }
   }
 
-  const sweep = ({ dryRun, needBytes = 0, isAsked = false }: EvictRequest) =>
-    inTurn(dryRun, { isForced: false, isAsked }, async () =>
+  const evict = ({ dryRun, needBytes = 0, isAsked = false }: EvictRequest) =>
+    runExclusive(dryRun, { isForced: false, isManual: isAsked }, async () =>
       planEviction({
-        limits: await findLimits(dryRun, needBytes),
+        limits: await computeLimits(dryRun, needBytes),
         records: store.refs.all(),
         sizes: store.blobs.sizes,
         now: store.runningClock.now(),
@@ -130,43 +134,49 @@ export function createEvictor(options: EvictorOptions): Evictor {
       }),
     )
 
-  const sweepUnasked = () => sweep({ dryRun: false })
+  const evictOnSchedule = () => evict({ dryRun: false })
   const onFailure = logFailure(logger, 'could not keep the store within its limits')
-  const stopSweeping = every(options.interval ?? 60_000, sweepUnasked, onFailure)
+  const stopTimer = every(options.intervalMs ?? 60_000, evictOnSchedule, onFailure)
 
   return {
-    evict: sweep,
+    evict: evict,
     remove: (names, dryRun) =>
-      inTurn(dryRun, { isForced: true, isAsked: true }, async () =>
+      runExclusive(dryRun, { isForced: true, isManual: true }, async () =>
         planRemoval({ names, records: store.refs.all(), sizes: store.blobs.sizes, isInUse }),
       ),
     schedule() {
-      if (closing.signal.aborted || callOff || limits.maxSize === 0 || store.blobs.usage.bytes <= limits.maxSize) return
+      if (
+        closing.signal.aborted ||
+        cancelScheduled ||
+        limits.maxSize === 0 ||
+        store.blobs.usage.bytes <= limits.maxSize
+      )
+        return
       const sweepNow = () => {
-        callOff = undefined
-        return sweepUnasked()
+        cancelScheduled = undefined
+        return evictOnSchedule()
       }
-      callOff = later(scheduleDelayMs, sweepNow, onFailure)
+      cancelScheduled = later(scheduleDelayMs, sweepNow, onFailure)
     },
     async close() {
       closing.abort()
-      stopSweeping()
-      callOff?.()
+      stopTimer()
+      cancelScheduled?.()
       await last
     },
   }
 }
 
-interface How {
+interface RunOptions {
   /** Images go even if they were pulled a moment ago. */
   readonly isForced: boolean
-  readonly isAsked: boolean
+  readonly isManual: boolean
 }
 
 type Plan = Generator<undefined, EvictionPlan & { readonly unknown?: string[] }>
 
 /** What went, or would go. */
-interface Removed {
+interface AppliedEviction {
   /** Names of images. */
   readonly images: string[]
   readonly blobs: number
@@ -176,7 +186,7 @@ interface Removed {
 interface ApplyOptions {
   readonly blobs: FileBlobStore
   /** What is wanted again since the plan was begun; such content stays. */
-  readonly claims: RecentClaims
+  readonly claims: RecentUse
   readonly isInUse: (digest: Digest) => boolean
   /** Images go even if they were pulled a moment ago. */
   readonly isForced: boolean
@@ -188,7 +198,7 @@ interface ApplyOptions {
 }
 
 /** Does what the plan says, records before blobs, looking again before each step. */
-async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<Removed> {
+async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise<AppliedEviction> {
   const { blobs, claims, isInUse, logger, signal } = options
   const pause = createPauses(options.clock)
   const images: string[] = []
@@ -196,12 +206,12 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
     if (signal.aborted) break
     const gone: RemovedReference[] = []
     for (const forgotten of planned)
-      if (options.isForced || !isWantedAgain(forgotten, isInUse)) gone.push(forgotten)
-      else claims.add(forgotten.holding.contents)
+      if (options.isForced || !isUsedAgain(forgotten, isInUse)) gone.push(forgotten)
+      else claims.add(forgotten.reference.contents)
     if (gone.length === 0) continue
     removeReferences(record, gone)
-    claims.touchAsOurs(record)
-    images.push(...removedImages(gone, blobs.sizes))
+    claims.touchSilently(record)
+    images.push(...getRemovedImages(gone, blobs.sizes))
     await pause()
   }
   let count = 0
@@ -225,22 +235,22 @@ async function applyEviction(plan: EvictionPlan, options: ApplyOptions): Promise
 }
 
 /** What `applyEviction` would say if nothing else happened. */
-function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): Removed {
-  const images = removedImages(plan.references, sizes).toSorted()
+function previewEviction(plan: EvictionPlan, sizes: ReadonlyMap<Digest, number>): AppliedEviction {
+  const images = getRemovedImages(plan.references, sizes).toSorted()
   return { images, blobs: plan.blobs.length, bytes: plan.bytes }
 }
 
 function groupByRecord(all: readonly RemovedReference[]): Map<RepositoryRecord, RemovedReference[]> {
   const groups = new Map<RepositoryRecord, RemovedReference[]>()
   for (const forgotten of all) {
-    const group = groups.get(forgotten.holding.record)
+    const group = groups.get(forgotten.reference.record)
     if (group) group.push(forgotten)
-    else groups.set(forgotten.holding.record, [forgotten])
+    else groups.set(forgotten.reference.record, [forgotten])
   }
   return groups
 }
 
-function isWantedAgain({ holding }: RemovedReference, isInUse: (digest: Digest) => boolean): boolean {
+function isUsedAgain({ reference: holding }: RemovedReference, isInUse: (digest: Digest) => boolean): boolean {
   const { record, kind, digest, manifests, contents, usedAt } = holding
   if (kind === 'blob') return (record.blobs.get(digest)?.usedAt ?? 0) > usedAt || isInUse(digest)
   if (kind === 'referrers')
@@ -251,48 +261,48 @@ function isWantedAgain({ holding }: RemovedReference, isInUse: (digest: Digest) 
 }
 
 /** What records have come to name, or been asked for, since a plan was begun: it is wanted again. */
-class RecentClaims {
+class RecentUse {
   readonly #refs: FileRefStore
-  readonly #claimed = new Set<Digest>()
+  readonly #used = new Set<Digest>()
   readonly #touched = new Set<RepositoryRecord>()
   readonly #stop: () => void
-  #isOurs = false
+  #isIgnoring = false
 
   constructor(refs: FileRefStore) {
     this.#refs = refs
     this.#stop = refs.onTouch((record) => {
-      if (!this.#isOurs) this.#touched.add(record)
+      if (!this.#isIgnoring) this.#touched.add(record)
     })
   }
 
   has(digest: Digest): boolean {
-    for (const record of this.#touched) this.#claimAll(record)
+    for (const record of this.#touched) this.#addRecord(record)
     this.#touched.clear()
-    return this.#claimed.has(digest)
+    return this.#used.has(digest)
   }
 
   add(digests: Iterable<Digest>): void {
-    for (const digest of digests) this.#claimed.add(digest)
+    for (const digest of digests) this.#used.add(digest)
   }
 
   /** Says that a record was changed, by the plan itself. */
-  touchAsOurs(record: RepositoryRecord): void {
-    this.#isOurs = true
+  touchSilently(record: RepositoryRecord): void {
+    this.#isIgnoring = true
     this.#refs.touch(record)
-    this.#isOurs = false
+    this.#isIgnoring = false
   }
 
   close(): void {
     this.#stop()
   }
 
-  #claimAll(record: RepositoryRecord): void {
-    for (const { digest } of record.tags.values()) this.#claimed.add(digest)
-    for (const digest of record.blobs.keys()) this.#claimed.add(digest)
-    for (const { digest } of record.referrers.values()) this.#claimed.add(digest)
+  #addRecord(record: RepositoryRecord): void {
+    for (const { digest } of record.tags.values()) this.#used.add(digest)
+    for (const digest of record.blobs.keys()) this.#used.add(digest)
+    for (const { digest } of record.referrers.values()) this.#used.add(digest)
     for (const [digest, { links }] of record.manifests) {
-      this.#claimed.add(digest)
-      for (const link of links) this.#claimed.add(link.digest)
+      this.#used.add(digest)
+      for (const link of links) this.#used.add(link.digest)
     }
   }
 }

@@ -22,7 +22,7 @@ interface FollowedDownload {
   /** Called when a follower has left. */
   readonly onLeft: () => void
   /** How long a follower may slow the others down on a full disk, ms. */
-  readonly patience: number
+  readonly maxLagMs: number
   readonly clock: Pick<Clock, 'monotonic'>
   readonly logger: Logger
 }
@@ -48,9 +48,9 @@ export class Followers {
   readonly #download: FollowedDownload
   #progress = deferred()
   /** Bytes a millisecond that came before the memory was full for the first time: nobody had slowed them down. */
-  #pace: number | undefined
+  #unblockedRate: number | undefined
   /** Readers that others wait for, and where each of them was when that began. Those who catch up are taken out. */
-  #behind: Map<Reader, number> | undefined
+  #lagging: Map<Reader, number> | undefined
 
   constructor(download: FollowedDownload) {
     this.#download = download
@@ -67,8 +67,8 @@ export class Followers {
   }
 
   /** Wakes everybody: bytes have arrived, or the download is over. */
-  announce(): void {
-    if (!this.#download.writer.isOnDisk) this.#letPass()
+  notify(): void {
+    if (!this.#download.writer.isOnDisk) this.#releaseMemory()
     this.#progress.resolve()
     this.#progress = deferred()
   }
@@ -80,7 +80,7 @@ export class Followers {
       next: (signal) => this.#next(reader, signal),
       close: () => {
         if (!this.#readers.delete(reader)) return
-        this.#dropPassed()
+        this.#dropConsumed()
         this.#download.onLeft()
       },
     }
@@ -90,30 +90,30 @@ export class Followers {
     const { writer } = this.#download
     for (;;) {
       signal?.throwIfAborted()
-      if (reader.isCutOff) throw tooSlow()
+      if (reader.isCutOff) throw createTooSlowError()
       const start = reader.position
-      const end = this.#releasable(reader)
+      const end = this.#getReleasableEnd(reader)
       if (end > start) {
-        if (reader.isAllOrNothing && writer.hasDropped) throw movedOn()
-        const piece = this.#pieceOf(reader, end)
+        if (reader.isAllOrNothing && writer.hasDropped) throw createMovedOnError()
+        const piece = this.#readPiece(reader, end)
         reader.position += piece.kind === 'file' ? piece.range.end + 1 - start : piece.bytes.length
-        if (piece.kind === 'memory') this.#dropPassed()
+        if (piece.kind === 'memory') this.#dropConsumed()
         return piece
       }
       const { failure, isVerified } = this.#download
       if (failure) throw failure
       if (isVerified) return undefined
-      if (!writer.isOnDisk) this.#letPass()
+      if (!writer.isOnDisk) this.#releaseMemory()
       reader.isWaiting = true
-      this.#behind?.delete(reader)
-      this.#watch()
+      this.#lagging?.delete(reader)
+      this.#watchLagging()
       await nextProgress(this.#progress.promise, signal)
       reader.isWaiting = false
     }
   }
 
   /** The position up to which bytes may leave for this reader. */
-  #releasable({ end = Infinity, isAllOrNothing }: Reader): number {
+  #getReleasableEnd({ end = Infinity, isAllOrNothing }: Reader): number {
     const { writer, size, isVerified } = this.#download
     const { arrived } = writer
     if (isVerified) return Math.min(arrived, end)
@@ -121,24 +121,24 @@ export class Followers {
     return Math.min(arrived, Math.min(end, size ?? arrived) - tailBytes)
   }
 
-  #pieceOf({ position: start, tail }: Reader, end: number): Piece {
+  #readPiece({ position: start, tail }: Reader, end: number): Piece {
     const { writer } = this.#download
     const file = writer.file(start)
-    if (file) return { kind: 'file', file: this.#asBlob(file), range: { start, end: Math.min(end, file.size) - 1 } }
+    if (file) return { kind: 'file', file: this.#toOpenBlob(file), range: { start, end: Math.min(end, file.size) - 1 } }
     const bytes = tail
       ? tail.bytes.subarray(start - tail.start, end - tail.start)
-      : this.#readOverflow(start, Math.min(end, start + pieceBytes))
-    if (bytes.length === 0) throw movedOn()
+      : this.#copySpilled(start, Math.min(end, start + pieceBytes))
+    if (bytes.length === 0) throw createMovedOnError()
     return { kind: 'memory', bytes }
   }
 
   /** A copy of bytes that the disk did not take; shorter, or empty, where they were let go. */
-  #readOverflow(start: number, end: number): Uint8Array {
+  #copySpilled(start: number, end: number): Uint8Array {
     const { writer } = this.#download
     const buffer = new Uint8Array(end - start)
     let filled = 0
     while (filled < buffer.length) {
-      const count = writer.readOverflow(buffer.subarray(filled), start + filled)
+      const count = writer.readSpilled(buffer.subarray(filled), start + filled)
       if (count === 0) break
       filled += count
     }
@@ -146,7 +146,7 @@ export class Followers {
   }
 
   /** The growing file, for senders: held open as long as somebody follows. */
-  #asBlob(file: BlobWriter): OpenBlob {
+  #toOpenBlob(file: BlobWriter): OpenBlob {
     const { digest } = this.#download
     const { fd, size } = file
     return { digest, size, fd, read: (buffer, position) => file.read(buffer, position), close: () => Promise.resolve() }
@@ -156,25 +156,25 @@ export class Followers {
    * Lets go of memory that no reader needs. A reader of a part waits for its end until the whole blob has arrived: on a full disk
    * the bytes behind that part would fill the memory, and nothing more would arrive.
    */
-  #letPass(): void {
+  #releaseMemory(): void {
     if (this.isAbandoned) return
-    for (const reader of this.#readers) this.#keepTail(reader)
-    this.#dropPassed()
+    for (const reader of this.#readers) this.#copyTail(reader)
+    this.#dropConsumed()
   }
 
   /** Copies what a reader of a part still has to get, once that is no more than its withheld end. */
-  #keepTail(reader: Reader): void {
+  #copyTail(reader: Reader): void {
     const { writer } = this.#download
     const { end, position } = reader
     if (!needsMemory(reader) || end === undefined || writer.arrived < end) return
     if (writer.file(end - 1)) reader.tail = { start: end, bytes: new Uint8Array() }
     else if (position >= end - tailBytes) {
       const start = writer.file(position)?.size ?? position
-      reader.tail = { start, bytes: this.#readOverflow(start, end) }
+      reader.tail = { start, bytes: this.#copySpilled(start, end) }
     }
   }
 
-  #dropPassed(): void {
+  #dropConsumed(): void {
     const { writer } = this.#download
     let needed = writer.arrived
     for (const reader of this.#readers) if (needsMemory(reader)) needed = Math.min(needed, reader.position)
@@ -182,7 +182,7 @@ export class Followers {
   }
 
   /** Whether somebody waits for room in memory that others take up. */
-  get #isHeldUp(): boolean {
+  get #isBlocked(): boolean {
     return (
       this.#download.writer.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
     )
@@ -192,33 +192,33 @@ export class Followers {
    * On a full disk all readers share a bounded memory, so that the slowest one sets the pace of all. One that takes it below half
    * of what it was, and does not catch up within the patience, is cut off. It can ask again, and gets a download of its own.
    */
-  #watch(): void {
-    if (this.#behind || !this.#isHeldUp) return
-    const { writer, begunAt, clock, patience, logger } = this.#download
+  #watchLagging(): void {
+    if (this.#lagging || !this.#isBlocked) return
+    const { writer, begunAt, clock, maxLagMs: patience, logger } = this.#download
     const since = clock.monotonic()
-    this.#pace ??= writer.arrived / Math.max(1, since - (begunAt ?? since))
+    this.#unblockedRate ??= writer.arrived / Math.max(1, since - (begunAt ?? since))
     const behind = new Map<Reader, number>()
     for (const reader of this.#readers)
-      if (needsMemory(reader) && this.#releasable(reader) > reader.position) behind.set(reader, reader.position)
-    this.#behind = behind
+      if (needsMemory(reader) && this.#getReleasableEnd(reader) > reader.position) behind.set(reader, reader.position)
+    this.#lagging = behind
     const onFailure = logFailure(logger, 'could not look for slow clients of a download')
-    later(patience, () => this.#cutOff(behind, since), onFailure)
+    later(patience, () => this.#cutOffLagging(behind, since), onFailure)
   }
 
-  #cutOff(behind: ReadonlyMap<Reader, number>, since: number): void {
-    const { digest, clock, patience, logger } = this.#download
+  #cutOffLagging(behind: ReadonlyMap<Reader, number>, since: number): void {
+    const { digest, clock, maxLagMs: patience, logger } = this.#download
     const elapsed = clock.monotonic() - since
     // After the whole process stood still, nobody is known to be slow.
-    const isCertain = this.#isHeldUp && elapsed < 2 * patience
-    const least = (this.#pace! * elapsed) / 2
+    const isCertain = this.#isBlocked && elapsed < 2 * patience
+    const least = (this.#unblockedRate! * elapsed) / 2
     for (const [reader, position] of isCertain ? behind : []) {
       if (!this.#readers.has(reader) || !needsMemory(reader) || reader.position - position >= least) continue
       reader.isCutOff = true
       logger.warn({ digest, at: reader.position }, 'a slow client is cut off: the disk is full, and others wait for it')
     }
-    this.#behind = undefined
-    this.#dropPassed()
-    this.#watch()
+    this.#lagging = undefined
+    this.#dropConsumed()
+    this.#watchLagging()
   }
 }
 
@@ -227,7 +227,7 @@ function needsMemory({ tail, isAllOrNothing, isCutOff }: Reader): boolean {
   return !tail && !isAllOrNothing && !isCutOff
 }
 
-function tooSlow(): UpstreamError {
+function createTooSlowError(): UpstreamError {
   return new UpstreamError(
     'unavailable',
     503,
@@ -235,6 +235,6 @@ function tooSlow(): UpstreamError {
   )
 }
 
-function movedOn(): UpstreamError {
+function createMovedOnError(): UpstreamError {
   return new UpstreamError('unavailable', 503, 'The download has moved on.')
 }

@@ -101,8 +101,8 @@ export function createRequestContext(
   refusal: (identity: Identity) => UpstreamError | undefined = () => undefined,
 ): RequestContext {
   const { host } = upstream
-  let found: Promise<Identity> | undefined
-  const identity = () => (found ??= identities.of(upstream, caller.access))
+  let found: Promise<string> | undefined
+  const identity = () => (found ??= identities.get(upstream, caller.access))
   return {
     host,
     name,
@@ -120,7 +120,7 @@ export function createRequestContext(
 }
 
 /** Names a question to this repository, for sharing its answer among callers with the same credential, or without one. */
-export async function requestKey(context: RequestContext, what: string): Promise<string> {
+export async function toRequestKey(context: RequestContext, what: string): Promise<string> {
   return `${await context.identity()} ${context.host}/${context.name} ${what}`
 }
 
@@ -128,7 +128,7 @@ export async function requestKey(context: RequestContext, what: string): Promise
  * What is known of a repository and is good for the caller: for everybody before it is for him, so that public content does not
  * wait until it is known who he is.
  */
-export async function findGranted<T>(
+export async function findForCaller<T>(
   context: RequestContext,
   find: (record: RepositoryRecord, identity: Identity) => T | undefined,
 ): Promise<T | undefined> {
@@ -155,17 +155,17 @@ export class Identities {
    * what is cached for him is still served, and a question to the upstream fails by itself. Who has had none is not taken for nobody.
    * Nobody waits for a second failure.
    */
-  async of(upstream: Upstream, access: Access): Promise<Identity> {
+  async get(upstream: Upstream, access: Access): Promise<string> {
     const key = `${access} ${upstream.host}`
-    const asked = this.#ask(key, upstream, access)
-    const known = this.#failing.has(key) ? this.#owner(key) : undefined
+    const asked = this.#request(key, upstream, access)
+    const known = this.#failing.has(key) ? this.#getLastIdentity(key) : undefined
     if (known === undefined) return asked
     // A bug shows where the upstream is asked.
     asked.catch(() => {})
     return known
   }
 
-  async #ask(key: string, upstream: Upstream, access: Access): Promise<Identity> {
+  async #request(key: string, upstream: Upstream, access: Access): Promise<string> {
     try {
       const identity = await upstream.identity(access)
       this.#known.set(key, identity)
@@ -174,11 +174,11 @@ export class Identities {
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       this.#failing.add(key)
-      return this.#owner(key) ?? unknownIdentity
+      return this.#getLastIdentity(key) ?? 'unknown'
     }
   }
 
-  #owner(key: string): Identity | undefined {
+  #getLastIdentity(key: string): string | undefined {
     const known = this.#known.get(key)
     return known === anonymousIdentity ? undefined : known
   }

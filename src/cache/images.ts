@@ -22,26 +22,26 @@ interface CachedImage {
 export function listImages(refs: Pick<RefStore, 'all'>, sizes: ReadonlyMap<Digest, number>): CachedImage[] {
   const images: CachedImage[] = []
   for (const record of refs.all()) {
-    for (const root of imageRoots(record)) {
+    for (const root of findImageRoots(record)) {
       let bytes = 0
       for (const digest of root.contents) bytes += sizes.get(digest) ?? 0
-      if (bytes > 0) images.push(...describe(root, bytes))
+      if (bytes > 0) images.push(...toCachedImages(root, bytes))
     }
   }
   return images.toSorted((a, b) => (a.name < b.name ? -1 : 1))
 }
 
 /** An image's name, by tag or digest. */
-export function imageName({ host, name }: RepositoryRecord, reference: { tag: string } | { digest: Digest }): string {
+export function toImageName({ host, name }: RepositoryRecord, reference: { tag: string } | { digest: Digest }): string {
   return 'tag' in reference ? `${host}/${name}:${reference.tag}` : `${host}/${name}@${reference.digest}`
 }
 
-function describe({ record, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
-  if (tags.length === 0) return [imageOf(record, digest, bytes, undefined, record.manifests.get(digest)!)]
-  return tags.map((tag) => imageOf(record, digest, bytes, tag, record.tags.get(tag)!))
+function toCachedImages({ record, digest, tags }: ImageRoot, bytes: number): CachedImage[] {
+  if (tags.length === 0) return [toCachedImage(record, digest, bytes, undefined, record.manifests.get(digest)!)]
+  return tags.map((tag) => toCachedImage(record, digest, bytes, tag, record.tags.get(tag)!))
 }
 
-function imageOf(
+function toCachedImage(
   record: RepositoryRecord,
   digest: Digest,
   bytes: number,
@@ -49,19 +49,19 @@ function imageOf(
   { pulls, lastPulled, checkedAt = 0 }: { pulls: number; lastPulled: number; checkedAt?: number },
 ): CachedImage {
   return {
-    name: imageName(record, tag === undefined ? { digest } : { tag }),
+    name: toImageName(record, tag === undefined ? { digest } : { tag }),
     host: record.host,
     repository: record.name,
     tag,
     digest,
     bytes,
     pulls,
-    lastPulled: timeOrNever(lastPulled),
-    checkedAt: timeOrNever(checkedAt),
+    lastPulled: toOptionalTime(lastPulled),
+    checkedAt: toOptionalTime(checkedAt),
   }
 }
 
-function timeOrNever(time: number): number | undefined {
+function toOptionalTime(time: number): number | undefined {
   return time > 0 ? time : undefined
 }
 
@@ -79,7 +79,7 @@ interface ImageRoot {
 }
 
 /** The images of a repository, one at a time, so that a caller can pause in between. */
-export function* imageRoots(record: RepositoryRecord): Generator<ImageRoot, void> {
+export function* findImageRoots(record: RepositoryRecord): Generator<ImageRoot, void> {
   const tags = new Map<Digest, string[]>()
   for (const [tag, { digest }] of record.tags) {
     const others = tags.get(digest)
@@ -129,7 +129,7 @@ export interface ImageReference extends ImageRoot {
 /** Every reason there is, and how many of them each digest has. */
 export interface References {
   readonly all: ImageReference[]
-  readonly holders: Map<Digest, number>
+  readonly counts: Map<Digest, number>
 }
 
 const pauseEvery = 256
@@ -139,20 +139,20 @@ export function* collectReferences(records: Iterable<RepositoryRecord>): Generat
   const all: ImageReference[] = []
   const holders = new Map<Digest, number>()
   for (const record of records) {
-    for (const holding of referencesOf(record)) {
+    for (const holding of collectFromRecord(record)) {
       all.push(holding)
       for (const digest of holding.contents) holders.set(digest, (holders.get(digest) ?? 0) + 1)
       if (all.length % pauseEvery === 0) yield
     }
   }
-  return { all, holders }
+  return { all, counts: holders }
 }
 
-function* referencesOf(record: RepositoryRecord): Generator<ImageReference> {
-  for (const root of imageRoots(record)) yield { kind: 'image', ...root }
+function* collectFromRecord(record: RepositoryRecord): Generator<ImageReference> {
+  for (const root of findImageRoots(record)) yield { kind: 'image', ...root }
   for (const [digest, { usedAt }] of record.blobs)
     yield { kind: 'blob', record, digest, tags: [], manifests: [], contents: new Set([digest]), usedAt }
-  for (const [subject, lists] of listsOfOthers(record))
+  for (const [subject, lists] of groupOrphanLists(record))
     yield {
       kind: 'referrers',
       record,
@@ -165,7 +165,7 @@ function* referencesOf(record: RepositoryRecord): Generator<ImageReference> {
 }
 
 /** Lists of what refers to manifests that the record does not have, by subject. */
-function listsOfOthers(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
+function groupOrphanLists(record: RepositoryRecord): Map<Digest, ReferrersRecord[]> {
   const lists = new Map<Digest, ReferrersRecord[]>()
   for (const list of record.referrers.values())
     if (!record.manifests.has(list.subject)) lists.set(list.subject, [...(lists.get(list.subject) ?? []), list])

@@ -15,11 +15,11 @@ import { anonymousIdentity, type Identity } from '../oci/registry.ts'
 import { isStored, type SmallContents, storedManifest } from '../store/contents.ts'
 import type { ManifestRecord } from '../store/records.ts'
 import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
-import { widerIdentity, type RequestContext, requestKey } from './grants.ts'
-import { type CacheParts, publishSmall } from './parts.ts'
+import { widerIdentity, type RequestContext, toRequestKey } from './grants.ts'
+import { type CacheDependencies, publishSmall } from './parts.ts'
 
 /** A manifest that we hold. */
-export interface HeldManifest {
+export interface CachedManifest {
   readonly digest: Digest
   readonly mediaType: string
   /** Bytes. */
@@ -30,28 +30,28 @@ export interface HeldManifest {
   readonly identity: Identity
 }
 
-function hashesTo(bytes: Uint8Array, digest: Digest): boolean {
+function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
   return digestOf(bytes, digestAlgorithm(digest)) === digest
 }
 
 /** Manifests: in memory, on disk, or fetched, checked and kept. */
 export class ManifestCache {
-  readonly #flights = new SingleFlight<HeldManifest>()
-  readonly #parts: CacheParts
+  readonly #flights = new SingleFlight<CachedManifest>()
+  readonly #parts: CacheDependencies
   readonly #contents: SmallContents
 
-  constructor(parts: CacheParts, contents: SmallContents) {
+  constructor(parts: CacheDependencies, contents: SmallContents) {
     this.#parts = parts
     this.#contents = contents
   }
 
   /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
-  async hold(
+  async load(
     context: RequestContext,
     digest: Digest,
     contentType: string,
-    identity: Identity,
-  ): Promise<HeldManifest | undefined> {
+    identity: string,
+  ): Promise<CachedManifest | undefined> {
     const { blobs } = this.#parts
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
     if (size === undefined || size > largestManifest) return undefined
@@ -65,7 +65,7 @@ export class ManifestCache {
     const read = (bytes: Uint8Array) => outlineManifest(bytes, contentType)
     const outline = await (content ? read(bytesOf(content)) : storedManifest(blobs, digest, size).use(read))
     if (outline === undefined || typeof outline === 'string') return undefined
-    this.learn(context, digest, size, identity, outline)
+    this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
@@ -73,21 +73,26 @@ export class ManifestCache {
   async fetch(
     context: RequestContext,
     reference: Reference,
-  ): Promise<{ readonly result: Promise<HeldManifest>; readonly joined: boolean }> {
-    return this.#flights.run(await requestKey(context, referenceText(reference)), async () => {
-      const fetched = await this.#ask(context, reference)
+  ): Promise<{ readonly result: Promise<CachedManifest>; readonly joined: boolean }> {
+    return this.#flights.run(await toRequestKey(context, referenceText(reference)), async () => {
+      const fetched = await this.#request(context, reference)
       const announced = reference.kind === 'tag' ? fetched.digest : undefined
-      if (!announced || hashesTo(fetched.bytes, announced)) {
-        return this.keep(context, reference, fetched).finally(fetched.release)
+      if (!announced || hasDigest(fetched.bytes, announced)) {
+        return this.store(context, reference, fetched).finally(fetched.release)
       }
       fetched.release?.()
-      return this.#settle(context, reference, announced, fetched.bytes.length <= longestString ? fetched : undefined)
+      return this.#resolveMismatch(
+        context,
+        reference,
+        announced,
+        fetched.bytes.length <= longestString ? fetched : undefined,
+      )
     })
   }
 
-  async #ask(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
+  async #request(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
     const fetched = await context.upstream.manifest(context.name, reference, { access: await context.access() })
-    if (!context.upstream.isProbe) this.#parts.stats.fetched(context.host, fetched.bytes.length)
+    if (!context.upstream.isProbe) this.#parts.stats.recordFetched(context.host, fetched.bytes.length)
     return fetched
   }
 
@@ -96,32 +101,32 @@ export class ManifestCache {
    * announces what it does not hold. Asking for that digest tells the two apart. The memory of the first body is given back before
    * that: two who held one each would wait for each other's. A large one is fetched again if it is needed after all.
    */
-  async #settle(
+  async #resolveMismatch(
     context: RequestContext,
     tag: Reference,
     announced: Digest,
     small: FetchedManifest | undefined,
-  ): Promise<HeldManifest> {
-    this.#parts.stats.mismatched()
+  ): Promise<CachedManifest> {
+    this.#parts.stats.recordMismatch()
     const byDigest: Reference = { kind: 'digest', digest: announced }
-    const held = await this.#ask(context, byDigest).catch((error: unknown) => {
+    const held = await this.#request(context, byDigest).catch((error: unknown) => {
       if (error instanceof UpstreamError && error.failure === 'absent') return undefined
       throw error
     })
-    if (held) return this.keep(context, byDigest, held).finally(held.release)
-    const again = small ?? (await this.#ask(context, tag))
-    return this.keep(context, tag, again).finally(again.release)
+    if (held) return this.store(context, byDigest, held).finally(held.release)
+    const again = small ?? (await this.#request(context, tag))
+    return this.store(context, tag, again).finally(again.release)
   }
 
   /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */
-  async keep(context: RequestContext, reference: Reference, fetched: FetchedManifest): Promise<HeldManifest> {
+  async store(context: RequestContext, reference: Reference, fetched: FetchedManifest): Promise<CachedManifest> {
     const { bytes, identity } = fetched
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
     // Only the algorithm is taken on trust: under another one the upstream's HEAD would never confirm the tag.
     const named = wanted ?? fetched.digest
     const digest = digestOf(bytes, named ? digestAlgorithm(named) : 'sha256')
     if (wanted && digest !== wanted) {
-      this.#parts.stats.mismatched()
+      this.#parts.stats.recordMismatch()
       throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
     }
     const outline = await outlineManifest(bytes, fetched.mediaType)
@@ -144,12 +149,12 @@ export class ManifestCache {
     const isOnDisk = isLarge && (await this.#parts.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : smallContent(bytes)
     if (content) this.#contents.set(digest, content)
-    this.learn(context, digest, size, identity, outline)
+    this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
   /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
-  learn(context: RequestContext, digest: Digest, size: number, identity: Identity, outline: ManifestOutline): void {
+  recordGrant(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
     const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return

@@ -15,7 +15,7 @@ import type { RangePolicy } from './download.ts'
 import type { Stats } from './stats.ts'
 
 /** What the caches of manifests and blobs stand on. */
-export interface CacheParts {
+export interface CacheDependencies {
   readonly blobs: BlobStore
   readonly refs: RefStore
   /** How large blobs are fetched. */
@@ -36,7 +36,7 @@ export interface CacheParts {
   readonly logger: Logger
 }
 
-type Publishing = Pick<CacheParts, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>
+type Publishing = Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>
 
 /** Keeps a manifest or a list. A disk that takes no more costs the next client a question, and this one nothing. */
 export async function publishSmall(parts: Publishing, digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -52,7 +52,7 @@ export async function publishSmall(parts: Publishing, digest: Digest, bytes: Uin
   }
 }
 
-const cacheStatus: Record<Provenance['outcome'], string | undefined> = {
+const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
   hit: 'mirror; hit',
   revalidated: 'mirror; hit; fwd=stale; fwd-status=200',
   stale: 'mirror; hit; detail=stale-on-error',
@@ -63,8 +63,8 @@ const cacheStatus: Record<Provenance['outcome'], string | undefined> = {
 }
 
 /** Where an answer came from, in RFC 9211's words. */
-export function provenanceOf(registry: string, outcome: Provenance['outcome']): Provenance {
-  return { registry, outcome, cacheStatus: cacheStatus[outcome] }
+export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
+  return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
 }
 
 /**
@@ -101,7 +101,7 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
 }
 
 /** What a client is told of a registry that may not be asked. */
-export function unknownRegistry({ registry, name }: Repository): OciError {
+export function toUnknownRegistryError({ registry, name }: Repository): OciError {
   const host = registry ?? 'the default upstream'
   return new OciError(
     'NAME_UNKNOWN',

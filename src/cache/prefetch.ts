@@ -18,23 +18,23 @@ interface PrefetcherOptions {
 }
 
 /** Manifests that a client has got of a repository, whose layers it may be about to ask for. */
-const mostManifests = 8
+const maxManifests = 8
 /** Without a request for so long, and without anybody reading along, nobody wants the image any more. */
-const patienceMs = 10_000
-const lookEveryMs = 1000
+const idleTimeoutMs = 10_000
+const pollMs = 1000
 
 /** A download of a client: whether anyone still reads it. */
-type FollowedDownload = Pick<Download, 'isFollowed'>
+type ClientDownload = Pick<Download, 'isFollowed'>
 
 /** An image that a client is pulling. */
 interface Pull {
   readonly context: RequestContext
-  readonly waiting: ManifestLink[]
+  readonly queued: ManifestLink[]
   readonly running: Map<Download, AbortController>
   /** What clients asked for by themselves, and may still be reading. */
-  readonly asked: Set<FollowedDownload>
+  readonly requested: Set<ClientDownload>
   /** Monotonic ms. */
-  askedAt: number
+  requestedAt: number
 }
 
 /**
@@ -47,75 +47,79 @@ export class Prefetcher {
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
   /** By client and manifest. */
   readonly #pulls = new Map<string, Pull>()
-  #stopLooking: (() => void) | undefined
+  #stopPolling: (() => void) | undefined
 
   constructor(options: PrefetcherOptions) {
     this.#options = options
   }
 
   /** A client was given a manifest. */
-  sawManifest(context: RequestContext, digest: Digest): void {
+  recordManifest(context: RequestContext, digest: Digest): void {
     if (this.#options.layers === 0) return
-    const key = keyOf(context)
+    const key = toClientKey(context)
     const known = this.#manifests.get(key)
     if (known?.[0] === digest) return
-    this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, mostManifests))
+    this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, maxManifests))
   }
 
   /** A client asks for the whole of a blob, which comes by this download where it is not held. */
-  recordBlob(context: RequestContext, digest: Digest, download?: FollowedDownload): void {
+  recordBlob(context: RequestContext, digest: Digest, download?: ClientDownload): void {
     if (this.#options.layers === 0) return
-    for (const manifest of this.#manifests.get(keyOf(context)) ?? []) {
+    for (const manifest of this.#manifests.get(toClientKey(context)) ?? []) {
       const layers = context.record()?.manifests.get(manifest)?.links.filter(isLayer) ?? []
       const at = layers.findIndex((layer) => layer.digest === digest)
-      if (at !== -1) return this.#pulled(context, manifest, layers.slice(at + 1), download)
+      if (at !== -1) return this.#recordPull(context, manifest, layers.slice(at + 1), download)
     }
   }
 
   /** Ends what is fetched for nobody. */
   close(): void {
-    this.#stopLooking?.()
+    this.#stopPolling?.()
     for (const pull of this.#pulls.values()) abandon(pull)
     this.#pulls.clear()
   }
 
-  #pulled(
+  #recordPull(
     context: RequestContext,
     manifest: Digest,
     following: readonly ManifestLink[],
-    download: FollowedDownload | undefined,
+    download: ClientDownload | undefined,
   ): void {
-    const key = `${keyOf(context)} ${manifest}`
+    const key = `${toClientKey(context)} ${manifest}`
     const now = this.#options.clock.monotonic()
     const known = this.#pulls.get(key)
     if (known) {
-      known.askedAt = now
-      if (download) known.asked.add(download)
+      known.requestedAt = now
+      if (download) known.requested.add(download)
       return
     }
     if (following.length === 0) return
-    const asked = new Set<FollowedDownload>(download && [download])
-    const pull: Pull = { context, waiting: [...following], running: new Map(), asked, askedAt: now }
+    const asked = new Set<ClientDownload>(download && [download])
+    const pull: Pull = { context, queued: [...following], running: new Map(), requested: asked, requestedAt: now }
     this.#pulls.set(key, pull)
     const onFailure = logFailure(this.#options.logger, 'looking at what is fetched ahead failed')
-    this.#stopLooking ??= every(lookEveryMs, () => this.#look(), onFailure)
+    this.#stopPolling ??= every(pollMs, () => this.#expirePulls(), onFailure)
     for (let lane = 0; lane < Math.min(this.#options.layers, following.length); lane++) void this.#fetchAll(pull)
   }
 
   /** One layer after the other, until there are no more. */
   async #fetchAll(pull: Pull): Promise<void> {
-    for (let layer = pull.waiting.shift(); layer; layer = pull.waiting.shift()) {
+    for (let layer = pull.queued.shift(); layer; layer = pull.queued.shift()) {
       const ending = new AbortController()
-      const download = await this.#begin(pull, layer, ending.signal)
+      const download = await this.#startFetch(pull, layer, ending.signal)
       if (!download) continue
       pull.running.set(download, ending)
       // A full disk, or an upstream that refuses, is out of quota or does not answer: clients ask for what they need.
-      if (!(await download.settled)) pull.waiting.length = 0
+      if (!(await download.settled)) pull.queued.length = 0
       pull.running.delete(download)
     }
   }
 
-  async #begin({ context, waiting }: Pull, layer: ManifestLink, signal: AbortSignal): Promise<Download | undefined> {
+  async #startFetch(
+    { context, queued: waiting }: Pull,
+    layer: ManifestLink,
+    signal: AbortSignal,
+  ): Promise<Download | undefined> {
     try {
       return await this.#options.fetch(context, layer, signal)
     } catch (error) {
@@ -128,28 +132,28 @@ export class Prefetcher {
   }
 
   /** Lets go of pulls that nobody goes on with. */
-  #look(): void {
+  #expirePulls(): void {
     const now = this.#options.clock.monotonic()
     for (const [key, pull] of this.#pulls) {
-      for (const download of pull.asked) if (!download.isFollowed) pull.asked.delete(download)
-      const isRead = pull.asked.size > 0 || [...pull.running.keys()].some((download) => download.isFollowed)
-      if (isRead || now - pull.askedAt < patienceMs) continue
+      for (const download of pull.requested) if (!download.isFollowed) pull.requested.delete(download)
+      const isRead = pull.requested.size > 0 || [...pull.running.keys()].some((download) => download.isFollowed)
+      if (isRead || now - pull.requestedAt < idleTimeoutMs) continue
       abandon(pull)
       this.#pulls.delete(key)
     }
     if (this.#pulls.size > 0) return
-    this.#stopLooking?.()
-    this.#stopLooking = undefined
+    this.#stopPolling?.()
+    this.#stopPolling = undefined
   }
 }
 
-function abandon({ waiting, running }: Pull): void {
+function abandon({ queued: waiting, running }: Pull): void {
   waiting.length = 0
   for (const [download, ending] of running)
     if (!download.isClaimed) ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
 }
 
-function keyOf({ host, name, caller }: RequestContext): string {
+function toClientKey({ host, name, caller }: RequestContext): string {
   return `${caller.client} ${caller.access} ${host}/${name}`
 }
 

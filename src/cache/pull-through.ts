@@ -19,7 +19,7 @@ import type { RepositoryRecord } from '../store/records.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache } from './blobs.ts'
 import {
-  findGranted,
+  findForCaller,
   findManifestGrant,
   Identities,
   isValidFor,
@@ -27,15 +27,15 @@ import {
   type RequestContext,
   revokeGrants,
 } from './grants.ts'
-import { Heads, isComplete } from './heads.ts'
-import { type HeldManifest, ManifestCache } from './manifests.ts'
-import { type CacheParts, provenanceOf, toOciError, unknownRegistry } from './parts.ts'
+import { HeadRequests, isCompleteHead } from './heads.ts'
+import { type CachedManifest, ManifestCache } from './manifests.ts'
+import { type CacheDependencies, toProvenance, toOciError, toUnknownRegistryError } from './parts.ts'
 import { Prefetcher } from './prefetch.ts'
 import { ReferrersCache } from './referrers.ts'
 import { PullTracker } from './stats.ts'
 import { mayServeStale, NegativeCache, TagLookup, type TagPolicy } from './tags.ts'
 
-interface PullThroughOptions extends CacheParts {
+interface PullThroughOptions extends CacheDependencies {
   /** Which upstream a request means, and the repository's name there; undefined for a registry that may not be asked. */
   readonly route: (repository: Repository) => { readonly upstream: Upstream; readonly name: string } | undefined
   readonly policy: TagPolicy
@@ -45,7 +45,7 @@ interface PullThroughOptions extends CacheParts {
 }
 
 /** How long a "no" is remembered. */
-const negativeMilliseconds = 5000
+const negativeTtlMs = 5000
 /** Memory for manifests and configs. */
 const smallContentBytes = 32 * 1024 * 1024
 
@@ -59,7 +59,7 @@ const smallContentBytes = 32 * 1024 * 1024
 export class PullThrough implements Registry {
   readonly #blobs: BlobCache
   readonly #manifests: ManifestCache
-  readonly #heads: Heads
+  readonly #heads: HeadRequests
   readonly #tags: TagLookup
   readonly #referrers: ReferrersCache
   readonly #contents: SmallContents
@@ -73,13 +73,13 @@ export class PullThrough implements Registry {
     this.#options = options
     this.#contents = new SmallContents(options.blobs, smallContentBytes)
     this.#manifests = new ManifestCache(options, this.#contents)
-    this.#heads = new Heads(this.#manifests, options.clock)
+    this.#heads = new HeadRequests(this.#manifests, options.clock)
     this.#tags = new TagLookup({ ...options, manifests: this.#manifests, heads: this.#heads })
     this.#blobs = new BlobCache(options, this.#contents, this.#heads)
     this.#referrers = new ReferrersCache({
       ...options,
-      byTag: (context, tag) => this.#byTag(context, tag),
-      heldByTag: (context, tag) => this.#heldByTag(context, tag),
+      getByTag: (context, tag) => this.#byTag(context, tag),
+      getCachedByTag: (context, tag) => this.#heldByTag(context, tag),
     })
     this.#prefetcher = new Prefetcher({
       layers: options.policy.offline ? 0 : options.prefetchLayers,
@@ -87,8 +87,8 @@ export class PullThrough implements Registry {
       logger: options.logger,
       fetch: (context, layer, signal) => this.#blobs.prefetch(context, layer, signal),
     })
-    this.#refused = new NegativeCache(options.clock, negativeMilliseconds)
-    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime, () => options.stats.pulled())
+    this.#refused = new NegativeCache(options.clock, negativeTtlMs)
+    this.#pulls = new PullTracker(options.refs, options.clock, options.runningTime, () => options.stats.recordPull())
   }
 
   async manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer> {
@@ -103,7 +103,7 @@ export class PullThrough implements Registry {
             ? await this.#byTag(context, reference.tag)
             : await this.#byDigest(context, reference.digest)
         const record = context.record()
-        if (!caller.head && answer.digest) this.#prefetcher.sawManifest(context, answer.digest)
+        if (!caller.head && answer.digest) this.#prefetcher.recordManifest(context, answer.digest)
         if (record && answer.digest && !context.upstream.isProbe)
           this.#pulls.record(caller.client, record, reference, answer.digest, caller.head)
         return answer
@@ -133,14 +133,14 @@ export class PullThrough implements Registry {
         if (!bytes)
           throw new UpstreamError('invalid', 502, `${context.host} answered with something that is no list of tags.`)
         const next = nextUnlessSame(page.query, list.next)
-        return { contentType: 'application/json', bytes, next, provenance: provenanceOf(context.host, 'passed') }
+        return { contentType: 'application/json', bytes, next, provenance: toProvenance(context.host, 'passed') }
       } catch (error) {
         const known = await this.#knownTags(context)
         if (!(error instanceof UpstreamError) || known.length === 0 || !this.#maySubstitute(error)) throw error
         // Nobody but the upstream knows what comes after a page that it has named by a token of its own.
         if (!isPlainPage(page)) throw error
         const { entries, next } = pageOf(known, page)
-        return jsonList({ name: context.name, tags: entries }, next, provenanceOf(context.host, 'stale'))
+        return jsonList({ name: context.name, tags: entries }, next, toProvenance(context.host, 'stale'))
       }
     })
   }
@@ -162,7 +162,7 @@ export class PullThrough implements Registry {
     const records = [...this.#options.refs.all()].filter(({ host }) => registry === undefined || host === registry)
     const names = await visibleNames(records, async ({ host, name }) => {
       const route = this.#options.route({ registry: host, name, byNamespace: true })
-      return route ? this.#identities.of(route.upstream, caller.access) : anonymousIdentity
+      return route ? this.#identities.get(route.upstream, caller.access) : anonymousIdentity
     })
     const { entries, next } = pageOf(names, page)
     return jsonList({ repositories: entries }, next, {
@@ -189,17 +189,17 @@ export class PullThrough implements Registry {
   }
 
   async #byTag(context: RequestContext, tag: string): Promise<ManifestAnswer> {
-    const found = await this.#tags.find(context, tag)
+    const found = await this.#tags.resolve(context, tag)
     if (found.kind === 'told') return headAnswer(context, found.head, found.head.digest)
     if (found.kind === 'fetched') return this.#answer(context, found.manifest, found.joined ? 'collapsed' : 'miss')
     const answer = await this.#byDigest(context, found.digest)
     if (answer.provenance.outcome !== 'hit') return answer
-    return { ...answer, provenance: provenanceOf(context.host, found.outcome) }
+    return { ...answer, provenance: toProvenance(context.host, found.outcome) }
   }
 
   async #byDigest(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
-    const grant = await findGranted(context, (record, identity) => findManifestGrant(record, digest, identity))
-    const held = grant && (await this.#manifests.hold(context, digest, grant.mediaType, grant.identity))
+    const grant = await findForCaller(context, (record, identity) => findManifestGrant(record, digest, identity))
+    const held = grant && (await this.#manifests.load(context, digest, grant.mediaType, grant.identity))
     if (held) return this.#answer(context, held, 'hit')
     await context.throwIfRefused()
     const isHere = !grant && (await this.#options.blobs.stat(digest)) !== undefined
@@ -209,19 +209,21 @@ export class PullThrough implements Registry {
 
   /** `isHere`: for another repository. The bytes are served once this one's upstream says that it holds them too (decision D5). */
   async #askByHead(context: RequestContext, digest: Digest, isHere: boolean): Promise<ManifestAnswer> {
-    const said = await this.#heads.manifest(context, { kind: 'digest', digest }, false)
+    const said = await this.#heads.headManifest(context, { kind: 'digest', digest }, false)
     if (said.kind === 'fetched') return this.#answer(context, said.manifest, said.joined ? 'collapsed' : 'miss')
     const head = { ...said.head, digest }
-    const held = isHere && (await this.#manifests.hold(context, digest, head.mediaType, head.identity))
+    const held = isHere && (await this.#manifests.load(context, digest, head.mediaType, head.identity))
     if (held) return this.#answer(context, held, 'revalidated')
-    return context.caller.head && isComplete(head) ? headAnswer(context, head, digest) : this.#fetch(context, digest)
+    return context.caller.head && isCompleteHead(head)
+      ? headAnswer(context, head, digest)
+      : this.#fetch(context, digest)
   }
 
-  #answer(context: RequestContext, manifest: HeldManifest, outcome: Provenance['outcome']): ManifestAnswer {
+  #answer(context: RequestContext, manifest: CachedManifest, outcome: Provenance['outcome']): ManifestAnswer {
     const { digest, mediaType: type, size, content } = manifest
     const { blobs } = this.#options
     const stored = content || context.caller.head ? undefined : storedManifest(blobs, digest, size)
-    return { digest, mediaType: type, size, body: content, stored, provenance: provenanceOf(context.host, outcome) }
+    return { digest, mediaType: type, size, body: content, stored, provenance: toProvenance(context.host, outcome) }
   }
 
   async #fetch(context: RequestContext, digest: Digest): Promise<ManifestAnswer> {
@@ -256,8 +258,8 @@ export class PullThrough implements Registry {
   ): Promise<T> {
     const route = this.#options.route(repository)
     if (!route) {
-      if (repository.registry !== undefined) this.#options.stats.refusedRegistry(repository.registry)
-      throw unknownRegistry(repository)
+      if (repository.registry !== undefined) this.#options.stats.recordRefusedRegistry(repository.registry)
+      throw toUnknownRegistryError(repository)
     }
     const { host } = route.upstream
     try {
@@ -311,7 +313,7 @@ export class PullThrough implements Registry {
 /** What the upstream says of a manifest that we do not hold. */
 function headAnswer(context: RequestContext, head: ManifestHead, digest: Digest | undefined): ManifestAnswer {
   const { mediaType: type, size } = head
-  return { digest, mediaType: type, size, body: undefined, provenance: provenanceOf(context.host, 'passed') }
+  return { digest, mediaType: type, size, body: undefined, provenance: toProvenance(context.host, 'passed') }
 }
 
 /** Whether a page is named as the specification says: by the last entry before it. */

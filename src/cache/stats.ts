@@ -94,7 +94,7 @@ export class Stats {
     if (provenance.outcome === 'stale') totals.staleServed += 1
   }
 
-  pulled(): void {
+  recordPull(): void {
     this.totals.pulls += 1
   }
 
@@ -102,12 +102,12 @@ export class Stats {
     this.totals.errors += 1
   }
 
-  fetched(host: string, bytes: number): void {
+  recordFetched(host: string, bytes: number): void {
     this.totals.bytesFromUpstream += bytes
     this.#upstream(host).bytesFromUpstream += bytes
   }
 
-  mismatched(): void {
+  recordMismatch(): void {
     this.totals.digestMismatches += 1
   }
 
@@ -115,7 +115,7 @@ export class Stats {
     countName(this.refusedHosts, host)
   }
 
-  refusedRegistry(host: string): void {
+  recordRefusedRegistry(host: string): void {
     countName(this.refusedRegistries, host)
   }
 
@@ -160,13 +160,13 @@ function parseSaved(text: string): { since: number; totals: object; upstreams: R
   return { since, totals, upstreams: Object.fromEntries(counted) }
 }
 
-const mostNames = 100
-const longestName = 255
+const maxNames = 100
+const maxNameLength = 255
 
 /** Counts a name that a stranger sent: of limited length, without control characters, and only so many of them. */
 function countName(counts: Map<string, number>, sent: string): void {
-  const name = sent.slice(0, longestName).replaceAll(/[^\x20-\x7e]/g, '?')
-  if (counts.has(name) || counts.size < mostNames) counts.set(name, (counts.get(name) ?? 0) + 1)
+  const name = sent.slice(0, maxNameLength).replaceAll(/[^\x20-\x7e]/g, '?')
+  if (counts.has(name) || counts.size < maxNames) counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
 /** Takes over the counters that the target knows and the source has as numbers. */
@@ -180,10 +180,10 @@ function copyNumbers(target: object, source: object): void {
 }
 
 /** Requests of one client this close together belong to one pull. */
-const pullWindow = 10_000
+const pullWindowMs = 10_000
 
 /** A manifest that was just asked for by some client. */
-interface Sighting {
+interface RecentRequest {
   readonly tag: string | undefined
   readonly at: number
   counted: boolean
@@ -194,7 +194,7 @@ interface Sighting {
  * and only a GET makes it one: whoever just polls with HEAD keeps nothing alive.
  */
 export class PullTracker {
-  readonly #sightings = new LRUCache<string, Sighting>({ max: 20_000 })
+  readonly #recent = new LRUCache<string, RecentRequest>({ max: 20_000 })
   readonly #refs: Pick<RefStore, 'touch'>
   readonly #clock: Clock
   readonly #runningTime: () => number
@@ -211,14 +211,14 @@ export class PullTracker {
   record(client: string, record: RepositoryRecord, reference: Reference, digest: Digest, head: boolean): void {
     const key = (of: Digest) => `${client} ${record.host}/${record.name} ${of}`
     const now = this.#clock.monotonic()
-    const seen = (of: Digest): Sighting | undefined => {
-      const sighting = this.#sightings.get(key(of))
-      return sighting && now - sighting.at < pullWindow ? sighting : undefined
+    const seen = (of: Digest): RecentRequest | undefined => {
+      const sighting = this.#recent.get(key(of))
+      return sighting && now - sighting.at < pullWindowMs ? sighting : undefined
     }
 
     if (reference.kind === 'tag') {
-      const sighting: Sighting = { tag: reference.tag, at: now, counted: seen(digest)?.counted ?? false }
-      this.#sightings.set(key(digest), sighting)
+      const sighting: RecentRequest = { tag: reference.tag, at: now, counted: seen(digest)?.counted ?? false }
+      this.#recent.set(key(digest), sighting)
       if (!head) this.#count(record, digest, sighting)
       return
     }
@@ -229,12 +229,12 @@ export class PullTracker {
       const above = seen(parent)
       if (above && manifest.links.some((link) => link.digest === digest)) return this.#count(record, parent, above)
     }
-    const sighting: Sighting = { tag: undefined, at: now, counted: false }
-    this.#sightings.set(key(digest), sighting)
+    const sighting: RecentRequest = { tag: undefined, at: now, counted: false }
+    this.#recent.set(key(digest), sighting)
     this.#count(record, digest, sighting)
   }
 
-  #count(record: RepositoryRecord, digest: Digest, sighting: Sighting): void {
+  #count(record: RepositoryRecord, digest: Digest, sighting: RecentRequest): void {
     const manifest = record.manifests.get(digest)
     if (manifest) manifest.usedAt = this.#runningTime()
     if (sighting.counted) return

@@ -8,14 +8,14 @@ import type { Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { widerIdentity, findGranted, isValidFor, type RequestContext, requestKey, revokeGrants } from './grants.ts'
-import { type Heads, isComplete, type ManifestHeadResult } from './heads.ts'
-import type { HeldManifest, ManifestCache } from './manifests.ts'
+import { widerIdentity, findForCaller, isValidFor, type RequestContext, toRequestKey, revokeGrants } from './grants.ts'
+import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
+import type { CachedManifest, ManifestCache } from './manifests.ts'
 
 /** What a tag means now. */
-type TagAnswer =
+type TagResolution =
   | { readonly kind: 'known'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
-  | { readonly kind: 'fetched'; readonly manifest: HeldManifest; readonly joined: boolean }
+  | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
   /** A HEAD for a tag that is not held: what the upstream says of it. */
   | { readonly kind: 'told'; readonly head: ManifestHead }
 
@@ -27,22 +27,22 @@ export interface TagPolicy {
   readonly patience: number
 }
 
-type CheckResult =
+type RevalidationResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
-  | { readonly kind: 'fetched'; readonly manifest: HeldManifest }
+  | { readonly kind: 'fetched'; readonly manifest: CachedManifest }
   /** `identity`: whose credential it failed for. */
   | { readonly kind: 'failed'; readonly error: unknown; readonly identity: Identity }
 
 /** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
 export class TagLookup {
-  readonly #checks = new SingleFlight<CheckResult>()
-  readonly #questions = new SingleFlight<ManifestHeadResult>()
+  readonly #revalidations = new SingleFlight<RevalidationResult>()
+  readonly #headRequests = new SingleFlight<ManifestHeadResult>()
   /** What upstreams said of tags that are not held. */
-  readonly #told = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
+  readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
   /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
   readonly #checkedAt = new WeakMap<TagRecord, number>()
   readonly #manifests: ManifestCache
-  readonly #heads: Heads
+  readonly #heads: HeadRequests
   readonly #blobs: Pick<BlobStore, 'stat'>
   readonly #refs: RefStore
   readonly #policy: TagPolicy
@@ -51,7 +51,7 @@ export class TagLookup {
 
   constructor(deps: {
     manifests: ManifestCache
-    heads: Heads
+    heads: HeadRequests
     blobs: Pick<BlobStore, 'stat'>
     refs: RefStore
     policy: TagPolicy
@@ -68,52 +68,54 @@ export class TagLookup {
   }
 
   /** Throws the upstream's UpstreamError when it cannot be answered otherwise. */
-  async find(context: RequestContext, tag: string): Promise<TagAnswer> {
+  async resolve(context: RequestContext, tag: string): Promise<TagResolution> {
     const policy = this.#policy
-    const known = await this.#usable(context, tag)
-    const held = known && (await this.#isHeld(context, known.digest)) ? known : undefined
-    if (!held) return this.#ask(context, tag)
+    const known = await this.#findRecord(context, tag)
+    const findCached = known && (await this.#isStored(context, known.digest)) ? known : undefined
+    if (!findCached) return this.#resolveUncached(context, tag)
 
     const { noCache } = context.caller
     const age = {
-      checkedAt: this.#checkedAt.get(held),
+      checkedAt: this.#checkedAt.get(findCached),
       now: this.#clock.monotonic(),
       freshFor: policy.freshFor(context.host),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
-      return { kind: 'known', digest: held.digest, outcome: 'hit' }
+      return { kind: 'known', digest: findCached.digest, outcome: 'hit' }
 
     // Its patience includes the time that it takes to know who asks.
     const question = `${context.caller.access} ${context.host}/${context.name} ${tag}`
-    const check = this.#checks.run(question, () => this.#check(context, tag, held))
+    const check = this.#revalidations.run(question, () => this.#revalidate(context, tag, findCached))
     const shared =
       policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
     // The one who began the check may have had another credential: this caller may get what that one is refused.
     const isOthers =
       shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await context.identity())
-    const own = isOthers && this.#checks.run(await requestKey(context, tag), () => this.#check(context, tag, held))
+    const own =
+      isOthers &&
+      this.#revalidations.run(await toRequestKey(context, tag), () => this.#revalidate(context, tag, findCached))
     const result = own ? await own.result : shared
-    if (result === 'slow') return { kind: 'known', digest: held.digest, outcome: 'stale' }
+    if (result === 'slow') return { kind: 'known', digest: findCached.digest, outcome: 'stale' }
     if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') {
       const { manifest } = result
       // The one who began the check may have had another credential.
-      if (check.joined && !isValidFor(manifest, await context.identity())) return this.#ask(context, tag)
+      if (check.joined && !isValidFor(manifest, await context.identity())) return this.#resolveUncached(context, tag)
       return { kind: 'fetched', manifest, joined: check.joined }
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
-    return { kind: 'known', digest: held.digest, outcome: 'stale' }
+    return { kind: 'known', digest: findCached.digest, outcome: 'stale' }
   }
 
   /** What a tag meant when its upstream was last heard, if the manifest is held: without a question. */
   async held(context: RequestContext, tag: string): Promise<Digest | undefined> {
-    const digest = (await this.#usable(context, tag))?.digest
-    return digest !== undefined && (await this.#isHeld(context, digest)) ? digest : undefined
+    const digest = (await this.#findRecord(context, tag))?.digest
+    return digest !== undefined && (await this.#isStored(context, digest)) ? digest : undefined
   }
 
   /** Notes that the upstream was heard about a tag. */
-  confirm(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
+  record(context: RequestContext, tag: string, digest: Digest, identity: string): void {
     const record = context.ensure()
     const known = record.tags.get(tag)
     const better = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
@@ -127,66 +129,66 @@ export class TagLookup {
   }
 
   /** A tag that is not held, or not for this credential: a HEAD is passed on, a GET fetches what is not here. */
-  async #ask(context: RequestContext, tag: string): Promise<TagAnswer> {
+  async #resolveUncached(context: RequestContext, tag: string): Promise<TagResolution> {
     await context.throwIfRefused()
     const others = context.record()?.tags.get(tag)
-    const isHere = others !== undefined && (await this.#isHeld(context, others.digest))
+    const isHere = others !== undefined && (await this.#isStored(context, others.digest))
     if (context.caller.head || isHere) {
-      const said = await this.#tell(context, tag)
+      const said = await this.#requestHead(context, tag)
       if (said.kind === 'fetched') return said
       const { head } = said
-      if (isHere && head.digest && (await this.#isHeld(context, head.digest)))
+      if (isHere && head.digest && (await this.#isStored(context, head.digest)))
         return { kind: 'known', digest: head.digest, outcome: 'revalidated' }
-      if (context.caller.head && isComplete(head)) return { kind: 'told', head }
+      if (context.caller.head && isCompleteHead(head)) return { kind: 'told', head }
       // Digest, type and size are what a client asks for by HEAD: only the body tells them here.
     }
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'tag', tag })
     const manifest = await result
-    this.confirm(context, tag, manifest.digest, manifest.identity)
+    this.record(context, tag, manifest.digest, manifest.identity)
     return { kind: 'fetched', manifest, joined }
   }
 
   /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
-  async #tell(context: RequestContext, tag: string): Promise<ManifestHeadResult> {
-    const key = await requestKey(context, tag)
-    const told = this.#told.get(key)
+  async #requestHead(context: RequestContext, tag: string): Promise<ManifestHeadResult> {
+    const key = await toRequestKey(context, tag)
+    const told = this.#knownHeads.get(key)
     const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(context.host) }
     if (told && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
       return { kind: 'head', head: told.head }
-    const question = this.#questions.run(key, () => this.#heads.manifest(context, { kind: 'tag', tag }, false))
+    const question = this.#headRequests.run(key, () => this.#heads.headManifest(context, { kind: 'tag', tag }, false))
     const said = await question.result
     if (said.kind === 'fetched') {
-      this.confirm(context, tag, said.manifest.digest, said.manifest.identity)
+      this.record(context, tag, said.manifest.digest, said.manifest.identity)
       return { ...said, joined: question.joined || said.joined }
     }
     const { head } = said
-    this.#told.set(key, { head, at: this.#clock.monotonic() })
+    this.#knownHeads.set(key, { head, at: this.#clock.monotonic() })
     // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
-    if (head.digest) await this.#confirmHead(context, tag, head, head.digest)
+    if (head.digest) await this.#recordHead(context, tag, head, head.digest)
     return said
   }
 
   /** A HEAD of a tag is the upstream's word on the manifest as well: one that is here for another credential needs no second one. */
-  async #confirmHead(
+  async #recordHead(
     context: RequestContext,
     tag: string,
     { mediaType, identity }: ManifestHead,
     digest: Digest,
   ): Promise<void> {
-    this.confirm(context, tag, digest, identity)
+    this.record(context, tag, digest, identity)
     const known = context.record()?.manifests.get(digest)
     if (known && !isValidFor(known, identity))
-      await this.#manifests.hold(context, digest, mediaType || known.mediaType, identity)
+      await this.#manifests.load(context, digest, mediaType || known.mediaType, identity)
   }
 
   /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
-  async #check(context: RequestContext, tag: string, held: TagRecord): Promise<CheckResult> {
+  async #revalidate(context: RequestContext, tag: string, held: TagRecord): Promise<RevalidationResult> {
     const identity = await context.identity()
     try {
-      const said = await this.#heads.manifest(context, { kind: 'tag', tag }, true)
+      const said = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
       const named = said.kind === 'head' ? said.head.digest : undefined
-      if (said.kind === 'head' && named && (named === held.digest || (await this.#isHeld(context, named)))) {
-        await this.#confirmHead(context, tag, said.head, named)
+      if (said.kind === 'head' && named && (named === held.digest || (await this.#isStored(context, named)))) {
+        await this.#recordHead(context, tag, said.head, named)
         return { kind: 'confirmed', digest: named }
       }
       const manifest =
@@ -195,16 +197,16 @@ export class TagLookup {
           : await (
               await this.#manifests.fetch(context, { kind: 'tag', tag })
             ).result
-      this.confirm(context, tag, manifest.digest, manifest.identity)
-      if (named && named !== manifest.digest) await this.#heads.checkDigest(context, tag, named)
+      this.record(context, tag, manifest.digest, manifest.identity)
+      if (named && named !== manifest.digest) await this.#heads.verifyDigest(context, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      await this.#failed(context, tag, held, error, identity)
+      await this.#recordFailure(context, tag, held, error, identity)
       return { kind: 'failed', error, identity }
     }
   }
 
-  async #failed(
+  async #recordFailure(
     context: RequestContext,
     tag: string,
     held: TagRecord,
@@ -228,14 +230,14 @@ export class TagLookup {
     this.#refs.touch(record)
   }
 
-  #usable(context: RequestContext, tag: string): Promise<TagRecord | undefined> {
-    return findGranted(context, ({ tags }, identity) => {
+  #findRecord(context: RequestContext, tag: string): Promise<TagRecord | undefined> {
+    return findForCaller(context, ({ tags }, identity) => {
       const known = tags.get(tag)
       return known && isValidFor(known, identity) ? known : undefined
     })
   }
 
-  async #isHeld(context: RequestContext, digest: Digest): Promise<boolean> {
+  async #isStored(context: RequestContext, digest: Digest): Promise<boolean> {
     return context.record()?.manifests.has(digest) === true && (await this.#blobs.stat(digest)) !== undefined
   }
 }
@@ -272,11 +274,11 @@ export function mayServeStale(
 export class NegativeCache {
   readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
   readonly #clock: Clock
-  readonly #milliseconds: number
+  readonly #ttlMs: number
 
   constructor(clock: Clock, milliseconds: number) {
     this.#clock = clock
-    this.#milliseconds = milliseconds
+    this.#ttlMs = milliseconds
   }
 
   get(key: string): UpstreamError | undefined {
@@ -287,6 +289,6 @@ export class NegativeCache {
   /** Remembers the error if it is one that says no: absent or denied. */
   remember(key: string, error: UpstreamError): void {
     if (error.failure !== 'absent' && error.failure !== 'denied') return
-    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#milliseconds })
+    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#ttlMs })
   }
 }

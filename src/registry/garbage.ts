@@ -1,7 +1,7 @@
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts'
-import { Marking, removedImageNames, StoredLinks } from './images.ts'
+import { ManifestMarker, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
-import { changedCopy, copyOf, type PushedChange, type PushedRepository } from './repository.ts'
+import { withChanges, copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
 export interface GarbageOptions {
   /** What came, or was asked for, within this running time stays: a manifest that names it may be on its way. ms */
@@ -10,11 +10,11 @@ export interface GarbageOptions {
   readonly untagged: boolean
   readonly dryRun: boolean
   /** Of a dry run: what would be done before, by repository. */
-  readonly before?: ReadonlyMap<string, readonly PushedChange[]>
+  readonly pendingChanges?: ReadonlyMap<string, readonly PushedChange[]>
 }
 
 /** What went, or would go. */
-interface Collected {
+interface CollectedGarbage {
   /** Names of images, as they are listed. */
   readonly images: string[]
   /** How many manifests. */
@@ -33,16 +33,16 @@ export async function collectGarbage(
   store: PushedStore,
   options: GarbageOptions,
   links = new StoredLinks(store.blobs),
-): Promise<Collected> {
+): Promise<CollectedGarbage> {
   await store.blobs.ready
   const { repositories } = store
-  await repositories.lookForCopies()
+  await repositories.findCopies()
   const images: string[] = []
   let manifests = 0
   /** What the plans leave; looked up once for each blob, where asking every repository would take long. */
   const stillHeld = new Set<Digest>()
   for (const now of repositories.all()) {
-    const repository = changedCopy(now, options.before?.get(now.name) ?? [])
+    const repository = withChanges(now, options.pendingChanges?.get(now.name) ?? [])
     const planning: PlanOptions = {
       ...options,
       links,
@@ -50,7 +50,7 @@ export async function collectGarbage(
       isClaimed: (digest) => repositories.isClaimed(digest),
     }
     const { changes, before } = await planGarbage(repository, planning, async (planned) => {
-      const found = { changes: planned, before: planned.length === 0 ? repository : copyOf(repository) }
+      const found = { changes: planned, before: planned.length === 0 ? repository : copyRepository(repository) }
       if (!options.dryRun && planned.length > 0) await repositories.commit(repository.name, planned)
       return found
     })
@@ -60,13 +60,13 @@ export async function collectGarbage(
       gone.add(change.digest)
       if (change.op === 'drop-manifest') manifests += 1
     }
-    images.push(...(await removedImageNames(before, changes, links)))
+    images.push(...(await getRemovedImageNames(before, changes, links)))
     for (const held of [before.blobs, before.manifests])
       for (const digest of held.keys()) if (!gone.has(digest)) stillHeld.add(digest)
   }
   let blobs = 0
   let bytes = 0
-  if (repositories.hasGaps) return { images: images.toSorted(), manifests, blobs, bytes }
+  if (repositories.isIncomplete) return { images: images.toSorted(), manifests, blobs, bytes }
   for (const [digest, size] of store.blobs.entries()) {
     if (stillHeld.has(digest)) continue
     // It may have come since; of a dry run, what is to go is still held.
@@ -103,10 +103,11 @@ async function planGarbage<T>(
     for (const { digest } of tags.values()) yield digest
     for (const [digest, manifest] of manifests) if (!untagged || !isFree(digest, manifest)) yield digest
   }
-  const kept = new Marking(repository, { links, onLink: (digest) => void unnamed.delete(digest) })
+  const kept = new ManifestMarker(repository, { links, onLink: (digest) => void unnamed.delete(digest) })
   if (untagged || unnamed.size > 0)
-    for (let found = kept.missing(roots()); found.length > 0; found = kept.missing(roots())) await kept.follow(found)
-  if (kept.isUnsure) return await use([])
+    for (let found = kept.findUnmarked(roots()); found.length > 0; found = kept.findUnmarked(roots()))
+      await kept.mark(found)
+  if (kept.isIncomplete) return await use([])
   const dropped = untagged ? [...manifests.keys()].filter((digest) => !kept.marked.has(digest)) : []
   return await use([
     ...dropped.map((digest) => ({ op: 'drop-manifest' as const, digest })),
@@ -117,11 +118,11 @@ async function planGarbage<T>(
 }
 
 /** As old clients name the tags that lists of referrers and signatures hang on. */
-const attachedTag = /^sha(?:256|512)-[0-9a-f]{64}/
+const attachedTagPattern = /^sha(?:256|512)-[0-9a-f]{64}/
 
 /** The digest's part of such a tag; undefined for any other tag. */
-export function attachedTo(tag: string): string | undefined {
-  return attachedTag.exec(tag)?.[0]
+export function parseAttachedTag(tag: string): string | undefined {
+  return attachedTagPattern.exec(tag)?.[0]
 }
 
 interface RemovalPlanOptions {
@@ -144,23 +145,23 @@ export async function planRemovals<T>(
 ): Promise<T> {
   const asked = new Map(tags.map((tag) => [tag, repository.tags.get(tag)?.pushedAt]))
   const named = new Set(digests)
-  const gone = new Marking(repository, { links })
-  const kept = new Marking(repository, { links })
+  const gone = new ManifestMarker(repository, { links })
+  const kept = new ManifestMarker(repository, { links })
   for (;;) {
-    const goneTags = tagsToGo(repository, asked, named)
+    const goneTags = selectRemovedTags(repository, asked, named)
     const roots = [...goneTags].flatMap((tag) => repository.tags.get(tag)?.digest ?? [])
-    const going = gone.missing([...roots, ...named])
+    const going = gone.findUnmarked([...roots, ...named])
     if (going.length > 0) {
-      await gone.follow(going)
+      await gone.mark(going)
       continue
     }
     const others = [...repository.manifests.keys()].filter((digest) => !gone.marked.has(digest) || isClaimed(digest))
-    const staying = kept.missing([...others, ...remaining(repository, goneTags)])
+    const staying = kept.findUnmarked([...others, ...getRemainingRoots(repository, goneTags)])
     if (staying.length > 0) {
-      await kept.follow(staying)
+      await kept.mark(staying)
       continue
     }
-    const isKept = (digest: Digest) => kept.isUnsure || kept.marked.has(digest)
+    const isKept = (digest: Digest) => kept.isIncomplete || kept.marked.has(digest)
     const dropped = [...gone.marked].filter(
       (digest) => repository.manifests.has(digest) && !isClaimed(digest) && (named.has(digest) || !isKept(digest)),
     )
@@ -175,7 +176,7 @@ export async function planRemovals<T>(
 }
 
 /** The tags that were asked for, unless they were pushed since; those of the named manifests; and what is attached to either. */
-function tagsToGo(
+function selectRemovedTags(
   repository: PushedRepository,
   asked: ReadonlyMap<string, number | undefined>,
   named: ReadonlySet<Digest>,
@@ -183,7 +184,7 @@ function tagsToGo(
   const gone = new Set<string>()
   for (const [tag, { digest, pushedAt }] of repository.tags)
     if (asked.get(tag) === pushedAt || named.has(digest)) gone.add(tag)
-  const stillTagged = new Set(remaining(repository, gone))
+  const stillTagged = new Set(getRemainingRoots(repository, gone))
   const orphaned = new Set(named)
   for (const tag of gone) {
     const digest = repository.tags.get(tag)?.digest
@@ -192,11 +193,11 @@ function tagsToGo(
   const attached = new Set(
     Array.from(orphaned, (digest) => `${digestAlgorithm(digest)}-${digestHex(digest).slice(0, 64)}`),
   )
-  for (const tag of repository.tags.keys()) if (attached.has(attachedTo(tag) ?? '')) gone.add(tag)
+  for (const tag of repository.tags.keys()) if (attached.has(parseAttachedTag(tag) ?? '')) gone.add(tag)
   return gone
 }
 
 /** What the tags that stay lead to. */
-function remaining({ tags }: PushedRepository, gone: ReadonlySet<string>): Digest[] {
+function getRemainingRoots({ tags }: PushedRepository, gone: ReadonlySet<string>): Digest[] {
   return [...tags].flatMap(([tag, { digest }]) => (gone.has(tag) ? [] : digest))
 }

@@ -27,13 +27,13 @@ export async function listPushedImages(
     /** Images may have many tags. */
     const sizes = new Map<Digest, number>()
     const sizeOf = async (digest: Digest) => {
-      const bytes = sizes.get(digest) ?? (await bytesOf(repository, digest, links))
+      const bytes = sizes.get(digest) ?? (await computeImageSize(repository, digest, links))
       sizes.set(digest, bytes)
       return bytes
     }
     for (const [tag, { digest, pushedAt }] of tags)
       images.push({ name: `${name}:${tag}`, digest, bytes: await sizeOf(digest), pushedAt })
-    const led = await digestsLedTo(repository, links)
+    const led = await findReferencedManifests(repository, links)
     for (const [digest, { subject, pushedAt }] of manifests)
       if (!led.has(digest) && subject === undefined)
         images.push({ name: `${name}@${digest}`, digest, bytes: await sizeOf(digest), pushedAt })
@@ -45,7 +45,7 @@ export async function listPushedImages(
  * The images that changes have taken away from the repository as it was `before`, by the names under which they were listed: one
  * for a tag, and none for the manifests of an index or for what is attached to an image.
  */
-export async function removedImageNames(
+export async function getRemovedImageNames(
   before: PushedRepository,
   changes: readonly PushedChange[],
   links: StoredLinks,
@@ -59,12 +59,15 @@ export async function removedImageNames(
     if (isManifest && isManifest.subject === undefined) dropped.push(change.digest)
   }
   if (dropped.length === 0) return names
-  const led = await digestsLedTo(before, links)
+  const led = await findReferencedManifests(before, links)
   return [...names, ...dropped.filter((digest) => !led.has(digest)).map((digest) => `${name}@${digest}`)]
 }
 
 /** The manifests that have a tag, or that another one names. */
-async function digestsLedTo({ tags, manifests }: PushedRepository, links: StoredLinks): Promise<Set<Digest>> {
+async function findReferencedManifests(
+  { tags, manifests }: PushedRepository,
+  links: StoredLinks,
+): Promise<Set<Digest>> {
   const led = new Set(Array.from(tags.values(), ({ digest }) => digest))
   for (const [digest, manifest] of manifests) {
     if (!mayNameManifests(manifest)) continue
@@ -73,7 +76,11 @@ async function digestsLedTo({ tags, manifests }: PushedRepository, links: Stored
   return led
 }
 
-async function bytesOf({ manifests, blobs }: PushedRepository, root: Digest, links: StoredLinks): Promise<number> {
+async function computeImageSize(
+  { manifests, blobs }: PushedRepository,
+  root: Digest,
+  links: StoredLinks,
+): Promise<number> {
   const contents = new Set([root])
   let bytes = 0
   // The set grows while it is walked, and never visits a digest twice.
@@ -105,14 +112,14 @@ export class StoredLinks {
     const known = this.#known.get(manifest)
     if (known) return known
     const bytes = await this.#blobs.read(manifest, largestManifest)
-    const links = bytes && (await namedBy(bytes))
+    const links = bytes && (await parseLinks(bytes))
     if (links) this.#known.set(manifest, links)
     return links
   }
 }
 
 /** The digests in a manifest that was taken when it was pushed; undefined for anything else. */
-async function namedBy(bytes: Uint8Array): Promise<Digest[] | undefined> {
+async function parseLinks(bytes: Uint8Array): Promise<Digest[] | undefined> {
   const json = await readJsonObject(bytes)
   if (!json) return undefined
   const links: Digest[] = []
@@ -131,7 +138,7 @@ function mayNameManifests({ mediaType: type }: PushedManifest): boolean {
   return !imageTypes.includes(type)
 }
 
-interface MarkingOptions {
+interface ManifestMarkerOptions {
   readonly links: StoredLinks
   /** Called with everything that a marked manifest names. Without it only manifests that may name others are read. */
   readonly onLink?: (digest: Digest) => void
@@ -141,24 +148,24 @@ interface MarkingOptions {
  * Marks the manifests that belong to others: what those name, what refers to them (signatures, SBOMs), and so on. The repository
  * may change meanwhile: its user asks for what is missing until there is nothing.
  */
-export class Marking {
+export class ManifestMarker {
   readonly marked = new Set<Digest>()
   readonly #repository: PushedRepository
-  readonly #options: MarkingOptions
-  #isUnsure = false
+  readonly #options: ManifestMarkerOptions
+  #isIncomplete = false
 
-  constructor(repository: PushedRepository, options: MarkingOptions) {
+  constructor(repository: PushedRepository, options: ManifestMarkerOptions) {
     this.#repository = repository
     this.#options = options
   }
 
   /** Whether a marked manifest could not be read: others may belong to it. */
-  get isUnsure(): boolean {
-    return this.#isUnsure
+  get isIncomplete(): boolean {
+    return this.#isIncomplete
   }
 
   /** Those of the roots, and of what refers to them or to what is marked, that are not marked yet. */
-  missing(roots: Iterable<Digest>): Digest[] {
+  findUnmarked(roots: Iterable<Digest>): Digest[] {
     const { manifests } = this.#repository
     const found = new Set<Digest>()
     for (const root of roots) if (manifests.has(root) && !this.marked.has(root)) found.add(root)
@@ -176,7 +183,7 @@ export class Marking {
   }
 
   /** Marks these manifests and what they name. */
-  async follow(digests: Iterable<Digest>): Promise<void> {
+  async mark(digests: Iterable<Digest>): Promise<void> {
     const { manifests } = this.#repository
     const { links, onLink } = this.#options
     const queue = [...digests]
@@ -185,7 +192,7 @@ export class Marking {
       const manifest = manifests.get(digest)
       if (!manifest || (!onLink && !mayNameManifests(manifest))) continue
       const named = await links.read(digest)
-      if (!named && manifests.has(digest)) this.#isUnsure = true
+      if (!named && manifests.has(digest)) this.#isIncomplete = true
       for (const link of named ?? []) {
         onLink?.(link)
         if (!manifests.has(link) || this.marked.has(link)) continue

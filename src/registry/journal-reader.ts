@@ -3,13 +3,13 @@ import { errnoOf } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { OciError } from '../oci/errors.ts'
 import type { StoreLayout } from '../store/layout.ts'
-import { type JournalHead, readChanges, readHead } from './journal.ts'
-import { applyChange, emptyRepository, type GrowingRepository, isEmptyRepository } from './repository.ts'
+import { type JournalHead, parseChanges, parseJournalHead } from './journal.ts'
+import { applyChange, createEmptyRepository, type MutableRepository, isEmptyRepository } from './repository.ts'
 
 export interface ReadJournal {
   /** The first line; undefined when it is damaged: then the repository has an empty name. */
   readonly head: JournalHead | undefined
-  readonly repository: GrowingRepository
+  readonly repository: MutableRepository
   readonly lines: number
   readonly bytes: number
   /** The last line was cut off by a crash, before anybody was told that it stands. */
@@ -30,8 +30,8 @@ export async function readJournal(path: string): Promise<ReadJournal> {
   try {
     const read = { lines: 0, unreadable: 0 }
     let head: JournalHead | undefined
-    const repository = emptyRepository('')
-    const lines = linesOf(file)
+    const repository = createEmptyRepository('')
+    const lines = readLines(file)
     for (;;) {
       const { done, value } = await lines.next()
       if (done) {
@@ -41,11 +41,11 @@ export async function readJournal(path: string): Promise<ReadJournal> {
       }
       read.lines += 1
       if (read.lines === 1) {
-        head = value === undefined ? undefined : readHead(value)
-        if (head?.age === 'newer') return { ...read, head, repository, bytes: 0, isTorn: false }
+        head = value === undefined ? undefined : parseJournalHead(value)
+        if (head?.version === 'newer') return { ...read, head, repository, bytes: 0, isTorn: false }
         continue
       }
-      const changes = value === undefined ? undefined : readChanges(value)
+      const changes = value === undefined ? undefined : parseChanges(value)
       if (changes === undefined) read.unreadable += 1
       else for (const change of changes) applyChange(repository, change)
     }
@@ -55,7 +55,7 @@ export async function readJournal(path: string): Promise<ReadJournal> {
 }
 
 /** Each line, undefined for one that cannot be read for its length; at the end, the bytes and whether something follows the last line. */
-async function* linesOf(
+async function* readLines(
   file: FileHandle,
 ): AsyncGenerator<string | undefined, { readonly bytes: number; readonly isTorn: boolean }> {
   const buffer = Buffer.alloc(chunkBytes)
@@ -70,17 +70,17 @@ async function* linesOf(
     const chunk = buffer.subarray(0, bytesRead)
     let from = 0
     for (let end = chunk.indexOf(lineFeed); end !== -1; end = chunk.indexOf(lineFeed, from)) {
-      begun = extended(begun, chunk.subarray(from, end))
+      begun = appendToLine(begun, chunk.subarray(from, end))
       yield begun instanceof LongLine ? begun.end() : begun.toString('utf8')
       begun = Buffer.alloc(0)
       from = end + 1
     }
     isAtStart = from === bytesRead && (from > 0 || isAtStart)
-    begun = extended(begun, chunk.subarray(from))
+    begun = appendToLine(begun, chunk.subarray(from))
   }
 }
 
-function extended(begun: Buffer | LongLine, bytes: Buffer): Buffer | LongLine {
+function appendToLine(begun: Buffer | LongLine, bytes: Buffer): Buffer | LongLine {
   if (begun instanceof LongLine) {
     begun.add(bytes)
     return begun
@@ -97,11 +97,11 @@ const [quote, backslash] = [0x22, 0x5c]
 const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
 
 /** A line lists changes, and a change is flat but for what stands in the manifest as well. */
-const deepestKept = 2
+const maxKeptDepth = 2
 /** No text that a change needs is longer. */
-const longestText = 4096
+const maxTextLength = 4096
 /** Bytes: some 200,000 changes. */
-const longestResult = 32 * 1024 * 1024
+const maxKeptBytes = 32 * 1024 * 1024
 
 /**
  * A line of a journal that is too long to be read as it is, because a manifest's links and annotations stand in it: the same
@@ -120,7 +120,7 @@ class LongLine {
 
   add(bytes: Uint8Array): void {
     for (let at = 0; at < bytes.length && !this.#isTooLong;)
-      at = this.#isInText ? this.#text(bytes, at) : this.#next(bytes, at)
+      at = this.#isInText ? this.#skipText(bytes, at) : this.#takeByte(bytes, at)
   }
 
   /** What is left of the line; undefined when that is too long as well. */
@@ -129,7 +129,7 @@ class LongLine {
   }
 
   /** Goes on in a text up to its end; where to go on after it. */
-  #text(bytes: Uint8Array, from: number): number {
+  #skipText(bytes: Uint8Array, from: number): number {
     let at = from
     while (at < bytes.length && this.#isInText) {
       const byte = bytes[at++]
@@ -137,8 +137,8 @@ class LongLine {
       else if (byte === backslash) this.#isEscaped = true
       else if (byte === quote) this.#isInText = false
     }
-    if (this.#depth > deepestKept) return at
-    this.#isTextTooLong ||= this.#size - this.#textAt + at - from > longestText
+    if (this.#depth > maxKeptDepth) return at
+    this.#isTextTooLong ||= this.#size - this.#textAt + at - from > maxTextLength
     if (!this.#isTextTooLong) this.#keep(bytes.subarray(from, at))
     else {
       // An empty text stands for it.
@@ -148,17 +148,17 @@ class LongLine {
     return at
   }
 
-  #next(bytes: Uint8Array, at: number): number {
+  #takeByte(bytes: Uint8Array, at: number): number {
     const byte = bytes[at]!
     if (byte === openList || byte === openObject) {
       this.#depth += 1
-      if (this.#depth === deepestKept + 1) this.#keep(Buffer.from('null'))
+      if (this.#depth === maxKeptDepth + 1) this.#keep(Buffer.from('null'))
     } else if (byte === quote) {
       this.#isInText = true
       this.#isTextTooLong = false
       this.#textAt = this.#size
     }
-    if (this.#depth <= deepestKept) this.#keepByte(byte)
+    if (this.#depth <= maxKeptDepth) this.#keepByte(byte)
     if (byte === closeList || byte === closeObject) this.#depth -= 1
     return at + 1
   }
@@ -176,7 +176,7 @@ class LongLine {
   }
 
   #grow(by: number): void {
-    if (this.#size + by > longestResult) {
+    if (this.#size + by > maxKeptBytes) {
       this.#isTooLong = true
       this.#kept = Buffer.alloc(0)
       return
@@ -204,7 +204,7 @@ interface DamagedJournal {
   readonly path: string
   readonly reason: string
   /** What its lines tell, where all that is lost is the name: whoever asks for the repository knows that. */
-  readonly held: GrowingRepository | undefined
+  readonly recoverable: MutableRepository | undefined
 }
 
 /**
@@ -231,7 +231,7 @@ export class DamagedJournals {
   }
 
   /** Finds those that earlier starts have set aside. `isLoaded`: whether there is a journal in its place. */
-  async find(isLoaded: (journal: string) => boolean): Promise<void> {
+  async loadQuarantined(isLoaded: (journal: string) => boolean): Promise<void> {
     for (const name of await readdir(this.#layout.quarantine)) {
       const journal = this.#layout.originOf(name)
       if (journal === undefined) continue
@@ -247,20 +247,20 @@ export class DamagedJournals {
   async setAside(journal: string): Promise<void> {
     const movedTo = this.#layout.setAsideForGood(journal)
     await rename(journal, movedTo)
-    await touch(movedTo)
+    await touchFile(movedTo)
     const fields = { path: journal, movedTo }
     this.#logger.error(fields, 'the journal of a pushed repository is damaged beyond reading')
     await this.#add(journal, movedTo)
   }
 
   /** Leaves a journal where it is, because nothing in it is known to be damaged. */
-  leave(journal: string, reason: string): void {
+  recordUnreadable(journal: string, reason: string): void {
     this.#logger.error({ path: journal, reason }, 'the journal of a pushed repository cannot be read')
-    this.#journals.set(journal, { path: journal, reason, held: undefined })
+    this.#journals.set(journal, { path: journal, reason, recoverable: undefined })
   }
 
   /** Throws an OciError 500 for a repository whose journal cannot be loaded. */
-  refuse(name: string): void {
+  throwIfDamaged(name: string): void {
     const damaged = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))
     if (!damaged) return
     throw new OciError(
@@ -275,13 +275,13 @@ export class DamagedJournals {
   }
 
   /** What a damaged journal tells of a repository whose name is all that was lost. */
-  heldBy(name: string): GrowingRepository | undefined {
-    const held = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))?.held
+  getRecoverable(name: string): MutableRepository | undefined {
+    const held = this.#journals.size > 0 && this.#journals.get(this.#layout.journal(name))?.recoverable
     return held ? { ...held, name } : undefined
   }
 
   /** Gives a damaged journal up: its file stays for a week, as evidence. */
-  async giveUp(name: string): Promise<void> {
+  async discard(name: string): Promise<void> {
     const journal = this.#layout.journal(name)
     const damaged = this.#journals.get(journal)
     if (!damaged) return
@@ -297,29 +297,33 @@ export class DamagedJournals {
   async #release(journal: string, path: string): Promise<void> {
     const movedTo = this.#layout.setAside(journal)
     await rename(path, movedTo)
-    await touch(movedTo)
+    await touchFile(movedTo)
   }
 
   async #add(journal: string, path: string): Promise<void> {
     try {
       const { repository } = await readJournal(path)
       const held = isEmptyRepository(repository) ? undefined : repository
-      this.#journals.set(journal, { path, held, reason: 'its first line, which names the repository, cannot be read' })
+      this.#journals.set(journal, {
+        path,
+        recoverable: held,
+        reason: 'its first line, which names the repository, cannot be read',
+      })
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      const reason = reasonOf(error)
+      const reason = describeReadError(error)
       this.#logger.error({ path, reason }, 'the journal of a pushed repository cannot be read')
-      this.#journals.set(journal, { path, reason, held: undefined })
+      this.#journals.set(journal, { path, reason, recoverable: undefined })
     }
   }
 }
 
-export function reasonOf(error: unknown): string {
+export function describeReadError(error: unknown): string {
   return `the system does not give it out (${errnoOf(error) ?? String(error)})`
 }
 
 /** What is set aside stays for a time, counted from now. */
-export async function touch(path: string): Promise<void> {
+export async function touchFile(path: string): Promise<void> {
   const now = new Date()
   await utimes(path, now, now)
 }

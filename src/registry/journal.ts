@@ -16,18 +16,18 @@ import {
 } from '../store/record-files.ts'
 import {
   applyChange,
-  type GrowingRepository,
-  historyOf,
+  type MutableRepository,
+  toChanges,
   isRemoval,
   type PushedChange,
   type PushedRepository,
 } from './repository.ts'
 
 /** A journal with more lines than this, and several times more than it has entries, is written anew. */
-const longJournal = 1000
+const maxLines = 1000
 /** So is one with more bytes than this, and several times more than its entries may need. */
-const largeJournal = 1024 * 1024
-const wasteful = 4
+const maxBytes = 1024 * 1024
+const maxWasteFactor = 4
 /** Several times this is more than the largest entry; bytes. */
 const entryBytes = 600
 
@@ -43,13 +43,13 @@ interface JournalLength {
  */
 export class RepositoryJournal {
   readonly #path: string
-  readonly #state: GrowingRepository
-  #waiting: Commit[] = []
+  readonly #state: MutableRepository
+  #queued: Commit[] = []
   #writing: readonly Commit[] = []
   #isWriting = false
   #length: JournalLength | undefined
 
-  constructor(path: string, state: GrowingRepository, length: JournalLength | undefined) {
+  constructor(path: string, state: MutableRepository, length: JournalLength | undefined) {
     this.#path = path
     this.#state = state
     this.#length = length
@@ -62,8 +62,8 @@ export class RepositoryJournal {
   get isWasteful(): boolean {
     if (this.#length === undefined) return true
     const { lines, bytes } = this.#length
-    const enough = this.#entries * wasteful
-    return (lines > longJournal && lines > enough) || (bytes > largeJournal && bytes > enough * entryBytes)
+    const enough = this.#entries * maxWasteFactor
+    return (lines > maxLines && lines > enough) || (bytes > maxBytes && bytes > enough * entryBytes)
   }
 
   /**
@@ -72,7 +72,7 @@ export class RepositoryJournal {
    */
   commit(changes: readonly PushedChange[]): Promise<void> {
     const done = deferred()
-    this.#waiting.push({ changes, done, hidden: hide(this.#state, changes) })
+    this.#queued.push({ changes, done, hidden: applyRemovals(this.#state, changes) })
     if (!this.#isWriting) void this.#write()
     return done.promise
   }
@@ -81,7 +81,7 @@ export class RepositoryJournal {
   holds(digest: Digest): boolean {
     const { blobs, manifests } = this.#state
     if (blobs.has(digest) || manifests.has(digest)) return true
-    return [...this.#writing, ...this.#waiting].some(({ hidden }) => hidden.some((entry) => isOf(entry, digest)))
+    return [...this.#writing, ...this.#queued].some(({ hidden }) => hidden.some((entry) => isEntryOf(entry, digest)))
   }
 
   get #entries(): number {
@@ -91,12 +91,12 @@ export class RepositoryJournal {
 
   async #write(): Promise<void> {
     this.#isWriting = true
-    while (this.#waiting.length > 0) {
-      const batch = this.#waiting
-      this.#waiting = []
+    while (this.#queued.length > 0) {
+      const batch = this.#queued
+      this.#queued = []
       this.#writing = batch
       try {
-        await this.#append(batch.flatMap(({ changes }) => linesFor(changes)))
+        await this.#append(batch.flatMap(({ changes }) => toLines(changes)))
         for (const { changes } of batch) for (const change of changes) applyChange(this.#state, change)
         this.#writing = []
         for (const { done } of batch) done.resolve()
@@ -115,7 +115,7 @@ export class RepositoryJournal {
   #restore(failed: readonly Commit[]): void {
     const entries = failed.flatMap(({ hidden }) => hidden)
     for (const entry of entries.toReversed()) if (!hasEntry(this.#state, entry)) applyChange(this.#state, entry)
-    for (const { changes, hidden } of this.#waiting) hidden.unshift(...hide(this.#state, changes))
+    for (const { changes, hidden } of this.#queued) hidden.unshift(...applyRemovals(this.#state, changes))
   }
 
   async #append(lines: readonly string[]): Promise<void> {
@@ -138,17 +138,17 @@ export class RepositoryJournal {
   }
 
   /** What the disk must not lose, without the commits that are being written: also what waiting ones have hidden, which may fail. */
-  *#history(): Generator<string, void> {
-    yield headLine(this.#state.name)
-    for (const change of historyOf(this.#state)) yield changeLine([change])
-    for (const { hidden } of this.#waiting)
-      for (const entry of hidden) if (!hasEntry(this.#state, entry)) yield changeLine([entry])
+  *#formatState(): Generator<string, void> {
+    yield formatHead(this.#state.name)
+    for (const change of toChanges(this.#state)) yield formatChanges([change])
+    for (const { hidden } of this.#queued)
+      for (const entry of hidden) if (!hasEntry(this.#state, entry)) yield formatChanges([entry])
   }
 
   /** Replaces the file by one without history, a piece at a time. */
   async #rewrite(lines: readonly string[]): Promise<void> {
     const written = { lines: 0, bytes: 0 }
-    await writeFileAtomic(this.#path, piecesOf(this.#history(), lines, written))
+    await writeFileAtomic(this.#path, toPieces(this.#formatState(), lines, written))
     this.#length = written
   }
 }
@@ -162,11 +162,11 @@ interface Commit {
 }
 
 /** Carries the removals out; what was there before, as the changes that bring it back. */
-function hide(state: GrowingRepository, changes: readonly PushedChange[]): PushedChange[] {
+function applyRemovals(state: MutableRepository, changes: readonly PushedChange[]): PushedChange[] {
   const hidden: PushedChange[] = []
   for (const change of changes) {
     if (!isRemoval(change)) continue
-    const entry = entryOf(state, change)
+    const entry = findEntry(state, change)
     applyChange(state, change)
     if (entry && !hasEntry(state, entry)) hidden.push(entry)
   }
@@ -174,7 +174,7 @@ function hide(state: GrowingRepository, changes: readonly PushedChange[]): Pushe
 }
 
 /** What a change is about, as the repository has it. */
-function entryOf({ tags, manifests, blobs }: PushedRepository, change: PushedChange): PushedChange | undefined {
+function findEntry({ tags, manifests, blobs }: PushedRepository, change: PushedChange): PushedChange | undefined {
   if (change.op === 'tag' || change.op === 'untag') {
     const value = tags.get(change.tag)
     return value && { op: 'tag', tag: change.tag, ...value }
@@ -189,28 +189,28 @@ function entryOf({ tags, manifests, blobs }: PushedRepository, change: PushedCha
 }
 
 function hasEntry(repository: PushedRepository, change: PushedChange): boolean {
-  return entryOf(repository, change) !== undefined
+  return findEntry(repository, change) !== undefined
 }
 
-function isOf(entry: PushedChange, digest: Digest): boolean {
+function isEntryOf(entry: PushedChange, digest: Digest): boolean {
   return (entry.op === 'blob' || entry.op === 'manifest') && entry.digest === digest
 }
 
 /** Removals that one line tells of at most: each of them may stand without the others. */
-const removalsPerLine = 1000
+const maxRemovalsPerLine = 1000
 
-function linesFor(changes: readonly PushedChange[]): string[] {
-  if (changes.length <= removalsPerLine || !changes.every(isRemoval)) return [changeLine(changes)]
+function toLines(changes: readonly PushedChange[]): string[] {
+  if (changes.length <= maxRemovalsPerLine || !changes.every(isRemoval)) return [formatChanges(changes)]
   const lines: string[] = []
-  for (let at = 0; at < changes.length; at += removalsPerLine)
-    lines.push(changeLine(changes.slice(at, at + removalsPerLine)))
+  for (let at = 0; at < changes.length; at += maxRemovalsPerLine)
+    lines.push(formatChanges(changes.slice(at, at + maxRemovalsPerLine)))
   return lines
 }
 
 const pieceBytes = 64 * 1024
 
 /** The text of a journal; `written` counts what has been given out. */
-function* piecesOf(
+function* toPieces(
   history: Iterable<string>,
   lines: readonly string[],
   written: { lines: number; bytes: number },
@@ -232,41 +232,41 @@ function* piecesOf(
 }
 
 /** Format 1 kept each manifest's links and annotations as well; they are passed over. */
-const format = 2
+const journalFormat = 2
 
 export interface JournalHead {
   readonly name: string
   /** `old`: its lines may hold what this version does not write. `newer`: they may mean what this version does not know. */
-  readonly age: 'old' | 'present' | 'newer'
+  readonly version: 'older' | 'current' | 'newer'
 }
 
 /** The first line of a repository's journal. */
-function headLine(name: string): string {
-  return `${JSON.stringify({ format, name })}\n`
+function formatHead(name: string): string {
+  return `${JSON.stringify({ format: journalFormat, name })}\n`
 }
 
 /** What the first line says; undefined when it is damaged. */
-export function readHead(line: string): JournalHead | undefined {
+export function parseJournalHead(line: string): JournalHead | undefined {
   return readJson(line, (value) => {
     const head = readObject(value)
     const name = readText(head['name'])
     const written = readNumber(head['format'])
     if (!Number.isInteger(written) || written < 1 || !isRepositoryName(name)) return damaged()
-    return { name, age: written < format ? 'old' : written > format ? 'newer' : 'present' }
+    return { name, version: written < journalFormat ? 'older' : written > journalFormat ? 'newer' : 'current' }
   })
 }
 
 /** One line a commit: after a crash all of its changes stand, or none. */
-function changeLine(changes: readonly PushedChange[]): string {
+function formatChanges(changes: readonly PushedChange[]): string {
   return `${JSON.stringify(changes)}\n`
 }
 
 /** The changes of a line; undefined when any of them is damaged. */
-export function readChanges(line: string): PushedChange[] | undefined {
-  return readJson(line, (value) => readList(value).map(readChange))
+export function parseChanges(line: string): PushedChange[] | undefined {
+  return readJson(line, (value) => readList(value).map(parseChange))
 }
 
-function readChange(json: unknown): PushedChange {
+function parseChange(json: unknown): PushedChange {
   const value = readObject(json)
   const op = value['op']
   switch (op) {

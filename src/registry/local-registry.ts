@@ -23,7 +23,7 @@ import type {
 import type { Page, Repository } from '../oci/route.ts'
 import { isStored, SmallContents, storedManifest } from '../store/contents.ts'
 import { LocalManifests } from './manifests.ts'
-import { pageOfReferrers } from './referrers.ts'
+import { listReferrers } from './referrers.ts'
 import type { PushedStore } from './repositories.ts'
 import type { PushedBlob, PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 import { journalBytes, LocalUploads, type MakeRoom, type UploadSessions, withRoom } from './uploads.ts'
@@ -38,7 +38,7 @@ interface LocalRegistryOptions {
 const provenance: Provenance = { registry: undefined, outcome: 'own', cacheStatus: undefined }
 
 /** How often it is written down that clients still ask for something; a part of the grace that garbage has. */
-const noteHeldMs = 3_600_000
+const refreshHeldMs = 3_600_000
 /** Blobs up to this size, configs above all, are served from memory, as manifests are. */
 const smallBytes = 64 * 1024
 const smallContentBytes = 8 * 1024 * 1024
@@ -61,14 +61,14 @@ export class LocalRegistry implements PushRegistry {
   }
 
   async manifest({ name }: Repository, reference: Reference, { head }: Caller): Promise<ManifestAnswer> {
-    const repository = this.#known(name)
+    const repository = this.#getKnown(name)
     const digest = reference.kind === 'digest' ? reference.digest : repository.tags.get(reference.tag)?.digest
     const record = digest && repository.manifests.get(digest)
     if (record) {
       const { mediaType: type, size } = record
       // What has a tag is no garbage, however old.
       if (reference.kind === 'digest')
-        await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
+        await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'manifest', digest, ...record, heldSince }))
       const answer = { digest, mediaType: type, size, provenance }
       if (head && (await this.#store.blobs.stat(digest)) === size) return { ...answer, body: undefined }
       if (size > longestString) {
@@ -84,10 +84,10 @@ export class LocalRegistry implements PushRegistry {
   }
 
   async blob({ name }: Repository, digest: Digest, { head }: Caller): Promise<BlobAnswer> {
-    const record = this.#known(name).blobs.get(digest)
+    const record = this.#getKnown(name).blobs.get(digest)
     if (record) {
       const { size } = record
-      await this.#noteHeld(name, digest, record, (heldSince) => ({ op: 'blob', digest, size, heldSince }))
+      await this.#refreshHeld(name, digest, record, (heldSince) => ({ op: 'blob', digest, size, heldSince }))
       if (head && (await this.#store.blobs.stat(digest)) === size)
         return { digest, size, body: { kind: 'none' }, provenance }
       const content = size <= smallBytes && (await this.#contents.loadStored(digest, size))
@@ -95,12 +95,12 @@ export class LocalRegistry implements PushRegistry {
       const blob = await this.#store.blobs.open(digest, size)
       if (blob) return { digest, size, body: { kind: 'stored', blob }, provenance }
     }
-    throw unknownBlob(name, digest)
+    throw createUnknownBlobError(name, digest)
   }
 
   tags({ name }: Repository, page: Page): Promise<ListAnswer> {
-    const { entries, next } = pageOf([...this.#known(name).tags.keys()].toSorted(), page)
-    return Promise.resolve(listAnswer({ name, tags: entries }, next))
+    const { entries, next } = pageOf([...this.#getKnown(name).tags.keys()].toSorted(), page)
+    return Promise.resolve(toListAnswer({ name, tags: entries }, next))
   }
 
   async referrers(
@@ -119,7 +119,7 @@ export class LocalRegistry implements PushRegistry {
     }
     // One at a time: a page may be as large as a manifest, and so may be each of those that it is made of.
     const { index, next } = await this.#lists.run(
-      () => pageOfReferrers(repository, { subject, artifactType, page }, read),
+      () => listReferrers(repository, { subject, artifactType, page }, read),
       departure?.signal,
     )
     return {
@@ -134,7 +134,7 @@ export class LocalRegistry implements PushRegistry {
   catalog(_registry: string | undefined, page: Page): Promise<ListAnswer> {
     const names = [...this.#store.repositories.all()].filter(({ manifests }) => manifests.size > 0)
     const { entries, next } = pageOf(names.map(({ name }) => name).toSorted(), page)
-    return Promise.resolve(listAnswer({ repositories: entries }, next))
+    return Promise.resolve(toListAnswer({ repositories: entries }, next))
   }
 
   async startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): Promise<UploadState> {
@@ -193,20 +193,20 @@ export class LocalRegistry implements PushRegistry {
   }
 
   async deleteManifest(repository: Repository, reference: Reference): Promise<void> {
-    this.#known(repository.name)
+    this.#getKnown(repository.name)
     // What is removed is no longer seen while it is written down: a disk that takes nothing must be noticed before.
     await this.#store.blobs.checkWritable()
     await this.#manifests.delete(repository, reference)
   }
 
   async deleteBlob({ name }: Repository, digest: Digest): Promise<void> {
-    if (!this.#known(name).blobs.has(digest)) throw unknownBlob(name, digest)
+    if (!this.#getKnown(name).blobs.has(digest)) throw createUnknownBlobError(name, digest)
     await this.#store.blobs.checkWritable()
     await this.#commit(name, [{ op: 'drop-blob', digest }])
-    await this.#manifests.dropUnheld(digest)
+    await this.#manifests.removeUnheld(digest)
   }
 
-  #known(name: string): PushedRepository {
+  #getKnown(name: string): PushedRepository {
     const repository = this.#store.repositories.get(name)
     if (repository && repository.tags.size + repository.manifests.size + repository.blobs.size > 0) return repository
     throw new OciError('NAME_UNKNOWN', 404, `There is no repository ${name}.`)
@@ -217,7 +217,7 @@ export class LocalRegistry implements PushRegistry {
   }
 
   /** A client that learns that something is here will not push it again: garbage it must not be for a while. */
-  async #noteHeld(
+  async #refreshHeld(
     name: string,
     digest: Digest,
     { heldSince }: PushedBlob | PushedManifest,
@@ -225,7 +225,7 @@ export class LocalRegistry implements PushRegistry {
   ): Promise<void> {
     const { repositories, runningClock } = this.#store
     const now = runningClock.now()
-    if (now - heldSince < noteHeldMs) return
+    if (now - heldSince < refreshHeldMs) return
     // A collection that begins before the note stands would still find it old.
     const release = repositories.claim([digest])
     try {
@@ -247,11 +247,11 @@ function findSize(sources: Iterable<PushedRepository | undefined>, digest: Diges
   return undefined
 }
 
-function listAnswer(value: unknown, next: string | undefined): ListAnswer {
+function toListAnswer(value: unknown, next: string | undefined): ListAnswer {
   const bytes = new TextEncoder().encode(JSON.stringify(value))
   return { contentType: 'application/json', bytes, next, provenance }
 }
 
-function unknownBlob(name: string, digest: Digest): OciError {
+function createUnknownBlobError(name: string, digest: Digest): OciError {
   return new OciError('BLOB_UNKNOWN', 404, `There is no blob ${digest} in ${name}.`)
 }

@@ -2,13 +2,13 @@ import { KeyedQueue } from '../lib/async.ts'
 import type { Logger } from '../lib/logger.ts'
 import { type Clock, every, logFailure } from '../lib/time.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
-import { attachedTo, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
-import { listPushedImages, type PushedImage, removedImageNames, StoredLinks } from './images.ts'
+import { parseAttachedTag, collectGarbage, type GarbageOptions, planRemovals } from './garbage.ts'
+import { listPushedImages, type PushedImage, getRemovedImageNames, StoredLinks } from './images.ts'
 import type { PushedStore } from './repositories.ts'
-import { copyOf, type PushedChange, type PushedRepository } from './repository.ts'
+import { copyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
 /** How long what nothing leads to stays, ms of running time: a manifest that names it may be on its way. */
-export const usualGrace = 24 * 3_600_000
+export const defaultGraceMs = 24 * 3_600_000
 
 /** What went from the registry, or would go. */
 interface RegistryRemoval {
@@ -48,13 +48,13 @@ interface RegistryMaintenanceOptions {
   readonly interval?: number
 }
 
-const hour = 3_600_000
+const collectionIntervalMs = 3_600_000
 
 export function createRegistryMaintenance(options: RegistryMaintenanceOptions): RegistryMaintenance {
   const { store, clock, logger } = options
   const { repositories } = store
   const isClaimed = (digest: Digest) => repositories.isClaimed(digest)
-  const turns = new KeyedQueue<'all'>()
+  const queue = new KeyedQueue<'all'>()
   const links = new StoredLinks(store.blobs)
 
   const gc = async (how: GarbageOptions): Promise<RegistryRemoval> => {
@@ -64,7 +64,7 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
   }
 
   /** Forgets what is selected of each repository and takes away what that leaves behind; or only says so. */
-  const forget = async (select: (repository: PushedRepository) => Selection, dryRun: boolean) => {
+  const removeSelected = async (select: (repository: PushedRepository) => Selection, dryRun: boolean) => {
     const images: string[] = []
     const planned = new Map<string, PushedChange[]>()
     for (const repository of repositories.all()) {
@@ -76,58 +76,58 @@ export function createRegistryMaintenance(options: RegistryMaintenanceOptions): 
         { tags, digests, links, isClaimed },
         // At once: pushes go on, and what was planned for an older state would take away what they bring.
         async (plan) => {
-          const found = { before: copyOf(repository), changes: plan }
+          const found = { before: copyRepository(repository), changes: plan }
           if (!dryRun && plan.length > 0) await repositories.commit(name, plan)
           return found
         },
       )
       planned.set(name, changes)
-      images.push(...(await removedImageNames(before, changes, links)))
+      images.push(...(await getRemovedImageNames(before, changes, links)))
     }
-    const { blobs, bytes } = await gc({ grace: usualGrace, untagged: false, dryRun, before: planned })
+    const { blobs, bytes } = await gc({ grace: defaultGraceMs, untagged: false, dryRun, pendingChanges: planned })
     return { images: images.toSorted(), blobs, bytes }
   }
 
   const selectOld = (repository: PushedRepository, { olderThan, keep, repository: only }: PruneOptions): Selection => {
-    if (only !== undefined && repository.name !== only) return nothing
+    if (only !== undefined && repository.name !== only) return emptySelection
     const byAge = [...repository.tags]
       // Lists of referrers and signatures go with their image.
-      .filter(([tag]) => attachedTo(tag) === undefined)
+      .filter(([tag]) => parseAttachedTag(tag) === undefined)
       .toSorted(([, a], [, b]) => b.pushedAt - a.pushedAt)
     const old = byAge.slice(keep).filter(([, { pushedAt }]) => clock.wall() - pushedAt > olderThan)
     return { tags: old.map(([tag]) => tag), digests: [] }
   }
 
-  const collectUnasked = () => turns.run('all', () => gc({ grace: usualGrace, untagged: false, dryRun: false }))
+  const collectOnSchedule = () => queue.run('all', () => gc({ grace: defaultGraceMs, untagged: false, dryRun: false }))
   const onFailure = logFailure(logger, 'could not remove unused content')
-  const stopCollecting = every(options.interval ?? hour, collectUnasked, onFailure)
+  const stopCollecting = every(options.interval ?? collectionIntervalMs, collectOnSchedule, onFailure)
 
   return {
     list: () => listPushedImages(repositories.all(), links),
     remove: (names, dryRun) =>
-      turns.run('all', async () => {
+      queue.run('all', async () => {
         const matched = new Set<string>()
         const damaged = names.filter((name) => repositories.isDamaged(name))
         for (const name of damaged) {
           matched.add(name)
           if (dryRun) continue
-          await repositories.giveUp(name)
+          await repositories.discardDamaged(name)
           logger.warn({ repository: name }, 'gave up a pushed repository whose journal is damaged')
         }
-        const removal = await forget((repository) => selectNamed(repository, names, matched), dryRun)
+        const removal = await removeSelected((repository) => selectNamed(repository, names, matched), dryRun)
         const images = [...removal.images, ...damaged].toSorted()
         return { ...removal, images, unknown: names.filter((name) => !matched.has(name)) }
       }),
-    gc: (how) => turns.run('all', () => gc(how)),
+    gc: (how) => queue.run('all', () => gc(how)),
     prune: (how) =>
-      turns.run('all', async () => {
+      queue.run('all', async () => {
         const isUnknown = how.repository !== undefined && repositories.get(how.repository) === undefined
-        const removal = await forget((repository) => selectOld(repository, how), how.dryRun)
+        const removal = await removeSelected((repository) => selectOld(repository, how), how.dryRun)
         return { ...removal, unknown: isUnknown ? [how.repository] : [] }
       }),
     async close() {
       stopCollecting()
-      await turns.idle()
+      await queue.idle()
     },
   }
 }
@@ -138,7 +138,7 @@ interface Selection {
   readonly digests: readonly Digest[]
 }
 
-const nothing: Selection = { tags: [], digests: [] }
+const emptySelection: Selection = { tags: [], digests: [] }
 
 /** A name is `repository:tag`, `repository@digest`, a repository, or a digest in any of them. Notes those that match. */
 function selectNamed(repository: PushedRepository, names: readonly string[], matched: Set<string>): Selection {

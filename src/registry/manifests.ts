@@ -13,7 +13,7 @@ import { referrersTag } from '../oci/lists.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { ManifestPushed, PushedBody } from '../oci/registry.ts'
 import type { Repository } from '../oci/route.ts'
-import { changeReferrersList, referrerEntry, type ReferrerEntry } from './referrers.ts'
+import { changeReferrersList, toReferrerEntry, type ReferrerEntry } from './referrers.ts'
 import type { PushedStore } from './repositories.ts'
 import type { PushedChange, PushedManifest, PushedRepository } from './repository.ts'
 import { journalBytes, type MakeRoom, withRoom } from './uploads.ts'
@@ -26,7 +26,7 @@ export class LocalManifests {
   /** Client-made lists of referrers are changed one at a time: each may be as large as a manifest, and is read as a whole. */
   readonly #lists = new KeyedQueue<'all'>()
   /** A delete takes the tags that it sees: what one push of the same manifest brings, it must see whole or not at all. */
-  readonly #turns = new KeyedQueue<string>()
+  readonly #queues = new KeyedQueue<string>()
 
   constructor(store: PushedStore, makeRoom: MakeRoom, wallClock: () => number) {
     this.#store = store
@@ -40,7 +40,7 @@ export class LocalManifests {
     if (reference.kind === 'digest' && reference.digest !== digest)
       throw new OciError('DIGEST_INVALID', 400, `The manifest does not hash to ${reference.digest}.`)
     const tags = reference.kind === 'tag' ? [reference.tag] : body.tags
-    await this.#turns.run(`${name}@${digest}`, () => this.#put(name, digest, read, tags, body.bytes))
+    await this.#queues.run(`${name}@${digest}`, () => this.#put(name, digest, read, tags, body.bytes))
     return { digest, subject: read.subject }
   }
 
@@ -57,7 +57,7 @@ export class LocalManifests {
       checkLinks(repositories.get(name), read)
       const pushedAt = this.#wallClock()
       const { subject } = read
-      const manifest = recordOf(read, bytes.length, pushedAt, runningClock.now())
+      const manifest = toManifestRecord(read, bytes.length, pushedAt, runningClock.now())
       await withRoom(this.#makeRoom, bytes.length * 2, async () => {
         await this.#store.blobs.put(digest, bytes)
         await repositories.commit(name, [
@@ -65,7 +65,7 @@ export class LocalManifests {
           ...tags.map((tag) => ({ op: 'tag' as const, tag, digest, pushedAt })),
         ])
         if (subject === undefined) return
-        await this.#keepInStep(name, subject, digest, referrerEntry(digest, bytes.length, read))
+        await this.#updateReferrersList(name, subject, digest, toReferrerEntry(digest, bytes.length, read))
       })
     } finally {
       release()
@@ -75,7 +75,7 @@ export class LocalManifests {
   async delete({ name }: Repository, reference: Reference): Promise<void> {
     if (reference.kind === 'digest') {
       const { digest } = reference
-      return this.#turns.run(`${name}@${digest}`, () => this.#delete(name, digest))
+      return this.#queues.run(`${name}@${digest}`, () => this.#delete(name, digest))
     }
     const { tag } = reference
     if (!this.#store.repositories.get(name)?.tags.has(tag))
@@ -91,10 +91,12 @@ export class LocalManifests {
     const tags = [...repository.tags].filter(([, tag]) => tag.digest === digest)
     const untag = tags.map(([tag, { pushedAt }]): PushedChange => ({ op: 'untag', tag, pushedAt }))
     await this.#commit(name, [...untag, { op: 'drop-manifest', digest }])
-    await this.dropUnheld(digest)
+    await this.removeUnheld(digest)
     const { subject } = manifest
     if (subject === undefined) return
-    await withRoom(this.#makeRoom, largestManifest * 2, () => this.#keepInStep(name, subject, digest, undefined))
+    await withRoom(this.#makeRoom, largestManifest * 2, () =>
+      this.#updateReferrersList(name, subject, digest, undefined),
+    )
   }
 
   #commit(name: string, changes: readonly PushedChange[]): Promise<void> {
@@ -102,7 +104,7 @@ export class LocalManifests {
   }
 
   /** Removes bytes from the disk that no repository holds any more. */
-  async dropUnheld(digest: Digest): Promise<void> {
+  async removeUnheld(digest: Digest): Promise<void> {
     if (!this.#store.repositories.isHeld(digest)) await this.#store.blobs.remove(digest)
   }
 
@@ -110,7 +112,12 @@ export class LocalManifests {
    * Where a client once made a list of referrers under a tag, old clients go on reading it: it says what the API says.
    * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
    */
-  async #keepInStep(name: string, subject: Digest, digest: Digest, entry: ReferrerEntry | undefined): Promise<void> {
+  async #updateReferrersList(
+    name: string,
+    subject: Digest,
+    digest: Digest,
+    entry: ReferrerEntry | undefined,
+  ): Promise<void> {
     const tag = referrersTag(subject)
     // Most subjects have no such list, and need not wait for those that have one.
     if (!this.#store.repositories.get(name)?.tags.has(tag)) return
@@ -133,11 +140,11 @@ export class LocalManifests {
           repositories.isClaimed(old) ||
           [...repository!.tags].some(([other, value]) => value.digest === old && other !== tag)
         await repositories.commit(name, [
-          { op: 'manifest', digest: made, ...recordOf(read, bytes.length, pushedAt, runningClock.now()) },
+          { op: 'manifest', digest: made, ...toManifestRecord(read, bytes.length, pushedAt, runningClock.now()) },
           { op: 'tag', tag, digest: made, pushedAt },
           ...(isShared ? [] : [{ op: 'drop-manifest' as const, digest: old }]),
         ])
-        await this.dropUnheld(old)
+        await this.removeUnheld(old)
       } finally {
         release()
       }
@@ -146,7 +153,7 @@ export class LocalManifests {
 }
 
 /** What is kept of a manifest besides its bytes. */
-function recordOf(
+function toManifestRecord(
   { mediaType: type, subject, artifactType }: ReadManifest,
   size: number,
   pushedAt: number,

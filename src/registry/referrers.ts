@@ -15,14 +15,14 @@ export interface ReferrerEntry {
 }
 
 /** Bytes of a page's entries: clients take no index beyond the size of a manifest. */
-const largestBody = largestManifest - 64 * 1024
-const longestPage = 1000
+const maxPageBytes = largestManifest - 64 * 1024
+const maxPageEntries = 1000
 
 /** `size`: of the manifest, in bytes. */
-export function referrerEntry(
+export function toReferrerEntry(
   digest: Digest,
   size: number,
-  { mediaType: type, artifactType, annotations }: Described,
+  { mediaType: type, artifactType, annotations }: DescribedManifest,
 ): ReferrerEntry {
   return {
     mediaType: type,
@@ -34,7 +34,7 @@ export function referrerEntry(
 }
 
 /** What an entry takes from its manifest. */
-type Described = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
+type DescribedManifest = Pick<ReadManifest, 'mediaType' | 'artifactType' | 'annotations'>
 
 interface ReferrersQuery {
   readonly subject: Digest
@@ -46,7 +46,7 @@ interface ReferrersQuery {
  * One page of what refers to a manifest, by digest, of one artifact type if one is given; and the query of the next. `read` gives
  * the bytes of a manifest: its annotations stand there. They are read one after the other until the page is full.
  */
-export async function pageOfReferrers(
+export async function listReferrers(
   repository: PushedRepository | undefined,
   { subject, artifactType, page }: ReferrersQuery,
   read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
@@ -55,7 +55,7 @@ export async function pageOfReferrers(
   const all = new Map<string, PushedManifest>()
   for (const [digest, manifest] of repository?.manifests ?? [])
     if (manifest.subject === subject && (key === undefined || manifest.artifactType === key)) all.set(digest, manifest)
-  const wanted = { n: page.n ?? String(longestPage), last: page.last }
+  const wanted = { n: page.n ?? String(maxPageEntries), last: page.last }
   const { entries: digests, next } = pageOf([...all.keys()].toSorted(), wanted)
   const entries: string[] = []
   let last: string | undefined
@@ -64,14 +64,14 @@ export async function pageOfReferrers(
   for (const digest of digests as Digest[]) {
     const manifest = all.get(digest)!
     bytesRead += manifest.size
-    if (bytesRead > largestBody && entries.length > 0) break
-    const entry = JSON.stringify(await entryOf(digest, manifest, read))
+    if (bytesRead > maxPageBytes && entries.length > 0) break
+    const entry = JSON.stringify(await readEntry(digest, manifest, read))
     bytes += Buffer.byteLength(entry) + 1
-    if (bytes > largestBody && entries.length > 0) break
+    if (bytes > maxPageBytes && entries.length > 0) break
     entries.push(entry)
     last = digest
   }
-  const index = indexOf(entries)
+  const index = formatIndex(entries)
   const isCut = entries.length < digests.length
   if (last === undefined || (next === undefined && !isCut)) return { index, next: undefined }
   const type = artifactType === undefined ? '' : `&artifactType=${encodeURIComponent(artifactType)}`
@@ -79,7 +79,7 @@ export async function pageOfReferrers(
 }
 
 /** A referrer whose manifest cannot be read is listed without what stands in it. */
-async function entryOf(
+async function readEntry(
   digest: Digest,
   manifest: PushedManifest,
   read: (digest: Digest, size: number) => Promise<Uint8Array | undefined>,
@@ -87,11 +87,11 @@ async function entryOf(
   const { mediaType: type, size, artifactType } = manifest
   const bytes = await read(digest, size)
   const known = { mediaType: type, artifactType, annotations: undefined }
-  return referrerEntry(digest, size, (bytes && (await described(bytes, type))) ?? known)
+  return toReferrerEntry(digest, size, (bytes && (await readDescription(bytes, type))) ?? known)
 }
 
 /** What an entry takes from a manifest that was checked when it was pushed. */
-async function described(bytes: Uint8Array, type: string): Promise<Described | undefined> {
+async function readDescription(bytes: Uint8Array, type: string): Promise<DescribedManifest | undefined> {
   const all = await readJsonObject(bytes)
   if (!all) return undefined
   const { artifactType: own, config, annotations } = presentMembers(all)
@@ -106,7 +106,7 @@ async function described(bytes: Uint8Array, type: string): Promise<Described | u
 }
 
 /** An image index of entries in JSON. */
-function indexOf(entries: readonly string[]): Uint8Array<ArrayBuffer> {
+function formatIndex(entries: readonly string[]): Uint8Array<ArrayBuffer> {
   const empty = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: [] })
   return new TextEncoder().encode(`${empty.slice(0, -2)}${entries.join(',')}]}`)
 }

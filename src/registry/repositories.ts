@@ -10,13 +10,13 @@ import {
   type DamagedRepository,
   readJournal,
   type ReadJournal,
-  reasonOf,
-  touch,
+  describeReadError,
+  touchFile,
 } from './journal-reader.ts'
 import { RepositoryJournal } from './journal.ts'
-import { emptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './repository.ts'
+import { createEmptyRepository, isEmptyRepository, type PushedChange, type PushedRepository } from './repository.ts'
 
-const readsAtOnce = 8
+const maxConcurrentReads = 8
 
 /** Every repository of the local registry, in memory; each with its journal on the disk. */
 export class PushedRepositories {
@@ -44,20 +44,20 @@ export class PushedRepositories {
   static async open(layout: StoreLayout, logger: Logger): Promise<PushedRepositories> {
     const repositories = new PushedRepositories(layout, logger)
     const names = (await readdir(layout.repositories)).filter((name) => name.endsWith('.jsonl'))
-    await eachLimited(names, readsAtOnce, (name) => repositories.#load(layout.entry(layout.repositories, name)))
+    await eachLimited(names, maxConcurrentReads, (name) => repositories.#load(layout.entry(layout.repositories, name)))
     const loaded = new Set(Array.from(repositories.#journals.keys(), (name) => layout.journal(name)))
-    await repositories.#damaged.find((journal) => loaded.has(journal))
-    await repositories.lookForCopies()
+    await repositories.#damaged.loadQuarantined((journal) => loaded.has(journal))
+    await repositories.findCopies()
     return repositories
   }
 
   /** Looks whether copies of damaged journals are set aside. They go after a week. */
-  async lookForCopies(): Promise<void> {
+  async findCopies(): Promise<void> {
     this.#hasCopies = (await readdir(this.#layout.quarantine)).some((name) => name.includes('.jsonl-'))
   }
 
   /** Whether a damaged journal is set aside: what it said is held is not known here, and may be wanted back. */
-  get hasGaps(): boolean {
+  get isIncomplete(): boolean {
     return this.#hasCopies || this.#hasUncopied || this.#damaged.size > 0
   }
 
@@ -71,15 +71,15 @@ export class PushedRepositories {
   }
 
   /** Gives a repository up whose journal cannot be loaded: a push of this name begins a new one. */
-  giveUp(name: string): Promise<void> {
+  discardDamaged(name: string): Promise<void> {
     this.#hasCopies = true
-    return this.#damaged.giveUp(name)
+    return this.#damaged.discard(name)
   }
 
   /** Throws an OciError 500 when its journal cannot be loaded. */
   get(name: string): PushedRepository | undefined {
     const journal = this.#find(name)
-    if (!journal) this.#damaged.refuse(name)
+    if (!journal) this.#damaged.throwIfDamaged(name)
     return journal?.repository
   }
 
@@ -95,8 +95,8 @@ export class PushedRepositories {
   commit(name: string, changes: readonly PushedChange[]): Promise<void> {
     let journal = this.#find(name)
     if (!journal) {
-      this.#damaged.refuse(name)
-      journal = new RepositoryJournal(this.#layout.journal(name), emptyRepository(name), undefined)
+      this.#damaged.throwIfDamaged(name)
+      journal = new RepositoryJournal(this.#layout.journal(name), createEmptyRepository(name), undefined)
       this.#journals.set(name, journal)
     }
     return journal.commit(changes)
@@ -124,7 +124,7 @@ export class PushedRepositories {
 
   /** Whether any repository holds it, or somebody is about to, or that cannot be known. */
   isHeld(digest: Digest): boolean {
-    if (this.hasGaps || this.isClaimed(digest)) return true
+    if (this.isIncomplete || this.isClaimed(digest)) return true
     for (const journal of this.#journals.values()) if (journal.holds(digest)) return true
     return false
   }
@@ -135,7 +135,7 @@ export class PushedRepositories {
 
   /** A repository whose journal has lost its name alone: whoever asks for it brings that back. */
   #recover(name: string): RepositoryJournal | undefined {
-    const held = this.#damaged.heldBy(name)
+    const held = this.#damaged.getRecoverable(name)
     if (!held) return undefined
     const journal = new RepositoryJournal(this.#layout.journal(name), held, undefined)
     this.#journals.set(name, journal)
@@ -147,7 +147,7 @@ export class PushedRepositories {
   async #saveRecovered(name: string, journal: RepositoryJournal): Promise<void> {
     try {
       await journal.commit([])
-      await this.giveUp(name)
+      await this.discardDamaged(name)
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       this.#logger.error({ repository: name, error: String(error) }, 'could not write a journal; trying again later')
@@ -160,22 +160,22 @@ export class PushedRepositories {
       read = await readJournal(path)
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      return this.#damaged.leave(path, reasonOf(error))
+      return this.#damaged.recordUnreadable(path, describeReadError(error))
     }
     const { head, repository, lines, bytes, isTorn, unreadable } = read
     if (!head || this.#layout.journal(head.name) !== path) return this.#damaged.setAside(path)
-    if (head.age === 'newer') return this.#damaged.leave(path, 'a newer version of mirror wrote it')
+    if (head.version === 'newer') return this.#damaged.recordUnreadable(path, 'a newer version of mirror wrote it')
     // A journal that is not whole, or of an earlier format, is written anew before anything is added to it.
-    const isWhole = !isTorn && unreadable === 0 && head.age === 'present'
+    const isWhole = !isTorn && unreadable === 0 && head.version === 'current'
     const journal = new RepositoryJournal(path, repository, isWhole ? { lines, bytes } : undefined)
-    if (unreadable > 0) await this.#setCopyAside(path, journal, unreadable)
-    else if (head.age === 'old' || (isWhole && journal.isWasteful)) await this.#tidy(path, journal)
+    if (unreadable > 0) await this.#quarantineCopy(path, journal, unreadable)
+    else if (head.version === 'older' || (isWhole && journal.isWasteful)) await this.#compact(path, journal)
     if (isEmptyRepository(repository)) await rm(path, { force: true })
     else this.#journals.set(head.name, journal)
   }
 
   /** Writes a journal anew at the start, so that the next one does not have to read so much again. */
-  async #tidy(path: string, journal: RepositoryJournal): Promise<void> {
+  async #compact(path: string, journal: RepositoryJournal): Promise<void> {
     try {
       await journal.commit([])
     } catch (error) {
@@ -187,7 +187,7 @@ export class PushedRepositories {
     }
   }
 
-  async #setCopyAside(path: string, journal: RepositoryJournal, unreadable: number): Promise<void> {
+  async #quarantineCopy(path: string, journal: RepositoryJournal, unreadable: number): Promise<void> {
     const { name } = journal.repository
     const copiedTo = this.#layout.setAside(path)
     const about = { repository: name, unreadable, copiedTo }
@@ -196,8 +196,8 @@ export class PushedRepositories {
     const report = { name, path: copiedTo, original: path, reason, isServed: true }
     this.#repaired.push(report)
     try {
-      await copyAside(path, copiedTo)
-      await touch(copiedTo)
+      await linkOrCopy(path, copiedTo)
+      await touchFile(copiedTo)
       // Else the next start would set it aside once more.
       await journal.commit([])
       this.#logger.error(about, 'the journal of a pushed repository has damaged lines')
@@ -211,7 +211,7 @@ export class PushedRepositories {
 }
 
 /** Keeps a file that is about to be replaced: under a second name, where the file system has those. */
-async function copyAside(path: string, target: string): Promise<void> {
+async function linkOrCopy(path: string, target: string): Promise<void> {
   try {
     await link(path, target)
   } catch (error) {

@@ -46,13 +46,13 @@ export type PushedChange =
   | { readonly op: 'drop-blob'; readonly digest: Digest }
 
 /** A repository as its journal builds it. */
-export interface GrowingRepository extends PushedRepository {
+export interface MutableRepository extends PushedRepository {
   readonly tags: Map<string, PushedTag>
   readonly manifests: Map<Digest, PushedManifest>
   readonly blobs: Map<Digest, PushedBlob>
 }
 
-export function emptyRepository(name: string): GrowingRepository {
+export function createEmptyRepository(name: string): MutableRepository {
   return { name, tags: new Map(), manifests: new Map(), blobs: new Map() }
 }
 
@@ -60,7 +60,7 @@ export function isEmptyRepository({ tags, manifests, blobs }: PushedRepository):
   return tags.size + manifests.size + blobs.size === 0
 }
 
-export function applyChange(repository: GrowingRepository, change: PushedChange): void {
+export function applyChange(repository: MutableRepository, change: PushedChange): void {
   switch (change.op) {
     case 'tag': {
       const { tag, digest, pushedAt } = change
@@ -73,7 +73,7 @@ export function applyChange(repository: GrowingRepository, change: PushedChange)
       return
     }
     case 'manifest':
-      repository.manifests.set(change.digest, outlineOf(change))
+      repository.manifests.set(change.digest, toManifestEntry(change))
       return
     case 'drop-manifest':
       repository.manifests.delete(change.digest)
@@ -89,7 +89,14 @@ export function applyChange(repository: GrowingRepository, change: PushedChange)
 }
 
 /** A manifest's record without whatever else the object has: its caller may have read the whole manifest. */
-function outlineOf({ mediaType, size, subject, artifactType, pushedAt, heldSince }: PushedManifest): PushedManifest {
+function toManifestEntry({
+  mediaType,
+  size,
+  subject,
+  artifactType,
+  pushedAt,
+  heldSince,
+}: PushedManifest): PushedManifest {
   return {
     mediaType,
     size,
@@ -101,20 +108,20 @@ function outlineOf({ mediaType, size, subject, artifactType, pushedAt, heldSince
 }
 
 /** What the repository would be after these changes; itself when there are none. */
-export function changedCopy(repository: PushedRepository, changes: readonly PushedChange[]): PushedRepository {
+export function withChanges(repository: PushedRepository, changes: readonly PushedChange[]): PushedRepository {
   if (changes.length === 0) return repository
-  const copy = copyOf(repository)
+  const copy = copyRepository(repository)
   for (const change of changes) applyChange(copy, change)
   return copy
 }
 
 /** The repository as it is now, whatever becomes of it. */
-export function copyOf({ name, tags, manifests, blobs }: PushedRepository): GrowingRepository {
+export function copyRepository({ name, tags, manifests, blobs }: PushedRepository): MutableRepository {
   return { name, tags: new Map(tags), manifests: new Map(manifests), blobs: new Map(blobs) }
 }
 
 /** The shortest history that ends in this state. Entries that go while it is read may be left out. */
-export function* historyOf({ tags, manifests, blobs }: PushedRepository): Generator<PushedChange, void> {
+export function* toChanges({ tags, manifests, blobs }: PushedRepository): Generator<PushedChange, void> {
   for (const [digest, blob] of blobs) yield { op: 'blob', digest, ...blob }
   for (const [digest, manifest] of manifests) yield { op: 'manifest', digest, ...manifest }
   for (const [tag, value] of tags) yield { op: 'tag', tag, ...value }

@@ -35,11 +35,11 @@ export class LocalUploads {
   find({ name }: Repository, { id, user }: UploadName): UploadSession {
     const session = this.#options.sessions.find(id)
     if (session?.repository === name && session.user === user) return session
-    throw unknownUpload()
+    throw createUnknownUploadError()
   }
 
   append(session: UploadSession, chunk: UploadChunk): Promise<UploadState> {
-    return alone(session, async () => {
+    return runExclusive(session, async () => {
       await this.#write(session, chunk)
       return { id: session.id, size: session.size }
     })
@@ -47,7 +47,7 @@ export class LocalUploads {
 
   finish(session: UploadSession, digest: Digest, chunk: UploadChunk | undefined): Promise<void> {
     const { store, makeRoom } = this.#options
-    return alone(session, async () => {
+    return runExclusive(session, async () => {
       if (chunk) await this.#write(session, chunk)
       const { size } = session
       const release = store.repositories.claim([digest])
@@ -66,10 +66,10 @@ export class LocalUploads {
     if (start !== undefined && start !== session.size)
       throw new OciError('BLOB_UPLOAD_INVALID', 416, `The next byte is number ${session.size}.`, uploadHeaders(session))
     for await (const chunk of bytes) {
-      if (session.isOver) throw unknownUpload()
+      if (session.isOver) throw createUnknownUploadError()
       await withRoom(this.#options.makeRoom, chunk.length, () => session.append(chunk))
     }
-    if (session.isOver) throw unknownUpload()
+    if (session.isOver) throw createUnknownUploadError()
   }
 }
 
@@ -82,13 +82,13 @@ export function uploadHeaders({ repository, id, size }: Pick<UploadSession, 'rep
   }
 }
 
-async function alone<T>(session: UploadSession, task: () => Promise<T>): Promise<T> {
+async function runExclusive<T>(session: UploadSession, task: () => Promise<T>): Promise<T> {
   const done = await session.exclusively(task)
   if (done) return done.result
   throw new OciError('BLOB_UPLOAD_INVALID', 409, 'Another request is writing to this upload.', uploadHeaders(session))
 }
 
-function unknownUpload(): OciError {
+function createUnknownUploadError(): OciError {
   return new OciError('BLOB_UPLOAD_UNKNOWN', 404, 'There is no such upload; it may have been idle for too long.')
 }
 
@@ -102,7 +102,7 @@ interface UploadSessionOptions {
   readonly blobs: Pick<BlobStore, 'create'>
   readonly clock: Clock
   /** Called when it ends, in whatever way. */
-  readonly forget: () => void
+  readonly onEnd: () => void
 }
 
 const rereadBytes = 256 * 1024
@@ -189,7 +189,7 @@ class UploadSession {
 
   #end(): void {
     this.#isOver = true
-    this.#options.forget()
+    this.#options.onEnd()
   }
 
   async #close(): Promise<void> {
@@ -221,7 +221,7 @@ interface UploadSessionsOptions {
   readonly logger?: Logger
 }
 
-const looksPerIdle = 20
+const pollsPerIdle = 20
 
 /**
  * The uploads under way. They live in memory, with their bytes in temp files that go at the next start: a client begins
@@ -234,7 +234,7 @@ export class UploadSessions {
 
   constructor(options: UploadSessionsOptions) {
     this.#options = options
-    const everyMs = Math.max(10, Math.min(60_000, options.idle / looksPerIdle))
+    const everyMs = Math.max(10, Math.min(60_000, options.idle / pollsPerIdle))
     const onFailure = logFailure(options.logger ?? silentLogger, 'could not end an upload that nobody goes on with')
     this.#stopExpiring = every(everyMs, () => this.#expire(), onFailure)
   }
@@ -249,7 +249,7 @@ export class UploadSessions {
     const id = randomBytes(16).toString('hex')
     const { blobs, clock } = this.#options
     const forget = () => void this.#sessions.delete(id)
-    const session = new UploadSession({ ...upload, id, blobs, clock, forget })
+    const session = new UploadSession({ ...upload, id, blobs, clock, onEnd: forget })
     this.#sessions.set(id, session)
     return session
   }
@@ -269,7 +269,7 @@ export class UploadSessions {
     for (const [id, session] of this.#sessions) {
       if (session.size > 0 || session.isBusy) continue
       this.#sessions.delete(id)
-      void end(session)
+      void cancelQuietly(session)
       return true
     }
     return false
@@ -280,12 +280,12 @@ export class UploadSessions {
     const old = [...this.#sessions.values()].filter(
       (session) => !session.isBusy && clock.monotonic() - session.usedAt > idle,
     )
-    await Promise.all(old.map(end))
+    await Promise.all(old.map(cancelQuietly))
   }
 }
 
 /** Nobody waits for this end: what the disk refuses to take away goes at the next start. */
-async function end(session: UploadSession): Promise<void> {
+async function cancelQuietly(session: UploadSession): Promise<void> {
   try {
     await session.cancel()
   } catch (error) {
@@ -300,14 +300,14 @@ export type MakeRoom = (bytes: number) => Promise<void>
 export const journalBytes = 64 * 1024
 
 /** Enough for a while of writing, so that room need not be made again at once. */
-const generousBytes = 64 * 1024 * 1024
+const maxRoomBytes = 64 * 1024 * 1024
 
 /**
  * Runs a task that writes, and may be run again: while the disk is full, with much and then with `least` bytes of room made
  * for it. Throws an OciError 507 when there is no room to be had.
  */
 export async function withRoom<T>(makeRoom: MakeRoom, least: number, task: () => Promise<T>): Promise<T> {
-  for (const bytes of [generousBytes, least]) {
+  for (const bytes of [maxRoomBytes, least]) {
     try {
       return await task()
     } catch (error) {
@@ -324,7 +324,7 @@ export async function tellUnwritable<T>(task: () => Promise<T>): Promise<T> {
     return await task()
   } catch (error) {
     const minFree = reserveOf(error)
-    const why = minFree === undefined ? reasons[errnoOf(error) ?? ''] : reserved(minFree)
+    const why = minFree === undefined ? reasons[errnoOf(error) ?? ''] : describeReserve(minFree)
     throw why === undefined ? error : new OciError('DENIED', 507, `${why} What is there can still be pulled.`)
   }
 }
@@ -333,7 +333,7 @@ const noPermission =
   'The mirror may not write to the folder of its data. Give the folder back to the user who runs it; mirror status names it.'
 
 /** The folder is not named here: the client may be on another machine. */
-function reserved(minFree: number): string {
+function describeReserve(minFree: number): string {
   return `The disk with the data of the mirror would have less than ${formatBytes(minFree)} free, which cache.minFree reserves. Free space on it, or lower cache.minFree; mirror status names its folder.`
 }
 

@@ -354,7 +354,7 @@ describe('a download on a full disk', () => {
 
     test('a reader who takes nothing more is cut off, and the others get everything', () =>
       withStore(async ({ blobs }) => {
-        const download = start(fullAfter(blobs, 1_048_576), body(large), { ...part, patience: 500 })
+        const download = start(fullAfter(blobs, 1_048_576), body(large), { ...part, maxLagMs: 500 })
         const stuck = download.follow(0)
         await stuck.next()
         const readers = await Promise.all([readAll(download), readAll(download, 0, 0, { end: 2_000_000 })])
@@ -409,7 +409,7 @@ describe('a download on a full disk', () => {
         }
         const clock = { ...hasty, monotonic: () => now }
         const open = () => Promise.resolve(answer(paced(), large.length))
-        const download = start(fullAfter(blobs, 1_048_576), open, { ...part, clock, patience: 20 })
+        const download = start(fullAfter(blobs, 1_048_576), open, { ...part, clock, maxLagMs: 20 })
         const follower = download.follow(0)
         const { all, untilStalled } = readAhead(download)
         const pace = (await untilStalled()) / now

@@ -202,7 +202,7 @@ describe('a sweep', () => {
 
   test('runs by itself', async () => {
     const { store } = await threeImages()
-    sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 }, interval: 5 })
+    sweeperFor(store, { limits: { ...noLimits, maxSize: total - 1 }, intervalMs: 5 })
     while (store.blobs.usage.bytes === total) await setTimeout(5)
     expect(await openText(store, digestFor('old'))).toBeUndefined()
   })

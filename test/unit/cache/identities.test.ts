@@ -6,7 +6,7 @@ import { UpstreamError, type Upstream } from '../../../src/upstream/upstream.ts'
 function open() {
   const upstream = { host: 'registry.example', identity: async () => 'ann' }
   const identities = new Identities()
-  return { upstream, of: () => identities.of(upstream as unknown as Upstream, 'credentialed') }
+  return { upstream, of: () => identities.get(upstream as unknown as Upstream, 'credentialed') }
 }
 const fails = async (): Promise<string> => {
   throw new UpstreamError('unavailable', 503, 'no helper')

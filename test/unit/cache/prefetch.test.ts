@@ -81,7 +81,7 @@ function start(layers: number) {
 
 test('the layers behind the one that is asked for are fetched in order, so many at a time', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
-  prefetcher.sawManifest(place(), manifest)
+  prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[1]!)
   prefetcher.recordBlob(place(), digests[2]!)
   await turn()
@@ -93,7 +93,7 @@ test('the layers behind the one that is asked for are fetched in order, so many 
 
 test('one that is not kept is the last one', async () => {
   const { prefetcher, fetched, turn, order } = start(2)
-  prefetcher.sawManifest(place(), manifest)
+  prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.end(false)
@@ -104,7 +104,7 @@ test('one that is not kept is the last one', async () => {
 
 test('when nobody asks for the image any more, what nobody has joined is let go of', async () => {
   const { prefetcher, fetched, turn, pass, order } = start(3)
-  prefetcher.sawManifest(place(), manifest)
+  prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.follow()
@@ -120,7 +120,7 @@ test('when nobody asks for the image any more, what nobody has joined is let go 
 
 test('what a client waits for is not let go of before it has begun', async () => {
   const { prefetcher, fetched, turn, pass } = start(2)
-  prefetcher.sawManifest(place(), manifest)
+  prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!)
   await turn()
   fetched[0]!.claim()
@@ -132,7 +132,7 @@ test('what a client waits for is not let go of before it has begun', async () =>
 test('while the client reads what it asked for by itself, the image is wanted', async () => {
   const { prefetcher, fetched, turn, pass } = start(3)
   const own = { isFollowed: true }
-  prefetcher.sawManifest(place(), manifest)
+  prefetcher.recordManifest(place(), manifest)
   prefetcher.recordBlob(place(), digests[0]!, own)
   await turn()
   pass(60_000)

@@ -64,10 +64,10 @@ async function setUp({ blobs, refs }: Store, { patience = 10_000, hasApi = true 
     logger: silentLogger,
     clock: systemClock,
     policy: { stale: 'on-error', offline: false, patience },
-    byTag: async () => {
+    getByTag: async () => {
       throw new UpstreamError('absent', 404, 'none')
     },
-    heldByTag: async () => undefined,
+    getCachedByTag: async () => undefined,
   })
   const identities = new Identities()
   const ask = (number: number, query = '') =>

@@ -6,7 +6,7 @@ import { systemClock } from '../../../src/lib/time.ts'
 import { silentLogger } from '../../../src/lib/logger.ts'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { LocalRegistry } from '../../../src/registry/local-registry.ts'
-import { createRegistryMaintenance, usualGrace } from '../../../src/registry/maintenance.ts'
+import { createRegistryMaintenance, defaultGraceMs } from '../../../src/registry/maintenance.ts'
 import { openPushedStore } from '../../../src/registry/repositories.ts'
 import { UploadSessions } from '../../../src/registry/uploads.ts'
 
@@ -106,7 +106,7 @@ describe('a push beside a removal', () => {
 })
 
 describe('what a client has just learned to be there is not collected', () => {
-  const collect = { grace: usualGrace, untagged: true, dryRun: false }
+  const collect = { grace: defaultGraceMs, untagged: true, dryRun: false }
   const old = 25 * 3_600_000
 
   test('a blob, while that is being written down', async () => {

@@ -1,6 +1,6 @@
 import { type Digest, parseDigest } from '../oci/digest.ts'
 import type { RepositoryRecord } from '../store/records.ts'
-import { type ImageReference, type References, imageName, imageRoots, collectReferences } from './images.ts'
+import { type ImageReference, type References, toImageName, findImageRoots, collectReferences } from './images.ts'
 
 export interface EvictionRequest {
   readonly records: Iterable<RepositoryRecord>
@@ -42,7 +42,7 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   for (const [digest, size] of sizes) {
     total += size
     if (limits.needBytes > 0 && !isInUse(digest)) removable += size
-    if (!holdings.holders.has(digest)) unnamed.push(digest)
+    if (!holdings.counts.has(digest)) unnamed.push(digest)
     if (++steps % pauseEvery === 0) yield
   }
   const needed = limits.needBytes <= removable ? limits.needBytes : 0
@@ -56,7 +56,8 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const kept: ImageReference[] = []
   for (const holding of byAge) {
     const isExpired = limits.maxAge > 0 && now - holding.usedAt > limits.maxAge
-    if (isExpired && !some(holding, isInUse)) planner.removeReference({ holding, tags: holding.tags, whole: true })
+    if (isExpired && !someContent(holding, isInUse))
+      planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
     else kept.push(holding)
     if (++steps % pauseEvery === 0) yield
   }
@@ -68,25 +69,25 @@ export function* planEviction(request: EvictionRequest): Generator<undefined, Ev
   const last: ImageReference[] = []
   for (const holding of kept) {
     if (isEnough()) return planner.plan()
-    if (holding === newest || some(holding, isInUse)) last.push(holding)
-    else if (some(holding, (digest) => sizes.has(digest)))
-      planner.removeReference({ holding, tags: holding.tags, whole: true })
+    if (holding === newest || someContent(holding, isInUse)) last.push(holding)
+    else if (someContent(holding, (digest) => sizes.has(digest)))
+      planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
     if (++steps % pauseEvery === 0) yield
   }
-  for (const digest of leastMissed(last, sizes)) {
+  for (const digest of orderBlobs(last, sizes)) {
     if (isEnough()) break
     planner.drop(digest)
   }
   return planner.plan()
 }
 
-function some({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {
+function someContent({ contents }: ImageReference, test: (digest: Digest) => boolean): boolean {
   for (const digest of contents) if (test(digest)) return true
   return false
 }
 
 /** Blobs of these holdings: of the least recently pulled first, then the largest; manifests, worth most a byte, at the end. */
-function leastMissed(holdings: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
+function orderBlobs(holdings: readonly ImageReference[], sizes: ReadonlyMap<Digest, number>): Digest[] {
   const usedAt = new Map<Digest, number>()
   const manifests = new Set<Digest>()
   for (const holding of holdings) {
@@ -111,15 +112,15 @@ export interface EvictionPlan {
 
 /** Gathers a plan: a blob goes with the last holding that names it, unless it is in use. Uses the survey up. */
 class EvictionPlanner {
-  readonly #holders: Map<Digest, number>
+  readonly #counts: Map<Digest, number>
   readonly #sizes: ReadonlyMap<Digest, number>
   readonly #isInUse: (digest: Digest) => boolean
-  readonly #forget: RemovedReference[] = []
+  readonly #references: RemovedReference[] = []
   readonly #blobs = new Set<Digest>()
   #bytes = 0
 
   constructor(holdings: References, sizes: ReadonlyMap<Digest, number>, isInUse: (digest: Digest) => boolean) {
-    this.#holders = holdings.holders
+    this.#counts = holdings.counts
     this.#sizes = sizes
     this.#isInUse = isInUse
   }
@@ -129,11 +130,11 @@ class EvictionPlanner {
   }
 
   removeReference(forgotten: RemovedReference): void {
-    this.#forget.push(forgotten)
+    this.#references.push(forgotten)
     if (!forgotten.whole) return
-    for (const digest of forgotten.holding.contents) {
-      const left = (this.#holders.get(digest) ?? 1) - 1
-      this.#holders.set(digest, left)
+    for (const digest of forgotten.reference.contents) {
+      const left = (this.#counts.get(digest) ?? 1) - 1
+      this.#counts.set(digest, left)
       if (left === 0) this.drop(digest)
     }
   }
@@ -147,7 +148,7 @@ class EvictionPlanner {
   }
 
   plan(): EvictionPlan {
-    return { references: this.#forget, blobs: [...this.#blobs], bytes: this.#bytes }
+    return { references: this.#references, blobs: [...this.#blobs], bytes: this.#bytes }
   }
 }
 
@@ -174,10 +175,11 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
   const isNamed = (name: string) => names.has(name) && matched.add(name)
 
   for (const holding of holdings.all) {
-    const isWhole = wholeNames(holding).filter(isNamed).length > 0
-    const tags = holding.tags.filter((tag) => isNamed(imageName(holding.record, { tag })))
-    if (isWhole) planner.removeReference({ holding, tags: holding.tags, whole: true })
-    else if (tags.length > 0) planner.removeReference({ holding, tags, whole: tags.length === holding.tags.length })
+    const isWhole = getWholeNames(holding).filter(isNamed).length > 0
+    const tags = holding.tags.filter((tag) => isNamed(toImageName(holding.record, { tag })))
+    if (isWhole) planner.removeReference({ reference: holding, tags: holding.tags, whole: true })
+    else if (tags.length > 0)
+      planner.removeReference({ reference: holding, tags, whole: tags.length === holding.tags.length })
   }
   for (const name of names) {
     const digest = matched.has(name) ? undefined : parseDigest(name)
@@ -189,13 +191,13 @@ export function* planRemoval(request: RemovalRequest): Generator<undefined, Remo
 }
 
 /** The names that mean all of a holding. */
-function wholeNames({ record, digest }: ImageReference): string[] {
-  return [`${record.host}/${record.name}`, imageName(record, { digest }), digest]
+function getWholeNames({ record, digest }: ImageReference): string[] {
+  return [`${record.host}/${record.name}`, toImageName(record, { digest }), digest]
 }
 
 /** A holding to be let go of, or only some of its tags. */
 export interface RemovedReference {
-  readonly holding: ImageReference
+  readonly reference: ImageReference
   readonly tags: readonly string[]
   /** False when other tags keep the image. */
   readonly whole: boolean
@@ -204,38 +206,39 @@ export interface RemovedReference {
 /** Takes holdings of one repository out of its record; manifests that another of its images names stay. */
 export function removeReferences(record: RepositoryRecord, gone: readonly RemovedReference[]): void {
   const roots = new Set<Digest>()
-  for (const { holding, tags, whole } of gone) {
+  for (const { reference: holding, tags, whole } of gone) {
     for (const tag of tags) if (record.tags.get(tag)?.digest === holding.digest) record.tags.delete(tag)
     if (whole && holding.kind === 'blob') record.blobs.delete(holding.digest)
-    else if (whole && holding.kind === 'referrers') dropLists(record, new Set([holding.digest]))
+    else if (whole && holding.kind === 'referrers') removeLists(record, new Set([holding.digest]))
     else if (whole) roots.add(holding.digest)
   }
   if (roots.size === 0) return
   const kept = new Set<Digest>()
-  for (const root of imageRoots(record))
+  for (const root of findImageRoots(record))
     if (root.tags.length > 0 || !roots.has(root.digest)) for (const digest of root.manifests) kept.add(digest)
   const dropped = new Set<Digest>()
-  for (const { holding, whole } of gone)
+  for (const { reference: holding, whole } of gone)
     if (whole)
       for (const digest of holding.manifests)
         if (!kept.has(digest) && record.manifests.delete(digest)) dropped.add(digest)
-  dropLists(record, dropped)
+  removeLists(record, dropped)
 }
 
 /** The lists of what refers to an image go with it. */
-function dropLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest>): void {
+function removeLists({ referrers }: RepositoryRecord, subjects: ReadonlySet<Digest>): void {
   for (const [key, { subject }] of referrers) if (subjects.has(subject)) referrers.delete(key)
 }
 
 /** What a user calls it; a blob or a list by itself has no name. */
-export function removedNames({ holding, tags }: RemovedReference): string[] {
+export function getRemovedNames({ reference: holding, tags }: RemovedReference): string[] {
   const { record, digest, kind } = holding
   if (kind !== 'image') return []
-  return tags.length > 0 ? tags.map((tag) => imageName(record, { tag })) : [imageName(record, { digest })]
+  return tags.length > 0 ? tags.map((tag) => toImageName(record, { tag })) : [toImageName(record, { digest })]
 }
 
 /** The same of what is listed as an image: something of it must be held, which a HEAD alone does not bring. */
-export function removedImages(gone: readonly RemovedReference[], sizes: ReadonlyMap<Digest, number>): string[] {
-  const isHeld = ({ holding }: RemovedReference) => [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
-  return gone.filter(isHeld).flatMap(removedNames)
+export function getRemovedImages(gone: readonly RemovedReference[], sizes: ReadonlyMap<Digest, number>): string[] {
+  const isHeld = ({ reference: holding }: RemovedReference) =>
+    [...holding.contents].some((digest) => (sizes.get(digest) ?? 0) > 0)
+  return gone.filter(isHeld).flatMap(getRemovedNames)
 }

@@ -3,9 +3,9 @@ import {
   type EvictionPlan,
   type EvictionRequest,
   removeReferences,
-  removedNames,
+  getRemovedNames,
   planEviction,
-} from '../../../src/cache/eviction.ts'
+} from '../../../src/cache/eviction-plan.ts'
 import type { Digest } from '../../../src/oci/digest.ts'
 import { anonymousIdentity } from '../../../src/oci/registry.ts'
 import type { RepositoryRecord } from '../../../src/store/records.ts'
@@ -35,7 +35,7 @@ function planned(given: Case): { images: string[]; blobs: string[]; bytes: numbe
   })
   const names = new Map<Digest, string>(Object.keys(given.sizes).map((name) => [digestFor(name), name]))
   return {
-    images: plan.references.flatMap(removedNames).map((name) => name.replace('docker.io/library/', '')),
+    images: plan.references.flatMap(getRemovedNames).map((name) => name.replace('docker.io/library/', '')),
     blobs: plan.blobs.map((digest) => names.get(digest)!),
     bytes: plan.bytes,
   }
@@ -259,7 +259,7 @@ describe('forgetting an image', () => {
     })
     removeReferences(
       record,
-      gone.filter(({ holding }) => holding.digest === digestFor('gone')),
+      gone.filter(({ reference: holding }) => holding.digest === digestFor('gone')),
     )
     expect([...record.tags.keys()].toSorted()).toEqual(['child', 'v3'])
     expect(new Set(record.manifests.keys())).toEqual(new Set(['kept', 'shared', 'tagged', 'single'].map(digestFor)))
