@@ -12,7 +12,7 @@ import type { ReferrersRecord, RepositoryRecord } from '../store/records.ts'
 import { type FetchedList, UpstreamError } from '../upstream/upstream.ts'
 import { findForCaller, isValidFor, type RequestContext } from './grants.ts'
 import { type CacheDependencies, toProvenance, publishSmall } from './parts.ts'
-import { mayServeStale, type TagPolicy } from './tags.ts'
+import { maySubstitute, type TagPolicy } from './tags.ts'
 
 interface ReferrersCacheOptions extends Pick<
   CacheDependencies,
@@ -71,7 +71,7 @@ export class ReferrersCache {
     const result = isOthers ? await this.#request(context, subject, query) : shared
     if (result.kind === 'answered') return result.answer
     const { error } = result
-    const kept = this.#maySubstitute(error) && (await this.#findSubstitute(context, subject, query))
+    const kept = maySubstitute(error, policy) && (await this.#findSubstitute(context, subject, query))
     if (kept) return kept
     throw error
   }
@@ -90,7 +90,7 @@ export class ReferrersCache {
       const fields = { upstream: context.host, repository: context.name, subject, reason: String(error) }
       if (!policy.offline) logger.warn(fields, 'a list of referrers could not be confirmed')
       // A refusal is the upstream's word on what is kept as well (decision D1).
-      if (error instanceof UpstreamError && error.failure === 'denied' && !this.#maySubstitute(error))
+      if (error instanceof UpstreamError && error.failure === 'denied' && !maySubstitute(error, policy))
         await this.#removePages(context, subject)
       return { kind: 'failed', error, identity }
     }
@@ -219,11 +219,6 @@ export class ReferrersCache {
       .map(([key]) => key)
     for (const key of keys) record!.referrers.delete(key)
     if (keys.length > 0) this.#options.refs.touch(record!)
-  }
-
-  #maySubstitute(error: unknown): boolean {
-    const { offline, stale } = this.#options.policy
-    return error instanceof UpstreamError && (offline || mayServeStale(stale, error.failure))
   }
 }
 

@@ -8,38 +8,51 @@ import type { Identity } from '../oci/registry.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { RefStore, TagRecord } from '../store/records.ts'
 import { type ManifestHead, UpstreamError } from '../upstream/upstream.ts'
-import { widerIdentity, findForCaller, isValidFor, type RequestContext, toRequestKey, revokeGrants } from './grants.ts'
+import { findForCaller, isValidFor, type RequestContext, revokeGrants, toRequestKey, widerIdentity } from './grants.ts'
 import { type HeadRequests, isCompleteHead, type ManifestHeadResult } from './heads.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 
-/** What a tag means now. */
+/** The meaning of a tag now. */
 type TagResolution =
-  | { readonly kind: 'known'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
+  /** The manifest is cached. */
+  | { readonly kind: 'cached'; readonly digest: Digest; readonly outcome: 'hit' | 'revalidated' | 'stale' }
+  /** The manifest was just fetched. `joined`: by another request. */
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
-  /** A HEAD for a tag that is not held: what the upstream says of it. */
-  | { readonly kind: 'told'; readonly head: ManifestHead }
+  /** A client's HEAD of a tag that is not cached: the upstream's HEAD. */
+  | { readonly kind: 'headOnly'; readonly head: ManifestHead }
 
 export interface TagPolicy {
+  /** How long a tag of this registry needs no revalidation, ms. */
   readonly freshFor: (host: string) => number
   readonly stale: StalePolicy
   readonly offline: boolean
-  /** A check that takes longer answers from the cache and goes on behind it; ms. */
+  /** A revalidation that takes longer than this serves the cached digest and goes on in the background, ms. */
   readonly patience: number
 }
 
 type RevalidationResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest }
-  /** `identity`: whose credential it failed for. */
-  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: Identity }
+  /** `identity`: the credential that the upstream refused or failed. */
+  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: string }
 
-/** Mutable names: fresh for a while, then confirmed by one HEAD for all who ask at that moment. */
+interface TagLookupOptions {
+  readonly manifests: ManifestCache
+  readonly heads: HeadRequests
+  readonly blobs: Pick<BlobStore, 'stat'>
+  readonly refs: RefStore
+  readonly policy: TagPolicy
+  readonly clock: Clock
+  readonly logger: Logger
+}
+
+/** Resolves tags. A cached tag is fresh for a while; then one HEAD revalidates it for all concurrent requests. */
 export class TagLookup {
   readonly #revalidations = new SingleFlight<RevalidationResult>()
   readonly #headRequests = new SingleFlight<ManifestHeadResult>()
-  /** What upstreams said of tags that are not held. */
+  /** HEADs of tags that are not cached; `at`: monotonic ms. */
   readonly #knownHeads = new LRUCache<string, { readonly head: ManifestHead; readonly at: number }>({ max: 10_000 })
-  /** When the upstream was last asked, monotonic; gone with the process, for only a running one knows how long ago it was. */
+  /** When this process last revalidated a tag, monotonic ms. Not persisted, because only a running process measures time. */
   readonly #checkedAt = new WeakMap<TagRecord, number>()
   readonly #manifests: ManifestCache
   readonly #heads: HeadRequests
@@ -49,98 +62,90 @@ export class TagLookup {
   readonly #clock: Clock
   readonly #logger: Logger
 
-  constructor(deps: {
-    manifests: ManifestCache
-    heads: HeadRequests
-    blobs: Pick<BlobStore, 'stat'>
-    refs: RefStore
-    policy: TagPolicy
-    clock: Clock
-    logger: Logger
-  }) {
-    this.#manifests = deps.manifests
-    this.#heads = deps.heads
-    this.#blobs = deps.blobs
-    this.#refs = deps.refs
-    this.#policy = deps.policy
-    this.#clock = deps.clock
-    this.#logger = deps.logger
+  constructor(options: TagLookupOptions) {
+    this.#manifests = options.manifests
+    this.#heads = options.heads
+    this.#blobs = options.blobs
+    this.#refs = options.refs
+    this.#policy = options.policy
+    this.#clock = options.clock
+    this.#logger = options.logger
   }
 
-  /** Throws the upstream's UpstreamError when it cannot be answered otherwise. */
+  /** Throws the upstream's UpstreamError when no cached digest may replace its answer. */
   async resolve(context: RequestContext, tag: string): Promise<TagResolution> {
     const policy = this.#policy
     const known = await this.#findRecord(context, tag)
-    const findCached = known && (await this.#isStored(context, known.digest)) ? known : undefined
-    if (!findCached) return this.#resolveUncached(context, tag)
+    const cached = known && (await this.#isStored(context, known.digest)) ? known : undefined
+    if (!cached) return this.#resolveUncached(context, tag)
 
     const { noCache } = context.caller
     const age = {
-      checkedAt: this.#checkedAt.get(findCached),
+      checkedAt: this.#checkedAt.get(cached),
       now: this.#clock.monotonic(),
       freshFor: policy.freshFor(context.host),
     }
     if (isFresh({ ...age, noCache, offline: policy.offline }))
-      return { kind: 'known', digest: findCached.digest, outcome: 'hit' }
+      return { kind: 'cached', digest: cached.digest, outcome: 'hit' }
 
-    // Its patience includes the time that it takes to know who asks.
-    const question = `${context.caller.access} ${context.host}/${context.name} ${tag}`
-    const check = this.#revalidations.run(question, () => this.#revalidate(context, tag, findCached))
+    // The key has no identity: the time to determine the identity counts as part of the wait.
+    const key = `${context.caller.access} ${context.host}/${context.name} ${tag}`
+    const flight = this.#revalidations.run(key, () => this.#revalidate(context, tag, cached))
     const shared =
-      policy.stale === 'never' ? await check.result : await resultWithin(check, policy.patience, this.#clock)
-    // The one who began the check may have had another credential: this caller may get what that one is refused.
+      policy.stale === 'never' ? await flight.result : await resultWithin(flight, policy.patience, this.#clock)
+    // The flight may belong to another credential: its refusal does not apply to this caller.
     const isOthers =
-      shared !== 'slow' && shared.kind === 'failed' && check.joined && shared.identity !== (await context.identity())
+      shared !== 'slow' && shared.kind === 'failed' && flight.joined && shared.identity !== (await context.identity())
     const own =
       isOthers &&
-      this.#revalidations.run(await toRequestKey(context, tag), () => this.#revalidate(context, tag, findCached))
+      this.#revalidations.run(await toRequestKey(context, tag), () => this.#revalidate(context, tag, cached))
     const result = own ? await own.result : shared
-    if (result === 'slow') return { kind: 'known', digest: findCached.digest, outcome: 'stale' }
-    if (result.kind === 'confirmed') return { kind: 'known', digest: result.digest, outcome: 'revalidated' }
+    if (result === 'slow') return { kind: 'cached', digest: cached.digest, outcome: 'stale' }
+    if (result.kind === 'confirmed') return { kind: 'cached', digest: result.digest, outcome: 'revalidated' }
     if (result.kind === 'fetched') {
       const { manifest } = result
-      // The one who began the check may have had another credential.
-      if (check.joined && !isValidFor(manifest, await context.identity())) return this.#resolveUncached(context, tag)
-      return { kind: 'fetched', manifest, joined: check.joined }
+      // The flight may belong to another credential, whose grant is not valid for this caller.
+      if (flight.joined && !isValidFor(manifest, await context.identity())) return this.#resolveUncached(context, tag)
+      return { kind: 'fetched', manifest, joined: flight.joined }
     }
     if (!(result.error instanceof UpstreamError) || !mayServeStale(policy.stale, result.error.failure))
       throw result.error
-    return { kind: 'known', digest: findCached.digest, outcome: 'stale' }
+    return { kind: 'cached', digest: cached.digest, outcome: 'stale' }
   }
 
-  /** What a tag meant when its upstream was last heard, if the manifest is held: without a question. */
-  async held(context: RequestContext, tag: string): Promise<Digest | undefined> {
+  /** The digest that the upstream last confirmed, if that manifest is cached. Sends no request. */
+  async findCached(context: RequestContext, tag: string): Promise<Digest | undefined> {
     const digest = (await this.#findRecord(context, tag))?.digest
     return digest !== undefined && (await this.#isStored(context, digest)) ? digest : undefined
   }
 
-  /** Notes that the upstream was heard about a tag. */
+  /** Records that the upstream has just resolved the tag to this digest. */
   record(context: RequestContext, tag: string, digest: Digest, identity: string): void {
     const record = context.ensure()
     const known = record.tags.get(tag)
-    const better = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
-    const entry = known ?? { digest, identity: better, checkedAt: 0, pulls: 0, lastPulled: 0 }
+    const wider = known?.digest === digest ? widerIdentity(known.identity, identity) : identity
+    const entry = known ?? { digest, identity: wider, checkedAt: 0, pulls: 0, lastPulled: 0 }
     entry.digest = digest
-    entry.identity = better
+    entry.identity = wider
     entry.checkedAt = this.#clock.wall()
     record.tags.set(tag, entry)
     this.#checkedAt.set(entry, this.#clock.monotonic())
     this.#refs.touch(record)
   }
 
-  /** A tag that is not held, or not for this credential: a HEAD is passed on, a GET fetches what is not here. */
+  /** Resolves a tag that is not cached, or not for this credential. A HEAD is proxied, a GET fetches what the store lacks. */
   async #resolveUncached(context: RequestContext, tag: string): Promise<TagResolution> {
     await context.throwIfRefused()
     const others = context.record()?.tags.get(tag)
-    const isHere = others !== undefined && (await this.#isStored(context, others.digest))
-    if (context.caller.head || isHere) {
-      const said = await this.#requestHead(context, tag)
-      if (said.kind === 'fetched') return said
-      const { head } = said
-      if (isHere && head.digest && (await this.#isStored(context, head.digest)))
-        return { kind: 'known', digest: head.digest, outcome: 'revalidated' }
-      if (context.caller.head && isCompleteHead(head)) return { kind: 'told', head }
-      // Digest, type and size are what a client asks for by HEAD: only the body tells them here.
+    const isStored = others !== undefined && (await this.#isStored(context, others.digest))
+    if (context.caller.head || isStored) {
+      const result = await this.#requestHead(context, tag)
+      if (result.kind === 'fetched') return result
+      const { head } = result
+      if (isStored && head.digest && (await this.#isStored(context, head.digest)))
+        return { kind: 'cached', digest: head.digest, outcome: 'revalidated' }
+      if (context.caller.head && isCompleteHead(head)) return { kind: 'headOnly', head }
+      // A HEAD without digest, type or size is useless to the client; the body has all three.
     }
     const { result, joined } = await this.#manifests.fetch(context, { kind: 'tag', tag })
     const manifest = await result
@@ -148,27 +153,27 @@ export class TagLookup {
     return { kind: 'fetched', manifest, joined }
   }
 
-  /** What the upstream says of a tag: asked once for all who ask at that moment, and again when the answer has grown old. */
+  /** Sends one HEAD for all concurrent requests of one identity, and reuses its result while it is fresh. */
   async #requestHead(context: RequestContext, tag: string): Promise<ManifestHeadResult> {
     const key = await toRequestKey(context, tag)
-    const told = this.#knownHeads.get(key)
-    const age = { checkedAt: told?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(context.host) }
-    if (told && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
-      return { kind: 'head', head: told.head }
-    const question = this.#headRequests.run(key, () => this.#heads.headManifest(context, { kind: 'tag', tag }, false))
-    const said = await question.result
-    if (said.kind === 'fetched') {
-      this.record(context, tag, said.manifest.digest, said.manifest.identity)
-      return { ...said, joined: question.joined || said.joined }
+    const known = this.#knownHeads.get(key)
+    const age = { checkedAt: known?.at, now: this.#clock.monotonic(), freshFor: this.#policy.freshFor(context.host) }
+    if (known && isFresh({ ...age, noCache: context.caller.noCache, offline: false }))
+      return { kind: 'head', head: known.head }
+    const flight = this.#headRequests.run(key, () => this.#heads.headManifest(context, { kind: 'tag', tag }, false))
+    const result = await flight.result
+    if (result.kind === 'fetched') {
+      this.record(context, tag, result.manifest.digest, result.manifest.identity)
+      return { ...result, joined: flight.joined || result.joined }
     }
-    const { head } = said
+    const { head } = result
     this.#knownHeads.set(key, { head, at: this.#clock.monotonic() })
-    // Clients that ask by HEAD then GET by digest; without this the tag would stay unknown for ever.
+    // Record the tag now: clients that HEAD the tag and then GET the digest never GET the tag.
     if (head.digest) await this.#recordHead(context, tag, head, head.digest)
-    return said
+    return result
   }
 
-  /** A HEAD of a tag is the upstream's word on the manifest as well: one that is here for another credential needs no second one. */
+  /** Records the tag, and a grant for a manifest that is cached for another credential: its HEAD confirms both. */
   async #recordHead(
     context: RequestContext,
     tag: string,
@@ -181,19 +186,19 @@ export class TagLookup {
       await this.#manifests.load(context, digest, mediaType || known.mediaType, identity)
   }
 
-  /** One question to the upstream about a tag that is held; the body is fetched when the digest has changed, or no HEAD tells it. */
-  async #revalidate(context: RequestContext, tag: string, held: TagRecord): Promise<RevalidationResult> {
+  /** Sends one HEAD for a cached tag. Fetches the manifest when the digest has changed, or when no HEAD names it. */
+  async #revalidate(context: RequestContext, tag: string, cached: TagRecord): Promise<RevalidationResult> {
     const identity = await context.identity()
     try {
-      const said = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
-      const named = said.kind === 'head' ? said.head.digest : undefined
-      if (said.kind === 'head' && named && (named === held.digest || (await this.#isStored(context, named)))) {
-        await this.#recordHead(context, tag, said.head, named)
+      const result = await this.#heads.headManifest(context, { kind: 'tag', tag }, true)
+      const named = result.kind === 'head' ? result.head.digest : undefined
+      if (result.kind === 'head' && named && (named === cached.digest || (await this.#isStored(context, named)))) {
+        await this.#recordHead(context, tag, result.head, named)
         return { kind: 'confirmed', digest: named }
       }
       const manifest =
-        said.kind === 'fetched'
-          ? said.manifest
+        result.kind === 'fetched'
+          ? result.manifest
           : await (
               await this.#manifests.fetch(context, { kind: 'tag', tag })
             ).result
@@ -201,15 +206,16 @@ export class TagLookup {
       if (named && named !== manifest.digest) await this.#heads.verifyDigest(context, tag, named)
       return { kind: 'fetched', manifest }
     } catch (error) {
-      await this.#recordFailure(context, tag, held, error, identity)
+      await this.#recordFailure(context, tag, cached, error, identity)
       return { kind: 'failed', error, identity }
     }
   }
 
+  /** Keeps a tag that may be served stale; removes one that the upstream has refused. */
   async #recordFailure(
     context: RequestContext,
     tag: string,
-    held: TagRecord,
+    cached: TagRecord,
     error: unknown,
     identity: Identity,
   ): Promise<void> {
@@ -220,8 +226,8 @@ export class TagLookup {
     const record = context.record()
     if (!record || !(error instanceof UpstreamError)) return
     if (mayServeStale(this.#policy.stale, error.failure)) {
-      // A dead upstream costs one time-out per window, not one per pull.
-      this.#checkedAt.set(held, this.#clock.monotonic())
+      // A dead upstream costs one timeout per freshness window, not one per pull.
+      this.#checkedAt.set(cached, this.#clock.monotonic())
       return
     }
     if (error.failure !== 'absent' && error.failure !== 'denied') return
@@ -242,9 +248,9 @@ export class TagLookup {
   }
 }
 
-/** What is known of a tag when it is asked for. Times are monotonic milliseconds. */
+/** The age of a tag at the time of a request, and the request's cache control. Times are monotonic ms. */
 interface TagAge {
-  /** When the upstream was last asked about it by this process; undefined after a start. */
+  /** When this process last revalidated the tag; undefined after a start. */
   readonly checkedAt: number | undefined
   readonly now: number
   readonly freshFor: number
@@ -252,7 +258,7 @@ interface TagAge {
   readonly offline: boolean
 }
 
-/** Whether a tag may be answered without a word to its upstream. Digests are immutable and never come here. */
+/** Whether a tag may be served without a request to its upstream. Digests are immutable and need no such check. */
 export function isFresh(age: TagAge): boolean {
   if (age.offline) return true
   if (age.noCache || age.checkedAt === undefined) return false
@@ -261,7 +267,7 @@ export function isFresh(age: TagAge): boolean {
 
 type StalePolicy = 'on-error' | 'always' | 'never'
 
-/** Whether a cached tag may stand in for what its upstream could not, or would not, say (decision D1). */
+/** Whether a cached tag may replace the answer of an upstream that failed in this way (decision D1). */
 export function mayServeStale(
   policy: StalePolicy,
   failure: 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid',
@@ -270,25 +276,10 @@ export function mayServeStale(
   return policy === 'always' || failure === 'limited' || failure === 'unavailable' || failure === 'invalid'
 }
 
-/** Upstreams' refusals, remembered for a moment so that a client that asks in a loop does not become their problem. */
-export class NegativeCache {
-  readonly #entries = new LRUCache<string, { readonly error: UpstreamError; readonly until: number }>({ max: 10_000 })
-  readonly #clock: Clock
-  readonly #ttlMs: number
-
-  constructor(clock: Clock, milliseconds: number) {
-    this.#clock = clock
-    this.#ttlMs = milliseconds
-  }
-
-  get(key: string): UpstreamError | undefined {
-    const entry = this.#entries.get(key)
-    return entry && this.#clock.monotonic() < entry.until ? entry.error : undefined
-  }
-
-  /** Remembers the error if it is one that says no: absent or denied. */
-  remember(key: string, error: UpstreamError): void {
-    if (error.failure !== 'absent' && error.failure !== 'denied') return
-    this.#entries.set(key, { error, until: this.#clock.monotonic() + this.#ttlMs })
-  }
+/** Whether a cached list may replace the answer to a request that failed with `error`. Offline, it always may. */
+export function maySubstitute(
+  error: unknown,
+  { offline, stale }: Pick<TagPolicy, 'offline' | 'stale'>,
+): error is UpstreamError {
+  return error instanceof UpstreamError && (offline || mayServeStale(stale, error.failure))
 }
