@@ -12,32 +12,32 @@ import { type CacheDependencies, toProvenance } from './parts.ts'
 
 /** Blobs up to this size, configs above all, are served from memory. */
 const smallBytes = 64 * 1024
-/** How long, at least, an upstream that limits connections is asked over a single one. */
+/** How long an upstream that limits connections gets a single request per blob, at least. */
 const singleRequestMs = 10 * 60_000
-/** How long a client waits until its blob may be fetched, while nothing comes of those before it, ms. */
+/** How long a client waits for a download slot while the downloads before it make no progress, ms. */
 const maxSlotWaitMs = 60_000
 
-/** Blobs: held, arriving, or to be fetched; one fetch a digest, whoever and how many ask. */
+/** Serves blobs from memory, from disk, or from a download. All clients of a digest share one download. */
 export class BlobCache {
   readonly downloads = new Downloads()
   readonly #closing = new AbortController()
-  readonly #parts: CacheDependencies
+  readonly #dependencies: CacheDependencies
   readonly #contents: SmallContents
   readonly #heads: HeadRequests
-  /** Fetched ahead, and not asked for so far: the first to ask is the one they were fetched for. */
+  /** Prefetched blobs that no client has requested yet. The first request of one counts as its miss. */
   readonly #prefetched = new LRUCache<Digest, true>({ max: 10_000 })
-  /** Upstreams that had enough of several connections for a blob, and until when: running time, ms. */
+  /** Upstreams that refused several connections for a blob, and until when they get one; running time, ms. */
   readonly #singleRequestUntil = new Map<string, number>()
 
-  constructor(parts: CacheDependencies, contents: SmallContents, heads: HeadRequests) {
-    this.#parts = parts
+  constructor(dependencies: CacheDependencies, contents: SmallContents, heads: HeadRequests) {
+    this.#dependencies = dependencies
     this.#contents = contents
     this.#heads = heads
-    // Every fetch under way listens.
+    // Every download listens.
     setMaxListeners(0, this.#closing.signal)
   }
 
-  /** Throws the upstream's UpstreamError. */
+  /** Hit, verify, HEAD, join or miss, as `PullThrough` describes. Throws the upstream's UpstreamError. */
   async get(context: RequestContext, digest: Digest): Promise<BlobAnswer> {
     for (;;) {
       const ended = this.downloads.endedCount
@@ -45,14 +45,14 @@ export class BlobCache {
       if (grant) {
         const content = grant.size <= smallBytes && (await this.#contents.loadStored(digest, grant.size))
         if (content) return this.#answerFromStore(context, digest, content.size, { kind: 'whole', content }, 'hit')
-        const blob = await this.#parts.blobs.open(digest, grant.size)
+        const blob = await this.#dependencies.blobs.open(digest, grant.size)
         if (blob) return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'hit')
-        // A fetch that ended while the disk was asked has put it there.
+        // A download that ended meanwhile may have stored the blob: look again.
         if (this.downloads.endedCount !== ended) continue
       }
       await context.throwIfRefused()
       const identity = await context.identity()
-      if (!grant && (await this.#parts.blobs.stat(digest)) !== undefined)
+      if (!grant && (await this.#dependencies.blobs.stat(digest)) !== undefined)
         return this.#verifyByHead(context, identity, digest)
       if (context.caller.head) return this.#proxyHead(context, digest, grant)
       const running = this.downloads.get(digest)
@@ -63,37 +63,37 @@ export class BlobCache {
     }
   }
 
-  /** Begins to fetch what nobody has asked for yet; undefined when it is here, or on its way, or not known to be there. */
+  /** Starts to download a layer that no client has requested; undefined when it is stored, arriving, or not granted. */
   async prefetch(
     context: RequestContext,
     { digest }: ManifestLink,
     signal: AbortSignal,
   ): Promise<Download | undefined> {
-    if (this.downloads.has(digest) || (await this.#parts.blobs.stat(digest)) !== undefined) return undefined
+    if (this.downloads.has(digest) || (await this.#dependencies.blobs.stat(digest)) !== undefined) return undefined
     const grant = await findForCaller(context, (record, identity) => findGrant(record, digest, identity))
-    const { fills } = this.#parts
-    // What is asked for comes first: half of the upstream's share stays for it.
+    const { fills } = this.#dependencies
+    // Requested blobs come first: leave them a part of the upstream's slots.
     if (!grant || fills.roomFor(context.host) <= Math.max(1, fills.limit / 4)) return undefined
     const identity = await context.identity()
-    const isHere = (await this.#parts.blobs.stat(digest)) !== undefined
-    if (isHere || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
+    const isStored = (await this.#dependencies.blobs.stat(digest)) !== undefined
+    if (isStored || this.downloads.has(digest) || this.#closing.signal.aborted || signal.aborted) return undefined
     this.#prefetched.set(digest, true)
     return this.#startDownload(context, identity, digest, grant, signal)
   }
 
-  /** Ends the fetches under way: what they got so far is fetched again. */
+  /** Ends all downloads. Their partial content is fetched again after the next start. */
   async close(): Promise<void> {
     this.#closing.abort(new UpstreamError('unavailable', 503, 'The mirror is stopping.'))
     await this.downloads.settle()
   }
 
-  /** The bytes are here, but this repository's upstream has not said that it holds them: ask it (decision D5). */
+  /** The store has the bytes for another repository: one HEAD obtains the grant of this one (decision D5). */
   async #verifyByHead(context: RequestContext, identity: string, digest: Digest): Promise<BlobAnswer> {
     const head = await this.#heads.headBlob(context, digest)
-    const stored = await this.#parts.blobs.stat(digest)
-    // Where the upstream names another size, only its bytes tell which one is right.
+    const stored = await this.#dependencies.blobs.stat(digest)
+    // If the upstream names another size, only a download shows which size is right.
     const agrees = stored !== undefined && (head.size ?? stored) === stored
-    const blob = agrees ? await this.#parts.blobs.open(digest, stored) : undefined
+    const blob = agrees ? await this.#dependencies.blobs.open(digest, stored) : undefined
     if (blob) {
       this.#recordGrant(context, digest, blob.size, head.identity)
       return this.#answerFromStore(context, digest, blob.size, { kind: 'stored', blob }, 'revalidated')
@@ -104,7 +104,7 @@ export class BlobCache {
     return this.#answerFromDownload(context, this.#startDownload(context, identity, digest, undefined), 'miss')
   }
 
-  /** A second repository that joins a running fetch needs its own word. */
+  /** Joins a running download. One that was started for another repository or identity needs a grant first. */
   async #join(
     context: RequestContext,
     identity: Identity,
@@ -114,7 +114,7 @@ export class BlobCache {
     const { origin, download } = running
     if (!grant && !isOriginOf(origin, context, identity)) {
       const head = await this.#heads.headBlob(context, download.digest)
-      // A HEAD may name a wrong size, by which the right bytes would be taken for damaged ones.
+      // A HEAD may name a wrong size, and a grant with it would make the right bytes look damaged.
       if (head.size !== undefined && head.size === download.size)
         this.#recordGrant(context, download.digest, head.size, head.identity)
       else void this.#recordGrantWhenStored(context, download, head.identity)
@@ -123,7 +123,7 @@ export class BlobCache {
     return this.#collapse(context, identity, running)
   }
 
-  /** Follows a running fetch. What another repository's upstream refuses is no answer here: then this one's is asked. */
+  /** Follows a running download. If it fails for another repository or identity, starts again for this one. */
   async #collapse(
     context: RequestContext,
     identity: Identity,
@@ -150,82 +150,83 @@ export class BlobCache {
     signal?: AbortSignal,
   ): Download {
     const expectedSize = grant?.size
-    const isAhead = signal !== undefined
-    let leave: (() => void) | undefined
+    const isPrefetch = signal !== undefined
+    let releaseSlot: (() => void) | undefined
     const download = this.downloads.start(
       { host: context.host, name: context.name, identity },
       {
         digest,
         expectedSize,
-        maxUnsizedBytes: this.#parts.mostUnsized,
+        maxUnsizedBytes: this.#dependencies.mostUnsized,
         open: async (from, attempt, to) => {
-          leave ??= await this.#acquireSlot(context.host, attempt)
-          const isFurther = to !== undefined && from > 0
-          const isExtra = isFurther || (isAhead && !this.downloads.get(digest)?.download.isClaimed)
+          releaseSlot ??= await this.#acquireSlot(context.host, attempt)
+          const isFurtherRange = to !== undefined && from > 0
+          const isExtra = isFurtherRange || (isPrefetch && !this.downloads.get(digest)?.download.isClaimed)
           const options = { access: await context.access(), from, to, expectedSize, isExtra, signal: attempt }
           try {
             return await context.upstream.blob(context.name, digest, options)
           } catch (error) {
-            if (isFurther) this.#recordRefusedRange(context.host, error)
+            if (isFurtherRange) this.#recordRefusedRange(context.host, error)
             throw error
           }
         },
-        // Who asks for a part wants that part, not all of it as fast as can be.
-        ranges: context.caller.part || this.#usesSingleRequest(context.host) ? undefined : this.#parts.ranges,
+        // The client of a range request wants that range, not the whole blob as fast as possible.
+        ranges: context.caller.part || this.#usesSingleRequest(context.host) ? undefined : this.#dependencies.ranges,
         signal: signal ? AbortSignal.any([this.#closing.signal, signal]) : this.#closing.signal,
-        store: this.#parts.blobs,
-        hashes: this.#parts.hashes,
-        release: this.#parts.release,
-        makeRoom: this.#parts.makeRoom,
+        store: this.#dependencies.blobs,
+        hashes: this.#dependencies.hashes,
+        release: this.#dependencies.release,
+        makeRoom: this.#dependencies.makeRoom,
         onBytes: (bytes) => {
-          this.#parts.fills.moved(bytes, context.host)
-          if (!context.upstream.isProbe) this.#parts.stats.recordFetched(context.host, bytes)
+          this.#dependencies.fills.moved(bytes, context.host)
+          if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, bytes)
         },
-        onMismatch: () => this.#parts.stats.recordMismatch(),
-        logger: this.#parts.logger,
+        onMismatch: () => this.#dependencies.stats.recordMismatch(),
+        logger: this.#dependencies.logger,
       },
     )
-    void download.settled.then(() => leave?.())
+    void download.settled.then(() => releaseSlot?.())
     void this.#recordWhenStored(context, download)
     return download
   }
 
-  /** Waits until one more blob of this upstream may be fetched. */
+  /** Waits for a download slot of this upstream; the result releases it. Throws an UpstreamError 503 after the maximum wait. */
   async #acquireSlot(owner: string, signal: AbortSignal): Promise<() => void> {
-    const leave = await this.#parts.fills.take(maxSlotWaitMs, { owner, signal, whileMoving: true })
-    if (leave) return leave
-    throw new UpstreamError('unavailable', 503, 'As many blobs are being fetched as may be at a time.', {
+    const release = await this.#dependencies.fills.take(maxSlotWaitMs, { owner, signal, whileMoving: true })
+    if (release) return release
+    throw new UpstreamError('unavailable', 503, 'Too many blobs are being downloaded at the moment.', {
       retryAfterSeconds: 1,
     })
   }
 
   #usesSingleRequest(host: string): boolean {
-    return (this.#singleRequestUntil.get(host) ?? 0) > this.#parts.runningTime()
+    return (this.#singleRequestUntil.get(host) ?? 0) > this.#dependencies.runningTime()
   }
 
   #recordRefusedRange(host: string, error: unknown): void {
     if (!(error instanceof UpstreamError) || error.failure !== 'limited') return
     this.#singleRequestUntil.set(
       host,
-      this.#parts.runningTime() + Math.max(singleRequestMs, (error.retryAfterSeconds ?? 0) * 1000),
+      this.#dependencies.runningTime() + Math.max(singleRequestMs, (error.retryAfterSeconds ?? 0) * 1000),
     )
   }
 
-  /** Files what a finished download taught. */
+  /** Records the grant of a finished download, and reports the stored blob. */
   async #recordWhenStored(context: RequestContext, download: Download): Promise<void> {
     const stored = await download.settled
     if (!stored) return
     const { identity } = await download.started
     await this.#recordGrantWhenStored(context, download, identity)
-    this.#parts.onStored()
+    this.#dependencies.onStored()
   }
 
-  /** Files the upstream's word about a blob once its bytes are here, with the size that they have. */
-  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: Identity): Promise<void> {
+  /** Records a grant once the blob is stored, with its verified size. */
+  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: string): Promise<void> {
     const stored = await download.settled
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
 
+  /** Whether this is the first request of a prefetched blob. */
   #claimPrefetched({ caller }: RequestContext, digest: Digest): boolean {
     return !caller.head && this.#prefetched.delete(digest)
   }
@@ -235,7 +236,7 @@ export class BlobCache {
     download: Download,
     joined: 'miss' | 'collapsed',
   ): Promise<BlobAnswer> {
-    // It may be one that was begun ahead: not to be let go of while this client waits for its start.
+    // Claim a prefetched download, so that it goes on while this client waits for its start.
     download.claim()
     const outcome = this.#claimPrefetched(context, download.digest) ? 'miss' : joined
     await download.started
@@ -255,7 +256,7 @@ export class BlobCache {
     outcome: 'hit' | 'revalidated',
   ): BlobAnswer {
     const own = context.record()?.blobs.get(digest)
-    if (own && !context.caller.head) own.usedAt = this.#parts.runningTime()
+    if (own && !context.caller.head) own.usedAt = this.#dependencies.runningTime()
     return {
       digest,
       size,
@@ -268,8 +269,8 @@ export class BlobCache {
     return { digest, size, body: { kind: 'none' }, provenance: toProvenance(context.host, 'passed') }
   }
 
-  /** Notes the upstream's word about a blob that no manifest of the repository names yet. */
-  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: Identity): void {
+  /** Records a grant for a blob, unless a manifest of the repository grants it already. */
+  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: string): void {
     const known = findGrant(context.record(), digest, identity)
     if (known?.size === size) return
     const record = context.ensure()
@@ -277,9 +278,9 @@ export class BlobCache {
     record.blobs.set(digest, {
       size,
       identity: widerIdentity(before?.identity, identity),
-      usedAt: this.#parts.runningTime(),
+      usedAt: this.#dependencies.runningTime(),
     })
-    this.#parts.refs.touch(record)
+    this.#dependencies.refs.touch(record)
   }
 }
 
@@ -287,7 +288,7 @@ function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, iden
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 
-/** Which repository, and by whose credential, a download was started for. */
+/** The repository and the identity that a download was started for. */
 interface DownloadOrigin {
   readonly host: string
   readonly name: string
@@ -299,11 +300,14 @@ interface RunningDownload {
   readonly download: Download
 }
 
-/** The fetches under way. Of those of one digest newcomers join the latest; earlier ones have dropped bytes on a full disk. */
+/**
+ * The running downloads. A digest has several only on a full disk, where earlier ones have dropped bytes that a new client needs;
+ * new clients join the latest.
+ */
 export class Downloads {
   readonly #running = new Map<Digest, RunningDownload>()
   readonly #all = new Set<Download>()
-  /** How many have ended: tells whether one ended while something was awaited. */
+  /** Counts the ended downloads, so that a caller notices one that ended during an await. */
   endedCount = 0
 
   get(digest: Digest): RunningDownload | undefined {
@@ -327,7 +331,7 @@ export class Downloads {
     return download
   }
 
-  /** Resolves when every fetch has ended. */
+  /** Resolves when every download has ended. */
   async settle(): Promise<void> {
     await Promise.all(Array.from(this.#all, ({ settled }) => settled))
   }

@@ -11,33 +11,35 @@ interface DownloadWriterOptions {
   readonly digest: Digest
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
-  /** Takes back the memory of what is on the disk. */
+  /** Reuses the memory of bytes that are on disk. */
   readonly release: BufferRelease
-  /** Asks for room on a full disk; resolves when what could be done was done. */
+  /** Tries to free so many bytes on a full disk; resolves when it cannot free more. */
   readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called when more can be read. */
+  /** Called when more bytes can be read. */
   readonly onArrived: () => void
-  /** Whether nobody reads along. */
+  /** Whether no client reads the bytes as they arrive. */
   readonly isAbandoned: () => boolean
-  /** Whether a client has ever wanted it. */
+  /** Whether a client has ever requested the blob. */
   readonly isClaimed: () => boolean
   readonly logger: Logger
 }
 
-/** Memory for what a full disk does not take. */
+/** Memory of one download for bytes that a full disk does not take. */
 const maxSpillBytes = 16 * 1024 * 1024
-/** Bytes worth a write: each costs a thread's waking, and a client's. */
+/** Bytes to collect for one write, because each write wakes a thread and the followers. */
 const writeBytes = 512 * 1024
-/** How long fewer bytes wait for others, ms. */
+/** How long fewer bytes wait for more, ms. */
 const writeDelayMs = 2
-/** Bytes that wait while earlier ones are being written; beyond that the upstream waits. */
+/** Maximum bytes that wait for a write; beyond that the upstream waits. */
 const maxPendingBytes = 2 * writeBytes
-/** Blobs up to this size are hashed here: a thread would take longer to say so. */
+/** Bytes that each spill buffer may hold, however many there are: with less than a chunk no download would make progress. */
+const minSpillBytes = 512 * 1024
+/** Blobs up to this size are hashed on this thread, because waking another one takes longer. */
 const smallBytes = 256 * 1024
 
 /**
- * Where a download's bytes go, in order: to the disk, in writes as large as they come together, and from a full disk on to
- * memory; and into the hash. What has arrived can be read at any position.
+ * Writes a download's bytes in order to disk and into the hash. Small chunks are written together. Once the disk is full, the
+ * rest goes to a spill buffer in memory. Arrived bytes can be read at any position.
  */
 export class DownloadWriter {
   readonly #options: DownloadWriterOptions
@@ -62,22 +64,22 @@ export class DownloadWriter {
     return this.#arrived
   }
 
-  /** Whether the disk has all that has arrived. */
+  /** Whether all arrived bytes are on disk. */
   get isOnDisk(): boolean {
     return !this.#spill
   }
 
-  /** Whether nothing more arrives before readers have taken what is in memory. */
+  /** Whether the upstream waits until followers have read bytes from memory. */
   get isFull(): boolean {
     return this.#spill?.isFull === true
   }
 
-  /** Whether bytes were let go that a newcomer would need. */
+  /** Whether bytes were dropped that a new follower would need. */
   get hasDropped(): boolean {
     return this.#spill?.hasDropped === true
   }
 
-  /** Opens the file. `size`: of the blob, when it is known. `ahead`: it is to be written ahead. */
+  /** Opens the temp file. `size`: bytes of the blob, if known. `ahead`: whether `writeAt` will be used. */
   async prepare(size: number | undefined, ahead: boolean): Promise<void> {
     const { store, makeRoom, logger, digest } = this.#options
     this.#size = size
@@ -94,7 +96,7 @@ export class DownloadWriter {
     this.#hash ??= this.#openHash(ahead ? undefined : size)
   }
 
-  /** Takes bytes; waits when enough are under way. Throws what became of them, or of earlier ones. */
+  /** Appends bytes; waits while too many are pending. Throws the error of writing these or earlier ones. */
   async push(chunk: Uint8Array): Promise<void> {
     this.#pending.push(chunk)
     this.#pendingBytes += chunk.length
@@ -104,20 +106,20 @@ export class DownloadWriter {
     this.#throwFailure()
   }
 
-  /** Resolves when all that was pushed has arrived, or throws why not. */
+  /** Resolves when all pushed bytes have arrived; throws the error of writing them. */
   async flush(): Promise<void> {
     this.#startWriting()
     await this.#writing
     this.#throwFailure()
   }
 
-  /** Writes ahead of what has arrived, to the disk or not at all. */
+  /** Writes to disk ahead of the arrived bytes. Throws the disk's error; nothing goes to memory. */
   async writeAt(position: number, bytes: Uint8Array): Promise<void> {
-    if (!this.#writer || this.#spill) throw new Error('there is no file to write ahead in')
+    if (!this.#writer || this.#spill) throw new Error('there is no file to write to ahead')
     await this.#writer.writeAt(position, bytes)
   }
 
-  /** Says that everything before this position has been written ahead. */
+  /** Marks everything before this position as arrived: `writeAt` has written it. */
   extend(size: number): void {
     if (size <= this.#arrived) return
     this.#writer!.extend(size)
@@ -126,34 +128,34 @@ export class DownloadWriter {
     this.#options.onArrived()
   }
 
-  /** The digest of all that has arrived. */
+  /** The digest of all arrived bytes. Call it once. */
   async digest(): Promise<Digest> {
     return this.#hash!.digest()
   }
 
-  /** Keeps what has arrived under the digest, durably; false for what is not on the disk as a whole. */
+  /** Commits the blob to the store, durably. Returns false when it is not completely on disk. */
   async publish(digest: Digest): Promise<boolean> {
     if (this.#spill || !this.#writer) return false
     await this.#writer.commit(digest)
     return true
   }
 
-  /** The file, when it has the byte at this position: it goes up to `arrived` in `size`. */
+  /** The temp file, if it has the byte at this position. */
   file(position: number): BlobWriter | undefined {
     return this.#writer && this.#writer.size > position ? this.#writer : undefined
   }
 
-  /** Copies bytes that the disk did not take; how many, 0 when they were let go. */
+  /** Copies spilled bytes into the buffer. Returns their number; 0 when they were dropped. */
   readSpilled(buffer: Uint8Array, position: number): number {
     return this.#spill?.read(buffer, position) ?? 0
   }
 
-  /** Lets go of memory before this position: the slowest reader's. */
+  /** Drops spilled bytes before this position, which every follower has read. */
   dropBefore(position: number): void {
     this.#spill?.dropBefore(position)
   }
 
-  /** Lets go of the file. */
+  /** Closes the temp file; an uncommitted one is removed. */
   async close(): Promise<void> {
     await this.#writing
     this.#spill?.close()
@@ -174,7 +176,7 @@ export class DownloadWriter {
         if (this.#spill || !(await this.#writeToDisk(bytes))) await this.#keepInMemory(bytes)
         else {
           this.#markArrived(bytes, true)
-          // From memory followers still read.
+          // Spilled bytes are not released, because followers read them.
           this.#options.release([bytes])
         }
       }
@@ -187,7 +189,7 @@ export class DownloadWriter {
     }
   }
 
-  /** Once: what has arrived is good, and a further attempt may go on from there. */
+  /** Throws a failure once. The arrived bytes stay valid, so a further attempt may continue behind them. */
   #throwFailure(): void {
     const failed = this.#failure
     this.#failure = undefined
@@ -211,7 +213,7 @@ export class DownloadWriter {
     const { isAbandoned, isClaimed } = this.#options
     // Keep a claimed download in memory: the client may reconnect.
     if (isAbandoned() && (this.#spill.isFull || this.#spill.hasDropped || !isClaimed()))
-      throw new UpstreamError('unavailable', 503, 'There is no room on the disk for it.')
+      throw new UpstreamError('unavailable', 503, 'The disk is full.')
     await room
   }
 
@@ -223,14 +225,14 @@ export class DownloadWriter {
 
   async #writeToDisk(bytes: Uint8Array): Promise<boolean> {
     const { digest, makeRoom, logger } = this.#options
-    for (const lastTry of [false, true]) {
+    for (const isLastTry of [false, true]) {
       try {
         await this.#writer!.write(bytes)
         return true
       } catch (error) {
         if (errnoOf(error) === undefined) throw error
         logger.warn({ digest, error: String(error) }, 'the disk takes no more of a download')
-        if (!lastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
+        if (!isLastTry) await makeRoom((this.#size ?? this.#arrived) - this.#arrived + bytes.length)
       }
     }
     return false
@@ -243,32 +245,32 @@ export class DownloadWriter {
   }
 }
 
-/** Hashes what arrives, in order. */
+/** Hashes the arriving bytes in order. */
 interface StreamHash {
-  /** `storedUpTo`: the size of the file with these bytes; undefined where it does not have them. */
+  /** Adds bytes. `storedUpTo`: the file's size with these bytes; undefined when the file does not have them. */
   take(bytes: Uint8Array, storedUpTo: number | undefined): void
-  /** Takes what the file has by now. Only where a thread reads it. */
+  /** Adds the file's bytes up to this size. Only for a hash on a thread. */
   advance(size: number): void
-  /** The digest of everything; the hash is used up. */
+  /** The digest of all bytes. Call it once. */
   digest(): Promise<Digest>
-  /** Resolves when the file is not used any more. */
+  /** Resolves when the file is no longer in use. */
   close(): Promise<void>
 }
 
-/** On this thread: for what is hashed sooner than another thread wakes. */
+/** Hashes on this thread. */
 function createInlineHash(algorithm: DigestAlgorithm): StreamHash {
   const digester = createDigester(algorithm)
   return {
     take: (bytes) => digester.update(bytes),
     advance() {
-      throw new Error('nobody reads the file here')
+      throw new Error('an inline hash does not read the file')
     },
     digest: () => Promise.resolve(digester.digest()),
     close: () => Promise.resolve(),
   }
 }
 
-/** On a thread of its own, which reads the file as it grows. */
+/** Hashes on a separate thread, which reads the file as it grows. */
 function createThreadHash(
   hashes: Pick<HashPool, 'follow'>,
   algorithm: DigestAlgorithm,
@@ -286,24 +288,22 @@ function createThreadHash(
   }
 }
 
-/** All that hold something: what they may hold together is shared by them. */
+/** The buffers in use. They share the memory for upstream bodies. */
 const openSpillBuffers = new Set<SpillBuffer>()
-/** Bytes that each may hold, however many there are: without a chunk nothing would go on. */
-const minSpillBytes = 512 * 1024
 
 /**
- * The part of a download that the disk had no room for, held in memory until every follower has it. Bounded: `push` waits
- * while it is full, so that a full disk slows the upstream down instead of filling the memory.
+ * The bytes of a download that the disk had no room for, in memory until every follower has read them. `push` waits while the
+ * buffer is full, so that a full disk slows the upstream down instead of filling the memory.
  */
 class SpillBuffer {
   readonly #limit: number
   readonly #chunks: { readonly start: number; readonly bytes: Uint8Array }[] = []
-  /** From where on a follower still needs the bytes. */
+  /** The position of the first byte that a follower still needs. */
   #needed = 0
   /** The position behind the last byte. */
   #end = 0
   #room: Deferred<void> | undefined
-  /** Whether bytes were let go that a newcomer would need. */
+  /** Whether bytes were dropped that a new follower would need. */
   hasDropped = false
 
   constructor(limit: number) {
@@ -311,15 +311,15 @@ class SpillBuffer {
   }
 
   /**
-   * Only bytes that a follower still needs count. The rest of a chunk goes with the chunk: if it counted, followers that have all
-   * they may get would wait for further bytes, and those for room.
+   * Whether the needed bytes exceed this buffer's share. Bytes that no follower needs do not count, though they stay until their
+   * whole chunk is dropped: else followers would wait for more bytes, and those bytes for room.
    */
   get isFull(): boolean {
     const share = upstreamBodies.bytes / Math.max(1, openSpillBuffers.size)
     return this.#end - this.#needed > Math.max(minSpillBytes, Math.min(this.#limit, share))
   }
 
-  /** Takes bytes that start at this position of the blob; resolves when there is room for more. */
+  /** Adds bytes that start at this position of the blob; resolves when there is room for more. */
   async push(start: number, bytes: Uint8Array): Promise<void> {
     openSpillBuffers.add(this)
     if (this.#end === 0) this.#needed = start
@@ -330,12 +330,12 @@ class SpillBuffer {
     await this.#room.promise
   }
 
-  /** Says that nobody reads it any more. */
+  /** Gives this buffer's share of memory to the others. */
   close(): void {
     openSpillBuffers.delete(this)
   }
 
-  /** Copies bytes at the position into the buffer; how many, 0 when they are not here. */
+  /** Copies bytes at the position into the buffer. Returns their number; 0 when they are not in memory. */
   read(buffer: Uint8Array, position: number): number {
     const chunk = this.#chunks.find(({ start, bytes }) => position >= start && position < start + bytes.length)
     if (!chunk) return 0
@@ -344,7 +344,7 @@ class SpillBuffer {
     return part.length
   }
 
-  /** Lets go of everything before this position: the slowest follower's. */
+  /** Drops everything before this position: that of the slowest follower. */
   dropBefore(position: number): void {
     this.#needed = Math.max(this.#needed, Math.min(position, this.#end))
     while (this.#chunks[0] && this.#chunks[0].start + this.#chunks[0].bytes.length <= position) {

@@ -11,47 +11,47 @@ import { type FetchedBlob, UpstreamError } from '../upstream/upstream.ts'
 import { DownloadWriter } from './download-writer.ts'
 import { Followers } from './followers.ts'
 
-/** One fetch of one blob, followed by everybody who wants it. */
+/** The download of one blob. Any number of clients follow it. */
 export interface Download {
   readonly digest: Digest
-  /** Bytes of the whole blob; undefined until somebody has said, or all has arrived and the digest agrees. */
+  /** Bytes of the whole blob; undefined until the upstream announces them, or the whole blob has arrived and is verified. */
   readonly size: number | undefined
-  /** The upstream's answer is here; rejects with the UpstreamError that every follower gets. Carries whose word it was. */
-  readonly started: Promise<{ readonly identity: Identity }>
-  /** It is over: published (true), or served without being kept (false), or failed (false). Never rejects. */
+  /** Resolves when the upstream has responded, with the identity of the grant. Rejects with the UpstreamError that followers get. */
+  readonly started: Promise<{ readonly identity: string }>
+  /** Resolves at the end: true when the blob is stored, false when it was only served or failed. Never rejects. */
   readonly settled: Promise<boolean>
-  /** Whether somebody reads along. */
+  /** Whether any client follows it now. */
   readonly isFollowed: boolean
-  /** Whether a client has ever wanted it. */
+  /** Whether any client has ever requested it; false for a blob that was only prefetched. */
   readonly isClaimed: boolean
-  /** A client wants it, and will follow when it has started. */
+  /** Marks it as requested by a client that will follow when it has started. */
   claim(): void
-  /** Whether a newcomer can still have it from this byte on. */
+  /** Whether a new follower can still read from this position on. */
   canFollowFrom(position: number): boolean
-  /** Reads along from `start` to the end of the portion. The follower must be closed. */
+  /** Follows from `start` to the end of the portion. The caller closes the follower. */
   follow(start: number, portion?: Portion): Follower
 }
 
 export interface DownloadOptions {
   readonly digest: Digest
-  /** What the descriptor says. */
+  /** The size in the descriptor. */
   readonly expectedSize: number | undefined
-  /** Bytes at most while nobody has said the size; no limit when not given. */
+  /** Maximum bytes of a blob whose size is unknown; default: no limit. */
   readonly maxUnsizedBytes?: number
-  /** Asks the upstream for the blob from a byte on, up to another one if it is given; the signal ends that attempt. */
+  /** Requests the bytes from `from` to `to` (inclusive; default: the end). The signal ends that attempt. */
   readonly open: (from: number, signal: AbortSignal, to?: number) => Promise<FetchedBlob>
-  /** How a large blob is fetched by several connections; undefined for never. */
+  /** When a blob is fetched over several connections; undefined for never. */
   readonly ranges?: RangePolicy | undefined
   readonly store: Pick<BlobStore, 'create'>
   readonly hashes: Pick<HashPool, 'follow'>
   readonly release: BufferRelease
-  /** Asks for room on a full disk; resolves when what could be done was done. */
+  /** Tries to free so many bytes on a full disk; resolves when it cannot free more. */
   readonly makeRoom: (bytes: number) => Promise<void>
   readonly onBytes: (bytes: number) => void
   readonly onMismatch: () => void
-  /** Called before anyone hears of the end. */
+  /** Called before followers and `settled` learn of the end. */
   readonly onSettled: () => void
-  /** Ends the fetch, whoever waits. */
+  /** Ends the download, even if clients follow it. */
   readonly signal: AbortSignal
   readonly logger: Logger
   readonly clock?: Clock
@@ -59,14 +59,16 @@ export interface DownloadOptions {
   readonly maxLagMs?: number
 }
 
-/** The usual patience with slow followers, ms. Clients pause for seconds while they unpack. */
+/** Ms. Clients pause for seconds while they unpack. */
 const defaultMaxLagMs = 10_000
-/** Pauses before the second, third and fourth request of a body that broke. */
+/** Bytes to collect for one write. */
+const writeBytes = 512 * 1024
+/** Pauses before the second, third and fourth request of a body that broke, ms. */
 const resumePausesMs = [250, 500, 1000]
 
-/** Starts the fetch. It runs to its end whoever leaves; only a full disk that nobody waits at ends it early. */
+/** Starts a download. It goes on when its clients leave; without clients only a full disk ends it early. */
 export function startDownload(options: DownloadOptions): Download {
-  const { digest, logger, signal, clock = systemClock, maxUnsizedBytes: mostUnsized = Infinity } = options
+  const { digest, logger, signal, clock = systemClock, maxUnsizedBytes = Infinity } = options
   const started = deferred<{ identity: string }>()
   let size = options.expectedSize
   let verified = false
@@ -127,7 +129,7 @@ export function startDownload(options: DownloadOptions): Download {
     }
   }
 
-  /** Fetches until the body is whole, resuming a broken one where it broke. */
+  /** Fetches until the body is complete; resumes a broken one where it broke. */
   async function fetchWithResume(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -137,17 +139,17 @@ export function startDownload(options: DownloadOptions): Download {
         const pause = resumePausesMs[attempt]
         const broke =
           error instanceof UpstreamError && error.failure !== 'invalid' && begunAt !== undefined && !signal.aborted
-        // Only the upstream's word that this was the end is missing; the digest tells as well.
+        // All bytes have arrived and only the end of the body is missing: the digest shows whether they are right.
         if (broke && writer.arrived === size) return
-        const isForNobody = followers.isAbandoned && !writer.isOnDisk
-        if (!broke || isForNobody || pause === undefined) throw error
+        const isUseless = followers.isAbandoned && !writer.isOnDisk
+        if (!broke || isUseless || pause === undefined) throw error
         logger.warn({ digest, at: writer.arrived, reason: error.message }, 'a download broke and is resumed')
         await clock.sleep(pause, signal)
       }
     }
   }
 
-  /** One request. Whatever its end, nothing of it is left: a body that nobody reads would keep its connection for ever. */
+  /** Sends one request. Aborts it at the end in any case, because an unread body would keep its connection open. */
   async function fetchOnce(): Promise<void> {
     signal.throwIfAborted()
     const attempt = new AbortController()
@@ -169,8 +171,8 @@ export function startDownload(options: DownloadOptions): Download {
       for await (const chunk of answer.body) {
         received += chunk.length
         if (size !== undefined && received > size) throw invalid('the body is longer than announced')
-        if (size === undefined && received > mostUnsized)
-          throw invalid(`it says no size and has not ended after ${mostUnsized} bytes`)
+        if (size === undefined && received > maxUnsizedBytes)
+          throw invalid(`its size is unknown, and it has more than ${maxUnsizedBytes} bytes`)
         options.onBytes(chunk.length)
         await writer.push(chunk)
       }
@@ -181,7 +183,7 @@ export function startDownload(options: DownloadOptions): Download {
     }
   }
 
-  /** Whatever breaks them, what has come without a gap is good, and the rest is asked for in one. */
+  /** Fetches in ranges. After a failure, fetches what is behind the last contiguous byte in one request. */
   async function fillRanges(first: FetchedBlob, policy: RangePolicy, signal: AbortSignal): Promise<void> {
     const { open, onBytes } = options
     try {
@@ -198,7 +200,8 @@ export function startDownload(options: DownloadOptions): Download {
       })
     } catch (error) {
       signal.throwIfAborted()
-      logger.warn({ digest, at: writer.arrived, reason: describeFailure(error) }, 'a download in ranges goes on in one')
+      const fields = { digest, at: writer.arrived, reason: describeFailure(error) }
+      logger.warn(fields, 'a download in ranges failed and continues as one request')
       await fetchOnce()
     }
   }
@@ -207,8 +210,8 @@ export function startDownload(options: DownloadOptions): Download {
     try {
       return await writer.publish(digest)
     } catch (error) {
-      // The followers have, or will get, every right byte from the temp file; only the cache goes without.
-      logger.error({ digest, error: describeFailure(error) }, 'a download could not be kept')
+      // Followers still get every verified byte from the temp file; only the cache lacks the blob.
+      logger.error({ digest, error: describeFailure(error) }, 'a download could not be stored')
       return false
     }
   }
@@ -222,7 +225,7 @@ export function startDownload(options: DownloadOptions): Download {
     try {
       await writer.close()
     } catch (error) {
-      // A disk that has failed meanwhile; the next start sweeps what is left there.
+      // The next start removes the temp file.
       logger.error({ digest, error: describeFailure(error) }, 'closing a download failed')
     }
   }
@@ -254,11 +257,11 @@ export function startDownload(options: DownloadOptions): Download {
 }
 
 export interface RangePolicy {
-  /** Connections at a time; below 2 a blob is fetched by one. */
+  /** Concurrent connections per blob; below 2 a blob is fetched by one request. */
   readonly perBlob: number
-  /** Bytes a range. */
+  /** Bytes of a range. */
   readonly bytes: number
-  /** Blobs below this size are fetched by one request. */
+  /** Blobs below this size are fetched by one request, bytes. */
   readonly minSize: number
 }
 
@@ -267,19 +270,16 @@ interface RangedFetch {
   readonly policy: RangePolicy
   /** The answer to the first range. */
   readonly first: FetchedBlob
-  /** Asks for the bytes from the first to the last position, both included. */
+  /** Requests the bytes from `from` to `to`, both included. */
   readonly open: (from: number, to: number, signal: AbortSignal) => Promise<FetchedBlob>
   readonly write: (position: number, bytes: Uint8Array) => Promise<void>
-  /** Takes back the memory of what was written. */
+  /** Reuses the memory of written chunks. */
   readonly release: BufferRelease
   readonly onBytes: (bytes: number) => void
-  /** Everything before this position is written. */
+  /** Called with the position before which everything is written. */
   readonly onPrefix: (size: number) => void
   readonly signal: AbortSignal
 }
-
-/** Bytes worth a write. */
-const writeBytes = 512 * 1024
 
 interface RangePart {
   readonly start: number
@@ -292,7 +292,7 @@ function usesRanges(size: number | undefined, { perBlob, bytes, minSize }: Range
   return size !== undefined && perBlob > 1 && bytes > 0 && size >= minSize && size > bytes
 }
 
-/** Fetches a blob by several connections, each a range at a time. Throws what the first of them to fail did. */
+/** Fetches a blob over several connections, each one range at a time. Throws the error of the first one that fails. */
 async function fetchRanges(fetch: RangedFetch): Promise<void> {
   const { size, policy, signal } = fetch
   const parts: RangePart[] = []
@@ -302,18 +302,18 @@ async function fetchRanges(fetch: RangedFetch): Promise<void> {
   const failed = new AbortController()
   const either = AbortSignal.any([signal, failed.signal])
   let complete = 0
-  const noteWritten = () => {
+  const updatePrefix = () => {
     while (parts[complete] && isDone(parts[complete]!)) complete += 1
     const open = parts[complete]
     fetch.onPrefix(open ? open.start + open.written : size)
   }
-  const waiting = parts.values()
+  const queue = parts.values()
 
   async function work(first?: FetchedBlob): Promise<void> {
     let answer = first
-    for (const part of waiting) {
+    for (const part of queue) {
       answer ??= await fetch.open(part.start, part.end - 1, either)
-      await readPart(fetch, answer, part, noteWritten)
+      await readPart(fetch, answer, part, updatePrefix)
       answer = undefined
     }
   }
@@ -327,7 +327,7 @@ async function fetchRanges(fetch: RangedFetch): Promise<void> {
       throw error
     }
   })
-  // All of them are over before anybody else may write.
+  // Wait for all of them, so that none writes after this function ends.
   await Promise.allSettled(workers)
   if (failed.signal.aborted) throw failed.signal.reason
 }
@@ -340,24 +340,24 @@ async function readPart(
 ): Promise<void> {
   const length = part.end - part.start
   let chunks: Uint8Array[] = []
-  let held = 0
+  let pending = 0
   const write = async () => {
     await fetch.write(part.start + part.written, chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks))
     fetch.release(chunks)
-    part.written += held
+    part.written += pending
     chunks = []
-    held = 0
+    pending = 0
     onWritten()
   }
   for await (const chunk of answer.body) {
     fetch.onBytes(chunk.length)
     chunks.push(chunk)
-    held += chunk.length
-    if (part.written + held > length) throw new Error('a range is longer than was asked for')
-    if (held >= writeBytes) await write()
+    pending += chunk.length
+    if (part.written + pending > length) throw new Error('a range is longer than requested')
+    if (pending >= writeBytes) await write()
   }
-  if (held > 0) await write()
-  if (!isDone(part)) throw new Error('a range is shorter than was asked for')
+  if (pending > 0) await write()
+  if (!isDone(part)) throw new Error('a range is shorter than requested')
 }
 
 function isDone({ start, end, written }: RangePart): boolean {

@@ -8,18 +8,18 @@ import type { BlobWriter } from '../store/blob-store.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { DownloadWriter } from './download-writer.ts'
 
-/** A download, as far as its followers depend on it. */
+/** The state of a download that its followers depend on. */
 interface FollowedDownload {
   readonly digest: Digest
   readonly writer: DownloadWriter
-  /** Bytes of the whole blob, when somebody has said. */
+  /** Bytes of the whole blob, if known. */
   readonly size: number | undefined
-  /** When the upstream began to answer; monotonic ms. */
+  /** When the upstream responded, monotonic ms. */
   readonly begunAt: number | undefined
-  /** Whether all has arrived and the digest agrees. */
+  /** Whether the whole blob has arrived and its digest is right. */
   readonly isVerified: boolean
   readonly failure: Error | undefined
-  /** Called when a follower has left. */
+  /** Called after a follower has left. */
   readonly onLeft: () => void
   /** How long a follower may slow the others down on a full disk, ms. */
   readonly maxLagMs: number
@@ -29,27 +29,30 @@ interface FollowedDownload {
 
 interface Reader extends Portion {
   position: number
-  /** The withheld end of its portion, or what the disk does not have of it. */
+  /** A copy of the spilled bytes at the withheld end of its portion; it no longer needs the spill buffer. */
   tail: { readonly start: number; readonly bytes: Uint8Array } | undefined
-  /** It has all that may leave, and waits for more. */
+  /** Whether it has read all releasable bytes and waits for more. */
   isWaiting: boolean
-  /** It has slowed the others down for too long: it gets nothing more. */
+  /** Whether it was cut off, because it slowed the others down for too long. */
   isCutOff: boolean
 }
 
-/** Bytes held back until the digest agrees; Harbor found 32 KiB in production (its pull request 23911). */
+/** Bytes withheld until the digest is verified. Harbor uses 32 KiB in production (its pull request 23911). */
 const tailBytes = 32 * 1024
-/** Bytes of memory that a follower is given at a time. */
+/** Maximum bytes of a piece from memory. */
 const pieceBytes = 128 * 1024
 
-/** Those who read along with a download. */
+/**
+ * The clients that follow a download, each at its own pace. On a full disk they share a bounded memory: then the slowest one
+ * sets the pace, and one that is too slow is cut off.
+ */
 export class Followers {
   readonly #readers = new Set<Reader>()
   readonly #download: FollowedDownload
   #progress = deferred()
-  /** Bytes a millisecond that came before the memory was full for the first time: nobody had slowed them down. */
+  /** Bytes per ms before the memory was full for the first time, when no client had slowed the download down. */
   #unblockedRate: number | undefined
-  /** Readers that others wait for, and where each of them was when that began. Those who catch up are taken out. */
+  /** Readers that others wait for, with their position when the wait began. Readers that catch up are removed. */
   #lagging: Map<Reader, number> | undefined
 
   constructor(download: FollowedDownload) {
@@ -60,19 +63,20 @@ export class Followers {
     return this.#readers.size
   }
 
-  /** Whether nobody takes bytes as they arrive. */
+  /** Whether no reader takes bytes as they arrive. */
   get isAbandoned(): boolean {
     for (const { isAllOrNothing, isCutOff } of this.#readers) if (!isAllOrNothing && !isCutOff) return false
     return true
   }
 
-  /** Wakes everybody: bytes have arrived, or the download is over. */
+  /** Wakes all readers: bytes have arrived, or the download has ended. */
   notify(): void {
     if (!this.#download.writer.isOnDisk) this.#releaseMemory()
     this.#progress.resolve()
     this.#progress = deferred()
   }
 
+  /** Adds a reader that starts at this position. The caller closes it. */
   follow(start: number, portion: Portion): Follower {
     const reader: Reader = { ...portion, position: start, tail: undefined, isWaiting: false, isCutOff: false }
     this.#readers.add(reader)
@@ -112,7 +116,7 @@ export class Followers {
     }
   }
 
-  /** The position up to which bytes may leave for this reader. */
+  /** The position before which bytes may be sent to this reader. */
   #getReleasableEnd({ end = Infinity, isAllOrNothing }: Reader): number {
     const { writer, size, isVerified } = this.#download
     const { arrived } = writer
@@ -132,7 +136,7 @@ export class Followers {
     return { kind: 'memory', bytes }
   }
 
-  /** A copy of bytes that the disk did not take; shorter, or empty, where they were let go. */
+  /** Copies spilled bytes; the result is shorter, or empty, where they were dropped. */
   #copySpilled(start: number, end: number): Uint8Array {
     const { writer } = this.#download
     const buffer = new Uint8Array(end - start)
@@ -145,7 +149,7 @@ export class Followers {
     return buffer.subarray(0, filled)
   }
 
-  /** The growing file, for senders: held open as long as somebody follows. */
+  /** The growing file, for senders. It stays open while the download has followers, so closing it does nothing. */
   #toOpenBlob(file: BlobWriter): OpenBlob {
     const { digest } = this.#download
     const { fd, size } = file
@@ -153,8 +157,8 @@ export class Followers {
   }
 
   /**
-   * Lets go of memory that no reader needs. A reader of a part waits for its end until the whole blob has arrived: on a full disk
-   * the bytes behind that part would fill the memory, and nothing more would arrive.
+   * Releases memory that no reader needs. The reader of a range waits for its withheld end until the whole blob has arrived; its
+   * bytes are copied, because on a full disk the bytes behind the range would fill the memory and stop the download.
    */
   #releaseMemory(): void {
     if (this.isAbandoned) return
@@ -162,7 +166,7 @@ export class Followers {
     this.#dropConsumed()
   }
 
-  /** Copies what a reader of a part still has to get, once that is no more than its withheld end. */
+  /** Copies the rest of a range for its reader, once that rest is only the withheld end. */
   #copyTail(reader: Reader): void {
     const { writer } = this.#download
     const { end, position } = reader
@@ -181,7 +185,7 @@ export class Followers {
     writer.dropBefore(needed)
   }
 
-  /** Whether somebody waits for room in memory that others take up. */
+  /** Whether a reader waits for bytes while the memory is full of bytes for slower readers. */
   get #isBlocked(): boolean {
     return (
       this.#download.writer.isFull && [...this.#readers].some((reader) => reader.isWaiting && !reader.isAllOrNothing)
@@ -189,32 +193,33 @@ export class Followers {
   }
 
   /**
-   * On a full disk all readers share a bounded memory, so that the slowest one sets the pace of all. One that takes it below half
-   * of what it was, and does not catch up within the patience, is cut off. It can ask again, and gets a download of its own.
+   * Watches the readers that others wait for. A reader that takes less than half of the unblocked rate for `maxLagMs` is cut
+   * off. Its client can request the blob again, and gets a separate download.
    */
   #watchLagging(): void {
     if (this.#lagging || !this.#isBlocked) return
-    const { writer, begunAt, clock, maxLagMs: patience, logger } = this.#download
+    const { writer, begunAt, clock, maxLagMs, logger } = this.#download
     const since = clock.monotonic()
     this.#unblockedRate ??= writer.arrived / Math.max(1, since - (begunAt ?? since))
     const behind = new Map<Reader, number>()
     for (const reader of this.#readers)
       if (needsMemory(reader) && this.#getReleasableEnd(reader) > reader.position) behind.set(reader, reader.position)
     this.#lagging = behind
-    const onFailure = logFailure(logger, 'could not look for slow clients of a download')
-    later(patience, () => this.#cutOffLagging(behind, since), onFailure)
+    const onFailure = logFailure(logger, 'could not check for slow clients of a download')
+    later(maxLagMs, () => this.#cutOffLagging(behind, since), onFailure)
   }
 
   #cutOffLagging(behind: ReadonlyMap<Reader, number>, since: number): void {
-    const { digest, clock, maxLagMs: patience, logger } = this.#download
+    const { digest, clock, maxLagMs, logger } = this.#download
     const elapsed = clock.monotonic() - since
-    // After the whole process stood still, nobody is known to be slow.
-    const isCertain = this.#isBlocked && elapsed < 2 * patience
-    const least = (this.#unblockedRate! * elapsed) / 2
+    // After a pause of the whole process, no reader is known to be slow.
+    const isCertain = this.#isBlocked && elapsed < 2 * maxLagMs
+    const minBytes = (this.#unblockedRate! * elapsed) / 2
     for (const [reader, position] of isCertain ? behind : []) {
-      if (!this.#readers.has(reader) || !needsMemory(reader) || reader.position - position >= least) continue
+      if (!this.#readers.has(reader) || !needsMemory(reader) || reader.position - position >= minBytes) continue
       reader.isCutOff = true
-      logger.warn({ digest, at: reader.position }, 'a slow client is cut off: the disk is full, and others wait for it')
+      const fields = { digest, at: reader.position }
+      logger.warn(fields, 'a slow client is cut off: the disk is full, and other clients wait for it')
     }
     this.#lagging = undefined
     this.#dropConsumed()
@@ -222,7 +227,7 @@ export class Followers {
   }
 }
 
-/** Whether bytes that the disk did not take have to stay in memory for it. */
+/** Whether spilled bytes stay in memory for this reader. */
 function needsMemory({ tail, isAllOrNothing, isCutOff }: Reader): boolean {
   return !tail && !isAllOrNothing && !isCutOff
 }
@@ -231,10 +236,10 @@ function createTooSlowError(): UpstreamError {
   return new UpstreamError(
     'unavailable',
     503,
-    'There is no room on the disk for it, and others could not wait any longer.',
+    'The disk is full, and this client is too slow for the others that download the blob.',
   )
 }
 
 function createMovedOnError(): UpstreamError {
-  return new UpstreamError('unavailable', 503, 'The download has moved on.')
+  return new UpstreamError('unavailable', 503, 'The requested bytes are no longer in memory.')
 }

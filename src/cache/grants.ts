@@ -5,23 +5,26 @@ import type { RefStore, RepositoryRecord } from '../store/records.ts'
 import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
 
 /**
- * An upstream's word that a repository holds some content (decision D5: having the bytes is not a right to serve them).
- * It comes from a manifest of that repository that names the content, or from an answer about the content itself.
+ * A grant: the upstream has confirmed that a repository has some content. The store shares bytes between repositories, so
+ * having the bytes is not a right to serve them (decision D5). A grant follows from a manifest of that repository that names
+ * the content, or from the upstream's response for the content itself.
  */
 export interface Grant {
-  readonly identity: Identity
+  /** The credential that the upstream answered; see `anonymousIdentity`. */
+  readonly identity: string
+  /** Bytes. */
   readonly size: number
-  /** Of a manifest; of a blob whatever its descriptor says. */
+  /** The manifest's media type; for a blob the one in its descriptor, if a manifest names it. */
   readonly mediaType: string | undefined
 }
 
-/** Whether a word counts for this identity: it was given to nobody in particular, or to the same credential. */
-export function isValidFor(grant: { readonly identity: Identity }, identity: Identity): boolean {
+/** Whether a grant is valid for this identity: it is anonymous, or was given to the same credential. */
+export function isValidFor(grant: { readonly identity: string }, identity: string): boolean {
   return grant.identity === anonymousIdentity || grant.identity === identity
 }
 
-/** The word a repository's record holds on a blob, good for this identity. A manifest is a blob too. */
-export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: Identity): Grant | undefined {
+/** Finds a grant for a blob that is valid for this identity. A manifest counts as a blob, too. */
+export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: string): Grant | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
@@ -35,7 +38,7 @@ export function findGrant(record: RepositoryRecord | undefined, digest: Digest, 
   return undefined
 }
 
-/** The word a repository's record holds on a manifest: a layer's digest is no manifest, whoever asks for it as one. */
+/** Finds a grant for a manifest that is valid for this identity. A link to a layer does not grant a manifest. */
 export function findManifestGrant(
   record: RepositoryRecord | undefined,
   digest: Digest,
@@ -52,13 +55,13 @@ export function findManifestGrant(
   return undefined
 }
 
-/** Whose word stands when a second one comes: nobody's in particular is the better one, for it is good for everybody. */
-export function widerIdentity(known: Identity | undefined, learned: Identity): Identity {
-  return known === anonymousIdentity ? known : learned
+/** The identity to record for a second grant: anonymous stays, because such a grant is valid for every caller. */
+export function widerIdentity(known: string | undefined, recent: string): string {
+  return known === anonymousIdentity ? known : recent
 }
 
-/** Takes back what one identity was told: the upstream has refused it. True when that changed the record. */
-export function revokeGrants(record: RepositoryRecord, identity: Identity): boolean {
+/** Removes all grants of an identity that the upstream has denied. Returns true when that changed the record. */
+export function revokeGrants(record: RepositoryRecord, identity: string): boolean {
   if (identity === anonymousIdentity) return false
   let changed = false
   const { tags, manifests, blobs, referrers } = record
@@ -70,25 +73,25 @@ export function revokeGrants(record: RepositoryRecord, identity: Identity): bool
   return changed
 }
 
-/** A repository of an upstream, as one caller may see it. */
+/** One request for content of an upstream's repository. */
 export interface RequestContext {
   readonly host: string
-  /** As the upstream spells it: with `library/` on Docker Hub. */
+  /** The repository as the upstream spells it: with `library/` on Docker Hub. */
   readonly name: string
   readonly upstream: Upstream
   readonly caller: Caller
-  /** Whose credential the caller's questions are asked with. It may take a credential helper's time: ask for it last. */
-  readonly identity: () => Promise<Identity>
+  /** Identifies the credential for the upstream. Call it as late as possible, because a credential helper may be slow. */
+  readonly identity: () => Promise<string>
   /**
-   * How to ask the upstream where callers with the same identity share the answer. Who was nobody when he came stays so, though a
-   * credential has come meanwhile: others of that name have no right to what it brings.
+   * The access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
+   * credential appears meanwhile, because the other anonymous callers have no right to what the credential returns.
    */
   readonly access: () => Promise<Access>
-  /** To be called before the upstream is asked for what the caller wants: throws what it has just refused him. */
+  /** Throws the upstream's UpstreamError if it has just refused this request. Call it before a request to the upstream. */
   readonly throwIfRefused: () => Promise<void>
-  /** What is known of the repository; undefined while nothing is. */
+  /** The repository's record; undefined while there is none. */
   readonly record: () => RepositoryRecord | undefined
-  /** The record to write into. */
+  /** The repository's record, created when there is none. */
   readonly ensure: () => RepositoryRecord
 }
 
@@ -119,14 +122,14 @@ export function createRequestContext(
   }
 }
 
-/** Names a question to this repository, for sharing its answer among callers with the same credential, or without one. */
-export async function toRequestKey(context: RequestContext, what: string): Promise<string> {
-  return `${await context.identity()} ${context.host}/${context.name} ${what}`
+/** A key for requests of this repository whose response callers of the same identity share. */
+export async function toRequestKey(context: RequestContext, resource: string): Promise<string> {
+  return `${await context.identity()} ${context.host}/${context.name} ${resource}`
 }
 
 /**
- * What is known of a repository and is good for the caller: for everybody before it is for him, so that public content does not
- * wait until it is known who he is.
+ * Finds something in the repository's record that is valid for the caller. Tries the anonymous identity first, so that public
+ * content does not wait for the caller's identity.
  */
 export async function findForCaller<T>(
   context: RequestContext,
@@ -136,32 +139,31 @@ export async function findForCaller<T>(
   const found = before && find(before, anonymousIdentity)
   if (found !== undefined || !before || context.caller.access === 'anonymous') return found
   const identity = await context.identity()
-  // It may have changed meanwhile.
+  // The record may have changed while the identity was determined.
   const record = context.record()
   return record && find(record, identity)
 }
 
-/** Stands for a credential that could not be read so far: no grant has it. */
-const unknownIdentity = parseIdentity('unknown')
-
-/** Whose credential each upstream is asked with. */
+/** The identity of the credential for each upstream. */
 export class Identities {
-  readonly #known = new Map<string, Identity>()
-  /** Those whose credential could not be had the last time. */
+  readonly #known = new Map<string, string>()
+  /** Keys whose credential could not be read the last time. */
   readonly #failing = new Set<string>()
 
   /**
-   * A credential that cannot be had for now (a helper that needs the network, a locked key chain) leaves its owner who he was:
-   * what is cached for him is still served, and a question to the upstream fails by itself. Who has had none is not taken for nobody.
-   * Nobody waits for a second failure.
+   * Returns the identity of the credential for this access.
+   *
+   * While the credential cannot be read (a helper that needs the network, a locked key chain), the last identity stays: cached
+   * content is still served, and a request to the upstream fails by itself. Without a last identity the result is `unknown`,
+   * never anonymous. After one failure later calls do not wait for the next one.
    */
   async get(upstream: Upstream, access: Access): Promise<string> {
     const key = `${access} ${upstream.host}`
-    const asked = this.#request(key, upstream, access)
+    const current = this.#request(key, upstream, access)
     const known = this.#failing.has(key) ? this.#getLastIdentity(key) : undefined
-    if (known === undefined) return asked
-    // A bug shows where the upstream is asked.
-    asked.catch(() => {})
+    if (known === undefined) return current
+    // Prevent an unhandled rejection: the request to the upstream reports the same error.
+    current.catch(() => {})
     return known
   }
 

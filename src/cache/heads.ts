@@ -8,29 +8,29 @@ import { type BlobHead, type FetchedBlob, type ManifestHead, UpstreamError } fro
 import { findForCaller, findManifestGrant, type RequestContext } from './grants.ts'
 import type { CachedManifest, ManifestCache } from './manifests.ts'
 
-/** What an upstream says of a manifest: its head, or the manifest itself where only a GET tells. */
+/** A manifest's HEAD; or the manifest itself, where the upstream answers only a GET. */
 export type ManifestHeadResult =
   | { readonly kind: 'head'; readonly head: ManifestHead }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest; readonly joined: boolean }
 
-/** How long an upstream whose HEAD is of no use is asked by GET alone. */
+/** How long an upstream with unreliable HEADs gets only GETs. */
 const unreliableMs = 10 * 60_000
-/** HEADs in a row that failed where the GET did not: the first one may have met a moment's trouble. */
+/** Consecutive HEADs that failed where the GET succeeded. One alone may be a temporary failure. */
 const maxFailures = 2
 
 type ContentKind = 'manifests' | 'blobs'
 
 /**
- * Questions by HEAD, and by GET where a HEAD is of no use.
+ * Sends HEAD requests, and a GET where a HEAD is of no use.
  *
- * Some registries refuse every HEAD, and answer the GET of the same content. So one GET confirms a HEAD's "no", and such an
- * upstream is asked by GET for the next ten minutes. Docker Hub counts the GET of a manifest as a pull, and a HEAD as nothing:
- * no manifest is asked for by GET before a HEAD has failed, and a limit is never answered by a GET.
+ * Some registries refuse every HEAD and answer the GET of the same content. So one GET confirms a refused HEAD, and such an
+ * upstream gets only GETs for the next ten minutes. Docker Hub counts the GET of a manifest as a pull, and a HEAD not at all: a
+ * manifest is requested by GET only after a HEAD has failed, and a rate-limited HEAD is never repeated as a GET.
  */
 export class HeadRequests {
-  /** Monotonic ms. */
+  /** By kind and host, monotonic ms. */
   readonly #unreliableUntil = new LRUCache<string, number>({ max: 1000 })
-  /** HEADs in a row that failed where the GET did not. */
+  /** Consecutive failures, by kind and host. */
   readonly #failures = new LRUCache<string, number>({ max: 1000 })
   readonly #manifests: Pick<ManifestCache, 'fetch'>
   readonly #clock: Clock
@@ -41,17 +41,17 @@ export class HeadRequests {
   }
 
   /**
-   * Throws the UpstreamError of the GET where a HEAD was refused. `isHeld`: a copy is at hand, so that an upstream that limits the
-   * GET has not confirmed anything.
+   * Throws the UpstreamError of the GET where a HEAD was refused. `isCached`: the manifest is cached, so the rate limit of a GET
+   * is thrown instead of the unconfirmed refusal of the HEAD.
    */
-  async headManifest(context: RequestContext, reference: Reference, isHeld: boolean): Promise<ManifestHeadResult> {
+  async headManifest(context: RequestContext, reference: Reference, isCached: boolean): Promise<ManifestHeadResult> {
     if (this.#isUnreliable(context, 'manifests')) return this.#fetchManifest(context, reference)
     let head: ManifestHead
     try {
       head = await context.upstream.resolve(context.name, reference, { access: await context.access() })
     } catch (error) {
       if (!mayRejectHead(error)) throw error
-      const fetched = await confirmByGet(isHeld ? undefined : error, () => this.#fetchManifest(context, reference))
+      const fetched = await confirmByGet(isCached ? undefined : error, () => this.#fetchManifest(context, reference))
       this.#recordFailure(context, 'manifests', error)
       return fetched
     }
@@ -76,7 +76,7 @@ export class HeadRequests {
     }
   }
 
-  /** A HEAD named one digest, and the GET after it another. The tag has moved in between, or the HEAD is wrong: asks again. */
+  /** Repeats a HEAD whose digest the GET contradicts: either the tag has moved in between, or HEADs are unreliable. */
   async verifyDigest(context: RequestContext, tag: string, named: Digest): Promise<void> {
     try {
       const again = await context.upstream.resolve(
@@ -95,14 +95,14 @@ export class HeadRequests {
     return { kind: 'fetched', manifest: await result, joined }
   }
 
-  /** A HEAD failed, and the GET after it did not. */
+  /** Records that a HEAD failed and the GET after it succeeded. */
   #recordFailure(context: RequestContext, content: ContentKind, error: UpstreamError): void {
     const key = toKey(context, content)
     const failures = (this.#failures.get(key) ?? 0) + 1
     this.#failures.set(key, failures)
     // A tag may have been pushed between the HEAD and the GET.
-    const isClear = isDefinite(error) && error.failure !== 'absent'
-    if (isClear || failures >= maxFailures) this.#markUnreliable(context, content)
+    const isCertain = isDefinite(error) && error.failure !== 'absent'
+    if (isCertain || failures >= maxFailures) this.#markUnreliable(context, content)
   }
 
   #markUnreliable(context: RequestContext, content: ContentKind): void {
@@ -116,7 +116,7 @@ export class HeadRequests {
 
 const toKey = ({ host }: RequestContext, content: ContentKind) => `${content} ${host}`
 
-/** A head with what is known better: the descriptor in a manifest of this repository. No manifest has 0 bytes. */
+/** Fills the gaps of a HEAD from the repository's grants. A size of 0 is a gap, because no manifest has 0 bytes. */
 async function completeHead(context: RequestContext, head: ManifestHead, reference: Reference): Promise<ManifestHead> {
   const digest = reference.kind === 'digest' ? reference.digest : head.digest
   const known =
@@ -128,23 +128,23 @@ async function completeHead(context: RequestContext, head: ManifestHead, referen
   }
 }
 
-/** Whether a HEAD says all that a client may want to know of a manifest. */
+/** Whether a HEAD has everything that a client reads from it. */
 export function isCompleteHead({ digest, mediaType, size }: ManifestHead): boolean {
   return digest !== undefined && mediaType !== '' && size !== undefined
 }
 
-/** Whether an upstream answered a HEAD with what may only be its "no" to the method. */
+/** Whether the failure of a HEAD may mean that the upstream refuses the method. */
 function mayRejectHead(error: unknown): error is UpstreamError {
   if (error instanceof TransientError) return error.isAnswer && error.failure !== 'limited'
   return isDefinite(error) || error instanceof RepeatedFailure
 }
 
-/** Whether the answer was no accident of the moment. */
+/** Whether the failure is not temporary. */
 function isDefinite(error: unknown): error is UpstreamError {
   return error instanceof UpstreamError && ['absent', 'denied', 'invalid'].includes(error.failure)
 }
 
-/** Confirms a refusal. An upstream that limits the GET says nothing new: then `refusal` stands, if it is given. */
+/** Confirms a refused HEAD by a GET. A rate-limited GET confirms nothing: then this throws `refusal`, if it is given. */
 async function confirmByGet<T>(refusal: UpstreamError | undefined, confirm: () => Promise<T>): Promise<T> {
   try {
     return await confirm()
@@ -153,17 +153,17 @@ async function confirmByGet<T>(refusal: UpstreamError | undefined, confirm: () =
   }
 }
 
-/** Begins to fetch a blob, which tells that it is there, and how long it is. */
+/** Starts the GET of a blob, reads its head, and drops the body. */
 async function headBlobByGet(context: RequestContext, digest: Digest): Promise<BlobHead> {
   const access = await context.access()
-  const ask = (to: number | undefined) => context.upstream.blob(context.name, digest, { access, from: 0, to })
+  const open = (to: number | undefined) => context.upstream.blob(context.name, digest, { access, from: 0, to })
   let blob: FetchedBlob
   try {
-    blob = await ask(0)
+    blob = await open(0)
   } catch (error) {
-    // Some know no ranges, and a blob without a byte has none.
+    // Some upstreams do not support ranges, and an empty blob has no byte 0.
     if (!(error instanceof UpstreamError) || error.failure !== 'invalid') throw error
-    blob = await ask(undefined)
+    blob = await open(undefined)
   }
   await blob.body[Symbol.asyncIterator]().return?.()
   return { size: blob.size, identity: blob.identity }

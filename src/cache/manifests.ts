@@ -18,41 +18,41 @@ import { type FetchedManifest, UpstreamError } from '../upstream/upstream.ts'
 import { widerIdentity, type RequestContext, toRequestKey } from './grants.ts'
 import { type CacheDependencies, publishSmall } from './parts.ts'
 
-/** A manifest that we hold. */
+/** A verified manifest in memory or on disk. */
 export interface CachedManifest {
   readonly digest: Digest
   readonly mediaType: string
   /** Bytes. */
   readonly size: number
-  /** Undefined for one that is on the disk, and too large for memory. */
+  /** The bytes; undefined for a manifest that is on disk and too large for memory. */
   readonly content: SmallContent | undefined
-  /** Whose word it came with. */
-  readonly identity: Identity
+  /** The identity of its grant. */
+  readonly identity: string
 }
 
 function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
   return digestOf(bytes, digestAlgorithm(digest)) === digest
 }
 
-/** Manifests: in memory, on disk, or fetched, checked and kept. */
+/** Loads manifests from memory and disk; fetches, verifies and stores missing ones. */
 export class ManifestCache {
   readonly #flights = new SingleFlight<CachedManifest>()
-  readonly #parts: CacheDependencies
+  readonly #dependencies: CacheDependencies
   readonly #contents: SmallContents
 
-  constructor(parts: CacheDependencies, contents: SmallContents) {
-    this.#parts = parts
+  constructor(dependencies: CacheDependencies, contents: SmallContents) {
+    this.#dependencies = dependencies
     this.#contents = contents
   }
 
-  /** The manifest if we hold it. Files the word that the repository has it, where the record knows it only by name. */
+  /** The manifest if it is cached. Records the grant if the record knows the manifest only as a link of another one. */
   async load(
     context: RequestContext,
     digest: Digest,
     contentType: string,
     identity: string,
   ): Promise<CachedManifest | undefined> {
-    const { blobs } = this.#parts
+    const { blobs } = this.#dependencies
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
     if (size === undefined || size > largestManifest) return undefined
     const known = context.record()?.manifests.get(digest)
@@ -69,7 +69,10 @@ export class ManifestCache {
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
-  /** Fetches a manifest, checks it and keeps it; callers of the same standing share one fetch. */
+  /**
+   * Fetches, verifies and stores a manifest. Concurrent calls of one identity share the fetch. `result` rejects with the
+   * upstream's UpstreamError, or with an OciError for a manifest that is not supported.
+   */
   async fetch(
     context: RequestContext,
     reference: Reference,
@@ -92,14 +95,14 @@ export class ManifestCache {
 
   async #request(context: RequestContext, reference: Reference): Promise<FetchedManifest> {
     const fetched = await context.upstream.manifest(context.name, reference, { access: await context.access() })
-    if (!context.upstream.isProbe) this.#parts.stats.recordFetched(context.host, fetched.bytes.length)
+    if (!context.upstream.isProbe) this.#dependencies.stats.recordFetched(context.host, fetched.bytes.length)
     return fetched
   }
 
   /**
-   * The bytes of a tag do not hash to the digest that came with them: either they were changed on the way, or the upstream
-   * announces what it does not hold. Asking for that digest tells the two apart. The memory of the first body is given back before
-   * that: two who held one each would wait for each other's. A large one is fetched again if it is needed after all.
+   * Handles a tag whose bytes do not hash to the announced digest: either the bytes were changed on the way, or the upstream
+   * announces a digest that it does not have. A request for that digest tells which. The memory of the first body is released
+   * before it, because two requests that hold a body each would wait for each other. A large body is fetched again if needed.
    */
   async #resolveMismatch(
     context: RequestContext,
@@ -107,26 +110,26 @@ export class ManifestCache {
     announced: Digest,
     small: FetchedManifest | undefined,
   ): Promise<CachedManifest> {
-    this.#parts.stats.recordMismatch()
+    this.#dependencies.stats.recordMismatch()
     const byDigest: Reference = { kind: 'digest', digest: announced }
-    const held = await this.#request(context, byDigest).catch((error: unknown) => {
+    const confirmed = await this.#request(context, byDigest).catch((error: unknown) => {
       if (error instanceof UpstreamError && error.failure === 'absent') return undefined
       throw error
     })
-    if (held) return this.store(context, byDigest, held).finally(held.release)
-    const again = small ?? (await this.#request(context, tag))
-    return this.store(context, tag, again).finally(again.release)
+    if (confirmed) return this.store(context, byDigest, confirmed).finally(confirmed.release)
+    const fetched = small ?? (await this.#request(context, tag))
+    return this.store(context, tag, fetched).finally(fetched.release)
   }
 
-  /** Files a manifest under what its bytes hash to, and the tag it was fetched by. */
+  /** Stores a manifest under the digest of its bytes. Throws an UpstreamError when that is not the requested digest. */
   async store(context: RequestContext, reference: Reference, fetched: FetchedManifest): Promise<CachedManifest> {
     const { bytes, identity } = fetched
     const wanted = reference.kind === 'digest' ? reference.digest : undefined
-    // Only the algorithm is taken on trust: under another one the upstream's HEAD would never confirm the tag.
-    const named = wanted ?? fetched.digest
-    const digest = digestOf(bytes, named ? digestAlgorithm(named) : 'sha256')
+    // Use the announced algorithm: with another one the upstream's HEAD would never confirm the tag.
+    const announced = wanted ?? fetched.digest
+    const digest = digestOf(bytes, announced ? digestAlgorithm(announced) : 'sha256')
     if (wanted && digest !== wanted) {
-      this.#parts.stats.recordMismatch()
+      this.#dependencies.stats.recordMismatch()
       throw new UpstreamError('invalid', 502, `${context.host} answered ${wanted} with a manifest of another digest.`)
     }
     const outline = await outlineManifest(bytes, fetched.mediaType)
@@ -134,7 +137,7 @@ export class ManifestCache {
       throw new OciError(
         'MANIFEST_INVALID',
         415,
-        'The image has only a schema 1 manifest, a format that was retired and is not mirrored.',
+        'The image has only a schema 1 manifest. That format is retired, and the mirror does not support it.',
         { 'oci-namespace': context.host, 'cache-status': 'mirror; fwd=miss; fwd-status=200' },
       )
     }
@@ -144,30 +147,30 @@ export class ManifestCache {
     const { length: size } = bytes
     const isLarge = size > longestString
     if (!isLarge) this.#contents.set(digest, smallContent(bytes))
-    await publishSmall(this.#parts, digest, bytes)
-    // What the disk did not take is served from memory.
-    const isOnDisk = isLarge && (await this.#parts.blobs.stat(digest)) === size
+    await publishSmall(this.#dependencies, digest, bytes)
+    // A manifest that the disk did not take is served from memory.
+    const isOnDisk = isLarge && (await this.#dependencies.blobs.stat(digest)) === size
     const content = isOnDisk ? undefined : smallContent(bytes)
     if (content) this.#contents.set(digest, content)
     this.recordGrant(context, digest, size, identity, outline)
     return { digest, mediaType: outline.mediaType, size, content, identity }
   }
 
-  /** Notes the upstream's word that the repository holds this manifest, and so what it names. */
+  /** Records the grant for this manifest, and with it the grants for all that the manifest names. */
   recordGrant(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
     const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return
-    const learned: ManifestRecord = {
+    const recorded: ManifestRecord = {
       mediaType: outline.mediaType,
       size,
       links: outline.links,
       identity: widerIdentity(known?.identity, identity),
       pulls: known?.pulls ?? 0,
       lastPulled: known?.lastPulled ?? 0,
-      usedAt: this.#parts.runningTime(),
+      usedAt: this.#dependencies.runningTime(),
     }
-    record.manifests.set(digest, learned)
-    this.#parts.refs.touch(record)
+    record.manifests.set(digest, recorded)
+    this.#dependencies.refs.touch(record)
   }
 }

@@ -14,40 +14,45 @@ import type { UpstreamError } from '../upstream/upstream.ts'
 import type { RangePolicy } from './download.ts'
 import type { Stats } from './stats.ts'
 
-/** What the caches of manifests and blobs stand on. */
+/** The dependencies that the caches of manifests, blobs and referrers share. */
 export interface CacheDependencies {
   readonly blobs: BlobStore
   readonly refs: RefStore
-  /** How large blobs are fetched. */
+  /** When a blob is fetched over several connections. */
   readonly ranges: RangePolicy
   readonly hashes: Pick<HashPool, 'follow'>
   readonly release: BufferRelease
-  /** Fetches of blobs under way: each holds a file open, and connections. */
+  /** Slots for downloads: each has a file and connections open. */
   readonly fills: Slots
-  /** Bytes at most of a blob whose size nobody has said. */
+  /** Maximum bytes of a blob whose size is unknown. */
   readonly mostUnsized: number
   readonly stats: Stats
   /** Running time in ms, for eviction. */
   readonly runningTime: () => number
-  /** Frees disk space; resolves when what could be done was done. */
+  /** Tries to free so many bytes on the disk; resolves when it cannot free more. */
   readonly makeRoom: (bytes: number) => Promise<void>
-  /** Called when something new was stored. */
+  /** Called after content was stored. */
   readonly onStored: () => void
   readonly logger: Logger
 }
 
-type Publishing = Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>
-
-/** Keeps a manifest or a list. A disk that takes no more costs the next client a question, and this one nothing. */
-export async function publishSmall(parts: Publishing, digest: Digest, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-  for (const lastTry of [false, true]) {
+/**
+ * Stores a manifest or a list, and tries again after freeing space. Logs a disk that still refuses the bytes and does not
+ * throw: the client is served from memory, and the next one from the upstream.
+ */
+export async function publishSmall(
+  { blobs, makeRoom, onStored, logger }: Pick<CacheDependencies, 'blobs' | 'makeRoom' | 'onStored' | 'logger'>,
+  digest: Digest,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  for (const isLastTry of [false, true]) {
     try {
-      await parts.blobs.put(digest, bytes)
-      return parts.onStored()
+      await blobs.put(digest, bytes)
+      return onStored()
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      parts.logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
-      if (!lastTry) await parts.makeRoom(bytes.length)
+      logger.warn({ digest, error: String(error) }, 'the disk takes no manifest')
+      if (!isLastTry) await makeRoom(bytes.length)
     }
   }
 }
@@ -62,14 +67,14 @@ const cacheStatuses: Record<Provenance['outcome'], string | undefined> = {
   own: undefined,
 }
 
-/** Where an answer came from, in RFC 9211's words. */
+/** The provenance of an answer, with the `Cache-Status` value of its outcome (RFC 9211). */
 export function toProvenance(registry: string, outcome: Provenance['outcome']): Provenance {
   return { registry, outcome, cacheStatus: cacheStatuses[outcome] }
 }
 
 /**
- * What a client is told when an upstream did not deliver. An outage is never a 404: clients take that for "does not exist".
- * 401 and 403 come without a challenge, so that clients go to the origin with their own credentials.
+ * Maps an upstream's failure to the client's error; `absent` is the code of a 404. An outage is never a 404, because clients
+ * take that for "does not exist". 401 and 403 carry no challenge, so that clients try the origin with their own credentials.
  */
 export function toOciError(error: UpstreamError, registry: string, absent: OciErrorCode): OciError {
   const headers: Record<string, string> = {
@@ -82,7 +87,7 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
     case 'absent':
       return new OciError(absent, 404, error.message, headers)
     case 'denied':
-      // Of all refusals clients know these two best; `Cache-Status` has the upstream's own.
+      // Clients know these two statuses best; `Cache-Status` has the upstream's own.
       return error.status === 401
         ? new OciError('UNAUTHORIZED', 401, error.message, headers)
         : new OciError('DENIED', 403, error.message, headers)
@@ -100,7 +105,7 @@ export function toOciError(error: UpstreamError, registry: string, absent: OciEr
   }
 }
 
-/** What a client is told of a registry that may not be asked. */
+/** The error for a registry that is not mirrored. */
 export function toUnknownRegistryError({ registry, name }: Repository): OciError {
   const host = registry ?? 'the default upstream'
   return new OciError(

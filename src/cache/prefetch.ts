@@ -9,21 +9,21 @@ import type { Download } from './download.ts'
 import type { RequestContext } from './grants.ts'
 
 interface PrefetcherOptions {
-  /** Layers fetched ahead at a time, of one image; 0 switches it off. */
+  /** Layers of one image that are prefetched at a time; 0 turns prefetching off. */
   readonly layers: number
   readonly clock: Clock
   readonly logger: Logger
-  /** Begins to fetch a layer that nobody has asked for; undefined when there is nothing to fetch. */
+  /** Starts to download a layer that no client has requested; undefined when there is nothing to download. */
   readonly fetch: (context: RequestContext, layer: ManifestLink, signal: AbortSignal) => Promise<Download | undefined>
 }
 
-/** Manifests that a client has got of a repository, whose layers it may be about to ask for. */
+/** Manifests of a repository that are remembered per client. */
 const maxManifests = 8
-/** Without a request for so long, and without anybody reading along, nobody wants the image any more. */
+/** A pull without a request and without a follower for this long has ended, ms. */
 const idleTimeoutMs = 10_000
 const pollMs = 1000
 
-/** A download of a client: whether anyone still reads it. */
+/** A download that a client has requested. */
 type ClientDownload = Pick<Download, 'isFollowed'>
 
 /** An image that a client is pulling. */
@@ -31,21 +31,21 @@ interface Pull {
   readonly context: RequestContext
   readonly queued: ManifestLink[]
   readonly running: Map<Download, AbortController>
-  /** What clients asked for by themselves, and may still be reading. */
+  /** Downloads that clients have requested, and may still follow. */
   readonly requested: Set<ClientDownload>
-  /** Monotonic ms. */
+  /** The last request, monotonic ms. */
   requestedAt: number
 }
 
 /**
- * Fetches the layers that a client will ask for next: those behind the one it asks for, in the manifest it got last, more at a
- * time than it would. A layer that a client has joined is fetched to its end, as any other; the rest is let go of when the
- * client does not go on.
+ * Prefetches the layers that a client will request next: those behind the requested one in the client's latest manifest, more at
+ * a time than clients request. A layer that a client has joined is downloaded to its end; the others are aborted when the client
+ * does not continue its pull.
  */
 export class Prefetcher {
   readonly #options: PrefetcherOptions
   readonly #manifests = new LRUCache<string, Digest[]>({ max: 10_000 })
-  /** By client and manifest. */
+  /** Running pulls, by client and manifest. */
   readonly #pulls = new Map<string, Pull>()
   #stopPolling: (() => void) | undefined
 
@@ -53,7 +53,7 @@ export class Prefetcher {
     this.#options = options
   }
 
-  /** A client was given a manifest. */
+  /** Records that a client got a manifest. */
   recordManifest(context: RequestContext, digest: Digest): void {
     if (this.#options.layers === 0) return
     const key = toClientKey(context)
@@ -62,7 +62,7 @@ export class Prefetcher {
     this.#manifests.set(key, [digest, ...(known ?? []).filter((each) => each !== digest)].slice(0, maxManifests))
   }
 
-  /** A client asks for the whole of a blob, which comes by this download where it is not held. */
+  /** Records that a client requests a whole blob; `download`: if the blob is still arriving. */
   recordBlob(context: RequestContext, digest: Digest, download?: ClientDownload): void {
     if (this.#options.layers === 0) return
     for (const manifest of this.#manifests.get(toClientKey(context)) ?? []) {
@@ -72,7 +72,7 @@ export class Prefetcher {
     }
   }
 
-  /** Ends what is fetched for nobody. */
+  /** Aborts the downloads that no client has joined. */
   close(): void {
     this.#stopPolling?.()
     for (const pull of this.#pulls.values()) abandon(pull)
@@ -82,7 +82,7 @@ export class Prefetcher {
   #recordPull(
     context: RequestContext,
     manifest: Digest,
-    following: readonly ManifestLink[],
+    next: readonly ManifestLink[],
     download: ClientDownload | undefined,
   ): void {
     const key = `${toClientKey(context)} ${manifest}`
@@ -93,23 +93,23 @@ export class Prefetcher {
       if (download) known.requested.add(download)
       return
     }
-    if (following.length === 0) return
-    const asked = new Set<ClientDownload>(download && [download])
-    const pull: Pull = { context, queued: [...following], running: new Map(), requested: asked, requestedAt: now }
+    if (next.length === 0) return
+    const requested = new Set<ClientDownload>(download && [download])
+    const pull: Pull = { context, queued: [...next], running: new Map(), requested, requestedAt: now }
     this.#pulls.set(key, pull)
-    const onFailure = logFailure(this.#options.logger, 'looking at what is fetched ahead failed')
+    const onFailure = logFailure(this.#options.logger, 'could not check the prefetched layers')
     this.#stopPolling ??= every(pollMs, () => this.#expirePulls(), onFailure)
-    for (let lane = 0; lane < Math.min(this.#options.layers, following.length); lane++) void this.#fetchAll(pull)
+    for (let worker = 0; worker < Math.min(this.#options.layers, next.length); worker++) void this.#fetchAll(pull)
   }
 
-  /** One layer after the other, until there are no more. */
+  /** Prefetches one layer after the other until the queue is empty. */
   async #fetchAll(pull: Pull): Promise<void> {
     for (let layer = pull.queued.shift(); layer; layer = pull.queued.shift()) {
-      const ending = new AbortController()
-      const download = await this.#startFetch(pull, layer, ending.signal)
+      const abort = new AbortController()
+      const download = await this.#startFetch(pull, layer, abort.signal)
       if (!download) continue
-      pull.running.set(download, ending)
-      // A full disk, or an upstream that refuses, is out of quota or does not answer: clients ask for what they need.
+      pull.running.set(download, abort)
+      // Stop at the first failure (a full disk, an upstream that fails or limits): clients request what they need.
       if (!(await download.settled)) pull.queued.length = 0
       pull.running.delete(download)
     }
@@ -123,15 +123,15 @@ export class Prefetcher {
     try {
       return await this.#options.fetch(context, layer, signal)
     } catch (error) {
-      // Whoever asks for the layer finds out what is wrong with the disk.
+      // The request of the layer itself reports the disk's error.
       if (errnoOf(error) === undefined) throw error
-      this.#options.logger.warn({ digest: layer.digest, error: String(error) }, 'a layer is not fetched ahead')
+      this.#options.logger.warn({ digest: layer.digest, error: String(error) }, 'a layer could not be prefetched')
       waiting.length = 0
       return undefined
     }
   }
 
-  /** Lets go of pulls that nobody goes on with. */
+  /** Ends the pulls that no client continues. */
   #expirePulls(): void {
     const now = this.#options.clock.monotonic()
     for (const [key, pull] of this.#pulls) {
@@ -149,15 +149,15 @@ export class Prefetcher {
 
 function abandon({ queued: waiting, running }: Pull): void {
   waiting.length = 0
-  for (const [download, ending] of running)
-    if (!download.isClaimed) ending.abort(new UpstreamError('unavailable', 503, 'Nobody asks for the image any more.'))
+  for (const [download, abort] of running)
+    if (!download.isClaimed) abort.abort(new UpstreamError('unavailable', 503, 'No client pulls the image any more.'))
 }
 
 function toClientKey({ host, name, caller }: RequestContext): string {
   return `${caller.client} ${caller.access} ${host}/${name}`
 }
 
-/** Whether a link is what a pull goes on with: not the config, which tools read by itself, and not what is elsewhere. */
+/** Whether a pull requests this link next. Excludes the config, which tools also read alone, and foreign layers. */
 function isLayer({ kind, mediaType }: ManifestLink): boolean {
   return kind === 'blob' && !mediaType.endsWith('json') && !isForeignLayer(mediaType)
 }
