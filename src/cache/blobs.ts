@@ -88,7 +88,7 @@ export class BlobCache {
   }
 
   /** The store has the bytes for another repository: one HEAD obtains the grant of this one (decision D5). */
-  async #verifyByHead(context: RequestContext, identity: string, digest: Digest): Promise<BlobAnswer> {
+  async #verifyByHead(context: RequestContext, identity: Identity, digest: Digest): Promise<BlobAnswer> {
     const head = await this.#heads.headBlob(context, digest)
     const stored = await this.#dependencies.blobs.stat(digest)
     // If the upstream names another size, only a download shows which size is right.
@@ -221,7 +221,7 @@ export class BlobCache {
   }
 
   /** Records a grant once the blob is stored, with its verified size. */
-  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: string): Promise<void> {
+  async #recordGrantWhenStored(context: RequestContext, download: Download, identity: Identity): Promise<void> {
     const stored = await download.settled
     if (stored && download.size !== undefined) this.#recordGrant(context, download.digest, download.size, identity)
   }
@@ -270,7 +270,7 @@ export class BlobCache {
   }
 
   /** Records a grant for a blob, unless a manifest of the repository grants it already. */
-  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: string): void {
+  #recordGrant(context: RequestContext, digest: Digest, size: number, identity: Identity): void {
     const known = findGrant(context.record(), digest, identity)
     if (known?.size === size) return
     const record = context.ensure()
@@ -284,7 +284,7 @@ export class BlobCache {
   }
 }
 
-function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, identity: string): boolean {
+function isOriginOf(origin: DownloadOrigin, { host, name }: RequestContext, identity: Identity): boolean {
   return origin.host === host && origin.name === name && origin.identity === identity
 }
 

@@ -17,7 +17,7 @@ export interface Download {
   /** Bytes of the whole blob; undefined until the upstream announces them, or the whole blob has arrived and is verified. */
   readonly size: number | undefined
   /** Resolves when the upstream has responded, with the identity of the grant. Rejects with the UpstreamError that followers get. */
-  readonly started: Promise<{ readonly identity: string }>
+  readonly started: Promise<{ readonly identity: Identity }>
   /** Resolves at the end: true when the blob is stored, false when it was only served or failed. Never rejects. */
   readonly settled: Promise<boolean>
   /** Whether any client follows it now. */
@@ -69,7 +69,7 @@ const resumePausesMs = [250, 500, 1000]
 /** Starts a download. It goes on when its clients leave; without clients only a full disk ends it early. */
 export function startDownload(options: DownloadOptions): Download {
   const { digest, logger, signal, clock = systemClock, maxUnsizedBytes = Infinity } = options
-  const started = deferred<{ identity: string }>()
+  const started = deferred<{ identity: Identity }>()
   let size = options.expectedSize
   let verified = false
   let failure: Error | undefined

@@ -11,7 +11,7 @@ import { type Upstream, UpstreamError } from '../upstream/upstream.ts'
  */
 export interface Grant {
   /** The credential that the upstream answered; see `anonymousIdentity`. */
-  readonly identity: string
+  readonly identity: Identity
   /** Bytes. */
   readonly size: number
   /** The manifest's media type; for a blob the one in its descriptor, if a manifest names it. */
@@ -19,12 +19,12 @@ export interface Grant {
 }
 
 /** Whether a grant is valid for this identity: it is anonymous, or was given to the same credential. */
-export function isValidFor(grant: { readonly identity: string }, identity: string): boolean {
+export function isValidFor(grant: { readonly identity: Identity }, identity: Identity): boolean {
   return grant.identity === anonymousIdentity || grant.identity === identity
 }
 
 /** Finds a grant for a blob that is valid for this identity. A manifest counts as a blob, too. */
-export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: string): Grant | undefined {
+export function findGrant(record: RepositoryRecord | undefined, digest: Digest, identity: Identity): Grant | undefined {
   if (!record) return undefined
   const manifest = record.manifests.get(digest)
   if (manifest && isValidFor(manifest, identity)) return manifest
@@ -56,12 +56,12 @@ export function findManifestGrant(
 }
 
 /** The identity to record for a second grant: anonymous stays, because such a grant is valid for every caller. */
-export function widerIdentity(known: string | undefined, recent: string): string {
+export function widerIdentity(known: Identity | undefined, recent: Identity): Identity {
   return known === anonymousIdentity ? known : recent
 }
 
 /** Removes all grants of an identity that the upstream has denied. Returns true when that changed the record. */
-export function revokeGrants(record: RepositoryRecord, identity: string): boolean {
+export function revokeGrants(record: RepositoryRecord, identity: Identity): boolean {
   if (identity === anonymousIdentity) return false
   let changed = false
   const { tags, manifests, blobs, referrers } = record
@@ -81,7 +81,7 @@ export interface RequestContext {
   readonly upstream: Upstream
   readonly caller: Caller
   /** Identifies the credential for the upstream. Call it as late as possible, because a credential helper may be slow. */
-  readonly identity: () => Promise<string>
+  readonly identity: () => Promise<Identity>
   /**
    * The access for a request whose response callers of one identity share. An anonymous caller stays anonymous when a
    * credential appears meanwhile, because the other anonymous callers have no right to what the credential returns.
@@ -104,7 +104,7 @@ export function createRequestContext(
   refusal: (identity: Identity) => UpstreamError | undefined = () => undefined,
 ): RequestContext {
   const { host } = upstream
-  let found: Promise<string> | undefined
+  let found: Promise<Identity> | undefined
   const identity = () => (found ??= identities.get(upstream, caller.access))
   return {
     host,
@@ -144,9 +144,12 @@ export async function findForCaller<T>(
   return record && find(record, identity)
 }
 
+/** Stands for a credential that could not be read so far: no grant has it. */
+const unknownIdentity = parseIdentity('unknown')
+
 /** The identity of the credential for each upstream. */
 export class Identities {
-  readonly #known = new Map<string, string>()
+  readonly #known = new Map<string, Identity>()
   /** Keys whose credential could not be read the last time. */
   readonly #failing = new Set<string>()
 
@@ -157,7 +160,7 @@ export class Identities {
    * content is still served, and a request to the upstream fails by itself. Without a last identity the result is `unknown`,
    * never anonymous. After one failure later calls do not wait for the next one.
    */
-  async get(upstream: Upstream, access: Access): Promise<string> {
+  async get(upstream: Upstream, access: Access): Promise<Identity> {
     const key = `${access} ${upstream.host}`
     const current = this.#request(key, upstream, access)
     const known = this.#failing.has(key) ? this.#getLastIdentity(key) : undefined
@@ -167,7 +170,7 @@ export class Identities {
     return known
   }
 
-  async #request(key: string, upstream: Upstream, access: Access): Promise<string> {
+  async #request(key: string, upstream: Upstream, access: Access): Promise<Identity> {
     try {
       const identity = await upstream.identity(access)
       this.#known.set(key, identity)
@@ -176,11 +179,11 @@ export class Identities {
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       this.#failing.add(key)
-      return this.#getLastIdentity(key) ?? 'unknown'
+      return this.#getLastIdentity(key) ?? unknownIdentity
     }
   }
 
-  #getLastIdentity(key: string): string | undefined {
+  #getLastIdentity(key: string): Identity | undefined {
     const known = this.#known.get(key)
     return known === anonymousIdentity ? undefined : known
   }

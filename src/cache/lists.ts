@@ -1,7 +1,8 @@
 import { nextUnlessSame, pageOf, readTagsList } from '../oci/lists.ts'
 import type { ListAnswer, Provenance } from '../oci/registry.ts'
 import type { Page } from '../oci/route.ts'
-import { anonymousIdentity, type RepositoryRecord } from '../store/records.ts'
+import { anonymousIdentity, type Identity } from '../oci/registry.ts'
+import type { RepositoryRecord } from '../store/records.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { isValidFor, type RequestContext } from './grants.ts'
 import { toProvenance } from './parts.ts'
@@ -35,7 +36,7 @@ export async function listTags(context: RequestContext, page: Page, policy: TagP
 export async function listCatalog(
   records: Iterable<RepositoryRecord>,
   page: Page,
-  identityFor: (record: RepositoryRecord) => Promise<string>,
+  identityFor: (record: RepositoryRecord) => Promise<Identity>,
 ): Promise<ListAnswer> {
   const { entries, next } = pageOf(await findVisibleNames(records, identityFor), page)
   return toListAnswer({ repositories: entries }, next, {
@@ -62,9 +63,9 @@ function isPlainPage({ query }: Page): boolean {
 /** `<registry>/<name>` of each record with a manifest for the caller. Resolves the identity once a registry, and only if needed. */
 async function findVisibleNames(
   records: Iterable<RepositoryRecord>,
-  identityFor: (record: RepositoryRecord) => Promise<string>,
+  identityFor: (record: RepositoryRecord) => Promise<Identity>,
 ): Promise<string[]> {
-  const identities = new Map<string, Promise<string>>()
+  const identities = new Map<string, Promise<Identity>>()
   const getIdentity = (record: RepositoryRecord) => {
     const known = identities.get(record.host) ?? identityFor(record)
     identities.set(record.host, known)

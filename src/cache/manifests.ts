@@ -27,7 +27,7 @@ export interface CachedManifest {
   /** The bytes; undefined for a manifest that is on disk and too large for memory. */
   readonly content: SmallContent | undefined
   /** The identity of its grant. */
-  readonly identity: string
+  readonly identity: Identity
 }
 
 function hasDigest(bytes: Uint8Array, digest: Digest): boolean {
@@ -50,7 +50,7 @@ export class ManifestCache {
     context: RequestContext,
     digest: Digest,
     contentType: string,
-    identity: string,
+    identity: Identity,
   ): Promise<CachedManifest | undefined> {
     const { blobs } = this.#dependencies
     const size = this.#contents.get(digest)?.size ?? (await blobs.stat(digest))
@@ -157,7 +157,13 @@ export class ManifestCache {
   }
 
   /** Records the grant for this manifest, and with it the grants for all that the manifest names. */
-  recordGrant(context: RequestContext, digest: Digest, size: number, identity: string, outline: ManifestOutline): void {
+  recordGrant(
+    context: RequestContext,
+    digest: Digest,
+    size: number,
+    identity: Identity,
+    outline: ManifestOutline,
+  ): void {
     const record = context.ensure()
     const known = record.manifests.get(digest)
     if (known?.identity === identity || known?.identity === anonymousIdentity) return

@@ -15,7 +15,6 @@ import {
 } from '../oci/registry.ts'
 import type { Page, Repository } from '../oci/route.ts'
 import { SmallContents, storedManifest } from '../store/contents.ts'
-import { anonymousIdentity } from '../store/records.ts'
 import { type ManifestHead, type Upstream, UpstreamError } from '../upstream/upstream.ts'
 import { BlobCache } from './blobs.ts'
 import {
@@ -149,9 +148,9 @@ export class PullThrough implements Registry {
     const { host } = upstream
     // A refused GET answers a HEAD as well; a refused HEAD does not answer a GET, because some registries refuse every HEAD.
     const methods = caller.head ? ['HEAD ', ''] : ['']
-    const toKey = (identity: string, method = methods[0]) => `${method}${identity} ${host}/${name} ${resource}`
+    const toKey = (identity: Identity, method = methods[0]) => `${method}${identity} ${host}/${name} ${resource}`
     let repeated: UpstreamError | undefined
-    const findRefusal = (identity: string) => {
+    const findRefusal = (identity: Identity) => {
       if (resource === undefined || caller.noCache) return undefined
       const refusals = methods.map((method) => this.#refusals.get(toKey(identity, method)))
       return (repeated = refusals.find((error) => error !== undefined))
@@ -239,7 +238,7 @@ export class PullThrough implements Registry {
   }
 
   /** Revokes the grants of an identity that the upstream has denied, unless stale content is always served. */
-  #revokeIfDenied(context: RequestContext, identity: string, error: UpstreamError): void {
+  #revokeIfDenied(context: RequestContext, identity: Identity, error: UpstreamError): void {
     if (error.failure !== 'denied' || this.#options.policy.stale === 'always') return
     const record = context.record()
     if (record && revokeGrants(record, identity)) this.#options.refs.touch(record)

@@ -27,7 +27,7 @@ interface ReferrersCacheOptions extends Pick<
 }
 
 /** `identity`: of the one who asked. */
-type ReferrersResult = { readonly identity: string } & (
+type ReferrersResult = { readonly identity: Identity } & (
   | { readonly kind: 'answered'; readonly answer: ListAnswer }
   | { readonly kind: 'failed'; readonly error: unknown }
 )

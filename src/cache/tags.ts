@@ -34,7 +34,7 @@ type RevalidationResult =
   | { readonly kind: 'confirmed'; readonly digest: Digest }
   | { readonly kind: 'fetched'; readonly manifest: CachedManifest }
   /** `identity`: the credential that the upstream refused or failed. */
-  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: string }
+  | { readonly kind: 'failed'; readonly error: unknown; readonly identity: Identity }
 
 interface TagLookupOptions {
   readonly manifests: ManifestCache
@@ -120,7 +120,7 @@ export class TagLookup {
   }
 
   /** Records that the upstream has just resolved the tag to this digest. */
-  record(context: RequestContext, tag: string, digest: Digest, identity: string): void {
+  record(context: RequestContext, tag: string, digest: Digest, identity: Identity): void {
     const record = context.ensure()
     const known = record.tags.get(tag)
     const wider = known?.digest === digest ? widerIdentity(known.identity, identity) : identity

@@ -33,11 +33,12 @@ async function startContainerMirror(age: number) {
   await new Promise<void>((resolve) => engine.listen(socket, resolve))
   onTestFinished(() => void engine.close())
   const stateFile = join(home, 'state', 'mirror.json')
-  const state = await readState(stateFile)
+  const { version, startedAt, configHashes, endpoints } = (await readState(stateFile))!
   await writeState(stateFile, {
-    ...state!,
-    pid: 0,
-    processIdentity: undefined,
+    version,
+    startedAt,
+    configHashes,
+    endpoints,
     runtime: 'container',
     container: {
       id: 'c1',
