@@ -8,7 +8,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const docs = readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.md'))
   .map((file) => join('docs', file))
-const pages = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...docs]
+const pages = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', ...docs]
 
 /** Targets of links, and their titles: `[text](target 'title')`. */
 function linksOf(page: string): { target: string; title: string | undefined }[] {
