@@ -3,7 +3,7 @@
 // into docs/architecture.md, and `--check` compares them with that page.
 import { createHash } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, createServer, get } from 'node:http'
 import { Session } from 'node:inspector/promises'
 import { tmpdir } from 'node:os'
@@ -14,12 +14,15 @@ import { transform } from 'esbuild'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 // Node finds the packages from here.
-const out = join(root, 'node_modules', '.cache', 'walk')
+const caches = join(root, 'node_modules', '.cache')
+mkdirSync(caches, { recursive: true })
+const out = realpathSync(mkdtempSync(join(caches, 'walk-')))
 const page = join(root, 'docs', 'architecture.md')
 const manifestType = 'application/vnd.oci.image.manifest.v1+json'
 /** Emits `line` for each line of the log. */
 const lines = new EventEmitter()
 const home = mkdtempSync(join(tmpdir(), 'mirror-walk-'))
+process.on('exit', () => [home, out].forEach((folder) => rmSync(folder, { recursive: true, force: true })))
 
 await transpile()
 const load = (file) => import(pathToFileURL(join(out, file)).href)
@@ -62,12 +65,10 @@ profiler.disconnect()
 agent.destroy()
 await mirror.close()
 upstream.close()
-rmSync(home, { recursive: true, force: true })
 report()
 
 /** Writes each file of src as JavaScript below `out`. */
 async function transpile() {
-  rmSync(out, { recursive: true, force: true })
   const files = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' }).filter((name) =>
     name.endsWith('.ts'),
   )
@@ -197,7 +198,7 @@ async function listen(held) {
   }
 }
 
-/** The defaults, on free ports. Nothing is fetched ahead, so that each request stands alone. */
+/** The defaults, on free ports. Nothing is fetched ahead, so that each request stands alone; tags stay fresh on a slow machine. */
 function config(url) {
   const defaults = defaultConfig()
   const free = [{ host: '127.0.0.1', port: 0 }]
@@ -209,7 +210,13 @@ function config(url) {
   }
   return {
     ...defaults,
-    cache: { ...defaults.cache, listen: free, minFree: 0, prefetch: { ...defaults.cache.prefetch, layers: 0 } },
+    cache: {
+      ...defaults.cache,
+      listen: free,
+      minFree: 0,
+      tagFreshness: 600_000,
+      prefetch: { ...defaults.cache.prefetch, layers: 0 },
+    },
     registry: { ...defaults.registry, enabled: false },
     admin: { listen: free },
     networks: [],
