@@ -20,11 +20,11 @@ import { type TransportResponse, createTransport, type TransportOptions } from '
 import { type AddressGuard, createAddressGuard, mayReceiveCredential, findRepository } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Answers an upstream's challenges: with tokens, with a password, or as nobody. */
+/** Answers an upstream's challenges: with tokens, with a password, or anonymously. */
 interface Authorizer {
   /**
-   * Sends a request about a repository until it is not answered with a 401 that could be mended. `send` gets the Authorization
-   * header's value. Without a credential the upstream is asked as nobody; with one never.
+   * Sends a request about a repository, and repeats it while a better Authorization header can avoid the refusal. `send` receives the
+   * header's value. Tokens are requested anonymously only when there is no credential.
    */
   send(
     call: {
@@ -33,7 +33,7 @@ interface Authorizer {
       readonly signal?: AbortSignal | undefined
     },
     send: (authorization: string | undefined) => Promise<TransportResponse>,
-  ): Promise<{ readonly answer: TransportResponse; readonly identity: Identity }>
+  ): Promise<{ readonly response: TransportResponse; readonly identity: Identity }>
 }
 
 interface AuthorizerOptions {
@@ -44,7 +44,7 @@ interface AuthorizerOptions {
   readonly identify: Identify
   readonly tokens: TokenCache
   readonly clock: Clock
-  /** GET of `/v2/`, as nobody: where clients ask first what a registry wants. */
+  /** Sends an anonymous GET of `/v2/`, to which registries respond with their challenge. */
   readonly ping: () => Promise<TransportResponse>
 }
 
@@ -57,16 +57,16 @@ type Authorization =
     }
   | { readonly header: string; readonly challenge: Challenge; readonly token?: undefined }
 
-/** As a guess, without, with an old token, with a new one. */
+/** Attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
 const maxSends = 4
-/** Answers by which registries hide from nobody what somebody may see. */
+/** Statuses by which registries hide content from anonymous requests. */
 const hidingStatuses = [401, 403, 404]
-/** How long it is remembered that `/v2/` wants nothing. */
+/** How long the response to `/v2/` is remembered. */
 const pingTtlMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
   const { host, identify, tokens, clock } = options
-  // What the upstream last asked for, so that the next repository is not asked about twice.
+  // The upstream's last challenge, so that the first request for the next repository carries authorization.
   let remembered: Challenge | undefined
   const findChallenge = createChallengeFinder(options)
 
@@ -80,25 +80,25 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
       let unasked: Challenge | undefined
 
       for (let sends = 1; ; sends++) {
-        const answer = await send(used?.header)
-        const isOwn = answer.redirectHost === undefined
-        if (unasked && isOwn && answer.status !== 401) remembered = unasked
-        const mended = isOwn && sends < maxSends && (await isMended(answer))
-        if (!mended) return { answer, identity: identify(current, host) }
-        answer.discard()
+        const response = await send(used?.header)
+        const isOwn = response.redirectHost === undefined
+        if (unasked && isOwn && response.status !== 401) remembered = unasked
+        const mended = isOwn && sends < maxSends && (await isMended(response))
+        if (!mended) return { response, identity: identify(current, host) }
+        response.discard()
       }
 
-      async function isMended(answer: TransportResponse): Promise<boolean> {
-        const challenge = answer.status === 401 ? (readChallenge(answer) ?? used?.challenge) : undefined
+      async function isMended(response: TransportResponse): Promise<boolean> {
+        const challenge = response.status === 401 ? (readChallenge(response) ?? used?.challenge) : undefined
         try {
-          return await (challenge ? mend(challenge) : showCredential(answer))
+          return await (challenge ? mend(challenge) : showCredential(response))
         } catch (error) {
-          answer.discard()
+          response.discard()
           throw error
         }
       }
 
-      /** Registries answer 404 or 403 to nobody, without a challenge, for what the credential's owner may see. */
+      /** Sends the credential unasked: some registries respond to anonymous requests with 404 or 403 and no challenge. */
       async function showCredential({ status }: TransportResponse): Promise<boolean> {
         if (!current || used || !hidingStatuses.includes(status)) return false
         if (refusedGuess) throw refusedGuess.error
@@ -120,13 +120,13 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
         }
       }
 
-      /** Decides how to ask again after a 401; false when there is no better way. */
+      /** Chooses the authorization for a retry after a 401; false when there is none to try. */
       async function mend(challenge: Challenge): Promise<boolean> {
         const wasGuessed = guessed
         guessed = false
         if (used?.token) {
           tokens.drop(used.request, used.token)
-          // A token for another repository can make a registry name another realm (nvcr.io): ask without.
+          // Retries without authorization, because a token for another repository can make a registry name another realm (nvcr.io).
           if (wasGuessed && !isSameChallenge(challenge, used.challenge)) {
             used = undefined
             return true
@@ -171,23 +171,23 @@ export function createAuthorizer(options: AuthorizerOptions): Authorizer {
   }
 }
 
-/** Finds what a registry wants that has not said so by itself; undefined when it wants nothing. Asks once for all who ask. */
+/** Creates the function that finds a registry's challenge by `ping`; undefined when there is none. Concurrent calls share one ping. */
 function createChallengeFinder({ host, clock, ping }: AuthorizerOptions) {
   let known: { readonly challenge: Challenge | undefined; readonly until: number } | undefined
   let flight: Promise<Challenge | undefined> | undefined
 
   async function discover(): Promise<Challenge | undefined> {
-    const answer = await ping()
-    if (answer.status === 429 || answer.status >= 500) throw await toUpstreamError(host, answer, clock)
-    answer.discard()
-    const isOwn = answer.redirectHost === undefined && answer.status === 401
-    known = { challenge: isOwn ? readChallenge(answer) : undefined, until: clock.monotonic() + pingTtlMs }
+    const response = await ping()
+    if (response.status === 429 || response.status >= 500) throw await toUpstreamError(host, response, clock)
+    response.discard()
+    const isOwn = response.redirectHost === undefined && response.status === 401
+    known = { challenge: isOwn ? readChallenge(response) : undefined, until: clock.monotonic() + pingTtlMs }
     return known.challenge
   }
 
   return async (signal: AbortSignal | undefined): Promise<Challenge | undefined> => {
     if (known && clock.monotonic() < known.until) return known.challenge
-    // Before a request begins whose failure nobody would be there to meet.
+    // Checked before a request begins, because no caller would await its failure.
     signal?.throwIfAborted()
     flight ??= discover().finally(() => (flight = undefined))
     return untilAborted(flight, signal)
@@ -196,19 +196,19 @@ function createChallengeFinder({ host, clock, ping }: AuthorizerOptions) {
 
 function untrustedRealm(host: string, realm: URL): UpstreamError {
   const message =
-    `${host} wants its credential sent to ${realm.protocol}//${realm.host}, which is not known to belong to it. ` +
+    `${host} asks to send its credential to ${realm.protocol}//${realm.host}, which is not known to belong to it. ` +
     `If it does, add ${realm.host} to upstreams."${host}".tokenHosts.`
   return new UpstreamError('denied', 401, message)
 }
 
-/** What a 401 answer asks for. */
+/** The authentication that a 401 response asks for. */
 type Challenge =
   | ({ readonly scheme: 'bearer'; readonly scope: string | undefined } & BearerChallenge)
   | { readonly scheme: 'basic' }
 
-/** The challenge of an answer that can be met: a token's before a password's. */
-function readChallenge(answer: TransportResponse): Challenge | undefined {
-  const challenges = parseChallenges(answer.header('www-authenticate') ?? '')
+/** Returns the challenge to answer: Bearer before Basic; undefined when there is neither. */
+function readChallenge(response: TransportResponse): Challenge | undefined {
+  const challenges = parseChallenges(response.header('www-authenticate') ?? '')
   for (const { scheme, parameters } of challenges) {
     const realm = parameters.get('realm') ?? ''
     if (scheme !== 'bearer' || !URL.canParse(realm)) continue
@@ -220,7 +220,7 @@ function readChallenge(answer: TransportResponse): Challenge | undefined {
   return challenges.some(({ scheme }) => scheme === 'basic') ? { scheme: 'basic' } : undefined
 }
 
-/** Whether two challenges ask for the same, whatever the repository. */
+/** Whether two challenges are the same except for the repository. */
 function isSameChallenge(a: Challenge, b: Challenge): boolean {
   if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
   return a.realm.href === b.realm.href && a.service === b.service
@@ -233,14 +233,14 @@ interface RedirectTargetsOptions extends TransportOptions {
 
 interface Target {
   readonly tokens: TokenCache
-  /** By repository: what the target asked for last. */
+  /** The target's last token request, by repository. */
   readonly remembered: LRUCache<string, TokenRequest>
   close(): Promise<void>
 }
 
 const maxTargets = 16
 const maxRepositories = 1000
-/** A longer scope is not repeated. */
+/** Characters; a longer scope in a challenge is replaced. */
 const maxScopeLength = 1000
 
 export function createRedirectTargets(options: RedirectTargetsOptions): RedirectTargets {
@@ -264,18 +264,18 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
 
       const known = before?.remembered.get(repository)
       const guessed = before && known && (await getTokenUnlessRefused(before.tokens, known, signal))
-      const answer = await ask(guessed && `Bearer ${guessed.value}`)
-      if (answer.status !== 401) return answer
-      // Not before it was connected to: then it is known how near it is.
+      const response = await ask(guessed && `Bearer ${guessed.value}`)
+      if (response.status !== 401) return response
+      // Opened after the first response, because the guard knows the target's address class only after a connection.
       const target = targets.get(url.origin) ?? open(url)
       targets.set(url.origin, target)
       if (known && guessed) {
         target.tokens.drop(known, guessed)
-        if (guessed.obtainedAt >= startedAt) return answer
+        if (guessed.obtainedAt >= startedAt) return response
       }
-      const request = toTokenRequest(readChallenge(answer), repository, url)
-      if (!request) return answer
-      answer.discard()
+      const request = toTokenRequest(readChallenge(response), repository, url)
+      if (!request) return response
+      response.discard()
       const token = await target.tokens.get(request, signal)
       const second = await ask(`Bearer ${token.value}`)
       if (second.status !== 401) target.remembered.set(repository, request)
@@ -287,7 +287,7 @@ export function createRedirectTargets(options: RedirectTargetsOptions): Redirect
   }
 }
 
-/** A token by what is remembered; when that is refused, the target is asked again what it wants. */
+/** Gets a token for a remembered request; undefined when it is refused, so that the target sends a new challenge. */
 async function getTokenUnlessRefused(
   tokens: TokenCache,
   request: TokenRequest,
@@ -301,7 +301,7 @@ async function getTokenUnlessRefused(
   }
 }
 
-/** What to ask the target's realm for; undefined for a challenge that cannot be answered without a credential. */
+/** Converts a challenge to an anonymous token request; undefined for a challenge that needs a credential. */
 function toTokenRequest(challenge: Challenge | undefined, repository: string, url: URL): TokenRequest | undefined {
   if (challenge?.scheme !== 'bearer') return undefined
   if (url.protocol === 'https:' && challenge.realm.protocol !== 'https:') return undefined
@@ -310,7 +310,7 @@ function toTokenRequest(challenge: Challenge | undefined, repository: string, ur
   return { challenge, scope: wanted, credential: undefined }
 }
 
-/** Lets the target name no realm that is more private than the target itself, nor one that the upstream may not name. */
+/** Creates the guard for a target's realm: it may not be more private than the target, and the upstream's guard applies too. */
 function createTargetGuard(url: URL, { guard, tokenHosts }: RedirectTargetsOptions): AddressGuard {
   const own = guard.getClass(url)
   const narrower = createAddressGuard({

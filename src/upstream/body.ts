@@ -8,38 +8,38 @@ import { BudgetError, type Reservation } from '../lib/memory.ts'
 import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** How the wanted bytes are found in an answer to a request for a blob. */
+/** Locates the requested bytes in a response to a request for a blob. */
 interface BlobPlan {
   /** Bytes of the whole blob. */
   readonly size: number | undefined
-  /** Bytes that come before the wanted ones. */
+  /** Bytes to skip before the requested ones. */
   readonly skip: number
   readonly encoding: string | undefined
 }
 
 /**
- * Reads the head of a 200 or 206 answer to a request for everything from byte `from` on. `undefined`: it is a part of an encoded
- * body, of which only the whole is of use. Throws an UpstreamError (invalid) for a part that was not asked for.
+ * Reads the head of a 200 or 206 response to a request for the bytes from `from` on. Undefined for a part of an encoded body, which
+ * cannot be decoded alone. Throws an UpstreamError (invalid) for a part that was not requested.
  */
 export function planBlob(
-  answer: TransportResponse,
+  response: TransportResponse,
   from: number,
   expectedSize: number | undefined,
   host: string,
 ): BlobPlan | undefined {
-  const length = parseLength(answer.header('content-length'))
-  const partial = answer.status === 206
+  const length = parseLength(response.header('content-length'))
+  const partial = response.status === 206
   let total = length
   if (partial) {
-    const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(answer.header('content-range') ?? '')
+    const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.header('content-range') ?? '')
     if (!range || Number(range[1]) !== from) {
-      answer.discard()
-      throw new UpstreamError('invalid', 502, `${host} answered with another part of the blob than was asked for.`)
+      response.discard()
+      throw new UpstreamError('invalid', 502, `${host} answered with a part of the blob that was not requested.`)
     }
     total = parseLength(range[2]) ?? (length === undefined ? undefined : from + length)
   }
-  const encoding = getContentEncoding(answer)
-  // Storage often carries a label meant for the layer inside: bytes of the right number are the blob itself.
+  const encoding = getContentEncoding(response)
+  // Storage often sends the encoding of the layer itself: a body of the expected size is the blob, not an encoding of it.
   if (encoding === undefined || (expectedSize !== undefined && total === expectedSize)) {
     return { size: total, skip: partial ? 0 : from, encoding: undefined }
   }
@@ -47,26 +47,26 @@ export function planBlob(
 }
 
 /**
- * The wanted bytes, once. Throws an UpstreamError when they break off or cannot be decoded. Its iterator's `return` lets go of
- * the answer whenever it is called: before the first byte was asked for, and while one is waited for.
+ * Returns the requested bytes, to be read once. Throws an UpstreamError when they break off or cannot be decoded. The iterator's
+ * `return` discards the response at any time: before the first chunk is read, and while a read is pending.
  */
-export function readBlob(answer: TransportResponse, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
-  if (plan.skip === 0 && plan.encoding === undefined) return answer.body
-  // A generator that has not begun runs no `finally`, and one that waits for a chunk does not before that has come.
-  const chunks = readWantedBytes(answer, plan, host)
+export function readBlob(response: TransportResponse, plan: BlobPlan, host: string): AsyncIterable<Uint8Array> {
+  if (plan.skip === 0 && plan.encoding === undefined) return response.body
+  // A generator runs no `finally` before its first `next`, nor while it waits for a chunk.
+  const chunks = readWantedBytes(response, plan, host)
   const iterator: AsyncIterator<Uint8Array> = {
     next: () => chunks.next(),
     return() {
-      answer.discard()
+      response.discard()
       return chunks.return(undefined)
     },
   }
   return { [Symbol.asyncIterator]: () => iterator }
 }
 
-async function* readWantedBytes(answer: TransportResponse, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
+async function* readWantedBytes(response: TransportResponse, plan: BlobPlan, host: string): AsyncGenerator<Uint8Array> {
   let skip = plan.skip
-  const body = plan.encoding === undefined ? answer.body : decodeBody(answer, plan.encoding, host)
+  const body = plan.encoding === undefined ? response.body : decodeBody(response, plan.encoding, host)
   for await (const chunk of body) {
     if (skip >= chunk.length) {
       skip -= chunk.length
@@ -77,45 +77,45 @@ async function* readWantedBytes(answer: TransportResponse, plan: BlobPlan, host:
   }
 }
 
-/** The number in a header such as Content-Length. */
+/** Parses the number in a header such as Content-Length; undefined for any other text. */
 export function parseLength(text: string | undefined): number | undefined {
   return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
 }
 
-/** The largest of them takes this long at 140 kB/s. A body that drips never stalls, and others wait for it. */
+/** Time in which the largest body arrives at 140 kB/s. A body that drips never times out otherwise, and other requests wait for it. */
 const maxBodyMs = 120_000
 
-/** Bytes of memory for each byte of a body: itself, and what is read out of it. */
+/** Bytes of memory per byte of a body: the byte itself, and what is parsed from it. */
 const memoryPerByte = 2
-/** What a body of untold length has to begin with, bytes. */
+/** Bytes reserved at first for a body of unknown length. */
 const initialBytes = 64 * 1024
 
-/** A whole body, and its part of the memory for bodies. */
+/** A whole body, and its share of the memory budget for bodies. */
 interface BudgetedBody {
   readonly bytes: Uint8Array<ArrayBuffer>
-  /** Call it when the bytes are used up, or kept by somebody who counts them himself. */
+  /** Returns the share: when the bytes are no longer used, or when their new owner counts them itself. */
   release(): void
 }
 
-/** The same as `readBudgetedBody`, of a body that is used up at once. */
+/** Does the same as `readBudgetedBody`, for a body that is used at once. */
 export async function readWholeBody(
-  answer: TransportResponse,
+  response: TransportResponse,
   limit: number,
   where: string,
   milliseconds = maxBodyMs,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const body = await readBudgetedBody(answer, limit, where, milliseconds)
+  const body = await readBudgetedBody(response, limit, where, milliseconds)
   body.release()
   return body.bytes
 }
 
 /**
- * A whole body of at most `limit` bytes, decoded where it is really encoded. Throws an UpstreamError (invalid) for a larger one,
- * whose connection is dropped at once, and (unavailable) for one that has not come after `milliseconds`, or that there is no
- * memory for.
+ * Reads a whole body of at most `limit` bytes, and decodes it where it is really encoded. Throws an UpstreamError: invalid for a larger
+ * body, whose connection is closed at once; unavailable for a body that is incomplete after `milliseconds`, or when there is no memory
+ * for it.
  */
 export async function readBudgetedBody(
-  answer: TransportResponse,
+  response: TransportResponse,
   limit: number,
   where: string,
   milliseconds = maxBodyMs,
@@ -124,14 +124,14 @@ export async function readBudgetedBody(
   let reservation: Reservation | undefined
   const end = (error: UpstreamError) => {
     ended ??= error
-    answer.discard()
-    // It may wait for more.
+    response.discard()
+    // Releases it here, because it may be waiting for more memory.
     reservation?.release()
   }
   const evict = (error: BudgetError) => end(outOfMemory(error))
-  const length = getContentLength(answer)
+  const length = getContentLength(response)
   if (length !== undefined && length > limit) {
-    answer.discard()
+    response.discard()
     throw tooLarge(where, limit)
   }
   let late: NodeJS.Timeout | undefined
@@ -140,16 +140,16 @@ export async function readBudgetedBody(
       evict,
       expected: length,
     })
-    // The wait for memory is not the upstream's.
+    // Starts after the reservation, because the upstream does not cause the wait for memory.
     late = setTimeout(() => {
       const message = `${where} did not send its whole answer within ${Math.ceil(milliseconds / 1000)} s.`
       end(new UpstreamError('unavailable', 504, message))
     }, milliseconds)
-    const raw = await readRawBody(answer, limit, where, length ?? Math.min(initialBytes, limit), reservation)
+    const raw = await readRawBody(response, limit, where, length ?? Math.min(initialBytes, limit), reservation)
     clearTimeout(late)
     reservation.settle()
     const held = reservation
-    return { bytes: await decodeUnlessJson(answer, raw, limit, where, held), release: () => held.release() }
+    return { bytes: await decodeUnlessJson(response, raw, limit, where, held), release: () => held.release() }
   } catch (error) {
     clearTimeout(late)
     reservation?.release()
@@ -157,23 +157,23 @@ export async function readBudgetedBody(
       ended.cause ??= error
       throw ended
     }
-    answer.discard()
+    response.discard()
     throw error instanceof BudgetError ? outOfMemory(error) : error
   }
 }
 
 async function readRawBody(
-  answer: TransportResponse,
+  response: TransportResponse,
   limit: number,
   where: string,
   reserved: number,
   reservation: Reservation,
 ): Promise<Uint8Array<ArrayBuffer>> {
   let room = reserved
-  // Grows in place: pieces that were kept until the end would wait for the collector, all of them, after every refusal.
+  // Grows in place, because separate chunks would wait for the garbage collector after every refusal.
   const buffer = new ArrayBuffer(0, { maxByteLength: limit })
   const bytes = new Uint8Array(buffer)
-  for await (const chunk of answer.body) {
+  for await (const chunk of response.body) {
     const at = buffer.byteLength
     if (at + chunk.length > limit) throw tooLarge(where, limit)
     if (at + chunk.length > room) {
@@ -191,13 +191,13 @@ async function readRawBody(
 }
 
 async function decodeUnlessJson(
-  answer: TransportResponse,
+  response: TransportResponse,
   raw: Uint8Array<ArrayBuffer>,
   limit: number,
   where: string,
   reservation: Reservation,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const encoding = getContentEncoding(answer)
+  const encoding = getContentEncoding(response)
   if (encoding === undefined || (await isJson(raw))) return raw
   await reservation.grow(limit)
   const bytes = await decodeBytes(raw, encoding, limit, where)
@@ -215,12 +215,12 @@ async function isJson(bytes: Uint8Array): Promise<boolean> {
   }
 }
 
-function getContentLength(answer: TransportResponse): number | undefined {
-  const length = Number(answer.header('content-length') ?? NaN)
+function getContentLength(response: TransportResponse): number | undefined {
+  const length = Number(response.header('content-length') ?? NaN)
   return Number.isSafeInteger(length) && length >= 0 ? length : undefined
 }
 
-/** No failure of the upstream's: what is cached stands in for it. */
+/** The mirror's own lack of memory counts as an outage, so that cached content is served instead. */
 function outOfMemory(error: BudgetError): UpstreamError {
   const { message, retryAfterSeconds } = error
   return new UpstreamError('unavailable', 503, message, { retryAfterSeconds, cause: error })
@@ -231,31 +231,31 @@ function tooLarge(where: string, limit: number): UpstreamError {
   return new UpstreamError('invalid', 502, `${where} answered with more than ${shown}, which is refused.`)
 }
 
-/** The encoding an answer claims in spite of `Accept-Encoding: identity`; some claim it of bytes that were never encoded. */
-export function getContentEncoding(answer: TransportResponse): string | undefined {
-  const encoding = answer.header('content-encoding')?.trim().toLowerCase()
+/** Returns the encoding that a response claims in spite of `Accept-Encoding: identity`; some claim it for bytes that are not encoded. */
+export function getContentEncoding(response: TransportResponse): string | undefined {
+  const encoding = response.header('content-encoding')?.trim().toLowerCase()
   return encoding === undefined || encoding === '' || encoding === 'identity' ? undefined : encoding
 }
 
-/** An answer's body without its encoding. Throws an UpstreamError (invalid) for what cannot be decoded. */
-async function* decodeBody(answer: TransportResponse, encoding: string, where: string): AsyncGenerator<Uint8Array> {
+/** Decodes a response's body. Throws an UpstreamError (invalid) for a body that cannot be decoded. */
+async function* decodeBody(response: TransportResponse, encoding: string, where: string): AsyncGenerator<Uint8Array> {
   const decoder = isUnzippable(encoding) ? createUnzip() : encoding === 'br' ? createBrotliDecompress() : undefined
   if (!decoder) {
-    answer.discard()
+    response.discard()
     throw undecodable(where, encoding)
   }
-  // Its failure is the decoder's, and is met there.
-  pipeline(answer.body, decoder).catch(() => {})
+  // Source errors surface through the decoder stream.
+  pipeline(response.body, decoder).catch(() => {})
   try {
     for await (const chunk of decoder) yield chunk as Uint8Array
   } catch (error) {
     throw isDecoderError(error) ? undecodable(where, encoding) : error
   } finally {
-    answer.discard()
+    response.discard()
   }
 }
 
-/** Bytes without their encoding, at most `limit` of them; undefined when there are more. */
+/** Decodes bytes, to at most `limit` bytes; undefined when there are more. Throws an UpstreamError (invalid) for broken bytes. */
 export async function decodeBytes(
   bytes: Uint8Array,
   encoding: string,
@@ -283,5 +283,5 @@ function isDecoderError(error: unknown): boolean {
 
 function undecodable(where: string, encoding: string): UpstreamError {
   const shown = encoding.replaceAll(/[^\w, .-]/g, '?').slice(0, 40)
-  return new UpstreamError('invalid', 502, `${where} answered with a body whose encoding (${shown}) makes no sense.`)
+  return new UpstreamError('invalid', 502, `${where} answered with a body that cannot be decoded (${shown}).`)
 }

@@ -24,14 +24,14 @@ interface CredentialsOptions {
 }
 
 /**
- * Whose credential an upstream is asked with. A company's cache that keeps a registry's images below a prefix has accounts of its
- * own; the registry's credential is not for it.
+ * Returns the host whose credential an upstream receives. A company's cache that stores a registry's images below a prefix has its own
+ * accounts, and must not receive the registry's credential.
  */
 export function credentialHostOf(host: string, { url, prefix }: { url?: string; prefix?: string | undefined }): string {
   return url === undefined || prefix === undefined ? host : canonicalRegistry(new URL(url).host)
 }
 
-/** The credential of one upstream, from wherever the user keeps it. */
+/** Opens the source of one upstream's credential. */
 export function createCredentials(options: CredentialsOptions): Credentials {
   const { source, host } = options
   switch (source.from) {
@@ -72,16 +72,16 @@ async function readPassword(host: string, path: string): Promise<string> {
   return password
 }
 
-/** How long a credential that was handed over is good for. */
+/** The lifetime of a credential that was exported to the container. */
 export interface ExportedCredential {
-  /** ISO 8601; absent for one that does not die by itself. */
+  /** ISO 8601; absent for a credential that does not expire. */
   readonly expires?: string
   readonly state: 'valid' | 'expired'
 }
 
 const hourMs = 3_600_000
 
-/** What registries' helpers hand out dies by itself; they mark it by the user name. */
+/** Lifetimes of the passwords that credential helpers issue, by the user name that marks them. */
 const lifetimesMs: Readonly<Record<string, number>> = {
   // Amazon ECR
   AWS: 12 * hourMs,
@@ -93,7 +93,7 @@ const lifetimesMs: Readonly<Record<string, number>> = {
 
 const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
 
-/** Credentials by registry as a config.json of Docker's form, each with the time it dies at. `now`: wall clock, ms. */
+/** Renders credentials by registry in the form of Docker's config.json, each with its expiry time. `now`: wall clock, ms. */
 export function renderExportedCredentials(credentials: ReadonlyMap<string, Credential>, now: number): string {
   const auths = [...credentials].map(([host, credential]) => {
     const life = credential.kind === 'password' ? lifetimesMs[credential.username] : undefined
@@ -107,7 +107,7 @@ export function renderExportedCredentials(credentials: ReadonlyMap<string, Crede
   return `${JSON.stringify({ auths: Object.fromEntries(auths) }, null, 2)}\n`
 }
 
-/** What such a file holds, without the secrets; a missing or damaged one holds nothing. */
+/** Reads such a file without its secrets; a missing or damaged file has no entries. `now`: wall clock, ms. */
 export async function readExportedCredentials(path: string, now: number): Promise<Record<string, ExportedCredential>> {
   const { auths } = parseObject(await readIfPresent(path)) ?? {}
   if (!isObject(auths)) return {}

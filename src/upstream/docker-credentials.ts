@@ -7,33 +7,33 @@ import type { CommandResult, RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
-/** What Docker's config.json says about one registry. */
+/** The entry of one registry in Docker's config.json. */
 interface DockerAuth {
-  /** `docker-credential-<name>` has it, asked about `server`. `key`: where it is named, `credHelpers."ghcr.io"`. */
+  /** The helper `docker-credential-<name>`, called with `server`. `key`: the setting that names it, `credHelpers."ghcr.io"`. */
   readonly helper: { readonly name: string; readonly server: string; readonly key: string } | undefined
-  /** The credential that stands in the file itself. Docker takes no notice of it where there is a helper. */
+  /** The credential in the file itself. Docker ignores it where there is a helper. */
   readonly inline: Credential | undefined
-  /** Wall clock, ms: from then on it is as good as none. Only files that mirrors hand over say so. */
+  /** The inline credential's expiry, wall clock ms. Only exported files have one. */
   readonly inlineExpiresAt?: number | undefined
 }
 
-/** Reads a registry's entry; looks at the file at most once a second. */
+/** Reads a registry's entry; checks the file for changes at most once a second. */
 interface DockerConfig {
-  /** The same object as long as the file does not change. Throws an UpstreamError (denied) for a file that cannot be used. */
+  /** Returns the same object until the file changes. Throws an UpstreamError (unavailable) for a file that cannot be used. */
   entry(): Promise<DockerAuth>
 }
 
-/** Our own member of an entry of `auths`; Docker ignores it. ISO 8601. */
+/** The mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
 export const expiresKey = 'mirrorUntil'
 
 const pollMs = 1000
 
-/** Where Docker keeps its config.json. */
+/** Returns the path of Docker's config.json. */
 export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
   return join(env['DOCKER_CONFIG'] || join(homedir(), '.docker'), 'config.json')
 }
 
-/** Opens the config.json at `path` for one registry; a missing file is an empty one. */
+/** Opens the config.json at `path` for one registry. A missing file counts as empty. */
 function openDockerConfig(path: string, host: string, clock: Clock): DockerConfig {
   let entry = noEntry
   let version: string | undefined
@@ -68,8 +68,8 @@ function openDockerConfig(path: string, host: string, clock: Clock): DockerConfi
 const noEntry: DockerAuth = { helper: undefined, inline: undefined }
 
 /**
- * Reads the text of a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file;
- * else `credsStore` does, else the file. Throws an UpstreamError that quotes nothing of the text.
+ * Parses a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file itself; without
+ * an entry `credsStore` decides, then the file. Throws an UpstreamError that quotes nothing of the text.
  * https://github.com/docker/cli/blob/master/cli/config/configfile/file.go
  */
 function parseDockerConfig(text: string, host: string): DockerAuth {
@@ -88,7 +88,7 @@ function parseDockerConfig(text: string, host: string): DockerAuth {
 function findHelper(config: Record<string, unknown>, host: string): DockerAuth['helper'] {
   const server = toDockerServer(host)
   const [perRegistry, store] = [asObject(getMember(config, 'credHelpers')), getMember(config, 'credsStore')]
-  // Docker reads no other names of Docker Hub here, but podman does: they count where Docker would find nothing.
+  // Docker knows one name of Docker Hub here, podman knows more: the others count where Docker would find nothing.
   const names = [server, ...(store ? [] : ['docker.io', 'index.docker.io'].filter(() => host === 'docker.io'))]
   const named = names.find((name) => Object.hasOwn(perRegistry, name))
   const name = named === undefined ? store : perRegistry[named]
@@ -99,7 +99,7 @@ function findHelper(config: Record<string, unknown>, host: string): DockerAuth['
 
 async function getFileVersion(path: string): Promise<string | undefined> {
   try {
-    // What is handed over comes out of an archive: always of the same time, mostly of the same size, and in the same inode.
+    // An exported file comes out of an archive: always with the same mtime, mostly with the same size and inode.
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
     return `${mtimeMs} ${ctimeMs} ${size} ${ino}`
   } catch (error) {
@@ -134,11 +134,11 @@ function asObject(value: unknown): Record<string, unknown> {
 const unusableConfig = (host: string, why: string) =>
   unusableCredential(host, `Docker's config.json was read, but ${why}`)
 
-/** Helpers hand out passwords that live for hours (ECR: 12 h), and asking one costs a process. */
+/** Time for which a helper's result is kept: its passwords live for hours (ECR: 12 h), and each call costs a process. */
 const keepMs = 10 * 60_000
-/** Older than this, an answer does not count while the helper is asked again: somebody else may have logged in since. */
+/** A result older than this is not used while the helper runs again: another user may have logged in since. */
 const maxAgeMs = 2 * keepMs
-/** A helper that failed, or whose word the upstream refused, is not run again for every request. */
+/** Time for which a helper is not run again after it failed, or after the upstream refused its credential. */
 const backoffMs = 5000
 
 interface HelperRun {
@@ -150,7 +150,7 @@ interface HelperRun {
   goodUntil: number
 }
 
-/** The credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
+/** Finds the credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
 export function createDockerCredentials(options: {
   readonly host: string
   readonly dockerConfig: string
@@ -162,14 +162,14 @@ export function createDockerCredentials(options: {
   const config = openDockerConfig(options.dockerConfig, host, clock)
   const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(toDockerServer(host))
   let run: HelperRun | undefined
-  /** What a helper has said last. */
+  /** The last result of a helper. */
   let known:
     | { readonly entry: DockerAuth; readonly credential: Credential | undefined; readonly askedAt: number }
     | undefined
 
   function fromHelper(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): Promise<Credential | undefined> {
     if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = start(entry, helper)
-    // Asked again after ten minutes, a helper keeps nobody waiting.
+    // A helper that runs again after ten minutes delays no request.
     const isRecent = known?.entry === entry && clock.monotonic() - known.askedAt < maxAgeMs
     if (known && isRecent && !run.isSettled) return Promise.resolve(known.credential)
     return run.result
@@ -193,7 +193,7 @@ export function createDockerCredentials(options: {
       const credential = await started.result
       if (run === started) known = { entry: started.entry, credential, askedAt: started.startedAt }
     } catch {
-      // Whoever waits for the result is told.
+      // The caller that awaits the result receives the error.
       if (run === started) known = undefined
       started.goodUntil = clock.monotonic() + backoffMs
     } finally {
@@ -204,7 +204,7 @@ export function createDockerCredentials(options: {
   async function find(): Promise<Credential | undefined> {
     if (given) return given
     const entry = await config.entry()
-    // A helper has no such thing to give: Docker takes it from the file, whoever has the rest.
+    // A helper cannot return a registry token: Docker takes it from the file even where there is a helper.
     if (entry.helper && entry.inline?.kind !== 'registry-token') return fromHelper(entry, entry.helper)
     const isOver = entry.inlineExpiresAt !== undefined && entry.inlineExpiresAt <= clock.wall()
     return isOver ? undefined : entry.inline
@@ -222,14 +222,14 @@ export function createDockerCredentials(options: {
 }
 
 const timeoutMs = 15_000
-/** More than any credential takes. */
+/** Characters; no credential takes more. */
 const maxAnswerBytes = 256 * 1024
-/** What the helpers' library says for itself: safe to quote. */
+/** Messages of the helpers' library, which are safe to quote. */
 const quotableMessages = ['no credentials server URL', 'no credentials username']
 
 /**
- * Runs `docker-credential-<name> get` for a server; undefined when it holds nothing for it. Throws an UpstreamError that names
- * the helper, and quotes nothing of its output that could be a secret.
+ * Runs `docker-credential-<name> get` for a server; undefined when the helper has no credential for it. Throws an UpstreamError that
+ * names the helper and quotes nothing of its output that could be a secret.
  * https://github.com/docker/docker-credential-helpers#development
  */
 async function askHelper(
@@ -247,11 +247,11 @@ async function askHelper(
   }
   const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
   const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
-  // An answer without either is how some say that they hold nothing.
+  // Some helpers print empty members when they have no credential.
   if (username === '' && secret === '') return undefined
   if (typeof username === 'string' && username !== '' && typeof secret === 'string')
     return toCredential(username, secret)
-  throw unusableCredential(host, `${named} answered with something that is no credential`)
+  throw unusableCredential(host, `${named} did not print a credential`)
 }
 
 function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
@@ -261,7 +261,7 @@ function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
   return refusal === undefined ? 'did not finish' : `cannot be started (${refusal})`
 }
 
-/** The JSON object that a text begins with: Docker does not read what comes after it. */
+/** Parses the JSON object at the start of a text: Docker ignores the rest. */
 function parseFirstObject(text: string): Record<string, unknown> | undefined {
   for (let end = text.indexOf('}'); end !== -1; end = text.indexOf('}', end + 1)) {
     const object = parseObject(text.slice(0, end + 1))
@@ -273,18 +273,18 @@ function parseFirstObject(text: string): Record<string, unknown> | undefined {
 /** Docker Hub's name in Docker's config.json, and to credential helpers. */
 export const hubServer = 'https://index.docker.io/v1/'
 
-/** Holds credentials in the form of config.json's `auths`. */
+/** The environment variable with credentials in the form of config.json's `auths`. */
 export const authVariable = 'DOCKER_AUTH_CONFIG'
 
-/** What other programs call it there. */
+/** Names that other programs use for Docker Hub there. */
 const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
 
-/** The name under which Docker keeps a registry's credential. */
+/** Returns the name under which Docker stores a registry's credential. */
 export function toDockerServer(host: string): string {
   return host === 'docker.io' ? hubServer : host
 }
 
-/** Docker reads the members of its files whatever their case; the keys of a map are taken as they are. */
+/** Returns a member whatever the case of its name, as Docker reads its files. The keys of maps are case-sensitive. */
 function getMember(object: Readonly<Record<string, unknown>>, name: string): unknown {
   if (Object.hasOwn(object, name)) return object[name]
   const other = Object.keys(object).find((key) => key.toLowerCase() === name.toLowerCase())
@@ -292,8 +292,8 @@ function getMember(object: Readonly<Record<string, unknown>>, name: string): unk
 }
 
 /**
- * A registry's entry in `auths`: under its name, else under an address of it. `auths` may have several of those: the one that is
- * nearest to the bare name counts. https://github.com/docker/cli/blob/master/cli/config/credentials/file_store.go
+ * Finds a registry's entry in `auths`: under its name, otherwise under one of its addresses. Of several addresses, the one nearest to
+ * the bare name counts. https://github.com/docker/cli/blob/master/cli/config/credentials/file_store.go
  */
 function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unknown {
   const server = toDockerServer(host)
@@ -309,14 +309,14 @@ function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unkno
   return nearest && auths[nearest.key]
 }
 
-/** The host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
+/** Returns the host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
 export function parseAuthHost(key: string): string {
   const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*:\/\/)?([^/]*)/i.exec(key)!
   if (scheme === undefined) return authority
   const host = authority.replace(/[?#].*$/, '').replace(/^.*@/, '')
   const bare = /^\[([^\]]*)\]$/.exec(host)?.[1]
   if (bare !== undefined) return bare
-  // An IPv6 address without brackets, whose last part is taken for a port.
+  // Matches an IPv6 address without brackets; its last part counts as a port.
   const loose = /^([^[]*:[^[]*):(\d+)$/.exec(host)
   return loose ? `[${loose[1]}]:${loose[2]}` : host
 }
@@ -325,7 +325,7 @@ function hasPath(key: string): boolean {
   return /^\/+(?!v[12]\/*$)[^/]/.test(key.replace(/^[a-z][a-z0-9+.-]*:\/\//i, '').replace(/^[^/]*/, ''))
 }
 
-/** The credential in an entry of `auths`, if it holds one; `broken` for one that Docker refuses. */
+/** Returns the credential in an entry of `auths`, if it has one; `broken` for one that Docker refuses. */
 function parseAuthEntry(entry: Readonly<Record<string, unknown>>): Credential | 'broken' | undefined {
   const [registryToken, identityToken, auth] = ['registrytoken', 'identitytoken', 'auth'].map((name) =>
     getMember(entry, name),
@@ -338,7 +338,7 @@ function parseAuthEntry(entry: Readonly<Record<string, unknown>>): Credential | 
   return isText(username) && typeof password === 'string' ? toCredential(username, password) : undefined
 }
 
-/** `base64(user:password)`; the password may hold colons, and old versions of Docker padded it with NUL. */
+/** Parses `base64(user:password)`. The password may contain colons, and old versions of Docker pad it with NUL. */
 function parsePair(auth: string): [string, string] | undefined {
   const pair = Buffer.from(auth, 'base64').toString('utf8')
   const colon = pair.indexOf(':')
@@ -347,8 +347,8 @@ function parsePair(auth: string): [string, string] | undefined {
 }
 
 /**
- * The credentials in the variable DOCKER_AUTH_CONFIG, which go before all others (Docker 28.3). Undefined for a text that is
- * not `{"auths": {"<registry>": {"auth": "…"}}}` and nothing else: Docker goes on without it.
+ * Parses the credentials in the variable DOCKER_AUTH_CONFIG, which take precedence over all others (Docker 28.3). Undefined for a text
+ * that is anything but `{"auths": {"<registry>": {"auth": "…"}}}`: Docker ignores it.
  */
 export function parseAuthVariable(text: string): ReadonlyMap<string, Credential> | undefined {
   if (text.trim() === '') return new Map()

@@ -11,52 +11,51 @@ import type { TransportResponse } from './transport.ts'
 import { type RateLimit, type Upstream, UpstreamError, type UpstreamFailure } from './upstream.ts'
 
 /**
- * What a registry's 4xx answer says about the content that was asked for. A status that is not listed here is about the request
- * (400, 405, 406, 409, 411, 413 to 417, 421, 422, 424, 426, 428, 431 …): the registry did not understand it, and said nothing
- * about the content, so a cached tag stays.
+ * Maps a registry's 4xx status to its meaning for the requested content. A status that is not listed concerns the request (400, 405,
+ * 406, 409, 411, 413 to 417, 421, 422, 424, 426, 428, 431 …): the registry said nothing about the content, so a cached tag stays.
  */
 const statusMeanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy'> = new Map([
   [401, 'denied'],
-  /** A subscription has ended. */
+  /** Means that a subscription has ended. */
   [402, 'denied'],
   [403, 'denied'],
   [404, 'absent'],
-  /** The network's proxy says this, not the registry. */
+  /** Comes from the network's proxy, not from the registry. */
   [407, 'proxy'],
   [408, 'later'],
   [410, 'absent'],
-  /** Harbor says this of images that a policy blocks. */
+  /** Harbor's status for images that a policy blocks. */
   [412, 'denied'],
   [423, 'denied'],
   [425, 'later'],
   [451, 'denied'],
 ])
 
-/** Whether a status of the registry's own refuses the content to whoever asked. */
+/** Whether a registry's status denies access to the content. */
 export function isDenial(status: number): boolean {
   return statusMeanings.get(status) === 'denied'
 }
 
 interface RefusalOptions {
-  /** Statuses of the registry's own that mean the same as a 404 here. */
+  /** Statuses that mean the same as a 404 when the registry itself sends them. */
   readonly meansAbsent?: readonly number[] | undefined
-  /** What was sent to the upstream and must not be shown. */
+  /** Secrets in the request, which no message may show. */
   readonly secrets?: readonly string[] | undefined
 }
 
-/** The failure that an answer other than the wanted one is, with the registry's own reason. Lets go of its body. */
+/** Converts an unwanted response to an error that includes the registry's own reason. Discards the body. */
 export async function toUpstreamError(
   host: string,
-  answer: TransportResponse,
+  response: TransportResponse,
   clock: Clock,
   { meansAbsent = [], secrets = [] }: RefusalOptions = {},
 ): Promise<UpstreamError> {
-  const { status, redirectHost: foreign, isStorage: storage } = answer
-  const where = foreign === undefined ? host : `${host} (redirected to ${foreign})`
-  if (status === 429 && !storage) return toLimitError(where, answer, clock, (text) => parseReason(text, secrets))
-  const reason = await readReason(answer, secrets)
+  const { status, redirectHost, isStorage } = response
+  const where = redirectHost === undefined ? host : `${host} (redirected to ${redirectHost})`
+  if (status === 429 && !isStorage) return toLimitError(where, response, clock, (text) => parseReason(text, secrets))
+  const reason = await readReason(response, secrets)
   const meaning = statusMeanings.get(status)
-  if (meaning === 'absent' || (!storage && meansAbsent.includes(status))) {
+  if (meaning === 'absent' || (!isStorage && meansAbsent.includes(status))) {
     return new UpstreamError('absent', 404, withReason(`${where} does not have it`, reason))
   }
   if (meaning === 'proxy') {
@@ -66,31 +65,31 @@ export async function toUpstreamError(
       withReason(`The proxy on the way to ${where} answered ${status}`, reason),
     )
   }
-  // What storage behind the registry says is not the registry's word; an expired link is one reason, and a new one may heal it.
-  if (storage) {
-    const message = withReason(`The storage that ${host} sent us to answered ${status}`, reason)
+  // The registry does not answer for its storage: an expired link is one reason for a failure, and a new link may work.
+  if (isStorage) {
+    const message = withReason(`The storage that ${host} redirects to answered ${status}`, reason)
     return new TransientError('unavailable', 502, message)
   }
   if (meaning === 'denied') {
-    const what = status === 401 && foreign === undefined && secrets.length > 0 ? 'the credential' : 'it'
+    const what = status === 401 && redirectHost === undefined && secrets.length > 0 ? 'the credential' : 'it'
     return new UpstreamError('denied', status, withReason(`${where} refused ${what} (${status})`, reason))
   }
   const message = withReason(`${where} answered ${status}`, reason)
   if (meaning === 'later') return new TransientError('unavailable', 502, message)
-  // 501 and 505 are said by a server that is well.
+  // 501 and 505 do not indicate an outage.
   if (status >= 500 && status !== 501 && status !== 505) {
-    return new TransientError('unavailable', 502, message, { breaksCircuit: foreign === undefined })
+    return new TransientError('unavailable', 502, message, { breaksCircuit: redirectHost === undefined })
   }
   return new UpstreamError('invalid', 502, message)
 }
 
 const recordedFailures: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
-/** Only an upstream that was asked refuses, or says that there is nothing. */
+/** Failures that prove a response of the upstream. */
 const answeredFailures: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
 
 /**
- * The same upstream, whose health tells the last failure too: why it is left alone, or until when it wants no more requests.
- * `wall`: wall clock ms. `watcher` hears whether each request got through to the upstream.
+ * Wraps an upstream so that its health includes the last failure: the reason for an open circuit, or the end of a rate limit.
+ * `wall`: wall clock ms. `watcher` receives for each request whether it reached the upstream.
  */
 export function noteFailures(upstream: Upstream, wall: () => number, watcher?: WorkWatcher): Upstream {
   let last: { readonly message: string; readonly at: number } | undefined
@@ -98,9 +97,9 @@ export function noteFailures(upstream: Upstream, wall: () => number, watcher?: W
 
   async function record<T>(ask: Promise<T>): Promise<T> {
     try {
-      const answer = await ask
+      const response = await ask
       watcher?.worked()
-      return answer
+      return response
     } catch (error) {
       if (error instanceof UpstreamError && answeredFailures.has(error.failure)) watcher?.worked()
       else watcher?.failed(error)
@@ -131,36 +130,38 @@ export function noteFailures(upstream: Upstream, wall: () => number, watcher?: W
   }
 }
 
-/** A 429 that has to be remembered. */
+/** A rate limit that applies to later requests too. */
 export class LimitedError extends UpstreamError {
   readonly limit: Limit
 
   constructor(where: string, limit: Limit) {
     const retryAfterSeconds = Math.max(1, Math.ceil(limit.retryAfterMs / 1000))
-    const message = `${where} wants no more requests from here for ${retryAfterSeconds} s`
+    const message = `${where} is rate limiting this mirror for ${retryAfterSeconds} s`
     super('limited', 429, withReason(message, limit.reason), { retryAfterSeconds })
     this.limit = limit
   }
 }
 
-/** The failure that a 429 answer is. A limit of less than a second, ghcr.io's habit, is worth waiting for. */
+/** Converts a 429 response to an error. A limit of less than a second, as ghcr.io sends it, is transient: the request waits for it. */
 export async function toLimitError(
   where: string,
-  answer: TransportResponse,
+  response: TransportResponse,
   clock: Clock,
   read: (text: string) => string | undefined = parseReason,
 ): Promise<UpstreamError> {
-  const text = await readText(answer)
-  const limit = { ...readLimit(answer.header, text, clock.wall()), reason: read(text) }
+  const text = await readText(response)
+  const limit = { ...readLimit(response.header, text, clock.wall()), reason: read(text) }
   if (limit.retryAfterMs >= 1000) return new LimitedError(where, limit)
-  return new TransientError('limited', 429, `${where} wants fewer requests at once.`, { pauseMs: limit.retryAfterMs })
+  return new TransientError('limited', 429, `${where} is rate limiting concurrent requests.`, {
+    pauseMs: limit.retryAfterMs,
+  })
 }
 
-/** What a 429 answer limits: `manifests` = Docker Hub's pull quota, spent by GETs of manifests only; `all` = every request. */
+/** The limit in a 429 response: `manifests` = Docker Hub's pull quota, which only GETs of manifests spend; `all` = every request. */
 interface Limit {
   readonly scope: 'manifests' | 'all'
   readonly retryAfterMs: number
-  /** The upstream's own words. */
+  /** The upstream's own message. */
   readonly reason?: string | undefined
 }
 
@@ -170,16 +171,16 @@ const defaultRetryAfterMs = 60_000
 const maxRetryAfterMs = 3_600_000
 const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
 
-/** Reads a 429 answer. `wall`: the time now, ms since the epoch, for a Retry-After that is a date. */
+/** Parses a 429 response. `wall`: the current time, ms since the epoch, for a Retry-After that is a date. */
 export function readLimit(header: Header, body: string, wall: number): Limit {
-  const told = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
-  const retryAfterMs = (told === undefined ? undefined : parseRetryAfter(told, wall)) ?? defaultRetryAfterMs
+  const text = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
+  const retryAfterMs = (text === undefined ? undefined : parseRetryAfter(text, wall)) ?? defaultRetryAfterMs
   const isQuota = parseLeadingNumber(header('ratelimit-remaining')) === 0 || /pull rate limit/i.test(body)
   return { scope: isQuota ? 'manifests' : 'all', retryAfterMs: Math.min(retryAfterMs, maxRetryAfterMs) }
 }
 
 /**
- * Milliseconds from a Retry-After value: seconds, an HTTP date, or a Go duration as ghcr.io sends it (`880.1µs`).
+ * Parses a Retry-After value to milliseconds: seconds, an HTTP date, or a Go duration as ghcr.io sends it (`880.1µs`).
  * https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
  */
 export function parseRetryAfter(text: string, wall: number): number | undefined {
@@ -197,7 +198,7 @@ export function parseRetryAfter(text: string, wall: number): number | undefined 
   return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
 }
 
-/** Docker Hub's `ratelimit-limit: 100;w=21600` and its companions; undefined when they are not there. */
+/** Parses Docker Hub's `ratelimit-limit: 100;w=21600` and its companions; undefined when one is missing. `wall`: wall clock ms. */
 export function readRateLimit(header: Header, wall: number): RateLimit | undefined {
   const limit = parseLeadingNumber(header('ratelimit-limit'))
   const remaining = parseLeadingNumber(header('ratelimit-remaining'))
@@ -217,9 +218,9 @@ function parseLeadingNumber(text: string | undefined): number | undefined {
   return digits === undefined ? undefined : Number(digits)
 }
 
-/** Remembers who was told to wait, so that the upstream is not asked before the time is over. */
+/** Remembers rate limits by identity, so that no request is sent before a limit ends. */
 interface Cooldown {
-  /** Throws a LimitedError while a request by this identity would be in vain; `spendsQuota`: it is a GET of a manifest. */
+  /** Throws a LimitedError while a limit applies to this identity. `spendsQuota`: the request is a GET of a manifest. */
   check(identity: Identity, spendsQuota: boolean): void
   record(identity: Identity, limit: Limit): void
 }
@@ -248,54 +249,54 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
   }
 }
 
-/** An error body is read up to here, and for so long; both are far more than a sentence needs. */
+/** Limits for reading an error body: far more than a sentence needs. */
 const maxReasonBytes = 16 * 1024
 const maxReasonMs = 1000
-/** Characters of a reason. */
+/** Characters. */
 const maxReasonLength = 300
 
 /**
- * The registry's own words in an error answer, as one clean line: the first error message of its JSON body, a short plain text,
- * or an HTML page's title. Undefined when it says nothing. `secrets`: what was sent to it and must not come back out.
- * Reads the body's start and lets go of the rest.
+ * Reads the registry's own message from an error response, as one clean line: the first error message of a JSON body, a short plain
+ * text, or an HTML page's title. Undefined when there is none. `secrets`: parts of the request that the line must not repeat.
+ * Reads the start of the body and discards the rest.
  */
 export async function readReason(
-  answer: TransportResponse,
+  response: TransportResponse,
   secrets: readonly string[] = [],
 ): Promise<string | undefined> {
-  const reason = parseReason(await readText(answer), secrets)
-  return isStatusOnly(reason, answer.status) ? undefined : reason
+  const reason = parseReason(await readText(response), secrets)
+  return isStatusOnly(reason, response.status) ? undefined : reason
 }
 
-/** The same for a body that was read already. */
+/** Does the same for a body that was read already. */
 export function parseReason(text: string, secrets: readonly string[] = []): string | undefined {
   return toReasonLine(findMessage(text) ?? '', secrets)
 }
 
-/** A statement with the reason for it, as one sentence. */
+/** Joins a statement and its reason to one sentence. */
 export function withReason(statement: string, reason: string | undefined): string {
   return reason === undefined ? `${statement}.` : `${statement}: ${reason}`
 }
 
-/** The start of a short body as text; empty when it cannot be read. */
-async function readText(answer: TransportResponse): Promise<string> {
-  const late = setTimeout(() => answer.discard(), maxReasonMs)
+/** Reads the start of a body as text; empty when it cannot be read. */
+async function readText(response: TransportResponse): Promise<string> {
+  const late = setTimeout(() => response.discard(), maxReasonMs)
   const chunks: Uint8Array[] = []
   let length = 0
   try {
-    for await (const chunk of answer.body) {
+    for await (const chunk of response.body) {
       chunks.push(chunk)
       length += chunk.length
       if (length >= maxReasonBytes) break
     }
   } catch (error) {
-    // The status alone says enough.
+    // The status alone is enough for a message.
     if (!(error instanceof UpstreamError)) throw error
   } finally {
     clearTimeout(late)
   }
   const bytes = Buffer.concat(chunks)
-  const encoding = getContentEncoding(answer)
+  const encoding = getContentEncoding(response)
   const plain = encoding === undefined ? bytes : await decodeOrNothing(bytes, encoding)
   return new TextDecoder().decode(plain.subarray(0, maxReasonBytes))
 }
@@ -309,14 +310,14 @@ async function decodeOrNothing(bytes: Uint8Array, encoding: string): Promise<Uin
   }
 }
 
-/** Where registries and token servers put their sentence, the most telling member first. */
+/** Members in which registries and token servers put their message, the most informative first. */
 const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
 
 function findMessage(text: string): string | undefined {
   const trimmed = text.trim()
   if (/^[[{]/.test(trimmed)) return findJsonMessage(parseJsonOrNothing(trimmed))
   if (/^<(?:!doctype|html|head|body|\?xml)/i.test(trimmed)) return findMarkupMessage(trimmed)
-  // What is no text is no sentence.
+  // The replacement character marks binary content.
   return trimmed.includes('\uFFFD') ? undefined : trimmed
 }
 
@@ -329,7 +330,7 @@ function parseJsonOrNothing(text: string): unknown {
   }
 }
 
-/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and what others send instead. */
+/** Finds the message in https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes and in other shapes. */
 function findJsonMessage(value: unknown, depth = 0): string | undefined {
   if (typeof value === 'string') return value.trim() === '' ? undefined : value
   if (depth > 3) return undefined
@@ -347,12 +348,12 @@ function findFirst<T>(items: readonly T[], find: (item: T) => string | undefined
   return undefined
 }
 
-/** The title of a page, or the message of a storage's XML. */
+/** Finds the title of a page, or the message in a storage's XML. */
 function findMarkupMessage(markup: string): string | undefined {
   return /<(title|message)>([^<]{1,1000})<\/\1>/i.exec(markup)?.[2]
 }
 
-/** `404 page not found`, `Forbidden`: nothing that the status does not say. */
+/** Whether a reason only repeats the status: `404 page not found`, `Forbidden`. */
 function isStatusOnly(reason: string | undefined, status: number): boolean {
   return (
     reason !== undefined && (/^(?:error\s*)?[1-5]\d\d\b/i.test(reason) || hasSameWords(reason, STATUS_CODES[status]))
@@ -363,7 +364,7 @@ const hasSameWords = (a: string, b = '') =>
   a.replaceAll(/\W/g, '').toLowerCase() === b.replaceAll(/\W/g, '').toLowerCase()
 
 const markupTags = /<\/?[a-z!][^<>]*>/gi
-/** Control and format characters, line separators, and halves of characters. */
+/** Control and format characters, line separators, and lone surrogates. */
 const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
 const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
@@ -372,7 +373,7 @@ function toReasonLine(text: string, secrets: readonly string[]): string | undefi
     .replace(markupTags, ' ')
     .replace(unprintable, ' ')
   for (const secret of secrets.toSorted((a, b) => b.length - a.length)) {
-    // A secret of a letter or two is in every sentence: then there is none that can be shown.
+    // A secret of a few letters occurs in ordinary words, so a line that contains it is not shown at all.
     if (secret.length < 4 && line.includes(secret)) return undefined
     for (const form of [secret, encodeURIComponent(secret), Buffer.from(secret).toString('base64')])
       line = line.replaceAll(form, '…')

@@ -28,22 +28,22 @@ import {
   type UpstreamHealth,
 } from './upstream.ts'
 
-/** An upstream that holds connections. */
+/** An upstream with open connections. */
 export interface HttpUpstream extends Upstream {
-  /** Ends every connection; what still runs fails. */
+  /** Ends every connection; requests under way fail. */
   close(): Promise<void>
 }
 
 export type HttpUpstreamOptions = UpstreamClientOptions
 
-/** Bytes. Some registries send the tags of a repository in one, with something about each image. */
+/** Large, because some registries send all tags of a repository in one page, with details of each image. */
 const maxTagsListBytes = 16 * 1024 * 1024
 
-/** What registries without the referrers API answer instead of 404, for they take its path for a bad or an unknown one. */
+/** Statuses of registries without the referrers API, besides 404: they take its path for a bad or an unknown one. */
 const noReferrersStatuses = [400, 405, 501]
 
 /**
- * A registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.
+ * Opens a registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull
  */
 export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
@@ -56,10 +56,10 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     options: UpstreamCallOptions,
   ): Promise<FetchedList> {
     const asked: UpstreamRequest = { ...options, ...request, method: 'GET', headers: { accept } }
-    return client.request(asked, async ({ response: answer, identity }) => ({
-      ...(await readBudgetedBody(answer, limit, host)),
-      next: nextPageOf(answer.header('link')),
-      filtersApplied: answer.header('oci-filters-applied'),
+    return client.request(asked, async ({ response, identity }) => ({
+      ...(await readBudgetedBody(response, limit, host)),
+      next: nextPageOf(response.header('link')),
+      filtersApplied: response.header('oci-filters-applied'),
       identity,
     }))
   }
@@ -73,12 +73,12 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     resolve(name, reference, options) {
       const path = `manifests/${referenceText(reference)}`
       const headers = { accept: manifestAccept }
-      return client.request({ ...options, method: 'HEAD', name, path, headers }, ({ response: answer, identity }) => {
-        answer.discard()
+      return client.request({ ...options, method: 'HEAD', name, path, headers }, ({ response, identity }) => {
+        response.discard()
         return {
-          digest: parseDigest(answer.header('docker-content-digest') ?? ''),
-          mediaType: bareMediaType(answer.header('content-type') ?? ''),
-          size: getSize(answer),
+          digest: parseDigest(response.header('docker-content-digest') ?? ''),
+          mediaType: bareMediaType(response.header('content-type') ?? ''),
+          size: getSize(response),
           identity,
         }
       })
@@ -87,46 +87,40 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
     manifest(name, reference, options) {
       const path = `manifests/${referenceText(reference)}`
       const headers = { accept: manifestAccept }
-      return client.request(
-        { ...options, method: 'GET', name, path, headers },
-        async ({ response: answer, identity }) => ({
-          digest: parseDigest(answer.header('docker-content-digest') ?? ''),
-          mediaType: bareMediaType(answer.header('content-type') ?? ''),
-          ...(await readBudgetedBody(answer, largestManifest, host)),
-          identity,
-        }),
-      )
+      return client.request({ ...options, method: 'GET', name, path, headers }, async ({ response, identity }) => ({
+        digest: parseDigest(response.header('docker-content-digest') ?? ''),
+        mediaType: bareMediaType(response.header('content-type') ?? ''),
+        ...(await readBudgetedBody(response, largestManifest, host)),
+        identity,
+      }))
     },
 
     statBlob(name, digest, options) {
-      return client.request(
-        { ...options, method: 'HEAD', name, path: `blobs/${digest}` },
-        ({ response: answer, identity }) => {
-          answer.discard()
-          return { size: getSize(answer), identity }
-        },
-      )
+      return client.request({ ...options, method: 'HEAD', name, path: `blobs/${digest}` }, ({ response, identity }) => {
+        response.discard()
+        return { size: getSize(response), identity }
+      })
     },
 
     async blob(name, digest, { from, to, expectedSize, ...options }) {
-      // Always from the registry, never from where it last redirected to: such links expire.
+      // Starts at the registry every time, because the links that it redirects to expire.
       const open = (start: number, end: number | undefined) => {
         const isWhole = start === 0 && end === undefined
         const headers: Record<string, string> = isWhole ? {} : { range: `bytes=${start}-${end ?? ''}` }
         return client.request(
           { ...options, method: 'GET', name, path: `blobs/${digest}`, headers, pool: 'blobs' },
-          ({ response: answer, identity }) => ({ answer, identity, plan: planBlob(answer, from, expectedSize, host) }),
+          ({ response, identity }) => ({ response, identity, plan: planBlob(response, from, expectedSize, host) }),
         )
       }
       let opened = await open(from, to)
       if (!opened.plan) {
-        opened.answer.discard()
+        opened.response.discard()
         opened = await open(0, undefined)
       }
-      const { answer, identity, plan } = opened
-      if (!plan) throw new Error('An answer to a request without a range cannot be a part.')
-      const isPart = to !== undefined && answer.status === 206
-      return { size: plan.size, isPart, identity, body: readBlob(answer, plan, host) }
+      const { response, identity, plan } = opened
+      if (!plan) throw new Error('A response to a request without a range cannot be a part.')
+      const isPart = to !== undefined && response.status === 206
+      return { size: plan.size, isPart, identity, body: readBlob(response, plan, host) }
     },
 
     tags(name, query, options) {
@@ -147,27 +141,27 @@ export function createHttpUpstream(options: HttpUpstreamOptions): HttpUpstream {
   }
 }
 
-/** The length of what a GET would bring, unless that would come encoded. */
-function getSize(answer: TransportResponse): number | undefined {
-  return getContentEncoding(answer) === undefined ? parseLength(answer.header('content-length')) : undefined
+/** Returns the length that a GET would have; undefined when the body would be encoded. */
+function getSize(response: TransportResponse): number | undefined {
+  return getContentEncoding(response) === undefined ? parseLength(response.header('content-length')) : undefined
 }
 
 function withQuery(path: string, query: string): string {
   return query === '' ? path : `${path}?${query}`
 }
 
-/** How an upstream spells repositories that it keeps below a path of its own. */
+/** Converts repository names for an upstream that stores its repositories below a path. */
 interface Prefix {
-  /** The upstream's spelling of a name that clients use. */
+  /** Converts a client's name to the upstream's. */
   add(name: string): string
-  /** What the upstream says about a repository, in its clients' spelling. */
+  /** Removes the path from a message of the upstream about a repository. */
   hide(text: string, name: string): string
 }
 
-/** Without a path both spellings are the same. */
+/** Creates the conversion; without a path both names are the same. */
 function createPrefix(path: string | undefined): Prefix {
   if (path === undefined) return { add: (name) => name, hide: (text) => text }
-  // Other repositories are named too, but within a URL a path of the same name may be anything.
+  // Matches other repositories as well, but not within a URL, where a path of the same name may mean anything.
   const others = new RegExp(`(?<![\\w./-])${path.replaceAll('.', '\\.')}/(?=[a-z0-9])`, 'g')
   return {
     add: (name) => `${path}/${name}`,
@@ -176,30 +170,30 @@ function createPrefix(path: string | undefined): Prefix {
 }
 
 interface UpstreamClientOptions {
-  /** The name clients use. */
+  /** The name that clients use. */
   readonly host: string
-  /** Base URL; `/v2/` comes after it. */
+  /** The base URL, without `/v2/`. */
   readonly url: string
-  /** The path below which it keeps its repositories: `/v2/<prefix>/<name>`. Nothing that leaves here shows it. */
+  /** The path below which the upstream stores its repositories: `/v2/<prefix>/<name>`. No result or message shows it. */
   readonly prefix?: string | undefined
   readonly credentials: CredentialsSource
   readonly identify: Identify
-  /** Further hosts that may see the credential. */
+  /** Additional hosts that may receive the credential. */
   readonly tokenHosts: readonly string[]
-  /** PEM text of a CA to trust as well. */
+  /** PEM text of an additional CA to trust. */
   readonly ca: string | undefined
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
   /** Whether the upstream may be at a private address: the user configured it by name. */
   readonly allowPrivate: boolean
-  /** For proxies, and passwords kept in the environment. */
+  /** The environment, for proxies and passwords. */
   readonly env: Readonly<Record<string, string | undefined>>
   /** Path of Docker's config.json; see `dockerConfigPath`. */
   readonly dockerConfig: string
   readonly userAgent: string
-  /** Requests under way, of all upstreams together; no limit when not given. */
+  /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
-  /** Whether connections are kept for the next request; they are when not given. */
+  /** Whether connections are reused; default true. */
   readonly keepAlive?: boolean | undefined
   readonly runCommand: RunCommand
   readonly logger: Logger
@@ -211,11 +205,11 @@ interface UpstreamClientOptions {
 interface UpstreamRequest extends UpstreamCallOptions {
   readonly method: 'GET' | 'HEAD'
   readonly name: string
-  /** Below `/v2/<name>/`. */
+  /** The path below `/v2/<name>/`. */
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly pool?: ConnectionPool
-  /** Statuses that mean the same as a 404 here. */
+  /** Statuses that mean the same as a 404 for this request. */
   readonly meansAbsent?: readonly number[]
 }
 
@@ -224,10 +218,10 @@ interface UpstreamResponse {
   readonly identity: Identity
 }
 
-/** Asking one upstream, with everything that stands between a question and a good answer to it. */
+/** Sends requests to one upstream: authorization, retries, rate limits and the circuit breaker. */
 interface UpstreamClient {
   /**
-   * Asks until there is a 200 (or a 206 to a range) that `read` makes sense of. Throws an UpstreamError, or the signal's reason.
+   * Repeats the request until `read` accepts a 200 (or a 206 to a range). Throws an UpstreamError, or the signal's reason.
    */
   request<T>(request: UpstreamRequest, read: (reply: UpstreamResponse) => Promise<T> | T): Promise<T>
   identity(access: Access): Promise<Identity>
@@ -235,7 +229,7 @@ interface UpstreamClient {
   close(): Promise<void>
 }
 
-/** Throws a MirrorError for a CA or a proxy that cannot be used. */
+/** Opens a client. Throws a MirrorError for a CA or a proxy that cannot be used. */
 function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const { host, identify, logger, clock = systemClock, random = Math.random } = options
   const url = new URL(options.url)
@@ -274,24 +268,27 @@ function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
     const spelled = prefix.add(name)
     const target = new URL(`${base}/${spelled}/${path}`)
     const secrets = getSecrets(credential)
-    const { answer, identity } = await authorizer.send({ name: spelled, credential, signal }, async (authorization) => {
-      if (authorization !== undefined) secrets.push(...parseSecrets(authorization))
-      const all = authorization === undefined ? headers : { ...headers, authorization }
-      const answer = await transport.send({
-        method,
-        url: target,
-        headers: all,
-        pool,
-        repository: name,
-        signal,
-        targets,
-      })
-      if (!answer.redirectHost) rateLimit = readRateLimit(answer.header, clock.wall()) ?? rateLimit
-      return answer
-    })
-    const isWanted = answer.status === 200 || (answer.status === 206 && headers['range'] !== undefined)
-    if (!isWanted) throw await toUpstreamError(host, answer, clock, { meansAbsent: request.meansAbsent, secrets })
-    return read({ response: answer, identity })
+    const { response, identity } = await authorizer.send(
+      { name: spelled, credential, signal },
+      async (authorization) => {
+        if (authorization !== undefined) secrets.push(...parseSecrets(authorization))
+        const all = authorization === undefined ? headers : { ...headers, authorization }
+        const response = await transport.send({
+          method,
+          url: target,
+          headers: all,
+          pool,
+          repository: name,
+          signal,
+          targets,
+        })
+        if (!response.redirectHost) rateLimit = readRateLimit(response.header, clock.wall()) ?? rateLimit
+        return response
+      },
+    )
+    const isWanted = response.status === 200 || (response.status === 206 && headers['range'] !== undefined)
+    if (!isWanted) throw await toUpstreamError(host, response, clock, { meansAbsent: request.meansAbsent, secrets })
+    return read({ response, identity })
   }
 
   async function recordLimit<T>(identity: Identity, isExtra: boolean, answered: Promise<T>): Promise<T> {

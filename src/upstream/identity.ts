@@ -3,36 +3,36 @@ import { parseObject } from '../lib/json.ts'
 import { anonymousIdentity, type Identity, parseIdentity } from '../oci/registry.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Who we are to an upstream. */
+/** A credential for an upstream. */
 export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
-  /** An OAuth2 refresh token, as `docker login` gets it from some registries. */
+  /** An OAuth2 refresh token, as `docker login` receives it from some registries. */
   | { readonly kind: 'identity-token'; readonly token: string }
-  /** A bearer token that the registry itself takes, as some tools write it into Docker's config.json. */
+  /** A bearer token that the registry itself accepts, as some tools write it into Docker's config.json. */
   | { readonly kind: 'registry-token'; readonly token: string }
 
-/** Where an upstream's credential comes from. */
+/** The source of an upstream's credential. */
 export interface Credentials {
-  /** The credential as it is now; undefined when there is none. Throws an UpstreamError (denied) when it cannot be had. */
+  /** Returns the current credential; undefined when there is none. Throws an UpstreamError (unavailable) when it cannot be read. */
   find(): Promise<Credential | undefined>
-  /** After the upstream refused a credential: another one than that, if the source has one by now. */
+  /** Returns a credential other than the refused one, if the source has one by now; undefined otherwise. */
   renew(refused: Credential): Promise<Credential | undefined>
 }
 
-/** A credential from a user name and a secret, as Docker keeps them: the name `<token>` marks a refresh token. */
+/** Makes a credential of a user name and a secret, as Docker stores them: the name `<token>` marks a refresh token. */
 export function toCredential(username: string, secret: string): Credential {
   if (username === '<token>') return { kind: 'identity-token', token: secret }
   return { kind: 'password', username, password: secret }
 }
 
-/** What of a credential must not be shown to anybody. */
+/** Lists the parts of a credential that no message may show. */
 export function getSecrets(credential: Credential | undefined): string[] {
   if (!credential) return []
   if (credential.kind !== 'password') return [credential.token]
   return [credential.password, `${credential.username}:${credential.password}`]
 }
 
-/** What of an Authorization header must not be shown to anybody. */
+/** Lists the parts of an Authorization header that no message may show. */
 export function parseSecrets(authorization: string): string[] {
   const [scheme = '', value = ''] = authorization.split(' ')
   if (scheme !== 'Basic') return [value]
@@ -46,29 +46,31 @@ export function isSameCredential(a: Credential, b: Credential): boolean {
 }
 
 /**
- * The error of a credential that is configured and cannot be had: never a reason to ask as nobody instead. The upstream has
- * said nothing, so it is an outage and no refusal: what is cached is still served.
+ * Creates the error for a configured credential that cannot be read. The request never falls back to anonymous. The upstream
+ * refused nothing, so the error is an outage, and cached content is still served.
  */
 export function unusableCredential(host: string, why: string): UpstreamError {
   return new UpstreamError('unavailable', 503, `The credential for ${host} cannot be used: ${why}.`)
 }
 
 /**
- * Names the holder of a credential: `anonymous`, or a keyed hash that gives away nothing of the credential without the key. Two
- * credentials have one name only if the upstream gives both the same rights for certain.
+ * Derives the identity of a credential: `anonymous`, or a keyed hash that reveals nothing about the credential without the key. Two
+ * credentials share an identity only if the upstream certainly grants both the same rights.
  */
 export type Identify = (credential: Credential | undefined, host: string) => Identity
 
-/** More than any token of a registry has. */
+/** Characters; no registry issues longer tokens. */
 const maxTokenLength = 64 * 1024
-/** Claims that say when a token was made and which one it is, not whose it is. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
+/** Claims that identify a token and its time, not its account. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
 const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
 
 /**
- * A user name says nothing about the account: everybody is `AWS` to ECR and `oauth2accesstoken` to Google, and ghcr.io ignores
- * the name beside a token. So the identity covers the secret too, and a credential with another secret is a stranger until the
- * upstream has answered it. A JSON Web Token (Azure's refresh tokens are some) names its account itself: its claims count, without
- * those that change with every token.
+ * Creates the function that derives identities with this key.
+ *
+ * A user name does not identify an account: every user is `AWS` to ECR and `oauth2accesstoken` to Google, and ghcr.io ignores the
+ * name beside a token. So the identity covers the secret too, and a credential with another secret has no grants until the upstream
+ * has answered it. A JSON Web Token (such as Azure's refresh tokens) names its account itself: its claims count, without those that
+ * change with every token.
  */
 export function createIdentify(key: Uint8Array): Identify {
   const known = new WeakMap<Credential, { readonly host: string; readonly identity: Identity }>()
@@ -91,7 +93,7 @@ function toIdentity(key: Uint8Array, credential: Credential, host: string): Iden
 
 const processKey = randomBytes(32)
 
-/** Names exactly this credential, in this process: for what was got with it and belongs to it alone, such as access tokens. */
+/** Names exactly this credential within this process: a key for what belongs to it alone, such as access tokens. */
 export function getFingerprint(credential: Credential | undefined): string {
   if (!credential) return 'anonymous'
   return keyedHash(processKey, [credential.kind, ...getParts(credential)])
@@ -105,7 +107,7 @@ function keyedHash(key: Uint8Array, parts: readonly string[]): string {
   return createHmac('sha256', key).update(JSON.stringify(parts)).digest('hex').slice(0, 32)
 }
 
-/** The lasting claims of a JSON Web Token that names an issuer and a subject; undefined for any other secret. */
+/** Returns the lasting claims of a JSON Web Token that names an issuer and a subject; undefined for any other secret. */
 function findAccount(secret: string): string | undefined {
   const [header, claims, signature, more] = secret.length > maxTokenLength ? [] : secret.split('.')
   if (!header || !claims || !signature || more !== undefined) return undefined

@@ -6,29 +6,29 @@ import type { Reference } from '../oci/reference.ts'
 import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
-/** An image that nobody else has, offered for a while under every registry's name. */
+/** A unique image that the mirror serves for a while under every registry's name, to check a client. */
 interface ProbeImage {
   readonly id: string
-  /** The repository's name on any registry: `mirror-check/3f…`. No account on Docker Hub can have a hyphen in its name. */
+  /** The repository's name on any registry: `mirror-check/3f…`. No account on Docker Hub can have a name with a hyphen. */
   readonly repository: string
   readonly tag: string
   readonly image: ProbeImageContent
-  /** The registries under whose name it was asked for, with how often. */
+  /** Counts the requests for the image, by registry. */
   readonly seen: Map<string, number>
 }
 
 const prefix = 'mirror-check/'
 
-/** Whether a repository's name is one under which a canary is, or was, offered. */
+/** Whether a repository's name belongs to a current or former probe image. */
 export function isProbeImageName(repository: string): boolean {
   return repository.startsWith(prefix)
 }
 
-/** Who forgot to end one is done by then. */
+/** Lifetime of a probe image that no caller ends. */
 const lifetimeMs = 15 * 60_000
 const maxImages = 20
 
-/** Images by which a client's pull proves that it came through this mirror. */
+/** The probe images: a pull of one proves that a client uses this mirror. */
 export class ProbeImages {
   readonly #byRepository = new Map<string, { readonly probeImage: ProbeImage; readonly until: number }>()
   readonly #now: () => number
@@ -50,14 +50,14 @@ export class ProbeImages {
     return probeImage
   }
 
-  /** Undefined for every repository that is none of ours. */
+  /** Returns the probe image of a repository; undefined for any other repository. */
   find(repository: string): ProbeImage | undefined {
     if (!isProbeImageName(repository)) return undefined
     this.#removeExpired()
     return this.#byRepository.get(repository)?.probeImage
   }
 
-  /** Offers it no longer; undefined when it was not offered. */
+  /** Ends and returns a probe image; undefined when there is none. */
   end(id: string): ProbeImage | undefined {
     const probeImage = this.find(prefix + id)
     if (probeImage) this.#byRepository.delete(probeImage.repository)
@@ -70,15 +70,15 @@ export class ProbeImages {
   }
 }
 
-/** An image as an upstream serves it. */
+/** The content of a probe image. */
 interface ProbeImageContent {
-  /** Of the index. */
+  /** The digest of the index. */
   readonly digest: Digest
   readonly manifests: ReadonlyMap<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>
   readonly blobs: ReadonlyMap<Digest, Uint8Array>
 }
 
-/** Every platform that clients pull for. */
+/** All platforms for which clients pull. */
 const platforms = [
   { architecture: 'amd64' },
   { architecture: 'arm64', variant: 'v8' },
@@ -107,7 +107,7 @@ function makeProbeImage(unique: string): ProbeImageContent {
 
 const identity = anonymousIdentity
 
-/** A registry that holds one canary. The cache asks it as it asks any other, so that a pull proves the whole way. */
+/** Creates an upstream with one probe image. The cache treats it as any upstream, so that a pull tests the whole path. */
 export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {
   const { image, tag, seen } = probeImage
 

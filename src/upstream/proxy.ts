@@ -5,56 +5,56 @@ import { type AddressGuard, classifyAddress, literalAddress } from './trust.ts'
 
 /** A proxy that requests go through. */
 export interface Proxy {
-  /** Without a user name and a password: `http://proxy.corp:3128`. */
+  /** The URL without user name and password: `http://proxy.corp:3128`. */
   readonly name: string
   readonly protocol: 'http' | 'https' | 'socks4' | 'socks5'
-  /** Without brackets. */
+  /** The hostname or address, without brackets. */
   readonly host: string
   readonly port: number
-  /** Whether the proxy looks names up; always so with HTTP. */
+  /** Whether the proxy resolves names; always true with HTTP. */
   readonly resolvesNames: boolean
   readonly credential: { readonly username: string; readonly password: string } | undefined
-  /** Whether it runs on this very machine. */
+  /** Whether the proxy runs on this machine. */
   readonly isLocal: boolean
 }
 
-/** Which proxy a request goes through. */
+/** The proxies in the environment. */
 export interface Proxies {
-  /** Undefined for a URL that is asked directly. */
+  /** Returns the proxy for a URL; undefined for a direct connection. */
   find(url: URL): Proxy | undefined
-  /** Every proxy that may be asked, with the variable that names it. */
+  /** Every proxy, by the variable that names it. */
   readonly all: ReadonlyMap<string, Proxy>
 }
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** The variables that say which proxy to use, for whoever hands them on. */
+/** The environment variables that configure proxies. */
 export const proxyVariables: readonly string[] = ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'NO_PROXY'].flatMap(
   (name) => [name, name.toLowerCase()],
 )
 
 /**
  * Reads the proxies as curl does: `http_proxy` (in lower case only, because a web server sets `HTTP_PROXY` from a request's header),
- * `https_proxy` or `HTTPS_PROXY`, else `all_proxy` or `ALL_PROXY`; but for what `no_proxy` or `NO_PROXY` names. Throws a MirrorError
- * for a proxy that is none. https://curl.se/docs/manpage.html#ENVIRONMENT
+ * `https_proxy` or `HTTPS_PROXY`, otherwise `all_proxy` or `ALL_PROXY`, except for hosts in `no_proxy` or `NO_PROXY`. Throws a
+ * MirrorError for a text that is not a proxy's URL. https://curl.se/docs/manpage.html#ENVIRONMENT
  */
 export function readProxies(env: Environment): Proxies {
-  const everything = () => readProxy(env, ['all_proxy', 'ALL_PROXY'])
-  const http = readProxy(env, ['http_proxy']) ?? everything()
-  const https = readProxy(env, ['https_proxy', 'HTTPS_PROXY']) ?? everything()
-  const excepted = parseNoProxy(env['no_proxy'] || env['NO_PROXY'] || '')
+  const readAllProxy = () => readProxy(env, ['all_proxy', 'ALL_PROXY'])
+  const http = readProxy(env, ['http_proxy']) ?? readAllProxy()
+  const https = readProxy(env, ['https_proxy', 'HTTPS_PROXY']) ?? readAllProxy()
+  const isExcluded = parseNoProxy(env['no_proxy'] || env['NO_PROXY'] || '')
   return {
     find(url) {
       const found = url.protocol === 'https:' ? https : http
-      if (!found || excepted(url)) return undefined
-      // Another machine cannot reach this one's loopback addresses; it would reach its own.
+      if (!found || isExcluded(url)) return undefined
+      // Connects directly to loopback, because a proxy on another machine would reach its own loopback.
       return isLoopback(url) && !found.proxy.isLocal ? undefined : found.proxy
     },
     all: new Map([http, https].flatMap((found) => (found ? [[found.variable, found.proxy]] : []))),
   }
 }
 
-/** What a user should know about proxies that are set and not used. */
+/** Warns about proxies that are set but not used. */
 export function proxyWarnings(env: Environment): string[] {
   if (!env['HTTP_PROXY'] || env['http_proxy'] || env['all_proxy'] || env['ALL_PROXY']) return []
   const also = env['https_proxy'] || env['HTTPS_PROXY'] ? '' : ' (and https_proxy, for https)'
@@ -62,7 +62,7 @@ export function proxyWarnings(env: Environment): string[] {
 }
 
 function readProxy(env: Environment, names: readonly string[]): { variable: string; proxy: Proxy } | undefined {
-  // An empty variable counts as one that is not set.
+  // Treats an empty variable as unset.
   const variable = names.find((name) => env[name]?.trim())
   return variable === undefined ? undefined : { variable, proxy: parseProxy(env[variable]!.trim(), variable) }
 }
@@ -96,7 +96,7 @@ function parseProxy(text: string, variable: string): Proxy {
   }
 }
 
-/** Undefined for what is not percent-encoded as it should be. */
+/** Decodes the credential in a proxy's URL; undefined for wrong percent-encoding. */
 function parseProxyCredential({ username, password }: URL): { username: string; password: string } | undefined {
   try {
     return { username: decodeURIComponent(username), password: decodeURIComponent(password) }
@@ -106,7 +106,7 @@ function parseProxyCredential({ username, password }: URL): { username: string; 
   }
 }
 
-/** The variable's value is not repeated: it may hold a password. */
+/** Creates the error without the variable's value, which may contain a password. */
 function invalidProxy(variable: string): MirrorError {
   return new MirrorError(`The proxy in ${variable} is not the URL of an HTTP or SOCKS proxy.`, {
     exit: exitCode.usage,
@@ -115,8 +115,8 @@ function invalidProxy(variable: string): MirrorError {
 }
 
 /**
- * Reads a list of hosts that are asked directly, separated by commas or blanks: names (each with the names below it, with a dot
- * or `*.` before it or not), addresses, CIDR blocks, each with a port or without; `*` for all. curl's rules, and ports.
+ * Parses a list of hosts to connect to directly, separated by commas or spaces: names (each includes its subdomains, with or without a
+ * leading dot or `*.`), addresses and CIDR blocks, each with or without a port; `*` for all. These are curl's rules, plus ports.
  */
 function parseNoProxy(text: string): (url: URL) => boolean {
   const entries = text
@@ -124,7 +124,7 @@ function parseNoProxy(text: string): (url: URL) => boolean {
     .flatMap((entry) => (entry === '' ? [] : [parseNoProxyEntry(entry.toLowerCase())]))
   return (url) => {
     const host = { name: hostnameOf(url), port: url.port || (url.protocol === 'https:' ? '443' : '80') }
-    return entries.some((fits) => fits(host))
+    return entries.some((matches) => matches(host))
   }
 }
 
@@ -133,10 +133,10 @@ type HostMatcher = (host: { readonly name: string; readonly port: string }) => b
 function parseNoProxyEntry(entry: string): HostMatcher {
   if (entry === '*') return () => true
   const [, bracketed, plain = '', port] = /^(?:\[([^\]]*)\]|(.*?))(?::(\d+))?$/.exec(entry) ?? []
-  // Two colons or more are an IPv6 address, of which the last group is no port.
+  // Two or more colons mark an IPv6 address, whose last group is not a port.
   const isBare = bracketed === undefined && /:.*:/.test(entry)
-  const fits = isBare ? createNameMatcher(entry) : createNameMatcher(bracketed ?? plain)
-  return (host) => (isBare || port === undefined || port === host.port) && fits(host)
+  const matches = isBare ? createNameMatcher(entry) : createNameMatcher(bracketed ?? plain)
+  return (host) => (isBare || port === undefined || port === host.port) && matches(host)
 }
 
 function createNameMatcher(name: string): HostMatcher {
@@ -149,9 +149,9 @@ function createNameMatcher(name: string): HostMatcher {
 }
 
 function createBlockMatcher(address: string, family: number, bits: string | undefined): HostMatcher {
-  const most = family === 4 ? 32 : 128
-  const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : Number.NaN
-  if (!(prefix <= most)) return () => false
+  const maxBits = family === 4 ? 32 : 128
+  const prefix = bits === undefined ? maxBits : /^\d{1,3}$/.test(bits) ? Number(bits) : Number.NaN
+  if (!(prefix <= maxBits)) return () => false
   const block = new BlockList()
   block.addSubnet(address, prefix, family === 4 ? 'ipv4' : 'ipv6')
   return ({ name }) => isIP(name) !== 0 && block.check(name, isIP(name) === 4 ? 'ipv4' : 'ipv6')
@@ -168,15 +168,15 @@ function isLoopback(url: URL): boolean {
 }
 
 interface SocksOptions {
-  /** Milliseconds until the proxy has connected. */
+  /** Milliseconds for the proxy to connect. */
   readonly timeout: number
-  /** For proxies that are told addresses. */
+  /** Resolves names for proxies that do not. */
   readonly guard: AddressGuard
-  /** Speaks TLS over the connection, where that is wanted. */
+  /** Adds TLS to the connection, for https. */
   readonly secure: buildConnector.connector
 }
 
-/** What a proxy's answer means for the host behind it. */
+/** Maps a SOCKS failure to the error code of a direct connection. */
 const socksErrorCodes: readonly [RegExp, string][] = [
   [/timed out/i, 'UND_ERR_CONNECT_TIMEOUT'],
   [/\b(E[A-Z]{4,})\b/, ''],
@@ -186,10 +186,10 @@ const socksErrorCodes: readonly [RegExp, string][] = [
   [/auth/i, 'the proxy refused the user name and password'],
 ]
 
-/** Loads the SOCKS client. It is CommonJS: its members are the default's, in the bundle as well. */
+/** Loads the SOCKS client. It is CommonJS, so its members belong to the default export, in the bundle too. */
 export const loadSocks = async () => (await import('socks')).default
 
-/** Makes connections through a SOCKS proxy. https://www.rfc-editor.org/rfc/rfc1928 */
+/** Creates a connector through a SOCKS proxy. https://www.rfc-editor.org/rfc/rfc1928 */
 export function createSocksConnector(proxy: Proxy, { timeout, guard, secure }: SocksOptions): buildConnector.connector {
   async function open(hostname: string, port: number): Promise<Socket> {
     const { SocksClient } = await loadSocks()
@@ -231,7 +231,7 @@ function resolve(guard: AddressGuard, hostname: string): Promise<string> {
   })
 }
 
-/** The library's errors have a text only, and hold the proxy's password. */
+/** Replaces the library's error, which has only a message and contains the proxy's password. */
 function toSocksError(error: Error): Error {
   if (!('options' in error)) return error
   const [pattern, code] = socksErrorCodes.find(([text]) => text.test(error.message)) ?? []

@@ -2,14 +2,14 @@ import { Slots } from '../lib/async.ts'
 import type { ConnectionPool } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** Gives back what a request held. */
+/** Returns the slots of a request. */
 export type Release = () => void
 
-/** Whose turn it is to ask an upstream. */
+/** Bounds the concurrent requests of each repository. */
 interface RepositoryShare {
-  /** Waits for a turn. Throws an UpstreamError (503) when none comes in time, or the signal's reason. */
+  /** Waits for a slot. Throws an UpstreamError (503) when none is free in time, or the signal's reason. */
   enter(request: ShareRequest): Promise<Release>
-  /** Notes bytes of a body, so that blobs that wait behind it wait on. */
+  /** Records progress of a body, so that blobs behind it keep waiting. */
   recordBytes(request: ShareRequest, bytes: number): void
 }
 
@@ -20,22 +20,22 @@ interface ShareRequest {
 }
 
 interface RepositoryShareOptions {
-  /** The upstream's name, which is also the one that its slots are counted for. */
+  /** The upstream's name; also the owner of its slots. */
   readonly host: string
-  /** How long a question waits for its turn, ms. */
+  /** How long a metadata request waits for a slot, ms. */
   readonly maxWaitMs: number
-  /** How long a blob waits in which nothing comes of those before it, ms. */
+  /** How long a blob waits while the blobs before it make no progress, ms. */
   readonly maxBlobWaitMs: number
-  /** Requests of all upstreams together: each holds a connection. No upstream gets all of them. */
+  /** Requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
   readonly requests: Slots
-  /** Connections to one origin, of each pool. */
+  /** Connections to one origin, per pool. */
   readonly connections: number
 }
 
 /**
- * Bounds how many requests an upstream, and each of its repositories, has under way, so that one that hangs cannot hold all
- * connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's for questions,
- * and three quarters for blobs, of which a pull uses many.
+ * Bounds the concurrent requests of an upstream and of each of its repositories, so that one that hangs cannot occupy all
+ * connections. An upstream gets at most half of them (see `Slots`). A repository gets a quarter of its upstream's share for metadata,
+ * and three quarters for blobs, because a pull fetches many.
  */
 export function createRepositoryShare(options: RepositoryShareOptions): RepositoryShare {
   const { host, requests, connections } = options
@@ -43,7 +43,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
     const part = pool === 'metadata' ? 1 / 4 : 3 / 4
     return Math.max(1, Math.floor(Math.min(connections, requests.mostOfOne) * part))
   }
-  /** By pool and repository. */
+  /** Slots by pool and repository. */
   const shares = new Map<string, Slots>()
 
   const take = (slots: Slots, { pool, signal }: ShareRequest, owner?: string) =>
@@ -55,7 +55,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
     const slots = shares.get(key) ?? new Slots(getLimit(request.pool))
     shares.set(key, slots)
     const release = await take(slots, request)
-    if (!release) throw tooManyRequests(`As many requests for this repository as may be at a time wait for ${host}.`)
+    if (!release) throw tooManyRequests(`Too many requests for this repository are waiting for ${host}.`)
     return () => {
       release()
       if (slots.isUnused && shares.get(key) === slots) shares.delete(key)
@@ -68,7 +68,7 @@ export function createRepositoryShare(options: RepositoryShareOptions): Reposito
       const leaveShare = key === undefined ? undefined : await enterShare(key, request)
       try {
         const leave = await take(requests, request, host)
-        if (!leave) throw tooManyRequests(`As many requests to ${host} are under way as may be at a time.`)
+        if (!leave) throw tooManyRequests(`Too many requests to ${host} are under way.`)
         return () => {
           leave()
           leaveShare?.()

@@ -7,8 +7,8 @@ const pausesMs = [150, 450]
 const budgetMs = 10_000
 
 /**
- * Runs a GET or HEAD up to three times, as long as it fails with a TransientError and no try would begin later than 10 s after
- * the first. The pauses are spread by half to both sides, so that clients that failed together do not return together.
+ * Runs a GET or HEAD up to three times, while it fails with a TransientError and the next attempt would begin within 10 s of the
+ * first. Pauses vary by up to half, so that requests that failed together are not repeated together.
  */
 export async function withRetries<T>(
   attempt: () => Promise<T>,
@@ -29,19 +29,19 @@ export async function withRetries<T>(
 }
 
 /**
- * What a failure tells about the upstream (decision D6): `unreachable` = no connection; `silent` = a connection, but no answer in
- * time; `answered` = a 5xx answer. The last two may concern a single repository.
+ * The kind of an outage (decision D6): `unreachable` = no connection; `silent` = a connection, but no response in time; `answered` = a
+ * 5xx response. The last two may concern a single repository.
  */
 export type Outage = 'unreachable' | 'silent' | 'answered'
 
-/** A failure that another try may not meet: no answer, a 5xx answer, a body cut short, a limit that is over at once. */
+/** A failure that a retry may avoid: no response, a 5xx response, a body cut short, a short rate limit. */
 export class TransientError extends UpstreamError {
-  /** Undefined for a failure that does not count for the circuit breaker. */
+  /** Undefined for a failure that the circuit breaker does not count. */
   readonly outage: Outage | undefined
-  /** Milliseconds that the upstream asked to wait; otherwise the usual pause. */
+  /** The pause that the upstream asked for, ms; undefined for the usual pause. */
   readonly pauseMs: number | undefined
 
-  /** `breaksCircuit`: the failure counts for the circuit breaker, as an `answered` outage unless `outage` says otherwise. */
+  /** `breaksCircuit`: the circuit breaker counts the failure, as an `answered` outage unless `outage` says otherwise. */
   constructor(
     failure: UpstreamFailure,
     status: number,
@@ -56,40 +56,40 @@ export class TransientError extends UpstreamError {
     this.pauseMs = options.pauseMs
   }
 
-  /** Whether an answer came, though not the wanted one. A failure of the network carries its cause. */
+  /** Whether the upstream responded. A network failure carries its cause. */
   get isAnswer(): boolean {
     return this.cause === undefined
   }
 }
 
 /**
- * Keeps an upstream, or the broken part of it, from being asked in vain (decision D6).
+ * Circuit breaker: stops requests to an upstream, or to the broken part of it, while they would fail (decision D6).
  *
- * A connection that fails concerns the whole upstream. A 5xx answer, or no answer in time, concerns the repository that was asked
- * about, because a repository can be broken alone: it counts once for each repository. Five in a row open the circuit for 30 s.
- * Then connections that failed close the upstream to everybody; repositories that failed are refused themselves, and any other
- * one is still asked. A single request that fails five times in a row is refused for 30 s by itself.
+ * A failed connection concerns the whole upstream. A 5xx response, or no response in time, concerns one repository, because a
+ * repository can be broken alone: it counts once for each repository. Five in a row open the circuit for 30 s. After failed
+ * connections, the open circuit refuses every request to the upstream; after failed repositories, it refuses only these repositories.
+ * A single request that fails five times in a row is refused for 30 s by itself.
  */
 interface Circuit {
-  /** Runs one attempt and learns from its end. Throws an UpstreamError (503) at once for what is not to be asked now. */
+  /** Runs one attempt and records its result. Throws an UpstreamError (503) at once for a request that the circuit refuses. */
   run<T>(source: RequestSource, attempt: () => Promise<T>): Promise<T>
   readonly state: UpstreamHealth['state']
 }
 
 interface RequestSource {
   readonly repository: string
-  /** The same text for requests that have the same answer. */
+  /** Identifies the request: equal for requests with the same response. */
   readonly request: string
 }
 
-/** What fails again and again, and is not asked for the moment. The rest of the upstream may be well. */
+/** The refusal of a request that keeps failing. The rest of the upstream may be healthy. */
 export class RepeatedFailure extends UpstreamError {
   override name = 'RepeatedFailure'
 }
 
 const failuresToOpen = 5
 const openMs = 30_000
-/** Repositories that may probe an upstream at the same time, so that one that hangs does not keep the others out. */
+/** Repositories that may probe an upstream at the same time, so that a probe that hangs does not block the others. */
 const maxProbes = 5
 const maxEntries = 1000
 
@@ -102,15 +102,15 @@ interface RequestFailures {
 }
 
 export function createCircuit(host: string, clock: Clock, logger: Logger): Circuit {
-  /** Connections that failed since the upstream last answered. */
+  /** Failed connections since the upstream's last response. */
   let connectionFailures = 0
-  /** Nobody is asked before; monotonic ms. Undefined unless connections failed. */
+  /** The whole upstream is refused until then, monotonic ms; undefined unless connections failed. */
   let closedUntil: number | undefined
-  /** Repositories that failed since the upstream last answered, and until when an open circuit refuses each; monotonic ms. */
+  /** Failed repositories since the upstream's last response, and until when an open circuit refuses each; monotonic ms. */
   const repositories = new LRUCache<string, number>({ max: maxEntries })
   const requests = new LRUCache<string, RequestFailures>({ max: maxEntries })
   const probing = new Set<string>()
-  // A token request serves many waiters: its failure is one failure, however many of them report it.
+  // Counts a failure once, because many requests may wait for the same token request and report its failure.
   const counted = new WeakSet<TransientError>()
 
   /** The message of the last failure. */
@@ -119,19 +119,19 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
   const failures = () => connectionFailures + repositories.size
   const isOpen = () => closedUntil !== undefined || failures() >= failuresToOpen
 
-  /** Returns how to end the probe that the request is. Throws when it must not be asked now. */
+  /** Admits a request, and returns how to end its probe. Throws when the circuit refuses the request. */
   function admit({ repository, request }: RequestSource): () => void {
     const now = clock.monotonic()
     const own = requests.get(request)
     const isOwnProbe = own !== undefined && own.failures >= failuresToOpen
     if (isOwnProbe && (own.isProbed || own.until > now)) {
-      const message = `${host} keeps failing for this request, which is not repeated for a while: ${own.last?.message}`
+      const message = `${host} keeps failing for this request; the mirror waits before it retries: ${own.last?.message}`
       throw new RepeatedFailure('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(own.until - now) })
     }
     const until = isOpen() ? Math.max(closedUntil ?? 0, repositories.get(repository) ?? 0) : 0
     const isProbe = isOpen() && (closedUntil !== undefined || repositories.has(repository))
     if (until > now || (isProbe && (probing.has(repository) || probing.size >= maxProbes))) {
-      const message = `${host} is left alone for a while, because it does not answer: ${reason}`
+      const message = `${host} does not respond; the mirror waits before it retries: ${reason}`
       throw new UpstreamError('unavailable', 503, message, { retryAfterSeconds: toWholeSeconds(until - now) })
     }
     if (isOwnProbe) own.isProbed = true
@@ -148,7 +148,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
     closedUntil = undefined
     repositories.clear()
     requests.delete(request)
-    if (wasOpen) logger.info({ upstream: host }, 'the upstream answers again')
+    if (wasOpen) logger.info({ upstream: host }, 'the upstream responds again')
   }
 
   function recordFailure(error: TransientError, { repository, request }: RequestSource, isProbe: boolean): void {
@@ -163,11 +163,14 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
       if (failures() >= failuresToOpen && (isProbe || closedUntil === undefined)) closedUntil = until
     } else {
       repositories.set(repository, until)
-      // There was a connection: the others may try.
+      // A connection succeeded, so other repositories may try.
       if (isProbe) [connectionFailures, closedUntil] = [0, undefined]
     }
     if (isOpen() && (isProbe || !wasOpen))
-      logger.warn({ upstream: host, reason: error.message }, 'the upstream does not answer and is left alone for 30 s')
+      logger.warn(
+        { upstream: host, reason: error.message },
+        'the upstream does not respond; it gets no requests for 30 s',
+      )
   }
 
   function recordRequestFailure(request: string, error: TransientError, until: number): void {
@@ -189,7 +192,7 @@ export function createCircuit(host: string, clock: Clock, logger: Logger): Circu
         return result
       } catch (error) {
         if (error instanceof TransientError && error.outage) recordFailure(error, source, wasShut)
-        // Any other UpstreamError that carries an answer shows that somebody is there.
+        // Any other UpstreamError that carries a response shows that the upstream is up.
         else if (error instanceof UpstreamError && isAnswer(error)) recordAnswer(source)
         throw error
       } finally {

@@ -10,17 +10,17 @@ import { TransientError } from './retry.ts'
 import type { TransportResponse, Transport, TransportRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** The tokens of one upstream, by realm, service, scope and the very credential that got them. */
+/** The access tokens of one upstream, by realm, service, scope and credential. */
 export interface TokenCache {
-  /** A token that is good for a while yet; one request serves all who wait for the same. */
+  /** Returns a token that stays valid for a while. Concurrent calls for the same token share one request. */
   get(request: TokenRequest, signal: AbortSignal | undefined): Promise<AccessToken>
-  /** Forgets a token that was refused, unless another one has taken its place. */
+  /** Forgets a refused token, unless another one has replaced it. */
   drop(request: TokenRequest, token: AccessToken): void
 }
 
 export interface TokenRequest {
   readonly challenge: BearerChallenge
-  /** Of one repository: registries refuse tokens that have grown too long. */
+  /** The scope of a single repository, because registries refuse tokens that grow too long. */
   readonly scope: string
   readonly credential: Credential | undefined
 }
@@ -43,7 +43,7 @@ export function createTokenCache(host: string, deps: { transport: Transport; clo
 
   return {
     async get(request, signal) {
-      // Before a request begins whose failure nobody would be there to meet.
+      // Checked before a request begins, because no caller would await its failure.
       signal?.throwIfAborted()
       const key = keyOf(request)
       const known = tokens.get(key)
@@ -63,10 +63,10 @@ function keyOf({ challenge: { realm, service }, scope, credential }: TokenReques
   return JSON.stringify([realm.href, service, scope, getFingerprint(credential)])
 }
 
-/** The scope in which a repository is read. */
+/** Returns the scope that allows to pull a repository. */
 export const pullScope = (name: string) => `repository:${name}:pull`
 
-/** What a Bearer challenge asks a token for. */
+/** The realm and service of a Bearer challenge. */
 export interface BearerChallenge {
   readonly realm: URL
   readonly service: string | undefined
@@ -76,7 +76,7 @@ export interface AccessToken {
   readonly value: string
   /** Monotonic ms. */
   readonly obtainedAt: number
-  /** Monotonic ms: ask for another one from then on. */
+  /** Monotonic ms: the time from which the token has to be replaced. */
   readonly refreshAt: number
 }
 
@@ -84,7 +84,7 @@ const maxResponseBytes = 1024 * 1024
 const clientId = 'dev-mirror'
 
 /**
- * Asks a realm for a token: by GET, with Basic when there is a password, or by POST for a refresh token.
+ * Requests a token from a realm: by GET, with Basic authentication for a password, or by POST for a refresh token.
  * https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
  */
 async function requestToken(
@@ -94,18 +94,18 @@ async function requestToken(
   credential: Credential | undefined,
   { transport, clock }: { transport: Transport; clock: Clock },
 ): Promise<AccessToken> {
-  const answer = await transport.send(createTransportRequest(challenge, scope, credential))
+  const response = await transport.send(createTransportRequest(challenge, scope, credential))
   const where = `${host} (${redact(challenge.realm.origin + challenge.realm.pathname)})`
-  if (answer.status !== 200) throw await toTokenError(where, answer, credential, clock)
+  if (response.status !== 200) throw await toTokenError(where, response, credential, clock)
   const token = parseToken(
-    await readJsonObject(await readWholeBody(answer, maxResponseBytes, where)),
+    await readJsonObject(await readWholeBody(response, maxResponseBytes, where)),
     clock.monotonic(),
   )
-  if (!token) throw new UpstreamError('invalid', 502, `${where} answered with something that holds no token.`)
+  if (!token) throw new UpstreamError('invalid', 502, `${where} answered without a token.`)
   return token
 }
 
-/** The Authorization header's value for a user name and password. */
+/** Returns the Authorization header's value for a user name and password. */
 export function basicAuthorization(username: string, password: string): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
@@ -137,14 +137,14 @@ function createTransportRequest(
 
 async function toTokenError(
   where: string,
-  answer: TransportResponse,
+  response: TransportResponse,
   credential: Credential | undefined,
   clock: Clock,
 ): Promise<UpstreamError> {
-  const { status } = answer
+  const { status } = response
   const secrets = getSecrets(credential)
-  if (status === 429) return toLimitError(where, answer, clock, (text) => parseReason(text, secrets))
-  const reason = await readReason(answer, secrets)
+  if (status === 429) return toLimitError(where, response, clock, (text) => parseReason(text, secrets))
+  const reason = await readReason(response, secrets)
   const message = withReason(`${where} answered ${status} when asked for a token`, reason)
   if (status >= 500) return new TransientError('unavailable', 502, message, { breaksCircuit: true })
   // Servers differ in the status for a refused refresh token: RFC 6749 §5.2 says 400.
@@ -155,10 +155,10 @@ async function toTokenError(
   return new UpstreamError('invalid', 502, message)
 }
 
-function parseToken(answer: Record<string, unknown> | undefined, now: number): AccessToken | undefined {
-  const value = answer?.['token'] || answer?.['access_token']
+function parseToken(json: Record<string, unknown> | undefined, now: number): AccessToken | undefined {
+  const value = json?.['token'] || json?.['access_token']
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
-  const told = answer?.['expires_in']
-  const lifetimeMs = (typeof told === 'number' && told > 0 ? told : 60) * 1000
+  const expiresIn = json?.['expires_in']
+  const lifetimeMs = (typeof expiresIn === 'number' && expiresIn > 0 ? expiresIn : 60) * 1000
   return { value, obtainedAt: now, refreshAt: now + Math.max(lifetimeMs - 10_000, lifetimeMs / 2) }
 }

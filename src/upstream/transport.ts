@@ -17,9 +17,9 @@ import {
 } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
-/** The one door to the network: connections, deadlines, redirects. No retry and no credential of its own. */
+/** Sends requests over the network: connections, deadlines and redirects, without retries and credentials. */
 export interface Transport {
-  /** One request and its redirects. Throws an UpstreamError when no answer comes, or the signal's reason. */
+  /** Sends one request and follows its redirects. Throws an UpstreamError when no response arrives, or the signal's reason. */
   send(request: TransportRequest): Promise<TransportResponse>
   /** Ends every connection. */
   close(): Promise<void>
@@ -28,28 +28,28 @@ export interface Transport {
 export interface TransportRequest {
   readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
-  /** Lower-case names. `authorization` goes no further than the origin of `url`. */
+  /** Lower-case names. A redirect to another origin drops `authorization`. */
   readonly headers: Readonly<Record<string, string>>
   readonly body?: string
   readonly pool: ConnectionPool
-  /** What it is about: one repository may not hold every connection. */
+  /** The repository that the request concerns; its share of the connections is limited. */
   readonly repository?: string | undefined
   readonly signal?: AbortSignal | undefined
-  /** Answers the challenges of registries that the request is redirected to. */
+  /** Answers the challenges of registries to which the request is redirected. */
   readonly targets?: RedirectTargets | undefined
 }
 
 export interface TransportResponse {
   readonly status: number
-  /** The host, with its port, of another origin that answered than the one that was asked. */
+  /** The host, with its port, that responded after a redirect to another origin; undefined without one. */
   readonly redirectHost: string | undefined
-  /** Whether that is no registry either: an object store, a content delivery network. */
+  /** Whether that host is not a registry but an object store or a content delivery network. */
   readonly isStorage: boolean
-  /** The value of a header, by its lower-case name; several values are joined. */
+  /** Returns a header by its lower-case name; several values are joined. */
   readonly header: (name: string) => string | undefined
-  /** Read once, or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
+  /** The body, to be read once or discarded. Throws an UpstreamError when it breaks off; stopping early ends the connection. */
   readonly body: AsyncIterable<Uint8Array>
-  /** Lets go of the body. */
+  /** Discards the body. */
   discard(): void
 }
 
@@ -59,14 +59,14 @@ export interface TransportOptions extends AgentsOptions {
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
   readonly userAgent: string
-  /** Requests under way, of all upstreams together; no limit when not given. */
+  /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
 }
 
 const maxRedirects = 5
-/** How long a blob waits for a connection while nothing comes of the blobs before it, ms. */
+/** How long a blob waits for a connection while the blobs before it make no progress, ms. */
 const maxBlobWaitMs = 60_000
-/** A body up to this size is read to keep its connection; a longer one, or one that takes its time, is cut. */
+/** Limits for discarding a body: a body within them is read to keep its connection; beyond them the connection is closed. */
 const discardBytes = 64 * 1024
 const discardMs = 1000
 
@@ -81,18 +81,19 @@ export function createTransport(options: TransportOptions): Transport {
     requests,
     connections: connectionsPerOrigin,
   })
-  /** What waits for its turn or has begun. Agents lose sight of a connection once its last request has begun, and would not end it. */
+  /** Requests that wait or run. `close` aborts them itself, because an agent does not end a connection whose last request has begun. */
   const running = new Set<AbortController>()
   let closed = false
 
-  const stopping = () => new UpstreamError('unavailable', 503, `${host} is no longer asked: the mirror is stopping.`)
+  const stopping = () =>
+    new UpstreamError('unavailable', 503, `${host} is no longer contacted: the mirror is stopping.`)
 
   async function ask(request: TransportRequest, url: URL, headers: Record<string, string>): Promise<TransportResponse> {
     guard.checkLiteral(url)
     const { agent, via } = await agents.find(request.pool, url)
     request.signal?.throwIfAborted()
     if (closed) throw stopping()
-    const foreign = url.origin !== request.url.origin
+    const isRedirected = url.origin !== request.url.origin
     const run = new AbortController()
     const onAbort = () => run.abort(request.signal?.reason)
     let leave: Release | undefined
@@ -124,11 +125,11 @@ export function createTransport(options: TransportOptions): Transport {
           onClose: finish,
         },
       )
-      return toTransportResponse(response, foreign ? url : undefined)
+      return toTransportResponse(response, isRedirected ? url : undefined)
     } catch (error) {
       finish()
       run.signal.throwIfAborted()
-      throw toRequestError({ host, target: url.host, foreign, via }, error)
+      throw toRequestError({ host, target: url.host, isRedirected, via }, error)
     }
   }
 
@@ -145,14 +146,14 @@ export function createTransport(options: TransportOptions): Transport {
         const asked = (authorization?: string) =>
           ask(request, to, authorization === undefined ? { ...headers } : { ...headers, authorization })
         const isTarget = url.origin !== request.url.origin && findRepository(url) !== undefined
-        const answer =
+        const response =
           isTarget && request.targets ? await request.targets.send(url, request.signal, asked) : await asked()
-        const location = answer.header('location')
-        if (!isRedirect(answer.status) || location === undefined) return answer
-        answer.discard()
+        const location = response.header('location')
+        if (!isRedirect(response.status) || location === undefined) return response
+        response.discard()
         const target = resolveRedirect(url, location)
         if (typeof target === 'string') throw refusedRedirect(host, target)
-        if (request.method === 'POST') throw refusedRedirect(host, 'what is posted holds a secret')
+        if (request.method === 'POST') throw refusedRedirect(host, 'the request body contains a secret')
         if (hops === maxRedirects)
           throw refusedRedirect(host, `it is the sixth in a row, to ${redact(stripQuery(target))}`)
         // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pull: never across host boundaries.
@@ -194,7 +195,7 @@ function toTransportResponse({ status, headers, body }: AgentResponse, elsewhere
   }
 }
 
-/** An end by our own will has the signal's reason. */
+/** Returns the signal's reason for a body that the mirror aborted, otherwise the network's failure. */
 function explainBodyError(host: string, error: unknown, { aborted, reason }: AbortSignal): Error {
   return aborted && reason instanceof Error ? reason : toBodyError(host, error)
 }
@@ -210,8 +211,8 @@ function refusedRedirect(host: string, why: string): UpstreamError {
 const stripQuery = (url: URL) => `${url.origin}${url.pathname}`
 
 /**
- * The certificates to trust with an own CA: it and everything that is trusted without it, for a corporate registry redirects to
- * public storage. Throws a MirrorError when the text holds no certificate or a broken one.
+ * Returns the certificates to trust with a custom CA: this CA and the default ones, because a corporate registry may redirect to public
+ * storage. Throws a MirrorError when the text contains no certificate, or a broken one.
  */
 export function trustedCertificates(pem: string, host: string): string[] {
   const own = readCertificates(pem)
@@ -225,7 +226,7 @@ export function trustedCertificates(pem: string, host: string): string[] {
 }
 
 function machineCertificates(): readonly string[] {
-  // Newer Node only; it knows NODE_EXTRA_CA_CERTS and the system's store as well.
+  // Exists in newer versions of Node; it includes NODE_EXTRA_CA_CERTS and the system's store.
   if ('getCACertificates' in tls && typeof tls.getCACertificates === 'function') {
     return tls.getCACertificates('default') as string[]
   }
@@ -248,29 +249,31 @@ const certificateCode =
   /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
 
 interface RequestTarget {
-  /** The upstream. */
+  /** The upstream's name. */
   readonly host: string
-  /** The host that was asked on its behalf, with its port. */
+  /** The host that the request goes to, with its port. */
   readonly target: string
-  /** Whether it is of another origin than the one that was asked first. */
-  readonly foreign: boolean
-  /** The proxy that it was asked through. */
+  /** Whether a redirect led to another origin. */
+  readonly isRedirected: boolean
+  /** The proxy that the request goes through. */
   readonly via?: string | undefined
 }
 
-/** What went wrong before an answer came. Storage that cannot be reached says nothing on whether the registry is up. */
-function toRequestError({ host, target, foreign, via }: RequestTarget, error: unknown): Error {
+/** Converts a failure before the response to an error. A failure of storage does not count as an outage of the registry. */
+function toRequestError({ host, target, isRedirected, via }: RequestTarget, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const name = target === host ? host : `${host} (${target})`
-  const where = via === undefined ? name : `${name}, asked through the proxy ${via},`
-  const refusedBy = via === undefined ? undefined : toProxyError(via, name, foreign, error)
+  const where = via === undefined ? name : `${name}, through the proxy ${via},`
+  const refusedBy = via === undefined ? undefined : toProxyError(via, name, isRedirected, error)
   if (refusedBy) return refusedBy
   const own = ownFailureCode(error)
   if (own !== undefined)
-    return new TransientError('unavailable', 503, `The mirror itself could not ask ${name} (${own}).`, { cause: error })
+    return new TransientError('unavailable', 503, `The mirror could not send a request to ${name} (${own}).`, {
+      cause: error,
+    })
   const why = unresolvedCodes.has(code) ? describeUnresolved(error) : connectFailures.get(code)
-  const breaksCircuit = !foreign
+  const breaksCircuit = !isRedirected
   if (why) {
     const options = { breaksCircuit, outage: 'unreachable', cause: error } as const
     return new TransientError('unavailable', 502, `${where} ${why}.`, options)
@@ -281,7 +284,7 @@ function toRequestError({ host, target, foreign, via }: RequestTarget, error: un
     return new TransientError('unavailable', 504, `${where} ${late.why}.`, options)
   }
   if (certificateCode.test(code)) {
-    const message = `${where} could not prove who it is (${code}); a CA of your own goes to upstreams."${host}".ca.`
+    const message = `${where} presented a certificate that is not trusted (${code}); set upstreams."${host}".ca to trust your own CA.`
     return new UpstreamError('unavailable', 502, message, { cause: error })
   }
   return new TransientError('unavailable', 502, `${where} broke the connection (${code || 'no reason given'}).`, {
@@ -289,49 +292,52 @@ function toRequestError({ host, target, foreign, via }: RequestTarget, error: un
   })
 }
 
-/** It may be the name of the upstream, or of the proxy. */
+/** Names the hostname that failed, because it may be the upstream's or the proxy's. */
 function describeUnresolved(error: unknown): string {
   const hostname = error instanceof Error && 'hostname' in error ? `the name ${String(error.hostname)}` : 'its name'
   return `cannot be reached: ${hostname} could not be resolved (offline, or DNS)`
 }
 
-/** What a proxy said that would not make a connection; undefined for another failure. undici has its status in a text only. */
-function toProxyError(via: string, name: string, foreign: boolean, error: unknown): UpstreamError | undefined {
+/** Converts a proxy's refusal to connect to an error; undefined for another failure. undici reports the status only in the message. */
+function toProxyError(via: string, name: string, isRedirected: boolean, error: unknown): UpstreamError | undefined {
   const status = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(
     error instanceof Error ? error.message : '',
   )?.[1]
   if (status === undefined) return undefined
-  const why = status === '407' ? 'wants a user name and a password, or other ones' : `makes no connection to ${name}`
+  const why =
+    status === '407' ? 'requires a user name and password, or rejected the given ones' : `refuses to connect to ${name}`
   const message = `The proxy ${via} ${why} (${status}).`
   if (Number(status) < 500) return new UpstreamError('unavailable', 502, message, { cause: error })
   return new TransientError('unavailable', 502, message, {
-    breaksCircuit: !foreign,
+    breaksCircuit: !isRedirected,
     outage: 'unreachable',
     cause: error,
   })
 }
 
-/** What went wrong within a body. It says nothing on whether the upstream is up (decision D6). */
+/** Converts a failure within a body to an error, which does not count as an outage of the upstream (decision D6). */
 function toBodyError(host: string, error: unknown): Error {
   if (error instanceof UpstreamError || isBug(error)) return error
   const code = codeOf(error) ?? ''
   const stalled = code === 'UND_ERR_BODY_TIMEOUT'
-  const message = stalled ? `${host} stopped sending.` : `${host} broke off in mid-body (${code || 'no reason given'}).`
+  const message = stalled
+    ? `${host} stopped sending.`
+    : `${host} closed the connection in the middle of the body (${code || 'no reason given'}).`
   return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
 }
 
-/** Node refuses arguments with an `ERR_*`, and the rest of our own mistakes have no code at all. */
+/** Whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
 function isBug(error: unknown): error is Error {
   const code = codeOf(error)
   return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)
 }
 
 /**
- * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They want tokens of their own, and get them as anybody
- * would: the upstream's credential is none of theirs.
+ * The registries that an upstream redirects to, as lscr.io does to ghcr.io. They require their own tokens, which the mirror requests
+ * anonymously: they must not receive the upstream's credential.
  */
 export interface RedirectTargets {
-  /** Sends a request to a URL that names a repository, and answers the target's challenge. `ask` gets the Authorization header's value. */
+  /** Sends a request to a URL of a repository, and answers the target's challenge. `ask` receives the Authorization header's value. */
   send(
     url: URL,
     signal: AbortSignal | undefined,

@@ -6,8 +6,8 @@ import { harmlessParameters } from '../lib/logger.ts'
 import { UpstreamError } from './upstream.ts'
 
 /**
- * Whether a token realm may see the credential of an upstream: it lives on the upstream's own host and port, on the same
- * registrable domain over https, or on a host the user named. Anything else is how a registry steals a password (CVE-2026-33540).
+ * Whether a token realm may receive the credential of an upstream: its host and port are the upstream's own, it is on the same
+ * registrable domain over https, or the user named its host. Any other realm could steal the password (CVE-2026-33540).
  */
 export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: readonly string[]): boolean {
   if (realm.protocol !== 'https:' && (realm.protocol !== 'http:' || upstream.protocol === 'https:')) return false
@@ -20,14 +20,14 @@ export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: read
   return domain !== undefined && domain === registrableDomain(upstream)
 }
 
-/** Whether a URL's host is one of those the user named; without a port the scheme's own is meant. */
+/** Whether the user named a URL's host; a name without a port means the scheme's default port. */
 function isNamedHost(url: URL, hosts: readonly string[]): boolean {
   return hosts.some(
     (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${getPort(url)}`,
   )
 }
 
-/** Where a redirect leads, or why it is not followed. */
+/** Resolves a redirect to its target, or to the reason not to follow it. */
 export function resolveRedirect(from: URL, location: string): URL | string {
   const target = URL.canParse(location, from.href) ? new URL(location, from) : undefined
   if (!target) return 'its target is not a URL'
@@ -39,12 +39,12 @@ export function resolveRedirect(from: URL, location: string): URL | string {
 
 const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags\/list)$/
 
-/** The repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
+/** Finds the repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
 export function findRepository(url: URL): string | undefined {
   return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
 }
 
-/** Whether a URL carries nothing that it could be signed with: no user, no fragment, and no parameter that is long and unknown. */
+/** Whether a URL contains no signature: no user, no fragment, and no long unknown parameter. */
 function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
   if (username !== '' || password !== '' || hash !== '') return false
   return search
@@ -70,13 +70,13 @@ function getPort(url: URL): string {
   return url.protocol === 'https:' ? '443' : '80'
 }
 
-/** How far an address reaches, from everywhere to this link only. */
+/** The reach of an address, from the whole internet to this link. */
 type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
 
 const ranks: Record<AddressClass, number> = { public: 0, private: 1, loopback: 2, 'link-local': 3 }
 
-// 198.18.0.0/15 is left out on purpose: VPN clients answer every DNS name with an address of it. So are addresses for
-// documentation: they lead nowhere.
+// Omits 198.18.0.0/15 on purpose, because VPN clients resolve every DNS name to an address of it, and addresses for documentation,
+// because they lead nowhere.
 const ranges: [AddressClass, string[]][] = [
   ['loopback', ['127.0.0.0/8', '0.0.0.0/8', '::1/128', '::/128']],
   [
@@ -84,14 +84,14 @@ const ranges: [AddressClass, string[]][] = [
     [
       '169.254.0.0/16',
       'fe80::/10',
-      // Machines in a cloud find their metadata and credentials there: of Azure, Alibaba, Oracle, AWS (EKS too), Google.
+      // Metadata services of clouds, which serve credentials: Azure, Alibaba, Oracle, AWS (also EKS), Google.
       '168.63.129.16/32',
       '100.100.100.200/32',
       '192.0.0.192/32',
       'fd00:ec2::254/128',
       'fd00:ec2::23/128',
       'fd20:ce::254/128',
-      // Multicast, reserved and benchmark addresses are no place for a registry, and get the strictest class.
+      // Multicast, reserved and benchmark addresses get the strictest class, because no registry has one.
       '224.0.0.0/3',
       'ff00::/8',
       '2001:2::/48',
@@ -115,8 +115,8 @@ const lists = ranges.map(([addressClass, subnets]) => {
 })
 
 /**
- * The class of an IP address. An IPv6 address that stands for an IPv4 one (mapped, translated, NAT64, 6to4, Teredo, ISATAP …)
- * is as near as that one is. What is no address gets the strictest class.
+ * Classifies an IP address. An IPv6 address that contains an IPv4 address (mapped, translated, NAT64, 6to4, Teredo, ISATAP …) is as
+ * private as that address. Any other text gets the strictest class.
  */
 export function classifyAddress(address: string): AddressClass {
   const bare = address.split('%', 1)[0]!
@@ -128,12 +128,12 @@ export function classifyAddress(address: string): AddressClass {
   return [own ?? embedded.minClass, ...embedded.addresses.map(classifyAddress)].reduce(getMorePrivate)
 }
 
-/** Whether an address of class `target` is nearer to us than one of class `base`, and so nothing `base` may send us to. */
+/** Whether class `target` is more private than class `base`, so that `base` must not redirect to it. */
 export function isMorePrivate(target: AddressClass, base: AddressClass): boolean {
   return ranks[target] > ranks[base]
 }
 
-/** The IP address that stands in a URL in place of a name. The URL parser has already undone octal and decimal spellings. */
+/** Returns the IP address that a URL has instead of a name. The URL parser has already normalized octal and decimal spellings. */
 export function literalAddress(url: URL): string | undefined {
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   return isIP(host) ? host : undefined
@@ -144,11 +144,11 @@ function getMorePrivate(one: AddressClass, other: AddressClass): AddressClass {
 }
 
 function findClass(address: string, family: 'ipv4' | 'ipv6'): AddressClass | undefined {
-  // An IPv4 address in IPv6 is looked at apart: the list would find the mapped form only.
+  // Checks one family only; an IPv4 address in IPv6 is checked separately, because the list would find the mapped form only.
   return lists.find(([, list]) => list.check(address, family))?.[0]
 }
 
-/** The IPv4 addresses that an IPv6 address stands for, and the class that it has at least; undefined where it stands for none. */
+/** The IPv4 addresses in an IPv6 address, and the minimum class of the IPv6 address. */
 interface Embedded {
   readonly addresses: readonly string[]
   readonly minClass: AddressClass
@@ -159,13 +159,13 @@ function findEmbedded(bytes: Uint8Array): Embedded | undefined {
     addresses: [ipv4At(bytes, at)],
     minClass: least,
   })
-  // `::`, `::1` are not compatible addresses: RFC 4291 §2.5.
+  // IPv4-compatible; `::` and `::1` are not: RFC 4291 §2.5.
   if (startsWith(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) && !startsWith(bytes.subarray(12), [0, 0, 0]))
     return found(12)
   // Mapped: RFC 4291 §2.5.5.2; translated: RFC 2765 §2.1.
   if (startsWith(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])) return found(12)
   if (startsWith(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0])) return found(12)
-  // NAT64: RFC 6052; a network's own (RFC 8215) is that network's, wherever in it the IPv4 address stands.
+  // NAT64: RFC 6052; a local prefix (RFC 8215) is private, wherever it contains the IPv4 address.
   if (startsWith(bytes, [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0])) return found(12)
   if (startsWith(bytes, [0, 0x64, 0xff, 0x9b, 0, 1])) return found(12, 'private')
   // 6to4: RFC 3056.
@@ -189,12 +189,12 @@ function ipv4At(bytes: Uint8Array, at: number): string {
   return bytes.subarray(at, at + 4).join('.')
 }
 
-/** 2000::/3, all that IANA has given away so far. */
+/** Whether an address is in 2000::/3, the only block that IANA has allocated. */
 function isGlobalUnicast([first = 0]: Uint8Array): boolean {
   return first >> 5 === 1
 }
 
-/** The 16 bytes of an IPv6 address; undefined for what is none. */
+/** Parses an IPv6 address to its 16 bytes; undefined for any other text. */
 function parseIpv6(address: string): Uint8Array | undefined {
   if (isIP(address) !== 6) return undefined
   const [head = '', tail] = address.split('::')
@@ -212,14 +212,14 @@ function parseGroups(text: string): number[] {
   })
 }
 
-/** `dns.lookup` in the form that gives all addresses. */
+/** The form of `dns.lookup` that returns all addresses. */
 export type LookupAll = (
   hostname: string,
   options: LookupOptions & { all: true },
   callback: (error: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void,
 ) => void
 
-/** The form in which sockets ask for addresses. */
+/** The form of `dns.lookup` that sockets call. */
 type SocketLookup = (
   hostname: string,
   options: LookupOptions,
@@ -229,29 +229,29 @@ type SocketLookup = (
 interface AddressGuardOptions {
   readonly host: string
   readonly url: URL
-  /** Whether the upstream may be anywhere, because the user configured it by name; otherwise it has to be public. */
+  /** Whether the upstream may have a private address, because the user configured it by name. */
   readonly allowPrivate: boolean
-  /** Hosts the user named: they may be anywhere too. */
+  /** Hosts that the user named: they may have a private address too. */
   readonly tokenHosts: readonly string[]
   readonly lookup: LookupAll
-  /** How near the upstream is to us, where that is known before its name was looked up. */
+  /** The upstream's class, where it is known before its name is resolved. */
   readonly ownClass?: AddressClass
 }
 
 /**
- * Keeps an upstream from sending us to addresses that only we can reach: redirects and token realms may not lead anywhere more
- * private than the upstream itself. Names are judged by the addresses that are then connected to, so that no second answer of
- * the DNS gets around it.
+ * Prevents an upstream from sending the mirror to private addresses: redirects and token realms may not lead to a more private address
+ * than the upstream's own. The guard checks the very addresses that are then connected to, so that a second DNS response cannot
+ * bypass it.
  */
 export interface AddressGuard {
   /** Throws an UpstreamError when the URL's literal address is refused. */
   checkLiteral(url: URL): void
   readonly lookup: SocketLookup
-  /** How near a host is that was connected to; `public` when that is not known. */
+  /** Returns the class of a host that was connected to; `public` when it is not known. */
   getClass(url: URL): AddressClass
 }
 
-/** Names whose class is remembered: those of the upstream, its token realms and its redirects. */
+/** Hostnames whose class is remembered: the upstream's, its token realms' and its redirects'. */
 const maxNames = 100
 
 export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
@@ -269,8 +269,8 @@ export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   function refusal(hostname: string): UpstreamError {
     const message =
       hostname === upstream.hostname
-        ? `${host} is at a private address; such an upstream has to be configured by name under upstreams.`
-        : `${host} leads to ${hostname}, which is at a more private address than itself; that is not followed.`
+        ? `${host} has a private address; such an upstream must be configured by name under upstreams in mirror.yaml.`
+        : `${host} redirects to ${hostname}, which has a more private address; the mirror does not follow it.`
     return new UpstreamError('invalid', 502, message)
   }
 

@@ -7,22 +7,22 @@ import type { AddressGuard } from './trust.ts'
 
 export interface AgentResponse {
   readonly status: number
-  /** By lower-case names. */
+  /** Headers by lower-case name. */
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
   readonly body: ResponseBody
 }
 
 interface DispatchOptions {
   readonly signal: AbortSignal
-  /** The reason for a body that broke off, as its reader shall have it. */
+  /** Converts the reason for a body that broke off to the error that its reader receives. */
   readonly explain: (error: unknown) => Error
-  /** Called for each piece of the body, with its length. */
+  /** Called with the length of each chunk of the body. */
   readonly onBytes?: (bytes: number) => void
-  /** Called once, when nothing more will come of it. */
+  /** Called once, when the request is over. */
   readonly onClose: () => void
 }
 
-/** One request. Rejects with what the network, or the signal, says. */
+/** Sends one request. Rejects with the network's error or the signal's reason. */
 export function dispatch(
   dispatcher: Dispatcher,
   request: Dispatcher.DispatchOptions,
@@ -34,7 +34,7 @@ export function dispatch(
   let failed = false
   const onAbort = () => {
     control?.abort(signal.reason)
-    // It may still wait for a connection, where nothing can end it but its turn.
+    // Rejects at once, because undici does not end a request that still waits for a connection.
     fail(signal.reason)
   }
   const close = () => {
@@ -43,7 +43,7 @@ export function dispatch(
   }
   const fail = (error: unknown) => {
     if (body) return body.fail(error)
-    // An abort is told of by its signal, by undici in answer to it, or at the request's turn: by the first of them.
+    // Ignores repeated reports: the signal, undici's answer to it and the request's turn all report one abort.
     if (failed) return
     failed = true
     close()
@@ -71,7 +71,7 @@ export function dispatch(
   return answered.promise
 }
 
-/** What can be done with a response that is under way. */
+/** Controls a response that is under way. */
 interface ResponseControl {
   pause(): void
   resume(): void
@@ -81,16 +81,16 @@ interface ResponseControl {
 
 interface ResponseBodyOptions {
   readonly control: ResponseControl
-  /** The reason for a body that broke off, as its reader shall have it. */
+  /** Converts the reason for a body that broke off to the error that its reader receives. */
   readonly explain: (error: unknown) => Error
-  /** Called once, when nothing more will come. */
+  /** Called once, when the body is over. */
   readonly onClose: () => void
 }
 
-/** Bytes that wait for the reader; beyond that the upstream waits. */
+/** Bytes that wait for the reader; beyond this the upstream is paused. */
 const maxBufferedBytes = 256 * 1024
 
-/** A body as it comes from the network, to be read once: without a stream between, which would cost more than all the rest. */
+/** A body as it arrives from the network, to be read once. It is no stream, because a stream would cost more than everything else. */
 export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   readonly #options: ResponseBodyOptions
   readonly #chunks: Uint8Array[] = []
@@ -99,7 +99,7 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   #closed = false
   #failure: { readonly error: unknown } | undefined
   #reader: Deferred<IteratorResult<Uint8Array>> | undefined
-  /** Bytes that may still be read for nobody; undefined for a body that somebody reads. */
+  /** Bytes that may still be read and dropped; undefined while the body has a reader. */
   #bytesToDump: number | undefined
   #dumpTimer: NodeJS.Timeout | undefined
 
@@ -124,7 +124,7 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     return this.#reader.promise
   }
 
-  /** Stopping early ends the connection; who waits for a chunk is told so. */
+  /** Ends the connection, and rejects a pending read. */
   return(): Promise<IteratorResult<Uint8Array>> {
     this.destroy()
     return Promise.resolve({ done: true, value: undefined })
@@ -156,17 +156,17 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
     this.#settleReader((reader) => reader.reject(this.#options.explain(error)))
   }
 
-  /** Ends the connection, if there is more to come. */
+  /** Ends the connection unless the body is complete. */
   destroy(): void {
     this.#chunks.length = 0
     if (this.#closed) return
-    const gone = new Error('the body was let go of')
+    const discarded = new Error('the body was discarded')
     this.#close()
-    this.#settleReader((reader) => reader.reject(this.#options.explain(gone)))
-    this.#options.control.abort(gone)
+    this.#settleReader((reader) => reader.reject(this.#options.explain(discarded)))
+    this.#options.control.abort(discarded)
   }
 
-  /** Reads what is left for nobody, to keep the connection: so many bytes at most, for so long (ms). */
+  /** Reads and drops the rest to keep the connection: at most `limit` bytes, for at most `milliseconds`. */
   dump(limit: number, milliseconds: number): void {
     if (this.#closed) return
     this.#bytesToDump = limit - this.#bytes
@@ -199,9 +199,9 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
 const connectedChannel = 'undici:client:connected'
 
 /**
- * Has every connection of undici go on when it ends, or breaks, while it waits for a slow reader. undici 7 asserts there that it
- * does not wait, in a listener of its own: with an answer that is the connection's last, the process would end. May be called
- * again. https://github.com/nodejs/undici/issues/5360, mended in 8, which Node 20 does not run.
+ * Resumes every paused connection of undici that ends or breaks. undici 7 asserts in a listener that the parser is not paused then,
+ * which would end the process. Repeated calls have no effect. https://github.com/nodejs/undici/issues/5360, fixed in undici 8, which
+ * does not run on Node 20.
  */
 function resumePausedAtEnd(): void {
   unsubscribe(connectedChannel, watchSocket)
@@ -217,17 +217,17 @@ function resumeParser(this: Socket): void {
   const key = Object.getOwnPropertySymbols(this).find(({ description }) => description === 'parser')
   const parser = key && (this as unknown as Record<symbol, { paused?: boolean; resume(): void } | null>)[key]
   if (!parser?.paused) return
-  // Brings what was held back, of which there is no more than one chunk; nothing, where the connection broke.
+  // Delivers the chunk that was held back; nothing after the connection broke.
   parser.resume()
   parser.paused = false
 }
 
-/** Blobs have connections of their own, so that a question never waits behind layers. */
+/** Separate connections for blobs, so that a metadata request never waits behind layers. */
 export type ConnectionPool = 'metadata' | 'blobs'
 
-/** The connections of one upstream, kept and used again: direct ones, and those through proxies. */
+/** The reusable connections of one upstream: direct ones, and those through proxies. */
 interface Agents {
-  /** Where a request is sent, and the proxy's name when it goes through one. */
+  /** Returns the agent for a request, and the proxy's name when the request goes through one. */
   find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
   /** Ends every connection. */
   close(): Promise<void>
@@ -238,17 +238,17 @@ export interface AgentsOptions {
   readonly timeouts: { readonly connect: number }
   readonly guard: AddressGuard
   readonly proxies: Proxies
-  /** PEM certificates to trust instead of the usual ones. */
+  /** PEM certificates to trust instead of the default ones. */
   readonly certificates: string[] | undefined
-  /** Whether connections are kept for the next request; there have to be descriptors for them. */
+  /** Whether connections are reused; idle ones occupy file descriptors. Default: true. */
   readonly keepAlive?: boolean | undefined
 }
 
-/** More than a pull uses with all that is fetched ahead, so that nothing a client asks for waits behind what it did not. */
+/** Exceeds what a pull uses with its prefetches, so that no request of a client waits behind a prefetch. */
 export const connectionsPerOrigin = 48
 const keepAliveMs = 15_000
 
-/** Loads the HTTP client; a server does so before it says that it is ready. */
+/** Loads the HTTP client; a server loads it before it reports that it is ready. */
 export const loadUndici = async () => (await import('undici')).default
 
 export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
@@ -260,7 +260,7 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
     const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
     const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs, pipelining: keepAlive ? 1 : 0 }
     if (!proxy) return new Agent({ ...pool, connect: { ...connect, lookup: guard.lookup } })
-    // Names that the proxy resolves cannot be judged here, only literal addresses.
+    // The guard cannot check names that the proxy resolves, only literal addresses.
     if (proxy.protocol === 'socks4' || proxy.protocol === 'socks5') {
       const secure = buildConnector(connect)
       return new Agent({ ...pool, connect: createSocksConnector(proxy, { timeout: timeouts.connect, guard, secure }) })
@@ -271,7 +271,7 @@ export function createAgents({ timeouts, guard, proxies, certificates, keepAlive
       ...pool,
       uri: proxy.name,
       ...(proxy.credential && { token: `Basic ${pair}` }),
-      // A proxy is asked in the plain way for http, for many allow CONNECT to port 443 only.
+      // Sends http requests without CONNECT, because many proxies allow CONNECT to port 443 only.
       proxyTunnel: false,
       requestTls: connect,
       proxyTls: connect,

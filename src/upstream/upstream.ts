@@ -5,60 +5,60 @@ import type { Repository } from '../oci/route.ts'
 
 export interface UpstreamCallOptions {
   readonly access: Access
-  /** Ends the attempt; not tied to a client, for a fetch serves many. */
+  /** Ends the attempt. Independent of any client, because one fetch serves many. */
   readonly signal?: AbortSignal
-  /** More than clients asked for: it waits out a limit as all do, but a 429 to it is not held against them. */
+  /** No client asked for this request: it respects a rate limit, but a 429 to it does not delay the requests of clients. */
   readonly isExtra?: boolean
 }
 
-/** One registry out there. Every call throws an `UpstreamError` and nothing else for what the upstream did or failed to do. */
+/** A remote registry. Calls report every failure of the upstream as an `UpstreamError`. */
 export interface Upstream {
-  /** The name clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
+  /** The name that clients use: `docker.io`, `ghcr.io`, `registry.corp.example:5000`. */
   readonly host: string
-  /** This upstream holds an image that the mirror offers to check a client. */
+  /** Marks an upstream that serves a probe image, by which the mirror checks a client. */
   readonly isProbe?: true
-  /** Whose word a call with this access would bring: `anonymous`, or a stable name of the credential's owner. */
+  /** The identity with which a call with this access would be answered. */
   identity(access: Access): Promise<Identity>
-  /** HEAD of a manifest: costs no quota. */
+  /** HEAD of a manifest; costs no pull quota. */
   resolve(name: string, reference: Reference, options: UpstreamCallOptions): Promise<ManifestHead>
-  /** GET of a manifest, at most 4 MiB; the bytes are as the upstream sent them and not yet checked against anything. */
+  /** GET of a manifest, at most 4 MiB. The bytes are unverified. */
   manifest(name: string, reference: Reference, options: UpstreamCallOptions): Promise<FetchedManifest>
   /** HEAD of a blob. */
   statBlob(name: string, digest: Digest, options: UpstreamCallOptions): Promise<BlobHead>
-  /** GET of a blob from byte `from` on. */
+  /** GET of a blob, beginning at byte `from`. */
   blob(name: string, digest: Digest, options: UpstreamCallOptions & BlobOptions): Promise<FetchedBlob>
-  /** The tags list, as the upstream sends it. `query`: of the page, as a client or the upstream's own `Link` wrote it. */
+  /** GET of a page of the tags list. `query`: the page's query, as the client or the upstream's `Link` wrote it. */
   tags(name: string, query: string, options: UpstreamCallOptions): Promise<FetchedList>
-  /** The referrers list; `undefined` when the upstream knows no such endpoint (404, 410, 400, 405 or 501). */
+  /** GET of a page of the referrers list; undefined when the upstream has no such endpoint (404, 410, 400, 405 or 501). */
   referrers(name: string, digest: Digest, query: string, options: UpstreamCallOptions): Promise<FetchedList | undefined>
   health(): UpstreamHealth
 }
 
 interface BlobOptions {
-  /** First byte wanted. */
+  /** The first byte to fetch. */
   readonly from: number
-  /** Last byte wanted; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
+  /** The last byte to fetch; undefined for the rest. The upstream may send more: see `FetchedBlob.isPart`. */
   readonly to?: number | undefined
-  /** What the descriptor says, when known: tells a content-encoded answer from a plain one. */
+  /** The descriptor's size, when known: distinguishes a content-encoded response from a plain one. */
   readonly expectedSize?: number | undefined
 }
 
 export interface ManifestHead {
-  /** What the upstream says; never used as a key before content proved it. */
+  /** The digest that the upstream claims; not a key until the content proves it. */
   readonly digest: Digest | undefined
   readonly mediaType: string
-  /** Bytes, when the upstream says. */
+  /** Bytes; undefined when the upstream does not say. */
   readonly size: number | undefined
   readonly identity: Identity
 }
 
 export interface FetchedManifest {
-  /** What the upstream says; its bytes may hash to another one. */
+  /** The digest that the upstream claims; the bytes may have another one. */
   readonly digest: Digest | undefined
   readonly mediaType: string
   readonly bytes: Uint8Array<ArrayBuffer>
   readonly identity: Identity
-  /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
+  /** Returns the body's share of the memory budget; absent where the memory is not counted. */
   readonly release?: () => void
 }
 
@@ -68,35 +68,35 @@ export interface BlobHead {
 }
 
 export interface FetchedBlob {
-  /** Whether the body ends at the last byte that was wanted; else it is the rest of the blob. */
+  /** Whether the body ends at byte `to`; otherwise it runs to the end of the blob. */
   readonly isPart: boolean
-  /** Bytes of the whole blob, when the upstream says. */
+  /** Bytes of the whole blob; undefined when the upstream does not say. */
   readonly size: number | undefined
   readonly identity: Identity
   /**
-   * Bytes from `from` on (an upstream that ignores Range has had its first bytes skipped); throws an UpstreamError when cut.
-   * The chunks are the taker's, their memory as well.
-   * Holds a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
+   * The bytes from `from` on; the bytes before it are skipped where the upstream ignores Range. Throws an UpstreamError when the
+   * body breaks off. The reader owns the chunks and their memory.
+   * Occupies a connection until it is read to its end, its iterator's `return` is called, or the signal aborts.
    */
   readonly body: AsyncIterable<Uint8Array>
 }
 
 export interface FetchedList {
-  /** Not yet known to be a list. */
+  /** Unverified: may be anything but a list. */
   readonly bytes: Uint8Array<ArrayBuffer>
   /** The query of the next page. */
   readonly next: string | undefined
   /** `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
   readonly identity: Identity
-  /** Gives the body's part of the memory for bodies back; not there where nobody counts it. */
+  /** Returns the body's share of the memory budget; absent where the memory is not counted. */
   readonly release?: () => void
 }
 
 export interface UpstreamHealth {
   readonly state: 'ok' | 'failing' | 'open'
   readonly rateLimit: RateLimit | undefined
-  /** The last failure, of an upstream that is not well. `at`: wall clock ms. */
+  /** The last failure; absent while the upstream is healthy. `at`: wall clock ms. */
   readonly lastError?: { readonly message: string; readonly at: number; readonly retryAfterSeconds?: number }
 }
 
@@ -105,7 +105,7 @@ export interface RateLimit {
   readonly limit: number
   readonly remaining: number
   readonly windowSeconds: number
-  /** `docker-ratelimit-source`: whom the quota belongs to. */
+  /** `docker-ratelimit-source`: the address or account that the quota belongs to. */
   readonly source: string | undefined
   /** Wall clock ms. */
   readonly at: number
@@ -113,16 +113,16 @@ export interface RateLimit {
 
 /**
  * `absent` 404/410 · `denied` 401/402/403/412/423/451 · `limited` 429 · `unavailable` refused, timed out, 5xx, circuit open, offline ·
- * `invalid` answered with something that cannot be used (too large, wrong bytes, untrusted redirect).
+ * `invalid` an unusable response (too large, wrong bytes, untrusted redirect).
  */
 export type UpstreamFailure = 'absent' | 'denied' | 'limited' | 'unavailable' | 'invalid'
 
 export class UpstreamError extends Error {
   override name = 'UpstreamError'
   readonly failure: UpstreamFailure
-  /** The upstream's own status, or what to answer when it gave none (502, 503, 504). */
+  /** The upstream's own status, or the status to answer with when it gave none (502, 503, 504). */
   readonly status: number
-  /** With `limited`, and with `unavailable` while a circuit is open. */
+  /** Set with `limited`, and with `unavailable` while a circuit is open. */
   readonly retryAfterSeconds: number | undefined
 
   constructor(
@@ -145,13 +145,13 @@ interface UpstreamRepository {
 }
 
 interface RoutingOptions {
-  /** The hosts of the `upstreams` section. */
+  /** The hosts in the `upstreams` section of the configuration. */
   readonly configured: { has(host: string): boolean }
-  /** Asked when a request names no registry. */
+  /** The upstream of requests that name no registry. */
   readonly defaultUpstream: string
 }
 
-/** Registries that may be asked without an entry in the configuration. */
+/** Registries that need no entry in the configuration. */
 export const builtInUpstreams: ReadonlySet<string> = new Set([
   'docker.io',
   'ghcr.io',
@@ -173,7 +173,7 @@ export const builtInUpstreams: ReadonlySet<string> = new Set([
   'cgr.dev',
 ])
 
-/** Says which upstream a request means; undefined when that one may not be asked. */
+/** Creates the function that finds the upstream of a request; it returns undefined for a registry that is not allowed. */
 export function createRouting({
   configured,
   defaultUpstream,
@@ -184,21 +184,21 @@ export function createRouting({
       host === defaultUpstream ||
       configured.has(host) ||
       builtInUpstreams.has(host) ||
-      // Google makes a host per region; only a client that names any registry by itself gets at them.
+      // Google has a host per region; only a client that names the registry itself can reach them.
       (byNamespace && /^[a-z0-9-]+\.pkg\.dev$/.test(host))
     if (!allowed) return undefined
     return { host, name: host === 'docker.io' && !name.includes('/') ? `library/${name}` : name }
   }
 }
 
-/** An upstream that is never asked (`cache.offline`): every question fails as if it were unreachable. */
+/** Creates an upstream that is never contacted (`cache.offline`): every call fails as if it were unreachable. */
 export function createOfflineUpstream(upstream: Pick<Upstream, 'host' | 'identity'>): Upstream {
   const refuse = (): Promise<never> =>
     Promise.reject(
       new UpstreamError(
         'unavailable',
         503,
-        `It is not cached, and the mirror is offline: ${upstream.host} is not asked.`,
+        `It is not cached, and the mirror is offline: ${upstream.host} is not contacted.`,
       ),
     )
   return {

@@ -229,9 +229,7 @@ describe('an HTTP proxy', () => {
     const proxy = await serveHttpProxy({ to: '127.0.0.1:1', refuse: 403 })
     const env = { ALL_PROXY: proxy.host }
     const { message } = await failureOf(openUpstream('https://registry.test', { env }).statBlob('a', digest, anonymous))
-    expect(message).toBe(
-      `The proxy http://${proxy.host} makes no connection to registry.example (registry.test) (403).`,
-    )
+    expect(message).toBe(`The proxy http://${proxy.host} refuses to connect to registry.example (registry.test) (403).`)
   })
 
   test('that is not there is named', async () => {
@@ -240,7 +238,7 @@ describe('an HTTP proxy', () => {
     const env = { http_proxy: `me:hush@127.0.0.1:${gone.port}` }
     const { message } = await failureOf(openUpstream('http://registry.test', { env }).statBlob('a', digest, anonymous))
     expect(message).toBe(
-      `registry.example (registry.test), asked through the proxy http://127.0.0.1:${gone.port}, refused the connection.`,
+      `registry.example (registry.test), through the proxy http://127.0.0.1:${gone.port}, refused the connection.`,
     )
   })
 
@@ -316,7 +314,7 @@ describe('a SOCKS proxy', () => {
     await openUpstream('http://registry.test', { env }).statBlob('a', digest, anonymous)
     const wrong = { all_proxy: `socks5h://me:wrong-one@${proxy.host}` }
     const error = await failureOf(openUpstream('http://registry.test', { env: wrong }).statBlob('a', digest, anonymous))
-    expect(error.message).toContain(`asked through the proxy socks5h://${proxy.host},`)
+    expect(error.message).toContain(`through the proxy socks5h://${proxy.host},`)
     expect(error.message).toContain('refused the user name and password')
     expect(error.message).not.toContain('wrong-one')
   })
