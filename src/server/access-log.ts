@@ -23,9 +23,9 @@ import {
 
 interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
-  /** Undefined for a request whose URL is none of a registry's. */
+  /** Undefined for a URL that is not part of the registry API. */
   readonly route: Route | undefined
-  /** See `getRepositoryName`. */
+  /** The result of `getRepositoryName`. */
   readonly repository: string | undefined
   readonly status: number
   readonly bytes: number
@@ -34,7 +34,7 @@ interface AccessLogEntry {
   readonly error?: string | undefined
 }
 
-/** Logs one line a request: `mirror logs` shows it to people. Pings are no news. */
+/** Logs one line per request, which `mirror logs` shows. Successful reads without content, such as pings, are logged at debug level. */
 export function logAccess(logger: Logger, request: IncomingMessage, access: AccessLogEntry): void {
   const { route } = access
   const received = receivedBytes(request)
@@ -61,14 +61,14 @@ export function logAccess(logger: Logger, request: IncomingMessage, access: Acce
   else logger.debug(fields, 'request')
 }
 
-/** What the client calls itself. */
+/** Returns the client's user agent, at most 200 characters. */
 export function getUserAgent({ headers }: IncomingMessage): string | undefined {
   return headers['user-agent']?.slice(0, 200)
 }
 
 /**
- * The repository that a request means, with its registry where it is one of an upstream: `docker.io/library/redis`.
- * `defaultRegistry`: the one of a request that names none; undefined where repositories belong to no upstream.
+ * Returns the repository of a request, with its registry where it belongs to an upstream: `docker.io/library/redis`.
+ * `defaultRegistry`: the registry of a request that names none; undefined where repositories belong to no upstream.
  */
 export function getRepositoryName(route: Route | undefined, defaultRegistry: string | undefined): string | undefined {
   if (route === undefined || !('name' in route)) return undefined
@@ -77,7 +77,7 @@ export function getRepositoryName(route: Route | undefined, defaultRegistry: str
   return `${host}/${host === 'docker.io' && !route.name.includes('/') ? 'library/' : ''}${route.name}`
 }
 
-/** The tag or digest that a request names. */
+/** Returns the tag or digest of a request. */
 function getReferenceText(route: Route): string | undefined {
   switch (route.kind) {
     case 'manifest':
@@ -97,18 +97,19 @@ function isRead({ method }: IncomingMessage): boolean {
   return method === 'GET' || method === 'HEAD'
 }
 
+/** Interval at which quiet transfers are looked for. */
 const pollMs = 250
-
+/** Clients and repositories that are remembered at a time. */
 const maxActivities = 1000
-
+/** Tags by HEAD that are remembered per activity. */
 const maxHeads = 20
 
-/** Digests and pulls that are remembered at a time, of all activities: some 10 MB. Manifests may name as many as they like. */
+/** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
 const maxRemembered = 200_000
 
 /**
- * Sums up what belongs together: the requests by which a client pulls, or pushes, an image become one line of the log. A
- * client does not say when it is done, so a pull ends with its last blob, or when the client falls silent.
+ * Writes one line to the log for each pull and push of an image, which is many requests. A client does not announce the end of a pull,
+ * so it ends with its last blob, or when the client sends no more requests.
  */
 export class TransferLog {
   readonly #activities = new Map<string, Activity>()
@@ -123,7 +124,7 @@ export class TransferLog {
     this.#clock = clock
   }
 
-  /** Notes that a request began; call the result once, when it has ended. */
+  /** Records the start of a request. The caller calls the returned function once, when the request has ended. */
   begin(peer: Peer): (transferred: Transferred) => void {
     const now = this.#clock.monotonic()
     const key = `${peer.listener} ${peer.client} ${peer.agent ?? ''} ${peer.repository}`
@@ -149,7 +150,7 @@ export class TransferLog {
     return (transferred) => {
       known.running -= 1
       known.lastAt = this.#clock.monotonic()
-      // One that had to make room for others is summed up already.
+      // Ignores an activity that was removed to make room: its transfers are logged already.
       if (this.#activities.get(key) !== known) return
       this.#add(known, transferred, now)
       this.#resize(known)
@@ -157,7 +158,7 @@ export class TransferLog {
     }
   }
 
-  /** Sums up what is still open. */
+  /** Logs the transfers that are still open. */
   close(): void {
     this.#closing.abort()
     for (const activity of this.#activities.values()) this.#finish(activity)
@@ -213,7 +214,7 @@ export class TransferLog {
         push.bytes += transferred.bytes
         push.manifests += 1
         push.endedAt = now
-        // The manifest with the tag comes last.
+        // Ends the push, because the manifest with the tag comes last.
         if (transferred.tag !== undefined) this.#logPush(activity)
         return
       }
@@ -227,7 +228,7 @@ export class TransferLog {
     activity.size = size
   }
 
-  /** Sums up what is still going on, the oldest activity first, until no more is remembered than may be. */
+  /** Finishes activities, the oldest first, until the rest is within the limit. */
   #finishOldest(): void {
     for (const activity of this.#activities.values()) {
       if (this.#remembered <= maxRemembered) return
@@ -235,7 +236,7 @@ export class TransferLog {
     }
   }
 
-  /** A client that has got all of an image and asks for it again pulls it again. */
+  /** Finishes complete pulls of a manifest, because a client that requests it again pulls it again. */
   #finishComplete(activity: Activity, digest: Digest): void {
     const complete = activity.pulls.filter((pull) => pull.digest === digest && isPullComplete(pull))
     activity.pulls = activity.pulls.filter((pull) => !complete.includes(pull))

@@ -12,17 +12,17 @@ import { PasswordQueue, startPasswordThread } from './passwords.ts'
 /** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
 export interface BasicAuth {
   /**
-   * The user's name. Throws an OciError: 401 for a request without good credentials, 429 while too many passwords wait to be compared,
-   * 503 while the password file cannot be used. `client.signal` aborts when nobody waits for the answer any more.
+   * Returns the user's name. Throws an OciError: 401 for a request without valid credentials, 429 while too many passwords wait to be
+   * compared, 503 while the password file cannot be used. `client.signal` aborts when the client disconnects.
    */
   readonly authorize: (request: IncomingMessage, client: { readonly signal: AbortSignal }) => Promise<string>
-  /** Why the password file cannot be used now, as one sentence; undefined while it can. */
+  /** Returns the reason for which the password file cannot be used now, as one sentence; undefined while it can. */
   readonly trouble: () => Promise<string | undefined>
-  /** Listeners are to be closed before. */
+  /** Ends the password thread. The listeners must be closed before. */
   close(): Promise<void>
 }
 
-/** What bcrypt found. It takes long on purpose, and a push is many requests. */
+/** A cached result of bcrypt, which is slow on purpose, while a push is many requests. */
 interface CachedResult {
   readonly isGood: boolean
   /** Monotonic ms. */
@@ -30,9 +30,9 @@ interface CachedResult {
 }
 
 const rememberMs = 5 * 60_000
-/** As many good ones, and as many wrong ones: a client with an old password asks again and again. */
+/** Entries for good passwords, and as many for wrong ones, because a client with an old password keeps sending it. */
 const maxRemembered = 1000
-/** Base64 of some 3 KB. Of a password bcrypt takes the first 72 bytes, as every registry that uses it does. */
+/** Characters: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
 const maxHeaderLength = 4096
 
 /** Authenticates against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
@@ -43,7 +43,7 @@ export async function createBasicAuth(
   const file = await openPasswordFile(path, logger)
   const thread = await startPasswordThread()
   const queue = new PasswordQueue((password, hash) => thread.compare(password, hash))
-  // Apart, so that a flood of wrong passwords displaces no good one.
+  // Separate caches, so that a flood of wrong passwords evicts no good one.
   const good = new LRUCache<string, CachedResult>({ max: maxRemembered })
   const wrong = new LRUCache<string, CachedResult>({ max: maxRemembered })
   const processKey = randomBytes(32)
@@ -59,7 +59,7 @@ export async function createBasicAuth(
       if (!given) throw unauthorized()
       const { user, password } = given
       const { hash, isKnown } = (await file.users()).findHash(user)
-      // With the line of the file: another line for the user makes it another key.
+      // Includes the hash in the file, so that a changed password makes another key.
       const key = createHmac('sha256', processKey)
         .update(JSON.stringify([user, password, hash]))
         .digest('base64')
@@ -67,13 +67,13 @@ export async function createBasicAuth(
       const isRecent = found !== undefined && clock.monotonic() < found.until
       if (found && isRecent) {
         if (!found.isGood) throw unauthorized()
-        // As long as it is used: a push that is under way is not stopped by a flood.
+        // Extends the entry on each use, so that a flood does not stop a push that is under way.
         remember(key, true)
         return user
       }
       const check = { key, address: plainAddress(request.socket.remoteAddress ?? ''), user, password, hash }
       const fits = await queue.run({ ...check, isTrusted: found?.isGood === true }, client.signal)
-      // The file may have changed meanwhile.
+      // Reads the file again, because it may have changed meanwhile.
       const isGood = fits && isKnown && (await file.users()).findHash(user).hash === hash
       remember(key, isGood)
       if (!isGood) throw unauthorized()
@@ -84,7 +84,7 @@ export async function createBasicAuth(
   }
 }
 
-/** The user name and password of an Authorization header; undefined for anything that is none. */
+/** Parses the user name and password of an Authorization header; undefined for any other text. */
 function parseBasicAuthorization(
   header: string | undefined,
 ): { readonly user: string; readonly password: string } | undefined {
@@ -92,7 +92,7 @@ function parseBasicAuthorization(
   const encoded = /^Basic +([A-Za-z0-9+/=]+) *$/i.exec(header)?.[1]
   const text = encoded === undefined ? undefined : decodeUtf8(Buffer.from(encoded, 'base64'))
   const colon = text?.indexOf(':') ?? -1
-  // RFC 7617 allows no control characters; bcrypt in C takes a NUL for the end of the password.
+  // RFC 7617 allows no control characters; bcrypt in C treats a NUL as the end of the password.
   if (text === undefined || colon === -1 || /\p{Cc}/u.test(text)) return undefined
   return { user: text.slice(0, colon), password: text.slice(colon + 1) }
 }
@@ -107,35 +107,35 @@ function decodeUtf8(bytes: Uint8Array): string | undefined {
 }
 
 function unauthorized(): OciError {
-  return new OciError('UNAUTHORIZED', 401, 'This registry needs a user name and a password.', {
+  return new OciError('UNAUTHORIZED', 401, 'This registry requires a user name and a password.', {
     'www-authenticate': 'Basic realm="mirror", charset="UTF-8"',
   })
 }
 
 /** An htpasswd file of bcrypt entries. https://httpd.apache.org/docs/2.4/misc/password_encryptions.html */
 interface PasswordFile {
-  /** What the file holds now. Throws an OciError 503 while it cannot be used. */
+  /** Returns the current users. Throws an OciError 503 while the file cannot be used. */
   users(): Promise<Users>
-  /** Why it cannot be used now, as one sentence; undefined while it can. */
+  /** Returns the reason for which the file cannot be used now, as one sentence; undefined while it can. */
   trouble(): Promise<string | undefined>
 }
 
 interface Users {
-  /** The user's hash; for a name that is not in the file, one that no password fits and that takes as long to compare. */
+  /** Returns the user's hash; for an unknown name, a hash that no password matches and that takes as long to compare. */
   findHash(user: string): { readonly hash: string; readonly isKnown: boolean }
 }
 
 const maxFileBytes = 1024 * 1024
-/** A comparison of cost 16 takes seconds; each step more doubles it, so that 31 takes days. */
+/** The highest accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */
 const maxCost = 16
 const defaultCost = 10
 const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 
-/** Throws a MirrorError for a file that cannot be used. A later change of the file holds at once. */
+/** Opens a password file. A later change of the file takes effect at once. Throws a MirrorError for a file that cannot be used. */
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
   let version = await getFileVersion(path)
   let users: Users | UnusablePasswordFile = await readPasswordFile(path)
-  /** Whether the system has refused to read this version: it may read it a moment later. */
+  /** Whether reading this version failed, so that it has to be read again. */
   let isUnread = false
   let reading: Promise<void> | undefined
 
@@ -152,7 +152,7 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
       users = error
       isUnread = errnoOf(error.cause) !== undefined
       const isKnown = before instanceof UnusablePasswordFile && before.message === error.message && found === version
-      if (!isKnown) logger.error({ path, reason: error.why }, 'the password file cannot be used: nobody can log in')
+      if (!isKnown) logger.error({ path, reason: error.why }, 'the password file cannot be used: no client can log in')
     }
     version = found
   }
@@ -170,7 +170,7 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
     async users() {
       const found = await latest()
       if (!(found instanceof UnusablePasswordFile)) return found
-      // Who was in the file before may have been taken out of it.
+      // Refuses the previous users, because the changed file may no longer contain them.
       throw new OciError('UNAVAILABLE', 503, 'The password file cannot be used; the log says why.', {
         'retry-after': '1',
       })
@@ -178,7 +178,7 @@ export async function openPasswordFile(path: string, logger: Logger): Promise<Pa
   }
 }
 
-/** Throws a MirrorError for a file that cannot be used. */
+/** Checks a password file. Throws a MirrorError for a file that cannot be used. */
 export async function checkPasswordFile(path: string): Promise<void> {
   await readPasswordFile(path)
 }
@@ -211,7 +211,7 @@ function parsePasswordFile(path: string, text: string): Users {
     hashes.set(line.slice(0, colon), hash)
   }
   const costs = [...hashes.values()].map(getCost)
-  // A name keeps its cost over restarts, and without the file nobody can compute which one it is.
+  // Derives the cost of unknown names from the file, so that it is the same after a restart and cannot be computed without the file.
   const key = createHash('sha256').update(text).digest()
   return {
     findHash(user) {
@@ -231,7 +231,7 @@ function createDecoyHash(cost: number): string {
   return `$2b$${String(cost).padStart(2, '0')}$CwTycUXWue0Thq9StjUM0uJ8z8vyJjVqK3v0F9kz6m3gK6cQJc1uS`
 }
 
-/** Undefined while there is no file. */
+/** Identifies a version of the file; undefined while there is none. */
 async function getFileVersion(path: string): Promise<string | undefined> {
   try {
     const { mtimeMs, ctimeMs, size, ino } = await stat(path)
@@ -249,7 +249,7 @@ class UnusablePasswordFile extends MirrorError {
     super(`The password file ${path} cannot be used: ${why}.`, {
       cause,
       exit: exitCode.usage,
-      // -c empties a file that exists.
+      // Omits -c for an existing file, because it would empty the file.
       hints: [`htpasswd ${errnoOf(cause) === 'ENOENT' ? '-cB' : '-B'} '${path}' USER`],
     })
     this.why = why

@@ -6,7 +6,7 @@ import { OciError } from '../oci/errors.ts'
 import { PipelineBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
 import { formatErrorResponse } from './respond.ts'
 
-/** Names connections that share one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
+/** A group of connections with one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
 export type Share = 'clients' | 'admin'
 
 interface Admission {
@@ -16,34 +16,34 @@ interface Admission {
 }
 
 interface ConnectionBudgetOptions {
-  /** Connections at most, by share. */
+  /** Maximum connections, by share. */
   readonly limits: Readonly<Record<Share, number>>
-  /** Connections beyond the limits that may wait at a time: for their request, or for their client to read the 503. */
+  /** Maximum connections beyond the limits that wait at a time: for their request, or for their client to read the 503. */
   readonly refusals: number
   readonly logger?: Logger
 }
 
-/** How long a connection has to be idle before it gives way to a request. A client in the middle of a pull comes back sooner. */
+/** Idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner. */
 const minIdleMs = 1000
 /** How long a connection beyond the limit may wait for its request. */
 const maxWaitMs = 1000
-/** How often the log says that connections are refused. */
+/** Minimum time between two log lines about refused connections. */
 const warnIntervalMs = 10_000
 
 /**
  * Limits the connections of all listeners of the process together, because they share its file descriptors.
  *
- * A connection beyond the limit waits for its request, for a second at most. The request then takes the place of the connection
- * that has been idle for longest, so that connections which ask for nothing keep nobody out. Where none is idle, it is answered
- * with 503 and Retry-After, and its connection is closed: at once, or when the client that still sends has read the answer. Where
- * too many wait for either, the first of them is ended at once. Before a TLS handshake there is no way to answer, and no request
- * to wait for: the connection takes the place of an idle one, or is closed.
+ * A connection beyond the limit waits for its request, for a second at most. Then it replaces the connection that has been idle for
+ * longest, so that idle connections do not block requests. Where none is idle, the request gets a 503 with Retry-After, and its
+ * connection is closed: at once, or when the client that still sends has read the response. Where too many connections wait for
+ * either, the oldest of them is ended at once. Before a TLS handshake no response and no wait for a request is possible: the connection
+ * replaces an idle one, or is closed.
  */
 export class ConnectionBudget {
   readonly #options: ConnectionBudgetOptions
   readonly #shares = { clients: newShare(), admin: newShare() }
   readonly #ahead = new PipelineBudget()
-  /** Connections beyond the limit, the oldest first, and how to end the waiting of each. */
+  /** Connections beyond the limit, the oldest first, each with a function that ends its wait. */
   readonly #waiting = new Map<Socket, () => void>()
   #warnedAt = -Infinity
 
@@ -56,7 +56,7 @@ export class ConnectionBudget {
     return this.#shares[share].open.size
   }
 
-  /** Takes a connection that was just accepted. Calls `serve` at once or later, or ends the connection. */
+  /** Admits or refuses a connection that was just accepted: calls `serve` at once or later, or ends the connection. */
   admit(socket: Socket, admission: Admission, serve: (connection: Connection) => void): void {
     const { share, isSecure } = admission
     if (this.#isFree(share)) return serve(this.#open(socket, admission))
@@ -119,7 +119,7 @@ export class ConnectionBudget {
     })
   }
 
-  /** Ends those who wait the longest. One whose request has arrived by then may wait once more, for its client to read. */
+  /** Ends the longest waits. A connection whose request has arrived by then may wait once more, for its client to read. */
   #makeRoom(): void {
     while (this.#waiting.size > 0 && this.#waiting.size >= this.#options.refusals) {
       const [oldest] = this.#waiting.values()
@@ -147,7 +147,7 @@ export class ConnectionBudget {
     if (!oldest || performance.now() - oldest.idleSince < minIdleMs) return false
     open.delete(oldest)
     idle.delete(oldest)
-    // On a machine that is busy its request may have come without having been read.
+    // Reads the socket, because on a busy machine a request may have arrived that was not read yet.
     const head = oldest.isSecure || isDiscarding(oldest.socket) ? undefined : readArrived(oldest.socket)
     if (head) refuse(oldest.socket, head)
     else oldest.socket.destroy()
@@ -159,7 +159,7 @@ export class ConnectionBudget {
     if (now - this.#warnedAt < warnIntervalMs) return
     this.#warnedAt = now
     const { logger = silentLogger, limits } = this.#options
-    logger.warn({ listener: share, limit: limits[share] }, 'connections are refused: as many are open as may be')
+    logger.warn({ listener: share, limit: limits[share] }, 'connections are refused: the limit is reached')
   }
 }
 
@@ -167,16 +167,16 @@ function newShare(): { readonly open: Set<CountedConnection>; readonly idle: Set
   return { open: new Set(), idle: new Set() }
 }
 
-/** Answers and closes in one go, so that no descriptor is held. All that has come of the request must have been read. */
+/** Sends the 503 and closes the connection at once, so that its descriptor is free. The caller has read all input that arrived. */
 function refuse(socket: Socket, head: Buffer | undefined): void {
-  // Closing with unread bytes would reset the connection, and the answer might be lost with it.
+  // Requires that no input is unread, because the connection would be reset then, and the response might be lost.
   socket.end(busyAnswer(head))
   socket.destroy()
 }
 
 function ignore(): void {}
 
-/** Reads what has arrived on a socket that nobody has read from; undefined for nothing, and where there is no plain descriptor. */
+/** Reads the input that arrived on a socket without a reader; undefined without input, and without a plain descriptor. */
 function readArrived(socket: Socket): Buffer | undefined {
   const { _handle: handle } = socket as { _handle?: { fd?: unknown } | null }
   if (typeof handle?.fd !== 'number' || handle.fd < 0) return undefined
@@ -191,15 +191,15 @@ function readArrived(socket: Socket): Buffer | undefined {
   }
 }
 
-/** Whether more of a request may come than what has arrived. */
+/** Whether a part of the request has not arrived yet. */
 function isUnfinished(head: Buffer): boolean {
   const text = head.toString('latin1')
   return !text.endsWith('\r\n\r\n') || /^(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)/im.test(text)
 }
 
-/** Writes the 503. It has a body only for a request that is known to be no HEAD. */
+/** Formats the 503, without a body unless the request is known not to be a HEAD. */
 function busyAnswer(head: Buffer | undefined): string {
   const isHead = head === undefined || head.toString('latin1', 0, 5) === 'HEAD '
-  const message = 'The mirror has as many connections as it can hold.'
+  const message = 'The mirror has too many connections.'
   return formatErrorResponse(new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': '1' }), { isHead })
 }

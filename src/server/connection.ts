@@ -7,27 +7,27 @@ import { SecureResponse } from './request-guard.ts'
 /** An accepted connection and its requests. */
 export interface Connection {
   readonly socket: Socket
-  /** Answers that the client waits for. */
+  /** Requests without a complete response. */
   readonly pending: number
   /**
-   * Takes a request and starts it when those before it are over, so that a connection has one file open at most. False when too
-   * much was sent ahead: then the connection is to be ended.
+   * Queues a request and starts it after those before it, so that a connection has at most one open file. Returns false when too much
+   * is pipelined: the caller then ends the connection.
    */
   begin(request: RequestHead, start: () => void): boolean
-  /** Notes that a request that was taken is over. */
+  /** Records that a queued request is over. */
   end(start: () => void): void
 }
 
 type RequestHead = Pick<IncomingMessage, 'url' | 'rawHeaders'>
 
-/** Requests of one connection that wait for their answers. */
+/** Maximum pending requests of one connection. */
 const maxPipelined = 100
-/** Memory for requests that wait behind others, of all connections, bytes. No client of registries sends more than one ahead. */
+/** Memory for pipelined requests of all connections, bytes. Registry clients pipeline at most one request. */
 const maxPipelinedBytes = 4 * 1024 * 1024
-/** Memory that a request takes besides its head, bytes. */
+/** Memory of a request without its head, bytes. */
 const requestBytes = 4096
 
-/** The memory for requests that were sent ahead. */
+/** The memory budget for pipelined requests. */
 export class PipelineBudget {
   #held = 0
 
@@ -44,20 +44,20 @@ export class PipelineBudget {
 
 interface PendingRequest {
   readonly start: () => void
-  /** What it holds of the memory for requests that were sent ahead. */
+  /** The request's share of the budget for pipelined requests. */
   aheadBytes: number
 }
 
-/** A connection that counts. */
+/** A connection that counts for a budget. */
 export class CountedConnection implements Connection {
   readonly socket: Socket
   readonly isSecure: boolean
-  /** Connections that owe nothing, the one that has been idle for longest first. */
+  /** Idle connections, the longest idle first. */
   readonly #idle: Set<CountedConnection>
   readonly #ahead: PipelineBudget
-  /** The request that is being answered, and those sent ahead of its answer. */
+  /** The request that is being answered, and the pipelined ones behind it. */
   readonly #requests: PendingRequest[] = []
-  /** Since when it has been idle, `performance.now()`. */
+  /** Start of the idle time, `performance.now()`. */
   idleSince = performance.now()
 
   constructor(
@@ -82,7 +82,7 @@ export class CountedConnection implements Connection {
   begin(request: RequestHead, start: () => void): boolean {
     const waiting = this.#requests.length
     if (waiting >= maxPipelined || this.socket.destroyed) return false
-    // A client may have its answer before this process knows that it has left: one request behind another is no sign of more.
+    // Counts from the second pipelined request: a client may have its response, and send the next request, before this process knows.
     const aheadBytes = waiting > 1 ? requestBytes + headLength(request) : 0
     if (!this.#ahead.take(aheadBytes)) return false
     this.#idle.delete(this)
@@ -111,36 +111,36 @@ export class CountedConnection implements Connection {
   }
 }
 
-/** Characters of a head, roughly. */
+/** Estimates the characters of a head. */
 function headLength({ url = '', rawHeaders }: RequestHead): number {
   return rawHeaders.reduce((sum, { length }) => sum + length, url.length)
 }
 
-/** What a client may still send when it has its answer. */
+/** Limits for input that arrives after the response. */
 export interface DiscardLimits {
   readonly bytes: number
-  /** Until the connection is closed, ms. */
+  /** Total time until the connection is closed, ms. */
   readonly total: number
-  /** Without a byte until the connection is closed, ms. */
+  /** Time without a byte until the connection is closed, ms. */
   readonly silence: number
 }
 
-/** The times are those of nginx's `lingering_time` and `lingering_timeout`. */
+/** Times of nginx's `lingering_time` and `lingering_timeout`. */
 const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
 
 const discarding = new WeakSet<Duplex>()
 
-/** Whether a client has its answer, and what it still sends is dropped. */
+/** Whether the response is sent and further input is dropped. */
 export function isDiscarding(socket: Duplex): boolean {
   return discarding.has(socket)
 }
 
 /**
- * Reads and drops what a client sends; destroys the socket at the limits, or when the client has sent everything. Returns how to
- * stop. A socket that is closed with unread bytes is reset, and the client may lose an answer that it has not read yet:
+ * Reads and drops a client's input; destroys the socket at the limits, or at the end of the input. Returns a function that stops it. A
+ * socket that is closed with unread bytes is reset, and the client may lose a response that it has not read yet:
  * https://www.rfc-editor.org/rfc/rfc9112#section-9.6
  *
- * `input`: the body of a request, for a socket whose bytes the HTTP parser takes.
+ * `input`: the body of a request, for a socket that the HTTP parser reads.
  */
 export function discardInput(
   socket: Duplex,
@@ -173,12 +173,12 @@ export function discardInput(
 }
 
 /**
- * The response that listeners create. An answer may leave before its request has arrived: 401, 413, 429, 503 and others. The rest
- * of the body is dropped then, and only after that the connection is closed or takes the next request. A client that waits for the
- * end of the connection sees it at once, because the sending side is closed with the answer.
+ * The response class of all listeners. A response may be sent before its request has arrived: 401, 413, 429, 503 and others. The rest of
+ * the body is dropped then, and only after that the connection is closed or accepts the next request. A client that waits for the end
+ * of the connection sees it at once, because the sending side is closed with the response.
  */
 export class LingeringResponse extends SecureResponse {
-  /** Says that the connection ends where the body is longer than what is dropped. */
+  /** Announces the end of the connection where the body is longer than the limit for dropped input. */
   override writeHead(
     status: number,
     message?: string | OutgoingHttpHeaders | OutgoingHttpHeader[],
@@ -194,13 +194,13 @@ export class LingeringResponse extends SecureResponse {
   }
 }
 
-/** Drops what is still to come of a request whose answer is about to leave. */
+/** Drops the rest of a request whose response is about to be sent. */
 function discardBody(request: IncomingMessage): void {
   const { socket } = request
   if (socket.destroyed || isDiscarding(socket)) return
   const stop = discardInput(socket, defaultLimits, request)
   let closes = false
-  // Node calls it after an answer that ends its connection.
+  // Node calls it after a response that ends its connection.
   socket.destroySoon = () => {
     closes = true
     socket.end()
@@ -212,7 +212,7 @@ function discardBody(request: IncomingMessage): void {
   })
 }
 
-/** Whether, and when, a client leaves before it has its answer. */
+/** Tells whether and when a client disconnects before it has its response. */
 export class ClientAbort {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
@@ -227,7 +227,7 @@ export class ClientAbort {
     return this.#request.socket.destroyed || this.#response.destroyed || this.#response.closed
   }
 
-  /** Aborts when it happens. Made when it is first asked for: most answers are out before anybody could leave. */
+  /** Aborts when the client disconnects. Created on first use, because most responses are sent without it. */
   get signal(): AbortSignal {
     this.#controller ??= this.#watch()
     return this.#controller.signal
@@ -237,7 +237,7 @@ export class ClientAbort {
     const controller = new AbortController()
     const leave = () => controller.abort(new Error('the client is gone'))
     if (this.hasHappened) leave()
-    // A response that waits for its turn on a pipelined connection is not told that the connection is gone.
+    // Listens to the socket, because a response that waits on a pipelined connection gets no event for its end.
     const { socket } = this.#request
     socket.once('close', leave)
     this.#response.once('close', () => {

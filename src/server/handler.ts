@@ -22,10 +22,10 @@ import type { Transferred } from './transfer.ts'
 interface HandleOptions {
   readonly registry: Registry
   readonly addressing: Addressing
-  /** What this listener's clients may see. */
+  /** The access of this listener's clients. */
   readonly access: Caller['access']
   readonly guard: HostGuard
-  /** Undefined where nothing counts: of a registry that is no cache. */
+  /** Undefined for a registry that is not a cache. */
   readonly stats: Stats | undefined
   /** Undefined for a registry that is read-only. */
   readonly push?: PushOptions | undefined
@@ -36,7 +36,7 @@ interface HandleOptions {
   readonly logger: Logger
 }
 
-/** What was sent, for the statistics and the log. */
+/** The result of a request, for the statistics and the log. */
 interface Sent {
   readonly bytes: number
   readonly provenance?: Provenance
@@ -45,14 +45,14 @@ interface Sent {
   readonly pushed?: Digest | undefined
 }
 
-/** What is known of a request before it is answered. */
+/** The state of a request that is being answered. */
 interface RequestState {
   route: Route | undefined
-  /** Call it when the request has ended. */
-  ended: ((transferred: Transferred) => void) | undefined
+  /** Reports the end of the request to the transfer log; undefined for a request that is not part of a transfer. */
+  finishTransfer: ((transferred: Transferred) => void) | undefined
 }
 
-/** Turns requests into calls on a registry, and back. The one place where a failure becomes an answer. */
+/** Converts requests to calls of a registry, and results and failures to responses. */
 export function createHandler(options: HandleOptions): (request: IncomingMessage, response: ServerResponse) => void {
   const { stats, logger } = options
   const listener = getListenerName(options)
@@ -67,12 +67,12 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
     begun: number,
     client: ClientAbort,
   ): Promise<void> {
-    const asked: RequestState = { route: undefined, ended: undefined }
+    const state: RequestState = { route: undefined, finishTransfer: undefined }
     const log = (status: number, { bytes, provenance }: Sent, error?: string) =>
       logAccess(logger, request, {
         listener,
-        route: asked.route,
-        repository: getRepositoryName(asked.route, options.defaultRegistry),
+        route: state.route,
+        repository: getRepositoryName(state.route, options.defaultRegistry),
         status,
         bytes,
         provenance,
@@ -81,7 +81,7 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       })
     let sent: Sent
     try {
-      sent = await handle(request, response, options, client, asked)
+      sent = await handle(request, response, options, client, state)
       const { bytes, provenance } = sent
       if (provenance) stats?.served({ provenance, bytes, head: request.method === 'HEAD' })
     } catch (reason) {
@@ -90,14 +90,14 @@ export function createHandler(options: HandleOptions): (request: IncomingMessage
       if (error) sendError(request, response, error)
       else response.destroy()
       log(error?.status ?? 499, { bytes: 0 }, error?.message)
-      asked.ended?.(describeFailedTransfer(request, asked.route!))
+      state.finishTransfer?.(describeFailedTransfer(request, state.route!))
       return
     }
     log(response.statusCode, sent)
-    asked.ended?.(await describeTransfer(request, response, asked.route!, sent).catch(unknownTransfer))
+    state.finishTransfer?.(await describeTransfer(request, response, state.route!, sent).catch(unknownTransfer))
   }
 
-  /** The answer is complete: a failure to sum up what was transferred is only logged. */
+  /** Logs a failure to sum up a transfer, because the response is complete by then. */
   function unknownTransfer(error: unknown): Transferred {
     logger.error({ error: describeFailure(error) }, 'could not sum up a transfer')
     return { kind: 'other' }
@@ -109,10 +109,10 @@ async function handle(
   response: ServerResponse,
   options: HandleOptions,
   client: ClientAbort,
-  asked: RequestState,
+  state: RequestState,
 ): Promise<Sent> {
   const { registry, guard, push } = options
-  // The cache takes no bodies. Whatever another parser on the way takes for the body's end, no request follows it.
+  // Closes the connection after a body, because the cache accepts none: a parser on the way may see another end of the body.
   if (!push && hasBody(request)) response.setHeader('connection', 'close')
   guard.check({ rawHeaders: request.rawHeaders, localAddress: request.socket.localAddress })
   refuseBrowsers(request)
@@ -120,8 +120,8 @@ async function handle(
     throw readOnly('GET, HEAD')
   }
   const route = parseRoute(request.url!, options.addressing, request.method)
-  asked.route = route
-  asked.ended = beginTransfer(request, route, options)
+  state.route = route
+  state.finishTransfer = beginTransfer(request, route, options)
   if (push) {
     const user = await push.authorize?.(request, client)
     const pushed = await tellUnwritable(() => answerPush(request, response, route, push, user))
@@ -160,7 +160,7 @@ async function handle(
   }
 }
 
-/** A client asks by HEAD whether something is there: an absence is no failure. */
+/** Describes a failed request; a failed HEAD does not count, because it only tests for presence. */
 function describeFailedTransfer({ method }: IncomingMessage, route: Route): Transferred {
   if (method !== 'GET') return { kind: 'other' }
   return { kind: 'failed', digest: route.kind === 'blob' ? route.digest : undefined }
@@ -170,7 +170,7 @@ function getListenerName({ addressing }: HandleOptions): 'cache' | 'registry' {
   return addressing === 'proxy' ? 'cache' : 'registry'
 }
 
-/** Manifests and blobs are parts of a pull or a push; undefined for any other request. */
+/** Begins a transfer for a request of a pull or push; undefined for any other request. */
 function beginTransfer(
   request: IncomingMessage,
   route: Route,
@@ -186,7 +186,7 @@ function beginTransfer(
   })
 }
 
-/** What a request that was answered means for the pull or push that it belongs to. */
+/** Describes the contribution of an answered request to its pull or push. */
 async function describeTransfer(
   request: IncomingMessage,
   response: ServerResponse,
@@ -196,7 +196,7 @@ async function describeTransfer(
   const { bytes, provenance, manifest, pushed } = sent
   const { method } = request
   const received = receivedBytes(request)
-  // What the mirror does to check a client is no pull of its user's.
+  // Ignores probe images, because their pull is the mirror's check of a client.
   if (provenance?.isProbe) return { kind: 'other' }
   if (route.kind === 'manifest' && pushed) {
     const [first] = route.tags
@@ -228,8 +228,8 @@ async function describeTransfer(
 }
 
 /**
- * Reads what a manifest names, for the log. Returns nothing where there is no memory or descriptor to read it, or the disk fails:
- * the answer is complete, and the log counts the rest of the pull as single blobs.
+ * Reads the links of a manifest, for the log. Returns an empty list where there is no memory or descriptor to read them, or the disk
+ * fails: the response is complete, and the log counts the rest of the pull as single blobs.
  */
 async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promise<readonly ManifestLink[]> {
   try {
@@ -240,7 +240,7 @@ async function linksIn({ body, stored }: ManifestAnswer, digest: Digest): Promis
   }
 }
 
-/** `allow`: the methods that the resource has, none for an upload. RFC 9110 §15.5.6. */
+/** Creates the 405 of the cache. `allow`: the methods of the resource, empty for an upload. RFC 9110 §15.5.6. */
 function readOnly(allow: string): OciError {
   return new OciError('UNSUPPORTED', 405, 'The cache is read-only; push to the local registry instead.', { allow })
 }
@@ -261,11 +261,11 @@ function createCaller(request: IncomingMessage, options: HandleOptions, client: 
   }
 }
 
-/** What to tell the client of a bug or a broken disk; undefined when the client is gone. */
+/** Converts and logs any other failure, such as a bug or a broken disk; undefined after the client has left. */
 function toClientError(reason: unknown, client: ClientAbort, logger: Logger): OciError | undefined {
   if (client.hasHappened) return undefined
   if (reason instanceof BudgetError) {
-    logger.warn({ reason: reason.message }, 'a request was put off')
+    logger.warn({ reason: reason.message }, 'a request was refused for lack of memory')
     return tooBusy(reason)
   }
   if (isOutOfDescriptors(reason)) {
@@ -273,5 +273,5 @@ function toClientError(reason: unknown, client: ClientAbort, logger: Logger): Oc
     return outOfDescriptors()
   }
   logger.error({ error: reason instanceof Error ? reason.stack : String(reason) }, 'a request failed')
-  return new OciError('UNKNOWN', 500, 'The mirror failed; its log says how.')
+  return new OciError('UNKNOWN', 500, 'The mirror failed; see its log.')
 }

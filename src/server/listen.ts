@@ -13,13 +13,13 @@ import { formatErrorResponse } from './respond.ts'
 
 export interface ListenOptions {
   readonly host: string
-  /** 0 picks a free one. */
+  /** The port; 0 chooses a free one. */
   readonly port: number
   /** PEM texts. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined
-  /** The connections of all listeners of the process; no limit when not given. */
+  /** Limits the connections of all listeners of the process; no limit when absent. */
   readonly connections?: ConnectionBudget | undefined
-  /** What this listener's connections count as; `clients` when not given. */
+  /** The share that this listener's connections count for; default: `clients`. */
   readonly share?: Share | undefined
   readonly logger?: Logger | undefined
   /** Called with the server as soon as it listens. */
@@ -31,11 +31,11 @@ export interface Listener {
   readonly port: number
   /** `http://127.0.0.1:5055` */
   readonly url: string
-  /** Takes no more requests, lets those under way finish for so long, then cuts them. */
+  /** Stops accepting requests, lets those under way finish for `graceMilliseconds`, then ends their connections. */
   close(graceMilliseconds: number): Promise<void>
 }
 
-/** A port that is taken, or an address that is not ours. */
+/** A failure to listen: the port is in use, or the machine does not have the address. */
 export class ListenError extends MirrorError {
   override name = 'ListenError'
   readonly host: string
@@ -49,8 +49,8 @@ export class ListenError extends MirrorError {
       EADDRINUSE: 'another program is listening there',
       EADDRNOTAVAIL: 'this machine has no such address',
       EACCES: 'ports below 1024 need more rights',
-      EMFILE: 'the mirror has as many files open as it may',
-      ENFILE: 'the system has as many files open as it may',
+      EMFILE: 'the mirror has too many open files',
+      ENFILE: 'the system has too many open files',
     }
     super(`Cannot listen on ${where}: ${why[errno ?? ''] ?? String(options.cause)}.`, { cause: options.cause })
     this.host = options.host
@@ -60,8 +60,8 @@ export class ListenError extends MirrorError {
 }
 
 /**
- * Serves HTTP on one address. Heads must arrive within 10 s; bodies, in either direction, have no total limit: Node's own
- * 300 s would cut slow pulls and large pushes.
+ * Serves HTTP on one address. Heads must arrive within 10 s. Bodies have no total limit in either direction, because Node's default of
+ * 300 s would cut slow pulls and large pushes. Throws a ListenError.
  */
 export async function listen(
   options: ListenOptions,
@@ -82,26 +82,26 @@ export async function listen(
   let closing = false
 
   server.on('clientError', (error: Error, socket: Duplex) => {
-    // Such a client has its answer; a second one would be taken for the answer to its next request.
+    // Sends no second response, because the client would take it for the response to its next request.
     if (isDiscarding(socket)) return void socket.end()
-    // What is not HTTP while an answer is under way would be answered into the middle of its body.
+    // Destroys the connection while a response is under way, because an error would land in the middle of its body.
     if (counted.find(socket)?.pending) socket.destroy()
     else refuseMalformed(error, socket)
   })
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
     const { socket } = request
-    // Nothing is done for a request behind the last answer of its connection (RFC 9112 §9.6).
+    // Ignores a request behind the last response of its connection (RFC 9112 §9.6).
     if (socket.writableEnded) return
     if (closing) response.setHeader('connection', 'close')
     const connection = counted.find(socket)
     const start = () => handle(request, response)
     response.once('close', () => connection?.end(start))
-    // What is sent ahead lies in memory.
+    // Ends the connection when too many pipelined requests occupy memory.
     if (!connection?.begin(request, start)) socket.destroy()
   })
 
   const host = await bind(server, options)
-  // Without a descriptor left, accepting fails. The next connection is accepted when one is free again.
+  // Accepting fails while no descriptor is left. The server accepts the next connection when one is free again.
   server.on('error', (error: Error) => logger.warn({ error: String(error) }, 'a connection could not be accepted'))
   options.prepare?.(server)
   const { port } = server.address() as AddressInfo
@@ -114,10 +114,10 @@ export async function listen(
       closing = true
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       counted.dropIdle()
-      const stopSweeping = every(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
+      const stopClosing = every(200, () => counted.dropIdle(), logFailure(logger, 'could not end idle connections'))
       const cut = setTimeout(() => server.closeAllConnections(), graceMilliseconds)
       await closed
-      stopSweeping()
+      stopClosing()
       clearTimeout(cut)
     },
   }
@@ -127,7 +127,7 @@ function unlimited(): ConnectionBudget {
   return new ConnectionBudget({ limits: { clients: Infinity, admin: Infinity }, refusals: 0 })
 }
 
-/** Has the budget admit each connection before anything is read from it. */
+/** Lets the budget admit each connection before anything is read from it. */
 function countConnections(
   server: Server,
   budget: ConnectionBudget,
@@ -135,20 +135,20 @@ function countConnections(
 ): { find(socket: Duplex): Connection | undefined; dropIdle(): void } {
   const accept = server.listeners('connection') as ((socket: Socket) => void)[]
   const open = new Map<Duplex, Connection>()
-  /** Of a TLS listener, whose requests come by other sockets than were accepted. */
-  const byEnds = new Map<string, Connection>()
-  /** Accepted, and perhaps not admitted yet. */
+  /** Connections of a TLS listener, whose requests have other sockets than the accepted ones. */
+  const byEndpoints = new Map<string, Connection>()
+  /** Accepted sockets, admitted or not. */
   const accepted = new Set<Socket>()
   const serve = (connection: Connection) => {
     const { socket } = connection
-    const ends = getEndpoints(socket)
-    if (isSecure) byEnds.set(ends, connection)
+    const endpoints = getEndpoints(socket)
+    if (isSecure) byEndpoints.set(endpoints, connection)
     open.set(socket, connection)
     socket.once('close', () => {
       open.delete(socket)
-      byEnds.delete(ends)
+      byEndpoints.delete(endpoints)
     })
-    // Every request that a client sends ahead waits for its end.
+    // Removes the limit, because each pipelined request listens to the socket.
     socket.setMaxListeners(0)
     for (const listener of accept) listener.call(server, socket)
   }
@@ -159,7 +159,7 @@ function countConnections(
     budget.admit(socket, { share, isSecure }, serve)
   })
   server.on('secureConnection', (socket: TLSSocket) => {
-    const connection = byEnds.get(getEndpoints(socket))
+    const connection = byEndpoints.get(getEndpoints(socket))
     if (!connection) return void socket.destroy()
     socket.setMaxListeners(0)
     open.set(socket, connection)
@@ -167,7 +167,7 @@ function countConnections(
   })
   return {
     find: (socket) => open.get(socket),
-    /** Node itself would wait for a connection that has never said a word. */
+    /** Destroys connections without a request. Node itself would wait for a connection that never sent a byte. */
     dropIdle() {
       const busy = new Set<Connection>()
       for (const [socket, connection] of open) if (connection.pending > 0 || isDiscarding(socket)) busy.add(connection)
@@ -179,18 +179,18 @@ function countConnections(
   }
 }
 
-/** Names a connection by its two ends: a client may have the same port on two connections, to two addresses of a listener. */
+/** Identifies a connection by both endpoints, because a client may use one port for connections to two addresses of a listener. */
 function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): string {
   return `${localAddress} ${remoteAddress} ${remotePort}`
 }
 
 /**
- * Connections that may wait to be accepted; Linux takes `net.core.somaxconn` at most, 4096. A client whose connection does not fit
- * waits for seconds until its kernel, or ours, tries again.
+ * Connections that may wait to be accepted; Linux allows at most `net.core.somaxconn`, 4096 by default. A client whose connection does
+ * not fit waits for seconds until a kernel retries.
  */
 const backlog = 4096
 
-/** The address it listens on: on a machine without IPv6 every address means every IPv4 one. */
+/** Listens, and returns the address: on a machine without IPv6, `::` becomes `0.0.0.0`. Throws a ListenError. */
 async function bind(server: Server, { host, port }: ListenOptions): Promise<string> {
   try {
     await new Promise<void>((resolve, reject) => {
@@ -208,7 +208,7 @@ async function bind(server: Server, { host, port }: ListenOptions): Promise<stri
   }
 }
 
-/** What never became a request: answered in the specification's form, and the connection closed. */
+/** Answers malformed HTTP with the specification's error body, and closes the connection. */
 function refuseMalformed(error: Error, socket: Duplex): void {
   const code = codeOf(error)
   if (code === 'ECONNRESET' || !socket.writable) {

@@ -6,51 +6,51 @@ import { OciError } from '../oci/errors.ts'
 
 /** A comparison of a password that a request waits for. */
 export interface PasswordCheck {
-  /** The same for requests with the same credential: they share one comparison. */
+  /** Equal for requests with the same credential, which share one comparison. */
   readonly key: string
   readonly address: string
   readonly user: string
   readonly password: string
   readonly hash: string
-  /** The very same was found to fit before. */
+  /** Whether the same credential was found to be valid before. */
   readonly isTrusted: boolean
 }
 
 interface Job extends PasswordCheck {
-  /** The requests that wait for it; none is left when their clients have gone. */
+  /** The requests that wait for the result; empty after their clients disconnected. */
   readonly waiters: Set<{
     readonly resolve: (isSame: boolean) => void
     readonly reject: (reason: unknown) => void
   }>
 }
 
-/** Comparisons that wait, besides the one that runs. */
+/** Comparisons that wait behind the running one. */
 const maxWaiting = 8
 
 /**
- * Runs one comparison after the other. A full queue refuses at once: the address, and of its requests the user name, that waits for
- * the most has to yield, so that a flood of wrong passwords is in its own way first.
+ * Runs one comparison after the other. A full queue refuses a comparison at once: one of the address with the most waiting comparisons,
+ * and of its user name with the most, so that a flood of wrong passwords blocks itself first.
  */
 export class PasswordQueue {
   readonly #compare: (password: string, hash: string) => Promise<boolean>
   #waiting: Job[] = []
   #running: Job | undefined
   #last: PasswordCheck | undefined
-  /** How long a comparison took of late, ms. */
+  /** Duration of the last comparison, ms. */
   #milliseconds = 100
 
   constructor(compare: (password: string, hash: string) => Promise<boolean>) {
     this.#compare = compare
   }
 
-  /** Comparisons that wait for their turn. */
+  /** Number of comparisons that wait. */
   get waiting(): number {
     return this.#waiting.length
   }
 
   /**
-   * Whether the password fits the hash. Throws an OciError 429 when too many are waiting, and the signal's reason when it aborts: what
-   * nobody waits for any more is not begun.
+   * Returns whether the password matches the hash. Throws an OciError 429 when too many are waiting, and the signal's reason when it
+   * aborts: a comparison without a waiting request does not begin.
    */
   async run(check: PasswordCheck, signal: AbortSignal): Promise<boolean> {
     signal.throwIfAborted()
@@ -74,7 +74,7 @@ export class PasswordQueue {
     })
   }
 
-  /** Puts a job in the queue. Throws when it is the one that has to yield. */
+  /** Adds a job to the queue. Throws when the job itself is the one to refuse. */
   #admit(job: Job): void {
     if (this.#waiting.length >= maxWaiting) {
       const yielding = this.#chooseEvicted(job)
@@ -87,7 +87,7 @@ export class PasswordQueue {
 
   #chooseEvicted(job: Job): Job {
     const all = [...this.#waiting, job].filter(({ isTrusted }) => !isTrusted)
-    // Those that have fitted before are few, and fit again.
+    // Only trusted jobs are left, which are few.
     if (all.length === 0) return job
     const ofAddress = findLargestGroup(all, job, ({ address }) => address)
     const ofUser = findLargestGroup(ofAddress, job, ({ user }) => user)
@@ -110,7 +110,7 @@ export class PasswordQueue {
     }
   }
 
-  /** The next in turn: what has fitted before, then another address than the last one, then another user. */
+  /** Takes the next job: a trusted one first, then one of another address than the last, then one of another user. */
   #next(): Job | undefined {
     const [first] = this.#waiting
     const next =
@@ -130,16 +130,16 @@ export class PasswordQueue {
   }
 }
 
-/** The largest group; the newcomer's own where several are as large. */
+/** Returns the largest group; of equally large groups, the newcomer's. */
 function findLargestGroup(jobs: readonly Job[], newcomer: Job, keyOf: (job: Job) => string): Job[] {
   const groupOf = (key: string) => jobs.filter((job) => keyOf(job) === key)
   const groups = [keyOf(newcomer), ...jobs.map(keyOf)].map(groupOf)
   return groups.reduce((largest, group) => (group.length > largest.length ? group : largest))
 }
 
-/** Compares passwords with bcrypt hashes on a thread of its own: one comparison takes as long as hundreds of requests. */
+/** Compares passwords with bcrypt hashes on a thread, because one comparison takes as long as hundreds of requests. */
 interface PasswordThread {
-  /** One comparison at a time. A thread that dies is replaced once; throws what the second one died of. */
+  /** Runs one comparison at a time. Replaces a thread that dies once; throws the second thread's failure. */
   compare(password: string, hash: string): Promise<boolean>
   close(): Promise<void>
 }
@@ -154,7 +154,7 @@ interface Verdict {
   readonly error?: string
 }
 
-/** What the thread does. It is sent there as text, and uses nothing but its arguments. */
+/** The program of the thread. It is sent there as text, so it uses only its arguments. */
 function compareAll(port: MessagePort, { compareSync }: { compareSync: (password: string, hash: string) => boolean }) {
   port.on('message', ({ password, hash }: Comparison) => {
     try {
@@ -166,10 +166,10 @@ function compareAll(port: MessagePort, { compareSync }: { compareSync: (password
   port.postMessage({} satisfies Verdict)
 }
 
-/** Resolves when the thread runs. The library is read once: a thread that has to be replaced needs no file. */
+/** Starts the thread, and resolves when it runs. Reads the library once, so that a replacement thread needs no file. */
 export async function startPasswordThread(): Promise<PasswordThread> {
   const library = await readFile(createRequire(import.meta.url).resolve('bcryptjs'), 'utf8')
-  // By its text: it is found in the same way in a bundle, in a package and in the sources.
+  // Contains the library's text, because its path differs between bundle, package and sources.
   const source = `
 const library = { exports: {} };
 (function (exports, module) {
@@ -184,7 +184,7 @@ ${library}
     const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
     worker.unref()
     const started = receiveVerdict(worker).then(() => worker)
-    // Whoever waits for an answer is told; an idle thread that dies is replaced when it is needed.
+    // Only forgets the thread: a pending comparison receives the failure itself, and the next one starts another thread.
     const forget = () => {
       if (running === started) running = undefined
     }
@@ -221,7 +221,7 @@ ${library}
   }
 }
 
-/** The next message of a thread. Throws what the thread dies of before that. */
+/** Receives the next message of a thread. Throws the thread's failure when it dies before. */
 async function receiveVerdict(worker: Worker): Promise<Verdict> {
   const ending = new AbortController()
   const { signal } = ending

@@ -20,11 +20,11 @@ import { type SendBlob, waitForTurn, writeChunk } from './send/send-blob.ts'
 
 export interface BlobSending {
   readonly sendBlob: SendBlob
-  /** A client that takes nothing for so long is cut off; ms. */
+  /** A client that accepts no bytes for so long is disconnected; ms. */
   readonly idle: number
 }
 
-/** Sends a blob, or the part of it that was asked for, from the disk or along with its arrival. Returns the body bytes that left. */
+/** Sends a blob or the requested part of it, from the disk or while it is downloaded. Returns the number of body bytes sent. */
 export async function sendBlobAnswer(
   request: IncomingMessage,
   response: ServerResponse,
@@ -77,9 +77,9 @@ export async function sendBlobAnswer(
 }
 
 /**
- * Follows a download. The head waits for the first bytes that may leave: a blob that turns out wrong before that becomes an
- * error the client can read; after it, the connection is cut short of its Content-Length, or of the last chunk. The end of
- * every answer, of a part too, waits until the digest of the whole blob agrees (decision 0018).
+ * Sends a blob while it is downloaded. The head waits for the first bytes that may be sent: a failure before that becomes an error
+ * response; after it, the connection ends before its Content-Length, or before the last chunk. The end of every response, also of a
+ * part, waits until the digest of the whole blob is verified (decision 0018).
  */
 async function sendArriving(
   response: ServerResponse,
@@ -88,13 +88,13 @@ async function sendArriving(
   sending: BlobSending,
   signal: AbortSignal,
 ): Promise<number> {
-  // A body that ends with its connection is whole wherever it ends: HTTP/1.0 has no other for one of unknown length.
+  // Sends everything or nothing to HTTP/1.0 clients, because a body of unknown length ends with its connection and always looks whole.
   const isAllOrNothing = head.length === undefined && !response.useChunkedEncodingByDefault
   const end = head.length === undefined ? undefined : head.start + head.length
   const follower = download.follow(head.start, { end, isAllOrNothing })
   let sent = 0
   try {
-    // Also of an empty blob the digest must be right before it is given away.
+    // Runs for an empty blob too, because its digest must be verified before the response.
     for (let left = head.length ?? Infinity; left > 0 || !response.headersSent;) {
       const piece = await follower.next(signal)
       if (!response.headersSent) {
@@ -153,7 +153,7 @@ async function sendPiece(
   return sending.sendBlob(response, piece.file, { start, end: start + count - 1 }, signal)
 }
 
-/** The part asked for; undefined for the whole. Throws 416. RFC 9110 §14: Range means something for GET only. */
+/** Returns the requested part; undefined for the whole. Throws an OciError 416. RFC 9110 §14: Range applies to GET only. */
 async function parseRequestedRange(
   request: IncomingMessage,
   { digest, provenance, body }: BlobAnswer,
@@ -165,7 +165,7 @@ async function parseRequestedRange(
   if (condition !== undefined && condition !== `"${digest}"`) return undefined
   const range = parseRange(request.headers.range, size)
   if (range !== 'unsatisfiable') return range
-  // The size of a blob that arrives is the upstream's word until the digest agrees.
+  // Waits for the digest, because until then only the upstream vouches for the size of a blob that is being downloaded.
   if (body.kind === 'arriving') await waitUntilVerified(body.download, size, client.signal, String(provenance.registry))
   const headers: Record<string, string> = { 'content-range': `bytes */${size}` }
   addProvenanceHeaders(headers, provenance)
@@ -173,8 +173,8 @@ async function parseRequestedRange(
 }
 
 /**
- * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, for another form has another digest.
- * Returns the body bytes that left.
+ * Sends a manifest: the stored bytes with the stored type, whatever `Accept` says, because another form would have another digest.
+ * Returns the number of body bytes sent.
  */
 export async function sendManifest(
   request: IncomingMessage,
@@ -193,7 +193,7 @@ export async function sendManifest(
       return 0
     }
   }
-  // What an earlier version has kept, or a HEAD was told, may be any text.
+  // Checks the type, because a record of an earlier version or an upstream's HEAD may have any text.
   headers['content-type'] = isManifestType(mediaType) ? mediaType : types.octetStream
   if (body) return sendLarge(request, response, headers, body.body, { idle: sending.idle, client })
   if (size !== undefined) headers['content-length'] = size
@@ -213,7 +213,7 @@ export async function sendManifest(
   }
 }
 
-/** Sends a list. The next page is below the path the client used, which may name the upstream in several ways. */
+/** Sends a list. The link to the next page has the path of the request, which may name the upstream in several ways. */
 export function sendList(
   request: IncomingMessage,
   response: ServerResponse,
@@ -239,15 +239,15 @@ export function sendList(
   )
 }
 
-/** Up to this many bytes a body goes out at once, and is not counted. */
+/** A body up to this size is sent at once, and its memory is not counted. */
 const smallBytes = 64 * 1024
-/** Bytes a write. */
+/** Bytes per write. */
 const chunkBytes = 128 * 1024
 
 /**
- * Ends a response with a whole body, at the client's pace. A large one holds its part of the memory for bodies until the client has
- * it; a client that takes too little while others wait for that memory is cut off, and so is one that takes nothing for `idle` ms.
- * Returns the body bytes that left. Throws a BudgetError before anything is sent.
+ * Ends a response with a whole body, at the client's pace. A large body reserves memory of the budget for bodies until it is sent. A
+ * client that is too slow while others wait for that memory is disconnected, and so is one that accepts no bytes for `idle` ms.
+ * Returns the number of body bytes sent. Throws a BudgetError before anything is sent.
  */
 export async function sendLarge(
   request: IncomingMessage,
@@ -277,10 +277,10 @@ export async function sendLarge(
   }
 }
 
-/** Bytes of the bodies that wait for their part. They are in memory already, so that they must not be many. */
+/** Bytes of the bodies that wait for a reservation. They are limited, because they are in memory already. */
 let waitingBytes = 0
 
-/** Waits for its turn as everybody does. Throws a BudgetError at once while as much waits as there may be in all. */
+/** Reserves memory of the budget. Throws a BudgetError at once while bodies of the budget's size are waiting. */
 async function reserveFor(bytes: number, options: ReserveOptions): Promise<Reservation> {
   if (waitingBytes > 0 && waitingBytes + bytes > clientBodies.bytes) throw new BudgetError()
   waitingBytes += bytes

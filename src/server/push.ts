@@ -14,15 +14,15 @@ export interface PushOptions {
   readonly registry: PushRegistry
   /** Whether clients may delete. */
   readonly deletes: boolean
-  /** A body that brings nothing for so long is given up; ms. */
+  /** A client that sends no bytes of its body for so long is disconnected; ms. */
   readonly idle: number
-  /** Undefined when everybody may do everything. */
+  /** Undefined when no client needs to log in. */
   readonly authorize: BasicAuth['authorize'] | undefined
-  /** Whether the client behind a connection may push and delete, by the Host that it asks for; undefined when every client may. */
+  /** Whether a client may push and delete, by its connection and its Host header; undefined when every client may. */
   readonly mayWrite?: ((connection: ConnectionClose, host: string | undefined) => boolean) | undefined
 }
 
-/** The two ends of a connection, as `net.Socket` has them. */
+/** The addresses of both ends of a connection, as `net.Socket` has them. */
 export interface ConnectionClose {
   readonly remoteAddress?: string | undefined
   readonly localAddress?: string | undefined
@@ -30,14 +30,14 @@ export interface ConnectionClose {
 
 const maxTags = 100
 
-/** What a request has brought. */
+/** The result of a push request. */
 interface PushResult {
-  /** The manifest that is in the registry now. */
+  /** The digest of the manifest that was pushed. */
   readonly manifest?: Digest
 }
 
 /**
- * Answers a request that changes something, or asks for the state of an upload; undefined for one that only reads.
+ * Answers a request that changes the registry or reads the state of an upload; undefined for any other read.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
  */
 export async function answerPush(
@@ -49,9 +49,9 @@ export async function answerPush(
 ): Promise<PushResult | undefined> {
   const method = request.method!
   const reads = method === 'GET' || method === 'HEAD'
-  // A page in a browser may send a form anywhere; its Origin gives it away.
+  // Refuses browsers by their Origin, because any page can submit a form to this registry.
   if (!reads && request.headers.origin !== undefined)
-    throw new OciError('DENIED', 403, 'Browsers may not change anything here.')
+    throw new OciError('DENIED', 403, 'Requests of browsers cannot change this registry.')
   const isUpload = route.kind === 'uploads' || route.kind === 'upload'
   if ((!reads || isUpload) && options.mayWrite?.(request.socket, request.headers.host) === false) throw pullOnly()
   if (isUpload) {
@@ -65,7 +65,7 @@ export async function answerPush(
     await answerDelete(response, route, options)
   else {
     const allow = { manifest: 'GET, HEAD, PUT, DELETE', blob: 'GET, HEAD, DELETE' }[route.kind as string] ?? 'GET, HEAD'
-    throw new OciError('UNSUPPORTED', 405, `There is nothing to ${method} at this path.`, { allow })
+    throw new OciError('UNSUPPORTED', 405, `${method} is not supported at this path.`, { allow })
   }
   return {}
 }
@@ -78,11 +78,10 @@ async function putManifest(
 ): Promise<Digest> {
   const { reference, name } = route
   const tags = [...new Set(route.tags)]
-  if (tags.length > maxTags)
-    throw new OciError('UNSUPPORTED', 414, `More than ${maxTags} tags do not fit into one push.`)
+  if (tags.length > maxTags) throw new OciError('UNSUPPORTED', 414, `A push can set at most ${maxTags} tags.`)
   if (tags.length > 0 && reference.kind === 'tag')
-    throw new OciError('UNSUPPORTED', 400, 'Tags besides can be set with a push by digest only.')
-  if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'A tag besides is none.')
+    throw new OciError('UNSUPPORTED', 400, 'Additional tags are allowed only with a push by digest.')
+  if (!tags.every(isTag)) throw new OciError('MANIFEST_INVALID', 400, 'An additional tag is not valid.')
   const type = request.headers['content-type']
   const mediaType = type === undefined ? undefined : bareMediaType(type)
   const { digest, subject } = await withSmallBody(request, { limit: largestManifest, idle }, (bytes) =>
@@ -103,7 +102,7 @@ async function answerDelete(
   { registry, deletes }: PushOptions,
 ): Promise<void> {
   if (!deletes)
-    throw new OciError('UNSUPPORTED', 405, 'Deleting is switched off: "registry.deletes" in mirror.yaml.', {
+    throw new OciError('UNSUPPORTED', 405, 'Deleting is disabled: see "registry.deletes" in mirror.yaml.', {
       allow: 'GET, HEAD, PUT',
     })
   if (route.kind === 'manifest') await registry.deleteManifest(route, route.reference)
@@ -121,18 +120,18 @@ function pullOnly(): OciError {
 
 interface UploadOptions {
   readonly registry: PushRegistry
-  /** A body that brings nothing for so long is given up; ms. */
+  /** A client that sends no bytes of its body for so long is disconnected; ms. */
   readonly idle: number
   readonly user: User
 }
 
-/** Bytes: a chunk is a request, which is most of the work below this. Smaller ones are taken all the same. */
+/** The chunk size in bytes below which the request itself costs most. Smaller chunks are accepted too. */
 const minUsefulChunkBytes = 1024 * 1024
 
 type UploadsRoute = Extract<Route, { kind: 'uploads' }>
 type UploadRoute = Extract<Route, { kind: 'upload' }>
 
-/** Blobs on their way in. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs */
+/** Answers the requests of an upload. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs */
 async function answerUpload(
   request: IncomingMessage,
   response: ServerResponse,
@@ -168,7 +167,7 @@ async function answerUpload(
   }
 }
 
-/** POST: a mount, a whole blob, or the start of an upload. A mount that cannot be becomes the start of one. */
+/** Answers a POST: a mount, a whole blob, or the start of an upload. A mount that is not possible starts an upload. */
 async function beginUpload(
   request: IncomingMessage,
   response: ServerResponse,
@@ -197,7 +196,7 @@ function pick({ id, size }: UploadState): UploadState {
   return { id, size }
 }
 
-/** The body, and where its client takes it to begin. Throws 400 for a Content-Range that is none, or not the body's. */
+/** Reads the body and its offset. Throws an OciError 400 for a Content-Range that is malformed or does not match the body. */
 function readChunk(request: IncomingMessage, idle: number): UploadChunk {
   const header = request.headers['content-range']
   const bytes = readBody(request, idle)
@@ -206,13 +205,13 @@ function readChunk(request: IncomingMessage, idle: number): UploadChunk {
   const [start, end] = match ? [Number(match[1]), Number(match[2])] : [NaN, NaN]
   const length = request.headers['content-length']
   if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || end < start)
-    throw new OciError('BLOB_UPLOAD_INVALID', 400, 'The Content-Range is not of the form first-last.')
+    throw new OciError('BLOB_UPLOAD_INVALID', 400, 'The Content-Range does not have the form first-last.')
   if (length !== undefined && Number(length) !== end - start + 1)
     throw new OciError('SIZE_INVALID', 400, 'The Content-Range and the Content-Length do not agree.')
   return { start, bytes: checkLength(bytes, end - start + 1) }
 }
 
-/** The bytes, which must be as many as were announced. */
+/** Passes the bytes through. Throws an OciError 400 when they are more or fewer than `length`. */
 async function* checkLength(bytes: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array, void> {
   let left = length
   for await (const chunk of bytes) {
@@ -226,7 +225,7 @@ async function* checkLength(bytes: AsyncIterable<Uint8Array>, length: number): A
 function parseRequiredDigest(text: string | undefined): Digest {
   const digest = text === undefined ? undefined : parseDigest(text)
   if (digest) return digest
-  const why = text === undefined ? 'The query parameter digest is missing.' : 'The digest is not a valid one.'
+  const why = text === undefined ? 'The query parameter digest is missing.' : 'The digest is not valid.'
   throw new OciError('DIGEST_INVALID', 400, why)
 }
 
@@ -236,5 +235,5 @@ function parseAlgorithm(text: string | undefined): DigestAlgorithm | undefined {
 }
 
 function notAllowed(request: IncomingMessage, allow: string): OciError {
-  return new OciError('UNSUPPORTED', 405, `There is nothing to ${request.method} at this path.`, { allow })
+  return new OciError('UNSUPPORTED', 405, `${request.method} is not supported at this path.`, { allow })
 }

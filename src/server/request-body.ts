@@ -4,19 +4,19 @@ import { clientBodies, createBufferRelease } from '../lib/body-memory.ts'
 import { type BudgetError, type MemoryBudget } from '../lib/memory.ts'
 import { OciError } from '../oci/errors.ts'
 
-/** A body must bring so much within every idle time: one that drips a byte now and then is not alive. */
+/** Bytes that must arrive within every idle time, so that a client that sends a byte now and then is disconnected too. */
 const minProgressBytes = 1024
 
 const received = new WeakMap<IncomingMessage, number>()
 
-/** Bytes of the body that were read. */
+/** Returns the number of body bytes that were read. */
 export function receivedBytes(request: IncomingMessage): number {
   return received.get(request) ?? 0
 }
 
 /**
- * The body of a request as it comes, at the reader's pace. There is no limit on the whole; a client that has kept us waiting
- * for `idle` ms is cut off. Time that the reader takes is not the client's.
+ * Reads the body of a request at the reader's pace, without a limit on its size. A client that keeps the reader waiting for `idle` ms
+ * is disconnected; the reader's own time does not count.
  */
 export async function* readBody(request: IncomingMessage, idle: number): AsyncGenerator<Buffer, void> {
   let arrived = 0
@@ -25,7 +25,7 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
   const hangUp = () => void request.destroy(new Error('the client stopped sending'))
   let watch = setTimeout(hangUp, patience)
   try {
-    // Leaving a stream early destroys it by default, and with it the connection that is to carry the answer.
+    // Keeps the stream when the reader stops early, because destroying it would end the connection that carries the response.
     for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       clearTimeout(watch)
       patience -= performance.now() - waitingSince
@@ -44,13 +44,13 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
   }
 }
 
-/** Bytes of memory for each byte of a body that is read as a whole: itself, and what is read out of it. */
+/** Bytes of memory per byte of a body that is read as a whole: the byte itself, and what is parsed from it. */
 const memoryPerByte = 2
 const release = createBufferRelease()
 
 /**
- * Reads all of a small body, and holds memory of the budget for it until `use` has ended. Throws an OciError 413 for a body that is
- * larger than the limit, and a BudgetError when there is no memory for it, or it comes too slowly while others wait.
+ * Reads the whole of a small body, and reserves memory of the budget for it until `use` ends. Throws an OciError 413 for a body larger
+ * than `limit` bytes, and a BudgetError when there is no memory for it, or when it arrives too slowly while others wait.
  */
 export async function withSmallBody<T>(
   request: IncomingMessage,
@@ -60,14 +60,14 @@ export async function withSmallBody<T>(
   const told = bodyLength(request)
   if (told !== undefined && told > limit) throw tooLarge(limit)
   const body = readBody(request, idle)
-  // A client that only announces a body gets no memory for it.
+  // Reserves memory only after the first bytes, because an announcement alone proves no body.
   const first = await body.next()
   if (first.done) return use(Buffer.alloc(0))
   const isWhole = request.complete && request.readableLength === 0
   const length = told ?? (isWhole ? first.value.length : undefined)
   const gone = new AbortController()
   const leave = () => gone.abort(new Error('the client is gone'))
-  // A request closes as well when all of it was read, which may be before it is let in.
+  // Listens to the socket, because the request also closes when it is read completely, perhaps before its reservation.
   const { socket } = request
   if (socket.destroyed) leave()
   socket.once('close', leave)
@@ -96,18 +96,18 @@ export async function withSmallBody<T>(
   }
 }
 
-/** All of a small body, as `withSmallBody` reads it; for one that is used up at once. */
+/** Reads the whole of a small body like `withSmallBody`, for a body that is used at once. */
 export function readSmallBody(request: IncomingMessage, limit: number, idle: number): Promise<Buffer> {
   return withSmallBody(request, { limit, idle }, (bytes) => bytes)
 }
 
-/** Settles as the first of the two. A later failure of the other one is ignored. */
+/** Settles as the first of the two promises does. A later failure of `one` is ignored. */
 function raceEviction<T>(one: Promise<T>, other: Promise<never>): Promise<T> {
   one.catch(() => {})
   return Promise.race([one, other])
 }
 
-/** The answer to a request for which there is no memory now. */
+/** Creates the 503 for a request for which there is no memory. */
 export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
@@ -117,24 +117,24 @@ export function hasBody(request: IncomingMessage): boolean {
   return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
 }
 
-/** The length that a request announces for its body; undefined where it announces none. */
+/** Returns the length that a request announces for its body; undefined without one. */
 export function bodyLength({ headers }: IncomingMessage): number | undefined {
   const length = headers['content-length']
   return length === undefined ? undefined : Number(length)
 }
 
 function tooLarge(limit: number): OciError {
-  return new OciError('SIZE_INVALID', 413, `It is larger than ${limit} bytes.`)
+  return new OciError('SIZE_INVALID', 413, `The body is larger than ${limit} bytes.`)
 }
 
-/** Collects a body in one buffer. Pieces that were joined at the end would take the memory twice. */
+/** Collects a body in one buffer, because joining separate chunks would take the memory twice. */
 class BodyBuffer {
   readonly #limit: number
   readonly #buffer: ArrayBuffer
   readonly #isSized: boolean
   #size = 0
 
-  /** `length`: of the body, where the client has announced it. */
+  /** `length`: the announced length of the body, if any. */
   constructor(length: number | undefined, limit: number) {
     this.#limit = length ?? limit
     this.#isSized = length !== undefined

@@ -6,38 +6,38 @@ import { OciError } from '../oci/errors.ts'
 
 export interface HostGuard {
   /**
-   * Throws an OciError for a request that was not meant for us: 421 for a foreign Host, 400 for none or two. A browser page
-   * that has its own name resolve to this machine (DNS rebinding) gets no further than this.
+   * Throws an OciError for a request that is not addressed to this mirror: 421 for a foreign Host, 400 for no Host or several. This stops
+   * a web page whose own name resolves to this machine (DNS rebinding).
    */
   check(request: { readonly rawHeaders: readonly string[]; readonly localAddress: string | undefined }): void
 }
 
-/** `allowed`: extra names from the configuration. `onRefused` hears of every foreign Host. */
+/** Creates the guard. `allowed`: additional names from the configuration. `onRefused` is called with every foreign Host. */
 export function createHostGuard(allowed: readonly string[], onRefused: (host: string) => void): HostGuard {
   const names = new Set([...ownNames, ...allowed.map(normalizeAllowedName)])
-  // Clients say the same with every request.
-  const passed = new LRUCache<string, true>({ max: 1000 })
+  // Caches accepted values, because clients send the same Host with every request.
+  const accepted = new LRUCache<string, true>({ max: 1000 })
   return {
     check({ rawHeaders, localAddress = '' }) {
       const value = onlyHost(rawHeaders)
       if (value === undefined) throw new OciError('UNSUPPORTED', 400, 'A request needs exactly one Host header.')
       const key = `${localAddress} ${value}`
-      if (passed.has(key)) return
+      if (accepted.has(key)) return
       const host = hostname(value)
       const address = canonicalAddress(host)
-      const isOurs = address !== undefined && address === canonicalAddress(localAddress)
-      if (names.has(address ?? host) || isOurs || (address !== undefined && isLoopbackAddress(address))) {
-        passed.set(key, true)
+      const isOwnAddress = address !== undefined && address === canonicalAddress(localAddress)
+      if (names.has(address ?? host) || isOwnAddress || (address !== undefined && isLoopbackAddress(address))) {
+        accepted.set(key, true)
         return
       }
       onRefused(host)
-      const advice = `If clients are to reach the mirror by this name, add it to "allowedHosts" in mirror.yaml.`
+      const advice = `To let clients use this name, add it to "allowedHosts" in mirror.yaml.`
       throw new OciError('DENIED', 421, `The Host ${JSON.stringify(host.slice(0, 255))} is not this mirror. ${advice}`)
     },
   }
 }
 
-/** The one Host header's value; undefined when there is none, or more of them. */
+/** Returns the value of the only Host header; undefined when there is none, or several. */
 function onlyHost(rawHeaders: readonly string[]): string | undefined {
   let found: string | undefined
   for (let at = 0; at < rawHeaders.length; at += 2) {
@@ -49,7 +49,7 @@ function onlyHost(rawHeaders: readonly string[]): string | undefined {
   return found
 }
 
-/** The name in a Host header: lower case, without port and brackets. */
+/** Returns the name in a Host header: lower case, without port and brackets. */
 function hostname(value: string): string {
   const trimmed = value.trim().toLowerCase()
   const bracketed = /^\[([^\]]*)\](?::\d*)?$/.exec(trimmed)
@@ -58,18 +58,18 @@ function hostname(value: string): string {
 
 const aliases = new Set<string>(hostAliases)
 
-/** Whether a Host header names the machine as only its containers and virtual machines do. */
+/** Whether a Host header has a name of this machine that only its containers and virtual machines use. */
 export function isHostAlias(value: string): boolean {
   return aliases.has(hostname(value))
 }
 
-/** As a Host header's name is compared: of an IPv6 address, with brackets or without, the one spelling. */
+/** Normalizes a configured name to the form in which the guard compares it; an IPv6 address may have brackets or none. */
 function normalizeAllowedName(name: string): string {
   const host = isIP(name) === 6 ? name : hostname(name)
   return canonicalAddress(host) ?? host
 }
 
-/** The one spelling of a literal address, of which IPv6 has many; without its zone. Undefined for what is no address. */
+/** Returns the canonical form of a literal address, without its zone; undefined for any other text. */
 function canonicalAddress(text: string): string | undefined {
   const address = text.replace(/%.*$/, '')
   if (isIP(address) === 4) return address
@@ -83,14 +83,14 @@ function canonicalAddress(text: string): string | undefined {
 
 type BrowserRequest = Pick<IncomingMessage, 'headers' | 'method'>
 
-/** How browsers ask for a page to show, and for what no client of a registry speaks. */
+/** Values of `Sec-Fetch-Mode` with which browsers navigate, or open connections that registry clients never open. */
 const browserModes = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
 
 /**
- * Throws an OciError 403 for a request of a browser to a listener that has no pages. Only what a page of this listener fetches
- * passes. Other requests say by which site they were made, by what they want to show, or by their mode that a browser makes them
- * (https://www.w3.org/TR/fetch-metadata/); `Sec-Fetch-Site: none` stays when a site that the user went to redirects to us.
- * Node's own fetch sends `Sec-Fetch-Mode: cors` alone.
+ * Throws an OciError 403 for a browser's request to a listener without pages. Only fetches by a page of this listener pass. Other
+ * requests reveal the browser by their site, their destination or their mode (https://www.w3.org/TR/fetch-metadata/);
+ * `Sec-Fetch-Site: none` stays when a site that the user navigated to redirects to the mirror. Node's own fetch sends only
+ * `Sec-Fetch-Mode: cors`.
  */
 export function refuseBrowsers(request: BrowserRequest): void {
   refuseOtherSites(request)
@@ -101,15 +101,14 @@ export function refuseBrowsers(request: BrowserRequest): void {
   } = request.headers
   const isOther = site !== undefined && site !== 'same-origin'
   if (isOther || browserModes.has(mode) || destination !== 'empty')
-    throw new OciError('DENIED', 403, 'There is no page for browsers here, only a registry for its clients.')
+    throw new OciError('DENIED', 403, 'This is a container registry; it has no pages for browsers.')
 }
 
 /**
- * Throws an OciError 403 for a request that a page of another origin makes. Browsers say where a request comes from
- * (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header): `none` is the address bar, which only reads, `same-origin` a
- * page of this listener. `same-site` is refused like `cross-site`, because any port of this machine is the same site. To an
- * address that is neither loopback nor HTTPS browsers send no such header, but `Origin` with what a script asks for. Registry
- * clients send neither.
+ * Throws an OciError 403 for a request by a page of another origin. Browsers send the origin of a request
+ * (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header): `none` is the address bar, which only reads, `same-origin` a page of
+ * this listener. `same-site` is refused like `cross-site`, because any port of this machine is the same site. To an address that is
+ * neither loopback nor HTTPS, browsers send no such header, but `Origin` with a script's request. Registry clients send neither.
  */
 export function refuseOtherSites({ headers, method }: BrowserRequest): void {
   const site = headers['sec-fetch-site']
@@ -117,13 +116,12 @@ export function refuseOtherSites({ headers, method }: BrowserRequest): void {
   const isAddressBar = site === 'none' && (method === 'GET' || method === 'HEAD')
   const isOtherSite = site !== undefined && site !== 'same-origin' && !isAddressBar
   const isOtherOrigin = origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`
-  if (isOtherSite || isOtherOrigin)
-    throw new OciError('DENIED', 403, 'A page of another site may not ask for anything here.')
+  if (isOtherSite || isOtherOrigin) throw new OciError('DENIED', 403, 'Requests by pages of other sites are refused.')
 }
 
 /**
- * What every answer of every listener says to browsers, which are no clients of a registry: render nothing, run nothing, guess no
- * type, and let no other page embed it. Content comes from upstreams and from pushes, and shares its origin with the admin API.
+ * Headers of every response of every listener, for browsers: render nothing, run nothing, guess no type, and let no other page embed the
+ * response. Content comes from upstreams and pushes, and shares its origin with the admin API.
  */
 const securityHeaders: Readonly<Record<string, string>> = {
   'content-security-policy': "sandbox; default-src 'none'",
@@ -133,12 +131,12 @@ const securityHeaders: Readonly<Record<string, string>> = {
 }
 const entries = Object.entries(securityHeaders)
 
-/** The same as lines of a head, for what is written to a socket without a response. */
+/** The same headers as lines of a head, for responses that are written to a socket directly. */
 export const securityHeaderLines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join('')
 
 /**
- * The response that listeners create: it adds the security headers to every head, whoever writes it, Node itself included. A page
- * that needs another value sets that header itself. `writeHead` completes the headers that it is given.
+ * A response that adds the security headers to every head, also to those that Node writes itself. A handler that needs another value sets
+ * that header itself. `writeHead` completes the headers that it is given.
  */
 export class SecureResponse extends ServerResponse {
   override writeHead(

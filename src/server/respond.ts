@@ -4,16 +4,16 @@ import { OciError } from '../oci/errors.ts'
 import type { Provenance } from '../oci/registry.ts'
 import { securityHeaderLines } from './request-guard.ts'
 
-/** What every answer of a registry carries, besides what every answer of a listener does (security-headers.ts). */
+/** The header of every registry response; every listener adds its security headers too (`SecureResponse`). */
 export const commonHeaders = { 'docker-distribution-api-version': 'registry/2.0' } as const
 
 /**
- * Headers in the making. They are assigned one by one: spreading objects leaves the collector of Node 20 several times the work,
- * and the process twice the memory.
+ * Response headers under construction. They are assigned one by one, because spreading objects makes several times the work for the
+ * garbage collector of Node 20, and doubles the memory of the process.
  */
 export type ResponseHeaders = Record<string, string | number>
 
-/** The headers of every answer, and those that say where this one came from. */
+/** Creates the headers of a response: the common ones and those that describe its provenance. */
 export function createHeaders(provenance: Provenance): ResponseHeaders {
   const headers: ResponseHeaders = {}
   addCommonHeaders(headers)
@@ -21,13 +21,13 @@ export function createHeaders(provenance: Provenance): ResponseHeaders {
   return headers
 }
 
-/** Adds what every answer carries. */
+/** Adds the header of every registry response. */
 export function addCommonHeaders(headers: ResponseHeaders): void {
   headers['docker-distribution-api-version'] = commonHeaders['docker-distribution-api-version']
 }
 
 /**
- * Adds the headers that say where an answer came from.
+ * Adds the headers that describe where a response came from.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#warnings
  */
 export function addProvenanceHeaders(
@@ -39,7 +39,7 @@ export function addProvenanceHeaders(
   if (outcome === 'stale') headers['warning'] = '299 - "This is what the mirror has; its upstream could not be asked."'
 }
 
-/** Whether the client holds this content already. RFC 9110 §13.1.2. */
+/** Whether the client has this content already. RFC 9110 §13.1.2. */
 export function matchesEtag(request: IncomingMessage, etag: string): boolean {
   const header = request.headers['if-none-match']
   if (header === undefined) return false
@@ -47,8 +47,8 @@ export function matchesEtag(request: IncomingMessage, etag: string): boolean {
 }
 
 /**
- * Ends a response with a whole body, of which a string has a character for each byte; a HEAD gets its head only. `headers` is
- * completed. Returns the body bytes that left.
+ * Ends a response with a whole body; a HEAD gets the head only. A string is sent as Latin-1, one byte per character. Completes `headers`.
+ * Returns the number of body bytes sent.
  */
 export function sendWhole(
   request: IncomingMessage,
@@ -69,14 +69,14 @@ export function sendWhole(
   return body.length
 }
 
-/** Ends a response that says everything in its head. */
+/** Ends a response without a body. */
 export function sendEmpty(response: ServerResponse, status: number, headers: Record<string, string>): void {
-  // A 204 has no body by definition, and must not give a length.
+  // A 204 has no body by definition, and must not have a length.
   const length = status === 204 ? {} : { 'content-length': 0 }
   response.writeHead(status, { ...commonHeaders, ...headers, ...length }).end()
 }
 
-/** Answers with the specification's JSON error body; a response that has begun can only be cut. */
+/** Ends a response with the specification's JSON error body; destroys a response whose head is sent already. */
 export function sendError(request: IncomingMessage, response: ServerResponse, error: OciError): void {
   if (response.headersSent) {
     response.destroy()
@@ -86,7 +86,7 @@ export function sendError(request: IncomingMessage, response: ServerResponse, er
   sendWhole(request, response, error.status, headers, Buffer.from(error.body()))
 }
 
-/** An answer with an error as text, for a socket without a response. The connection ends with it. */
+/** Formats an error as a complete HTTP response, for a socket without a response object. The connection ends with it. */
 export function formatErrorResponse(error: OciError, { isHead = false }: { readonly isHead?: boolean } = {}): string {
   const body = isHead ? '' : error.body()
   const headers = {
@@ -99,13 +99,13 @@ export function formatErrorResponse(error: OciError, { isHead = false }: { reado
   return `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}${securityHeaderLines}\r\n${body}`
 }
 
-/** Whether a call failed because the process, or the system, has as many files open as it may. */
+/** Whether a call failed because the process or the system has no file descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
   const code = errnoOf(error)
   return code === 'EMFILE' || code === 'ENFILE'
 }
 
-/** What a client is told then: it is over in a moment. */
+/** Creates the 503 for a missing file descriptor. The client may retry soon. */
 export function outOfDescriptors(): OciError {
-  return new OciError('UNAVAILABLE', 503, 'The mirror has as many files open as it may.', { 'retry-after': '1' })
+  return new OciError('UNAVAILABLE', 503, 'The mirror has too many open files.', { 'retry-after': '1' })
 }

@@ -12,12 +12,12 @@ export interface Peer {
   readonly repository: string
 }
 
-/** A request that ended. */
+/** The contribution of a finished request to a pull or push. */
 export type Transferred =
   | { readonly kind: 'head'; readonly tag: string; readonly digest: Digest }
   | {
       readonly kind: 'manifest'
-      /** Undefined for a manifest that was asked for by digest. */
+      /** Undefined for a request by digest. */
       readonly tag: string | undefined
       readonly digest: Digest
       readonly links: readonly ManifestLink[]
@@ -26,10 +26,10 @@ export type Transferred =
     }
   | { readonly kind: 'blob'; readonly digest: Digest; readonly bytes: number; readonly outcome: Provenance['outcome'] }
   | { readonly kind: 'failed'; readonly digest: Digest | undefined }
-  /** A part of a blob arrived. */
+  /** The client sent a part of a blob. */
   | { readonly kind: 'received'; readonly bytes: number }
   | { readonly kind: 'pushed-blob'; readonly digest: Digest; readonly bytes: number }
-  /** The registry holds the blob already: the client asked by HEAD, or mounted it. */
+  /** The registry has the blob already: the client sent a HEAD, or mounted it. */
   | { readonly kind: 'held-blob'; readonly digest: Digest }
   | {
       readonly kind: 'pushed-manifest'
@@ -45,10 +45,11 @@ export interface Pull {
   digest: Digest | undefined
   readonly startedAt: number
   endedAt: number
-  /** Manifests that the index of this pull names. */
+  /** Manifests in the index of this pull. */
   readonly children: Set<Digest>
-  /** Blobs that its manifests name, and those that were sent. */
+  /** Blobs in the manifests of this pull. */
   readonly expected: Set<Digest>
+  /** Blobs that were sent. */
   readonly sent: Set<Digest>
   bytes: number
   bytesFromUpstream: number
@@ -66,37 +67,37 @@ interface Push {
   readonly blobs: Set<Digest>
   readonly existing: Set<Digest>
   bytes: number
-  /** A manifest arrived: without one this was no push of an image. */
+  /** Manifests that arrived; without any, this is not the push of an image. */
   manifests: number
 }
 
-/** What one client does in one repository. */
+/** The current pulls and the push of one client in one repository. */
 export interface Activity {
   readonly peer: Peer
   readonly startedAt: number
   lastAt: number
   /** Requests under way. */
   running: number
-  /** Tags that the client asked for by HEAD. */
+  /** Tags that the client requested by HEAD, by the digest in the response. */
   readonly heads: Map<Digest, { readonly tag: string; readonly at: number }>
   pulls: Pull[]
   push: Push | undefined
-  /** What `getSize` said of it the last time. */
+  /** The last result of `countRemembered`. */
   size: number
 }
 
-/** How much is remembered of an activity: digests, and pulls. */
+/** Counts the digests and pulls that an activity remembers. */
 export function countRemembered({ pulls, push }: Activity): number {
   const sizes = pulls.map(({ children, expected: wanted, sent }) => 1 + children.size + wanted.size + sent.size)
   return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.existing.size : 0)
 }
 
-/** A pull ends when its client asks for nothing more for so long: clients skip the layers that they have. */
+/** A pull ends when its client sends no request for so long: clients skip the layers that they have. */
 export const idleMs = 3000
-/** The same when everything that its manifest names was sent. */
+/** The same for a pull whose blobs were all sent. */
 const completeIdleMs = 250
 
-/** The pull that a manifest belongs to: the one of its tag, of its index, or a new one. */
+/** Returns the pull that a manifest belongs to: by its digest, by its index, or a new pull. */
 export function getPull(
   activity: Activity,
   { tag, digest }: Extract<Transferred, { kind: 'manifest' }>,
@@ -114,7 +115,7 @@ export function getPull(
   return createPull(activity, tag ?? head?.tag, digest, head?.at ?? startedAt)
 }
 
-/** The pull that a blob belongs to. */
+/** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
 export function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
   return pulls.findLast(({ expected: wanted }) => digest !== undefined && wanted.has(digest)) ?? pulls.at(-1)
 }
@@ -153,11 +154,11 @@ export function recordTransfer(
   const isMiss = outcome === 'miss' || outcome === 'collapsed' || outcome === 'passed'
   if (isMiss) pull.misses += 1
   else pull.hits += 1
-  // Who joins a fetch takes nothing more from the upstream.
+  // A request that joins a download costs no bytes from the upstream.
   if (outcome === 'miss' || outcome === 'passed') pull.bytesFromUpstream += bytes
 }
 
-/** Whether everything that the manifests name was sent. */
+/** Whether every blob in the manifests was sent. */
 export function isPullComplete({ expected: wanted, sent }: Pull): boolean {
   for (const digest of wanted) if (!sent.has(digest)) return false
   return wanted.size > 0

@@ -66,7 +66,7 @@ describe('a request that a browser makes', () => {
     for (const url of [mirror.url, registry.url]) {
       const answer = await get(url, '/v2/', { headers: navigation })
       expectError(answer, 403, 'DENIED')
-      expect(answer.body.toString()).toContain('no page for browsers')
+      expect(answer.body.toString()).toContain('no pages for browsers')
     }
   })
 

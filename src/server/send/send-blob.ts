@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http'
 import type { ByteRange } from '../../oci/headers.ts'
 import type { OpenBlob } from '../../oci/registry.ts'
 
-/** Sends a part of a stored blob as the body of a response whose head is written. Rejects when the client leaves. */
+/** Sends a part of a stored blob as the body of a response whose head is written. Rejects when the client disconnects. */
 export type SendBlob = (
   response: ServerResponse,
   blob: OpenBlob,
@@ -11,12 +11,12 @@ export type SendBlob = (
   signal: AbortSignal,
 ) => Promise<void>
 
-/** Bytes copied at a time: larger ones cost memory with many clients, smaller ones time. */
+/** Bytes copied at a time: larger buffers cost memory with many clients, smaller ones cost time. */
 const bufferBytes = 128 * 1024
 
 /**
- * Copies a body into a response chunk by chunk, at the client's pace: a chunk is read once the kernel has taken the one
- * before, so a client costs one buffer however slow it is. A client that takes nothing for `idle` ms is cut off.
+ * Copies a body to a response chunk by chunk, at the client's pace: the next chunk is read after the kernel accepted the one before, so
+ * a slow client costs one buffer. A client that accepts no bytes for `idle` ms is disconnected.
  */
 async function copyBody(
   response: ServerResponse,
@@ -34,21 +34,21 @@ async function copyBody(
       left -= count
     }
   } finally {
-    // A chunk that was not flushed may still be read by the socket: only a finished copy gives its buffer back.
+    // Reuses the buffer only after a complete copy, because the socket may still read a chunk that was not flushed.
     if (!options.signal.aborted && !response.destroyed) options.buffers.give(buffer)
   }
 }
 
-/** Resolves when the answers to requests before it on its connection are out: a body that waited for them would lie in memory. */
+/** Waits until the responses before it on its connection are sent, because its body would occupy memory meanwhile. */
 export async function waitForTurn(response: ServerResponse, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   if (response.socket) return
-  // Node reads no further requests from a connection whose waiting answers have come to so many bytes.
+  // Writes the head, because Node counts it and stops reading a connection whose waiting responses have too many bytes.
   response.flushHeaders()
   await once(response, 'socket', { signal })
 }
 
-/** Resolves when the kernel has taken the chunk. Rejects when the client leaves, or takes nothing for `idle` ms. */
+/** Writes a chunk, and resolves when the kernel accepted it. Rejects when the client disconnects, or accepts no bytes for `idle` ms. */
 export function writeChunk(
   response: ServerResponse,
   chunk: Uint8Array,
@@ -59,7 +59,7 @@ export function writeChunk(
     if (signal.aborted) return reject(signal.reason)
     const onAbort = () => reject(signal.reason)
     signal.addEventListener('abort', onAbort, { once: true })
-    // The socket's own timer counts progress, not completion: a slow client lives, a stuck one does not.
+    // The socket's timer restarts with any progress: it ends a client that is stuck, not a slow one.
     response.socket?.setTimeout(idle)
     response.write(chunk, (error) => {
       response.socket?.setTimeout(0)
@@ -70,7 +70,7 @@ export function writeChunk(
   })
 }
 
-/** Buffers used again instead of being collected. */
+/** Reuses buffers, so that they are not garbage-collected. */
 export class BufferPool {
   readonly #free: Uint8Array[] = []
 
@@ -83,7 +83,7 @@ export class BufferPool {
   }
 }
 
-/** Sending by reading the file: works everywhere. */
+/** Creates the portable way to send a blob: it reads the file and writes to the socket. */
 export function createPortableSendBlob(options: { readonly idle: number; readonly buffers: BufferPool }): SendBlob {
   return async (response, blob, { start, end }, signal) => {
     let position = start
