@@ -36,7 +36,7 @@ async function open() {
   return { find, pass: (ms: number) => void (now += ms) }
 }
 
-test('a right password is compared again when it was not used for five minutes', async () => {
+test('a correct password is compared again after five minutes without use', async () => {
   const { find, pass } = await open()
   expect(await find('dev:right')).toEqual(['dev', 'compared'])
   for (let use = 0; use < 2; use++) {

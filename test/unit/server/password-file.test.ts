@@ -27,7 +27,7 @@ async function open(text: string) {
 const costOf = ({ hash }: { readonly hash: string }) => Number(hash.slice(4, 6))
 const strangers = Array.from({ length: 400 }, (_, at) => `stranger-${at}`)
 
-describe('the hash that an unknown name is compared with', () => {
+describe('the hash for an unknown user name', () => {
   test.each([4, 8, 12, 16])("has the cost of the file's hashes: %i", async (cost) => {
     const { file } = await open(line('one', cost) + line('two', cost, '2b'))
     const users = await file.users()
@@ -38,7 +38,7 @@ describe('the hash that an unknown name is compared with', () => {
     expect(users.findHash('one')).toEqual({ isKnown: true, hash: `$2y$${String(cost).padStart(2, '0')}$${tail}` })
   })
 
-  test('has one of them where they differ, as often as the file has it, and the same one each time', async () => {
+  test('has one of the costs in the file, as often as the file has it, and the same one each time', async () => {
     const text = line('one', 5) + line('two', 5) + line('three', 5) + line('four', 9)
     const [first, second] = [await open(text), await open(text)]
     const [users, again] = [await first.file.users(), await second.file.users()]
@@ -50,13 +50,13 @@ describe('the hash that an unknown name is compared with', () => {
     expect(strangers.map((name) => costOf(again.findHash(name)))).toEqual(costs)
   })
 
-  test('has the usual cost where the file is empty', async () => {
+  test('has the default cost where the file is empty', async () => {
     const { file } = await open('# nobody yet\n\n')
     expect(costOf((await file.users()).findHash('dev'))).toBe(10)
   })
 })
 
-describe('a file that cannot be used names the line', () => {
+describe('a password file that cannot be used names the line:', () => {
   test.each([
     ['a cost that would take days', `${line('one', 10)}${line('two', 31)}`, /line 2 has a bcrypt cost of 31.*16/],
     ['a cost just above the limit', line('one', 17), /line 1 has a bcrypt cost of 17/],
@@ -72,8 +72,8 @@ describe('a file that cannot be used names the line', () => {
   })
 })
 
-describe('the next step for a file that cannot be used', () => {
-  test('makes a file that does not exist', async () => {
+describe('the hint for a password file that cannot be used', () => {
+  test('creates a file that does not exist', async () => {
     const path = join(await temporaryHome(), 'none')
     await expect(openPasswordFile(path, silentLogger)).rejects.toMatchObject({
       message: `The password file ${path} cannot be used: it does not exist.`,
@@ -81,14 +81,14 @@ describe('the next step for a file that cannot be used', () => {
     })
   })
 
-  test('empties no file that exists', async () => {
+  test('does not empty a file that exists', async () => {
     const path = join(await temporaryHome(), 'htpasswd')
     await writeFile(path, `${line('one', 10)}dev:nonsense\n`)
     await expect(openPasswordFile(path, silentLogger)).rejects.toMatchObject({ hints: [`htpasswd -B '${path}' USER`] })
   })
 })
 
-test('a change that cannot be used lets nobody in, says so once, and is over when the file is mended', async () => {
+test('an unusable change of the password file refuses every login, is logged once, and ends when the file is fixed', async () => {
   const { path, file, log, reasons } = await open(line('dev', 5))
   expect(await file.trouble()).toBeUndefined()
   expect((await file.users()).findHash('dev').isKnown).toBe(true)

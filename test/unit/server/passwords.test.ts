@@ -57,8 +57,8 @@ test('requests with the same credential share one comparison, and do not count a
   expect(order()).toEqual(['same', 'another'])
 })
 
-describe('clients that left', () => {
-  test('give their place to others, and their passwords are not compared', async () => {
+describe('clients that disconnected', () => {
+  test('leave the queue, and their passwords are not compared', async () => {
     const { queue, ask, end, order } = open()
     ask('running')
     const leaving = new AbortController()
@@ -86,7 +86,7 @@ describe('clients that left', () => {
     expect(other.is).toBe(true)
   })
 
-  test('before they asked are not waited for', async () => {
+  test('before their request are refused at once', async () => {
     const { begun, ask, settled } = open()
     const gone = ask('gone', {}, AbortSignal.abort(new Error('the client is gone')))
     await settled()
@@ -95,7 +95,7 @@ describe('clients that left', () => {
   })
 })
 
-describe('a flood', () => {
+describe('a flood of passwords', () => {
   test('from one address yields to another address, which is the next in turn', async () => {
     const { ask, end, order, settled } = open()
     const flood = Array.from({ length: 50 }, (_, at) => ask(`wrong-${at}`))
@@ -117,7 +117,7 @@ describe('a flood', () => {
     expect(right.is).toBe(true)
   })
 
-  test('yields to a credential that has fitted before, whoever floods', async () => {
+  test('yields to a credential that was valid before, whatever its address', async () => {
     const { ask, end } = open()
     for (let at = 0; at < 50; at++) ask(`wrong-${at}`, { user: `name-${at}` })
     const right = ask('right', { isTrusted: true })
@@ -128,7 +128,7 @@ describe('a flood', () => {
   })
 })
 
-test('a comparison that fails is the failure of those who wait for it, and the next one runs', async () => {
+test('a comparison that fails rejects the requests that wait for it, and the next one runs', async () => {
   const { begun, ask, end, settled } = open()
   const first = ask('first')
   const second = ask('second')

@@ -29,14 +29,14 @@ function read(moments: readonly number[], bytes: number): { body: Readable; resu
   return { body, result }
 }
 
-test('a byte now and then is not enough, whatever the reader does at the moment it comes', async () => {
+test('a client that sends a byte now and then is disconnected, whatever the reader does at that moment', async () => {
   const { body, result } = read([95, 195, 295, 395], 1)
   await vi.advanceTimersByTimeAsync(200)
   expect(body.destroyed).toBe(true)
   expect(await result).toBe('the client stopped sending')
 })
 
-test('a client that brings its share within each idle time may take as long as it likes', async () => {
+test('a client that sends enough bytes within each idle time may take any total time', async () => {
   const { body, result } = read([95, 195, 295, 395], 1024)
   setTimeout(() => body.push(null), 480)
   await vi.advanceTimersByTimeAsync(500)
@@ -61,8 +61,8 @@ describe('while the memory for bodies is full', () => {
     return serve((request, response) => void answer(request, response))
   }
 
-  test('a body that has arrived as a whole waits for its memory, and is read then', async () => {
-    const budget = new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: patience })
+  test('a body that has arrived completely waits for its memory, and is read then', async () => {
+    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience })
     const all = await budget.reserve(100)
     const { url } = await takeBodies(budget)
     const answer = fetch(url, { method: 'PUT', body: 'all of it' })
@@ -73,9 +73,9 @@ describe('while the memory for bodies is full', () => {
     expect([budget.held, budget.waiting]).toEqual([0, 0])
   })
 
-  test('a small body is not kept waiting by large ones that come slowly', async () => {
-    const small = { maxBytes: 100, bytes: 200 }
-    const budget = new MemoryBudget({ bytes: 2000, maxWaiting: 20, maxWaitMs: patience, pollMs: patience, small })
+  test('a small body does not wait for large ones that arrive slowly', async () => {
+    const small = { largest: 100, bytes: 200 }
+    const budget = new MemoryBudget({ bytes: 2000, mostWaiting: 20, patience, lookEvery: patience, small })
     const { url, port } = await takeBodies(budget)
     for (let client = 0; client < 10; client++) {
       const socket = connect(port, '127.0.0.1').on('error', () => {})
@@ -88,8 +88,8 @@ describe('while the memory for bodies is full', () => {
     expect(budget.waiting).toBe(9)
   })
 
-  test('a client that leaves after it has sent its whole body leaves the line', async () => {
-    const budget = new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: patience })
+  test('a client that disconnects after it sent its whole body leaves the queue', async () => {
+    const budget = new MemoryBudget({ bytes: 100, mostWaiting: 3, patience })
     const all = await budget.reserve(100)
     const { signal, leave } = leavingClients()
     const { url } = await takeBodies(budget)

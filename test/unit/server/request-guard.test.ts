@@ -24,14 +24,14 @@ describe('the Host header', () => {
     '[::1]:5055',
     'host.docker.internal:5055',
     'mirror:5055',
-  ])('%s is us', (host) => expect(statusOf([host])).toBe(200))
+  ])('%s is accepted', (host) => expect(statusOf([host])).toBe(200))
 
   test.each(['evil.example', 'evil.example:5055', '10.0.0.1', 'localhost.evil.example', '[2001:db8::1]', ''])(
     '%s is not',
     (host) => expect(statusOf([host])).toBe(421),
   )
 
-  test('a literal address passes when the connection came to it', () => {
+  test('with a literal address is accepted when the connection was made to this address', () => {
     expect(statusOf(['172.18.0.1:5055'], '::ffff:172.18.0.1')).toBe(200)
     expect(statusOf(['172.18.0.1:5055'], '172.19.0.1')).toBe(421)
     expect(statusOf(['[fc00::1]:5055'], 'fc00::1')).toBe(200)
@@ -41,11 +41,11 @@ describe('the Host header', () => {
     expect(statusOf(['[::ffff:172.18.0.2]:5055'], '172.18.0.1')).toBe(421)
   })
 
-  test('names from the configuration pass', () => {
+  test('is accepted for names from the configuration', () => {
     expect(statusOf(['Mirror.Corp.Example:5055'], '127.0.0.1', ['mirror.corp.example'])).toBe(200)
   })
 
-  test('addresses from the configuration pass, however they are written', () => {
+  test('is accepted for addresses from the configuration, in any spelling', () => {
     const guard = createHostGuard(['[fd00::5]', 'fd00:0::6', '10.0.2.2', 'Mirror.Example.'], () => {})
     for (const host of ['[fd00::5]:5055', '[fd00:0:0::6]', '10.0.2.2:5055', 'mirror.example:5055'])
       expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).not.toThrow()
@@ -53,12 +53,12 @@ describe('the Host header', () => {
       expect(() => guard.check({ rawHeaders: ['Host', host], localAddress: '172.17.0.2' }), host).toThrow()
   })
 
-  test('none or two are no HTTP', () => {
+  test('is a 400 when it is missing or given twice', () => {
     expect(statusOf([])).toBe(400)
     expect(statusOf(['localhost', 'evil.example'])).toBe(400)
   })
 
-  test('refused names are told', () => {
+  test('is reported when it is refused', () => {
     const refused: string[] = []
     const guard = createHostGuard([], (host) => refused.push(host))
     expect(() => guard.check({ rawHeaders: ['Host', 'evil.example:80'], localAddress: '127.0.0.1' })).toThrow(

@@ -24,7 +24,7 @@ async function serveList(bytes: number) {
   return { url, failures }
 }
 
-test('a large list waits in the line while there is no memory for it, and is sent then', async () => {
+test('a large list waits while there is no memory for it, and is sent then', async () => {
   const { url } = await serveList(300_000)
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())
@@ -35,7 +35,7 @@ test('a large list waits in the line while there is no memory for it, and is sen
   await expect.poll(() => clientBodies.held).toBe(0)
 })
 
-test('a large list does not go before those who wait', async () => {
+test('a large list does not overtake bodies that wait', async () => {
   const { url } = await serveList(300_000)
   const most = await clientBodies.reserve(clientBodies.bytes - 1_000_000)
   onTestFinished(() => most.release())
@@ -50,7 +50,7 @@ test('a large list does not go before those who wait', async () => {
   expect(order).toEqual(['first', 'list'])
 })
 
-test('a client that leaves while its list waits leaves the line', async () => {
+test('a client that disconnects while its list waits leaves the queue', async () => {
   const { url, failures } = await serveList(300_000)
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())
@@ -63,7 +63,7 @@ test('a client that leaves while its list waits leaves the line', async () => {
   expect(failures).toMatchObject([{ message: 'the client is gone' }])
 })
 
-test('no more lists wait than there is memory for', async () => {
+test('lists wait only up to the size of the memory budget', async () => {
   const { url } = await serveList(Math.ceil(clientBodies.bytes * 0.6))
   const all = await clientBodies.reserve(clientBodies.bytes)
   onTestFinished(() => all.release())

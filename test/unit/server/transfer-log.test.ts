@@ -42,7 +42,7 @@ test.each([
   expect(lines[0]).toMatchObject({ message: 'pull', image: 'docker.io/library/app:v1'.replace('v1', nameOf(0)[2]) })
 })
 
-test('a pull of usual size is remembered while others go on', () => {
+test('a pull of ordinary size is remembered while others run', () => {
   const { lines, begin } = open()
   for (let at = 0; at < 900; at++) {
     begin(`client-${at}`)
@@ -51,7 +51,7 @@ test('a pull of usual size is remembered while others go on', () => {
   expect(lines).toEqual([])
 })
 
-test('what an activity brings that had to make room for others is not remembered', () => {
+test('transfers of an activity that was removed to make room are not remembered', () => {
   const { lines, begin } = open()
   const dropped = Array.from({ length: 20 }, (_, at) => begin(`dropped-${at}`))
   for (let at = 0; at < 1000; at++) begin(`client-${at}`)

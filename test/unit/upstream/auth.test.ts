@@ -53,14 +53,14 @@ function sendToken(request: IncomingMessage, response: ServerResponse, count: nu
 }
 
 describe('tokens', () => {
-  test('one request serves 50 parallel cold questions', async () => {
+  test('are fetched by one request for 50 parallel cold requests', async () => {
     const { server, count } = await serveRegistry()
     const upstream = openUpstream(server.url)
     await Promise.all(Array.from({ length: 50 }, () => upstream.manifest('a', tag, anonymous)))
     expect(count('token')).toBe(1)
   })
 
-  test('are asked for one repository and pull only, and kept', async () => {
+  test('have the scope of one repository and pull only, and are kept', async () => {
     const { server, count } = await serveRegistry()
     const upstream = openUpstream(server.url)
     for (let i = 0; i < 5; i++) await upstream.manifest('a/b', tag, anonymous)
@@ -69,7 +69,7 @@ describe('tokens', () => {
     expect(server.requests[1]!.headers.authorization).toBeUndefined()
   })
 
-  test('for another repository cost no second 401', async () => {
+  test('for another repository are fetched without a second 401', async () => {
     const { server } = await serveRegistry()
     const upstream = openUpstream(server.url)
     await upstream.manifest('a', tag, anonymous)
@@ -93,7 +93,7 @@ describe('tokens', () => {
   test.each([
     ['absent', undefined, 50_000],
     ['shorter than the margin', 8, 4000],
-  ])('with an expires_in that is %s', async (_, expires_in, goodFor) => {
+  ])('are kept for the right time when expires_in is %s', async (_, expires_in, goodFor) => {
     const clock = fakeClock()
     const { server, count } = await serveRegistry({
       token: (request, response, n) => sendToken(request, response, n, { expires_in }),
@@ -108,7 +108,7 @@ describe('tokens', () => {
     expect(count('token')).toBe(2)
   })
 
-  test('that die early are dropped and asked for once more, by one for all', async () => {
+  test('that expire early are dropped and replaced by one request', async () => {
     let oldest = 1
     const { server, count } = await serveRegistry({ accepts: (token) => Number.parseInt(token, 10) >= oldest })
     const upstream = openUpstream(server.url)
@@ -118,14 +118,14 @@ describe('tokens', () => {
     expect(count('token')).toBe(2)
   })
 
-  test('that are refused though they are new are not asked for again and again', async () => {
+  test('that are refused although they are new are not requested again and again', async () => {
     const { server, count } = await serveRegistry({ accepts: () => false })
     const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
     expect([error.failure, error.status]).toEqual(['denied', 401])
     expect([count('token'), count('v2')]).toEqual([1, 2])
   })
 
-  test('of one repository that make another name another realm lead back to asking without', async () => {
+  test('of one repository are left out when they make another repository name another realm', async () => {
     const other = await serve((request, response) => sendToken(request, response, 7))
     const server: Served = await serve((request, response) => {
       const { authorization } = request.headers
@@ -146,14 +146,14 @@ describe('tokens', () => {
     expect(other.log).toHaveLength(1)
   })
 
-  test('may be called access_token', async () => {
+  test('may have the name access_token in the response', async () => {
     const { server } = await serveRegistry({
       token: (_, response) => reply(response, 200, {}, '{"access_token":"1:repository:a:pull"}'),
     })
     await openUpstream(server.url).manifest('a', tag, anonymous)
   })
 
-  test('an abort ends one wait and not the request that others share', async () => {
+  test('requested by several callers are fetched to the end when one of them aborts', async () => {
     const waiting: (() => void)[] = []
     const { server, count } = await serveRegistry({
       token: (request, response, n) => void waiting.push(() => sendToken(request, response, n)),
@@ -172,7 +172,7 @@ describe('tokens', () => {
 })
 
 describe('a token endpoint that fails', () => {
-  test('with 503 is asked again', async () => {
+  test('with 503 is retried', async () => {
     const { server } = await serveRegistry({
       token: (request, response, n) => (n < 3 ? reply(response, 503) : sendToken(request, response, n)),
     })
@@ -186,13 +186,13 @@ describe('a token endpoint that fails', () => {
     [404, '', 'invalid', 502],
     [200, '<html>welcome</html>', 'invalid', 502],
     [200, '{"token":"with\\nline"}', 'invalid', 502],
-  ])('with %i %j is %j', async (status, body, failure, answer) => {
+  ])('with %i %j is reported as %j', async (status, body, failure, answer) => {
     const { server } = await serveRegistry({ token: (_, response) => reply(response, status, {}, body) })
     const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
     expect([error.failure, error.status]).toEqual([failure, answer])
   })
 
-  test('with 429 is not asked again before its time', async () => {
+  test('with 429 gets no request before Retry-After', async () => {
     const { server, count } = await serveRegistry({
       token: (_, response) => reply(response, 429, { 'retry-after': 7 }),
     })
@@ -205,7 +205,7 @@ describe('a token endpoint that fails', () => {
     expect(count('token')).toBe(1)
   })
 
-  test('to 50 questions at once has failed once', async () => {
+  test('for 50 requests at once counts as one failure', async () => {
     const waiting: (() => void)[] = []
     const { server, count } = await serveRegistry({
       token: (_, response) => void waiting.push(() => reply(response, 503)),
@@ -222,7 +222,7 @@ describe('a token endpoint that fails', () => {
 })
 
 describe('a credential', () => {
-  test('goes to the realm of its own registry, and its tokens to nobody else', async () => {
+  test('is sent to the realm of its own registry only, and its tokens to the registry only', async () => {
     const { server, count } = await serveRegistry({
       token: (request, response, n) => {
         if (request.headers.authorization === undefined) return reply(response, 401)
@@ -239,7 +239,7 @@ describe('a credential', () => {
     expect(count('token')).toBe(2)
   })
 
-  test('never goes to a realm elsewhere, and the way out is named', async () => {
+  test('is never sent to a foreign realm, and the error names the setting that allows it', async () => {
     const thief = await serve((request, response) => sendToken(request, response, 1))
     const { server } = await serveRegistry({ realm: () => `${thief.url}/token` })
     const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', tag, credentialed))
@@ -248,7 +248,7 @@ describe('a credential', () => {
     expect(thief.connections).toBe(0)
   })
 
-  test('goes to a realm that the user named', async () => {
+  test('is sent to a realm that the user named', async () => {
     const other = await serve((request, response) => sendToken(request, response, 1))
     const { server } = await serveRegistry({ realm: () => `${other.url}/token` })
     const tokenHosts = [`127.0.0.1:${other.port}`]
@@ -256,14 +256,14 @@ describe('a credential', () => {
     expect(other.requests[0]!.headers.authorization).toBe(basic('ann:right'))
   })
 
-  test('is lost by a redirect of the token endpoint', async () => {
+  test('is not sent along a redirect of the token endpoint', async () => {
     const thief = await serve((_, response) => reply(response, 200, {}, '{"token":"1:repository:a:pull"}'))
     const { server } = await serveRegistry({ token: (_, response) => reply(response, 307, { location: thief.url }) })
     await openUpstream(server.url, withPassword()).manifest('a', tag, credentialed)
     expect(thief.requests[0]!.headers.authorization).toBeUndefined()
   })
 
-  test('that is refused is not replaced by nobody, nor shown', async () => {
+  test('that is refused is neither replaced by an anonymous request nor shown', async () => {
     const { server } = await serveRegistry({
       token: (request, response, n) =>
         request.headers.authorization ? reply(response, 401, {}, 'no hunter2') : sendToken(request, response, n),
@@ -274,7 +274,7 @@ describe('a credential', () => {
     expect(server.log.filter((line) => line.includes('/token'))).toHaveLength(1)
   })
 
-  test('that cannot be had is not replaced by nobody', async () => {
+  test('that cannot be read is not replaced by an anonymous request', async () => {
     const { server } = await serveRegistry()
     const upstream = openUpstream(server.url, { ...withPassword(), env: {} })
     expect((await failureOf(upstream.manifest('a', tag, credentialed))).failure).toBe('unavailable')
@@ -342,7 +342,7 @@ describe('a credential', () => {
     expect(thief.log).toEqual([])
   })
 
-  test("sends the registry's own token as it is, and to nobody else", async () => {
+  test("that is the registry's own token is sent as it is, and to the registry only", async () => {
     const realm = await serve((_, response) => reply(response, 200, {}, '{"token":"none"}'))
     const server = await serve((request, response) => {
       if (request.headers.authorization === 'Bearer own') return reply(response, 200)
@@ -361,7 +361,7 @@ describe('a credential', () => {
     expect(realm.log).toEqual([])
   })
 
-  test('answers a Basic challenge, at once the second time', async () => {
+  test('answers a Basic challenge, and is sent at once the second time', async () => {
     const server = await serve((request, response) => {
       if (request.headers.authorization === basic('ann:right')) return reply(response, 200)
       reply(response, 401, { 'www-authenticate': 'Basic realm="it"' })
@@ -375,7 +375,7 @@ describe('a credential', () => {
     expect((await failureOf(wrong.statBlob('a', digest, credentialed))).status).toBe(401)
   })
 
-  test('limits of one identity are not those of another', async () => {
+  test('is not limited by the rate limit of another identity', async () => {
     const server = await serve((request, response) => {
       if (request.headers.authorization) return reply(response, 200)
       if (request.url!.includes('/private/')) return reply(response, 401, { 'www-authenticate': 'Basic realm="it"' })
@@ -388,7 +388,7 @@ describe('a credential', () => {
   })
 })
 
-describe('a private repository that is hidden from nobody', () => {
+describe('a private repository that the registry hides from anonymous requests', () => {
   type Scheme = 'basic' | 'bearer'
   interface Hiding {
     readonly scheme?: Scheme
@@ -440,17 +440,20 @@ describe('a private repository that is hidden from nobody', () => {
     }
   })
 
-  test.each(['basic', 'bearer'] as const)('costs one question for all, and none from then on (%s)', async (scheme) => {
-    const { server, pings } = await serveHiding({ scheme })
-    const upstream = openUpstream(server.url, withPassword())
-    await Promise.all(Array.from({ length: 10 }, (_, at) => upstream.manifest(`a${at}`, tag, credentialed)))
-    expect(pings()).toBe(1)
-    const asked = server.log.length
-    await upstream.manifest('a0', tag, credentialed)
-    expect(server.log.length).toBe(asked + 1)
-  })
+  test.each(['basic', 'bearer'] as const)(
+    'costs one ping for all requests, and none from then on (%s)',
+    async (scheme) => {
+      const { server, pings } = await serveHiding({ scheme })
+      const upstream = openUpstream(server.url, withPassword())
+      await Promise.all(Array.from({ length: 10 }, (_, at) => upstream.manifest(`a${at}`, tag, credentialed)))
+      expect(pings()).toBe(1)
+      const asked = server.log.length
+      await upstream.manifest('a0', tag, credentialed)
+      expect(server.log.length).toBe(asked + 1)
+    },
+  )
 
-  test.each([401, 403, 404])('is shown where /v2/ is open to nobody, too (%i)', async (status) => {
+  test.each([401, 403, 404])('is shown to the credential when /v2/ needs no login either (%i)', async (status) => {
     const { server, pings } = await serveHiding({ status, open: true })
     const upstream = openUpstream(server.url, withPassword())
     await upstream.manifest('a', tag, credentialed)
@@ -472,7 +475,7 @@ describe('a private repository that is hidden from nobody', () => {
     }
   })
 
-  test('is absent when the credential does not see it either', async () => {
+  test('is absent when the registry hides it from the credential too', async () => {
     for (const options of [{ scheme: 'basic' }, { scheme: 'bearer' }, { open: true }] as const) {
       const { server } = await serveHiding(options)
       const absent = { kind: 'tag', tag: 'absent' } as const
@@ -481,20 +484,20 @@ describe('a private repository that is hidden from nobody', () => {
     }
   })
 
-  test('costs no question where there is no credential', async () => {
+  test('costs no ping without a credential', async () => {
     const { server } = await serveHiding()
     for (const upstream of [openUpstream(server.url), openUpstream(server.url, withPassword())])
       expect((await failureOf(upstream.manifest('a', tag, anonymous))).failure).toBe('absent')
     expect(server.log).toEqual(['GET /v2/a/manifests/v1', 'GET /v2/a/manifests/v1'])
   })
 
-  test('is not said to be absent when the registry cannot say what it wants', async () => {
+  test('is not reported absent when the ping fails', async () => {
     const server = await serve((request, response) => reply(response, request.url === '/v2/' ? 503 : 404))
     const error = await failureOf(openUpstream(server.url, withPassword()).manifest('a', tag, credentialed))
     expect([error.failure, error.status]).toEqual(['unavailable', 502])
   })
 
-  test('does not have its credential sent where a redirect of /v2/ leads', async () => {
+  test('has no credential sent to the target of a redirect of /v2/', async () => {
     const other = await serve((_, response) => reply(response, 401, { 'www-authenticate': 'Basic realm="x"' }))
     const server = await serve((request, response) => {
       if (request.url === '/v2/') return reply(response, 307, { location: `${other.url}/v2/` })
@@ -504,7 +507,7 @@ describe('a private repository that is hidden from nobody', () => {
     expect(other.requests.map(({ headers }) => headers.authorization)).toEqual([undefined])
   })
 
-  test('does not have its credential sent to a realm elsewhere', async () => {
+  test('has no credential sent to a foreign realm', async () => {
     const thief = await serve((request, response) => sendToken(request, response, 1))
     const server = await serve((request, response) => {
       if (request.url !== '/v2/') return reply(response, 404)
@@ -515,7 +518,7 @@ describe('a private repository that is hidden from nobody', () => {
     expect(thief.connections).toBe(0)
   })
 
-  test('is shown again when a token that died is refused without a challenge', async () => {
+  test('is shown again when an expired token is refused without a challenge', async () => {
     let good = 1
     const server: Served = await serve((request, response) => {
       if (request.url!.startsWith('/token')) return reply(response, 200, {}, `{"token":"t${good}","expires_in":300}`)
@@ -532,8 +535,8 @@ describe('a private repository that is hidden from nobody', () => {
   })
 })
 
-describe('nobody', () => {
-  test('may be sent to a realm elsewhere', async () => {
+describe('an anonymous token request', () => {
+  test('may be sent to a foreign realm', async () => {
     const other = await serve((request, response) => sendToken(request, response, 1))
     const { server } = await serveRegistry({ realm: () => `${other.url}/token?account=x` })
     await openUpstream(server.url, withPassword()).manifest('a', tag, anonymous)

@@ -35,8 +35,8 @@ function setUp() {
 
 const five = ['a', 'b', 'c', 'd', 'e']
 
-describe('the circuit', () => {
-  test('opens after five connections in a row that failed, and then refuses everybody without asking', async () => {
+describe('the circuit breaker', () => {
+  test('opens after five failed connections in a row, and then refuses every request to the upstream', async () => {
     const { circuit, run, failTimes, isAsked } = setUp()
     await failTimes(4, unreachable)
     expect(circuit.state).toBe('failing')
@@ -50,7 +50,7 @@ describe('the circuit', () => {
   test.each([
     ['an answer', new UpstreamError('absent', 404, 'no')],
     ['a limit', new UpstreamError('limited', 429, 'wait')],
-  ])('begins to count again after %s', async (_, error) => {
+  ])('counts from zero after %s', async (_, error) => {
     const { circuit, run, failTimes } = setUp()
     await failTimes(4, unreachable)
     await failureOf(run('app', fail(error)))
@@ -58,20 +58,20 @@ describe('the circuit', () => {
     expect(circuit.state).toBe('failing')
   })
 
-  test('does not count bodies that were cut', async () => {
+  test('does not count bodies that broke off', async () => {
     const { circuit, failTimes } = setUp()
     await failTimes(20, cut)
     expect(circuit.state).toBe('ok')
   })
 
-  test('counts a failure that many waiters share once', async () => {
+  test('counts a failure that many requests share once', async () => {
     const { circuit, run } = setUp()
     const shared = unreachable()
     await Promise.all(Array.from({ length: 50 }, () => failureOf(run('app', fail(shared)))))
     expect(circuit.state).toBe('failing')
   })
 
-  test('after 30 s lets one probe of a repository through at a time, and closes when it is answered', async () => {
+  test('admits one probe per repository at a time after 30 s, and closes when it succeeds', async () => {
     const { circuit, clock, run, failTimes } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
@@ -84,7 +84,7 @@ describe('the circuit', () => {
     await run('app', async () => {}, 'blobs/1')
   })
 
-  test('lets five repositories probe at the same time, and no more', async () => {
+  test('admits probes of at most five repositories at the same time', async () => {
     const { clock, run, failTimes, isAsked } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
@@ -96,7 +96,7 @@ describe('the circuit', () => {
     expect(await isAsked('sixth')).toBe(true)
   })
 
-  test('stays open for another 30 s when the probe does not get a connection', async () => {
+  test('stays open for another 30 s when the probe gets no connection', async () => {
     const { circuit, clock, run, failTimes } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
@@ -108,7 +108,7 @@ describe('the circuit', () => {
     expect(circuit.state).toBe('ok')
   })
 
-  test('lets another probe through when one is called off', async () => {
+  test('admits another probe when one is aborted', async () => {
     const { circuit, clock, run, failTimes } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
@@ -123,7 +123,7 @@ describe.each([
   ['answers 5xx', answered],
   ['does not answer in time', silent],
 ])('one repository that %s', (_, make) => {
-  test('does not close the upstream to any other, however often it is asked', async () => {
+  test('does not open the circuit for other repositories, however many requests fail', async () => {
     const { circuit, failTimes, isAsked } = setUp()
     await failTimes(50, make)
     expect(circuit.state).toBe('failing')
@@ -131,7 +131,7 @@ describe.each([
     expect(circuit.state).toBe('ok')
   })
 
-  test('is not asked the same thing for 30 s after five failures in a row, then once; other things of it are asked', async () => {
+  test('gets no repetition of a request for 30 s after it failed five times in a row, then one; other requests pass', async () => {
     const { clock, run, failTimes, isAsked } = setUp()
     await failTimes(5, make)
     expect(await isAsked('app')).toBe(false)
@@ -147,7 +147,7 @@ describe.each([
     expect(await isAsked('app')).toBe(true)
   })
 
-  test('counts with others: five of them in a row open the circuit, and each is refused', async () => {
+  test('counts with others: five failed repositories in a row open the circuit, and each is refused', async () => {
     const { circuit, clock, failEach, isAsked } = setUp()
     await failEach([...five.slice(0, 4), ...five.slice(0, 4)], make)
     expect(circuit.state).toBe('failing')
@@ -159,7 +159,7 @@ describe.each([
     expect(circuit.state).toBe('ok')
   })
 
-  test('is no reason to refuse one that has not failed: its answer closes the circuit', async () => {
+  test('does not block a repository that has not failed, whose response closes the circuit', async () => {
     const { circuit, failEach, isAsked } = setUp()
     await failEach(five, make)
     expect(await isAsked('f')).toBe(true)
@@ -167,7 +167,7 @@ describe.each([
     expect(await isAsked('a')).toBe(true)
   })
 
-  test('does not keep the others out when it happens to be the probe after an outage', async () => {
+  test('does not block the others when it is the probe after an outage', async () => {
     const { circuit, clock, failTimes, isAsked } = setUp()
     await failTimes(5, unreachable)
     clock.pass(30_000)
@@ -177,7 +177,7 @@ describe.each([
   })
 })
 
-test('a probe that hangs keeps its own repository waiting and no other', async () => {
+test('a probe that hangs blocks its own repository and no other', async () => {
   const { clock, run, failTimes, isAsked } = setUp()
   await failTimes(5, unreachable)
   clock.pass(30_000)

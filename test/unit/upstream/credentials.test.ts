@@ -54,7 +54,7 @@ describe("Docker's config.json", () => {
     ['localhost:5000', 'localhost:5000'],
     ['localhost:5000', 'http://localhost:5000/v2/'],
     ['registry.example:6555', 'registry.example:6555/team/app'],
-  ])('for %s is found under %s', async (host, key) => {
+  ])('has the entry of %s under %s', async (host, key) => {
     const { credentials } = await setUp(host, { auths: { [key]: { auth: basic('ann:pass:word') } } })
     expect(await credentials.find()).toEqual(password('ann', 'pass:word'))
   })
@@ -65,12 +65,12 @@ describe("Docker's config.json", () => {
     ['ghcr.io', 'https://proxy.example/ghcr.io'],
     ['ghcr.io', 'ghcr.io.example'],
     ['docker.io', 'https://index.docker.io.example/v1/'],
-  ])('for %s is not found under %s', async (host, key) => {
+  ])('does not have the entry of %s under %s', async (host, key) => {
     const { credentials } = await setUp(host, { auths: { [key]: { auth: basic('ann:secret') } } })
     expect(await credentials.find()).toBeUndefined()
   })
 
-  test('counts by the entry that is nearest to the name', async () => {
+  test('gives the entry that is nearest to the name', async () => {
     const entries = ['ghcr.io/team', 'https://GHCR.io', 'http://ghcr.io/v1/', 'ghcr.io']
     for (let count = entries.length; count > 0; count--) {
       const auths = Object.fromEntries(entries.slice(0, count).map((key) => [key, { auth: basic(`${key.length}:p`) }]))
@@ -88,7 +88,7 @@ describe("Docker's config.json", () => {
     },
   )
 
-  test('that is missing, or says nothing of the registry, means nobody', async () => {
+  test('that is missing, or has no entry for the registry, gives no credential', async () => {
     expect(await (await setUp('ghcr.io', undefined)).credentials.find()).toBeUndefined()
     expect(
       await (await setUp('ghcr.io', { auths: { 'quay.io': { auth: basic('a:b') } } })).credentials.find(),
@@ -96,7 +96,7 @@ describe("Docker's config.json", () => {
     expect(await (await setUp('ghcr.io', { auths: { 'ghcr.io': {} } })).credentials.find()).toBeUndefined()
   })
 
-  test('may hold a plain pair, an identity token, or one in disguise', async () => {
+  test('may have a plain pair, an identity token, or a token in place of a password', async () => {
     const plain = await setUp('a.example', { auths: { 'a.example': { username: 'u', password: 'p' } } })
     expect(await plain.credentials.find()).toEqual(password('u', 'p'))
     const token = await setUp('a.example', { auths: { 'a.example': { auth: basic('0000:'), identitytoken: 'T' } } })
@@ -115,7 +115,7 @@ describe("Docker's config.json", () => {
     ['ann:padded\0\0\0', 'padded'],
     ['ann:\0padded', 'padded'],
     ['ann:pässwörd', 'pässwörd'],
-  ])('has the password of %j as it is', async (pair, secret) => {
+  ])('gives the password of %j unchanged', async (pair, secret) => {
     const { credentials } = await setUp('a.example', { auths: { 'a.example': { auth: basic(pair) } } })
     expect(await credentials.find()).toEqual(password('ann', secret))
   })
@@ -139,7 +139,7 @@ describe("Docker's config.json", () => {
     expect(await credentials.find()).toEqual(password('ann', 'new'))
   })
 
-  test('is read again when an archive has put another of its size and time in its place', async () => {
+  test('is read again when an archive replaced it with a file of the same size and time', async () => {
     const { credentials, clock, dockerConfig, write } = await setUp('ghcr.io', undefined)
     for (const secret of ['one', 'two']) {
       await write({ auths: { 'ghcr.io': { auth: basic(`AWS:${secret}`) } } })
@@ -149,7 +149,7 @@ describe("Docker's config.json", () => {
     }
   })
 
-  test('lies where DOCKER_CONFIG says', () => {
+  test('is in the folder that DOCKER_CONFIG names', () => {
     expect(dockerConfigPath({ DOCKER_CONFIG: '/etc/it' })).toBe('/etc/it/config.json')
     expect(dockerConfigPath({})).toMatch(/\.docker.config\.json$/)
   })
@@ -159,7 +159,7 @@ describe('the variable DOCKER_AUTH_CONFIG', () => {
   const given = (auths: unknown) => ({ DOCKER_AUTH_CONFIG: JSON.stringify({ auths }) })
   const fromDocker = { from: 'docker-config' } as const
 
-  test('goes before every helper and the file, for the registries that it names', async () => {
+  test('takes precedence over every helper and the file, for the registries that it names', async () => {
     const config = { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('file:f') } } }
     const { create, runs } = await setUp('ghcr.io', config, async () => found('store', 's'))
     expect(await create(fromDocker, given({ 'ghcr.io': { auth: basic('env:e') } })).find()).toEqual(
@@ -183,7 +183,7 @@ describe('the variable DOCKER_AUTH_CONFIG', () => {
     [`{"auths":{"ghcr.io":{"auth":"${basic('hunter2')}"}}}`, true],
     ['{"auths":{},"credsStore":"store"}', true],
     [`{"auths":{"ghcr.io":{"auth":"${basic('env:e')}"}}}{}`, true],
-  ])('is nothing, or nothing that Docker reads, and the file counts: %s', async (text, isInvalid) => {
+  ])('is ignored when it is empty or not in a form that Docker reads: %s', async (text, isInvalid) => {
     const { create } = await setUp('ghcr.io', { auths: { 'ghcr.io': { auth: basic('file:f') } } })
     expect(await create(fromDocker, { DOCKER_AUTH_CONFIG: text }).find()).toEqual(password('file', 'f'))
     expect(parseAuthVariable(text) === undefined).toBe(isInvalid)
@@ -191,7 +191,7 @@ describe('the variable DOCKER_AUTH_CONFIG', () => {
 })
 
 describe('credential helpers', () => {
-  test("a registry's helper comes before the store, and the store before the file", async () => {
+  test("take precedence: a registry's helper over the store, the store over the file", async () => {
     const config = {
       auths: { 'ghcr.io': { auth: basic('file:f') } },
       credsStore: 'store',
@@ -205,13 +205,13 @@ describe('credential helpers', () => {
     expect(store.runs).toEqual(['docker-credential-store get ghcr.io'])
   })
 
-  test('are asked about Docker Hub by its old name', async () => {
+  test('are called for Docker Hub by its old name', async () => {
     const { credentials, runs } = await setUp('docker.io', { credsStore: 'store' }, async () => found('u', 'p'))
     await credentials.find()
     expect(runs).toEqual(['docker-credential-store get https://index.docker.io/v1/'])
   })
 
-  test('that hold nothing mean nobody, whatever stands in the file, as for Docker', async () => {
+  test('that have no credential give none, whatever the file contains, as for Docker', async () => {
     const config = { credsStore: 'store', auths: { 'ghcr.io': { auth: basic('u:p') } } }
     const { credentials } = await setUp('ghcr.io', config, none)
     expect(await credentials.find()).toBeUndefined()
@@ -226,7 +226,7 @@ describe('credential helpers', () => {
     ['an entry beside a store', { credHelpers: { 'ghcr.io': 'own' }, credsStore: 'store' }, 'own'],
     ['a store, and an entry for another registry', { credHelpers: { 'quay.io': 'own' }, credsStore: 'store' }, 'store'],
     ['keys in another case', { CREDHELPERS: { 'ghcr.io': 'own' }, CredsStore: 'store' }, 'own'],
-  ])("by Docker's rules %s means the file (undefined) or a helper: %j → %s", async (_, config, helper) => {
+  ])("are chosen by Docker's rules: %s means the file (undefined) or a helper: %j → %s", async (_, config, helper) => {
     const auths = { 'ghcr.io': { auth: basic('file:f') } }
     const { credentials, runs } = await setUp('ghcr.io', { auths, ...config }, async (file) => found(file, 's'))
     const name = helper === undefined ? 'file' : `docker-credential-${helper}`
@@ -239,7 +239,7 @@ describe('credential helpers', () => {
     [{ credHelpers: { 'docker.io': 'own' }, credsStore: 'store' }, 'store'],
     [{ credHelpers: { 'docker.io': 'own' } }, 'own'],
     [{ credHelpers: { 'https://index.docker.io/v1/': '' }, credsStore: 'store' }, undefined],
-  ])('Docker Hub has its old name there, too: %j → %s', async (config, helper) => {
+  ])('are found for Docker Hub by its old name: %j → %s', async (config, helper) => {
     const { credentials, runs } = await setUp('docker.io', config, async () => found('u', 'p'))
     await credentials.find()
     const hub = 'https://index.docker.io/v1/'
@@ -254,7 +254,7 @@ describe('credential helpers', () => {
     ['a refresh token', done('{"Username":"<token>","Secret":"t"}'), { kind: 'identity-token', token: 't' }],
     ['an empty password', done('{"Username":"u","Secret":""}'), password('u', '')],
     ['text after the answer', done('{"Username":"u","Secret":"a}b"}\nupdated}\n'), password('u', 'a}b')],
-  ])('may answer with %s', async (_, result, credential) => {
+  ])('may print %s', async (_, result, credential) => {
     const { credentials } = await setUp('ghcr.io', { credsStore: 's' }, async () => result)
     expect(await credentials.find()).toEqual(credential)
   })
@@ -270,7 +270,7 @@ describe('credential helpers', () => {
     ['did not print a credential', async () => done('hunter2 {"Username":"u","Secret":"hunter2"}')],
     ['did not print a credential', async () => done('["hunter2"]')],
     ['did not print a credential', async () => done('{"Username":"","Secret":"hunter2"}')],
-  ])('that cannot help are named: %s', async (why, run) => {
+  ])('that fail are named in the error: %s', async (why, run) => {
     const { credentials } = await setUp('ghcr.io', { credsStore: 'broken' }, run)
     const error = await failureOf(credentials.find())
     expect([error.failure, error.status]).toEqual(['unavailable', 503])
@@ -279,7 +279,7 @@ describe('credential helpers', () => {
     expect(error.message).not.toMatch(/secret|hunter2/)
   })
 
-  test('are run once for all who wait, and again after ten minutes', async () => {
+  test('are run once for concurrent requests, and again after ten minutes', async () => {
     const { credentials, runs, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('u', 'p'))
     await Promise.all(Array.from({ length: 20 }, () => credentials.find()))
     clock.pass(599_000)
@@ -290,7 +290,7 @@ describe('credential helpers', () => {
     expect(runs).toHaveLength(2)
   })
 
-  test('that are run again after ten minutes keep nobody waiting', async () => {
+  test('that are run again after ten minutes delay no request', async () => {
     const answers = [deferred<CommandResult>(), deferred<CommandResult>(), deferred<CommandResult>()]
     const { credentials, runs, clock } = await setUp(
       'ghcr.io',
@@ -319,7 +319,7 @@ describe('credential helpers', () => {
       .toBe('failed')
   })
 
-  test('that have not been asked for twenty minutes are waited for: somebody else may have logged in', async () => {
+  test('that were not run for twenty minutes are awaited, because another user may have logged in', async () => {
     let secret = 'one'
     const { credentials, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('AWS', secret))
     await credentials.find()
@@ -328,7 +328,7 @@ describe('credential helpers', () => {
     expect(await credentials.find()).toEqual(password('AWS', 'two'))
   })
 
-  test('that took their time to fail are left alone for a while after that', async () => {
+  test('that failed slowly are not run again for a while', async () => {
     const held = await setUp('ghcr.io', { credsStore: 's' }, async () => {
       held.clock.pass(15_000)
       return { exitCode: undefined, stdout: '', stderr: '' }
@@ -341,7 +341,7 @@ describe('credential helpers', () => {
     expect(held.runs).toHaveLength(2)
   })
 
-  test('are run again when their word was refused, and only another word counts', async () => {
+  test('are run again when their credential was refused, and only another credential counts', async () => {
     let secret = 'old'
     const { credentials, runs, clock } = await setUp('ghcr.io', { credsStore: 's' }, async () => found('u', secret))
     const old = (await credentials.find())!
@@ -354,7 +354,7 @@ describe('credential helpers', () => {
     expect(runs).toHaveLength(3)
   })
 
-  test('that are no program name are not run', async () => {
+  test('whose name cannot be a program are not run', async () => {
     const { credentials, runs } = await setUp('ghcr.io', { credsStore: '../../bin/sh' })
     expect((await failureOf(credentials.find())).failure).toBe('unavailable')
     expect(runs).toEqual([])
@@ -362,7 +362,7 @@ describe('credential helpers', () => {
 })
 
 describe('a password', () => {
-  test('comes from a file, as it is now', async () => {
+  test('is read from a file each time', async () => {
     const { folder, create } = await setUp('ghcr.io', undefined)
     const passwordFile = join(folder, 'password')
     const credentials = create({ from: 'password-file', username: 'ann', passwordFile })
@@ -378,7 +378,7 @@ describe('a password', () => {
     expect((await failureOf(credentials.find())).message).toContain('empty')
   })
 
-  test('comes from the environment', async () => {
+  test('is read from the environment', async () => {
     const { create } = await setUp('ghcr.io', undefined)
     const source = { from: 'password-env', username: 'ann', passwordEnv: 'GHCR_TOKEN' } as const
     expect(await create(source, { GHCR_TOKEN: 'p' }).find()).toEqual(password('ann', 'p'))

@@ -20,7 +20,7 @@ function open() {
   return { answered, signal, start, closed: () => closed }
 }
 
-test('a request that is given up while it runs is over once', async () => {
+test('a request that is aborted while it runs ends once', async () => {
   const { answered, signal, start, closed } = open()
   start()
   signal.abort(new Error('enough'))
@@ -28,7 +28,7 @@ test('a request that is given up while it runs is over once', async () => {
   expect(closed()).toBe(1)
 })
 
-test('a request that is given up before it has a connection is over at once, and not again at its turn', async () => {
+test('a request that is aborted before it has a connection ends at once, and not again at its turn', async () => {
   const { answered, signal, start, closed } = open()
   signal.abort(new Error('enough'))
   await expect(answered).rejects.toThrow('enough')

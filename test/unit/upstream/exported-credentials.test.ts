@@ -30,7 +30,7 @@ function findAt(wall: number, dockerConfig: string, host: string) {
   }).find()
 }
 
-test('credentials that are handed over are found as they were', async () => {
+test('exported credentials are read back unchanged', async () => {
   const all: Record<string, Credential> = {
     'docker.io': password('me'),
     'registry.example:5000': password('me'),
@@ -42,7 +42,7 @@ test('credentials that are handed over are found as they were', async () => {
   expect(await findAt(now, path, 'other.example')).toBeUndefined()
 })
 
-test('one that lives for hours only counts as none afterwards, and is told so', async () => {
+test('an exported credential that expires is ignored after its expiry, and is reported as expired', async () => {
   const path = await handed({ 'ecr.example': password('AWS'), 'static.example': password('me') })
   expect(await findAt(now + 11 * hour, path, 'ecr.example')).toEqual(password('AWS'))
   expect(await findAt(now + 13 * hour, path, 'ecr.example')).toBeUndefined()
@@ -57,7 +57,7 @@ test('one that lives for hours only counts as none afterwards, and is told so', 
   })
 })
 
-test('a file that is missing or damaged holds nothing', async () => {
+test('an export file that is missing or damaged has no entries', async () => {
   const path = await handed({})
   expect(await readExportedCredentials(`${path}.absent`, now)).toEqual({})
   await writeFile(path, '{')

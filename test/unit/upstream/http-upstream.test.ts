@@ -15,8 +15,8 @@ const type = { 'content-type': `${mediaType.ociManifest}; charset=utf-8` }
 const blob = createHash('sha512').update('seed').digest('hex').repeat(500)
 const blobDigest = digestOf(Buffer.from(blob))
 
-describe('questions', () => {
-  test('are put as the specification says, asking for plain bytes', async () => {
+describe('metadata requests', () => {
+  test('have the form of the specification, and accept plain bytes only', async () => {
     const server = await serve((_, response) =>
       reply(response, 200, { ...type, 'docker-content-digest': digest }, manifest),
     )
@@ -38,12 +38,12 @@ describe('questions', () => {
     expect(server.requests[1]!.headers.accept).not.toContain('v1+prettyjws')
   })
 
-  test('a HEAD without a digest, or with a wrong one, tells none', async () => {
+  test('give no digest when a HEAD has none or a malformed one', async () => {
     const server = await serve((_, response) => reply(response, 200, { ...type, 'docker-content-digest': 'sha256:no' }))
     expect((await openUpstream(server.url).resolve('a', tag, anonymous)).digest).toBeUndefined()
   })
 
-  test('lists are passed on with the query of their next page', async () => {
+  test('give lists with the query of their next page', async () => {
     const server = await serve((request, response) => {
       if (request.url!.includes('/referrers/')) return reply(response, 404)
       const link = '</elsewhere/v2/a/tags/list?n=2&last=b%2Bc>; rel="next"'
@@ -59,13 +59,13 @@ describe('questions', () => {
     ])
   })
 
-  test.each([400, 404, 405, 410, 501])('a %i to the referrers list says that there is no such list', async (status) => {
+  test.each([400, 404, 405, 410, 501])('treat a %i for the referrers list as a missing endpoint', async (status) => {
     const server = await serve((_, response) => reply(response, status))
     expect(await openUpstream(server.url).referrers('a', digest, '', anonymous)).toBeUndefined()
     expect(server.log).toHaveLength(1)
   })
 
-  test.each([403, 416])('a %i to the referrers list is a failure', async (status) => {
+  test.each([403, 416])('treat a %i for the referrers list as a failure', async (status) => {
     const server = await serve((_, response) => reply(response, status))
     await failureOf(openUpstream(server.url).referrers('a', digest, '', anonymous))
   })
@@ -95,7 +95,7 @@ describe('questions', () => {
     [501, 'invalid', 502],
     [304, 'invalid', 502],
     [416, 'invalid', 502],
-  ])('a %i is %s and not asked twice', async (status, failure, answer) => {
+  ])('report a %i as %s without a retry', async (status, failure, answer) => {
     const server = await serve((_, response) => reply(response, status))
     const error = await failureOf(openUpstream(server.url).manifest('a', tag, anonymous))
     expect([error.failure, error.status]).toEqual([failure, answer])
@@ -104,7 +104,7 @@ describe('questions', () => {
 })
 
 describe('an upstream that fails', () => {
-  test('is asked three times: 503, 503, 200', async () => {
+  test('gets three attempts: 503, 503, 200', async () => {
     const server = await serve((_, response) => {
       if (server.log.length < 3) reply(response, 503)
       else reply(response, 200, type, manifest)
@@ -115,7 +115,7 @@ describe('an upstream that fails', () => {
     expect(upstream.health().state).toBe('ok')
   })
 
-  test('is asked again when it resets the connection, or cuts a manifest short', async () => {
+  test('gets a retry when it resets the connection, or cuts a manifest short', async () => {
     const server = await serve((request, response) => {
       if (server.log.length === 1) return void request.socket.resetAndDestroy()
       if (server.log.length === 2) {
@@ -130,7 +130,7 @@ describe('an upstream that fails', () => {
     expect(server.log).toHaveLength(3)
   })
 
-  test('fails with 502 when it goes on, and is then not asked the same thing', async () => {
+  test('fails with 502 when all attempts fail, and then gets no repetition of the request', async () => {
     const server = await serve((_, response) => reply(response, 500))
     const upstream = openUpstream(server.url)
     const first = await failureOf(upstream.manifest('a', tag, anonymous))
@@ -145,7 +145,7 @@ describe('an upstream that fails', () => {
     expect(server.log.length).toBe(8)
   })
 
-  test('fails with 502 when nobody listens', async () => {
+  test('fails with 502 when the port is closed', async () => {
     const server = await serve(() => {})
     await server.close()
     const error = await failureOf(openUpstream(server.url).resolve('a', tag, anonymous))
@@ -153,7 +153,7 @@ describe('an upstream that fails', () => {
     expect(error.message).toContain('refused the connection')
   })
 
-  test('fails with 502 and names what could not be resolved', async () => {
+  test('fails with 502 and names the host that could not be resolved', async () => {
     const error = await failureOf(openUpstream('http://nowhere.invalid').resolve('a', tag, anonymous))
     expect([error.failure, error.status]).toEqual(['unavailable', 502])
     expect(error.message).toMatch(
@@ -168,7 +168,7 @@ describe('an upstream that fails', () => {
     expect([error.failure, error.status]).toEqual(['unavailable', 504])
   })
 
-  test('is not asked again once ten seconds have gone', async () => {
+  test('gets no retry after ten seconds', async () => {
     const clock = fakeClock()
     const server = await serve((_, response) => {
       clock.pass(9900)
@@ -178,7 +178,7 @@ describe('an upstream that fails', () => {
     expect(server.log).toHaveLength(1)
   })
 
-  test('that speaks no HTTP is unavailable', async () => {
+  test('by not speaking HTTP is unavailable', async () => {
     const sockets: Socket[] = []
     const server = createServer((socket) => {
       sockets.push(socket)
@@ -191,7 +191,7 @@ describe('an upstream that fails', () => {
     expect([error.failure, error.status]).toEqual(['unavailable', 502])
   })
 
-  test('an abort ends a question with its own reason', async () => {
+  test('rejects an aborted request with the reason of the abort', async () => {
     const server = await serve(() => {})
     const abort = new AbortController()
     const asking = openUpstream(server.url).resolve('a', tag, { ...anonymous, signal: abort.signal })
@@ -201,7 +201,7 @@ describe('an upstream that fails', () => {
     await eventually(() => server.sockets.size === 0)
   })
 
-  test('close() ends what runs and every connection', async () => {
+  test('has its requests and connections ended by close()', async () => {
     const server = await serve((request, response) => {
       if (request.method === 'HEAD') reply(response, 200)
     })
@@ -215,8 +215,8 @@ describe('an upstream that fails', () => {
   })
 })
 
-describe('limits', () => {
-  test('a 429 is remembered until Retry-After, for the identity that was limited', async () => {
+describe('rate limits', () => {
+  test('are remembered until Retry-After, for the limited identity', async () => {
     const clock = fakeClock()
     let limited = true
     const server = await serve((request, response) => {
@@ -238,7 +238,7 @@ describe('limits', () => {
     expect(server.log).toHaveLength(2)
   })
 
-  test('asking in vain does not make the wait longer', async () => {
+  test('are not extended by requests during the wait', async () => {
     const clock = fakeClock()
     // Time goes on while an answer is being made up.
     const ticking = { ...clock, monotonic: () => (clock.pass(10), clock.monotonic()) }
@@ -255,7 +255,7 @@ describe('limits', () => {
     expect(server.log).toHaveLength(2)
   })
 
-  test('the pull quota leaves HEADs and blobs alone', async () => {
+  test('of the pull quota do not apply to HEADs and blobs', async () => {
     const server = await serve((request, response) => {
       const quota = { 'ratelimit-limit': '100;w=21600', 'ratelimit-remaining': '0;w=21600' }
       const spends = request.method === 'GET' && request.url!.includes('/manifests/')
@@ -270,7 +270,7 @@ describe('limits', () => {
     expect(upstream.health().rateLimit).toMatchObject({ limit: 100, remaining: 0, windowSeconds: 21600 })
   })
 
-  test('a limit of less than a second is slept through', async () => {
+  test('of less than a second are waited for', async () => {
     const body = '{"errors":[{"code":"TOOMANYREQUESTS","message":"retry-after: 880.123µs, allowed: 44000/minute"}]}'
     const server = await serve((_, response) => {
       if (server.log.length < 3) reply(response, 429, {}, body)
@@ -281,7 +281,7 @@ describe('limits', () => {
   })
 })
 
-describe('large answers', () => {
+describe('large responses:', () => {
   test('a manifest over 4 MiB is refused by its length, and its connection dropped', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { ...type, 'content-length': 4 * 1024 * 1024 + 1 })
@@ -315,14 +315,14 @@ describe('large answers', () => {
   })
 })
 
-describe('encoded answers', () => {
+describe('encoded responses:', () => {
   test.each([
     ['gzip', gzipSync(manifest)],
     ['deflate', deflateSync(manifest)],
     ['br', brotliCompressSync(manifest)],
     ['gzip', Buffer.from(manifest)],
     ['zstd', Buffer.from(manifest)],
-  ])('a manifest labelled %s comes out plain', async (encoding, body) => {
+  ])('a manifest labelled %s is decoded', async (encoding, body) => {
     const server = await serve((_, response) => reply(response, 200, { ...type, 'content-encoding': encoding }, body))
     const { bytes } = await openUpstream(server.url).manifest('a', tag, anonymous)
     expect(Buffer.from(bytes).toString()).toBe(manifest)
@@ -353,7 +353,7 @@ describe('encoded answers', () => {
     expect(server.requests.map(({ headers }) => headers.range)).toEqual([undefined, 'bytes=1000-', undefined])
   })
 
-  test('a blob that only carries the label is taken as it is', async () => {
+  test('a blob that is labelled but not encoded is passed through', async () => {
     const layer = gzipSync(blob)
     const server = await serve((_, response) => reply(response, 200, { 'content-encoding': 'gzip' }, layer))
     const options = { ...anonymous, from: 0, expectedSize: layer.length }
@@ -362,7 +362,7 @@ describe('encoded answers', () => {
     expect((await readAll(body)).equals(layer)).toBe(true)
   })
 
-  test('an encoded blob that is reset fails like any other, and one that is left leaves no connection', async () => {
+  test('an encoded blob that is reset fails like any other, and one that is abandoned leaves no connection', async () => {
     const packed = gzipSync(blob, { level: 0 })
     const server = await serve((request, response) => {
       response.writeHead(200, { 'content-encoding': 'gzip', 'content-length': packed.length })
@@ -397,7 +397,7 @@ describe('blobs', () => {
       reply(response, 206, { 'content-range': range }, blob.slice(served))
     })
 
-  test('come whole, with their size', async () => {
+  test('arrive whole, with their size', async () => {
     const server = await ranged(undefined)
     const upstream = openUpstream(server.url)
     expect(await upstream.statBlob('a', blobDigest, anonymous)).toEqual({ size: blob.length, identity: 'anonymous' })
@@ -410,14 +410,14 @@ describe('blobs', () => {
     ['by Range', 777, blob.length],
     ['by Range without a total', 777, '*' as const],
     ['by skipping when the upstream ignores Range', undefined, blob.length],
-  ])('come from a byte on, %s', async (_, served, total) => {
+  ])('arrive from a given byte on, %s', async (_, served, total) => {
     const server = await ranged(served, total)
     const { size, body } = await openUpstream(server.url).blob('a', blobDigest, { ...anonymous, from: 777 })
     expect(size).toBe(blob.length)
     expect((await readAll(body)).toString()).toBe(blob.slice(777))
   })
 
-  test('in another part than was asked for are refused', async () => {
+  test('are refused in a part that was not requested', async () => {
     const server = await ranged(778)
     const error = await failureOf(openUpstream(server.url).blob('a', blobDigest, { ...anonymous, from: 777 }))
     expect([error.failure, error.status]).toEqual(['invalid', 502])
@@ -427,7 +427,7 @@ describe('blobs', () => {
     ['reset', (socket) => socket.resetAndDestroy(), 502],
     ['cut short', (socket) => socket.destroy(), 502],
     ['stalled', () => {}, 504],
-  ])('that are %s fail in their body, and count nothing against the upstream', async (_, end, status) => {
+  ])('that are %s fail in their body, and do not count as an outage', async (_, end, status) => {
     const server = await serve((request, response) => {
       response.writeHead(200, { 'content-length': blob.length })
       response.write(blob.slice(0, 1000))
@@ -441,7 +441,7 @@ describe('blobs', () => {
     await eventually(() => server.sockets.size === 0)
   })
 
-  test('that nobody reads to the end leave no connection', async () => {
+  test('that are not read to the end leave no connection', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-length': 1e9 })
       response.write(blob)
@@ -452,9 +452,9 @@ describe('blobs', () => {
   })
 
   test.each<[string, (body: AsyncIterable<Uint8Array>, abort: AbortController) => unknown]>([
-    ['let go of', (body) => body[Symbol.asyncIterator]().return?.()],
+    ['released', (body) => body[Symbol.asyncIterator]().return?.()],
     ['called off', (_, abort) => abort.abort()],
-  ])('that are %s before anybody reads leave the way free for the next', async (_, end) => {
+  ])('that are %s before they are read do not block the next', async (_, end) => {
     const server = await serve((_, response) => {
       if (server.log.length > 40) return reply(response, 200, {}, blob)
       response.writeHead(200, { 'content-length': 1e9 })
@@ -472,7 +472,7 @@ describe('blobs', () => {
     expect((await readAll(body)).toString()).toBe(blob)
   })
 
-  test('that are let go of before they come leave no connection', async () => {
+  test('that are released before they arrive leave no connection', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-length': 10 })
       response.flushHeaders()
@@ -483,7 +483,7 @@ describe('blobs', () => {
     await eventually(() => server.sockets.size === 0)
   })
 
-  test('that are let go of while the upstream stalls end at once, and stay ended', async () => {
+  test('that are released while the upstream stalls end at once, and stay ended', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-length': blob.length })
       response.flushHeaders()
@@ -498,7 +498,7 @@ describe('blobs', () => {
     await eventually(() => server.sockets.size === 0)
   })
 
-  test('do not stand in the way of questions', async () => {
+  test('do not block metadata requests', async () => {
     const server = await serve((request, response) => {
       if (request.method === 'HEAD') return reply(response, 200, type)
       response.writeHead(200, { 'content-length': blob.length })
@@ -513,7 +513,7 @@ describe('blobs', () => {
     expect(bodies).toHaveLength(16)
   })
 
-  test('by sha512 are asked for like any other', async () => {
+  test('with a sha512 digest are requested like any other', async () => {
     const server = await ranged(undefined)
     const long = parseDigest(`sha512:${'a'.repeat(128)}`)!
     await readAll((await openUpstream(server.url).blob('a', long, { ...anonymous, from: 0 })).body)

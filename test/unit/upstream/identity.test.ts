@@ -6,18 +6,18 @@ const identify = createIdentify(Buffer.from('a key'))
 const password = (username: string, secret: string): Credential => ({ kind: 'password', username, password: secret })
 const token = (text: string): Credential => ({ kind: 'identity-token', token: text })
 
-test('nobody is anonymous', () => {
+test('a request without a credential is anonymous', () => {
   expect(identify(undefined, 'ghcr.io')).toBe('anonymous')
 })
 
-test('an identity stays the same in another process that has the key, and holds no part of the credential', () => {
+test('an identity is the same in another process with the key, and contains no part of the credential', () => {
   const identity = identify(password('ann', 'hunter2'), 'ghcr.io')
   expect(identity).toMatch(/^credential-[0-9a-f]{32}$/)
   expect(createIdentify(Buffer.from('a key'))(password('ann', 'hunter2'), 'ghcr.io')).toBe(identity)
   expect(createIdentify(Buffer.from('another'))(password('ann', 'hunter2'), 'ghcr.io')).not.toBe(identity)
 })
 
-test('another secret, name, kind or registry is another identity', () => {
+test('another secret, name, kind or registry makes another identity', () => {
   const all = [
     identify(password('AWS', 'one'), 'one.example'),
     identify(password('AWS', 'two'), 'one.example'),
@@ -41,7 +41,7 @@ describe('a JSON Web Token', () => {
   const claims = { iss: 'Azure Container Registry', sub: 'ann', aud: 'a.azurecr.io' }
   const of = (changed: object, header?: object) => identify(token(webToken({ ...claims, ...changed }, header)), 'a')
 
-  test('names one account whatever the time and the number of the token', () => {
+  test('gives one identity for an account, whatever the time and the number of the token', () => {
     const first = of({ iat: 1, nbf: 1, exp: 2, jti: 'x' })
     expect(first).toMatch(/^account-[0-9a-f]{32}$/)
     expect(of({ jti: 'y', exp: 4, nbf: 3, iat: 3 })).toBe(first)
@@ -63,11 +63,11 @@ describe('a JSON Web Token', () => {
     ['is no JSON', 'YQ.Yg.Yw'],
     ['has four parts', `${webToken(claims)}.YQ`],
     ['has no signature', webToken(claims).replace(/[^.]+$/, '')],
-  ])('that %s is a secret as any other', (_what, text) => {
+  ])('that %s is treated as any other secret', (_what, text) => {
     expect(identify(token(text), 'a')).toMatch(/^credential-/)
   })
 
-  test('is itself alone where what was got with it is kept', () => {
+  test('has its own fingerprint for what was obtained with it', () => {
     const [first, second] = [token(webToken({ ...claims, exp: 1 })), token(webToken({ ...claims, exp: 2 }))]
     expect(identify(first, 'a')).toBe(identify(second, 'a'))
     expect(getFingerprint(first)).not.toBe(getFingerprint(second))
@@ -75,7 +75,7 @@ describe('a JSON Web Token', () => {
   })
 })
 
-test('two passwords of one user are never taken for each other where what was got with them is kept', () => {
+test('two passwords of one user have different fingerprints for what was obtained with them', () => {
   expect(getFingerprint(password('AWS', 'a'))).not.toBe(getFingerprint(password('AWS', 'b')))
   expect(getFingerprint(undefined)).toBe('anonymous')
 })

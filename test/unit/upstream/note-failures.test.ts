@@ -25,11 +25,11 @@ function watched() {
   return { fail, ownTroubles }
 }
 
-describe('a mirror that could not ask upstreams for want of descriptors', () => {
+describe('a mirror that could not reach upstreams for lack of descriptors', () => {
   test.each([
     ['has nothing', new UpstreamError('absent', 404, 'it does not have it')],
     ['refuses', new UpstreamError('denied', 403, 'it refused')],
-  ])('can ask them again when an upstream %s', async (_, answer) => {
+  ])('works again when an upstream %s', async (_, answer) => {
     const { fail, ownTroubles } = watched()
     await fail(noDescriptor)
     expect(await ownTroubles.find()).toEqual(['The mirror cannot ask upstreams: EMFILE'])
@@ -37,7 +37,7 @@ describe('a mirror that could not ask upstreams for want of descriptors', () => 
     expect(await ownTroubles.find()).toEqual([])
   })
 
-  test('is not known to be able to while an upstream is left alone, or does not answer', async () => {
+  test('does not count as working again while a circuit is open, or an upstream does not answer', async () => {
     const { fail, ownTroubles } = watched()
     await fail(noDescriptor)
     await fail(new UpstreamError('unavailable', 503, 'it is left alone for a while'))

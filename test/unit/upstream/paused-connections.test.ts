@@ -40,14 +40,14 @@ async function askAndWait(length: number, end: (socket: Socket) => void) {
   return body
 }
 
-test('a body that made the upstream wait is whole when the connection ends with it', async () => {
+test('a body whose connection was paused is whole when the connection ends with it', async () => {
   const body = await askAndWait(fullBytes, (socket) => socket.end())
   let length = 0
   for await (const chunk of body) length += chunk.length
   expect(length).toBe(fullBytes)
 })
 
-test('a connection that is reset while the upstream waits breaks the body, and nothing else', async () => {
+test('a connection that is reset while it is paused breaks the body, and nothing else', async () => {
   const body = await askAndWait(2 * fullBytes, (socket) => socket.resetAndDestroy())
   let length = 0
   const read = async () => {
@@ -57,7 +57,7 @@ test('a connection that is reset while the upstream waits breaks the body, and n
   expect(length).toBe(fullBytes)
 })
 
-test('a connection that ends too early while the upstream waits breaks the body', async () => {
+test('a connection that ends too early while it is paused breaks the body', async () => {
   const body = await askAndWait(2 * fullBytes, (socket) => socket.end())
   const read = async () => {
     for await (const _ of body);

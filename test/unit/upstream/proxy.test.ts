@@ -16,7 +16,7 @@ const secureBlobs = () => serve((_, response) => reply(response, 200, {}, 'blob'
 /** The name of the proxy that a URL goes through. */
 const proxyFor = (url: string, env: Record<string, string>) => readProxies(env).find(new URL(url))?.name
 
-describe('the variables are read as curl reads them', () => {
+describe('the proxy variables, read as curl reads them:', () => {
   const [a, b, c, d] = ['http://a:1', 'http://b:2', 'http://c:3', 'http://d:4']
   test.each<[Record<string, string>, string | undefined, string | undefined]>([
     [{}, undefined, undefined],
@@ -63,25 +63,25 @@ describe('the variables are read as curl reads them', () => {
     },
   )
 
-  test('one that is refused is not repeated, and one that is not needed is not refused', () => {
+  test('an invalid proxy is not quoted in the error, and an invalid proxy that is not needed is no error', () => {
     expect(() => readProxies({ http_proxy: 'ftp://me:hush@proxy' })).not.toThrow(/hush/)
     readProxies({ http_proxy: 'http://a', https_proxy: 'http://b', all_proxy: 'nonsense://c' })
   })
 
-  test('HTTP_PROXY alone is said to be of no use', () => {
+  test('HTTP_PROXY alone gives a warning that it is not used', () => {
     expect(proxyWarnings({ HTTP_PROXY: 'x' })).toEqual([expect.stringContaining('set http_proxy (and https_proxy')])
     expect(proxyWarnings({ HTTP_PROXY: 'x', HTTPS_PROXY: 'x' })).toEqual([expect.stringMatching(/set http_proxy$/)])
     expect(proxyWarnings({ HTTP_PROXY: 'x', http_proxy: 'x' })).toEqual([])
     expect(proxyWarnings({ HTTP_PROXY: 'x', ALL_PROXY: 'x' })).toEqual([])
   })
 
-  test('a password in the URL of a proxy is struck out wherever it is shown', () => {
+  test('a password in the URL of a proxy is redacted wherever it is shown', () => {
     for (const scheme of ['http', 'https', 'socks4', 'socks4a', 'socks5', 'socks5h', 'SOCKS5H'])
       expect(redact(`via ${scheme}://me:hush@proxy:1`)).toBe(`via ${scheme}://…@proxy:1`)
   })
 })
 
-describe('what no_proxy names is asked directly', () => {
+describe('a host in no_proxy is connected to directly:', () => {
   const isDirect = (host: string, no_proxy: string) =>
     proxyFor(`http://${host}/`, { http_proxy: 'http://127.0.0.1:3128', no_proxy }) === undefined
 
@@ -183,7 +183,7 @@ describe('what no_proxy names is asked directly', () => {
 })
 
 describe('an HTTP proxy', () => {
-  test.each(['http_proxy', 'ALL_PROXY'])('%s is asked for http', async (variable) => {
+  test.each(['http_proxy', 'ALL_PROXY'])('from %s is used for http', async (variable) => {
     const server = await blobs()
     const proxy = await serveHttpProxy({ to: `127.0.0.1:${server.port}` })
     const upstream = openUpstream('http://registry.test:5000', { env: { [variable]: proxy.host } })
@@ -191,7 +191,7 @@ describe('an HTTP proxy', () => {
     expect(proxy.log).toEqual([`HEAD http://registry.test:5000/v2/a/blobs/${digest}`])
   })
 
-  test.each(['https_proxy', 'HTTPS_PROXY', 'all_proxy'])('%s is tunnelled through for https', async (variable) => {
+  test.each(['https_proxy', 'HTTPS_PROXY', 'all_proxy'])('from %s is used as a tunnel for https', async (variable) => {
     const server = await secureBlobs()
     const proxy = await serveHttpProxy({ to: `127.0.0.1:${server.port}` })
     const env = { [variable]: `http://${proxy.host}` }
@@ -214,7 +214,7 @@ describe('an HTTP proxy', () => {
     await openUpstream('http://registry.test', { env: only }).statBlob('a', digest, anonymous)
   })
 
-  test.each(['http', 'https'])('that wants another password for %s is named, without the password', async (scheme) => {
+  test.each(['http', 'https'])('that refuses the password for %s is named, without the password', async (scheme) => {
     const server = await blobs()
     const proxy = await serveHttpProxy({ to: `127.0.0.1:${server.port}`, login: 'me:right' })
     const env = { ALL_PROXY: `http://me:wrong-one@${proxy.host}` }
@@ -225,14 +225,14 @@ describe('an HTTP proxy', () => {
     expect(proxy.log).toHaveLength(1)
   })
 
-  test('that makes no connection is named', async () => {
+  test('that refuses to connect is named', async () => {
     const proxy = await serveHttpProxy({ to: '127.0.0.1:1', refuse: 403 })
     const env = { ALL_PROXY: proxy.host }
     const { message } = await failureOf(openUpstream('https://registry.test', { env }).statBlob('a', digest, anonymous))
     expect(message).toBe(`The proxy http://${proxy.host} refuses to connect to registry.example (registry.test) (403).`)
   })
 
-  test('that is not there is named', async () => {
+  test('that cannot be reached is named', async () => {
     const gone = await blobs()
     await gone.close()
     const env = { http_proxy: `me:hush@127.0.0.1:${gone.port}` }
@@ -242,7 +242,7 @@ describe('an HTTP proxy', () => {
     )
   })
 
-  test('is not asked for what no_proxy names, by CIDR block and port too', async () => {
+  test('is not used for hosts in no_proxy, also by CIDR block and port', async () => {
     const server = await blobs()
     const proxy = await serveHttpProxy({ to: `127.0.0.1:${server.port}` })
     for (const no_proxy of ['127.0.0.0/8', `127.0.0.1:${server.port}`, '*']) {
@@ -255,7 +255,7 @@ describe('an HTTP proxy', () => {
     expect(proxy.log).toHaveLength(1)
   })
 
-  test('is asked, or not, for each redirect by itself', async () => {
+  test('is used or not for each redirect separately', async () => {
     const storage = await blobs()
     const registry = await serve((_, response) => reply(response, 307, { location: `${storage.url}/x` }))
     const proxy = await serveHttpProxy({ to: `127.0.0.1:${storage.port}` })
@@ -277,7 +277,7 @@ describe('a SOCKS proxy', () => {
     ['socks', 'socks5 address 127.0.0.1:5000'],
     ['socks4', 'socks4 address 127.0.0.1:5000'],
     ['socks4a', 'socks4 name registry.test:5000'],
-  ])('%s is asked for %j', async (scheme, asked) => {
+  ])('of scheme %s is asked for %j', async (scheme, asked) => {
     const server = await blobs()
     const proxy = await serveSocksProxy({ to: `127.0.0.1:${server.port}` })
     const env = { ALL_PROXY: `${scheme}://${proxy.host}` }
@@ -288,7 +288,7 @@ describe('a SOCKS proxy', () => {
     expect(new Set(proxy.log)).toEqual(new Set([asked]))
   })
 
-  test('speaks TLS with the registry behind it, which is checked', async () => {
+  test('carries TLS to the registry, whose certificate is checked', async () => {
     const server = await secureBlobs()
     const proxy = await serveSocksProxy({ to: `127.0.0.1:${server.port}` })
     const env = { https_proxy: `socks5h://${proxy.host}` }
@@ -323,7 +323,7 @@ describe('a SOCKS proxy', () => {
     [3, 'cannot be reached'],
     [4, 'cannot be reached'],
     [5, 'refused the connection'],
-  ])('that answers %i has the upstream said to %s', async (refuse, why) => {
+  ])('that answers %i makes the error say that the upstream %s', async (refuse, why) => {
     const proxy = await serveSocksProxy({ to: '127.0.0.1:1', refuse })
     const env = { all_proxy: `socks5h://${proxy.host}` }
     const error = await failureOf(openUpstream('http://registry.test', { env }).statBlob('a', digest, anonymous))
@@ -331,7 +331,7 @@ describe('a SOCKS proxy', () => {
     expect(error.message).toContain(why)
   })
 
-  test('that does not answer is given up', async () => {
+  test('that does not answer causes a timeout', async () => {
     const proxy = await serveSocksProxy({ to: '127.0.0.1:1' })
     const silent = await serve(() => {})
     const env = { all_proxy: `socks5h://127.0.0.1:${silent.port}` }
@@ -342,7 +342,7 @@ describe('a SOCKS proxy', () => {
     expect(proxy.log).toEqual([])
   })
 
-  test('is told no address nearer than the upstream may be', async () => {
+  test('gets no address that is more private than the upstream may be', async () => {
     const server = await blobs()
     const proxy = await serveSocksProxy({ to: `127.0.0.1:${server.port}` })
     const env = { all_proxy: `socks5://${proxy.host}` }

@@ -23,7 +23,7 @@ describe('Retry-After', () => {
 })
 
 describe('a 429', () => {
-  test('of the pull quota limits GETs of manifests, told by its text or by the quota headers', () => {
+  test('of the pull quota limits GETs of manifests, recognized by its text or by the quota headers', () => {
     const text = '{"errors":[{"message":"You have reached your unauthenticated pull rate limit."}]}'
     expect(readLimit(headers({}), text, now)).toEqual({ scope: 'manifests', retryAfterMs: 60_000 })
     const spent = headers({ 'ratelimit-remaining': '0;w=21600', 'retry-after': '120' })
@@ -39,7 +39,7 @@ describe('a 429', () => {
     expect(readLimit(headers({ 'retry-after': '9999999' }), '', now).retryAfterMs).toBe(3_600_000)
   })
 
-  test('may tell its time in the body', () => {
+  test('may have its time in the body', () => {
     const body = '{"errors":[{"message":"retry-after: 880.123µs, allowed: 44000/minute"}]}'
     expect(readLimit(headers({}), body, now).retryAfterMs).toBeCloseTo(0.880123, 6)
   })
@@ -61,7 +61,7 @@ describe('quota headers', () => {
     })
   })
 
-  test('of another kind are none', () => {
+  test('of another kind are ignored', () => {
     expect(readRateLimit(headers({ 'ratelimit-limit': '2000', 'ratelimit-remaining': '1999' }), now)).toBeUndefined()
     expect(readRateLimit(headers({}), now)).toBeUndefined()
   })

@@ -75,7 +75,7 @@ const questions: [string, (upstream: HttpUpstream) => Promise<unknown>][] = [
 ]
 
 describe('a registry that redirects to another registry', () => {
-  test.each(questions)('gives a %s, with a token of the other one', async (_, ask) => {
+  test.each(questions)('serves a %s, with a token of the other registry', async (_, ask) => {
     const back = await serveBack()
     const front = await serveFront(() => back.url)
     await ask(openUpstream(front.url))
@@ -90,7 +90,7 @@ describe('a registry that redirects to another registry', () => {
     await openUpstream(front.url).manifest('app', tag, anonymous)
   })
 
-  test('costs one token for a repository, and no challenge after the first', async () => {
+  test('costs one token per repository, and no challenge after the first', async () => {
     const back = await serveBack()
     const front = await serveFront(() => back.url)
     const upstream = openUpstream(front.url)
@@ -99,7 +99,7 @@ describe('a registry that redirects to another registry', () => {
     expect(back.log.filter((line) => line.includes('/v2/'))).toHaveLength(5)
   })
 
-  test('costs one token for all who ask at once', async () => {
+  test('costs one token for concurrent requests', async () => {
     const back = await serveBack()
     const front = await serveFront(() => back.url)
     const upstream = openUpstream(front.url)
@@ -107,7 +107,7 @@ describe('a registry that redirects to another registry', () => {
     expect(back.tokens()).toHaveLength(1)
   })
 
-  test('has a token that died replaced once', async () => {
+  test('has an expired token replaced once', async () => {
     const clock = fakeClock()
     let good = 1
     const back: Awaited<ReturnType<typeof serveBack>> = await serveBack({
@@ -138,7 +138,7 @@ describe('a registry that redirects to another registry', () => {
     },
   )
 
-  test('has tokens of two others kept apart, though both come from one realm', async () => {
+  test('keeps the tokens of two targets apart, although both come from one realm', async () => {
     let issued = 0
     const realm = await serve((_, response) => reply(response, 200, {}, `{"token":"t${++issued}","expires_in":300}`))
     const one = await serveBack({ realm: `${realm.url}/token`, accepts: (token) => token === 't1' })
@@ -152,7 +152,7 @@ describe('a registry that redirects to another registry', () => {
     expect(realm.log).toHaveLength(2)
   })
 
-  test('gives its credential to neither the other one, nor its realm, nor where that leads', async () => {
+  test('shares its credential neither with the target, nor with its realm, nor with their redirects', async () => {
     const storage = await serve((_, response) => reply(response, 200, {}, 'blob'))
     const back = await serveBack({
       answer: (_, response) => reply(response, 307, { location: `${storage.url}/bucket?X-Amz-Signature=abc` }),
@@ -169,7 +169,7 @@ describe('a registry that redirects to another registry', () => {
     expect(elsewhere).toEqual([undefined, undefined, 'Bearer repository:org/app:pull', undefined])
   })
 
-  test('is asked there by no password, whatever the other one wants', async () => {
+  test('gets no password sent to the target, whatever challenge it sends', async () => {
     const back = await serve((_, response) => reply(response, 401, { 'www-authenticate': 'Basic realm="x"' }))
     const front = await serveFront(() => back.url)
     const error = await failureOf(openUpstream(front.url, withPassword).manifest('app', tag, credentialed))
@@ -177,7 +177,7 @@ describe('a registry that redirects to another registry', () => {
     expect(back.requests.map(({ headers }) => headers.authorization)).toEqual([undefined])
   })
 
-  test('is followed to a third one, which wants a token, too', async () => {
+  test('is followed to a third registry, which requires a token too', async () => {
     const last = await serveBack()
     const middle = await serveBack({
       answer: (request, response) => reply(response, 307, { location: last.url + request.url! }),
@@ -187,7 +187,7 @@ describe('a registry that redirects to another registry', () => {
     expect([middle.tokens().length, last.tokens().length]).toEqual([1, 1])
   })
 
-  test('passes on what the other one says', async () => {
+  test('passes on the error of the target', async () => {
     const say = (status: number, message: string) => (_: IncomingMessage, response: ServerResponse) =>
       reply(response, status, { 'retry-after': 7 }, JSON.stringify({ errors: [{ message }] }))
     for (const [status, failure, answered] of [
@@ -206,7 +206,7 @@ describe('a registry that redirects to another registry', () => {
     }
   })
 
-  test('passes on that the other one gives nobody a token', async () => {
+  test('passes on that the target refuses an anonymous token', async () => {
     const back = await serveBack({
       token: (_, response) => reply(response, 403, {}, '{"errors":[{"code":"DENIED","message":"private package"}]}'),
     })
@@ -217,7 +217,7 @@ describe('a registry that redirects to another registry', () => {
     expect(front.log).toHaveLength(1)
   })
 
-  test('is not taken for down when the other one is', async () => {
+  test('does not count as down when the target is down', async () => {
     const back = await serveBack({ answer: (_, response) => reply(response, 503) })
     const front = await serveFront(() => back.url)
     const upstream = openUpstream(front.url)
@@ -243,7 +243,7 @@ describe('storage that a registry redirects to', () => {
 })
 
 describe('the realm of a registry that was redirected to', () => {
-  test('may be elsewhere', async () => {
+  test('may be on another host', async () => {
     const realm = await serve((_, response) => reply(response, 200, {}, '{"token":"repository:org/app:pull"}'))
     const back = await serveBack({ realm: `${realm.url}/token` })
     const front = await serveFront(() => back.url)
@@ -293,7 +293,7 @@ describe('the realm of a registry that was redirected to', () => {
     discard() {},
   })
 
-  test('may not be nearer to us than that registry, though the upstream is as near', async () => {
+  test('may not be more private than that registry, although the upstream is as private', async () => {
     const server = createServer((_, response) => response.end('{"token":"x"}'))
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     onTestFinished(() => server.close().closeAllConnections())
@@ -308,7 +308,7 @@ describe('the realm of a registry that was redirected to', () => {
   test.each([
     ['its own', 'back.test'],
     ['another one', 'realm.test'],
-  ])('may be as near as that registry, where all of them have names: %s', async (_, name) => {
+  ])('may be as private as that registry, where all of them have names: %s', async (_, name) => {
     const back: Awaited<ReturnType<typeof serveBack>> = await serveBack({
       get realm() {
         return back.url.replace('127.0.0.1', name) + '/token'
@@ -322,7 +322,7 @@ describe('the realm of a registry that was redirected to', () => {
     expect(back.tokens()).toHaveLength(1)
   })
 
-  test('is not asked in plain text for a registry that is asked by TLS', async () => {
+  test('is not contacted over http for a registry with TLS', async () => {
     const url = new URL('https://203.0.113.1/v2/a/manifests/v1')
     const answer = await openTargets().send(url, undefined, challengedBy('http://203.0.113.1/token'))
     expect(answer.status).toBe(401)

@@ -47,7 +47,7 @@ describe('redirects', () => {
     expect((await readAll(body)).toString()).toBe('blob')
   })
 
-  test('do not get the Authorization back by returning', async () => {
+  test('do not restore the Authorization when they return to the origin', async () => {
     const seen: (string | undefined)[] = []
     const there = await serve((_, response) => reply(response, 307, { location: `${registry.url}/back` }))
     const registry = await serve((request, response) => {
@@ -65,7 +65,7 @@ describe('redirects', () => {
   test.each([
     [5, true],
     [6, false],
-  ])('%i in a row: followed %s', async (hops, followed) => {
+  ])('of %i hops: followed %s', async (hops, followed) => {
     const registry = await serve((request, response) => {
       const hop = Number(/hop=(\d)/.exec(request.url!)?.[1] ?? 0)
       if (hop === hops) return reply(response, 200, {}, 'blob')
@@ -82,7 +82,7 @@ describe('redirects', () => {
     'http://[fe80::1]/',
     'file:///etc/passwd',
     'http://user:pw@127.0.0.1/',
-  ])('to %s are refused without a try', async (location) => {
+  ])('to %s are refused without a connection', async (location) => {
     const registry = await sendingTo(location)
     const error = await failureOf(openUpstream(registry.url, withPassword).statBlob('a', digest, credentialed))
     expect([error.failure, error.status]).toEqual(['invalid', 502])
@@ -108,7 +108,7 @@ describe('redirects', () => {
     expect(plain.log).toEqual([])
   })
 
-  test('an expired link is healed by a new one from the registry', async () => {
+  test('with an expired link are retried with a new one from the registry', async () => {
     const storage = await serve((request, response) => reply(response, request.url === '/2' ? 200 : 403, {}, 'blob'))
     const registry = await serve((_, response) =>
       reply(response, 307, { location: `${storage.url}/${registry.log.length}` }),
@@ -118,7 +118,7 @@ describe('redirects', () => {
     expect(registry.log).toHaveLength(2)
   })
 
-  test('storage that stays broken is unavailable, and does not count against the registry', async () => {
+  test('to storage that stays broken fail as unavailable, and do not count as an outage of the registry', async () => {
     const storage = await serve((_, response) => reply(response, 500))
     const registry = await sendingTo(storage.url)
     const upstream = openUpstream(registry.url, withPassword)
@@ -128,8 +128,8 @@ describe('redirects', () => {
   })
 })
 
-describe('storage that cannot be asked', () => {
-  test('for nobody listens there does not count against the registry', async () => {
+describe('storage that cannot be reached', () => {
+  test('because its port is closed does not count as an outage of the registry', async () => {
     const storage = await serve(() => {})
     await storage.close()
     const registry = await sendingTo(storage.url)
@@ -139,7 +139,7 @@ describe('storage that cannot be asked', () => {
     expect(upstream.health().state).toBe('ok')
   })
 
-  test('for it does not answer in time does not count against the registry', async () => {
+  test('because it does not answer in time does not count as an outage of the registry', async () => {
     const storage = await serve(() => {})
     const registry = await sendingTo(storage.url)
     const timeouts = { connect: 1000, headers: 100, idle: 1000 }
@@ -149,7 +149,7 @@ describe('storage that cannot be asked', () => {
     expect(upstream.health().state).toBe('ok')
   })
 
-  test('counts where the registry only moved it on its own origin', async () => {
+  test('counts as an outage when the redirect stays on the registry’s origin', async () => {
     const registry = await serve((request, response) => {
       if (request.url === '/moved') return
       reply(response, 307, { location: '/moved' })
@@ -161,7 +161,7 @@ describe('storage that cannot be asked', () => {
 })
 
 describe('an upstream that was not configured by name', () => {
-  test.each(['127.0.0.1', 'localhost'])('is not asked at %s', async (hostname) => {
+  test.each(['127.0.0.1', 'localhost'])('is not contacted at %s', async (hostname) => {
     const server = await serve((_, response) => reply(response, 200))
     const upstream = openUpstream(`http://${hostname}:${server.port}`, { allowPrivate: false })
     const error = await failureOf(upstream.resolve('a', tag, anonymous))
@@ -171,7 +171,7 @@ describe('an upstream that was not configured by name', () => {
   })
 })
 
-describe('an own CA', () => {
+describe('a custom CA', () => {
   test('is trusted for its upstream', async () => {
     const server = await serve((_, response) => reply(response, 200, {}, 'blob'), testCertificate)
     const { size } = await openUpstream(server.url, { ca: testCertificate.cert }).statBlob('a', digest, anonymous)

@@ -10,7 +10,7 @@ const body = Buffer.from('a layer')
 const blob = async (upstream: HttpUpstream, name: string) =>
   readAll((await upstream.blob(name, digestOf(body), { access: 'anonymous', from: 0 })).body)
 
-test('an upstream that never answers for many repositories leaves connections to another one', async () => {
+test('an upstream that never answers for many repositories leaves connections to another upstream', async () => {
   const requests = new Slots(8)
   // Longer than the test: no request gives up and makes room.
   const timeouts = { connect: 600_000, headers: 600_000, idle: 600_000 }
@@ -26,7 +26,7 @@ test('an upstream that never answers for many repositories leaves connections to
   await Promise.all(asked)
 })
 
-test('a question waits as long as the time-out for headers, and a blob longer while others of its repository move', async () => {
+test('a metadata request waits as long as the timeout for headers, and a blob longer while other blobs of its repository progress', async () => {
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
   const requests = new Slots(8)
@@ -47,7 +47,7 @@ test('a question waits as long as the time-out for headers, and a blob longer wh
   expect(await waited).toEqual([800, 3500])
 })
 
-test('a blob waits for a connection longer than a question, while others of its repository are on their way', async () => {
+test('a blob waits longer for a connection than a metadata request, while other blobs of its repository arrive', async () => {
   const requests = new Slots(4)
   const waited = deferred()
   const slow = await serve((_, response) => {

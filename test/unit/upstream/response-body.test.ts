@@ -15,7 +15,7 @@ function open() {
 
 const bytes = (length: number) => new Uint8Array(length)
 
-test('what came before the end, or before a failure, is read first', async () => {
+test('chunks before the end, or before a failure, are read first', async () => {
   for (const [finish, last] of [
     [(body: ResponseBody) => body.end(), { done: true, value: undefined }],
     [(body: ResponseBody) => body.fail('cut'), 'explained: cut'],
@@ -31,7 +31,7 @@ test('what came before the end, or before a failure, is read first', async () =>
   }
 })
 
-test('who waits gets the next chunk, the end, or the reason', async () => {
+test('a pending read gets the next chunk, the end, or the failure', async () => {
   const { body } = open()
   const first = body.next()
   body.push(bytes(3))
@@ -41,7 +41,7 @@ test('who waits gets the next chunk, the end, or the reason', async () => {
   await expect(second).rejects.toThrow('explained: cut')
 })
 
-test('a slow reader makes the upstream wait, and go on when he has caught up', async () => {
+test('a slow reader pauses the upstream, and resumes it when it has caught up', async () => {
   const { body, calls } = open()
   body.push(bytes(200_000))
   body.push(bytes(200_000))
@@ -50,7 +50,7 @@ test('a slow reader makes the upstream wait, and go on when he has caught up', a
   expect(calls).toEqual(['pause', 'resume'])
 })
 
-test('stopping early ends the connection, once, and drops what has come', async () => {
+test('stopping early ends the connection once, and drops the chunks that arrived', async () => {
   const { body, calls } = open()
   body.push(bytes(1))
   await body.return()
@@ -60,7 +60,7 @@ test('stopping early ends the connection, once, and drops what has come', async 
   expect(calls).toEqual(['close', 'abort'])
 })
 
-test('what nobody wants is read to its end, if that is near and comes soon', async () => {
+test('a discarded body is read to its end if the end is near and arrives soon', async () => {
   const near = open()
   near.body.push(bytes(300_000))
   near.body.dump(400_000, 1000)

@@ -14,7 +14,7 @@ describe('routing', () => {
     expect(ask('registry.k8s.io', 'pause')).toEqual({ host: 'registry.k8s.io', name: 'pause' })
   })
 
-  test.each([...builtInUpstreams, 'registry.corp.example:5000'])('%s may be asked', (host) => {
+  test.each([...builtInUpstreams, 'registry.corp.example:5000'])('%s is allowed', (host) => {
     expect(ask(host, 'a/b')).toEqual({ host, name: 'a/b' })
   })
 
@@ -25,7 +25,7 @@ describe('routing', () => {
     },
   )
 
-  test('*.pkg.dev may be asked by clients that send ns, and by no others', () => {
+  test('*.pkg.dev is allowed for clients that send ns, and for no others', () => {
     expect(ask('europe-docker.pkg.dev', 'p/r/i', true)).toEqual({ host: 'europe-docker.pkg.dev', name: 'p/r/i' })
     expect(ask('europe-docker.pkg.dev', 'p/r/i')).toBeUndefined()
     expect(ask('a.evil.pkg.dev.example', 'p/r/i', true)).toBeUndefined()

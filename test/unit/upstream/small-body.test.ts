@@ -26,7 +26,7 @@ function drip(bytes: number, pause: number) {
   return { answer, isDiscarded: () => isDiscarded }
 }
 
-test('a body that drips for ever is given up, and says so', async () => {
+test('a body that drips without end fails with a timeout', async () => {
   const { answer, isDiscarded } = drip(1000, 10)
   const error = await failureOf(readWholeBody(answer, 1000, 'registry.example', 100))
   expect([error.failure, error.status]).toEqual(['unavailable', 504])
@@ -34,7 +34,7 @@ test('a body that drips for ever is given up, and says so', async () => {
   expect(isDiscarded()).toBe(true)
 })
 
-test('a slow body that comes in time is whole', async () => {
+test('a slow body that arrives in time is whole', async () => {
   const { answer, isDiscarded } = drip(10, 5)
   expect(Buffer.from(await readWholeBody(answer, 1000, 'registry.example', 10_000)).toString()).toBe('a'.repeat(10))
   expect(isDiscarded()).toBe(false)

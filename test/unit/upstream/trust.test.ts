@@ -13,7 +13,7 @@ import {
 const trusts = (upstream: string, realm: string, tokenHosts: string[] = []) =>
   mayReceiveCredential(new URL(realm), new URL(upstream), tokenHosts)
 
-describe('a realm may see the credential', () => {
+describe('a realm may receive the credential:', () => {
   test.each([
     ['on the same host and port', 'https://registry.example', 'https://registry.example/token'],
     ['on the same host and port over http', 'http://127.0.0.1:5000', 'http://127.0.0.1:5000/token'],
@@ -31,7 +31,7 @@ describe('a realm may see the credential', () => {
   })
 })
 
-describe('a realm may not see the credential', () => {
+describe('a realm may not receive the credential:', () => {
   test.each([
     ['on a foreign host', 'https://registry.example', 'https://evil.test/token'],
     ['on a host that only ends alike', 'https://docker.io', 'https://evildocker.io/token'],
@@ -182,14 +182,14 @@ describe('addresses', () => {
     expect(classifyAddress(address)).toBe(expected)
   })
 
-  test('odd spellings of an address are seen through', () => {
+  test('are recognized in unusual spellings', () => {
     expect(literalAddress(new URL('http://0x7f.1/'))).toBe('127.0.0.1')
     expect(literalAddress(new URL('http://2852039166/'))).toBe('169.254.169.254')
     expect(literalAddress(new URL('http://[::ffff:a00:1]/'))).toBe('::ffff:a00:1')
     expect(literalAddress(new URL('http://registry.example/'))).toBeUndefined()
   })
 
-  test('link-local is only for those who are there', () => {
+  test('are ordered from public over private and loopback to link-local', () => {
     expect(isMorePrivate('link-local', 'loopback')).toBe(true)
     expect(isMorePrivate('private', 'loopback')).toBe(false)
     expect(isMorePrivate('loopback', 'private')).toBe(true)
@@ -219,14 +219,14 @@ describe('the address guard', () => {
       ),
     )
 
-  test('lets a private upstream lead to its neighbours, and to nothing nearer', async () => {
+  test('lets a private upstream redirect to private addresses, and to nothing more private', async () => {
     const it = guard('https://registry.corp.example', true)
     await resolve(it, 'registry.corp.example')
     expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
     await expect(resolve(it, 'rebind.example')).rejects.toThrow(/more private address/)
   })
 
-  test('lets a private upstream lead to no metadata of a cloud', async () => {
+  test('lets a private upstream redirect to no metadata service of a cloud', async () => {
     const it = guard('https://registry.corp.example', true)
     await resolve(it, 'registry.corp.example')
     for (const host of ['100.100.100.200', '192.0.0.192', '168.63.129.16', '[fd00:ec2::254]', '[fd20:ce::254]'])
@@ -234,7 +234,7 @@ describe('the address guard', () => {
     expect(() => it.checkLiteral(new URL('http://192.168.7.7/v2/'))).not.toThrow()
   })
 
-  test('lets a public upstream lead to public addresses only', async () => {
+  test('lets a public upstream redirect to public addresses only', async () => {
     const it = guard('https://registry.public.example', true)
     await resolve(it, 'registry.public.example')
     await expect(resolve(it, 'storage.corp.example')).rejects.toThrow(/more private address/)
@@ -242,7 +242,7 @@ describe('the address guard', () => {
   })
 
   test.each(['64:ff9b::a9fe:a9fe', '2002:7f00:1::1', '::127.0.0.1', '::ffff:0:10.0.0.1', '2606:4700::5efe:a00:1'])(
-    'lets no upstream lead to a private address that %s stands for',
+    'lets no upstream redirect to the private address in %s',
     async (address) => {
       const hidden: LookupAll = (_hostname, _options, callback) => callback(null, [{ address, family: 6 }])
       const url = new URL('https://registry.public.example')
@@ -252,12 +252,12 @@ describe('the address guard', () => {
     },
   )
 
-  test('lets hosts the user named be anywhere', async () => {
+  test('allows any address for hosts that the user named', async () => {
     const it = guard('https://registry.public.example', true, ['storage.corp.example:8443'])
     expect(await resolve(it, 'storage.corp.example')).toEqual(['10.0.0.6'])
   })
 
-  test('wants an upstream that was not configured by name to be public', async () => {
+  test('requires a public address for an upstream that was not configured by name', async () => {
     await expect(resolve(guard('https://registry.corp.example', false), 'registry.corp.example')).rejects.toThrow(
       /configured by name/,
     )
@@ -265,7 +265,7 @@ describe('the address guard', () => {
     expect(() => guard('https://10.0.0.1', true).checkLiteral(new URL('https://10.0.0.1/v2/'))).not.toThrow()
   })
 
-  test('answers sockets that want one address', async () => {
+  test('gives one address to sockets that ask for one', async () => {
     const it = guard('https://registry.public.example', false)
     const one = await new Promise((done) =>
       it.lookup('registry.public.example', {}, (_error, address, family) => done([address, family])),
