@@ -26,7 +26,7 @@ async function startAdmin() {
 }
 
 describe('a request to the admin listener', () => {
-  test('whose body never comes is ended after the idle time, whatever it asks for', async () => {
+  test('whose body never arrives is ended after the idle time, whatever its path', async () => {
     const { mirror, head } = await startAdmin()
     const ask = (path: string, extra: string, body: string) =>
       rawHttp(mirror.adminUrl, head(path, extra) + body, 20_000)
@@ -42,7 +42,7 @@ describe('a request to the admin listener', () => {
     expect((await mirror.status()).running).toBe(true)
   })
 
-  test('that its client aborts is no error in the log', async () => {
+  test('that its client aborts is not logged as an error', async () => {
     const { mirror, head } = await startAdmin()
     const { hostname, port } = new URL(mirror.adminUrl)
     const isLinux = process.platform === 'linux'

@@ -33,33 +33,36 @@ describe('a request that a browser makes', () => {
     ['no browser', {}, true, true],
   ]
 
-  test.each(pages)('%s (%j) is answered or refused as its listener has it', async (_, headers, registries, admin) => {
-    const { upstream, mirror, image, layer } = await startScene()
-    const registry = await startTestRegistry()
-    await registry.push('app', 'v1', image)
-    const paths: [string, string, boolean][] = [
-      [mirror.url, '/v2/', registries],
-      [mirror.url, `${app}/manifests/v1`, registries],
-      [mirror.url, `${app}/blobs/${layer}`, registries],
-      [mirror.url, `${app}/tags/list`, registries],
-      [mirror.url, '/v2/_catalog', registries],
-      [registry.url, '/v2/app/manifests/v1', registries],
-      [registry.url, `/v2/app/blobs/${layer}`, registries],
-      [mirror.adminUrl, '/api/status', admin],
-      [mirror.adminUrl, '/metrics', admin],
-      [mirror.adminUrl, '/healthz', admin],
-    ]
-    for (const [url, path, isAllowed] of paths)
-      for (const method of ['GET', 'HEAD']) {
-        const own = headers['origin'] === 'OWN' ? { ...headers, origin: url } : headers
-        const answer = await get(url, path, { method, headers: own })
-        expect([method, path, answer.status]).toEqual([method, path, isAllowed ? 200 : 403])
-        if (!isAllowed && method === 'GET') expectError(answer, 403, 'DENIED')
-      }
-    if (!registries) expect(upstream.requests).toEqual([])
-  })
+  test.each(pages)(
+    '%s (%j) is answered or refused by the rules of its listener',
+    async (_, headers, registries, admin) => {
+      const { upstream, mirror, image, layer } = await startScene()
+      const registry = await startTestRegistry()
+      await registry.push('app', 'v1', image)
+      const paths: [string, string, boolean][] = [
+        [mirror.url, '/v2/', registries],
+        [mirror.url, `${app}/manifests/v1`, registries],
+        [mirror.url, `${app}/blobs/${layer}`, registries],
+        [mirror.url, `${app}/tags/list`, registries],
+        [mirror.url, '/v2/_catalog', registries],
+        [registry.url, '/v2/app/manifests/v1', registries],
+        [registry.url, `/v2/app/blobs/${layer}`, registries],
+        [mirror.adminUrl, '/api/status', admin],
+        [mirror.adminUrl, '/metrics', admin],
+        [mirror.adminUrl, '/healthz', admin],
+      ]
+      for (const [url, path, isAllowed] of paths)
+        for (const method of ['GET', 'HEAD']) {
+          const own = headers['origin'] === 'OWN' ? { ...headers, origin: url } : headers
+          const answer = await get(url, path, { method, headers: own })
+          expect([method, path, answer.status]).toEqual([method, path, isAllowed ? 200 : 403])
+          if (!isAllowed && method === 'GET') expectError(answer, 403, 'DENIED')
+        }
+      if (!registries) expect(upstream.requests).toEqual([])
+    },
+  )
 
-  test('to show the cache or the registry hears that neither is a page for browsers', async () => {
+  test('to navigate to the cache or the registry is told that neither has pages for browsers', async () => {
     const { mirror } = await startScene()
     const registry = await startTestRegistry()
     const navigation = { 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }
@@ -70,7 +73,7 @@ describe('a request that a browser makes', () => {
     }
   })
 
-  test('for the address bar only reads, by the fetch of Node everything, with the token', async () => {
+  test('from the address bar may only read, and one by the fetch of Node may do everything, with the token', async () => {
     const { mirror } = await startScene()
     const change = (headers: Record<string, string>) =>
       get(mirror.adminUrl, '/api/cache/prune', { method: 'POST', headers, body: '{}' })
@@ -92,7 +95,7 @@ describe("an upstream's page", () => {
     ['application/vnd.x y', 'application/vnd.x y'],
     ['application/vnd.foo+xml', undefined],
     ['', 'not a type'],
-  ])('is no manifest: one that is sent as %j and calls itself %j has the type of what it is', async (sent, own) => {
+  ])('is not served as a manifest: one sent as %j that calls itself %j has its real type', async (sent, own) => {
     const image = makeImage({ manifest: { mediaType: own, annotations: { a: page } } })
     const { upstream, mirror } = await startScene({ image })
     upstream.on({ path: /\/manifests\// }, withHeaders({ 'content-type': sent }))
@@ -112,7 +115,7 @@ describe("an upstream's page", () => {
     }
   })
 
-  test('in the place of a manifest, a list or an error never leaves as a page', async () => {
+  test('in place of a manifest, a list or an error is never sent as a page', async () => {
     const { upstream, mirror, image } = await startScene()
     for (const code of [200, 401, 403, 404, 429, 500]) {
       upstream.heal()
@@ -125,7 +128,7 @@ describe("an upstream's page", () => {
     }
   })
 
-  test('as a blob is bytes, whatever its type', async () => {
+  test('as a blob is sent as octet-stream, whatever its type', async () => {
     const image = makeImage({ layers: [Buffer.from(page)] })
     const { upstream, mirror, layer } = await startScene({ image })
     upstream.on(anyBlob, withHeaders({ 'content-type': 'text/html' }))
@@ -136,7 +139,7 @@ describe("an upstream's page", () => {
     }
   })
 
-  test('with the digest that was asked for is still no manifest', async () => {
+  test('with the requested digest is still not a manifest', async () => {
     const { upstream, mirror } = await startScene()
     const path = `${app}/manifests/${digestOf(Buffer.from(page))}`
     upstream.on({ path }, ({ response }) =>

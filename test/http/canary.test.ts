@@ -10,12 +10,12 @@ interface Offer {
   digest: string
 }
 
-describe('an image that only the mirror has', () => {
+describe('a probe image', () => {
   test.each([
     ['by namespace', (offer: Offer) => `/v2/${offer.repository}/manifests/${offer.tag}?ns=docker.io`, 'docker.io'],
     ['by path', (offer: Offer) => `/v2/ghcr.io/${offer.repository}/manifests/${offer.tag}`, 'ghcr.io'],
     ['with nothing said', (offer: Offer) => `/v2/${offer.repository}/manifests/${offer.tag}`, 'docker.io'],
-  ])('is pulled %s through the cache, seen, and gone afterwards', async (_, pathOf, host) => {
+  ])('is pulled %s through the cache, recorded, and absent after its end', async (_, pathOf, host) => {
     const mirror = await startTestMirror({ cache: { offline: true } })
     const offered = await mirror.post('/api/canary', {})
     const offer = JSON.parse(offered.body.toString()) as Offer
@@ -67,7 +67,7 @@ describe('an image that only the mirror has', () => {
     expect(await counted()).toEqual(before)
   })
 
-  test('nobody has asked: nothing is seen', async () => {
+  test('without a pull has no recorded requests', async () => {
     const mirror = await startTestMirror()
     const offer = JSON.parse((await mirror.post('/api/canary', {})).body.toString()) as Offer
     const end = await mirror.post('/api/canary/end', { id: offer.id })

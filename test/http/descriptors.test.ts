@@ -43,7 +43,7 @@ async function askAll({ url, registryUrl, adminUrl }: MirrorProcess, blob: strin
 }
 
 describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => {
-  test('200 clients on the cache, the registry and the admin listener at once: every answer is 200 or 503, three times over', async () => {
+  test('answers 200 clients on the cache, the registry and the admin listener at once with 200 or 503, three times over', async () => {
     const { mirror, layer } = await startNarrow(64)
     const blob = `${app}/blobs/${layer}`
     expectContent(await mirror.get(blob), layer)
@@ -58,7 +58,7 @@ describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => 
     expect(mirror.log()).not.toMatch(/"level":"error"/)
   })
 
-  test('300 connections that never ask for anything: pulls, pushes and the status go on, and nothing is left behind', async () => {
+  test('serves pulls, pushes and the status beside 300 connections without a request, and leaks nothing', async () => {
     const { mirror, layer } = await startNarrow(64)
     const before = descriptorsOf(mirror.pid)
     const listeners = [mirror.url, mirror.registryUrl!, mirror.adminUrl]
@@ -86,45 +86,51 @@ describe.skipIf(process.platform !== 'linux')('a limit of 64 open files', () => 
 })
 
 describe.skipIf(process.platform !== 'linux')('a limit of 40 open files', () => {
-  test.each(['serve', 'up'])('`mirror %s` refuses it, and says what is needed and how to get it', async (command) => {
-    const home = await temporaryHome()
-    await writeFile(join(home, 'mirror.yaml'), 'networks: []\n')
-    const [file, ...args] = [...withDescriptors(40), process.execPath, program, command]
-    const { status, stderr } = spawnSync(file, args, {
-      env: { ...process.env, MIRROR_HOME: home },
-      encoding: 'utf8',
-    })
-    expect(status).toBe(2)
-    expect(stderr).toContain('The limit on open files is 40, and the mirror needs at least 56')
-    expect(stderr).toContain('ulimit -n 1024')
-  })
+  test.each(['serve', 'up'])(
+    'is refused by `mirror %s`, which names the limit it needs and how to raise it',
+    async (command) => {
+      const home = await temporaryHome()
+      await writeFile(join(home, 'mirror.yaml'), 'networks: []\n')
+      const [file, ...args] = [...withDescriptors(40), process.execPath, program, command]
+      const { status, stderr } = spawnSync(file, args, {
+        env: { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process' },
+        encoding: 'utf8',
+      })
+      expect(status).toBe(2)
+      expect(stderr).toContain('The limit on open files is 40, and the mirror needs at least 56')
+      expect(stderr).toContain('ulimit -n 1024')
+    },
+  )
 
-  test.each(['serve', 'up'])('`mirror %s` says the same where the program itself cannot be loaded', async (command) => {
-    const home = await temporaryHome()
-    const run = (limit: number) => {
-      const [file, ...args] = [...withDescriptors(limit), process.execPath, program, command]
-      const env = { ...process.env, MIRROR_HOME: home, MIRROR_NETWORKS: '' }
-      return spawnSync(file, args, { env, encoding: 'utf8' })
-    }
-    const wordsOf = ({ stderr }: { stderr: string }) => stderr.slice(stderr.indexOf('mirror: '))
-    const told = wordsOf(run(40))
-    expect(told).toContain('ulimit -n 1024   (in a new shell)')
-    // With fewer, Node itself ends, or cannot read the program's first file.
-    const isEnough = (limit: number) => {
-      const [file, ...args] = [
-        ...withDescriptors(limit),
-        process.execPath,
-        '-e',
-        'require("node:fs").readFileSync("/dev/null")',
-      ]
-      return spawnSync(file, args).status === 0
-    }
-    const least = Array.from({ length: 40 }, (_, limit) => limit).find(isEnough)!
-    for (const limit of [1, 2, 3].map((more) => least + more)) {
-      const ended = run(limit)
-      expect(ended.stderr).not.toMatch(/^\s+at /m)
-      expect(ended.status, ended.stderr).toBe(2)
-      expect(wordsOf(ended)).toBe(told.replace('files is 40', `files is ${limit}`))
-    }
-  })
+  test.each(['serve', 'up'])(
+    'is refused by `mirror %s` with the same message where the program itself cannot be loaded',
+    async (command) => {
+      const home = await temporaryHome()
+      const run = (limit: number) => {
+        const [file, ...args] = [...withDescriptors(limit), process.execPath, program, command]
+        const env = { ...process.env, MIRROR_HOME: home, MIRROR_RUNTIME: 'process', MIRROR_NETWORKS: '' }
+        return spawnSync(file, args, { env, encoding: 'utf8' })
+      }
+      const wordsOf = ({ stderr }: { stderr: string }) => stderr.slice(stderr.indexOf('mirror: '))
+      const told = wordsOf(run(40))
+      expect(told).toContain('ulimit -n 1024   (in a new shell)')
+      // With fewer, Node itself ends, or cannot read the program's first file.
+      const isEnough = (limit: number) => {
+        const [file, ...args] = [
+          ...withDescriptors(limit),
+          process.execPath,
+          '-e',
+          'require("node:fs").readFileSync("/dev/null")',
+        ]
+        return spawnSync(file, args).status === 0
+      }
+      const least = Array.from({ length: 40 }, (_, limit) => limit).find(isEnough)!
+      for (const limit of [1, 2, 3].map((more) => least + more)) {
+        const ended = run(limit)
+        expect(ended.stderr).not.toMatch(/^\s+at /m)
+        expect(ended.status, ended.stderr).toBe(2)
+        expect(wordsOf(ended)).toBe(told.replace('files is 40', `files is ${limit}`))
+      }
+    },
+  )
 })

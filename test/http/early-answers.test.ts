@@ -50,7 +50,7 @@ const endings: [string, string, string[]][] = [
 ]
 
 describe.each(endings)('a client that %s and sends 8 MiB slowly', (_, version, headers) => {
-  test.each([401, 413, 429, 503])('reads the whole %i that came before its body', async (status) => {
+  test.each([401, 413, 429, 503])('reads the whole %i that was sent before its body arrived', async (status) => {
     const { url } = await serveEarly()
     const head = headOf(`PUT /${status} ${version}`, ...headers)
     const text = await writeSlowly(url, head, { bytes: 8 * MiB, milliseconds: 1000 })
@@ -62,7 +62,7 @@ describe.each(endings)('a client that %s and sends 8 MiB slowly', (_, version, h
 describe('a client of the registry that asks for Connection: close and sends 8 MiB slowly', () => {
   const slow = { bytes: 8 * MiB, milliseconds: 1000 }
 
-  test('reads why it may not push', async () => {
+  test('reads the reason for which it may not push', async () => {
     const home = await temporaryHome()
     const htpasswd = join(home, 'htpasswd')
     await writeFile(htpasswd, `dev:${await hash('secret', 4)}\n`)
@@ -80,7 +80,7 @@ describe('a client of the registry that asks for Connection: close and sends 8 M
     expectWhole(await writeSlowly(url, `${unknown}${(8 * MiB).toString(16)}\r\n`, slow), 413)
   })
 
-  test('reads that the cache takes no pushes', async () => {
+  test('reads that the cache accepts no pushes', async () => {
     const { mirror } = await startScene()
     const head = headOf('PUT /v2/app/manifests/v1 HTTP/1.1', `Content-Length: ${8 * MiB}`)
     expectWhole(await writeSlowly(mirror.url, head, slow), 405)
@@ -101,7 +101,7 @@ test('over TLS, too, the whole answer is read by a client that still sends', asy
   expectWhole(await writeSlowly(url, head, { bytes: 8 * MiB, milliseconds: 1000, socket }), 413)
 })
 
-test('a head that is too large, or no HTTP, is answered before the connection is closed, while its client still sends', async () => {
+test('a head that is too large or malformed is answered before the connection is closed, while its client still sends', async () => {
   const { url } = await serveEarly()
   const slow = { bytes: 4 * MiB, milliseconds: 500 }
   expectWhole(await writeSlowly(url, 'GET / HTTP/1.1\r\nHost: localhost\r\nX: ', slow), 431)
@@ -109,7 +109,7 @@ test('a head that is too large, or no HTTP, is answered before the connection is
 })
 
 describe('a connection that is kept alive', () => {
-  test('takes its next request when the body of the one that was answered early has come, however slowly', async () => {
+  test('accepts its next request after the body of the one that was answered early, however slowly it arrives', async () => {
     const { port } = await serveEarly()
     const socket = connect(port, '127.0.0.1')
     onTestFinished(() => void socket.destroy())
@@ -126,7 +126,7 @@ describe('a connection that is kept alive', () => {
     expect(parseAnswers(text).map(({ status }) => status)).toEqual([413, 404])
   }, 20_000)
 
-  test('has one answer for one request, also where the rest of the body is no HTTP', async () => {
+  test('has one response per request, also where the rest of the body is not HTTP', async () => {
     const { port } = await serveEarly()
     const socket = connect(port, '127.0.0.1')
     onTestFinished(() => void socket.destroy())
@@ -139,7 +139,7 @@ describe('a connection that is kept alive', () => {
     expectWhole(text, 413)
   })
 
-  test('takes no request behind its last one', async () => {
+  test('accepts no request behind its last one', async () => {
     const { port, asked } = await serveEarly()
     const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
     onTestFinished(() => void socket.destroy())
@@ -154,8 +154,8 @@ describe('a connection that is kept alive', () => {
   })
 })
 
-describe('a client that has its answer and still sends', () => {
-  test('makes room for another one after a second, and is not answered twice', async () => {
+describe('a client that has its response and still sends', () => {
+  test('yields to another client after a second, and is not answered twice', async () => {
     const connections = new ConnectionBudget({ limits: { clients: 1, admin: 1 }, refusals: 2 })
     const { url, port } = await serveEarly({ connections })
     const socket = connect(port, '127.0.0.1').on('error', () => {})
@@ -174,7 +174,7 @@ describe('a client that has its answer and still sends', () => {
     expectWhole(text, 413)
   })
 
-  test('is not answered twice either when some of its body is unread at that moment', async () => {
+  test('is not answered twice when a part of its body is unread at that moment', async () => {
     const connections = new ConnectionBudget({ limits: { clients: 1, admin: 1 }, refusals: 2 })
     const { port } = await serveEarly({ connections })
     const socket = connect(port, '127.0.0.1').on('error', () => {})
@@ -214,7 +214,7 @@ describe('beyond the limit of connections', () => {
     expect(asked).toEqual([])
   })
 
-  test('no more clients read their 503 at leisure than may wait, and the first of them has to leave', async () => {
+  test('only a limited number of clients read their 503 slowly, and the oldest is disconnected first', async () => {
     const { port } = await serveEarly({ connections: full() })
     const sockets: Socket[] = []
     for (let client = 0; client < 5; client++) {
@@ -243,7 +243,7 @@ describe('beyond the limit of connections', () => {
   })
 })
 
-describe('what a client sends after its answer is dropped', () => {
+describe('input of a client after its response is dropped', () => {
   /** A connection of which the server drops everything; how long it was open, ms. */
   async function open(limits: Partial<DiscardLimits>, send: (socket: Socket) => void) {
     const server = createServer((socket) => {
@@ -266,21 +266,21 @@ describe('what a client sends after its answer is dropped', () => {
     socket.once('close', () => clearInterval(timer))
   }
 
-  test('up to so many bytes', async () => {
+  test('up to a number of bytes', async () => {
     expect(await open({}, (socket) => void socket.write(Buffer.alloc(2 * MiB)))).toBeLessThan(3000)
   })
 
-  test('while it comes, and not when nothing has come for a while', async () => {
+  test('while it arrives, until none has arrived for a while', async () => {
     expect(await open({ silence: 200 }, () => {})).toBeLessThan(3000)
   })
 
-  test('for so long', async () => {
+  test('for a limited time', async () => {
     const duration = await open({ silence: 200, total: 600 }, drip)
     expect(duration).toBeGreaterThan(500)
     expect(duration).toBeLessThan(3000)
   })
 
-  test('until it has sent everything', async () => {
+  test('until the client has sent everything', async () => {
     expect(await open({}, (socket) => void socket.end('the last bytes'))).toBeLessThan(3000)
   })
 })

@@ -60,7 +60,7 @@ describe.skipIf(process.platform !== 'linux')('a mirror with few descriptors', (
     expectContent(await mirror.get(`/v2/library/app/blobs/${image.layers[0]}`), image.layers[0]!)
   })
 
-  test('lets a blob wait more than ten seconds behind others that move', async () => {
+  test('lets a blob wait more than ten seconds behind others that progress', async () => {
     const images = Array.from({ length: 16 }, (_, at) => makeImage({ layers: [noise(120_000, at + 1)], seed: at }))
     const line = await startUpstream({
       images: Object.fromEntries(images.map((image, at) => [`team/app${at}`, { v1: image }])),

@@ -5,7 +5,7 @@ import { app, startScene } from '../support/scene.ts'
 import { anyBlob } from '../support/upstream.ts'
 
 describe('Cache-Status', () => {
-  test('of a blob: a miss, then a hit', async () => {
+  test('is a miss and then a hit for a blob', async () => {
     const { mirror, layer } = await startScene()
     const path = `${app}/blobs/${layer}`
     expect((await mirror.get(path)).headers['cache-status']).toBe('mirror; fwd=miss; stored')
@@ -13,20 +13,20 @@ describe('Cache-Status', () => {
     expect((await mirror.get(path)).headers['cache-status']).toBe('mirror; hit')
   })
 
-  test('of a tag: a miss, a hit while fresh', async () => {
+  test('is a miss and then a hit for a fresh tag', async () => {
     const { mirror } = await startScene({ cache: { tagFreshness: 60_000 } })
     expect((await mirror.get(`${app}/manifests/v1`)).headers['cache-status']).toBe('mirror; fwd=miss; stored')
     expect((await mirror.get(`${app}/manifests/v1`)).headers['cache-status']).toBe('mirror; hit')
   })
 
-  test('of a tag that was confirmed', async () => {
+  test('says that a tag was revalidated', async () => {
     const { mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     const answer = await mirror.get(`${app}/manifests/v1`)
     expect(answer.headers['cache-status']).toBe('mirror; hit; fwd=stale; fwd-status=200')
   })
 
-  test('of a client that joined', async () => {
+  test('says that a client joined a download', async () => {
     const { upstream, mirror, layer } = await startScene()
     upstream.on(anyBlob, slow(1_000_000))
     const first = mirror.get(`${app}/blobs/${layer}`)
@@ -36,7 +36,7 @@ describe('Cache-Status', () => {
     expect((await first).headers['cache-status']).toBe('mirror; fwd=miss; stored')
   })
 
-  test('of an absence', async () => {
+  test('is present with an absence', async () => {
     const { mirror } = await startScene()
     const answer = await mirror.get(`${app}/manifests/absent`)
     expect(answer.headers).toMatchObject({
@@ -46,8 +46,8 @@ describe('Cache-Status', () => {
   })
 })
 
-describe('what every answer says of its content', () => {
-  test.each(['cold', 'warm'])('%s: digest, ETag, type, length, registry', async (state) => {
+describe('every response describes its content', () => {
+  test.each(['cold', 'warm'])('when %s: digest, ETag, type, length, registry', async (state) => {
     const { mirror, image, layer, layerBytes } = await startScene()
     const paths = [`${app}/manifests/v1`, `${app}/manifests/${image.digest}`, `${app}/blobs/${layer}`]
     if (state === 'warm') {
@@ -74,7 +74,7 @@ describe('what every answer says of its content', () => {
     }
   })
 
-  test('HEAD says the same as GET, without a body', async () => {
+  test('to a HEAD as to a GET, without a body', async () => {
     const { mirror, layer } = await startScene({ cache: { tagFreshness: 60_000 } })
     for (const path of [`${app}/manifests/v1`, `${app}/blobs/${layer}`, '/v2/', '/v2/_catalog']) {
       await mirror.get(path)
@@ -118,7 +118,7 @@ describe('If-None-Match', () => {
   })
 })
 
-test('an answer that is an error says so in the words of the specification and names no upstream address', async () => {
+test('an error response has the form of the specification and names no upstream address', async () => {
   const { upstream, mirror } = await startScene()
   upstream.on({}, status(500))
   const { body } = await mirror.get(`${app}/manifests/v1`)

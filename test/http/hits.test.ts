@@ -1,9 +1,9 @@
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { app, startScene } from '../support/scene.ts'
 
-describe('what is held', () => {
+describe('cached content', () => {
   // One lives as long as its answer and its socket's listeners: half of what an answer costs.
-  test('is answered without an AbortController', async () => {
+  test('is served without an AbortController', async () => {
     const { mirror, image, layer } = await startScene({ cache: { tagFreshness: 60_000 } })
     const [config] = image.blobs.keys()
     const paths = [`manifests/v1`, `manifests/${image.digest}`, `blobs/${config}`]

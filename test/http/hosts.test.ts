@@ -19,7 +19,7 @@ describe('the Host header', () => {
     'mirror.corp.example',
     'MIRROR.SVC.:5055',
     ...[...ownNames, ...machineNames()].map((name) => `${name}:5055`),
-  ])('%s is ours', async (host) => {
+  ])('%s is accepted', async (host) => {
     const { mirror, image } = await startScene({ allowedHosts: ['mirror.corp.example'] })
     expectContent(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), image.digest)
   })
@@ -33,7 +33,7 @@ describe('the Host header', () => {
     'mirror.svc.evil.example',
     'evil.internal',
     '10.1.2.3',
-  ])('%s is refused, counted and named', async (host) => {
+  ])('%s is refused, counted and named in the error', async (host) => {
     const { upstream, mirror } = await startScene()
     expectError(await mirror.get(`${app}/manifests/v1`, { headers: { host } }), 421)
     await mirror.get('/v2/', { headers: { host } })
@@ -41,18 +41,18 @@ describe('the Host header', () => {
     expect((await mirror.status()).refusedHosts).toEqual({ [host.replace(/:\d+$/, '')]: 2 })
   })
 
-  test('given twice is a 400, even when both are ours', async () => {
+  test('is a 400 when it is given twice, even when both values are accepted names', async () => {
     const { mirror } = await startScene()
     const request = 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n'
     expect((await rawHttp(mirror.url, request)).statuses).toEqual([400])
   })
 
-  test('missing is a 400', async () => {
+  test('is a 400 when it is missing', async () => {
     const { mirror } = await startScene()
     expect((await rawHttp(mirror.url, 'GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n')).statuses).toEqual([400])
   })
 
-  test('is asked of the registry and the admin listener, too', async () => {
+  test('is checked by the registry and the admin listener too', async () => {
     const foreign = { headers: { host: 'evil.example' } }
     const { mirror } = await startScene()
     for (const path of ['/healthz', '/api/status', '/metrics'])
@@ -67,7 +67,7 @@ describe('the Host header', () => {
   })
 })
 
-test('the number of names that are remembered is bounded', async () => {
+test('the number of remembered foreign names is bounded', async () => {
   const { mirror } = await startScene()
   await Promise.all(
     Array.from({ length: 200 }, (_, at) => mirror.get('/v2/', { headers: { host: `h${at}.evil.example` } })),

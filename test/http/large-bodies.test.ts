@@ -23,7 +23,7 @@ async function startWithConfig(cache: Readonly<Record<string, unknown>> = {}) {
 
 const countOf = ({ statuses }: FloodResult) => Object.values(statuses).reduce((sum, count) => sum + count, 0)
 
-test('a hundred pushes of 4.1 MB manifests at once stay within 300 MB of memory, and each is taken or told when to come back', async () => {
+test('a hundred concurrent pushes of 4.1 MB manifests stay within 300 MB of memory, and each is accepted or gets a Retry-After', async () => {
   const { mirror, registry } = await startWithConfig()
   // Their connections end with the answer, which may come before the body has left.
   const result = await flood(registry, largePushes(100), { keepAlive: false })
@@ -34,7 +34,7 @@ test('a hundred pushes of 4.1 MB manifests at once stay within 300 MB of memory,
   expect(await mirror.memory('VmHWM')).toBeLessThan(300 * MiB)
 })
 
-test('clients that announce 4 MB and send nothing, or half of it, keep nobody from pushing', async () => {
+test('clients that announce 4 MB and send nothing, or half of it, block no other push', async () => {
   // No silent client is given up before the test ends.
   const { mirror, registry } = await startWithConfig({ timeouts: { idle: '10m' } })
   const { hostname, port } = new URL(registry)
@@ -67,7 +67,7 @@ test('300 clients that do not read their 4.1 MB manifest cost no memory for it',
   expect((await get(registry, '/v2/app/manifests/v0')).body.equals(Buffer.concat(largeManifest(0)))).toBe(true)
 })
 
-test('a large manifest of an upstream is fetched, kept and served whole, by tag and by digest, also after a restart', async () => {
+test('a large manifest of an upstream is fetched, stored and served whole, by tag and by digest, also after a restart', async () => {
   const image = largeImage(1)
   const upstream = await startUpstream({ images: { 'library/app': { v1: image } } })
   const first = await startMirrorProcess({ upstreams: { 'docker.io': upstream.url } })

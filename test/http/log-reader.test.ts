@@ -27,7 +27,7 @@ async function startWithPipe() {
 }
 
 describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', () => {
-  test('answers while nobody reads, and says how many lines were lost once somebody does', async () => {
+  test('answers while the pipe has no reader, and reports the number of lost lines once it has one', async () => {
     const { mirror, ask, reader } = await startWithPipe()
     // A pipe holds 64 KiB; 1 MiB waits in the process.
     for (let round = 0; round < 40; round += 1) {
@@ -50,7 +50,7 @@ describe.skipIf(process.platform === 'win32')('a mirror that logs to a pipe', ()
     expect(await mirror.ended).toBe(0)
   })
 
-  test('answers when the reader has gone', async () => {
+  test('answers after the reader has closed the pipe', async () => {
     const { mirror, ask, close } = await startWithPipe()
     close()
     for (let round = 0; round < 20; round += 1) expect((await ask()).status).toBe(400)

@@ -7,7 +7,7 @@ import { rawGet, rawHttp } from '../support/raw-http.ts'
 import { startTestRegistry } from '../support/registry.ts'
 import { app, startScene } from '../support/scene.ts'
 
-test('whatever the path, the answer is a 400 or a 404 in JSON; nothing is asked, nothing redirected', async () => {
+test('a malformed path gets a 400 or a 404 in JSON, without a request to the upstream and without a redirect', async () => {
   const { upstream, mirror } = await startScene()
   const outside = join(mirror.home, 'x')
   await mkdir(outside)
@@ -26,12 +26,15 @@ test('whatever the path, the answer is a 400 or a 404 in JSON; nothing is asked,
 })
 
 describe('upload ids', () => {
-  test.each(['x', '..%2f..%2fx', '%00', 'a'.repeat(400)])('%s: a write, and so refused', async (id) => {
-    const { mirror } = await startScene()
-    for (const method of ['GET', 'PATCH', 'PUT', 'DELETE']) {
-      expectError(await mirror.get(`${app}/blobs/uploads/${id}`, { method }), [400, 404, 405])
-    }
-  })
+  test.each(['x', '..%2f..%2fx', '%00', 'a'.repeat(400)])(
+    'such as %s are refused by the cache as writes',
+    async (id) => {
+      const { mirror } = await startScene()
+      for (const method of ['GET', 'PATCH', 'PUT', 'DELETE']) {
+        expectError(await mirror.get(`${app}/blobs/uploads/${id}`, { method }), [400, 404, 405])
+      }
+    },
+  )
 })
 
 /** Requests that two parsers could read in two ways. */
@@ -53,7 +56,7 @@ const smuggling: [string, string][] = [
   ['a header without a name', ': x\r\n\r\n'],
 ]
 
-describe('a request that can be read in two ways', () => {
+describe('the parser of requests:', () => {
   test.each(smuggling)('%s is refused and the connection closed', async (_, rest) => {
     const { upstream, mirror } = await startScene()
     const registry = await startTestRegistry()
@@ -70,7 +73,7 @@ describe('a request that can be read in two ways', () => {
     expect(await registry.status()).toMatchObject({ registry: { uploads: 0, manifests: 0 } })
   })
 
-  test('no HTTP at all is refused', async () => {
+  test('input that is not HTTP is refused', async () => {
     const { mirror } = await startScene()
     for (const text of [
       '\u0016\u0003\u0001\u0002\u0000\u0001',
@@ -94,7 +97,7 @@ describe('a request that can be read in two ways', () => {
     ['of a given length', (inner: string) => `Content-Length: ${inner.length}`],
     ['in chunks', () => 'Transfer-Encoding: chunked'],
     ['in an unknown coding', () => 'Transfer-Encoding: xchunked'],
-  ])('a body %s that comes with a GET is not taken for the next request', async (_, header) => {
+  ])('a body %s of a GET is not taken for the next request', async (_, header) => {
     const { mirror } = await startScene()
     const inner = 'GET /v2/_catalog HTTP/1.1\r\nHost: localhost\r\n\r\n'
     const request = `GET /v2/ HTTP/1.1\r\nHost: localhost\r\n${header(inner)}\r\n\r\n${inner}`
@@ -105,7 +108,7 @@ describe('a request that can be read in two ways', () => {
     expect(text).not.toContain('repositories')
   })
 
-  test('requests one after the other on a connection are answered in order', async () => {
+  test('several requests on a connection are answered in order', async () => {
     const { mirror } = await startScene()
     const { statuses } = await rawHttp(
       mirror.url,
@@ -115,7 +118,7 @@ describe('a request that can be read in two ways', () => {
     expect(statuses).toEqual([200, 404, 200])
   })
 
-  test('a connection that asks for more ahead than anybody needs is ended, and the next one is answered', async () => {
+  test('a connection that pipelines too many requests is ended, and the next connection is answered', async () => {
     const { mirror, layer } = await startScene()
     await mirror.get(`${app}/blobs/${layer}`)
     const ahead = `GET ${app}/blobs/${layer} HTTP/1.1\r\nHost: localhost\r\n\r\n`
@@ -125,7 +128,7 @@ describe('a request that can be read in two ways', () => {
     expect((await mirror.get('/v2/')).status).toBe(200)
   })
 
-  test('many requests ahead on a connection are nothing to warn of', async () => {
+  test('twenty pipelined requests cause no warning', async () => {
     const { mirror, layer } = await startScene()
     await mirror.get(`${app}/blobs/${layer}`)
     const warnings: Error[] = []
@@ -142,7 +145,7 @@ describe('a request that can be read in two ways', () => {
   })
 })
 
-test('a query that means nothing to us is ignored, not passed on', async () => {
+test('an unknown query parameter is ignored, not passed on', async () => {
   const { upstream, mirror, image } = await startScene()
   expectContent(await mirror.get(`${app}/manifests/v1?service=x&account=y&__proto__=z`), image.digest)
   expect(upstream.requests[0]!.path).toBe(`${app}/manifests/v1`)

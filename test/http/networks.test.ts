@@ -69,7 +69,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     return { mirror, local: mirror.registryUrl!, inside: mirror.registryUrl!.replace('127.0.0.1', address) }
   }
 
-  test('serves pulls and refuses every request that changes something, with the key that allows it', async () => {
+  test('serves pulls and refuses every request that changes something, and names the setting that allows it', async () => {
     const { mirror, local, inside } = await startWithGateway()
     const begun = await get(local, '/v2/app/blobs/uploads/', { method: 'POST' })
     expect(begun.status).toBe(202)
@@ -108,7 +108,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     expect((await mirror.status()).registry.networks).toBe('read')
   })
 
-  test('takes pushes and deletes with registry.networks: write', async () => {
+  test('accepts pushes and deletes with registry.networks: write', async () => {
     const { mirror, local, inside } = await startWithGateway({ MIRROR_REGISTRY_NETWORKS: 'write' })
     await pushBlob(inside, 'app', Buffer.from(body))
     expect((await get(local, `/v2/app/blobs/${digest}`)).body.toString()).toBe(body)
@@ -116,7 +116,7 @@ describe.skipIf(process.platform !== 'linux')('the registry at the gateway of a 
     expect((await mirror.status()).registry.networks).toBe('write')
   })
 
-  test('takes pushes when registry.listen names the address, where the cache then listens, too', async () => {
+  test('accepts pushes when registry.listen names the address, where the cache then listens too', async () => {
     const port = await freePort()
     const { mirror, local } = await startWithGateway({ MIRROR_REGISTRY_LISTEN: `127.0.0.1:${port},${gateway}:${port}` })
     const inside = local.replace('127.0.0.1', gateway)
@@ -167,13 +167,13 @@ async function freePort(): Promise<number> {
 test.skipIf(process.platform !== 'linux').each([
   [['dev'], { dev: { state: 'waiting', reason: 'the Docker engine does not answer' } }],
   [['kind'], {}],
-])('without an engine, of the networks %j those are shown that somebody has asked for', async (networks, expected) => {
+])('without an engine, the networks %j are shown only where the user added them', async (networks, expected) => {
   const env = { DOCKER_HOST: `unix://${join(await temporaryHome(), 'docker.sock')}` }
   const mirror = await startMirrorProcess({ upstreams: {}, networks, env })
   await expect.poll(async () => (await mirror.status()).networks).toEqual(expected)
 })
 
-test.skipIf(process.platform !== 'linux')('a network whose address is taken is shown with the reason', async () => {
+test.skipIf(process.platform !== 'linux')('a network whose address is in use is shown with the reason', async () => {
   const { engine, env } = await startDockerEngine()
   const mirror = await startMirrorProcess({ upstreams: {}, networks: ['dev'], env })
   const taken = createServer()
@@ -186,11 +186,11 @@ test.skipIf(process.platform !== 'linux')('a network whose address is taken is s
     .toEqual({ dev: { state: 'failed', reason: expect.stringContaining('another program is listening there') } })
 })
 
-describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its networks', () => {
+describe.skipIf(process.platform !== 'linux')('the networks in the state of a mirror', () => {
   const noteOf = ({ home }: MirrorProcess) => join(home, 'state', 'mirror.json')
   const noted = async (mirror: MirrorProcess) => (await findRunning(noteOf(mirror)))?.endpoints.networks
 
-  test('is what it serves, when a network is found while the first note is being written', async () => {
+  test('are those that it serves, when a network is found while the first state is being written', async () => {
     // Whether the engine answers before, while or after that is chance: each time the note must become true.
     for (let start = 0; start < 6; start += 1) {
       const { env } = await startDockerEngine(network('kind', gateway))
@@ -203,7 +203,7 @@ describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its n
     }
   })
 
-  test('is what it serves after networks that come and go in quick succession', async () => {
+  test('are those that it serves after networks appear and disappear in quick succession', async () => {
     const { engine, env } = await startDockerEngine()
     const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind', 'dev'], env })
     const at = (address: string) => mirror.url.replace('127.0.0.1', address)
@@ -221,7 +221,7 @@ describe.skipIf(process.platform !== 'linux')('what a mirror notes down of its n
     await expect.poll(() => noted(mirror)).toEqual({ dev: at('127.0.0.93') })
   })
 
-  test('is what it serves, although the engine fails to answer just when a network has come', async () => {
+  test('are those that it serves, although the engine fails to answer just when a network appeared', async () => {
     const { engine, env } = await startDockerEngine()
     const mirror = await startMirrorProcess({ upstreams: {}, networks: ['kind'], env })
     await expect.poll(() => engine.listings).toBeGreaterThan(0)

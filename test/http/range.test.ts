@@ -70,7 +70,7 @@ describe.each(['cold', 'warm'])('a Range of a %s blob', (state) => {
     expectContent(answer, layer)
   })
 
-  test('with an If-Range of another content is a 200 of the whole', async () => {
+  test('with an If-Range for other content is a 200 of the whole', async () => {
     const { mirror, layer } = await startBlob()
     const path = `${app}/blobs/${layer}`
     expectContent(await mirror.get(path, { headers: { range: 'bytes=5-', 'if-range': '"other"' } }), layer)
@@ -78,7 +78,7 @@ describe.each(['cold', 'warm'])('a Range of a %s blob', (state) => {
   })
 })
 
-test('a range at the front of a blob that arrives joins its download, and ends when the blob is verified', async () => {
+test('a range at the start of a blob that is being downloaded joins the download, and ends when the blob is verified', async () => {
   const { upstream, mirror, layer, layerBytes } = await startScene()
   upstream.on(anyBlob, slow(300_000))
   const whole = mirror.get(`${app}/blobs/${layer}`)
@@ -96,7 +96,7 @@ test('a range within the withheld tail of a wrong blob is never answered', async
   expect(answer.status >= 500 || !answer.complete).toBe(true)
 })
 
-test('the parts make the whole', async () => {
+test('the parts of a blob make the whole', async () => {
   const { mirror, layer } = await startScene()
   const parts: Buffer[] = []
   for (let at = 0; at < size; at += 70_000) {

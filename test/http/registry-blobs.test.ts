@@ -30,7 +30,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
     expect(got.body.equals(bytes)).toBe(true)
   })
 
-  test('the session is over after it', async () => {
+  test('the session is over after the PUT', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     await registry.ask('PUT', `${location}?digest=${digest}`, { body: bytes })
@@ -57,7 +57,7 @@ describe('Pushing a blob monolithically: POST then PUT', () => {
     },
   )
 
-  test('a blob of 0 bytes', async () => {
+  test('a blob of 0 bytes is accepted', async () => {
     const registry = await startTestRegistry()
     const none = digestOf(empty)
     expect((await registry.ask('PUT', `${await registry.begin('app')}?digest=${none}`)).status).toBe(201)
@@ -87,7 +87,7 @@ describe('Pushing a blob monolithically: single POST', () => {
     expect((await registry.status()).registry.uploads).toBe(0)
   })
 
-  test('a digest that is none is refused with 400', async () => {
+  test('a malformed digest is refused with 400', async () => {
     const registry = await startTestRegistry()
     expectError(
       await registry.ask('POST', '/v2/app/blobs/uploads/?digest=sha256:baddigeststring', { body: bytes }),
@@ -100,21 +100,24 @@ describe('Pushing a blob monolithically: single POST', () => {
 describe('Pushing a blob in chunks', () => {
   const range = (start: number, end: number) => ({ 'content-range': `${start}-${end - 1}` })
 
-  test.each(['', '?digest-algorithm=sha512'])('PATCH in order, then PUT without a body (POST %s)', async (query) => {
-    const registry = await startTestRegistry()
-    const wanted = digestOf(bytes, query === '' ? 'sha256' : 'sha512')
-    let location = await registry.begin('app', query)
-    for (let at = 0; at < bytes.length; at += 100_000) {
-      const answer = await registry.ask('PATCH', location, {
-        body: bytes.subarray(at, at + 100_000),
-        headers: range(at, at + 100_000),
-      })
-      expect(answer).toMatchObject({ status: 202, headers: { range: `0-${at + 99_999}` } })
-      location = answer.headers.location!
-    }
-    expect((await registry.ask('PUT', `${location}?digest=${wanted}`)).status).toBe(201)
-    expect((await registry.get(`/v2/app/blobs/${wanted}`)).body.equals(bytes)).toBe(true)
-  })
+  test.each(['', '?digest-algorithm=sha512'])(
+    'PATCH in order, then PUT without a body publishes the blob (POST %s)',
+    async (query) => {
+      const registry = await startTestRegistry()
+      const wanted = digestOf(bytes, query === '' ? 'sha256' : 'sha512')
+      let location = await registry.begin('app', query)
+      for (let at = 0; at < bytes.length; at += 100_000) {
+        const answer = await registry.ask('PATCH', location, {
+          body: bytes.subarray(at, at + 100_000),
+          headers: range(at, at + 100_000),
+        })
+        expect(answer).toMatchObject({ status: 202, headers: { range: `0-${at + 99_999}` } })
+        location = answer.headers.location!
+      }
+      expect((await registry.ask('PUT', `${location}?digest=${wanted}`)).status).toBe(201)
+      expect((await registry.get(`/v2/app/blobs/${wanted}`)).body.equals(bytes)).toBe(true)
+    },
+  )
 
   test('the last chunk may come with the PUT', async () => {
     const registry = await startTestRegistry()
@@ -134,7 +137,7 @@ describe('Pushing a blob in chunks', () => {
     ['PATCH', 'the first chunk again', 0],
     ['PUT', 'a gap', 200_000],
     ['PUT', 'the first chunk again', 0],
-  ])('%s with %s is a 416 that tells the Range held, and the upload goes on', async (method, _what, start) => {
+  ])('%s with %s is a 416 with the stored Range, and the upload goes on', async (method, _what, start) => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     await registry.ask('PATCH', location, { body: bytes.subarray(0, 100_000), headers: range(0, 100_000) })
@@ -169,7 +172,7 @@ describe('Pushing a blob in chunks', () => {
     },
   )
 
-  test('a PATCH with Transfer-Encoding chunked and neither length nor range', async () => {
+  test('a PATCH with Transfer-Encoding chunked and neither length nor range is accepted', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     const headers = { 'transfer-encoding': 'chunked' }
@@ -178,7 +181,7 @@ describe('Pushing a blob in chunks', () => {
     expect((await registry.ask('PUT', `${location}?digest=${digest}`)).status).toBe(201)
   })
 
-  test('a PATCH that breaks off keeps what came, and can be resumed', async () => {
+  test('a PATCH that breaks off keeps the bytes that arrived, and can be resumed', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     const leave = new AbortController()
@@ -197,7 +200,7 @@ describe('Pushing a blob in chunks', () => {
     expect(registry.log.filter((line) => line.startsWith('error'))).toEqual([])
   })
 
-  test('two PATCHes at once: one 202, one 409', async () => {
+  test('of two PATCHes at once, one is a 202 and the other a 409', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     const { request } = await import('node:http')
@@ -214,7 +217,7 @@ describe('Pushing a blob in chunks', () => {
     expect((await registry.ask('PUT', `${location}?digest=${digest}`)).status).toBe(201)
   })
 
-  test('a body that stalls is cut off, and the session stays', async () => {
+  test('a body that stalls is ended, and the session stays', async () => {
     const registry = await startTestRegistry({ idle: 100 })
     const location = await registry.begin('app')
     const { request } = await import('node:http')
@@ -227,7 +230,7 @@ describe('Pushing a blob in chunks', () => {
   })
 })
 
-test('a push is a line in the log, of every request of it', async () => {
+test('every request of a push is a line in the log', async () => {
   const registry = await startTestRegistry()
   await registry.ask('PUT', `${await registry.begin('app')}?digest=${digest}`, { body: bytes })
   const lines = registry.log.filter((line) => line.startsWith('info request'))
@@ -256,7 +259,7 @@ describe('Cancel a blob upload', () => {
     expect((await registry.get(location)).status).toBe(204)
   })
 
-  test('there is a cap on open sessions; empty ones give way to new ones', async () => {
+  test('the number of open sessions is limited, and empty ones yield to new ones', async () => {
     const registry = await startTestRegistry()
     const first = await registry.begin('app')
     for (let at = 0; at < 2000; at += 100) await Promise.all(Array.from({ length: 100 }, () => registry.begin('app')))
@@ -264,7 +267,7 @@ describe('Cancel a blob upload', () => {
     expectError(await registry.get(first), 404, 'BLOB_UPLOAD_UNKNOWN')
   })
 
-  test('sessions are cleanly gone after a restart', async () => {
+  test('a session does not exist after a restart, and leaves nothing', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     await registry.ask('PATCH', location, { body: bytes })
@@ -276,7 +279,7 @@ describe('Cancel a blob upload', () => {
 })
 
 describe('Mounting a blob from another repository', () => {
-  test.each(['&from=a', '', '&from=a&origin=127.0.0.1%3A5000'])('mount%s takes it over with 201', async (from) => {
+  test.each(['&from=a', '', '&from=a&origin=127.0.0.1%3A5000'])('with mount%s is a 201', async (from) => {
     const registry = await startTestRegistry()
     await registry.pushBlob('a', bytes)
     expect((await registry.get(`/v2/b/blobs/${digest}`)).status).toBe(404)
@@ -285,7 +288,7 @@ describe('Mounting a blob from another repository', () => {
     expectContent(await registry.get(answer.headers.location!), digest)
   })
 
-  test('a mount of what the named repository does not hold begins an upload', async () => {
+  test('that the named repository does not have begins an upload', async () => {
     const registry = await startTestRegistry()
     await registry.pushBlob('a', bytes)
     const answer = await registry.ask('POST', `/v2/b/blobs/uploads/?mount=${digest}&from=c`)
@@ -350,14 +353,14 @@ describe('Deleting blobs', () => {
   })
 })
 
-test('a push that would eat the disk’s reserve is a clear 507', async () => {
+test('a push that would use the disk’s reserve is a 507 with the reason', async () => {
   const registry = await startTestRegistry({ minFree: Number.MAX_SAFE_INTEGER })
   const answer = await registry.ask('POST', `/v2/app/blobs/uploads/?digest=${digest}`, { body: bytes })
   expectError(answer, 507, 'DENIED')
   expect((await registry.get(`/v2/app/blobs/${digest}`)).status).toBe(404)
 })
 
-test('several requests share a connection, also around a refused push', async () => {
+test('several requests share a connection, also before and after a refused push', async () => {
   const registry = await startTestRegistry()
   const { Agent, request } = await import('node:http')
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })

@@ -23,7 +23,7 @@ describe('kaniko', () => {
   }
   const json = 'Content-Length: 0\r\nContent-Type: application/json\r\n'
 
-  test('asks whether it may push: it begins an upload and cancels it', async () => {
+  test('checks whether it may push: it begins an upload and cancels it', async () => {
     const { registry, send } = await setUp()
     expect((await send('GET /v2/', '')).statuses).toEqual([200])
     const begun = await send('POST /v2/team/app/blobs/uploads/', json)
@@ -35,7 +35,7 @@ describe('kaniko', () => {
     expect((await registry.status()).registry.uploads).toBe(0)
   })
 
-  test('is answered 400 when it tries TLS on a plain port, and goes on without', async () => {
+  test('gets a 400 when it tries TLS on a plain port, and continues without TLS', async () => {
     const { registry, send } = await setUp()
     const { port } = new URL(registry.url)
     const clientHello = Buffer.from('160301002f0100002b0303', 'hex')

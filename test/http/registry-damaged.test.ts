@@ -110,7 +110,7 @@ test('a damaged record that is restored from a backup is served again after a re
   expect((await again.status()).registry).not.toHaveProperty('damaged')
 })
 
-test('a repository whose record has lost its first line alone is whole again when somebody asks for it', async () => {
+test('a repository whose record lost only its first line is whole again at the next request', async () => {
   const home = await pushedHome()
   const path = journalOf(home, 'two')
   await writeFile(path, (await readFile(path, 'utf8')).split('\n').with(0, '\0\0\0').join('\n'))
@@ -145,7 +145,7 @@ test('a repository with a damaged line in the middle of its record keeps the res
   await expectWhole(await startTestRegistry({ home }), 'two')
 })
 
-test('a record that a crash has cut off loses no more than the last line, of which nobody was told', async () => {
+test('a record that a crash cut off loses only its last line, which was never acknowledged', async () => {
   const home = await pushedHome()
   await appendFile(journalOf(home, 'two'), '[{"op":"tag","tag":"v9","dig')
   const registry = await startTestRegistry({ home })
@@ -153,7 +153,7 @@ test('a record that a crash has cut off loses no more than the last line, of whi
   expect((await registry.status()).registry).not.toHaveProperty('damaged')
 })
 
-test('what a manifest says does not stand in the record, and lists of referrers and collections know it after a restart', async () => {
+test('the content of a manifest is not in the record, and referrers and garbage collection know it after a restart', async () => {
   const home = await pushedHome()
   const registry = await startTestRegistry({ home })
   const annotations = { note: 'x'.repeat(1_000_000), ünï: '"\\\u2028' }

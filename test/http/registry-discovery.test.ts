@@ -43,14 +43,14 @@ describe('Listing tags', () => {
     return { tags: jsonOf<{ tags: string[] }>(answer).tags, link: answer.headers['link'] }
   }
 
-  test('all of them, sorted, without a Link', async () => {
+  test('gives all of them, sorted, without a Link', async () => {
     const registry = await withTags(12)
     const { tags, link } = await list(registry, '')
     expect(tags).toEqual(Array.from({ length: 12 }, (_, at) => `t${at}`).toSorted())
     expect(link).toBeUndefined()
   })
 
-  test('n, last (exclusive) and Link walk the whole list', async () => {
+  test('with n, last (exclusive) and Link walks the whole list', async () => {
     const registry = await withTags(12)
     const seen: string[] = []
     let path: string | undefined = '/v2/app/tags/list?n=5'
@@ -74,17 +74,17 @@ describe('Listing tags', () => {
     if (expected.length === 0) expect(link).toBeUndefined()
   })
 
-  test.each(['-1', 'x'])('n=%s is a 400', async (n) => {
+  test.each(['-1', 'x'])('with n=%s is a 400', async (n) => {
     expectError(await (await withTags(1)).get(`/v2/app/tags/list?n=${n}`), 400)
   })
 
-  test('a huge n gives a page of 1000 and a Link', async () => {
+  test('with a huge n gives a page of 1000 and a Link', async () => {
     const { tags, link } = await list(await withTags(1100), '?n=1000000000')
     expect(tags.length).toBe(1000)
     expect(link).toContain('rel="next"')
   })
 
-  test('an unknown repository is a 404', async () => {
+  test('of an unknown repository is a 404', async () => {
     expectError(await (await startTestRegistry()).get('/v2/none/tags/list'), 404, 'NAME_UNKNOWN')
   })
 })
@@ -100,7 +100,7 @@ test('the catalog is sorted and paged, and has no repository without a manifest'
 })
 
 describe('Listing referrers', () => {
-  test('the push of a manifest with a subject is answered with OCI-Subject, also when the subject is not there', async () => {
+  test('the push of a manifest with a subject is answered with OCI-Subject, also when the subject does not exist', async () => {
     const registry = await startTestRegistry()
     const answer = await registry.push('app', 'sig', referrer({ artifactType: 'application/x.sig' }))
     expect(answer.headers['oci-subject']).toBe(image.digest)
@@ -129,7 +129,7 @@ describe('Listing referrers', () => {
     })
   })
 
-  test('an annotation that is null is no annotation', async () => {
+  test('an annotation that is null is left out', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     await registry.push('app', 's1', referrer({ artifactType: 'application/sig', annotations: { a: 'b', c: null } }))
@@ -175,7 +175,7 @@ describe('Listing referrers', () => {
     expectError(await registry.get('/v2/app/referrers/sha256:bad'), 400, 'DIGEST_INVALID')
   })
 
-  test('a long list comes in pages', async () => {
+  test('a long list is divided into pages', async () => {
     const registry = await startTestRegistry()
     const made = Array.from({ length: 5 }, (_, at) => referrer({ annotations: { at: String(at) } }))
     for (const one of made) await registry.push('app', one.digest, one)
@@ -189,7 +189,7 @@ describe('Listing referrers', () => {
     expect(seen).toEqual(made.map(({ digest }) => digest as string).toSorted())
   })
 
-  test('no page is larger than clients take', async () => {
+  test('no page is larger than clients accept', async () => {
     const registry = await startTestRegistry()
     for (let at = 0; at < 3; at++) {
       const made = referrer({ annotations: { pad: String(at).repeat(2_000_000) } })
@@ -200,7 +200,7 @@ describe('Listing referrers', () => {
     expect(answer.headers['link']).toContain('rel="next"')
   }, 30_000)
 
-  test('a deleted referrer is gone from the list', async () => {
+  test('a deleted referrer is no longer in the list', async () => {
     const registry = await startTestRegistry()
     const made = referrer({})
     await registry.push('app', made.digest, made)
@@ -224,14 +224,14 @@ describe('Referrers tag schema', () => {
     return { registry, first: first.digest }
   }
 
-  test('where no client made the tag there is none', async () => {
+  test('has no tag where no client made one', async () => {
     const registry = await startTestRegistry()
     const made = referrer({})
     await registry.push('app', made.digest, made)
     expect((await registry.get(`/v2/app/manifests/${tag}`)).status).toBe(404)
   })
 
-  test('a client-made list without entries, as Go writes it, is kept in step as well', async () => {
+  test('keeps a client-made list without entries, as Go writes it, up to date', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     const text = JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociIndex, manifests: null })
@@ -244,7 +244,7 @@ describe('Referrers tag schema', () => {
     expect(manifests.map(({ digest }) => digest)).toEqual([made.digest])
   })
 
-  test('a client-made list is kept in step with pushes and deletes', async () => {
+  test('keeps a client-made list up to date with pushes and deletes', async () => {
     const { registry, first } = await withClientsList()
     const made = Array.from({ length: 4 }, (_, at) => referrer({ annotations: { at: String(at) } }))
     for (const one of made) for (const blob of one.blobs.values()) await registry.pushBlob('app', blob)

@@ -17,7 +17,7 @@ async function change(registry: TestRegistry, what: string, body: object): Promi
 const gc = (registry: TestRegistry, body: object = {}) => change(registry, 'gc', { untagged: false, grace: 0, ...body })
 
 describe('garbage collection', () => {
-  test('takes blobs that no manifest names, once their grace is over', async () => {
+  test('removes blobs that no manifest names, once their grace period is over', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     const loose = await registry.pushBlob('app', noise(5000, 1))
@@ -30,7 +30,7 @@ describe('garbage collection', () => {
     expectContent(await registry.get(`/v2/app/blobs/${image.layers[0]}`), image.layers[0]!)
   })
 
-  test('keeps the bytes that another repository holds', async () => {
+  test('keeps bytes that another repository uses', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     await registry.push('other', 'v1', image)
@@ -40,7 +40,7 @@ describe('garbage collection', () => {
     expectContent(await registry.get(`/v2/other/blobs/${image.layers[0]}`), image.layers[0]!)
   })
 
-  test('takes untagged images on request only, never the children or signatures of tagged ones', async () => {
+  test('removes untagged images on request only, never the children or signatures of tagged ones', async () => {
     const registry = await startTestRegistry()
     const index = makeIndex([image, makeImage({ seed: 2 })])
     await registry.push('app', 'multi', index)
@@ -57,7 +57,7 @@ describe('garbage collection', () => {
       expect((await registry.get(`/v2/app/manifests/${digest}`)).status).toBe(200)
   })
 
-  test('never takes away what a push builds on', async () => {
+  test('never removes content that a push refers to', async () => {
     const registry = await startTestRegistry()
     const over = new AbortController()
     let rounds = 0
@@ -86,7 +86,7 @@ describe('garbage collection', () => {
 })
 
 describe('removing by name', () => {
-  test('a tag takes its image along when nothing else leads to it', async () => {
+  test('removes the image of a tag when nothing else refers to it', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     await registry.pushManifest('app', 'v2', image)
@@ -101,7 +101,7 @@ describe('removing by name', () => {
     expect((await registry.status()).storage.pushedBytes).toBe(0)
   })
 
-  test('a repository, a digest in it, a digest anywhere', async () => {
+  test('removes a repository, a digest in it, a digest anywhere', async () => {
     const registry = await startTestRegistry()
     for (const name of ['a', 'b', 'c']) await registry.push(name, 'v1', image)
     await change(registry, 'rm', { names: ['a'] })
@@ -114,7 +114,7 @@ describe('removing by name', () => {
   })
 })
 
-describe('an image that goes is counted once', () => {
+describe('a removed image is counted once', () => {
   const index = makeIndex([image, makeImage({ seed: 2 })])
   const dangling = makeIndex([makeImage({ seed: 5 }), makeImage({ seed: 6 })])
 
@@ -138,7 +138,7 @@ describe('an image that goes is counted once', () => {
 })
 
 describe('pruning', () => {
-  test('takes old tags beyond the newest ones, with their images and signatures', async () => {
+  test('removes old tags beyond the newest ones, with their images and signatures', async () => {
     const registry = await startTestRegistry()
     const images = [0, 1, 2, 3].map((seed) => makeImage({ seed }))
     for (const [at, one] of images.entries()) {
@@ -160,7 +160,7 @@ describe('pruning', () => {
     expect(jsonOf<{ tags: string[] }>(await registry.get('/v2/other/tags/list')).tags.length).toBe(4)
   })
 
-  test('young tags stay, however many', async () => {
+  test('keeps young tags, however many', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     expect((await change(registry, 'prune', { olderThan: 60_000, keep: 0 })).images).toEqual([])
@@ -168,7 +168,7 @@ describe('pruning', () => {
   })
 })
 
-test('a blob that was pushed and deleted again can be pushed once more', async () => {
+test('a blob that was pushed and deleted can be pushed again', async () => {
   const registry = await startTestRegistry()
   const body = noise(1000, 7)
   for (let at = 0; at < 3; at++) {

@@ -20,7 +20,7 @@ async function withBlobs(): Promise<TestRegistry> {
 const fields = JSON.parse(image.bytes.toString()) as { config: object; layers: object[] }
 
 describe('Pushing manifests', () => {
-  test('by tag: 201 with Location and digest; pulled by tag and digest byte for byte with its type', async () => {
+  test('by tag is a 201 with Location and digest, and the manifest is pulled by tag and digest byte for byte with its type', async () => {
     const registry = await startTestRegistry()
     const pushed = await registry.push('team/app', 'v1', image)
     expect(pushed.headers).toMatchObject({
@@ -37,7 +37,7 @@ describe('Pushing manifests', () => {
     }
   })
 
-  test('by a sha512 digest: it is held and answered under that digest, and the children too', async () => {
+  test('by a sha512 digest stores and serves them under that digest, and the children too', async () => {
     const registry = await startTestRegistry()
     const [config, layer] = [Buffer.from('{}'), Buffer.from('layer')]
     const descriptors = [config, layer].map((blob) => ({
@@ -55,12 +55,12 @@ describe('Pushing manifests', () => {
     expect(got.body.equals(made.bytes)).toBe(true)
   })
 
-  test('by a digest that is not its own: 400', async () => {
+  test('by a digest that does not match is a 400', async () => {
     const registry = await withBlobs()
     expectError(await registry.pushManifest('app', digestOf(Buffer.from('x')), image), 400, 'DIGEST_INVALID')
   })
 
-  test('by digest with tags besides: OCI-Tag names them, and all of them pull', async () => {
+  test('by digest with additional tags names these in OCI-Tag, and all of them can be pulled', async () => {
     const registry = await withBlobs()
     const tags = Array.from({ length: 12 }, (_, at) => `t${at}`)
     const query = tags.map((tag) => `tag=${tag}`).join('&')
@@ -70,7 +70,7 @@ describe('Pushing manifests', () => {
     expectError(await registry.pushManifest('app', `${image.digest}?tag=-bad`, image), 400)
   })
 
-  test.each(['oci', 'docker'] as const)('an index of images, %s', async (mediaTypes) => {
+  test.each(['oci', 'docker'] as const)('accepts an index of images, %s', async (mediaTypes) => {
     const registry = await startTestRegistry()
     const index = makeIndex([makeImage({ mediaTypes }), makeImage({ mediaTypes, seed: 2 })], { mediaTypes })
     await registry.push('app', 'multi', index)
@@ -79,7 +79,7 @@ describe('Pushing manifests', () => {
     expect(answer.headers['content-type']).toBe(index.mediaType)
   })
 
-  test('an index of indexes, an empty index, and one with fields of its own', async () => {
+  test('accepts an index of indexes, an empty index, and one with unknown fields', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'nested', makeIndex([makeIndex([image])]))
     await registry.push('app', 'empty', makeIndex([]))
@@ -87,7 +87,7 @@ describe('Pushing manifests', () => {
     expect((await registry.pushManifest('app', 'odd', odd)).status).toBe(201)
   })
 
-  test('an artifact with any artifactType, and one of a type nobody knows', async () => {
+  test('accepts an artifact with any artifactType, and one of an unknown type', async () => {
     const registry = await withBlobs()
     const artifact = manifestWith({ ...fields, artifactType: 'application/x.anything' })
     expect((await registry.pushManifest('app', 'a', artifact)).status).toBe(201)
@@ -95,13 +95,13 @@ describe('Pushing manifests', () => {
     expect((await registry.pushManifest('app', 'b', unknown)).status).toBe(201)
   })
 
-  test('a build cache, whose index lists layers', async () => {
+  test('accepts a build cache, whose index lists layers', async () => {
     const registry = await withBlobs()
     const cache = manifestWith({ manifests: [...fields.layers, fields.config] }, mediaType.ociIndex)
     expect((await registry.pushManifest('app', 'cache', cache)).status).toBe(201)
   })
 
-  test('what it names must be there, in this repository', async () => {
+  test('requires the content that they name in the same repository', async () => {
     const registry = await startTestRegistry()
     await registry.push('other', 'v1', image)
     expectError(await registry.pushManifest('app', 'v1', image), 400, 'MANIFEST_BLOB_UNKNOWN')
@@ -112,14 +112,14 @@ describe('Pushing manifests', () => {
   test.each([
     'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
     'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
-  ])('an absent layer of type %s is no hindrance', async (type) => {
+  ])('accepts an absent layer of type %s', async (type) => {
     const registry = await withBlobs()
     const foreign = { mediaType: type, digest: digestOf(Buffer.from('far')), size: 3, urls: ['https://far.example/'] }
     const made = manifestWith({ ...fields, layers: [foreign] })
     expect((await registry.pushManifest('app', 'v1', made)).status).toBe(201)
   })
 
-  test('the Content-Type may carry parameters or be missing; it is answered bare', async () => {
+  test('accepts a Content-Type with parameters, or none, and serves it without parameters', async () => {
     const registry = await withBlobs()
     const path = '/v2/app/manifests/v1'
     const headers = { 'content-type': `${image.mediaType}; charset=utf-8` }
@@ -128,14 +128,14 @@ describe('Pushing manifests', () => {
     expect((await registry.get(path)).headers['content-type']).toBe(image.mediaType)
   })
 
-  test.each([limit - 1, limit, 3_900_000])('a manifest of %i bytes is taken', async (size) => {
+  test.each([limit - 1, limit, 3_900_000])('accepts a manifest of %i bytes', async (size) => {
     const registry = await withBlobs()
     const made = padded(size)
     expect((await registry.pushManifest('app', 'big', made)).status).toBe(201)
     expectContent(await registry.get('/v2/app/manifests/big'), made.digest)
   })
 
-  test.each(['content-length', 'chunked'])('one of more than 4 MiB is refused with 413 (%s)', async (framing) => {
+  test.each(['content-length', 'chunked'])('refuses one of more than 4 MiB with 413 (%s)', async (framing) => {
     const registry = await withBlobs()
     const made = padded(limit + 1)
     const headers = framing === 'chunked' ? { 'transfer-encoding': 'chunked' } : {}
@@ -152,7 +152,7 @@ describe('Pushing manifests', () => {
   }
 })
 
-describe('a manifest that two readers could take for two things is refused with 400', () => {
+describe('a manifest that two readers could read differently is refused with 400:', () => {
   const schema1 = 'application/vnd.docker.distribution.manifest.v1+prettyjws'
   test.each([
     ['with layers and manifests', { ...fields, manifests: [] }, mediaType.ociManifest, undefined],
@@ -208,7 +208,7 @@ describe('a manifest that two readers could take for two things is refused with 
     expect(({} as Record<string, unknown>)['x']).toBeUndefined()
   })
 
-  test('tens of thousands of layers that are not there', async () => {
+  test('also one with tens of thousands of layers that do not exist', async () => {
     const registry = await withBlobs()
     const layers = Array.from({ length: 30_000 }, (_, at) => ({
       mediaType: 'application/x',
@@ -218,7 +218,7 @@ describe('a manifest that two readers could take for two things is refused with 
     expectError(await registry.pushManifest('app', 'v1', manifestWith({ ...fields, layers })), 400)
   })
 
-  test('__proto__ is a field like any other', async () => {
+  test('but not one with a __proto__ field, which is a field like any other', async () => {
     const registry = await withBlobs()
     const bytes = Buffer.from(text.replace('{', '{"__proto__":{"x":1},'))
     expect((await registry.pushManifest('app', 'v1', { bytes, mediaType: image.mediaType })).status).toBe(201)
@@ -227,7 +227,7 @@ describe('a manifest that two readers could take for two things is refused with 
 })
 
 describe('Deleting tags and manifests', () => {
-  test('a tag goes alone', async () => {
+  test('removes a tag without its manifest', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     await registry.pushManifest('app', 'v2', image)
@@ -238,7 +238,7 @@ describe('Deleting tags and manifests', () => {
     expectContent(await registry.get(`/v2/app/manifests/${image.digest}`), image.digest)
   })
 
-  test('a manifest goes with its tags, at once, and only here', async () => {
+  test('removes a manifest with its tags, at once, and only in this repository', async () => {
     const registry = await startTestRegistry()
     await registry.push('app', 'v1', image)
     await registry.push('other', 'v1', image)
@@ -250,13 +250,13 @@ describe('Deleting tags and manifests', () => {
     expect(jsonOf(await registry.get('/v2/app/tags/list'))).toEqual({ name: 'app', tags: [] })
   })
 
-  test('in a repository that does not exist it is a 404', async () => {
+  test('is a 404 in a repository that does not exist', async () => {
     const registry = await startTestRegistry()
     expectError(await registry.ask('DELETE', `/v2/none/manifests/${image.digest}`), 404, 'NAME_UNKNOWN')
     expectError(await registry.get('/v2/none/manifests/v1'), 404, 'NAME_UNKNOWN')
   })
 
-  test('with deletes switched off all three are a 405, and an upload can be cancelled', async () => {
+  test('is a 405 for tags, manifests and blobs with deletes disabled, and an upload can be cancelled', async () => {
     const registry = await startTestRegistry({ registry: { deletes: false } })
     await registry.push('app', 'v1', image)
     for (const path of ['manifests/v1', `manifests/${image.digest}`, `blobs/${image.layers[0]}`])
@@ -281,7 +281,7 @@ test.each(['OPTIONS', 'TRACE', 'POST'])('%s of a manifest is a 405', async (meth
   expectError(await registry.ask(method, '/v2/app/manifests/v1'), 405, 'UNSUPPORTED')
 })
 
-describe('Members that are null are members that are not there', () => {
+describe('a member that is null counts as absent', () => {
   const index = makeIndex([image])
   const children = (JSON.parse(index.bytes.toString()) as { manifests: object[] }).manifests
   const type = { index: mediaType.ociIndex, list: mediaType.dockerList, artifact: 'application/vnd.example.thing+json' }
@@ -312,7 +312,7 @@ describe('Members that are null are members that are not there', () => {
     ],
     ["Docker's list", { manifests: null, config: null, layers: null }, type.list],
     ['something else', { schemaVersion: null, blobs: null, manifests: null, subject: null }, type.artifact],
-  ])('in %s, which is taken, and kept byte for byte', async (_, members, contentType = mediaType.ociManifest) => {
+  ])('in %s, which is accepted, and stored byte for byte', async (_, members, contentType = mediaType.ociManifest) => {
     const registry = await startTestRegistry()
     await registry.push('app', 'image', image)
     const made = manifestWith(members, contentType)
@@ -332,7 +332,7 @@ describe('Members that are null are members that are not there', () => {
     ['a descriptor', { ...fields, layers: [null] }],
     ['the digest of a descriptor', { ...fields, layers: [{ ...fields.layers[0], digest: null }] }],
     ['the size of a descriptor', { ...fields, layers: [{ ...fields.layers[0], size: null }] }],
-  ])('and %s has to be there', async (_, members, contentType = mediaType.ociManifest) => {
+  ])('and %s is required', async (_, members, contentType = mediaType.ociManifest) => {
     const registry = await withBlobs()
     expectError(await registry.pushManifest('app', 'v1', manifestWith(members, contentType)), 400, 'MANIFEST_INVALID')
   })

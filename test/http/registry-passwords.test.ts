@@ -58,7 +58,7 @@ describe('300 wrong passwords at once', () => {
     },
   )
 
-  test('hold up no request that needs no password', async () => {
+  test('delay no request that needs no password', async () => {
     // A comparison of this cost takes seconds.
     const { registry } = await startWith(`dev:$2b$16$${'.'.repeat(53)}\n`)
     const { signal, leave } = leavingClients()
@@ -74,7 +74,7 @@ describe('300 wrong passwords at once', () => {
     await wrong
   })
 
-  test('that are the same are compared once, for a name of the file and for another one', async () => {
+  test('that are equal are compared once, for a known name and for an unknown one', async () => {
     const cost = 11
     const { logIn } = await startWith(`dev:${await hash('right', cost)}\n`)
     for (const name of ['dev', 'nobody']) {
@@ -83,7 +83,7 @@ describe('300 wrong passwords at once', () => {
     }
   })
 
-  test('of clients that leave are not compared', async () => {
+  test('of clients that disconnect are not compared', async () => {
     const { registry, logIn } = await startWith(`dev:${await hash('right', 12)}\n`)
     const { signal, leave } = leavingClients()
     let [left, refused] = [0, 0]
@@ -106,7 +106,7 @@ describe('300 wrong passwords at once', () => {
   })
 })
 
-describe('a password that was right', () => {
+describe('a password that was correct', () => {
   test('is not compared again, whatever else is waiting', async () => {
     const { logIn } = await startWith(`dev:${await hash('right', 12)}\n`)
     expect((await logIn('dev:right')).status).toBe(200)
@@ -119,7 +119,7 @@ describe('a password that was right', () => {
     await ended
   })
 
-  test('is wrong as soon as the line of its user is another one, and stays right when only others change', async () => {
+  test('is wrong as soon as the line of its user changes, and stays correct when only other lines change', async () => {
     const kept = `dev:${await hash('right', 4)}\n`
     const { htpasswd, logIn } = await startWith(`${kept}other:${await hash('1', 4)}\n`)
     expect([(await logIn('dev:right')).status, (await logIn('other:1')).status]).toEqual([200, 200])
@@ -130,7 +130,7 @@ describe('a password that was right', () => {
     expect([(await logIn('dev:right')).status, (await logIn('other:22')).status]).toEqual([401, 401])
   })
 
-  test('is right for a name that was not in the file when it was tried first', async () => {
+  test('is correct for a name that was not in the file when it was tried first', async () => {
     const { htpasswd, logIn } = await startWith(`dev:${await hash('right', 4)}\n`)
     expect((await logIn('new:secret')).status).toBe(401)
     await writeFile(htpasswd, `new:${await hash('secret', 4)}\n`)
@@ -138,7 +138,7 @@ describe('a password that was right', () => {
   })
 })
 
-test('a password file that cannot be used any more is told by the status before anybody has asked for it', async () => {
+test('a password file that has become unusable is reported by the status before any request', async () => {
   const { registry, htpasswd, logIn } = await startWith(`dev:${await hash('right', 4)}\n`)
   expect(await registry.status()).not.toHaveProperty('troubles')
   await writeFile(htpasswd, 'dev:nonsense\n')
@@ -168,7 +168,7 @@ describe('an Authorization header', () => {
     expectError(await registry.get('/v2/', headers), 401, 'UNAUTHORIZED')
   })
 
-  test('holds a password of any language, of which bcrypt takes the first 72 bytes', async () => {
+  test('may have a password in any language, of which bcrypt uses the first 72 bytes', async () => {
     const long = 'é'.repeat(36)
     const { logIn } = await startWith(`dev:${await hash('pässwörd', 4)}\nlong:${await hash(long, 4)}\n`)
     expect((await logIn('dev:pässwörd')).status).toBe(200)
@@ -178,7 +178,7 @@ describe('an Authorization header', () => {
   })
 })
 
-test('a password file that was damaged lets nobody in until it is mended', async () => {
+test('a damaged password file refuses every login until it is fixed', async () => {
   const line = `dev:${await hash('right', 4)}\n`
   const { registry, htpasswd, logIn } = await startWith(line)
   expect((await logIn('dev:right')).status).toBe(200)

@@ -12,7 +12,7 @@ import { startTestRegistry } from '../support/registry.ts'
 const basic = (text: string) => ({ authorization: `Basic ${Buffer.from(text).toString('base64')}` })
 
 describe('registry.auth.htpasswd', () => {
-  test('lets in who knows a password, and nobody else, to read and to write', async () => {
+  test('admits only clients with a valid password, to read and to write', async () => {
     const home = await temporaryHome()
     const htpasswd = join(home, 'htpasswd')
     await writeFile(htpasswd, `# people\ndev:${await hash('s3:cret', 4)}\n`)
@@ -40,7 +40,7 @@ describe('registry.auth.htpasswd', () => {
     expect(registry.log.join('\n')).not.toContain(headers.authorization.slice(6))
   })
 
-  test('an upload is there for the user who began it only', async () => {
+  test('shows an upload only to the user who began it', async () => {
     const home = await temporaryHome()
     const htpasswd = join(home, 'htpasswd')
     await writeFile(htpasswd, `one:${await hash('1', 4)}\ntwo:${await hash('2', 4)}\n`)
@@ -57,7 +57,7 @@ describe('registry.auth.htpasswd', () => {
     expect((await registry.ask('PUT', `${location}?digest=${digest}`, { headers: one, body: 'x' })).status).toBe(201)
   })
 
-  test('a change of the file holds at once', async () => {
+  test('takes effect at once when the file changes', async () => {
     const home = await temporaryHome()
     const htpasswd = join(home, 'htpasswd')
     await writeFile(htpasswd, `dev:${await hash('old', 4)}\n`)
@@ -71,7 +71,7 @@ describe('registry.auth.htpasswd', () => {
   test.each([
     ['that is missing', undefined],
     ['with an entry that is not bcrypt', 'dev:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n'],
-  ])('a file %s is refused at start', async (_what, text) => {
+  ])('with a file %s is refused at start', async (_what, text) => {
     const home = await temporaryHome()
     const htpasswd = join(home, 'htpasswd')
     if (text !== undefined) await writeFile(htpasswd, text)
@@ -79,7 +79,7 @@ describe('registry.auth.htpasswd', () => {
   })
 })
 
-test('paths that no registry has are a 400 or a 404, whatever the method', async () => {
+test('paths outside the registry API are a 400 or a 404, whatever the method', async () => {
   const registry = await startTestRegistry()
   const hostile = [
     ...hostilePaths,

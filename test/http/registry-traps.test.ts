@@ -18,8 +18,8 @@ const like = (fields: Record<string, unknown>): TestImage => {
   return { ...manifestOf(made, image.mediaType), blobs: image.blobs }
 }
 
-describe('what other registries get wrong', () => {
-  test('Docker-Content-Digest has the algorithm that was asked for', async () => {
+describe('a mistake of other registries is avoided:', () => {
+  test('Docker-Content-Digest has the requested algorithm', async () => {
     const registry = await startTestRegistry()
     for (const algorithm of ['sha256', 'sha512'] as const) {
       const blob = await registry.pushBlob('app', bytes, digestOf(bytes, algorithm))
@@ -47,7 +47,7 @@ describe('what other registries get wrong', () => {
     expect(manifests.map((entry) => entry.digest)).toEqual([signature.digest])
   })
 
-  test.each(['PATCH', 'PUT'])('an out-of-order chunk by %s is not taken', async (method) => {
+  test.each(['PATCH', 'PUT'])('an out-of-order chunk by %s is refused', async (method) => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     await registry.ask('PATCH', location, { body: bytes.subarray(0, 1000), headers: { 'content-range': '0-999' } })
@@ -88,7 +88,7 @@ describe('what other registries get wrong', () => {
     for (const [method, path] of asked) expectError(await registry.ask(method, path), 400, 'DIGEST_INVALID')
   })
 
-  test('a manifest with non-distributable layers that are not there is taken', async () => {
+  test('a manifest with absent non-distributable layers is accepted', async () => {
     const registry = await startTestRegistry()
     const layers = [
       'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
@@ -98,13 +98,13 @@ describe('what other registries get wrong', () => {
     expect((await registry.push('app', 'v1', like({ layers }))).status).toBe(201)
   })
 
-  test('last begins a list of tags after it', async () => {
+  test('a list of tags begins after the tag in last', async () => {
     const registry = await startTestRegistry()
     for (const tag of ['a', 'b', 'c']) await registry.push('app', tag, image)
     expect(jsonOf(await registry.get('/v2/app/tags/list?last=a'))).toEqual({ name: 'app', tags: ['b', 'c'] })
   })
 
-  test('a manifest of 3.9 MB is taken', async () => {
+  test('a manifest of 3.9 MB is accepted', async () => {
     const registry = await startTestRegistry()
     const large = like({ annotations: { padding: 'x'.repeat(3_900_000) } })
     await registry.push('app', 'large', large)
@@ -133,7 +133,7 @@ describe('what other registries get wrong', () => {
     }
   })
 
-  test('a blob of 0 bytes', async () => {
+  test('a blob of 0 bytes is accepted', async () => {
     const registry = await startTestRegistry()
     const none = Buffer.alloc(0)
     for (const algorithm of ['sha256', 'sha512'] as const) {
@@ -146,7 +146,7 @@ describe('what other registries get wrong', () => {
     }
   })
 
-  test('a chunked PATCH without Content-Length, and a PUT with a body after PATCHes', async () => {
+  test('a chunked PATCH without Content-Length, and a PUT with a body after PATCHes, are accepted', async () => {
     const registry = await startTestRegistry()
     const location = await registry.begin('app')
     const headers = { 'transfer-encoding': 'chunked' }
@@ -178,7 +178,7 @@ describe('what other registries get wrong', () => {
     expectContent(await registry.get(answer.headers.location!), digest)
   })
 
-  test('an error to a HEAD is one without a body, and the connection goes on', async () => {
+  test('an error response to a HEAD has no body, and the connection stays open', async () => {
     const registry = await startTestRegistry()
     const answer = await registry.ask('HEAD', `/v2/app/blobs/${digest}`)
     expect(answer).toMatchObject({ status: 404, complete: true })

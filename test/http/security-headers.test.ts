@@ -81,7 +81,7 @@ async function expectAllSecure(url: string, all: readonly Kind[], scene: Scene):
   }
 }
 
-describe('every answer forbids browsers to render it, run it or embed it', () => {
+describe('the security headers are in every response', () => {
   test('of the cache', async () => {
     const scene = await startScene()
     await expectAllSecure(scene.mirror.url, kinds.cache, scene)
@@ -136,7 +136,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
     ['two Hosts', 'GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: b\r\nConnection: close\r\n\r\n', 400],
     ['a head that is too large', `GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: ${'a'.repeat(20_000)}\r\n\r\n`, 431],
     ['a request of HTTP/1.0', 'GET /v2/ HTTP/1.0\r\nHost: localhost\r\n\r\n', 200],
-  ])('to %s, on each listener', async (what, bytes, code) => {
+  ])('to %s on each listener', async (what, bytes, code) => {
     const { mirror } = await startScene()
     const registry = await startTestRegistry()
     for (const url of [mirror.url, registry.url, mirror.adminUrl]) {
@@ -160,7 +160,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
     expectSecure(answer!.headers, 'late')
   })
 
-  test('over TLS, and with a head that nobody has written', async () => {
+  test('over TLS, and with a head that Node wrote itself', async () => {
     const tls = { cert: testCertificate.cert, key: testCertificate.key }
     const listener = await listen({ host: '127.0.0.1', port: 0, tls }, (_, response) => void response.end('x'))
     onTestFinished(() => listener.close(0))
@@ -174,7 +174,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
     expectSecure(headers, 'TLS')
   })
 
-  test('except a page of ours that brings a policy of its own', async () => {
+  test('except in a page of the mirror that sets its own policy', async () => {
     const own = { 'content-security-policy': "default-src 'self'" }
     const listener = await listen({ host: '127.0.0.1', port: 0 }, (request, response) => {
       if (request.url === '/set') response.setHeader('Content-Security-Policy', own['content-security-policy'])
@@ -186,7 +186,7 @@ describe('every answer forbids browsers to render it, run it or embed it', () =>
   })
 })
 
-test('a connection beyond the limit hears so with the same headers', async () => {
+test('the 503 to a connection beyond the limit has the same security headers', async () => {
   const connections = new ConnectionBudget({ limits: { clients: 2, admin: 2 }, refusals: 8 })
   const listener = await listen({ host: '127.0.0.1', port: 0, connections }, () => {})
   onTestFinished(() => listener.close(0))

@@ -21,7 +21,7 @@ function sendAhead(port: number, first: string, count: number): Socket {
   return socket
 }
 
-describe('requests that clients send ahead of an answer', () => {
+describe('pipelined requests', () => {
   /** A server that answers everything but /never. */
   async function serve() {
     const listener = await listen({ host: '127.0.0.1', port: 0 }, (request, response) => {
@@ -31,7 +31,7 @@ describe('requests that clients send ahead of an answer', () => {
     return listener
   }
 
-  test('share a bound of memory: the connections that exceed it are ended, and no other client is kept waiting', async () => {
+  test('share a memory limit: connections that exceed it are ended, and no other client is delayed', async () => {
     const { url, port } = await serve()
     const sockets = Array.from({ length: 40 }, () => sendAhead(port, '/never', 20))
     const isEnded = (socket: Socket) => socket.destroyed
@@ -43,7 +43,7 @@ describe('requests that clients send ahead of an answer', () => {
     expect(statuses).toEqual([200, 200])
   })
 
-  test('give back what they held when their turn has come, and when their client leaves', async () => {
+  test('return their memory when they start, and when their client disconnects', async () => {
     const { url, port } = await serve()
     for (let round = 0; round < 3; round++) {
       const sockets = Array.from({ length: 10 }, () => sendAhead(port, '/never', 20))
@@ -59,7 +59,7 @@ describe('requests that clients send ahead of an answer', () => {
   })
 })
 
-test('200 clients that send 99 large heads ahead, while an upstream hangs, cost no memory for them', async () => {
+test('200 clients that pipeline 99 requests with large heads, while an upstream hangs, cost no memory for them', async () => {
   const hanging = createServer((socket) => void socket.on('error', () => {}).resume())
   await new Promise<void>((resolve) => hanging.listen(0, '127.0.0.1', resolve))
   onTestFinished(() => void hanging.close())

@@ -6,8 +6,8 @@ import { status } from '../support/faults.ts'
 import { get } from '../support/get.ts'
 import { app, startScene } from '../support/scene.ts'
 
-describe('what is counted', () => {
-  test('a cold pull is misses, a warm one hits; bytes saved are those of hits', async () => {
+describe('the statistics', () => {
+  test('count a cold pull as misses, a warm one as hits, and the bytes of hits as saved', async () => {
     const { mirror, image, layer, layerBytes } = await startScene({ cache: { tagFreshness: 60_000 } })
     for (const _ of ['cold', 'warm']) {
       await mirror.get(`${app}/manifests/v1`)
@@ -36,14 +36,14 @@ describe('what is counted', () => {
     expect(storage).toMatchObject({ bytes: size, blobs: 2, manifests: 1, pushedBytes: 0 })
   })
 
-  test('a tag that was confirmed is a hit, and counted as such', async () => {
+  test('count a revalidated tag as a hit', async () => {
     const { mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/manifests/v1`)
     expect((await mirror.status()).cache).toMatchObject({ hits: 1, misses: 1, revalidated: 1 })
   })
 
-  test('an absence is neither hit nor miss nor error; an outage is an error', async () => {
+  test('count an absence as neither hit nor miss nor error, and an outage as an error', async () => {
     const { upstream, mirror } = await startScene()
     await mirror.get(`${app}/manifests/absent`)
     expect((await mirror.status()).cache).toMatchObject({ hits: 0, misses: 0, errors: 0 })
@@ -53,13 +53,13 @@ describe('what is counted', () => {
     expect((await mirror.status()).upstreams['docker.io']?.state).toBe('failing')
   })
 
-  test('a ping counts for nothing that is shown in the ratio', async () => {
+  test('do not count a ping for the hit ratio', async () => {
     const { mirror } = await startScene()
     for (const path of ['/v2/', '/v2/_catalog', `${app}/tags/list`]) await mirror.get(path)
     expect((await mirror.status()).cache).toMatchObject({ hits: 0, misses: 0, hitRatio: 0 })
   })
 
-  test('a pull by tag and then by digest is one pull of one image', async () => {
+  test('count a pull by tag and then by digest as one pull of one image', async () => {
     const { mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`, { method: 'HEAD' })
     await mirror.get(`${app}/manifests/v1`)
@@ -80,7 +80,7 @@ describe('what is counted', () => {
 })
 
 describe('an upstream that fails', () => {
-  test('is shown with its last failure, and with when it is asked again, until it is well', async () => {
+  test('is shown with its last failure and its retry time, until it recovers', async () => {
     const { upstream, mirror } = await startScene()
     upstream.on({}, status(503))
     await mirror.get(`${app}/manifests/v1`)
@@ -95,7 +95,7 @@ describe('an upstream that fails', () => {
     expect(open?.lastError?.message).toContain('503')
   })
 
-  test('that limits its clients is shown with when it is asked again', async () => {
+  test('with a rate limit is shown with its retry time', async () => {
     const { upstream, mirror } = await startScene()
     upstream.on({}, status(429, { 'retry-after': '30' }))
     await mirror.get(`${app}/manifests/v1`)
@@ -111,7 +111,7 @@ describe('a registry that is not mirrored', () => {
     ['by path', (host: string) => `/v2/${host}/team/app/manifests/1`],
     ['for kaniko', (host: string) => `/v2/upstream/${host}/team/app/manifests/1`],
     ['by prefix', (host: string) => `/${host}/v2/team/app/manifests/1`],
-  ])('is named with how often it was asked for, %s, and the answer says what to add', async (_, pathOf) => {
+  ])('is listed with the number of its requests, %s, and the error names the setting to add', async (_, pathOf) => {
     const { mirror } = await startScene()
     for (const host of ['registry.corp.example', 'registry.corp.example', 'registry.corp.example:5000']) {
       const answer = await mirror.get(pathOf(host))
@@ -123,7 +123,7 @@ describe('a registry that is not mirrored', () => {
     expect(upstreams).toEqual({})
   })
 
-  test('is one of a hundred that are kept at most', async () => {
+  test('is one of at most a hundred in the list', async () => {
     const { mirror } = await startScene()
     for (let at = 0; at < 120; at++) await mirror.get(`/v2/app/manifests/1?ns=h${at}.example`)
     expect(Object.keys((await mirror.status()).refusedRegistries)).toHaveLength(100)
@@ -131,7 +131,7 @@ describe('a registry that is not mirrored', () => {
 })
 
 describe('the admin listener', () => {
-  test('answers health, status and metrics to the loopback without a token', async () => {
+  test('serves health, status and metrics on loopback without a token', async () => {
     const { mirror } = await startScene()
     expect(JSON.parse((await get(mirror.adminUrl, '/healthz')).body.toString())).toEqual({ status: 'ok' })
     const metrics = await get(mirror.adminUrl, '/metrics')
@@ -139,7 +139,7 @@ describe('the admin listener', () => {
     expect(metrics.body.toString()).toMatch(/^# TYPE \w+ counter$/m)
   })
 
-  test('shows where it is, since when, and on what', async () => {
+  test('shows its version, addresses and start time', async () => {
     const { mirror } = await startScene()
     await sleep(5)
     const report = await mirror.status()
@@ -160,14 +160,14 @@ describe('the admin listener', () => {
     },
   )
 
-  test('takes no change from a page in a browser, token or not', async () => {
+  test('refuses changes by a page in a browser, with or without a token', async () => {
     const { mirror } = await startScene()
     const token = (await readFile(mirror.paths.tokenFile, 'utf8')).trim()
     const headers = { authorization: `Bearer ${token}`, origin: 'http://evil.example' }
     expectError(await get(mirror.adminUrl, '/api/cache/prune', { method: 'POST', headers, body: '{}' }), 403)
   })
 
-  test('says what is wrong with a bad body', async () => {
+  test('names the mistake in a malformed body', async () => {
     const { mirror } = await startScene()
     expectError(await mirror.post('/api/cache/rm', { names: 'all' }), 400)
     expectError(await mirror.post('/api/cache/rm', []), 400)

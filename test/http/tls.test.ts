@@ -13,7 +13,7 @@ import { temporaryHome } from '../support/mirror.ts'
 import { app, startScene } from '../support/scene.ts'
 import { testCertificate } from '../support/upstream/certificate.ts'
 
-test('with a certificate the cache speaks TLS, and nothing else', async () => {
+test('with a certificate the cache serves TLS only', async () => {
   const home = await temporaryHome()
   const tls = { cert: join(home, 'tls.crt'), key: join(home, 'tls.key') }
   await writeFile(tls.cert, testCertificate.cert)
@@ -33,7 +33,7 @@ test('with a certificate the cache speaks TLS, and nothing else', async () => {
   await expect(mirror.get('/v2/')).rejects.toMatchObject({ code: 'ECONNRESET' })
 })
 
-test('a certificate that cannot be read stops the start with its name', async () => {
+test('a certificate that cannot be read ends the start with an error that names it', async () => {
   const tls = { cert: '/nowhere/tls.crt', key: '/nowhere/tls.key' }
   await expect(startScene({ tls })).rejects.toMatchObject({
     name: 'MirrorError',

@@ -63,7 +63,7 @@ describe('the summary of a pull', () => {
     for (const { image: name } of said(mirror.log, 'pull')) expect(name).toBe(`docker.io/library/app@${image.digest}`)
   })
 
-  test('is written for a client that has most layers already, and not for one that only asks by HEAD', async () => {
+  test('is written for a client that has most layers already, and not for one that only sends a HEAD', async () => {
     const { mirror } = await startScene()
     await mirror.get(`${app}/manifests/v1`, { method: 'HEAD', headers: { 'user-agent': 'poller/1' } })
     await mirror.get(`${app}/manifests/v1`, { headers: docker })
@@ -71,7 +71,7 @@ describe('the summary of a pull', () => {
     expect(said(mirror.log, 'pull')).toMatchObject([{ image: 'docker.io/library/app:v1', hits: 0, misses: 1 }])
   })
 
-  test('counts a part of a blob as what was sent, and a failure as one', async () => {
+  test('counts the sent bytes of a part of a blob, and a failure as one failure', async () => {
     const { mirror, layer, upstream } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     await mirror.get(`${app}/blobs/${layer}`, { headers: { range: 'bytes=0-99' } })
@@ -82,7 +82,7 @@ describe('the summary of a pull', () => {
     expect(pull).toMatchObject({ misses: 2, failed: 1 })
   })
 
-  test('is not written for an image by which the mirror checks a client', async () => {
+  test('is not written for a probe image', async () => {
     const { mirror } = await startScene()
     const offer = JSON.parse((await mirror.post('/api/canary', {})).body.toString()) as { repository: string }
     await mirror.get(`/v2/${offer.repository}/manifests/check?ns=docker.io`)
@@ -93,7 +93,7 @@ describe('the summary of a pull', () => {
 })
 
 describe('the summary of a push', () => {
-  test('tells what was sent and what the registry had already', async () => {
+  test('counts the blobs that were sent and those that the registry had already', async () => {
     const registry = await startTestRegistry()
     const image = makeImage({ layers: [3000] })
     await registry.push('team/app', '1', image)
@@ -113,7 +113,7 @@ describe('the summary of a push', () => {
     expect(said(registry.log, 'push')).toMatchObject([{ image: 'app:multi', digest: index.digest, blobs: 4 }])
   })
 
-  test('a pull from the registry is one too', async () => {
+  test('is written in the same way for a pull from the registry', async () => {
     const registry = await startTestRegistry()
     const image = makeImage()
     await registry.push('app', '1', image)

@@ -18,7 +18,7 @@ async function startFaulty() {
   return startMirrorProcess({ upstreams: {}, home, env })
 }
 
-test('a rejection that nothing handles, and a system error out of a callback, are logged and counted, and the server answers on', async () => {
+test('an unhandled rejection and a system error in a callback are logged and counted, and the server continues', async () => {
   const mirror = await startFaulty()
   mirror.kill('SIGUSR2')
   await expect.poll(() => mirror.log()).toMatch(/a fault in one task.*"count":1/)
@@ -29,7 +29,7 @@ test('a rejection that nothing handles, and a system error out of a callback, ar
   expect(await mirror.ended).toBe(0)
 })
 
-test('an exception that nothing catches ends the server with 1, and its stack is in the log', async () => {
+test('an uncaught exception ends the server with exit code 1, and its stack is in the log', async () => {
   const mirror = await startFaulty()
   mirror.kill('SIGHUP')
   expect(await mirror.ended).toBe(1)

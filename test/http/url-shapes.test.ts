@@ -22,7 +22,7 @@ async function startTwo() {
   return { docker, other, mirror: await startTestMirror({ upstreams }) }
 }
 
-describe('which upstream a request means', () => {
+describe('the upstream of a request', () => {
   test.each([
     ['?ns=', '/v2/team/app/manifests/v1?ns=ghcr.io', 'ghcr.io', 'team/app'],
     ['?ns= in capitals', '/v2/team/app/manifests/v1?ns=GHCR.IO', 'ghcr.io', 'team/app'],
@@ -52,7 +52,7 @@ describe('which upstream a request means', () => {
     expect(asked.requests.map(({ path: seen }) => seen)).toEqual([`/v2/${name}/manifests/v1`])
   })
 
-  test('all shapes share one cache', async () => {
+  test('has one cache for all shapes of URLs', async () => {
     const { other, mirror } = await startTwo()
     const [layer] = ghcr.layers
     await mirror.get('/v2/ghcr.io/team/app/manifests/v1')
@@ -67,7 +67,7 @@ describe('which upstream a request means', () => {
     expect(other.count({ path: /\/blobs\// })).toBe(1)
   })
 
-  test('/v2/ answers on every shape that has one', async () => {
+  test('is optional for /v2/, which answers in every shape', async () => {
     const { mirror } = await startTwo()
     for (const path of ['/v2/', '/v2', '/v2/?ns=ghcr.io', '/ghcr.io/v2/']) {
       const answer = await mirror.get(path)
@@ -76,7 +76,7 @@ describe('which upstream a request means', () => {
   })
 })
 
-describe('a registry that may not be asked', () => {
+describe('a registry that is not allowed', () => {
   test.each([
     ['?ns= of a stranger', '/v2/team/app/manifests/v1?ns=evil.example', 404],
     ['a stranger in front', '/v2/evil.example/team/app/manifests/v1', 404],
@@ -104,7 +104,7 @@ describe('a registry that may not be asked', () => {
     expect(docker.requests.length + other.requests.length).toBe(0)
   })
 
-  test('is named, and the key that would allow it', async () => {
+  test('is named in the error, with the setting that allows it', async () => {
     const { mirror } = await startTwo()
     const { body } = await mirror.get('/v2/evil.example/team/app/manifests/v1')
     expect(body.toString()).toContain('evil.example')
@@ -114,8 +114,8 @@ describe('a registry that may not be asked', () => {
 
 const list = (body: Buffer) => (JSON.parse(body.toString()) as { repositories: string[] }).repositories
 
-describe('the catalogue', () => {
-  test('lists what is cached, with the registry in the name; ns filters', async () => {
+describe('the catalog', () => {
+  test('lists cached repositories, with the registry in the name, and ns filters them', async () => {
     const { mirror } = await startTwo()
     expect(list((await mirror.get('/v2/_catalog')).body)).toEqual([])
     await mirror.get('/v2/app/manifests/v1')
@@ -125,7 +125,7 @@ describe('the catalogue', () => {
     expect(list((await mirror.get('/v2/_catalog?ns=ghcr.io')).body)).toEqual(['ghcr.io/team/app'])
   })
 
-  test('comes in pages', async () => {
+  test('is divided into pages', async () => {
     const { mirror } = await startTwo()
     await mirror.get('/v2/app/manifests/v1')
     await mirror.get('/v2/ghcr.io/team/app/manifests/v1')

@@ -18,7 +18,7 @@ describe('the cache is read-only', () => {
     ['POST', '/v2/'],
     ['OPTIONS', '/v2/'],
     ['TRACE', '/v2/'],
-  ])('%s %s is a 405', async (method, path) => {
+  ])('so that %s %s is a 405', async (method, path) => {
     const { upstream, mirror, image } = await startScene()
     await mirror.get(`${app}/manifests/v1`)
     const { length } = upstream.requests
@@ -30,12 +30,12 @@ describe('the cache is read-only', () => {
     expectContent(await mirror.get(`${app}/manifests/v1`), image.digest)
   })
 
-  test('GET of an upload is refused the same way', async () => {
+  test('so that GET of an upload is a 405 too', async () => {
     const { mirror } = await startScene()
     expectError(await mirror.get(`${app}/blobs/uploads/some-id`), 405, 'UNSUPPORTED')
   })
 
-  test('a refused upload of many megabytes does not wait for its end', async () => {
+  test('so that an upload of many megabytes is refused before its end', async () => {
     const { mirror } = await startScene()
     const answer = await mirror
       .get(`${app}/blobs/uploads/some-id`, { method: 'PATCH', body: Buffer.alloc(20_000_000) })
