@@ -204,7 +204,7 @@ export class TransferLog {
         push.bytes += transferred.bytes
         return
       }
-      case 'held-blob':
+      case 'existing-blob':
         getPush(activity, startedAt).existing.add(transferred.digest)
         return
       case 'pushed-manifest': {

@@ -135,7 +135,7 @@ const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {
   let version = await getFileVersion(path)
   let users: Users | UnusablePasswordFile = await readPasswordFile(path)
-  /** Whether reading this version failed, so that it has to be read again. */
+  /** True if reading this version failed, so that it has to be read again. */
   let isUnread = false
   let reading: Promise<void> | undefined
 

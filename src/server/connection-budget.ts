@@ -11,7 +11,7 @@ export type Share = 'clients' | 'admin'
 
 interface Admission {
   readonly share: Share
-  /** Whether the connection begins with a TLS handshake. */
+  /** True if the connection begins with a TLS handshake. */
   readonly isSecure: boolean
 }
 
@@ -25,7 +25,7 @@ interface ConnectionBudgetOptions {
 
 /** Idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner. */
 const minIdleMs = 1000
-/** How long a connection beyond the limit may wait for its request. */
+/** Maximum wait of a connection beyond the limit for its request. */
 const maxWaitMs = 1000
 /** Minimum time between two log lines about refused connections. */
 const warnIntervalMs = 10_000
@@ -191,7 +191,7 @@ function readArrived(socket: Socket): Buffer | undefined {
   }
 }
 
-/** Whether a part of the request has not arrived yet. */
+/** Checks whether a part of the request has not arrived yet. */
 function isUnfinished(head: Buffer): boolean {
   const text = head.toString('latin1')
   return !text.endsWith('\r\n\r\n') || /^(?:content-length:[ \t]*0*[1-9]|transfer-encoding:)/im.test(text)

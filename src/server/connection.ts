@@ -29,16 +29,16 @@ const requestBytes = 4096
 
 /** The memory budget for pipelined requests. */
 export class PipelineBudget {
-  #held = 0
+  #usedBytes = 0
 
   take(bytes: number): boolean {
-    if (this.#held + bytes > maxPipelinedBytes) return false
-    this.#held += bytes
+    if (this.#usedBytes + bytes > maxPipelinedBytes) return false
+    this.#usedBytes += bytes
     return true
   }
 
   give(bytes: number): void {
-    this.#held -= bytes
+    this.#usedBytes -= bytes
   }
 }
 
@@ -130,7 +130,7 @@ const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, s
 
 const discarding = new WeakSet<Duplex>()
 
-/** Whether the response is sent and further input is dropped. */
+/** Checks whether the response is sent and further input is dropped. */
 export function isDiscarding(socket: Duplex): boolean {
   return discarding.has(socket)
 }

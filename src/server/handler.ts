@@ -209,7 +209,7 @@ async function describeTransfer(
     if (response.statusCode === 201 && named)
       return mount === undefined
         ? { kind: 'pushed-blob', digest: named, bytes: received }
-        : { kind: 'held-blob', digest: named }
+        : { kind: 'existing-blob', digest: named }
     return received > 0 ? { kind: 'received', bytes: received } : { kind: 'other' }
   }
   if (manifest?.digest && route.kind === 'manifest' && provenance) {
@@ -222,7 +222,7 @@ async function describeTransfer(
   if (route.kind === 'blob' && provenance) {
     const { digest } = route
     if (method === 'GET') return { kind: 'blob', digest, bytes, outcome: provenance.outcome }
-    return { kind: 'held-blob', digest }
+    return { kind: 'existing-blob', digest }
   }
   return { kind: 'other' }
 }

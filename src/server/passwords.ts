@@ -12,7 +12,7 @@ export interface PasswordCheck {
   readonly user: string
   readonly password: string
   readonly hash: string
-  /** Whether the same credential was found to be valid before. */
+  /** True if the same credential was found to be valid before. */
   readonly isTrusted: boolean
 }
 

@@ -12,13 +12,13 @@ import { sendEmpty } from './respond.ts'
 
 export interface PushOptions {
   readonly registry: PushRegistry
-  /** Whether clients may delete. */
+  /** True if clients may delete. */
   readonly deletes: boolean
   /** A client that sends no bytes of its body for so long is disconnected; ms. */
   readonly idle: number
   /** Undefined when no client needs to log in. */
   readonly authorize: BasicAuth['authorize'] | undefined
-  /** Whether a client may push and delete, by its connection and its Host header; undefined when every client may. */
+  /** Returns whether a client may push and delete, by its connection and its Host header; undefined when every client may. */
   readonly mayWrite?: ((connection: ConnectionClose, host: string | undefined) => boolean) | undefined
 }
 

@@ -20,24 +20,24 @@ export function receivedBytes(request: IncomingMessage): number {
  */
 export async function* readBody(request: IncomingMessage, idle: number): AsyncGenerator<Buffer, void> {
   let arrived = 0
-  let patience = idle
+  let remainingMs = idle
   let waitingSince = performance.now()
   const hangUp = () => void request.destroy(new Error('the client stopped sending'))
-  let watch = setTimeout(hangUp, patience)
+  let watch = setTimeout(hangUp, remainingMs)
   try {
     // Keeps the stream when the reader stops early, because destroying it would end the connection that carries the response.
     for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       clearTimeout(watch)
-      patience -= performance.now() - waitingSince
+      remainingMs -= performance.now() - waitingSince
       arrived += chunk.length
       received.set(request, receivedBytes(request) + chunk.length)
       if (arrived >= minProgressBytes) {
         arrived = 0
-        patience = idle
+        remainingMs = idle
       }
       yield chunk
       waitingSince = performance.now()
-      watch = setTimeout(hangUp, Math.max(0, patience))
+      watch = setTimeout(hangUp, Math.max(0, remainingMs))
     }
   } finally {
     clearTimeout(watch)
@@ -57,16 +57,16 @@ export async function withSmallBody<T>(
   { limit, idle, budget = clientBodies }: { limit: number; idle: number; budget?: MemoryBudget },
   use: (bytes: Buffer) => Promise<T> | T,
 ): Promise<T> {
-  const told = bodyLength(request)
-  if (told !== undefined && told > limit) throw tooLarge(limit)
+  const announced = bodyLength(request)
+  if (announced !== undefined && announced > limit) throw tooLarge(limit)
   const body = readBody(request, idle)
   // Reserves memory only after the first bytes, because an announcement alone proves no body.
   const first = await body.next()
   if (first.done) return use(Buffer.alloc(0))
   const isWhole = request.complete && request.readableLength === 0
-  const length = told ?? (isWhole ? first.value.length : undefined)
-  const gone = new AbortController()
-  const leave = () => gone.abort(new Error('the client is gone'))
+  const length = announced ?? (isWhole ? first.value.length : undefined)
+  const departure = new AbortController()
+  const leave = () => departure.abort(new Error('the client is gone'))
   // Listens to the socket, because the request also closes when it is read completely, perhaps before its reservation.
   const { socket } = request
   if (socket.destroyed) leave()
@@ -75,7 +75,7 @@ export async function withSmallBody<T>(
   evicted.promise.catch(() => {})
   try {
     const evict = (error: BudgetError) => evicted.reject(error)
-    const options = { signal: gone.signal, evict, expected: length }
+    const options = { signal: departure.signal, evict, expected: length }
     const reservation = await budget.reserve(memoryPerByte * (length ?? limit), options)
     try {
       const bytes = new BodyBuffer(length, limit)
@@ -112,7 +112,7 @@ export function tooBusy({ message, retryAfterSeconds }: BudgetError): OciError {
   return new OciError('TOOMANYREQUESTS', 503, message, { 'retry-after': String(retryAfterSeconds) })
 }
 
-/** Whether a request announces a body. */
+/** Checks whether a request announces a body. */
 export function hasBody(request: IncomingMessage): boolean {
   return request.headers['transfer-encoding'] !== undefined || (bodyLength(request) ?? 0) > 0
 }

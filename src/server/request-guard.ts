@@ -58,7 +58,7 @@ function hostname(value: string): string {
 
 const aliases = new Set<string>(hostAliases)
 
-/** Whether a Host header has a name of this machine that only its containers and virtual machines use. */
+/** Checks whether a Host header has a name of this machine that only its containers and virtual machines use. */
 export function isHostAlias(value: string): boolean {
   return aliases.has(hostname(value))
 }

@@ -39,7 +39,7 @@ export function addProvenanceHeaders(
   if (outcome === 'stale') headers['warning'] = '299 - "This is what the mirror has; its upstream could not be asked."'
 }
 
-/** Whether the client has this content already. RFC 9110 §13.1.2. */
+/** Checks whether the client has this content already. RFC 9110 §13.1.2. */
 export function matchesEtag(request: IncomingMessage, etag: string): boolean {
   const header = request.headers['if-none-match']
   if (header === undefined) return false
@@ -99,7 +99,7 @@ export function formatErrorResponse(error: OciError, { isHead = false }: { reado
   return `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}${securityHeaderLines}\r\n${body}`
 }
 
-/** Whether a call failed because the process or the system has no file descriptor left. */
+/** Checks whether a call failed because the process or the system has no file descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
   const code = errnoOf(error)
   return code === 'EMFILE' || code === 'ENFILE'

@@ -30,7 +30,7 @@ export type Transferred =
   | { readonly kind: 'received'; readonly bytes: number }
   | { readonly kind: 'pushed-blob'; readonly digest: Digest; readonly bytes: number }
   /** The registry has the blob already: the client sent a HEAD, or mounted it. */
-  | { readonly kind: 'held-blob'; readonly digest: Digest }
+  | { readonly kind: 'existing-blob'; readonly digest: Digest }
   | {
       readonly kind: 'pushed-manifest'
       readonly tag: string | undefined
@@ -88,7 +88,7 @@ export interface Activity {
 
 /** Counts the digests and pulls that an activity remembers. */
 export function countRemembered({ pulls, push }: Activity): number {
-  const sizes = pulls.map(({ children, expected: wanted, sent }) => 1 + children.size + wanted.size + sent.size)
+  const sizes = pulls.map(({ children, expected, sent }) => 1 + children.size + expected.size + sent.size)
   return sizes.reduce((sum, size) => sum + size, push ? push.blobs.size + push.existing.size : 0)
 }
 
@@ -117,7 +117,7 @@ export function getPull(
 
 /** Returns the pull that a blob belongs to: the last one that names it, otherwise the last one. */
 export function findPull({ pulls }: Activity, digest: Digest | undefined): Pull | undefined {
-  return pulls.findLast(({ expected: wanted }) => digest !== undefined && wanted.has(digest)) ?? pulls.at(-1)
+  return pulls.findLast(({ expected }) => digest !== undefined && expected.has(digest)) ?? pulls.at(-1)
 }
 
 export function createPull(
@@ -158,10 +158,10 @@ export function recordTransfer(
   if (outcome === 'miss' || outcome === 'passed') pull.bytesFromUpstream += bytes
 }
 
-/** Whether every blob in the manifests was sent. */
-export function isPullComplete({ expected: wanted, sent }: Pull): boolean {
-  for (const digest of wanted) if (!sent.has(digest)) return false
-  return wanted.size > 0
+/** Checks whether every blob in the manifests was sent. */
+export function isPullComplete({ expected, sent }: Pull): boolean {
+  for (const digest of expected) if (!sent.has(digest)) return false
+  return expected.size > 0
 }
 
 export function isPullOver(pull: Pull, now: number): boolean {

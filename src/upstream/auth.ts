@@ -61,7 +61,7 @@ type Authorization =
 const maxSends = 4
 /** Statuses by which registries hide content from anonymous requests. */
 const hidingStatuses = [401, 403, 404]
-/** How long the response to `/v2/` is remembered. */
+/** Time for which the response to `/v2/` is remembered. */
 const pingTtlMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
@@ -220,7 +220,7 @@ function readChallenge(response: TransportResponse): Challenge | undefined {
   return challenges.some(({ scheme }) => scheme === 'basic') ? { scheme: 'basic' } : undefined
 }
 
-/** Whether two challenges are the same except for the repository. */
+/** Checks whether two challenges are the same except for the repository. */
 function isSameChallenge(a: Challenge, b: Challenge): boolean {
   if (a.scheme === 'basic' || b.scheme === 'basic') return a.scheme === b.scheme
   return a.realm.href === b.realm.href && a.service === b.service

@@ -148,8 +148,8 @@ export async function readBudgetedBody(
     const raw = await readRawBody(response, limit, where, length ?? Math.min(initialBytes, limit), reservation)
     clearTimeout(late)
     reservation.settle()
-    const held = reservation
-    return { bytes: await decodeUnlessJson(response, raw, limit, where, held), release: () => held.release() }
+    const budgeted = reservation
+    return { bytes: await decodeUnlessJson(response, raw, limit, where, budgeted), release: () => budgeted.release() }
   } catch (error) {
     clearTimeout(late)
     reservation?.release()

@@ -31,7 +31,7 @@ const statusMeanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy
   [451, 'denied'],
 ])
 
-/** Whether a registry's status denies access to the content. */
+/** Checks whether a registry's status denies access to the content. */
 export function isDenial(status: number): boolean {
   return statusMeanings.get(status) === 'denied'
 }
@@ -353,7 +353,7 @@ function findMarkupMessage(markup: string): string | undefined {
   return /<(title|message)>([^<]{1,1000})<\/\1>/i.exec(markup)?.[2]
 }
 
-/** Whether a reason only repeats the status: `404 page not found`, `Forbidden`. */
+/** Checks whether a reason only repeats the status: `404 page not found`, `Forbidden`. */
 function isStatusOnly(reason: string | undefined, status: number): boolean {
   return (
     reason !== undefined && (/^(?:error\s*)?[1-5]\d\d\b/i.test(reason) || hasSameWords(reason, STATUS_CODES[status]))

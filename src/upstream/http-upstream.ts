@@ -39,7 +39,7 @@ export type HttpUpstreamOptions = UpstreamClientOptions
 /** Large, because some registries send all tags of a repository in one page, with details of each image. */
 const maxTagsListBytes = 16 * 1024 * 1024
 
-/** Statuses of registries without the referrers API, besides 404: they take its path for a bad or an unknown one. */
+/** Statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one. */
 const noReferrersStatuses = [400, 405, 501]
 
 /**
@@ -184,7 +184,7 @@ interface UpstreamClientOptions {
   readonly ca: string | undefined
   /** Milliseconds. */
   readonly timeouts: { readonly connect: number; readonly headers: number; readonly idle: number }
-  /** Whether the upstream may be at a private address: the user configured it by name. */
+  /** True if the upstream may have a private address, because the user configured it by name. */
   readonly allowPrivate: boolean
   /** The environment, for proxies and passwords. */
   readonly env: Readonly<Record<string, string | undefined>>
@@ -193,7 +193,7 @@ interface UpstreamClientOptions {
   readonly userAgent: string
   /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
-  /** Whether connections are reused; default true. */
+  /** True if connections are reused; default true. */
   readonly keepAlive?: boolean | undefined
   readonly runCommand: RunCommand
   readonly logger: Logger

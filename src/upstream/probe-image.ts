@@ -19,7 +19,7 @@ interface ProbeImage {
 
 const prefix = 'mirror-check/'
 
-/** Whether a repository's name belongs to a current or former probe image. */
+/** Checks whether a repository's name belongs to a current or former probe image. */
 export function isProbeImageName(repository: string): boolean {
   return repository.startsWith(prefix)
 }

@@ -11,10 +11,10 @@ export interface Proxy {
   /** The hostname or address, without brackets. */
   readonly host: string
   readonly port: number
-  /** Whether the proxy resolves names; always true with HTTP. */
+  /** True if the proxy resolves names; always true with HTTP. */
   readonly resolvesNames: boolean
   readonly credential: { readonly username: string; readonly password: string } | undefined
-  /** Whether the proxy runs on this machine. */
+  /** True if the proxy runs on this machine. */
   readonly isLocal: boolean
 }
 

@@ -22,9 +22,9 @@ interface ShareRequest {
 interface RepositoryShareOptions {
   /** The upstream's name; also the owner of its slots. */
   readonly host: string
-  /** How long a metadata request waits for a slot, ms. */
+  /** Maximum wait of a metadata request for a slot, ms. */
   readonly maxWaitMs: number
-  /** How long a blob waits while the blobs before it make no progress, ms. */
+  /** Maximum wait of a blob while the blobs before it make no progress, ms. */
   readonly maxBlobWaitMs: number
   /** Requests of all upstreams together, because each holds a connection. No upstream gets all of them. */
   readonly requests: Slots

@@ -56,7 +56,7 @@ export class TransientError extends UpstreamError {
     this.pauseMs = options.pauseMs
   }
 
-  /** Whether the upstream responded. A network failure carries its cause. */
+  /** True if the upstream responded. A network failure carries its cause. */
   get isAnswer(): boolean {
     return this.cause === undefined
   }

@@ -43,7 +43,7 @@ export interface TransportResponse {
   readonly status: number
   /** The host, with its port, that responded after a redirect to another origin; undefined without one. */
   readonly redirectHost: string | undefined
-  /** Whether that host is not a registry but an object store or a content delivery network. */
+  /** True if that host is not a registry but an object store or a content delivery network. */
   readonly isStorage: boolean
   /** Returns a header by its lower-case name; several values are joined. */
   readonly header: (name: string) => string | undefined
@@ -64,7 +64,7 @@ export interface TransportOptions extends AgentsOptions {
 }
 
 const maxRedirects = 5
-/** How long a blob waits for a connection while the blobs before it make no progress, ms. */
+/** Maximum wait of a blob for a connection while the blobs before it make no progress, ms. */
 const maxBlobWaitMs = 60_000
 /** Limits for discarding a body: a body within them is read to keep its connection; beyond them the connection is closed. */
 const discardBytes = 64 * 1024
@@ -169,13 +169,16 @@ export function createTransport(options: TransportOptions): Transport {
   }
 }
 
-function toTransportResponse({ status, headers, body }: AgentResponse, elsewhere: URL | undefined): TransportResponse {
+function toTransportResponse(
+  { status, headers, body }: AgentResponse,
+  redirectUrl: URL | undefined,
+): TransportResponse {
   let discarded = false
   let isRead = false
   return {
     status,
-    redirectHost: elsewhere?.host,
-    isStorage: elsewhere !== undefined && findRepository(elsewhere) === undefined,
+    redirectHost: redirectUrl?.host,
+    isStorage: redirectUrl !== undefined && findRepository(redirectUrl) === undefined,
     header(name) {
       const value = headers[name]
       return Array.isArray(value) ? value.join(', ') : value
@@ -253,7 +256,7 @@ interface RequestTarget {
   readonly host: string
   /** The host that the request goes to, with its port. */
   readonly target: string
-  /** Whether a redirect led to another origin. */
+  /** True if a redirect led to another origin. */
   readonly isRedirected: boolean
   /** The proxy that the request goes through. */
   readonly via?: string | undefined
@@ -326,7 +329,7 @@ function toBodyError(host: string, error: unknown): Error {
   return new TransientError('unavailable', stalled ? 504 : 502, message, { cause: error })
 }
 
-/** Whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
+/** Checks whether an error is a bug: Node reports bad arguments with an `ERR_*` code, and other bugs have no code. */
 function isBug(error: unknown): error is Error {
   const code = codeOf(error)
   return code === undefined ? error instanceof TypeError : code.startsWith('ERR_') && !isConnectionFailure(error)

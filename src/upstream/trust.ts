@@ -6,7 +6,7 @@ import { harmlessParameters } from '../lib/logger.ts'
 import { UpstreamError } from './upstream.ts'
 
 /**
- * Whether a token realm may receive the credential of an upstream: its host and port are the upstream's own, it is on the same
+ * Checks whether a token realm may receive the credential of an upstream: its host and port are the upstream's own, it is on the same
  * registrable domain over https, or the user named its host. Any other realm could steal the password (CVE-2026-33540).
  */
 export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: readonly string[]): boolean {
@@ -20,7 +20,7 @@ export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: read
   return domain !== undefined && domain === registrableDomain(upstream)
 }
 
-/** Whether the user named a URL's host; a name without a port means the scheme's default port. */
+/** Checks whether the user named a URL's host; a name without a port means the scheme's default port. */
 function isNamedHost(url: URL, hosts: readonly string[]): boolean {
   return hosts.some(
     (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${getPort(url)}`,
@@ -44,7 +44,7 @@ export function findRepository(url: URL): string | undefined {
   return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
 }
 
-/** Whether a URL contains no signature: no user, no fragment, and no long unknown parameter. */
+/** Checks whether a URL contains no signature: no user, no fragment, and no long unknown parameter. */
 function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
   if (username !== '' || password !== '' || hash !== '') return false
   return search
@@ -128,7 +128,7 @@ export function classifyAddress(address: string): AddressClass {
   return [own ?? embedded.minClass, ...embedded.addresses.map(classifyAddress)].reduce(getMorePrivate)
 }
 
-/** Whether class `target` is more private than class `base`, so that `base` must not redirect to it. */
+/** Checks whether class `target` is more private than class `base`, so that `base` must not redirect to it. */
 export function isMorePrivate(target: AddressClass, base: AddressClass): boolean {
   return ranks[target] > ranks[base]
 }
@@ -189,7 +189,7 @@ function ipv4At(bytes: Uint8Array, at: number): string {
   return bytes.subarray(at, at + 4).join('.')
 }
 
-/** Whether an address is in 2000::/3, the only block that IANA has allocated. */
+/** Checks whether an address is in 2000::/3, the only block that IANA has allocated. */
 function isGlobalUnicast([first = 0]: Uint8Array): boolean {
   return first >> 5 === 1
 }
@@ -229,7 +229,7 @@ type SocketLookup = (
 interface AddressGuardOptions {
   readonly host: string
   readonly url: URL
-  /** Whether the upstream may have a private address, because the user configured it by name. */
+  /** True if the upstream may have a private address, because the user configured it by name. */
   readonly allowPrivate: boolean
   /** Hosts that the user named: they may have a private address too. */
   readonly tokenHosts: readonly string[]

@@ -240,7 +240,7 @@ export interface AgentsOptions {
   readonly proxies: Proxies
   /** PEM certificates to trust instead of the default ones. */
   readonly certificates: string[] | undefined
-  /** Whether connections are reused; idle ones occupy file descriptors. Default: true. */
+  /** True if connections are reused; idle ones occupy file descriptors. Default: true. */
   readonly keepAlive?: boolean | undefined
 }
 

@@ -68,7 +68,7 @@ export interface BlobHead {
 }
 
 export interface FetchedBlob {
-  /** Whether the body ends at byte `to`; otherwise it runs to the end of the blob. */
+  /** True if the body ends at byte `to`; otherwise it runs to the end of the blob. */
   readonly isPart: boolean
   /** Bytes of the whole blob; undefined when the upstream does not say. */
   readonly size: number | undefined

@@ -5,7 +5,7 @@ import type { LibraryHandle } from 'koffi'
 export interface Libc {
   /** Returns the bytes that the socket took, 0 when it is full; undefined when this file or socket does not support the call. */
   sendfile(socket: number, file: number, position: number, length: number): number | undefined
-  /** Whether these bytes of a file can be read without waiting for a disk; samples one page in each 256 KiB. */
+  /** Checks whether these bytes of a file can be read without waiting for a disk; samples one page in each 256 KiB. */
   isInMemory(file: number, first: number, last: number): boolean
   /**
    * Sets the congestion control algorithm (`reno`) of a socket; a listening socket passes it to the connections that it accepts.
@@ -97,7 +97,7 @@ function bindTrim(library: LibraryHandle): AsyncCall | undefined {
   }
 }
 
-/** Whether the file's file system keeps everything in memory, so that no read waits for a disk. */
+/** Checks whether the file's file system keeps everything in memory, so that no read waits for a disk. */
 function isMemoryOnly(file: number): boolean {
   return statfsSync(`/proc/self/fd/${file}`).type === tmpfs
 }
