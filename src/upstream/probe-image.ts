@@ -45,7 +45,13 @@ export class ProbeImages {
     const [oldest] = this.#byRepository.keys()
     if (this.#byRepository.size >= maxImages && oldest !== undefined) this.#byRepository.delete(oldest)
     const id = this.#random()
-    const probeImage = { id, repository: prefix + id, tag: 'check', image: makeProbeImage(id), seen: new Map() }
+    const probeImage: ProbeImage = {
+      id,
+      repository: prefix + id,
+      tag: 'check',
+      image: makeProbeImage(id),
+      seen: new Map(),
+    }
     this.#byRepository.set(probeImage.repository, { probeImage, until: this.#now() + lifetimeMs })
     return probeImage
   }
