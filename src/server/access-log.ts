@@ -21,6 +21,15 @@ import {
   getTransferName,
 } from './transfer.ts'
 
+/** Interval at which quiet transfers are looked for. */
+const pollMs = 250
+/** Clients and repositories that are remembered at a time. */
+const maxActivities = 1000
+/** Tags by HEAD that are remembered per activity. */
+const maxHeads = 20
+/** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
+const maxRemembered = 200_000
+
 interface AccessLogEntry {
   readonly listener: 'cache' | 'registry'
   /** Undefined for a URL that is not part of the registry API. */
@@ -96,16 +105,6 @@ function getReferenceText(route: Route): string | undefined {
 function isRead({ method }: IncomingMessage): boolean {
   return method === 'GET' || method === 'HEAD'
 }
-
-/** Interval at which quiet transfers are looked for. */
-const pollMs = 250
-/** Clients and repositories that are remembered at a time. */
-const maxActivities = 1000
-/** Tags by HEAD that are remembered per activity. */
-const maxHeads = 20
-
-/** Digests and pulls that all activities remember, about 10 MB. They are limited, because a manifest may name any number. */
-const maxRemembered = 200_000
 
 /**
  * Writes one line to the log for each pull and push of an image, which is many requests. A client does not announce the end of a pull,

@@ -9,6 +9,17 @@ import type { Clock } from '../lib/time.ts'
 import { OciError } from '../oci/errors.ts'
 import { PasswordQueue, startPasswordThread } from './passwords.ts'
 
+const rememberMs = 5 * 60_000
+/** Entries for good passwords, and as many for wrong ones, because a client with an old password keeps sending it. */
+const maxRemembered = 1000
+/** Characters: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
+const maxHeaderLength = 4096
+const maxFileBytes = 1024 * 1024
+/** The highest accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */
+const maxCost = 16
+const defaultCost = 10
+const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
+
 /** Basic authentication. https://www.rfc-editor.org/rfc/rfc7617 */
 export interface BasicAuth {
   /**
@@ -28,12 +39,6 @@ interface CachedResult {
   /** Monotonic ms. */
   readonly until: number
 }
-
-const rememberMs = 5 * 60_000
-/** Entries for good passwords, and as many for wrong ones, because a client with an old password keeps sending it. */
-const maxRemembered = 1000
-/** Characters: Base64 of about 3 KB. bcrypt uses the first 72 bytes of a password. */
-const maxHeaderLength = 4096
 
 /** Authenticates against an htpasswd file of bcrypt entries. Throws MirrorError for a file that cannot be used. */
 export async function createBasicAuth(
@@ -124,12 +129,6 @@ interface Users {
   /** Returns the user's hash; for an unknown name, a hash that no password matches and that takes as long to compare. */
   findHash(user: string): { readonly hash: string; readonly isKnown: boolean }
 }
-
-const maxFileBytes = 1024 * 1024
-/** The highest accepted bcrypt cost. A comparison of cost 16 takes seconds, and each step doubles it, so that 31 takes days. */
-const maxCost = 16
-const defaultCost = 10
-const bcryptEntry = /^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$/
 
 /** Opens a password file. A later change of the file takes effect at once. Throws a MirrorError for a file that cannot be used. */
 export async function openPasswordFile(path: string, logger: Logger): Promise<PasswordFile> {

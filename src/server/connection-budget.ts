@@ -6,6 +6,13 @@ import { OciError } from '../oci/errors.ts'
 import { PipelineBudget, type Connection, CountedConnection, discardInput, isDiscarding } from './connection.ts'
 import { formatErrorResponse } from './respond.ts'
 
+/** Idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner. */
+const minIdleMs = 1000
+/** Maximum wait of a connection beyond the limit for its request. */
+const maxWaitMs = 1000
+/** Minimum time between two log lines about refused connections. */
+const warnIntervalMs = 10_000
+
 /** A group of connections with one limit: `clients` for the cache and the registry on all addresses, `admin` for the admin listener. */
 export type Share = 'clients' | 'admin'
 
@@ -22,13 +29,6 @@ interface ConnectionBudgetOptions {
   readonly refusals: number
   readonly logger?: Logger
 }
-
-/** Idle time after which a connection yields to a request. A client in the middle of a pull sends its next request sooner. */
-const minIdleMs = 1000
-/** Maximum wait of a connection beyond the limit for its request. */
-const maxWaitMs = 1000
-/** Minimum time between two log lines about refused connections. */
-const warnIntervalMs = 10_000
 
 /**
  * Limits the connections of all listeners of the process together, because they share its file descriptors.

@@ -4,6 +4,16 @@ import type { Duplex, Readable } from 'node:stream'
 import { bodyLength, hasBody } from './request-body.ts'
 import { SecureResponse } from './request-guard.ts'
 
+/** Maximum pending requests of one connection. */
+const maxPipelined = 100
+/** Memory for pipelined requests of all connections, bytes. Registry clients pipeline at most one request. */
+const maxPipelinedBytes = 4 * 1024 * 1024
+/** Memory of a request without its head, bytes. */
+const requestBytes = 4096
+/** Times of nginx's `lingering_time` and `lingering_timeout`. */
+const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
+const discarding = new WeakSet<Duplex>()
+
 /** An accepted connection and its requests. */
 export interface Connection {
   readonly socket: Socket
@@ -19,13 +29,6 @@ export interface Connection {
 }
 
 type RequestHead = Pick<IncomingMessage, 'url' | 'rawHeaders'>
-
-/** Maximum pending requests of one connection. */
-const maxPipelined = 100
-/** Memory for pipelined requests of all connections, bytes. Registry clients pipeline at most one request. */
-const maxPipelinedBytes = 4 * 1024 * 1024
-/** Memory of a request without its head, bytes. */
-const requestBytes = 4096
 
 /** The memory budget for pipelined requests. */
 export class PipelineBudget {
@@ -124,11 +127,6 @@ export interface DiscardLimits {
   /** Time without a byte until the connection is closed, ms. */
   readonly silence: number
 }
-
-/** Times of nginx's `lingering_time` and `lingering_timeout`. */
-const defaultLimits: DiscardLimits = { bytes: 64 * 1024 * 1024, total: 30_000, silence: 5000 }
-
-const discarding = new WeakSet<Duplex>()
 
 /** Checks whether the response is sent and further input is dropped. */
 export function isDiscarding(socket: Duplex): boolean {

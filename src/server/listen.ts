@@ -11,6 +11,12 @@ import { ConnectionBudget, type Share } from './connection-budget.ts'
 import { type Connection, discardInput, isDiscarding, LingeringResponse } from './connection.ts'
 import { formatErrorResponse } from './respond.ts'
 
+/**
+ * Connections that may wait to be accepted; Linux allows at most `net.core.somaxconn`, 4096 by default. A client whose connection does
+ * not fit waits for seconds until a kernel retries.
+ */
+const backlog = 4096
+
 export interface ListenOptions {
   readonly host: string
   /** The port; 0 chooses a free one. */
@@ -183,12 +189,6 @@ function countConnections(
 function getEndpoints({ localAddress, remoteAddress, remotePort }: Socket): string {
   return `${localAddress} ${remoteAddress} ${remotePort}`
 }
-
-/**
- * Connections that may wait to be accepted; Linux allows at most `net.core.somaxconn`, 4096 by default. A client whose connection does
- * not fit waits for seconds until a kernel retries.
- */
-const backlog = 4096
 
 /** Listens, and returns the address: on a machine without IPv6, `::` becomes `0.0.0.0`. Throws a ListenError. */
 async function bind(server: Server, { host, port }: ListenOptions): Promise<string> {

@@ -4,6 +4,9 @@ import { createRequire } from 'node:module'
 import { type MessagePort, Worker } from 'node:worker_threads'
 import { OciError } from '../oci/errors.ts'
 
+/** Comparisons that wait behind the running one. */
+const maxWaiting = 8
+
 /** A comparison of a password that a request waits for. */
 export interface PasswordCheck {
   /** Equal for requests with the same credential, which share one comparison. */
@@ -23,9 +26,6 @@ interface Job extends PasswordCheck {
     readonly reject: (reason: unknown) => void
   }>
 }
-
-/** Comparisons that wait behind the running one. */
-const maxWaiting = 8
 
 /**
  * Runs one comparison after the other. A full queue refuses a comparison at once: one of the address with the most waiting comparisons,

@@ -18,6 +18,11 @@ import {
 } from './respond.ts'
 import { type SendBlob, waitForTurn, writeChunk } from './send/send-blob.ts'
 
+/** A body up to this size is sent at once, and its memory is not counted. */
+const smallBytes = 64 * 1024
+/** Bytes per write. */
+const chunkBytes = 128 * 1024
+
 export interface BlobSending {
   readonly sendBlob: SendBlob
   /** A client that accepts no bytes for so long is disconnected; ms. */
@@ -238,11 +243,6 @@ export function sendList(
     sending,
   )
 }
-
-/** A body up to this size is sent at once, and its memory is not counted. */
-const smallBytes = 64 * 1024
-/** Bytes per write. */
-const chunkBytes = 128 * 1024
 
 /**
  * Ends a response with a whole body, at the client's pace. A large body reserves memory of the budget for bodies until it is sent. A

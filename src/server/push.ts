@@ -10,6 +10,10 @@ import type { BasicAuth } from './basic-auth.ts'
 import { readBody, withSmallBody } from './request-body.ts'
 import { sendEmpty } from './respond.ts'
 
+const maxTags = 100
+/** The chunk size in bytes below which the request itself costs most. Smaller chunks are accepted too. */
+const minUsefulChunkBytes = 1024 * 1024
+
 export interface PushOptions {
   readonly registry: PushRegistry
   /** True if clients may delete. */
@@ -27,8 +31,6 @@ export interface ConnectionClose {
   readonly remoteAddress?: string | undefined
   readonly localAddress?: string | undefined
 }
-
-const maxTags = 100
 
 /** The result of a push request. */
 interface PushResult {
@@ -125,10 +127,8 @@ interface UploadOptions {
   readonly user: User
 }
 
-/** The chunk size in bytes below which the request itself costs most. Smaller chunks are accepted too. */
-const minUsefulChunkBytes = 1024 * 1024
-
 type UploadsRoute = Extract<Route, { kind: 'uploads' }>
+
 type UploadRoute = Extract<Route, { kind: 'upload' }>
 
 /** Answers the requests of an upload. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs */

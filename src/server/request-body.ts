@@ -6,8 +6,10 @@ import { OciError } from '../oci/errors.ts'
 
 /** Bytes that must arrive within every idle time, so that a client that sends a byte now and then is disconnected too. */
 const minProgressBytes = 1024
-
 const received = new WeakMap<IncomingMessage, number>()
+/** Bytes of memory per byte of a body that is read as a whole: the byte itself, and what is parsed from it. */
+const memoryPerByte = 2
+const release = createBufferRelease()
 
 /** Returns the number of body bytes that were read. */
 export function receivedBytes(request: IncomingMessage): number {
@@ -43,10 +45,6 @@ export async function* readBody(request: IncomingMessage, idle: number): AsyncGe
     clearTimeout(watch)
   }
 }
-
-/** Bytes of memory per byte of a body that is read as a whole: the byte itself, and what is parsed from it. */
-const memoryPerByte = 2
-const release = createBufferRelease()
 
 /**
  * Reads the whole of a small body, and reserves memory of the budget for it until `use` ends. Throws an OciError 413 for a body larger

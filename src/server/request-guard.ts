@@ -4,6 +4,23 @@ import { LRUCache } from 'lru-cache'
 import { hostAliases, isLoopbackAddress, ownNames } from '../lib/network.ts'
 import { OciError } from '../oci/errors.ts'
 
+const aliases = new Set<string>(hostAliases)
+/** Values of `Sec-Fetch-Mode` with which browsers navigate, or open connections that registry clients never open. */
+const browserModes = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
+
+/**
+ * Headers of every response of every listener, for browsers: render nothing, run nothing, guess no type, and let no other page embed the
+ * response. Content comes from upstreams and pushes, and shares its origin with the admin API.
+ */
+const securityHeaders: Readonly<Record<string, string>> = {
+  'content-security-policy': "sandbox; default-src 'none'",
+  'x-content-type-options': 'nosniff',
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+}
+
+const entries = Object.entries(securityHeaders)
+
 export interface HostGuard {
   /**
    * Throws an OciError for a request that is not addressed to this mirror: 421 for a foreign Host, 400 for no Host or several. This stops
@@ -56,8 +73,6 @@ function hostname(value: string): string {
   return bracketed ? bracketed[1]! : trimmed.replace(/:\d*$/, '').replace(/\.$/, '')
 }
 
-const aliases = new Set<string>(hostAliases)
-
 /** Checks whether a Host header has a name of this machine that only its containers and virtual machines use. */
 export function isHostAlias(value: string): boolean {
   return aliases.has(hostname(value))
@@ -82,9 +97,6 @@ function canonicalAddress(text: string): string | undefined {
 }
 
 type BrowserRequest = Pick<IncomingMessage, 'headers' | 'method'>
-
-/** Values of `Sec-Fetch-Mode` with which browsers navigate, or open connections that registry clients never open. */
-const browserModes = new Set(['navigate', 'nested-navigate', 'websocket', 'webtransport'])
 
 /**
  * Throws an OciError 403 for a browser's request to a listener without pages. Only fetches by a page of this listener pass. Other
@@ -118,18 +130,6 @@ export function refuseOtherSites({ headers, method }: BrowserRequest): void {
   const isOtherOrigin = origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`
   if (isOtherSite || isOtherOrigin) throw new OciError('DENIED', 403, 'Requests by pages of other sites are refused.')
 }
-
-/**
- * Headers of every response of every listener, for browsers: render nothing, run nothing, guess no type, and let no other page embed the
- * response. Content comes from upstreams and pushes, and shares its origin with the admin API.
- */
-const securityHeaders: Readonly<Record<string, string>> = {
-  'content-security-policy': "sandbox; default-src 'none'",
-  'x-content-type-options': 'nosniff',
-  'cross-origin-resource-policy': 'same-origin',
-  'referrer-policy': 'no-referrer',
-}
-const entries = Object.entries(securityHeaders)
 
 /** The same headers as lines of a head, for responses that are written to a socket directly. */
 export const securityHeaderLines = entries.map(([name, value]) => `${name}: ${value}\r\n`).join('')

@@ -2,6 +2,9 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Provenance } from '../oci/registry.ts'
 
+/** The same for a pull whose blobs were all sent. */
+const completeIdleMs = 250
+
 /** A client and the repository that it pulls from or pushes to. */
 export interface Peer {
   readonly listener: 'cache' | 'registry'
@@ -94,8 +97,6 @@ export function countRemembered({ pulls, push }: Activity): number {
 
 /** A pull ends when its client sends no request for so long: clients skip the layers that they have. */
 export const idleMs = 3000
-/** The same for a pull whose blobs were all sent. */
-const completeIdleMs = 250
 
 /** Returns the pull that a manifest belongs to: by its digest, by its index, or a new pull. */
 export function getPull(

@@ -20,6 +20,17 @@ import { type TransportResponse, createTransport, type TransportOptions } from '
 import { type AddressGuard, createAddressGuard, mayReceiveCredential, findRepository } from './trust.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** Attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
+const maxSends = 4
+/** Statuses by which registries hide content from anonymous requests. */
+const hidingStatuses = [401, 403, 404]
+/** Time for which the response to `/v2/` is remembered. */
+const pingTtlMs = 5 * 60_000
+const maxTargets = 16
+const maxRepositories = 1000
+/** Characters; a longer scope in a challenge is replaced. */
+const maxScopeLength = 1000
+
 /** Answers an upstream's challenges: with tokens, with a password, or anonymously. */
 interface Authorizer {
   /**
@@ -56,13 +67,6 @@ type Authorization =
       readonly token: AccessToken
     }
   | { readonly header: string; readonly challenge: Challenge; readonly token?: undefined }
-
-/** Attempts: with a remembered challenge, without authorization, with an old token, with a new one. */
-const maxSends = 4
-/** Statuses by which registries hide content from anonymous requests. */
-const hidingStatuses = [401, 403, 404]
-/** Time for which the response to `/v2/` is remembered. */
-const pingTtlMs = 5 * 60_000
 
 export function createAuthorizer(options: AuthorizerOptions): Authorizer {
   const { host, identify, tokens, clock } = options
@@ -237,11 +241,6 @@ interface Target {
   readonly remembered: LRUCache<string, TokenRequest>
   close(): Promise<void>
 }
-
-const maxTargets = 16
-const maxRepositories = 1000
-/** Characters; a longer scope in a challenge is replaced. */
-const maxScopeLength = 1000
 
 export function createRedirectTargets(options: RedirectTargetsOptions): RedirectTargets {
   const { clock } = options

@@ -8,6 +8,13 @@ import { BudgetError, type Reservation } from '../lib/memory.ts'
 import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** Time in which the largest body arrives at 140 kB/s. A body that drips never times out otherwise, and other requests wait for it. */
+const maxBodyMs = 120_000
+/** Bytes of memory per byte of a body: the byte itself, and what is parsed from it. */
+const memoryPerByte = 2
+/** Bytes reserved at first for a body of unknown length. */
+const initialBytes = 64 * 1024
+
 /** Locates the requested bytes in a response to a request for a blob. */
 interface BlobPlan {
   /** Bytes of the whole blob. */
@@ -81,14 +88,6 @@ async function* readWantedBytes(response: TransportResponse, plan: BlobPlan, hos
 export function parseLength(text: string | undefined): number | undefined {
   return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
 }
-
-/** Time in which the largest body arrives at 140 kB/s. A body that drips never times out otherwise, and other requests wait for it. */
-const maxBodyMs = 120_000
-
-/** Bytes of memory per byte of a body: the byte itself, and what is parsed from it. */
-const memoryPerByte = 2
-/** Bytes reserved at first for a body of unknown length. */
-const initialBytes = 64 * 1024
 
 /** A whole body, and its share of the memory budget for bodies. */
 interface BudgetedBody {

@@ -7,6 +7,20 @@ import { canonicalRegistry } from '../oci/reference.ts'
 import { createDockerCredentials, hubServer, toDockerServer, expiresKey } from './docker-credentials.ts'
 import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
+const hourMs = 3_600_000
+
+/** Lifetimes of the passwords that credential helpers issue, by the user name that marks them. */
+const lifetimesMs: Readonly<Record<string, number>> = {
+  // Amazon ECR
+  AWS: 12 * hourMs,
+  // Google Artifact Registry, an access token
+  oauth2accesstoken: hourMs,
+  // Azure Container Registry, a refresh token
+  '00000000-0000-0000-0000-000000000000': 3 * hourMs,
+}
+
+const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
+
 export type CredentialsSource =
   | { readonly from: 'docker-config' }
   | { readonly from: 'anonymous' }
@@ -78,20 +92,6 @@ export interface ExportedCredential {
   readonly expires?: string
   readonly state: 'valid' | 'expired'
 }
-
-const hourMs = 3_600_000
-
-/** Lifetimes of the passwords that credential helpers issue, by the user name that marks them. */
-const lifetimesMs: Readonly<Record<string, number>> = {
-  // Amazon ECR
-  AWS: 12 * hourMs,
-  // Google Artifact Registry, an access token
-  oauth2accesstoken: hourMs,
-  // Azure Container Registry, a refresh token
-  '00000000-0000-0000-0000-000000000000': 3 * hourMs,
-}
-
-const tokenKeys = { 'identity-token': 'identitytoken', 'registry-token': 'registrytoken' } as const
 
 /** Renders credentials by registry in the form of Docker's config.json, each with its expiry time. `now`: wall clock, ms. */
 export function renderExportedCredentials(credentials: ReadonlyMap<string, Credential>, now: number): string {

@@ -7,6 +7,200 @@ import type { CommandResult, RunCommand } from '../lib/process.ts'
 import type { Clock } from '../lib/time.ts'
 import { type Credential, toCredential, type Credentials, isSameCredential, unusableCredential } from './identity.ts'
 
+const pollMs = 1000
+const noEntry: DockerAuth = { helper: undefined, inline: undefined }
+/** Time for which a helper's result is kept: its passwords live for hours (ECR: 12 h), and each call costs a process. */
+const keepMs = 10 * 60_000
+/** A result older than this is not used while the helper runs again: another user may have logged in since. */
+const maxAgeMs = 2 * keepMs
+/** Time for which a helper is not run again after it failed, or after the upstream refused its credential. */
+const backoffMs = 5000
+const timeoutMs = 15_000
+/** Characters; no credential takes more. */
+const maxAnswerBytes = 256 * 1024
+/** Messages of the helpers' library, which are safe to quote. */
+const quotableMessages = ['no credentials server URL', 'no credentials username']
+/** Names that other programs use for Docker Hub in config.json. */
+const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
+
+/** Finds the credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
+export function createDockerCredentials(options: {
+  readonly host: string
+  readonly dockerConfig: string
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly runCommand: RunCommand
+  readonly clock: Clock
+}): Credentials {
+  const { host, clock, runCommand } = options
+  const config = openDockerConfig(options.dockerConfig, host, clock)
+  const fromVariable = parseAuthVariable(options.env[authVariable] ?? '')?.get(toDockerServer(host))
+  let run: HelperRun | undefined
+  /** The last result of a helper. */
+  let lastResult:
+    | { readonly entry: DockerAuth; readonly credential: Credential | undefined; readonly askedAt: number }
+    | undefined
+
+  function getHelperCredential(
+    entry: DockerAuth,
+    helper: NonNullable<DockerAuth['helper']>,
+  ): Promise<Credential | undefined> {
+    if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = startRun(entry, helper)
+    // A helper that runs again after ten minutes delays no request.
+    const isRecent = lastResult?.entry === entry && clock.monotonic() - lastResult.askedAt < maxAgeMs
+    if (lastResult && isRecent && !run.isSettled) return Promise.resolve(lastResult.credential)
+    return run.result
+  }
+
+  function startRun(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): HelperRun {
+    const startedAt = clock.monotonic()
+    const started: HelperRun = {
+      entry,
+      result: askHelper(helper, host, runCommand),
+      startedAt,
+      isSettled: false,
+      goodUntil: startedAt + keepMs,
+    }
+    void recordResult(started)
+    return started
+  }
+
+  async function recordResult(started: HelperRun): Promise<void> {
+    try {
+      const credential = await started.result
+      if (run === started) lastResult = { entry: started.entry, credential, askedAt: started.startedAt }
+    } catch {
+      // The caller that awaits the result receives the error.
+      if (run === started) lastResult = undefined
+      started.goodUntil = clock.monotonic() + backoffMs
+    } finally {
+      started.isSettled = true
+    }
+  }
+
+  async function find(): Promise<Credential | undefined> {
+    if (fromVariable) return fromVariable
+    const entry = await config.entry()
+    // A helper cannot return a registry token: Docker takes it from the file even where there is a helper.
+    if (entry.helper && entry.inline?.kind !== 'registry-token') return getHelperCredential(entry, entry.helper)
+    const isOver = entry.inlineExpiresAt !== undefined && entry.inlineExpiresAt <= clock.wall()
+    return isOver ? undefined : entry.inline
+  }
+
+  return {
+    find,
+    async renew(refused) {
+      lastResult = undefined
+      if (run && clock.monotonic() - run.startedAt >= backoffMs) run = undefined
+      const credential = await find()
+      return credential && isSameCredential(credential, refused) ? undefined : credential
+    },
+  }
+}
+
+/** Docker Hub's name in Docker's config.json, and to credential helpers. */
+export const hubServer = 'https://index.docker.io/v1/'
+
+/** The environment variable with credentials in the form of config.json's `auths`. */
+export const authVariable = 'DOCKER_AUTH_CONFIG'
+
+/** The mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
+export const expiresKey = 'mirrorUntil'
+
+/** Returns the path of Docker's config.json. */
+export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
+  return join(env['DOCKER_CONFIG'] || join(homedir(), '.docker'), 'config.json')
+}
+
+/**
+ * Parses the credentials in the variable DOCKER_AUTH_CONFIG, which take precedence over all others (Docker 28.3). Undefined for a text
+ * that is anything but `{"auths": {"<registry>": {"auth": "…"}}}`: Docker ignores it.
+ */
+export function parseAuthVariable(text: string): ReadonlyMap<string, Credential> | undefined {
+  if (text.trim() === '') return new Map()
+  const json = parseObject(text)
+  if (!json || Object.keys(json).some((key) => key.toLowerCase() !== 'auths')) return undefined
+  const auths = getMember(json, 'auths') ?? {}
+  if (!isObject(auths)) return undefined
+  const credentials = new Map<string, Credential>()
+  for (const [server, entry] of Object.entries(auths)) {
+    if (!isObject(entry) || Object.keys(entry).some((key) => key.toLowerCase() !== 'auth')) return undefined
+    const auth = getMember(entry, 'auth')
+    const pair = typeof auth === 'string' ? parsePair(auth) : undefined
+    if (!pair) return undefined
+    credentials.set(server, { kind: 'password', username: pair[0], password: pair[1] })
+  }
+  return credentials
+}
+
+/** Returns the name under which Docker stores a registry's credential. */
+export function toDockerServer(host: string): string {
+  return host === 'docker.io' ? hubServer : host
+}
+
+/** Returns the host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
+export function parseAuthHost(key: string): string {
+  const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*:\/\/)?([^/]*)/i.exec(key)!
+  if (scheme === undefined) return authority
+  const host = authority.replace(/[?#].*$/, '').replace(/^.*@/, '')
+  const bare = /^\[([^\]]*)\]$/.exec(host)?.[1]
+  if (bare !== undefined) return bare
+  // Matches an IPv6 address without brackets; its last part counts as a port.
+  const loose = /^([^[]*:[^[]*):(\d+)$/.exec(host)
+  return loose ? `[${loose[1]}]:${loose[2]}` : host
+}
+
+interface HelperRun {
+  readonly entry: DockerAuth
+  readonly result: Promise<Credential | undefined>
+  readonly startedAt: number
+  isSettled: boolean
+  /** Monotonic ms. */
+  goodUntil: number
+}
+
+/**
+ * Runs `docker-credential-<name> get` for a server; undefined when the helper has no credential for it. Throws an UpstreamError that
+ * names the helper and quotes nothing of its output that could be a secret.
+ * https://github.com/docker/docker-credential-helpers#development
+ */
+async function askHelper(
+  { name, server, key }: NonNullable<DockerAuth['helper']>,
+  host: string,
+  runCommand: RunCommand,
+): Promise<Credential | undefined> {
+  const program = `docker-credential-${name}`
+  const named = `${program}, which ${key} in Docker's config.json names,`
+  const result = await runCommand(program, ['get'], { input: server, timeoutMs })
+  if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
+  if (result.exitCode !== 0) {
+    if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
+    throw unusableCredential(host, `${named} ${describeExit(result)}`)
+  }
+  const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
+  const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
+  // Some helpers print empty members when they have no credential.
+  if (username === '' && secret === '') return undefined
+  if (typeof username === 'string' && username !== '' && typeof secret === 'string')
+    return toCredential(username, secret)
+  throw unusableCredential(host, `${named} did not print a credential`)
+}
+
+function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
+  const said = quotableMessages.find((words) => stdout.trim() === words)
+  if (exitCode !== undefined) return `failed with exit code ${exitCode}${said === undefined ? '' : ` (${said})`}`
+  const refusal = stdout === '' ? /^spawn\b.* (E[A-Z0-9]+)$/.exec(stderr.trim())?.[1] : undefined
+  return refusal === undefined ? 'did not finish' : `cannot be started (${refusal})`
+}
+
+/** Parses the JSON object at the start of a text: Docker ignores the rest. */
+function parseFirstObject(text: string): Record<string, unknown> | undefined {
+  for (let end = text.indexOf('}'); end !== -1; end = text.indexOf('}', end + 1)) {
+    const object = parseObject(text.slice(0, end + 1))
+    if (object) return object
+  }
+  return undefined
+}
+
 /** The entry of one registry in Docker's config.json. */
 interface DockerAuth {
   /** The helper `docker-credential-<name>`, called with `server`. `key`: the setting that names it, `credHelpers."ghcr.io"`. */
@@ -21,16 +215,6 @@ interface DockerAuth {
 interface DockerConfig {
   /** Returns the same object until the file changes. Throws an UpstreamError (unavailable) for a file that cannot be used. */
   entry(): Promise<DockerAuth>
-}
-
-/** The mirror's own member in an entry of `auths`, which Docker ignores. ISO 8601. */
-export const expiresKey = 'mirrorUntil'
-
-const pollMs = 1000
-
-/** Returns the path of Docker's config.json. */
-export function dockerConfigPath(env: Readonly<Record<string, string | undefined>>): string {
-  return join(env['DOCKER_CONFIG'] || join(homedir(), '.docker'), 'config.json')
 }
 
 /** Opens the config.json at `path` for one registry. A missing file counts as empty. */
@@ -64,8 +248,6 @@ function openDockerConfig(path: string, host: string, clock: Clock): DockerConfi
     },
   }
 }
-
-const noEntry: DockerAuth = { helper: undefined, inline: undefined }
 
 /**
  * Parses a config.json by Docker's rules: an entry of `credHelpers` decides alone, and an empty one means the file itself; without
@@ -134,156 +316,6 @@ function asObject(value: unknown): Record<string, unknown> {
 const unusableConfig = (host: string, why: string) =>
   unusableCredential(host, `Docker's config.json was read, but ${why}`)
 
-/** Time for which a helper's result is kept: its passwords live for hours (ECR: 12 h), and each call costs a process. */
-const keepMs = 10 * 60_000
-/** A result older than this is not used while the helper runs again: another user may have logged in since. */
-const maxAgeMs = 2 * keepMs
-/** Time for which a helper is not run again after it failed, or after the upstream refused its credential. */
-const backoffMs = 5000
-
-interface HelperRun {
-  readonly entry: DockerAuth
-  readonly result: Promise<Credential | undefined>
-  readonly startedAt: number
-  isSettled: boolean
-  /** Monotonic ms. */
-  goodUntil: number
-}
-
-/** Finds the credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
-export function createDockerCredentials(options: {
-  readonly host: string
-  readonly dockerConfig: string
-  readonly env: Readonly<Record<string, string | undefined>>
-  readonly runCommand: RunCommand
-  readonly clock: Clock
-}): Credentials {
-  const { host, clock, runCommand } = options
-  const config = openDockerConfig(options.dockerConfig, host, clock)
-  const given = parseAuthVariable(options.env[authVariable] ?? '')?.get(toDockerServer(host))
-  let run: HelperRun | undefined
-  /** The last result of a helper. */
-  let known:
-    | { readonly entry: DockerAuth; readonly credential: Credential | undefined; readonly askedAt: number }
-    | undefined
-
-  function fromHelper(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): Promise<Credential | undefined> {
-    if (!run || run.entry !== entry || clock.monotonic() >= run.goodUntil) run = start(entry, helper)
-    // A helper that runs again after ten minutes delays no request.
-    const isRecent = known?.entry === entry && clock.monotonic() - known.askedAt < maxAgeMs
-    if (known && isRecent && !run.isSettled) return Promise.resolve(known.credential)
-    return run.result
-  }
-
-  function start(entry: DockerAuth, helper: NonNullable<DockerAuth['helper']>): HelperRun {
-    const startedAt = clock.monotonic()
-    const started: HelperRun = {
-      entry,
-      result: askHelper(helper, host, runCommand),
-      startedAt,
-      isSettled: false,
-      goodUntil: startedAt + keepMs,
-    }
-    void settle(started)
-    return started
-  }
-
-  async function settle(started: HelperRun): Promise<void> {
-    try {
-      const credential = await started.result
-      if (run === started) known = { entry: started.entry, credential, askedAt: started.startedAt }
-    } catch {
-      // The caller that awaits the result receives the error.
-      if (run === started) known = undefined
-      started.goodUntil = clock.monotonic() + backoffMs
-    } finally {
-      started.isSettled = true
-    }
-  }
-
-  async function find(): Promise<Credential | undefined> {
-    if (given) return given
-    const entry = await config.entry()
-    // A helper cannot return a registry token: Docker takes it from the file even where there is a helper.
-    if (entry.helper && entry.inline?.kind !== 'registry-token') return fromHelper(entry, entry.helper)
-    const isOver = entry.inlineExpiresAt !== undefined && entry.inlineExpiresAt <= clock.wall()
-    return isOver ? undefined : entry.inline
-  }
-
-  return {
-    find,
-    async renew(refused) {
-      known = undefined
-      if (run && clock.monotonic() - run.startedAt >= backoffMs) run = undefined
-      const credential = await find()
-      return credential && isSameCredential(credential, refused) ? undefined : credential
-    },
-  }
-}
-
-const timeoutMs = 15_000
-/** Characters; no credential takes more. */
-const maxAnswerBytes = 256 * 1024
-/** Messages of the helpers' library, which are safe to quote. */
-const quotableMessages = ['no credentials server URL', 'no credentials username']
-
-/**
- * Runs `docker-credential-<name> get` for a server; undefined when the helper has no credential for it. Throws an UpstreamError that
- * names the helper and quotes nothing of its output that could be a secret.
- * https://github.com/docker/docker-credential-helpers#development
- */
-async function askHelper(
-  { name, server, key }: NonNullable<DockerAuth['helper']>,
-  host: string,
-  runCommand: RunCommand,
-): Promise<Credential | undefined> {
-  const program = `docker-credential-${name}`
-  const named = `${program}, which ${key} in Docker's config.json names,`
-  const result = await runCommand(program, ['get'], { input: server, timeoutMs })
-  if (!result) throw unusableCredential(host, `${named} is not installed, or the program that runs it is missing`)
-  if (result.exitCode !== 0) {
-    if (/credentials not found/i.test(result.stdout + result.stderr)) return undefined
-    throw unusableCredential(host, `${named} ${describeExit(result)}`)
-  }
-  const answer = parseFirstObject(result.stdout.slice(0, maxAnswerBytes))
-  const [username, secret] = answer ? [getMember(answer, 'Username') ?? '', getMember(answer, 'Secret') ?? ''] : []
-  // Some helpers print empty members when they have no credential.
-  if (username === '' && secret === '') return undefined
-  if (typeof username === 'string' && username !== '' && typeof secret === 'string')
-    return toCredential(username, secret)
-  throw unusableCredential(host, `${named} did not print a credential`)
-}
-
-function describeExit({ exitCode, stdout, stderr }: CommandResult): string {
-  const said = quotableMessages.find((words) => stdout.trim() === words)
-  if (exitCode !== undefined) return `failed with exit code ${exitCode}${said === undefined ? '' : ` (${said})`}`
-  const refusal = stdout === '' ? /^spawn\b.* (E[A-Z0-9]+)$/.exec(stderr.trim())?.[1] : undefined
-  return refusal === undefined ? 'did not finish' : `cannot be started (${refusal})`
-}
-
-/** Parses the JSON object at the start of a text: Docker ignores the rest. */
-function parseFirstObject(text: string): Record<string, unknown> | undefined {
-  for (let end = text.indexOf('}'); end !== -1; end = text.indexOf('}', end + 1)) {
-    const object = parseObject(text.slice(0, end + 1))
-    if (object) return object
-  }
-  return undefined
-}
-
-/** Docker Hub's name in Docker's config.json, and to credential helpers. */
-export const hubServer = 'https://index.docker.io/v1/'
-
-/** The environment variable with credentials in the form of config.json's `auths`. */
-export const authVariable = 'DOCKER_AUTH_CONFIG'
-
-/** Names that other programs use for Docker Hub there. */
-const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
-
-/** Returns the name under which Docker stores a registry's credential. */
-export function toDockerServer(host: string): string {
-  return host === 'docker.io' ? hubServer : host
-}
-
 /** Returns a member whatever the case of its name, as Docker reads its files. The keys of maps are case-sensitive. */
 function getMember(object: Readonly<Record<string, unknown>>, name: string): unknown {
   if (Object.hasOwn(object, name)) return object[name]
@@ -309,18 +341,6 @@ function findAuth(auths: Readonly<Record<string, unknown>>, host: string): unkno
   return nearest && auths[nearest.key]
 }
 
-/** Returns the host, with its port, of a key of `auths`: `https://registry.example:5000/v2/`, `registry.example/team`. */
-export function parseAuthHost(key: string): string {
-  const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*:\/\/)?([^/]*)/i.exec(key)!
-  if (scheme === undefined) return authority
-  const host = authority.replace(/[?#].*$/, '').replace(/^.*@/, '')
-  const bare = /^\[([^\]]*)\]$/.exec(host)?.[1]
-  if (bare !== undefined) return bare
-  // Matches an IPv6 address without brackets; its last part counts as a port.
-  const loose = /^([^[]*:[^[]*):(\d+)$/.exec(host)
-  return loose ? `[${loose[1]}]:${loose[2]}` : host
-}
-
 function hasPath(key: string): boolean {
   return /^\/+(?!v[12]\/*$)[^/]/.test(key.replace(/^[a-z][a-z0-9+.-]*:\/\//i, '').replace(/^[^/]*/, ''))
 }
@@ -344,27 +364,6 @@ function parsePair(auth: string): [string, string] | undefined {
   const colon = pair.indexOf(':')
   if (colon < 1) return undefined
   return [pair.slice(0, colon), pair.slice(colon + 1).replaceAll(/^\0+|\0+$/g, '')]
-}
-
-/**
- * Parses the credentials in the variable DOCKER_AUTH_CONFIG, which take precedence over all others (Docker 28.3). Undefined for a text
- * that is anything but `{"auths": {"<registry>": {"auth": "…"}}}`: Docker ignores it.
- */
-export function parseAuthVariable(text: string): ReadonlyMap<string, Credential> | undefined {
-  if (text.trim() === '') return new Map()
-  const json = parseObject(text)
-  if (!json || Object.keys(json).some((key) => key.toLowerCase() !== 'auths')) return undefined
-  const auths = getMember(json, 'auths') ?? {}
-  if (!isObject(auths)) return undefined
-  const credentials = new Map<string, Credential>()
-  for (const [server, entry] of Object.entries(auths)) {
-    if (!isObject(entry) || Object.keys(entry).some((key) => key.toLowerCase() !== 'auth')) return undefined
-    const auth = getMember(entry, 'auth')
-    const pair = typeof auth === 'string' ? parsePair(auth) : undefined
-    if (!pair) return undefined
-    credentials.set(server, { kind: 'password', username: pair[0], password: pair[1] })
-  }
-  return credentials
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''

@@ -31,10 +31,23 @@ const statusMeanings: ReadonlyMap<number, 'absent' | 'denied' | 'later' | 'proxy
   [451, 'denied'],
 ])
 
-/** Checks whether a registry's status denies access to the content. */
-export function isDenial(status: number): boolean {
-  return statusMeanings.get(status) === 'denied'
-}
+const recordedFailures: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
+/** Failures that prove a response of the upstream. */
+const answeredFailures: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
+const defaultRetryAfterMs = 60_000
+const maxRetryAfterMs = 3_600_000
+const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+/** Limits for reading an error body: far more than a sentence needs. */
+const maxReasonBytes = 16 * 1024
+const maxReasonMs = 1000
+/** Characters. */
+const maxReasonLength = 300
+/** Members in which registries and token servers put their message, the most informative first. */
+const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
+const markupTags = /<\/?[a-z!][^<>]*>/gi
+/** Control and format characters, line separators, and lone surrogates. */
+const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
+const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
 interface RefusalOptions {
   /** Statuses that mean the same as a 404 when the registry itself sends them. */
@@ -83,9 +96,10 @@ export async function toUpstreamError(
   return new UpstreamError('invalid', 502, message)
 }
 
-const recordedFailures: ReadonlySet<UpstreamFailure> = new Set(['unavailable', 'limited', 'invalid'])
-/** Failures that prove a response of the upstream. */
-const answeredFailures: ReadonlySet<UpstreamFailure> = new Set(['absent', 'denied'])
+/** Checks whether a registry's status denies access to the content. */
+export function isDenial(status: number): boolean {
+  return statusMeanings.get(status) === 'denied'
+}
 
 /**
  * Wraps an upstream so that its health includes the last failure: the reason for an open circuit, or the end of a rate limit.
@@ -167,10 +181,6 @@ interface Limit {
 
 type Header = (name: string) => string | undefined
 
-const defaultRetryAfterMs = 60_000
-const maxRetryAfterMs = 3_600_000
-const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
-
 /** Parses a 429 response. `wall`: the current time, ms since the epoch, for a Retry-After that is a date. */
 export function readLimit(header: Header, body: string, wall: number): Limit {
   const text = header('retry-after') ?? /retry-after:\s*([^\s,"]+)/i.exec(body)?.[1]
@@ -249,12 +259,6 @@ export function createCooldown(host: string, clock: Clock): Cooldown {
   }
 }
 
-/** Limits for reading an error body: far more than a sentence needs. */
-const maxReasonBytes = 16 * 1024
-const maxReasonMs = 1000
-/** Characters. */
-const maxReasonLength = 300
-
 /**
  * Reads the registry's own message from an error response, as one clean line: the first error message of a JSON body, a short plain
  * text, or an HTML page's title. Undefined when there is none. `secrets`: parts of the request that the line must not repeat.
@@ -310,9 +314,6 @@ async function decodeOrNothing(bytes: Uint8Array, encoding: string): Promise<Uin
   }
 }
 
-/** Members in which registries and token servers put their message, the most informative first. */
-const messageMembers = ['message', 'error_description', 'details', 'detail', 'reason', 'error', 'title']
-
 function findMessage(text: string): string | undefined {
   const trimmed = text.trim()
   if (/^[[{]/.test(trimmed)) return findJsonMessage(parseJsonOrNothing(trimmed))
@@ -362,11 +363,6 @@ function isStatusOnly(reason: string | undefined, status: number): boolean {
 
 const hasSameWords = (a: string, b = '') =>
   a.replaceAll(/\W/g, '').toLowerCase() === b.replaceAll(/\W/g, '').toLowerCase()
-
-const markupTags = /<\/?[a-z!][^<>]*>/gi
-/** Control and format characters, line separators, and lone surrogates. */
-const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu
-const startOfLine = new RegExp(`^.{${maxReasonLength}}`, 'u')
 
 function toReasonLine(text: string, secrets: readonly string[]): string | undefined {
   let line = stripVTControlCharacters(text.slice(0, 10 * maxReasonLength))

@@ -28,6 +28,11 @@ import {
   type UpstreamHealth,
 } from './upstream.ts'
 
+/** Large, because some registries send all tags of a repository in one page, with details of each image. */
+const maxTagsListBytes = 16 * 1024 * 1024
+/** Statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one. */
+const noReferrersStatuses = [400, 405, 501]
+
 /** An upstream with open connections. */
 export interface HttpUpstream extends Upstream {
   /** Ends every connection; requests under way fail. */
@@ -35,12 +40,6 @@ export interface HttpUpstream extends Upstream {
 }
 
 export type HttpUpstreamOptions = UpstreamClientOptions
-
-/** Large, because some registries send all tags of a repository in one page, with details of each image. */
-const maxTagsListBytes = 16 * 1024 * 1024
-
-/** Statuses of registries without the referrers API, in addition to 404: they take its path for a bad or an unknown one. */
-const noReferrersStatuses = [400, 405, 501]
 
 /**
  * Opens a registry over HTTP. Throws a MirrorError for a CA or a proxy that cannot be used.

@@ -3,6 +3,12 @@ import { parseObject } from '../lib/json.ts'
 import { anonymousIdentity, type Identity, parseIdentity } from '../oci/registry.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** Characters; no registry issues longer tokens. */
+const maxTokenLength = 64 * 1024
+/** Claims that identify a token and its time, not its account. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
+const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
+const processKey = randomBytes(32)
+
 /** A credential for an upstream. */
 export type Credential =
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
@@ -59,11 +65,6 @@ export function unusableCredential(host: string, why: string): UpstreamError {
  */
 export type Identify = (credential: Credential | undefined, host: string) => Identity
 
-/** Characters; no registry issues longer tokens. */
-const maxTokenLength = 64 * 1024
-/** Claims that identify a token and its time, not its account. https://www.rfc-editor.org/rfc/rfc7519#section-4.1 */
-const volatileClaims = new Set(['exp', 'iat', 'nbf', 'jti'])
-
 /**
  * Creates the function that derives identities with this key.
  *
@@ -90,8 +91,6 @@ function toIdentity(key: Uint8Array, credential: Credential, host: string): Iden
   const kind = account === undefined ? 'credential' : 'account'
   return parseIdentity(`${kind}-${keyedHash(key, [host, credential.kind, username, account ?? secret])}`)
 }
-
-const processKey = randomBytes(32)
 
 /** Names exactly this credential within this process: a key for what belongs to it alone, such as access tokens. */
 export function getFingerprint(credential: Credential | undefined): string {

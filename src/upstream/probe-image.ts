@@ -6,6 +6,24 @@ import type { Reference } from '../oci/reference.ts'
 import { anonymousIdentity } from '../oci/registry.ts'
 import { type Upstream, UpstreamError } from './upstream.ts'
 
+const prefix = 'mirror-check/'
+/** Lifetime of a probe image that no caller ends. */
+const lifetimeMs = 15 * 60_000
+const maxImages = 20
+
+/** All platforms for which clients pull. */
+const platforms = [
+  { architecture: 'amd64' },
+  { architecture: 'arm64', variant: 'v8' },
+  { architecture: 'arm', variant: 'v7' },
+  { architecture: '386' },
+  { architecture: 'ppc64le' },
+  { architecture: 's390x' },
+  { architecture: 'riscv64' },
+]
+
+const identity = anonymousIdentity
+
 /** A unique image that the mirror serves for a while under every registry's name, to check a client. */
 interface ProbeImage {
   readonly id: string
@@ -17,16 +35,10 @@ interface ProbeImage {
   readonly seen: Map<string, number>
 }
 
-const prefix = 'mirror-check/'
-
 /** Checks whether a repository's name belongs to a current or former probe image. */
 export function isProbeImageName(repository: string): boolean {
   return repository.startsWith(prefix)
 }
-
-/** Lifetime of a probe image that no caller ends. */
-const lifetimeMs = 15 * 60_000
-const maxImages = 20
 
 /** The probe images: a pull of one proves that a client uses this mirror. */
 export class ProbeImages {
@@ -84,17 +96,6 @@ interface ProbeImageContent {
   readonly blobs: ReadonlyMap<Digest, Uint8Array>
 }
 
-/** All platforms for which clients pull. */
-const platforms = [
-  { architecture: 'amd64' },
-  { architecture: 'arm64', variant: 'v8' },
-  { architecture: 'arm', variant: 'v7' },
-  { architecture: '386' },
-  { architecture: 'ppc64le' },
-  { architecture: 's390x' },
-  { architecture: 'riscv64' },
-]
-
 /** A tiny image that no client can have: its content holds the given text. It is never run. */
 function makeProbeImage(unique: string): ProbeImageContent {
   const contents = new ImageContents()
@@ -110,8 +111,6 @@ function makeProbeImage(unique: string): ProbeImageContent {
   const { digest } = contents.addManifest(mediaType.ociIndex, { manifests: children })
   return { digest, manifests: contents.manifests, blobs: contents.blobs }
 }
-
-const identity = anonymousIdentity
 
 /** Creates an upstream with one probe image. The cache treats it as any upstream, so that a pull tests the whole path. */
 export function createProbeUpstream(host: string, probeImage: ProbeImage): Upstream {

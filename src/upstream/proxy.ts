@@ -3,6 +3,26 @@ import type { buildConnector } from 'undici'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { type AddressGuard, classifyAddress, literalAddress } from './trust.ts'
 
+const schemes = new Map([
+  ['http', { protocol: 'http', resolvesNames: true, port: 80 }],
+  ['https', { protocol: 'https', resolvesNames: true, port: 443 }],
+  ['socks', { protocol: 'socks5', resolvesNames: false, port: 1080 }],
+  ['socks4', { protocol: 'socks4', resolvesNames: false, port: 1080 }],
+  ['socks4a', { protocol: 'socks4', resolvesNames: true, port: 1080 }],
+  ['socks5', { protocol: 'socks5', resolvesNames: false, port: 1080 }],
+  ['socks5h', { protocol: 'socks5', resolvesNames: true, port: 1080 }],
+] as const)
+
+/** Maps a SOCKS failure to the error code of a direct connection. */
+const socksErrorCodes: readonly [RegExp, string][] = [
+  [/timed out/i, 'UND_ERR_CONNECT_TIMEOUT'],
+  [/\b(E[A-Z]{4,})\b/, ''],
+  [/ConnectionRefused/i, 'ECONNREFUSED'],
+  [/NetworkUnreachable/i, 'ENETUNREACH'],
+  [/HostUnreachable|TTLExpired/i, 'EHOSTUNREACH'],
+  [/auth/i, 'the proxy refused the user name and password'],
+]
+
 /** A proxy that requests go through. */
 export interface Proxy {
   /** The URL without user name and password: `http://proxy.corp:3128`. */
@@ -66,16 +86,6 @@ function readProxy(env: Environment, names: readonly string[]): { variable: stri
   const variable = names.find((name) => env[name]?.trim())
   return variable === undefined ? undefined : { variable, proxy: parseProxy(env[variable]!.trim(), variable) }
 }
-
-const schemes = new Map([
-  ['http', { protocol: 'http', resolvesNames: true, port: 80 }],
-  ['https', { protocol: 'https', resolvesNames: true, port: 443 }],
-  ['socks', { protocol: 'socks5', resolvesNames: false, port: 1080 }],
-  ['socks4', { protocol: 'socks4', resolvesNames: false, port: 1080 }],
-  ['socks4a', { protocol: 'socks4', resolvesNames: true, port: 1080 }],
-  ['socks5', { protocol: 'socks5', resolvesNames: false, port: 1080 }],
-  ['socks5h', { protocol: 'socks5', resolvesNames: true, port: 1080 }],
-] as const)
 
 function parseProxy(text: string, variable: string): Proxy {
   const written = text.includes('://') ? text : `http://${text}`
@@ -175,16 +185,6 @@ interface SocksOptions {
   /** Adds TLS to the connection, for https. */
   readonly secure: buildConnector.connector
 }
-
-/** Maps a SOCKS failure to the error code of a direct connection. */
-const socksErrorCodes: readonly [RegExp, string][] = [
-  [/timed out/i, 'UND_ERR_CONNECT_TIMEOUT'],
-  [/\b(E[A-Z]{4,})\b/, ''],
-  [/ConnectionRefused/i, 'ECONNREFUSED'],
-  [/NetworkUnreachable/i, 'ENETUNREACH'],
-  [/HostUnreachable|TTLExpired/i, 'EHOSTUNREACH'],
-  [/auth/i, 'the proxy refused the user name and password'],
-]
 
 /** Loads the SOCKS client. It is CommonJS, so its members belong to the default export, in the bundle too. */
 export const loadSocks = async () => (await import('socks')).default

@@ -5,6 +5,11 @@ import { UpstreamError, type UpstreamFailure, type UpstreamHealth } from './upst
 
 const pausesMs = [150, 450]
 const budgetMs = 10_000
+const failuresToOpen = 5
+const openMs = 30_000
+/** Repositories that may probe an upstream at the same time, so that a probe that hangs does not block the others. */
+const maxProbes = 5
+const maxEntries = 1000
 
 /**
  * Runs a GET or HEAD up to three times, while it fails with a TransientError and the next attempt would begin within 10 s of the
@@ -86,12 +91,6 @@ interface RequestSource {
 export class RepeatedFailure extends UpstreamError {
   override name = 'RepeatedFailure'
 }
-
-const failuresToOpen = 5
-const openMs = 30_000
-/** Repositories that may probe an upstream at the same time, so that a probe that hangs does not block the others. */
-const maxProbes = 5
-const maxEntries = 1000
 
 interface RequestFailures {
   failures: number

@@ -10,6 +10,10 @@ import { TransientError } from './retry.ts'
 import type { TransportResponse, Transport, TransportRequest } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
+const maxTokens = 1000
+const maxResponseBytes = 1024 * 1024
+const clientId = 'dev-mirror'
+
 /** The access tokens of one upstream, by realm, service, scope and credential. */
 export interface TokenCache {
   /** Returns a token that stays valid for a while. Concurrent calls for the same token share one request. */
@@ -24,8 +28,6 @@ export interface TokenRequest {
   readonly scope: string
   readonly credential: Credential | undefined
 }
-
-const maxTokens = 1000
 
 export function createTokenCache(host: string, deps: { transport: Transport; clock: Clock }): TokenCache {
   const tokens = new LRUCache<string, AccessToken>({ max: maxTokens })
@@ -79,9 +81,6 @@ export interface AccessToken {
   /** Monotonic ms: the time from which the token has to be replaced. */
   readonly refreshAt: number
 }
-
-const maxResponseBytes = 1024 * 1024
-const clientId = 'dev-mirror'
 
 /**
  * Requests a token from a realm: by GET, with Basic authentication for a password, or by POST for a refresh token.

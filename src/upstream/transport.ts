@@ -17,6 +17,31 @@ import {
 } from './undici.ts'
 import { UpstreamError } from './upstream.ts'
 
+const maxRedirects = 5
+/** Maximum wait of a blob for a connection while the blobs before it make no progress, ms. */
+const maxBlobWaitMs = 60_000
+/** Limits for discarding a body: a body within them is read to keep its connection; beyond them the connection is closed. */
+const discardBytes = 64 * 1024
+const discardMs = 1000
+
+const connectFailures = new Map([
+  ['ECONNREFUSED', 'refused the connection'],
+  ['EHOSTUNREACH', 'cannot be reached'],
+  ['ENETUNREACH', 'cannot be reached'],
+  ['EADDRNOTAVAIL', 'cannot be reached'],
+])
+
+const unresolvedCodes = new Set(['ENOTFOUND', 'EAI_AGAIN'])
+
+const timeouts = new Map<string, { readonly why: string; readonly outage: Outage }>([
+  ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
+  ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
+])
+
+const certificateCode =
+  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
+
 /** Sends requests over the network: connections, deadlines and redirects, without retries and credentials. */
 export interface Transport {
   /** Sends one request and follows its redirects. Throws an UpstreamError when no response arrives, or the signal's reason. */
@@ -62,13 +87,6 @@ export interface TransportOptions extends AgentsOptions {
   /** Limits the concurrent requests of all upstreams together; no limit when absent. */
   readonly requests?: Slots | undefined
 }
-
-const maxRedirects = 5
-/** Maximum wait of a blob for a connection while the blobs before it make no progress, ms. */
-const maxBlobWaitMs = 60_000
-/** Limits for discarding a body: a body within them is read to keep its connection; beyond them the connection is closed. */
-const discardBytes = 64 * 1024
-const discardMs = 1000
 
 export function createTransport(options: TransportOptions): Transport {
   const { host, timeouts, guard } = options
@@ -235,21 +253,6 @@ function machineCertificates(): readonly string[] {
   }
   return tls.rootCertificates
 }
-
-const connectFailures = new Map([
-  ['ECONNREFUSED', 'refused the connection'],
-  ['EHOSTUNREACH', 'cannot be reached'],
-  ['ENETUNREACH', 'cannot be reached'],
-  ['EADDRNOTAVAIL', 'cannot be reached'],
-])
-const unresolvedCodes = new Set(['ENOTFOUND', 'EAI_AGAIN'])
-const timeouts = new Map<string, { readonly why: string; readonly outage: Outage }>([
-  ['UND_ERR_CONNECT_TIMEOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
-  ['ETIMEDOUT', { why: 'did not accept the connection in time', outage: 'unreachable' }],
-  ['UND_ERR_HEADERS_TIMEOUT', { why: 'did not answer in time', outage: 'silent' }],
-])
-const certificateCode =
-  /^(CERT_|ERR_TLS_CERT|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|ERR_SSL_|EPROTO$|HOSTNAME_MISMATCH$|INVALID_CA$)/
 
 interface RequestTarget {
   /** The upstream's name. */

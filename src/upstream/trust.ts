@@ -5,74 +5,7 @@ import { getDomain } from 'tldts'
 import { harmlessParameters } from '../lib/logger.ts'
 import { UpstreamError } from './upstream.ts'
 
-/**
- * Checks whether a token realm may receive the credential of an upstream: its host and port are the upstream's own, it is on the same
- * registrable domain over https, or the user named its host. Any other realm could steal the password (CVE-2026-33540).
- */
-export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: readonly string[]): boolean {
-  if (realm.protocol !== 'https:' && (realm.protocol !== 'http:' || upstream.protocol === 'https:')) return false
-  if (realm.hostname === upstream.hostname && getPort(realm) === getPort(upstream)) return true
-  if (isNamedHost(realm, tokenHosts)) return true
-  if (realm.protocol !== 'https:') return false
-  if (isLocal(realm) || isLocal(upstream)) return false
-  if (upstream.hostname === 'nvcr.io' && realm.host === 'authn.nvidia.com') return true
-  const domain = registrableDomain(realm)
-  return domain !== undefined && domain === registrableDomain(upstream)
-}
-
-/** Checks whether the user named a URL's host; a name without a port means the scheme's default port. */
-function isNamedHost(url: URL, hosts: readonly string[]): boolean {
-  return hosts.some(
-    (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${getPort(url)}`,
-  )
-}
-
-/** Resolves a redirect to its target, or to the reason not to follow it. */
-export function resolveRedirect(from: URL, location: string): URL | string {
-  const target = URL.canParse(location, from.href) ? new URL(location, from) : undefined
-  if (!target) return 'its target is not a URL'
-  if (target.protocol !== 'http:' && target.protocol !== 'https:') return 'its target is not HTTP'
-  if (from.protocol === 'https:' && target.protocol === 'http:') return 'it leads from https to http'
-  if (target.username !== '' || target.password !== '') return 'its target carries a user name'
-  return target
-}
-
 const repositoryPath = /\/v2\/(.+)\/(?:(?:manifests|blobs|referrers)\/[^/]+|tags\/list)$/
-
-/** Finds the repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
-export function findRepository(url: URL): string | undefined {
-  return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
-}
-
-/** Checks whether a URL contains no signature: no user, no fragment, and no long unknown parameter. */
-function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
-  if (username !== '' || password !== '' || hash !== '') return false
-  return search
-    .slice(1)
-    .split('&')
-    .every((part) => {
-      const at = part.indexOf('=')
-      if (at === -1) return part.length < 8
-      return part.length - at <= 3 || harmlessParameters.has(part.slice(0, at).toLowerCase())
-    })
-}
-
-function isLocal(url: URL): boolean {
-  return url.hostname === 'localhost' || url.hostname.endsWith('.localhost') || literalAddress(url) !== undefined
-}
-
-function registrableDomain(url: URL): string | undefined {
-  return getDomain(url.hostname, { allowPrivateDomains: true }) ?? undefined
-}
-
-function getPort(url: URL): string {
-  if (url.port !== '') return url.port
-  return url.protocol === 'https:' ? '443' : '80'
-}
-
-/** The reach of an address, from the whole internet to this link. */
-type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
-
 const ranks: Record<AddressClass, number> = { public: 0, private: 1, loopback: 2, 'link-local': 3 }
 
 // Omits 198.18.0.0/15 on purpose, because VPN clients resolve every DNS name to an address of it, and addresses for documentation,
@@ -113,6 +46,75 @@ const lists = ranges.map(([addressClass, subnets]) => {
   }
   return [addressClass, list] as const
 })
+
+/** Hostnames whose class is remembered: the upstream's, its token realms' and its redirects'. */
+const maxNames = 100
+
+/**
+ * Checks whether a token realm may receive the credential of an upstream: its host and port are the upstream's own, it is on the same
+ * registrable domain over https, or the user named its host. Any other realm could steal the password (CVE-2026-33540).
+ */
+export function mayReceiveCredential(realm: URL, upstream: URL, tokenHosts: readonly string[]): boolean {
+  if (realm.protocol !== 'https:' && (realm.protocol !== 'http:' || upstream.protocol === 'https:')) return false
+  if (realm.hostname === upstream.hostname && getPort(realm) === getPort(upstream)) return true
+  if (isNamedHost(realm, tokenHosts)) return true
+  if (realm.protocol !== 'https:') return false
+  if (isLocal(realm) || isLocal(upstream)) return false
+  if (upstream.hostname === 'nvcr.io' && realm.host === 'authn.nvidia.com') return true
+  const domain = registrableDomain(realm)
+  return domain !== undefined && domain === registrableDomain(upstream)
+}
+
+/** Checks whether the user named a URL's host; a name without a port means the scheme's default port. */
+function isNamedHost(url: URL, hosts: readonly string[]): boolean {
+  return hosts.some(
+    (host) => host.toLowerCase() === url.host || host.toLowerCase() === `${url.hostname}:${getPort(url)}`,
+  )
+}
+
+/** Resolves a redirect to its target, or to the reason not to follow it. */
+export function resolveRedirect(from: URL, location: string): URL | string {
+  const target = URL.canParse(location, from.href) ? new URL(location, from) : undefined
+  if (!target) return 'its target is not a URL'
+  if (target.protocol !== 'http:' && target.protocol !== 'https:') return 'its target is not HTTP'
+  if (from.protocol === 'https:' && target.protocol === 'http:') return 'it leads from https to http'
+  if (target.username !== '' || target.password !== '') return 'its target carries a user name'
+  return target
+}
+
+/** Finds the repository in a URL of a registry; undefined for other URLs, such as a signed link to storage. */
+export function findRepository(url: URL): string | undefined {
+  return hasOnlyHarmlessQuery(url) ? repositoryPath.exec(url.pathname)?.[1] : undefined
+}
+
+/** Checks whether a URL contains no signature: no user, no fragment, and no long unknown parameter. */
+function hasOnlyHarmlessQuery({ username, password, hash, search }: URL): boolean {
+  if (username !== '' || password !== '' || hash !== '') return false
+  return search
+    .slice(1)
+    .split('&')
+    .every((part) => {
+      const at = part.indexOf('=')
+      if (at === -1) return part.length < 8
+      return part.length - at <= 3 || harmlessParameters.has(part.slice(0, at).toLowerCase())
+    })
+}
+
+function isLocal(url: URL): boolean {
+  return url.hostname === 'localhost' || url.hostname.endsWith('.localhost') || literalAddress(url) !== undefined
+}
+
+function registrableDomain(url: URL): string | undefined {
+  return getDomain(url.hostname, { allowPrivateDomains: true }) ?? undefined
+}
+
+function getPort(url: URL): string {
+  if (url.port !== '') return url.port
+  return url.protocol === 'https:' ? '443' : '80'
+}
+
+/** The reach of an address, from the whole internet to this link. */
+type AddressClass = 'public' | 'private' | 'loopback' | 'link-local'
 
 /**
  * Classifies an IP address. An IPv6 address that contains an IPv4 address (mapped, translated, NAT64, 6to4, Teredo, ISATAP …) is as
@@ -250,9 +252,6 @@ export interface AddressGuard {
   /** Returns the class of a host that was connected to; `public` when it is not known. */
   getClass(url: URL): AddressClass
 }
-
-/** Hostnames whose class is remembered: the upstream's, its token realms' and its redirects'. */
-const maxNames = 100
 
 export function createAddressGuard(options: AddressGuardOptions): AddressGuard {
   const { host, url: upstream, allowPrivate, tokenHosts } = options

@@ -5,6 +5,87 @@ import { deferred, type Deferred } from '../lib/async.ts'
 import { createSocksConnector, type Proxies, type Proxy } from './proxy.ts'
 import type { AddressGuard } from './trust.ts'
 
+/** Bytes that wait for the reader; beyond this the upstream is paused. */
+const maxBufferedBytes = 256 * 1024
+/** https://github.com/nodejs/undici/blob/v7.30.2/docs/docs/api/DiagnosticsChannel.md#undiciclientconnected */
+const connectedChannel = 'undici:client:connected'
+const keepAliveMs = 15_000
+
+/** Separate connections for blobs, so that a metadata request never waits behind layers. */
+export type ConnectionPool = 'metadata' | 'blobs'
+
+/** The reusable connections of one upstream: direct ones, and those through proxies. */
+interface Agents {
+  /** Returns the agent for a request, and the proxy's name when the request goes through one. */
+  find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
+  /** Ends every connection. */
+  close(): Promise<void>
+}
+
+export interface AgentsOptions {
+  /** Milliseconds. */
+  readonly timeouts: { readonly connect: number }
+  readonly guard: AddressGuard
+  readonly proxies: Proxies
+  /** PEM certificates to trust instead of the default ones. */
+  readonly certificates: string[] | undefined
+  /** True if connections are reused; idle ones occupy file descriptors. Default: true. */
+  readonly keepAlive?: boolean | undefined
+}
+
+/** Exceeds what a pull uses with its prefetches, so that no request of a client waits behind a prefetch. */
+export const connectionsPerOrigin = 48
+
+/** Loads the HTTP client; a server loads it before it reports that it is ready. */
+export const loadUndici = async () => (await import('undici')).default
+
+export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
+  const agents = new Map<string, Promise<Dispatcher>>()
+
+  async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
+    const { Agent, ProxyAgent, buildConnector } = await loadUndici()
+    resumePausedAtEnd()
+    const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
+    const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs, pipelining: keepAlive ? 1 : 0 }
+    if (!proxy) return new Agent({ ...pool, connect: { ...connect, lookup: guard.lookup } })
+    // The guard cannot check names that the proxy resolves, only literal addresses.
+    if (proxy.protocol === 'socks4' || proxy.protocol === 'socks5') {
+      const secure = buildConnector(connect)
+      return new Agent({ ...pool, connect: createSocksConnector(proxy, { timeout: timeouts.connect, guard, secure }) })
+    }
+    const { username, password } = proxy.credential ?? {}
+    const pair = Buffer.from(`${username}:${password}`).toString('base64')
+    return new ProxyAgent({
+      ...pool,
+      uri: proxy.name,
+      ...(proxy.credential && { token: `Basic ${pair}` }),
+      // Sends http requests without CONNECT, because many proxies allow CONNECT to port 443 only.
+      proxyTunnel: false,
+      requestTls: connect,
+      proxyTls: connect,
+    })
+  }
+
+  return {
+    async find(pool, url) {
+      const proxy = proxies.find(url)
+      const key = `${pool} ${proxy?.name ?? ''}`
+      const agent = agents.get(key) ?? createAgent(proxy)
+      agents.set(key, agent)
+      try {
+        return { agent: await agent, via: proxy?.name }
+      } catch (error) {
+        // The next request tries again.
+        agents.delete(key)
+        throw error
+      }
+    },
+    async close() {
+      await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
+    },
+  }
+}
+
 export interface AgentResponse {
   readonly status: number
   /** Headers by lower-case name. */
@@ -86,9 +167,6 @@ interface ResponseBodyOptions {
   /** Called once, when the body is over. */
   readonly onClose: () => void
 }
-
-/** Bytes that wait for the reader; beyond this the upstream is paused. */
-const maxBufferedBytes = 256 * 1024
 
 /** A body as it arrives from the network, to be read once. It is no stream, because a stream would cost more than everything else. */
 export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
@@ -195,9 +273,6 @@ export class ResponseBody implements AsyncIterableIterator<Uint8Array> {
   }
 }
 
-/** https://github.com/nodejs/undici/blob/v7.30.2/docs/docs/api/DiagnosticsChannel.md#undiciclientconnected */
-const connectedChannel = 'undici:client:connected'
-
 /**
  * Resumes every paused connection of undici that ends or breaks. undici 7 asserts in a listener that the parser is not paused then,
  * which would end the process. Repeated calls have no effect. https://github.com/nodejs/undici/issues/5360, fixed in undici 8, which
@@ -220,80 +295,4 @@ function resumeParser(this: Socket): void {
   // Delivers the chunk that was held back; nothing after the connection broke.
   parser.resume()
   parser.paused = false
-}
-
-/** Separate connections for blobs, so that a metadata request never waits behind layers. */
-export type ConnectionPool = 'metadata' | 'blobs'
-
-/** The reusable connections of one upstream: direct ones, and those through proxies. */
-interface Agents {
-  /** Returns the agent for a request, and the proxy's name when the request goes through one. */
-  find(pool: ConnectionPool, url: URL): Promise<{ readonly agent: Dispatcher; readonly via: string | undefined }>
-  /** Ends every connection. */
-  close(): Promise<void>
-}
-
-export interface AgentsOptions {
-  /** Milliseconds. */
-  readonly timeouts: { readonly connect: number }
-  readonly guard: AddressGuard
-  readonly proxies: Proxies
-  /** PEM certificates to trust instead of the default ones. */
-  readonly certificates: string[] | undefined
-  /** True if connections are reused; idle ones occupy file descriptors. Default: true. */
-  readonly keepAlive?: boolean | undefined
-}
-
-/** Exceeds what a pull uses with its prefetches, so that no request of a client waits behind a prefetch. */
-export const connectionsPerOrigin = 48
-const keepAliveMs = 15_000
-
-/** Loads the HTTP client; a server loads it before it reports that it is ready. */
-export const loadUndici = async () => (await import('undici')).default
-
-export function createAgents({ timeouts, guard, proxies, certificates, keepAlive = true }: AgentsOptions): Agents {
-  const agents = new Map<string, Promise<Dispatcher>>()
-
-  async function createAgent(proxy: Proxy | undefined): Promise<Dispatcher> {
-    const { Agent, ProxyAgent, buildConnector } = await loadUndici()
-    resumePausedAtEnd()
-    const connect = { timeout: timeouts.connect, ...(certificates && { ca: certificates }) }
-    const pool = { connections: connectionsPerOrigin, keepAliveTimeout: keepAliveMs, pipelining: keepAlive ? 1 : 0 }
-    if (!proxy) return new Agent({ ...pool, connect: { ...connect, lookup: guard.lookup } })
-    // The guard cannot check names that the proxy resolves, only literal addresses.
-    if (proxy.protocol === 'socks4' || proxy.protocol === 'socks5') {
-      const secure = buildConnector(connect)
-      return new Agent({ ...pool, connect: createSocksConnector(proxy, { timeout: timeouts.connect, guard, secure }) })
-    }
-    const { username, password } = proxy.credential ?? {}
-    const pair = Buffer.from(`${username}:${password}`).toString('base64')
-    return new ProxyAgent({
-      ...pool,
-      uri: proxy.name,
-      ...(proxy.credential && { token: `Basic ${pair}` }),
-      // Sends http requests without CONNECT, because many proxies allow CONNECT to port 443 only.
-      proxyTunnel: false,
-      requestTls: connect,
-      proxyTls: connect,
-    })
-  }
-
-  return {
-    async find(pool, url) {
-      const proxy = proxies.find(url)
-      const key = `${pool} ${proxy?.name ?? ''}`
-      const agent = agents.get(key) ?? createAgent(proxy)
-      agents.set(key, agent)
-      try {
-        return { agent: await agent, via: proxy?.name }
-      } catch (error) {
-        // The next request tries again.
-        agents.delete(key)
-        throw error
-      }
-    },
-    async close() {
-      await Promise.all([...agents.values()].map(async (agent) => (await agent).destroy()))
-    },
-  }
 }

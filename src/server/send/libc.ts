@@ -1,6 +1,16 @@
 import { statfsSync } from 'node:fs'
 import type { LibraryHandle } from 'koffi'
 
+/** Distance between the pages that `isInMemory` samples. */
+const strideBytes = 256 * 1024
+/** Architectures on which `off_t` has 64 bits in every C library. */
+const wideArchitectures = new Set(['x64', 'arm64', 'riscv64', 'loong64', 'ppc64', 's390x'])
+/** The `f_type` of tmpfs. https://man7.org/linux/man-pages/man2/statfs.2.html */
+const tmpfs = 0x0102_1994
+const rwfNoWait = 8
+const protocolTcp = 6
+const tcpCongestion = 13
+
 /** System calls that Node does not offer, by way of the C library. */
 export interface Libc {
   /** Returns the bytes that the socket took, 0 when it is full; undefined when this file or socket does not support the call. */
@@ -26,16 +36,6 @@ type Call = (...values: (number | ArrayBufferView)[]) => number
 interface AsyncCall {
   async(value: number, done: (error: unknown) => void): void
 }
-
-/** Distance between the pages that `isInMemory` samples. */
-const strideBytes = 256 * 1024
-/** Architectures on which `off_t` has 64 bits in every C library. */
-const wideArchitectures = new Set(['x64', 'arm64', 'riscv64', 'loong64', 'ppc64', 's390x'])
-/** The `f_type` of tmpfs. https://man7.org/linux/man-pages/man2/statfs.2.html */
-const tmpfs = 0x0102_1994
-const rwfNoWait = 8
-const protocolTcp = 6
-const tcpCongestion = 13
 
 /**
  * Binds the calls. Undefined on another system than Linux, and where the library or one of the calls is missing.

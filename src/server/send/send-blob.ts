@@ -3,6 +3,9 @@ import type { ServerResponse } from 'node:http'
 import type { ByteRange } from '../../oci/headers.ts'
 import type { OpenBlob } from '../../oci/registry.ts'
 
+/** Bytes copied at a time: larger buffers cost memory with many clients, smaller ones cost time. */
+const bufferBytes = 128 * 1024
+
 /** Sends a part of a stored blob as the body of a response whose head is written. Rejects when the client disconnects. */
 export type SendBlob = (
   response: ServerResponse,
@@ -10,9 +13,6 @@ export type SendBlob = (
   range: ByteRange,
   signal: AbortSignal,
 ) => Promise<void>
-
-/** Bytes copied at a time: larger buffers cost memory with many clients, smaller ones cost time. */
-const bufferBytes = 128 * 1024
 
 /**
  * Copies a body to a response chunk by chunk, at the client's pace: the next chunk is read after the kernel accepted the one before, so
