@@ -55,8 +55,8 @@ export class ListenError extends MirrorError {
       EADDRINUSE: 'another program is listening there',
       EADDRNOTAVAIL: 'this machine has no such address',
       EACCES: 'ports below 1024 need more rights',
-      EMFILE: 'the mirror has too many open files',
-      ENFILE: 'the system has too many open files',
+      EMFILE: 'the mirror has too many files open',
+      ENFILE: 'the system has too many files open',
     }
     super(`Cannot listen on ${where}: ${why[errno ?? ''] ?? String(options.cause)}.`, { cause: options.cause })
     this.host = options.host
