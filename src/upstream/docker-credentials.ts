@@ -23,7 +23,10 @@ const quotableMessages = ['no credentials server URL', 'no credentials username'
 /** Names that other programs use for Docker Hub in config.json. */
 const hubNames = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
 
-/** Finds the credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json itself. */
+/**
+ * Finds the credential that Docker would use: from DOCKER_AUTH_CONFIG, the registry's helper, the credential store, or config.json
+ * itself.
+ */
 export function createDockerCredentials(options: {
   readonly host: string
   readonly dockerConfig: string

@@ -22,7 +22,7 @@ export interface Libc {
    * Returns whether the kernel agreed.
    */
   setCongestionControl(socket: number, algorithm: string): boolean
-  /** Makes the descriptor `to` mean what `from` means. Returns whether the kernel agreed. https://man7.org/linux/man-pages/man2/dup2.2.html */
+  /** Duplicates the descriptor `from` to `to`. Returns whether the kernel agreed. https://man7.org/linux/man-pages/man2/dup2.2.html */
   readonly duplicate: (this: void, from: number, to: number) => boolean
   /**
    * Returns freed memory from the C library to the system, on a thread of its own; undefined where the library is not GNU's.

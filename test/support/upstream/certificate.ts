@@ -1,4 +1,4 @@
-/** A self-signed certificate for 127.0.0.1 and localhost, and its key; worth nothing anywhere else. */
+/** A self-signed certificate for 127.0.0.1 and localhost, and its key; no other host uses it. */
 export const testCertificate = {
   cert: `-----BEGIN CERTIFICATE-----
 MIIBozCCAUmgAwIBAgIUZyaZBByNM4U2xjweDRF5NLXsZ2QwCgYIKoZIzj0EAwIw

@@ -5,7 +5,7 @@ import { createIdentify } from '../../../src/upstream/identity.ts'
 import { createHttpUpstream, type HttpUpstream, type HttpUpstreamOptions } from '../../../src/upstream/http-upstream.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
-/** An upstream with short deadlines and no pauses worth waiting for, closed when the test ends. */
+/** Opens an upstream with short deadlines and short pauses; closes it when the test ends. */
 export function openUpstream(url: string, options: Partial<HttpUpstreamOptions> = {}): HttpUpstream {
   const upstream = createHttpUpstream({
     host: 'registry.example',
@@ -28,7 +28,7 @@ export function openUpstream(url: string, options: Partial<HttpUpstreamOptions> 
   return upstream
 }
 
-/** The UpstreamError a promise rejects with. */
+/** Returns the UpstreamError with which a promise rejects. */
 export async function failureOf(promise: Promise<unknown>): Promise<UpstreamError> {
   try {
     await promise
@@ -45,7 +45,7 @@ export async function readAll(body: AsyncIterable<Uint8Array>): Promise<Buffer> 
   return Buffer.concat(chunks)
 }
 
-/** A clock whose time goes only where a test, or a sleeper, moves it. */
+/** Creates a clock that only `pass` and `sleep` advance. */
 export function fakeClock() {
   let now = 0
   return {

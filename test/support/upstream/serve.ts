@@ -3,15 +3,15 @@ import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 
-/** A real HTTP server of one test, and what it was asked. */
+/** A real HTTP server of one test, with its requests. */
 export interface Served {
   readonly url: string
   readonly port: number
-  /** `GET /v2/…` in order. */
+  /** Method and path of each request, in order: `GET /v2/…`. */
   readonly log: string[]
   readonly requests: IncomingMessage[]
   readonly sockets: Set<Socket>
-  /** Connections so far, also those that have ended. */
+  /** Number of connections so far, including those that ended. */
   connections: number
   close(): Promise<void>
 }
@@ -54,7 +54,7 @@ export async function serve(answer: Answer, tls?: { key: string; cert: string })
   return served
 }
 
-/** Answers in one go. */
+/** Sends a whole response. */
 export function reply(
   response: ServerResponse,
   status: number,
@@ -65,9 +65,9 @@ export function reply(
   response.end(response.req.method === 'HEAD' ? undefined : body)
 }
 
-/** Waits until something holds. */
+/** Waits until a condition is true. Throws after `ms`. */
 export async function eventually(holds: () => boolean, ms = 20_000): Promise<void> {
   const end = performance.now() + ms
   while (!holds() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 10))
-  if (!holds()) throw new Error('It did not come to hold.')
+  if (!holds()) throw new Error('The condition did not become true.')
 }
