@@ -1,14 +1,14 @@
 import { setImmediate } from 'node:timers/promises'
 import type { Clock } from './time.ts'
 
-/** A promise that is settled from outside. */
+/** A promise with the functions that settle it. */
 export interface Deferred<T> {
   readonly promise: Promise<T>
   resolve(value: T): void
   reject(reason: unknown): void
 }
 
-/** `Promise.withResolvers`, which Node 20 does not have. */
+/** Creates a promise with its resolvers, as `Promise.withResolvers` does, which Node 20 lacks. */
 export function deferred<T = void>(): Deferred<T> {
   let resolve!: (value: T) => void
   let reject!: (reason: unknown) => void
@@ -19,7 +19,7 @@ export function deferred<T = void>(): Deferred<T> {
   return { promise, resolve, reject }
 }
 
-/** The result of work that knows no signal; rejects with the signal's reason when that aborts first. The work itself goes on. */
+/** Resolves with the result of the work, or rejects with the signal's reason when the signal aborts first. The work itself continues. */
 export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
     const onAbort = () => reject(signal.reason)
@@ -29,18 +29,12 @@ export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise
   })
 }
 
-/** Waits for something that others wait for too: an abort ends this wait alone, with the signal's reason. */
+/** Waits for a promise that other callers share. An abort ends this wait only, with the signal's reason. */
 export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise
-  signal.throwIfAborted()
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
-    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
+  return signal ? unlessAborted(promise, signal) : promise
 }
 
-/** Runs the task for every item, at most `limit` at a time; ends with the first failure. */
+/** Runs the task for every item, at most `limit` at a time. Rejects with the first failure. */
 export async function eachLimited<Item>(
   items: Iterable<Item>,
   limit: number,
@@ -53,7 +47,7 @@ export async function eachLimited<Item>(
   await Promise.all(Array.from({ length: limit }, worker))
 }
 
-/** Runs tasks of the same key one after the other, in the order they came; tasks of different keys at once. */
+/** Runs tasks with the same key one after the other, in order of arrival, and tasks with different keys concurrently. */
 export class KeyedQueue<Key> {
   readonly #tails = new Map<Key, Promise<void>>()
 
@@ -63,23 +57,23 @@ export class KeyedQueue<Key> {
     const removeTail = () => {
       if (this.#tails.get(key) === tail) this.#tails.delete(key)
     }
-    // The next in line waits for the end, not for success.
+    // A failed task does not stop the tasks behind it.
     const tail: Promise<void> = result.then(removeTail, removeTail)
     this.#tails.set(key, tail)
     return result
   }
 
-  /** Resolves when the tasks there are now have ended, well or not. */
+  /** Resolves when all tasks that are queued now have ended, whether they succeed or fail. */
   async idle(): Promise<void> {
     await Promise.all(this.#tails.values())
   }
 }
 
-/** Lets many callers that want the same thing at the same moment share one attempt. */
+/** Shares one running attempt among all callers with the same key. */
 export class SingleFlight<T> {
   readonly #running = new Map<string, Flight<T>>()
 
-  /** Joins the running attempt for the key, or starts one. A settled attempt is forgotten before anyone who waits for it wakes. */
+  /** Joins the running attempt for the key, or starts one. An attempt is removed before its waiters resume. */
   run(key: string, start: () => Promise<T>): Flight<T> & { readonly joined: boolean } {
     const running = this.#running.get(key)
     if (running) return { ...running, joined: true }
@@ -96,7 +90,7 @@ interface Flight<T> {
   readonly startedAt: number
 }
 
-/** The flight's result, or `slow` once it has taken longer than anyone should wait with an answer at hand; ms. */
+/** Resolves with the flight's result, or with `slow` when the flight takes longer than `timeoutMs`, counted from its start. */
 export async function resultWithin<T>(
   { result, startedAt }: Flight<T>,
   timeoutMs: number,
@@ -111,7 +105,7 @@ export async function resultWithin<T>(
   }
 }
 
-/** Resolves at the next progress, or when the signal aborts; the caller has to look which. */
+/** Resolves at the next progress, or when the signal aborts. The caller must check the signal. */
 export async function nextProgress(progress: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return progress
   const aborted = deferred()
@@ -121,10 +115,10 @@ export async function nextProgress(progress: Promise<void>, signal: AbortSignal 
   signal.removeEventListener('abort', onAbort)
 }
 
-// Long enough to get on, short enough for nobody to notice.
+/** The longest time that work blocks the event loop, ms. */
 const sliceMs = 10
 
-/** Lets other work in between, when enough time has passed since the last pause. */
+/** Creates a function that yields to the event loop when 10 ms have passed since the last yield. */
 export function createPauses(clock: Clock): () => Promise<void> {
   let startedAt = clock.monotonic()
   return async () => {
@@ -134,7 +128,7 @@ export function createPauses(clock: Clock): () => Promise<void> {
   }
 }
 
-/** Runs long work that pauses at every `yield`; undefined when the signal has ended it early. */
+/** Runs long work that may pause at every `yield`. Returns undefined when the signal aborts first. */
 export async function inSlices<Result>(
   work: Generator<undefined, Result>,
   clock: Clock,
@@ -151,33 +145,33 @@ export async function inSlices<Result>(
 
 interface TakeOptions {
   readonly signal?: AbortSignal | undefined
-  /** Who takes it. One owner gets at most half of what the others leave. */
+  /** The owner of the slot. An owner gets at most half of the slots that other owners leave. */
   readonly owner?: string | undefined
-  /** Restarts the patience each time the work of the owner moves on: see `moved`. */
+  /** Restarts the time-out each time the owner's work makes progress: see `moved`. */
   readonly whileMoving?: boolean
 }
 
 interface Waiter {
   readonly owner: string | undefined
   readonly turn: Deferred<(() => void) | undefined>
-  /** Restarts the patience; undefined without `whileMoving`. */
+  /** Restarts the time-out; undefined without `whileMoving`. */
   readonly restart: (() => void) | undefined
 }
 
-/** Bytes after which the work of an owner counts as moving on. A body that comes a byte at a time does not. */
+/** Bytes that count as progress of an owner's work. A body that trickles in makes no progress. */
 const minProgressBytes = 256 * 1024
 
 /**
- * Limits how many of something are in use at a time; the rest waits in order. An owner gets at most half of the slots that other
- * owners leave: half of all when it is alone, a quarter when another one has its half. An owner that holds none gets any free
- * slot, so that owners whose work hangs do not keep it out.
+ * Limits concurrent use; further callers wait in order. An owner gets at most half of the slots that other owners leave: half of
+ * all slots when it is alone, a quarter when another owner holds half. An owner without a slot gets any free slot, so that hanging
+ * work of other owners does not lock it out.
  */
 export class Slots {
   readonly limit: number
   #taken = 0
   readonly #held = new Map<string, number>()
   readonly #waiting = new Set<Waiter>()
-  /** Bytes since the patience of an owner's waiters last began again. */
+  /** Bytes of each owner since its waiters' time-outs last restarted. */
   readonly #movedBytes = new Map<string | undefined, number>()
 
   constructor(limit: number) {
@@ -188,29 +182,29 @@ export class Slots {
     return this.limit - this.#taken
   }
 
-  /** How many wait for a slot. */
+  /** The number of callers that wait for a slot. */
   get waiting(): number {
     return this.#waiting.size
   }
 
-  /** How many a single owner gets at most. */
+  /** The most slots that a single owner gets. */
   get mostOfOne(): number {
     return Math.ceil(this.limit / 2)
   }
 
-  /** Whether no slot is taken and nobody waits. */
+  /** Whether no slot is taken and no caller waits. */
   get isUnused(): boolean {
     return this.#taken === 0 && this.#waiting.size === 0
   }
 
-  /** How many an owner would get now. */
+  /** Returns how many slots an owner could take now. */
   roomFor(owner: string): number {
     const held = this.#held.get(owner) ?? 0
     const share = Math.ceil((this.free + held) / 2) - held
     return Math.max(0, Math.min(this.free, share))
   }
 
-  /** Takes a slot and returns how to give it back; undefined when there is none for this owner. */
+  /** Takes a slot and returns the function that releases it; undefined when this owner gets none now. */
   tryTake(owner?: string): (() => void) | undefined {
     const room = owner === undefined ? this.free : this.roomFor(owner)
     if (room <= 0) return undefined
@@ -225,8 +219,8 @@ export class Slots {
   }
 
   /**
-   * Takes a slot, at once or when it is this caller's turn, and returns how to give it back; undefined when that takes longer than
-   * `patience` ms. Rejects with the signal's reason.
+   * Waits for a slot and returns the function that releases it; undefined after `timeoutMs`. Rejects with the signal's reason when
+   * the signal aborts first.
    */
   async take(
     timeoutMs: number,
@@ -254,7 +248,7 @@ export class Slots {
     }
   }
 
-  /** Notes bytes that came to the holder of a slot. Enough of them restart the patience of this owner's waiters. */
+  /** Records bytes that the holder of a slot received. Every 256 KiB restart the time-outs of this owner's waiters. */
   moved(bytes: number, owner?: string): void {
     if (this.#waiting.size === 0) return this.#movedBytes.clear()
     const sum = (this.#movedBytes.get(owner) ?? 0) + bytes
@@ -272,7 +266,7 @@ export class Slots {
   }
 
   #admitWaiters(): void {
-    /** Owners whose first waiter gets no slot; their other waiters get none either. */
+    // Skip owners whose first waiter got no slot: their other waiters get none either.
     const full = new Set<string | undefined>()
     for (const waiter of this.#waiting) {
       if (this.free <= 0) return

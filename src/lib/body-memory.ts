@@ -6,7 +6,7 @@ import { BudgetError, MemoryBudget } from './memory.ts'
 const KiB = 1024
 const MiB = 1024 * KiB
 
-/** An eighth of the memory that the process may have, between 16 and 64 MiB. */
+/** Returns an eighth of the process's memory limit, between 16 and 64 MiB; bytes. */
 function getDefaultBudget(): number {
   return Math.max(16 * MiB, Math.min(64 * MiB, Math.floor(memoryLimit() / 8)))
 }
@@ -16,32 +16,32 @@ function createBodyBudget(): MemoryBudget {
     bytes: getDefaultBudget() / 2,
     maxWaiting: 256,
     maxWaitMs: 20_000,
-    // Bodies of up to 64 KiB, which count twice.
+    // Reserve 128 KiB for a body of 64 KiB, because a body counts twice.
     small: { maxBytes: 128 * KiB, bytes: 2 * MiB },
   })
 }
 
-/** Half of the memory of this process for bodies: those that clients send or take. */
+/** Half of the process's memory for bodies: bodies that clients send or receive. */
 export const clientBodies = createBodyBudget()
 
-/** The other half: bodies that come from upstreams, or from the disk. Neither half waits for the other one's slow ones. */
+/** The other half: bodies from upstreams or from disk. A slow body in one half does not delay the other half. */
 export const upstreamBodies = createBodyBudget()
 
 /**
- * The memory that this process may have, bytes. In a container it is the container's, which `constrainedMemory` knows; without a
- * limit that is 0, or larger than any machine.
+ * Returns the memory limit of this process, bytes: the container's limit, or the machine's memory. Without a limit
+ * `constrainedMemory` returns 0, or more than any machine has.
  */
 export function memoryLimit(): number {
   return Math.min(process.constrainedMemory() || Infinity, totalmem())
 }
 
-/** Gives memory back at once; nobody may use these bytes any more. */
+/** Frees the memory of these chunks at once. The caller must not use them afterwards. */
 export type BufferRelease = (chunks: readonly Uint8Array[]) => void
 
 /**
- * Buffers that hold what came from the network weigh nothing in the heap, so that the collector lets tens of megabytes of them
- * pile up, and then goes through all of the heap for them, again and again. What is sent to a port that nobody listens to is gone
- * at once. Only bytes that are all of their memory are released: others may stand beside them.
+ * Creates a function that frees network buffers without waiting for the garbage collector. Such buffers lie outside the heap, so
+ * the collector lets tens of megabytes of them pile up, and then scans the whole heap repeatedly. Transferring a buffer to a closed
+ * message port frees it at once. Only chunks that span their whole buffer are freed, because others may share it.
  */
 export function createBufferRelease(): BufferRelease {
   const { port1, port2 } = new MessageChannel()
@@ -57,16 +57,15 @@ function ownsItsBuffer({ buffer, byteLength }: Uint8Array): boolean {
 }
 
 const maxWaiting = 64
-/** How long one waits for its turn, ms. */
 const maxWaitMs = 20_000
 
-/** Turns of those who read large lists as a whole: one at a time, so that the memory for one of them is enough for all. */
+/** Runs tasks that read a large list as a whole one at a time, so that the memory for one list suffices. */
 export class ListTurns {
   readonly #slots = new Slots(1)
 
   /**
-   * Runs the task when it is its turn. The signal gives the place in the queue up: its reason is thrown. Throws a BudgetError when
-   * too many wait, or when the turn takes too long to come.
+   * Runs the task when all earlier tasks have ended. Throws the signal's reason when the signal aborts while the task waits, and a
+   * BudgetError when 64 tasks wait already or the wait takes longer than 20 s.
    */
   async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     if (this.#slots.waiting >= maxWaiting) throw createBusyError()
@@ -81,5 +80,5 @@ export class ListTurns {
 }
 
 function createBusyError(): BudgetError {
-  return new BudgetError('The mirror reads as many large lists as it may.')
+  return new BudgetError('Too many large lists are being read.')
 }

@@ -10,15 +10,15 @@ export const exitCode = {
 } as const
 export type ExitCode = (typeof exitCode)[keyof typeof exitCode]
 
-/** What to end with when several things have failed: the lowest, which says the least of what the user could do. `done` when none has. */
+/** Combines the exit codes of several steps: the lowest failure code, because it is the least specific; `done` when none failed. */
 export function gravest(codes: readonly ExitCode[]): ExitCode {
   const failures = codes.filter((code) => code !== exitCode.done)
   return failures.length === 0 ? exitCode.done : (Math.min(...failures) as ExitCode)
 }
 
 /**
- * A failure that is the user's to mend: what happened, why, and what to do next.
- * `message` is one sentence; `hints` are next steps, one a line, without a full stop where they are commands.
+ * A failure that the user can fix: what happened, why, and what to do next.
+ * `message` is one sentence; `hints` are next steps, one per line, without a full stop where they are commands.
  */
 export class MirrorError extends Error {
   override name = 'MirrorError'
@@ -33,50 +33,50 @@ export class MirrorError extends Error {
 }
 
 /**
- * The `code` of a system error (`ENOENT`, `ECONNREFUSED` …), if the value is one: it names the call that failed. Node's `ERR_*`
- * errors have a code too, but most of them are bugs.
+ * Returns the `code` of a system error (`ENOENT`, `ECONNREFUSED` …); undefined for any other value. A system error names the
+ * failed call (`syscall`). Node's `ERR_*` errors do not count, because most of them are bugs.
  */
 export function errnoOf(error: unknown): string | undefined {
   return isSystemError(error) ? (getInnerCode(error) ?? codeOf(error)) : undefined
 }
 
-/** Functions of `node:os` throw `ERR_SYSTEM_ERROR`, with the system's own code in it. */
+/** Returns the system's code in an `ERR_SYSTEM_ERROR`, which functions of `node:os` throw. */
 function getInnerCode(error: unknown): string | undefined {
   if (codeOf(error) !== 'ERR_SYSTEM_ERROR') return undefined
   const { info } = error as { info?: { code?: unknown } }
   return typeof info?.code === 'string' ? info.code : undefined
 }
 
-/** The `code` of any error that has one: the system's, Node's, or a library's. */
+/** Returns the `code` of any error that has one: a system error, or one of Node or a library. */
 export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }
 
-/** A system error for a failure that this program finds by itself. */
+/** Creates a system error for a failure that this program detects itself. */
 export function systemError(code: string, syscall: string, message: string): Error {
   return Object.assign(new Error(message), { code, syscall })
 }
 
-/** The failure of a write that would leave less than `minFree` bytes on the disk: a full disk, but for the reserve. */
+/** Creates the error (ENOSPC) of a write that would leave less than `minFree` bytes on the disk. */
 export function reserveReached(minFree: number): Error {
   const error = systemError('ENOSPC', 'write', `ENOSPC: no space left above the reserve of ${minFree} bytes`)
   return Object.assign(error, { minFree })
 }
 
-/** The bytes that are to stay free, of the failure of a write that would use them. */
+/** Returns the reserve in bytes (`minFree`) of an error from `reserveReached`; undefined for any other error. */
 export function reserveOf(error: unknown): number | undefined {
   return error instanceof Error && 'minFree' in error && typeof error.minFree === 'number' ? error.minFree : undefined
 }
 
-/** Whether a connection could not be made, broke, or brought something that is not the protocol. */
+/** Checks whether a connection could not be opened, broke, or violated the protocol. */
 export function isConnectionFailure(error: unknown): boolean {
   if (errnoOf(error) !== undefined) return true
   const code = codeOf(error)
-  // A socket that hangs up, TLS and the HTTP parser name no system call.
+  // Socket hang-ups, TLS errors and HTTP parser errors have no `syscall`.
   return code !== undefined && (!code.startsWith('ERR_') || connectionCodes.test(code))
 }
 
-/** What a log tells of an error: of a bug, which has no type of its own, where it is. */
+/** Formats an error for the log, with its stack when it is a bug (an error without a type of its own). */
 export function describeFailure(error: unknown): string {
   const isBug = error instanceof Error && bugNames.has(error.name) && errnoOf(error) === undefined
   return (isBug && error.stack) || String(error)
@@ -88,7 +88,7 @@ const connectionCodes =
   /^ERR_(TLS_|SSL_|SOCKET_|HTTP2_(STREAM|SESSION|GOAWAY|ERROR)|STREAM_(PREMATURE_CLOSE|DESTROYED))/
 
 function isSystemError(error: unknown): boolean {
-  // One error for each address of a host name.
+  // Node throws an AggregateError with one error per address of a host name.
   if (error instanceof AggregateError) return error.errors.length > 0 && error.errors.every(isSystemError)
   return error instanceof Error && 'syscall' in error && typeof error.syscall === 'string'
 }

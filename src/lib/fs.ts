@@ -1,29 +1,29 @@
-import { X509Certificate } from 'node:crypto'
+import type { X509Certificate } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, mkdir, mkdtemp, open, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { errnoOf, MirrorError, systemError } from './errors.ts'
-import { describeForeign, findForeign } from './ownership.ts'
+import { describeForeign, findForeign, maxSmallFileBytes } from './ownership.ts'
 
-/** A whole, or its pieces one after the other, so that not all of a large file is in memory. */
+/** The whole content, or its pieces in order, so that a large file need not be in memory as a whole. */
 type FileContent = string | Uint8Array | Iterable<Uint8Array>
 
 /**
- * Replaces a file so that a reader, or a crash at any moment, sees the old content or the new, never a part:
- * temp file in the same folder, fsync, rename, fsync of the folder. Missing folders are made with mode 0700.
+ * Replaces a file atomically: temp file in the same folder, fsync, rename, fsync of the folder. Readers, and a crash at any
+ * moment, see the old content or the new one, never a part. Creates missing folders with mode 0700.
  */
 export async function writeFileAtomic(path: string, content: FileContent, mode = 0o600): Promise<void> {
   const folder = dirname(path)
   await makeFolder(folder)
-  // Fetched here, for a program that only reads files starts sooner without it.
+  // Load the module here, because a program that only reads files starts faster without it.
   const { randomBytes } = process.getBuiltinModule('node:crypto')
   await replaceFile(path, join(folder, `.${basename(path)}.${randomBytes(8).toString('hex')}`), content, { mode })
 }
 
 /**
- * The same by a temp file of this name, which has to lie in the same folder. `prepare`: what else the file has to be before it
- * takes the place.
+ * Replaces a file atomically through the temp file `temporary`, which must lie in the same folder. `prepare` changes the temp file
+ * (owner, mode …) before the rename.
  */
 export async function replaceFile(
   path: string,
@@ -49,9 +49,9 @@ export async function replaceFile(
 }
 
 /**
- * Makes a folder and what is missing above it, durably. Resolves with the uppermost that was made; undefined when it was there already.
- * Node's own recursive way never ends below a folder that was removed while it is mounted or open: each of its turns finds
- * that the folder is there, and that nothing can be made in it.
+ * Creates a folder and its missing parents, durably. Resolves with the uppermost folder that was created; undefined when the folder
+ * exists. Node's recursive `mkdir` never ends below a folder that was removed while it is mounted or open: in each round it finds
+ * the folder, and cannot create anything in it.
  */
 export async function makeFolder(path: string, mode = 0o700): Promise<string | undefined> {
   try {
@@ -68,7 +68,7 @@ async function makeSingleFolder(path: string, mode: number): Promise<string | un
   try {
     await mkdir(path, { mode })
   } catch (error) {
-    // Where nothing may be made, what is there already need not be: the reason is not always EEXIST.
+    // Accept an existing folder for any error: on a read-only file system mkdir does not fail with EEXIST.
     if (errnoOf(error) === 'ENOENT' || !(await isFolder(path))) throw error
     return undefined
   }
@@ -76,7 +76,7 @@ async function makeSingleFolder(path: string, mode: number): Promise<string | un
   return path
 }
 
-/** Where the folder above may be written but not read, or its file system has no such call, the system looks after it. */
+/** Codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
 const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
 
 async function syncParent(parent: string): Promise<void> {
@@ -87,7 +87,7 @@ async function syncParent(parent: string): Promise<void> {
   }
 }
 
-/** Makes renames, unlinks and new entries of a folder durable. Windows cannot open folders and needs none of it. */
+/** Makes renames, unlinks and new entries of a folder durable. Does nothing on Windows, which cannot open folders. */
 export async function syncFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return
   const handle = await open(folder, 'r')
@@ -102,11 +102,11 @@ async function isFolder(path: string): Promise<boolean> {
   try {
     return (await stat(path)).isDirectory()
   } catch {
-    return false // The reason is the one that mkdir gave.
+    return false // The caller throws the error of mkdir.
   }
 }
 
-/** Whether there is a file or folder at this path. */
+/** Checks whether a file or folder exists at this path. */
 export async function isThere(path: string): Promise<boolean> {
   try {
     await stat(path)
@@ -117,7 +117,7 @@ export async function isThere(path: string): Promise<boolean> {
   }
 }
 
-/** What a look at a process tells; undefined when it has ended meanwhile, or is another user's and not ours to see. */
+/** Resolves with what /proc tells of a process; undefined when the process has ended, or when access is denied. */
 export async function ifVisible<T>(look: Promise<T>): Promise<T | undefined> {
   try {
     return await look
@@ -127,7 +127,7 @@ export async function ifVisible<T>(look: Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** What is asked of a file or a folder; undefined where there is none. */
+/** Resolves with the result of a file operation; undefined when the file or folder does not exist. */
 export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
     return await ask()
@@ -137,15 +137,12 @@ export async function orAbsent<T>(ask: () => Promise<T>): Promise<T | undefined>
   }
 }
 
-/** More than any file that a mirror writes about itself. */
-const maxSmallFileBytes = 1024 * 1024
-
 /**
- * The text of a file that holds little. Throws the system's error, and EFBIG for a file of more than `limit` bytes: it is not
- * what it was when it was written, and would not fit into memory.
+ * Reads a small text file. Throws system errors, and EFBIG for a file of more than `limit` bytes: such a file is damaged, and might
+ * not fit into memory.
  */
 export async function readSmallFile(path: string, limit = maxSmallFileBytes): Promise<string> {
-  // A pipe in its place would keep everybody waiting.
+  // O_NONBLOCK: a pipe at this path would block the open.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     const { size } = await file.stat()
@@ -163,13 +160,13 @@ export async function readSmallFile(path: string, limit = maxSmallFileBytes): Pr
   }
 }
 
-/** Where to go when the folder that the environment names is not safe. */
+/** Parents to try when TMPDIR is not safe. */
 const defaultParents = ['/tmp', '/var/tmp']
 
 /**
- * Makes a folder for files of a moment, mode 0700, with a name that cannot be guessed; whoever makes it removes it. Its parent is
- * TMPDIR unless others could move the folder away from there: each part of the path is root's or ours, and who may write it is
- * only us, or everyone in a sticky folder. Throws MirrorError where no such parent is found.
+ * Creates a temporary folder with mode 0700 and a random name; the caller removes it. Its parent is TMPDIR, or /tmp or /var/tmp
+ * when other users could move the folder away from there: each part of the path must belong to root or this user, and must not be
+ * writable by others unless it is sticky. Throws a MirrorError when no parent is safe.
  */
 export async function temporaryFolder(prefix: string): Promise<string> {
   return mkdtemp(join(findSafeParent(), prefix))
@@ -178,25 +175,23 @@ export async function temporaryFolder(prefix: string): Promise<string> {
 function findSafeParent(): string {
   const named = tmpdir()
   const uid = process.geteuid?.()
-  // On Windows it lies in the user's profile.
+  // On Windows the folder lies in the user's profile.
   if (uid === undefined) return named
   const safe = [named, ...defaultParents].find((path) => findForeign(path, { uid }) === undefined)
   if (safe !== undefined) return safe
-  throw new MirrorError(
-    `There is no safe folder for temporary files: ${describeForeign(findForeign(named, { uid })!)}.`,
-    {
-      hints: ['TMPDIR=DIR mirror …   (a folder that only you can write, and only you or root can move)'],
-    },
-  )
+  throw new MirrorError(`No safe folder for temporary files: ${describeForeign(findForeign(named, { uid })!)}.`, {
+    hints: ['TMPDIR=DIR mirror …   (a folder that only you can write to, and only you or root can move)'],
+  })
 }
 
-/** The certificates of a PEM text, in its order and without what stands around them; undefined when one cannot be read. */
+/** Parses the certificates of a PEM text in order, ignoring the text around them; undefined when one is invalid. */
 export function readCertificates(pem: string): X509Certificate[] | undefined {
   try {
+    const crypto = process.getBuiltinModule('node:crypto')
     const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
-    return blocks.map((block) => new X509Certificate(block))
+    return blocks.map((block) => new crypto.X509Certificate(block))
   } catch {
-    // OpenSSL says it in many ways; each means the same.
+    // OpenSSL throws many kinds of errors for the same thing.
     return undefined
   }
 }

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { deferred } from './async.ts'
 
-/** The object that a JSON text stands for; undefined for any other text. */
+/** Parses a JSON text that holds an object; undefined for any other text. */
 export function parseObject(text: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(text)
@@ -16,19 +16,19 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Levels of objects and lists. Manifests need about six; every version of Node and every client reads this many. */
+/** The deepest nesting of objects and lists. Manifests need about six levels; every version of Node and every client reads 100. */
 export const maxJsonDepth = 100
-/** Values in all, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
+/** The most values in one text, members and entries. A manifest of 4 MiB has room for about 150,000 of them in descriptors. */
 const maxJsonValues = 200_000
-/** Members of one object. A larger one makes its table grow in steps that keep everybody waiting. */
+/** The most members of one object. Beyond that, growing the object's table blocks the event loop. */
 export const maxJsonMembers = 50_000
-/** Characters of a number. Longer ones have no use, and cost more to read than their bytes say. */
+/** The most characters of a number. Longer numbers have no use, and parsing takes more than linear time. */
 const maxNumberLength = 1000
-/** Bytes that are read at once, without a turn. */
+/** The largest text that is parsed in one step, bytes. */
 const maxUnsplitBytes = 64 * 1024
-/** Values between two looks at the clock. */
+/** Values between two checks of the clock. */
 const stepValues = 512
-/** How long a step of a large text may keep everybody else waiting, ms. */
+/** The longest time that a step of a large text blocks the event loop, ms. */
 const stepMs = 5
 
 type JsonProblem = 'not-json' | 'too-deep' | 'too-many' | 'repeated-key'
@@ -40,7 +40,7 @@ const messages: Record<JsonProblem, string> = {
   'repeated-key': 'An object has the same key twice.',
 }
 
-/** A text that is not JSON, or more of it than is read. */
+/** Thrown for a text that is not JSON, or that exceeds a limit. */
 export class JsonError extends Error {
   override name = 'JsonError'
   readonly problem: JsonProblem
@@ -53,15 +53,15 @@ export class JsonError extends Error {
 
 interface JsonOptions {
   /**
-   * Refuses what two readers could take for two things: a key twice in one object (some take the first, some the last), and a
-   * byte order mark. https://www.rfc-editor.org/rfc/rfc8259#section-4
+   * Refuses texts that two parsers could read differently: a repeated key in one object (some parsers take the first, some the
+   * last), and a byte order mark. https://www.rfc-editor.org/rfc/rfc8259#section-4
    */
   readonly unambiguous?: boolean
 }
 
 /**
- * The value of a JSON text that comes from outside, as JSON.parse would give it, within bounds that hold before anything is built.
- * Large texts are read one at a time and in steps, between which everything else goes on. Throws a JsonError.
+ * Parses untrusted JSON into what JSON.parse would return, within limits that are checked before a value is built. Parses large texts
+ * one at a time and in steps, and yields to the event loop between them. Throws a JsonError.
  */
 export async function readJson(bytes: Uint8Array, options: JsonOptions = {}): Promise<unknown> {
   if (bytes.length <= maxUnsplitBytes) return readJsonNow(bytes, options)
@@ -84,7 +84,7 @@ export async function readJson(bytes: Uint8Array, options: JsonOptions = {}): Pr
   }
 }
 
-/** The object that a JSON text stands for, as `readJson` reads it; undefined for any other text. */
+/** Parses untrusted JSON that holds an object, as `readJson` does; undefined for any other text. */
 export async function readJsonObject(
   bytes: Uint8Array,
   options?: JsonOptions,
@@ -98,7 +98,7 @@ export async function readJsonObject(
   }
 }
 
-/** The same as `readJson` at once, for a text of a few kilobytes. */
+/** Parses like `readJson`, but synchronously, for a text of a few kilobytes. */
 export function readJsonNow(bytes: Uint8Array, options: JsonOptions = {}): unknown {
   const steps = parseInSteps(bytes, options)
   for (;;) {
@@ -107,7 +107,7 @@ export function readJsonNow(bytes: Uint8Array, options: JsonOptions = {}): unkno
   }
 }
 
-/** The memory of what is read, and the time of the event loop, are the whole process's: large texts take turns. */
+/** Resolves when the large text before has been parsed: large texts queue, because all share the memory and the event loop. */
 let lastTurn: Promise<void> = Promise.resolve()
 
 const waitForNextRound = () => new Promise<void>((resolve) => void setImmediate(resolve))
@@ -118,14 +118,14 @@ const [quote, backslash, comma, colon] = [0x22, 0x5c, 0x2c, 0x3a]
 const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d]
 const numberPattern = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/
 
-/** Yields after so many values; recursion is not used, so that no nesting can exhaust the stack. */
+/** Parses a text and yields every 512 values. Uses no recursion, so that nesting cannot exhaust the stack. */
 function* parseInSteps(source: Uint8Array, { unambiguous = false }: JsonOptions): Generator<undefined, unknown> {
   if (!isUtf8(source)) throw new JsonError('not-json')
   const bytes = Buffer.from(source.buffer, source.byteOffset, source.byteLength)
   const text = new TextReader(bytes)
   if (!unambiguous && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) text.at = 3
   const open: Container[] = []
-  /** Members so far, of each object that is open. */
+  // Counts the members of each open object.
   const members: number[] = []
   let parent: Container | undefined
   let key = ''
@@ -162,7 +162,7 @@ function* parseInSteps(source: Uint8Array, { unambiguous = false }: JsonOptions)
         continue
       }
     }
-    // A value has ended: what closes, or comes next?
+    // Close the containers that end here, or continue with the next entry.
     for (;;) {
       text.skipSpace()
       const isList = Array.isArray(parent)
@@ -188,7 +188,7 @@ function* parseInSteps(source: Uint8Array, { unambiguous = false }: JsonOptions)
 
 function setMember(object: Record<string, unknown>, key: string, value: unknown, unambiguous: boolean): void {
   if (unambiguous && Object.hasOwn(object, key)) throw new JsonError('repeated-key')
-  // As an assignment this one would change what the object inherits.
+  // Define the member, because an assignment would replace the object's prototype.
   if (key === '__proto__')
     Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true })
   else object[key] = value
@@ -214,7 +214,7 @@ class TextReader {
     if (this.at !== this.#bytes.length) throw new JsonError('not-json')
   }
 
-  /** A key and its colon, up to the start of its value. */
+  /** Reads a key and its colon, up to the start of its value. */
   key(): string {
     if (this.#bytes[this.at] !== quote) throw new JsonError('not-json')
     const key = this.#string()
@@ -225,7 +225,7 @@ class TextReader {
     return key
   }
 
-  /** A string, a number, true, false or null. */
+  /** Reads a string, a number, true, false or null. */
   scalar(): unknown {
     switch (this.#bytes[this.at]) {
       case quote:
@@ -258,7 +258,7 @@ class TextReader {
     return Number(digits)
   }
 
-  /** A copy: a part of a large text would keep all of that in memory. */
+  /** Reads a string as a copy, because a slice would keep the whole text in memory. */
   #string(): string {
     const bytes = this.#bytes
     const { length } = bytes

@@ -1,4 +1,4 @@
-/** What a room may say to the log. Fields are flat; secrets never go in (see `redact`). */
+/** Writes structured log entries. Fields are flat, and must hold no secrets (see `redact`). */
 export interface Logger {
   debug(fields: LogFields, message: string): void
   info(fields: LogFields, message: string): void
@@ -8,12 +8,12 @@ export interface Logger {
 
 export type LogFields = Record<string, unknown>
 
-/** A logger that says nothing. */
+/** Discards every entry. */
 export const silentLogger: Logger = { debug() {}, info() {}, warn() {}, error() {} }
 
 /**
- * Query parameters, of the distribution specification and of token servers, whose values are no secret. Any other may be what a
- * URL is signed with: each cloud has names of its own.
+ * Query parameters of the distribution specification and of token servers whose values are not secret. Any other parameter may be
+ * the signature of a URL, because each cloud has its own names for it.
  */
 export const harmlessParameters: ReadonlySet<string> = new Set([
   'account',
@@ -37,14 +37,14 @@ export const harmlessParameters: ReadonlySet<string> = new Set([
   'tag',
 ])
 
-/** Characters; what is shorter could be found by trying. */
+/** Characters. Shorter values are not redacted, because they can be guessed anyway. */
 const minSecretLength = 3
 
 const nonSpace = /[^\s"'<>]+/g
 
-/** Within a percent-encoded URL: `%3A`, and `%253A` where it was encoded once more. */
+/** Matches the start of a percent-encoded character: `%3A`, or `%253A` when the URL was encoded twice. */
 const encoded = '%(?:25){0,3}'
-/** User and password, up to the last `@` of the authority, of a URL that is plain, encoded, escaped in JSON, or without its scheme. */
+/** Matches user and password, up to the last `@` of the authority, in a URL that is plain, encoded, escaped in JSON, or has no scheme. */
 const userInfoPattern = new RegExp(
   `((?:\\b([a-z][a-z0-9+.-]{0,20})(?::|${encoded}3a))?(?:\\\\?/|${encoded}2f){2})` +
     `((?:(?!${encoded}(?:2f|3f|23))[^/?#\\s])+)(?:(@)|(${encoded}40))`,
@@ -53,25 +53,25 @@ const userInfoPattern = new RegExp(
 const encodedUrl = new RegExp(`(?::|${encoded}3a)(?:\\\\?/|${encoded}2f){2}|${encoded}3d`, 'i')
 const encodedQuery = new RegExp(`(${encoded}(?:3f|23))[^?&#]+`, 'gi')
 
-/** Of a harmless parameter, what it means and the punctuation of the sentence around it. Further parameters do not match. */
+/** Matches the value of a harmless parameter and the punctuation of the sentence around it, but no further parameters. */
 const harmlessValue = /^(?:[\w.:/@,*+~-]|%(?:2[0acf]|3a|40|7e))*[)\]}.,:;!`]*$/i
 const digestStart = /^sha(?:256|512):/
 
 const secretName =
   '(?:token|password|passwd|passphrase|pwd|secret|signature|credentials?|cookie|auth(?:orization)?|(?:api|access|private|secret|account)[_-]?key)'
-/** What is struck out already stays as it is. */
+/** Skips values that are redacted already. */
 const notRedacted = '(?!\\s*\\[?["\']?…)'
 
 const authScheme = /\b(Bearer|Basic|Digest|Negotiate)\s+[A-Za-z0-9._~+/=-]{8,}/gi
 const authSchemeWithParameters = /\b(Digest\s+|AWS4-HMAC-SHA256\s+)(?:username|credential)=[^\r\n]+/gi
-/** A header that authorizes: its value ends with the line. */
+/** Matches a header with credentials, up to the end of the line. */
 const secretHeader = new RegExp(
   `(?:(?<![\\w-])|(?<=\\\\[nrt]))((?:(?:proxy-)?authorization|(?:set-)?cookie|x-registry-(?:auth|config)|(?:private|job|deploy)-token)[ \\t]*[:=]` +
     `|x-[\\w-]{0,60}?${secretName}[ \\t]*:)${notRedacted}([ \\t]*)[^\\r\\n]+`,
   'gi',
 )
 const memberName = `[\\w-]*(?:${secretName}|x-registry-config)`
-/** Members of JSON, of JSON within a string of JSON, and of JavaScript; a value that was cut off too. */
+/** Matches secret members of JSON, of JSON inside a JSON string, and of JavaScript objects, also with a truncated value. */
 const secretMembers = [
   new RegExp(`("${memberName}"\\s*[:=]${notRedacted}\\s*")(?:[^"\\\\]|\\\\[^])*`, 'gi'),
   new RegExp(
@@ -84,10 +84,10 @@ const secretMembers = [
   new RegExp(`(["']${memberName}\\\\?["']\\s*[:=]${notRedacted}\\s*\\[)[^\\]]+`, 'gi'),
 ]
 const quoted = `"(?:[^"\\\\]|\\\\[^])*"?|'(?:[^'\\\\]|\\\\[^])*'?`
-/** How a sentence goes on after a colon. */
+/** Matches words that follow a colon in a sentence, so that they are not taken for a secret. */
 const prose =
   '(?:the|an?|its?|no|not|none|is|are|was|this|that|there|we|you|unexpected|invalid|missing|expired|unknown|cannot|could|failed)\\b'
-/** `password=…`, `token: …` */
+/** Matches `password=…` and `token: …`. */
 const secretSetting = new RegExp(
   `(?<![\\w-])((?!htpasswd)[\\w-]*${secretName}[ \\t]*(?:=|:(?=[ \\t])(?![ \\t]*${prose}))${notRedacted}[ \\t]*)` +
     `(?:${quoted}|[^\\s&{[][^\\s&]*)`,
@@ -95,18 +95,18 @@ const secretSetting = new RegExp(
 )
 const privateKey = /-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-"']*(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?/g
 const webToken = /(?<![\w-])eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)*/g
-/** Tokens that show by their beginning what they are: of GitHub, GitLab, Docker Hub, AWS, npm, PyPI and Slack. */
+/** Matches tokens with a known prefix: GitHub, GitLab, Docker Hub, AWS, npm, PyPI and Slack. */
 const knownToken =
   /(?<![A-Za-z0-9])(?:gh[opsur]_\w{4,}|github_pat_\w{4,}|gl(?:pat|dt|rt|ptt|cbt|soat|ft)-[\w-]{4,}|dckr_[op]at_[\w-]{4,}|A[KS]IA[A-Z0-9]{12,}|npm_[A-Za-z0-9]{12,}|pypi-[\w-]{16,}|xox[abprs]-[\w-]{8,})/g
 
-/** Without one of these there is nothing to strike out: most of what is logged is looked at once. */
+/** Cheap tests that let most texts skip the redaction: a text without a match holds no secret. */
 const mayHoldUrl = /[@#?&%]/
 const mayHoldSecret =
   /eyJ|bearer|basic|digest |negotiate|hmac|cookie|auth|token|passw|passphrase|pwd|secret|signature|credential|key|gh[opsur]_|_pat_|_oat_|gl[a-z]{2,4}-|a[ks]ia|npm_|pypi-|xox/i
 
 /**
- * The text without what could be a secret: user names and passwords in URLs, values of query parameters that are not known as
- * harmless, fragments, values of headers that authorize, private keys and tokens, also as settings and members of JSON.
+ * Replaces possible secrets in a text by `…`: user names and passwords in URLs, values of query parameters that are not known to be
+ * harmless, URL fragments, values of authorization headers, private keys and tokens, also as settings and JSON members.
  */
 export function redact(text: string): string {
   const clean = mayHoldUrl.test(text)
@@ -124,7 +124,7 @@ export function redact(text: string): string {
     .replace(authScheme, '$1 …')
 }
 
-/** Of `ssh://me@host` the user is no secret: it says which machine is meant. */
+/** Redacts the user info of a URL. Keeps the user of `ssh://me@host`, which is part of the machine's address. */
 function redactUser(
   whole: string,
   start: string,
@@ -137,7 +137,7 @@ function redactUser(
   return isWeb || /:|%(?:25)*3a/i.test(user) ? `${start}…${plainAt ?? encodedAt}` : whole
 }
 
-/** Of a word that is, or ends in, a URL: without its fragment and the values of its parameters. */
+/** Redacts the fragment and the parameter values of a word that is, or ends in, a URL. */
 function redactParameters(given: string): string {
   const isEncoded = given.includes('%') && encodedUrl.test(given)
   const query = given.search(/[?&]/)
@@ -154,7 +154,7 @@ function redactParameters(given: string): string {
   return start + given[query] + parts.map((part) => redactParameter(part, isUrl)).join('&') + tail
 }
 
-/** In a URL also a long part without a name is a value. */
+/** Redacts the value of one query parameter. In a URL, a part of 8 or more characters without a name counts as a value. */
 function redactParameter(part: string, isUrl: boolean): string {
   const at = part.indexOf('=')
   if (at === -1) {
@@ -167,7 +167,7 @@ function redactParameter(part: string, isUrl: boolean): string {
   return value.length < minSecretLength || isHarmless || value.startsWith('…') ? part : `${name}=…`
 }
 
-/** Whether a name and a password stand before a host, as in `me:password@proxy`; the `@` of a digest is another one. */
+/** Checks whether a text holds a user and a password before a host, as `me:password@proxy` does. The `@` of a digest does not count. */
 function holdsUserInfo(value: string): boolean {
   const plain = value.replaceAll(/%3a/gi, ':').replaceAll(/%40/g, '@')
   const at = plain.lastIndexOf('@')

@@ -1,54 +1,54 @@
 import { every } from './time.ts'
 
 export interface MemoryBudgetOptions {
-  /** Bytes that may be held at a time. */
+  /** The size of the budget, bytes. */
   readonly bytes: number
-  /** Reservations that wait; further ones are refused at once. */
+  /** The most reservations that wait. Further ones are refused at once. */
   readonly maxWaiting: number
-  /** How long one waits, ms; then it is refused. */
+  /** The longest wait of a reservation, ms. Then it is refused. */
   readonly maxWaitMs: number
-  /** How often the progress of holders is checked while others wait, ms. */
+  /** The interval between checks of the holders' progress while others wait, ms. */
   readonly pollMs?: number
-  /** How long the first in the queue waits before the slowest holder is evicted for it, ms. */
+  /** The time after which the first waiter makes the slowest holder be evicted, ms. */
   readonly evictAfterMs?: number
   /** Extra memory for reservations of at most `largest` bytes that find no room, so that they never wait for larger ones. */
   readonly small?: { readonly maxBytes: number; readonly bytes: number }
 }
 
-/** Says that there is no memory for a body now. Try again after `retryAfterSeconds`. */
+/** Thrown when there is no memory for a body now. The client can try again after `retryAfterSeconds`. */
 export class BudgetError extends Error {
   override name = 'BudgetError'
   readonly retryAfterSeconds = 2
 
-  constructor(message = 'The mirror has as many request and answer bodies in memory as it may.') {
+  constructor(message = 'Too many request and response bodies are in memory.') {
     super(message)
   }
 }
 
 export interface ReserveOptions {
-  /** Ends the waiting; the signal's reason is thrown. */
+  /** Cancels the wait, which then throws the signal's reason. */
   readonly signal?: AbortSignal
-  /** Called when the holder makes too little progress while others wait. The holder has to release its bytes. */
+  /** Is called when the holder makes too little progress while others wait. The holder must then release its bytes. */
   readonly evict?: (error: BudgetError) => void
-  /** Bytes that have to move until the holder is done; the bytes that it holds when not given. */
+  /** Bytes that the holder transfers in total; default: the bytes that it holds. */
   readonly expected?: number | undefined
 }
 
-/** Memory that somebody holds. */
+/** Memory that one holder has reserved. */
 export interface Reservation {
-  /** Notes bytes that the other side has sent or taken. */
+  /** Records bytes that the other side has sent or received. */
   progress(bytes: number): void
-  /** Notes that the other side has nothing more to do. The holder is not evicted from now on. */
+  /** Records that the other side is done. The holder is not evicted from now on. */
   settle(): void
-  /** Takes more bytes. Throws a BudgetError at once when another holder waits for more, else when the patience is over. */
+  /** Reserves more bytes. Throws a BudgetError at once when another holder waits to grow, else after `maxWaitMs`. */
   grow(bytes: number): Promise<void>
-  /** Gives everything back, and ends a `grow` that waits; further calls do nothing. */
+  /** Releases all bytes and cancels a `grow` that waits. Further calls do nothing. */
   release(): void
 }
 
 interface Holder extends HolderProgress {
   readonly evict: ((error: BudgetError) => void) | undefined
-  /** Set while it waits for more; aborts that. */
+  /** Aborts the wait of `grow`; undefined while none waits. */
   growing: AbortController | undefined
 }
 
@@ -61,14 +61,14 @@ interface Waiter {
 
 const defaultPollMs = 250
 const defaultEvictAfterMs = 2000
-/** Holders of the extra memory that may wait for main memory at a time. Until they have it, they keep extra memory from others. */
+/** The most holders of extra memory that wait for main memory at a time. While they wait, they block extra memory. */
 const maxUpgrades = 8
 
 /**
- * Shares out the memory for bodies in flight. A body is admitted when there is room for the whole of it, first come, first served,
- * so that two half-read bodies never wait for each other. A holder that grows goes before new bodies, and only one holder at a time
- * may wait to grow. While others wait, holders whose client or upstream is slow are evicted. When the first in the queue has waited
- * for `turn` ms, the holder that needs the longest to its end is evicted; among equals the latest, so that the others finish.
+ * Limits the memory for bodies in flight. Bodies are admitted in order of arrival, each when there is room for the whole body, so
+ * that two half-read bodies never wait for each other. A holder that grows goes before new bodies, and only one holder at a time
+ * may wait to grow. While others wait, holders with a slow client or upstream are evicted. When the first waiter has waited for
+ * `evictAfterMs`, the holder with the longest remaining time is evicted; among equals the latest, so that the others finish.
  */
 export class MemoryBudget {
   readonly #options: MemoryBudgetOptions
@@ -77,7 +77,7 @@ export class MemoryBudget {
   #growing: Waiter | undefined
   #held = 0
   #stopPolling: (() => void) | undefined
-  /** `performance.now()` of the last look. */
+  /** `performance.now()` of the last poll. */
   #polledAt = 0
   readonly #pollMs: number
   readonly #evictAfterMs: number
@@ -92,17 +92,17 @@ export class MemoryBudget {
     this.#small = small && new MemoryBudget({ ...rest, bytes: small.bytes })
   }
 
-  /** Bytes that may be held at a time. */
+  /** The size of the budget, bytes. */
   get bytes(): number {
     return this.#options.bytes
   }
 
-  /** Bytes that are held now. */
+  /** Bytes that are reserved now. */
   get held(): number {
     return this.#held + (this.#small?.held ?? 0)
   }
 
-  /** How many wait. */
+  /** The number of reservations that wait. */
   get waiting(): number {
     return this.#waiting.size + (this.#growing ? 1 : 0) + (this.#small?.waiting ?? 0)
   }
@@ -112,7 +112,10 @@ export class MemoryBudget {
     return this.#growing ?? this.#waiting.values().next().value
   }
 
-  /** Resolves when there is room for so many bytes; for more than the whole budget, when the budget is empty. Throws a BudgetError. */
+  /**
+   * Reserves bytes, and waits until there is room for them. A body larger than the budget waits until the budget is empty. Throws a
+   * BudgetError when too many wait or the wait takes too long, and the signal's reason.
+   */
   async reserve(bytes: number, options: ReserveOptions = {}): Promise<Reservation> {
     const wanted = Math.min(bytes, this.#options.bytes)
     if (!this.#nextWaiter && this.#hasRoom(wanted)) {
@@ -166,7 +169,7 @@ export class MemoryBudget {
     }
   }
 
-  /** Waits before all others. The time of waiting does not count as slowness of the holder. */
+  /** Waits ahead of all others. The wait does not count as slowness of the holder. */
   async #waitToGrow(holder: Holder, bytes: number): Promise<void> {
     if (this.#growing) throw new BudgetError()
     const begun = performance.now()
@@ -180,7 +183,7 @@ export class MemoryBudget {
     }
   }
 
-  /** Wraps a reservation of extra memory. When it grows, it moves to the main memory, and waits for that like a new body. */
+  /** Wraps a reservation of extra memory. To grow, it moves to main memory and waits there like a new body. */
   #createSmallReservation(small: Reservation, bytes: number, options: ReserveOptions): Reservation {
     let held = small
     let isSettled = false
@@ -194,7 +197,7 @@ export class MemoryBudget {
       grow: async (more) => {
         if (held !== small) return held.grow(more)
         if (this.#upgrades >= maxUpgrades) throw new BudgetError()
-        // From now on the other side waits for this process.
+        // Do not evict the holder: from now on the other side waits for this process.
         small.settle()
         this.#upgrades++
         try {
@@ -236,7 +239,7 @@ export class MemoryBudget {
       const giveUp = (error: unknown) => {
         leave()
         reject(error)
-        // A smaller one behind it may fit.
+        // Admit smaller reservations behind it that fit now.
         this.#admit()
       }
       const onAbort = () => giveUp(signal!.reason)
@@ -273,7 +276,7 @@ export class MemoryBudget {
     this.#stopPolling = every(this.#pollMs, () => this.#poll(), warnOfFailedPoll)
   }
 
-  /** Evicts holders that have moved too little since the last look, and the slowest one when the first waiter's turn has come. */
+  /** Evicts holders that have moved too little since the last poll, or the slowest one when the first waiter is due. */
   #poll(): void {
     if (!this.#nextWaiter) {
       this.#stopPolling?.()
@@ -284,45 +287,45 @@ export class MemoryBudget {
     const now = performance.now()
     const isLate = now - this.#polledAt > 2 * this.#pollMs
     this.#polledAt = now
-    // The process was busy, and has not read what has arrived meanwhile.
+    // Skip this poll when the process was busy: it has not read what has arrived meanwhile.
     if (isLate) return
     const isDue = now - this.#nextWaiter.since >= this.#evictAfterMs
     for (const holder of findSlowHolders(this.#holders, now, { turn: this.#evictAfterMs, isDue })) {
       this.#holders.delete(holder)
-      holder.evict!(new BudgetError('The mirror needs the memory of a body that came or went too slowly.'))
+      holder.evict!(new BudgetError('The body was transferred too slowly while others waited for its memory.'))
     }
   }
 }
 
 function warnOfFailedPoll(error: unknown): void {
-  process.emitWarning(`could not look at the bodies in flight: ${String(error)}`)
+  process.emitWarning(`could not check the bodies in flight: ${String(error)}`)
 }
 
-/** A holder of memory for a body, and the progress of the body. */
+/** A holder of memory for a body, with the progress of the body. */
 interface HolderProgress {
-  /** Bytes that it holds. */
+  /** Bytes that the holder has reserved. */
   bytes: number
-  /** Bytes of the body that have moved in all. */
+  /** Bytes of the body transferred in total. */
   moved: number
-  /** Bytes that have moved since the last look. */
+  /** Bytes transferred since the last poll. */
   progressed: number
-  /** Bytes that have to move until the holder is done; undefined when nobody knows. */
+  /** Bytes to transfer in total; undefined when unknown. */
   readonly expected: number | undefined
-  /** `performance.now()` of its beginning, moved on by the time that it has waited for memory. */
+  /** `performance.now()` of the start, plus the time that the holder has waited for memory. */
   since: number
-  /** Whether it was there at the last look. */
+  /** Whether the last poll saw this holder. */
   wasPolled: boolean
-  /** Defined while it waits for more memory. */
+  /** Is defined while the holder waits for more memory. */
   readonly growing: unknown
 }
 
-/** Bytes that a holder has to move between two looks while others wait for its memory. */
+/** The least bytes that a holder must transfer between two polls while others wait. */
 const minProgressBytes = 16 * 1024
 
 /**
- * Returns the holders to evict while others wait: those that have moved too little since the last look. When there is none and
- * the first waiter is due, returns the one that needs the longest to its end at its pace; among equals the latest, so that the
- * others finish. `turn`: a holder stays for so many ms to show its pace, and when it ends within so many ms.
+ * Finds the holders to evict while others wait: those that moved too little since the last poll. When there are none and the first
+ * waiter is due, the holder with the longest remaining time; among equals the latest, so that the others finish. A holder is safe
+ * for its first `turn` ms, and while its remaining time is at most `turn` ms.
  */
 function findSlowHolders<T extends HolderProgress>(
   holders: Iterable<T>,
@@ -343,7 +346,7 @@ function findSlowHolders<T extends HolderProgress>(
   return slow
 }
 
-/** Estimates how long a holder needs to its end at its pace, ms. */
+/** Estimates the remaining time of a holder at its pace, ms. */
 function estimateTimeLeft(holder: HolderProgress | undefined, now: number): number {
   if (!holder) return 0
   const { bytes, expected = bytes, moved, since } = holder

@@ -2,11 +2,11 @@ import { isIP } from 'node:net'
 import { hostname, type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
 
 /**
- * Names by which virtual machines and containers call the machine that they run on. Clients are given these, and the mirror
- * answers to each of them; nobody but the user's own tools can make such a name mean another machine.
+ * Lists the names by which virtual machines and containers reach their host. Client configurations use them, and the mirror accepts
+ * each of them as Host: only the user's own tools can make such a name mean another machine.
  */
 export const hostAliases = [
-  // Docker Desktop; elsewhere by `--add-host host.docker.internal:host-gateway`.
+  // Docker Desktop; on Linux with `--add-host host.docker.internal:host-gateway`.
   'host.docker.internal',
   'gateway.docker.internal',
   // podman, podman machine.
@@ -22,33 +22,33 @@ export const hostAliases = [
 ] as const
 export type HostAlias = (typeof hostAliases)[number]
 
-/** The name of the mirror's container, and one by which the containers of its networks know it. */
+/** The name of the mirror's container, and its DNS name on the container's networks. */
 export const mirrorName = 'mirror'
 
 /**
- * The other one, which clients are given: kind adds `.svc` to the NO_PROXY of its nodes, so that they ask no proxy for it.
+ * The other DNS name, which client configurations use: kind adds `.svc` to the NO_PROXY of its nodes, so that they use no proxy.
  * https://github.com/kubernetes-sigs/kind (pkg/cluster/internal/providers/docker/provision.go, getProxyEnv)
  */
 export const mirrorServiceName = 'mirror.svc'
 
-/** Names that always mean the mirror, or the machine that it runs on. */
+/** Lists the names that always mean the mirror or its host. */
 export const ownNames: readonly string[] = ['localhost', ...hostAliases, mirrorName, mirrorServiceName]
 
-/** What this machine calls itself, and what others in its network call it by multicast DNS. */
+/** Returns the host name of this machine, and its multicast DNS name (`NAME.local`), in lower case. */
 export function machineNames(): string[] {
   const name = hostname().toLowerCase()
   return [...new Set([name, `${name.split('.')[0]}.local`])]
 }
 
 /**
- * The addresses of this machine's network interfaces. Throws the system's error, because the list takes a descriptor. No answer
- * is kept for that case: it would lack the networks that were joined since, and the list decides who may write.
+ * Returns the addresses of this machine's network interfaces. Throws a system error when no descriptor is free. The result is not
+ * cached, because the list decides which clients may write, and a cached one would lack networks that were joined since.
  */
 export function ownInterfaces(): NetworkInterfaceInfo[] {
   return Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
 }
 
-/** An IPv4 address that came mapped into IPv6 (`::ffff:10.0.0.1`) as plain IPv4; a zone is dropped. */
+/** Converts an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) to plain IPv4, and removes an IPv6 zone. */
 export function plainAddress(address: string): string {
   if (!address.includes(':')) return address
   return address
@@ -57,7 +57,7 @@ export function plainAddress(address: string): string {
     .replace(/%.*$/, '')
 }
 
-/** Whether the text is a literal loopback address. */
+/** Checks whether the text is a literal loopback address. */
 export function isLoopbackAddress(address: string): boolean {
   const plain = plainAddress(address)
   return plain === '::1' || (isIP(plain) === 4 && plain.startsWith('127.'))

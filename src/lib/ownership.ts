@@ -5,38 +5,41 @@ import { errnoOf } from './errors.ts'
 
 const maxSymlinks = 40
 
-/** The part of a path by which others can change what is there. */
+/** The size limit for files that a mirror writes about itself, bytes. Such files are much smaller. */
+export const maxSmallFileBytes = 1024 * 1024
+
+/** A part of a path through which other users can change what the path leads to. */
 interface ForeignPart {
   readonly path: string
-  /** The user it belongs to; undefined where it is the mode that lets others write. */
+  /** The uid of its owner; undefined when its mode lets others write. */
   readonly owner: number | undefined
 }
 
 interface Trusted {
-  /** Whose a part may be besides root's. */
+  /** A uid that may own parts of the path, in addition to root. */
   readonly uid?: number
-  /** The file at the end may be anybody's: it is replaced, or read for what it is. */
+  /** Accepts any owner and mode of a regular file at the end of the path. */
   readonly anyFile?: boolean
 }
 
-/** Whether this process is root. */
+/** Checks whether this process runs as root. */
 export function isRoot(): boolean {
   return process.geteuid?.() === 0
 }
 
 /**
- * Whether only root can change what is at a path, or what will be made there: each folder above it, and each symbolic link on
- * the way, is root's, and nobody else may write it. In a sticky folder such as /tmp each user changes only what is their own, but
- * makes what is missing.
+ * Checks whether only root can change the file at a path, or create it: root owns each folder above it and each symbolic link on the
+ * way, and no other user may write to them. In a sticky folder such as /tmp, users can change only their own files, but can create
+ * missing ones.
  */
 export function isOnlyRoots(path: string): boolean {
   return findForeign(path) === undefined
 }
 
-/** Why `isOnlyRoots` is false: the first such part of the path, absolute; undefined where there is none. */
+/** Finds the first part of a path, absolute, that other users can change; undefined when there is none. */
 export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted = {}): ForeignPart | undefined {
   const system = lstatSync(sep)
-  // In a user namespace that knows only some users, the folder above all belongs to nobody; its owner can do everything anyway.
+  // Trust the owner of `/`: in a user namespace it may be the overflow user (nobody), and it can change everything anyway.
   const trusted = new Set([0, uid, system.uid])
   if (!isProtected(system)) return { path: sep, owner: undefined }
   return walk(resolve(path), 0)
@@ -49,7 +52,7 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
       at = resolve(at, part)
       const stats = lstatIfPresent(at)
       const isLast = index === parts.length - 1
-      // What is made there will be ours, unless others are first.
+      // Reject a missing file that others could create first.
       if (stats === undefined)
         return isWritableByOthers(folder) && !(anyFile && isLast) ? { path: dirname(at), owner: undefined } : undefined
       const isUncheckedFile = anyFile && isLast && stats.isFile()
@@ -58,7 +61,7 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
         if (symlinks >= maxSymlinks) return { path: at, owner: undefined }
         return walk(resolve(dirname(at), readlinkSync(at), ...parts.slice(index + 1)), symlinks + 1)
       }
-      // The mode of a socket says who may connect.
+      // Skip sockets, because their mode says who may connect.
       if (!isUncheckedFile && !stats.isSocket() && !isProtected(stats)) return { path: at, owner: undefined }
       folder = stats
     }
@@ -66,17 +69,17 @@ export function findForeign(path: string, { uid = 0, anyFile = false }: Trusted 
   }
 }
 
-/** `/home/alice belongs to alice`, for a message. */
+/** Describes an untrusted part for a message: `/home/alice belongs to alice`. */
 export function describeForeign({ path, owner }: ForeignPart): string {
   return owner === undefined ? `others can write ${path}` : `${path} belongs to ${userName(owner)}`
 }
 
-/** The name of a user, or their number where the system's list does not have it. */
+/** Returns the name of a user from /etc/passwd, or `user UID` when it is not listed. */
 export function userName(uid: number): string {
   return findPasswdFields(uid)?.[0] ?? `user ${uid}`
 }
 
-/** The home folder of a user, by the system's list. */
+/** Returns the home folder of a user from /etc/passwd; undefined when the user is not listed. */
 export function userHome(uid: number): string | undefined {
   return findPasswdFields(uid)?.[5]
 }
@@ -109,18 +112,15 @@ function isWritableByOthers({ mode }: Stats): boolean {
   return (mode & 0o022) !== 0
 }
 
-/** More than any file that a mirror writes about itself. */
-const maxSmallFileBytes = 1024 * 1024
-
 /**
- * The text of another user's file, read by root: only what that user owns, and nothing that is no regular file, so that a link
- * the user has put there gives away nothing of others. Undefined for anything else, and for what is not there.
+ * Reads a text file of another user as root. Reads only a regular file of at most 1 MiB that this user owns, so that a link which the
+ * user placed there reveals no file of others. Returns undefined for anything else, and when there is no file.
  */
 export async function readOwnedFile(path: string, uid: number): Promise<string | undefined> {
   return readFileIf(path, (what) => what.uid === uid)
 }
 
-/** The same for what root owns and everyone may read. */
+/** Reads a text file that root owns and every user may read, under the same rules. */
 export async function readPublicFile(path: string): Promise<string | undefined> {
   return readFileIf(path, (what) => what.uid === 0 && (what.mode & 0o004) !== 0)
 }
@@ -128,7 +128,7 @@ export async function readPublicFile(path: string): Promise<string | undefined> 
 async function readFileIf(path: string, isAllowed: (what: Stats) => boolean): Promise<string | undefined> {
   const isAcceptable = (what: Stats) => what.isFile() && isAllowed(what) && what.size <= maxSmallFileBytes
   const real = await orUndefinedIfRefused(() => realpath(path))
-  // Opening a device may already do something; what was put in its place meanwhile is looked at again.
+  // Check before the open, because opening a device can have effects, and again afterwards, because the file may be replaced.
   const before = real === undefined ? undefined : await orUndefinedIfRefused(() => lstat(real))
   if (real === undefined || before === undefined || !isAcceptable(before)) return undefined
   const file = await orUndefinedIfRefused(() =>

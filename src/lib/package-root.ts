@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** The folder of this package, wherever in it this code lies: its sources, or a part of the bundle. */
+/** Returns the folder of this package, whether this code runs from the sources or from the bundle. Throws when there is none. */
 export function packageRoot(): string {
   const start = dirname(fileURLToPath(import.meta.url))
   let folder = start
