@@ -11,7 +11,7 @@ export interface MemoryBudgetOptions {
   readonly pollMs?: number
   /** The time after which the first waiter makes the slowest holder be evicted, ms. */
   readonly evictAfterMs?: number
-  /** Extra memory for reservations of at most `largest` bytes that find no room, so that they never wait for larger ones. */
+  /** Extra memory for reservations of at most `maxBytes` that find no room, so that they never wait for larger ones. */
   readonly small?: { readonly maxBytes: number; readonly bytes: number }
 }
 
@@ -290,7 +290,7 @@ export class MemoryBudget {
     // Skip this poll when the process was busy: it has not read what has arrived meanwhile.
     if (isLate) return
     const isDue = now - this.#nextWaiter.since >= this.#evictAfterMs
-    for (const holder of findSlowHolders(this.#holders, now, { turn: this.#evictAfterMs, isDue })) {
+    for (const holder of findSlowHolders(this.#holders, now, { graceMs: this.#evictAfterMs, isDue })) {
       this.#holders.delete(holder)
       holder.evict!(new BudgetError('The body was transferred too slowly while others waited for its memory.'))
     }
@@ -324,25 +324,25 @@ const minProgressBytes = 16 * 1024
 
 /**
  * Finds the holders to evict while others wait: those that moved too little since the last poll. When there are none and the first
- * waiter is due, the holder with the longest remaining time; among equals the latest, so that the others finish. A holder is safe
- * for its first `turn` ms, and while its remaining time is at most `turn` ms.
+ * waiter is due, the holder with the longest remaining time; among equals the latest, so that the others finish. The
+ * latter spares holders in their first `graceMs`, and those whose remaining time is at most `graceMs`.
  */
 function findSlowHolders<T extends HolderProgress>(
   holders: Iterable<T>,
   now: number,
-  { turn, isDue }: { readonly turn: number; readonly isDue: boolean },
+  { graceMs, isDue }: { readonly graceMs: number; readonly isDue: boolean },
 ): T[] {
   const slow: T[] = []
   let slowest: T | undefined
   for (const holder of holders) {
     if (holder.growing !== undefined) continue
     if (holder.wasPolled && holder.progressed < minProgressBytes) slow.push(holder)
-    else if (now - holder.since >= turn && !(estimateTimeLeft(holder, now) < estimateTimeLeft(slowest, now)))
+    else if (now - holder.since >= graceMs && !(estimateTimeLeft(holder, now) < estimateTimeLeft(slowest, now)))
       slowest = holder
     holder.wasPolled = true
     holder.progressed = 0
   }
-  if (isDue && slow.length === 0 && slowest && estimateTimeLeft(slowest, now) > turn) slow.push(slowest)
+  if (isDue && slow.length === 0 && slowest && estimateTimeLeft(slowest, now) > graceMs) slow.push(slowest)
   return slow
 }
 

@@ -4,60 +4,51 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { deferred } from './async.ts'
 import { errnoOf } from './errors.ts'
+import { ifVisible } from './fs.ts'
 
-/** What Linux tells of a process, beyond that its number is taken. */
+/** State of a process from /proc/PID/stat. */
 interface ProcessStat {
-  /** It has ended and only waits to be reaped. */
+  /** Whether the process has ended and waits to be reaped. */
   readonly ended: boolean
   /** Clock ticks from boot to its start. */
   readonly started: string | undefined
 }
 
-/** Undefined where there is no /proc, or no such process. Fields 3 and 22 of proc_pid_stat(5). */
+/** Reads the state and start of a process (fields 3 and 22 of proc_pid_stat(5)); undefined without /proc or without the process. */
 export async function readProcessStat(pid: number): Promise<ProcessStat | undefined> {
-  const stat = await orAbsent(readFile(`/proc/${pid}/stat`, 'utf8'))
+  const stat = await ifVisible(readFile(`/proc/${pid}/stat`, 'utf8'))
   if (stat === undefined) return undefined
-  // The name in parentheses may hold anything, spaces and parentheses included.
+  // Skip the name in parentheses, which may hold spaces and parentheses itself.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   return { ended: fields[0] === 'Z' || fields[0] === 'X', started: fields[19] }
 }
 
-/** Tells this boot of the kernel from any other; undefined where the system has none to tell. */
+/** Reads the id of this boot of the kernel; undefined where the system has none. */
 export async function readBootId(): Promise<string | undefined> {
-  return (await orAbsent(readFile('/proc/sys/kernel/random/boot_id', 'utf8')))?.trim()
+  return (await ifVisible(readFile('/proc/sys/kernel/random/boot_id', 'utf8')))?.trim()
 }
 
-/** Tells where this process's number means it; undefined where there are no such namespaces. pid_namespaces(7) */
+/** Reads the id of this process's PID namespace (pid_namespaces(7)); undefined where the system has none. */
 export async function readPidNamespace(): Promise<string | undefined> {
-  return orAbsent(readlink('/proc/self/ns/pid'))
-}
-
-async function orAbsent(read: Promise<string>): Promise<string | undefined> {
-  try {
-    return await read
-  } catch (error) {
-    // ESRCH: the process ended between open and read.
-    if (['ENOENT', 'ENOTDIR', 'ESRCH', 'EACCES', 'EPERM'].includes(errnoOf(error) ?? '')) return undefined
-    throw error
-  }
+  return ifVisible(readlink('/proc/self/ns/pid'))
 }
 
 /**
- * What tells a process from any other that has or had its number: the boot and the tick it was started in. Undefined where
- * the platform has no /proc, or the process is gone or only waits to be reaped.
+ * Returns the identity of a process, `BOOT:TICK`: the boot and the clock tick of its start, which differ from those of any other
+ * process with the same PID. Undefined without /proc, or when the process has ended, even if it is not reaped yet.
  */
 export async function processIdentity(pid: number): Promise<string | undefined> {
   const [stat, boot] = await Promise.all([readProcessStat(pid), readBootId()])
   return stat?.started === undefined || stat.ended ? undefined : `${boot ?? 'boot'}:${stat.started}`
 }
 
-/** The boot in which a process was identified so; undefined where the platform has none to tell. */
+/** Returns the boot id of a process identity; undefined when the identity has none. */
 export function bootOf(identity: string | undefined): string | undefined {
   const boot = identity?.slice(0, identity.lastIndexOf(':'))
   return boot === 'boot' || boot === '' ? undefined : boot
 }
 
-/** Whether the process that was identified so is still there. */
+/** Checks whether the process with this identity still runs. Without an identity, any process with this PID counts. */
 export async function isSameProcess(pid: number, identity: string | undefined): Promise<boolean> {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false
   if (identity !== undefined) return (await processIdentity(pid)) === identity
@@ -69,26 +60,26 @@ export async function isSameProcess(pid: number, identity: string | undefined): 
   }
 }
 
-/** What became of a program that was started. */
+/** The result of a program that has run. */
 export interface CommandResult {
-  /** Undefined when it did not end by itself: killed by a signal, or by the time-out. */
+  /** Undefined when a signal or the time-out ended the program. */
   readonly exitCode: number | undefined
   readonly stdout: string
   readonly stderr: string
 }
 
 interface CommandOptions {
-  /** Written to its stdin, which is empty otherwise. */
+  /** Text for the program's stdin, which is empty by default. */
   readonly input?: string
-  /** Milliseconds until it is ended, with everything that it has started. */
+  /** Time after which the program is ended together with all that it has started, ms. */
   readonly timeoutMs: number
-  /** Added to the environment of this process. */
+  /** Variables to add to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>
 }
 
 /**
- * Runs a program without a shell and waits for its end, whatever its exit code; `undefined` when there is no such program.
- * Output is kept as it came; a program that writes more than 16 MiB is ended.
+ * Runs a program without a shell and resolves at its end, whatever its exit code; with `undefined` when the program does not exist.
+ * The output is kept unchanged. A program that writes more than 16 MiB is ended.
  */
 export type RunCommand = (
   file: string,
@@ -97,21 +88,21 @@ export type RunCommand = (
 ) => Promise<CommandResult | undefined>
 
 const maxOutputBytes = 16 * 1024 * 1024
-/** How often, and how many times, to look for the end of the output of a program that has ended. */
+/** Interval and number of the polls for the end of the output, once the program has ended. */
 const drainPollMs = 50
 const maxDrainPolls = 20
 
 /**
- * Loads what runs programs.
+ * Loads the libraries that run programs.
  * @internal
  */
 export const loadCommandRunner = () => Promise.all([import('execa'), import('signal-exit')])
 
-/** Runs programs of this machine. */
+/** Runs programs on this machine. */
 export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env }) => {
   const [{ execa }, { onExit }] = await loadCommandRunner()
   let pid: number | undefined
-  // The terminal's Ctrl-C does not reach a group of its own. Watched before there is one, so that none is missed.
+  // End the program's group when this process ends, because Ctrl-C does not reach it. Watch before the start, so that no end is missed.
   const stopWatching = onExit(() => void (pid !== undefined && signalGroup(pid, 'SIGTERM')))
   try {
     const program = execa(file, args, {
@@ -125,14 +116,14 @@ export const runCommand: RunCommand = async (file, args, { input, timeoutMs, env
     if (pid !== undefined) return await waitForResult(program, pid, timeoutMs)
     const { code, originalMessage } = await program
     if (code === 'ENOENT') return undefined
-    // A program that could not be started has written nothing; why is all there is to say.
+    // Report the reason as stderr, because a program that could not be started has written nothing.
     return { exitCode: undefined, stdout: '', stderr: originalMessage ?? '' }
   } finally {
     stopWatching()
   }
 }
 
-/** Resolves at the program's end, or soon after the time-out, even if something keeps the output open. */
+/** Resolves at the program's end, or soon after the time-out, even if another process keeps the output open. */
 async function waitForResult(program: ChildProcess, pid: number, timeoutMs: number): Promise<CommandResult> {
   const exit = deferred<number | undefined>()
   const ended = deferred()
@@ -144,7 +135,7 @@ async function waitForResult(program: ChildProcess, pid: number, timeoutMs: numb
     void endGroup(pid).then(() => ended.resolve())
   }
   program.once('exit', (code) => {
-    // What it leaves behind is not its own time.
+    // Stop the time-out, because processes that the program leaves behind are not bound by it.
     if (!state.ended) clearTimeout(timer)
     exit.resolve(code ?? undefined)
   })
@@ -158,7 +149,7 @@ async function waitForResult(program: ChildProcess, pid: number, timeoutMs: numb
   const untrack = trackGroup(pid)
   try {
     const exitCode = await Promise.race([exit.promise, ended.promise])
-    // A daemon that the program has started may keep the output open for ever.
+    // Wait only briefly, because a daemon that the program has started may keep the output open for ever.
     for (let step = 0; step < maxDrainPolls && !state.closed && !state.ended; step++) await sleep(drainPollMs)
     if (state.ended) await Promise.race([closed.promise, ended.promise])
     return { exitCode: state.ended ? undefined : (exitCode ?? undefined), stdout: stdout(), stderr: stderr() }
@@ -170,7 +161,7 @@ async function waitForResult(program: ChildProcess, pid: number, timeoutMs: numb
   }
 }
 
-/** Keeps what a stream brings, as far as it may be kept; the result reads it. */
+/** Collects at most 16 MiB of a stream. Returns the function that reads the text so far. */
 function collect(stream: Readable, onOverflow: () => void): () => string {
   const chunks: Buffer[] = []
   let size = 0
@@ -182,43 +173,43 @@ function collect(stream: Readable, onOverflow: () => void): () => string {
   return () => Buffer.concat(chunks).toString('utf8')
 }
 
-/** A text as one word of a POSIX shell's command line; in quotes only where it needs them. */
+/** Quotes a text as one word of a POSIX shell's command line, where it needs quotes. */
 export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
 }
 
-/** How long a program has to put things in order after it was asked to end. */
+/** The time that a program has to end after SIGTERM, ms. */
 const graceMs = 2000
 const endPollMs = 50
 
 /**
- * The option for `spawn` that gives a program a process group of its own, so that it can be ended together with what it has
- * started. On Windows, which has no such groups, a detached program would open a window, and `taskkill` finds the children.
+ * The options for `spawn` that start a program in its own process group, so that it can be ended together with all that it has
+ * started. Windows has no process groups: a detached program would open a window there, and `taskkill` finds the children anyway.
  */
 export const ownGroup = { detached: process.platform !== 'win32', windowsHide: true } as const
 
 /**
- * Sends a signal to a program that was started with `ownGroup`, and to all that it has started. False when none is left.
+ * Sends a signal to a program that was started with `ownGroup`, and to all that it has started. Returns false when none is left.
  * @internal
  */
 export function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
   if (process.platform === 'win32') {
-    // Not every program runs others.
+    // Load the module here, because few commands need it.
     const { spawn } = process.getBuiltinModule('node:child_process')
-    // Without a forced end a program that has no window takes no notice.
+    // Force the end (/F), because a program without a window ignores a polite one.
     if (signal !== 0) spawn('taskkill', ['/pid', String(pid), '/T', '/F'], { stdio: 'ignore' }).on('error', () => {})
     return false
   }
   try {
     return process.kill(-pid, signal)
   } catch (error) {
-    // EPERM: macOS, for a group of which only a zombie is left.
+    // EPERM: macOS returns it for a group with only a zombie left.
     if (errnoOf(error) === 'ESRCH' || errnoOf(error) === 'EPERM') return false
     throw error
   }
 }
 
-/** Asks a program and all that it has started to end, and kills what has not ended after two seconds. */
+/** Sends SIGTERM to a program and all that it has started, and SIGKILL after two seconds. */
 async function endGroup(pid: number): Promise<void> {
   if (!signalGroup(pid, 'SIGTERM')) return
   for (let waitedMs = 0; waitedMs < graceMs; waitedMs += endPollMs) {
@@ -230,29 +221,29 @@ async function endGroup(pid: number): Promise<void> {
 
 const trackedGroups = new Set<number>()
 
-/** Notes that this process waits for a group; the result forgets it. */
+/** Adds a group to those that `interruptGroups` interrupts. Returns the function that removes it. */
 function trackGroup(pid: number): () => void {
   trackedGroups.add(pid)
   return () => void trackedGroups.delete(pid)
 }
 
-/** Passes an interruption on, which the terminal sends to the group of this process only. */
+/** Sends SIGINT to all running groups, because the terminal sends it to the group of this process only. */
 export function interruptGroups(): void {
   for (const pid of trackedGroups) signalGroup(pid, 'SIGINT')
 }
 
-/** What a command finds around it. */
+/** The environment of a command: platform, variables, home folder and working folder. */
 export interface Surroundings {
-  /** As `process.platform`. */
+  /** A value of `process.platform`. */
   platform: string
   env: Readonly<Record<string, string | undefined>>
   /** The user's home folder. */
   homedir: string
-  /** What relative paths in `env` start from. */
+  /** The folder that relative paths in `env` start from. */
   cwd: string
   /**
-   * As root: these before every place that others can change was taken out. They tell only whose mirror may be meant, and are
-   * never obeyed.
+   * The original environment when mirror runs as root, which ignores paths that others can change. It only tells whose mirror the
+   * user may mean; no setting is read from it.
    */
   callers?: Surroundings | undefined
 }

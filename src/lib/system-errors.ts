@@ -7,19 +7,19 @@ import { userName } from './ownership.ts'
 import { shellWord } from './process.ts'
 import type { Clock } from './time.ts'
 
-/** Why the system refuses a file or a folder, in words. */
+/** Explains why the system refuses access to a file or folder. */
 interface FileFailure {
-  /** The file or folder that was asked for; undefined where the system does not name it. */
+  /** The file or folder of the failed call; undefined when the error does not name it. */
   readonly path: string | undefined
-  /** A clause: `it does not exist`. */
+  /** The reason as a clause: `it does not exist`. */
   readonly why: string
-  /** Commands that help, with what they are for. Empty where only another file or folder helps. */
+  /** Commands that help, each with its purpose. Empty when only another file or folder helps. */
   readonly next: readonly string[]
-  /** Another user, who owns what is in the way. */
+  /** The other user who owns the file or folder that denies the access. */
   readonly owner: string | undefined
 }
 
-/** Explains a system error about a file; undefined for any other error. `path`: for an error that names none. */
+/** Explains a system error about a file; undefined for any other error. `path`: used for an error that names none. */
 export function describeFileFailure(error: unknown, path = getErrorPath(error)): FileFailure | undefined {
   const plain = (why: string, next: string[] = []): FileFailure => ({ path, why, next, owner: undefined })
   switch (errnoOf(error)) {
@@ -49,12 +49,12 @@ export function describeFileFailure(error: unknown, path = getErrorPath(error)):
   }
 }
 
-/** A sentence about the failure: `Cannot open /x/y: it does not exist.` Undefined where no path is known. */
+/** Formats the failure as a sentence: `Cannot open /x/y: it does not exist.` Undefined when no path is known. */
 export function tellFileFailure(error: unknown, { path, why }: FileFailure): string | undefined {
   return path === undefined ? undefined : `Cannot ${getVerb(error)} ${path}: ${why}.`
 }
 
-/** A clause for `FILE cannot be read: …`: why in words, and in the system's own where there are none. */
+/** Returns the reason as a clause for `FILE cannot be read: …`; the error's message when there is no explanation. */
 export function fileFailureReason(error: unknown): string {
   return describeFileFailure(error)?.why ?? (error instanceof Error ? error.message : String(error))
 }
@@ -66,7 +66,7 @@ function getVerb(error: unknown): string {
 
 const verbs: Readonly<Record<string, string>> = {
   open: 'open',
-  mkdir: 'make the folder',
+  mkdir: 'create the folder',
   scandir: 'list',
   unlink: 'remove',
   rmdir: 'remove',
@@ -78,7 +78,7 @@ function getErrorPath(error: unknown): string | undefined {
   return typeof path === 'string' ? path : undefined
 }
 
-/** Finds what denies the access: a folder above that cannot be entered or written, or what is at the path itself. */
+/** Finds what denies the access: a folder above that cannot be entered or written, or the file or folder itself. */
 function describeDenial(path: string): Omit<FileFailure, 'path'> {
   const closed = getFoldersAbove(path).find((folder) => !canAccess(folder, constants.X_OK))
   if (closed !== undefined) return describeDenialBy(closed, 'u+rwx', false)
@@ -86,7 +86,7 @@ function describeDenial(path: string): Omit<FileFailure, 'path'> {
   return describeDenialBy(dirname(path), 'u+w', false)
 }
 
-/** `isItself`: whether it is what was asked for, and not a folder above. */
+/** Explains the denial by one file or folder. `isItself`: it is the requested one, not a folder above. `mode`: the missing permissions. */
 function describeDenialBy(path: string, mode: string, isItself: boolean): Omit<FileFailure, 'path'> {
   const stats = statIfPresent(path)
   if (stats === undefined || process.geteuid === undefined) return { why: 'no permission', next: [], owner: undefined }
@@ -97,13 +97,13 @@ function describeDenialBy(path: string, mode: string, isItself: boolean): Omit<F
     return { why: `no permission, because ${what}`, next: [`chmod ${adds} ${shellWord(path)}`], owner: undefined }
   }
   const owner = userName(stats.uid)
-  const why = isItself ? `it belongs to ${owner}` : `nothing can be made or read in ${path}, which belongs to ${owner}`
-  // The folders above may serve other users too.
+  const why = isItself ? `it belongs to ${owner}` : `${path} belongs to ${owner}`
+  // Suggest no chown for a folder above, because other users may need it too.
   const next = isItself ? [`sudo chown -R "$(id -un)": ${shellWord(path)}   (if it should be yours)`] : []
   return { why: `no permission, because ${why}`, next, owner }
 }
 
-/** From the top down, without the path itself. */
+/** Returns the existing folders above a path, from the top down. */
 function getFoldersAbove(path: string): string[] {
   const folders: string[] = []
   for (let at = path; at !== dirname(at);) {
@@ -113,7 +113,7 @@ function getFoldersAbove(path: string): string[] {
   return folders
 }
 
-/** The path, or the lowest folder above it that is there. */
+/** Returns the path, or the lowest existing folder above it, quoted for a shell. */
 function findNearestPath(path: string): string {
   let at = resolve(path)
   while (at !== sep && at !== dirname(at) && statIfPresent(at) === undefined) at = dirname(at)
@@ -147,19 +147,19 @@ function statIfPresent(path: string): Stats | undefined {
 type Part = 'fetch' | 'hash'
 
 const partFailures: Record<Part, string> = {
-  fetch: 'The mirror cannot ask upstreams',
-  hash: 'The mirror cannot check the digest of what it fetches',
+  fetch: 'The mirror cannot send requests to upstreams',
+  hash: 'The mirror cannot verify digests of downloads',
 }
 
-/** A failure that has not come again for so long is over; ms. A rush uses up descriptors and memory for a moment only. */
+/** The time after which a failure that has not recurred counts as over, ms. A load peak exhausts descriptors and memory only briefly. */
 const expiryMs = { shortage: 30_000, other: 300_000 }
 const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
 
-/** Codes of failures that lie in this process: no descriptor, no memory, a module or a thread that cannot be loaded. */
+/** Codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
 const processFaultCodes =
   /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
 
-/** Returns the code of a failure that lies in this process, in the error or what has caused it; undefined for any other. */
+/** Returns the code of a failure of this process itself, from the error or its causes; undefined for any other failure. */
 export function ownFailureCode(error: unknown): string | undefined {
   const code = codeOf(error)
   if (code !== undefined && processFaultCodes.test(code)) return code
@@ -167,14 +167,14 @@ export function ownFailureCode(error: unknown): string | undefined {
   return error instanceof Error && error.cause !== undefined ? ownFailureCode(error.cause) : undefined
 }
 
-/** Hears how a part of the work goes. */
+/** Receives the outcome of each operation. */
 export interface WorkWatcher {
   failed(error: unknown): void
   worked(): void
 }
 
 /**
- * What keeps this process from fetching by its own fault. The outage of an upstream is none. A trouble ends with the next success
+ * Records faults of this process itself that keep it from fetching; an upstream's outage is none. A fault ends with the next success
  * of the same part.
  */
 export class OwnTroubles {
@@ -185,7 +185,7 @@ export class OwnTroubles {
     this.#clock = clock
   }
 
-  /** Returns who is to hear of a part's failures and successes. Failures that lie elsewhere are passed over. */
+  /** Returns the watcher for a part's failures and successes. It ignores failures that have another cause than this process. */
   watch(part: Part): WorkWatcher {
     return {
       failed: (error) => {
@@ -198,7 +198,7 @@ export class OwnTroubles {
     }
   }
 
-  /** Returns the reasons, one sentence each; empty when all is well. */
+  /** Returns the current faults, one sentence each; empty when there are none. */
   async find(): Promise<string[]> {
     const now = this.#clock.monotonic()
     const noted = [...this.#parts.values()].filter(({ until }) => until >= now).map(({ reason }) => reason)

@@ -1,7 +1,8 @@
-/** One entry of a tar archive. Modes without the type: 0o644. */
+/** One entry of a tar archive. */
 export interface TarEntry {
-  /** Relative, with `/`; at most 255 bytes or so, else an extended header carries it. */
+  /** A relative path with `/`. A pax header carries a path that does not fit the ustar header (about 255 bytes). */
   readonly path: string
+  /** The permissions without the file type: 0o644. */
   readonly mode: number
   readonly uid?: number
   readonly gid?: number
@@ -14,14 +15,14 @@ interface TarLink {
   readonly kind: 'link'
   readonly target: string
 }
-/** `read` must give exactly `size` bytes. */
+/** A file; `read` must yield exactly `size` bytes. */
 interface TarFile {
   readonly kind: 'file'
   readonly size: number
   read(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
 
-/** A file whose bytes are at hand. */
+/** Creates the content of a file from bytes in memory. */
 export function bytesFile(content: string | Uint8Array): TarFile {
   const bytes = typeof content === 'string' ? Buffer.from(content) : content
   return { kind: 'file', size: bytes.length, read: () => [bytes] }
@@ -30,7 +31,10 @@ export function bytesFile(content: string | Uint8Array): TarFile {
 const blockBytes = 512
 const typeFlag = { file: '0', link: '2', folder: '5', extended: 'x' } as const
 
-/** A tar archive (POSIX ustar, pax for long names), piece by piece; the same entries make the same bytes. pax(1) */
+/**
+ * Writes a tar archive (POSIX ustar, pax for long names) piece by piece. Equal entries yield equal bytes: every mtime is 0. Throws when
+ * a file's content has another size than announced. pax(1)
+ */
 export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntry>): AsyncGenerator<Uint8Array> {
   for await (const entry of entries) {
     const { content } = entry
@@ -60,14 +64,14 @@ export async function* tarOf(entries: Iterable<TarEntry> | AsyncIterable<TarEntr
   yield new Uint8Array(2 * blockBytes)
 }
 
-/** The whole archive at once. */
+/** Creates a tar archive in memory. */
 export async function tarBytes(entries: Iterable<TarEntry>): Promise<Buffer> {
   const pieces: Uint8Array[] = []
   for await (const piece of tarOf(entries)) pieces.push(piece)
   return Buffer.concat(pieces)
 }
 
-/** A whole archive with one file in it; `path` at most 100 bytes. */
+/** Creates a tar archive of one file with mode 0644, synchronously; `path`: at most 100 bytes. */
 export function tarFile(path: string, content: Uint8Array): Uint8Array {
   const entry = { path, mode: 0o644, content: bytesFile(content) }
   const head = createHeader({ name: path, prefix: '', target: '', entry, size: content.length, type: typeFlag.file })
@@ -103,7 +107,7 @@ function createHeader({ name, prefix, target, entry, size, type }: HeaderFields)
   return block
 }
 
-/** The two fields of a ustar name; undefined for one that they cannot hold. */
+/** Splits a path into the two ustar fields; undefined for a path that does not fit. */
 function splitPath(path: string): { name: string; prefix: string } | undefined {
   if (Buffer.byteLength(path) <= 100) return { name: path, prefix: '' }
   for (let at = path.indexOf('/'); at !== -1; at = path.indexOf('/', at + 1)) {
@@ -114,7 +118,7 @@ function splitPath(path: string): { name: string; prefix: string } | undefined {
   return undefined
 }
 
-/** `27 path=…\n`: a record begins with its own length. */
+/** Creates a pax record, which begins with its own length: `27 path=…\n`. */
 function createPaxRecord(key: string, value: string): string {
   const rest = ` ${key}=${value}\n`
   const bytes = Buffer.byteLength(rest)

@@ -1,17 +1,17 @@
 import { describeFailure } from './errors.ts'
 import type { Logger } from './logger.ts'
 
-/** Time as a port: `wall` may jump (it is only ever shown or written down), `monotonic` never does (every age and time-out). */
+/** Provides the time. `wall` may jump and is only displayed or stored; `monotonic` never jumps and measures ages and time-outs. */
 export interface Clock {
   /** Milliseconds since the Unix epoch. */
   wall(): number
-  /** Milliseconds since some fixed point of this process. */
+  /** Milliseconds since a fixed point in the life of this process. */
   monotonic(): number
   /** Resolves after `ms`; rejects with the signal's reason when it aborts first. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
 }
 
-/** The machine's own clock. */
+/** Reads the machine's clock. */
 export const systemClock: Clock = {
   wall: () => Date.now(),
   monotonic: () => performance.now(),
@@ -30,13 +30,12 @@ export const systemClock: Clock = {
     }),
 }
 
-/** Takes what a task of a timer throws. */
+/** Receives the error that a timer's task throws. */
 export type OnFailure = (error: unknown) => void
 
 /**
- * Runs a task every `ms` milliseconds. A task that throws or rejects goes to `onFailure` and the timer runs on: no failure of
- * a timer becomes an unhandled rejection. A round that is due while the task still runs is left out. The timer does not keep
- * the process alive. Returns how to stop it.
+ * Runs a task every `ms` milliseconds. Passes errors of the task to `onFailure` and continues, so that no error becomes an unhandled
+ * rejection. Skips a round while the task still runs. The timer does not keep the process alive. Returns the function that stops it.
  */
 export function every(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   let isRunning = false
@@ -55,7 +54,7 @@ export function every(ms: number, task: () => unknown, onFailure: OnFailure): ()
   return () => clearInterval(timer)
 }
 
-/** Runs a task once after `ms` milliseconds, under the same rules. Returns how to cancel it. */
+/** Runs a task once after `ms` milliseconds, under the same rules as `every`. Returns the function that cancels it. */
 export function later(ms: number, task: () => unknown, onFailure: OnFailure): () => void {
   const run = async () => {
     try {
@@ -68,36 +67,36 @@ export function later(ms: number, task: () => unknown, onFailure: OnFailure): ()
   return () => clearTimeout(timer)
 }
 
-/** Logs what a task of a timer throws: `could not look at the memory`. */
+/** Creates a handler that logs the error of a timer's task with a message such as `could not check the memory`. */
 export function logFailure(logger: Logger, message: string): OnFailure {
   return (error) => logger.error({ error: describeFailure(error) }, message)
 }
 
 interface WriteBehindOptions {
   /**
-   * Makes the disk say what memory says at that moment. Called again and again, one call at a time; a call that finds nothing to
-   * write returns at once.
+   * Writes the current state in memory to disk, if the disk differs. Is called repeatedly, one call at a time.
    */
   readonly write: () => Promise<void>
   readonly logger: Logger
-  /** What the log says when the disk refuses a write: `could not save the statistics`. The next try comes within `everyMs`. */
+  /** The log message for a failed write: `could not save the statistics`. The next attempt follows within `everyMs`. */
   readonly failure: string
-  /** How often the disk is compared with memory without being asked, ms. */
+  /** The interval of writes without an `update`, ms. */
   readonly everyMs: number
 }
 
 interface WriteBehind {
-  /** Memory has changed. Returns at once; a change during a write leads to another write. */
+  /** Starts a write after a change in memory. Returns at once; a call during a write leads to another write. */
   update(): void
-  /** Writes once more, after the write that is running, and then no more. */
+  /** Writes a last time, after the running write. */
   close(): Promise<void>
-  /** Writes no more; resolves when the write that is running has ended. */
+  /** Stops without a last write; resolves when the running write has ended. */
   stop(): Promise<void>
 }
 
 /**
- * Keeps something on disk equal to something in memory. It compares the two instead of counting changes: a change that nobody
- * announced, that came during a write, or whose write failed reaches the disk as well, and an older write never lands on a newer.
+ * Keeps a state on disk equal to the state in memory. Each write compares the two instead of counting changes. So a change also reaches
+ * the disk when no `update` announced it, when it came during a write, or when its write failed, and an older write never replaces a
+ * newer one.
  */
 export function createWriteBehind({ write, logger, failure, everyMs }: WriteBehindOptions): WriteBehind {
   let isDue = false

@@ -15,7 +15,7 @@ const sizeUnits: Record<string, number> = {
 }
 const durationUnits: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
-/** Bytes from `20GiB`, `512MB`, `1.5G` or a plain number of bytes; undefined when it is none. */
+/** Parses `20GiB`, `512MB`, `1.5G` or a plain number into bytes; undefined for any other text. */
 export function parseSize(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)?$/.exec(text.trim())
   if (!match) return undefined
@@ -23,7 +23,7 @@ export function parseSize(text: string): number | undefined {
   return unit === undefined ? undefined : Math.round(Number(match[1]) * unit)
 }
 
-/** Milliseconds from `10s`, `1h30m`, `250ms`, `7d`, or `0`; undefined when it is none. A bare number other than 0 has no unit and is none. */
+/** Parses `10s`, `1h30m`, `250ms`, `7d` or `0` into milliseconds; undefined for any other text, and for a number without a unit. */
 export function parseDuration(text: string): number | undefined {
   const trimmed = text.trim()
   if (trimmed === '0') return 0
@@ -34,15 +34,12 @@ export function parseDuration(text: string): number | undefined {
   return Math.round(total)
 }
 
-/**
- * Formats bytes for a person, in the units of mirror.yaml: `512 B`, `1.4 GiB`, `20 GiB`. Everything that users read as a size
- * goes through this function.
- */
+/** Formats bytes for users in the units of mirror.yaml: `512 B`, `1.4 GiB`, `20 GiB`. All sizes that users read use this function. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   let value = bytes
   let unit = 0
-  // 1023.95 KiB would be rounded to 1024.
+  // Compare the rounded value, because 1023.95 KiB would be printed as 1024 KiB.
   while (unit < units.length - 1 && Math.round(value) >= 1024) {
     value /= 1024
     unit += 1
@@ -50,7 +47,7 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1).replace(/\.0$/, '')} ${units[unit]}`
 }
 
-/** `3 h 12 min`, `45 s`, `320 ms`: a duration for a person. */
+/** Formats milliseconds for users: `3 h 12 min`, `45 s`, `320 ms`. */
 export function formatDuration(ms: number): string {
   if (ms < 1000) return `${Math.round(ms)} ms`
   const seconds = ms / 1000

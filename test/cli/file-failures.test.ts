@@ -78,7 +78,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     const closed = await makeOwn('closed', 0o500)
     const { exit, stderr } = await mirror(['up'], { MIRROR_HOME: closed })
     expect(exit).toBe(1)
-    expect(stderr).toContain(`Cannot make the folder ${closed}/state: no permission, because the mode of ${closed}`)
+    expect(stderr).toContain(`Cannot create the folder ${closed}/state: no permission, because the mode of ${closed}`)
     expect(stderr).toContain(`  chmod u+w ${closed}\n`)
     expect(stderr).not.toContain('--data')
   })
@@ -95,7 +95,7 @@ describe.skipIf(process.platform !== 'linux')('a file that the system refuses', 
     const parent = join(home, 'parent')
     await mkdir(parent, { mode: 0o755 })
     const { stderr } = await mirror(['up', '--data', parent])
-    expect(stderr).toContain(`nothing can be made or read in ${parent}, which belongs to root`)
+    expect(stderr).toContain(`no permission, because ${parent} belongs to root`)
     expect(stderr).not.toContain('chown')
 
     const data = await makeOwn('data', 0o700)

@@ -184,12 +184,15 @@ docker.io/library/alpine:3.20  3.2 MiB      3  3 min ago    –`)
   })
 
   test('says why the mirror cannot fetch by its own fault, and what to do', () => {
-    const troubles = ['The mirror cannot open a file: EMFILE', 'The mirror cannot ask upstreams: ERR_MODULE_NOT_FOUND']
+    const troubles = [
+      'The mirror cannot open a file: EMFILE',
+      'The mirror cannot send requests to upstreams: ERR_MODULE_NOT_FOUND',
+    ]
     const text = renderStatus({ ...report, troubles }, plain, now)
     expect(text).toContain(
       'failed    The mirror cannot open a file: EMFILE. Next: allow it more open files (ulimit -n), then: mirror down && mirror up',
     )
-    expect(text).toContain('The mirror cannot ask upstreams: ERR_MODULE_NOT_FOUND. Next: mirror logs')
+    expect(text).toContain('The mirror cannot send requests to upstreams: ERR_MODULE_NOT_FOUND. Next: mirror logs')
     const reason = 'Cannot listen on 172.18.0.1:5055: the mirror has as many files open as it may.'
     expect(renderStatus({ ...report, networks: { kind: { state: 'failed', reason } } }, plain, now)).toContain(
       'network kind: Cannot listen on 172.18.0.1:5055: the mirror has as many files open as it may. Next: allow it more open files',

@@ -61,7 +61,7 @@ describe('the health of a mirror', () => {
     const troubles = new OwnTroubles(systemClock)
     const url = await startAdmin(troubles)
     troubles.watch('fetch').failed(error)
-    const reasons = [`The mirror cannot ask upstreams: ${code}`]
+    const reasons = [`The mirror cannot send requests to upstreams: ${code}`]
     expect(await healthOf(url)).toEqual({ status: 503, body: { status: 'degraded', reasons } })
     // It is that mirror all the same, so that no second one is started.
     expect(await isHealthy(url, { instance: 'i' })).toBe(true)

@@ -32,7 +32,7 @@ describe('a mirror that could not reach upstreams for lack of descriptors', () =
   ])('works again when an upstream %s', async (_, answer) => {
     const { fail, ownTroubles } = watched()
     await fail(noDescriptor)
-    expect(await ownTroubles.find()).toEqual(['The mirror cannot ask upstreams: EMFILE'])
+    expect(await ownTroubles.find()).toEqual(['The mirror cannot send requests to upstreams: EMFILE'])
     await fail(answer)
     expect(await ownTroubles.find()).toEqual([])
   })
@@ -42,6 +42,6 @@ describe('a mirror that could not reach upstreams for lack of descriptors', () =
     await fail(noDescriptor)
     await fail(new UpstreamError('unavailable', 503, 'it is left alone for a while'))
     await fail(new UpstreamError('limited', 429, 'it wants no more requests for a while'))
-    expect(await ownTroubles.find()).toEqual(['The mirror cannot ask upstreams: EMFILE'])
+    expect(await ownTroubles.find()).toEqual(['The mirror cannot send requests to upstreams: EMFILE'])
   })
 })
