@@ -3,7 +3,7 @@ import { isObject, JsonError, readJson, readJsonObject } from '../lib/json.ts'
 import { type Digest, digestOf, parseDigest } from './digest.ts'
 import { OciError } from './errors.ts'
 
-/** https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md and Docker's own v2 types. */
+/** Media types of the OCI specification and of Docker v2. https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md */
 export const mediaType = {
   ociIndex: 'application/vnd.oci.image.index.v1+json',
   ociManifest: 'application/vnd.oci.image.manifest.v1+json',
@@ -16,7 +16,7 @@ export const mediaType = {
   octetStream: 'application/octet-stream',
 } as const
 
-/** What we accept as a manifest from an upstream: every current type, never schema 1. */
+/** The `Accept` header of manifest requests to upstreams: every current type, never schema 1. */
 export const manifestAccept = [
   mediaType.ociIndex,
   mediaType.ociManifest,
@@ -25,25 +25,25 @@ export const manifestAccept = [
   'application/vnd.oci.artifact.manifest.v1+json',
 ].join(', ')
 
-/** Layers whose content a registry need not hold; nobody follows their `urls`. */
+/** Checks whether a media type is one of a foreign layer, whose content a registry need not hold. The mirror does not fetch its `urls`. */
 export function isForeignLayer(type: string): boolean {
   return type.includes('.foreign.') || type.includes('.nondistributable.')
 }
 
 /**
- * Whether something may be served as a manifest of this type: `application/…` as RFC 6838 §4.2 writes it, without parameters, and
- * nothing that a browser shows or runs.
+ * Checks whether a manifest may be served with this media type: `application/…` without parameters (RFC 6838 §4.2), and no type that
+ * a browser displays or runs.
  */
 export function isManifestType(type: string): boolean {
   return /^application\/[a-z\d][a-z\d!#$&^_.+-]{0,126}$/i.test(type) && !/(?:xml|pdf|script)$/i.test(type)
 }
 
-/** A Content-Type without its parameters, in lower case. */
+/** Returns a Content-Type without its parameters, in lower case. */
 export function bareMediaType(contentType: string): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase()
 }
 
-/** Content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
+/** A reference to content by its digest. https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md */
 interface Descriptor {
   readonly mediaType: string
   readonly digest: Digest
@@ -51,30 +51,30 @@ interface Descriptor {
   readonly size: number
 }
 
-/** What a manifest names, and where a registry serves it from: `/manifests/` or `/blobs/`. */
+/** A descriptor in a manifest, with the endpoint that serves it: `/manifests/` or `/blobs/`. */
 export interface ManifestLink extends Descriptor {
   readonly kind: 'manifest' | 'blob'
 }
 
 /**
- * 4 MiB, in bytes: what registries are asked to take, and all that clients read (decision D4).
+ * The size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
  */
 export const largestManifest = 4 * 1024 * 1024
 
-/** What an image that is made here consists of, by digest: as a registry serves it. */
+/** Collects the blobs and manifests of an image that mirror builds, by digest, as a registry serves them. */
 export class ImageContents {
   readonly blobs = new Map<Digest, Uint8Array>()
   readonly manifests = new Map<Digest, { readonly mediaType: string; readonly bytes: Uint8Array<ArrayBuffer> }>()
 
-  /** Adds a layer or a config; the result names it in a manifest. */
+  /** Adds a layer or a config. Returns its descriptor for a manifest. */
   addBlob(mediaType: string, bytes: Uint8Array): Descriptor {
     const digest = digestOf(bytes)
     this.blobs.set(digest, bytes)
     return { mediaType, digest, size: bytes.length }
   }
 
-  /** Adds a manifest or an index with this content; the result names it in an index. */
+  /** Adds a manifest or an index with this content. Returns its descriptor for an index. */
   addManifest(mediaType: string, content: object): Descriptor {
     const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType, ...content }))
     const digest = digestOf(bytes)
@@ -83,9 +83,9 @@ export class ImageContents {
   }
 }
 
-/** What a registry has to know of a manifest. Everything else in it is its clients' business. */
+/** The parts of a manifest that the cache needs. */
 export interface ManifestOutline {
-  /** The type to serve it with: the upstream's, or the manifest's own where the upstream's says nothing. */
+  /** The type to serve it with: the upstream's, or the manifest's own when the upstream's is not a manifest type. */
   readonly mediaType: string
   readonly links: readonly ManifestLink[]
 }
@@ -93,7 +93,7 @@ export interface ManifestOutline {
 type OutlineProblem = 'not-a-manifest' | 'schema1'
 
 /**
- * Reads a manifest or index of any current kind.
+ * Parses a manifest or index of any current kind; links that are invalid are left out.
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, …/image-index.md, Docker's v2 types alike.
  */
 export async function outlineManifest(
@@ -125,7 +125,7 @@ const linkCache = new LRUCache<Digest, readonly ManifestLink[]>({
   sizeCalculation: (links) => links.length + 1,
 })
 
-/** What a manifest names. A digest names its content for ever, so that a manifest that is pulled often is read once. */
+/** Returns the links of a manifest, from a cache by digest, so that a manifest that is pulled often is parsed once. */
 export async function linksOf(digest: Digest, content: SmallContent): Promise<readonly ManifestLink[]> {
   let links = linkCache.get(digest)
   if (links === undefined) {
@@ -136,7 +136,7 @@ export async function linksOf(digest: Digest, content: SmallContent): Promise<re
   return links
 }
 
-/** What a manifest names, if it was read not long ago. */
+/** Returns the links of a manifest if they are in the cache. */
 export function getCachedLinks(digest: Digest): readonly ManifestLink[] | undefined {
   return linkCache.get(digest)
 }
@@ -146,15 +146,18 @@ function parseLink(kind: ManifestLink['kind'], entry: unknown): ManifestLink | u
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
   if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) return undefined
-  return { kind, digest, size, mediaType: isMediaTypeLength(type) ? type : mediaType.octetStream }
+  return { kind, digest, size, mediaType: isMediaTypeText(type) ? type : mediaType.octetStream }
 }
 
-/** Whether it may be a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
-function isMediaTypeLength(type: unknown): type is string {
-  return typeof type === 'string' && type.length <= 255
+/** Checks that a media type is a text of at most 255 characters. */
+function isMediaTypeText(type: unknown): type is string {
+  return typeof type === 'string' && type.length <= maxMediaTypeLength
 }
 
-/** Upstreams that store manifests as plain files send them as `application/json` or worse, `text/html` among it. */
+/**
+ * Chooses the media type to serve a manifest with. Upstreams that store manifests as plain files send them as `application/json`, or
+ * even as `text/html`.
+ */
 function chooseMediaType(json: Record<string, unknown>, contentType: string): string {
   const sent = bareMediaType(contentType)
   if (sent.startsWith('application/vnd.') && isManifestType(sent)) return sent
@@ -165,20 +168,20 @@ function chooseMediaType(json: Record<string, unknown>, contentType: string): st
 
 type Members = Readonly<Record<string, unknown>>
 
-/** The media types of an index. */
+/** Media types of an index. */
 const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
 
-/** The media types of an image's manifest, which names no other manifest. */
+/** Media types of an image manifest, which names no other manifest. */
 export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
 
-/** The members of an object without those that are null. Go and other languages write null for what is not there. */
+/** Returns the members of an object that are not null. Go and other languages write null for absent members. */
 export function presentMembers(object: Members): Record<string, unknown> {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))
 }
 
 /**
- * Whether a manifest is an index by its members. `type`: what it is said to be, if anybody says so: it tells an index without
- * children, whose `manifests` may be null, from something else that has that member.
+ * Checks by its members whether a manifest is an index. `type`: its declared media type, if any, which decides when `manifests` is
+ * null, as in an index without children.
  */
 function hasIndexMembers(json: Members, type: string | undefined): boolean {
   if (!('manifests' in json)) return false
@@ -187,26 +190,27 @@ function hasIndexMembers(json: Members, type: string | undefined): boolean {
   return ['config', 'layers', 'blobs'].every((name) => (json[name] ?? null) === null)
 }
 
-/** Characters of the longest media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+/** The most characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
 const maxMediaTypeLength = 255
 
-/** What an artifact type is known by in memory: itself, or the digest of one that is no media type for its length. */
+/** Returns the key of an artifact type in memory: the type itself, or its digest when it is too long for a media type. */
 export function artifactTypeKey(type: string): string {
   return type.length <= maxMediaTypeLength ? type : digestOf(Buffer.from(type))
 }
 
-/** What a registry must know of a manifest that it is to hold. */
+/** The parts of a pushed manifest that the registry stores. */
 export interface ReadManifest {
   readonly mediaType: string
   readonly links: readonly ManifestLink[]
   readonly subject: Digest | undefined
-  /** As a list of referrers gives it. */
+  /** The artifact type for lists of referrers: `artifactType`, or the media type of the config. */
   readonly artifactType: string | undefined
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
 
 /**
- * Reads a manifest or index that a client pushes, and refuses what two readers could take for two things (CVE-2021-41190).
+ * Parses a manifest or index that a client pushes. Throws an OciError (MANIFEST_INVALID, 400) for an invalid manifest, and for one that
+ * two parsers could read differently (CVE-2021-41190).
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md
  */
 export async function readPushedManifest(bytes: Uint8Array, contentType: string | undefined): Promise<ReadManifest> {
@@ -219,10 +223,10 @@ export async function readPushedManifest(bytes: Uint8Array, contentType: string 
 
   const isIndex = hasIndexMembers(all, getString(json, 'mediaType') ?? contentType)
   if (isIndex && ('layers' in json || 'config' in json || 'blobs' in json))
-    throw createInvalidError('It has the fields of an image and of an index.')
+    throw createInvalidError('It has fields of both an image and an index.')
   const type = checkMediaType(json, contentType, isIndex)
   if (isIndex ? imageTypes.includes(type) : indexTypes.includes(type))
-    throw createInvalidError(`Its fields are not those of ${type}.`)
+    throw createInvalidError(`Its fields do not match the type ${type}.`)
   if ((isIndex || imageTypes.includes(type)) && json['schemaVersion'] !== 2)
     throw createInvalidError('schemaVersion is not 2.')
 
@@ -262,7 +266,7 @@ function checkMediaType(json: Record<string, unknown>, contentType: string | und
       `Its mediaType is ${JSON.stringify(own.slice(0, 200))}, its Content-Type is ${contentType}.`,
     )
   const type = own ?? contentType ?? (isIndex ? mediaType.ociIndex : mediaType.ociManifest)
-  if (!isManifestType(type)) throw createInvalidError('Its media type is not one of a manifest.')
+  if (!isManifestType(type)) throw createInvalidError('Its media type is not a manifest type.')
   return type
 }
 
@@ -274,10 +278,10 @@ function checkLinks(kind: ManifestLink['kind'], json: Record<string, unknown>, f
 }
 
 function checkLink(kind: ManifestLink['kind'], entry: unknown, field: string): ManifestLink {
-  if (!isObject(entry)) throw createInvalidError(`${field} holds something that is no descriptor.`)
+  if (!isObject(entry)) throw createInvalidError(`${field} has an entry that is not a descriptor.`)
   const { digest: text, size, mediaType: type } = entry
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
-  if (!digest) throw createInvalidError(`${field} has a digest that is neither a sha256 nor a sha512 one.`)
+  if (!digest) throw createInvalidError(`${field} has a digest that is not a valid sha256 or sha512 digest.`)
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
     throw createInvalidError(`${field} has a size that is not a number of bytes.`)
   return { kind, digest, size, mediaType: typeof type === 'string' ? type : mediaType.octetStream }
@@ -295,7 +299,7 @@ function getAnnotations(value: unknown): Record<string, string> | undefined {
 function getString(json: Record<string, unknown>, field: string): string | undefined {
   const value = json[field]
   if (value === undefined) return undefined
-  if (typeof value !== 'string') throw createInvalidError(`${field} is not a text.`)
+  if (typeof value !== 'string') throw createInvalidError(`${field} is not a string.`)
   return value
 }
 
@@ -303,23 +307,25 @@ function createInvalidError(why: string): OciError {
   return new OciError('MANIFEST_INVALID', 400, `The manifest is not valid. ${why}`)
 }
 
-/** Content that is small enough to be kept in memory. */
+/** Content that is small enough to keep in memory. */
 export interface SmallContent {
   /** Bytes. */
   readonly size: number
-  /** What to send: where it is short, as a string with a character for each byte, which leaves with its head in one write. */
+  /** The bytes; short content as a latin1 string, which is sent together with the response head in one write. */
   readonly body: string | Uint8Array
 }
 
-/** Bytes. Content up to this size is sent as a string, which is faster; a manifest beyond it leaves from the disk. */
+/** The largest content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
 export const longestString = 64 * 1024
 
+/** Creates content from bytes: a latin1 string up to 64 KiB, the bytes themselves beyond. */
 export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {
   const { length: size } = bytes
   if (size > longestString) return { size, body: bytes }
   return { size, body: Buffer.from(bytes.buffer, bytes.byteOffset, size).toString('latin1') }
 }
 
+/** Returns the bytes of the content. */
 export function bytesOf({ body }: SmallContent): Uint8Array {
   return typeof body === 'string' ? Buffer.from(body, 'latin1') : body
 }

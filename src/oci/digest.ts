@@ -3,13 +3,13 @@ import { createHash } from 'node:crypto'
 export type DigestAlgorithm = 'sha256' | 'sha512'
 
 declare const brand: unique symbol
-/** `sha256:<64 hex>` or `sha512:<128 hex>`, lower case. Only `parseDigest` and a `Digester` make one. */
+/** `sha256:<64 hex>` or `sha512:<128 hex>` in lower case. Only `parseDigest` and `Digester` create one. */
 export type Digest = `${DigestAlgorithm}:${string}` & { readonly [brand]: true }
 
 const hexLength: Record<string, number> = { sha256: 64, sha512: 128 }
 
 /**
- * A digest of a registered algorithm, or undefined.
+ * Parses a sha256 or sha512 digest; undefined for any other text.
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests
  */
 export function parseDigest(text: string): Digest | undefined {
@@ -23,22 +23,24 @@ export function parseDigest(text: string): Digest | undefined {
   return text as Digest
 }
 
+/** Returns the algorithm of a digest. */
 export function digestAlgorithm(digest: Digest): DigestAlgorithm {
   return digest.slice(0, digest.indexOf(':')) as DigestAlgorithm
 }
 
-/** The hexadecimal part, safe as a file name. */
+/** Returns the hexadecimal part of a digest, which is safe as a file name. */
 export function digestHex(digest: Digest): string {
   return digest.slice(digest.indexOf(':') + 1)
 }
 
-/** Hashes bytes as they come. */
+/** Hashes bytes as they arrive. */
 export interface Digester {
   update(chunk: Uint8Array): void
-  /** The digest of all bytes so far; the digester is used up. */
+  /** Returns the digest of all bytes so far. No further calls are allowed. */
   digest(): Digest
 }
 
+/** Creates a digester. */
 export function createDigester(algorithm: DigestAlgorithm): Digester {
   const hash = createHash(algorithm)
   return {
@@ -47,6 +49,7 @@ export function createDigester(algorithm: DigestAlgorithm): Digester {
   }
 }
 
+/** Computes the digest of bytes in memory. */
 export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
   const digester = createDigester(algorithm)
   digester.update(bytes)

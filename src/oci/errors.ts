@@ -1,6 +1,9 @@
 import { redact } from '../lib/logger.ts'
 
-/** https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes, and two more for 5xx answers, which it leaves open. */
+/**
+ * Error codes of the distribution specification, and two more (UNAVAILABLE, UNKNOWN) for 5xx responses, for which it has none.
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes
+ */
 export type OciErrorCode =
   | 'BLOB_UNKNOWN'
   | 'BLOB_UPLOAD_INVALID'
@@ -19,7 +22,7 @@ export type OciErrorCode =
   | 'UNAVAILABLE'
   | 'UNKNOWN'
 
-/** A failure that the client is told about, as an HTTP status and the specification's JSON body. */
+/** A failure to report to the client as an HTTP status and the specification's JSON body. */
 export class OciError extends Error {
   override name = 'OciError'
   readonly code: OciErrorCode
@@ -34,7 +37,7 @@ export class OciError extends Error {
     this.headers = headers
   }
 
-  /** The body: `{"errors":[{"code","message"}]}`, without what could be a secret. */
+  /** Returns the response body, `{"errors":[{"code","message"}]}`, with secrets redacted. */
   body(): string {
     return JSON.stringify({ errors: [{ code: this.code, message: redact(this.message) }] })
   }

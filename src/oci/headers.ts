@@ -1,12 +1,12 @@
-/** First and last byte, both included, within a body. */
+/** The positions of the first and the last byte, both inclusive. */
 export interface ByteRange {
   readonly start: number
   readonly end: number
 }
 
 /**
- * The one range a request asks for. `undefined`: send the whole body (no header, not bytes, several ranges, bad syntax,
- * all of which RFC 9110 §14.2 lets a server ignore). `unsatisfiable`: answer 416.
+ * Parses a `Range` header for a body of `size` bytes. `undefined`: send the whole body, because there is no header, its unit is not
+ * bytes, it has several ranges, or its syntax is wrong; RFC 9110 §14.2 lets a server ignore these. `unsatisfiable`: respond 416.
  */
 export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | undefined {
   if (header === undefined) return undefined
@@ -32,7 +32,7 @@ interface Challenge {
 const token = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y
 const parameter = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*/y
 
-/** All challenges of one or more header values, in order. RFC 9110 §11.6.1. */
+/** Parses all challenges of one or more `WWW-Authenticate` values, in order. RFC 9110 §11.6.1 */
 export function parseChallenges(header: string): Challenge[] {
   const challenges: Challenge[] = []
   let at = 0
@@ -60,7 +60,7 @@ export function parseChallenges(header: string): Challenge[] {
   return challenges
 }
 
-/** Where a list begins, as the query says it: in any parameter but the length of a page. */
+/** Returns the query's position in a list, normalized: all parameters but the page size `n`. */
 function normalizePosition(query: string): string {
   const parameters = new URLSearchParams(query)
   parameters.delete('n')
@@ -68,12 +68,12 @@ function normalizePosition(query: string): string {
   return parameters.toString()
 }
 
-/** Whether two queries mean the same page of a list: then the one cannot be what comes after the other. */
+/** Checks whether two queries start at the same position of a list, so that neither can be the page after the other. */
 export function isSamePage(a: string, b: string): boolean {
   return normalizePosition(a) === normalizePosition(b)
 }
 
-/** A query without `ns`, which names the registry to a mirror and means nothing to the registry itself. Otherwise as it came. */
+/** Removes `ns` from a query, which names the registry to a mirror and means nothing to the registry. Keeps the rest unchanged. */
 export function removeNamespace(query: string): string {
   return query
     .split('&')
@@ -82,8 +82,8 @@ export function removeNamespace(query: string): string {
 }
 
 /**
- * The query of the next page that a `Link` header names, without `ns`; undefined when there is none. A registry may name the page
- * by a token of its own, and write its URL in any form: only the query counts, because the path is the one that was asked for.
+ * Returns the query of the next page from a `Link` header, without `ns`; undefined when there is none. A registry may use its own page
+ * tokens and any form of URL. Only the query counts, because the path is that of the request.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags, RFC 8288 §3
  */
 export function nextPageOf(link: string | undefined): string | undefined {
@@ -110,9 +110,9 @@ function findNextTarget(header: string): string | undefined {
       if (!match) break
       at = parameter.lastIndex
       const name = match[1]!.toLowerCase()
-      // Of several only the first counts.
+      // Use the first `rel` only (RFC 8288 §3.3).
       if (name === 'rel') relation ??= match[2] ?? match[3] ?? ''
-      // A link between two other pages.
+      // Skip a link between two other pages.
       if (name === 'anchor') isOfThis = false
     }
     if (isOfThis && relation?.toLowerCase().split(/\s+/).includes('next')) return uri

@@ -8,7 +8,8 @@ import type { Page } from './route.ts'
 const maxPageSize = 1000
 
 /**
- * One page of a sorted list: `n` entries after `last`, and the query of the next page if there is one.
+ * Returns one page of a sorted list, at most 1000 entries: `n` entries after `last`, and the query of the next page if there is one.
+ * Throws an OciError (400) when `n` is not a number.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-tags
  */
 export function pageOf(
@@ -16,7 +17,7 @@ export function pageOf(
   page: Pick<Page, 'n' | 'last'>,
 ): { readonly entries: string[]; readonly next: string | undefined } {
   if (page.n !== undefined && !/^\d+$/.test(page.n))
-    throw new OciError('UNSUPPORTED', 400, 'The parameter n is not a number of entries.')
+    throw new OciError('UNSUPPORTED', 400, 'The query parameter n is not a number.')
   const limit = page.n === undefined ? sorted.length : Math.min(Number(page.n), maxPageSize)
   const { last } = page
   const rest = last === undefined ? sorted : sorted.filter((entry) => entry > last)
@@ -26,14 +27,14 @@ export function pageOf(
 }
 
 /**
- * The tag under which registries without the referrers API keep the list of an image's referrers.
+ * Returns the tag under which registries without the referrers API keep the list of an image's referrers.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema
  */
 export function referrersTag(digest: Digest): string {
   return `${digestAlgorithm(digest).slice(0, 32)}-${digestHex(digest).slice(0, 64)}`
 }
 
-/** An image index that lists these descriptors; of one artifact type only, when one is given. */
+/** Creates an image index of these descriptors; only those with the artifact type, when one is given. */
 export function referrersIndex(
   manifests: readonly unknown[],
   artifactType: string | undefined,
@@ -46,8 +47,8 @@ export function referrersIndex(
 }
 
 /**
- * A list of tags as an upstream sent it, under the name that its repository has here; undefined for what is none. Members that
- * the specification does not know are kept.
+ * Parses an upstream's list of tags and replaces the repository name by the mirror's; undefined for any other content. Unknown members
+ * are kept.
  */
 export async function readTagsList(bytes: Uint8Array, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
   const list = await readJsonObject(bytes)
@@ -57,7 +58,7 @@ export async function readTagsList(bytes: Uint8Array, name: string): Promise<Uin
   return isList ? encode({ ...list, name, tags }) : undefined
 }
 
-/** A list of referrers as an upstream sent it; undefined for what is none. All that its entries say is kept. */
+/** Parses an upstream's list of referrers; undefined for any other content. The entries are kept unchanged. */
 export async function readReferrersIndex(
   bytes: Uint8Array,
 ): Promise<{ readonly manifests: readonly unknown[]; readonly bytes: Uint8Array<ArrayBuffer> } | undefined> {
@@ -68,7 +69,7 @@ export async function readReferrersIndex(
   return { manifests, bytes: encode({ ...index, schemaVersion: 2, mediaType: mediaType.ociIndex, manifests }) }
 }
 
-/** The query of the next page, unless it is the page that was asked for: a client would never come to the end. */
+/** Returns the query of the next page, unless it is the requested page: the client would never reach the end. */
 export function nextUnlessSame(asked: string, next: string | undefined): string | undefined {
   return next !== undefined && isSamePage(asked, next) ? undefined : next
 }

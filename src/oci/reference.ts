@@ -3,16 +3,16 @@ import { type Digest, parseDigest } from './digest.ts'
 const tagPattern = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 const hostLabel = /^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$/
 
-/** Longest repository name accepted: with its registry it must fit the 255 characters clients allow. */
+/** The most characters of a repository name. Clients allow 255 for the name together with its registry. */
 const maxNameLength = 255
 
 /**
- * Whether the text is a repository name.
+ * Checks whether the text is a repository name.
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests
  */
 export function isRepositoryName(text: string): boolean {
   if (text.length === 0 || text.length > maxNameLength) return false
-  // Between letters and digits: a slash, a dot, one or two underscores, or any number of hyphens. One look at each character.
+  // Allow one separator between letters and digits: a slash, a dot, one or two underscores, or any number of hyphens.
   let separator = '/'
   for (let at = 0; at < text.length; at++) {
     const character = text[at]!
@@ -32,13 +32,14 @@ function isLowerAlphanumeric(character: string): boolean {
   return (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9')
 }
 
+/** Checks whether the text is a tag. */
 export function isTag(text: string): boolean {
   return tagPattern.test(text)
 }
 
 /**
- * A registry's `host` or `host:port` in lower case, or undefined: DNS names, IPv4 and bracketed IPv6 literals, no scheme,
- * no user info, no path.
+ * Parses a registry's `host` or `host:port` into lower case: a DNS name, an IPv4 address or a bracketed IPv6 address. Undefined for any
+ * other text, such as one with a scheme, user info or a path.
  */
 export function parseRegistryHost(text: string): string | undefined {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:[\]/@?#%\s]+)(?::(\d{1,5}))?$/.exec(text)
@@ -51,24 +52,25 @@ export function parseRegistryHost(text: string): string | undefined {
 }
 
 /**
- * Whether a first path segment names a registry rather than a part of a repository: it has a dot or a port, or is
- * `localhost`. The rule of every client's reference parser.
+ * Checks whether a first path segment names a registry rather than a part of a repository: it has a dot or a port, or is `localhost`.
+ * All clients' reference parsers use this rule.
  */
 export function looksLikeRegistry(segment: string): boolean {
   return segment === 'localhost' || segment.includes('.') || segment.includes(':')
 }
 
-/** The setting of mirror.yaml by which registries are mirrored: `upstreams: {ghcr.io: {}}`; YAML needs quotes around some names. */
+/** Formats the mirror.yaml setting that mirrors registries: `upstreams: {ghcr.io: {}}`. Quotes names where YAML needs it. */
 export function upstreamSetting(...hosts: string[]): string {
   const keys = hosts.map((host) => (/^[a-z0-9.-]+$/.test(host) ? host : `'${host}'`))
   return `upstreams: {${keys.map((key) => `${key}: {}`).join(', ')}}`
 }
 
-/** What stands after `/manifests/`: a mutable tag or an immutable digest. */
+/** The last segment of a `/manifests/` URL: a mutable tag or an immutable digest. */
 export type Reference =
   | { readonly kind: 'tag'; readonly tag: string }
   | { readonly kind: 'digest'; readonly digest: Digest }
 
+/** Parses a tag or a digest; undefined for any other text. */
 export function parseReference(text: string): Reference | undefined {
   if (text.includes(':')) {
     const digest = parseDigest(text)
@@ -77,17 +79,17 @@ export function parseReference(text: string): Reference | undefined {
   return isTag(text) ? { kind: 'tag', tag: text } : undefined
 }
 
-/** The reference as it stands in a URL. */
+/** Returns the reference as it appears in a URL. */
 export function referenceText(reference: Reference): string {
   return reference.kind === 'tag' ? reference.tag : reference.digest
 }
 
-/** The name by which a registry's images go: Docker Hub is `docker.io` by whichever of its names it is called. */
+/** Returns the name of a registry in image references: `docker.io` for each host name of Docker Hub. */
 export function canonicalRegistry(host: string): string {
   return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host
 }
 
-/** The URL of a registry itself, without a trailing slash: Docker Hub's name is not its address. */
+/** Returns the base URL of a registry, without a trailing slash. Docker Hub's name (`docker.io`) is not its host. */
 export function originOf(registry: string): string {
   return registry === 'docker.io' ? 'https://registry-1.docker.io' : `https://${registry}`
 }
