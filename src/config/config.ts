@@ -1,33 +1,33 @@
 import { createHash } from 'node:crypto'
 
-/** What mirror.yaml says, parsed: sizes in bytes, durations in ms, paths absolute. */
+/** The parsed configuration: sizes in bytes, durations in ms, paths absolute. */
 export interface Config {
   cache: CacheConfig
   registry: {
     enabled: boolean
     listen: ListenAddress[]
     deletes: boolean
-    /** What containers of Docker networks may do in the registry. */
+    /** The access that containers on Docker networks have to the registry. */
     networks: 'read' | 'write'
     auth: { htpasswd: string } | undefined
   }
   admin: { listen: ListenAddress[] }
-  /** Docker networks whose containers shall reach us. */
+  /** Docker networks whose containers can reach the mirror. */
   networks: string[]
   allowedHosts: string[]
   log: { level: 'debug' | 'info' | 'warn' | 'error' }
   /** By registry host, lower case. */
   upstreams: Record<string, UpstreamConfig>
   defaultUpstream: string
-  /** PEM file paths; `ca`: what clients are to trust, undefined where `cert` says it or they trust it anyway. */
+  /** PEM file paths. `ca`: the CA that clients must trust; undefined when `cert` is self-signed or its CA is trusted already. */
   tls: { cert: string; key: string; ca: string | undefined } | undefined
 }
 
 export interface CacheConfig {
   listen: ListenAddress[]
-  /** 0 = no limit. */
+  /** Bytes; 0 = no limit. */
   maxSize: number
-  /** Running time; 0 = keep. */
+  /** Running time, ms; 0 = no limit. */
   maxAge: number
   minFree: number
   tagFreshness: number
@@ -42,20 +42,20 @@ export interface CacheConfig {
 export interface ListenAddress {
   /** An IP literal without brackets, or `localhost`. */
   host: string
-  /** 0 = any free one. */
+  /** 0 = any free port. */
   port: number
 }
 
 export interface UpstreamConfig {
-  /** Base URL without a trailing slash; `/v2/` comes after it. */
+  /** Base URL without a trailing slash and without `/v2`. */
   url: string
-  /** The path below which a company's cache keeps this registry's repositories: `/v2/<prefix>/<repository>`. */
+  /** The path prefix of this registry's repositories in another cache: `/v2/<prefix>/<repository>`. */
   prefix?: string | undefined
   credentials: CredentialsConfig
   tokenHosts: string[]
   /** PEM file path. */
   ca: string | undefined
-  /** undefined = the cache's. */
+  /** Undefined = the cache's setting. */
   tagFreshness: number | undefined
 }
 
@@ -69,7 +69,7 @@ const second = 1000
 const MiB = 1024 ** 2
 const GiB = 1024 ** 3
 
-/** The configuration of an empty mirror.yaml. A new object each time. */
+/** Returns the configuration of an empty mirror.yaml, a new object each time. */
 export function defaultConfig(): Config {
   return {
     cache: {
@@ -102,13 +102,13 @@ export function defaultConfig(): Config {
   }
 }
 
-/** A short hash of each top-level part, so that a running mirror can say what it was started with without repeating it. */
+/** Hashes each top-level key, so that a running mirror can publish which configuration it uses without revealing it. */
 export function configHashes(config: Config, dataDir: string): Record<string, string> {
   const parts = Object.entries({ ...config, data: dataDir })
   return Object.fromEntries(parts.map(([key, value]) => [key, hash(value)]))
 }
 
-/** The parts that differ, in the order of the configuration. */
+/** Returns the top-level keys whose hashes differ, in the order of the configuration. */
 export function changedParts(
   before: Readonly<Record<string, string>>,
   now: Readonly<Record<string, string>>,
@@ -123,19 +123,19 @@ function hash(value: unknown): string {
     .slice(0, 16)
 }
 
-/** The order in which a file names its keys means nothing. */
+/** Sorts the keys of objects for JSON.stringify, because the order of keys in a file has no meaning. */
 function sortKeys(_key: string, value: unknown): unknown {
   if (value === null || typeof value !== 'object' || Array.isArray(value)) return value
   return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-/** What mirror.yaml would say, as JSON does. */
+/** The content of a mirror.yaml as a plain object. */
 interface ConfigDocument {
   readonly upstreams: Readonly<Record<string, object>>
   readonly [key: string]: unknown
 }
 
-/** The whole configuration as a mirror.yaml that means the same wherever it lies; secrets are named there, never held. */
+/** Renders the complete configuration as a mirror.yaml that is valid in any folder. It refers to secrets, and never holds them. */
 export function renderConfig(config: Config): ConfigDocument {
   const { cache, registry, admin, networks, allowedHosts, log, upstreams, defaultUpstream, tls } = config
   return {
@@ -195,7 +195,7 @@ function mapValues<T, U>(record: Readonly<Record<string, T>>, change: (value: T)
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, change(value)]))
 }
 
-/** What one source (a file, the environment) says: only the keys that it names. */
+/** The keys that one source (a file, the environment) sets. */
 export interface ConfigLayer {
   cache?: Partial<Omit<CacheConfig, 'prefetch' | 'timeouts'>> & {
     prefetch?: Partial<CacheConfig['prefetch']>
@@ -211,7 +211,7 @@ export interface ConfigLayer {
   tls?: NonNullable<Config['tls']>
 }
 
-/** The configuration with the layer's keys in place of its own. Lists and upstreams are replaced whole. */
+/** Returns the configuration with the layer's keys in place of its own. Lists and `upstreams` are replaced as a whole. */
 export function mergeConfig(base: Config, layer: ConfigLayer): Config {
   return {
     ...base,

@@ -8,14 +8,14 @@ import type { MirrorPaths } from './paths.ts'
 import { type Field, type FlagLayer, flagSettings, settings } from './schema.ts'
 import { type ConfigEntry, type ConfigNode, type ConfigProblem, formatProblem } from './values.ts'
 
-/** `env` holds the `MIRROR_*` variables; a command's flags are put in as theirs. */
+/** The sources of the configuration. `env` holds the `MIRROR_*` variables, among them those that a command sets for its flags. */
 interface LoadConfigInput extends Omit<Surroundings, 'platform'> {
   paths: MirrorPaths
 }
 
 /**
- * The configuration: defaults < mirror.yaml < `MIRROR_*` < flags. A missing file is an empty one, unless the user named it.
- * Throws one MirrorError (exit 2) with every problem of every source.
+ * Loads the configuration: defaults < mirror.yaml < `MIRROR_*` < flags. A missing file counts as empty, unless the user named it.
+ * Throws one MirrorError (exit 2) that lists the problems of all sources.
  */
 export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput): Promise<Config> {
   const problems: ConfigProblem[] = []
@@ -24,7 +24,7 @@ export async function loadConfig({ paths, env, homedir, cwd }: LoadConfigInput):
   const text = await readConfigFile(paths)
   let layer: ConfigLayer | undefined
   if (text !== undefined) {
-    // Loaded only when there is something to parse: an unconfigured mirror starts without a YAML parser.
+    // Load the YAML parser only when there is a file, so that an unconfigured mirror starts faster.
     const { parseConfigFile } = await import('./parse.ts')
     const file = parseConfigFile({ text, path: paths.configFile, label: basename(paths.configFile), homedir })
     problems.push(...file.problems)
@@ -61,7 +61,7 @@ async function readConfigFile({ configFile, configFileNamed }: MirrorPaths): Pro
       exit: exitCode.usage,
       hints:
         code === 'ENOENT'
-          ? [`mirror init --config ${shellWord(configFile)}   (writes one)`]
+          ? [`mirror init --config ${shellWord(configFile)}   (creates it)`]
           : [...(failure?.next ?? [])],
       cause: error,
     })
@@ -78,14 +78,14 @@ function applyFlags(config: Config, flags: FlagLayer): Config {
       listen: withPort(config.registry.listen, flags.registryPort),
     },
     admin: { ...config.admin, listen: withPort(config.admin.listen, flags.adminPort) },
-    // A flag adds to the list: somebody who names a network does not mean to take kind's away.
+    // Add to the list, because a user who names a network does not want to remove the default `kind`.
     networks: [...new Set([...config.networks, ...(flags.network ?? [])])],
   }
 }
 
 function withPort(listen: ListenAddress[], port: number | undefined): ListenAddress[] {
   if (port === undefined) return listen
-  // Two ports of one host become one.
+  // Merge addresses of one host, which differed in their ports only.
   return [...new Set(listen.map(({ host }) => host))].map((host) => ({ host, port }))
 }
 
@@ -97,7 +97,7 @@ function createConfigError(problems: ConfigProblem[], fixes: string[]): MirrorEr
   )
 }
 
-/** Where to look: only what is to blame. */
+/** Describes where to fix the problems: the file, the variables or both. */
 function describeFix(paths: MirrorPaths, blamed: { readonly file: boolean; readonly variables: boolean }): string {
   const variable = 'the variable named above'
   if (!blamed.file) return `Fix ${variable}`
@@ -106,14 +106,14 @@ function describeFix(paths: MirrorPaths, blamed: { readonly file: boolean; reado
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** The names of all variables that mean a key. */
+/** Returns the names of all variables that set a key. */
 export function settingVariables(): string[] {
   return [...getVariableNames(settings, 'MIRROR'), ...getVariableNames(flagSettings, 'MIRROR')]
 }
 
 /**
- * The keys that `MIRROR_*` variables give: `MIRROR_CACHE_MAX_SIZE` is `cache.maxSize`, a list is separated by commas.
- * Empty variables count as unset; those that mean no key are somebody else's.
+ * Reads the keys that `MIRROR_*` variables set: `MIRROR_CACHE_MAX_SIZE` sets `cache.maxSize`, commas separate the entries of a list.
+ * Empty variables count as unset. Ignores variables without a key.
  */
 function readEnvironment(
   env: Environment,
@@ -139,7 +139,7 @@ function toNode(field: Field<unknown>, name: string, env: Environment): ConfigNo
     return entries.length === 0 ? absent : { kind: 'map', position: entries[0]!.keyPosition, entries }
   }
   const text = env[name]?.trim()
-  // Kubernetes tells every container about a service named `mirror-cache` by MIRROR_CACHE_PORT=tcp://…
+  // Ignore `tcp://…`: for a service named `mirror-cache` Kubernetes sets MIRROR_CACHE_PORT in every container.
   if (field.variable === undefined || !text || text.startsWith('tcp://')) return absent
   const item = (part: string): ConfigNode => ({ kind: 'scalar', position, text: part.trim() })
   return field.variable === 'scalar'
@@ -159,14 +159,14 @@ function getVariableNames(field: Field<unknown>, name: string): string[] {
   return Object.entries(field.fields).flatMap(([key, inner]) => getVariableNames(inner, toVariableName(name, key)))
 }
 
-/** `MIRROR_CACHE` and `maxSize`: `MIRROR_CACHE_MAX_SIZE`. */
+/** Returns the name of a key's variable: `MIRROR_CACHE` and `maxSize` become `MIRROR_CACHE_MAX_SIZE`. */
 function toVariableName(section: string, key: string): string {
   return `${section}_${key.replaceAll(/[A-Z]/g, '_$&').toUpperCase()}`
 }
 
 type Part = 'cache' | 'registry' | 'admin'
 
-/** What the configuration was made of; `file` is undefined when there is none. */
+/** The layers of the configuration; `file` is undefined when there is no file. */
 interface ConfigSources {
   readonly file: ConfigLayer | undefined
   readonly variables: ConfigLayer
@@ -176,13 +176,13 @@ interface ConfigSources {
 interface Claim {
   readonly part: Part
   readonly port: number
-  /** Who says so: `--cache-port`. */
+  /** The setting that chose the port: `--cache-port`. */
   readonly source: string
-  /** How near it is to the user: a default is 0. */
+  /** The precedence of the source: 0 for a default, 3 for a flag. */
   readonly rank: number
 }
 
-/** Two listeners on one address: the second would find its port taken, by ourselves. Said of whoever is nearest to the user. */
+/** Finds listeners that share one address, of which the second could not start. Blames the setting with the higher precedence. */
 function findSharedAddresses(
   config: Config,
   sources: ConfigSources,

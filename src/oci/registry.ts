@@ -4,22 +4,22 @@ import type { ByteRange } from './headers.ts'
 import type { Reference } from './reference.ts'
 import type { Page, Repository } from './route.ts'
 
-/** Who asks, as far as a registry may care. */
+/** The client's part of a request that a registry needs. */
 export interface Caller {
   readonly access: Access
-  /** Tells one client from another for counting pulls: its address and user agent. */
+  /** Identifies the client for counting pulls: its address and user agent. */
   readonly client: string
-  /** `Cache-Control: no-cache`: ask the upstream at once. */
+  /** `Cache-Control: no-cache`: revalidate with the upstream at once. */
   readonly noCache: boolean
-  /** HEAD: no body is wanted, and nothing shall be fetched for it. */
+  /** A HEAD request: it needs no body and must not start a download. */
   readonly head: boolean
-  /** A GET of a part. */
+  /** A GET with a `Range`. */
   readonly part: boolean
-  /** Its signal aborts when the client leaves before it has its answer; it is made when it is read, and few need it. */
+  /** Provides a signal that aborts when the client disconnects early. The signal is created on access, because few requests need it. */
   readonly clientAbort?: { readonly signal: AbortSignal } | undefined
 }
 
-/** Read access to repositories. Throws `OciError` for everything the client has to be told. */
+/** Read access to repositories. Throws an `OciError` for each failure that the client must see. */
 export interface Registry {
   manifest(repository: Repository, reference: Reference, caller: Caller): Promise<ManifestAnswer>
   blob(repository: Repository, digest: Digest, caller: Caller): Promise<BlobAnswer>
@@ -34,32 +34,32 @@ export interface Registry {
   catalog(registry: string | undefined, page: Page, caller: Caller): Promise<ListAnswer>
 }
 
-/** Where an answer came from: RFC 9211's words, and what the statistics count. */
+/** The origin of a response, in the terms of RFC 9211, for `Cache-Status` and the statistics. */
 export interface Provenance {
-  /** The upstream's name, for `OCI-Namespace`; undefined for content of no upstream. */
+  /** The upstream's name for `OCI-Namespace`; undefined for content without an upstream. */
   readonly registry: string | undefined
   readonly outcome: 'hit' | 'revalidated' | 'stale' | 'miss' | 'collapsed' | 'passed' | 'own'
-  /** The `Cache-Status` header's value; undefined for what no cache has to do with. */
+  /** The value of the `Cache-Status` header; undefined when no cache is involved. */
   readonly cacheStatus: string | undefined
-  /** The answer is about an image that the mirror itself offers, to check a client: it is not counted. */
+  /** Marks the response about a probe image, which the mirror itself offers to check a client. It is not counted. */
   isProbe?: true
 }
 
 export interface ManifestAnswer {
   readonly digest: Digest | undefined
   readonly mediaType: string
-  /** Bytes; undefined only where an upstream's HEAD did not say. */
+  /** Bytes; undefined only when an upstream's HEAD response has no size. */
   readonly size: number | undefined
-  /** Undefined for a HEAD of what we do not hold, and for what is too large for memory. */
+  /** Undefined for a HEAD of a manifest that is not stored, and for a manifest too large for memory. */
   readonly body: SmallContent | undefined
-  /** The manifest on the disk, when it is too large for memory. */
+  /** The manifest on disk, when it is too large for memory. */
   readonly stored?: StoredManifest | undefined
   readonly provenance: Provenance
 }
 
 export interface BlobAnswer {
   readonly digest: Digest
-  /** Bytes; undefined where nobody has said yet. */
+  /** Bytes; undefined while the size is not known. */
   readonly size: number | undefined
   readonly body: BlobBody
   readonly provenance: Provenance
@@ -71,13 +71,13 @@ export type BlobBody =
   | { readonly kind: 'arriving'; readonly download: ArrivingBlob }
   | { readonly kind: 'none' }
 
-/** A blob whose bytes are still arriving; followers read along. */
+/** A blob whose download is still running. Followers read the bytes as they arrive. */
 export interface ArrivingBlob {
-  /** Bytes of the whole blob; undefined until the upstream says it, or until all bytes have arrived and the digest agrees. */
+  /** Bytes of the whole blob; undefined until the upstream sends the size, or until the download is complete and verified. */
   readonly size: number | undefined
-  /** Whether somebody reads along. */
+  /** Whether the download has a follower. */
   readonly isFollowed: boolean
-  /** Reads along from `start` to the end of the portion. The follower must be closed. */
+  /** Creates a follower from `start` to the end of the portion. The caller must close it. */
   follow(start: number, portion?: Portion): Follower
 }
 
@@ -91,16 +91,16 @@ export interface ListAnswer {
 }
 
 /**
- * A registry that takes pushes. What it has answered for is on the disk, and stays there until somebody deletes it. Throws
- * `OciError` for everything the client has to be told. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
+ * A registry that accepts pushes. It acknowledges a push when the content is on disk, and keeps it until a client deletes it. Throws an
+ * `OciError` for each failure that the client must see. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#push
  */
 export interface PushRegistry extends Registry {
-  /** Begins an upload of the user's. `algorithm`: of the digest to come, when the client has said so. */
+  /** Starts an upload of this user. `algorithm`: the algorithm of the digest, if the client has sent it. */
   startUpload(repository: Repository, user: User, algorithm: DigestAlgorithm | undefined): Promise<UploadState>
   uploadState(repository: Repository, upload: UploadName): UploadState
-  /** Adds a chunk; one that breaks off leaves what came of it. */
+  /** Appends a chunk. When the transfer breaks off, the bytes received so far stay. */
   appendUpload(repository: Repository, upload: UploadName, chunk: UploadChunk): Promise<UploadState>
-  /** Adds a last chunk, if there is one, and publishes the blob. A wrong digest ends the upload. */
+  /** Appends a last chunk, if there is one, and publishes the blob. A digest mismatch ends the upload. */
   finishUpload(
     repository: Repository,
     upload: UploadName,
@@ -108,20 +108,20 @@ export interface PushRegistry extends Registry {
     chunk: UploadChunk | undefined,
   ): Promise<void>
   cancelUpload(repository: Repository, upload: UploadName): Promise<void>
-  /** Begins and finishes an upload in one. */
+  /** Uploads a blob in one request. */
   putBlob(repository: Repository, digest: Digest, chunk: UploadChunk): Promise<void>
-  /** Takes a blob over from another repository, or from any that has it; false when there is none. */
+  /** Mounts a blob from the repository `from`, or from any repository that has it; false when there is none. */
   mountBlob(repository: Repository, digest: Digest, from: string | undefined): Promise<boolean>
   putManifest(repository: Repository, reference: Reference, manifest: PushedBody): Promise<ManifestPushed>
-  /** A tag alone, or a manifest with all its tags. */
+  /** Deletes a tag, or a manifest with all its tags. */
   deleteManifest(repository: Repository, reference: Reference): Promise<void>
   deleteBlob(repository: Repository, digest: Digest): Promise<void>
 }
 
-/** Who pushes; undefined where nobody is asked for a name. */
+/** The authenticated user; undefined without authentication. */
 export type User = string | undefined
 
-/** An upload as a request names it. It is there for the user who began it, and for nobody else. */
+/** Identifies an upload. Only the user who started it can access it. */
 export interface UploadName {
   readonly id: string
   readonly user: User
@@ -129,28 +129,28 @@ export interface UploadName {
 
 export interface UploadState {
   readonly id: string
-  /** Bytes held so far. */
+  /** Bytes received so far. */
   readonly size: number
 }
 
 /** A part of a blob as it arrives. */
 export interface UploadChunk {
-  /** The position its client takes it to have; undefined when it did not say. */
+  /** The position of the chunk according to the client; undefined when the client sent none. */
   readonly start: number | undefined
   readonly bytes: AsyncIterable<Uint8Array>
 }
 
 export interface PushedBody {
-  /** The Content-Type it came with, without parameters; undefined when there was none. */
+  /** The Content-Type without parameters; undefined when the client sent none. */
   readonly mediaType: string | undefined
   readonly bytes: Uint8Array
-  /** Tags to set besides, of a push by digest. */
+  /** Additional tags of a push by digest. */
   readonly tags: readonly string[]
 }
 
 export interface ManifestPushed {
   readonly digest: Digest
-  /** The manifest it refers to. */
+  /** The digest of the manifest's `subject`. */
   readonly subject: Digest | undefined
 }
 
@@ -158,65 +158,46 @@ export interface OpenBlob {
   readonly digest: Digest
   /** Bytes. */
   readonly size: number
-  /** The descriptor, for senders that hand the file to the kernel. */
+  /** The file descriptor, for sendfile. */
   readonly fd: number
-  /** Reads at a position into the buffer; the number of bytes read, 0 at the end. */
+  /** Reads into the buffer from a position. Returns the number of bytes read, 0 at the end. */
   read(buffer: Uint8Array, position: number): Promise<number>
   close(): Promise<void>
 }
 
-/**
- * A manifest that is too large to lie in memory for every client that takes it. It leaves from the disk as a blob does, and is
- * read as a whole only within the memory for bodies.
- */
+/** A manifest that is too large to keep in memory. It is sent from disk like a blob, and read as a whole only within the body memory. */
 export interface StoredManifest {
-  /** Undefined when it has gone in the meantime. */
+  /** Opens the manifest for sending; undefined when it was removed meanwhile. */
   open(): Promise<OpenBlob | undefined>
-  /** Reads all of it for as long as it is used; undefined when it has gone. Throws a BudgetError. */
+  /** Runs a task with the bytes of the manifest, and frees them afterwards; undefined when it was removed. Throws a BudgetError. */
   use<T>(task: (bytes: Uint8Array<ArrayBuffer>) => Promise<T>): Promise<T | undefined>
-  /** What it names. Throws a BudgetError. */
+  /** Returns the links of the manifest. Throws a BudgetError. */
   links(): Promise<readonly ManifestLink[]>
 }
 
-/** Whether the configured credential may be used for this request, or the upstream is asked as nobody. */
+/** Whether requests to the upstream use the configured credential or none. */
 export type Access = 'credentialed' | 'anonymous'
 
-declare const identityBrand: unique symbol
-
-/**
- * Names the credential that an upstream answered, and so decides which callers may see the answer: `anonymousIdentity`, or a keyed
- * hash of the credential. `createIdentify` makes one, `parseIdentity` reads it back from the disk.
- */
-export type Identity = string & { readonly [identityBrand]: true }
-
-/** Brands the text of an identity. A text that no credential hashes to grants nothing. */
-export function parseIdentity(text: string): Identity {
-  return text as Identity
-}
-
-/** The identity of a request without a credential: every caller may see its answer. */
-export const anonymousIdentity = parseIdentity('anonymous')
-
-/** One client's place in a download: its pace and its end are its own. */
+/** One client's reader of a download, with its own position and end. */
 export interface Follower {
   /**
-   * The next bytes, as soon as they may be given away; undefined at the end. The last 32 KiB of what the follower is to have are
-   * held back until the digest of the whole blob agrees, so that no client ever holds a complete answer of wrong bytes
-   * (decision 0018). Throws the download's UpstreamError, or the signal's reason.
+   * Returns the next bytes as soon as they may be sent; undefined at the end. Holds back the last 32 KiB of the portion until the
+   * digest of the whole blob is verified, so that no client gets a complete response with wrong bytes (decision 0018). Throws the
+   * download's UpstreamError, or the signal's reason.
    */
   next(signal?: AbortSignal): Promise<Piece | undefined>
   close(): void
 }
 
-/** Bytes that have arrived: a part of the growing file, or what the disk did not take. */
+/** Bytes that have arrived: a range of the growing file, or bytes in memory that could not be written to disk. */
 export type Piece =
   | { readonly kind: 'file'; readonly file: OpenBlob; readonly range: ByteRange }
   | { readonly kind: 'memory'; readonly bytes: Uint8Array }
 
-/** What a follower is to have. */
+/** The part of a blob that a follower reads. */
 export interface Portion {
-  /** The position behind its last byte; undefined for the end of the blob. */
+  /** The position after the last byte; undefined for the end of the blob. */
   readonly end?: number | undefined
-  /** Nothing leaves before the digest agrees: for an answer that cannot be cut short visibly. */
+  /** Sends nothing before the digest is verified, for a response whose truncation the client cannot detect. */
   readonly isAllOrNothing?: boolean
 }

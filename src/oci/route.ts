@@ -10,15 +10,15 @@ import {
   type Reference,
 } from './reference.ts'
 
-/** A repository as the request names it. `registry` is undefined when nothing in the request names one. */
+/** A repository as the request names it. `registry` is undefined when the request names none. */
 export interface Repository {
   readonly registry: string | undefined
   readonly name: string
-  /** Whether the registry was named by `?ns=`, as clients do that were configured to mirror any registry. */
+  /** Whether `?ns=` names the registry, as clients send it that are configured to mirror any registry. */
   readonly byNamespace: boolean
 }
 
-/** A registry request's URL, read once. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints */
+/** A parsed URL of a registry request. https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#endpoints */
 export type Route =
   | { readonly kind: 'base' }
   | { readonly kind: 'catalog'; readonly registry: string | undefined; readonly page: Page }
@@ -34,15 +34,15 @@ export type Route =
   | ({ readonly kind: 'uploads'; readonly wanted: UploadQuery } & Repository)
   | ({ readonly kind: 'upload'; readonly id: string; readonly wanted: UploadQuery } & Repository)
 
-/** The paging parameters of a listing, as they came: the listing decides what they mean. */
+/** The raw paging parameters of a list request. The list interprets them. */
 export interface Page {
   readonly n: string | undefined
   readonly last: string | undefined
-  /** The whole query but `ns`: registries page by parameters of their own. */
+  /** The whole query without `ns`, because registries may page by their own parameters. */
   readonly query: string
 }
 
-/** What the query of a push says, as it came: only a registry that takes pushes reads it. */
+/** The raw query parameters of a push. Only the push registry interprets them. */
 interface UploadQuery {
   readonly digest: string | undefined
   readonly algorithm: string | undefined
@@ -51,14 +51,14 @@ interface UploadQuery {
 }
 
 /**
- * How a listener's repositories are addressed. `proxy` reads the five shapes that name an upstream (`?ns=`, a first segment
- * that is a registry (`host_port` for `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, none of them); `plain` takes names as they are.
+ * The way a listener addresses repositories. `proxy` accepts five forms: `?ns=`, a first segment that is a registry (`host_port` for
+ * `host:port`), `upstream/<registry>/`, `/<registry>/v2/`, and none of them. `plain` uses names unchanged.
  */
 export type Addressing = 'proxy' | 'plain'
 
 /**
- * Reads a request target (`/v2/…?…`). Throws an OciError: 404 for what is no registry path, 400 for a bad name, digest or `ns`.
- * What can be no tag is a 404 to whoever reads, for there is none, and a 400 to whoever would make one by PUT.
+ * Parses a request target (`/v2/…?…`). Throws an OciError: 404 for a path outside the registry API, 400 for an invalid name, digest or
+ * `ns`. An invalid tag is a 404 for readers, because no such tag can exist, and a 400 for a PUT.
  */
 export function parseRoute(target: string, addressing: Addressing, method = 'GET'): Route {
   const mark = target.indexOf('?')
@@ -113,7 +113,7 @@ export function parseRoute(target: string, addressing: Addressing, method = 'GET
   throw notFound()
 }
 
-/** `ns` wins over everything; then `upstream/<registry>/`; then a first segment that looks like a registry. */
+/** Finds the registry of a repository: `ns` first, then `upstream/<registry>/`, then a first segment that looks like a registry. */
 function parseProxiedRepository(path: string[], named: string | undefined, byNamespace: boolean): Repository {
   if (named !== undefined) {
     const rest =
@@ -139,7 +139,7 @@ function parseNamespace(query: URLSearchParams | undefined): string | undefined 
   return values[0] === undefined || values[0] === '' ? undefined : parseRegistry(values[0])
 }
 
-/** A registry as a path segment: a port may follow an underscore, because no image reference has a colon there. */
+/** Parses a registry in a path segment. An underscore may separate the port, because no image reference allows a colon there. */
 function parseRegistrySegment(segment: string): string {
   return parseRegistry(segment.replace(/_(?=\d{1,5}$)/, ':'))
 }
@@ -193,4 +193,4 @@ function decodeSegment(segment: string): string {
 }
 
 const invalidDigest = () => new OciError('DIGEST_INVALID', 400, 'The digest is not a valid sha256 or sha512 digest.')
-const notFound = () => new OciError('UNSUPPORTED', 404, 'There is nothing at this path; a registry answers below /v2/.')
+const notFound = () => new OciError('UNSUPPORTED', 404, 'This path does not exist; the registry API is below /v2/.')
