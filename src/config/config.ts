@@ -102,7 +102,7 @@ export function defaultConfig(): Config {
   }
 }
 
-/** Hashes each top-level key, so that a running mirror can publish which configuration it uses without revealing it. */
+/** Hashes the value of each top-level key, so that a running mirror can publish which configuration it uses without revealing it. */
 export function configHashes(config: Config, dataDir: string): Record<string, string> {
   const parts = Object.entries({ ...config, data: dataDir })
   return Object.fromEntries(parts.map(([key, value]) => [key, hash(value)]))

@@ -4,17 +4,17 @@ import { type Config, type ConfigLayer, defaultConfig, mergeConfig } from './con
 import { settings } from './schema.ts'
 import type { ConfigEntry, ConfigNode, ConfigProblem, SourcePosition } from './values.ts'
 
-/** A file's text and where it lies: relative paths in it start from its folder, `~/` from the home folder. */
+/** The text of a file and its path. Relative paths in it start from the file's folder, `~/` from the home folder. */
 interface ConfigFile {
   text: string
   /** Absolute. */
   path: string
-  /** How problems name it. */
+  /** The name of the file in problems. */
   label: string
   homedir: string
 }
 
-/** The keys that a mirror.yaml gives, and everything that is wrong with it. */
+/** Parses a mirror.yaml into the keys that it sets, and all its problems in the order of its lines. */
 export function parseConfigFile({ text, path, label, homedir }: ConfigFile): {
   layer: ConfigLayer
   problems: ConfigProblem[]
@@ -25,7 +25,7 @@ export function parseConfigFile({ text, path, label, homedir }: ConfigFile): {
   return { layer, problems: problems.toSorted(byPosition) }
 }
 
-/** A mirror.yaml alone over the defaults, or all its problems in the order of its lines. */
+/** Parses a mirror.yaml over the defaults; returns all its problems in the order of its lines when there are any. */
 export function parseConfig(file: ConfigFile): { config: Config } | { problems: ConfigProblem[] } {
   const { layer, problems } = parseConfigFile(file)
   return problems.length > 0 ? { problems } : { config: mergeConfig(defaultConfig(), layer) }
@@ -35,19 +35,19 @@ function byPosition(a: ConfigProblem, b: ConfigProblem): number {
   return (a.position.line ?? 0) - (b.position.line ?? 0) || (a.position.column ?? 0) - (b.position.column ?? 0)
 }
 
-// A configuration is small; what is larger is a mistake, or aliases that expand without end.
+// Limit the content: a configuration is small, and a larger one is a mistake, or has aliases that expand without end.
 const maxTextLength = 256 * 1024
 const maxNodes = 10_000
 const maxDepth = 16
 
-/** Reads YAML 1.2 text into a tree with positions. Problems: syntax, several documents, unbounded content. */
+/** Parses YAML 1.2 into a tree with positions. Reports invalid syntax, several documents and content beyond the limits. */
 function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {
   const start: SourcePosition = { source, line: 1, column: 1 }
   const absent: ConfigNode = { kind: 'absent', position: start }
   if (text.length > maxTextLength || isNestedTooDeep(text))
     return {
       root: absent,
-      problems: [{ position: start, path: '', message: 'is too large or too deep for a configuration' }],
+      problems: [{ position: start, path: '', message: 'is too large or nested too deep for a configuration' }],
     }
 
   const lines = new LineCounter()
@@ -62,7 +62,7 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
     path: '',
     message: `is not valid YAML: ${error.message}`,
   }))
-  // What stands in a broken document is guesswork: its values would only raise problems that are none.
+  // Ignore the content of a document with syntax errors, because its values would raise false problems.
   if (document.errors.length > 0) return { root: absent, problems }
 
   const anchors = new Map<string, unknown>()
@@ -97,7 +97,7 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
             keyPosition: keyNode.position,
             value: toNode(value, keyNode.position, depth + 1),
           })
-        else problems.push({ position: keyNode.position, path: '', message: 'has a key that is not a word' })
+        else problems.push({ position: keyNode.position, path: '', message: 'has a key that is not a plain value' })
       }
       return { kind: 'map', position, entries }
     }
@@ -116,7 +116,7 @@ function readYaml(text: string, source: string): { root: ConfigNode; problems: C
   }
 }
 
-/** Whether collections are opened so deep that the parser, which recurses with them, would run out of stack. */
+/** Checks whether collections are nested so deep that the parser, which is recursive, would overflow the stack. */
 function isNestedTooDeep(text: string): boolean {
   if (/(?:[-?:][ \t]+){64}/.test(text)) return true
   let depth = 0

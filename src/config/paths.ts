@@ -2,14 +2,14 @@ import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
 import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
 import type { Surroundings } from '../lib/process.ts'
 
-/** Where this user's mirror keeps its files; all absolute. Nothing is said about what exists. */
+/** The paths of this user's mirror; all absolute. They need not exist. */
 export interface MirrorPaths {
   configFile: string
   /** Whether the user named the configuration file, so that it must exist. */
   configFileNamed: boolean
   /** Cached and pushed content. */
   dataDir: string
-  /** What the running mirror writes about itself. */
+  /** State of the running mirror. */
   stateDir: string
   logFile: string
   stateFile: string
@@ -17,8 +17,8 @@ export interface MirrorPaths {
 }
 
 /**
- * Where root keeps what it has done to the whole machine, for every user to read; undefined on Windows, where an administrator
- * keeps the home folder of the user and any user may make folders in ProgramData.
+ * Returns the folder where root records its changes to the whole machine, which every user can read. Undefined on Windows, where an
+ * administrator keeps the home folder of the user, and any user can create folders in ProgramData.
  */
 export function systemStateDir(platform: string): string | undefined {
   if (platform === 'win32') return undefined
@@ -26,8 +26,8 @@ export function systemStateDir(platform: string): string | undefined {
 }
 
 /**
- * The platform's places (XDG on Linux, https://specifications.freedesktop.org/basedir-spec/latest/), or all below `MIRROR_HOME`.
- * `MIRROR_CONFIG` and `MIRROR_DATA` move the configuration file and the data folder alone.
+ * Returns the paths by the platform's conventions (XDG on Linux, https://specifications.freedesktop.org/basedir-spec/latest/), or below
+ * `MIRROR_HOME`. `MIRROR_CONFIG` and `MIRROR_DATA` change only the configuration file and the data folder.
  */
 export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): MirrorPaths {
   const path = platform === 'win32' ? win32 : posix
@@ -67,24 +67,24 @@ export function mirrorPaths({ platform, env, homedir, cwd }: Surroundings): Mirr
 
 type Environment = Readonly<Record<string, string | undefined>>
 
-/** A variable, or a part of one, that root does not use. */
+/** A variable, or a part of one, that mirror ignores as root. */
 export interface LeftOut {
   readonly name: string
   /** The path. */
   readonly value: string
-  /** `/home/alice belongs to alice` */
+  /** The reason: `/home/alice belongs to alice`. */
   readonly why: string
-  /** The user to whom the path belongs; undefined where it is a mode that lets others write. */
+  /** The uid of the path's owner; undefined when its mode lets others write. */
   readonly owner: number | undefined
 }
 
-/** An environment in which every place is root's own. */
+/** An environment whose paths only root can change. */
 interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly leftOut: readonly LeftOut[]
 }
 
-/** Folders and files that mirror, Node, or a program that mirror runs obeys. Some are lists, as PATH is. */
+/** Variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
 const pathVariables = new Set(
   `
   XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
@@ -100,20 +100,20 @@ const pathVariables = new Set(
     .trim()
     .split(/\s+/),
 )
-/** Of the clouds: a profile may name a program that gets the credential. */
+/** Matches path variables of the clouds, whose profiles may name a program that provides credentials. */
 const cloudPathVariable = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
 
-/** Where sudo looks for programs by itself, as distributions set it. */
+/** Lists the folders of sudo's default `secure_path` in distributions. */
 const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
-/** Whether root has to look at what it finds around it: not on Windows, and not in a container of ours, where nobody else is. */
+/** Checks whether mirror must verify the owners of paths: as root, but not on Windows, and not in the mirror's container, which has no other users. */
 export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' | 'env'>): boolean {
   return isRoot() && platform !== 'win32' && !env['MIRROR_INSTANCE']
 }
 
 /**
- * The environment of root without the places that others can change, as `sudo -E` and `su -m` keep them: whoever can change a
- * configuration file, or a folder with programs, would otherwise act as root. HOME becomes root's own home folder.
+ * Removes paths that other users can change from the environment of root, which `sudo -E` and `su -m` keep. Otherwise a user who can
+ * change a configuration file, or a folder with programs, could act as root. HOME becomes root's home folder.
  */
 export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, rootsHome = userHome(0)): RootPaths {
   const own: Record<string, string | undefined> = { ...env }
@@ -139,7 +139,7 @@ export function toRootPaths({ env, cwd }: Pick<Surroundings, 'env' | 'cwd'>, roo
   return { env: own, leftOut }
 }
 
-/** Of settings that a flag has given: what root would not use. */
+/** Returns the paths in these variables that other users can change. */
 export function pathsOfOthers(variables: Environment, cwd: string): readonly LeftOut[] {
   return toRootPaths({ env: variables, cwd }).leftOut
 }
@@ -148,7 +148,7 @@ function getListSeparator(name: string): string {
   return ['KUBECONFIG', 'NODE_PATH', 'SSL_CERT_DIR'].includes(name) ? ':' : '\0'
 }
 
-/** What options of Node name: `--require /path`, `--import=file:///path`. */
+/** Returns the paths in options of Node: `--require /path`, `--import=file:///path`. */
 function getOptionPaths(options: string): string[] {
   const words = options.split(/\s+/).map((word) => word.replace(/^--?[\w-]+=/, '').replace(/^file:\/\//, ''))
   return words.filter((word) => word.includes('/'))
@@ -156,19 +156,19 @@ function getOptionPaths(options: string): string[] {
 
 function filterProgramFolders(path: string, isSafe: (name: string, value: string) => boolean): string {
   const folders = path.split(':')
-  // A relative one means the folder in which the command happens to be called.
+  // Drop relative folders, because they depend on the working folder.
   const kept = folders.filter(
     (folder) => systemFolders.includes(folder) || (isAbsolute(folder) && isSafe('PATH', folder)),
   )
   return (kept.length > 0 ? kept : systemFolders).join(':')
 }
 
-/** The cache's folder below the data folder. */
+/** Returns the cache's folder below the data folder. */
 export function cacheRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'cache')
 }
 
-/** The registry's folder below the data folder. */
+/** Returns the registry's folder below the data folder. */
 export function registryRoot({ dataDir }: MirrorPaths): string {
   return join(dataDir, 'registry')
 }

@@ -5,12 +5,12 @@ import * as read from './values.ts'
 import type { ReadContext, ReadText } from './values.ts'
 import { type ConfigEntry, type ConfigNode, type SourcePosition } from './values.ts'
 
-/** How one key of the configuration is read. The value is undefined when it is absent, or wrong and the context was told. */
+/** Reads one key of the configuration. The value is undefined when the key is absent, or invalid, which `context` records. */
 export interface Field<T> {
   read(node: ConfigNode, path: string, context: ReadContext): T | undefined
-  /** How one environment variable holds it: as it is, or separated by commas. Absent where it cannot. */
+  /** The form of the value in an environment variable: plain, or separated by commas. Undefined when no variable can hold it. */
   readonly variable?: 'scalar' | 'list'
-  /** A section's own keys. */
+  /** The keys of a section. */
   readonly fields?: Readonly<Record<string, Field<unknown>>>
 }
 
@@ -26,7 +26,7 @@ function scalar<T>(readText: ReadText<T>): Field<T> {
   }
 }
 
-/** A list of words; a single one stands for a list of one. */
+/** Reads a list of values. A single value counts as a list of one. */
 function list<T>(readText: ReadText<T>, { minItems = 0 } = {}): Field<T[]> {
   const item = scalar(readText)
   return {
@@ -41,7 +41,7 @@ function list<T>(readText: ReadText<T>, { minItems = 0 } = {}): Field<T[]> {
   }
 }
 
-/** A map with known keys. `complete` makes the value of what was read, or says what is missing. */
+/** Reads a map with known keys. `complete` builds the value from them, or reports missing keys. */
 function section<T extends object, U = T>(
   fields: { readonly [K in keyof Required<T>]: Field<NonNullable<T[K]>> },
   complete?: (given: T, problem: (message: string) => undefined) => U | undefined,
@@ -72,7 +72,7 @@ function section<T extends object, U = T>(
   }
 }
 
-/** A map with keys of the user's choice. `readKey` may map different spellings to one key. */
+/** Reads a map with arbitrary keys. `readKey` may map different spellings to one key. */
 function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<T>): Field<Record<string, T>> {
   return {
     read(node, path, context) {
@@ -88,7 +88,7 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
         const earlier = seen.get(key)
         if (earlier !== undefined) problem(`means the same as ${earlier} above`)
         seen.set(key, written)
-        // An entry without a value (`registry.corp.example:`) is an entry all the same.
+        // Treat an entry without a value (`registry.corp.example:`) as an empty map.
         const value: ConfigNode =
           entry.value.kind === 'absent' ? { kind: 'map', position: entry.value.position, entries: [] } : entry.value
         const read = readValue(key).read(value, entryPath, context)
@@ -99,7 +99,7 @@ function record<T>(readKey: ReadText<string>, readValue: (key: string) => Field<
   }
 }
 
-/** The entries by key, the first of a kind; the others are problems. */
+/** Returns the entries by key, and reports repeated keys. */
 function uniqueEntries(entries: readonly ConfigEntry[], path: string, context: ReadContext): Map<string, ConfigEntry> {
   const unique = new Map<string, ConfigEntry>()
   for (const entry of entries) {
@@ -122,7 +122,7 @@ function describeUnknownKey(key: string, known: readonly string[]): string {
     : `is not a known key; did you mean ${meant}?`
 }
 
-/** `upstreams["ghcr.io"]`: a key that is no plain word is quoted. */
+/** Joins a path and a key, and quotes a key that is not a plain word: `upstreams["ghcr.io"]`. */
 function joinPath(path: string, key: string): string {
   if (!/^[A-Za-z_][A-Za-z0-9_-]*$/.test(key)) return `${path}[${JSON.stringify(key)}]`
   return path === '' ? key : `${path}.${key}`
@@ -137,7 +137,7 @@ function createReporter(context: ReadContext, position: SourcePosition, path: st
 
 const listen = list(read.listenAddress, { minItems: 1 })
 
-/** Every key there is, and how it is read: the one table behind mirror.yaml and the `MIRROR_*` variables. */
+/** Lists all keys and reads them, from mirror.yaml and from the `MIRROR_*` variables. */
 export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   cache: section<NonNullable<ConfigLayer['cache']>>({
     listen,
@@ -185,13 +185,13 @@ export const settings: Field<ConfigLayer> = section<ConfigLayer>({
   ),
 })
 
-/** What the flags of `mirror up` say; each is a variable too (`MIRROR_CACHE_PORT`), so that the server it starts reads the same. */
+/** The flags of `mirror up`. Each is a variable too (`MIRROR_CACHE_PORT`), through which the server process gets it. */
 export interface FlagLayer {
   cachePort?: number
   registryPort?: number
   adminPort?: number
   noRegistry?: boolean
-  /** Docker networks besides those of `networks`. */
+  /** Docker networks in addition to those of `networks`. */
   network?: string[]
 }
 
@@ -259,8 +259,8 @@ function credentials(): Field<CredentialsConfig> {
 }
 
 /**
- * The candidate that the word was probably meant to be: the same but for case, or at most a third of it (a character of a short
- * one) mistyped; else the only one that begins with it.
+ * Finds the candidate that a mistyped word probably means: one that differs only in case, or in at most a third of its characters (one
+ * in a short word); else the only candidate that starts with the word.
  */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   const lower = word.toLowerCase()
@@ -268,7 +268,7 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1
   for (const candidate of candidates) {
     const distance = editDistance(lower, candidate.toLowerCase())
-    // Of a word of one character nothing would be left.
+    // Skip a candidate that shares no character with the word.
     if (distance < bestDistance && distance < Math.max(word.length, candidate.length)) {
       ;[best, bestDistance] = [candidate, distance]
     }
@@ -278,7 +278,7 @@ export function nearest(word: string, candidates: readonly string[]): string | u
   return others.length === 0 ? only : undefined
 }
 
-/** How many characters to add, drop, change, or swap with the next (the optimal string alignment distance). */
+/** Computes the optimal string alignment distance: how many characters to add, drop, change, or swap with the next one. */
 function editDistance(a: string, b: string): number {
   let before: number[] = []
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)

@@ -6,17 +6,17 @@ import { readCertificates } from '../lib/fs.ts'
 import { fileFailureReason } from '../lib/system-errors.ts'
 import type { Config } from './config.ts'
 
-/** What clients have to know of the certificate that the mirror shows. */
+/** The facts that clients need about the mirror's certificate. */
 export interface MirrorCertificate {
-  /** What they have to trust; undefined where that is in every system's store. */
+  /** The CA that clients must trust; undefined when the systems' stores trust it already. */
   readonly ca: { readonly pem: string; readonly file: string } | undefined
-  /** Whether it is for this host name or address; true where nobody knows. */
+  /** Checks whether the certificate is valid for this host name or address; true when the certificate is not known. */
   isFor(hostname: string): boolean
 }
 
 /**
- * The CA of the mirror's certificate: the one that was named, by `caFile` or in the configuration, or the certificate at the
- * end of the mirror's own file if it has signed itself. Throws a MirrorError (usage) for a file that holds none.
+ * Finds the CA of the mirror's certificate: `caFile`, `tls.ca` from the configuration, or the last certificate of `tls.cert` if it is
+ * self-signed. Throws a MirrorError (usage) for a file that cannot be read or has no certificate.
  */
 export async function findCertificate(
   tls: Config['tls'],
@@ -48,7 +48,7 @@ type ReadTextFile = (file: string) => Promise<string>
 async function readCertificateFile(file: string, what: string, read: ReadTextFile): Promise<X509Certificate[]> {
   const certificates = readCertificates(await readText(file, what, read))
   if (certificates && certificates.length > 0) return certificates
-  throw new MirrorError(`${file} holds no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
+  throw new MirrorError(`${file} has no PEM certificate.`, { exit: exitCode.usage, hints: [`Check ${what}`] })
 }
 
 async function readText(file: string, what: string, read: ReadTextFile): Promise<string> {
@@ -64,12 +64,12 @@ async function readText(file: string, what: string, read: ReadTextFile): Promise
   }
 }
 
-/** `checkIssued` would say no to a server's own certificate, which may sign nothing else. */
+/** Checks whether a certificate is self-signed. `checkIssued` would reject a server's certificate, which must not sign others. */
 function isSelfSigned(certificate: X509Certificate): boolean {
   return certificate.subject === certificate.issuer && certificate.verify(certificate.publicKey)
 }
 
-/** As Go's programs see it: the subject is not looked at. */
+/** Checks the host as Go programs do, which ignore the subject. */
 function isIssuedFor(certificate: X509Certificate, host: string): boolean {
   const found = isIP(host) === 0 ? certificate.checkHost(host, { subject: 'never' }) : certificate.checkIP(host)
   return found !== undefined

@@ -3,7 +3,7 @@ import { parseDuration, parseSize } from '../lib/units.ts'
 import { canonicalRegistry, isRepositoryName, parseRegistryHost } from '../oci/reference.ts'
 import type { ListenAddress } from './config.ts'
 
-/** Bytes. */
+/** Reads a size into bytes. */
 export const size: ReadText<number> = (text, problem) => {
   const bytes = parseSize(text)
   return bytes !== undefined && Number.isSafeInteger(bytes)
@@ -11,7 +11,7 @@ export const size: ReadText<number> = (text, problem) => {
     : problem(`must be a size such as 20GiB or 500MB, not ${quote(text)}`)
 }
 
-/** Milliseconds. */
+/** Reads a duration into milliseconds. */
 export const duration: ReadText<number> = (text, problem) => {
   const ms = parseDuration(text)
   if (ms !== undefined && Number.isSafeInteger(ms)) return ms
@@ -19,7 +19,7 @@ export const duration: ReadText<number> = (text, problem) => {
   return problem(`must be a duration such as 10s, 5m or 1h30m, not ${quote(text)}`)
 }
 
-/** Milliseconds of a time-out: never 0, which would be no time at all, and at most an hour. */
+/** Reads a time-out into milliseconds: more than 0 and at most an hour. */
 export const timeout: ReadText<number> = (text, problem, context) => {
   const ms = duration(text, problem, context)
   return ms === undefined || (ms > 0 && ms <= 3_600_000) ? ms : problem('must be more than 0 and at most 1h')
@@ -43,19 +43,19 @@ export function oneOf<const T extends string>(...words: T[]): ReadText<T> {
     words.find((word) => word === text) ?? problem(`must be one of ${words.join(', ')}, not ${quote(text)}`)
 }
 
-/** Any text but none. */
+/** Reads any text that is not blank. */
 export const text: ReadText<string> = (text, problem) => (text.trim() === '' ? problem('must not be empty') : text)
 
-/** A file, absolute. */
+/** Reads the path of a file and makes it absolute. */
 export const filePath: ReadText<string> = (text, problem, context) =>
   text.trim() === '' ? problem('must name a file') : context.resolvePath(text)
 
-/** `127.0.0.1:5055`, `[::1]:5055`, `localhost:0`. What leaves the address or the port open is refused, not guessed. */
+/** Reads `127.0.0.1:5055`, `[::1]:5055` or `localhost:0`. Rejects a value without an address or a port instead of guessing it. */
 export const listenAddress: ReadText<ListenAddress> = (text, problem) => {
   const portAlone = /^:?(\d+)$/.exec(text)?.[1]
   if (portAlone !== undefined)
     return problem(
-      `needs an address: 127.0.0.1:${portAlone} for this machine alone, 0.0.0.0:${portAlone} for everybody`,
+      `needs an address: 127.0.0.1:${portAlone} for this machine only, 0.0.0.0:${portAlone} for all interfaces`,
     )
   if (isIPv6(text)) return problem(`needs brackets and a port: [${text}]:5055`)
   const match = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/.exec(text)
@@ -68,7 +68,7 @@ export const listenAddress: ReadText<ListenAddress> = (text, problem) => {
   return port <= 65_535 ? { host, port } : problem('has a port above 65535')
 }
 
-/** A registry's `host` or `host:port`; Docker Hub by any of its names is `docker.io`. */
+/** Reads a registry's `host` or `host:port`. Each host name of Docker Hub becomes `docker.io`. */
 export const registryHost: ReadText<string> = (text, problem) => {
   const host = parseRegistryHost(text)
   if (host === undefined)
@@ -76,11 +76,11 @@ export const registryHost: ReadText<string> = (text, problem) => {
   return canonicalRegistry(host)
 }
 
-/** A `host` or `host:port`, as it is. */
+/** Reads a `host` or `host:port`, in lower case. */
 export const hostAndPort: ReadText<string> = (text, problem) =>
   parseRegistryHost(text) ?? problem(`must be a host name with an optional port, not ${quote(text)}`)
 
-/** A name, or an address, that a Host header may carry; ports do not matter there. */
+/** Reads a host name or an address without a port, as a `Host` header may contain it. */
 export const hostName: ReadText<string> = (text, problem) => {
   const host = parseRegistryHost(isIPv6(text) ? `[${text}]` : text)
   return host !== undefined && !/:\d+$/.test(host)
@@ -88,22 +88,22 @@ export const hostName: ReadText<string> = (text, problem) => {
     : problem(`must be a host name without a port, not ${quote(text)}`)
 }
 
-/** The name of a Docker network. */
+/** Reads the name of a Docker network. */
 export const networkName: ReadText<string> = (text, problem) =>
   /^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(text) ? text : problem(`must be the name of a Docker network, not ${quote(text)}`)
 
-/** The name of an environment variable. */
+/** Reads the name of an environment variable. */
 export const variableName: ReadText<string> = (text, problem) =>
   /^[A-Za-z_][A-Za-z0-9_]*$/.test(text) ? text : problem('must be the name of an environment variable')
 
-/** A registry's base URL without a trailing slash. */
+/** Reads the base URL of a registry, and removes trailing slashes. */
 export const baseUrl: ReadText<string> = (text, problem) => {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:'))
     return problem('must be a URL that starts with https:// or http://')
-  // The URL is not repeated: what stands in it may be a secret.
+  // Do not repeat the URL in the problem, because it may hold a secret.
   if (url.username !== '' || url.password !== '')
-    return problem('must not hold a user name or password; credentials have a key of their own')
+    return problem('must not contain a user name or password; use the key credentials')
   if (text.includes('?') || text.includes('#')) return problem('must not have a query or a fragment')
   const found = /^(.*?)\/v2(?:\/+(.*?))?\/*$/.exec(url.pathname)
   if (found) {
@@ -114,7 +114,7 @@ export const baseUrl: ReadText<string> = (text, problem) => {
   return `${url.origin}${url.pathname.replace(/\/+$/, '')}`
 }
 
-/** The repository path below which an upstream keeps its images: `hub`, `group/project`. */
+/** Reads the path prefix of an upstream's repositories: `hub`, `group/project`. */
 export const repositoryPrefix: ReadText<string> = (text, problem) => {
   if (text.includes('://')) return problem('must be a path only; the host belongs to url')
   const bare = text.replaceAll(/^\/+|\/+$/g, '').replace(/^v2\/+/, '')
@@ -127,7 +127,7 @@ function quote(text: string): string {
   return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
 }
 
-/** A configuration source as plain values that know where they stand, whatever it was written in. */
+/** A tree of plain values with their positions, from a file or from variables. */
 export type ConfigNode =
   | { readonly kind: 'absent'; readonly position: SourcePosition }
   | { readonly kind: 'scalar'; readonly position: SourcePosition; readonly text: string }
@@ -140,33 +140,33 @@ export interface ConfigEntry {
   readonly value: ConfigNode
 }
 
-/** Where a value stands: a line and a column (from 1) of a file, or a variable of the environment. */
+/** The position of a value: a line and a column (from 1) of a file, or an environment variable. */
 export interface SourcePosition {
   readonly source: string
   readonly line?: number
   readonly column?: number
 }
 
-/** One thing that is wrong with a configuration. */
+/** A problem of a configuration. */
 export interface ConfigProblem {
   readonly position: SourcePosition
-  /** `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole. */
+  /** The key: `cache.maxSize`, `upstreams["ghcr.io"].url`; empty for the whole configuration. */
   readonly path: string
   readonly message: string
 }
 
-/** `mirror.yaml:3:5 cache.maxSize: must be …`, or `MIRROR_CACHE_MAX_SIZE: must be …`. */
+/** Formats a problem: `mirror.yaml:3:5 cache.maxSize: must be …`, or `MIRROR_CACHE_MAX_SIZE: must be …`. */
 export function formatProblem({ position, path, message }: ConfigProblem): string {
   if (position.line === undefined) return `${position.source}: ${message}`
   return `${position.source}:${position.line}:${position.column}${path === '' ? '' : ` ${path}`}: ${message}`
 }
 
-/** What reading a source needs and gathers. */
+/** The context of reading one source. */
 export interface ReadContext {
   readonly problems: ConfigProblem[]
-  /** Makes a path that stands in this source absolute. */
+  /** Makes a path from this source absolute. */
   resolvePath(path: string): string
 }
 
-/** Reads a word, or says what it must be instead: `problem` takes the rest of the sentence `cache.maxSize: …`. */
+/** Reads a value, or reports what it must be: `problem` takes the rest of the sentence `cache.maxSize: …`. */
 export type ReadText<T> = (text: string, problem: (message: string) => undefined, context: ReadContext) => T | undefined

@@ -152,13 +152,13 @@ upstreams:
 `),
     ).toEqual([
       'mirror.yaml:2:12 cache.maxSize: must be a size such as 20GiB or 500MB, not "lots"',
-      'mirror.yaml:3:12 cache.listen[0]: needs an address: 127.0.0.1:5055 for this machine alone, 0.0.0.0:5055 for everybody',
+      'mirror.yaml:3:12 cache.listen[0]: needs an address: 127.0.0.1:5055 for this machine only, 0.0.0.0:5055 for all interfaces',
       'mirror.yaml:3:18 cache.listen[1]: has a port above 65535',
       'mirror.yaml:4:3 cache.tagFreshnes: is not a known key; did you mean tagFreshness?',
       'mirror.yaml:5:23 cache.timeouts.connect: must be more than 0 and at most 1h',
       'mirror.yaml:5:33 cache.timeouts.idle: needs a unit: 30s, 30m or 30h',
       'mirror.yaml:6:11 registry: must be a map of keys and values',
-      'mirror.yaml:9:10 upstreams["a.example"].url: must not hold a user name or password; credentials have a key of their own',
+      'mirror.yaml:9:10 upstreams["a.example"].url: must not contain a user name or password; use the key credentials',
       'mirror.yaml:10:18 upstreams["a.example"].credentials: needs the key passwordFile or passwordEnv; the password itself does not belong here',
       'mirror.yaml:11:3 upstreams["bad host"]: must be a registry\'s host name with an optional port, such as ghcr.io, not "bad host"',
     ])
