@@ -5,58 +5,59 @@ import type { OpenBlob } from '../oci/registry.ts'
 import { hashesTo } from './hashing.ts'
 import type { StoreLayout } from './layout.ts'
 
-/** Content-addressed bytes. Absent is `undefined`, never thrown; disk failures are thrown as Node's system errors. */
+/** Content-addressed storage. Returns `undefined` for absent blobs, and throws disk failures as Node's system errors. */
 export interface BlobStore {
-  /** Size in bytes of a published blob. */
+  /** Returns the size of a published blob, bytes. */
   stat(digest: Digest): Promise<number | undefined>
   /**
-   * Opens a blob for reading. `expectedSize`: what its descriptor says; a blob of another size is damaged: it is quarantined
-   * and counts as absent. When reads are to be verified (see `FileBlobStore`) a blob whose hash differs is treated the same.
+   * Opens a blob for reading; the caller must close it. `expectedSize`: the size in its descriptor. A blob of another size counts as
+   * absent, and is quarantined when its hash differs. When reads are verified (see `BlobTrustOptions`), a blob with another hash is
+   * quarantined too.
    */
   open(digest: Digest, expectedSize?: number): Promise<OpenBlob | undefined>
-  /** All bytes of a small blob (a manifest), hashed on every load; damaged or absent is undefined. */
+  /** Reads a small blob (a manifest) of at most `limit` bytes, and verifies its hash; undefined when it is absent, larger or damaged. */
   read(digest: Digest, limit: number): Promise<Uint8Array<ArrayBuffer> | undefined>
-  /** Throws what the system says where no blob can be written: a read-only disk, no permission. */
+  /** Throws a system error when no blob can be written: a read-only disk, no permission. */
   checkWritable(): Promise<void>
-  /** A new, unpublished blob. */
+  /** Creates the writer of a new blob, which is not published yet. */
   create(): Promise<BlobWriter>
-  /** Publishes small bytes whose digest the caller has computed. */
+  /** Stores a small blob. The caller has computed its digest. */
   put(digest: Digest, bytes: Uint8Array): Promise<void>
-  /** Takes a blob away; readers that hold it open finish. */
+  /** Removes a blob. Readers that have it open can finish. */
   remove(digest: Digest): Promise<void>
-  /** Moves a damaged blob aside, so that it is fetched again; one that was published in its place since it was opened stays. */
+  /** Moves a damaged blob to the quarantine, so that it is fetched again. A blob that has replaced it since the open stays. */
   quarantine(blob: OpenBlob): Promise<void>
-  /** What is published: digest and bytes. Complete once `ready` has resolved. */
+  /** Returns digest and size (bytes) of all published blobs. Complete once `ready` has resolved. */
   entries(): Iterable<readonly [Digest, number]>
-  /** Resolves when the look through the disk at start is done. */
+  /** Resolves when the scan of the disk at start is done. */
   readonly ready: Promise<void>
-  /** Sum and number of published blobs. */
+  /** The total size and the number of published blobs. */
   readonly usage: { readonly bytes: number; readonly blobs: number }
 }
 
-/** A blob being written to a temp file that others may read while it grows. */
+/** Writes a blob to a temp file, which can be read while it grows. */
 export interface BlobWriter {
   /** Bytes written so far, without a gap. */
   readonly size: number
-  /** The descriptor, for those that read along by themselves. */
+  /** The file descriptor, for readers that read the file themselves. */
   readonly fd: number
-  /** Appends. ENOSPC and other failures are thrown as they come; the file then holds exactly `size` bytes. */
+  /** Appends a chunk. Throws system errors such as ENOSPC; the file then has exactly `size` bytes. */
   write(chunk: Uint8Array): Promise<void>
-  /** Writes ahead, at a position beyond `size`; `extend` makes it count. A failure is a failure of `write`. */
+  /** Writes a chunk at a position beyond `size`; `extend` adds it to the blob. Throws as `write` does. */
   writeAt(position: number, chunk: Uint8Array): Promise<void>
-  /** Says that everything up to this size has been written by `writeAt`. */
+  /** Extends the blob to this size, up to which `writeAt` has written everything. */
   extend(size: number): void
-  /** Reads back what was written, also after commit and abort, until `close`. */
+  /** Reads bytes written so far, also after commit and abort, until `close`. Returns the number of bytes read. */
   read(buffer: Uint8Array, position: number): Promise<number>
-  /** fsync, rename into place, fsync of the folder. The caller has checked that the bytes hash to this digest. */
+  /** Publishes the blob: fsync, rename, fsync of the folder. The caller has verified the digest. */
   commit(digest: Digest): Promise<void>
-  /** Unlinks the temp file; what was written can still be read until `close`. */
+  /** Deletes the temp file. The bytes can still be read until `close`. */
   abort(): Promise<void>
-  /** Lets go of the file; an uncommitted one is unlinked. */
+  /** Closes the file, and deletes it when it is not committed. */
   close(): Promise<void>
 }
 
-/** A published blob, held open: it stays readable when it is removed meanwhile. */
+/** An open file of a published blob. It stays readable when the blob is removed meanwhile. */
 export class FileOpenBlob implements OpenBlob {
   readonly digest: Digest
   readonly size: number
@@ -86,10 +87,10 @@ export class FileOpenBlob implements OpenBlob {
 const algorithms: readonly DigestAlgorithm[] = ['sha256', 'sha512']
 const batchSize = 64
 
-/** Sizes of the published blobs, in memory: what is there at start, and every change since. */
+/** Keeps the sizes of the published blobs in memory: those found at start, and all changes since. */
 export class BlobIndex {
   readonly #sizes = new Map<Digest, number>()
-  /** Taken away while the scan goes on, which may have seen them before. */
+  /** Blobs removed during the scan, which may have listed them before. */
   readonly #removed = new Set<Digest>()
   #isScanning = true
   #bytes = 0
@@ -114,7 +115,7 @@ export class BlobIndex {
     if (this.#isScanning) this.#removed.add(digest)
   }
 
-  /** Looks through the disk once. Changes made meanwhile win over what it sees. Files that are no blobs are ignored. */
+  /** Scans the disk once. Changes during the scan take precedence over its findings. Ignores files that are not blobs. */
   async scan(layout: StoreLayout, signal: AbortSignal): Promise<void> {
     try {
       for (const algorithm of algorithms) {
@@ -151,16 +152,16 @@ export class BlobIndex {
 }
 
 export interface BlobTrustOptions {
-  /** `always` hashes a blob on every open; `auto` only while it is suspect. */
+  /** `always` verifies a blob on every open; `auto` only while it is suspect. */
   readonly verifyReads: 'auto' | 'always'
-  /** The last stop was not clean: every blob is suspect until it has been hashed once. */
+  /** Whether the last stop was not clean. Then every blob is suspect until it has been verified once. */
   readonly suspect: boolean
 }
 
-/** Decides whether a file is hashed before its bytes are believed to be the blob's. */
+/** Decides whether a blob must be verified when it is opened, and verifies it. */
 export class BlobTrust {
   readonly #options: BlobTrustOptions
-  /** Hashed or written since the start; kept only while the others are suspect. */
+  /** Blobs verified or written since the start. Recorded only while the others are suspect. */
   readonly #sound = new Set<Digest>()
   readonly #checks = new Map<string, Promise<boolean>>()
 
@@ -168,7 +169,7 @@ export class BlobTrust {
     this.#options = options
   }
 
-  /** Remembers that a blob's bytes are good. */
+  /** Records that a blob is intact. */
   add(digest: Digest): void {
     if (this.#options.suspect) this.#sound.add(digest)
   }
@@ -177,17 +178,18 @@ export class BlobTrust {
     this.#sound.delete(digest)
   }
 
-  /** Whether none of these is suspect. */
+  /** Checks that none of these blobs is suspect. */
   hasAll(digests: Iterable<Digest>): boolean {
     if (!this.#options.suspect) return true
     for (const digest of digests) if (!this.#sound.has(digest)) return false
     return true
   }
 
+  /** Checks that the blob is intact, by its hash when it is suspect. */
   async isSound(digest: Digest, handle: FileHandle, inode: number): Promise<boolean> {
     if (this.#options.verifyReads === 'always') return hashesTo(digest, handle)
     if (this.hasAll([digest])) return true
-    // One hashing serves all who open the same file meanwhile.
+    // Share one verification among all callers that open the same file meanwhile.
     const key = `${digest} ${inode}`
     const running = this.#checks.get(key)
     if (running) return running

@@ -6,22 +6,22 @@ import type { BlobWriter } from './blob-store.ts'
 const checkIntervalBytes = 8 * 1024 * 1024
 
 interface FileBlobWriterOptions {
-  /** A new name in the store's own file system. */
+  /** The path of the temp file, in the store's file system. Must not exist. */
   readonly path: string
   /** Bytes to leave free on the disk. */
   readonly minFree: number
   readonly freeSpace: (path: string) => Promise<number>
-  /** Takes the finished, durable temp file into the store. */
+  /** Moves the complete, durable temp file into the store. */
   readonly publish: (path: string, digest: Digest, size: number) => Promise<void>
 }
 
-/** Writes a temp file. The disk's reserve counts as a full disk: an `Error` with code ENOSPC. */
+/** Writes a blob to a temp file. Throws ENOSPC when a write would use the disk's reserve (`minFree`). */
 export class FileBlobWriter implements BlobWriter {
   readonly #handle: FileHandle
   readonly #options: FileBlobWriterOptions
   #state: 'open' | 'damaged' | 'published' | 'aborted' = 'open'
   #size = 0
-  /** Bytes that may be written before the disk is looked at again. */
+  /** Bytes that may be written before the next check of the free space. */
   #allowance = 0
 
   private constructor(handle: FileHandle, options: FileBlobWriterOptions) {
@@ -62,7 +62,7 @@ export class FileBlobWriter implements BlobWriter {
 
   async writeAt(position: number, chunk: Uint8Array): Promise<void> {
     await this.#prepare(chunk.length)
-    // What a failure leaves of it lies beyond the size, as does what others have written ahead: nothing to cut back.
+    // Keep the file after a failure, because the partial chunk lies beyond the size, like other chunks written ahead.
     await this.#writeFully(position, chunk)
   }
 
@@ -121,7 +121,7 @@ export class FileBlobWriter implements BlobWriter {
     this.#allowance = Math.max(bytes, Math.min(spare, checkIntervalBytes))
   }
 
-  /** A failed write may have left a part of its chunk. */
+  /** Removes the part of a chunk that a failed write may have left. */
   async #truncateToSize(): Promise<void> {
     try {
       await this.#handle.truncate(this.#size)
@@ -132,7 +132,7 @@ export class FileBlobWriter implements BlobWriter {
   }
 }
 
-/** Bytes that an ordinary user may still write to the file system of a path; Infinity where it does not tell. */
+/** Returns the free space of a path's file system for ordinary users, bytes; Infinity when the file system does not report it. */
 export async function freeSpace(path: string): Promise<number> {
   try {
     const { bavail, bsize } = await statfs(path)

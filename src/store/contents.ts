@@ -8,10 +8,10 @@ import { createDigester, type Digest, digestAlgorithm } from '../oci/digest.ts'
 import type { OpenBlob, StoredManifest } from '../oci/registry.ts'
 import type { BlobStore } from './blob-store.ts'
 
-/** What an entry costs besides its bytes. */
+/** The overhead of a cache entry, bytes. */
 const entryBytes = 256
 
-/** Stored manifests and configs that were asked for of late, in memory: bounded, and each hashed when it was loaded (decision D2). */
+/** An LRU cache in memory of stored manifests and configs, each verified when it is loaded (decision D2). */
 export class SmallContents {
   readonly #blobs: Pick<BlobStore, 'read' | 'stat'>
   readonly #memory: LRUCache<Digest, SmallContent>
@@ -21,7 +21,7 @@ export class SmallContents {
     this.#memory = new LRUCache({ maxSize: memoryBytes, sizeCalculation: ({ size }) => size + entryBytes })
   }
 
-  /** Stored content of at most so many bytes, whether or not the disk still has it: it is what it was. */
+  /** Loads content of at most `limit` bytes from memory or disk. Content in memory may no longer be on disk. */
   async load(digest: Digest, limit: number): Promise<SmallContent | undefined> {
     const known = this.#memory.get(digest)
     if (known) return known
@@ -32,14 +32,14 @@ export class SmallContents {
     return content
   }
 
-  /** The same of content that must still be stored with this size. */
+  /** Loads content that is still on disk with this size. */
   async loadStored(digest: Digest, size: number): Promise<SmallContent | undefined> {
     if ((await this.#blobs.stat(digest)) !== size) return undefined
     const content = await this.load(digest, size)
     return content?.size === size ? content : undefined
   }
 
-  /** What is in memory now. */
+  /** Returns content that is in memory. */
   get(digest: Digest): SmallContent | undefined {
     return this.#memory.get(digest)
   }
@@ -48,7 +48,7 @@ export class SmallContents {
     this.#memory.set(digest, content)
   }
 
-  /** Drops everything, so that the disk is asked again. */
+  /** Drops all entries, so that content is read from disk again. */
   clear(): void {
     this.#memory.clear()
   }
@@ -56,9 +56,10 @@ export class SmallContents {
 
 const stat = promisify(fstat)
 
-/** Bytes of memory for each byte of a manifest: itself, and what is read out of it. */
+/** Bytes of memory per byte of a manifest: the bytes themselves, and the parsed JSON. */
 const bytesPerManifestByte = 2
 
+/** Creates the access to a large stored manifest, which reserves memory before it reads the manifest as a whole. */
 export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: Digest, size: number): StoredManifest {
   const use: StoredManifest['use'] = async (task) => {
     const reservation = await upstreamBodies.reserve(bytesPerManifestByte * size)
@@ -80,13 +81,13 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
 }
 
 const stepBytes = 256 * 1024
-/** Files that this process has hashed and found right; see `identifyFile`. */
+/** Files that this process has verified, by `identifyFile`. */
 const soundFiles = new LRUCache<string, true>({ max: 10_000 })
 const hashing = new SingleFlight<boolean>()
 
 /**
- * Whether the disk has it, with the bytes of its digest (decision D2); one that is damaged is moved aside. A file is hashed once,
- * until it is replaced or changed; callers that ask meanwhile share that.
+ * Checks whether an intact blob of this digest is on disk (decision D2), and quarantines a damaged one. Hashes a file once until it is
+ * replaced or changed; concurrent callers share the hashing.
  */
 export async function isStored(
   blobs: Pick<BlobStore, 'open' | 'quarantine'>,
@@ -108,11 +109,11 @@ export async function isStored(
         await blobs.quarantine(blob)
         return false
       }
-      // What was changed while it was read may have been read half and half.
+      // Do not record a file that was changed meanwhile, because both versions may have been read in part.
       if ((await identifyFile(blob)) === file) soundFiles.set(file, true)
       return true
     })
-    // A caller that only waits needs no descriptor.
+    // Close the descriptor early, because a caller that only waits needs none.
     if (joined) await close()
     return await result
   } finally {
@@ -120,13 +121,13 @@ export async function isStored(
   }
 }
 
-/** Identifies a file and its content: the text is another one after each change. */
+/** Returns a key of a file and its content, which differs after each change of the file. */
 async function identifyFile({ digest, fd }: OpenBlob): Promise<string> {
   const { dev, ino, size, mtimeNs, ctimeNs } = await stat(fd, { bigint: true })
   return [digest, dev, ino, size, mtimeNs, ctimeNs].join(' ')
 }
 
-/** Reads step by step: everything else goes on in between. */
+/** Hashes a blob in steps, between which the event loop runs. */
 async function isIntact(blob: OpenBlob, digest: Digest): Promise<boolean> {
   const digester = createDigester(digestAlgorithm(digest))
   const buffer = new Uint8Array(Math.min(stepBytes, blob.size))

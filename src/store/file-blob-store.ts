@@ -30,14 +30,14 @@ interface FileBlobStoreOptions extends BlobTrustOptions {
 
 const fileStatus = promisify(fstat)
 
-/** Blobs as files, named by their digest. Its folders exist, and no other process writes to them. */
+/** Stores blobs as files named by their digest. The folders must exist, and no other process may write to them. */
 export class FileBlobStore implements BlobStore {
   readonly ready: Promise<void>
   readonly #options: FileBlobStoreOptions
   readonly #layout: StoreLayout
   readonly #index = new BlobIndex()
   readonly #closing = new AbortController()
-  /** Publishing and taking away of one digest never overlap, so that disk and index agree. */
+  /** Serializes changes of the same digest, so that disk and index agree. */
   readonly #changes = new KeyedQueue<Digest>()
   readonly #trust: BlobTrust
   #isReady = false
@@ -53,12 +53,12 @@ export class FileBlobStore implements BlobStore {
     return { bytes: this.#index.bytes, blobs: this.#index.sizes.size }
   }
 
-  /** Sizes of what is published, as it changes. */
+  /** A live view of the sizes of the published blobs. */
   get sizes(): ReadonlyMap<Digest, number> {
     return this.#index.sizes
   }
 
-  /** Whether no blob is left whose bytes an unclean stop may have damaged unseen. */
+  /** Whether no blob is suspect: each was verified or written since the last unclean stop. */
   get isTrusted(): boolean {
     return (this.#isReady || !this.#options.suspect) && this.#trust.hasAll(this.#index.sizes.keys())
   }
@@ -107,7 +107,7 @@ export class FileBlobStore implements BlobStore {
     try {
       await access(this.#layout.temporary, constants.W_OK | constants.X_OK)
     } catch (error) {
-      // A folder that somebody has taken away is made again.
+      // Accept a missing folder, because the next write creates it.
       if (errnoOf(error) !== 'ENOENT') throw error
     }
   }
@@ -123,7 +123,7 @@ export class FileBlobStore implements BlobStore {
       return await FileBlobWriter.create(options)
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error
-      // Somebody has emptied the folder under us.
+      // Create the folders again, because they were removed.
       await makeStoreFolders(this.#layout)
       return FileBlobWriter.create(options)
     }
@@ -151,7 +151,7 @@ export class FileBlobStore implements BlobStore {
   }
 
   /**
-   * Hashes a blob now, whatever is believed of it; yields the bytes of every step. A damaged one is quarantined if wanted.
+   * Verifies a blob even if it is trusted; yields the bytes of each step. With `quarantine`, quarantines a damaged blob.
    */
   async *check(digest: Digest, quarantine: boolean): AsyncGenerator<number, 'sound' | 'damaged' | 'absent'> {
     const handle = await this.#openFile(digest)
@@ -169,7 +169,7 @@ export class FileBlobStore implements BlobStore {
     }
   }
 
-  /** Ends the look through the disk; blobs that are open stay so. */
+  /** Stops the scan of the disk. Open blobs stay open. */
   async close(): Promise<void> {
     this.#closing.abort()
     await this.ready
@@ -181,8 +181,8 @@ export class FileBlobStore implements BlobStore {
       this.#isReady = !this.#closing.signal.aborted
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
-      // Blobs that were not seen are still found by `stat` and `open`.
-      this.#options.logger.error({ error: String(error) }, 'could not look through the stored blobs')
+      // Continue, because `stat` and `open` find blobs that the scan has missed.
+      this.#options.logger.error({ error: String(error) }, 'could not scan the stored blobs')
     }
   }
 
@@ -196,7 +196,7 @@ export class FileBlobStore implements BlobStore {
     }
   }
 
-  /** Somebody else has removed the file, unless it has been published a moment ago. */
+  /** Removes a blob from the index when its file was deleted from outside. Checks again, because it may just have been published. */
   #removeIfAbsent(digest: Digest): Promise<void> {
     return this.#changes.run(digest, async () => {
       if (!(await isThere(this.#layout.blob(digest)))) this.#removeFromIndex(digest)
@@ -212,7 +212,7 @@ export class FileBlobStore implements BlobStore {
       const expected = expectedSize ?? this.#index.sizes.get(digest) ?? size
       isKept = size === expected
       if (isKept) return { handle, size, ino }
-      // A descriptor may lie: a manifest of one repository must not be able to take away what another one needs.
+      // Verify the hash first, because a descriptor may have a wrong size: a manifest must not remove blobs of other repositories.
       if (!(await hashesTo(digest, handle))) await this.#quarantine(digest, ino)
       return undefined
     } finally {
@@ -220,7 +220,7 @@ export class FileBlobStore implements BlobStore {
     }
   }
 
-  /** The blob, when the test holds; else it is closed and quarantined. */
+  /** Returns the open blob when the test succeeds; else closes and quarantines it. */
   async #keepIf(digest: Digest, file: SizedFile, test: () => Promise<boolean>): Promise<OpenBlob | undefined> {
     let isKept = false
     try {
@@ -246,11 +246,11 @@ export class FileBlobStore implements BlobStore {
         await (this.#options.syncFolder ?? syncFolder)(this.#layout.blobFolder(digestAlgorithm(digest)))
       } catch (error) {
         if (before === undefined) {
-          // What may be gone after a power cut has not been published.
+          // Remove the blob, because it may be lost after a power failure.
           this.#removeFromIndex(digest)
           await rm(path, { force: true })
         } else this.#index.set(digest, size)
-        // Others may rely on what was there before: a power cut leaves them that, or this.
+        // Keep a blob that existed before, because other images may need it: a power failure leaves the old file or the new one.
         throw error
       }
       this.#index.set(digest, size)
@@ -258,7 +258,7 @@ export class FileBlobStore implements BlobStore {
     })
   }
 
-  /** Only the file with this inode: it may have been replaced by a good one since it was looked at. */
+  /** Quarantines the file with this inode only, because an intact one may have replaced it since it was read. */
   #quarantine(digest: Digest, inode: number): Promise<void> {
     return this.#changes.run(digest, async () => {
       const path = this.#layout.blob(digest)
