@@ -7,12 +7,12 @@ import { errnoOf } from '../lib/errors.ts'
 import type { WorkWatcher } from '../lib/system-errors.ts'
 import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, parseDigest } from '../oci/digest.ts'
 
-// Hashing one takes about a millisecond: other work comes in between.
+// Hashing a chunk takes about a millisecond. The event loop runs between chunks.
 const chunkBytes = 256 * 1024
 
 /**
- * Hashes a file from its start; yields the bytes of every step, so that a caller can count, pace or stop it. Undefined
- * when the disk cannot give all bytes back.
+ * Hashes a file from its start; yields the bytes of each step, so that the caller can count, pace or stop it. Returns undefined when
+ * the disk cannot read all bytes.
  */
 export async function* hashFile(
   handle: FileHandle,
@@ -36,7 +36,7 @@ export async function* hashFile(
   }
 }
 
-/** Whether the file holds the bytes of this digest. */
+/** Checks whether the file has this digest. */
 export async function hashesTo(digest: Digest, handle: FileHandle): Promise<boolean> {
   const steps = hashFile(handle, digestAlgorithm(digest))
   for (;;) {
@@ -45,7 +45,7 @@ export async function hashesTo(digest: Digest, handle: FileHandle): Promise<bool
   }
 }
 
-/** All bytes of a small file, or undefined when the disk cannot give them back. */
+/** Reads a small file as a whole; undefined when the disk cannot read it. */
 export async function readWhole(handle: FileHandle): Promise<Uint8Array<ArrayBuffer> | undefined> {
   try {
     return new Uint8Array(await handle.readFile())
@@ -55,53 +55,53 @@ export async function readWhole(handle: FileHandle): Promise<Uint8Array<ArrayBuf
   }
 }
 
-/** A broken disk, or a folder in the place of a file: the content is lost, whatever it was. */
+/** Checks for a read error of the disk (EIO), or a folder in place of the file (EISDIR): the content is lost. */
 function isUnreadable(error: unknown): boolean {
   return errnoOf(error) === 'EIO' || errnoOf(error) === 'EISDIR'
 }
 
-/** Hashes files while they grow, on threads of their own: the event loop has other things to do. */
+/** Hashes growing files on worker threads. */
 export interface HashPool {
-  /** Starts the first thread, so that it does not have to be started when no file descriptor is left. */
+  /** Starts the first thread early, because a thread cannot start when no file descriptor is left. */
   start(): Promise<void>
-  /** Begins at the start of a file that is being written. */
+  /** Starts to hash a file that is being written. */
   follow(algorithm: DigestAlgorithm, descriptor: number): FileHash
-  /** Ends the threads; hashes that are not finished fail. */
+  /** Ends the threads. Unfinished hashes fail. */
   close(): Promise<void>
 }
 
 interface FileHash {
-  /** Says that the file has so many bytes by now. */
+  /** Reports the size that the file has now, bytes. */
   advance(size: number): void
-  /** Adds bytes that the file does not have. */
+  /** Hashes bytes that are not in the file. */
   append(bytes: Uint8Array): void
   /**
-   * The digest of all bytes so far; the hash is used up. Throws what reading the file threw, or that the thread died while it
-   * had bytes that the file does not have.
+   * Returns the digest of all bytes so far. No further calls are allowed. Throws errors of reading the file, and an error when the
+   * thread has died and not all bytes are in the file.
    */
   digest(): Promise<Digest>
-  /** Resolves when the descriptor is not used any more. */
+  /** Resolves when the pool no longer uses the descriptor. */
   close(): Promise<void>
 }
 
-/** Threads at most: with more than the disk and the network can feed, none would be faster. */
+/** The most threads. More threads are not faster, because the disk and the network are the limit. */
 const maxThreads = 4
 
 interface Thread {
   readonly worker: Worker
   readonly waiting: Map<number, (answer: HashResult) => void>
-  /** Hashes that are not over. */
+  /** The number of unfinished hashes. */
   jobs: number
 }
 
 interface HashPoolOptions {
-  /** Threads at most. */
+  /** The most threads; default: 4. */
   readonly most?: number
-  /** Hears whether the threads do their work. */
+  /** Receives the outcome of each hash. */
   readonly watcher?: WorkWatcher | undefined
 }
 
-/** `cores`: of the machine; one is left for the event loop. Threads are started when they are first needed. */
+/** Creates a pool for a machine with so many cores; one is left for the event loop. Threads start on demand. */
 export function createHashPool(cores: number, { most = maxThreads, watcher }: HashPoolOptions = {}): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(most, cores - 1))
@@ -109,7 +109,7 @@ export function createHashPool(cores: number, { most = maxThreads, watcher }: Ha
   let closed = false
 
   function start(): Thread {
-    // By its text: it is found in the same way in a bundle, in a package and in the sources.
+    // Start the worker from its source text, which works in the same way in a bundle, in a package and in the sources.
     const source = `(${hashWorker.toString()})(require('node:worker_threads').parentPort, require('node:fs'), require('node:crypto'))`
     const resourceLimits = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 }
     const worker = new Worker(source, { eval: true, resourceLimits, execArgv: [], env: {} })
@@ -177,13 +177,13 @@ export function createHashPool(cores: number, { most = maxThreads, watcher }: Ha
       },
       append(bytes) {
         isAllInFile = false
-        // A part of a larger buffer would take all of that along.
+        // Copy the bytes, because the transfer would take the whole buffer that they are a part of.
         const copy = new Uint8Array(bytes)
         thread.worker.postMessage({ id, kind: 'append', bytes: copy } satisfies HashCommand, [copy.buffer])
       },
       async digest() {
         let answer = await end({ id, kind: 'digest' })
-        // A thread has died: what is in the file can be read again.
+        // Hash the file again on another thread when the thread has died and all bytes are in the file.
         if (answer.hex === undefined && isAllInFile && !closed && !threads.includes(thread)) {
           thread = begin()
           send({ id, kind: 'advance', size: inFile })
@@ -226,7 +226,7 @@ export function createHashPool(cores: number, { most = maxThreads, watcher }: Ha
   }
 }
 
-/** What a hashing thread is told. Orders of one `id` come in order. */
+/** A message to a hashing thread. Messages of one `id` arrive in order. */
 type HashCommand =
   | { readonly id: number; readonly kind: 'begin'; readonly algorithm: string; readonly descriptor: number }
   | { readonly id: number; readonly kind: 'advance'; readonly size: number }
@@ -234,14 +234,14 @@ type HashCommand =
   | { readonly id: number; readonly kind: 'digest' }
   | { readonly id: number; readonly kind: 'drop' }
 
-/** To `digest` and `drop`: what came of it. */
+/** The result of `digest` or `drop`. */
 interface HashResult {
   readonly id: number
   readonly hex?: string
   readonly error?: unknown
 }
 
-/** What a hashing thread does. It is sent there as text, and uses nothing but its arguments. */
+/** The code of a hashing thread. It is sent to the thread as text, so it must use nothing but its arguments. */
 function hashWorker(
   port: MessagePort,
   { readSync }: { readSync: typeof ReadSync },

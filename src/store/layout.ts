@@ -7,45 +7,52 @@ import { digestAlgorithm, digestHex, type Digest, type DigestAlgorithm } from '.
 
 const formatVersion = 1
 
-/** In the name of a file that stays in the quarantine. */
+/** Marks the name of a file that stays in the quarantine. */
 const permanentMark = '-damaged-'
 
-/** Every path of a store; nobody else joins one. `blobs` is the blob folder of an OCI image layout. */
+/** All paths of a store; no other code joins them. `blobs` is the blob folder of an OCI image layout. */
 export interface StoreLayout {
-  /** The folder the store was given. */
+  /** The folder of the store. */
   readonly root: string
-  /** The folder of this format version; everything below is in it. */
+  /** The folder of this format version, which holds all the others. */
   readonly home: string
   readonly blobs: string
   readonly temporary: string
   readonly repositories: string
   readonly quarantine: string
   readonly lock: string
-  /** There while no process has the store open and the last one ended in order. */
+  /** Exists while no process has the store open and the last stop was clean. */
   readonly cleanMarker: string
-  /** There in its stead while some blobs were not checked since an unclean stop before. Older versions know the other one only. */
+  /**
+   * Exists instead of `cleanMarker` when the last stop was clean, but some blobs were not verified since an earlier unclean stop. Older
+   * versions know only `cleanMarker`.
+   */
   readonly uncheckedMarker: string
   readonly runningClock: string
   blobFolder(algorithm: DigestAlgorithm): string
   blob(digest: Digest): string
-  /** A new name in `temporary`, not to be guessed. */
+  /** Returns a new random path in `temporary`. */
   temporaryBlob(): string
-  /** A new name in `quarantine`. */
+  /** Returns a new path in `quarantine`. */
   quarantined(digest: Digest): string
-  /** One file a repository. Hashed: a name may be longer than a file name, and differ from another in nothing a file system sees. */
+  /**
+   * Returns the path of a repository's file. Its name is a hash, because a repository name may be longer than a file name allows, or
+   * differ from another only in ways that the file system ignores.
+   */
   repository(host: string, name: string): string
-  /** The journal of a pushed repository, named in the same way. */
+  /** Returns the path of a pushed repository's journal, whose name is a hash too. */
   journal(name: string): string
-  /** A new name in `quarantine` for a file that nobody can read. */
+  /** Returns a new path in `quarantine` for an unreadable file. */
   setAside(path: string): string
-  /** The same for the only record of what a repository holds: it stays until its user says what becomes of it. */
+  /** Returns a new path in `quarantine` for an unreadable file that holds a repository's only records. It stays until the user removes it. */
   setAsideForGood(path: string): string
-  /** Where the file was that got this name from `setAsideForGood`; undefined for any other name. */
+  /** Returns the original path of a file with a name from `setAsideForGood`; undefined for any other name. */
   originOf(name: string): string | undefined
-  /** An entry that `readdir` has named. */
+  /** Returns the path of an entry from `readdir`. */
   entry(folder: string, name: string): string
 }
 
+/** Creates the layout of the store in this folder. */
 export function storeLayout(root: string): StoreLayout {
   const home = join(root, `v${formatVersion}`)
   const blobs = join(home, 'blobs')
@@ -81,14 +88,14 @@ export function storeLayout(root: string): StoreLayout {
   }
 }
 
-/** Makes every folder of the store that is missing, durably and for the user alone. */
+/** Creates the missing folders of the store, durably and with mode 0700. */
 export async function makeStoreFolders(layout: StoreLayout): Promise<void> {
   const folders = [layout.blobFolder('sha256'), layout.blobFolder('sha512')]
   folders.push(layout.temporary, layout.repositories, layout.quarantine)
   for (const folder of folders) await makeFolder(folder)
 }
 
-/** Throws `MirrorError` when the folder holds a store of a newer version; a folder that is not there yet is fine. */
+/** Throws a MirrorError when the folder holds a store of a newer version. The folder need not exist. */
 export async function refuseNewerStore(root: string): Promise<void> {
   const names = await readdir(root).catch((error: unknown) => {
     if (errnoOf(error) === 'ENOENT') return []
@@ -96,10 +103,10 @@ export async function refuseNewerStore(root: string): Promise<void> {
   })
   const newer = names.find((name) => /^v\d+$/.test(name) && Number(name.slice(1)) > formatVersion)
   if (newer === undefined) return
-  throw new MirrorError(`The store at ${root} was written by a newer version of mirror (format ${newer}).`, {
+  throw new MirrorError(`A newer version of mirror wrote the store at ${root} (format ${newer}).`, {
     exit: exitCode.usage,
     hints: [
-      'Install the newer version of mirror that wrote it',
+      'Install that version of mirror',
       `Start with an empty store: remove ${join(root, newer)}`,
       'Use another folder: mirror up --data DIR',
     ],

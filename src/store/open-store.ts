@@ -11,7 +11,7 @@ import { FileRefStore } from './record-files.ts'
 import type { RepositoryRecord } from './records.ts'
 
 export interface StoreOptions {
-  /** The store's folder; made when it is not there. */
+  /** The store's folder; created when it is missing. */
   readonly root: string
   readonly verifyReads: 'auto' | 'always'
   /** Bytes to leave free on the disk. */
@@ -23,21 +23,21 @@ export interface StoreOptions {
   readonly onLost?: (() => void) | undefined
 }
 
-/** A store that this process has to itself: blobs, what upstreams said of them, and the time it has run. */
+/** An open store, locked by this process: blobs, repository records and the running time. */
 export interface Store {
   readonly layout: StoreLayout
   readonly blobs: FileBlobStore
   readonly refs: FileRefStore
   readonly runningClock: RunningClock
-  /** Writes everything down and lets the next process in. Writers are to be closed before. */
+  /** Writes all changes and releases the lock. All writers must be closed before. */
   close(): Promise<void>
 }
 
 const clockSaveMs = 60_000
 
 /**
- * Opens the store, or makes an empty one. Whatever is damaged in it counts as absent. Throws `MirrorError` when another
- * process has it, a newer version wrote it, or its folder cannot be used.
+ * Opens the store, or creates an empty one. Damaged content counts as absent. Throws a MirrorError when another process uses the
+ * store, a newer version wrote it, or its folder cannot be used.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
   const layout = storeLayout(options.root)
@@ -112,7 +112,7 @@ async function openLocked(
       await blobs.close()
       await refs.close()
       await savingClock.close()
-      // Blobs that nobody has checked since an unclean stop stay suspect.
+      // Keep blobs suspect that were not verified since an unclean stop.
       const marker = blobs.isTrusted ? layout.cleanMarker : layout.uncheckedMarker
       await logSystemError(logger, 'could not mark the store as clean', () => writeFileAtomic(marker, ''))
     } finally {
@@ -133,7 +133,7 @@ function findLatestUse(records: Iterable<RepositoryRecord>): number {
   return latest
 }
 
-/** What the disk refuses is said, and costs no more than the thing itself. */
+/** Runs an action, and logs system errors instead of throwing them. */
 async function logSystemError(logger: Logger, message: string, action: () => Promise<void>): Promise<void> {
   try {
     await action()
@@ -147,17 +147,17 @@ function toUnusableStoreError(error: unknown, root: string): unknown {
   const code = errnoOf(error)
   if (error instanceof MirrorError || code === undefined) return error
   const failure = describeFileFailure(error, (error as NodeJS.ErrnoException).path ?? root)
-  const why = code === 'ENOENT' ? 'no folder can be made there' : (failure?.why ?? 'the system refuses it')
+  const why = code === 'ENOENT' ? 'the folder cannot be created' : (failure?.why ?? 'the system refuses it')
   return new MirrorError(`Cannot use the folder ${root} for the store: ${why} (${code}).`, {
     hints: [...(failure?.next ?? []), 'Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
     cause: error,
   })
 }
 
-/** Clears away what dead processes left half done, and old damaged blobs. Needs the store's lock. */
+/** Removes temp files of dead processes, and expired files of the quarantine. The caller must hold the store's lock. */
 async function removeLeftovers(layout: StoreLayout, wallNow: number): Promise<void> {
   await removeEntries(layout, layout.temporary, () => true)
-  // Atomic writes go through a hidden file beside their target.
+  // Remove the hidden temp files of atomic writes.
   await removeEntries(layout, layout.home, (name) => name.startsWith('.'))
   await removeEntries(layout, layout.repositories, (name) => name.startsWith('.'))
   await removeExpiredQuarantine(layout, wallNow)
@@ -168,15 +168,15 @@ async function removeEntries(layout: StoreLayout, folder: string, isLeft: (name:
     if (isLeft(name)) await rm(layout.entry(folder, name), { recursive: true, force: true })
 }
 
-/** Time that counts only while the mirror runs, so that a holiday or a jump of the wall clock makes nothing old. */
+/** Measures the time that the mirror has run, so that downtime or a jump of the wall clock does not age content. */
 interface RunningClock {
-  /** Milliseconds, across restarts. */
+  /** Returns the running time across restarts, ms. */
   now(): number
-  /** Writes it down for the next start. */
+  /** Saves the time for the next start. */
   save(): Promise<void>
 }
 
-/** Goes on from what was saved, and never from before `floor`: the latest time that something is known to carry. */
+/** Continues from the saved time, or from `floor`, the latest time in the records, when that is later. */
 async function openRunningClock(path: string, floor: number, clock: Clock): Promise<RunningClock> {
   const begin = Math.max(await readSavedTime(path), floor)
   const started = clock.monotonic()
@@ -187,7 +187,7 @@ async function openRunningClock(path: string, floor: number, clock: Clock): Prom
   }
 }
 
-/** 0 when there is none or it is damaged. */
+/** Reads the saved time, ms; 0 when it is missing or damaged. */
 async function readSavedTime(path: string): Promise<number> {
   try {
     const { runningMs } = Object(JSON.parse(await readSmallFile(path))) as { runningMs?: unknown }
@@ -200,15 +200,15 @@ async function readSavedTime(path: string): Promise<number> {
 
 const quarantineRetentionMs = 7 * 24 * 3_600_000
 
-/** Damaged blobs are kept for a week, for who wants to know what happened to them. Needs the store's lock. */
+/** Removes files that are in the quarantine for more than a week. The caller must hold the store's lock. */
 export async function removeExpiredQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {
   for (const { path, movedAt } of await listQuarantined(layout))
     if (wallNow - movedAt > quarantineRetentionMs) await rm(path, { recursive: true, force: true })
 }
 
 /**
- * Drops damaged blobs, the oldest first, until that many bytes are free. The bytes that went, or with `dryRun` would go; what
- * the disk refuses is said and left. Needs the store's lock.
+ * Removes quarantined files, the oldest first, until `bytes` are freed. Returns the freed bytes, with `dryRun` those that would be
+ * freed. Logs system errors and stops at the first one. The caller must hold the store's lock.
  */
 export async function dropQuarantined(
   layout: StoreLayout,
@@ -237,7 +237,7 @@ interface Quarantined {
   readonly movedAt: number
 }
 
-/** Those that may go, the oldest first. */
+/** Lists the files of the quarantine that may be removed, the oldest first. */
 async function listQuarantined(layout: StoreLayout): Promise<Quarantined[]> {
   const found: Quarantined[] = []
   for (const name of await readdir(layout.quarantine)) {
@@ -247,7 +247,7 @@ async function listQuarantined(layout: StoreLayout): Promise<Quarantined[]> {
       const { size, mtimeMs } = await stat(path)
       found.push({ path, size, movedAt: mtimeMs })
     } catch (error) {
-      // The sweeper and the scrub may clear away at the same time.
+      // ENOENT: another task (eviction or scrub) may remove the file at the same time.
       if (errnoOf(error) !== 'ENOENT') throw error
     }
   }

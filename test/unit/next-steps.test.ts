@@ -31,7 +31,7 @@ test.skipIf(process.platform !== 'linux')(
     })
     await expect(opening).rejects.toBeInstanceOf(MirrorError)
     await expect(opening).rejects.toMatchObject({
-      message: 'Cannot use the folder /proc/no-such/cache for the store: no folder can be made there (ENOENT).',
+      message: 'Cannot use the folder /proc/no-such/cache for the store: the folder cannot be created (ENOENT).',
       hints: ['Use another folder: mirror up --data DIR, or MIRROR_HOME=DIR mirror up'],
     })
   },
