@@ -23,34 +23,34 @@ import {
 interface FileRefStoreOptions {
   readonly layout: StoreLayout
   readonly logger: Logger
-  /** How long changes of a record are gathered before they are written, ms. */
+  /** The delay in which changes are collected before a write, ms. */
   readonly writeDelay?: number
-  /** How long after a write that failed it is tried again, ms. */
+  /** The delay before a failed write is repeated, ms. */
   readonly retryDelay?: number
-  /** Bytes that one record, and all together, may take in their files. Beyond that, what was used the longest ago is forgotten. */
+  /** The most bytes of one record and of all records in their files. Beyond that, the least recently used parts are dropped. */
   readonly maxBytes?: { readonly perRecord: number; readonly total: number }
 }
 
 const MiB = 1024 * 1024
 const defaultMaxBytes = { perRecord: 16 * MiB, total: 64 * MiB }
-/** This version writes no larger file; one may not fit into memory. */
+/** The largest record file that is read, bytes. This version writes none so large, and a larger one might not fit into memory. */
 const maxFileBytes = 24 * MiB
-/** The share of a bound that is left after something had to be forgotten. */
+/** The share of a limit that is kept when parts are dropped. */
 const keptShare = 0.75
 
 const readsAtOnce = 4
 const writesAtOnce = 8
 
-/** Repository records in memory, written behind. A write that fails is tried again. */
+/** Keeps repository records in memory, and writes changes to files with a delay. Repeats failed writes. */
 export class FileRefStore implements RefStore {
   readonly #options: FileRefStoreOptions
   readonly #records = new Map<string, RepositoryRecord>()
   readonly #changed = new Set<RepositoryRecord>()
   readonly #writes = new KeyedQueue<RepositoryRecord>()
-  /** Bytes, as far as they were counted. */
+  /** The estimated bytes of each record that was counted. */
   readonly #weights = new Map<RepositoryRecord, number>()
   #weight = 0
-  /** Bytes beyond which something is forgotten. */
+  /** The total bytes beyond which parts are dropped. */
   #maxWeight: number
   readonly #listeners = new Set<(record: RepositoryRecord) => void>()
   #cancelFlush: (() => void) | undefined
@@ -61,7 +61,7 @@ export class FileRefStore implements RefStore {
     this.#maxWeight = (options.maxBytes ?? defaultMaxBytes).total
   }
 
-  /** Loads every record. A damaged file is removed, and what it said is asked for again. */
+  /** Loads all records. Removes damaged files; their content is requested from the upstreams again. */
   static async open(options: FileRefStoreOptions): Promise<FileRefStore> {
     const store = new FileRefStore(options)
     const { repositories } = options.layout
@@ -107,15 +107,15 @@ export class FileRefStore implements RefStore {
   }
 
   /**
-   * Keeps the records within their bounds, whatever upstreams send: they are in memory as long as the mirror runs, and are read
-   * when it starts.
+   * Keeps the records within their limits whatever upstreams send, because they stay in memory while the mirror runs, and are read when
+   * it starts.
    */
   #limitWeight(record: RepositoryRecord): void {
     const most = this.#options.maxBytes ?? defaultMaxBytes
     if (this.#updateWeight(record) > most.perRecord) this.#dropLeastRecentlyUsed([record], most.perRecord)
     if (this.#weight <= this.#maxWeight) return
     this.#dropLeastRecentlyUsed(this.#records.values(), most.total)
-    // Very many records are too much even when each holds nothing: all of them are not looked through for each that comes.
+    // Raise the limit when many empty records exceed it, so that not every new record causes a pass over all of them.
     this.#maxWeight = Math.max(most.total, this.#weight + most.total * (1 - keptShare))
   }
 
@@ -133,16 +133,16 @@ export class FileRefStore implements RefStore {
       this.#changed.add(record)
     }
     this.#scheduleFlush(this.#options.writeDelay ?? 500)
-    this.#options.logger.info({ records: lightened.size, most }, 'forgot what upstreams said of little used content')
+    this.#options.logger.info({ records: lightened.size, most }, 'dropped records of the least recently used content')
   }
 
-  /** Tells of every change from now on; the result ends it. */
+  /** Calls the listener for each change from now on. Returns the function that removes it. */
   onTouch(listener: (record: RepositoryRecord) => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
   }
 
-  /** Writes all changes; later ones stay in memory. */
+  /** Writes all changes. Later changes stay in memory. */
   async close(): Promise<void> {
     this.#closed = true
     await this.flush()
@@ -157,12 +157,12 @@ export class FileRefStore implements RefStore {
         this.#limitWeight(record)
         return
       }
-      logger.warn({ path }, 'a repository record is damaged; it will be built anew')
+      logger.warn({ path }, 'a repository record is damaged; it will be rebuilt')
       await rm(path, { recursive: true, force: true })
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       if (errnoOf(error) === 'EFBIG') await rm(path, { force: true })
-      logger.warn({ path, error: String(error) }, 'a repository record cannot be read; it will be built anew')
+      logger.warn({ path, error: String(error) }, 'a repository record cannot be read; it will be rebuilt')
     }
   }
 
@@ -189,7 +189,7 @@ function keyOf(host: string, name: string): string {
 
 const format = 1
 
-/** What stands in a repository's file. Lists, not objects keyed by tag: `__proto__` is a valid tag. */
+/** Serializes a record as JSON. Uses lists, not objects keyed by tag, because `__proto__` is a valid tag. */
 export function serializeRepository(record: RepositoryRecord): string {
   return JSON.stringify({
     format,
@@ -202,7 +202,7 @@ export function serializeRepository(record: RepositoryRecord): string {
   })
 }
 
-/** The record in a repository's file; undefined when any part of it is not what it should be. */
+/** Parses the record of a repository's file; undefined when any part of it is damaged. */
 export function parseRepository(text: string): RepositoryRecord | undefined {
   return readJson(text, readRepository)
 }
@@ -219,7 +219,7 @@ function readRepository(json: unknown): RepositoryRecord {
     tags: new Map(readList(value['tags']).map(readTagRecord)),
     manifests: new Map(readList(value['manifests']).map(readManifest)),
     blobs: new Map(readList(value['blobs']).map(readBlob)),
-    // Records of earlier versions have none.
+    // Accept records of earlier versions, which have no referrers.
     referrers: new Map(readList(value['referrers'] ?? []).map(readReferrers)),
   }
 }
@@ -264,7 +264,7 @@ function readBlob(json: unknown): [Digest, BlobRecord] {
   return [readDigest(value['digest']), record]
 }
 
-/** Under which key a record holds a list of referrers. */
+/** Returns the key of a list of referrers in a record. */
 export function referrersKey({
   subject,
   identity,
@@ -290,28 +290,33 @@ function readReferrers(json: unknown): [string, ReferrersRecord] {
   return [referrersKey(record), record]
 }
 
-/** Reads what is written down of a repository: each gives the value if it is what it should be, or throws a SyntaxError. */
+/** Returns the value if it is an object; throws a SyntaxError otherwise. */
 export function readObject(value: unknown): Record<string, unknown> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : damaged()
 }
 
+/** Returns the value if it is a list; throws a SyntaxError otherwise. */
 export function readList(value: unknown): unknown[] {
   return Array.isArray(value) ? value : damaged()
 }
 
+/** Returns the value if it is a string; throws a SyntaxError otherwise. */
 export function readText(value: unknown): string {
   return typeof value === 'string' ? value : damaged()
 }
 
+/** Returns the value if it is a finite number that is not negative; throws a SyntaxError otherwise. */
 export function readNumber(value: unknown): number {
   return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : damaged()
 }
 
+/** Returns the value if it is a tag; throws a SyntaxError otherwise. */
 export function readTag(value: unknown): string {
   const tag = readText(value)
   return isTag(tag) ? tag : damaged()
 }
 
+/** Returns the value if it is a digest; throws a SyntaxError otherwise. */
 export function readDigest(value: unknown): Digest {
   return parseDigest(readText(value)) ?? damaged()
 }
@@ -322,7 +327,7 @@ function readLink(json: unknown): ManifestLink {
   return { kind, mediaType: readText(mediaType), digest: readDigest(digest), size: readNumber(size) }
 }
 
-/** Parses a JSON text and reads it; undefined when it, or a part of it, is damaged. */
+/** Parses a JSON text and passes it to `read`; undefined when a SyntaxError shows that the text or a part of it is damaged. */
 export function readJson<T>(text: string, read: (value: unknown) => T): T | undefined {
   try {
     return read(JSON.parse(text))
@@ -332,6 +337,7 @@ export function readJson<T>(text: string, read: (value: unknown) => T): T | unde
   }
 }
 
+/** Throws a SyntaxError, which marks a record as damaged. */
 export function damaged(): never {
-  throw new SyntaxError('not what stands in a record')
+  throw new SyntaxError('a record has an unexpected value')
 }

@@ -3,40 +3,44 @@ import type { Digest } from '../oci/digest.ts'
 import type { Identity } from '../oci/registry.ts'
 
 /**
- * What an upstream has told us of its repositories: mutable tags over immutable content, and its word on what each repository
- * holds (decision D5). Everything is in memory after `open`; changes are written behind, one JSON file a repository.
+ * Stores what upstreams have confirmed about their repositories: mutable tags of immutable content, and the digests that each
+ * repository holds (decision D5). All records are in memory after `open`. Changes are written with a delay, to one JSON file per
+ * repository.
  */
 export interface RefStore {
   get(host: string, name: string): RepositoryRecord | undefined
-  /** The record, made when there is none. */
+  /** Returns the record, and creates it when there is none. */
   ensure(host: string, name: string): RepositoryRecord
   all(): Iterable<RepositoryRecord>
-  /** Says that a record was changed; it is written soon. An empty record's file is removed. */
+  /** Schedules the write of a changed record. The file of an empty record is removed. */
   touch(record: RepositoryRecord): void
   /** Writes all changes now. */
   flush(): Promise<void>
 }
 
-/** `identity` throughout: whose credential the upstream gave its word to; see `anonymousIdentity`. */
+/**
+ * The record of one repository. `identity` in its parts: the identity of the credential to which the upstream confirmed the content; see
+ * `anonymousIdentity`.
+ */
 export interface RepositoryRecord {
   readonly host: string
   readonly name: string
   readonly tags: Map<string, TagRecord>
   readonly manifests: Map<Digest, ManifestRecord>
-  /** Blobs confirmed one by one, without a manifest of this repository that names them. */
+  /** Blobs that the upstream confirmed individually, without a manifest of this repository that names them. */
   readonly blobs: Map<Digest, BlobRecord>
-  /** The last lists of referrers that the upstream sent, by subject, identity and query. */
+  /** The latest lists of referrers from the upstream, by subject, identity and query. */
   readonly referrers: Map<string, ReferrersRecord>
 }
 
 export interface TagRecord {
   digest: Digest
-  identity: Identity
-  /** When the upstream last confirmed it, wall clock ms; for display. */
+  identity: string
+  /** The time of the upstream's last confirmation, wall clock ms; for display. */
   checkedAt: number
-  /** How often it was pulled by this tag. */
+  /** The number of pulls by this tag. */
   pulls: number
-  /** Last pull by this tag: wall clock ms, for display; 0 = never. */
+  /** The last pull by this tag, wall clock ms, for display; 0 = never. */
   lastPulled: number
 }
 
@@ -46,11 +50,11 @@ export interface ManifestRecord {
   readonly size: number
   identity: Identity
   readonly links: readonly ManifestLink[]
-  /** How often it was pulled by digest alone. */
+  /** The number of pulls by digest. */
   pulls: number
-  /** Last pull by digest alone: wall clock ms, for display; 0 = never. */
+  /** The last pull by digest, wall clock ms, for display; 0 = never. */
   lastPulled: number
-  /** Last pull (by any name) or first fetch in running time ms (see `RunningClock`), for eviction. */
+  /** The last pull (by tag or digest) or the first fetch, in running time ms (see `RunningClock`), for eviction. */
   usedAt: number
 }
 
@@ -60,35 +64,38 @@ export interface BlobRecord {
   usedAt: number
 }
 
-/** One page of a list of referrers, to stand in for the upstream while it is out. Its body is a blob of the store. */
+/** One page of a list of referrers, to serve while the upstream is unavailable. Its body is a blob of the store. */
 export interface ReferrersRecord {
-  /** The manifest that is referred to. */
+  /** The manifest to which the referrers refer. */
   readonly subject: Digest
-  readonly identity: Identity
-  /** The query it answers; empty for the beginning of the whole list. */
+  readonly identity: string
+  /** The query of the page; empty for the start of the whole list. */
   readonly query: string
   readonly digest: Digest
   readonly size: number
   /** The query of the next page. */
   readonly next: string | undefined
-  /** `OCI-Filters-Applied`. */
+  /** The value of the header `OCI-Filters-Applied`. */
   readonly filtersApplied: string | undefined
-  /** The upstream has no API of referrers, and no tag with a list of them either: nothing refers to the subject. */
+  /** Whether the upstream has neither a referrers API nor a referrers tag, so that the list is empty. */
   readonly isWithoutApi: boolean
   usedAt: number
 }
 
-/** Bytes of a record's file besides what is counted: names of members, numbers, quotes. */
+/** The identity of a request without a credential. What the upstream confirms to it is valid for every client. */
+export const anonymousIdentity = 'anonymous'
+
+/** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
 const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
 
-/** About how many bytes a record takes in its file; in memory it takes about twice as many. */
+/** Estimates the size of a record in its file, bytes. In memory it takes about twice as much. */
 export function estimateBytes(record: RepositoryRecord): number {
   let bytes = recordBytes
   for (const { weight } of getParts(record)) bytes += weight
   return bytes
 }
 
-/** Drops what was used the longest ago of these records until they weigh less than `most`; those that were changed. */
+/** Drops the least recently used parts of these records until they have at most `maxBytes`. Returns the changed records. */
 export function dropLeastRecentlyUsed(records: Iterable<RepositoryRecord>, maxBytes: number): Set<RepositoryRecord> {
   const parts = Array.from(records, (record) => [...getParts(record)].map((part) => ({ ...part, record }))).flat()
   let weight = parts.reduce((sum, part) => sum + part.weight, 0)
@@ -110,7 +117,7 @@ interface RecordPart {
   drop(): void
 }
 
-/** What may be dropped, and is asked for again when it is wanted. */
+/** Yields the parts of a record that may be dropped, because they are requested from the upstream again when needed. */
 function* getParts({ tags, manifests, blobs, referrers }: RepositoryRecord): Generator<RecordPart, void> {
   for (const [digest, { links, mediaType, usedAt }] of manifests) {
     let weight = manifestBytes + mediaType.length

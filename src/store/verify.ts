@@ -4,11 +4,11 @@ import type { Digest } from '../oci/digest.ts'
 import { removeExpiredQuarantine, type Store } from './open-store.ts'
 
 export interface VerifyOptions {
-  /** Moves damaged blobs aside, so that they are fetched again; false only reports. */
+  /** Whether to quarantine damaged blobs, so that they are fetched again, or only to report them. */
   readonly quarantine: boolean
-  /** Ends it: the generator throws its reason. */
+  /** Cancels the verification, which then throws the signal's reason. */
   readonly signal: AbortSignal
-  /** As fast as it goes when undefined. */
+  /** The speed limit; unlimited when undefined. */
   readonly bytesPerSecond?: number
   readonly clock?: Clock
 }
@@ -24,7 +24,7 @@ export interface VerifyState {
 
 const reportEveryMs = 100
 
-/** Hashes every blob there is. Says how far it is ten times a second, and at the end. */
+/** Verifies all blobs. Yields its progress ten times a second and at the end. */
 export async function* verifyStore(
   { blobs }: Pick<Store, 'blobs'>,
   { quarantine, signal, bytesPerSecond = Infinity, clock = systemClock }: VerifyOptions,
@@ -68,20 +68,21 @@ interface ScrubOptions {
   readonly store: Pick<Store, 'blobs' | 'layout'>
   readonly clock: Clock
   readonly logger: Logger
-  /** From the start to the first round, ms. */
+  /** The delay before the first round, ms. */
   readonly firstAfterMs?: number
-  /** From the end of a round to the next, ms. */
+  /** The pause between two rounds, ms. */
   readonly intervalMs?: number
   readonly bytesPerSecond?: number
 }
 
-/** Looks for bit rot in the background, so slowly that nobody notices. */
+/** A background task that finds bit rot. */
 interface Scrub {
   close(): Promise<void>
 }
 
 const hour = 3_600_000
 
+/** Starts a scrub, which verifies all blobs at 8 MiB/s, and again 24 hours later, by default. */
 export function createScrub(options: ScrubOptions): Scrub {
   const {
     store,
@@ -103,14 +104,14 @@ export function createScrub(options: ScrubOptions): Scrub {
         bytesPerSecond,
         clock,
       }))
-        if (checked === total) logger.info({ checked, damaged: damaged.length }, 'checked the stored blobs')
+        if (checked === total) logger.info({ checked, damaged: damaged.length }, 'verified the stored blobs')
       await removeExpiredQuarantine(store.layout, clock.wall())
     } catch (error) {
       if (!signal.aborted) onFailure(error)
     }
     if (!signal.aborted) stopWaiting = wait(intervalMs)
   }
-  const onFailure = logFailure(logger, 'could not check the stored blobs')
+  const onFailure = logFailure(logger, 'could not verify the stored blobs')
   const wait = (ms: number) => later(ms, () => (round = scrub()), onFailure)
   let stopWaiting = wait(firstAfterMs)
 
