@@ -4,6 +4,11 @@ import { type Config, type ConfigLayer, defaultConfig, mergeConfig } from './con
 import { settings } from './schema.ts'
 import type { ConfigEntry, ConfigNode, ConfigProblem, SourcePosition } from './values.ts'
 
+// Limit the content: a configuration is small, and a larger one is a mistake, or has aliases that expand without end.
+const maxTextLength = 256 * 1024
+const maxNodes = 10_000
+const maxDepth = 16
+
 /** The text of a file and its path. Relative paths in it start from the file's folder, `~/` from the home folder. */
 interface ConfigFile {
   text: string
@@ -34,11 +39,6 @@ export function parseConfig(file: ConfigFile): { config: Config } | { problems: 
 function byPosition(a: ConfigProblem, b: ConfigProblem): number {
   return (a.position.line ?? 0) - (b.position.line ?? 0) || (a.position.column ?? 0) - (b.position.column ?? 0)
 }
-
-// Limit the content: a configuration is small, and a larger one is a mistake, or has aliases that expand without end.
-const maxTextLength = 256 * 1024
-const maxNodes = 10_000
-const maxDepth = 16
 
 /** Parses YAML 1.2 into a tree with positions. Reports invalid syntax, several documents and content beyond the limits. */
 function readYaml(text: string, source: string): { root: ConfigNode; problems: ConfigProblem[] } {

@@ -2,6 +2,28 @@ import { isAbsolute, join, posix, resolve, win32 } from 'node:path'
 import { describeForeign, findForeign, isRoot, userHome } from '../lib/ownership.ts'
 import type { Surroundings } from '../lib/process.ts'
 
+/** Variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
+const pathVariables = new Set(
+  `
+  XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
+  TMPDIR TMP TEMP
+  MIRROR_HOME MIRROR_CONFIG MIRROR_DATA MIRROR_REGISTRY_AUTH_HTPASSWD
+  MIRROR_TLS_CERT MIRROR_TLS_KEY MIRROR_TLS_CA
+  DOCKER_CONFIG DOCKER_CERT_PATH BUILDX_CONFIG KUBECONFIG MINIKUBE_HOME REGISTRY_AUTH_FILE
+  CONTAINERS_CONF CONTAINERS_CONF_OVERRIDE CONTAINERS_STORAGE_CONF
+  CONTAINERS_REGISTRIES_CONF CONTAINERS_REGISTRIES_CONF_OVERRIDE REGISTRIES_CONFIG_PATH
+  NODE_EXTRA_CA_CERTS NODE_PATH NODE_COMPILE_CACHE SSL_CERT_FILE SSL_CERT_DIR
+  OPENSSL_CONF OPENSSL_MODULES CURL_CA_BUNDLE REQUESTS_CA_BUNDLE GNUPGHOME PASSWORD_STORE_DIR
+`
+    .trim()
+    .split(/\s+/),
+)
+
+/** Matches path variables of the clouds, whose profiles may name a program that provides credentials. */
+const cloudPathVariable = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
+/** Lists the folders of sudo's default `secure_path` in distributions. */
+const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+
 /** The paths of this user's mirror; all absolute. They need not exist. */
 export interface MirrorPaths {
   configFile: string
@@ -83,28 +105,6 @@ interface RootPaths {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly leftOut: readonly LeftOut[]
 }
-
-/** Variables with paths that mirror, Node, or a program that mirror runs uses. Some hold lists, as PATH does. */
-const pathVariables = new Set(
-  `
-  XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR
-  TMPDIR TMP TEMP
-  MIRROR_HOME MIRROR_CONFIG MIRROR_DATA MIRROR_REGISTRY_AUTH_HTPASSWD
-  MIRROR_TLS_CERT MIRROR_TLS_KEY MIRROR_TLS_CA
-  DOCKER_CONFIG DOCKER_CERT_PATH BUILDX_CONFIG KUBECONFIG MINIKUBE_HOME REGISTRY_AUTH_FILE
-  CONTAINERS_CONF CONTAINERS_CONF_OVERRIDE CONTAINERS_STORAGE_CONF
-  CONTAINERS_REGISTRIES_CONF CONTAINERS_REGISTRIES_CONF_OVERRIDE REGISTRIES_CONFIG_PATH
-  NODE_EXTRA_CA_CERTS NODE_PATH NODE_COMPILE_CACHE SSL_CERT_FILE SSL_CERT_DIR
-  OPENSSL_CONF OPENSSL_MODULES CURL_CA_BUNDLE REQUESTS_CA_BUNDLE GNUPGHOME PASSWORD_STORE_DIR
-`
-    .trim()
-    .split(/\s+/),
-)
-/** Matches path variables of the clouds, whose profiles may name a program that provides credentials. */
-const cloudPathVariable = /^(AWS|AZURE|GOOGLE|CLOUDSDK)_[A-Z0-9_]*(FILE|DIR|CONFIG|CREDENTIALS)$/
-
-/** Lists the folders of sudo's default `secure_path` in distributions. */
-const systemFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
 /** Checks whether mirror must verify the owners of paths: as root, but not on Windows, and not in the mirror's container, which has no other users. */
 export function looksAtOwners({ platform, env }: Pick<Surroundings, 'platform' | 'env'>): boolean {

@@ -1,6 +1,11 @@
 import { setImmediate } from 'node:timers/promises'
 import type { Clock } from './time.ts'
 
+/** The longest time that work blocks the event loop, ms. */
+const sliceMs = 10
+/** Bytes that count as progress of an owner's work. A body that trickles in makes no progress. */
+const minProgressBytes = 256 * 1024
+
 /** A promise with the functions that settle it. */
 export interface Deferred<T> {
   readonly promise: Promise<T>
@@ -115,9 +120,6 @@ export async function nextProgress(progress: Promise<void>, signal: AbortSignal 
   signal.removeEventListener('abort', onAbort)
 }
 
-/** The longest time that work blocks the event loop, ms. */
-const sliceMs = 10
-
 /** Creates a function that yields to the event loop when 10 ms have passed since the last yield. */
 export function createPauses(clock: Clock): () => Promise<void> {
   let startedAt = clock.monotonic()
@@ -157,9 +159,6 @@ interface Waiter {
   /** Restarts the time-out; undefined without `whileMoving`. */
   readonly restart: (() => void) | undefined
 }
-
-/** Bytes that count as progress of an owner's work. A body that trickles in makes no progress. */
-const minProgressBytes = 256 * 1024
 
 /**
  * Limits concurrent use; further callers wait in order. An owner gets at most half of the slots that other owners leave: half of

@@ -5,6 +5,9 @@ import { BudgetError, MemoryBudget } from './memory.ts'
 
 const KiB = 1024
 const MiB = 1024 * KiB
+/** The most tasks that wait in `ListTurns`, and the longest wait of one, ms. */
+const maxWaitingTasks = 64
+const maxWaitMs = 20_000
 
 /** Returns an eighth of the process's memory limit, between 16 and 64 MiB; bytes. */
 function getDefaultBudget(): number {
@@ -56,9 +59,6 @@ function ownsItsBuffer({ buffer, byteLength }: Uint8Array): boolean {
   return byteLength > 0 && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer
 }
 
-const maxWaiting = 64
-const maxWaitMs = 20_000
-
 /** Runs tasks that read a large list as a whole one at a time, so that the memory for one list suffices. */
 export class ListTurns {
   readonly #slots = new Slots(1)
@@ -68,7 +68,7 @@ export class ListTurns {
    * BudgetError when 64 tasks wait already or the wait takes longer than 20 s.
    */
   async run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    if (this.#slots.waiting >= maxWaiting) throw createBusyError()
+    if (this.#slots.waiting >= maxWaitingTasks) throw createBusyError()
     const release = await this.#slots.take(maxWaitMs, { signal })
     if (!release) throw createBusyError()
     try {

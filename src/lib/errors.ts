@@ -1,3 +1,7 @@
+const bugNames = new Set(['Error', 'TypeError', 'RangeError', 'ReferenceError', 'SyntaxError', 'AssertionError'])
+const connectionCodes =
+  /^ERR_(TLS_|SSL_|SOCKET_|HTTP2_(STREAM|SESSION|GOAWAY|ERROR)|STREAM_(PREMATURE_CLOSE|DESTROYED))/
+
 /** The exit codes of the program; part of its contract. */
 export const exitCode = {
   done: 0,
@@ -81,11 +85,6 @@ export function describeFailure(error: unknown): string {
   const isBug = error instanceof Error && bugNames.has(error.name) && errnoOf(error) === undefined
   return (isBug && error.stack) || String(error)
 }
-
-const bugNames = new Set(['Error', 'TypeError', 'RangeError', 'ReferenceError', 'SyntaxError', 'AssertionError'])
-
-const connectionCodes =
-  /^ERR_(TLS_|SSL_|SOCKET_|HTTP2_(STREAM|SESSION|GOAWAY|ERROR)|STREAM_(PREMATURE_CLOSE|DESTROYED))/
 
 function isSystemError(error: unknown): boolean {
   // Node throws an AggregateError with one error per address of a host name.

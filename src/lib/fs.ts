@@ -6,6 +6,11 @@ import { basename, dirname, join } from 'node:path'
 import { errnoOf, MirrorError, systemError } from './errors.ts'
 import { describeForeign, findForeign, maxSmallFileBytes } from './ownership.ts'
 
+/** Codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
+const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
+/** Parents to try when TMPDIR is not safe. */
+const defaultParents = ['/tmp', '/var/tmp']
+
 /** The whole content, or its pieces in order, so that a large file need not be in memory as a whole. */
 type FileContent = string | Uint8Array | Iterable<Uint8Array>
 
@@ -75,9 +80,6 @@ async function makeSingleFolder(path: string, mode: number): Promise<string | un
   await syncParent(dirname(path))
   return path
 }
-
-/** Codes of an fsync that cannot be done: the folder is not readable, or its file system has no such call. */
-const harmlessSyncCodes = ['EACCES', 'EPERM', 'EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EISDIR']
 
 async function syncParent(parent: string): Promise<void> {
   try {
@@ -159,9 +161,6 @@ export async function readSmallFile(path: string, limit = maxSmallFileBytes): Pr
     await file.close()
   }
 }
-
-/** Parents to try when TMPDIR is not safe. */
-const defaultParents = ['/tmp', '/var/tmp']
 
 /**
  * Creates a temporary folder with mode 0700 and a random name; the caller removes it. Its parent is TMPDIR, or /tmp or /var/tmp

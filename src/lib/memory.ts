@@ -1,5 +1,12 @@
 import { every } from './time.ts'
 
+const defaultPollMs = 250
+const defaultEvictAfterMs = 2000
+/** The most holders of extra memory that wait for main memory at a time. While they wait, they block extra memory. */
+const maxUpgrades = 8
+/** The least bytes that a holder must transfer between two polls while others wait. */
+const minProgressBytes = 16 * 1024
+
 export interface MemoryBudgetOptions {
   /** The size of the budget, bytes. */
   readonly bytes: number
@@ -58,11 +65,6 @@ interface Waiter {
   readonly since: number
   readonly grant: () => void
 }
-
-const defaultPollMs = 250
-const defaultEvictAfterMs = 2000
-/** The most holders of extra memory that wait for main memory at a time. While they wait, they block extra memory. */
-const maxUpgrades = 8
 
 /**
  * Limits the memory for bodies in flight. Bodies are admitted in order of arrival, each when there is room for the whole body, so
@@ -318,9 +320,6 @@ interface HolderProgress {
   /** Is defined while the holder waits for more memory. */
   readonly growing: unknown
 }
-
-/** The least bytes that a holder must transfer between two polls while others wait. */
-const minProgressBytes = 16 * 1024
 
 /**
  * Finds the holders to evict while others wait: those that moved too little since the last poll. When there are none and the first

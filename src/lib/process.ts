@@ -6,6 +6,14 @@ import { deferred } from './async.ts'
 import { errnoOf } from './errors.ts'
 import { ifVisible } from './fs.ts'
 
+const maxOutputBytes = 16 * 1024 * 1024
+/** Interval and number of the polls for the end of the output, once the program has ended. */
+const drainPollMs = 50
+const maxDrainPolls = 20
+/** The time that a program has to end after SIGTERM, ms. */
+const graceMs = 2000
+const endPollMs = 50
+
 /** State of a process from /proc/PID/stat. */
 interface ProcessStat {
   /** Whether the process has ended and waits to be reaped. */
@@ -86,11 +94,6 @@ export type RunCommand = (
   args: readonly string[],
   options: CommandOptions,
 ) => Promise<CommandResult | undefined>
-
-const maxOutputBytes = 16 * 1024 * 1024
-/** Interval and number of the polls for the end of the output, once the program has ended. */
-const drainPollMs = 50
-const maxDrainPolls = 20
 
 /**
  * Loads the libraries that run programs.
@@ -177,10 +180,6 @@ function collect(stream: Readable, onOverflow: () => void): () => string {
 export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
 }
-
-/** The time that a program has to end after SIGTERM, ms. */
-const graceMs = 2000
-const endPollMs = 50
 
 /**
  * The options for `spawn` that start a program in its own process group, so that it can be ended together with all that it has

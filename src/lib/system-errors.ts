@@ -7,6 +7,26 @@ import { userName } from './ownership.ts'
 import { shellWord } from './process.ts'
 import type { Clock } from './time.ts'
 
+const verbs: Readonly<Record<string, string>> = {
+  open: 'open',
+  mkdir: 'create the folder',
+  scandir: 'list',
+  unlink: 'remove',
+  rmdir: 'remove',
+  rm: 'remove',
+}
+
+const partFailures: Record<Part, string> = {
+  fetch: 'The mirror cannot send requests to upstreams',
+  hash: 'The mirror cannot verify digests of downloads',
+}
+/** The time after which a failure that has not recurred counts as over, ms. A load peak exhausts descriptors and memory only briefly. */
+const expiryMs = { shortage: 30_000, other: 300_000 }
+const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
+/** Codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
+const processFaultCodes =
+  /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
+
 /** Explains why the system refuses access to a file or folder. */
 interface FileFailure {
   /** The file or folder of the failed call; undefined when the error does not name it. */
@@ -62,15 +82,6 @@ export function fileFailureReason(error: unknown): string {
 function getVerb(error: unknown): string {
   const { syscall } = error as NodeJS.ErrnoException
   return verbs[syscall ?? ''] ?? 'use'
-}
-
-const verbs: Readonly<Record<string, string>> = {
-  open: 'open',
-  mkdir: 'create the folder',
-  scandir: 'list',
-  unlink: 'remove',
-  rmdir: 'remove',
-  rm: 'remove',
 }
 
 function getErrorPath(error: unknown): string | undefined {
@@ -145,19 +156,6 @@ function statIfPresent(path: string): Stats | undefined {
 }
 
 type Part = 'fetch' | 'hash'
-
-const partFailures: Record<Part, string> = {
-  fetch: 'The mirror cannot send requests to upstreams',
-  hash: 'The mirror cannot verify digests of downloads',
-}
-
-/** The time after which a failure that has not recurred counts as over, ms. A load peak exhausts descriptors and memory only briefly. */
-const expiryMs = { shortage: 30_000, other: 300_000 }
-const shortageCodes = /^(EMFILE|ENFILE|ENOMEM)$/
-
-/** Codes of failures of this process itself: no descriptor, no memory, a module or a thread that cannot be loaded. */
-const processFaultCodes =
-  /^(EMFILE|ENFILE|ENOMEM|MODULE_NOT_FOUND|ERR_MODULE_NOT_FOUND|ERR_DLOPEN_FAILED|ERR_WORKER_.*)$/
 
 /** Returns the code of a failure of this process itself, from the error or its causes; undefined for any other failure. */
 export function ownFailureCode(error: unknown): string | undefined {

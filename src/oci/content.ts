@@ -25,6 +25,22 @@ export const manifestAccept = [
   'application/vnd.oci.artifact.manifest.v1+json',
 ].join(', ')
 
+/** Media types of an index. */
+const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
+/** Media types of an image manifest, which names no other manifest. */
+export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
+
+/**
+ * The size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
+ * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
+ */
+export const largestManifest = 4 * 1024 * 1024
+
+/** The largest content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
+export const longestString = 64 * 1024
+/** The most characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
+const maxMediaTypeLength = 255
+
 /** Checks whether a media type is one of a foreign layer, whose content a registry need not hold. The mirror does not fetch its `urls`. */
 export function isForeignLayer(type: string): boolean {
   return type.includes('.foreign.') || type.includes('.nondistributable.')
@@ -55,12 +71,6 @@ interface Descriptor {
 export interface ManifestLink extends Descriptor {
   readonly kind: 'manifest' | 'blob'
 }
-
-/**
- * The size limit of manifests, bytes: 4 MiB, which registries should accept and clients read (decision D4).
- * https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests
- */
-export const largestManifest = 4 * 1024 * 1024
 
 /** Collects the blobs and manifests of an image that mirror builds, by digest, as a registry serves them. */
 export class ImageContents {
@@ -168,12 +178,6 @@ function chooseMediaType(json: Record<string, unknown>, contentType: string): st
 
 type Members = Readonly<Record<string, unknown>>
 
-/** Media types of an index. */
-const indexTypes: readonly string[] = [mediaType.ociIndex, mediaType.dockerList]
-
-/** Media types of an image manifest, which names no other manifest. */
-export const imageTypes: readonly string[] = [mediaType.ociManifest, mediaType.dockerManifest]
-
 /** Returns the members of an object that are not null. Go and other languages write null for absent members. */
 export function presentMembers(object: Members): Record<string, unknown> {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))
@@ -189,9 +193,6 @@ function hasIndexMembers(json: Members, type: string | undefined): boolean {
   if (type !== undefined) return indexTypes.includes(type)
   return ['config', 'layers', 'blobs'].every((name) => (json[name] ?? null) === null)
 }
-
-/** The most characters of a media type. https://www.rfc-editor.org/rfc/rfc6838#section-4.2 */
-const maxMediaTypeLength = 255
 
 /** Returns the key of an artifact type in memory: the type itself, or its digest when it is too long for a media type. */
 export function artifactTypeKey(type: string): string {
@@ -314,9 +315,6 @@ export interface SmallContent {
   /** The bytes; short content as a latin1 string, which is sent together with the response head in one write. */
   readonly body: string | Uint8Array
 }
-
-/** The largest content that is sent as a string, which is faster, bytes. Larger manifests are sent from disk. */
-export const longestString = 64 * 1024
 
 /** Creates content from bytes: a latin1 string up to 64 KiB, the bytes themselves beyond. */
 export function smallContent(bytes: Uint8Array<ArrayBuffer>): SmallContent {

@@ -1,3 +1,6 @@
+const token = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y
+const parameter = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*/y
+
 /** The positions of the first and the last byte, both inclusive. */
 export interface ByteRange {
   readonly start: number
@@ -28,9 +31,6 @@ interface Challenge {
   readonly scheme: string
   readonly parameters: ReadonlyMap<string, string>
 }
-
-const token = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y
-const parameter = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*/y
 
 /** Parses all challenges of one or more `WWW-Authenticate` values, in order. RFC 9110 §11.6.1 */
 export function parseChallenges(header: string): Challenge[] {

@@ -10,6 +10,9 @@ import type { BlobStore } from './blob-store.ts'
 
 /** The overhead of a cache entry, bytes. */
 const entryBytes = 256
+/** Bytes of memory per byte of a manifest: the bytes themselves, and the parsed JSON. */
+const bytesPerManifestByte = 2
+const stepBytes = 256 * 1024
 
 /** An LRU cache in memory of stored manifests and configs, each verified when it is loaded (decision D2). */
 export class SmallContents {
@@ -56,9 +59,6 @@ export class SmallContents {
 
 const stat = promisify(fstat)
 
-/** Bytes of memory per byte of a manifest: the bytes themselves, and the parsed JSON. */
-const bytesPerManifestByte = 2
-
 /** Creates the access to a large stored manifest, which reserves memory before it reads the manifest as a whole. */
 export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: Digest, size: number): StoredManifest {
   const use: StoredManifest['use'] = async (task) => {
@@ -80,7 +80,6 @@ export function storedManifest(blobs: Pick<BlobStore, 'open' | 'read'>, digest: 
   }
 }
 
-const stepBytes = 256 * 1024
 /** Files that this process has verified, by `identifyFile`. */
 const soundFiles = new LRUCache<string, true>({ max: 10_000 })
 const hashing = new SingleFlight<boolean>()

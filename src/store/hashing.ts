@@ -9,6 +9,8 @@ import { createDigester, type Digest, digestAlgorithm, type DigestAlgorithm, par
 
 // Hashing a chunk takes about a millisecond. The event loop runs between chunks.
 const chunkBytes = 256 * 1024
+/** The default limit of threads. More threads are not faster, because the disk and the network are the limit. */
+const defaultMaxThreads = 4
 
 /**
  * Hashes a file from its start; yields the bytes of each step, so that the caller can count, pace or stop it. Returns undefined when
@@ -84,9 +86,6 @@ interface FileHash {
   close(): Promise<void>
 }
 
-/** The most threads. More threads are not faster, because the disk and the network are the limit. */
-const maxThreads = 4
-
 interface Thread {
   readonly worker: Worker
   readonly waiting: Map<number, (answer: HashResult) => void>
@@ -102,7 +101,7 @@ interface HashPoolOptions {
 }
 
 /** Creates a pool for a machine with so many cores; one is left for the event loop. Threads start on demand. */
-export function createHashPool(cores: number, { most = maxThreads, watcher }: HashPoolOptions = {}): HashPool {
+export function createHashPool(cores: number, { most = defaultMaxThreads, watcher }: HashPoolOptions = {}): HashPool {
   const threads: Thread[] = []
   const limit = Math.max(1, Math.min(most, cores - 1))
   let lastId = 0

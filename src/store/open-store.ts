@@ -10,6 +10,9 @@ import { makeStoreFolders, refuseNewerStore, storeLayout, type StoreLayout } fro
 import { FileRefStore } from './record-files.ts'
 import type { RepositoryRecord } from './records.ts'
 
+const clockSaveMs = 60_000
+const quarantineRetentionMs = 7 * 24 * 3_600_000
+
 export interface StoreOptions {
   /** The store's folder; created when it is missing. */
   readonly root: string
@@ -32,8 +35,6 @@ export interface Store {
   /** Writes all changes and releases the lock. All writers must be closed before. */
   close(): Promise<void>
 }
-
-const clockSaveMs = 60_000
 
 /**
  * Opens the store, or creates an empty one. Damaged content counts as absent. Throws a MirrorError when another process uses the
@@ -197,8 +198,6 @@ async function readSavedTime(path: string): Promise<number> {
     throw error
   }
 }
-
-const quarantineRetentionMs = 7 * 24 * 3_600_000
 
 /** Removes files that are in the quarantine for more than a week. The caller must hold the store's lock. */
 export async function removeExpiredQuarantine(layout: StoreLayout, wallNow: number): Promise<void> {

@@ -20,6 +20,16 @@ import {
   estimateBytes,
 } from './records.ts'
 
+const format = 1
+const MiB = 1024 * 1024
+const defaultMaxBytes = { perRecord: 16 * MiB, total: 64 * MiB }
+/** The largest record file that is read, bytes. This version writes none so large, and a larger one might not fit into memory. */
+const maxFileBytes = 24 * MiB
+/** The share of a limit that is kept when parts are dropped. */
+const keptShare = 0.75
+const readsAtOnce = 4
+const writesAtOnce = 8
+
 interface FileRefStoreOptions {
   readonly layout: StoreLayout
   readonly logger: Logger
@@ -30,16 +40,6 @@ interface FileRefStoreOptions {
   /** The most bytes of one record and of all records in their files. Beyond that, the least recently used parts are dropped. */
   readonly maxBytes?: { readonly perRecord: number; readonly total: number }
 }
-
-const MiB = 1024 * 1024
-const defaultMaxBytes = { perRecord: 16 * MiB, total: 64 * MiB }
-/** The largest record file that is read, bytes. This version writes none so large, and a larger one might not fit into memory. */
-const maxFileBytes = 24 * MiB
-/** The share of a limit that is kept when parts are dropped. */
-const keptShare = 0.75
-
-const readsAtOnce = 4
-const writesAtOnce = 8
 
 /** Keeps repository records in memory, and writes changes to files with a delay. Repeats failed writes. */
 export class FileRefStore implements RefStore {
@@ -111,12 +111,12 @@ export class FileRefStore implements RefStore {
    * it starts.
    */
   #limitWeight(record: RepositoryRecord): void {
-    const most = this.#options.maxBytes ?? defaultMaxBytes
-    if (this.#updateWeight(record) > most.perRecord) this.#dropLeastRecentlyUsed([record], most.perRecord)
+    const { perRecord, total } = this.#options.maxBytes ?? defaultMaxBytes
+    if (this.#updateWeight(record) > perRecord) this.#dropLeastRecentlyUsed([record], perRecord)
     if (this.#weight <= this.#maxWeight) return
-    this.#dropLeastRecentlyUsed(this.#records.values(), most.total)
+    this.#dropLeastRecentlyUsed(this.#records.values(), total)
     // Raise the limit when many empty records exceed it, so that not every new record causes a pass over all of them.
-    this.#maxWeight = Math.max(most.total, this.#weight + most.total * (1 - keptShare))
+    this.#maxWeight = Math.max(total, this.#weight + total * (1 - keptShare))
   }
 
   #updateWeight(record: RepositoryRecord): number {
@@ -126,14 +126,17 @@ export class FileRefStore implements RefStore {
     return weight
   }
 
-  #dropLeastRecentlyUsed(records: Iterable<RepositoryRecord>, most: number): void {
-    const lightened = dropLeastRecentlyUsed(records, most * keptShare)
-    for (const record of lightened) {
+  #dropLeastRecentlyUsed(records: Iterable<RepositoryRecord>, maxBytes: number): void {
+    const changed = dropLeastRecentlyUsed(records, maxBytes * keptShare)
+    for (const record of changed) {
       this.#updateWeight(record)
       this.#changed.add(record)
     }
     this.#scheduleFlush(this.#options.writeDelay ?? 500)
-    this.#options.logger.info({ records: lightened.size, most }, 'dropped records of the least recently used content')
+    this.#options.logger.info(
+      { records: changed.size, most: maxBytes },
+      'dropped records of the least recently used content',
+    )
   }
 
   /** Calls the listener for each change from now on. Returns the function that removes it. */
@@ -186,8 +189,6 @@ export class FileRefStore implements RefStore {
 function keyOf(host: string, name: string): string {
   return `${host}/${name}`
 }
-
-const format = 1
 
 /** Serializes a record as JSON. Uses lists, not objects keyed by tag, because `__proto__` is a valid tag. */
 export function serializeRepository(record: RepositoryRecord): string {

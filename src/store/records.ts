@@ -2,6 +2,11 @@ import type { ManifestLink } from '../oci/content.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Identity } from '../oci/registry.ts'
 
+/** The identity of a request without a credential. What the upstream confirms to it is valid for every client. */
+export const anonymousIdentity = 'anonymous'
+/** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
+const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
+
 /**
  * Stores what upstreams have confirmed about their repositories: mutable tags of immutable content, and the digests that each
  * repository holds (decision D5). All records are in memory after `open`. Changes are written with a delay, to one JSON file per
@@ -81,12 +86,6 @@ export interface ReferrersRecord {
   readonly isWithoutApi: boolean
   usedAt: number
 }
-
-/** The identity of a request without a credential. What the upstream confirms to it is valid for every client. */
-export const anonymousIdentity = 'anonymous'
-
-/** The overhead of the parts in a record's file, bytes: names of members, numbers, quotes. */
-const [recordBytes, manifestBytes, linkBytes, entryBytes] = [300, 250, 70, 250]
 
 /** Estimates the size of a record in its file, bytes. In memory it takes about twice as much. */
 export function estimateBytes(record: RepositoryRecord): number {

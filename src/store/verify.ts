@@ -3,6 +3,9 @@ import { type Clock, later, logFailure, systemClock } from '../lib/time.ts'
 import type { Digest } from '../oci/digest.ts'
 import { removeExpiredQuarantine, type Store } from './open-store.ts'
 
+const hour = 3_600_000
+const reportEveryMs = 100
+
 export interface VerifyOptions {
   /** Whether to quarantine damaged blobs, so that they are fetched again, or only to report them. */
   readonly quarantine: boolean
@@ -21,8 +24,6 @@ export interface VerifyState {
   readonly totalBytes: number
   readonly damaged: readonly Digest[]
 }
-
-const reportEveryMs = 100
 
 /** Verifies all blobs. Yields its progress ten times a second and at the end. */
 export async function* verifyStore(
@@ -79,8 +80,6 @@ interface ScrubOptions {
 interface Scrub {
   close(): Promise<void>
 }
-
-const hour = 3_600_000
 
 /** Starts a scrub, which verifies all blobs at 8 MiB/s, and again 24 hours later, by default. */
 export function createScrub(options: ScrubOptions): Scrub {

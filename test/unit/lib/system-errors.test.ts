@@ -86,7 +86,7 @@ describe('the health of a mirror', () => {
     const file = await open(join(await temporaryHome(), 'file'), 'w+')
     onTestFinished(() => file.close())
     await hashes.follow('none' as DigestAlgorithm, file.fd).close()
-    expect(await troubles.find()).toEqual([expect.stringContaining('cannot check the digest')])
+    expect(await troubles.find()).toEqual([expect.stringContaining('cannot verify digests')])
     await hashes.follow('sha256', file.fd).digest()
     expect(await troubles.find()).toEqual([])
   })
