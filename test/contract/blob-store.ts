@@ -8,7 +8,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
   const digest = digestOf(hello)
 
   describe(`${name} is a blob store`, () => {
-    test('knows nothing of what was never stored', async () => {
+    test('returns undefined for a blob that was never stored', async () => {
       const store = await make()
       expect(await store.stat(digest)).toBeUndefined()
       expect(await store.open(digest)).toBeUndefined()
@@ -19,7 +19,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(store.usage).toEqual({ bytes: 0, blobs: 0 })
     })
 
-    test('gives back what was put, and counts it once', async () => {
+    test('returns a stored blob, and counts it once', async () => {
       const store = await make()
       await store.put(digest, hello)
       await store.put(digest, hello)
@@ -53,7 +53,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       await blob.close()
     })
 
-    test('does not read more than the caller can take', async () => {
+    test('does not read more than the limit of the caller', async () => {
       const store = await make()
       await store.put(digest, hello)
       expect(await store.read(digest, hello.length - 1)).toBeUndefined()
@@ -66,7 +66,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(await store.open(digest, hello.length + 1)).toBeUndefined()
     })
 
-    test('shows a blob being written to its readers, and to nobody else before it is committed', async () => {
+    test('shows a blob being written to readers of its writer only, until it is committed', async () => {
       const store = await make()
       const writer = await store.create()
       await writer.write(hello.subarray(0, 5))
@@ -92,7 +92,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(await store.stat(digest)).toBeUndefined()
     })
 
-    test('many may commit the same blob at once', async () => {
+    test('many writers can commit the same blob at once', async () => {
       const store = await make()
       await Promise.all(Array.from({ length: 8 }, () => store.put(digest, hello)))
       await store.ready
@@ -100,7 +100,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(await readAll(store)).toEqual(hello)
     })
 
-    test('readers of a removed blob finish, and it can come back', async () => {
+    test('readers of a removed blob finish, and it can be stored again', async () => {
       const store = await make()
       await store.put(digest, hello)
       const blob = (await store.open(digest))!
@@ -114,7 +114,7 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStore>):
       expect(await readAll(store)).toEqual(hello)
     })
 
-    test('storing and removing at once leaves what is counted equal to what is there', async () => {
+    test('concurrent storing and removing keeps the counts equal to the blobs on disk', async () => {
       const store = await make()
       for (let round = 0; round < 20; round++) {
         await Promise.all([store.put(digest, hello), store.remove(digest), store.remove(digest)])

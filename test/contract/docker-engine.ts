@@ -31,7 +31,7 @@ export function dockerEngineContract(open: OpenEngine): void {
       },
     )
 
-  test('tells of itself, and that what is not there is not there', async () => {
+  test('reports its version, and undefined for missing objects', async () => {
     const { engine } = await open()
     expect(await engine.info()).toMatchObject({ architecture: expect.stringMatching(/^(amd64|arm64)$/), os: 'linux' })
     expect(await engine.ping()).toBe(true)
@@ -49,7 +49,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     expect(await refusal(engine.containers.unpack('nobody', '/data', await tarBytes([])))).toBe(404)
   })
 
-  test('makes a container once, runs it, tells what it said and how it ended', async () => {
+  test('creates a container once, runs it, and returns its output and exit code', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'once', 'echo one; echo two; exit 3'))
@@ -76,7 +76,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     expect(await volumes.find('once-data')).toBeUndefined()
   })
 
-  test('makes a volume with labels, which nobody else changes', async () => {
+  test('creates a volume with labels, which a second create does not change', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     await volumes.create('labelled-data', { 'dev-mirror.owner': '/here' })
@@ -90,7 +90,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await volumes.remove('plain-data')
   })
 
-  test('takes a name from a container only where nobody else has it', async () => {
+  test('renames a container only to a free name', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'first', 'exit 0'))
@@ -133,7 +133,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await containers.remove(id)
   })
 
-  test('talks with a program in a container that runs', async () => {
+  test('exchanges data with a program in a running container', async () => {
     const { engine, shell } = await open()
     const { containers, volumes } = engine
     const id = await containers.create(spec(shell, 'talks', '/bin/busybox sleep 60'))
@@ -150,7 +150,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await volumes.remove('talks-data')
   })
 
-  test('makes a network, and has containers join and leave it', async () => {
+  test('creates a network, which containers join and leave', async () => {
     const { engine, shell } = await open()
     const { containers, networks } = engine
     const options = { 'com.docker.network.driver.mtu': '1400' }
@@ -172,7 +172,7 @@ export function dockerEngineContract(open: OpenEngine): void {
     await containers.remove(id)
   })
 
-  test('makes an image of a tar archive, with labels; what is in use stays', async () => {
+  test('builds an image from a tar archive with labels, and keeps an image in use', async () => {
     const { engine } = await open()
     const { containers, images } = engine
     const file = { path: 'file', mode: 0o644, content: bytesFile('content') }

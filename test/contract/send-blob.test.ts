@@ -17,7 +17,7 @@ sendBlobContract('sending by reading the file', async (idle) => portable(idle))
 describe.runIf(process.platform === 'linux')('on Linux', () => {
   sendBlobContract('sending by sendfile', native)
 
-  test('sendfile is what blobs are sent by, unless clients come with TLS or it is switched off', async () => {
+  test('blobs are sent with sendfile, unless the client uses TLS or sendfile is disabled', async () => {
     const kind = async (plain: boolean, env: Record<string, string>) =>
       (await chooseSendBlob({ idle: 1000, plain, env })).kind
     expect(await kind(true, {})).toBe('sendfile')
@@ -26,14 +26,14 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
     expect(await kind(false, {})).toBe('portable')
   })
 
-  test("memory is given back where the C library is GNU's", async () => {
+  test('memory is trimmed with the GNU C library', async () => {
     const { trimMemory } = (await loadLibc(process))!
     const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
     expect(trimMemory !== undefined).toBe(header.glibcVersionRuntime !== undefined)
     await trimMemory?.()
   })
 
-  test('a listening socket takes the congestion control that every kernel has, and no other thing does', async () => {
+  test('a listening socket accepts a congestion control of every kernel, and other descriptors do not', async () => {
     const kernel = (await loadLibc(process))!
     const server = createServer().listen(0, '127.0.0.1')
     await once(server, 'listening')
@@ -46,7 +46,7 @@ describe.runIf(process.platform === 'linux')('on Linux', () => {
   })
 })
 
-test('elsewhere there are no such calls, and nothing is said of it', async () => {
+test('other platforms have no such calls, and log nothing about it', async () => {
   expect(await loadLibc({ platform: 'darwin', arch: 'arm64' })).toBe(undefined)
   expect(await loadLibc({ platform: 'linux', arch: 'arm' })).toBe(undefined)
 })

@@ -73,7 +73,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
   }
 
   describe(name, () => {
-    test('sends every byte of a blob, read from the disk or from memory', async () => {
+    test('sends every byte of a blob from disk or from memory', async () => {
       const { url, ends } = await serve()
       for (const _ of ['cold', 'warm']) {
         const answer = await get(url, '/')
@@ -97,7 +97,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       expect(answer.body.equals(bytes.subarray(first, last + 1))).toBe(true)
     })
 
-    test('sends to many at once, each what it asked for', async () => {
+    test('sends the requested part to each of many concurrent clients', async () => {
       const { url } = await serve()
       const right = await Promise.all(
         Array.from({ length: 30 }, async (_, at) => {
@@ -109,7 +109,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       expect(right).toEqual(Array(30).fill(true))
     })
 
-    test('leaves the connection in order for the next requests, also those that did not wait', async () => {
+    test('leaves the connection usable for the next requests, also for pipelined ones', async () => {
       const { url } = await serve()
       const ask = (first: number, last: number) =>
         `GET /?first=${first}&last=${last} HTTP/1.1\r\nHost: localhost\r\n\r\n`
@@ -120,7 +120,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       expect(bodies.map((body, at) => body.equals(asked[at]!))).toEqual([true, true, true])
     })
 
-    test('waits for a client that takes its time, as long as it takes something', async () => {
+    test('waits for a slow client while it makes progress', async () => {
       const { url, ends } = await serve()
       const response = await openAnswer(url, '/')
       const chunks: Buffer[] = []
@@ -132,7 +132,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       expect(ends).toEqual([undefined])
     })
 
-    test('reads nothing for an answer whose turn on the connection has not come', async () => {
+    test('reads nothing for a response that waits behind another on the connection', async () => {
       const { url, ends, begun, readFor } = await serve()
       const { hostname, port } = new URL(url)
       const ahead = Array.from({ length: 20 }, (_, index) => `/${index}?last=999`)
@@ -150,14 +150,14 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       await expect.poll(() => taken).toBeGreaterThan(bytes.length + 20 * 1000)
     })
 
-    test('cuts off a client that takes nothing', async () => {
+    test('disconnects a client that reads nothing', async () => {
       const { url, ends } = await serve(noise(30_000_000), 30_000_000, 300)
       const response = await openAnswer(url, '/')
       await expect.poll(() => ends).toEqual([expect.any(Error)])
       response.destroy()
     })
 
-    test('ends when the client leaves, in the middle and before the first byte, and holds no file open', async () => {
+    test('ends when the client disconnects, before the first byte and later, and leaves no file open', async () => {
       const { url, ends } = await serve(noise(30_000_000))
       const files = async () => (await readdir('/proc/self/fd')).length
       const before = process.platform === 'linux' ? await files() : 0
@@ -178,7 +178,7 @@ export function sendBlobContract(name: string, create: (idle: number) => Promise
       if (process.platform === 'linux') await expect.poll(files).toBeLessThanOrEqual(before)
     })
 
-    test('a file that is shorter than its blob ends in an error, not in an answer that looks whole', async () => {
+    test('fails when a file is shorter than its blob, instead of sending a response that seems complete', async () => {
       const { url, ends } = await serve(bytes.subarray(0, 2_000_000), 2_500_000)
       const answer = await get(url, '/')
       expect(answer.complete).toBe(false)

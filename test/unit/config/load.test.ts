@@ -36,7 +36,7 @@ describe('the configuration', () => {
     expect(await load()).toEqual(defaultConfig())
   })
 
-  test('takes the environment over the file, and the file over the defaults', async () => {
+  test('prefers the environment to the file, and the file to the defaults', async () => {
     await write('cache: {maxSize: 1GiB, tagFreshness: 1m, timeouts: {idle: 1s}}\nlog: {level: warn}')
     const { cache, log } = await load({ MIRROR_CACHE_MAX_SIZE: '2GiB', MIRROR_CACHE_TIMEOUTS_CONNECT: '2s' })
     expect(cache).toMatchObject({ maxSize: 2 * 1024 ** 3, tagFreshness: 60_000, stale: 'on-error' })
@@ -76,14 +76,14 @@ describe('the configuration', () => {
     })
   })
 
-  test('adds the networks of flags to those that are configured, whoever has configured them', async () => {
+  test('adds the networks of flags to the configured ones from any source', async () => {
     expect((await load({ MIRROR_NETWORK: 'dev,kind' })).networks).toEqual(['kind', 'dev'])
     await write('networks: [one]')
     expect((await load({ MIRROR_NETWORK: 'dev' })).networks).toEqual(['one', 'dev'])
     expect((await load({ MIRROR_NETWORKS: 'two', MIRROR_NETWORK: 'dev' })).networks).toEqual(['two', 'dev'])
   })
 
-  test('makes of two ports of one host the one that a flag names', async () => {
+  test('merges two ports of one host into the port of a flag', async () => {
     await write('cache: {listen: ["127.0.0.1:1", "127.0.0.1:2", "[::1]:1"]}')
     expect((await load({ MIRROR_CACHE_PORT: '7' })).cache.listen).toEqual([
       { host: '127.0.0.1', port: 7 },
@@ -91,7 +91,7 @@ describe('the configuration', () => {
     ])
   })
 
-  test('takes ports from the flags last, on every address', async () => {
+  test('applies the ports of flags last, to every address', async () => {
     await write('cache: {listen: ["127.0.0.1:7000", "[::1]:7000"]}')
     const config = await load({ MIRROR_CACHE_PORT: '0', MIRROR_ADMIN_PORT: '7001', MIRROR_NO_REGISTRY: 'true' })
     expect(config.cache.listen.map(({ port }) => port)).toEqual([0, 0])
@@ -99,7 +99,7 @@ describe('the configuration', () => {
     expect(config.registry.enabled).toBe(false)
   })
 
-  test('ignores empty variables, others of the same prefix, and what Kubernetes makes of a service', async () => {
+  test('ignores empty variables, unknown variables with the prefix, and service variables of Kubernetes', async () => {
     const env = { MIRROR_LOG_LEVEL: '', MIRROR_SERVICE_HOST: '10.0.0.1', MIRROR_CACHE_PORT: 'tcp://10.0.0.1:5055' }
     expect(await load(env)).toEqual(defaultConfig())
   })
@@ -113,7 +113,7 @@ describe('the configuration', () => {
     expect(message).toContain('MIRROR_CACHE_PORT: must be a whole number from 0 to 65535')
   })
 
-  test('is refused when two listeners want one address, by the name of what causes it', async () => {
+  test('is refused when two listeners share an address, and the error names the cause', async () => {
     const byFlag = await refusal({ MIRROR_CACHE_PORT: '5001' })
     expect(byFlag.message).toContain(
       '--cache-port or MIRROR_CACHE_PORT: the cache cannot listen on 127.0.0.1:5001, which the registry has (the default)',
@@ -130,7 +130,7 @@ describe('the configuration', () => {
     expect(byFile.message).toContain('mirror.yaml, registry.listen: the registry cannot listen on 127.0.0.1:5055')
   })
 
-  test('names only what is to blame when it says what to fix', async () => {
+  test('names only the sources with problems in its hint', async () => {
     expect((await refusal({ MIRROR_CACHE_MAX_SIZE: 'big' })).hints[0]).toBe('Fix the variable named above')
     await write('log: {level: loud}')
     expect((await refusal({})).hints[0]).toMatch(/^Fix .*mirror\.yaml$/)
@@ -138,7 +138,7 @@ describe('the configuration', () => {
     expect(both.hints[0]).toMatch(/^Fix .*mirror\.yaml or the variable named above$/)
   })
 
-  test('is refused when the file that was named is not there', async () => {
+  test('is refused when the named file does not exist', async () => {
     const { message, hints } = await refusal({ MIRROR_CONFIG: 'absent.yaml' })
     expect(message).toContain('absent.yaml')
     expect(hints.join()).toContain('mirror init')
@@ -150,7 +150,7 @@ describe('the configuration', () => {
 })
 
 describe('hashes of the configuration', () => {
-  test('tell which parts changed, whatever the order of keys', () => {
+  test('tell which parts changed, in any order of keys', () => {
     const before = configHashes(defaultConfig(), '/data')
     const same = defaultConfig()
     const reordered = { ...same, cache: Object.fromEntries(Object.entries(same.cache).toReversed()) as never }

@@ -22,7 +22,7 @@ describe('a good mirror.yaml', () => {
     expect(configOf(text)).toEqual(defaultConfig())
   })
 
-  test('the example of the contract is read in full', () => {
+  test('with every key is parsed completely', () => {
     const config = configOf(`
 cache:
   listen: ["127.0.0.1:5055", "[::1]:5055"]
@@ -92,7 +92,7 @@ tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
     })
   })
 
-  test('an upstream without a value is an upstream', () => {
+  test('may have an upstream without a value', () => {
     expect(configOf('upstreams:\n  registry.corp.example:5000:\n').upstreams).toHaveProperty([
       'registry.corp.example:5000',
       'url',
@@ -106,7 +106,7 @@ tls: {cert: ./tls.crt, key: ~/tls.key, ca: ./ca.crt}
     )
   })
 
-  test('credentials come from a file or a variable', () => {
+  test('may take credentials from a file or a variable', () => {
     const { upstreams } = configOf(`
 upstreams:
   a.example: {credentials: anonymous}
@@ -119,24 +119,24 @@ upstreams:
     ])
   })
 
-  test('an alias means what its anchor says', () => {
+  test('may use aliases and anchors', () => {
     const { upstreams } = configOf('upstreams:\n  a.example: &same {tagFreshness: 1m}\n  b.example: *same\n')
     expect(upstreams['b.example']).toMatchObject({ url: 'https://b.example', tagFreshness: 60_000 })
   })
 
-  test('0 stands for no limit, and a single address for a list', () => {
+  test('may use 0 for no limit, and a single address for a list', () => {
     const { cache } = configOf('cache: {maxSize: 0, maxAge: 0, tagFreshness: 0, listen: "localhost:0"}')
     expect(cache).toMatchObject({ maxSize: 0, maxAge: 0, tagFreshness: 0, listen: [{ host: 'localhost', port: 0 }] })
   })
 
-  test('a trailing slash of a URL is dropped, its path kept', () => {
+  test('may have a URL with a path, whose trailing slash is removed', () => {
     const { upstreams } = configOf('upstreams: {a.example: {url: "http://10.0.0.7:5000/proxy/"}}')
     expect(upstreams['a.example']!.url).toBe('http://10.0.0.7:5000/proxy')
   })
 })
 
 describe('a bad mirror.yaml', () => {
-  test('all problems are told at once, with path, line and column, in the order of the file', () => {
+  test('has all its problems reported at once, with path, line and column, in the order of the file', () => {
     expect(
       problemsOf(`cache:
   maxSize: lots
@@ -238,7 +238,7 @@ upstreams:
     expect(problemsOf(text).length).toBeGreaterThan(0)
   })
 
-  test('a password that was put into a URL is not repeated', () => {
+  test('does not have a password in a URL repeated', () => {
     expect(problemsOf('upstreams: {a.example: {url: "https://bob:hunter2@a.example"}}').join()).not.toContain('hunter2')
   })
 })

@@ -3,7 +3,7 @@ import { mirrorPaths } from '../../../src/config/paths.ts'
 
 const linux = { platform: 'linux', env: {}, homedir: '/home/me', cwd: '/place' } as const
 
-describe('the places of files', () => {
+describe('the paths of a mirror', () => {
   test('on Linux are those of XDG', () => {
     expect(mirrorPaths(linux)).toEqual({
       configFile: '/home/me/.config/mirror/mirror.yaml',
@@ -49,7 +49,7 @@ describe('the places of files', () => {
     })
   })
 
-  test('MIRROR_CONFIG and MIRROR_DATA move one place each', () => {
+  test('change one by one with MIRROR_CONFIG and MIRROR_DATA', () => {
     const env = { MIRROR_HOME: '/m', MIRROR_CONFIG: 'my.yaml', MIRROR_DATA: '/big/disk' }
     expect(mirrorPaths({ ...linux, env })).toMatchObject({
       configFile: '/place/my.yaml',

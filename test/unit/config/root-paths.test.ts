@@ -24,7 +24,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     return toRootPaths({ env, cwd: '/' }, '/root')
   }
 
-  test('keeps each place that is root’s own, and all that is no place', () => {
+  test('keeps each path that only root can change, and all variables that are not paths', () => {
     const env = {
       HOME: folder,
       MIRROR_HOME: join(folder, 'not-there-yet'),
@@ -38,7 +38,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     expect(clean(env)).toEqual({ env, leftOut: [] })
   })
 
-  test('has no place of another user: neither a setting of mirror, nor what a program it runs would obey', () => {
+  test('has no path of another user, neither in a setting of mirror nor in one of the programs it runs', () => {
     const names = `
       MIRROR_HOME MIRROR_CONFIG MIRROR_DATA MIRROR_TLS_KEY XDG_CONFIG_HOME XDG_STATE_HOME
       XDG_DATA_HOME XDG_CACHE_HOME XDG_RUNTIME_DIR TMPDIR DOCKER_CONFIG DOCKER_CERT_PATH
@@ -55,7 +55,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     expect(leftOut[0]).toMatchObject({ why: `${theirs} belongs to nobody`, owner: nobody })
   })
 
-  test('leads home to root, and to programs of root only', () => {
+  test('has the home folder of root, and a PATH with programs of root only', () => {
     const { env } = clean({ HOME: theirs, PATH: `${theirs}:.::bin:/usr/local/bin:/usr/bin:${folder}` })
     expect(env).toEqual({ HOME: '/root', PATH: `/usr/local/bin:/usr/bin:${folder}` })
     expect(clean({ PATH: theirs }).env['PATH']).toContain('/usr/bin')
@@ -66,7 +66,7 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
       expect(clean({ NODE_OPTIONS: `--no-warnings ${option}${theirs}/x.js` }).env, option).toEqual({})
   })
 
-  test('names no socket of an engine that another user can put there', async () => {
+  test('has no engine socket that another user can create', async () => {
     const socketOfRoot = join(folder, 'docker.sock')
     const engine = createServer().listen(socketOfRoot)
     onTestFinished(() => void engine.close())
@@ -89,12 +89,12 @@ describe.runIf(process.getuid?.() === 0)('the environment of root', () => {
     }
   })
 
-  test('has none of a list in which one is another user’s, nor a relative path that means theirs', () => {
+  test('has no list with a path of another user, and no relative path that leads to one', () => {
     expect(clean({ KUBECONFIG: `/root/.kube/config:${theirs}/config` }).env).toEqual({})
     expect(toRootPaths({ env: { MIRROR_HOME: 'm' }, cwd: theirs }, '/root').env).toEqual({})
   })
 
-  test('has no file that others can write, and none below a folder that they can', async () => {
+  test('has no file that others can write, and no file below a folder that others can write', async () => {
     const file = join(folder, 'config')
     await writeFile(file, '')
     await chmod(file, 0o666)

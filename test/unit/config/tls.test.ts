@@ -26,21 +26,21 @@ async function caOf(...texts: string[]): Promise<string | undefined> {
 }
 
 describe("the CA of the mirror's certificate", () => {
-  test('is the certificate itself when it has signed itself', async () => {
+  test('is the certificate itself when it is self-signed', async () => {
     expect(await caOf(testCertificate.cert)).toBe(withoutSpace(testCertificate.cert))
   })
 
-  test('is the last one of its file when that has signed itself, without what else is there', async () => {
+  test('is the last certificate of its file when that is self-signed, without the other content', async () => {
     expect(await caOf('# a remark', leaf, testCertificate.key, authority, '')).toBe(withoutSpace(authority))
   })
 
-  test('need not be handed over when none has signed itself', async () => {
+  test('is undefined when no certificate is self-signed', async () => {
     expect(await caOf(leaf)).toBeUndefined()
     expect(await caOf(authority, leaf)).toBeUndefined()
     expect((await findCertificate(undefined, undefined)).ca).toBeUndefined()
   })
 
-  test('is the one that the configuration names, and before that the one that was given', async () => {
+  test('is the given file, else the file that the configuration names', async () => {
     const cert = await file('tls.crt', testCertificate.cert)
     const ca = await file('ca.crt', authority, leaf)
     const named = await findCertificate({ cert, key: '', ca }, undefined)
@@ -64,7 +64,7 @@ describe("the CA of the mirror's certificate", () => {
     })
   })
 
-  test('is refused when there is no such file', async () => {
+  test('is an error when the file does not exist', async () => {
     const nowhere = join(folder, 'nowhere')
     await expect(findCertificate(undefined, nowhere)).rejects.toMatchObject({ exit: 2, hints: ['Check --ca'] })
   })

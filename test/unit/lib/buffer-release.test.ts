@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { createBufferRelease } from '../../../src/lib/body-memory.ts'
 
-test('bytes that are all of their memory are gone, others are left alone', () => {
+test('chunks that span their whole buffer are freed, other chunks stay usable', () => {
   const release = createBufferRelease()
   const whole = new Uint8Array(1000).fill(1)
   const shared = new Uint8Array(1000).fill(2)
@@ -12,7 +12,7 @@ test('bytes that are all of their memory are gone, others are left alone', () =>
   expect(shared[0]).toBe(2)
 })
 
-test('the same memory may be released twice, and nothing at all', () => {
+test('the same buffer can be released twice, and an empty list is accepted', () => {
   const release = createBufferRelease()
   const whole = new Uint8Array(1000)
   release([whole, whole])

@@ -30,19 +30,19 @@ const rejected = (promise: Promise<unknown>) =>
 const noPath = undefined as unknown as string
 
 describe('a system error', () => {
-  test('is what a call to the system fails with', async () => {
+  test('is the error of a failed system call', async () => {
     expect(errnoOf(caught(() => readFileSync('/no/such/file')))).toBe('ENOENT')
     expect(errnoOf(await rejected(readFile('/')))).toBe('EISDIR')
     expect(errnoOf(caught(() => process.kill(2 ** 30, 0)))).toBe('ESRCH')
     expect(errnoOf(systemError('ENOSPC', 'write', 'no space'))).toBe('ENOSPC')
   })
 
-  test('has the system’s code, though node:os puts one of its own before it', () => {
+  test('has the code of the system, although node:os wraps it in its own code', () => {
     const error = caught(() => setPriority(2 ** 30, 0))
     expect([codeOf(error), errnoOf(error)]).toEqual(['ERR_SYSTEM_ERROR', 'ESRCH'])
   })
 
-  test('is what every address of a host fails with', async () => {
+  test('is an AggregateError when every address of a host fails with one', async () => {
     const error = await new Promise((resolve) => {
       const lookup = (_host: string, _options: object, done: (...found: unknown[]) => void) =>
         done(null, [
@@ -56,7 +56,7 @@ describe('a system error', () => {
     expect(errnoOf(error)).toBe('ECONNREFUSED')
   })
 
-  test('is no bug of ours that Node has a code for, and no answer to a client', async () => {
+  test('is neither a bug with a code of Node nor a response to a client', async () => {
     const bugs = [
       caught(() => readFileSync(noPath)),
       await rejected(writeFile('/dev/null', 1 as unknown as string)),
@@ -73,7 +73,7 @@ describe('a system error', () => {
   })
 })
 
-test('a connection that breaks is a failure of the connection, though it names no call', async () => {
+test('a broken connection is a connection failure, although its error names no system call', async () => {
   const server = createServer((socket) => socket.once('data', () => socket.destroy())).listen(0, '127.0.0.1')
   await new Promise((resolve) => server.once('listening', resolve))
   const { port } = server.address() as AddressInfo
@@ -82,7 +82,7 @@ test('a connection that breaks is a failure of the connection, though it names n
   expect([errnoOf(error), isConnectionFailure(error)]).toEqual([undefined, true])
 })
 
-test('a log tells where a bug is, and of everything else what it says', () => {
+test('a log entry has the stack of a bug and the message of any other error', () => {
   expect(describeFailure(caught(() => readFileSync(noPath)))).toContain('errors.test.ts')
   expect(describeFailure(caught(() => readFileSync('/no/such/file')))).not.toContain('\n')
   expect(describeFailure(new MirrorError('No.'))).toBe('MirrorError: No.')

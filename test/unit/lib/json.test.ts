@@ -15,7 +15,7 @@ const problemOf = async (text: string | Buffer, unambiguous = false) => {
   }
 }
 
-describe('JSON from outside', () => {
+describe('untrusted JSON', () => {
   test.each([
     '{"a":[1,-0,1.5e3,"\\u0041\\n\\ud800",true,false,null,{},[]],"é":"日本"}',
     ' [ 1 , { "a" : { } } ]\n',
@@ -31,7 +31,7 @@ describe('JSON from outside', () => {
     expect(({} as Record<string, unknown>)['x']).toBeUndefined()
   })
 
-  test('whatever is put together from its signs is taken or refused as JSON.parse does', () => {
+  test('random JSON tokens are accepted and rejected as JSON.parse does', () => {
     const signs = [
       '{',
       '}',

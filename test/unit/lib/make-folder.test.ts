@@ -10,7 +10,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(home, { recursive: true, force: true }))
 
-test('makes what is missing, closed to others, and says where that begins', async () => {
+test('makeFolder creates missing folders with mode 0700 and returns the uppermost one', async () => {
   expect(await makeFolder(join(home, 'a', 'b', 'c'))).toBe(join(home, 'a'))
   expect((await stat(join(home, 'a', 'b', 'c'))).mode & 0o777).toBe(0o700)
   expect(await makeFolder(join(home, 'a', 'b', 'd'))).toBe(join(home, 'a', 'b', 'd'))
@@ -18,12 +18,12 @@ test('makes what is missing, closed to others, and says where that begins', asyn
   expect(await makeFolder('/')).toBe(undefined)
 })
 
-test('several at once find what the others have made', async () => {
+test('concurrent makeFolder calls accept folders that the others have created', async () => {
   await Promise.all(Array.from({ length: 20 }, (_, index) => makeFolder(join(home, 'x', 'y', String(index % 3)))))
   expect((await readdir(join(home, 'x', 'y'))).toSorted()).toEqual(['0', '1', '2'])
 })
 
-test('a file in the way is an error', async () => {
+test('makeFolder fails when a file is in the way', async () => {
   await writeFile(join(home, 'file'), '')
   await expect(makeFolder(join(home, 'file'))).rejects.toThrow('EEXIST')
   await expect(makeFolder(join(home, 'file', 'below'))).rejects.toThrow('ENOTDIR')

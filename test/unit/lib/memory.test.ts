@@ -11,7 +11,7 @@ const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms)
 const budgetOf = (options: Partial<MemoryBudgetOptions> = {}) =>
   new MemoryBudget({ bytes: 100, maxWaiting: 3, maxWaitMs: 5000, pollMs: 10, ...options })
 
-test('those who find no room come in in their order, also when a later one would fit', async () => {
+test('waiting bodies are admitted in order, even when a later one would fit', async () => {
   const budget = budgetOf()
   const first = await budget.reserve(80)
   const order: string[] = []
@@ -25,7 +25,7 @@ test('those who find no room come in in their order, also when a later one would
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
 
-test('beyond the line, and after the patience, a body is refused with the time to ask again', async () => {
+test('a body is refused with a retry time when the queue is full and when its wait takes too long', async () => {
   const budget = budgetOf({ maxWaiting: 1, maxWaitMs: 30 })
   const held = await budget.reserve(100)
   const waiting = budget.reserve(1)
@@ -38,7 +38,7 @@ test('beyond the line, and after the patience, a body is refused with the time t
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
 
-test('one that leaves the line, or gives back twice, changes nothing for the others', async () => {
+test('a cancelled wait and a second release do not affect other bodies', async () => {
   const budget = budgetOf()
   const held = await budget.reserve(90)
   const leaving = new AbortController()
@@ -53,14 +53,14 @@ test('one that leaves the line, or gives back twice, changes nothing for the oth
   last.release()
 })
 
-test('more than there can be is let in alone', async () => {
+test('a body larger than the budget is admitted alone', async () => {
   const budget = budgetOf()
   const all = await budget.reserve(1000)
   expect(budget.held).toBe(100)
   all.release()
 })
 
-test('a holder that brings nothing while others wait is ended, and one that has all is not', async () => {
+test('a holder without progress is evicted while others wait, a settled holder is not', async () => {
   const budget = budgetOf()
   const evicted: string[] = []
   const slow: Reservation = await budget.reserve(50, { evict: () => (evicted.push('slow'), slow.release()) })
@@ -77,7 +77,7 @@ test('a holder that brings nothing while others wait is ended, and one that has 
   expect(budget.held).toBe(0)
 })
 
-test('a holder that goes on stays', async () => {
+test('a holder that makes progress is not evicted', async () => {
   const budget = budgetOf({ maxWaitMs: 60 })
   let isEvicted = false
   const held = await budget.reserve(100, { evict: () => (isEvicted = true) })
@@ -89,7 +89,7 @@ test('a holder that goes on stays', async () => {
   expect(isEvicted).toBe(false)
 })
 
-test('two that grow never wait for each other: the second is refused, and the first goes before all who wait', async () => {
+test('two growing holders never wait for each other: the second is refused, the first goes before all waiting bodies', async () => {
   const budget = budgetOf()
   const one = await budget.reserve(50)
   const two = await budget.reserve(50)
@@ -106,7 +106,7 @@ test('two that grow never wait for each other: the second is refused, and the fi
 
 const KiB = 1024
 
-test('a small body does not wait for large ones, and more small ones than have room wait for each other', async () => {
+test('a small body does not wait for large ones, and small bodies beyond the extra memory wait for each other', async () => {
   const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 20 } })
   const large = await budget.reserve(1000)
   const waiting = budget.reserve(11)
@@ -123,7 +123,7 @@ test('a small body does not wait for large ones, and more small ones than have r
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
 
-test('a small body that turns out to be large waits with the large ones, and gives its small part back', async () => {
+test('a small body that grows waits with the large ones and releases its extra memory', async () => {
   const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 10 } })
   const large = await budget.reserve(1000)
   let isEvicted = false
@@ -141,7 +141,7 @@ test('a small body that turns out to be large waits with the large ones, and giv
   expect(budget.held).toBe(0)
 })
 
-test('a small body that is let go of while it waits to be a large one leaves the line', async () => {
+test('a small body that is released while it waits to grow leaves the queue', async () => {
   const budget = budgetOf({ bytes: 1000, small: { maxBytes: 10, bytes: 10 } })
   const large = await budget.reserve(1000)
   const growing = await budget.reserve(10)
@@ -152,7 +152,7 @@ test('a small body that is let go of while it waits to be a large one leaves the
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
 
-test('the holder that is the furthest from its end leaves when the first in the line has waited for its turn', async () => {
+test('the holder with the longest remaining time is evicted when the first waiter is due', async () => {
   const budget = budgetOf({ bytes: 100 * 1024 * KiB, evictAfterMs: 100, maxWaitMs: 10_000 })
   const evicted: string[] = []
   const hold = async (name: string, expected: number) => {
@@ -176,7 +176,7 @@ test('the holder that is the furthest from its end leaves when the first in the 
   expect([budget.held, budget.waiting]).toEqual([0, 0])
 })
 
-test('a holder that waits for more memory is not slow, and one that is let go of meanwhile leaves the line', async () => {
+test('a holder that waits to grow does not count as slow, and leaves the queue when it is released', async () => {
   const budget = budgetOf({ maxWaitMs: 300 })
   const all = await budget.reserve(60)
   let isEvicted = false
@@ -193,7 +193,7 @@ test('a holder that waits for more memory is not slow, and one that is let go of
   await expect(growing.grow(1)).rejects.toThrow(BudgetError)
 })
 
-test('what clients send and what upstreams send never wait for each other', async () => {
+test('client bodies and upstream bodies never wait for each other', async () => {
   const all = await clientBodies.reserve(clientBodies.bytes)
   const other = await upstreamBodies.reserve(upstreamBodies.bytes)
   expect(clientBodies.bytes + upstreamBodies.bytes).toBeLessThanOrEqual(64 * 1024 * KiB)

@@ -15,7 +15,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }))
 
 describe.runIf(isRoot)('a path that only root can change', () => {
-  test('is one whose every folder is root’s, closed to others or sticky, and also what is not there yet', async () => {
+  test('has only folders that belong to root and are protected or sticky, and may not exist yet', async () => {
     expect(isOnlyRoots(folder)).toBe(true)
     expect(isOnlyRoots(join(folder, 'not', 'there'))).toBe(true)
     await chmod(folder, 0o777)
@@ -27,7 +27,7 @@ describe.runIf(isRoot)('a path that only root can change', () => {
     expect(isOnlyRoots(folder)).toBe(false)
   })
 
-  test('is none that is still missing in a sticky folder, where others may be the first to make it', async () => {
+  test('is not a missing one in a sticky folder, where other users may create it first', async () => {
     await chmod(folder, 0o1777)
     expect(isOnlyRoots(folder)).toBe(true)
     for (const missing of [['file'], ['not', 'there']]) {
@@ -40,7 +40,7 @@ describe.runIf(isRoot)('a path that only root can change', () => {
     expect(isOnlyRoots(join(folder, 'made', 'by', 'root'))).toBe(true)
   })
 
-  test('is none below a folder of another user, nor through a link that another user has made or owns the end of', async () => {
+  test('is not one below a folder of another user, or through a link of another user, or to a target of another user', async () => {
     const theirs = join(folder, 'theirs')
     await mkdir(join(theirs, 'below'), { recursive: true })
     await chown(theirs, nobody, nobody)
@@ -55,7 +55,7 @@ describe.runIf(isRoot)('a path that only root can change', () => {
 })
 
 describe.runIf(isRoot)("another user's file, read by root", () => {
-  test('is read where it is theirs, also by a link', async () => {
+  test('is read when that user owns it, also through a link', async () => {
     const file = join(folder, 'file')
     await writeFile(file, 'text', { mode: 0o600 })
     expect(await readOwnedFile(file, nobody)).toBeUndefined()
@@ -66,7 +66,7 @@ describe.runIf(isRoot)("another user's file, read by root", () => {
     expect(await readOwnedFile(join(folder, 'none'), nobody)).toBeUndefined()
   })
 
-  test('gives away nothing of others, and waits for nobody', async () => {
+  test('is not read when it belongs to others, and a pipe does not block', async () => {
     await symlink('/etc/shadow', join(folder, 'shadow'))
     expect(await readOwnedFile(join(folder, 'shadow'), nobody)).toBeUndefined()
     expect(await readPublicFile(join(folder, 'shadow'))).toBeUndefined()

@@ -3,6 +3,6 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { packageRoot } from '../../../src/lib/package-root.ts'
 
-test('the root of the package is where its package.json lies', async () => {
+test('packageRoot is the folder with package.json', async () => {
   expect(JSON.parse(await readFile(join(packageRoot(), 'package.json'), 'utf8'))).toMatchObject({ name: 'dev-mirror' })
 })

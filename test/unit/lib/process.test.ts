@@ -16,7 +16,7 @@ const node = (script: string, options: Parameters<typeof runCommand>[2]) =>
 const patience = { timeout: 20_000 }
 
 describe('runCommand', () => {
-  test('passes input and environment, and returns output and exit code as they are', async () => {
+  test('passes input and environment, and returns output and exit code unchanged', async () => {
     const script = `process.stdin.pipe(process.stdout); console.error(process.env.GREETING); process.exitCode = 3`
     const result = await node(script, { input: 'in\n', timeoutMs: 10_000, env: { GREETING: 'hello' } })
     expect(result).toEqual({ exitCode: 3, stdout: 'in\n', stderr: 'hello\n' })
@@ -27,29 +27,29 @@ describe('runCommand', () => {
     expect(result?.stdout).toBe('end\n')
   })
 
-  test('tells a program that is not there by undefined', async () => {
+  test('returns undefined when the program does not exist', async () => {
     expect(await runCommand('mirror-no-such-program', [], { timeoutMs: 1000 })).toBeUndefined()
   })
 
-  test('kills what takes too long', async () => {
+  test('kills a program after the time-out', async () => {
     const result = await node('setInterval(() => {}, 1000)', { timeoutMs: 200 })
     expect(result?.exitCode).toBeUndefined()
   })
 
-  test('says why a program could not be started', async () => {
+  test('returns the reason when a program cannot be started', async () => {
     const result = await runCommand('/', [], { timeoutMs: 1000 })
     expect(result?.exitCode).toBeUndefined()
     expect(result?.stderr).toContain('EACCES')
   })
 
-  test('bounds the output, and ends a program that writes more', async () => {
+  test('limits the output, and ends a program that writes more', async () => {
     const result = await node(`setInterval(() => process.stdout.write('x'.repeat(1 << 20)), 1)`, { timeoutMs: 60_000 })
     expect(result?.exitCode).toBeUndefined()
     expect(result?.stdout.length).toBeLessThanOrEqual(16 * 1024 * 1024)
   })
 })
 
-describe.skipIf(process.platform === 'win32')('runCommand and what a program starts', () => {
+describe.skipIf(process.platform === 'win32')('runCommand with child processes of the program', () => {
   /** A shell script, and how to read the process ids that it writes. */
   async function script(text: string) {
     const folder = await mkdtemp(join(tmpdir(), 'mirror-run-'))
@@ -60,14 +60,14 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
     return { file, pidIn }
   }
 
-  test('ends the children of a wrapper script with it when the time is over', async () => {
+  test('ends a wrapper script together with its children after the time-out', async () => {
     const wrapper = await script('sleep 600 & echo $! > pid; echo waiting; wait')
     const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
     expect(result).toEqual({ exitCode: undefined, stdout: 'waiting\n', stderr: '' })
     await expect.poll(async () => isRunning(await wrapper.pidIn('pid')), patience).toBe(false)
   })
 
-  test('ends a child that ignores the request to end', async () => {
+  test('kills a child that ignores SIGTERM', async () => {
     const wrapper = await script(`trap '' TERM; sh -c "trap '' TERM; while :; do sleep 1; done" & echo $! > pid; wait`)
     const result = await runCommand(wrapper.file, [], { timeoutMs: 500 })
     expect(result?.exitCode).toBeUndefined()
@@ -94,7 +94,7 @@ describe.skipIf(process.platform === 'win32')('runCommand and what a program sta
     expect(result?.exitCode).toBe(0)
   })
 
-  test('passes an interruption on to what runs', async () => {
+  test('forwards an interruption to running programs', async () => {
     const wrapper = await script('echo $$ > pid; exec sleep 600')
     const run = runCommand(wrapper.file, [], { timeoutMs: 600_000 })
     await expect.poll(() => wrapper.pidIn('pid').catch(() => 0), patience).toBeGreaterThan(0)

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { Slots } from '../../../src/lib/async.ts'
 
-test('what is beyond the limit waits in order, and gets what is given back', async () => {
+test('callers beyond the limit wait in order for released slots', async () => {
   const slots = new Slots(1)
   const first = slots.tryTake()!
   const order: string[] = []
@@ -18,7 +18,7 @@ test('what is beyond the limit waits in order, and gets what is given back', asy
   expect([slots.free, slots.isUnused]).toEqual([1, true])
 })
 
-test('who waits too long gets none, and who is called off gets the reason; neither keeps a slot', async () => {
+test('a caller that waits too long gets no slot, an aborted one gets the reason, and neither keeps a slot', async () => {
   const slots = new Slots(1)
   const first = slots.tryTake()!
   expect(await slots.take(10)).toBeUndefined()
@@ -48,7 +48,7 @@ test.each([
   expect(shares.map((_, at) => takeAll(slots, `owner ${at}`).length)).toEqual(shares)
 })
 
-test('an owner with its share waits, one that comes later does not, and what is given back goes to who waits', async () => {
+test('an owner that has its share waits, a later owner does not, and a released slot goes to a waiter', async () => {
   const slots = new Slots(4)
   const [first] = takeAll(slots, 'a')
   const order: string[] = []
@@ -65,7 +65,7 @@ test('an owner with its share waits, one that comes later does not, and what is 
   expect(order).toEqual(['a1', 'a2'])
 })
 
-test('who waits while work moves waits on, and no longer than its patience when a byte comes at a time', async () => {
+test('progress of the owner extends the wait of its callers, a body that trickles in does not', async () => {
   vi.useFakeTimers()
   onTestFinished(() => void vi.useRealTimers())
   const slots = new Slots(2)

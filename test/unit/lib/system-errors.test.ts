@@ -79,7 +79,7 @@ describe('the health of a mirror', () => {
     },
   )
 
-  test('is bad after a hashing thread has died, until another has done its work', async () => {
+  test('is bad after a hashing thread has died, until another thread has finished a hash', async () => {
     const troubles = new OwnTroubles(systemClock)
     const hashes = createHashPool(2, { watcher: troubles.watch('hash') })
     onTestFinished(() => hashes.close())
@@ -107,7 +107,7 @@ describe('the health of a mirror', () => {
 })
 
 const prlimit = '/usr/bin/prlimit'
-test.skipIf(!existsSync(prlimit))('a mirror that has no descriptor left says so until it has one again', async () => {
+test.skipIf(!existsSync(prlimit))('a mirror without a free descriptor reports it until it has one again', async () => {
   const mirror = await startMirrorProcess({ upstreams: {} })
   // The connection is there before: a mirror that has no descriptor left accepts none.
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -127,7 +127,7 @@ test.skipIf(!existsSync(prlimit))('a mirror that has no descriptor left says so 
   expect(await health()).toEqual({ status: 'ok' })
 })
 
-test('a failure is the own one of this process by its code, or by that of what has caused it', () => {
+test('ownFailureCode finds the code of a process fault in the error or in its cause', () => {
   expect(ownFailureCode(noDescriptor)).toBe('EMFILE')
   expect(ownFailureCode(new Error('a', { cause: new Error('b', { cause: missingModule }) }))).toBe(
     'ERR_MODULE_NOT_FOUND',

@@ -20,7 +20,7 @@ async function unpack(entries: TarEntry[]): Promise<string> {
   return folder
 }
 
-test('an archive has files, folders and links as they were given', async () => {
+test('an archive holds the given files, folders and links', async () => {
   const bytes = Buffer.alloc(1025, 7)
   const folder = await unpack([
     { path: 'folder', mode: 0o700, content: { kind: 'folder' } },
@@ -46,15 +46,15 @@ test.each([
   expect(await readFile(join(folder, 'after'), 'utf8')).toBe('too')
 })
 
-test('an archive of one file is the same, at once', async () => {
+test('tarFile creates the same bytes synchronously', async () => {
   expect(tarFile('a', Buffer.from('b'))).toEqual(await tarBytes([file('a', 'b')]))
 })
 
-test('the same entries make the same bytes', async () => {
+test('equal entries yield equal archive bytes', async () => {
   expect(await tarBytes([file('a', 'b')])).toEqual(await tarBytes([file('a', 'b')]))
 })
 
-test('a file that has another size than announced is an error, not a damaged archive', async () => {
+test('a file of another size than announced throws an error instead of damaging the archive', async () => {
   const entry: TarEntry = {
     path: 'a',
     mode: 0o644,
@@ -63,7 +63,7 @@ test('a file that has another size than announced is an error, not a damaged arc
   await expect(tarBytes([entry])).rejects.toThrow('a has 4 bytes, not the 3')
 })
 
-test('an archive comes in pieces, none larger than what was read', async () => {
+test('an archive is written in pieces no larger than the chunks read', async () => {
   const chunk = Buffer.alloc(1000)
   const content = { kind: 'file' as const, size: 3000, read: () => [chunk, chunk, chunk] }
   for await (const piece of tarOf([{ path: 'a', mode: 0o644, content }])) expect(piece.length).toBeLessThanOrEqual(1024)

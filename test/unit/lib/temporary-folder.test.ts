@@ -21,8 +21,8 @@ async function made(): Promise<string> {
   return path
 }
 
-describe.skipIf(process.platform === 'win32')('a folder for files of a moment', () => {
-  test('is closed to others, has a new name each time, and lies in TMPDIR', async () => {
+describe.skipIf(process.platform === 'win32')('a temporary folder', () => {
+  test('has mode 0700 and a new name each time, and lies in TMPDIR', async () => {
     vi.stubEnv('TMPDIR', folder)
     const [one, other] = [await made(), await made()]
     expect(one).not.toBe(other)
@@ -30,7 +30,7 @@ describe.skipIf(process.platform === 'win32')('a folder for files of a moment', 
     expect((await stat(one)).mode & 0o777).toBe(0o700)
   })
 
-  test('lies in a folder that everybody can write only where nobody can move it away', async () => {
+  test('lies in a world-writable folder only when that one is sticky', async () => {
     vi.stubEnv('TMPDIR', folder)
     await chmod(folder, 0o1777)
     expect(dirname(await made())).toBe(folder)
@@ -39,7 +39,7 @@ describe.skipIf(process.platform === 'win32')('a folder for files of a moment', 
     await chmod(folder, 0o700)
   })
 
-  test.runIf(process.getuid?.() === 0)('lies in no folder of another user, as root under `sudo -E`', async () => {
+  test.runIf(process.getuid?.() === 0)('does not lie in a folder of another user as root under `sudo -E`', async () => {
     const theirs = join(folder, 'theirs')
     await mkdir(theirs)
     await chown(theirs, nobody, nobody)

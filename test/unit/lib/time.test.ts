@@ -5,7 +5,7 @@ import { every, later } from '../../../src/lib/time.ts'
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
-test('a task that throws or rejects is reported each time, and the timer runs on', async () => {
+test('errors of a timer task are reported each time, and the timer continues', async () => {
   const failures: unknown[] = []
   let rounds = 0
   const task = () => {
@@ -22,7 +22,7 @@ test('a task that throws or rejects is reported each time, and the timer runs on
   expect(rounds).toBe(3)
 })
 
-test('a task never runs beside itself: rounds that are due while it runs are left out', async () => {
+test('a timer task never overlaps with itself: rounds during a run are skipped', async () => {
   const work = deferred()
   let rounds = 0
   const task = () => {
@@ -38,7 +38,7 @@ test('a task never runs beside itself: rounds that are due while it runs are lef
   stop()
 })
 
-test('a single task runs once, is reported when it fails, and not run when it is called off', async () => {
+test('a delayed task runs once, its error is reported, and a cancelled one does not run', async () => {
   const failures: unknown[] = []
   let runs = 0
   const task = async () => {

@@ -19,7 +19,7 @@ describe('a size that a user reads', () => {
     expect(formatBytes(bytes)).toBe(text)
   })
 
-  test.each(['20GiB', '512MiB', '1.5GiB', '4KiB', '7B'])('is what mirror.yaml says: %s', (setting) => {
+  test.each(['20GiB', '512MiB', '1.5GiB', '4KiB', '7B'])('has the form that mirror.yaml accepts: %s', (setting) => {
     expect(formatBytes(parseSize(setting)!).replace(' ', '')).toBe(setting)
   })
 })

@@ -24,7 +24,7 @@ function notebook(everyMs: number, logger: Logger = silentLogger) {
   return { book, behind }
 }
 
-test('a change that comes during a write is written afterwards, however many there were', async () => {
+test('any number of changes during a write lead to one more write', async () => {
   const { book, behind } = notebook(never)
   const gate = deferred()
   book.gate = gate.promise
@@ -37,13 +37,13 @@ test('a change that comes during a write is written afterwards, however many the
   expect(book.writes).toBe(2)
 })
 
-test('a change that nobody announced reaches the disk with the next look', async () => {
+test('a change without an update reaches the disk with the next periodic write', async () => {
   const { book } = notebook(10)
   book.memory = 7
   await expect.poll(() => book.disk).toBe(7)
 })
 
-test('a write that the disk refused is said, and tried again', async () => {
+test('a failed write is logged and repeated', async () => {
   const said: string[] = []
   const { book, behind } = notebook(10, { ...silentLogger, error: (_, message) => void said.push(message) })
   book.full = true
@@ -54,7 +54,7 @@ test('a write that the disk refused is said, and tried again', async () => {
   await expect.poll(() => book.disk).toBe(3)
 })
 
-test('closing waits for the write that is running, and writes what is true last', async () => {
+test('closing waits for the running write, then writes the last state', async () => {
   const { book, behind } = notebook(never)
   const gate = deferred()
   book.gate = gate.promise

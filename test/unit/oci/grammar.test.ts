@@ -10,7 +10,7 @@ import {
 } from '../../../src/oci/reference.ts'
 
 describe('digests', () => {
-  test('sha256 and sha512 are read, anything else is not', () => {
+  test('of sha256 and sha512 are parsed, any other text is rejected', () => {
     expect(parseDigest(`sha256:${'0'.repeat(64)}`)).toBeDefined()
     expect(parseDigest(`sha512:${'f'.repeat(128)}`)).toBeDefined()
     for (const bad of [
@@ -25,7 +25,7 @@ describe('digests', () => {
     }
   })
 
-  test('are made from bytes', () => {
+  test('are computed from bytes', () => {
     const digest = digestOf(Buffer.from(''))
     expect(digest).toBe('sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855')
     expect(digestAlgorithm(digest)).toBe('sha256')
@@ -49,7 +49,7 @@ describe('names', () => {
       expect(parseRegistryHost(bad)).toBeUndefined()
   })
 
-  test('Docker Hub is docker.io by all of its names, and answers under another one', () => {
+  test('all names of Docker Hub become docker.io, and its URL has another host', () => {
     for (const name of ['docker.io', 'index.docker.io', 'registry-1.docker.io'])
       expect(canonicalRegistry(name)).toBe('docker.io')
     expect(canonicalRegistry('registry.corp.example:5000')).toBe('registry.corp.example:5000')
@@ -84,7 +84,7 @@ describe('ranges (RFC 9110 §14.1.2)', () => {
 })
 
 describe('challenges (RFC 9110 §11.6.1)', () => {
-  test('several schemes, quoted and bare values, commas inside quotes', () => {
+  test('with several schemes, quoted and bare values, and commas inside quotes are parsed', () => {
     const [bearer, basic] = parseChallenges(
       'Bearer realm="https://a.example/token?x=1,2",service=a.example,scope="repository:a/b:pull,push", Basic realm="a \\"b\\""',
     )
@@ -98,7 +98,7 @@ describe('challenges (RFC 9110 §11.6.1)', () => {
     expect(basic?.parameters.get('realm')).toBe('a "b"')
   })
 
-  test('nonsense is no challenge', () => {
+  test('are empty for a malformed header', () => {
     expect(parseChallenges('')).toEqual([])
     expect(parseChallenges('  ,, ')).toEqual([])
   })

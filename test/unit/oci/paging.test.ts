@@ -44,12 +44,12 @@ describe('the next page that a Link header names', () => {
   })
 })
 
-test('a query loses ns, however it is spelled, and nothing else', () => {
+test('removeNamespace removes ns from a query in any spelling, and nothing else', () => {
   expect(removeNamespace('n=2&ns=docker.io&last=a%2Bb+c&%6Es=x&nsx=1&x')).toBe('n=2&last=a%2Bb+c&nsx=1&x')
   expect(removeNamespace('ns=docker.io')).toBe('')
 })
 
-test('two queries mean the same page when they begin at the same place', () => {
+test('two queries mean the same page when they start at the same position', () => {
   expect(isSamePage('', 'n=100')).toBe(true)
   expect(isSamePage('n=2&last=b', 'last=b&n=50')).toBe(true)
   expect(isSamePage('last=a%2fb', 'last=a/b')).toBe(true)

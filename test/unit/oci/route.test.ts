@@ -20,7 +20,7 @@ function refusal(target: string, addressing: 'proxy' | 'plain' = 'proxy'): numbe
   throw new Error(`${target} was taken`)
 }
 
-describe('the five shapes that name an upstream', () => {
+describe('the five forms of a path that name an upstream', () => {
   test.each([
     ['/v2/library/alpine/manifests/3.20?ns=docker.io', 'docker.io', 'library/alpine', true],
     ['/v2/ghcr.io/org/app/manifests/1', 'ghcr.io', 'org/app', false],
@@ -38,7 +38,7 @@ describe('the five shapes that name an upstream', () => {
     expect(repositoryOf(target)).toEqual({ registry, name, byNamespace })
   })
 
-  test('ns wins: a first segment equal to it is stripped, any other belongs to the name', () => {
+  test('ns takes precedence: an equal first segment is removed, any other belongs to the name', () => {
     expect(repositoryOf('/v2/quay.io/org/app/manifests/1?ns=quay.io').name).toBe('org/app')
     expect(repositoryOf('/v2/google.com/cloudsdktool/sdk/manifests/1?ns=gcr.io').name).toBe(
       'google.com/cloudsdktool/sdk',
@@ -50,18 +50,18 @@ describe('the five shapes that name an upstream', () => {
     })
   })
 
-  test("Docker Hub's other names mean Docker Hub", () => {
+  test('other names of Docker Hub become docker.io', () => {
     expect(repositoryOf('/v2/library/alpine/manifests/1?ns=registry-1.docker.io').registry).toBe('docker.io')
     expect(repositoryOf('/v2/index.docker.io/library/alpine/manifests/1').registry).toBe('docker.io')
   })
 
-  test('a push registry takes names as they are', () => {
+  test('the push registry uses names unchanged', () => {
     const route = parseRoute('/v2/ghcr.io/org/app/manifests/1', 'plain')
     expect(route).toMatchObject({ kind: 'manifest', registry: undefined, name: 'ghcr.io/org/app' })
   })
 })
 
-describe('what is asked for', () => {
+describe('a parsed route', () => {
   test.each([
     ['/v2/', { kind: 'base' }],
     ['/v2', { kind: 'base' }],
@@ -83,7 +83,7 @@ describe('what is asked for', () => {
   })
 })
 
-describe('what is refused before any path is built', () => {
+describe('an invalid request target', () => {
   test.each([
     ['/v2/../etc/passwd', 404],
     ['/v2/%2e%2e/manifests/latest', 400],
@@ -110,7 +110,7 @@ describe('what is refused before any path is built', () => {
     expect(refusal(target)).toBe(status)
   })
 
-  test('what can be no tag cannot be pushed either', () => {
+  test('an invalid tag is a 400 for a PUT', () => {
     expect(() => parseRoute('/v2/a/manifests/.INVALID_MANIFEST_NAME', 'plain', 'PUT')).toThrow(
       expect.objectContaining({ code: 'MANIFEST_INVALID', status: 400 }),
     )

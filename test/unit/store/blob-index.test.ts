@@ -5,7 +5,7 @@ import { makeStoreFolders, storeLayout } from '../../../src/store/layout.ts'
 import { digestFor } from '../../support/store/records.ts'
 import { temporaryFolder } from '../../support/store/store.ts'
 
-test('changes made while the disk is looked through win over what is seen there', async () => {
+test('changes during the scan of the disk take precedence over its findings', async () => {
   const layout = storeLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   for (const name of ['kept', 'removed', 'replaced', 'back']) await writeFile(layout.blob(digestFor(name)), '12345')
@@ -25,7 +25,7 @@ test('changes made while the disk is looked through win over what is seen there'
   expect(index.bytes).toBe(18)
 })
 
-test('an aborted look through the disk ends', async () => {
+test('an aborted scan of the disk ends', async () => {
   const layout = storeLayout(await temporaryFolder())
   await makeStoreFolders(layout)
   await writeFile(layout.blob(digestFor('one')), '12345')

@@ -34,7 +34,7 @@ describe('a blob being written', () => {
     expect(await readdir(store.layout.temporary)).toEqual([])
   })
 
-  test('is for the user alone, under a name nobody can guess', async () => {
+  test('has mode 0600 and a random name', async () => {
     const store = await openTestStore(await temporaryFolder())
     const writer = await store.blobs.create()
     const [name] = await readdir(store.layout.temporary)
@@ -43,7 +43,7 @@ describe('a blob being written', () => {
     await writer.close()
   })
 
-  test('can be stored though somebody has emptied the folders', async () => {
+  test('can be stored after the folders were emptied', async () => {
     const store = await openTestStore(await temporaryFolder())
     await rm(store.layout.temporary, { recursive: true })
     await rm(store.layout.blobs, { recursive: true })
@@ -51,7 +51,7 @@ describe('a blob being written', () => {
     expect(await openText(store, digest)).toBe('abc')
   })
 
-  test('takes nothing away from those who have the blob already when its folder cannot be synced', async () => {
+  test('does not remove an existing blob when the sync of its folder fails', async () => {
     const layout = storeLayout(await temporaryFolder())
     await makeStoreFolders(layout)
     let isBroken = false
@@ -69,7 +69,7 @@ describe('a blob being written', () => {
     await blobs.close()
   })
 
-  test('is not published when its place cannot be taken', async () => {
+  test('is not published when the rename fails', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = digestOf(Buffer.from('abc'))
     await mkdir(join(store.layout.blob(digest), 'in the way'), { recursive: true })
@@ -80,7 +80,7 @@ describe('a blob being written', () => {
 })
 
 describe('the reserve', () => {
-  test('is respected when a blob is begun', async () => {
+  test('is respected when a blob is created', async () => {
     const [blobs, layout] = await blobsWith(async () => 99, 100)
     await expect(blobs.create()).rejects.toMatchObject({ code: 'ENOSPC' })
     expect(await readdir(layout.temporary)).toEqual([])
@@ -95,7 +95,7 @@ describe('the reserve', () => {
     await writer.close()
   })
 
-  test('is looked at again every 8 MiB, not at every write', async () => {
+  test('is checked again every 8 MiB, not at every write', async () => {
     let looks = 0
     const [blobs] = await blobsWith(async () => {
       looks += 1
@@ -122,7 +122,7 @@ describe('a full disk', () => {
     return folder
   }
 
-  test('takes nothing of what others have written ahead', async ({ skip }) => {
+  test('does not remove chunks that were written ahead', async ({ skip }) => {
     const store = await openTestStore(join(await smallDisk(skip), 'cache'))
     const writer = await store.blobs.create()
     const chunk = Buffer.alloc(300 * 1024, 'x')
@@ -136,7 +136,7 @@ describe('a full disk', () => {
     await writer.close()
   })
 
-  test('leaves exactly what was written before, and room is used again', async ({ skip }) => {
+  test('leaves exactly the bytes written before, and free space is used again', async ({ skip }) => {
     const folder = await smallDisk(skip)
     const store = await openTestStore(join(folder, 'cache'))
     const writer = await store.blobs.create()

@@ -60,7 +60,7 @@ describe('a damaged blob', () => {
     expect(await openText(store, digest, text.length)).toBe(text)
   })
 
-  test('is noticed by its size though nobody says what to expect', async () => {
+  test('is detected by its size without an expected size', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = await putText(store, text)
     await truncate(store.layout.blob(digest), 3)
@@ -68,7 +68,7 @@ describe('a damaged blob', () => {
     expect(await quarantined(store)).toHaveLength(1)
   })
 
-  test('with a flipped byte is never given by read', async () => {
+  test('with a flipped byte is never returned by read', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = await putText(store, text)
     await flipByte(store.layout.blob(digest))
@@ -98,7 +98,7 @@ describe('a damaged blob', () => {
     expect(await openText(store, digest)).toBe(text)
   })
 
-  test('does not take the good one with it that has replaced it meanwhile', async () => {
+  test('does not take an intact blob with it that has replaced it meanwhile', async () => {
     const store = await openTestStore(await temporaryFolder(), { verifyReads: 'always' })
     const digest = await putText(store, text)
     await truncate(store.layout.blob(digest), 16 * 1024 * 1024)
@@ -108,7 +108,7 @@ describe('a damaged blob', () => {
     expect(await openText(store, digest)).toBe(text)
   })
 
-  test('is not what a lying descriptor makes of a good one', async () => {
+  test('is not an intact blob whose descriptor has a wrong size', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = await putText(store, text)
     expect(await openText(store, digest, text.length - 1)).toBeUndefined()
@@ -127,7 +127,7 @@ describe('after a stop that was not clean', () => {
     expect(await openText(store, digest)).not.toBeUndefined()
   })
 
-  test('a damaged one is found, by all who ask at once', async () => {
+  test('a damaged blob is detected for all concurrent readers', async () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
     await flipByte(storeLayout(root).blob(digest))
@@ -140,7 +140,7 @@ describe('after a stop that was not clean', () => {
     expect(await quarantined(store)).toHaveLength(1)
   })
 
-  test('what is written afterwards needs no check', async () => {
+  test('blobs written afterwards are not verified', async () => {
     const root = await temporaryFolder()
     await killedStore(root)
     const store = await openTestStore(root)
@@ -149,7 +149,7 @@ describe('after a stop that was not clean', () => {
     expect(await openText(store, digest)).not.toBeUndefined()
   })
 
-  test('blobs that nobody has read stay suspect over clean stops, until all have been checked', async () => {
+  test('blobs that were not read stay suspect across clean stops until all are verified', async () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
     await (await openTestStore(root)).close()
@@ -162,7 +162,7 @@ describe('after a stop that was not clean', () => {
   })
 })
 
-describe('the look through the disk', () => {
+describe('the scan of the disk', () => {
   test('counts blobs and ignores everything else', async () => {
     const root = await temporaryFolder()
     const digest = await killedStore(root)
@@ -176,7 +176,7 @@ describe('the look through the disk', () => {
     expect([...store.blobs.entries()]).toEqual([[digest, text.length]])
   })
 
-  test('agrees with what is stored and removed meanwhile', async () => {
+  test('agrees with blobs that are stored and removed meanwhile', async () => {
     const layout = storeLayout(await temporaryFolder())
     await makeStoreFolders(layout)
     const old = Array.from({ length: 500 }, (_, at) => `old ${at}`)
@@ -194,7 +194,7 @@ describe('the look through the disk', () => {
     expect(names.length).toBe(350)
   })
 
-  test('forgets a file that somebody else has removed', async () => {
+  test('removes a blob from the index whose file was deleted from outside', async () => {
     const store = await openTestStore(await temporaryFolder())
     const digest = await putText(store, text)
     await store.blobs.ready

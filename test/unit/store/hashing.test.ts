@@ -48,14 +48,14 @@ describe('hashing on other threads', () => {
     expect(await hash(pool(), bytes, options)).toBe(digestOf(bytes, options.algorithm))
   })
 
-  test('of many files at once gives each its own', async () => {
+  test('of many files at once gives each file its own digest', async () => {
     const hashes = pool()
     const files = Array.from({ length: 20 }, (_, seed) => noise(500_000 + seed, seed))
     const digests = await Promise.all(files.map((file) => hash(hashes, file, { step: 70_000 })))
     expect(digests).toEqual(files.map((file) => digestOf(file)))
   })
 
-  test('leaves alone what is a part of somebody’s memory', async () => {
+  test('does not transfer the buffer of the caller', async () => {
     const before = Buffer.from(bytes)
     await hash(pool(), bytes, { step: 1_000_000 })
     expect(bytes.equals(before)).toBe(true)
@@ -65,7 +65,7 @@ describe('hashing on other threads', () => {
     expect(await hash(pool(), Buffer.alloc(0), { step: 1 })).toBe(digestOf(Buffer.alloc(0)))
   })
 
-  test('of a file that does not have what it should have fails', async () => {
+  test('fails when the file is shorter than announced', async () => {
     const file = await open(join(await temporaryFolder(), 'file'), 'w+')
     onTestFinished(() => file.close())
     const following = pool().follow('sha256', file.fd)
@@ -73,7 +73,7 @@ describe('hashing on other threads', () => {
     await expect(following.digest()).rejects.toThrow('shorter')
   })
 
-  test('begins again on another thread when its own dies', async () => {
+  test('starts again on another thread when its thread dies', async () => {
     const hashes = createHashPool(2)
     onTestFinished(() => hashes.close())
     const file = await open(join(await temporaryFolder(), 'file'), 'w+')
@@ -87,7 +87,7 @@ describe('hashing on other threads', () => {
     expect(await following.digest()).toBe(digestOf(bytes))
   })
 
-  test('fails when its thread dies and the file does not have everything', async () => {
+  test('fails when its thread dies and not all bytes are in the file', async () => {
     const hashes = createHashPool(2)
     onTestFinished(() => hashes.close())
     const file = await open(join(await temporaryFolder(), 'file'), 'w+')
@@ -98,7 +98,7 @@ describe('hashing on other threads', () => {
     await expect(following.digest()).rejects.toThrow()
   })
 
-  test('can be given up, and fails when the threads are ended', async () => {
+  test('can be cancelled, and fails when the pool is closed', async () => {
     const hashes = pool()
     const file = await open(join(await temporaryFolder(), 'file'), 'w+')
     onTestFinished(() => file.close())

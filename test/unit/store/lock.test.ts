@@ -57,7 +57,7 @@ describe('the lock of a store', () => {
     await lock.release()
   })
 
-  test.runIf(onLinux)('is recovered when its process number was given away again', async () => {
+  test.runIf(onLinux)('is recovered when its PID was reused', async () => {
     const self = await describeSelf(nonce)
     const stale = await layoutWithLock(JSON.stringify({ ...self, processStart: '1' }))
     await (await acquireStoreLock(stale, { clock: systemClock })).release()
@@ -65,7 +65,7 @@ describe('the lock of a store', () => {
     await expect(acquireStoreLock(layout, { clock: systemClock })).rejects.toThrow('in use')
   })
 
-  test('is recovered though the one that recovered it was killed half way', async () => {
+  test('is recovered after another process was killed while it recovered it', async () => {
     const layout = await layoutWithLock(deadHolder(nonce))
     await writeFile(`${layout.lock}.${nonce}`, deadHolder(nonce.replace('0', 'f')))
     const lock = await acquireStoreLock(layout, { clock: systemClock })
@@ -73,7 +73,7 @@ describe('the lock of a store', () => {
     await lock.release()
   })
 
-  test('is given to exactly one of many that find it stale at once', async () => {
+  test('is given to exactly one of many processes that find it stale at once', async () => {
     for (const content of [undefined, '', `{"pid":2147483646,"nonce":"${nonce}"}`]) {
       const layout = await layoutWithLock(content)
       const all = await Promise.allSettled(
@@ -86,7 +86,7 @@ describe('the lock of a store', () => {
     }
   })
 
-  test('is not recovered while another process does so, and then it is the other one that has it', async () => {
+  test('is not recovered while another process recovers it, which then holds it', async () => {
     const layout = await layoutWithLock(deadHolder(nonce))
     const other = JSON.stringify(await describeSelf('f'.repeat(32)))
     await writeFile(`${layout.lock}.${nonce}`, other)
@@ -99,7 +99,7 @@ describe('the lock of a store', () => {
     expect(await readFile(layout.lock, 'utf8')).toBe(other)
   })
 
-  test("release leaves somebody else's lock alone", async () => {
+  test('is not removed by a release when another process holds it', async () => {
     const layout = await layoutWithLock()
     const lock = await acquireStoreLock(layout, { clock: systemClock })
     await writeFile(layout.lock, `{"pid":1,"nonce":"${nonce}"}`)
@@ -108,7 +108,7 @@ describe('the lock of a store', () => {
   })
 })
 
-describe('the lock of a process that cannot be looked at', () => {
+describe('the lock of a process that cannot be seen', () => {
   /** Time that passes as soon as somebody waits for it; `meanwhile` happens then. */
   function hurriedClock(meanwhile: () => Promise<void> = () => Promise.resolve()): Clock {
     let now = 0
@@ -128,7 +128,7 @@ describe('the lock of a process that cannot be looked at', () => {
     ['on another machine, or of a boot that is over,', { bootId: 'another boot' }],
   ]
 
-  test.runIf(onLinux).each(elsewhere)('%s is respected as long as that one touches it', async (_, difference) => {
+  test.runIf(onLinux).each(elsewhere)('%s is respected while its holder touches it', async (_, difference) => {
     const layout = await layoutWithLock(await foreign({ ...difference, instance: 'theirs' }))
     let beats = 0
     const beat = () => utimes(layout.lock, (beats += 1), beats)
@@ -146,7 +146,7 @@ describe('the lock of a process that cannot be looked at', () => {
     },
   )
 
-  test.runIf(onLinux)('is respected when we ourselves stood still while we watched', async () => {
+  test.runIf(onLinux)('is respected when this process was suspended while it polled', async () => {
     const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]' }))
     let now = 0
     const clock: Clock = {
@@ -161,13 +161,13 @@ describe('the lock of a process that cannot be looked at', () => {
     await expect(acquireStoreLock(layout, { clock })).rejects.toThrow('in use')
   })
 
-  test.runIf(onLinux)('in this very container before it was restarted is recovered at once', async () => {
+  test.runIf(onLinux)('in the same container before its restart is recovered at once', async () => {
     const layout = await layoutWithLock(await foreign({ pidNamespace: 'pid:[1]', instance: 'ours' }))
     const clock = { ...systemClock, monotonic: () => expect.unreachable() }
     await (await acquireStoreLock(layout, { clock, instance: 'ours' })).release()
   })
 
-  test('a holder touches its lock, and hears that another one has taken it', async () => {
+  test('a holder touches its lock, and is notified when another process has taken it', async () => {
     const layout = await layoutWithLock()
     let lost = 0
     const lock = await acquireStoreLock(layout, { clock: systemClock, onLost: () => (lost += 1) })
@@ -187,7 +187,7 @@ describe('the lock of a process that cannot be looked at', () => {
 })
 
 describe('processes on one store', () => {
-  test('one at a time: the second is refused, and gets in after kill -9 or an ordered stop of the first', async () => {
+  test('have it one at a time: the second is refused, and succeeds after kill -9 or a clean stop of the first', async () => {
     const folder = await temporaryFolder()
     const program = await buildStoreProgram(join(folder, 'program'))
     const root = join(folder, 'cache')

@@ -16,7 +16,7 @@ async function refusal(open: Promise<Store>): Promise<MirrorError> {
 }
 
 describe('opening a store', () => {
-  test('makes every folder for the user alone', async () => {
+  test('creates every folder with mode 0700', async () => {
     const root = join(await temporaryFolder(), 'data', 'cache')
     const { layout } = await openTestStore(root)
     const folders = [root, layout.home, layout.blobs, layout.blobFolder('sha512'), layout.temporary]
@@ -25,7 +25,7 @@ describe('opening a store', () => {
     expect((await stat(layout.lock)).mode & 0o777).toBe(0o600)
   })
 
-  test('finds everything again after a close', async () => {
+  test('restores everything after a close', async () => {
     const root = await temporaryFolder()
     const first = await openTestStore(root)
     const digest = await putText(first, 'abc')
@@ -45,7 +45,7 @@ describe('opening a store', () => {
     expect(await readdir(second.layout.home)).not.toContain('clean')
   })
 
-  test('says which stop was not clean, the last one or one before, until all blobs are checked', async () => {
+  test('logs whether the last stop or an earlier one was not clean, until all blobs are verified', async () => {
     const root = await temporaryFolder()
     const layout = storeLayout(root)
     await makeStoreFolders(layout)
@@ -81,7 +81,7 @@ describe('opening a store', () => {
     expect(fifth.said).toEqual(last)
   })
 
-  test('clears away what dead processes have left', async () => {
+  test('removes the temp files of dead processes', async () => {
     const root = await temporaryFolder()
     const layout = storeLayout(root)
     await makeStoreFolders(layout)
@@ -112,7 +112,7 @@ describe('opening a store', () => {
     expect(await readdir(root)).toEqual(['v12'])
   })
 
-  test('says which folder cannot be used, and why', async () => {
+  test('names the folder that cannot be used, and the reason', async () => {
     const root = join(await temporaryFolder(), 'cache')
     await writeFile(root, 'a file')
     const error = await refusal(openTestStore(root))
@@ -120,7 +120,7 @@ describe('opening a store', () => {
     expect(error.hints[0]).toContain('in the way')
   })
 
-  test('says how to make a folder writable', async ({ skip }) => {
+  test('explains how to make a folder writable', async ({ skip }) => {
     if (process.platform === 'win32' || process.getuid?.() === 0) skip('root may write everywhere')
     const parent = await temporaryFolder()
     await chmod(parent, 0o500)
@@ -128,7 +128,7 @@ describe('opening a store', () => {
     await chmod(parent, 0o700)
   })
 
-  test('gives the lock back when it fails later on', async () => {
+  test('releases the lock when it fails later', async () => {
     const root = await temporaryFolder()
     const wall = vi.fn(() => {
       throw new Error('no clock')
@@ -137,7 +137,7 @@ describe('opening a store', () => {
     expect(await readdir(storeLayout(root).home)).not.toContain('lock')
   })
 
-  test('two stores in one process do not know each other', async () => {
+  test('works for two independent stores in one process', async () => {
     const one = await openTestStore(await temporaryFolder())
     const other = await openTestStore(await temporaryFolder())
     const digest = await putText(one, 'abc')
@@ -149,7 +149,7 @@ describe('opening a store', () => {
 })
 
 describe('the running time', () => {
-  test('goes on from where it was, whatever the wall clock did, and never from before a known use', async () => {
+  test('continues from the saved time regardless of the wall clock, and never before a recorded use', async () => {
     const root = await temporaryFolder()
     let monotonic = 1_000
     let wall = 1e12

@@ -42,7 +42,7 @@ function fill(refs: FileRefStore, host: string, name: string): void {
 }
 
 describe('repository records', () => {
-  test('are there again after they were written, name for name', async () => {
+  test('are restored completely after a write', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout)
     const names: [string, string][] = [
@@ -60,7 +60,7 @@ describe('repository records', () => {
     expect(Object.getPrototypeOf({})).not.toHaveProperty('digest')
   })
 
-  test('reach the disk without a further change once a disk that refused them takes them', async () => {
+  test('are written without a further change when the disk recovers', async () => {
     const layout = await newLayout()
     const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 1, retryDelay: 10 })
     onTestFinished(() => refs.close())
@@ -72,12 +72,12 @@ describe('repository records', () => {
     await expect.poll(() => readFile(path, 'utf8').catch(() => '')).toContain('library/app')
   })
 
-  test('of an earlier version, which kept no lists of referrers, are read', () => {
+  test('of an earlier version without lists of referrers are read', () => {
     const { referrers: _, ...earlier } = JSON.parse(serializeRepository(emptyRecord())) as Record<string, unknown>
     expect(parseRepository(JSON.stringify(earlier))).toEqual(emptyRecord())
   })
 
-  test('are written soon after a change, and what came meanwhile with them', async () => {
+  test('are written soon after a change, together with changes made meanwhile', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout)
     fill(refs, 'docker.io', 'library/app')
@@ -108,7 +108,7 @@ describe('repository records', () => {
     expect(refs.ensure('docker.io', 'library/app')).toBe(record)
   })
 
-  test('that cannot be written are written with the next change, and nobody is bothered', async () => {
+  test('that cannot be written are written with the next change, without an error for the caller', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout, 60_000)
     await rm(layout.repositories, { recursive: true })
@@ -122,7 +122,7 @@ describe('repository records', () => {
     expect([...(await openRefs(layout)).all()]).toHaveLength(2)
   })
 
-  test('tell of every change', async () => {
+  test('call the listener for every change', async () => {
     const refs = await openRefs(await newLayout())
     const touched: string[] = []
     const stop = refs.onTouch(({ name }) => touched.push(name))
@@ -140,10 +140,10 @@ function whole(): string {
   return serializeRepository(record)
 }
 
-describe('records that an upstream makes grow', () => {
+describe('records that grow by responses of an upstream', () => {
   const most = { perRecord: 20_000, total: 50_000 }
 
-  test('are kept within their bounds, those that were used last', async () => {
+  test('are kept within their limits by dropping the least recently used parts', async () => {
     const layout = await newLayout()
     const refs = await FileRefStore.open({ layout, logger: silentLogger, writeDelay: 10, maxBytes: most })
     onTestFinished(() => refs.close())
@@ -167,7 +167,7 @@ describe('records that an upstream makes grow', () => {
     expect(again.get('docker.io', 'library/app4')).toEqual(last)
   })
 
-  test('are brought back into their bounds when they are read', async () => {
+  test('are reduced to their limits when they are loaded', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout)
     const record = refs.ensure('docker.io', 'library/app')
@@ -183,7 +183,7 @@ describe('records that an upstream makes grow', () => {
   })
 })
 
-test('records that are too many, however little each of them holds, are looked through now and then, not with each', async () => {
+test('too many small records are scanned occasionally, not with each new record', async () => {
   const layout = await newLayout()
   const refs = await openRefs(layout)
   for (let at = 0; at < 1000; at++) {
@@ -204,7 +204,7 @@ test('records that are too many, however little each of them holds, are looked t
 })
 
 describe('a damaged repository file', () => {
-  test('counts as absent wherever it is cut', () => {
+  test('counts as absent wherever it is truncated', () => {
     const text = whole()
     expect(parseRepository(text)).toBeDefined()
     for (let length = 0; length < text.length; length++) expect(parseRepository(text.slice(0, length))).toBeUndefined()
@@ -227,7 +227,7 @@ describe('a damaged repository file', () => {
     expect(parseRepository(text)).toBeUndefined()
   })
 
-  test('is removed at start, and the others are there', async () => {
+  test('is removed at start, and other files are loaded', async () => {
     const layout = await newLayout()
     const refs = await openRefs(layout)
     fill(refs, 'docker.io', 'good')

@@ -25,14 +25,14 @@ function memoryStore(...blobs: Uint8Array<ArrayBuffer>[]) {
 const bytes = (size: number, seed = 0) => new Uint8Array(noise(size, seed))
 
 describe('small contents', () => {
-  test.each([0, 1, 5000, 64 * 1024, 64 * 1024 + 1])('of %i bytes come back as they were', async (size) => {
+  test.each([0, 1, 5000, 64 * 1024, 64 * 1024 + 1])('of %i bytes are returned unchanged', async (size) => {
     const content = smallContent(bytes(size))
     expect(content.size).toBe(size)
     expect(content.body.length).toBe(size)
     expect(Buffer.from(bytesOf(content)).equals(bytes(size))).toBe(true)
   })
 
-  test('are read once, and again when they were dropped', async () => {
+  test('are read from disk once, and again after they were dropped', async () => {
     const store = memoryStore(bytes(100))
     const contents = new SmallContents(store, 10_000)
     const digest = digestOf(bytes(100))
@@ -43,7 +43,7 @@ describe('small contents', () => {
     expect(store.reads).toBe(2)
   })
 
-  test('take no more memory than they may', async () => {
+  test('stay within their memory limit', async () => {
     const blobs = Array.from({ length: 10 }, (_, seed) => bytes(1000, seed))
     const store = memoryStore(...blobs)
     const contents = new SmallContents(store, 4000)
@@ -54,7 +54,7 @@ describe('small contents', () => {
     expect(store.reads).toBe(11)
   })
 
-  test('that must be stored are not served once they are gone, or have another size', async () => {
+  test('that must be on disk are not returned when they were removed or have another size', async () => {
     const store = memoryStore(bytes(100))
     const contents = new SmallContents(store, 10_000)
     const digest = digestOf(bytes(100))

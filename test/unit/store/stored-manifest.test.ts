@@ -33,7 +33,7 @@ async function setUp({ blobs, layout }: Store, seed: string) {
   return { path: layout.blob(digest), size: bytes.length, reads, ask, push }
 }
 
-test('a large manifest is hashed once, however many ask for it at once and afterwards', async () => {
+test('a large manifest is hashed once for all concurrent and later callers', async () => {
   await withStore(async (store) => {
     const { size, reads, ask } = await setUp(store, 'once')
     expect(await Promise.all(Array.from({ length: 30 }, ask))).toEqual(Array.from({ length: 30 }, () => true))
@@ -42,7 +42,7 @@ test('a large manifest is hashed once, however many ask for it at once and after
   })
 })
 
-test('a large manifest that was hashed is hashed again when its file has changed, and a damaged one is moved aside', async () => {
+test('a large manifest is hashed again when its file has changed, and quarantined when it is damaged', async () => {
   await withStore(async (store) => {
     const { path, size, reads, ask } = await setUp(store, 'again')
     expect(await ask()).toBe(true)
@@ -60,7 +60,7 @@ test('a large manifest that was hashed is hashed again when its file has changed
   })
 })
 
-test('a large manifest that is pushed again while its damaged file is hashed stays', async () => {
+test('a large manifest that is pushed again while its damaged file is hashed is kept', async () => {
   await withStore(async (store) => {
     const { path, reads, ask, push } = await setUp(store, 'pushed')
     const file = await open(path, 'r+')

@@ -26,8 +26,8 @@ async function lastState(store: Store, options: Partial<VerifyOptions> = {}): Pr
   return last
 }
 
-describe('verifying every byte', () => {
-  test('finds a flipped byte and moves the blob aside', async () => {
+describe('verification of the store', () => {
+  test('finds a flipped byte and quarantines the blob', async () => {
     const { store, good, bad } = await storeWithDamage()
     const expected = { checked: 2, total: 2, checkedBytes: 13, totalBytes: 13, damaged: [bad] }
     expect(await lastState(store, { quarantine: false })).toEqual(expected)
@@ -38,12 +38,12 @@ describe('verifying every byte', () => {
     expect(await lastState(store)).toMatchObject({ checked: 1, damaged: [] })
   })
 
-  test('of an empty store is done at once', async () => {
+  test('of an empty store ends at once', async () => {
     const store = await openTestStore(await temporaryFolder())
     expect(await lastState(store)).toEqual({ checked: 0, total: 0, checkedBytes: 0, totalBytes: 0, damaged: [] })
   })
 
-  test('keeps to its rate, and says how far it is', async () => {
+  test('keeps its rate limit, and reports its progress', async () => {
     const store = await openTestStore(await temporaryFolder())
     const bytes = Buffer.alloc(1024 * 1024)
     await store.blobs.put(digestOf(bytes), bytes)
@@ -62,7 +62,7 @@ describe('verifying every byte', () => {
     expect(states).toEqual([1, 2, 3, 4, 4].map((quarters) => quarters * 256 * 1024))
   })
 
-  test('can be ended, and leaves no file open', async () => {
+  test('can be cancelled, and leaves no file open', async () => {
     const { store } = await storeWithDamage()
     const ending = new AbortController()
     const clock = { ...systemClock, sleep: async () => ending.abort(new Error('enough')) }
@@ -72,7 +72,7 @@ describe('verifying every byte', () => {
 })
 
 describe('the scrub', () => {
-  test('finds a flipped byte by itself, and ends when it is told', async () => {
+  test('finds a flipped byte in the background, and ends when it is closed', async () => {
     const { store, good } = await storeWithDamage()
     const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfterMs: 1, intervalMs: 1 })
     while (store.blobs.usage.blobs === 2) await setTimeout(5)
@@ -81,7 +81,7 @@ describe('the scrub', () => {
     expect(await openText(store, good)).toBe('good')
   })
 
-  test('ends in the middle of a slow round', async () => {
+  test('can be closed during a slow round', async () => {
     const { store } = await storeWithDamage()
     const scrub = createScrub({ store, clock: systemClock, logger: silentLogger, firstAfterMs: 0, bytesPerSecond: 1 })
     await setTimeout(20)
