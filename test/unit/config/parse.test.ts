@@ -234,7 +234,7 @@ upstreams:
     ['deep brackets', '['.repeat(100_000)],
     ['deep lists', '- '.repeat(100_000)],
     ['a huge file', `# ${'x'.repeat(300_000)}`],
-  ])('%s end in a problem, not in a crash', (_name, text) => {
+  ])('with %s is reported as a problem without a crash', (_name, text) => {
     expect(problemsOf(text).length).toBeGreaterThan(0)
   })
 

@@ -63,7 +63,7 @@ const everything: Config = {
 test.each([
   ['by default', defaultConfig()],
   ['with every key', everything],
-])('a configuration %s, written down and read elsewhere, is the same', (_, config) => {
+])('a configuration %s is the same after it is rendered and loaded in another folder', (_, config) => {
   const text = JSON.stringify(renderConfig(config))
   const parsed = parseConfig({ text, path: '/elsewhere/mirror.yaml', label: 'mirror.yaml', homedir: '/' })
   expect(parsed).toEqual({ config })

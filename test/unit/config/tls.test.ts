@@ -54,7 +54,7 @@ describe("the CA of the mirror's certificate", () => {
     ['no certificate', 'just text'],
     ['a broken one', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n'],
     ['a key', testCertificate.key],
-  ])('is refused when its file holds %s', async (_, text) => {
+  ])('is an error when its file has %s', async (_, text) => {
     const cert = await file('tls.crt', testCertificate.cert)
     const ca = await file('ca.crt', text)
     await expect(findCertificate({ cert, key: '', ca }, undefined)).rejects.toMatchObject({
@@ -76,7 +76,7 @@ test.each([
   ['[::1]', false],
   ['10.0.0.1', false],
   ['mirror', false],
-])('the certificate is for the names it has: %s', async (hostname, isFor) => {
+])('the certificate is valid for its own names only: %s', async (hostname, isFor) => {
   const cert = await file('tls.crt', testCertificate.cert)
   expect((await findCertificate({ cert, key: '', ca: undefined }, undefined)).isFor(hostname)).toBe(isFor)
 })

@@ -24,7 +24,7 @@ describe('untrusted JSON', () => {
     '"\\"\\\\\\/"',
     '1e400',
     '0',
-  ])('%s means what JSON.parse says', (text) => {
+  ])('has the value that JSON.parse returns: %s', (text) => {
     const value = readJsonNow(Buffer.from(text))
     expect(JSON.stringify(value)).toBe(JSON.stringify(JSON.parse(text)))
     expect(value).toEqual(JSON.parse(text))
@@ -106,7 +106,7 @@ describe('untrusted JSON', () => {
     ['a key twice, escaped', '{"layers":1,"l\\u0061yers":2}', 'repeated-key'],
     ['__proto__ twice', '{"__proto__":1,"__proto__":2}', 'repeated-key'],
     ['a byte order mark', '\ufeff{}', 'not-json'],
-  ])('%s is read, and refused where two readers must agree', async (_what, text, problem) => {
+  ])('with %s is parsed, but rejected when it must be unambiguous', async (_what, text, problem) => {
     expect(await problemOf(text)).toBeUndefined()
     expect(await problemOf(text, true)).toBe(problem)
   })

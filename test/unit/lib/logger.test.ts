@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { redact } from '../../../src/lib/logger.ts'
 
-describe('a text that is shown has no', () => {
+describe('a redacted text has no', () => {
   test.each([
     'X-Amz-Signature',
     'X-Amz-Credential',
@@ -133,7 +133,7 @@ describe('a text that is shown has no', () => {
     ]),
     ...['glpat-hush-0123456789', 'dckr_pat_hush-0123456789', 'dckr_oat_hush0123456789'].map((one) => [one]),
     ...['AKIAHUSH0123456789AB', 'ASIAHUSH0123456789AB', 'npm_hush0123456789'].map((one) => [one]),
-  ])('secret, in whatever it is wrapped: %s', (text, expected = '…') => {
+  ])('secret in any wrapping: %s', (text, expected = '…') => {
     expect(redact(text)).toBe(expected)
     expect(redact(expected)).toBe(expected)
     expect(redact(text)).not.toMatch(/hu5?sh/i)
@@ -162,7 +162,7 @@ test.each([
   '{"token":null,"auth":{}}',
   '/usr/lib//x and C:\\token\\x',
   '',
-])('what is harmless stays: %s', (text) => {
+])('redact keeps harmless text: %s', (text) => {
   expect(redact(text)).toBe(text)
 })
 
@@ -196,7 +196,7 @@ test.each([
   'cookie:',
   'cookie: \n',
   "'auth':",
-])('a long text of %j takes no longer than its length asks for', (part) => {
+])('redact takes linear time for a long text of %j', (part) => {
   const text = part.repeat(20_000)
   const begun = process.cpuUsage()
   redact(text)

@@ -30,7 +30,7 @@ test('makeFolder fails when a file is in the way', async () => {
 })
 
 test.runIf(process.platform === 'linux')(
-  'below a folder that was removed it fails, and does not go on for ever',
+  'makeFolder fails below a removed folder instead of looping for ever',
   async () => {
     const folder = join(home, 'gone')
     await makeFolder(folder)

@@ -103,7 +103,7 @@ describe.skipIf(process.platform === 'win32')('runCommand with child processes o
   })
 
   test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
-    'ends what still runs when this process is ended by %s',
+    'ends running programs when this process is ended by %s',
     async (signal) => {
       const wrapper = await script('sleep 600 & echo $! > pid; wait')
       const parent = spawn(process.execPath, [await bundledProgram(), wrapper.file], { stdio: 'inherit' })

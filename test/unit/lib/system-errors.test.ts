@@ -70,7 +70,7 @@ describe('the health of a mirror', () => {
   })
 
   test.each(['ECONNREFUSED', 'ETIMEDOUT', 'ENOTFOUND', 'ECONNRESET'])(
-    'is good while an upstream is not there (%s)',
+    'is good while an upstream is unreachable (%s)',
     async (code) => {
       const troubles = new OwnTroubles(systemClock)
       const cause = systemError(code, 'connect', code)
@@ -94,7 +94,7 @@ describe('the health of a mirror', () => {
   test.each([
     ['half a minute', 'a lack of descriptors', 'EMFILE', 30_000],
     ['five minutes', 'a module that is missing', 'ERR_MODULE_NOT_FOUND', 300_000],
-  ])('forgets after %s %s that has not come again', async (_time, _what, code, ms) => {
+  ])('is good again %s after %s', async (_time, _what, code, ms) => {
     let now = 0
     const clock: Clock = { ...systemClock, monotonic: () => now }
     const troubles = new OwnTroubles(clock)

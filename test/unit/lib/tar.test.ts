@@ -40,7 +40,7 @@ test.each([
   ['that is split', `${'d'.repeat(120)}/${'n'.repeat(90)}`],
   ['that is too long for the header', `${'d'.repeat(200)}/${'n'.repeat(150)}`],
   ['that is not ASCII', `ä${'é'.repeat(60)}/ß`],
-])('a name %s is kept', async (_, path) => {
+])('an archive keeps a name %s', async (_, path) => {
   const folder = await unpack([file(path, 'here'), file('after', 'too')])
   expect(await readFile(join(folder, path), 'utf8')).toBe('here')
   expect(await readFile(join(folder, 'after'), 'utf8')).toBe('too')

@@ -15,7 +15,7 @@ describe('a size that a user reads', () => {
     [1024 ** 3 * 1.4, '1.4 GiB'],
     [1024 ** 3 * 20, '20 GiB'],
     [1024 ** 4 * 5000, '5000 TiB'],
-  ])('%d bytes are %s', (bytes, text) => {
+  ])('of %d bytes is printed as %s', (bytes, text) => {
     expect(formatBytes(bytes)).toBe(text)
   })
 

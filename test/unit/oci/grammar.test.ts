@@ -78,7 +78,7 @@ describe('ranges (RFC 9110 §14.1.2)', () => {
     ['bytes=a-b', undefined],
     ['bytes=-', undefined],
     [undefined, undefined],
-  ])('%s of 10 bytes', (header, expected) => {
+  ])('are parsed: %s of 10 bytes', (header, expected) => {
     expect(parseRange(header, 10)).toEqual(expected)
   })
 })

@@ -173,7 +173,7 @@ describe('the running time', () => {
   })
 
   test.each(['', '{', '[]', 'null', '{"runningMs":-1}', '{"runningMs":1e400}', '{"runningMs":"5"}'])(
-    'starts again when what was saved is damaged: %s',
+    'starts from 0 when the saved time is damaged: %s',
     async (text) => {
       const root = await temporaryFolder()
       const layout = storeLayout(root)
