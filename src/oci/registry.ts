@@ -178,6 +178,22 @@ export interface StoredManifest {
 /** Whether requests to the upstream use the configured credential or none. */
 export type Access = 'credentialed' | 'anonymous'
 
+declare const identityBrand: unique symbol
+
+/**
+ * Names the credential that an upstream answered, and so decides which callers may see the answer: `anonymousIdentity`, or a keyed
+ * hash of the credential. `createIdentify` makes one, `parseIdentity` reads it back from the disk.
+ */
+export type Identity = string & { readonly [identityBrand]: true }
+
+/** Brands the text of an identity. A text that no credential hashes to grants nothing. */
+export function parseIdentity(text: string): Identity {
+  return text as Identity
+}
+
+/** The identity of a request without a credential: every caller may see its answer. */
+export const anonymousIdentity = parseIdentity('anonymous')
+
 /** One client's reader of a download, with its own position and end. */
 export interface Follower {
   /**
