@@ -9,7 +9,7 @@ import type { printedClients } from './printed.ts'
 import { findRecordFolders } from './records.ts'
 import { type ClientAdapter, type ClientName, clientNames, type Machine } from './types.ts'
 
-/** Each client's adapter, loaded when it is asked for. */
+/** The loaders of the adapters. Each loads its module on use. */
 const loaders: Partial<Record<ClientName, () => Promise<ClientAdapter>>> = {
   docker: async () => (await import('./docker/docker.ts')).dockerAdapter,
   buildkit: async () => (await import('./buildkit/buildkit.ts')).buildkitAdapter,
@@ -29,7 +29,7 @@ async function loadPrinted(client: keyof typeof printedClients): Promise<ClientA
   return (await import('./printed.ts')).createPrintedAdapter(client)
 }
 
-/** The adapter of a client that the user names. Throws MirrorError (usage). */
+/** Returns the adapter of a client that the user names. Throws MirrorError (usage) for an unknown name. */
 export async function adapterOf(name: string): Promise<ClientAdapter> {
   const client = clientNames.find((known) => known === name)
   const adapter = client && loaders[client]
@@ -52,7 +52,7 @@ interface FoundClient {
   readonly what: string
 }
 
-/** The clients that are on this machine; none where nobody may be asked. */
+/** Finds the clients that are installed on this machine; none with `--root`, because no program is run then. */
 export async function findClients(machine: Machine): Promise<FoundClient[]> {
   if (machine.detached) return []
   const found = await Promise.all(
@@ -61,7 +61,7 @@ export async function findClients(machine: Machine): Promise<FoundClient[]> {
   return found.flatMap(({ adapter, what }) => (what === undefined ? [] : { adapter, what }))
 }
 
-/** By the programs that `find` of each adapter looks for. */
+/** The programs that `find` of each adapter runs. */
 const programs = {
   podman: ['podman', 'buildah', 'skopeo'],
   containerd: ['containerd'],
@@ -71,17 +71,17 @@ const programs = {
   minikube: ['minikube'],
 } as const satisfies Partial<Record<ClientName, string[]>>
 
-/** The clients that `findClients` finds, as far as their programs on the PATH tell; quicker, because none is run. */
+/** Finds the clients whose programs are on the PATH. It is faster than `findClients` because it runs no program. */
 export async function findPrograms(machine: Pick<Machine, 'platform' | 'env' | 'home'>): Promise<ClientName[]> {
   const folders = (machine.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
-  const isHere = async (names: readonly string[]) => {
-    const places = names.flatMap((name) => folders.map((folder) => isProgram(join(folder, name))))
-    return (await Promise.all(places)).includes(true)
+  const isInstalled = async (names: readonly string[]) => {
+    const checks = names.flatMap((name) => folders.map((folder) => isProgram(join(folder, name))))
+    return (await Promise.all(checks)).includes(true)
   }
-  // The `docker` command alone pulls nothing: that takes an engine.
-  const hasDocker = (await isHere(['dockerd'])) || (await hasEngine(machine))
+  // The `docker` command alone is not a client: the engine pulls.
+  const hasDocker = (await isInstalled(['dockerd'])) || (await hasEngine(machine))
   const found = await Promise.all(
-    Object.entries(programs).map(async ([name, names]) => ((await isHere(names)) ? [name as ClientName] : [])),
+    Object.entries(programs).map(async ([name, names]) => ((await isInstalled(names)) ? [name as ClientName] : [])),
   )
   return [...(hasDocker ? (['docker'] as const) : []), ...found.flat()]
 }
@@ -96,7 +96,7 @@ async function isProgram(path: string): Promise<boolean> {
   }
 }
 
-/** The machine as clients' adapters see it; `root`: the folder that stands for `/` and `~`, and then nobody is spoken to. */
+/** Describes the machine for the adapters. `root`: a folder in place of `/` and `~`; then no program or daemon is contacted. */
 export async function machineAt(surroundings: Surroundings, root: string | undefined): Promise<Machine> {
   const { platform, env, homedir, cwd } = surroundings
   const { stateDir } = mirrorPaths(surroundings)

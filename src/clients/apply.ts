@@ -11,43 +11,43 @@ interface ApplyRequest {
   readonly changes: readonly FileChange[]
   readonly files: FilePort
   readonly configured: ConfiguredClients
-  /** Where backups of this moment go. */
+  /** The folder for the backups of this run. */
   readonly backupFolder: string
-  /** What is to be remembered, without the files. */
+  /** The record, without its files. */
   readonly entry: Omit<ConfiguredClient, 'files' | 'folders'>
-  /** What was remembered of an earlier time. */
+  /** The record of an earlier run. */
   readonly previous: ConfiguredClient | undefined
   /**
-   * A file that was changed after an earlier time, without our own keys: what an undo shall bring back. Undefined: the file
-   * would not be there.
+   * Returns a file that the user has changed since an earlier run, without mirror's keys: the content that an undo restores.
+   * Undefined: an undo removes the file.
    */
   readonly getTextWithoutMirror: (path: string) => string | undefined
 }
 
 /**
- * Carries out a plan, the only place that does: a backup of each file, then the record that undo goes by, then the files, one
- * by one, each in place whole or not at all. Ended at any moment, undo finds its way back. Throws MirrorError for a file that
- * is no longer what the plan was made from.
+ * Carries out a plan. No other function does. It writes a backup of each file, then the record for undo, then the files, each
+ * atomically, so that an undo is exact after an abort at any moment. Throws MirrorError for a file that has changed since the plan
+ * was made.
  */
 export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient> {
-  const { changes, files, configured, entry, previous: earlier } = request
+  const { changes, files, configured, entry, previous } = request
   const states = new Map<string, FileState | undefined>()
   for (const change of changes) states.set(change.path, await readUnchangedFile(change, files))
 
-  const recorded = new Map((earlier?.files ?? []).map((file) => [file.path, file]))
+  const recorded = new Map((previous?.files ?? []).map((file) => [file.path, file]))
   for (const [number, change] of changes.entries()) {
     const state = states.get(change.path)
     const known = recorded.get(change.path)
-    const isOurs = known !== undefined && isAsWritten(known, state?.bytes)
+    const isOwn = known !== undefined && isAsWritten(known, state?.bytes)
     recorded.set(change.path, {
       path: change.path,
-      before: isOurs ? known.before : await backUp(change, state, known, number, request),
+      before: isOwn ? known.before : await backUp(change, state, known, number, request),
       written: change.after === undefined ? undefined : hashHex(Buffer.from(change.after)),
-      // What it stays when we are ended before it is written.
-      ...(isOurs && state && { also: [hashHex(state.bytes)] }),
+      // The file keeps this content after an abort before its write.
+      ...(isOwn && state && { also: [hashHex(state.bytes)] }),
     })
   }
-  let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: earlier?.folders ?? [] }
+  let record: ConfiguredClient = { ...entry, files: [...recorded.values()], folders: previous?.folders ?? [] }
   await configured.put(record)
   for (const { path, after } of sortForWriting(changes)) {
     await files.tidy?.(path)
@@ -64,16 +64,16 @@ export async function applyPlan(request: ApplyRequest): Promise<ConfiguredClient
   return record
 }
 
-/** What undo will bring back, as a copy in the backup folder. */
+/** Copies the content that an undo restores to the backup folder. */
 async function backUp(
   { path }: FileChange,
   state: FileState | undefined,
-  earlier: RecordedFile | undefined,
+  known: RecordedFile | undefined,
   number: number,
-  { backupFolder, getTextWithoutMirror: withoutOurs }: ApplyRequest,
+  { backupFolder, getTextWithoutMirror }: ApplyRequest,
 ): Promise<RecordedFile['before']> {
   if (state === undefined) return undefined
-  const bytes = earlier === undefined ? state.bytes : encodeText(withoutOurs(path))
+  const bytes = known === undefined ? state.bytes : encodeText(getTextWithoutMirror(path))
   if (bytes === undefined) return undefined
   const { mode, uid, gid } = state
   const backup = join(backupFolder, `${number}-${basename(path)}`)
@@ -87,8 +87,8 @@ function encodeText(text: string | undefined): Uint8Array | undefined {
 }
 
 /**
- * The order in which files are written: a CA is there before what names it, and goes after it. In between, or ended there, a
- * client would refuse the registry for the missing file.
+ * Sorts changes so that a CA is written before the files that name it, and removed after them. A client would reject the registry
+ * for a missing CA, in between or after an abort.
  */
 export function sortForWriting(changes: readonly FileChange[]): FileChange[] {
   return changes.toSorted((one, other) => getWritingOrder(one) - getWritingOrder(other))
@@ -99,18 +99,18 @@ function getWritingOrder({ path, after }: FileChange): number {
   return after === undefined ? 1 : -1
 }
 
-/** Whether a file is as we left it: as it was written last, or as a change that was cut short has left it. */
+/** True when a file has the content of mirror's last write, or the content that an aborted change has left. */
 export function isAsWritten({ written, also = [] }: RecordedFile, bytes: Uint8Array | undefined): boolean {
   const now = bytes && hashHex(bytes)
   return now === written || (now !== undefined && also.includes(now))
 }
 
-/** In hex. */
+/** Returns the SHA-256 in hex. */
 export function hashHex(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex')
 }
 
-/** The file as it is. Throws MirrorError when that is not what the change was made from. */
+/** Reads a file. Throws MirrorError when it has changed since the plan was made. */
 export async function readUnchangedFile(
   { path, before }: Pick<FileChange, 'path' | 'before'>,
   files: FilePort,
@@ -119,7 +119,7 @@ export async function readUnchangedFile(
   const same =
     before === undefined ? state === undefined : state !== undefined && Buffer.from(before).equals(state.bytes)
   if (same) return state
-  throw new MirrorError(`${path} was changed by somebody else just now; nothing was written.`, {
-    hints: ['run the same command again'],
+  throw new MirrorError(`${path} was changed by another program in the meantime; nothing was written.`, {
+    hints: ['Run the same command again'],
   })
 }

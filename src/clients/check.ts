@@ -9,35 +9,34 @@ import { configureCommand, openMachineRecords } from './records.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
 export interface CheckResult {
-  /** The mirror was asked for the image, and the client has it. */
+  /** The mirror received the request for the image, and the pull succeeded. */
   readonly seen: boolean
-  /** The mirror was asked, whatever became of it. */
+  /** The mirror received a request, whether the pull succeeded or not. */
   readonly asked: boolean
-  /** What the client said when its pull failed. */
+  /** The client's error output when its pull failed. */
   readonly failed: string | undefined
   /** `docker.io/mirror-check/3f…:check` */
   readonly image: string
-  /** What the client and its files said when it was not seen, a sentence each. */
+  /** Observations of the client and its files, a sentence each; empty when `seen`. */
   readonly saw: readonly string[]
-  /** What explains it and fits what was seen. */
+  /** Likely causes that fit the observations, the likeliest first; empty when `seen`. */
   readonly reasons: ConfigTarget['reasons']
 }
 
 /**
- * Proves by a pull that a client comes through the running mirror: the mirror offers an image that nobody else has, the client
- * pulls it, and the mirror says whether it was asked. Throws MirrorError when no mirror runs, or this client cannot be made
- * to pull.
+ * Verifies by a pull that a client uses the running mirror: the mirror offers a one-off probe image, the client pulls it, and the
+ * mirror reports the requests for it. Throws MirrorError when no mirror runs, or when this client cannot run a pull.
  */
 export async function checkClient(
   surroundings: Surroundings,
   machine: Machine,
   client: string,
-  place: ConfigTarget,
+  target: ConfigTarget,
 ): Promise<CheckResult> {
-  if (!place.pull)
+  if (!target.pull)
     throw new MirrorError(`Cannot run a ${client} pull on this machine, so there is nothing to check.`, {
       exit: exitCode.usage,
-      hints: ['mirror logs -f   (while you pull by it)'],
+      hints: ['mirror logs -f   (shows the requests of a pull that you run)'],
     })
   const admin = await adminToCheckBy(surroundings)
   const { id, repository, tag } = await admin.offerProbeImage()
@@ -45,41 +44,41 @@ export async function checkClient(
   let failed: string | undefined
   let seen: Record<string, number>
   try {
-    failed = (await place.pull(image)).failed
+    failed = (await target.pull(image)).failed
   } finally {
     seen = (await admin.endProbeImage(id)).seen
   }
   const asked = Object.keys(seen).length > 0
   const isSeen = asked && failed === undefined
-  const why = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, place)
+  const why = isSeen ? { saw: [], reasons: [] } : await explainMissedPull(surroundings, machine, client, target)
   return { seen: isSeen, asked, failed, image, ...why }
 }
 
-/** What is to be seen of a client that went past the mirror, and what explains it. */
+/** Collects observations and likely causes for a pull that bypassed the mirror. */
 async function explainMissedPull(
   surroundings: Surroundings,
   machine: Machine,
   client: string,
-  place: ConfigTarget,
+  target: ConfigTarget,
 ): Promise<Pick<CheckResult, 'saw' | 'reasons'>> {
-  const mirror = await getCurrentAddress(surroundings, place)
+  const mirror = await getCurrentAddress(surroundings, target)
   const record = (await openMachineRecords(machine).list()).findLast(
-    (one) => one.client === client && one.place === place.id && one.root === undefined && !one.undone,
+    (one) => one.client === client && one.place === target.id && one.root === undefined && !one.undone,
   )
   const listed = record && (await listRecord(machine, record))
   const isAsWritten = listed !== undefined && listed.files.every(({ state }) => state === 'as written')
   const hasMoved = record !== undefined && mirror !== undefined && record.cache !== mirror
-  const seen = mirror === undefined ? undefined : await place.observe?.({ cache: mirror })
+  const observation = mirror === undefined ? undefined : await target.observe?.({ cache: mirror })
   const configure = record === undefined ? `mirror configure ${client}` : await configureCommand(machine, record)
   const saw = [
     ...(record === undefined || mirror === undefined
       ? []
       : [describeRecord(client, record.cache, mirror, isAsWritten)]),
-    ...(seen?.saw ?? []),
+    ...(observation?.saw ?? []),
   ]
   const reasons = hasMoved
     ? [{ why: `${client} is configured for ${record.cache}, and the mirror is at ${mirror}`, fix: configure }]
-    : (seen?.reasons ?? place.reasons.filter(({ isUnconfigured }) => !isUnconfigured || !isAsWritten))
+    : (observation?.reasons ?? target.reasons.filter(({ isUnconfigured }) => !isUnconfigured || !isAsWritten))
   return { saw, reasons }
 }
 
@@ -88,17 +87,17 @@ function describeRecord(client: string, written: string, mirror: string, isAsWri
   return `${client} is configured for ${written}${written === mirror ? '' : ` (the mirror is at ${mirror})`}; ${files}.`
 }
 
-/** Where this client would reach the running mirror; undefined where it cannot. */
-async function getCurrentAddress(surroundings: Surroundings, place: ConfigTarget): Promise<string | undefined> {
+/** Returns the address of the running mirror for this client; undefined when the client cannot reach it. */
+async function getCurrentAddress(surroundings: Surroundings, target: ConfigTarget): Promise<string | undefined> {
   try {
-    return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(place.location).cache
+    return (await findMirror(surroundings, { url: undefined, caFile: undefined })).addressFor(target.location).cache
   } catch (error) {
     if (error instanceof MirrorError) return undefined
     throw error
   }
 }
 
-/** The mirror that a pull is to be seen by. Throws MirrorError (notRunning) when there is none. */
+/** Connects to the admin API of the running mirror. Throws MirrorError (notRunning) without one. */
 export async function adminToCheckBy(surroundings: Surroundings): Promise<AdminClient> {
   const here = await findMirrorHere(surroundings)
   if (here !== undefined) return adminClientHere(here)

@@ -24,72 +24,76 @@ interface PrepareRequest {
   readonly place: ConfigTarget
   readonly mirror: MirrorAddress
   readonly fallback: boolean
-  /** What root would be asked to do in the user's place: the arguments of this very command. */
+  /** The arguments of the current command, for a hint to run it as root. */
   readonly args?: readonly string[]
 }
 
-/** All that would be done to one client, with nothing done yet. */
+/** The planned configuration of one client; nothing is written yet. */
 export interface PreparedClient extends PrepareRequest {
   readonly address: MirrorForClient
-  /** Who reaches the mirror where, in one line. */
+  /** One line with the client, its address of the mirror and the reason for it. */
   readonly why: string
   readonly warning: string | undefined
   readonly plan: ConfigPlan
   readonly earlier: KnownRecord | undefined
-  /** The command that takes back this place, and no other of the same client. */
+  /** The command that undoes this target, and no other target of the client. */
   readonly wayBack: string
 }
 
-/** Plans, and has the client's own program look at it where it can. Throws MirrorError for what cannot be done safely. */
+/**
+ * Plans the configuration of a client, and validates it by the client's own program where possible. Throws MirrorError for a plan
+ * that cannot be carried out safely, or without permission.
+ */
 export async function prepareClient(request: PrepareRequest): Promise<PreparedClient> {
   const { machine, adapter, mirror, fallback } = request
-  const place = resolveTargetBelowRoot(machine, request.place)
-  const { why, warning, cache, registry, ca } = mirror.addressFor(place.location)
+  const target = resolveTargetBelowRoot(machine, request.place)
+  const { why, warning, cache, registry, ca } = mirror.addressFor(target.location)
   const { registries, defaultUpstream } = mirror
   const address = { cache, registry, ca: ca?.pem, registries, defaultUpstream, fallback }
-  const files = await readFiles(place.files, place.wants, () => getRootCommand(request))
+  const files = await readFiles(target.files, target.wants, () => getRootCommand(request))
   const earlier = (await openMachineRecords(machine).list()).findLast((record) =>
-    isSameTarget(record, { client: adapter.client, place: place.id, root: getRecordRoot(machine) }),
+    isSameTarget(record, { client: adapter.client, place: target.id, root: getRecordRoot(machine) }),
   )
-  const outdated = earlier && isOutdated(earlier, address) ? place.strip(earlier, files) : []
-  const plan = planOnChangedFiles(files, outdated, (now) => place.plan(address, now))
-  await assertWritable(plan.changes, { ...request, place }, earlier)
-  await place.validate?.(plan.changes)
+  const outdated = earlier && isOutdated(earlier, address) ? target.strip(earlier, files) : []
+  const plan = planOnChangedFiles(files, outdated, (now) => target.plan(address, now))
+  await assertWritable(plan.changes, { ...request, place: target }, earlier)
+  await target.validate?.(plan.changes)
   const notes = [...plan.notes, ...(cache.startsWith('https:') && ca === undefined ? [publicCertificateNote] : [])]
   const { client } = adapter
-  const configured = { client, root: getRecordRoot(machine), details: place.details }
+  const configured = { client, root: getRecordRoot(machine), details: target.details }
   const wayBack = await configureCommand(machine, configured, '--undo')
-  return { ...request, place, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
+  return { ...request, place: target, address, why, warning, plan: { ...plan, notes }, earlier, wayBack }
 }
 
-/** What is no longer true of the mirror must not stay behind in files that are not ours alone, nor name a CA that is taken away. */
+/** True when the earlier record has another address, or a CA that is no longer needed: its keys must be removed from shared files. */
 function isOutdated(earlier: KnownRecord, { cache, registry, ca }: MirrorForClient): boolean {
   return earlier.cache !== cache || earlier.registry !== registry || (earlier.ca === true && ca === undefined)
 }
 
+/** A note for HTTPS without a known CA. */
 const publicCertificateNote =
-  'No CA is handed over: the certificate is taken for one that is trusted everywhere. Name its CA by "tls.ca" in mirror.yaml, or by --ca, if it is not.'
+  'No CA is configured in the client, because the certificate is assumed to be publicly trusted. If it is not, set "tls.ca" in mirror.yaml, or pass --ca.'
 
-/** Carries the plan out. Changes nothing, and remembers nothing, when there is nothing to change. */
+/** Carries out the plan. Writes no file and no record when the plan has no changes. */
 export async function configureClient(prepared: PreparedClient, now: Date): Promise<void> {
-  const { machine, adapter, place, plan, earlier, address } = prepared
+  const { machine, adapter, place: target, plan, earlier, address } = prepared
   const configured = openMachineRecords(machine)
   await configured.migrate()
   if (plan.changes.length === 0) return
   const since = now.toISOString()
   const before = earlier?.undone ? undefined : earlier
-  const stripped = before ? place.strip(before, await readFiles(place.files, place.wants)) : []
+  const stripped = before ? target.strip(before, await readFiles(target.files, target.wants)) : []
   const root = getRecordRoot(machine)
   await applyPlan({
     changes: plan.changes,
-    files: place.files,
+    files: target.files,
     configured,
-    backupFolder: join(configured.backupFolder({ root, details: place.details }), since.replaceAll(':', '-')),
+    backupFolder: join(configured.backupFolder({ root, details: target.details }), since.replaceAll(':', '-')),
     entry: {
       client: adapter.client,
-      place: place.id,
-      title: place.title,
-      details: place.details,
+      place: target.id,
+      title: target.title,
+      details: target.details,
       root,
       since,
       cache: address.cache,
@@ -104,10 +108,10 @@ export async function configureClient(prepared: PreparedClient, now: Date): Prom
       return change ? change.after : plan.changes.find((one) => one.path === path)?.before
     },
   })
-  await place.settle?.(plan.changes.map(({ path }) => path))
+  await target.settle?.(plan.changes.map(({ path }) => path))
 }
 
-/** The plan for files that changed so first, as one change of each file from what it really is. */
+/** Plans on the files after `first`, and merges both into one change of each current file. */
 function planOnChangedFiles(
   files: FilesNow,
   first: readonly FileChange[],
@@ -118,36 +122,37 @@ function planOnChangedFiles(
   return { ...planned, changes: [...after].flatMap(([path, text]) => files.change(path, text)) }
 }
 
-/** What a record keeps of `--root`. */
+/** Returns `--root` as a record stores it; undefined without the flag. */
 export function getRecordRoot(machine: Machine): string | undefined {
   return machine.detached ? machine.root : undefined
 }
 
+/** Throws MirrorError (usage) for files that this user cannot write, and for a record that only root can change. */
 async function assertWritable(
   changes: readonly FileChange[],
   request: PrepareRequest,
   earlier: KnownRecord | undefined,
 ): Promise<void> {
-  const { adapter, place, machine } = request
-  const foreign: string[] = []
-  for (const { path } of changes) if (!(await place.files.mayWrite(path))) foreign.push(path)
-  const isRoots = changes.length > 0 && earlier?.lockedByRoot === true
-  if (foreign.length === 0 && !isRoots) return
+  const { adapter, place: target, machine } = request
+  const denied: string[] = []
+  for (const { path } of changes) if (!(await target.files.mayWrite(path))) denied.push(path)
+  const belongsToRoot = changes.length > 0 && earlier?.lockedByRoot === true
+  if (denied.length === 0 && !belongsToRoot) return
   const what =
-    foreign.length > 0
-      ? `No permission to write ${formatPaths(foreign)}.`
-      : `${adapter.client} was configured by root, so only root can change that: ${place.title}.`
-  const hasFilesOfUsers = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
+    denied.length > 0
+      ? `No permission to write ${formatPaths(denied)}.`
+      : `${adapter.client} was configured by root, so only root can change that: ${target.title}.`
+  const hasUserScope = !machine.detached && ['podman', 'containerd', 'buildkit'].includes(adapter.client)
   throw new MirrorError(what, {
     exit: exitCode.usage,
     hints: [
       await getRootCommand(request),
-      ...(hasFilesOfUsers ? [`mirror configure ${adapter.client} --scope user   (your own files)`] : []),
+      ...(hasUserScope ? [`mirror configure ${adapter.client} --scope user   (your own files)`] : []),
     ],
   })
 }
 
-/** Many files of one kind are refused for one reason. */
+/** Shortens a list of paths to the first and a count. */
 function formatPaths(paths: readonly string[]): string {
   const [first, ...others] = paths
   return others.length === 0 ? first! : `${first} and ${others.length} more`
@@ -158,8 +163,8 @@ function getRootCommand({ machine, adapter, args }: PrepareRequest): Promise<str
 }
 
 /**
- * Reads all that a writer wants to see. Throws MirrorError (usage) for what may not be read; `asRoot`: the command by which root
- * would do the same.
+ * Reads the files and folders that a target declares in `wants`. Throws MirrorError (usage) for an unreadable one. `asRoot` returns
+ * the command to run as root instead, for a hint.
  */
 export async function readFiles(
   files: FilePort,
@@ -180,27 +185,27 @@ export async function readFiles(
 
 async function translateReadErrors<T>(
   path: string,
-  ask: () => Promise<T>,
+  read: () => Promise<T>,
   asRoot: (() => Promise<string>) | undefined,
 ): Promise<T> {
   try {
-    return await ask()
+    return await read()
   } catch (cause) {
-    const why = errnoOf(cause)
-    if (why === undefined) throw cause
-    const denied = why === 'EACCES' || why === 'EPERM'
+    const code = errnoOf(cause)
+    if (code === undefined) throw cause
+    const denied = code === 'EACCES' || code === 'EPERM'
     throw new MirrorError(
       denied ? `No permission to read ${path}.` : `${path} cannot be read: ${fileFailureReason(cause)}.`,
       {
         exit: exitCode.usage,
-        hints: denied && asRoot ? [await asRoot(), '--scope user   (where the client has files of yours)'] : [],
+        hints: denied && asRoot ? [await asRoot(), '--scope user   (if the client reads files of your own)'] : [],
         cause,
       },
     )
   }
 }
 
-/** A place as it is below `--root`, where a link means what it would mean if that were `/`. */
-export function resolveTargetBelowRoot({ detached, root }: Machine, place: ConfigTarget): ConfigTarget {
-  return detached ? { ...place, files: filesBelow(root) } : place
+/** Returns a target whose files resolve symbolic links below `--root` as if that were `/`. */
+export function resolveTargetBelowRoot({ detached, root }: Machine, target: ConfigTarget): ConfigTarget {
+  return detached ? { ...target, files: filesBelow(root) } : target
 }

@@ -19,14 +19,14 @@ export interface ListedClient {
   readonly mirror: string
   /** ISO 8601. */
   readonly since: string
-  /** It points at an address that the running mirror does not have. `to`: where the mirror is for it, null where it cannot be. */
+  /** Set when it has an address that the running mirror does not have. `to`: the current address; null when it has none for this client. */
   readonly stale?: Pick<StaleClient, 'of' | 'from' | 'mend'> & { readonly to: string | null }
   readonly files: readonly { readonly path: string; readonly state: FileState }[]
 }
 
 /**
- * `stale address`: as written, but the mirror is not where it says. `unreachable`: it lies in a cluster or a VM that does not
- * answer, or may not be read. `undone, not reloaded`: it is as it was before, and the running client still uses the mirror.
+ * `stale address`: as written, but with an old address of the mirror. `gone`: deleted since. `unreachable`: in a cluster or VM that
+ * does not answer, or without permission to read it. `undone, not reloaded`: restored, but the running client still uses the mirror.
  */
 export type FileState =
   | 'as written'
@@ -36,7 +36,7 @@ export type FileState =
   | 'unreachable'
   | 'undone, not reloaded'
 
-/** What is configured, where, since when, and whether it still is as it was written. Throws MirrorError for an unknown client. */
+/** Lists the configured targets with the state of their files. Throws MirrorError for an unknown client. */
 export async function listConfigured(
   machine: Machine,
   client: string | undefined,
@@ -49,7 +49,7 @@ export async function listConfigured(
   return listed.filter((one) => one !== undefined)
 }
 
-/** Undefined for what was undone and is in use no more. */
+/** Describes a record; undefined for an undone one that the client no longer uses. */
 export async function listRecord(
   machine: Machine,
   record: KnownRecord,
@@ -57,11 +57,11 @@ export async function listRecord(
 ): Promise<ListedClient | undefined> {
   const { client, title, since, cache } = record
   const stale = allStale.find((one) => isSameTarget(one.record, record))
-  const place = await getTarget(machine, record)
-  if (record.undone && (await place.observe?.(record))?.inUse !== true) return undefined
+  const target = await getTarget(machine, record)
+  if (record.undone && (await target.observe?.(record))?.inUse !== true) return undefined
   const files: { path: string; state: FileState }[] = []
   for (const file of record.files) {
-    const state = record.undone ? 'undone, not reloaded' : await getFileState(file, place.files)
+    const state = record.undone ? 'undone, not reloaded' : await getFileState(file, target.files)
     files.push({ path: file.path, state: stale && state === 'as written' ? 'stale address' : state })
   }
   return {
@@ -86,33 +86,38 @@ async function getFileState(file: RecordedFile, files: FilePort): Promise<FileSt
   }
 }
 
-/** Where a client is configured, and can be seen at work or not. */
+/** The configured targets, by their ability to run a pull. */
 interface CheckableTargets {
   readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ConfigTarget }[]
-  /** Those whose clients cannot be made to pull from here. */
+  /** Records whose clients cannot run a pull from this machine. */
   readonly silent: readonly ConfiguredClient[]
 }
 
-/** What there is to check of all that is configured. Throws MirrorError (checkFailed) when it is nothing. */
+/** Returns the configured targets to check, the earliest first. Throws MirrorError (checkFailed) when none can pull. */
 export async function configuredTargets(
   machine: Machine,
   wanted: Parameters<typeof recordsOf>[1],
 ): Promise<CheckableTargets> {
   const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
-  const places = await Promise.all(records.map(async (record) => ({ record, place: await getTarget(machine, record) })))
-  const pulling = places.filter(({ place }) => place.pull !== undefined)
-  const silent = places.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
+  const targets = await Promise.all(
+    records.map(async (record) => ({ record, place: await getTarget(machine, record) })),
+  )
+  const pulling = targets.filter(({ place }) => place.pull !== undefined)
+  const silent = targets.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
   if (pulling.length > 0) return { pulling, silent }
   const found = records.length === 0 ? 'No client is configured by mirror' : 'No configured client can pull'
   throw new MirrorError(`${found} on this machine, so there is nothing to check.`, {
     exit: exitCode.checkFailed,
-    hints: ['mirror configure --list', 'mirror configure CLIENT --check   (of one that you have configured yourself)'],
+    hints: [
+      'mirror configure --list',
+      'mirror configure CLIENT --check   (checks a client that you have configured yourself)',
+    ],
   })
 }
 
 /**
- * The place that is meant where several may be. To be checked is one that is configured, if the user names no other. Throws
- * MirrorError (missing) when there is none.
+ * Chooses a target among several: the first, or with `check` the last configured one unless the user names another. Throws
+ * MirrorError (missing) without targets.
  */
 export async function usualTarget(
   machine: Machine,
@@ -130,7 +135,7 @@ export async function usualTarget(
     }
   }
   if (first !== undefined) return first
-  throw new MirrorError(`There is no place for a configuration of ${client} here.`, { exit: exitCode.missing })
+  throw new MirrorError(`Found nothing to configure for ${client} on this machine.`, { exit: exitCode.missing })
 }
 
 interface TargetChoices {

@@ -23,35 +23,39 @@ import {
 } from './address.ts'
 import type { ClientLocation } from './types.ts'
 
-/** The mirror that clients are to be told about. */
+const maxWaitMs = 5000
+const pollMs = 100
+
+/** The mirror whose address clients are configured with. */
 export interface MirrorAddress {
-  /** Where a client that lives there reaches it; `warning` when that is doubtful. Throws MirrorError when it cannot be reached. */
-  addressFor(home: ClientLocation): CheckedAddress
-  /** `docker.io` first, then as they are configured and built in. */
+  /** Returns the address for a client at the location, with a warning when it is doubtful. Throws MirrorError when the client cannot reach it. */
+  addressFor(location: ClientLocation): CheckedAddress
+  /** `docker.io` first, then the built-in and the configured ones. */
   readonly registries: readonly string[]
   readonly defaultUpstream: string
-  /** It was named by `--mirror`, and is not the one of this machine: nobody here knows when it moves. */
+  /** True when `--mirror` gives an address that is not one of this machine's mirror, so that a move cannot be detected. */
   readonly isNamed: boolean
-  /** It is on another machine's Docker engine: whether a network is that one's or this machine's, its name does not say. */
+  /** True when the mirror runs on another machine's Docker engine, so that the name of a network does not tell its machine. */
   readonly isRemote: boolean
-  /** It is a plain process that will serve this Docker network as soon as that is there. */
+  /** True for a network that the mirror process serves as soon as the network exists. */
   willServe(network: string): boolean
 }
 
 interface CheckedAddress extends ClientAddress {
   readonly warning: string | undefined
-  /** What a client has to trust there, and the file it is from; undefined without TLS, and where nothing has to be handed over. */
+  /** The CA that the client must trust, and its file; undefined without TLS, and for a certificate that clients trust anyway. */
   readonly ca?: MirrorCertificate['ca']
 }
 
 interface MirrorChoice {
   readonly url: string | undefined
-  /** Of its CA; absolute. */
+  /** The absolute path of its CA. */
   readonly caFile: string | undefined
 }
 
 /**
- * The running mirror, or the one that was named. Throws MirrorError: not running (3), or a bad URL or certificate (2).
+ * Finds the running mirror, or the one that `url` names. Throws MirrorError: not running (exit code 3), or a bad URL or certificate
+ * (exit code 2).
  */
 export async function findMirror(surroundings: Surroundings, { url, caFile }: MirrorChoice): Promise<MirrorAddress> {
   const paths = mirrorPaths(surroundings)
@@ -68,21 +72,25 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Mi
   const read = here?.user && createReaderFor(here.user.uid)
   if (url !== undefined) {
     const cache = parseMirrorUrl(url)
-    // What a mirror wrote about itself, whether it runs or not: with --root nobody is asked.
+    // Read the state file of a mirror that does not run as well.
     const endpoints = (here?.running ?? (await readState(paths.stateFile)))?.endpoints
     const given = { cache, registry: deriveRegistryUrl(cache, config, endpoints) }
     const isNamed = endpoints === undefined || !isCacheUrl(endpoints, cache)
-    const why = `the mirror is at ${cache}, as you said`
+    const why = `the mirror is at ${cache} (from --mirror)`
     const withCa = await createCaResolver([cache], config, caFile, read)
-    const unheard = describeUnknownName(cache, config)
-    const doubts = (home: ClientLocation) =>
-      [describeLoopbackProblem(cache, home), unheard].filter((text) => text !== undefined)
-    return { ...known, isNamed, addressFor: (home) => withCa({ ...given, why }, doubts(home).join(' ') || undefined) }
+    const unknownName = describeUnknownName(cache, config)
+    const warnings = (location: ClientLocation) =>
+      [describeLoopbackProblem(cache, location), unknownName].filter((text) => text !== undefined)
+    return {
+      ...known,
+      isNamed,
+      addressFor: (location) => withCa({ ...given, why }, warnings(location).join(' ') || undefined),
+    }
   }
   if (here === undefined)
     throw new MirrorError('mirror is not running, so there is no address to configure.', {
       exit: exitCode.notRunning,
-      hints: ['mirror up', 'mirror configure … --mirror URL   (one that runs elsewhere, or later)'],
+      hints: ['mirror up', 'mirror configure … --mirror URL   (for a mirror that runs on another machine, or later)'],
     })
   const { running } = here
   const networks = networkNames(config.networks, surroundings.env)
@@ -94,11 +102,11 @@ export async function findMirror(surroundings: Surroundings, { url, caFile }: Mi
     isRemote: endpoints.engine !== undefined,
     willServe: (network) =>
       running.runtime === 'process' && networks.includes(network) && endpoints.networks[network] === undefined,
-    addressFor: (home) => withCa(resolveClientAddress(home, endpoints), undefined),
+    addressFor: (location) => withCa(resolveClientAddress(location, endpoints), undefined),
   }
 }
 
-/** What another user's mirror serves, by its own words; the defaults where they are no valid configuration. */
+/** Parses the configuration that another user's mirror reports; the defaults when it is not valid. */
 async function parseServedConfig({ running, paths, user }: FoundMirror, { homedir }: Surroundings): Promise<Config> {
   const { parseConfig } = await import('../config/parse.ts')
   const text = JSON.stringify(running.served?.config ?? {})
@@ -106,7 +114,7 @@ async function parseServedConfig({ running, paths, user }: FoundMirror, { homedi
   return 'config' in parsed ? parsed.config : defaultConfig()
 }
 
-/** Reads what that user could read: files of theirs, and those of root that everybody may read. */
+/** Creates a reader of the files that the user owns or that root made readable for everyone. */
 function createReaderFor(uid: number): (file: string) => Promise<string> {
   return async (file) => {
     const text = (await readOwnedFile(file, uid)) ?? (await readPublicFile(file))
@@ -117,7 +125,7 @@ function createReaderFor(uid: number): (file: string) => Promise<string> {
   }
 }
 
-/** What is said of an address besides, and what has to be trusted there. Only where one speaks TLS is a certificate read. */
+/** Creates a function that adds the CA and certificate warnings to an address. It reads a certificate only when a URL uses TLS. */
 async function createCaResolver(
   caches: readonly string[],
   { tls }: Config,
@@ -125,28 +133,28 @@ async function createCaResolver(
   read: ((file: string) => Promise<string>) | undefined,
 ) {
   const certificate = caches.some(isSecure) ? await findCertificate(tls, caFile, read) : undefined
-  return (address: ClientAddress, doubt: string | undefined): CheckedAddress => {
+  return (address: ClientAddress, warning: string | undefined): CheckedAddress => {
     if (certificate && isSecure(address.cache)) {
       const { hostname } = new URL(address.cache)
-      const strange = certificate.isFor(hostname) ? undefined : describeCertificateMismatch(hostname)
-      const warning = [doubt, strange].filter((text) => text !== undefined).join(' ') || undefined
-      return { ...address, warning, ca: certificate.ca }
+      const mismatch = certificate.isFor(hostname) ? undefined : describeCertificateMismatch(hostname)
+      const all = [warning, mismatch].filter((text) => text !== undefined).join(' ') || undefined
+      return { ...address, warning: all, ca: certificate.ca }
     }
-    if (caFile === undefined) return { ...address, warning: doubt }
-    throw new MirrorError(`The mirror at ${address.cache} does not speak TLS, so it has no CA.`, {
+    if (caFile === undefined) return { ...address, warning }
+    throw new MirrorError(`The mirror at ${address.cache} does not use TLS, so it has no CA.`, {
       exit: exitCode.usage,
-      hints: ['Leave --ca away, or set "tls" in mirror.yaml and: mirror up'],
+      hints: ['Omit --ca, or set "tls" in mirror.yaml, then: mirror up'],
     })
   }
 }
 
-/** A mirror refuses requests for a name that is not its own (421), and clients then go to the origin in silence. */
+/** Warns about a host name that the mirror rejects (421), after which clients fall back to the origin without a message. */
 function describeUnknownName(cache: string, { allowedHosts }: Config): string | undefined {
   const { hostname } = new URL(cache)
   const isAddress = isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
   if (isAddress || ownNames.includes(hostname) || machineNames().includes(hostname)) return undefined
   if (allowedHosts.some((name) => name.toLowerCase() === hostname)) return undefined
-  return `The mirror there answers to the name ${hostname} only if its mirror.yaml has it: allowedHosts: [${hostname}]`
+  return `The mirror there accepts the name ${hostname} only with this in its mirror.yaml: allowedHosts: [${hostname}]`
 }
 
 function isSecure(url: string): boolean {
@@ -158,10 +166,10 @@ function listRegistries({ upstreams, defaultUpstream }: Config): string[] {
 }
 
 function describeCertificateMismatch(hostname: string): string {
-  return `The mirror's certificate does not name ${hostname}, so this client will refuse it: have it issued for that name as well (subjectAltName).`
+  return `The mirror's certificate does not name ${hostname}, so this client will reject it. Issue it for that name as well (subjectAltName).`
 }
 
-/** Without a slash at its end. */
+/** Parses the URL of a mirror, and returns it without a slash at its end. Throws MirrorError (usage). */
 function parseMirrorUrl(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   const plain =
@@ -169,11 +177,11 @@ function parseMirrorUrl(text: string): string {
   if (plain && (url.protocol === 'http:' || url.protocol === 'https:')) return `${url.protocol}//${url.host}`
   throw new MirrorError(`${JSON.stringify(text)} is not the URL of a mirror.`, {
     exit: exitCode.usage,
-    hints: ['--mirror http://127.0.0.1:5055   (scheme, host and port, nothing else)'],
+    hints: ['--mirror http://127.0.0.1:5055   (scheme, host and port only)'],
   })
 }
 
-/** The registry for pushes beside a cache that was named: the same host, with the port that the mirror there has, or shall have. */
+/** Returns the push registry of a given cache: the same host, with the port of the known mirror, or else of the configuration. */
 function deriveRegistryUrl(cache: string, config: Config, known: Endpoints | undefined): string | undefined {
   const { protocol, hostname } = new URL(cache)
   const port = known && isCacheUrl(known, cache) ? getPort(known.registry[0]) : getConfiguredPort(config)
@@ -198,8 +206,8 @@ function getPort(url: string | undefined): string | undefined {
 }
 
 /**
- * Why the running mirror, a plain process, does not serve a network, by its own words; undefined where it does not say, or
- * serves all that it shall.
+ * Returns a function that explains from the mirror's status why it does not serve a network. Undefined for a mirror in a container,
+ * when all networks are served, and when the mirror does not answer.
  */
 async function explainUnservedNetworks(
   here: FoundMirror,
@@ -210,20 +218,20 @@ async function explainUnservedNetworks(
   if (runtime !== 'process' || networks.every((name) => endpoints.networks[name] !== undefined)) return undefined
   const reports = await fetchNetworkReports(here)
   if (reports === undefined) return undefined
-  // Where no engine has answered so far, the mirror has nothing to say of any network.
-  const isSilent = Object.values(reports).every(({ reason }) => reason === engineProblem)
+  // Without an answer of the engine so far, the mirror knows nothing about any network.
+  const hasNoEngine = Object.values(reports).every(({ reason }) => reason === engineProblem)
   return (network) => {
     const { reason } = reports[network] ?? {}
-    if (isSilent)
+    if (hasNoEngine)
       return {
         why: 'and no Docker engine answers the mirror, so it has no address there',
-        hints: ['docker info   (says whether Docker runs; start it, then run this again)'],
+        hints: ['docker info   (shows if Docker runs; start it, then run the command again)'],
       }
     if (reason === undefined) return undefined
     if (reason !== networkProblem)
       return { why: `and the mirror cannot listen there: ${reason.replace(/\.$/, '')}`, hints: ['mirror logs'] }
-    const make = network === kindNetwork ? 'mirror configure kind' : `docker network create ${network}`
-    return { why: 'which does not exist yet', hints: [`${make}   (makes it; then run this again)`] }
+    const create = network === kindNetwork ? 'mirror configure kind' : `docker network create ${network}`
+    return { why: 'which does not exist yet', hints: [`${create}   (creates it; then run the command again)`] }
   }
 }
 
@@ -236,10 +244,7 @@ async function fetchNetworkReports(here: FoundMirror) {
   }
 }
 
-const maxWaitMs = 5000
-const pollMs = 100
-
-/** Waits until the running mirror answers on a network that exists; not for ever, for its port may be taken there. */
+/** Waits until the running mirror serves an existing network, at most `maxWaitMs` because its port may be in use there. */
 export async function waitUntilServed(surroundings: Surroundings, network: string, clock: Clock): Promise<void> {
   const { stateFile } = mirrorPaths(surroundings)
   const end = clock.monotonic() + maxWaitMs

@@ -6,68 +6,68 @@ import { errnoOf, MirrorError } from '../lib/errors.ts'
 import { makeFolder, orAbsent, syncFolder, writeFileAtomic } from '../lib/fs.ts'
 import { isOnlyRoots } from '../lib/ownership.ts'
 import { shellWord, type Surroundings } from '../lib/process.ts'
-import type { RecordFolders } from './types.ts'
-import { type ClientName, clientNames, type Machine } from './types.ts'
+import { type ClientName, clientNames, type Machine, type RecordFolders } from './types.ts'
 
-/** What was done to one client's files in one place, and what it takes to undo it. */
+/** A record: what mirror did to the files of one target, and what an undo needs. */
 export interface ConfiguredClient {
   readonly client: ClientName
-  /** `id` of the place. */
+  /** The `id` of the target. */
   readonly place: string
-  /** `title` of the place. */
+  /** The `title` of the target. */
   readonly title: string
-  /** What the client's adapter needs to find the place again. */
+  /** The details from which the adapter restores the target. */
   readonly details: Readonly<Record<string, string>>
-  /** The root that was given with `--root`; undefined on the machine itself. */
+  /** The value of `--root`; undefined for the machine itself. */
   readonly root: string | undefined
   /** ISO 8601. */
   readonly since: string
   readonly cache: string
   readonly registry: string | undefined
-  /** Whether the mirror's CA was handed over. */
+  /** True when the mirror's CA was written. */
   readonly ca?: boolean
-  /** The address is the user's own word (`--mirror`), and not one of this machine's mirror. */
+  /** True when the user gave the address (`--mirror`) and it is not one of this machine's mirror. */
   readonly isNamed?: boolean
-  /** Whether the client goes to the origin when the mirror fails. */
+  /** True when the client falls back to the origin while the mirror fails. */
   readonly fallback: boolean
   readonly files: readonly RecordedFile[]
-  /** Folders that were made for them, outermost first. */
+  /** Folders that mirror created for the files, outermost first. */
   readonly folders: readonly string[]
-  /** The files are as they were before, but the running client goes on with what it has read until it is reloaded. */
+  /** True when the files are restored, but the running client uses the mirror until it is reloaded. */
   readonly undone?: boolean
 }
 
 export interface RecordedFile {
   readonly path: string
-  /** What was there; undefined: nothing was. */
+  /** The backup of the earlier file; undefined when there was none. */
   readonly before:
     | { readonly backup: string; readonly mode: number; readonly uid: number; readonly gid: number }
     | undefined
-  /** sha256 of what we wrote, hex; undefined: we removed it. */
+  /** SHA-256 of the written content in hex; undefined when mirror removed the file. */
   readonly written: string | undefined
-  /** sha256 of what of ours it may be as well, when a change of it was cut short. */
+  /** SHA-256 of further contents by mirror that the file may have after an aborted change, in hex. */
   readonly also?: readonly string[]
 }
 
-/** A record, and whether only root can change it. */
+/** A record as it was read. */
 export interface KnownRecord extends ConfiguredClient {
+  /** True when only root can change it. */
   readonly lockedByRoot: boolean
 }
 
-/** Which clients are configured: a file for each in `configured/`, so that two runs take nothing from each other. */
+/** The records of configured clients. Each is a file of its own in `configured/`, so that concurrent runs do not overwrite each other's. */
 export interface ConfiguredClients {
-  /** In the order in which they were configured. */
+  /** Lists all records, oldest first. Throws MirrorError for an unreadable folder, or a damaged record. */
   list(): Promise<KnownRecord[]>
-  /** Takes the place of the record of the same client and place. */
+  /** Writes a record. It replaces the record of the same client, target and root. */
   put(record: ConfiguredClient): Promise<void>
   remove(record: ConfiguredClient): Promise<void>
-  /** As root: moves what was recorded before there was a place for the whole machine to that place. */
+  /** As root: moves system-wide records from root's state folder, where older versions wrote them, to the system folder. */
   migrate(): Promise<void>
-  /** Where backups for this record go. */
+  /** Returns the folder for the backups of a record. */
   backupFolder(record: Pick<ConfiguredClient, 'root' | 'details'>): string
 }
 
-/** A path alone is a state folder with no other beside it. */
+/** Opens the records. A path alone is a single state folder without a system folder. */
 export function openConfiguredClients(where: string | RecordFolders): ConfiguredClients {
   const { own, system, isRoot } = typeof where === 'string' ? { own: where, system: undefined, isRoot: false } : where
   const shared = system === own ? undefined : system
@@ -93,7 +93,7 @@ export function openConfiguredClients(where: string | RecordFolders): Configured
       const text = `${JSON.stringify({ ...record, lockedByRoot: undefined }, null, 2)}\n`
       if (folder === shared) await writePublicRecord(folder, getRecordPath(folder, record), text)
       else await writeFileAtomic(getRecordPath(folder, record), text)
-      // From before there was a place for the whole machine.
+      // Older versions wrote system-wide records to root's state folder.
       if (folder === shared && own !== undefined) await removeRecord(own, record)
     },
 
@@ -121,7 +121,7 @@ function getRecordPath(folder: string, record: ConfiguredClient): string {
   return join(folder, 'configured', getRecordName(record))
 }
 
-/** Whether a record is about files of the whole machine, not of one user. */
+/** True for a record of files of the whole machine, not of one user. */
 function isSystemWide({ root, details }: Pick<ConfiguredClient, 'root' | 'details'>): boolean {
   return root === undefined && details['scope'] === 'system'
 }
@@ -134,7 +134,7 @@ async function readRecords(folder: string, lockedByRoot: boolean): Promise<Known
   return records.flatMap((record) => (record === undefined ? [] : [{ ...record, lockedByRoot }]))
 }
 
-/** Whatever the umask: other users read what root has configured. */
+/** Writes a record that all users can read, independent of the umask. */
 async function writePublicRecord(folder: string, file: string, text: string): Promise<void> {
   const configured = join(folder, 'configured')
   await makeFolder(configured)
@@ -143,9 +143,9 @@ async function writePublicRecord(folder: string, file: string, text: string): Pr
   await chmod(file, 0o644)
 }
 
-/** Another one for each client, place and root. */
+/** Returns the file name of a record, which is unique for client, target and root. */
 function getRecordName({ client, place, root }: ConfiguredClient): string {
-  // Fetched here, for a program that only asks what is configured starts sooner without it.
+  // Load the module on use, because listing records must start fast.
   const { createHash } = process.getBuiltinModule('node:crypto')
   const hash = createHash('sha256')
     .update(JSON.stringify([client, place, root]))
@@ -160,20 +160,20 @@ export function isSameTarget(
   return one.client === other.client && one.place === other.place && one.root === other.root
 }
 
-/** Undefined where there is nothing. Throws MirrorError for what only another user may read. */
-async function readIfPresent<T>(path: string, ask: () => Promise<T>): Promise<T | undefined> {
+/** Returns undefined for an absent path. Throws MirrorError without permission to read it. */
+async function readIfPresent<T>(path: string, read: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await orAbsent(ask)
+    return await orAbsent(read)
   } catch (cause) {
     if (errnoOf(cause) !== 'EACCES') throw cause
-    throw new MirrorError(`No permission to read ${path}, so it is not known what is configured.`, {
-      hints: [`ls -ld ${path}   (whose it is)`],
+    throw new MirrorError(`No permission to read ${path}, so the configured clients are unknown.`, {
+      hints: [`ls -ld ${path}   (shows its owner)`],
       cause,
     })
   }
 }
 
-/** Undefined for one that went since it was seen. Without it an undo would be a guess: a damaged one is told, not passed over. */
+/** Reads a record; undefined when it was removed since. Throws MirrorError for a damaged one, because an undo without it would be a guess. */
 async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
   const text = await readIfPresent(file, () => readFile(file, 'utf8'))
   if (text === undefined) return undefined
@@ -183,8 +183,8 @@ async function readRecord(file: string): Promise<ConfiguredClient | undefined> {
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
   }
-  throw new MirrorError(`${file} is damaged, so what was configured cannot be undone by itself.`, {
-    hints: ['the backups of what was changed lie in the same state folder, in backups/'],
+  throw new MirrorError(`${file} is damaged, so mirror cannot undo this configuration.`, {
+    hints: ['Restore the files by hand: their backups are in backups/ of the same state folder'],
   })
 }
 
@@ -204,9 +204,9 @@ function isRecord(value: unknown): value is ConfiguredClient {
 }
 
 /**
- * Where this user finds what was configured. Root uses nothing that another user can change: a record says which file to write
- * and with what. `MIRROR_HOME` is the root of everything, the records of the whole machine included, where it is root's.
- * Throws MirrorError for a system folder that is not root's.
+ * Returns the folders of this user's records. Root reads no folder that another user can change, because a record decides which
+ * file to write with which content. For root, its own `MIRROR_HOME` holds the system-wide records as well. Throws MirrorError for a
+ * system folder that users other than root can change.
  */
 export async function findRecordFolders(surroundings: Surroundings): Promise<RecordFolders> {
   const { stateDir } = mirrorPaths(surroundings)
@@ -216,28 +216,31 @@ export async function findRecordFolders(surroundings: Surroundings): Promise<Rec
   const own = isOnlyRoots(stateDir) ? stateDir : undefined
   if (own !== undefined && surroundings.env['MIRROR_HOME']) return { own, system: undefined, isRoot }
   if (isOnlyRoots(system)) return { own, system, isRoot }
-  throw new MirrorError(`${system} can be changed by others than root, so what is recorded there is not used.`, {
-    hints: [`ls -ld ${system}   (it has to be root's, with mode 755)`, `chown -R root: ${system}; chmod 755 ${system}`],
+  throw new MirrorError(`Users other than root can change ${system}, so its records are not used.`, {
+    hints: [
+      `ls -ld ${system}   (must be owned by root, with mode 755)`,
+      `chown -R root: ${system}; chmod 755 ${system}`,
+    ],
   })
 }
 
-/** What was configured on this machine. */
+/** Opens the records of a machine. */
 export function openMachineRecords({ records, stateDir }: Pick<Machine, 'records' | 'stateDir'>): ConfiguredClients {
   return openConfiguredClients(records ?? stateDir)
 }
 
 type TargetIdentity = Pick<ConfiguredClient, 'client' | 'root' | 'details'> & { readonly lockedByRoot?: boolean }
 
-/** The arguments that configure, or with `--undo` take back, this place and no other of the same client. */
+/** Returns the arguments that configure this target, or undo it with `--undo`, and no other target of the client. */
 export function configureArguments({ client, root, details }: TargetIdentity, ...more: string[]): string[] {
-  const said = { root, scope: details['scope'], cluster: details['cluster'], file: details['file'] }
-  const flags = Object.entries(said).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, value]))
+  const options = { root, scope: details['scope'], cluster: details['cluster'], file: details['file'] }
+  const flags = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, value]))
   return ['configure', client, ...flags, ...more]
 }
 
-/** The same to be typed: through sudo for what only root can change, and under sudo by the user who has called it. */
-export async function configureCommand(machine: Machine, place: TargetIdentity, ...more: string[]): Promise<string> {
-  const args = configureArguments(place, ...more)
-  const isRoots = place.lockedByRoot === true || (isSystemWide(place) && process.geteuid?.() === 0)
-  return isRoots ? rootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')
+/** Returns the same as a command line, with sudo for a target that only root can change. */
+export async function configureCommand(machine: Machine, target: TargetIdentity, ...more: string[]): Promise<string> {
+  const args = configureArguments(target, ...more)
+  const belongsToRoot = target.lockedByRoot === true || (isSystemWide(target) && process.geteuid?.() === 0)
+  return belongsToRoot ? rootCommand(machine, args) : ['mirror', ...args.map(shellWord)].join(' ')
 }

@@ -18,8 +18,8 @@ import type { ClientOptions, ConfigTarget, Machine } from './types.ts'
 import { getTarget } from './undo.ts'
 
 /**
- * As root: which records root has left where another user can change them, as older versions did under `sudo -E`, and how to undo
- * what they say. Undefined where there are none. Nothing of them is obeyed.
+ * Describes, as root, the records of root in folders that another user can change, where older versions wrote them under `sudo -E`,
+ * and how to undo them by hand. Undefined when there are none. mirror never uses these records.
  */
 export async function describeStrayRecords(surroundings: Surroundings): Promise<string | undefined> {
   if (!looksAtOwners(surroundings)) return undefined
@@ -37,8 +37,8 @@ export async function describeStrayRecords(surroundings: Surroundings): Promise<
     if (names.length === 0) continue
     const [records, backups] = [shellWord(folder), shellWord(join(stateDir, 'backups'))]
     return [
-      `Root has recorded in ${folder} what it configured, and others can change that, so it is not used: ${names.join(', ')}.`,
-      'To undo it, look at what was changed and where its backup lies, put the backup back, then remove the records:',
+      `${folder} has records of root that other users can change, so they are not used: ${names.join(', ')}.`,
+      'To undo these configurations, look up the files and their backups, restore the backups, then remove the records:',
       `  sudo cat ${records}/*.json`,
       `  sudo ls -lR ${backups}`,
       `  sudo rm -r ${records} ${backups}`,
@@ -47,7 +47,7 @@ export async function describeStrayRecords(surroundings: Surroundings): Promise<
   return undefined
 }
 
-/** The clients of records that are root's own files. */
+/** Lists the clients of the records in a folder that root owns. */
 async function listRootsRecords(folder: string): Promise<string[]> {
   const names = (await orAbsent(() => readdir(folder))) ?? []
   const found: string[] = []
@@ -59,29 +59,29 @@ async function listRootsRecords(folder: string): Promise<string[]> {
   return [...new Set(found)].toSorted()
 }
 
-/** A client that was told an address which the mirror does not have. */
+/** A client with an address that the mirror does not have. */
 export interface StaleClient {
   readonly record: KnownRecord
-  /** What has moved; the cache where both have. */
+  /** The part with another address; `cache` when both have. */
   readonly of: 'cache' | 'registry'
-  /** Where it is told to go. */
+  /** The address in the client's configuration. */
   readonly from: string
-  /** Where the mirror is for it now; undefined when it cannot reach the mirror. */
+  /** The mirror's current address for this client; undefined when the client cannot reach it. */
   readonly to: string | undefined
-  /** Why it cannot reach the mirror. */
+  /** The reason when the client cannot reach the mirror. */
   readonly why: string | undefined
-  /** The command that mends it. */
+  /** The command that updates the client. */
   readonly mend: string
 }
 
 export interface MendedClient extends StaleClient {
-  /** Its files were the mirror's own, and have the new address now. */
+  /** True when its files were mirror's own, and now have the new address. */
   readonly rewritten: boolean
 }
 
 /**
- * Compares what clients of this machine were told with where the running mirror answers, however it came to move. Empty when no
- * mirror runs. Asks no program, except for a cluster that is to be called stale, whether it is still there.
+ * Compares the addresses of this machine's configured clients with those of the running mirror. Empty when no mirror runs. Runs no
+ * program, except to check that a cluster with an old address still exists.
  */
 export async function findStaleClients(surroundings: Surroundings): Promise<StaleClient[]> {
   const machine = await machineAt(surroundings, undefined)
@@ -91,8 +91,8 @@ export async function findStaleClients(surroundings: Surroundings): Promise<Stal
 }
 
 /**
- * The same after `mirror up`, with the networks waited for that the mirror is about to serve. Files that are the mirror's own
- * alone, and are read at each pull, get the new address at once.
+ * Finds stale clients after `mirror up`, and waits before for the networks that the mirror will serve. Rewrites the address in files
+ * that only mirror has written, and that the client reads at each pull.
  */
 export async function mendStaleClients(surroundings: Surroundings, clock: Clock): Promise<MendedClient[]> {
   const machine = await machineAt(surroundings, undefined)
@@ -114,16 +114,16 @@ async function filterStale(
 ): Promise<StaleClient[]> {
   const stale: StaleClient[] = []
   for (const record of records) {
-    const place = await getTarget(machine, record)
-    const found = await compareAddress(machine, record, place, mirror)
-    // Most clients are told of the cache alone.
-    const isTold = found !== undefined && (found.of === 'cache' || (await isNamedInFiles(found.from, record, place)))
-    if (isTold && !(await place.isGone?.())) stale.push(found)
+    const target = await getTarget(machine, record)
+    const found = await compareAddress(machine, record, target, mirror)
+    // Ignore another registry address unless a file has it, because most clients are configured for the cache only.
+    const isStale = found !== undefined && (found.of === 'cache' || (await isNamedInFiles(found.from, record, target)))
+    if (isStale && !(await target.isGone?.())) stale.push(found)
   }
   return stale
 }
 
-/** Of this machine itself, and told the address of its own mirror. */
+/** Lists the records of this machine itself with an address of its own mirror. */
 async function listOwnRecords(machine: Machine): Promise<KnownRecord[]> {
   const records = await openMachineRecords(machine).list()
   return records.filter(({ root, isNamed, undone }) => root === undefined && isNamed !== true && undone !== true)
@@ -133,7 +133,7 @@ async function findRunningMirror(surroundings: Surroundings): Promise<MirrorAddr
   try {
     return await findMirror(surroundings, { url: undefined, caFile: undefined })
   } catch (error) {
-    // None runs, or its certificate cannot be read: then there is nothing to compare with.
+    // Without a running mirror, or with an unreadable certificate, there is no address to compare with.
     if (error instanceof MirrorError) return undefined
     throw error
   }
@@ -142,12 +142,12 @@ async function findRunningMirror(surroundings: Surroundings): Promise<MirrorAddr
 async function compareAddress(
   machine: Machine,
   record: KnownRecord,
-  { location: home }: ConfigTarget,
+  { location }: ConfigTarget,
   mirror: MirrorAddress,
 ): Promise<StaleClient | undefined> {
   const { cache, registry } = record
   try {
-    const now = mirror.addressFor(home)
+    const now = mirror.addressFor(location)
     const common = { record, why: undefined, mend: await configureCommand(machine, record) }
     if (now.cache !== cache || (now.ca !== undefined) !== (record.ca === true))
       return { ...common, of: 'cache', from: cache, to: now.cache }
@@ -156,10 +156,10 @@ async function compareAddress(
     return undefined
   } catch (error) {
     if (!(error instanceof MirrorError)) throw error
-    if (home.in === 'apart') return undefined
-    // A plain process serves a network as soon as that exists; until then nobody is there to be led astray.
-    if (home.in === 'network' && mirror.willServe(home.network)) return undefined
-    const mend = home.in === 'network' ? error.hints[0] : undefined
+    if (location.in === 'apart') return undefined
+    // Ignore a network that does not exist yet: it has no clients, and the mirror process serves it once it exists.
+    if (location.in === 'network' && mirror.willServe(location.network)) return undefined
+    const mend = location.in === 'network' ? error.hints[0] : undefined
     return {
       record,
       of: 'cache',
@@ -171,12 +171,12 @@ async function compareAddress(
   }
 }
 
-/** Whether a file that was written says this registry's port; true where the files cannot be read. */
-async function isNamedInFiles(registry: string, { files }: ConfiguredClient, place: ConfigTarget): Promise<boolean> {
+/** True when a written file contains the port of this registry, or cannot be read. */
+async function isNamedInFiles(registry: string, { files }: ConfiguredClient, target: ConfigTarget): Promise<boolean> {
   const { port } = new URL(registry)
   try {
     for (const { path } of files) {
-      const state = await place.files.read(path)
+      const state = await target.files.read(path)
       if (state && Buffer.from(state.bytes).includes(`:${port}`)) return true
     }
     return false
@@ -186,28 +186,28 @@ async function isNamedInFiles(registry: string, { files }: ConfiguredClient, pla
   }
 }
 
-/** A mirror that has just started listens on a network's gateway a moment later. */
+/** Waits until the mirror serves the networks of the records: after its start it listens on their gateways with a delay. */
 async function waitForNetworks(
   surroundings: Surroundings,
   machine: Machine,
   records: readonly ConfiguredClient[],
   clock: Clock,
 ): Promise<void> {
-  const homes = await Promise.all(records.map(async (record) => (await getTarget(machine, record)).location))
-  const networks = new Set(homes.flatMap((home) => (home.in === 'network' ? [home.network] : [])))
+  const locations = await Promise.all(records.map(async (record) => (await getTarget(machine, record)).location))
+  const networks = new Set(locations.flatMap((location) => (location.in === 'network' ? [location.network] : [])))
   const mirror = networks.size === 0 ? undefined : await findRunningMirror(surroundings)
-  const awaited = [...networks].filter((network) => mirror?.willServe(network))
-  if (awaited.length === 0) return
+  const expected = [...networks].filter((network) => mirror?.willServe(network))
+  if (expected.length === 0) return
   const endpoint = await findDockerEndpoint(surroundings)
   if (endpoint === undefined || isRemoteEngine(endpoint)) return
-  const { networks: dockerNetworks } = createDockerEngine(endpoint)
-  for (const network of awaited) {
-    const gateways = await dockerNetworks.gateways(network)
+  const docker = createDockerodeDocker(endpoint, { clock })
+  for (const network of expected) {
+    const gateways = await docker.networkGateways(network)
     if (gateways !== undefined && gateways.length > 0) await waitUntilServed(surroundings, network, clock)
   }
 }
 
-/** Writes the new address where nobody has to be asked; false where somebody has. */
+/** Writes the new address to files that need no confirmation; false when the user must run the command. */
 async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror: MirrorAddress): Promise<boolean> {
   try {
     const adapter = await adapterOf(record.client)
@@ -221,29 +221,32 @@ async function rewriteAddress(machine: Machine, { record }: StaleClient, mirror:
     }
     const recalled = await getTarget(machine, record)
     if (!recalled.readAtEachPull || mirror.isRemote) return false
-    const places = await adapter.targets(machine, options)
-    const place = places.find(({ id }) => id === record.place)
-    if (place === undefined) return false
-    const prepared = await prepareClient({ machine, adapter, place, mirror, fallback: record.fallback })
+    const targets = await adapter.targets(machine, options)
+    const target = targets.find(({ id }) => id === record.place)
+    if (target === undefined) return false
+    const prepared = await prepareClient({ machine, adapter, place: target, mirror, fallback: record.fallback })
     if (!(await changesOnlyOwnFiles(prepared, record))) return false
     await configureClient(prepared, new Date())
     return true
   } catch (error) {
-    // A node that stands still, a file that is root's: the command that mends it says more.
+    // The command in `mend` reports the reason, for example a stopped node or a file of root.
     if (error instanceof MirrorError) return false
     throw error
   }
 }
 
-/** Whether only files change that the mirror has made itself and nobody has touched since. */
-async function changesOnlyOwnFiles({ place, plan }: PreparedClient, { files }: ConfiguredClient): Promise<boolean> {
+/** True when the plan changes only files that mirror created, and that are unchanged since. */
+async function changesOnlyOwnFiles(
+  { place: target, plan }: PreparedClient,
+  { files }: ConfiguredClient,
+): Promise<boolean> {
   for (const { path, before } of plan.changes) {
     const recorded = files.find((file) => file.path === path)
     if (recorded === undefined) {
       if (before !== undefined) return false
       continue
     }
-    const state = await place.files.read(path)
+    const state = await target.files.read(path)
     if (recorded.before !== undefined || !isAsWritten(recorded, state?.bytes)) return false
   }
   return true

@@ -2,7 +2,7 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { HostAlias } from '../lib/network.ts'
 import type { RunCommand } from '../lib/process.ts'
 
-/** The programs that can be told about a mirror. */
+/** The programs that mirror can configure. */
 export const clientNames = [
   'docker',
   'podman',
@@ -19,50 +19,50 @@ export const clientNames = [
 ] as const
 export type ClientName = (typeof clientNames)[number]
 
-/** The mirror as one client sees it. */
+/** The mirror from the view of one client. */
 export interface MirrorForClient {
   /** The cache's URL, without a slash at its end: `http://127.0.0.1:5055`. */
   readonly cache: string
-  /** The URL of the registry for pushed images; undefined where there is none, or the client cannot reach it. */
+  /** The URL of the registry for pushed images; undefined when it is disabled, or the client cannot reach it. */
   readonly registry: string | undefined
-  /** The certificates that the client has to trust before it takes the mirror's, as PEM; undefined: it trusts that by itself. */
+  /** The CA certificates that the client must trust, as PEM; undefined when it needs none. */
   readonly ca?: string | undefined
   /** The registries to mirror, `docker.io` first. */
   readonly registries: readonly string[]
-  /** Which upstream the mirror asks when a request names none. */
+  /** The upstream for requests that name none. */
   readonly defaultUpstream: string
-  /** Whether the client may go to the origin when the mirror fails; false only where the client can be told so. */
+  /** True when the client falls back to the origin while the mirror fails; false only for clients that support it. */
   readonly fallback: boolean
 }
 
-/** What becomes of one file. */
+/** The change of one file. */
 export interface FileChange {
   readonly path: string
-  /** Undefined: there is no such file. */
+  /** Undefined: the file does not exist. */
   readonly before: string | undefined
-  /** Undefined: the file goes. */
+  /** Undefined: the file is removed. */
   readonly after: string | undefined
 }
 
-/** What a writer wants to happen. Nothing in it has happened yet. */
+/** A planned configuration; nothing is written yet. */
 export interface ConfigPlan {
-  /** Only files whose content changes. */
+  /** The files whose content changes. */
   readonly changes: readonly FileChange[]
-  /** What was found and decided, a sentence each. */
+  /** Findings and decisions, a sentence each. */
   readonly notes: readonly string[]
-  /** What is left for the user to do: a command, or a setting to make. */
+  /** Steps that are left to the user: a command, or a setting. */
   readonly todo: readonly string[]
-  /** What was asked for on stdout: flags, a cluster file. */
+  /** The text for stdout: flags, a cluster file. */
   readonly output?: string
 }
 
 /** The plan for a client whose settings are only printed. */
 export type PrintedConfig = Omit<ConfigPlan, 'changes'>
 
-/** The files and folders that a writer wants to see before it plans; absolute paths. */
+/** The files and folders to read before planning; absolute paths. */
 export interface WantedFiles {
   readonly files: readonly string[]
-  /** Folders, with everything below them. */
+  /** Folders, read with all files below them. */
   readonly trees: readonly string[]
 }
 
@@ -70,152 +70,155 @@ export interface WantedFiles {
 export interface Machine {
   readonly platform: string
   readonly env: Readonly<Record<string, string | undefined>>
-  /** The user's home folder, or the folder that `--root` put in its place. */
+  /** The user's home folder, or the folder of `--root`. */
   readonly home: string
-  /** `/`, or the folder that `--root` put in its place. */
+  /** `/`, or the folder of `--root`. */
   readonly root: string
-  /** Whether `--root` was given: then nothing is detected and no program or daemon is spoken to. */
+  /** True with `--root`: then nothing is detected, and no program or daemon is contacted. */
   readonly detached: boolean
   readonly cwd: string
-  /** Our own state folder. */
+  /** mirror's state folder. */
   readonly stateDir: string
-  /** Where it is written down what was configured; our own state folder when not given. */
+  /** The folders of the records; `stateDir` when absent. */
   readonly records?: RecordFolders
   readonly runCommand: RunCommand
 }
 
-/** What the user said about the client; undefined is "find out". */
+/** The user's options for a client; mirror detects an undefined one. */
 export interface ClientOptions {
   readonly scope: 'user' | 'system' | undefined
   readonly clientVersion: string | undefined
   readonly imageStore: 'classic' | 'containerd' | undefined
-  /** A file of the user's to merge into, instead of the usual place. */
+  /** The user's file to merge into, instead of the default path. */
   readonly file: string | undefined
   /** A running cluster to configure, by name. */
   readonly cluster: string | undefined
 }
 
-/** One program and how it is told about a mirror. */
+/** Configures one client. */
 export interface ClientAdapter {
   readonly client: ClientName
-  /** What it is that gets configured, for a list: `Docker: daemon.json, or a folder per registry`. */
+  /** The configuration that it writes, for a list: `Docker: daemon.json, or a folder per registry`. */
   readonly summary: string
-  /** What of it is on this machine (`podman 4.3.1`, `cluster dev`); undefined when there is nothing. Quick, and never throws. */
+  /** Finds the client on this machine (`podman 4.3.1`); undefined when it is not installed. Fast, and never throws. */
   find(machine: Machine): Promise<string | undefined>
   /**
-   * Where it could be configured here, the likeliest first. Not installed is no failure: then it is the usual place, with a
-   * note in the plan that the version is a guess. Throws MirrorError where there is nothing sensible to write.
+   * Lists the targets on this machine, the likeliest first. For a client that is not installed, this is the default target, with a
+   * note in its plan that the version is a guess. Throws MirrorError when there is nothing sensible to write.
    */
   targets(machine: Machine, options: ClientOptions): Promise<ConfigTarget[]>
   /**
-   * Sees to what has to be there before the mirror's address can be known. Not on a dry run, nor when the address was given.
+   * Creates the preconditions of the mirror's address, for example a network. Not called on a dry run, nor with a given address.
    * Throws MirrorError.
    */
   prepare?(machine: Machine, options: ClientOptions): Promise<void>
   /**
-   * What stdout gets in place of a document that could not be made, so that the program it is piped into stops, with our reason
-   * where it can show one. Absent for clients whose documents are not piped; undefined where none was asked for.
+   * Renders the text for stdout in place of a document after a failure, so that the program at the other end of the pipe fails, with
+   * the reason if it can show one. Absent for clients whose documents are not piped; undefined when no document was requested.
    */
   refusal?(failure: ConfigureFailure): string | undefined
-  /** The place that `details` were written down for; talks to nobody, so that undo works when the client is gone. */
+  /** Restores a target from its recorded details. It contacts no program, so that undo works after the client was uninstalled. */
   recall(machine: Machine, details: ConfigTargetDetails): ConfigTarget
 }
 
-/** Why a document could not be printed. */
+/** The failure to make a document for stdout. */
 interface ConfigureFailure {
   /** One line. */
   readonly reason: string
   readonly exit: number
-  /** A running cluster was to be configured, of which nothing is printed. */
+  /** True when a running cluster was requested, for which no document is printed. */
   readonly isCluster: boolean
 }
 
-/** All that is needed to find a place again; JSON. */
+/** The details that restore a target; stored as JSON in its record. */
 export type ConfigTargetDetails = Readonly<Record<string, string>>
 
-/** One place where a client keeps its configuration. */
+/** One configuration of a client: its files, their location, and the operations on them. */
 export interface ConfigTarget {
-  /** Tells it from the client's other places, and stays the same from run to run: `system`, `user`, `cluster dev`. */
+  /** Unique among the client's targets, and stable across runs: `system`, `user`, `cluster dev`. */
   readonly id: string
   /** For a list to choose from: `system (/etc/docker)`. */
   readonly title: string
   readonly details: ConfigTargetDetails
   readonly location: ClientLocation
   readonly files: FilePort
-  /** All of its files are our own, below our state folder: written without a question. */
+  /** All of its files are in mirror's state folder, so they are written without confirmation. */
   readonly ours?: true
-  /** The client reads the address from its files at each pull: a new one needs nothing else. */
+  /** The client reads the address from its files at each pull, so a new address takes effect at once. */
   readonly readAtEachPull?: true
-  /** Whether the client is no more, a cluster that was deleted; false where nobody can say. */
+  /** Resolves to true for a cluster that was deleted; to false when unknown. */
   isGone?(): Promise<boolean>
-  /** What has to be read before `plan` and `strip`. */
+  /** The files to read before `plan` and `strip`. */
   readonly wants: WantedFiles
-  /** Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
+  /** Plans the configuration. Pure. Throws MirrorError (usage) for a file that cannot be changed safely. */
   plan(mirror: MirrorForClient, files: FilesNow): ConfigPlan
-  /** Pure: takes our own keys out of files that the user has changed since; `mirror` is what was written then. */
+  /** Removes mirror's keys from files that the user has changed since. Pure. `mirror`: the addresses that were written. */
   strip(mirror: { readonly cache: string; readonly registry: string | undefined }, files: FilesNow): FileChange[]
-  /** Has the client itself look at what would be written. Throws MirrorError (usage) with what it says. */
+  /** Validates the new files by the client's own program. Throws MirrorError (usage) with its output. */
   validate?(changes: readonly FileChange[]): Promise<void>
   /**
-   * What a change of these files is nothing without, and nobody has to be asked about: after writing them, and after undoing.
-   * Throws MirrorError.
+   * Runs the required step after a write or undo of these files that needs no confirmation, for example a restart of containerd in
+   * a node. Throws MirrorError.
    */
   settle?(paths: readonly string[]): Promise<void>
-  /** How the client takes notice without a restart; absent where it does by itself. */
+  /** Makes the client read its files again; absent when it does so by itself, or when mirror cannot. */
   readonly reload?: ClientReload
   /**
-   * What the client and its files say at this moment of this mirror, as far as they can be asked. Changes nothing, and throws
-   * nothing that a user could mend; absent where nobody can be asked.
+   * Observes the current state of the client and its files. It changes nothing, and throws no error that a user could fix. Absent for
+   * clients that cannot be observed.
    */
   observe?(mirror: { readonly cache: string }): Promise<Observation>
-  /** What is left to the user until the client feels that these files were undone without `reload`; absent where nothing is. */
+  /** Lists the user's steps until the client has applied an undo of these files without `reload`; absent when there are none. */
   afterUndo?(paths: readonly string[]): string[]
   /**
-   * Pulls an image by the client itself, and removes it again. Resolves to what the client said when the pull failed; absent
-   * where this client cannot be made to pull from here.
+   * Pulls an image by the client itself, and removes it again. `failed`: the client's error output. Absent for clients that cannot run
+   * a pull from this machine.
    */
   pull?(image: string): Promise<{ readonly failed: string | undefined }>
   /**
-   * Why a pull may have gone past the mirror, the likeliest first, each with the command that mends it. `observe` knows better
-   * where it is there.
+   * Likely causes of a pull that bypassed the mirror, the likeliest first, each with the command that fixes it. Those of `observe`
+   * take precedence.
    */
   readonly reasons: readonly Reason[]
 }
 
+/** A likely cause of a pull that bypassed the mirror. */
 export interface Reason {
   readonly why: string
+  /** The command that fixes it. */
   readonly fix: string
-  /** It fits only where the files are not as mirror wrote them for the running mirror. */
+  /** It is possible only when the files differ from those that mirror wrote for the running mirror. */
   readonly isUnconfigured?: true
 }
 
-/** What was seen of a client. */
+/** The observed state of a client. */
 export interface Observation {
-  /** Whether the running client goes to the mirror; undefined where it cannot be told. */
+  /** True when the running client uses the mirror; undefined when unknown. */
   readonly inUse: boolean | undefined
-  /** A sentence each: `docker info (Docker 20.10.24, classic image store) names no mirror.` */
+  /** The findings, a sentence each: `docker info (Docker 20.10.24, classic image store) lists no mirror.` */
   readonly saw: readonly string[]
-  /** What explains a pull that went past the mirror and fits what was seen. */
+  /** Likely causes that fit the findings. */
   readonly reasons: readonly Reason[]
-  /** What it takes until a client with the right files goes to the mirror. */
+  /** The steps until a client with the right files uses the mirror. */
   readonly todo: readonly string[]
 }
 
+/** A reload or restart that makes a client read its files again. */
 export interface ClientReload {
-  /** A question to be answered by yes: `Reload dockerd now (SIGHUP, no containers stop)?` */
+  /** The yes-or-no question for the user: `Reload dockerd now (SIGHUP, no containers stop)?` */
   readonly question: string
-  /** `Sent SIGHUP to dockerd (pid 812).` */
+  /** The message afterwards: `Sent SIGHUP to dockerd (pid 812).` */
   readonly done: string
   /** Throws MirrorError. */
   run(): Promise<void>
   /**
-   * Files as they have to be during the reload that undoes, where a key that is merely missing would be ignored; also of files
-   * that were undone already.
+   * Returns the state of the files during the reload of an undo, for a client that ignores missing keys. It also accepts files that
+   * are already restored.
    */
   interim?(mirror: { readonly cache: string }, files: FilesNow): FileChange[]
 }
 
-/** A file with what must survive its being replaced. */
+/** The content of a file, and the attributes to keep when it is replaced. */
 export interface FileState {
   readonly bytes: Uint8Array
   /** Permission bits. */
@@ -224,32 +227,31 @@ export interface FileState {
   readonly gid: number
 }
 
-/** Where a client's files lie: on this machine, in a VM, in a container. Paths are absolute there. */
+/** Access to a client's files on this machine, in a VM or in a container. Paths are absolute there. */
 export interface FilePort {
-  /** Undefined when there is no file; throws what the system says when it cannot be read. */
+  /** Reads a file; undefined when absent. Throws the system error of an unreadable one. */
   read(path: string): Promise<FileState | undefined>
-  /** The paths of all files below a folder, in order; none when there is no folder. */
+  /** Lists the paths of all files below a folder, sorted; empty when there is no folder. */
   list(folder: string): Promise<string[]>
   /**
-   * Puts the content in place, all of it or nothing of it; a symbolic link stays and what it points to is replaced.
-   * Returns the folders it had to make, outermost first.
+   * Writes a file atomically. A symbolic link stays, and its target is replaced. Returns the folders that it created, outermost first.
    */
   write(path: string, content: Uint8Array, attributes: Omit<FileState, 'bytes'> | undefined): Promise<string[]>
-  /** What a symbolic link points to, not the link. No failure when it is gone already. */
+  /** Removes a file; of a symbolic link, its target. An absent file is not an error. */
   remove(path: string): Promise<void>
-  /** Whether `write` may replace or make this file. */
+  /** Resolves to true when `write` can replace or create this file. */
   mayWrite(path: string): Promise<boolean>
-  /** Takes away what a run of ours that was killed has left beside this file; absent where nothing can be left. */
+  /** Removes temporary files that a killed run of mirror has left beside this file; absent when it leaves none. */
   tidy?(path: string): Promise<void>
-  /** Only if it is empty; no failure otherwise. */
+  /** Removes a folder if it is empty. */
   removeFolder(path: string): Promise<void>
 }
 
-/** Files as they are at this moment, read before anything is planned. */
+/** A snapshot of files, read before planning. */
 export class FilesNow {
   readonly #files: ReadonlyMap<string, Uint8Array>
 
-  /** By absolute path; a file that is not there is not in the map. */
+  /** `files`: contents by absolute path, without absent files. */
   constructor(files: ReadonlyMap<string, Uint8Array>) {
     this.#files = files
   }
@@ -258,14 +260,14 @@ export class FilesNow {
     return this.#files.has(path)
   }
 
-  /** Every file that was read, in the order of their paths. */
+  /** The paths of all files, sorted. */
   get paths(): string[] {
     return [...this.#files.keys()].toSorted()
   }
 
   /**
-   * The text as it stands, with its byte order mark and line ends; undefined when there is no such file. Throws a MirrorError
-   * (usage) for bytes that are no UTF-8: they could not be written back as they were.
+   * Returns the text of a file, with its byte order mark and line ends; undefined when absent. Throws MirrorError (usage) for bytes
+   * that are not UTF-8, because they could not be restored.
    */
   text(path: string): string | undefined {
     const bytes = this.#files.get(path)
@@ -274,11 +276,11 @@ export class FilesNow {
       return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
     } catch (cause) {
       if (!(cause instanceof TypeError)) throw cause
-      throw new MirrorError(`${path} is not UTF-8 text, so it is left alone.`, { exit: exitCode.usage, cause })
+      throw new MirrorError(`${path} is not UTF-8 text, so it was left unchanged.`, { exit: exitCode.usage, cause })
     }
   }
 
-  /** As they would be after these changes. */
+  /** Returns the snapshot after these changes. */
   with(changes: readonly FileChange[]): FilesNow {
     const files = new Map(this.#files)
     for (const { path, after } of changes) {
@@ -288,30 +290,30 @@ export class FilesNow {
     return new FilesNow(files)
   }
 
-  /** The plan's change of one file; none when the text is what it was. */
+  /** Returns the change of one file; empty when the text is the same. */
   change(path: string, after: string | undefined): FileChange[] {
     const before = this.text(path)
     return before === after ? [] : [{ path, before, after }]
   }
 }
 
-/** Where a client lives, as far as it matters for reaching this machine's mirror. */
+/** The location of a client, which decides how it reaches this machine's mirror. */
 export type ClientLocation =
-  /** Beside the mirror: its loopback is ours. */
+  /** On this machine, with its loopback network. */
   | { readonly in: 'host' }
-  /** A virtual machine that has a name for this one: `host.docker.internal`. */
+  /** In a virtual machine that has a name for this one: `host.docker.internal`. */
   | { readonly in: 'vm'; readonly what: string; readonly hostName: HostAlias }
-  /** Containers of a Docker network; `hostName`: how they call this machine when their engine is in a virtual one. */
+  /** In containers of a Docker network; `hostName`: their name for this machine when their engine is in a virtual one. */
   | { readonly in: 'network'; readonly what: string; readonly network: string; readonly hostName?: HostAlias }
-  /** A network namespace of its own that the host's loopback cannot be reached from. */
+  /** In its own network namespace, without access to the host's loopback network. */
   | { readonly in: 'apart'; readonly what: string; readonly why: string; readonly hints: readonly string[] }
 
-/** Where records lie: `configured/` and `backups/` in each folder. */
+/** The folders of records, each with `configured/` and `backups/`. */
 export interface RecordFolders {
-  /** This user's state folder; undefined for root where others than root can write it. */
+  /** This user's state folder; undefined for root when other users can write it. */
   readonly own: string | undefined
-  /** For what root has configured for the whole machine: root writes it, everyone reads it. Undefined: there is none. */
+  /** The folder of system-wide records, which root writes and everyone reads; undefined when there is none. */
   readonly system: string | undefined
-  /** Whether we are root. */
+  /** True when this process runs as root. */
   readonly isRoot: boolean
 }

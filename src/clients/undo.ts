@@ -8,7 +8,7 @@ import { resolveTargetBelowRoot, readFiles, getRecordRoot } from './configure.ts
 import { type ConfiguredClient, type RecordedFile, type KnownRecord, openMachineRecords } from './records.ts'
 import type { ConfigTarget, FileChange, FilePort, FileState, Machine } from './types.ts'
 
-/** The way back for one client in one place, with nothing done yet. */
+/** The planned undo of one target; nothing is written yet. */
 interface PreparedUndo {
   readonly record: KnownRecord
   readonly place: ConfigTarget
@@ -16,8 +16,8 @@ interface PreparedUndo {
 }
 
 /**
- * What was configured on this machine, or below its `--root`, as far as it was asked for; the last comes first, so that where two
- * have changed one file each finds what it left. Throws MirrorError for an unknown client.
+ * Returns the records of this machine, or of its `--root`, that match the given options. The last one comes first, so that of two
+ * records of one file each undo finds the content that its own run left. Throws MirrorError for an unknown client.
  */
 export async function recordsOf(
   machine: Machine,
@@ -39,8 +39,8 @@ export async function recordsOf(
 }
 
 /**
- * Throws MirrorError for a backup that is gone, or a place that cannot be reached, and for what root has configured and only root
- * can undo. `args`: the arguments by which root would do the same.
+ * Plans the undo of a record. Throws MirrorError for a missing backup, an unreachable target, and a record that only root can undo.
+ * `args`: the arguments of the current command, for a hint to run it as root.
  */
 export async function prepareUndo(
   machine: Machine,
@@ -52,87 +52,87 @@ export async function prepareUndo(
       exit: exitCode.usage,
       hints: [await rootCommand(machine, args)],
     })
-  const place = await getTarget(machine, record)
-  const plan = await planUndo(record, place.files, async () => {
-    return record.undone ? [] : place.strip(record, await readFiles(place.files, place.wants))
+  const target = await getTarget(machine, record)
+  const plan = await planUndo(record, target.files, async () => {
+    return record.undone ? [] : target.strip(record, await readFiles(target.files, target.wants))
   })
-  return { record, place, plan: record.undone ? { ...plan, notes: [] } : plan }
+  return { record, place: target, plan: record.undone ? { ...plan, notes: [] } : plan }
 }
 
 /**
- * Goes the way back. `reload`: the client takes notice at once; for those that ignore a key that is merely missing, by an
- * interim state of the files. Resolves to whether the running client goes on with the mirror; then the record stays until a
- * reload, or until the client has forgotten by itself.
+ * Carries out an undo. `reload`: also reload the client; a client that ignores missing keys is reloaded with an interim state of
+ * its files. Returns if the running client still uses the mirror. Then the record stays until a reload, or until the client no
+ * longer uses the mirror. Throws MirrorError for files that have changed since the plan was made.
  */
 export async function undoClient(
   machine: Machine,
-  { record, place, plan }: PreparedUndo,
+  { record, place: target, plan }: PreparedUndo,
   reload: boolean,
 ): Promise<{ readonly stillInUse: boolean }> {
   const configured = openMachineRecords(machine)
-  // There may have been a question since, and an editor beside it.
-  for (const change of plan.changes) await readUnchangedFile(change, place.files)
-  const how = reload ? place.reload : undefined
+  // Read again: the user may have edited the files before answering a prompt.
+  for (const change of plan.changes) await readUnchangedFile(change, target.files)
+  const clientReload = reload ? target.reload : undefined
   let { changes } = plan
-  if (how?.interim) {
-    const interim = how
-      .interim(record, await readFiles(place.files, place.wants))
+  if (clientReload?.interim) {
+    const interim = clientReload
+      .interim(record, await readFiles(target.files, target.wants))
       .filter(({ path }) => record.files.some((file) => file.path === path))
-    // Ended here, or with nobody to reload, the files are still known for ours, and the next undo is as exact.
+    // Record the interim hashes first, so that the next undo is exact after an abort or a failed reload.
     await configured.put({
       ...record,
       files: record.files.map((file) => withInterimHash(file, interim, record.undone)),
     })
-    await writeChanges(place, interim)
-    await how.run()
+    await writeChanges(target, interim)
+    await clientReload.run()
     const back = interim.filter(({ path }) => !changes.some((change) => change.path === path))
     changes = [...changes, ...back.map(({ path, before, after }) => ({ path, before: after, after: before }))]
   }
   let stillInUse = false
-  await applyUndo(record, { ...plan, changes }, place.files, async () => {
-    // What is a matter of files is over with them; a daemon may have them in its memory.
-    stillInUse = how === undefined && place.reload?.interim !== undefined && (await isInUse(place, record))
+  await applyUndo(record, { ...plan, changes }, target.files, async () => {
+    // Ask the client, because a daemon may keep the old files in memory.
+    stillInUse = clientReload === undefined && target.reload?.interim !== undefined && (await isInUse(target, record))
     await (stillInUse ? configured.put({ ...record, undone: true }) : configured.remove(record))
   })
-  await place.settle?.(changes.map(({ path }) => path))
-  if (how && !how.interim) await how.run()
+  await target.settle?.(changes.map(({ path }) => path))
+  if (clientReload && !clientReload.interim) await clientReload.run()
   return { stillInUse }
 }
 
-async function isInUse(place: ConfigTarget, record: KnownRecord): Promise<boolean> {
-  return (await place.observe?.(record))?.inUse === true
+async function isInUse(target: ConfigTarget, record: KnownRecord): Promise<boolean> {
+  return (await target.observe?.(record))?.inUse === true
 }
 
-/** The place of a record, found again without the client's help. */
+/** Restores the target of a record without contacting the client. */
 export async function getTarget(machine: Machine, record: ConfiguredClient): Promise<ConfigTarget> {
   const { root } = record
-  const there = root === undefined ? machine : { ...machine, root, home: root, detached: true }
-  return resolveTargetBelowRoot(there, (await adapterOf(record.client)).recall(there, record.details))
+  const recordMachine = root === undefined ? machine : { ...machine, root, home: root, detached: true }
+  return resolveTargetBelowRoot(recordMachine, (await adapterOf(record.client)).recall(recordMachine, record.details))
 }
 
 function withInterimHash(file: RecordedFile, interim: readonly FileChange[], undone = false): RecordedFile {
   const change = interim.find(({ path }) => path === file.path)
-  const isOurs = undone || (change?.before !== undefined && isAsWritten(file, Buffer.from(change.before)))
-  if (!isOurs || change?.after === undefined) return file
+  const isOwn = undone || (change?.before !== undefined && isAsWritten(file, Buffer.from(change.before)))
+  if (!isOwn || change?.after === undefined) return file
   return { ...file, also: [...(file.also ?? []), hashHex(Buffer.from(change.after))] }
 }
 
-async function writeChanges(place: ConfigTarget, changes: readonly FileChange[]): Promise<void> {
+async function writeChanges(target: ConfigTarget, changes: readonly FileChange[]): Promise<void> {
   for (const { path, after } of changes) {
-    if (after === undefined) await place.files.remove(path)
-    else await place.files.write(path, Buffer.from(after), await place.files.read(path))
+    if (after === undefined) await target.files.remove(path)
+    else await target.files.write(path, Buffer.from(after), await target.files.read(path))
   }
 }
 
-/** What undoing would do. */
+/** The changes of an undo, and the notes for the user. */
 interface UndoPlan {
   readonly changes: readonly FileChange[]
   readonly notes: readonly string[]
 }
 
 /**
- * Plans the way back: a file that is still as we left it becomes what it was, byte for byte; from one that was changed since,
- * only our keys go (`strip` says what that leaves). Throws MirrorError for a backup that is gone.
+ * Plans the changes of an undo: a file with the content of mirror's last write is restored byte for byte; from a file that was
+ * changed since, only mirror's keys are removed, as `strip` returns it. Throws MirrorError for a missing backup.
  */
 export async function planUndo(
   record: ConfiguredClient,
@@ -149,20 +149,20 @@ export async function planUndo(
     if (isAsWritten(file, state?.bytes)) {
       changes.push({ path: file.path, before: decodeText(state?.bytes), after: decodeText(was) })
     } else if (state === undefined) {
-      notes.push(`${file.path} is gone already.`)
+      notes.push(`${file.path} no longer exists.`)
     } else {
       stripped ??= await strip()
       const change = stripped.find(({ path }) => path === file.path)
-      const isThere = change !== undefined && change.before !== change.after
-      const what = isThere ? "only mirror's own keys go" : "nothing of mirror's was found in it, and it stays as it is"
+      const hasKeys = change !== undefined && change.before !== change.after
+      const what = hasKeys ? "only mirror's own keys are removed" : 'it has no keys of mirror, so it stays unchanged'
       notes.push(`${file.path} was changed after mirror wrote it: ${what}.`)
-      if (isThere) changes.push(change)
+      if (hasKeys) changes.push(change)
     }
   }
   return { changes, notes }
 }
 
-/** Carries out the way back; then `conclude` forgets the record, or keeps what is left to do. */
+/** Carries out the changes of an undo, removes the folders that mirror created, then calls `conclude` to update the record. */
 export async function applyUndo(
   record: ConfiguredClient,
   { changes }: UndoPlan,
@@ -190,7 +190,7 @@ async function readBackup({ path, before }: RecordedFile): Promise<Uint8Array | 
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause
     throw new MirrorError(`The backup of ${path} cannot be read: ${before.backup}`, {
-      hints: [`take out what points at the mirror by hand, in ${path}`],
+      hints: [`Remove the mirror's address from ${path} by hand`],
       cause,
     })
   }
@@ -201,7 +201,7 @@ function areSameBytes(one: Uint8Array | undefined, other: Uint8Array | undefined
   return Buffer.from(one).equals(other)
 }
 
-/** What was written was text, and what was there before was read as text. */
+/** Decodes UTF-8: mirror wrote the files as text, and read the earlier content as text. */
 function decodeText(bytes: Uint8Array | undefined): string | undefined {
   return bytes && new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes)
 }

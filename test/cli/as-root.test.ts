@@ -209,7 +209,7 @@ describe.runIf(process.getuid?.() === 0)('mirror as root with the environment of
     const { stdout, stderr, status } = mirror(['configure', '--undo', '--yes'])
     expect(status, stderr).toBe(0)
     expect(stdout).toContain('Nothing to undo')
-    expect(stderr).toContain(`Root has recorded in ${configured} what it configured`)
+    expect(stderr).toContain(`${configured} has records of root that other users can change`)
     expect(stderr).toContain(`sudo rm -r ${configured}`)
   })
 })

@@ -107,7 +107,7 @@ describe('writing and undoing', () => {
   test('a file that changed after the plan was made is left alone', async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'newer')
-    await expect(apply(target, 'older', 'ours')).rejects.toThrow('changed by somebody else')
+    await expect(apply(target, 'older', 'ours')).rejects.toThrow('changed by another program')
     expect(await readFile(target, 'utf8')).toBe('newer')
     expect(await configured().list()).toEqual([])
   })

@@ -116,7 +116,7 @@ describe('k3d', () => {
     const own = new FilesNow(new Map([[hosting, Buffer.from('data: {}\n')]]))
     const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, caPath: ca.path, hosting }, own)
     expect(changes.map((change) => change.path)).toEqual([path])
-    expect(notes).toContainEqual(expect.stringContaining('a registry of its own'))
+    expect(notes).toContainEqual(expect.stringContaining('another registry'))
   })
 })
 
@@ -131,6 +131,6 @@ describe("k3s's templates for containerd", () => {
   ])('%s with %j: said is %s', (name, text, isSaid) => {
     const said = describeTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
     expect(said.length > 0).toBe(isSaid)
-    if (isSaid) expect(said[0]).toContain(`/t/${name} takes the place`)
+    if (isSaid) expect(said[0]).toContain(`/t/${name} replaces`)
   })
 })

@@ -87,7 +87,7 @@ describe('a running cluster of kind', () => {
     }
     const { changes, notes } = plan([node({ configPaths: ['/etc/containerd/certs.d'] })], own)
     expect(changes.map(({ path }) => path)).toEqual(['/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml'])
-    expect(notes.join('\n')).toMatch(/about quay\.io[\s\S]*as localhost:5001[\s\S]*registry of its own/)
+    expect(notes.join('\n')).toMatch(/hosts\.toml of quay\.io[\s\S]*registry localhost:5001[\s\S]*another registry/)
   })
 
   test.each([
