@@ -20,11 +20,11 @@ interface PrintedClient {
   /** See ClientAdapter.summary. */
   readonly summary: string
   /** See ClientAdapter.find. */
-  find(machine: Machine): Promise<string | undefined>
+  readonly find: ClientAdapter['find']
   /** Returns the location of the program that sends the requests to the mirror. */
-  locate(machine: Machine): ClientLocation
+  readonly locate: (machine: Machine) => ClientLocation
   /** Pure. `version`: the client's version as the user gave it; undefined when unknown. */
-  print(mirror: MirrorForClient, version?: string): PrintedConfig
+  readonly print: (mirror: MirrorForClient, version?: string) => PrintedConfig
 }
 
 const localhost: ClientLocation = { in: 'host' }

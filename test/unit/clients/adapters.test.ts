@@ -19,14 +19,14 @@ async function foundWith(...names: string[]) {
   return findPrograms({ platform: 'linux', env, home })
 }
 
-test('the docker command without an engine is no client, as for `configure`', async () => {
+test('findPrograms does not count the docker command without an engine as a client', async () => {
   expect(await foundWith('docker', 'podman')).toEqual(['podman'])
 })
 
-test('an engine that is installed is one, though it does not run', async () => {
+test('findPrograms counts an installed engine that does not run as a client', async () => {
   expect(await foundWith('dockerd', 'kind')).toEqual(['docker', 'kind'])
 })
 
-test('whatever reads the files of podman is podman', async () => {
+test("findPrograms counts any program that reads podman's files as podman", async () => {
   expect(await foundWith('skopeo')).toEqual(['podman'])
 })

@@ -11,8 +11,8 @@ const endpoints: MirrorEndpoints = {
 const kindNodes: ClientLocation = { in: 'network', what: 'kind nodes', network: 'kind' }
 const machine: ClientLocation = { in: 'vm', what: 'Docker Desktop', hostName: 'host.docker.internal' }
 
-describe('the address for a client', () => {
-  test('on the host is the loopback one', () => {
+describe('the address of the mirror', () => {
+  test('is the loopback address for a client on the host', () => {
     expect(resolveClientAddress({ in: 'host' }, endpoints)).toEqual({
       cache: 'http://127.0.0.1:5055',
       registry: 'http://127.0.0.1:5001',
@@ -20,7 +20,7 @@ describe('the address for a client', () => {
     })
   })
 
-  test('of a mirror on another machine is only the one that its networks know', () => {
+  test('on another machine is known only for the networks of its engine', () => {
     const networks = { kind: 'http://mirror.svc:5055' }
     const afar = { ...endpoints, runtime: 'container' as const, networks, engine: 'ssh://me@there' }
     expect(resolveClientAddress(kindNodes, afar)).toMatchObject({
@@ -34,7 +34,7 @@ describe('the address for a client', () => {
     expect(() => resolveClientAddress(inVm, afar)).toThrow('on the Docker network other')
   })
 
-  test('of a mirror that listens everywhere is the loopback one too', () => {
+  test('is the loopback address when the mirror listens on all addresses', () => {
     const everywhere = { ...endpoints, cache: ['http://0.0.0.0:5055'], registry: [] }
     expect(resolveClientAddress({ in: 'host' }, everywhere)).toMatchObject({
       cache: 'http://127.0.0.1:5055',
@@ -42,14 +42,14 @@ describe('the address for a client', () => {
     })
   })
 
-  test("in a virtual machine is the host's name there", () => {
+  test("is the host's name for a client in a virtual machine", () => {
     expect(resolveClientAddress(machine, endpoints)).toMatchObject({
       cache: 'http://host.docker.internal:5055',
       registry: 'http://host.docker.internal:5001',
     })
   })
 
-  test('on a Docker network is the gateway of a process', () => {
+  test('is the gateway of the Docker network when the mirror is a process', () => {
     expect(resolveClientAddress(kindNodes, endpoints)).toEqual({
       cache: 'http://172.18.0.1:5055',
       registry: 'http://172.18.0.1:5001',
@@ -57,7 +57,7 @@ describe('the address for a client', () => {
     })
   })
 
-  test('on a Docker network is the name of a container', () => {
+  test('is the name on the Docker network when the mirror is a container', () => {
     const container = { ...endpoints, runtime: 'container', networks: { kind: 'http://mirror.svc:5055' } } as const
     expect(resolveClientAddress(kindNodes, container)).toMatchObject({
       cache: 'http://mirror.svc:5055',
@@ -66,25 +66,25 @@ describe('the address for a client', () => {
     })
   })
 
-  test('on a network that is not served is an error that names the remedy', () => {
+  test('on a network that is not served is an error with the command that fixes it', () => {
     expect(() => resolveClientAddress({ ...kindNodes, network: 'dev' }, endpoints)).toThrow(
       expect.objectContaining({ exit: 4, hints: expect.arrayContaining(['mirror up --network dev']) }),
     )
   })
 
-  test('in a namespace of its own is an error with the reason', () => {
+  test('for a client in its own network namespace is an error with the reason', () => {
     const home = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
     expect(() => resolveClientAddress(home, endpoints)).toThrow('its loopback is its own')
   })
 })
 
-describe('a doubt about an address that was given', () => {
+describe('the warning about a given loopback address', () => {
   test.each([
     ['http://127.0.0.1:5055', { in: 'host' } as const, false],
     ['http://127.0.0.1:5055', kindNodes, true],
     ['http://localhost:5055', machine, true],
     ['http://mirror:5055', kindNodes, false],
-  ])('%s for a client in %o: %s', (url, home, doubtful) => {
+  ])('%s for a client at %o is given: %s', (url, home, doubtful) => {
     expect(describeLoopbackProblem(url, home) !== undefined).toBe(doubtful)
   })
 })

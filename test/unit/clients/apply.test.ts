@@ -54,8 +54,8 @@ async function undo(record: ConfiguredClient, strip: Parameters<typeof planUndo>
   return plan
 }
 
-describe('writing and undoing', () => {
-  test('a new file in new folders comes, and all of it goes', async () => {
+describe('applying a plan and undoing it', () => {
+  test('creates a new file in new folders, and removes all of them', async () => {
     const record = await apply(target, undefined, '{}\n')
     expect(await readFile(target, 'utf8')).toBe('{}\n')
     expect((await stat(target)).mode & 0o777).toBe(0o644)
@@ -66,7 +66,7 @@ describe('writing and undoing', () => {
     expect(await configured().list()).toEqual([])
   })
 
-  test('content, mode and the link to it survive', async () => {
+  test('keeps the mode of a file and the symbolic link to it', async () => {
     const real = join(folder, 'real.json')
     const before = '\ufeff{\r\n\t"a": 1}'
     await writeFile(real, before)
@@ -83,7 +83,7 @@ describe('writing and undoing', () => {
     expect((await lstat(target)).isSymbolicLink()).toBe(true)
   })
 
-  test('a link to a file that is not there yet stays a link', async () => {
+  test('keeps a symbolic link whose target does not exist yet', async () => {
     await mkdir(join(folder, 'etc'))
     await symlink('../real.json', target)
     const record = await apply(target, undefined, '{}')
@@ -93,7 +93,7 @@ describe('writing and undoing', () => {
     await expect(stat(target)).rejects.toMatchObject({ code: 'ENOENT' })
   })
 
-  test('the backup has the mode of what it is a copy of', async () => {
+  test('gives the backup the mode of the original file', async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'secret')
     await chmod(target, 0o640)
@@ -104,7 +104,7 @@ describe('writing and undoing', () => {
     expect((await stat(join(folder, 'state', 'backups', 'one'))).mode & 0o777).toBe(0o700)
   })
 
-  test('a file that changed after the plan was made is left alone', async () => {
+  test('does not write a file that has changed since the plan was made', async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'newer')
     await expect(apply(target, 'older', 'ours')).rejects.toThrow('changed by another program')
@@ -112,7 +112,7 @@ describe('writing and undoing', () => {
     expect(await configured().list()).toEqual([])
   })
 
-  test('written twice, undo goes back to before the first time', async () => {
+  test('restores the content before the first of two runs', async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'user')
     const first = await apply(target, 'user', 'ours one')
@@ -121,7 +121,7 @@ describe('writing and undoing', () => {
     expect(await readFile(target, 'utf8')).toBe('user')
   })
 
-  test('changed in between, undo goes back to that, without our keys', async () => {
+  test("restores a user's change between two runs, without mirror's keys", async () => {
     await mkdir(join(folder, 'etc'))
     await writeFile(target, 'user')
     const first = await apply(target, 'user', 'user ours')
@@ -134,7 +134,7 @@ describe('writing and undoing', () => {
     expect(await readFile(target, 'utf8')).toBe('user more')
   })
 
-  test('changed since, only our keys go, and it is said', async () => {
+  test("removes only mirror's keys from a file that was changed since, and notes it", async () => {
     const record = await apply(target, undefined, 'ours')
     await writeFile(target, 'ours and theirs')
     const plan = await undo(record, () =>
@@ -144,7 +144,7 @@ describe('writing and undoing', () => {
     expect(plan.notes.join()).toContain('only mirror')
   })
 
-  test('ended before the file was written, undo has nothing to do', async () => {
+  test('has nothing to undo after an abort before the first write', async () => {
     const record = await apply(target, undefined, 'ours')
     await rm(target)
     const plan = await undo(record)
@@ -152,7 +152,7 @@ describe('writing and undoing', () => {
     expect(await configured().list()).toEqual([])
   })
 
-  test('a CA is there before what names it, and goes after it', async () => {
+  test('writes a CA before the files that name it, and removes it after them', async () => {
     const told: string[] = []
     const noting: FilePort = {
       ...localFiles,
@@ -184,7 +184,7 @@ describe('writing and undoing', () => {
     expect(told).toEqual(['remove hosts.toml', 'remove mirror-ca.crt'])
   })
 
-  test('a damaged record is told, not passed over', async () => {
+  test('fails for a damaged record instead of ignoring it', async () => {
     await apply(target, undefined, 'ours')
     const [name] = await readdir(join(folder, 'state', 'configured'))
     for (const text of ['{"client": ', '{"client": "docker"}']) {
@@ -194,7 +194,7 @@ describe('writing and undoing', () => {
   })
 })
 
-describe('what is remembered', () => {
+describe('the records', () => {
   const record = (place: string, since = 1): ConfiguredClient => ({
     ...entry,
     place,
@@ -203,7 +203,7 @@ describe('what is remembered', () => {
     folders: [],
   })
 
-  test('of many clients at the same moment nothing is lost, whoever comes and goes', async () => {
+  test('of concurrent runs do not overwrite each other', async () => {
     const places = Array.from({ length: 20 }, (_, at) => `cluster ${at}`)
     await Promise.all(places.map((place) => configured().put(record(place))))
     expect((await configured().list()).map(({ place }) => place).toSorted()).toEqual(places.toSorted())
@@ -211,7 +211,7 @@ describe('what is remembered', () => {
     expect(await configured().list()).toEqual([])
   })
 
-  test('is told in the order of time, and once for each place', async () => {
+  test('are listed oldest first, and once for each target', async () => {
     for (const at of [2, 1, 3]) await configured().put(record(`${at}`, at))
     await configured().put(record('1', 4))
     expect((await configured().list()).map(({ place }) => place)).toEqual(['2', '3', '1'])

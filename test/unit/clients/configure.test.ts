@@ -65,7 +65,7 @@ async function configureFor(
   await configureClient(prepared, new Date(since))
 }
 
-test('a mirror that has moved takes the place of its old address, and undo brings back what was there before both', async () => {
+test('a new address of the mirror replaces the old one, and undo restores the content before both', async () => {
   const before = '{\n  "registry-mirrors": ["https://a.example"]\n}\n'
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055')
@@ -78,7 +78,7 @@ test('a mirror that has moved takes the place of its old address, and undo bring
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
 })
 
-test('a mirror that begins to speak TLS, gets another CA, and speaks none in the end leaves nothing behind', async () => {
+test('a mirror that enables TLS, changes its CA and disables TLS leaves nothing in the files', async () => {
   const before = '{\n  "registry-mirrors": ["https://a.example"]\n}\n'
   await writeFile(daemonJson, before)
   const ca = join(root, 'etc/docker/certs.d/127.0.0.1:5055/mirror-ca.crt')
@@ -98,7 +98,7 @@ test('a mirror that begins to speak TLS, gets another CA, and speaks none in the
   await expect(readdir(join(root, 'etc/docker'))).resolves.toEqual(['daemon.json'])
 })
 
-test('a mirror whose certificate is trusted anyway from now on has its CA named nowhere', async () => {
+test('a CA that is no longer needed is removed from the files', async () => {
   const registries = join(root, 'etc/rancher/k3s/registries.yaml')
   const own = 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n'
   await mkdir(dirname(registries), { recursive: true })
@@ -115,7 +115,7 @@ test('a mirror whose certificate is trusted anyway from now on has its CA named 
   expect(await readFile(registries, 'utf8')).toBe(own)
 })
 
-test.runIf(process.platform !== 'win32')('an absolute link below --root leads nowhere outside of it', async () => {
+test.runIf(process.platform !== 'win32')('an absolute link below --root does not lead outside of it', async () => {
   const outside = await mkdtemp(join(tmpdir(), 'mirror-outside-'))
   onTestFinished(() => rm(outside, { recursive: true }))
   await writeFile(join(outside, 'daemon.json'), '{}')
@@ -133,7 +133,7 @@ test.runIf(process.platform !== 'win32')('an absolute link below --root leads no
   expect((await readdir(dirname(daemonJson))).toSorted()).toEqual(['certs.d', 'daemon.json'])
 })
 
-test('a registry that has moved leaves nothing of its old address behind', async () => {
+test('a new address of the registry leaves nothing of the old one in the files', async () => {
   const registries = join(root, 'etc/rancher/k3s/registries.yaml')
   await mkdir(dirname(registries), { recursive: true })
   await writeFile(registries, 'mirrors:\n  corp.example:\n    endpoint:\n      - https://corp.example\n')
@@ -146,7 +146,7 @@ test('a registry that has moved leaves nothing of its old address behind', async
   expect(await readFile(registries, 'utf8')).not.toContain('5001')
 })
 
-test('two that were configured in one file are taken back in the other order, so that each finds what it left', async () => {
+test('two records of one file are undone in reverse order, so that each finds the content that its run left', async () => {
   // Not as we would leave it.
   const before = '{ "registry-mirrors" : [ ],\n\n"debug":true }'
   await writeFile(daemonJson, before)
@@ -168,7 +168,7 @@ async function undoAll(): Promise<string[]> {
   return notes
 }
 
-test('ended after the record of another address and before its files, undo is as exact', async () => {
+test('undo is exact after an abort between the record of a new address and its files', async () => {
   const before = '{\n  "debug": true\n}\n'
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055')
@@ -179,7 +179,7 @@ test('ended after the record of another address and before its files, undo is as
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
 })
 
-test('an undo that finds nobody to reload leaves one that is as exact', async () => {
+test('an undo whose reload fails leaves a record whose undo is exact', async () => {
   const before = '{\n  "debug": true\n}\n'
   await writeFile(daemonJson, before)
   await configureFor('http://127.0.0.1:5055')
@@ -198,7 +198,7 @@ test('an undo that finds nobody to reload leaves one that is as exact', async ()
   expect(await readFile(daemonJson, 'utf8')).toBe(before)
 })
 
-test('a file that is changed while undo waits for an answer is left alone', async () => {
+test('undo does not write a file that was changed while it waited for an answer', async () => {
   await writeFile(daemonJson, '{}')
   await configureFor('http://127.0.0.1:5055')
   const [record] = await openConfiguredClients(machine.stateDir).list()
@@ -208,7 +208,7 @@ test('a file that is changed while undo waits for an answer is left alone', asyn
   expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
 })
 
-test('undo does not claim to have taken out what it did not find', async () => {
+test('undo notes that a changed file has no keys of mirror', async () => {
   await writeFile(daemonJson, '{}')
   await configureFor('http://127.0.0.1:5055')
   await writeFile(daemonJson, '{"debug": true}')
@@ -216,7 +216,7 @@ test('undo does not claim to have taken out what it did not find', async () => {
   expect(await readFile(daemonJson, 'utf8')).toBe('{"debug": true}')
 })
 
-test('of several files that were named, undo takes back the one that is named', async () => {
+test('undo --file undoes only the named file of several', async () => {
   await configureFor('http://127.0.0.1:5055')
   await configureFor('http://127.0.0.1:5055', 'mine.json')
   const found = await recordsOf(machine, { client: 'docker', scope: undefined, cluster: undefined, file: 'mine.json' })

@@ -58,10 +58,10 @@ async function placeWith(
   return place!
 }
 
-describe("Docker's engine", () => {
+describe('the Docker engine', () => {
   const containerd = [['driver-type', 'io.containerd.snapshotter.v1']]
 
-  test('is found by what it says', async () => {
+  test('is found by its answer to docker info', async () => {
     expect(await dockerAdapter.find(machine())).toBeUndefined()
     expect(await dockerAdapter.find(machine({}, { dockerd: 'Docker version 20.10.24+dfsg1, build 5d6db84\n' }))).toBe(
       'docker 20.10.24+dfsg1 (no engine answers)',
@@ -70,7 +70,7 @@ describe("Docker's engine", () => {
     expect(await dockerAdapter.find(machine())).toBe('docker 28.5.2 (containerd image store)')
   })
 
-  test('of the system gets the form that it understands', async () => {
+  test('of the system gets the form that it reads', async () => {
     const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
     expect(place).toMatchObject({ id: 'system', location: { in: 'host' } })
     expect(place.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
@@ -80,7 +80,7 @@ describe("Docker's engine", () => {
     expect(place.reload).toBeUndefined()
   })
 
-  test('with the classic store is told to take notice, and what that is not enough for', async () => {
+  test('with the classic image store needs a reload, and a restart for builds', async () => {
     const place = await placeWith({})
     const plan = place.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/daemon.json'])
@@ -92,7 +92,7 @@ describe("Docker's engine", () => {
     expect(old.plan(mirror, new FilesNow(new Map())).todo.join()).toContain('after a restart')
   })
 
-  test('is believed less than the user', async () => {
+  test("is overridden by the user's version and image store", async () => {
     const place = await placeWith({}, {}, { clientVersion: '28.5.2', imageStore: 'containerd' })
     const plan = place.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
@@ -111,7 +111,7 @@ describe("Docker's engine", () => {
       '.orbstack/config/docker.json',
       'orb restart docker',
     ],
-  ])('of %s has its file in the home folder, and reaches us by name', async (what, info, file, then) => {
+  ])('of %s has its file in the home folder, and reaches the host by name', async (what, info, file, then) => {
     const place = await placeWith(
       { info: { ...info, ServerVersion: '28.5.2', DriverStatus: containerd } },
       { platform: 'darwin' },
@@ -135,7 +135,7 @@ describe("Docker's engine", () => {
       { WSL_DISTRO_NAME: 'Debian' },
       '"registry-mirrors": [',
     ],
-  ])('of %s gets its settings printed', async (_, info, env, output) => {
+  ])('of %s gets its settings on stdout', async (_, info, env, output) => {
     const platform = 'WSL_DISTRO_NAME' in env ? 'linux' : 'darwin'
     const place = await placeWith({ info }, { platform, env: { DOCKER_HOST: `unix://${socket}`, ...env } })
     const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
@@ -143,13 +143,13 @@ describe("Docker's engine", () => {
     expect(plan.todo).not.toEqual([])
   })
 
-  test('that is rootless has its files in the home folder, and does not reach our loopback', async () => {
+  test('that is rootless has its files in the home folder, and does not reach the loopback of the host', async () => {
     const place = await placeWith({ info: { SecurityOptions: ['name=rootless'] } })
     expect(place).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
     expect(place.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
   })
 
-  test('on another machine is refused: its files are not here', async () => {
+  test('on another machine is refused because its files are not on this one', async () => {
     for (const host of ['tcp://10.0.0.7:2375', 'ssh://me@there'])
       await expect(dockerAdapter.targets(machine({ env: { DOCKER_HOST: host } }), anything)).rejects.toThrow(
         expect.objectContaining({ exit: 4, message: expect.stringContaining('another machine') }),
@@ -157,12 +157,12 @@ describe("Docker's engine", () => {
     expect(await dockerAdapter.find(machine({ env: { DOCKER_HOST: 'tcp://10.0.0.7:2375' } }))).toBeUndefined()
   })
 
-  test('that is podman is none', async () => {
+  test('is not found at a socket of podman', async () => {
     const place = await placeWith({ components: [{ Name: 'Podman Engine' }] })
     expect(place.pull).toBeUndefined()
   })
 
-  test('that does not answer is guessed, with what systemd would start it with', async () => {
+  test('that does not answer is guessed, with the flags of its systemd unit', async () => {
     const unit =
       'ExecStart={ path=/usr/sbin/dockerd ; argv[]=/usr/sbin/dockerd -H fd:// --registry-mirror=https://a.example ; ignore_errors=no }\n'
     const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
@@ -175,7 +175,7 @@ describe("Docker's engine", () => {
     expect(plan.notes[0]).toContain('a guess')
   })
 
-  test('is offered beside the others of this machine, where none was chosen', async () => {
+  test('is offered together with the other engines of this machine unless the user has chosen one', async () => {
     const runtime = join(home, 'run')
     await mkdir(runtime)
     await startConfigurableEngine(join(runtime, 'docker.sock'), { info: { SecurityOptions: ['name=rootless'] } })
@@ -186,13 +186,13 @@ describe("Docker's engine", () => {
     expect(places.map(({ id }) => id)).toEqual(['rootless'])
   })
 
-  test('is found again from what was written down, with nobody asked', async () => {
+  test('is restored from its record without contacting it', async () => {
     const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
     const again = dockerAdapter.recall(machine(), JSON.parse(JSON.stringify(place.details)) as Record<string, string>)
     expect(again).toMatchObject({ id: place.id, title: place.title, details: place.details, wants: place.wants })
   })
 
-  test('has its file looked at by dockerd itself', async () => {
+  test('validates its file by dockerd', async () => {
     const place = await placeWith(
       {},
       {
@@ -215,8 +215,8 @@ describe("Docker's engine", () => {
   })
 })
 
-describe('with --root', () => {
-  test('nobody is asked, and files lie below it', async () => {
+describe('docker with --root', () => {
+  test('contacts no engine, and has its files below the root', async () => {
     await writeFile(socket, '')
     const runCommand = () => Promise.reject(new Error('a program was started'))
     const detached = machine({ detached: true, root: home, runCommand })

@@ -94,8 +94,8 @@ const mirrors = async () => (await placeOf()).observe!({ cache })
 const states = async () =>
   (await listConfigured(machine, undefined)).flatMap(({ files }) => files.map(({ state }) => state))
 
-describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has read', () => {
-  test('is seen not to use the mirror that its daemon.json names, until it is reloaded', async () => {
+describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors until a reload', () => {
+  test('is observed not to use the mirror of its daemon.json until it is reloaded', async () => {
     await startDockerd()
     expect(await mirrors()).toMatchObject({
       inUse: false,
@@ -118,7 +118,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has r
     })
   })
 
-  test('is still known after an undo without a reload, and a later reload makes it forget, byte for byte', async () => {
+  test('stays listed after an undo without a reload, and a later reload restores the file byte for byte', async () => {
     await startDockerd()
     await configure()
     await (await placeOf()).reload!.run()
@@ -133,7 +133,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has r
     expect(await recordsOf(machine, all)).toEqual([])
   })
 
-  test('that was made to forget while its daemon.json was not there has none afterwards', async () => {
+  test('whose undo starts without a daemon.json has none afterwards', async () => {
     await rm(daemonJson)
     await startDockerd()
     await configure()
@@ -145,7 +145,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has r
     await expect(readFile(daemonJson)).rejects.toThrow('ENOENT')
   })
 
-  test('that has forgotten by a restart is neither listed nor asked to be reloaded', async () => {
+  test('that dropped the mirror by a restart is neither listed nor reloaded', async () => {
     const stop = await startDockerd()
     await configure()
     await (await placeOf()).reload!.run()
@@ -157,7 +157,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has r
     expect(await recordsOf(machine, all)).toEqual([])
   })
 
-  test('that is configured again before it was reloaded comes back to what was there first', async () => {
+  test('that is configured again before a reload is undone to the first content', async () => {
     await startDockerd()
     await configure()
     await (await placeOf()).reload!.run()
@@ -169,7 +169,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps what it has r
     expect(await mirrors()).toMatchObject({ inUse: false })
   })
 
-  test('whose reload is cut short after the empty list was written is undone as exactly', async () => {
+  test('whose reload aborts after the empty list was written is undone exactly', async () => {
     await startDockerd()
     await configure()
     await (await placeOf()).reload!.run()

@@ -48,8 +48,8 @@ function hastyClock(): Clock {
 
 const mirrors = async () => (await createDockerEngine(endpoint).findInfo())?.mirrors
 
-describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () => {
-  test('is found among others, with how it was started', async () => {
+describe.runIf(process.platform === 'linux')('a reload of the dockerd behind a socket', () => {
+  test('finds it among other processes, with its arguments', async () => {
     await startDockerd(join(folder, 'other.sock'))
     expect(await findDockerd(endpoint)).toBeUndefined()
     const pid = await startDockerd()
@@ -60,7 +60,7 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     expect(await findDockerd({ kind: 'tcp', host: '127.0.0.1', port: 2375, tlsFolder: undefined })).toBeUndefined()
   })
 
-  test('takes notice of its file when it is told to, also of mirrors that are gone', async () => {
+  test('applies its file, including removed mirrors', async () => {
     await startDockerd()
     const reload = createDockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock)
     const text = '{"registry-mirrors": ["http://127.0.0.1:5055"]}'
@@ -76,7 +76,7 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     expect(await mirrors()).toEqual([])
   })
 
-  test('that goes on with what it had is told of', async () => {
+  test('fails when dockerd keeps its mirrors', async () => {
     await startDockerd()
     const other = join(folder, 'other.json')
     await writeFile(other, '{"registry-mirrors": ["http://127.0.0.1:5055"]}')
@@ -87,7 +87,7 @@ describe.runIf(process.platform === 'linux')('the dockerd behind a socket', () =
     await expect(misled.run()).rejects.toThrow('its mirrors still differ')
   })
 
-  test('that is not there cannot be told anything', async () => {
+  test('fails without a running dockerd', async () => {
     await expect(
       createDockerReload({ endpoint, daemonJson, dockerd: undefined, isRootless: false }, systemClock).run(),
     ).rejects.toThrow(expect.objectContaining({ exit: 4 }))

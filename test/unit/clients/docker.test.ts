@@ -40,7 +40,7 @@ const folders = (more: Partial<DockerTarget> = {}) => target({ version: '28.5.2'
 const after = (plan: { changes: readonly { path: string; after: string | undefined }[] }) =>
   Object.fromEntries(plan.changes.map((change) => [change.path, change.after]))
 
-describe('the form that an engine understands', () => {
+describe('the form that a Docker engine reads', () => {
   test.each([
     ['20.10.24+dfsg1', 'classic', folder, 'mirrors'],
     ['27.5.1', 'containerd', folder, 'mirrors'],
@@ -54,20 +54,23 @@ describe('the form that an engine understands', () => {
     [undefined, 'classic', folder, 'mirrors'],
     [undefined, undefined, folder, 'both'],
     ['dev', undefined, folder, 'both'],
-  ] as const)('of version %s with the %s store and folders at %s is %s', (version, imageStore, certsFolder, form) => {
-    expect(getDockerForm(target({ version, imageStore, certsFolder }))).toBe(form)
-  })
+  ] as const)(
+    'for version %s with the %s image store and folders at %s is %s',
+    (version, imageStore, certsFolder, form) => {
+      expect(getDockerForm(target({ version, imageStore, certsFolder }))).toBe(form)
+    },
+  )
 })
 
-describe("Docker's configuration", () => {
-  test('names Docker Hub by its address, and other registries by their names', () => {
+describe('the configuration of Docker', () => {
+  test('uses the address of Docker Hub, and the names of other registries', () => {
     const plan = after(planDocker(mirror(), folders(), filesOf({})))
     expect(plan[`${folder}/docker.io/hosts.toml`]).toContain('server = "https://registry-1.docker.io"\n')
     expect(plan[`${folder}/gcr.io/hosts.toml`]).toContain('server = "https://gcr.io"\n')
     expect(Object.keys(plan)).toHaveLength(2)
   })
 
-  test('is refused for a mirror that would take requests for Docker Hub to be for another registry', () => {
+  test('is refused for a mirror whose default upstream is not Docker Hub', () => {
     const other = mirror({ defaultUpstream: 'registry.corp.example' })
     for (const imageStore of ['classic', undefined] as const)
       expect(() => planDocker(other, target({ version: '28.0.0', imageStore }), filesOf({}))).toThrow(
@@ -85,13 +88,13 @@ describe("Docker's configuration", () => {
     ['http://10.0.0.7:5055', '28.0.0', undefined],
     ['http://10.0.0.7:5055', '27.5.1', ['10.0.0.7:5055']],
     ['http://host.docker.internal:5055', undefined, ['host.docker.internal:5055']],
-  ])('for a mirror at %s and version %s calls insecure: %j', (cache, version, insecure) => {
+  ])('for a mirror at %s and version %s has the insecure registries %j', (cache, version, insecure) => {
     const text = after(planDocker(mirror({ cache }), target({ version }), filesOf({})))[file]!
     const settings = { 'registry-mirrors': [cache], ...(insecure && { 'insecure-registries': insecure }) }
     expect(JSON.parse(text)).toEqual(settings)
   })
 
-  test('does not repeat what dockerd was given as a flag', () => {
+  test('does not repeat a flag of dockerd', () => {
     const flags = parseDockerdFlags([
       '-H',
       'fd://',
@@ -110,7 +113,7 @@ describe("Docker's configuration", () => {
     expect(planDocker(mirror(), insecure, filesOf({})).changes).toHaveLength(1)
   })
 
-  test('leaves registries alone that the engine asks insecurely, whoever said so', () => {
+  test('does not mirror registries that any setting calls insecure', () => {
     const registries = [
       'a.example',
       'b.example:5000',
@@ -129,7 +132,7 @@ describe("Docker's configuration", () => {
     expect(plan.notes.filter((note) => note.includes('insecure'))).toHaveLength(7)
   })
 
-  test("keeps somebody's own hosts.toml, and takes the certificates beside ours into it", () => {
+  test("keeps the user's own hosts.toml, and lists the certificates of a folder in mirror's", () => {
     const files = filesOf({
       [`${folder}/docker.io/hosts.toml`]: 'server = "https://registry-1.docker.io"\n',
       [`${folder}/gcr.io/b.crt`]: '',
@@ -145,7 +148,7 @@ describe("Docker's configuration", () => {
     )
   })
 
-  test("carries over Docker Hub's other mirrors, which would no longer be asked", () => {
+  test("copies Docker Hub's other mirrors to hosts.toml", () => {
     const flags = { 'registry-mirror': ['https://b.example/hub'] }
     const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055", "https://a.example/"]}' })
     const plan = planDocker(
@@ -162,7 +165,7 @@ describe("Docker's configuration", () => {
     expect(after(plan)[`${folder}/gcr.io/hosts.toml`]).not.toContain('a.example')
   })
 
-  test('is the same a second time, and follows a mirror that has moved', () => {
+  test('is the same in a second run, and gets the new address of a mirror that has moved', () => {
     const first = after(planDocker(mirror(), folders(), filesOf({})))
     const written = filesOf(first as Record<string, string>)
     expect(planDocker(mirror(), folders(), written).changes).toEqual([])
@@ -171,8 +174,8 @@ describe("Docker's configuration", () => {
   })
 })
 
-describe('a mirror with TLS', () => {
-  test('is trusted by its CA in each folder of a registry, and leaves none of it behind', () => {
+describe('docker and a mirror with TLS', () => {
+  test('get the CA in each folder of a registry, and undo removes it', () => {
     const secure = mirror({ cache: 'https://127.0.0.1:5055', ca: 'PEM\n', fallback: false })
     const written = after(planDocker(secure, folders(), filesOf({})))
     const hub = `${folder}/docker.io/hosts.toml`
@@ -188,7 +191,7 @@ describe('a mirror with TLS', () => {
     expect(stripped[`${folder}/127.0.0.1:5055/mirror-ca.crt`]).toBeUndefined()
   })
 
-  test('has folders for builds of Docker 28 with the classic store, too', () => {
+  test('get folders for builds of Docker 28 also with the classic image store', () => {
     const paths = (more: Partial<MirrorForClient>, version = '28.0.0') =>
       planDocker(mirror(more), target({ version }), filesOf({})).changes.map(({ path }) => path)
     const secure = { cache: 'https://10.0.0.1:5055', ca: 'PEM\n' }
@@ -202,7 +205,7 @@ describe('a mirror with TLS', () => {
     expect(paths({})).toEqual([file])
   })
 
-  test('on loopback is not what builds before Docker 28 ask, which is said', () => {
+  test('get a note on loopback that builds before Docker 28 bypass it', () => {
     const said = (version: string) =>
       planDocker(
         mirror({ cache: 'https://127.0.0.1:5055' }),
@@ -214,11 +217,11 @@ describe('a mirror with TLS', () => {
   })
 })
 
-describe('without the mirror', () => {
+describe('the configuration of Docker without the mirror', () => {
   const strip = (files: Record<string, string>) =>
     after({ changes: stripDocker({ cache: 'http://127.0.0.1:5055', registry: undefined }, target(), filesOf(files)) })
 
-  test('a daemon.json keeps what others put there', () => {
+  test('keeps the other settings of daemon.json', () => {
     const text =
       '{\n  "registry-mirrors": ["http://127.0.0.1:5055/", "https://a.example"],\n  "insecure-registries": ["127.0.0.1:5055"],\n  "debug": true\n}\n'
     expect(strip({ [file]: text })).toEqual({
@@ -227,13 +230,13 @@ describe('without the mirror', () => {
     expect(strip({ [file]: '{"debug": true}' })).toEqual({})
   })
 
-  test('and for a reload that would ignore missing keys, lists stay as empty ones', () => {
+  test('keeps empty lists for a reload, which ignores missing keys', () => {
     const files = filesOf({ [file]: '{"registry-mirrors": ["http://127.0.0.1:5055"], "debug": true}' })
     const [change] = emptyDaemonJsonLists({ cache: 'http://127.0.0.1:5055' }, file, files, undefined)
     expect(change?.after).toBe('{"registry-mirrors": [], "debug": true}')
   })
 
-  test('a hosts.toml of ours goes, one with more in it keeps that, and others are not looked at', () => {
+  test("removes mirror's hosts.toml, keeps the user's additions, and does not read other files", () => {
     const ours = after(planDocker(mirror(), folders(), filesOf({})))[`${folder}/gcr.io/hosts.toml`]!
     const theirs = '[host."http://127.0.0.1:5055"]\n'
     const more = '\n[host."https://a.example"]\n# theirs\ncapabilities = ["pull"]\n'
@@ -251,7 +254,7 @@ describe('without the mirror', () => {
     })
   })
 
-  test('a hosts.toml of ours keeps the server that the user put there, and loses one that is the mirror', () => {
+  test('keeps a server of the user in hosts.toml, and removes one that is the mirror', () => {
     const path = `${folder}/gcr.io/hosts.toml`
     const ours = after(planDocker(mirror(), folders(), filesOf({})))[path]!
     expect(strip({ [path]: ours.replace('https://gcr.io', 'https://proxy.example') })).toEqual({

@@ -24,7 +24,7 @@ async function addressOf(url: string, config: object, caFile?: string) {
 
 const tls = { cert: './tls.crt', key: './tls.key' }
 
-test('the CA comes with an address that speaks TLS, and with no other', async () => {
+test('the CA comes with an HTTPS address only', async () => {
   const secure = await addressOf('https://127.0.0.1:5055', { tls })
   expect(secure).toMatchObject({ registry: 'https://127.0.0.1:5001', ca: { file: join(home, 'tls.crt') } })
   expect(secure.warning).toBeUndefined()
@@ -33,7 +33,7 @@ test('the CA comes with an address that speaks TLS, and with no other', async ()
   expect((await addressOf('https://127.0.0.1:5055', {}, join(home, 'tls.crt'))).ca).toBeDefined()
 })
 
-test('the registry beside a mirror that was named is that of the running one, if it is this, or the configured one', async () => {
+test('the registry of a named mirror is that of the running mirror with this address, or else the configured one', async () => {
   const config = { registry: { listen: ['127.0.0.1:6001'] } }
   const registryOf = async (url: string) => (await addressOf(url, config)).registry
   expect(await registryOf('http://127.0.0.1:5055')).toBe('http://127.0.0.1:6001')
@@ -66,18 +66,18 @@ async function runsWith(endpoints: {
   })
 }
 
-test('a certificate that cannot be read is no matter of an address that speaks no TLS', async () => {
+test('an unreadable certificate does not matter for an HTTP address', async () => {
   const gone = { cert: './gone.crt', key: './tls.key' }
   expect(await addressOf('http://127.0.0.1:5055', { tls: gone })).toMatchObject({ cache: 'http://127.0.0.1:5055' })
   await expect(addressOf('https://127.0.0.1:5055', { tls: gone })).rejects.toMatchObject({ exit: 2 })
 })
 
-test('an address that the certificate does not name is warned of', async () => {
+test('an address that the certificate does not name has a warning', async () => {
   const { warning } = await addressOf('https://172.18.0.1:5055', { tls })
   expect(warning).toContain('does not name 172.18.0.1')
 })
 
-test('a CA for a mirror that speaks no TLS is refused', async () => {
+test('a CA for an HTTP mirror is refused', async () => {
   await expect(addressOf('http://127.0.0.1:5055', {}, join(home, 'tls.crt'))).rejects.toMatchObject({ exit: 2 })
 })
 
@@ -91,10 +91,10 @@ test.each([
   [
     { kind: { state: 'waiting', reason: 'the network does not exist yet' } },
     'which does not exist yet',
-    'mirror configure kind   (makes it',
+    'mirror configure kind   (creates it',
   ],
   [{ kind: { state: 'failed', reason: 'Port 5055 is taken.' } }, 'listen there: Port 5055 is taken.', 'mirror logs'],
-])('a network that is not served by %j is refused with the true cause', async (networks, why, hint) => {
+])('a network that is not served with the status %j is refused with its cause', async (networks, why, hint) => {
   const admin = createServer((_, response) => response.end(JSON.stringify({ networks, cache: {}, storage: {} })))
   await new Promise<void>((resolve) => admin.listen(0, '127.0.0.1', resolve))
   try {

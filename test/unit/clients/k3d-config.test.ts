@@ -24,8 +24,8 @@ const registriesIn = (text: string) =>
 const own =
   '    # mine\n    mirrors:\n      "docker.io": # hub\n        endpoint:\n        - https://hub.corp.example\n\n      corp.example:\n        endpoint: ["https://corp.example"]\n'
 
-describe("k3d's cluster file", () => {
-  test.each(['""', '|', '|\n\n'])('with a text in it that is empty, config: %s, gets one', (empty) => {
+describe('a cluster file of k3d', () => {
+  test.each(['""', '|', '|\n\n'])('with an empty embedded text (config: %s) gets a registries.yaml', (empty) => {
     const after = merged(`${head}registries:\n  config: ${empty}\nservers: 1\n`)
     expect(registriesIn(after).mirrors['*']!.endpoint).toEqual([mirror.cache])
     expect(after).toContain('servers: 1\n')
@@ -47,7 +47,7 @@ describe("k3d's cluster file", () => {
       `${head}registries: {config: "mirrors:\\n  docker.io:\\n    endpoint: [https://hub.corp.example]\\n"}\n`,
     ],
     ['as JSON', '{"apiVersion": "k3d.io/v1alpha5", "kind": "Simple", "servers": 1}\n'],
-  ])('%s gets the mirror where k3d looks, and no byte else changes', (_, text) => {
+  ])('%s gets the mirror in its embedded registries.yaml, and no other byte changes', (_, text) => {
     for (const end of ['\n', '\r\n']) {
       const before = text.replaceAll('\n', end)
       const after = merged(before)
@@ -72,11 +72,11 @@ describe("k3d's cluster file", () => {
     }
   })
 
-  test('is what the printed command makes the cluster with', () => {
+  test('is an argument of the printed command', () => {
     expect(plan(head).output).toBe(`k3d cluster create dev --config ${path}\n`)
   })
 
-  test('names its cluster and its network', () => {
+  test('has the name of its cluster and network', () => {
     expect(parseK3dClusterFile(path, `${head}network: corp\n`)).toEqual({ name: 'dev', network: 'corp' })
     expect(parseK3dClusterFile(path, 'apiVersion: k3d.io/v1alpha2\nkind: Simple\nname: old\n')?.name).toBe('old')
     expect(parseK3dClusterFile(path, 'mirrors: {}\n')).toBeUndefined()

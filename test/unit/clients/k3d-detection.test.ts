@@ -35,7 +35,7 @@ function machineWithCluster(context: string): Machine & { kept: string | undefin
 }
 
 describe('k3d', () => {
-  test('writes and takes back the ConfigMap of a cluster that runs, as if it were a file', async () => {
+  test('writes the ConfigMap of a running cluster, and undo removes it', async () => {
     const machine = machineWithCluster('k3d-dev')
     const [place] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
     expect(place).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
@@ -50,13 +50,13 @@ describe('k3d', () => {
     expect(machine.kept).toBeUndefined()
   })
 
-  test('has no cluster to tell where kubectl finds none', async () => {
+  test('has no ConfigMap when kubectl does not reach the cluster', async () => {
     const [place] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
     expect(place).toMatchObject({ ours: true, details: { cluster: 'dev' } })
     expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
   })
 
-  test('whose cluster is gone has nothing to be taken back from it', async () => {
+  test('has nothing to undo in a cluster that was deleted', async () => {
     const place = k3dAdapter.recall(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
     expect(await place.files.read(place.wants.files[1]!)).toBeUndefined()
   })

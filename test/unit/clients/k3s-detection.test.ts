@@ -9,23 +9,26 @@ async function reloadWith(answers: Answers): Promise<string[]> {
   return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
 }
 
-test.each(['k3s', 'k3s-agent'])('a reload restarts %s, and minds no unit that this node has not', async (unit) => {
-  const other = unit === 'k3s' ? 'k3s-agent' : 'k3s'
-  const asked = await reloadWith({
-    [`systemctl is-active --quiet ${other}.service`]: fails('inactive'),
-    [`systemctl is-active --quiet ${unit}.service`]: '',
-    [`systemctl restart ${unit}.service`]: '',
-  })
-  expect(asked).toEqual([`systemctl restart ${unit}.service`])
-})
+test.each(['k3s', 'k3s-agent'])(
+  'a reload of k3s restarts %s, and ignores the unit that this node does not have',
+  async (unit) => {
+    const other = unit === 'k3s' ? 'k3s-agent' : 'k3s'
+    const asked = await reloadWith({
+      [`systemctl is-active --quiet ${other}.service`]: fails('inactive'),
+      [`systemctl is-active --quiet ${unit}.service`]: '',
+      [`systemctl restart ${unit}.service`]: '',
+    })
+    expect(asked).toEqual([`systemctl restart ${unit}.service`])
+  },
+)
 
-test('without a reload an undo says what is left to do', async () => {
+test('an undo of k3s without a reload lists the steps that are left', async () => {
   const { machine } = await machineWith({})
   const [place] = await k3sAdapter.targets(machine, nothingSaid)
   expect(place!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
 })
 
-test('a reload says what systemctl says, or that nothing runs', async () => {
+test('a failed reload of k3s reports the error of systemctl, or that k3s does not run', async () => {
   const running = { 'systemctl is-active --quiet k3s.service': '' }
   await expect(reloadWith({ ...running, 'systemctl restart': fails('Access denied\n') })).rejects.toThrow(
     'Access denied',

@@ -22,13 +22,13 @@ function planned(text: string | undefined, more: Partial<MirrorForClient> = {}):
   return planRegistries({ ...mirror, ...more }, path, ca, files(text)).changes[0]!.after!
 }
 
-describe('registries.yaml', () => {
-  test('that is all ours is written anew when the mirror moves', () => {
+describe('a registries.yaml', () => {
+  test('that only mirror wrote is replaced when the mirror moves', () => {
     const moved = planned(planned(undefined), { cache: 'http://10.0.0.1:6055', registry: undefined })
     expect(moved).toBe(planned(undefined, { cache: 'http://10.0.0.1:6055', registry: undefined }))
   })
 
-  test('that was changed since loses no more than what is ours', () => {
+  test("that was changed since loses only mirror's entries", () => {
     const before = 'mirrors:\n  quay.io:\n    endpoint:\n    - https://mirror.corp.example\n'
     const changed = `${planned(before)}configs: {}\n`
     expect(stripRegistries(mirror, path, ca, files(changed))).toEqual([
@@ -36,18 +36,18 @@ describe('registries.yaml', () => {
     ])
   })
 
-  test('of ours keeps what the user remarked in it', () => {
+  test("that mirror wrote keeps the user's comments", () => {
     const remarked = `${planned(undefined)}# done by me\n`
     expect(planned(remarked, { registry: 'http://127.0.0.1:6001' })).toContain('# done by me\n')
     const [stripped] = stripRegistries(mirror, path, ca, files(remarked))
     expect(planned(stripped!.after)).toBe(`# done by me\n${planned(undefined)}`)
   })
 
-  test('of ours with other line ends is written anew, not a second time', () => {
+  test('that mirror wrote with other line ends is replaced, and not extended', () => {
     expect(planned(planned(undefined).replaceAll('\n', '\r\n'))).toBe(planned(undefined))
   })
 
-  test('of ours with a CA goes, too, and what the user has put beside the CA stays', () => {
+  test("that mirror wrote with a CA is removed, and the user's settings next to the CA stay", () => {
     const trusting = { ...mirror, cache: 'https://10.0.0.1:5055', registry: 'https://10.0.0.1:5001', ca: 'PEM\n' }
     const plan = planRegistries(trusting, path, ca, files(undefined))
     const written = new FilesNow(new Map(plan.changes.map((change) => [change.path, Buffer.from(change.after!)])))
@@ -63,14 +63,14 @@ describe('registries.yaml', () => {
     expect(planned(planned(undefined, trusting))).toBe(planned(undefined))
   })
 
-  test('with another CA for the mirror keeps it, and says so', () => {
+  test('with another CA for the mirror keeps it, with a note', () => {
     const own = 'configs:\n  10.0.0.1:5055:\n    tls:\n      ca_file: /mine.crt\n'
     const plan = planRegistries({ ...mirror, cache: 'https://10.0.0.1:5055', ca: 'PEM\n' }, path, ca, files(own))
     expect(plan.notes).toEqual([expect.stringContaining('"/mine.crt"')])
     expect(plan.changes[0]!.after).toContain('ca_file: /mine.crt')
   })
 
-  test('of ours alone goes', () => {
+  test('that only mirror wrote is removed', () => {
     const ours = planned(undefined)
     expect(stripRegistries(mirror, path, ca, files(ours))).toEqual([{ path, before: ours, after: undefined }])
   })
@@ -79,7 +79,7 @@ describe('registries.yaml', () => {
 describe('k3d', () => {
   const hosting = '/kubernetes/kube-public/local-registry-hosting.yaml'
 
-  test('is given the command that makes a cluster, and its tools the registry', () => {
+  test('prints the command that creates a cluster, and announces the registry to its tools', () => {
     const plan = planK3d(
       { ...mirror, fallback: false },
       { cluster: 'dev', path, caPath: ca.path, hosting },
@@ -91,7 +91,7 @@ describe('k3d', () => {
     expect(plan.changes.map((change) => change.path)).toEqual([path, hosting])
   })
 
-  test('has its nodes mount the CA', () => {
+  test('mounts the CA into its nodes', () => {
     const { output, changes } = planK3d(
       { ...mirror, cache: 'https://10.0.0.1:5055', ca: 'PEM\n' },
       { cluster: 'dev', path, caPath: '/home/me/k3d/ca/mirror-ca.crt', hosting },
@@ -101,7 +101,7 @@ describe('k3d', () => {
     expect(changes.map((change) => change.path)).toContain('/home/me/k3d/ca/mirror-ca.crt')
   })
 
-  test('has a command whose words a shell reads as they are meant', () => {
+  test('quotes the words of its command for the shell', () => {
     const spaced = {
       cluster: 'dev',
       path: '/home/a b/registries.yaml',
@@ -112,7 +112,7 @@ describe('k3d', () => {
     expect(output).toBe("k3d cluster create dev --registry-config '/home/a b/registries.yaml'\n")
   })
 
-  test('keeps the registry that a cluster names itself', () => {
+  test('keeps the registry that a cluster already announces', () => {
     const own = new FilesNow(new Map([[hosting, Buffer.from('data: {}\n')]]))
     const { changes, notes } = planK3d(mirror, { cluster: 'dev', path, caPath: ca.path, hosting }, own)
     expect(changes.map((change) => change.path)).toEqual([path])
@@ -120,7 +120,7 @@ describe('k3d', () => {
   })
 })
 
-describe("k3s's templates for containerd", () => {
+describe('the note about a k3s template', () => {
   const own = '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/x"\n'
   test.each([
     ['config.toml.tmpl', '{{ template "base" . }}\n[plugins.x]\n', false],
@@ -128,7 +128,7 @@ describe("k3s's templates for containerd", () => {
     ['config.toml.tmpl', 'version = 2\n', true],
     ['config-v3.toml.tmpl', `version = 3\n${own}`, true],
     ['config-v3.toml.tmpl', `version = 3\n${own.replace('grpc.v1.cri', 'cri.v1.images')}`, false],
-  ])('%s with %j: said is %s', (name, text, isSaid) => {
+  ])('%s with the text %j is given: %s', (name, text, isSaid) => {
     const said = describeTemplates('/t', new FilesNow(new Map([[`/t/${name}`, Buffer.from(text)]])), posix.join)
     expect(said.length > 0).toBe(isSaid)
     if (isSaid) expect(said[0]).toContain(`/t/${name} replaces`)

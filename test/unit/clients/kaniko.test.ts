@@ -47,7 +47,7 @@ function asked(flags: readonly string[], image: string): { registry: string; rep
 
 describe('the flags for kaniko', () => {
   test.each(['http://127.0.0.1:5055', 'http://172.18.0.1:5055', 'http://mirror:5055', 'http://mirror.local:5055'])(
-    'lead every registry to %s, without TLS',
+    'map every registry to %s without TLS',
     (cache) => {
       const flags = flagsOf(printKaniko(mirror(cache), undefined).output)
       const registry = new URL(cache).host
@@ -70,17 +70,17 @@ describe('the flags for kaniko', () => {
     ['http://127.0.0.2:5055', true],
     ['http://mirror:5055', true],
     ['https://mirror:5055', false],
-  ])('name %s as insecure: %s', (cache, isNamed) => {
+  ])('list %s as insecure: %s', (cache, isNamed) => {
     const flags = flagsOf(printKaniko(mirror(cache), undefined).output)
     expect(flags.includes(`--insecure-registry=${new URL(cache).host}`)).toBe(isNamed)
   })
 
-  test('have no way to the origin when none is wanted', () => {
+  test('disable the fallback to the origin without fallback', () => {
     const flags = flagsOf(printKaniko(mirror('http://127.0.0.1:5055', { fallback: false }), undefined).output)
     expect(flags.at(-1)).toBe('--skip-default-registry-fallback')
   })
 
-  test('are of the kind that an older kaniko knows', () => {
+  test('use --registry-mirror for an older kaniko', () => {
     const { output, notes } = printKaniko(mirror('http://mirror:5055'), 'v1.19.2')
     expect(flagsOf(output)).toEqual([
       '--registry-mirror=mirror:5055/upstream/docker.io',
@@ -90,7 +90,7 @@ describe('the flags for kaniko', () => {
     expect(notes).toEqual(['kaniko before 1.22 mirrors Docker Hub only.'])
   })
 
-  test('stand in a Pod as well, which pushes to the registry', () => {
+  test('are also in the Pod, which pushes to the registry', () => {
     const { output } = printKaniko(mirror('http://mirror:5055', { registry: 'http://mirror:5001' }), '1.28.3')
     const pod = parse(output!.slice(output!.indexOf('apiVersion:'))) as {
       spec: { containers: { args: string[] }[] }

@@ -31,7 +31,7 @@ function plan(nodes: readonly KindNode[], texts: Readonly<Record<string, string>
 describe('a running cluster of kind', () => {
   const fresh = plan([node()], { '/dev-control-plane/etc/containerd/config.toml': config })
 
-  test('gets folders, the path to them, and the ConfigMap about the registry', () => {
+  test('gets folders, a config_path, and the ConfigMap of the registry', () => {
     expect(fresh.changes.map(({ path }) => path)).toEqual([
       '/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml',
       '/dev-control-plane/etc/containerd/certs.d/localhost_5001_/hosts.toml',
@@ -45,7 +45,7 @@ describe('a running cluster of kind', () => {
     expect(fresh.notes).toEqual([expect.stringContaining('restarted')])
   })
 
-  test('is left as it is when nothing is missing', () => {
+  test('is not changed when nothing is missing', () => {
     const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, after ?? '']))
     expect(plan([node({ configPaths: ['/etc/containerd/certs.d'] })], now)).toEqual({
       changes: [],
@@ -54,7 +54,7 @@ describe('a running cluster of kind', () => {
     })
   })
 
-  test('keeps the config.toml of a node that looks somewhere already', () => {
+  test('keeps the config.toml of a node that has a config_path', () => {
     const { changes } = plan([node({ configPaths: ['/srv/hosts', '/etc/docker/certs.d'] })], {})
     expect(changes.map(({ path }) => path)).toEqual([
       '/dev-control-plane/srv/hosts/_default/hosts.toml',
@@ -63,14 +63,14 @@ describe('a running cluster of kind', () => {
     ])
   })
 
-  test('is not written to where a node mounts the folder of this machine', () => {
+  test('gets no file in a folder that a node mounts from this machine', () => {
     const mounts = ['/etc/containerd/certs.d/_default', '/etc/containerd/certs.d/localhost_5001_']
     const { changes, notes } = plan([node({ configPaths: ['/etc/containerd/certs.d'], mounts })], {})
     expect(changes.map(({ path }) => path)).toEqual([hosting])
     expect(notes).toHaveLength(2)
   })
 
-  test('minds no certificate that is no text', () => {
+  test('accepts a binary certificate in a folder', () => {
     const der = '/dev-control-plane/etc/containerd/certs.d/quay.io/ca.crt'
     const there = new FilesNow(new Map([[der, Uint8Array.of(0x30, 0x82, 0xff, 0xfe)]]))
     const nodes = [node({ configPaths: ['/etc/containerd/certs.d'] })]
@@ -79,7 +79,7 @@ describe('a running cluster of kind', () => {
     expect(notes.join()).toContain('quay.io')
   })
 
-  test('keeps registries of its own', () => {
+  test('keeps its own registries', () => {
     const own = {
       '/dev-control-plane/etc/containerd/certs.d/localhost:5001/hosts.toml': '[host."http://kind-registry:5000"]\n',
       '/dev-control-plane/etc/containerd/certs.d/quay.io/hosts.toml': '[host."https://mirror.corp.example"]\n',
@@ -98,14 +98,14 @@ describe('a running cluster of kind', () => {
       },
     ],
     [
-      'a default of its own',
+      'its own hosts.toml for all registries',
       { '/dev-control-plane/etc/containerd/certs.d/_default/hosts.toml': 'server = "http://m"\n' },
     ],
   ])('is refused with %s', (_, texts) => {
     expect(() => plan([node()], texts)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
   })
 
-  test('whose kubectl does not answer leaves a command to run', () => {
+  test('whose kubectl does not answer leaves a command to the user', () => {
     const { todo } = planKindCluster(mirror, { cluster: 'dev', nodes: [], hosting: undefined }, files({}))
     expect(todo).toEqual([expect.stringMatching(/kubectl apply[\s\S]*name: local-registry-hosting/)])
   })
@@ -120,7 +120,7 @@ describe('a running cluster of kind', () => {
     expect(changes[0]!.after!.includes('"referrers"')).toBe(isNamed)
   })
 
-  test('loses no more than what is ours', () => {
+  test("loses only mirror's files in an undo", () => {
     const now = Object.fromEntries(fresh.changes.map(({ path, after }) => [path, `${after ?? ''}# mine\n`]))
     const target = { cluster: 'dev', nodes: [node()], hosting }
     expect(stripKindCluster(mirror, target, files(now)).map(({ path, after }) => [path, after])).toEqual([
@@ -131,7 +131,7 @@ describe('a running cluster of kind', () => {
   })
 })
 
-describe('the registries of a config.toml', () => {
+describe('the registry section of a config.toml', () => {
   const [one, two, three] = ['cri', '"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.images'"].map(
     (plugin) => `[plugins.${plugin}.registry]\nconfig_path = "/${plugin.replaceAll(/\W/g, '').slice(-6)}"\n`,
   ) as [string, string, string]
@@ -155,7 +155,7 @@ describe('the registries of a config.toml', () => {
     ['version = 3\n', undefined, '/images'],
     ['version = 4\n', '2.3.0', '/images'],
     ['version = 4\n', undefined, '/images'],
-  ])('%j in containerd %s are those of %s', (version, containerd, path) => {
+  ])('with the header %j in containerd %s is the one with the path %s', (version, containerd, path) => {
     const { configPaths, ineffective } = registrySection('c', version + all, { containerd })
     expect(configPaths).toEqual([path])
     expect(ineffective).toHaveLength(2)
@@ -168,9 +168,12 @@ describe('the registries of a config.toml', () => {
     ['', '1.7.28', []],
     ['', '2.1.4', ['/images']],
     ['version = 3\n', undefined, ['/images']],
-  ])('%j in containerd %s with the newest section alone', (version, containerd, configPaths) => {
-    expect(registrySection('c', version + three, { containerd }).configPaths).toEqual(configPaths)
-  })
+  ])(
+    'with the header %j in containerd %s and only the newest plugin has the paths %j',
+    (version, containerd, configPaths) => {
+      expect(registrySection('c', version + three, { containerd }).configPaths).toEqual(configPaths)
+    },
+  )
 
   test.each([
     ['', [], undefined],
@@ -181,7 +184,7 @@ describe('the registries of a config.toml', () => {
     ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors]\n', [], undefined],
     ['[plugins."io.containerd.grpc.v1.cri".registry.mirrors.x]\nendpoint = []\n', [], 'registry.mirrors'],
     ['[plugins."io.containerd.grpc.v1.cri".registry.configs.x.auth]\nusername = "u"\n', [], undefined],
-  ])('%j', (text, configPaths, oldKey) => {
+  ])('of %j has the paths %j and the deprecated key %s', (text, configPaths, oldKey) => {
     expect(registrySection('c', text)).toMatchObject({ configPaths, oldKey })
   })
 
@@ -223,7 +226,7 @@ describe('the registries of a config.toml', () => {
       'version = 2\r\n\t[plugins."io.containerd.grpc.v1.cri".registry]\r\n\t\tx = [\r\n"a",\r\n]',
       'version = 2\r\n\t[plugins."io.containerd.grpc.v1.cri".registry]\r\n\t  config_path = "/c"\r\n\t\tx = [\r\n"a",\r\n]',
     ],
-  ])('get a path: %s', (_, before, after) => {
+  ])('gets a config_path in %s', (_, before, after) => {
     expect(withConfigPath('c', before, '/c')).toBe(after)
   })
 })

@@ -52,9 +52,9 @@ function container(name: string, role: string, mounts: readonly string[] = [], r
   }
 }
 
-describe('where kind is configured', () => {
+describe('the target of kind', () => {
   test.each(['tcp://10.0.0.9:2375', 'ssh://me@elsewhere'])(
-    'is not on this machine when the engine is at %s',
+    'is refused without a cluster name when the engine is at %s',
     async (host) => {
       const machine = await machineWith(() => undefined, { env: { DOCKER_HOST: host } })
       await expect(kindAdapter.targets(machine, nothing)).rejects.toMatchObject({
@@ -64,7 +64,7 @@ describe('where kind is configured', () => {
     },
   )
 
-  test("follows kind's own variables", async () => {
+  test("follows kind's own environment variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
     const [place] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
     expect(place).toMatchObject({ ours: true, location: { in: 'network', network: 'mine' } })
@@ -72,7 +72,7 @@ describe('where kind is configured', () => {
     expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
   })
 
-  test('is below the folder that stands for the machine', async () => {
+  test('is below --root', async () => {
     const machine = await machineWith(() => undefined, {
       detached: true,
       home: '/image',
@@ -86,7 +86,7 @@ describe('where kind is configured', () => {
     expect(machine.asked).toEqual([])
   })
 
-  test('is no folder with a colon in it, which nodes could not mount', async () => {
+  test('is refused for a folder with a colon, which nodes cannot mount', async () => {
     const machine = await machineWith(() => undefined, { stateDir: '/srv/a:b' })
     const [place] = await kindAdapter.targets(machine, nothing)
     const mirror = {
@@ -99,7 +99,7 @@ describe('where kind is configured', () => {
     expect(() => place!.plan(mirror, undefined as never)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
   })
 
-  test('is a running cluster that was named, without its load balancer and stopped nodes', async () => {
+  test('is the named running cluster, without its load balancer and stopped nodes', async () => {
     const found = [
       container('dev-control-plane', 'control-plane'),
       container('dev-external-load-balancer', 'external-load-balancer'),
@@ -115,7 +115,7 @@ describe('where kind is configured', () => {
     expect(machine.asked[0]).toContain('label=io.x-k8s.kind.cluster=dev')
   })
 
-  test('has to be running', async () => {
+  test('is refused for a cluster that does not run', async () => {
     const machine = await machineWith(() => '')
     await expect(kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })).rejects.toMatchObject({
       exit: exitCode.missing,
@@ -126,8 +126,8 @@ describe('where kind is configured', () => {
   })
 })
 
-describe('taking back', () => {
-  test('leaves an empty folder that a cluster mounts', async () => {
+describe('the undo of kind', () => {
+  test('keeps an empty folder that a cluster mounts', async () => {
     let mounted: string[] = []
     const machine = await machineWith((line) => {
       return line.startsWith('docker ps') ? 'a\n' : JSON.stringify([container('n', 'worker', mounted, false)])
@@ -144,7 +144,7 @@ describe('taking back', () => {
     expect(await readdir(folder)).toEqual([])
   })
 
-  test('from a cluster that was deleted finds nothing, and fails nowhere', async () => {
+  test('of a deleted cluster has no changes, and does not fail', async () => {
     const machine = await machineWith(() => undefined)
     const place = kindAdapter.recall(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
     for (const path of place.wants.files) expect(await place.files.read(path)).toBeUndefined()

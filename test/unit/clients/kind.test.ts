@@ -23,8 +23,8 @@ function merged(text: string): string {
   return planKind(mirror, target, files(text)).changes.find(({ path }) => path === file)!.after!
 }
 
-describe('a cluster file', () => {
-  test('that was changed since loses no more than what is ours', () => {
+describe('a cluster file of kind', () => {
+  test("that was changed since loses only mirror's settings", () => {
     const before = `${header}nodes:\n- role: control-plane\n- role: worker # two\n`
     const changed = merged(before)
       .replace('# two', '# 2')
@@ -38,22 +38,22 @@ describe('a cluster file', () => {
     ])
   })
 
-  test('keeps mounts of folders beside ours', () => {
+  test("keeps mounts of folders next to mirror's", () => {
     const before = `${header}nodes:\n- role: control-plane\n  extraMounts:\n  - hostPath: /state/kind/certs.d-mine\n    containerPath: /x\n`
     expect(stripKind(mirror, target, files(merged(before)))[0]?.after).toBe(before)
   })
 
-  test('keeps a patch of its own beside ours when ours goes', () => {
+  test("keeps the user's patch when mirror's is removed", () => {
     const before = `${header}containerdConfigPatches:\n- a = 1\nnodes: [{role: worker}]\n`
     expect(stripKind(mirror, target, files(`${merged(before)}# more\n`))[0]?.after).toBe(`${before}# more\n`)
   })
 
-  test('of nodes that are mounted already by another patch gets nothing twice', () => {
+  test('with the mounts and another patch for them gets nothing twice', () => {
     const once = merged(header)
     expect(planKind(mirror, target, files(once)).changes.filter(({ path }) => path === file)).toEqual([])
   })
 
-  test('that is printed mounts every folder that is written', () => {
+  test('on stdout mounts every folder that is written', () => {
     const { output, changes } = planKind(
       { ...mirror, registry: 'http://172.18.0.1:5001' },
       { ...target, file: undefined },
@@ -65,7 +65,7 @@ describe('a cluster file', () => {
     )
   })
 
-  test('without a way to the origin names the mirror as the registry itself', () => {
+  test('without fallback has the mirror as the server of each registry', () => {
     const { changes } = planKind({ ...mirror, fallback: false }, target, files(header))
     expect(changes[0]?.after).toContain('server = "http://172.18.0.1:5055"')
   })
@@ -87,19 +87,22 @@ describe('a cluster file', () => {
       'of version 1, by its number',
       'version = 1\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "/srv/hosts"',
     ],
-  ])('that sets config_path where not every containerd looks gets our patch for the same folder: %s', (_, patch) => {
-    const before = patched('containerdConfigPatches', patch)
-    const plan = planKind(mirror, target, files(before))
-    const after = plan.changes.find(({ path }) => path === file)!.after!
-    const folder = /"(\/[^"]*)"/.exec(patch)![1]!
-    expect(after).toContain(ours(folder))
-    expect(after).toContain(`containerPath: ${folder}/_default`)
-    expect(plan.notes.join('\n')).toMatch(/Some versions of containerd ignore|may have no effect/)
-    // A second time there is nothing to do, and what is ours goes again.
-    expect(planKind(mirror, target, files(after)).changes.filter(({ path }) => path === file)).toEqual([])
-    const withoutNodes = (text: string | undefined) => text?.replace(/nodes:[\s\S]*/, '')
-    expect(withoutNodes(stripKind(mirror, target, files(after))[0]?.after)).toBe(before)
-  })
+  ])(
+    "with a config_path that some versions of containerd ignore gets mirror's patch for the same folder: %s",
+    (_, patch) => {
+      const before = patched('containerdConfigPatches', patch)
+      const plan = planKind(mirror, target, files(before))
+      const after = plan.changes.find(({ path }) => path === file)!.after!
+      const folder = /"(\/[^"]*)"/.exec(patch)![1]!
+      expect(after).toContain(ours(folder))
+      expect(after).toContain(`containerPath: ${folder}/_default`)
+      expect(plan.notes.join('\n')).toMatch(/Some versions of containerd ignore|may have no effect/)
+      // A second time there is nothing to do, and what is ours goes again.
+      expect(planKind(mirror, target, files(after)).changes.filter(({ path }) => path === file)).toEqual([])
+      const withoutNodes = (text: string | undefined) => text?.replace(/nodes:[\s\S]*/, '')
+      expect(withoutNodes(stripKind(mirror, target, files(after))[0]?.after)).toBe(before)
+    },
+  )
 
   test.each([
     ['[{"op":"add","path":"/plugins/io.containerd.grpc.v1.cri/registry/config_path","value":"/srv/hosts"}]', false],
@@ -108,7 +111,7 @@ describe('a cluster file', () => {
       '[{"op":"add","path":"/plugins/io.containerd.cri.v1.images/registry","value":{"config_path":"/srv/hosts"}}]',
       true,
     ],
-  ])('with the JSON patch %s mounts the folders where that points', (patch, needsOurs) => {
+  ])('with the JSON patch %s mounts the folders below its config_path', (patch, needsOurs) => {
     const after = merged(patched('containerdConfigPatchesJSON6902', patch))
     expect(after).toContain('containerPath: /srv/hosts/_default')
     expect(after.includes('added by mirror')).toBe(needsOurs)
@@ -121,11 +124,11 @@ describe('a cluster file', () => {
       'containerdConfigPatches',
       '[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "/a"\n[plugins."io.containerd.cri.v1.images".registry.configs."x".auth]\nusername = "u"',
     ],
-  ])('that would lose something of either side is refused: %s %s', (key, patch) => {
+  ])("whose patches conflict with mirror's is refused: %s %s", (key, patch) => {
     expect(() => merged(patched(key, patch))).toThrow(expect.objectContaining({ exit: 2 }))
   })
 
-  test('whose own patch empties config_path gets ours behind it', () => {
+  test("whose own patch empties config_path gets mirror's patch after it", () => {
     const patch = '[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = ""'
     expect(merged(patched('containerdConfigPatches', patch))).toContain(ours('/etc/containerd/certs.d'))
   })

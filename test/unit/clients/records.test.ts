@@ -32,7 +32,7 @@ const asUser = () => openConfiguredClients({ own: own(), system: system(), isRoo
 const modeOf = async (...path: string[]) => (await stat(join(folder, ...path))).mode & 0o777
 
 describe('records of configured clients', () => {
-  test('of the whole machine lie where every user reads them, and only root changes them', async () => {
+  test('of the whole machine are readable for every user, and only root changes them', async () => {
     const before = process.umask(0o077)
     try {
       await asRoot().put(record())
@@ -51,7 +51,7 @@ describe('records of configured clients', () => {
     expect(await asUser().list()).toEqual([])
   })
 
-  test("of one user, and of a folder that stands for the machine, stay among that user's", async () => {
+  test("of one user and of --root stay in that user's folder", async () => {
     await asRoot().put(record({ client: 'podman', details: { scope: 'user' } }))
     await asRoot().put(record({ root: '/tree' }))
     await asUser().put(record({ client: 'k3s' }))
@@ -59,7 +59,7 @@ describe('records of configured clients', () => {
     expect((await asUser().list()).map(({ lockedByRoot }) => lockedByRoot)).toEqual([false, false, false])
   })
 
-  test('that root has from before the place for the whole machine move there', async () => {
+  test("of the whole machine in root's own folder move to the system folder", async () => {
     await openConfiguredClients(own()).put(record())
     await openConfiguredClients(own()).put(record({ client: 'podman', details: { scope: 'user' } }))
     await asUser().migrate()
@@ -71,7 +71,7 @@ describe('records of configured clients', () => {
     ])
   })
 
-  test('of root without a folder of its own are all in the place for the whole machine', async () => {
+  test('of root without its own folder are all in the system folder', async () => {
     const records = openConfiguredClients({ own: undefined, system: system(), isRoot: true })
     const podman = record({ client: 'podman', details: { scope: 'user' } })
     await records.put(podman)
@@ -79,7 +79,7 @@ describe('records of configured clients', () => {
     expect(await records.list()).toMatchObject([{ client: 'podman' }])
   })
 
-  test.runIf(process.getuid?.() !== 0)('that may not be read are an error that names them', async () => {
+  test.runIf(process.getuid?.() !== 0)('that are unreadable are an error with their path', async () => {
     await mkdir(join(own(), 'configured'), { recursive: true })
     await chmod(join(own(), 'configured'), 0o000)
     await expect(asUser().list()).rejects.toThrow(`No permission to read ${join(own(), 'configured')}`)

@@ -16,7 +16,7 @@ async function machineWith(printed: Readonly<Record<string, string>>, root?: str
 
 const containerd = (version: string) => `containerd github.com/containerd/containerd/v2 v${version} 75cb2b7193`
 
-describe('the capability referrers in folders that several programs read', () => {
+describe('the capability referrers in shared folders', () => {
   test.each([
     [{}, true],
     [{ containerd: containerd('2.2.0') }, true],
@@ -25,11 +25,11 @@ describe('the capability referrers in folders that several programs read', () =>
     [{ containerd: containerd('2.3.4'), nerdctl: 'nerdctl version 2.1.6\n' }, false],
     [{ containerd: 'containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3' }, false],
     [{ containerd: 'of no version' }, false],
-  ])('is known to all of %j: %s', async (printed, isKnown) => {
+  ])('is accepted by all of %j: %s', async (printed, isKnown) => {
     expect(await readersKnowReferrers(await machineWith(printed), ['containerd', 'nerdctl'])).toBe(isKnown)
   })
 
-  test('is a matter of the version that was named where nobody is spoken to', async () => {
+  test('depends only on the given version with --root', async () => {
     const machine = await machineWith({ containerd: containerd('1.7.28') }, '/tree')
     expect(await readersKnowReferrers(machine, ['containerd'])).toBe(true)
   })
