@@ -17,12 +17,14 @@ export interface MirrorEndpoints {
   readonly unserved?: ((network: string) => UnservedNetwork | undefined) | undefined
 }
 
+/** The reason why the mirror does not serve a network. */
 export interface UnservedNetwork {
   /** The rest of a sentence after the name of the network: `which does not exist yet`. */
   readonly why: string
   readonly hints: readonly string[]
 }
 
+/** The mirror's addresses for one client. */
 export interface ClientAddress {
   readonly cache: string
   readonly registry: string | undefined
@@ -82,7 +84,7 @@ export function resolveClientAddress(location: ClientLocation, endpoints: Mirror
   }
 }
 
-/** Returns a warning about a loopback address that the user gave for a client elsewhere; undefined when the address is plausible. */
+/** Returns a warning about a loopback address that the user gave for a client outside of this machine; undefined when the address is plausible. */
 export function describeLoopbackProblem(url: string, location: ClientLocation): string | undefined {
   if (location.in === 'host' || !isLoopback(url)) return undefined
   return `${location.what} cannot reach ${url}, because a loopback address means the client's own machine there. It is written as given.`

@@ -8,6 +8,7 @@ import { findMirror } from './find-mirror.ts'
 import { configureCommand, openMachineRecords } from './records.ts'
 import type { ConfigTarget, Machine } from './types.ts'
 
+/** The result of a check by a pull. */
 export interface CheckResult {
   /** The mirror received the request for the image, and the pull succeeded. */
   readonly seen: boolean

@@ -12,6 +12,7 @@ import type { StaleClient } from './stray-records.ts'
 import type { ConfigTarget, FilePort, Machine } from './types.ts'
 import { getTarget, recordsOf } from './undo.ts'
 
+/** A configured target for `mirror configure --list`. */
 export interface ListedClient {
   readonly client: string
   readonly place: string
@@ -86,9 +87,15 @@ async function getFileState(file: RecordedFile, files: FilePort): Promise<FileSt
   }
 }
 
+/** A record with its target. */
+interface RecordedTarget {
+  readonly record: ConfiguredClient
+  readonly place: ConfigTarget
+}
+
 /** The configured targets, by their ability to run a pull. */
 interface CheckableTargets {
-  readonly pulling: readonly { readonly record: ConfiguredClient; readonly place: ConfigTarget }[]
+  readonly pulling: readonly RecordedTarget[]
   /** Records whose clients cannot run a pull from this machine. */
   readonly silent: readonly ConfiguredClient[]
 }
@@ -99,7 +106,7 @@ export async function configuredTargets(
   wanted: Parameters<typeof recordsOf>[1],
 ): Promise<CheckableTargets> {
   const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
-  const targets = await Promise.all(
+  const targets: RecordedTarget[] = await Promise.all(
     records.map(async (record) => ({ record, place: await getTarget(machine, record) })),
   )
   const pulling = targets.filter(({ place }) => place.pull !== undefined)

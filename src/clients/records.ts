@@ -36,6 +36,7 @@ export interface ConfiguredClient {
   readonly undone?: boolean
 }
 
+/** A file that mirror wrote or removed. */
 export interface RecordedFile {
   readonly path: string
   /** The backup of the earlier file; undefined when there was none. */
@@ -153,6 +154,7 @@ function getRecordName({ client, place, root }: ConfiguredClient): string {
   return `${client}-${hash.slice(0, 16)}.json`
 }
 
+/** True for two records of the same client, target and root. */
 export function isSameTarget(
   one: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,
   other: Pick<ConfiguredClient, 'client' | 'place' | 'root'>,

@@ -74,6 +74,7 @@ export interface StaleClient {
   readonly mend: string
 }
 
+/** A stale client after `mendStaleClients`. */
 export interface MendedClient extends StaleClient {
   /** True when its files were mirror's own, and now have the new address. */
   readonly rewritten: boolean

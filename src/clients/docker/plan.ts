@@ -112,7 +112,7 @@ function describeForm(form: DockerForm, { cache }: MirrorForClient, { version, i
     }
     case 'both':
       return (
-        'The version and image store of Docker are not known, so both forms are written: registry-mirrors for Docker Hub, and ' +
+        'It is unknown which form this Docker reads, so both forms are written: registry-mirrors for Docker Hub, and ' +
         'a folder per registry for Docker 28 and later with the containerd image store.'
       )
   }

@@ -73,8 +73,8 @@ describe('the address of the mirror', () => {
   })
 
   test('for a client in its own network namespace is an error with the reason', () => {
-    const home = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
-    expect(() => resolveClientAddress(home, endpoints)).toThrow('its loopback is its own')
+    const location = { in: 'apart', what: 'Rootless Docker', why: 'its loopback is its own', hints: [] } as const
+    expect(() => resolveClientAddress(location, endpoints)).toThrow('its loopback is its own')
   })
 })
 
@@ -84,7 +84,7 @@ describe('the warning about a given loopback address', () => {
     ['http://127.0.0.1:5055', kindNodes, true],
     ['http://localhost:5055', machine, true],
     ['http://mirror:5055', kindNodes, false],
-  ])('%s for a client at %o is given: %s', (url, home, doubtful) => {
-    expect(describeLoopbackProblem(url, home) !== undefined).toBe(doubtful)
+  ])('%s for a client at %o is given: %s', (url, location, doubtful) => {
+    expect(describeLoopbackProblem(url, location) !== undefined).toBe(doubtful)
   })
 })

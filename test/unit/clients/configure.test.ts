@@ -46,7 +46,7 @@ async function configureFor(
   { adapter = dockerAdapter, version = '27', registry, since = 0 }: ConfigureOptions = {},
 ): Promise<void> {
   const options = { scope: undefined, clientVersion: version, imageStore: undefined, file, cluster: undefined }
-  const [place] = await adapter.targets(machine, options)
+  const [target] = await adapter.targets(machine, options)
   const mirror: MirrorAddress = {
     addressFor: () => ({
       cache,
@@ -61,7 +61,7 @@ async function configureFor(
     isRemote: false,
     willServe: () => false,
   }
-  const prepared = await prepareClient({ machine, adapter, place: place!, mirror, fallback: true })
+  const prepared = await prepareClient({ machine, adapter, place: target!, mirror, fallback: true })
   await configureClient(prepared, new Date(since))
 }
 
@@ -191,8 +191,8 @@ test('an undo whose reload fails leaves a record whose undo is exact', async () 
     run: () => Promise.reject(new Error('nobody there')),
     interim: (mirror: { cache: string }, files: FilesNow) => emptyDaemonJsonLists(mirror, daemonJson, files, undefined),
   }
-  const place = { ...prepared.place, reload }
-  await expect(undoClient(machine, { ...prepared, place }, true)).rejects.toThrow('nobody there')
+  const target = { ...prepared.place, reload }
+  await expect(undoClient(machine, { ...prepared, place: target }, true)).rejects.toThrow('nobody there')
   expect(JSON.parse(await readFile(daemonJson, 'utf8'))).toEqual({ debug: true, 'registry-mirrors': [] })
   expect(await undoAll()).toEqual([])
   expect(await readFile(daemonJson, 'utf8')).toBe(before)

@@ -48,14 +48,14 @@ const machine = (more: Partial<Machine> = {}, says: Record<string, string> = {})
   ...more,
 })
 
-async function placeWith(
+async function targetWith(
   engine: ConfigurableEngineOptions,
   more: Partial<Machine> = {},
   options: Partial<ClientOptions> = {},
 ) {
   await startConfigurableEngine(socket, engine)
-  const [place] = await dockerAdapter.targets(machine(more), { ...anything, ...options })
-  return place!
+  const [target] = await dockerAdapter.targets(machine(more), { ...anything, ...options })
+  return target!
 }
 
 describe('the Docker engine', () => {
@@ -71,30 +71,30 @@ describe('the Docker engine', () => {
   })
 
   test('of the system gets the form that it reads', async () => {
-    const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
-    expect(place).toMatchObject({ id: 'system', location: { in: 'host' } })
-    expect(place.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
-    const plan = place.plan(mirror, new FilesNow(new Map()))
+    const target = await targetWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    expect(target).toMatchObject({ id: 'system', location: { in: 'host' } })
+    expect(target.wants).toEqual({ files: ['/etc/docker/daemon.json'], trees: ['/etc/docker/certs.d'] })
+    const plan = target.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
     expect(plan.notes.join()).toContain('No dockerd was found')
-    expect(place.reload).toBeUndefined()
+    expect(target.reload).toBeUndefined()
   })
 
   test('with the classic image store needs a reload, and a restart for builds', async () => {
-    const place = await placeWith({})
-    const plan = place.plan(mirror, new FilesNow(new Map()))
+    const target = await targetWith({})
+    const plan = target.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/daemon.json'])
     expect(plan.todo).toHaveLength(1)
     // The engine is asked what it still has: nothing asks for a restart, which stops containers.
-    expect(place.afterUndo?.(['/etc/docker/daemon.json'])).toEqual([])
-    expect(place.afterUndo?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
-    const old = dockerAdapter.recall(machine(), { ...place.details, version: '20.10.24' })
+    expect(target.afterUndo?.(['/etc/docker/daemon.json'])).toEqual([])
+    expect(target.afterUndo?.(['/etc/docker/certs.d/docker.io/hosts.toml'])).toEqual([])
+    const old = dockerAdapter.recall(machine(), { ...target.details, version: '20.10.24' })
     expect(old.plan(mirror, new FilesNow(new Map())).todo.join()).toContain('after a restart')
   })
 
   test("is overridden by the user's version and image store", async () => {
-    const place = await placeWith({}, {}, { clientVersion: '28.5.2', imageStore: 'containerd' })
-    const plan = place.plan(mirror, new FilesNow(new Map()))
+    const target = await targetWith({}, {}, { clientVersion: '28.5.2', imageStore: 'containerd' })
+    const plan = target.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual(['/etc/docker/certs.d/docker.io/hosts.toml'])
   })
 
@@ -112,18 +112,18 @@ describe('the Docker engine', () => {
       'orb restart docker',
     ],
   ])('of %s has its file in the home folder, and reaches the host by name', async (what, info, file, then) => {
-    const place = await placeWith(
+    const target = await targetWith(
       { info: { ...info, ServerVersion: '28.5.2', DriverStatus: containerd } },
       { platform: 'darwin' },
     )
-    expect(place.location).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
-    expect(place.wants).toEqual({ files: [join(home, file)], trees: [] })
-    const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    expect(target.location).toEqual({ in: 'vm', what, hostName: 'host.docker.internal' })
+    expect(target.wants).toEqual({ files: [join(home, file)], trees: [] })
+    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
     expect(plan.todo.join()).toContain(then)
-    const recalled = dockerAdapter.recall(machine({ platform: 'darwin' }), place.details)
+    const recalled = dockerAdapter.recall(machine({ platform: 'darwin' }), target.details)
     expect(recalled.afterUndo?.([join(home, file)]).join()).toContain(then)
-    expect(place.reload).toBeUndefined()
-    expect(place.validate).toBeUndefined()
+    expect(target.reload).toBeUndefined()
+    expect(target.validate).toBeUndefined()
   })
 
   test.each([
@@ -137,16 +137,16 @@ describe('the Docker engine', () => {
     ],
   ])('of %s gets its settings on stdout', async (_, info, env, output) => {
     const platform = 'WSL_DISTRO_NAME' in env ? 'linux' : 'darwin'
-    const place = await placeWith({ info }, { platform, env: { DOCKER_HOST: `unix://${socket}`, ...env } })
-    const plan = place.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
+    const target = await targetWith({ info }, { platform, env: { DOCKER_HOST: `unix://${socket}`, ...env } })
+    const plan = target.plan({ ...mirror, cache: 'http://host.docker.internal:5055' }, new FilesNow(new Map()))
     expect(plan).toMatchObject({ changes: [], output: expect.stringContaining(output) })
     expect(plan.todo).not.toEqual([])
   })
 
   test('that is rootless has its files in the home folder, and does not reach the loopback of the host', async () => {
-    const place = await placeWith({ info: { SecurityOptions: ['name=rootless'] } })
-    expect(place).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
-    expect(place.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
+    const target = await targetWith({ info: { SecurityOptions: ['name=rootless'] } })
+    expect(target).toMatchObject({ id: 'rootless', details: { scope: 'user' }, location: { in: 'apart' } })
+    expect(target.wants.files).toEqual([join(home, '.config/docker/daemon.json')])
   })
 
   test('on another machine is refused because its files are not on this one', async () => {
@@ -158,17 +158,17 @@ describe('the Docker engine', () => {
   })
 
   test('is not found at a socket of podman', async () => {
-    const place = await placeWith({ components: [{ Name: 'Podman Engine' }] })
-    expect(place.pull).toBeUndefined()
+    const target = await targetWith({ components: [{ Name: 'Podman Engine' }] })
+    expect(target.pull).toBeUndefined()
   })
 
   test('that does not answer is guessed, with the flags of its systemd unit', async () => {
     const unit =
       'ExecStart={ path=/usr/sbin/dockerd ; argv[]=/usr/sbin/dockerd -H fd:// --registry-mirror=https://a.example ; ignore_errors=no }\n'
     const says = { dockerd: 'Docker version 27.5.1, build 4c9b3b0\n', systemctl: unit }
-    const [place] = await dockerAdapter.targets(machine({}, says), anything)
-    expect(place!.id).toBe('system')
-    expect(() => place!.plan(mirror, new FilesNow(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
+    const [target] = await dockerAdapter.targets(machine({}, says), anything)
+    expect(target!.id).toBe('system')
+    expect(() => target!.plan(mirror, new FilesNow(new Map()))).toThrow(/--registry-mirror=https:\/\/a\.example/)
     const [user] = await dockerAdapter.targets(machine({}, says), { ...anything, scope: 'user' })
     const plan = user!.plan(mirror, new FilesNow(new Map()))
     expect(plan.changes.map(({ path }) => path)).toEqual([join(home, '.config/docker/daemon.json')])
@@ -187,13 +187,14 @@ describe('the Docker engine', () => {
   })
 
   test('is restored from its record without contacting it', async () => {
-    const place = await placeWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
-    const again = dockerAdapter.recall(machine(), JSON.parse(JSON.stringify(place.details)) as Record<string, string>)
-    expect(again).toMatchObject({ id: place.id, title: place.title, details: place.details, wants: place.wants })
+    const target = await targetWith({ info: { ServerVersion: '28.5.2', DriverStatus: containerd } })
+    const again = dockerAdapter.recall(machine(), JSON.parse(JSON.stringify(target.details)) as Record<string, string>)
+    expect(again).toMatchObject({ id: target.id, title: target.title, details: target.details })
+    expect(again.wants).toEqual(target.wants)
   })
 
   test('validates its file by dockerd', async () => {
-    const place = await placeWith(
+    const target = await targetWith(
       {},
       {
         runCommand: (_, args) =>
@@ -205,12 +206,12 @@ describe('the Docker engine', () => {
       },
     )
     const change = { path: '/etc/docker/daemon.json', before: undefined, after: '{}' }
-    await expect(place.validate!([change])).rejects.toThrow(
+    await expect(target.validate!([change])).rejects.toThrow(
       expect.objectContaining({ exit: 2, message: expect.stringContaining('with file /etc/docker/daemon.json: no') }),
     )
     for (const stderr of ['unknown flag: --validate', '']) {
       const runCommand = () => Promise.resolve({ exitCode: 125, stdout: '', stderr })
-      await dockerAdapter.recall(machine({ runCommand }), place.details).validate!([change])
+      await dockerAdapter.recall(machine({ runCommand }), target.details).validate!([change])
     }
   })
 })
@@ -220,11 +221,11 @@ describe('docker with --root', () => {
     await writeFile(socket, '')
     const runCommand = () => Promise.reject(new Error('a program was started'))
     const detached = machine({ detached: true, root: home, runCommand })
-    const [place] = await dockerAdapter.targets(detached, anything)
-    expect(place!.wants).toEqual({
+    const [target] = await dockerAdapter.targets(detached, anything)
+    expect(target!.wants).toEqual({
       files: [join(home, 'etc/docker/daemon.json')],
       trees: [join(home, 'etc/docker/certs.d')],
     })
-    expect(place!.pull ?? place!.reload ?? place!.validate).toBeUndefined()
+    expect(target!.pull ?? target!.reload ?? target!.validate).toBeUndefined()
   })
 })

@@ -63,10 +63,10 @@ async function startDockerd(): Promise<() => Promise<void>> {
   return stop
 }
 
-async function placeOf() {
-  const [place] = await dockerAdapter.targets(machine, anything)
-  expect(place!.wants.files).toEqual([daemonJson])
-  return place!
+async function createTarget() {
+  const [target] = await dockerAdapter.targets(machine, anything)
+  expect(target!.wants.files).toEqual([daemonJson])
+  return target!
 }
 
 async function configure(): Promise<void> {
@@ -78,9 +78,9 @@ async function configure(): Promise<void> {
     registries: ['docker.io'],
     defaultUpstream: 'docker.io',
   }
-  const place = await placeOf()
+  const target = await createTarget()
   await configureClient(
-    await prepareClient({ machine, adapter: dockerAdapter, place, mirror, fallback: true }),
+    await prepareClient({ machine, adapter: dockerAdapter, place: target, mirror, fallback: true }),
     new Date(),
   )
 }
@@ -90,7 +90,7 @@ async function undo(reload: boolean) {
   return undoClient(machine, await prepareUndo(machine, record!), reload)
 }
 
-const mirrors = async () => (await placeOf()).observe!({ cache })
+const mirrors = async () => (await createTarget()).observe!({ cache })
 const states = async () =>
   (await listConfigured(machine, undefined)).flatMap(({ files }) => files.map(({ state }) => state))
 
@@ -110,7 +110,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     expect(seen.reasons).toEqual([
       { why: expect.stringContaining('has not read'), fix: 'mirror configure docker --reload' },
     ])
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     expect(await mirrors()).toMatchObject({
       inUse: true,
       todo: [],
@@ -121,7 +121,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
   test('stays listed after an undo without a reload, and a later reload restores the file byte for byte', async () => {
     await startDockerd()
     await configure()
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     expect(await undo(false)).toEqual({ stillInUse: true })
     expect(await readFile(daemonJson, 'utf8')).toBe(before)
     expect(await mirrors()).toMatchObject({ inUse: true })
@@ -137,7 +137,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
     await rm(daemonJson)
     await startDockerd()
     await configure()
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     await undo(false)
     await expect(readFile(daemonJson)).rejects.toThrow('ENOENT')
     await undo(true)
@@ -148,7 +148,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
   test('that dropped the mirror by a restart is neither listed nor reloaded', async () => {
     const stop = await startDockerd()
     await configure()
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     await undo(false)
     await stop()
     await startDockerd()
@@ -160,7 +160,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
   test('that is configured again before a reload is undone to the first content', async () => {
     await startDockerd()
     await configure()
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     await undo(false)
     await configure()
     expect(await states()).toEqual(['as written'])
@@ -172,7 +172,7 @@ describe.runIf(process.platform === 'linux')('a dockerd that keeps its mirrors u
   test('whose reload aborts after the empty list was written is undone exactly', async () => {
     await startDockerd()
     await configure()
-    await (await placeOf()).reload!.run()
+    await (await createTarget()).reload!.run()
     await undo(false)
     const [record] = await recordsOf(machine, all)
     const prepared = await prepareUndo(machine, record!)

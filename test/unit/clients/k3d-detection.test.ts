@@ -37,27 +37,28 @@ function machineWithCluster(context: string): Machine & { kept: string | undefin
 describe('k3d', () => {
   test('writes the ConfigMap of a running cluster, and undo removes it', async () => {
     const machine = machineWithCluster('k3d-dev')
-    const [place] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
-    expect(place).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
-    const path = place!.wants.files[1]!
+    const [target] = await k3dAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    expect(target).toMatchObject({ location: { network: 'k3d-dev' }, details: { cluster: 'dev', hosting: 'yes' } })
+    const path = target!.wants.files[1]!
     const text =
       'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: local-registry-hosting\n  namespace: kube-public\ndata: {}\n'
-    expect(await place!.files.read(path)).toBeUndefined()
-    await place!.files.write(path, Buffer.from(text), undefined)
-    expect(Buffer.from((await place!.files.read(path))!.bytes).toString()).toBe(text)
-    const again = k3dAdapter.recall(machine, place!.details)
+    expect(await target!.files.read(path)).toBeUndefined()
+    await target!.files.write(path, Buffer.from(text), undefined)
+    expect(Buffer.from((await target!.files.read(path))!.bytes).toString()).toBe(text)
+    const again = k3dAdapter.recall(machine, target!.details)
     await again.files.remove(path)
     expect(machine.kept).toBeUndefined()
   })
 
   test('has no ConfigMap when kubectl does not reach the cluster', async () => {
-    const [place] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
-    expect(place).toMatchObject({ ours: true, details: { cluster: 'dev' } })
-    expect(place!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
+    const [target] = await k3dAdapter.targets(machineWithCluster('other'), { ...nothing, cluster: 'dev' })
+    expect(target).toMatchObject({ details: { cluster: 'dev' } })
+    expect(target!.ours).toBe(true)
+    expect(target!.wants.files).toEqual(['/state/k3d/dev/registries.yaml', '/state/k3d/dev/ca/mirror-ca.crt'])
   })
 
   test('has nothing to undo in a cluster that was deleted', async () => {
-    const place = k3dAdapter.recall(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
-    expect(await place.files.read(place.wants.files[1]!)).toBeUndefined()
+    const target = k3dAdapter.recall(machineWithCluster('other'), { cluster: 'dev', hosting: 'yes' })
+    expect(await target.files.read(target.wants.files[1]!)).toBeUndefined()
   })
 })

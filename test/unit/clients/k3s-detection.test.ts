@@ -4,8 +4,8 @@ import { fails, machineWith, nothingSaid, type Answers } from '../../support/cli
 
 async function reloadWith(answers: Answers): Promise<string[]> {
   const { machine, asked } = await machineWith(answers)
-  const [place] = await k3sAdapter.targets(machine, nothingSaid)
-  await place!.reload!.run()
+  const [target] = await k3sAdapter.targets(machine, nothingSaid)
+  await target!.reload!.run()
   return asked.map(({ line }) => line).filter((line) => line.startsWith('systemctl restart'))
 }
 
@@ -24,8 +24,8 @@ test.each(['k3s', 'k3s-agent'])(
 
 test('an undo of k3s without a reload lists the steps that are left', async () => {
   const { machine } = await machineWith({})
-  const [place] = await k3sAdapter.targets(machine, nothingSaid)
-  expect(place!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
+  const [target] = await k3sAdapter.targets(machine, nothingSaid)
+  expect(target!.afterUndo?.([])).toEqual([expect.stringContaining('systemctl restart k3s')])
 })
 
 test('a failed reload of k3s reports the error of systemctl, or that k3s does not run', async () => {

@@ -66,8 +66,9 @@ describe('the target of kind', () => {
 
   test("follows kind's own environment variables", async () => {
     const env = { DOCKER_HOST: 'tcp://127.0.0.1:2375', KIND_EXPERIMENTAL_DOCKER_NETWORK: 'mine' }
-    const [place] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
-    expect(place).toMatchObject({ ours: true, location: { in: 'network', network: 'mine' } })
+    const [target] = await kindAdapter.targets(await machineWith(() => undefined, { env }), nothing)
+    expect(target?.ours).toBe(true)
+    expect(target?.location).toMatchObject({ in: 'network', network: 'mine' })
     const podman = await machineWith(() => undefined, { env: { KIND_EXPERIMENTAL_PROVIDER: 'podman' } })
     expect((await kindAdapter.targets(podman, nothing))[0]?.location).toMatchObject({ in: 'apart' })
   })
@@ -78,8 +79,8 @@ describe('the target of kind', () => {
       home: '/image',
       env: { DOCKER_HOST: 'ssh://x' },
     })
-    const [place] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
-    expect(place?.wants).toEqual({
+    const [target] = await kindAdapter.targets(machine, { ...nothing, file: 'kind.yaml' })
+    expect(target?.wants).toEqual({
       files: [join(machine.cwd, 'kind.yaml')],
       trees: ['/image/.local/state/mirror/kind/certs.d'],
     })
@@ -88,7 +89,7 @@ describe('the target of kind', () => {
 
   test('is refused for a folder with a colon, which nodes cannot mount', async () => {
     const machine = await machineWith(() => undefined, { stateDir: '/srv/a:b' })
-    const [place] = await kindAdapter.targets(machine, nothing)
+    const [target] = await kindAdapter.targets(machine, nothing)
     const mirror = {
       cache: 'http://m',
       registry: undefined,
@@ -96,7 +97,7 @@ describe('the target of kind', () => {
       defaultUpstream: 'docker.io',
       fallback: true,
     }
-    expect(() => place!.plan(mirror, undefined as never)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
+    expect(() => target!.plan(mirror, undefined as never)).toThrow(expect.objectContaining({ exit: exitCode.usage }))
   })
 
   test('is the named running cluster, without its load balancer and stopped nodes', async () => {
@@ -110,8 +111,8 @@ describe('the target of kind', () => {
       if (line.startsWith('docker inspect')) return JSON.stringify(found)
       return line.endsWith('containerd config dump') ? 'version = 2\n' : undefined
     })
-    const [place] = await kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })
-    expect(place?.details).toEqual({ cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' })
+    const [target] = await kindAdapter.targets(machine, { ...nothing, cluster: 'dev' })
+    expect(target?.details).toEqual({ cluster: 'dev', program: 'docker', nodes: 'dev-control-plane' })
     expect(machine.asked[0]).toContain('label=io.x-k8s.kind.cluster=dev')
   })
 
@@ -132,24 +133,24 @@ describe('the undo of kind', () => {
     const machine = await machineWith((line) => {
       return line.startsWith('docker ps') ? 'a\n' : JSON.stringify([container('n', 'worker', mounted, false)])
     })
-    const [place] = await kindAdapter.targets(machine, nothing)
+    const [target] = await kindAdapter.targets(machine, nothing)
     const folder = join(machine.stateDir, 'kind', 'certs.d')
     await mkdir(join(folder, '_default'), { recursive: true })
     await mkdir(join(folder, 'other'))
     mounted = [join(folder, '_default')]
-    for (const name of ['_default', 'other']) await place!.files.removeFolder(join(folder, name))
+    for (const name of ['_default', 'other']) await target!.files.removeFolder(join(folder, name))
     expect(await readdir(folder)).toEqual(['_default'])
     mounted = []
-    await place!.files.removeFolder(join(folder, '_default'))
+    await target!.files.removeFolder(join(folder, '_default'))
     expect(await readdir(folder)).toEqual([])
   })
 
   test('of a deleted cluster has no changes, and does not fail', async () => {
     const machine = await machineWith(() => undefined)
-    const place = kindAdapter.recall(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
-    for (const path of place.wants.files) expect(await place.files.read(path)).toBeUndefined()
-    expect(await place.files.list('/n/etc/containerd/certs.d')).toEqual([])
-    await place.files.remove(place.wants.files[0]!)
+    const target = kindAdapter.recall(machine, { cluster: 'dev', program: 'docker', nodes: 'n', speaker: 'n' })
+    for (const path of target.wants.files) expect(await target.files.read(path)).toBeUndefined()
+    expect(await target.files.list('/n/etc/containerd/certs.d')).toEqual([])
+    await target.files.remove(target.wants.files[0]!)
   })
 })
 
