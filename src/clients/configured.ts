@@ -106,8 +106,8 @@ export async function configuredTargets(
   wanted: Parameters<typeof recordsOf>[1],
 ): Promise<CheckableTargets> {
   const records = (await recordsOf(machine, wanted)).toReversed().filter(({ undone }) => !undone)
-  const targets: RecordedTarget[] = await Promise.all(
-    records.map(async (record) => ({ record, place: await getTarget(machine, record) })),
+  const targets = await Promise.all(
+    records.map(async (record): Promise<RecordedTarget> => ({ record, place: await getTarget(machine, record) })),
   )
   const pulling = targets.filter(({ place }) => place.pull !== undefined)
   const silent = targets.filter(({ place }) => place.pull === undefined).map(({ record }) => record)
