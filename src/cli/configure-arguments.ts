@@ -110,8 +110,8 @@ interface FailureTeller {
 }
 
 /** Tells of what fails of several things. That nobody can be asked is no failure of any of them, and is told once, at the end. */
-export function createFailureTeller(say: (text: string) => void, paint: Colors): FailureTeller {
-  const render = (error: Error) => renderError(error, paint, { debug: isDebugging(process.env) }).trimEnd()
+export function createFailureTeller(say: (text: string) => void, colors: Colors): FailureTeller {
+  const render = (error: Error) => renderError(error, colors, { debug: isDebugging(process.env) }).trimEnd()
   let unasked: NotInteractiveError | undefined
   return {
     tell(what, error) {

@@ -36,8 +36,8 @@ export async function configureDialog(
   // Our own files need no agreement, and a cluster file on stdout no difference before it.
   const asks = place.ours !== true && changes.length > 0
   if (!json) {
-    if (asks) terminal.print((await renderDiff(changes, terminal.paint, { whole: choices.wholeDiff })).trimEnd())
-    terminal.info(renderNotes(prepared, terminal.paintAside))
+    if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
+    terminal.info(renderNotes(prepared, terminal.stderrColors))
   }
   // Files that are right already may still have to be read by the client.
   const seen = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
@@ -71,7 +71,7 @@ function tellEnd(
     if (seen?.inUse === false) for (const line of seen.saw) terminal.report(`  ${line}`)
     if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) terminal.info(line)
     for (const step of seen?.inUse === false ? seen.todo : [])
-      terminal.info(`${terminal.paintAside.bold('To do:')} ${step}`)
+      terminal.info(`${terminal.stderrColors.bold('To do:')} ${step}`)
   } else if (applied) terminal.report(done)
   else if (!dryRun) terminal.info('Nothing was written.')
 }
@@ -178,7 +178,7 @@ export async function undoDialog(
   const { place, plan } = prepared
   if (!json) {
     if (plan.changes.length > 0)
-      terminal.print((await renderDiff(plan.changes, terminal.paint, { whole: wholeDiff })).trimEnd())
+      terminal.print((await renderDiff(plan.changes, terminal.colors, { whole: wholeDiff })).trimEnd())
     for (const note of plan.notes) terminal.info(note)
   }
   const asks = place.ours !== true && plan.changes.length > 0
@@ -194,7 +194,7 @@ export async function undoDialog(
       stillInUse ? `The files of ${record.client} are as they were: ${record.title}.` : `${what}: ${record.title}.`,
     )
     if (how) terminal.info(how.done)
-    for (const step of todo) terminal.info(`${terminal.paintAside.bold('To do:')} ${step}`)
+    for (const step of todo) terminal.info(`${terminal.stderrColors.bold('To do:')} ${step}`)
   }
   const { client, place: id } = record
   return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }

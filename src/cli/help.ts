@@ -17,7 +17,7 @@ interface ProgramDescription {
 interface HelpStyle {
   /** Of the terminal, in columns. */
   readonly width: number
-  readonly paint: Colors
+  readonly colors: Colors
 }
 
 type Row = readonly [left: string, right: string]
@@ -34,7 +34,7 @@ export function renderHelp(program: ProgramDescription, of: string | undefined, 
     of === undefined ? rootHelp(program, width) : (commandHelp(program, of, width) ?? topicHelp(program, of, width))
   return parts
     .flatMap(({ title, lines }) =>
-      lines.length === 0 ? [] : [[...(title === undefined ? [] : [style.paint.bold(title)]), ...lines].join('\n')],
+      lines.length === 0 ? [] : [[...(title === undefined ? [] : [style.colors.bold(title)]), ...lines].join('\n')],
     )
     .join('\n\n')
 }

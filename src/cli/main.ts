@@ -39,7 +39,7 @@ async function run(plugin: Plugin): Promise<void> {
     }
     const style = {
       width: columnsOf(process.stdout) ?? 80,
-      paint: createColors(wantsColor(process.stdout, process.env)),
+      colors: createColors(wantsColor(process.stdout, process.env)),
     }
     process.stdout.write(`${renderHelp(program, line.of, style)}\n`)
   } else {

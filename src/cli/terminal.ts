@@ -1,14 +1,10 @@
-import { stripVTControlCharacters } from 'node:util'
+import { stripVTControlCharacters, styleText } from 'node:util'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 
-/** Colours for a person; without them, the text as it is. */
-export interface Colors {
-  readonly bold: Colorizer
-  readonly dim: Colorizer
-  readonly green: Colorizer
-  readonly yellow: Colorizer
-  readonly red: Colorizer
-}
+const styles = ['bold', 'dim', 'green', 'yellow', 'red'] as const
+
+/** Functions that put a text into a style; without colours they return it as it is. */
+export type Colors = Readonly<Record<(typeof styles)[number], Colorizer>>
 
 export type Colorizer = (text: string) => string
 
@@ -20,11 +16,13 @@ export function wantsColor(stream: { isTTY?: boolean }, env: Readonly<Record<str
 }
 
 export function createColors(inColor: boolean): Colors {
-  const coat =
-    (on: number, off: number): Colorizer =>
-    (text) =>
-      inColor && text !== '' ? `\x1b[${on}m${text}\x1b[${off}m` : text
-  return { bold: coat(1, 22), dim: coat(2, 22), green: coat(32, 39), yellow: coat(33, 39), red: coat(31, 39) }
+  // Without the option Node decides by this process's stdout, whichever stream the text is for.
+  const options = { validateStream: false }
+  const colorizers = styles.map((style): [string, Colorizer] => [
+    style,
+    (text) => (inColor && text !== '' ? styleText(style, text, options) : text),
+  ])
+  return Object.fromEntries(colorizers) as Colors
 }
 
 /** A line that shows how far long work is. On anything but a terminal it shows nothing. */
@@ -103,8 +101,8 @@ export interface Terminal {
   /** Talk, to stderr. */
   info(text: string): void
   /** For stdout, and for stderr. */
-  readonly paint: Colors
-  readonly paintAside: Colors
+  readonly colors: Colors
+  readonly stderrColors: Colors
   /** Undefined where nobody could answer. */
   readonly prompt: Prompt | undefined
 }
@@ -189,7 +187,7 @@ export function renderFrame(text: string, columns: number, rows: number): string
 /** A word of a line, with its colour. */
 export interface Token {
   readonly text: string
-  readonly coat?: Colorizer
+  readonly color?: Colorizer
 }
 
 /**
@@ -207,7 +205,7 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
   let line = ''
   let used = 0
   const shown = words.filter(({ text }) => text !== '')
-  for (const { text, coat = plain } of shown) {
+  for (const { text, color = plain } of shown) {
     // On a line of its own it would have no more room than behind what is not longer than the indent.
     if (used >= Math.max(1, indent) && used + 1 + text.trimEnd().length > width) {
       lines.push(line)
@@ -225,12 +223,12 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
       // One with spaces in it between two of its words.
       const space = fits.trim().includes(' ') ? fits.lastIndexOf(' ') : -1
       const end = space > 0 ? space : width - used
-      lines.push(line + coat(rest.slice(0, end)))
+      lines.push(line + color(rest.slice(0, end)))
       rest = rest.slice(space > 0 ? end + 1 : end)
       line = ' '.repeat(indent)
       used = indent
     }
-    line += coat(rest)
+    line += color(rest)
     used += rest.length
   }
   lines.push(line)

@@ -280,8 +280,8 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
       report: (text) => this.report(text),
       printJson: (value) => this.printJson(value),
       info: (text) => this.info(text),
-      paint: this.colorsFor(process.stdout),
-      paintAside: this.colorsFor(process.stderr),
+      colors: this.colorsFor(process.stdout),
+      stderrColors: this.colorsFor(process.stderr),
       prompt: createPrompt(process.stdin, process.stdout),
     }
   }

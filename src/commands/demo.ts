@@ -17,9 +17,9 @@ export default class Demo extends BaseCommand {
 
     const { renderDemoEnd, renderDemoStep } = await import('../cli/render/up.ts')
     const { columnsOf } = await import('../cli/terminal.ts')
-    const paint = this.colorsFor(process.stdout)
+    const colors = this.colorsFor(process.stdout)
     const columns = columnsOf(process.stdout)
-    const story = await runDemo((step) => this.print(renderDemoStep(step, paint, columns)))
-    this.report(renderDemoEnd(story, paint, columns))
+    const story = await runDemo((step) => this.print(renderDemoStep(step, colors, columns)))
+    this.report(renderDemoEnd(story, colors, columns))
   }
 }

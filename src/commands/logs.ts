@@ -59,7 +59,7 @@ export default class Logs extends BaseCommand {
     const render = flags.json
       ? asJson
       : createLogRenderer({
-          paint: this.colorsFor(process.stdout),
+          colors: this.colorsFor(process.stdout),
           // A terminal may be resized while it shows the log.
           columns: () => columnsOf(process.stdout),
           now: Date.now(),

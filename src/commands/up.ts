@@ -211,7 +211,7 @@ export default class Up extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     const request = { paths, surroundings, clock: systemClock, program: this.program }
     const render = createLogRenderer({
-      paint: this.colorsFor(process.stderr),
+      colors: this.colorsFor(process.stderr),
       columns: () => columnsOf(process.stderr),
       now: Date.now(),
     })

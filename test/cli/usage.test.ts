@@ -87,6 +87,20 @@ describe('wrong usage', () => {
   })
 })
 
+describe('colours', () => {
+  const red = '\x1b[31mmirror:\x1b[39m'
+
+  test.each([
+    ['without a terminal', {}, false],
+    ['with FORCE_COLOR=1', { FORCE_COLOR: '1' }, true],
+    ['with FORCE_COLOR=0', { FORCE_COLOR: '0' }, false],
+    ['with NO_COLOR=1 and FORCE_COLOR=1', { NO_COLOR: '1', FORCE_COLOR: '1' }, false],
+  ])('%s: %j', (_, more, inColor) => {
+    expect(mirror(['sttaus'], undefined, more).stderr.startsWith(red)).toBe(inColor)
+    expect(mirror(['--help'], undefined, more).stdout.includes('\x1b[1mUSAGE\x1b[22m')).toBe(inColor)
+  })
+})
+
 /** Commands that need no mirror, and print something on stdout. */
 const printing = [
   ['--help'],

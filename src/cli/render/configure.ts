@@ -16,13 +16,13 @@ const fewAlike = 2
 /** What was found, and what is left to do; a line each. */
 export function renderNotes(
   { why, warning, plan }: Pick<PreparedClient, 'why' | 'warning' | 'plan'>,
-  paint: Colors,
+  colors: Colors,
 ): string {
   return [
     sentence(why),
-    ...(warning === undefined ? [] : [paint.yellow(`Warning: ${warning}`)]),
+    ...(warning === undefined ? [] : [colors.yellow(`Warning: ${warning}`)]),
     ...plan.notes,
-    ...plan.todo.map((step) => `${paint.bold('To do:')} ${step}`),
+    ...plan.todo.map((step) => `${colors.bold('To do:')} ${step}`),
   ].join('\n')
 }
 
@@ -30,25 +30,25 @@ export function renderNotes(
 export function renderCheck(
   client: string,
   { seen, asked, failed, saw, reasons, image }: CheckResult,
-  paint: Colors,
+  colors: Colors,
 ): string {
-  if (seen) return `${paint.green('ok')}    ${client} pulls through the mirror (${image})`
+  if (seen) return `${colors.green('ok')}    ${client} pulls through the mirror (${image})`
   const what = asked
     ? `${client} contacted the mirror for ${image}, and then failed`
     : failed === undefined
       ? `${client} pulled ${image} from somewhere else`
       : `${client} did not contact the mirror for ${image}`
   return [
-    `${paint.red('FAIL')}  ${what}`,
+    `${colors.red('FAIL')}  ${what}`,
     ...(failed === undefined
       ? []
       : failed
           .trim()
           .split('\n')
-          .map((line) => paint.dim(`  ${line}`))),
+          .map((line) => colors.dim(`  ${line}`))),
     ...(saw.length === 0 ? [] : ['Seen:', ...saw.map((line) => `  ${line}`)]),
     ...(reasons.length === 0 ? [] : [reasons.length === 1 ? 'Likely cause:' : 'Likely causes:']),
-    ...reasons.flatMap(({ why, fix }, at) => [`  ${at + 1}. ${why}`, `     ${paint.bold(fix)}`]),
+    ...reasons.flatMap(({ why, fix }, at) => [`  ${at + 1}. ${why}`, `     ${colors.bold(fix)}`]),
   ].join('\n')
 }
 
@@ -56,7 +56,7 @@ export function renderCheck(
 export function renderConfigured(
   clients: readonly ListedClient[],
   asked: string | undefined,
-  paint: Colors,
+  colors: Colors,
   columns = Infinity,
 ): string {
   if (clients.length === 0) return `No ${asked ?? 'client'} is configured by mirror.`
@@ -65,37 +65,37 @@ export function renderConfigured(
       ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),
       path,
       // The last column: colours there move nothing.
-      state === 'as written' ? state : paint.yellow(state),
+      state === 'as written' ? state : colors.yellow(state),
     ]),
   )
   const titles = ['CLIENT', 'PLACE', 'MIRROR', 'SINCE (UTC)', 'FILE', 'STATE']
   const table = renderTable(
     titles.map((title) => ({ title })),
     rows,
-    paint,
+    colors,
   )
   const isTooWide = stripVTControlCharacters(table)
     .split('\n')
     .some((line) => line.length > columns)
-  const list = isTooWide ? clients.map((client) => paragraphOf(client, paint, columns)).join('\n\n') : table
+  const list = isTooWide ? clients.map((client) => paragraphOf(client, colors, columns)).join('\n\n') : table
   const moved = clients.flatMap(({ client, title, stale }) => (stale ? [{ who: `${client}, ${title}`, ...stale }] : []))
   const lines = moved.map(({ who, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
-    return paint.yellow(`${who}: ${from} is no address of ${what}, ${where}. To mend it: ${mend}`)
+    return colors.yellow(`${who}: ${from} is no address of ${what}, ${where}. To mend it: ${mend}`)
   })
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
 
-function paragraphOf({ client, title, mirror, since, files }: ListedClient, paint: Colors, columns: number): string {
+function paragraphOf({ client, title, mirror, since, files }: ListedClient, colors: Colors, columns: number): string {
   const part = (name: string, text: string) => wrapText(text, columns, `  ${name.padEnd(8)}`, ' '.repeat(10)).join('\n')
   return [
-    wrapText(title, columns, `${client}  `, '  ').join('\n').replace(client, paint.bold(client)),
+    wrapText(title, columns, `${client}  `, '  ').join('\n').replace(client, colors.bold(client)),
     part('mirror', mirror),
     part('since', `${since.slice(0, 16).replace('T', ' ')} UTC`),
     ...withoutAlike(files).map(({ path, state }) => {
       const text = part('file', `${path}: ${state.replaceAll(' ', '\u00a0')}`)
-      return state === 'as written' ? text : paint.yellow(text)
+      return state === 'as written' ? text : colors.yellow(text)
     }),
   ].join('\n')
 }
@@ -152,7 +152,7 @@ const namesShown = 3
  */
 export async function renderDiff(
   changes: readonly FileChange[],
-  paint: Colors,
+  colors: Colors,
   { whole = false }: { readonly whole?: boolean } = {},
 ): Promise<string> {
   const { createTwoFilesPatch, FILE_HEADERS_ONLY } = await import('diff')
@@ -164,7 +164,7 @@ export async function renderDiff(
   return [...alike.values()]
     .flatMap((group) => {
       const shown = group.length > fewDiffsAlike ? group.slice(0, 1) : group
-      return [...shown.map(renderOne), renderOthers(group.slice(shown.length), paint)]
+      return [...shown.map(renderOne), renderOthers(group.slice(shown.length), colors)]
     })
     .join('')
 
@@ -178,7 +178,7 @@ export async function renderDiff(
       undefined,
       { context: contextLines, headerOptions: FILE_HEADERS_ONLY },
     ).split('\n')
-    return (whole ? lines : withoutRepeats(lines)).map((line) => paintLine(line, paint)).join('\n')
+    return (whole ? lines : withoutRepeats(lines)).map((line) => paintLine(line, colors)).join('\n')
   }
 }
 
@@ -190,11 +190,11 @@ function likenessOf({ path, before, after }: FileChange): string {
   return JSON.stringify([before === undefined, dirname(dirname(path)), basename(path), text.split(folder)])
 }
 
-function renderOthers(others: readonly FileChange[], paint: Colors): string {
+function renderOthers(others: readonly FileChange[], colors: Colors): string {
   if (others.length === 0) return ''
   const names = others.map(({ path }) => basename(dirname(path)))
   const line = `${summaryOf('file', names)} in ${dirname(dirname(others[0]!.path))}`
-  return `${others[0]!.after === undefined ? paint.red(`-${line}`) : paint.green(`+${line}`)}\n`
+  return `${others[0]!.after === undefined ? colors.red(`-${line}`) : colors.green(`+${line}`)}\n`
 }
 
 function summaryOf(what: string, names: readonly string[]): string {
@@ -257,12 +257,12 @@ function isBlank(line: string): boolean {
   return line.slice(1).trim() === ''
 }
 
-function paintLine(line: string, paint: Colors): string {
+function paintLine(line: string, colors: Colors): string {
   // A carriage return at a line's end would spoil the picture.
   const shown = line.replaceAll('\r', '␍')
-  if (line.startsWith('+++') || line.startsWith('---')) return paint.bold(shown)
-  if (line.startsWith('@@')) return paint.dim(shown)
-  if (line.startsWith('+')) return paint.green(shown)
-  if (line.startsWith('-')) return paint.red(shown)
+  if (line.startsWith('+++') || line.startsWith('---')) return colors.bold(shown)
+  if (line.startsWith('@@')) return colors.dim(shown)
+  if (line.startsWith('+')) return colors.green(shown)
+  if (line.startsWith('-')) return colors.red(shown)
   return shown
 }

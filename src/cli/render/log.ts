@@ -5,7 +5,7 @@ import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colorizer, fitText, type Colors, shortDigest, shortenMiddle, type Token, wrapWords } from '../terminal.ts'
 
 interface LogRendererOptions {
-  readonly paint: Colors
+  readonly colors: Colors
   /** The columns of the terminal; undefined elsewhere: then nothing is cut or wrapped. */
   readonly columns: () => number | undefined
   /** Wall clock ms: lines of another day come below its date. */
@@ -23,7 +23,7 @@ const shortestName = 24
  * Renders lines of the log for people: one line a request (`19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms
  * docker/20.10`), a line for each pull and push, and everything else as it was said. A line that is no JSON stays.
  */
-export function createLogRenderer({ paint, columns, now }: LogRendererOptions): (line: string) => string {
+export function createLogRenderer({ colors, columns, now }: LogRendererOptions): (line: string) => string {
   let day = dayOf(new Date(now))
   return (line) => {
     const fields = parseObject(line)
@@ -31,20 +31,20 @@ export function createLogRenderer({ paint, columns, now }: LogRendererOptions): 
     const at = typeof fields['time'] === 'string' ? new Date(fields['time']) : undefined
     const isKnown = at !== undefined && !Number.isNaN(at.getTime())
     const clock = isKnown ? at.toTimeString().slice(0, 8) : ''
-    const text = renderFields(fields, clock, paint, columns())
+    const text = renderFields(fields, clock, colors, columns())
     if (!isKnown || dayOf(at) === day) return text
     day = dayOf(at)
-    return `${paint.dim(day)}\n${text}`
+    return `${colors.dim(day)}\n${text}`
   }
 }
 
-function renderFields(fields: Fields, clock: string, paint: Colors, columns: number | undefined): string {
+function renderFields(fields: Fields, clock: string, colors: Colors, columns: number | undefined): string {
   const { msg, method, status, image } = fields
   if (msg === 'request' && typeof method === 'string' && typeof status === 'number')
-    return renderRequest(fields, method, status, clock, paint, columns)
+    return renderRequest(fields, method, status, clock, colors, columns)
   if ((msg === 'pull' || msg === 'push') && typeof image === 'string')
-    return renderTransfer(fields, msg, image, clock, paint, columns)
-  return renderMessage(fields, clock, paint, columns)
+    return renderTransfer(fields, msg, image, clock, colors, columns)
+  return renderMessage(fields, clock, colors, columns)
 }
 
 function renderRequest(
@@ -52,10 +52,10 @@ function renderRequest(
   method: string,
   status: number,
   clock: string,
-  paint: Colors,
+  colors: Colors,
   columns: number | undefined,
 ): string {
-  const [word, coat] = wordOf(fields, method, status, paint)
+  const [word, color] = wordOf(fields, method, status, colors)
   const { name, kind } = whatOf(fields)
   const agent = agentName(fields['agent'])
   const rest = [
@@ -70,11 +70,11 @@ function renderRequest(
   // A failure is wrapped, as its reason must be readable; everything else is one line of the terminal.
   if (failure !== undefined || columns === undefined) {
     const words: Token[] = [
-      { text: clock, coat: paint.dim },
-      { text: word, coat },
+      { text: clock, color: colors.dim },
+      { text: word, color },
       ...[...before.slice(2), name, ...rest].map((text) => ({ text })),
-      ...(agent === undefined ? [] : [{ text: agent, coat: paint.dim }]),
-      ...(failure === undefined ? [] : [{ text: '–' }, ...wordsOf(failure, coat)]),
+      ...(agent === undefined ? [] : [{ text: agent, color: colors.dim }]),
+      ...(failure === undefined ? [] : [{ text: '–' }, ...wordsOf(failure, color)]),
     ]
     return wrapWords(words, columns, indent)
   }
@@ -82,22 +82,22 @@ function renderRequest(
   const room = columns - others - (agent === undefined ? 0 : agent.length + 1)
   const keepsAgent = agent !== undefined && room >= Math.min(name.length, shortestName)
   const shown = shortenMiddle(name, Math.max(8, keepsAgent ? room : columns - others))
-  return [paint.dim(clock), coat(word), clean(method), shown, ...rest, ...(keepsAgent ? [paint.dim(agent)] : [])]
+  return [colors.dim(clock), color(word), clean(method), shown, ...rest, ...(keepsAgent ? [colors.dim(agent)] : [])]
     .filter((text) => text !== '')
     .join(' ')
 }
 
 /** Where an answer came from: the words of `Cache-Status`; the status of a failure. */
-function wordOf(fields: Fields, method: string, status: number, paint: Colors): [string, Colorizer] {
-  if (status === 499) return ['LEFT', paint.yellow]
-  if (status >= 500) return [String(status), paint.red]
+function wordOf(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
+  if (status === 499) return ['LEFT', colors.yellow]
+  if (status >= 500) return [String(status), colors.red]
   // A client asks by HEAD whether something is there, above all before it pushes.
-  if (status === 404 && method === 'HEAD') return ['ABSENT', paint.dim]
-  if (status >= 400) return [String(status), paint.yellow]
-  if (fields['probe'] === true) return ['CHECK', paint.dim]
+  if (status === 404 && method === 'HEAD') return ['ABSENT', colors.dim]
+  if (status >= 400) return [String(status), colors.yellow]
+  if (fields['probe'] === true) return ['CHECK', colors.dim]
   const outcome = typeof fields['cache'] === 'string' ? outcomes[fields['cache']] : undefined
-  if (outcome !== undefined) return [outcome[0], paint[outcome[1]]]
-  return ['OK', paint.bold]
+  if (outcome !== undefined) return [outcome[0], colors[outcome[1]]]
+  return ['OK', colors.bold]
 }
 
 const outcomes: Record<string, readonly [string, keyof Colors]> = {
@@ -143,7 +143,7 @@ function renderTransfer(
   kind: 'pull' | 'push',
   image: string,
   clock: string,
-  paint: Colors,
+  colors: Colors,
   columns: number | undefined,
 ): string {
   const { listener, client } = fields
@@ -162,14 +162,14 @@ function renderTransfer(
   parts.push(formatDuration(number('ms')))
   const address = typeof client === 'string' && !isLoopback(client) ? [clean(client)] : []
   const who = [agentName(fields['agent']), ...address].filter((text) => text !== undefined)
-  const coat = number('failed') > 0 ? paint.yellow : paint.bold
+  const color = number('failed') > 0 ? colors.yellow : colors.bold
   return wrapWords(
     [
-      { text: clock, coat: paint.dim },
-      { text: kind.toUpperCase(), coat },
-      { text: shortDigest(clean(image)), coat: paint.bold },
+      { text: clock, color: colors.dim },
+      { text: kind.toUpperCase(), color },
+      { text: shortDigest(clean(image)), color: colors.bold },
       ...wordsOf(`${formatBytes(number('bytes'))}: ${parts.join(', ')}`),
-      ...wordsOf(who.join(' '), paint.dim),
+      ...wordsOf(who.join(' '), colors.dim),
     ],
     columns,
     indent,
@@ -177,22 +177,22 @@ function renderTransfer(
 }
 
 /** Anything else: `12:03:04 info  the mirror is up  pid=7`. */
-function renderMessage(fields: Fields, clock: string, paint: Colors, columns: number | undefined): string {
+function renderMessage(fields: Fields, clock: string, colors: Colors, columns: number | undefined): string {
   const { level, time: _time, msg, ...others } = fields
   const word = typeof level === 'string' ? clean(level) : ''
-  const coat = word === 'error' ? paint.red : word === 'warn' ? paint.yellow : paint.green
+  const color = word === 'error' ? colors.red : word === 'warn' ? colors.yellow : colors.green
   const pairs = flatten(others)
   const short = pairs.filter(([, value]) => !value.includes('\n'))
   const words: Token[] = [
-    { text: clock, coat: paint.dim },
-    { text: word === '' ? '' : word.padEnd(5), coat },
+    { text: clock, color: colors.dim },
+    { text: word === '' ? '' : word.padEnd(5), color },
     ...wordsOf(clean(fieldText(msg))),
     // A second space sets the fields apart.
-    ...short.map(([name, value], at) => ({ text: `${at === 0 ? ' ' : ''}${name}=${value}`, coat: paint.dim })),
+    ...short.map(([name, value], at) => ({ text: `${at === 0 ? ' ' : ''}${name}=${value}`, color: colors.dim })),
   ]
   // A stack keeps its lines.
   const long = pairs.flatMap(([name, value]) => (value.includes('\n') ? [`${name}=${value}`] : []))
-  return [wrapWords(words, columns, indent), ...long.map((text) => paint.dim(text.replaceAll(/^/gm, '  ')))].join('\n')
+  return [wrapWords(words, columns, indent), ...long.map((text) => colors.dim(text.replaceAll(/^/gm, '  ')))].join('\n')
 }
 
 const mostListed = 5
@@ -228,8 +228,8 @@ function counted(amount: number, one: string, several: string): string {
   return `${amount} ${amount === 1 ? one : several}`
 }
 
-function wordsOf(text: string, coat?: Colorizer): Token[] {
-  return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(coat && { coat }) }]))
+function wordsOf(text: string, color?: Colorizer): Token[] {
+  return text.split(' ').flatMap((part) => (part === '' ? [] : [{ text: part, ...(color && { color }) }]))
 }
 
 /** `2026-11-21`, local. */
@@ -257,12 +257,12 @@ interface ErrorStyle {
 }
 
 /** What happened and why, then what to do next. The stack only for who debugs the mirror itself. */
-export function renderError(error: unknown, paint: Colors, { debug, columns, named = same }: ErrorStyle): string {
+export function renderError(error: unknown, colors: Colors, { debug, columns, named = same }: ErrorStyle): string {
   const fit = (text: string) => fitText(named(redact(text)), columns)
   const message = fit(`mirror: ${error instanceof Error ? error.message : String(error)}`)
-  const lines = [message.replace('mirror:', () => paint.red('mirror:'))]
+  const lines = [message.replace('mirror:', () => colors.red('mirror:'))]
   const hints = error instanceof MirrorError ? error.hints : bugHints(error)
-  if (hints.length > 0) lines.push('', paint.bold('Next:'), ...hints.map((hint) => fit(`  ${hint}`)))
+  if (hints.length > 0) lines.push('', colors.bold('Next:'), ...hints.map((hint) => fit(`  ${hint}`)))
   if (debug && error instanceof Error) lines.push('', redact(error.stack ?? ''))
   return `${lines.join('\n')}\n`
 }

@@ -22,18 +22,18 @@ import {
 } from './table.ts'
 
 const mostImages = 15
-const plainPaint = createColors(false)
+const noColors = createColors(false)
 
 /** What a running mirror says about itself, for a person. `now`: wall clock ms; `columns`: of the terminal, if it is one. */
-export function renderStatus(report: StatusReport, paint: Colors, now: number, columns?: number): string {
+export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
   const blocks = [
-    `${paint.green('●')} ${paint.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
-    renderFacts([...endpointFacts(report), ...cacheFacts(report)], paint, columns),
-    ...renderTroubles(report, paint, columns),
-    ...upstreamTable(report, paint, columns),
-    ...imageTable(report, paint, now, columns),
+    `${colors.green('●')} ${colors.bold(`mirror ${version} has been up for ${renderAge(uptimeSeconds * 1000)}`)} (${place}${user === undefined ? '' : `, run by ${user}`})`,
+    renderFacts([...endpointFacts(report), ...cacheFacts(report)], colors, columns),
+    ...renderTroubles(report, colors, columns),
+    ...upstreamTable(report, colors, columns),
+    ...imageTable(report, colors, now, columns),
   ]
   return blocks.join('\n\n')
 }
@@ -72,7 +72,7 @@ function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
   ]
 }
 
-function upstreamTable({ upstreams }: StatusReport, paint: Colors, columns = Infinity): string[] {
+function upstreamTable({ upstreams }: StatusReport, colors: Colors, columns = Infinity): string[] {
   const rows = Object.entries(upstreams)
   if (rows.length === 0) return []
   const titles: Column[] = [
@@ -91,10 +91,12 @@ function upstreamTable({ upstreams }: StatusReport, paint: Colors, columns = Inf
     states[upstream.state],
     quota(upstream),
   ])
-  const whole = renderTable(titles, cells, plainPaint)
+  const whole = renderTable(titles, cells, noColors)
   const isTooWide = whole.split('\n').some((line) => line.length > columns)
-  const table = isTooWide ? renderTable(titles.slice(0, -1), cells, paint, columns) : renderTable(titles, cells, paint)
-  const painted = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => paint.red(word))
+  const table = isTooWide
+    ? renderTable(titles.slice(0, -1), cells, colors, columns)
+    : renderTable(titles, cells, colors)
+  const label = table.replaceAll(/(?<= )(failing|down)(?= |$)/gm, (word) => colors.red(word))
   const quotas = isTooWide
     ? rows.flatMap(([host, upstream]) => (quota(upstream) === '' ? [] : [`${host}: ${quota(upstream)}`]))
     : []
@@ -103,7 +105,7 @@ function upstreamTable({ upstreams }: StatusReport, paint: Colors, columns = Inf
     expired.length === 0
       ? []
       : [`The credential for ${expired.join(', ')} has expired. To renew it: mirror credentials refresh`]
-  return [[painted, ...quotas].join('\n'), ...advice.map((text) => paint.yellow(text))]
+  return [[label, ...quotas].join('\n'), ...advice.map((text) => colors.yellow(text))]
 }
 
 const states = { ok: 'ok', failing: 'failing', open: 'down' } as const
@@ -115,19 +117,19 @@ function quota({ rateLimit }: UpstreamReport): string {
 
 function imageTable(
   { images, endpoints }: StatusReport,
-  paint: Colors,
+  colors: Colors,
   now: number,
   columns: number | undefined,
 ): string[] {
   if (images.length === 0) {
     const address = endpoints.cache[0]?.replace(/^https?:\/\//, '')
     const text = `Nothing is cached yet. Try: docker pull ${address}/docker.io/library/alpine`
-    return [paint.dim(fitText(text, columns))]
+    return [colors.dim(fitText(text, columns))]
   }
   const recent = images.toSorted((a, b) => timeOf(b.lastPulled) - timeOf(a.lastPulled)).slice(0, mostImages)
-  const table = renderImages(recent, paint, now, columns)
+  const table = renderImages(recent, colors, now, columns)
   const more = images.length - recent.length
-  return [more === 0 ? table : `${table}\n${paint.dim(`and ${count(more)} more: mirror cache ls`)}`]
+  return [more === 0 ? table : `${table}\n${colors.dim(`and ${count(more)} more: mirror cache ls`)}`]
 }
 
 /** Of an ISO date; what never was is older than all that was. */
@@ -140,7 +142,7 @@ function percent(ratio: number): string {
 }
 
 /** What is cached, one image a line. `now`: wall clock ms. */
-export function renderImages(images: readonly ImageReport[], paint: Colors, now: number, columns?: number): string {
+export function renderImages(images: readonly ImageReport[], colors: Colors, now: number, columns?: number): string {
   return renderTable(
     [
       { title: 'IMAGE', shrinks: true },
@@ -156,7 +158,7 @@ export function renderImages(images: readonly ImageReport[], paint: Colors, now:
       ago(lastPulled, now),
       ago(checkedAt, now),
     ]),
-    paint,
+    colors,
     columns,
   )
 }
@@ -170,7 +172,7 @@ function ago(time: string | undefined, now: number): string {
 /** What was pushed, one image a line. `now`: wall clock ms. */
 export function renderPushedImages(
   images: readonly PushedImageReport[],
-  paint: Colors,
+  colors: Colors,
   now: number,
   columns?: number,
 ): string {
@@ -183,7 +185,7 @@ export function renderPushedImages(
       // A clock that was set back makes no future.
       `${renderAge(Math.max(0, now - Date.parse(pushedAt)))} ago`,
     ]),
-    paint,
+    colors,
     columns,
   )
 }
@@ -198,32 +200,32 @@ export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: b
 const mostNamed = 5
 
 /** What the mirror waits for and what has failed, each with what to do next. */
-function renderTroubles(report: StatusReport, paint: Colors, columns: number | undefined): string[] {
+function renderTroubles(report: StatusReport, colors: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
-    ...named('update', updates(report), paint.yellow),
-    ...named('waiting', waiting(report), paint.yellow),
-    ...named('failed', failures(report), paint.red),
-    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), paint.red),
+    ...named('update', updates(report), colors.yellow),
+    ...named('waiting', waiting(report), colors.yellow),
+    ...named('failed', failures(report), colors.red),
+    ...named('errors', amount(errors, 'request', 'requests', 'could not be answered'), colors.red),
     ...named(
       'stale',
       amount(staleServed, 'answer', 'answers', 'came from the cache because an upstream did not answer'),
-      paint.yellow,
+      colors.yellow,
     ),
     ...named(
       'damaged',
       amount(digestMismatches, 'body', 'bodies', 'from upstream did not match the digest'),
-      paint.red,
+      colors.red,
     ),
-    ...named('damaged', damagedRepositories(report.registry.damaged ?? []), paint.red),
-    ...named('refused', refusals(report), paint.yellow),
+    ...named('damaged', damagedRepositories(report.registry.damaged ?? []), colors.red),
+    ...named('refused', refusals(report), colors.yellow),
   ]
-  return rows.length === 0 ? [] : [renderFacts(rows, paint, columns)]
+  return rows.length === 0 ? [] : [renderFacts(rows, colors, columns)]
 }
 
 /** Rows under one name. */
-function named(name: string, texts: readonly string[], coat: Colorizer): Fact[] {
-  return texts.map((text, at): Fact => [at === 0 ? name : '', text, coat])
+function named(name: string, texts: readonly string[], color: Colorizer): Fact[] {
+  return texts.map((text, at): Fact => [at === 0 ? name : '', text, color])
 }
 
 function amount(value: number, one: string, several: string, what: string): string[] {

@@ -17,7 +17,7 @@ const narrowest = 16
 export function renderTable(
   columns: readonly Column[],
   rows: readonly (readonly string[])[],
-  paint: Colors,
+  colors: Colors,
   width = Infinity,
 ): string {
   const natural = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
@@ -33,7 +33,7 @@ export function renderTable(
       })
       .join('  ')
       .trimEnd()
-  return [paint.dim(line(columns.map(({ title }) => title))), ...rows.map(line)].join('\n')
+  return [colors.dim(line(columns.map(({ title }) => title))), ...rows.map(line)].join('\n')
 }
 
 /** `0 s`, `12 s`, `3 min`: how long something has been, to a person, who does not count in milliseconds. */
@@ -48,12 +48,12 @@ const indent = 12
 export type Fact = readonly [string, string, Colorizer?]
 
 /** Renders names and texts below each other; a text that a terminal is too narrow for goes on below itself. */
-export function renderFacts(rows: readonly Fact[], paint: Colors, columns: number | undefined): string {
+export function renderFacts(rows: readonly Fact[], colors: Colors, columns: number | undefined): string {
   return rows
-    .map(([name, value, coat = paint.dim]) => {
+    .map(([name, value, color = colors.dim]) => {
       const words = splitWords(value).map((text) => ({ text }))
-      const painted = { text: `  ${name.padEnd(9)}`, coat: (text: string) => `  ${coat(text.slice(2))}` }
-      return wrapWords([painted, ...words], columns, indent)
+      const label = { text: `  ${name.padEnd(9)}`, color: (text: string) => `  ${color(text.slice(2))}` }
+      return wrapWords([label, ...words], columns, indent)
     })
     .join('\n')
 }

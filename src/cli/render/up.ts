@@ -13,7 +13,7 @@ import { registryRights, renderAge } from './table.ts'
 /** What `up` has done: that the mirror is up, and where. */
 export function renderUp(
   { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
-  paint: Colors,
+  colors: Colors,
 ): string {
   const up = `mirror ${version} is up`
   const afar = engine === undefined ? '' : ` on ${engine}`
@@ -24,11 +24,11 @@ export function renderUp(
     connected: `${up} ${where}, as before, with other networks: ${changed.join(', ')}`,
     'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
-  const lines = [`${paint.green('●')} ${paint.bold(said[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
+  const lines = [`${colors.green('●')} ${colors.bold(said[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
   if (engine !== undefined)
     lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
   const notes = [...droppedLines(dropped, 'no longer'), ...moved.map(movedLine)]
-  return [...lines, ...notes.map((line) => paint.yellow(`  ${line}`))].join('\n')
+  return [...lines, ...notes.map((line) => colors.yellow(`  ${line}`))].join('\n')
 }
 
 /** What `up` would do. */
@@ -68,9 +68,9 @@ export interface ClientsNow {
 }
 
 /** Who points elsewhere, a line each. */
-export function renderStale(stale: readonly MendedClient[], paint: Colors): string {
+export function renderStale(stale: readonly MendedClient[], colors: Colors): string {
   return stale
-    .map((client) => (client.rewritten ? staleLine(client) : paint.yellow(staleLine(client))))
+    .map((client) => (client.rewritten ? staleLine(client) : colors.yellow(staleLine(client))))
     .map((line) => `  ${line}`)
     .join('\n')
 }
@@ -204,11 +204,11 @@ const afterBar = 52
 const fullBar = 2000
 
 /** What the demo's reader sees as each step ends, in so many columns; without a limit each is one line. */
-export function renderDemoStep(step: DemoStep, paint: Colors, columns?: number): string {
+export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number): string {
   if (step.kind === 'set-up') {
     const line = (name: string, what: string, about: string) =>
       wrapWords(
-        [{ text: `  ${name.padEnd(13)}`, coat: paint.dim }, { text: `${what}  ` }, ...wordsOf(about, paint.dim)],
+        [{ text: `  ${name.padEnd(13)}`, color: colors.dim }, { text: `${what}  ` }, ...wordsOf(about, colors.dim)],
         columns,
         margin,
       )
@@ -223,13 +223,13 @@ export function renderDemoStep(step: DemoStep, paint: Colors, columns?: number):
   const title = { first: 'first pull', second: 'second pull', offline: 'upstream off' }[step.which]
   const { pull } = step
   const time = formatDuration(pull.milliseconds).padStart(7)
-  const coat = step.which === 'first' ? paint.yellow : paint.green
+  const color = step.which === 'first' ? colors.yellow : colors.green
   const barWidth = Math.max(narrowestBar, Math.min(widestBar, (columns ?? Infinity) - margin - afterBar))
   return wrapWords(
     [
       { text: `  ${title.padEnd(13)}` },
-      { text: bar(pull.milliseconds, barWidth).padEnd(barWidth), coat },
-      { text: `${time}  `, coat: paint.bold },
+      { text: bar(pull.milliseconds, barWidth).padEnd(barWidth), color },
+      { text: `${time}  `, color: colors.bold },
       ...upstreamWork(pull),
     ],
     columns,
@@ -238,7 +238,7 @@ export function renderDemoStep(step: DemoStep, paint: Colors, columns?: number):
 }
 
 /** The numbers that matter, and what to do with one's own clients. */
-export function renderDemoEnd({ first, second }: DemoStory, paint: Colors, columns?: number): string {
+export function renderDemoEnd({ first, second }: DemoStory, colors: Colors, columns?: number): string {
   const faster = Math.round(first.milliseconds / second.milliseconds)
   const saved = formatBytes(first.upstreamBytes - second.upstreamBytes)
   const pull = '    docker pull 127.0.0.1:5055/docker.io/library/alpine:3.20'
@@ -248,7 +248,7 @@ export function renderDemoEnd({ first, second }: DemoStory, paint: Colors, colum
     '',
     wrapWords(
       [
-        { text: `  ${faster} × faster,`, coat: paint.bold },
+        { text: `  ${faster} × faster,`, color: colors.bold },
         ...wordsOf(`${saved} not fetched again. Every byte was checked against its digest.`),
       ],
       columns,
@@ -257,14 +257,14 @@ export function renderDemoEnd({ first, second }: DemoStory, paint: Colors, colum
     '',
     '  With your own clients:',
     `    mirror up`,
-    ...(isWide ? [pull + paint.dim(others)] : [pull, paint.dim(others)]),
+    ...(isWide ? [pull + colors.dim(others)] : [pull, colors.dim(others)]),
     `    mirror status`,
     '',
   ].join('\n')
 }
 
-function wordsOf(text: string, coat?: Colorizer): Token[] {
-  return text.split(' ').map((word) => (coat === undefined ? { text: word } : { text: word, coat }))
+function wordsOf(text: string, color?: Colorizer): Token[] {
+  return text.split(' ').map((word) => (color === undefined ? { text: word } : { text: word, color }))
 }
 
 function upstreamWork({ bytes, upstreamRequests, upstreamBytes }: DemoPull): Token[] {

@@ -15,7 +15,7 @@ const program = {
   commands: plugin.commands,
   topics: plugin.topics,
 }
-const help = (of: string | undefined, width: number) => renderHelp(program, of, { width, paint: createColors(false) })
+const help = (of: string | undefined, width: number) => renderHelp(program, of, { width, colors: createColors(false) })
 const everything = [undefined, ...plugin.topics.map(({ name }) => name), ...plugin.commandIDs]
 
 describe('help', () => {
@@ -46,7 +46,7 @@ describe('help', () => {
   })
 
   test('calls the program as the user does', () => {
-    const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, paint: createColors(false) })
+    const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, colors: createColors(false) })
     expect(text).toContain('$ npx mirror up [FLAGS]')
     expect(text).toContain('$ npx mirror up --autostart')
   })

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { createColors } from '../../../src/cli/terminal.ts'
 import { renderDiff } from '../../../src/cli/render/configure.ts'
 
-const paint = createColors(false)
+const colors = createColors(false)
 const hosts = (registry: string, server = registry) => ({
   path: `/certs.d/${registry}/hosts.toml`,
   before: undefined,
@@ -17,7 +17,7 @@ describe('a difference', () => {
       hosts('docker.io', 'registry-1.docker.io'),
       ...['a.io', 'b.io', 'c.io'].map((name) => hosts(name)),
     ]
-    expect(await renderDiff(changes, paint)).toBe(`--- /daemon.json
+    expect(await renderDiff(changes, colors)).toBe(`--- /daemon.json
 +++ /daemon.json
 @@ -1,1 +1,1 @@
 -{}
@@ -37,7 +37,7 @@ describe('a difference', () => {
   test('shows each file that differs in more, comes or goes apart, or is changed', async () => {
     const gone = { path: '/certs.d/d.io/hosts.toml', before: 'server = "https://d.io"\n', after: undefined }
     const changed = ['e.io', 'f.io', 'g.io'].map((name) => ({ ...hosts(name), before: 'old\n' }))
-    const shown = await renderDiff([hosts('a.io'), hosts('b.io'), hosts('c.io', 'x.io'), gone, ...changed], paint)
+    const shown = await renderDiff([hosts('a.io'), hosts('b.io'), hosts('c.io', 'x.io'), gone, ...changed], colors)
     expect(shown.match(/^@@/gm)).toHaveLength(7)
     expect(shown).not.toContain('more')
   })
@@ -51,24 +51,24 @@ describe('a difference', () => {
       [text, undefined, '-'],
     ] as const) {
       const change = { path: '/50-mirror.conf', before, after }
-      const shown = await renderDiff([change], paint)
+      const shown = await renderDiff([change], colors)
       expect(shown).toContain(`${sign}prefix = "docker.io"`)
       expect(shown).toContain(`${sign}… 2 more tables like it (--diff shows all): gcr.io, ghcr.io`)
       expect(shown).not.toContain('prefix = "gcr.io"')
       expect(shown).toContain('location = "127.0.0.1:5055/quay.io" # theirs')
       expect(shown).toContain(`${sign}[end]`)
-      const whole = await renderDiff([change], paint, { whole: true })
+      const whole = await renderDiff([change], colors, { whole: true })
       expect(whole.match(/prefix = /g)).toHaveLength(4)
       expect(whole).not.toContain('more')
     }
     const files = ['a.io', 'b.io', 'c.io'].map((name) => hosts(name))
-    expect((await renderDiff(files, paint, { whole: true })).match(/^@@/gm)).toHaveLength(3)
+    expect((await renderDiff(files, colors, { whole: true })).match(/^@@/gm)).toHaveLength(3)
   })
 
   test('of tables that change in a file shows what stays around them', async () => {
     const table = (name: string, port: number) => `[registry."${name}"]\n  mirrors = ["127.0.0.1:${port}"]\n`
     const text = (port: number) => ['a.io', 'b.io', 'c.io', 'd.io'].map((name) => table(name, port)).join('')
-    const shown = await renderDiff([{ path: '/buildkitd.toml', before: text(1), after: text(2) }], paint)
+    const shown = await renderDiff([{ path: '/buildkitd.toml', before: text(1), after: text(2) }], colors)
     expect(shown.match(/^\+ {2}mirrors/gm)).toHaveLength(4)
   })
 })

@@ -9,7 +9,7 @@ const dockerAgent =
   'docker/20.10.24+dfsg1 go/go1.19.8 git-commit/5d6db84 kernel/6.1.0 os/linux arch/amd64 UpstreamClient(Docker-Client/20.10.24+dfsg1 \\(linux\\))'
 
 function render(fields: object, columns?: number, inColor = false): string {
-  const renderLine = createLogRenderer({ paint: createColors(inColor), columns: () => columns, now: at.getTime() })
+  const renderLine = createLogRenderer({ colors: createColors(inColor), columns: () => columns, now: at.getTime() })
   return renderLine(JSON.stringify({ level: 'info', time: at.toISOString(), ...fields }))
 }
 
@@ -270,19 +270,19 @@ describe('any other line of the log', () => {
   test.each(['', 'Error: plain text', '{broken', '[1]', '"x"'])(
     'stays as it is when it is no JSON object: %j',
     (line) => {
-      const renderLine = createLogRenderer({ paint: createColors(false), columns: () => 10, now: at.getTime() })
+      const renderLine = createLogRenderer({ colors: createColors(false), columns: () => 10, now: at.getTime() })
       expect(renderLine(line)).toBe(line)
     },
   )
 
   test('cannot write to the terminal', () => {
-    const renderLine = createLogRenderer({ paint: createColors(false), columns: () => undefined, now: 0 })
+    const renderLine = createLogRenderer({ colors: createColors(false), columns: () => undefined, now: 0 })
     expect(renderLine('{"msg":"\\u001b[2Jx","host":"\\u0007"}')).toBe('?[2Jx  host=?')
     expect(renderLine('\x1b[2Jplain')).toBe('?[2Jplain')
   })
 
   test('of another day comes below its date', () => {
-    const renderLine = createLogRenderer({ paint: createColors(false), columns: () => undefined, now: at.getTime() })
+    const renderLine = createLogRenderer({ colors: createColors(false), columns: () => undefined, now: at.getTime() })
     const line = (date: Date) => renderLine(JSON.stringify({ level: 'info', time: date.toISOString(), msg: 'x' }))
     expect(line(new Date(2026, 10, 20, 8, 0, 1))).toBe('2026-11-20\n08:00:01 info  x')
     expect(line(new Date(2026, 10, 20, 8, 0, 2))).toBe('08:00:02 info  x')

@@ -284,6 +284,20 @@ describe('colours', () => {
   ])('on a terminal (%s) with %j: %s', (isTTY, env, expected) => {
     expect(wantsColor({ isTTY }, env)).toBe(expected)
   })
+
+  test('are escape codes where a stream wants them, whatever the stdout of this process is', () => {
+    const { bold, dim, green, yellow, red } = color
+    expect(process.stdout.isTTY).not.toBe(true)
+    expect([bold, dim, green, yellow, red].map((colorizer) => colorizer('a'))).toEqual([
+      '\x1b[1ma\x1b[22m',
+      '\x1b[2ma\x1b[22m',
+      '\x1b[32ma\x1b[39m',
+      '\x1b[33ma\x1b[39m',
+      '\x1b[31ma\x1b[39m',
+    ])
+    expect(red('')).toBe('')
+    expect(plain.red('a')).toBe('a')
+  })
 })
 
 describe('an error', () => {
