@@ -1,9 +1,23 @@
+import { resolve } from 'node:path'
+import { adapterOf } from '../clients/adapters.ts'
 import { configureClient, prepareClient, type PreparedClient } from '../clients/configure.ts'
+import { recognizeFile } from '../clients/files/kinds.ts'
+import { localFiles } from '../clients/files/local.ts'
 import type { MirrorAddress } from '../clients/find-mirror.ts'
 import { configureArguments, configureCommand, type KnownRecord } from '../clients/records.ts'
-import type { ClientAdapter, ConfigTarget, FileChange, Machine, Observation } from '../clients/types.ts'
+import {
+  type ClientAdapter,
+  clientNames,
+  type ClientOptions,
+  type ConfigTarget,
+  type FileChange,
+  type Machine,
+  type Observation,
+} from '../clients/types.ts'
 import { prepareUndo, undoClient } from '../clients/undo.ts'
-import { exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { errnoOf, exitCode, type ExitCode, MirrorError } from '../lib/errors.ts'
+import { redact } from '../lib/logger.ts'
+import { shellWord } from '../lib/process.ts'
 import { renderDiff, renderNotes } from './render/configure.ts'
 import { confirm, type Terminal } from './terminal.ts'
 
@@ -13,11 +27,11 @@ interface ConfigureChoices {
   readonly yes: boolean
   readonly dryRun: boolean
   readonly json: boolean
-  /** Show all of many alike. */
+  /** Shows repeated parts of the diff, too. */
   readonly wholeDiff: boolean
 }
 
-/** Shows what would be written, asks, and writes it. Resolves to the report of it, which is for `--json`. */
+/** Shows the changes, asks, and writes them. Resolves to the report for `--json`. */
 export async function configureDialog(
   terminal: Terminal,
   request: {
@@ -33,51 +47,51 @@ export async function configureDialog(
   const prepared = await prepareClient({ ...request, fallback })
   const { place, address, plan } = prepared
   const { changes } = plan
-  // Our own files need no agreement, and a cluster file on stdout no difference before it.
+  // Files of mirror's own need no consent, and a cluster file on stdout needs no diff before it.
   const asks = place.ours !== true && changes.length > 0
   if (!json) {
     if (asks) terminal.print((await renderDiff(changes, terminal.colors, { whole: choices.wholeDiff })).trimEnd())
     terminal.info(renderNotes(prepared, terminal.stderrColors))
   }
-  // Files that are right already may still have to be read by the client.
-  const seen = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
+  // The client may still have to read files that are already right.
+  const observation = changes.length === 0 && plan.output === undefined ? await place.observe?.(address) : undefined
   const applies = !dryRun && (!asks || (await confirm(terminal, choices, 'Write this?')))
   if (applies) await configureClient(prepared, new Date())
-  if (!json) tellEnd(terminal, prepared, applies, dryRun, seen)
-  const isStale = seen?.inUse === false && seen.todo.length > 0
+  if (!json) reportOutcome(terminal, prepared, applies, dryRun, observation)
+  const isStale = observation?.inUse === false && observation.todo.length > 0
   const offers = applies && (changes.length > 0 || isStale)
-  const reloaded = await unlessInterrupted(prepared, applies, async () => {
+  const reloaded = await withInterruptReport(prepared, applies, async () => {
     return applies && (await wantsReload(terminal, place, offers, choices)) && (await reload(terminal, place))
   })
-  return reportOf(prepared, applies, reloaded, seen)
+  return toReport(prepared, applies, reloaded, observation)
 }
 
-function tellEnd(
+function reportOutcome(
   terminal: Terminal,
   prepared: PreparedClient,
   applied: boolean,
   dryRun: boolean,
-  seen: Observation | undefined,
+  observation: Observation | undefined,
 ): void {
   const { adapter, place, plan } = prepared
   const done = `Configured ${adapter.client}: ${place.title}. Undo with: ${prepared.wayBack}`
   if (plan.output !== undefined) {
     terminal.print(plan.output.replace(/\n$/, ''))
-    // What is printed may go to a shell. Of files that are mirror's alone nobody has to be told.
+    // The output may go to a shell, so the message goes to stderr. Files of mirror's own need none.
     if (applied && plan.changes.length > 0 && place.ours !== true) terminal.info(done)
   } else if (plan.changes.length === 0) {
     const already = `${adapter.client} is already configured: ${place.title}.`
-    terminal.print(seen?.inUse === false ? `${already} It does not use the mirror yet:` : already)
-    if (seen?.inUse === false) for (const line of seen.saw) terminal.report(`  ${line}`)
-    if (seen?.inUse === undefined) for (const line of seen?.saw ?? []) terminal.info(line)
-    for (const step of seen?.inUse === false ? seen.todo : [])
+    terminal.print(observation?.inUse === false ? `${already} It does not use the mirror yet:` : already)
+    if (observation?.inUse === false) for (const line of observation.saw) terminal.report(`  ${line}`)
+    if (observation?.inUse === undefined) for (const line of observation?.saw ?? []) terminal.info(line)
+    for (const step of observation?.inUse === false ? observation.todo : [])
       terminal.info(`${terminal.stderrColors.bold('To do:')} ${step}`)
   } else if (applied) terminal.report(done)
   else if (!dryRun) terminal.info('Nothing was written.')
 }
 
-/** Once something is written, an interruption says what, and what is left to do. */
-async function unlessInterrupted<T>(prepared: PreparedClient, applied: boolean, act: () => Promise<T>): Promise<T> {
+/** Makes an interruption after the files were written say which were written, and what is left to do. */
+async function withInterruptReport<T>(prepared: PreparedClient, applied: boolean, act: () => Promise<T>): Promise<T> {
   try {
     return await act()
   } catch (error) {
@@ -85,18 +99,18 @@ async function unlessInterrupted<T>(prepared: PreparedClient, applied: boolean, 
     const { adapter, place, plan, wayBack } = prepared
     if (!isInterrupt || !applied || plan.changes.length === 0) throw error
     throw new MirrorError(
-      `Interrupted: ${adapter.client} is configured (${place.title}: ${sayFiles(plan.changes)}), and was not reloaded.`,
+      `Interrupted: ${adapter.client} is configured (${place.title}: ${describeFiles(plan.changes)}), and was not reloaded.`,
       { exit: exitCode.interrupted, hints: [...plan.todo, `${wayBack}   (takes it back)`], cause: error },
     )
   }
 }
 
-function sayFiles(changes: readonly FileChange[]): string {
+function describeFiles(changes: readonly FileChange[]): string {
   const [first, ...others] = changes.map(({ path }) => path)
   return others.length === 0 ? `${first} is written` : `${first} and ${others.length} more are written`
 }
 
-/** By flag, or by the answer of a person: a client takes notice at a moment that suits its user. */
+/** Whether to reload the client now: by flag, or by the user's answer. */
 async function wantsReload(
   terminal: Terminal,
   { reload: how }: ConfigTarget,
@@ -118,11 +132,11 @@ async function reload(terminal: Terminal, { reload: how }: ConfigTarget): Promis
   return true
 }
 
-function reportOf(
+function toReport(
   { adapter, place, address, warning, plan }: PreparedClient,
   applied: boolean,
   reloaded: boolean,
-  seen: Observation | undefined,
+  observation: Observation | undefined,
 ): object {
   return {
     client: adapter.client,
@@ -134,37 +148,30 @@ function reportOf(
     })),
     warnings: warning === undefined ? [] : [warning],
     notes: plan.notes,
-    todo: [...plan.todo, ...(seen?.inUse === false && !reloaded ? seen.todo : [])],
-    ...(seen && { saw: seen.saw }),
-    ...(seen?.inUse !== undefined && { inUse: seen.inUse || reloaded }),
+    todo: [...plan.todo, ...(observation?.inUse === false && !reloaded ? observation.todo : [])],
+    ...(observation && { saw: observation.saw }),
+    ...(observation?.inUse !== undefined && { inUse: observation.inUse || reloaded }),
     ...(plan.output !== undefined && { output: plan.output }),
     applied,
     reloaded,
   }
 }
 
-interface UndoChoices {
-  readonly reload: boolean
-  readonly yes: boolean
-  readonly dryRun: boolean
-  readonly json: boolean
-  readonly wholeDiff: boolean
-}
+type UndoChoices = Omit<ConfigureChoices, 'fallback'>
 
-/** What became of one record. */
+/** The result of the undo of one record, for `--json`. */
 interface UndoneClient {
   readonly client: string
   readonly place: string
   readonly files: readonly string[]
   readonly notes: readonly string[]
-  /** What is left for the user to do. */
+  /** Steps that are left to the user. */
   readonly todo: readonly string[]
   readonly applied: boolean
-  /** Whether the running client was made to take notice. */
   readonly reloaded: boolean
 }
 
-/** Shows what would be put back, asks, and does it. */
+/** Shows the files that would be restored, asks, and restores them. */
 export async function undoDialog(
   terminal: Terminal,
   machine: Machine,
@@ -186,7 +193,7 @@ export async function undoDialog(
   const reloads = applied && (await wantsReloadAfterUndo(terminal, place, record, choices))
   const { stillInUse } = applied ? await undoClient(machine, prepared, reloads) : { stillInUse: false }
   const files = plan.changes.map(({ path }) => path)
-  const todo = applied ? await stepsLeft(machine, place, record, files, reloads, stillInUse) : []
+  const todo = applied ? await remainingSteps(machine, place, record, files, reloads, stillInUse) : []
   const how = reloads ? place.reload : undefined
   if (applied && !json) {
     const what = plan.notes.length === 0 ? `${record.client} is as it was` : `Took mirror out of ${record.client}`
@@ -200,7 +207,7 @@ export async function undoDialog(
   return { client, place: id, files, notes: plan.notes, todo, applied, reloaded: how !== undefined }
 }
 
-/** By flag, or by the answer of a person; nobody is asked where the client goes on as it would anyway. */
+/** Whether to reload the client after the undo: by flag, or by the user's answer. Asks only when the client still uses the mirror. */
 async function wantsReloadAfterUndo(
   terminal: Terminal,
   place: ConfigTarget,
@@ -209,12 +216,12 @@ async function wantsReloadAfterUndo(
 ): Promise<boolean> {
   if (reload) return true
   if (place.reload === undefined || yes || json || !terminal.prompt) return false
-  const seen = await place.observe?.(record)
-  return seen?.inUse !== false && terminal.prompt.confirm(place.reload.question)
+  const observation = await place.observe?.(record)
+  return observation?.inUse !== false && terminal.prompt.confirm(place.reload.question)
 }
 
-/** What it takes until the client no longer uses the mirror. */
-async function stepsLeft(
+/** Steps after which the client no longer uses the mirror. */
+async function remainingSteps(
   machine: Machine,
   place: ConfigTarget,
   record: KnownRecord,
@@ -230,7 +237,7 @@ async function stepsLeft(
   return files.length === 0 ? [] : (place.afterUndo?.(files) ?? [])
 }
 
-/** What came of several things, one after the other. */
+/** The results of a sequence of actions. */
 interface Sequence<R> {
   readonly done: readonly R[]
   /** The exit code that each failure would have ended the program with. */
@@ -238,29 +245,133 @@ interface Sequence<R> {
 }
 
 /**
- * Does the same to each, and goes on when one fails: `tell` hears of each failure. The failure of a single thing is thrown, and
- * so is at once what is a bug, or the user's wish to stop.
+ * Does the same for each item and goes on after a failure, which goes to `onFailure`. The failure of a single item is thrown; a
+ * bug or an interruption is thrown at once.
  */
-export async function eachInTurn<T, R>(
-  things: readonly T[],
-  act: (thing: T) => Promise<R>,
-  tell: (thing: T, error: Error) => void,
+export async function forEachInTurn<T, R>(
+  items: readonly T[],
+  act: (item: T) => Promise<R>,
+  onFailure: (item: T, error: Error) => void,
 ): Promise<Sequence<R>> {
   const done: R[] = []
   const failed: ExitCode[] = []
-  for (const thing of things) {
+  for (const item of items) {
     try {
-      done.push(await act(thing))
+      done.push(await act(item))
     } catch (error) {
-      if (things.length === 1 || !(error instanceof Error) || !isFailure(error)) throw error
+      if (items.length === 1 || !(error instanceof Error) || !isFailure(error)) throw error
       failed.push(error instanceof MirrorError ? error.exit : exitCode.failed)
-      tell(thing, error)
+      onFailure(item, error)
     }
   }
   return { done, failed }
 }
 
-/** What this machine or its user says no to. */
+/** Whether the machine or the user is the cause of an error, not a bug or an interruption. */
 function isFailure(error: Error): boolean {
   return error instanceof MirrorError ? error.exit !== exitCode.interrupted : 'syscall' in error
+}
+
+/** The flags of `mirror configure` that its dialogs need. */
+export interface ConfigureFlags {
+  readonly reload: boolean
+  readonly yes: boolean
+  readonly 'dry-run': boolean
+  readonly json: boolean
+  readonly diff: boolean
+  readonly 'no-fallback': boolean
+  readonly mirror?: string | undefined
+  readonly ca?: string | undefined
+  readonly root?: string | undefined
+  readonly scope?: string | undefined
+  readonly file?: string | undefined
+  readonly cluster?: string | undefined
+  readonly 'client-version'?: string | undefined
+  readonly 'image-store'?: string | undefined
+}
+
+/** Maps the flags to the choices of the dialogs. */
+export function toChoices({ reload, yes, 'dry-run': dryRun, json, diff }: ConfigureFlags) {
+  return { reload, yes, dryRun, json, wholeDiff: diff }
+}
+
+/** The arguments with which root configures the same target. */
+export function argumentsForRoot(client: string, { details }: ConfigTarget, flags: ConfigureFlags): string[] {
+  const { scope = client === 'docker' || client === 'k3s' ? undefined : details['scope'] } = flags
+  const named = {
+    mirror: flags.mirror,
+    ca: flags.ca && resolve(flags.ca),
+    root: flags.root && resolve(flags.root),
+    scope,
+    file: flags.file && resolve(flags.file),
+    cluster: flags.cluster,
+    'client-version': flags['client-version'],
+    'image-store': flags['image-store'],
+  }
+  const switches = {
+    'no-fallback': flags['no-fallback'],
+    reload: flags.reload,
+    yes: flags.yes,
+    'dry-run': flags['dry-run'],
+  }
+  return [
+    'configure',
+    client,
+    ...Object.entries(named).flatMap(([name, value]) => (value ? [`--${name}`, value] : [])),
+    ...Object.entries(switches).flatMap(([name, isGiven]) => (isGiven ? [`--${name}`] : [])),
+  ]
+}
+
+/** Maps the flags to the options of an adapter. */
+export function toClientOptions(flags: ConfigureFlags): ClientOptions {
+  return {
+    scope: flags.scope as 'user' | 'system' | undefined,
+    clientVersion: flags['client-version'],
+    imageStore: flags['image-store'] as 'classic' | 'containerd' | undefined,
+    file: flags.file,
+    cluster: flags.cluster,
+  }
+}
+
+/** With these flags nothing is printed that a client reads. */
+const flagsWithoutDocument = ['list', 'undo', 'check', 'json', 'file', 'help']
+
+/**
+ * The text that goes to stdout instead of a document that could not be made, for the program that reads it (`kind create cluster
+ * --config -`); undefined where no program waits for one. `argv`: the words of the command line, because parsing them may be what
+ * failed.
+ */
+export async function renderDocumentRefusal(argv: readonly string[], error: Error): Promise<string | undefined> {
+  const hasFlag = (name: string) => argv.some((word) => word === `--${name}` || word.startsWith(`--${name}=`))
+  const client = clientNames.find((name) => argv.includes(name))
+  if (client === undefined || flagsWithoutDocument.some(hasFlag)) return undefined
+  const adapter = await adapterOf(client)
+  const text = adapter.refusal?.({
+    reason: redact(error.message).split('\n')[0]!,
+    exit: error instanceof MirrorError ? error.exit : exitCode.failed,
+    isCluster: hasFlag('cluster'),
+  })
+  return text?.replace(/\n$/, '')
+}
+
+/** The error for `--file` with a client that takes none; names the right command for the file where it is known. */
+export async function createFileRefusal(client: string, file: string): Promise<MirrorError> {
+  const found = recognizeFile(file, await readText(file))
+  const hint = found?.hint?.replace('FILE', shellWord(file))
+  const looks = found === undefined ? '' : ` It looks like ${found.is}.`
+  const own = `mirror configure ${client} --dry-run   (what would be written, and where)`
+  return new MirrorError(`${client} has no file of yours to merge into, so ${file} is left alone.${looks}`, {
+    exit: exitCode.usage,
+    hints: hint === undefined ? [own] : [hint, own],
+  })
+}
+
+/** The text of a file; empty for one that is missing or cannot be read. */
+async function readText(file: string): Promise<string> {
+  try {
+    return Buffer.from((await localFiles.read(file))?.bytes ?? []).toString()
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error
+    return ''
+  }
 }

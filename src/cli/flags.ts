@@ -2,11 +2,11 @@ import { boolean, custom, integer, string } from '@oclif/core/flags'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { parseDuration } from '../lib/units.ts'
 
-// Each shared flag in one place; a flag and its MIRROR_* variable mean the same.
+// The flags that several commands share. One that changes a setting has the setting's `MIRROR_*` variable.
 
 export const jsonFlag = boolean({ description: 'print JSON' })
 
-export const dryRunFlag = boolean({ description: 'show what would be done, and change nothing' })
+export const dryRunFlag = boolean({ description: 'show what would be done and change nothing' })
 
 export const yesFlag = boolean({ char: 'y', description: 'apply without asking' })
 
@@ -21,38 +21,34 @@ export const durationFlag = custom<number>({
 })
 
 export const configFlag = string({
-  description: 'the configuration file, instead of the usual one',
+  description: 'config file (default ~/.config/mirror/mirror.yaml on Linux)',
   helpValue: 'FILE',
   env: 'MIRROR_CONFIG',
 })
 
 export const dataFlag = string({
-  description: 'the folder for cached and pushed content',
+  description: 'data folder (default ~/.local/share/mirror on Linux)',
   helpValue: 'DIR',
   env: 'MIRROR_DATA',
 })
 
+const port = { helpValue: 'N', min: 0, max: 65_535 }
+
 export const cachePortFlag = integer({
-  description: 'the port of the cache (5055); 0 picks a free one',
-  helpValue: 'N',
-  min: 0,
-  max: 65_535,
+  ...port,
+  description: 'port of the cache (default 5055, 0 picks a free one)',
   env: 'MIRROR_CACHE_PORT',
 })
 
 export const registryPortFlag = integer({
-  description: 'the port of the registry for pushed images (5001); 0 picks a free one',
-  helpValue: 'N',
-  min: 0,
-  max: 65_535,
+  ...port,
+  description: 'port of the registry (default 5001, 0 picks a free one)',
   env: 'MIRROR_REGISTRY_PORT',
 })
 
 export const adminPortFlag = integer({
-  description: 'the port for status and control (5056); 0 picks a free one',
-  helpValue: 'N',
-  min: 0,
-  max: 65_535,
+  ...port,
+  description: 'port of the admin API (default 5056, 0 picks a free one)',
   env: 'MIRROR_ADMIN_PORT',
 })
 
@@ -62,34 +58,31 @@ export const noRegistryFlag = boolean({
 })
 
 export const networkFlag = string({
-  description:
-    'a Docker network whose containers can reach the mirror, added to those of mirror.yaml (kind); may be given more than once',
+  description: 'Docker network to serve, too (default: only kind)',
   helpValue: 'NAME',
   multiple: true,
   env: 'MIRROR_NETWORK',
 })
 
 export const imageFlag = string({
-  description: 'the image for --runtime container; without it one of this very version is found or made',
+  description: 'image of the container (default: one of this version)',
   helpValue: 'REF',
   env: 'MIRROR_IMAGE',
 })
 
 export const memoryFlag = string({
-  description: 'the memory of the container (--runtime container; 512MiB)',
+  description: 'memory of the container (default 512MiB)',
   helpValue: 'SIZE',
   env: 'MIRROR_MEMORY',
 })
 
 export const credentialsFlag = string({
-  description:
-    'a registry whose credential is handed to the container (--runtime container); may be given more than once. Without it the ' +
-    'container keeps those that it has; "none" takes them away',
+  description: 'registry whose credential to share (default: none)',
   helpValue: 'HOST',
   multiple: true,
 })
 
-/** The variables that flags of `up` stand for: the server reads them, wherever it is started. */
+/** The variables that flags of `up` stand for. The server reads them wherever it is started. */
 export function flagsAsVariables(flags: {
   config?: string | undefined
   data?: string | undefined
@@ -110,7 +103,7 @@ export function flagsAsVariables(flags: {
     MIRROR_IMAGE: flags.image,
     MIRROR_MEMORY: flags.memory,
     MIRROR_NO_REGISTRY: flags['no-registry'] ? 'true' : undefined,
-    // From its variable the framework takes a single text.
+    // The framework gives the text of the variable as it is, not as a list.
     MIRROR_NETWORK: flags.network === undefined ? undefined : [flags.network].flat().join(','),
   }
 }

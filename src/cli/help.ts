@@ -20,6 +20,8 @@ interface HelpStyle {
   readonly colors: Colors
 }
 
+const maxChoiceLength = 17
+
 type Row = readonly [left: string, right: string]
 
 /** Longer lines are hard to read. */
@@ -116,13 +118,21 @@ function flagRows(flags: readonly Command.Flag.Cached[]): Row[] {
 function valueOf(flag: Command.Flag.Cached): string {
   if (flag.type === 'boolean') return ''
   const { helpValue, multiple } = flag
-  return `=${helpValue === undefined ? 'VALUE' : [helpValue].flat().join(' ')}${multiple === true ? '...' : ''}`
+  const value = helpValue === undefined ? (shortChoice(flag) ?? 'VALUE') : [helpValue].flat().join(' ')
+  return ` ${value}${multiple === true ? '...' : ''}`
+}
+
+/** `process|container`, where that leaves room for the descriptions. */
+function shortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' }): string | undefined {
+  const choice = options.join('|')
+  return choice === '' || choice.length > maxChoiceLength ? undefined : choice
 }
 
 function aboutFlag(flag: Command.Flag.Cached): string {
   const about = [flag.description ?? '']
-  if (flag.type === 'option' && flag.options !== undefined) about.push(`(one of: ${flag.options.join(', ')})`)
-  if (flag.type === 'option' && flag.default !== undefined) about.push(`[default: ${String(flag.default)}]`)
+  if (flag.type === 'option' && flag.options !== undefined && shortChoice(flag) === undefined)
+    about.push(`(one of: ${flag.options.join(', ')})`)
+  if (flag.type === 'option' && flag.default !== undefined) about.push(`(default ${String(flag.default)})`)
   const others = (flag.exclusive ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
   if (others.length > 0) about.push(`[not with ${others.join(', ')}]`)
   const needed = (flag.dependsOn ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))

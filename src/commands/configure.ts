@@ -4,16 +4,16 @@ import { boolean, string } from '@oclif/core/flags'
 import type { InferredFlags } from '@oclif/core/interfaces'
 import { BaseCommand } from '../cli/base-command.ts'
 import { dryRunFlag, jsonFlag, yesFlag } from '../cli/flags.ts'
-import { argumentsFor, choicesOf, createFailureTeller, optionsOf, withDone } from '../cli/configure-arguments.ts'
-import { createPrompt, type Terminal } from '../cli/terminal.ts'
+import { isDebugging, renderError } from '../cli/render/log.ts'
+import { type Colors, createPrompt, NotInteractiveError, type Terminal } from '../cli/terminal.ts'
 import type { ClientAdapter, ConfigTarget, Machine } from '../clients/types.ts'
-import { exitCode, type ExitCode, gravest } from '../lib/errors.ts'
+import { exitCode, type ExitCode, gravest, MirrorError } from '../lib/errors.ts'
 import { redact } from '../lib/logger.ts'
 
 export default class Configure extends BaseCommand {
-  static override summary = "Write a client's configuration, so that it pulls through the mirror"
-  static override description = `Shows the difference and asks before it writes; everything else in your files stays as it is.
-Without CLIENT it looks for the clients of this machine and offers them; --check, --undo and --list are about all that are configured.`
+  static override summary = 'Configure a client to pull through the mirror'
+  static override description = `Shows a diff and asks before it writes; everything else in your files stays as it is. --check writes nothing.
+Without CLIENT it offers the clients of this machine; --check, --undo and --list apply to all that are configured.`
   static override examples = [
     '<%= config.bin %> <%= command.id %> docker',
     '<%= config.bin %> <%= command.id %> kind | kind create cluster --config -',
@@ -30,69 +30,72 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   }
   static override flags = {
     list: boolean({
-      description: 'what is configured, where, and since when',
+      description: 'list what is configured, where, and since when',
       exclusive: ['undo', 'check'],
     }),
-    undo: boolean({ description: 'put back what was there before', exclusive: ['check'] }),
+    undo: boolean({ description: 'undo what `mirror configure` wrote', exclusive: ['check'] }),
     check: boolean({
-      description: 'prove by a pull that the client comes through the mirror; writes nothing, exit 5 when it does not',
+      description: 'verify with a test pull (exit code 5 when it fails)',
     }),
     reload: boolean({
-      description: 'have the client take notice at once, without a restart',
+      description: 'reload the client now, without a restart',
     }),
     'no-fallback': boolean({
-      description: 'no way to the origin when the mirror fails, for clients that can be told so',
+      description: 'do not fall back to the registry without the mirror',
     }),
     mirror: string({
-      description: 'the address of the mirror, instead of that of the running one',
+      description: 'address of the mirror (default: the running one)',
       helpValue: 'URL',
     }),
     ca: string({
-      description: 'the CA of a mirror with TLS, as PEM, instead of the one that tls in mirror.yaml means',
+      description: 'CA certificate (PEM) of the mirror (default: tls.ca)',
       helpValue: 'FILE',
     }),
     root: string({
-      description: 'write below this folder instead of / and ~, and speak to no daemon',
+      description: 'write below DIR, contact no daemon (default: / and ~)',
       helpValue: 'DIR',
     }),
-    scope: string({ description: 'whose configuration', options: ['user', 'system'] }),
+    scope: string({
+      description: 'whose configuration (default: as the client has it)',
+      options: ['user', 'system'],
+    }),
     file: string({
-      description: 'a file of yours to merge into, where the client has one',
+      description: "file to merge into (default: the client's own)",
       helpValue: 'FILE',
     }),
     cluster: string({
-      description: 'the cluster, by name: of kind one that runs, of minikube a profile',
+      description: 'kind cluster or minikube profile (default: none)',
       helpValue: 'NAME',
     }),
     'client-version': string({
-      description: 'the version to write for, instead of the one found',
+      description: 'version of the client (default: the installed one)',
       helpValue: 'V',
     }),
     'image-store': string({
-      description: "Docker's image store, instead of the one found",
+      description: "Docker's image store (default: the one in use)",
       options: ['classic', 'containerd'],
     }),
-    diff: boolean({ description: 'show every file and table of the difference, also those that are alike' }),
+    diff: boolean({ description: 'show the whole diff, with parts that are alike' }),
     yes: yesFlag,
     'dry-run': dryRunFlag,
     json: jsonFlag,
   }
 
-  /** The clients whose files were written, or put back, so far. */
-  readonly #written: string[] = []
-  readonly #failures = createFailureTeller((text) => this.info(text), this.colorsFor(process.stderr))
+  /** The clients whose files were written or restored so far. */
+  readonly #done: string[] = []
+  readonly #failures = createFailureReporter((text) => this.info(text), this.colorsFor(process.stderr))
 
   override async run(): Promise<void> {
     const { args, flags } = await this.parse(Configure)
     try {
-      await this.carryOut(args.client, flags)
+      await this.runAction(args.client, flags)
     } catch (error) {
-      throw withDone(error, this.#written)
+      throw addDoneClients(error, this.#done)
     }
     if (!flags.list && !flags.undo && !flags['dry-run']) await this.refreshCredentials()
   }
 
-  private async carryOut(client: string | undefined, flags: ConfigureFlags): Promise<void> {
+  private async runAction(client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { machineAt } = await import('../clients/adapters.ts')
     const { refuseOthersFlags } = await import('../admin/sudo.ts')
     const { describeStrayRecords } = await import('../clients/stray-records.ts')
@@ -106,31 +109,31 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     if (flags.check && client === undefined) return this.checkConfigured(machine, flags)
     const adapters = await this.adaptersFor(machine, client, flags)
     if (adapters === undefined) return
-    // What none of several can do without is told once.
+    // A missing mirror concerns all of several clients, so it is reported once.
     if (adapters.length > 1) await this.findMirror(machine, flags)
-    const { eachInTurn } = await import('../cli/configure-flow.ts')
+    const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const failures: object[] = []
-    const { done, failed } = await eachInTurn(
+    const { done, failed } = await forEachInTurn(
       adapters,
       async (adapter) => {
-        const place = await this.placeFor(machine, adapter, flags)
-        if (flags.check) return this.check(machine, adapter.client, place, flags)
-        return { report: await this.configure(machine, adapter, place, flags), exit: exitCode.done }
+        const target = await this.targetFor(machine, adapter, flags)
+        if (flags.check) return this.check(machine, adapter.client, target, flags)
+        return { report: await this.configure(machine, adapter, target, flags), exit: exitCode.done }
       },
       ({ client }, error) => {
         failures.push({ client, error: redact(error.message) })
-        this.#failures.tell(`Failed: ${client}.`, error)
+        this.#failures.report(`Failed: ${client}.`, error)
       },
     )
     const reports = [...done.map(({ report }) => report), ...failures]
-    // One document, whatever is in it: an object for the client that was named, a list for those that were found.
+    // One JSON document: an object for the named client, or a list for the clients that were found.
     if (flags.json) this.printJson(client === undefined ? reports : reports[0])
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
   protected override async catch(failure: Error & { oclif?: { exit?: number } }): Promise<void> {
-    const { configureRefusal } = await import('../cli/configure-arguments.ts')
-    const refusal = process.stdout.isTTY ? undefined : await configureRefusal(this.argv, failure)
+    const { renderDocumentRefusal } = await import('../cli/configure-flow.ts')
+    const refusal = process.stdout.isTTY ? undefined : await renderDocumentRefusal(this.argv, failure)
     if (refusal !== undefined) this.print(refusal)
     await super.catch(failure)
   }
@@ -138,18 +141,18 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
   private async configure(
     machine: Machine,
     adapter: ClientAdapter,
-    place: ConfigTarget,
+    target: ConfigTarget,
     flags: ConfigureFlags,
   ): Promise<object> {
-    const { configureDialog } = await import('../cli/configure-flow.ts')
-    if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, optionsOf(flags))
+    const { argumentsForRoot, configureDialog, toChoices, toClientOptions } = await import('../cli/configure-flow.ts')
+    if (!flags['dry-run'] && flags.mirror === undefined) await adapter.prepare?.(machine, toClientOptions(flags))
     const mirror = await this.findMirror(machine, flags)
-    const request = { machine, adapter, place, mirror, args: argumentsFor(adapter.client, place, flags) }
+    const request = { machine, adapter, place: target, mirror, args: argumentsForRoot(adapter.client, target, flags) }
     const report = await configureDialog(this.terminal, request, {
-      ...choicesOf(flags),
+      ...toChoices(flags),
       fallback: !flags['no-fallback'],
     })
-    this.#written.push(adapter.client)
+    this.#done.push(adapter.client)
     return report
   }
 
@@ -160,21 +163,20 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 
   private async undo(machine: Machine, client: string | undefined, flags: ConfigureFlags): Promise<void> {
     const { recordsOf } = await import('../clients/undo.ts')
-    const { eachInTurn } = await import('../cli/configure-flow.ts')
-    const { undoDialog } = await import('../cli/configure-flow.ts')
+    const { forEachInTurn, toChoices, undoDialog } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
     const records = await recordsOf(machine, { client, scope, cluster, file })
     const failures: object[] = []
-    const { done, failed } = await eachInTurn(
+    const { done, failed } = await forEachInTurn(
       records,
       async (record) => {
-        const undone = await undoDialog(this.terminal, machine, record, choicesOf(flags))
-        this.#written.push(record.client)
+        const undone = await undoDialog(this.terminal, machine, record, toChoices(flags))
+        this.#done.push(record.client)
         return undone
       },
       ({ client: name, place, title }, error) => {
         failures.push({ client: name, place, error: redact(error.message) })
-        this.#failures.tell(`Failed: ${name}, ${title}.`, error)
+        this.#failures.report(`Failed: ${name}, ${title}.`, error)
       },
     )
     if (flags.json) this.printJson({ undone: done, failed: failures })
@@ -182,38 +184,38 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     this.endWith(failed)
   }
 
-  /** Whatever is configured, wherever that is. */
+  /** Checks every target that is configured. */
   private async checkConfigured(machine: Machine, flags: ConfigureFlags): Promise<void> {
-    const { configuredTargets: configuredPlaces } = await import('../clients/configured.ts')
-    const { eachInTurn } = await import('../cli/configure-flow.ts')
+    const { configuredTargets } = await import('../clients/configured.ts')
+    const { forEachInTurn } = await import('../cli/configure-flow.ts')
     const { scope, cluster, file } = flags
-    const { pulling, silent } = await configuredPlaces(machine, { client: undefined, scope, cluster, file })
-    // What none of them can do without is told once.
+    const { pulling, silent } = await configuredTargets(machine, { client: undefined, scope, cluster, file })
+    // A missing mirror concerns all of them, so it is reported once.
     const { adminToCheckBy } = await import('../clients/check.ts')
     await adminToCheckBy(this.surroundings())
-    const others: object[] = []
+    const unchecked: object[] = []
     for (const { client, place, title } of silent) {
-      others.push({ client, place, skipped: 'cannot be made to pull from here' })
+      unchecked.push({ client, place, skipped: 'cannot be made to pull from here' })
       this.info(`Not checked, because it cannot pull from here: ${client}, ${title}.`)
     }
-    const { done, failed } = await eachInTurn(
+    const { done, failed } = await forEachInTurn(
       pulling,
-      ({ record, place }) => this.check(machine, record.client, place, flags),
+      ({ record, place: target }) => this.check(machine, record.client, target, flags),
       ({ record: { client, place, title } }, error) => {
-        others.push({ client, place, error: redact(error.message) })
-        this.#failures.tell(`Failed: ${client}, ${title}.`, error)
+        unchecked.push({ client, place, error: redact(error.message) })
+        this.#failures.report(`Failed: ${client}, ${title}.`, error)
       },
     )
-    if (flags.json) this.printJson([...done.map(({ report }) => report), ...others])
+    if (flags.json) this.printJson([...done.map(({ report }) => report), ...unchecked])
     this.endWith([...failed, ...done.map(({ exit }) => exit)])
   }
 
-  private async check(machine: Machine, client: string, place: ConfigTarget, { json }: ConfigureFlags) {
+  private async check(machine: Machine, client: string, target: ConfigTarget, { json }: ConfigureFlags) {
     const { checkClient } = await import('../clients/check.ts')
     const { renderCheck } = await import('../cli/render/configure.ts')
-    const result = await checkClient(this.surroundings(), machine, client, place)
+    const result = await checkClient(this.surroundings(), machine, client, target)
     if (!json) this.report(renderCheck(client, result, this.colorsFor(process.stdout)))
-    const report = { client, place: place.id, ...result }
+    const report = { client, place: target.id, ...result }
     return { report, exit: result.seen ? exitCode.done : exitCode.checkFailed }
   }
 
@@ -233,7 +235,7 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     this.print(renderConfigured(clients, client, this.colorsFor(process.stdout), columnsOf(process.stdout)))
   }
 
-  /** The client that was named, or those that are found here and chosen; undefined when they were only to be named. */
+  /** The named client, or those that were found and chosen; undefined when they were only listed. */
   private async adaptersFor(
     machine: Machine,
     name: string | undefined,
@@ -244,12 +246,13 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     const { findClients } = await import('../clients/adapters.ts')
     const found = await findClients(machine)
     const isNone = found.length === 0
-    if (isNone && !flags.json) this.report('No client was found here. To write for one anyway: mirror configure CLIENT')
+    if (isNone && !flags.json)
+      this.report('No client was found on this machine. Configure one anyway with: mirror configure CLIENT')
     else if (flags.yes) return found.map(({ adapter }) => adapter)
     else if (flags.json) this.printJson(found.map(({ adapter, what }) => ({ client: adapter.client, found: what })))
     else if (this.terminal.prompt && !flags['dry-run']) {
       const choices = found.map(({ adapter, what }) => ({ name: `${what}   ${adapter.summary}`, value: adapter }))
-      return this.terminal.prompt.pick('Which of them shall pull through the mirror?', choices)
+      return this.terminal.prompt.pick('Which of them should pull through the mirror?', choices)
     } else {
       const lines = found.map(({ adapter, what }) => `  ${what}: mirror configure ${adapter.client}`)
       this.report(['Found on this machine:', ...lines].join('\n'))
@@ -257,20 +260,19 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
     return undefined
   }
 
-  private async placeFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ConfigTarget> {
-    const places = await adapter.targets(machine, optionsOf(flags))
+  private async targetFor(machine: Machine, adapter: ClientAdapter, flags: ConfigureFlags): Promise<ConfigTarget> {
+    const { createFileRefusal, toClientOptions } = await import('../cli/configure-flow.ts')
+    const targets = await adapter.targets(machine, toClientOptions(flags))
     const file = flags.file === undefined ? undefined : resolve(machine.cwd, flags.file)
-    if (file !== undefined && !places.some(({ wants }) => wants.files.includes(file))) {
-      const { refusedFile } = await import('../cli/configure-arguments.ts')
-      throw await refusedFile(adapter.client, file)
-    }
-    const { usualTarget: usualPlace } = await import('../clients/configured.ts')
-    const first = await usualPlace(machine, { client: adapter.client, places, ...flags })
-    const asks = places.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
-    if (!asks || !this.terminal.prompt) return first
+    if (file !== undefined && !targets.some(({ wants }) => wants.files.includes(file)))
+      throw await createFileRefusal(adapter.client, file)
+    const { usualTarget } = await import('../clients/configured.ts')
+    const usual = await usualTarget(machine, { client: adapter.client, places: targets, ...flags })
+    const asks = targets.length > 1 && !flags.yes && !flags['dry-run'] && !flags.check && !flags.json
+    if (!asks || !this.terminal.prompt) return usual
     return this.terminal.prompt.choose(
       'Where?',
-      places.map((place) => ({ name: place.title, value: place })),
+      targets.map((target) => ({ name: target.title, value: target })),
     )
   }
 
@@ -288,3 +290,37 @@ Without CLIENT it looks for the clients of this machine and offers them; --check
 }
 
 type ConfigureFlags = InferredFlags<typeof Configure.flags>
+
+/** Adds to an interruption the clients that were configured before it. */
+function addDoneClients(error: unknown, done: readonly string[]): unknown {
+  const isInterrupt = error instanceof MirrorError && error.exit === exitCode.interrupted
+  if (!isInterrupt || done.length === 0) return error
+  const what = error.message.replace(/^Interrupted: nothing was done\.$/, 'Interrupted.')
+  return new MirrorError(`${what} Done before: ${done.join(', ')}.`, {
+    exit: exitCode.interrupted,
+    hints: [...error.hints, 'mirror configure --list   (what is configured now)'],
+    cause: error,
+  })
+}
+
+interface FailureReporter {
+  /** Reports the failure of one of several items; the others go on. Its files may be written, and only the reload have failed. */
+  report(title: string, error: Error): void
+  /** Reports the failure that all of them share. */
+  end(): void
+}
+
+/** Reports failures of several items. A missing terminal is no failure of one of them, and is reported once, at the end. */
+function createFailureReporter(info: (text: string) => void, colors: Colors): FailureReporter {
+  const render = (error: Error) => renderError(error, colors, { debug: isDebugging(process.env) }).trimEnd()
+  let notInteractive: NotInteractiveError | undefined
+  return {
+    report(title, error) {
+      if (error instanceof NotInteractiveError) notInteractive = error
+      else info(`${title}\n${render(error)}`)
+    },
+    end() {
+      if (notInteractive !== undefined) info(render(notInteractive))
+    },
+  }
+}

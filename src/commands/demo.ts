@@ -2,11 +2,10 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { jsonFlag } from '../cli/flags.ts'
 
 export default class Demo extends BaseCommand {
-  static override summary =
-    'The whole story on one machine, without the internet: a pull that misses, one that hits, the numbers'
+  static override summary = 'Show a cold, a warm and an offline pull on this machine'
   static override description =
-    'Makes an image and an upstream registry that answers as slowly as one on the internet, starts a mirror in a temporary ' +
-    'folder, and pulls three times: cold, warm, and with the upstream switched off. Leaves nothing behind.'
+    'Makes an image and an upstream registry that is as slow as one on the internet, starts a mirror in a temporary folder, ' +
+    'and pulls three times: cold, warm, and with the upstream switched off. Needs no internet and leaves nothing behind.'
   static override examples = ['<%= config.bin %> <%= command.id %>', '<%= config.bin %> <%= command.id %> --json']
   static override flags = { json: jsonFlag }
 

@@ -8,10 +8,10 @@ import type { StoppedMirror } from '../daemon/stop.ts'
 import type { Surroundings } from '../lib/process.ts'
 
 export default class Down extends BaseCommand {
-  static override summary = 'Stop the mirror; its data stays'
+  static override summary = 'Stop the mirror and keep its data'
   static override description =
-    'Pulls in flight get up to 30 s to finish. It is no failure when no mirror runs. A container is removed; its volume ' +
-    'stays, unless --volumes says otherwise.'
+    'Pulls in flight get up to 30 s to finish. A container is removed, and its volume stays unless --volumes is given. Exit ' +
+    'code 0 when no mirror is running, too.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --no-autostart',
@@ -20,10 +20,10 @@ export default class Down extends BaseCommand {
   ]
   static override flags = {
     'no-autostart': boolean({
-      description: 'take back what `mirror up --autostart` did: it does not come back after a reboot',
+      description: 'undo `mirror up --autostart`',
     }),
     volumes: boolean({
-      description: 'drop what a container has cached, and what was pushed to it, too',
+      description: 'also delete the volume: cached content and pushed images',
     }),
     yes: yesFlag,
     json: jsonFlag,

@@ -10,10 +10,10 @@ import type { Surroundings } from '../lib/process.ts'
 import { parseSize } from '../lib/units.ts'
 
 export default class Init extends BaseCommand {
-  static override summary = 'Write a commented mirror.yaml, or a file that runs the mirror elsewhere'
+  static override summary = 'Write mirror.yaml, or print a template that runs the mirror'
   static override description =
-    'Asks on a terminal; each question has a flag. A file that is there already is left alone. A template is printed, or ' +
-    'written to --output.'
+    'Writes a commented mirror.yaml. On a terminal it asks; each question has a flag. An existing file is left alone. With ' +
+    '--upstream HOST=URL a company cache stands in for HOST; the path of URL becomes the prefix.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --yes --max-size 50GiB --upstream registry.corp.example',
@@ -24,35 +24,32 @@ export default class Init extends BaseCommand {
   static override flags = {
     'cache-port': cachePortFlag,
     'max-size': string({
-      description: 'how large the cache may grow (20GiB); 0 = no limit',
+      description: 'maximum size of the cache (default 20GiB, 0: no limit)',
       helpValue: 'SIZE',
       env: 'MIRROR_CACHE_MAX_SIZE',
     }),
     upstream: string({
-      description:
-        "a registry besides the well-known ones, or HOST=URL for one that a company's cache keeps (its path becomes the " +
-        'prefix); may be given more than once',
+      description: 'additional registry, or its company cache (default: none)',
       helpValue: 'HOST[=URL]',
       multiple: true,
     }),
     template: string({
-      description: 'a file that runs the mirror, or stands in front of it, with the settings of mirror.yaml',
+      description: 'kind of file to print (default: write mirror.yaml)',
       options: ['compose', 'systemd', 'launchd', 'caddy', 'k8s'],
     }),
     output: string({
       char: 'o',
-      description: 'where to write the template to',
+      description: 'file to write the template to (default: stdout)',
       helpValue: 'FILE',
       dependsOn: ['template'],
     }),
     image: string({
-      description:
-        'the image that a template runs (compose, k8s), instead of the one that `mirror up --runtime container` makes',
+      description: 'image in the template (default dev-mirror:local)',
       helpValue: 'REF',
       env: 'MIRROR_IMAGE',
     }),
     yes: yesFlag,
-    force: boolean({ description: 'replace a file that is there already' }),
+    force: boolean({ description: 'replace an existing file' }),
     config: configFlag,
     'dry-run': dryRunFlag,
   }

@@ -11,7 +11,7 @@ import { parseObject } from '../lib/json.ts'
 import type { Surroundings } from '../lib/process.ts'
 
 export default class Logs extends BaseCommand {
-  static override summary = 'Show the log: one line a request, and a line that sums up each pull and push'
+  static override summary = 'Show the log, with a summary of each pull and push'
   static override description = [
     'A line says where an answer came from, what was asked for, its size, how long it took, and who asked:',
     '19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms docker/20.10.24',
@@ -36,7 +36,7 @@ export default class Logs extends BaseCommand {
     follow: boolean({ char: 'f', description: 'keep printing new lines until Ctrl-C' }),
     lines: integer({
       char: 'n',
-      description: 'how many of the last lines to print',
+      description: 'number of last lines to print',
       default: 200,
       min: 0,
       helpValue: 'N',

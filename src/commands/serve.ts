@@ -2,9 +2,9 @@ import { BaseCommand } from '../cli/base-command.ts'
 import { configFlag } from '../cli/flags.ts'
 
 export default class Serve extends BaseCommand {
-  static override summary = 'The server itself, in the foreground, with its log as JSON lines on stderr'
+  static override summary = 'Run the server in the foreground, logging JSON to stderr'
   static override description =
-    'What `mirror up` and containers run. SIGTERM or Ctrl-C lets pulls in flight finish, up to 30 s.'
+    '`mirror up` and containers run this. SIGTERM or Ctrl-C ends it; pulls in flight get up to 30 s to finish.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --config ./mirror.yaml',

@@ -10,16 +10,17 @@ import { mirrorPaths } from '../config/paths.ts'
 import { exitCode } from '../lib/errors.ts'
 
 export default class Status extends BaseCommand {
-  static override summary = 'Show where the mirror listens, what it holds and saves, and what it waits for'
+  static override summary = 'Show the addresses, content, savings and problems'
   static override description =
-    'A pull is an image; hits and misses are the manifests and blobs that clients asked for. Exit code 3 when no mirror runs.'
+    'A pull is an image; hits and misses are the manifests and blobs that clients requested. Exit code 3 when no mirror is ' +
+    'running.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --watch',
     '<%= config.bin %> <%= command.id %> --json | jq .cache.hitRatio',
   ]
   static override flags = {
-    watch: boolean({ char: 'w', description: 'again every second, until Ctrl-C' }),
+    watch: boolean({ char: 'w', description: 'refresh every second until Ctrl-C' }),
     json: jsonFlag,
   }
 

@@ -32,10 +32,11 @@ import { exitCode, MirrorError } from '../lib/errors.ts'
 import type { Surroundings } from '../lib/process.ts'
 
 export default class Up extends BaseCommand {
-  static override summary = 'Start the mirror, and return when it answers'
+  static override summary = 'Start the mirror and return when it answers'
   static override description =
-    'Run again, it says that the mirror is up; with a changed configuration or version it replaces the running one and says ' +
-    'why. Pulls in flight get up to 30 s to finish.'
+    'When the mirror is already running, a changed configuration or version replaces it, and the reason is printed. Pulls in ' +
+    'flight get up to 30 s to finish. --image, --memory and --credentials are for --runtime container. Without --credentials ' +
+    'the container keeps the ones that it has; "--credentials none" removes them.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --cache-port 6055 --network dev',
@@ -44,7 +45,7 @@ export default class Up extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --dry-run --json',
   ]
   static override flags = {
-    foreground: boolean({ description: 'stay in this process until SIGTERM or Ctrl-C' }),
+    foreground: boolean({ description: 'run in this process until SIGTERM or Ctrl-C' }),
     network: networkFlag,
     'cache-port': cachePortFlag,
     'registry-port': registryPortFlag,
@@ -53,11 +54,11 @@ export default class Up extends BaseCommand {
     data: dataFlag,
     config: configFlag,
     autostart: boolean({
-      description: 'come back after a reboot (systemd user unit, launchd)',
+      description: 'start again after a reboot (systemd user unit, launchd)',
       exclusive: ['foreground'],
     }),
     runtime: string({
-      description: 'where the server lives; if it is not given, where it did the last time, and at first in a process',
+      description: 'where the server runs (default: as before, or process)',
       options: ['process', 'container'],
     }),
     image: imageFlag,

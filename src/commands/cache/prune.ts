@@ -3,8 +3,10 @@ import { dryRunFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class CachePrune extends BaseCommand {
-  static override summary = 'Evict to the configured limits now: least recently pulled images first'
-  static override description = 'A running mirror does so by itself. The limits are cache.maxSize, maxAge and minFree.'
+  static override summary = 'Evict images until the cache is within its limits'
+  static override description =
+    'Evicts the least recently pulled images first. A running mirror does so by itself. The limits are cache.maxSize, maxAge ' +
+    'and minFree.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --dry-run',
     '<%= config.bin %> <%= command.id %> --json',

@@ -6,14 +6,14 @@ import { renderRemoval } from '../../cli/render/status.ts'
 export default class CacheRm extends BaseCommand {
   static override summary = 'Remove images, repositories or blobs from the cache'
   static override description =
-    'A NAME is an image, a repository (all of its tags), or a digest, as you write it for docker: nginx:1.27 is ' +
-    'docker.io/library/nginx:1.27. What is removed can be fetched again.'
+    'NAME is an image, a repository (all of its tags) or a digest, as you write it for docker: nginx:1.27 is ' +
+    'docker.io/library/nginx:1.27. Removed content can be fetched again.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> nginx:1.27',
     '<%= config.bin %> <%= command.id %> docker.io/library/alpine',
     '<%= config.bin %> <%= command.id %> ghcr.io/owner/app --dry-run',
   ]
-  static override args = { name: string({ required: true, description: 'what to remove; more than one may be given' }) }
+  static override args = { name: string({ required: true, description: 'image, repository or digest to remove' }) }
   static override strict = false
   static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
 

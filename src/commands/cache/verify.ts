@@ -8,7 +8,7 @@ import { formatBytes } from '../../lib/units.ts'
 export default class CacheVerify extends BaseCommand {
   static override summary = 'Check every byte of the cache against its digest'
   static override description =
-    'What is damaged is moved aside, so that it is fetched again when it is next asked for. Exit code 5 when anything was.'
+    'Moves damaged blobs aside, so that they are fetched again on the next request. Exit code 5 when any blob was damaged.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --dry-run --json',

@@ -4,7 +4,7 @@ import { mirrorPaths } from '../../config/paths.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class CredentialsRefresh extends BaseCommand {
-  static override summary = 'Hand a mirror in a container its credentials anew'
+  static override summary = "Re-send the container's credentials"
   static override description =
     'Some credentials expire within hours (Amazon ECR: 12 h). An expired one counts as none, and `mirror status` says so. ' +
     '`mirror up` re-sends credentials, too; `mirror status` and `mirror configure` do so when they are older than ten minutes.'

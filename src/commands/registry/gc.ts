@@ -4,9 +4,10 @@ import { dryRunFlag, durationFlag, jsonFlag } from '../../cli/flags.ts'
 import { renderRemoval } from '../../cli/render/status.ts'
 
 export default class RegistryGc extends BaseCommand {
-  static override summary = 'Remove from the registry what no image needs'
+  static override summary = 'Remove unreferenced content from the registry'
   static override description =
-    'A running mirror does so every hour. It can run beside pushes: what came, or was asked for, within the grace stays.'
+    'A running mirror does so every hour. It is safe during pushes, because content that was pushed or requested within ' +
+    '--grace stays; a grace that is shorter than a push can break that push.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --dry-run',
     '<%= config.bin %> <%= command.id %> --untagged',
@@ -14,9 +15,9 @@ export default class RegistryGc extends BaseCommand {
   static override flags = {
     json: jsonFlag,
     'dry-run': dryRunFlag,
-    untagged: boolean({ description: 'images without a tag go too' }),
+    untagged: boolean({ description: 'also remove images without a tag' }),
     grace: durationFlag({
-      description: 'what is younger than this stays; a grace that is shorter than a push can break it',
+      description: 'keep content that is younger',
       default: 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('24h'),
     }),

@@ -3,8 +3,9 @@ import { jsonFlag } from '../../cli/flags.ts'
 import { columnsOf } from '../../cli/terminal.ts'
 
 export default class RegistryLs extends BaseCommand {
-  static override summary = 'What was pushed, image by image'
-  static override description = 'Also while no mirror runs. What images share is counted for each.'
+  static override summary = 'List pushed images'
+  static override description =
+    'Works while the mirror is stopped, too. Content that images share is counted for each of them.'
   static override examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --json | jq -r .[].name',

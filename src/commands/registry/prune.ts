@@ -7,24 +7,25 @@ import { renderRemoval } from '../../cli/render/status.ts'
 import { exitCode, MirrorError } from '../../lib/errors.ts'
 
 export default class RegistryPrune extends BaseCommand {
-  static override summary = 'Remove old tags, and the images that only they lead to'
+  static override summary = 'Remove old tags and the images that only they reference'
   static override description =
-    'For tools that push a new tag with every build. Of each repository the newest tags stay, and all that are young enough.'
+    'For tools that push a new tag with every build. A tag is removed when it is older than --older-than and not among the ' +
+    'newest --keep tags of its repository.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> --older-than 14d --keep 5',
     '<%= config.bin %> <%= command.id %> team/app --older-than 2h --keep 1 --dry-run',
   ]
-  static override args = { repository: string({ description: 'only this one' }) }
+  static override args = { repository: string({ description: 'repository to prune (default: all)' }) }
   static override flags = {
     json: jsonFlag,
     'dry-run': dryRunFlag,
     'older-than': durationFlag({
-      description: 'tags that were pushed longer ago than this go',
+      description: 'remove tags that were pushed longer ago',
       default: 14 * 24 * 3_600_000,
       defaultHelp: () => Promise.resolve('14d'),
     }),
     keep: integer({
-      description: 'how many tags of each repository stay however old they are, the newest ones',
+      description: 'newest tags to keep in each repository, whatever their age',
       helpValue: 'N',
       min: 0,
       default: 5,

@@ -6,15 +6,15 @@ import { renderRemoval } from '../../cli/render/status.ts'
 export default class RegistryRm extends BaseCommand {
   static override summary = 'Remove pushed images'
   static override description =
-    'A NAME is an image, a repository (all of its tags), or a digest, with or without the address of the registry: ' +
-    'localhost:5001/app:1 is app:1. Content that nothing else needs is removed too; the disk space of what was pushed or ' +
-    'asked for today is freed by a later collection.'
+    'NAME is an image, a repository (all of its tags) or a digest, with or without the address of the registry: ' +
+    'localhost:5001/app:1 is app:1. Content that nothing else needs is removed, too. The disk space of content that was ' +
+    'pushed or requested within 24 h is freed by a later garbage collection.'
   static override examples = [
     '<%= config.bin %> <%= command.id %> app:1.2',
     '<%= config.bin %> <%= command.id %> localhost:5001/app:1.2',
     '<%= config.bin %> <%= command.id %> team/app --dry-run',
   ]
-  static override args = { name: string({ required: true, description: 'what to remove; more than one may be given' }) }
+  static override args = { name: string({ required: true, description: 'image, repository or digest to remove' }) }
   static override strict = false
   static override flags = { json: jsonFlag, 'dry-run': dryRunFlag }
 

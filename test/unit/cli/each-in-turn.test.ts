@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
-import { eachInTurn } from '../../../src/cli/configure-flow.ts'
+import { forEachInTurn } from '../../../src/cli/configure-flow.ts'
 import { MirrorError, exitCode, gravest } from '../../../src/lib/errors.ts'
 
 const refused = new MirrorError('No.', { exit: exitCode.usage })
@@ -8,7 +8,7 @@ const refused = new MirrorError('No.', { exit: exitCode.usage })
 async function actOn(things: readonly (string | Error)[]) {
   const told: string[] = []
   const act = (thing: string | Error) => (typeof thing === 'string' ? Promise.resolve(thing) : Promise.reject(thing))
-  const { done, failed } = await eachInTurn(things, act, (_, error) => told.push(error.message))
+  const { done, failed } = await forEachInTurn(things, act, (_, error) => told.push(error.message))
   return { done, failed, told }
 }
 

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import type { Command } from '@oclif/core/command'
 import { describe, expect, test } from 'vitest'
 import { calledAs, nameCommands } from '../../../src/cli/base-command.ts'
 import { renderHelp } from '../../../src/cli/help.ts'
@@ -40,15 +41,38 @@ describe('help', () => {
   test('says of a flag what it takes, what it excludes and needs, and its variable', () => {
     expect(help('up', 100)).toMatch(/--autostart .*\n? .*\[not with --foreground\]\n/)
     expect(help('up', 100)).toContain('[env: MIRROR_DATA]')
-    expect(help('up', 100)).toContain('(one of: process, container)')
+    expect(help('up', 100)).toContain('--runtime process|container ')
+    expect(help('init', 100)).toMatch(/--template .*\(one of:\s+compose,\s+systemd,/)
     expect(help('init', 100)).toContain('[only with --template]')
-    expect(help('registry:prune', 100)).toContain('[default: 14d]')
+    expect(help('registry:prune', 100)).toContain('(default 14d)')
   })
 
   test('calls the program as the user does', () => {
     const text = renderHelp({ ...program, name: 'npx mirror' }, 'up', { width: 80, colors: createColors(false) })
     expect(text).toContain('$ npx mirror up [FLAGS]')
     expect(text).toContain('$ npx mirror up --autostart')
+  })
+})
+
+describe('the short lines of help', () => {
+  const summaries = [
+    ...plugin.commands.map(({ id, summary }): [string, string] => [id, summary ?? '']),
+    ...plugin.topics.map(({ name, description }): [string, string] => [name, description ?? '']),
+  ]
+  const flags = plugin.commands.flatMap(({ id, flags: own }) =>
+    Object.values(own).map((flag): [string, Command.Flag.Cached] => [`${id} --${flag.name}`, flag]),
+  )
+
+  test.each(summaries)('of %s begins with a verb and has at most 60 characters', (_, summary) => {
+    expect(summary).toMatch(/^[A-Z][a-z-]+ .*[^.]$/)
+    expect(summary.length, summary).toBeLessThanOrEqual(60)
+  })
+
+  test.each(flags)('of %s has at most 60 characters, and the default of a value', (_, flag) => {
+    const { description = '' } = flag
+    expect(description).toMatch(/^(?:[a-z]|CA |Docker).*[^.]$/)
+    expect(description.length, description).toBeLessThanOrEqual(60)
+    if (flag.type === 'option' && flag.default === undefined) expect(description).toMatch(/\(default:? \S.*\)$/)
   })
 })
 
