@@ -156,8 +156,8 @@ export abstract class BaseCommand extends Command {
     if (fileFailure !== undefined) return fileFailure
     // The framework gives the errors of a flag's own parser no exit code, only a prefix.
     if (error.oclif?.exit !== exitCode.usage && !error.message.startsWith('Parsing --')) return error
-    const { usageError } = await import('./help.ts')
-    return usageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
+    const { toUsageError } = await import('./help.ts')
+    return toUsageError(error, this.id ?? '', Object.keys(this.ctor.flags ?? {}))
   }
 }
 

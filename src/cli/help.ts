@@ -3,9 +3,9 @@ import { nearest } from '../config/schema.ts'
 import { exitCode, MirrorError } from '../lib/errors.ts'
 import { type Colors, wrapText } from './terminal.ts'
 
-/** What the program says of itself. */
+/** The program, its commands and topics, as help shows them. */
 interface ProgramDescription {
-  /** As the user calls it: `mirror`. */
+  /** The name by which the user calls it: `mirror`. */
   readonly name: string
   readonly description: string
   /** `dev-mirror/1.0.0 linux-x64 node-v20.19.0` */
@@ -15,7 +15,7 @@ interface ProgramDescription {
 }
 
 interface HelpStyle {
-  /** Of the terminal, in columns. */
+  /** Columns of the terminal. */
   readonly width: number
   readonly colors: Colors
 }
@@ -24,14 +24,14 @@ const maxChoiceLength = 17
 
 type Row = readonly [left: string, right: string]
 
-/** Longer lines are hard to read. */
-const widest = 100
-/** So narrow a column of descriptions goes below what it describes. */
-const narrowest = 30
+/** Columns of the widest line; longer ones are hard to read. */
+const maxWidth = 100
+/** Columns that descriptions need beside their names; with fewer they go below. */
+const minDescriptionWidth = 30
 
-/** Help on the program, a topic or a command. No line is wider than the terminal, and no word is cut. */
+/** Renders the help of the program, a topic or a command. No line is wider than the terminal, and no word is cut. */
 export function renderHelp(program: ProgramDescription, of: string | undefined, style: HelpStyle): string {
-  const width = Math.min(style.width, widest)
+  const width = Math.min(style.width, maxWidth)
   const parts =
     of === undefined ? rootHelp(program, width) : (commandHelp(program, of, width) ?? topicHelp(program, of, width))
   return parts
@@ -81,7 +81,7 @@ function commandHelp({ name, commands }: ProgramDescription, id: string, width: 
   const more = command.strict === false ? '...' : ''
   const argument = (arg: Command.Arg.Cached) =>
     arg.required === true ? `${arg.name.toUpperCase()}${more}` : `[${arg.name.toUpperCase()}${more}]`
-  const usage = [name, spokenName(id), ...args.map(argument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(' ')
+  const usage = [name, typedName(id), ...args.map(argument), ...(flags.length === 0 ? [] : ['[FLAGS]'])].join(' ')
   return [
     { lines: wrapText(command.summary ?? '', width) },
     { title: 'USAGE', lines: wrapCommand(`$ ${usage}`, width) },
@@ -97,12 +97,12 @@ function commandHelp({ name, commands }: ProgramDescription, id: string, width: 
       title: 'DESCRIPTION',
       lines: (command.description ?? '').split('\n').flatMap((text) => wrapText(text, width, '  ')),
     },
-    { title: 'EXAMPLES', lines: examplesOf(command, name).flatMap((text) => wrapCommand(`$ ${text}`, width)) },
+    { title: 'EXAMPLES', lines: renderExamples(command, name).flatMap((text) => wrapCommand(`$ ${text}`, width)) },
   ]
 }
 
 function commandRow({ id, summary }: Command.Cached): Row {
-  return [spokenName(id), summary ?? '']
+  return [typedName(id), summary ?? '']
 }
 
 function flagRows(flags: readonly Command.Flag.Cached[]): Row[] {
@@ -111,11 +111,11 @@ function flagRows(flags: readonly Command.Flag.Cached[]): Row[] {
     .toSorted((a, b) => (a.name < b.name ? -1 : 1))
     .map((flag) => {
       const short = flag.char === undefined ? (isShort ? '    ' : '') : `-${flag.char}, `
-      return [`${short}--${flag.name}${valueOf(flag)}`, aboutFlag(flag)]
+      return [`${short}--${flag.name}${flagValue(flag)}`, describeFlag(flag)]
     })
 }
 
-function valueOf(flag: Command.Flag.Cached): string {
+function flagValue(flag: Command.Flag.Cached): string {
   if (flag.type === 'boolean') return ''
   const { helpValue, multiple } = flag
   const value = helpValue === undefined ? (shortChoice(flag) ?? 'VALUE') : [helpValue].flat().join(' ')
@@ -128,31 +128,31 @@ function shortChoice({ options = [] }: Command.Flag.Cached & { type: 'option' })
   return choice === '' || choice.length > maxChoiceLength ? undefined : choice
 }
 
-function aboutFlag(flag: Command.Flag.Cached): string {
-  const about = [flag.description ?? '']
+function describeFlag(flag: Command.Flag.Cached): string {
+  const parts = [flag.description ?? '']
   if (flag.type === 'option' && flag.options !== undefined && shortChoice(flag) === undefined)
-    about.push(`(one of: ${flag.options.join(', ')})`)
-  if (flag.type === 'option' && flag.default !== undefined) about.push(`(default ${String(flag.default)})`)
+    parts.push(`(one of: ${flag.options.join(', ')})`)
+  if (flag.type === 'option' && flag.default !== undefined) parts.push(`(default ${String(flag.default)})`)
   const others = (flag.exclusive ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
-  if (others.length > 0) about.push(`[not with ${others.join(', ')}]`)
+  if (others.length > 0) parts.push(`[not with ${others.join(', ')}]`)
   const needed = (flag.dependsOn ?? []).flatMap((other) => (typeof other === 'string' ? [`--${other}`] : []))
-  if (needed.length > 0) about.push(`[only with ${needed.join(', ')}]`)
-  if (flag.env !== undefined) about.push(`[env: ${flag.env}]`)
-  // A bracket stays on one line.
-  return about.map((text) => (text.startsWith('[') ? text.replaceAll(' ', '\u00a0') : text)).join(' ')
+  if (needed.length > 0) parts.push(`[only with ${needed.join(', ')}]`)
+  if (flag.env !== undefined) parts.push(`[env: ${flag.env}]`)
+  // Keep a bracket on one line.
+  return parts.map((text) => (text.startsWith('[') ? text.replaceAll(' ', '\u00a0') : text)).join(' ')
 }
 
-function examplesOf({ examples = [], id }: Command.Cached, name: string): string[] {
+function renderExamples({ examples = [], id }: Command.Cached, name: string): string[] {
   return examples.flatMap((example) =>
     typeof example === 'string'
-      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', spokenName(id))]
+      ? [example.replaceAll('<%= config.bin %>', name).replaceAll('<%= command.id %>', typedName(id))]
       : [],
   )
 }
 
 const hangingIndent = '      '
 
-/** A command that is copied from here works, also where it takes several lines. */
+/** Wraps a command so that it still works when it is copied. */
 function wrapCommand(command: string, width: number): string[] {
   const room = width - hangingIndent.length - 2
   const together = command.replaceAll(/( --?[\w-]+) ([\w./]\S*)/g, (both, flag: string, value: string) =>
@@ -165,20 +165,20 @@ function wrapCommand(command: string, width: number): string[] {
 function table(rows: readonly Row[], width: number): string[] {
   const column = Math.max(...rows.map(([left]) => left.length)) + 4
   return rows.flatMap(([left, right]) => {
-    if (width - column < narrowest) return [`  ${left}`, ...wrapText(right, width, '      ')]
+    if (width - column < minDescriptionWidth) return [`  ${left}`, ...wrapText(right, width, '      ')]
     const [first = '', ...others] = wrapText(right, width, ' '.repeat(column))
     return [`  ${left}`.padEnd(column) + first.slice(column), ...others]
   })
 }
 
-/** What the arguments of the program ask for. */
+/** The parsed command line. */
 type CommandLine =
   | { readonly kind: 'version' }
-  /** Of a command or a topic; undefined: of the whole program. */
+  /** The command or topic; undefined for the whole program. */
   | { readonly kind: 'help'; readonly of: string | undefined }
   | { readonly kind: 'command'; readonly id: string; readonly args: readonly string[] }
 
-/** The names that there are: `up`, `cache:ls`, and topics, `cache`. */
+/** The names of all commands (`up`, `cache:ls`) and topics (`cache`). */
 interface CommandNames {
   readonly commands: readonly string[]
   readonly topics: readonly string[]
@@ -187,8 +187,8 @@ interface CommandNames {
 const helpFlags = ['--help', '-h']
 const versionFlags = ['--version', '-v']
 
-// What other programs of this kind call it.
-const otherWords: Readonly<Record<string, string>> = {
+/** Names that other programs use, with the names of this one. */
+const synonyms: Readonly<Record<string, string>> = {
   start: 'up',
   restart: 'up',
   stop: 'down',
@@ -196,40 +196,40 @@ const otherWords: Readonly<Record<string, string>> = {
   list: 'ls',
 }
 
-/** Throws MirrorError (usage) that names what was probably meant. */
-export function readCommandLine(args: readonly string[], names: CommandNames): CommandLine {
+/** Parses the arguments of the program. Throws a MirrorError (usage) that names the likely command. */
+export function parseCommandLine(args: readonly string[], names: CommandNames): CommandLine {
   const [first] = args
   if (first === 'version' || versionFlags.includes(first ?? '')) return { kind: 'version' }
   const end = args.indexOf('--')
-  const ours = end === -1 ? args : args.slice(0, end)
-  if (first === 'help' || ours.some((arg) => helpFlags.includes(arg))) {
-    const words = wordsOf(ours.filter((arg) => !helpFlags.includes(arg) && arg !== 'help'))
+  const own = end === -1 ? args : args.slice(0, end)
+  if (first === 'help' || own.some((arg) => helpFlags.includes(arg))) {
+    const words = leadingWords(own.filter((arg) => !helpFlags.includes(arg) && arg !== 'help'))
     return { kind: 'help', of: words.length === 0 ? undefined : findNamed(words, names).id }
   }
   if (first === undefined) return { kind: 'help', of: undefined }
-  const words = wordsOf(args)
-  if (words.length === 0) throw strayFlag(args, names)
+  const words = leadingWords(args)
+  if (words.length === 0) throw misplacedFlag(args, names)
   const { id, used } = findNamed(words, names)
   const rest = args.slice(used)
   if (names.commands.includes(id)) return { kind: 'command', id, args: rest }
   if (rest.length === 0) return { kind: 'help', of: id }
   throw new MirrorError(
-    `mirror ${id} needs a command: ${inTopic(id, names).join(', ')}.`,
+    `mirror ${id} needs a command: ${commandsOfTopic(id, names).join(', ')}.`,
     usage([`mirror ${id} --help`]),
   )
 }
 
-/** As the user writes it: `cache ls`. */
-function spokenName(id: string): string {
+/** The name of a command as the user types it: `cache ls`. */
+function typedName(id: string): string {
   return id.replaceAll(':', ' ')
 }
 
-function wordsOf(args: readonly string[]): readonly string[] {
+function leadingWords(args: readonly string[]): readonly string[] {
   const flag = args.findIndex((arg) => arg.startsWith('-'))
   return flag === -1 ? args : args.slice(0, flag)
 }
 
-/** The command or topic that the words begin with (`cache ls`; `cache:ls` is the same), and how many of them name it. */
+/** The command or topic that the words begin with (`cache ls`, or `cache:ls`), and how many of the words name it. */
 function findNamed(words: readonly string[], names: CommandNames): { id: string; used: number } {
   const [first = '', second] = words
   if (names.commands.includes(first)) return { id: first, used: 1 }
@@ -241,44 +241,48 @@ function findNamed(words: readonly string[], names: CommandNames): { id: string;
 }
 
 function unknownCommand(words: readonly string[], names: CommandNames): MirrorError {
-  const meant = probablyMeant(words, names)
+  const suggested = suggestCommands(words, names)
   const topic = names.topics.find((name) => name === words[0])
   const said = topic === undefined ? words[0]! : `${topic} ${words[1]!}`
-  const question = meant.length === 0 ? '' : ` Did you mean ${meant.join(' or ')}?`
+  const question = suggested.length === 0 ? '' : ` Did you mean ${suggested.join(' or ')}?`
   const general = topic === undefined ? 'mirror --help' : `mirror ${topic} --help`
   return new MirrorError(
     `Unknown command: ${said}.${question}`,
-    usage([...meant.map((command) => `mirror ${command}`), general, ...(topic === undefined ? [] : ['mirror --help'])]),
+    usage([
+      ...suggested.map((command) => `mirror ${command}`),
+      general,
+      ...(topic === undefined ? [] : ['mirror --help']),
+    ]),
   )
 }
 
-/** The likeliest commands and topics, as the user writes them. */
-function probablyMeant(words: readonly string[], names: CommandNames): string[] {
+/** The commands and topics that the user most likely means, as the user types them. */
+function suggestCommands(words: readonly string[], names: CommandNames): string[] {
   const [first = '', second] = words[0]!.includes(':') ? words[0]!.split(':') : words
   if (names.topics.includes(first)) {
-    const found = nearest(otherWords[second!] ?? second!, inTopic(first, names))
+    const found = nearest(synonyms[second!] ?? second!, commandsOfTopic(first, names))
     return found === undefined ? [] : [`${first} ${found}`]
   }
   const top = [...names.commands.filter((id) => !id.includes(':')), ...names.topics, 'help', 'version']
-  const word = otherWords[first] ?? first
+  const word = synonyms[first] ?? first
   const found = nearest(word, top)
-  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(spokenName)
+  if (found === undefined) return names.commands.filter((id) => id.endsWith(`:${word}`)).map(typedName)
   if (second === undefined || !names.topics.includes(found)) return [found]
-  const inside = nearest(second, inTopic(found, names))
+  const inside = nearest(second, commandsOfTopic(found, names))
   return [inside === undefined ? found : `${found} ${inside}`]
 }
 
-function inTopic(topic: string, { commands }: CommandNames): string[] {
+function commandsOfTopic(topic: string, { commands }: CommandNames): string[] {
   return commands.filter((id) => id.startsWith(`${topic}:`)).map((id) => id.slice(topic.length + 1))
 }
 
-/** A flag where a command is expected. */
-function strayFlag(args: readonly string[], names: CommandNames): MirrorError {
+/** The error for a flag in the place of a command. */
+function misplacedFlag(args: readonly string[], names: CommandNames): MirrorError {
   const flag = args[0]!
   const at = args.findIndex((arg) => names.commands.includes(arg) || names.topics.includes(arg))
   if (at !== -1) {
     const sorted = [...args.slice(at), ...args.slice(0, at)].join(' ')
-    return new MirrorError(`${flag} stands before the command: flags come after it.`, usage([`mirror ${sorted}`]))
+    return new MirrorError(`${flag} is before the command: put flags after it.`, usage([`mirror ${sorted}`]))
   }
   const short = [...helpFlags, ...versionFlags].find((known) => known === flag.toLowerCase())
   const meant = short ?? nearest(flag, ['--help', '--version'])
@@ -290,24 +294,24 @@ function usage(hints: string[]) {
   return { exit: exitCode.usage, hints }
 }
 
-/** A complaint of the framework about flags or arguments. */
-interface FrameworkComplaint extends Error {
-  /** Flags that there are not, as they were written. */
+/** An error of the framework about flags or arguments. */
+interface FrameworkError extends Error {
+  /** Unknown flags, as the user has typed them. */
   readonly flags?: unknown
-  /** Arguments that are missing. */
+  /** Missing arguments. */
   readonly args?: unknown
 }
 
-/** Says it in our form: what is wrong with it, what was probably meant, and where to read on. */
-export function usageError(error: FrameworkComplaint, id: string, flags: readonly string[]): MirrorError {
-  const hints = [`mirror ${spokenName(id)} --help`]
+/** Puts an error of the framework into this program's form: the problem, the likely flag, and the help to read. */
+export function toUsageError(error: FrameworkError, id: string, flags: readonly string[]): MirrorError {
+  const hints = [`mirror ${typedName(id)} --help`]
   return new MirrorError(unknownFlags(error, flags) ?? missingArguments(error) ?? plainMessage(error), {
     exit: exitCode.usage,
     hints,
   })
 }
 
-function unknownFlags({ flags: written }: FrameworkComplaint, flags: readonly string[]): string | undefined {
+function unknownFlags({ flags: written }: FrameworkError, flags: readonly string[]): string | undefined {
   if (!Array.isArray(written)) return undefined
   const names = written.map(String)
   const known = [...flags, 'help'].map((name) => `--${name}`)
@@ -316,7 +320,7 @@ function unknownFlags({ flags: written }: FrameworkComplaint, flags: readonly st
   return `Unknown flag${names.length === 1 ? '' : 's'}: ${names.join(', ')}.${question}`
 }
 
-function missingArguments({ args }: FrameworkComplaint): string | undefined {
+function missingArguments({ args }: FrameworkError): string | undefined {
   if (!Array.isArray(args)) return undefined
   const missing = args.flatMap((arg: unknown) =>
     typeof arg === 'object' && arg !== null && 'name' in arg ? [arg as { name: string; description?: string }] : [],
@@ -326,7 +330,7 @@ function missingArguments({ args }: FrameworkComplaint): string | undefined {
   return `Missing argument: ${said.join(', ')}.`
 }
 
-function plainMessage({ message }: FrameworkComplaint): string {
+function plainMessage({ message }: FrameworkError): string {
   const plain = message
     .replaceAll(/\s*See more help with --help\s*/g, ' ')
     .trim()

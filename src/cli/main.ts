@@ -6,10 +6,10 @@ import { Config } from '@oclif/core/config'
 import type { Manifest, PJSON, Plugin } from '@oclif/core/interfaces'
 import { packageRoot } from '../lib/package-root.ts'
 import { calledAs, isExit, leaveOthersPlaces, watchOutput, writeFailure } from './base-command.ts'
-import { readCommandLine } from './help.ts'
+import { parseCommandLine } from './help.ts'
 import { createColors, wantsColor } from './terminal.ts'
 
-/** Runs the command that the arguments of this process name. */
+/** Runs the command of this process's arguments. */
 export async function main(): Promise<void> {
   watchOutput(process)
   const plugin = rootPlugin(packageRoot())
@@ -23,9 +23,9 @@ export async function main(): Promise<void> {
 
 async function run(plugin: Plugin): Promise<void> {
   const topics = plugin.topics.map(({ name }) => name)
-  const line = readCommandLine(process.argv.slice(2), { commands: plugin.commandIDs, topics })
+  const line = parseCommandLine(process.argv.slice(2), { commands: plugin.commandIDs, topics })
   if (line.kind === 'version') {
-    process.stdout.write(`${versionOf(plugin)}\n`)
+    process.stdout.write(`${describeVersion(plugin)}\n`)
   } else if (line.kind === 'help') {
     const { renderHelp } = await import('./help.ts')
     const { columnsOf } = await import('./terminal.ts')
@@ -33,7 +33,7 @@ async function run(plugin: Plugin): Promise<void> {
     const program = {
       name: calledAs(process, plugin).name,
       description: plugin.pjson['description'] ?? '',
-      version: versionOf(plugin),
+      version: describeVersion(plugin),
       commands,
       topics: plugin.topics,
     }
@@ -50,14 +50,13 @@ async function run(plugin: Plugin): Promise<void> {
 }
 
 /** `dev-mirror/1.0.0 linux-x64 node-v20.19.0` */
-function versionOf({ name, version }: Plugin): string {
+function describeVersion({ name, version }: Plugin): string {
   return `${name}/${version} ${process.platform}-${process.arch} node-${process.version}`
 }
 
 /**
- * This package as the framework sees it, read from `package.json` and the manifest that the build has written. The framework
- * would find out the same by itself, with what it takes to look for plugins, their commands and their configuration; this
- * program has none but its own.
+ * Reads this package from `package.json` and the manifest of the build, in the framework's form. The framework itself would search
+ * for plugins, their commands and their configuration; this program has only its own.
  */
 export function rootPlugin(root: string): Plugin {
   const pjson = readJson(join(root, 'package.json')) as PJSON

@@ -25,14 +25,14 @@ export function createColors(inColor: boolean): Colors {
   return Object.fromEntries(colorizers) as Colors
 }
 
-/** A line that shows how far long work is. On anything but a terminal it shows nothing. */
+/** A line that shows the progress of long work. Shows nothing unless the stream is a terminal. */
 interface ProgressBar {
   update(done: number, total: number, label: string): void
-  /** Takes the line away. */
+  /** Removes the line. */
   end(): void
 }
 
-const width = 24
+const barWidth = 24
 
 export function createProgressBar(
   stream: Pick<NodeJS.WriteStream, 'write' | 'isTTY'> & { columns?: number },
@@ -41,8 +41,8 @@ export function createProgressBar(
   return {
     update(done, total, label) {
       const share = total === 0 ? 1 : Math.min(1, done / total)
-      const filled = Math.round(share * width)
-      const line = `${'█'.repeat(filled)}${'░'.repeat(width - filled)} ${Math.floor(share * 100)} % ${label}`
+      const filled = Math.round(share * barWidth)
+      const line = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ${Math.floor(share * 100)} % ${label}`
       stream.write(`\r${line.slice(0, (columnsOf(stream) ?? 80) - 1)}\x1b[K`)
     },
     end: () => void stream.write('\r\x1b[K'),
@@ -51,12 +51,12 @@ export function createProgressBar(
 
 /** Questions to a person at a terminal. */
 interface Prompt {
-  /** `problem`: what is wrong with an answer, if anything. */
+  /** `problem` returns what is wrong with an answer; undefined for a valid one. */
   ask(question: string, options: { default: string; problem?: (answer: string) => string | undefined }): Promise<string>
   confirm(question: string): Promise<boolean>
-  /** One of several. */
+  /** Asks for one of several. */
   choose<T>(question: string, choices: readonly Choice<T>[]): Promise<T>
-  /** Any of several, all of them at first. */
+  /** Asks for any of several; all of them are selected at first. */
   pick<T>(question: string, choices: readonly Choice<T>[]): Promise<T[]>
 }
 
@@ -65,49 +65,49 @@ interface Choice<T> {
   readonly value: T
 }
 
-/** Undefined where nobody could answer. */
+/** Undefined unless both streams are a terminal. */
 export function createPrompt(input: { isTTY?: boolean }, output: { isTTY?: boolean }): Prompt | undefined {
   if (!input.isTTY || !output.isTTY) return undefined
 
   return {
     ask: (message, { default: preset, problem }) =>
-      put({ type: 'input', message, default: preset, validate: (text: string) => problem?.(text) ?? true }),
-    confirm: (message) => put({ type: 'confirm', message, default: true }),
-    choose: (message, choices) => put({ type: 'select', message, choices: [...choices] }),
+      ask({ type: 'input', message, default: preset, validate: (text: string) => problem?.(text) ?? true }),
+    confirm: (message) => ask({ type: 'confirm', message, default: true }),
+    choose: (message, choices) => ask({ type: 'select', message, choices: [...choices] }),
     pick: (message, choices) =>
-      put({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
+      ask({ type: 'checkbox', message, choices: choices.map((choice) => ({ ...choice, checked: true })) }),
   }
 }
 
-async function put<T>(question: object): Promise<T> {
+async function ask<T>(question: object): Promise<T> {
   const { default: inquirer } = await import('inquirer')
   try {
     const { answer } = (await inquirer.prompt([{ name: 'answer', ...question } as never])) as { answer: T }
     return answer
   } catch (error) {
-    // On a terminal that is being asked at, Ctrl-C is no signal but this.
+    // While a question is open, Ctrl-C is this error instead of a signal.
     if (!(error instanceof Error) || error.name !== 'ExitPromptError') throw error
     throw new MirrorError('Interrupted: nothing was done.', { exit: exitCode.interrupted, cause: error })
   }
 }
 
-/** How a dialog speaks with its user. */
+/** The input and output of a dialog. */
 export interface Terminal {
-  /** Data, to stdout. */
+  /** Writes a result, as it is, to stdout. */
   print(text: string): void
-  /** A result in words, to stdout, whose commands are written as the user calls them. */
+  /** Writes a result for a person to stdout; commands in it are named as the user calls them. */
   report(text: string): void
   printJson(value: unknown): void
-  /** Talk, to stderr. */
+  /** Writes a message for a person to stderr. */
   info(text: string): void
-  /** For stdout, and for stderr. */
+  /** The colours of stdout. */
   readonly colors: Colors
   readonly stderrColors: Colors
-  /** Undefined where nobody could answer. */
+  /** Undefined without a terminal. */
   readonly prompt: Prompt | undefined
 }
 
-/** Whether to go on: by flag, or by the answer of a person. Throws NotInteractiveError where there is neither. */
+/** Whether to go on: by flag, or by the user's answer. Throws NotInteractiveError without both. */
 export async function confirm(
   terminal: Pick<Terminal, 'prompt'>,
   { yes }: { readonly yes: boolean },
@@ -118,7 +118,7 @@ export async function confirm(
   throw new NotInteractiveError()
 }
 
-/** Somebody would have to agree, and nobody is there to be asked. */
+/** Consent is needed, and there is no terminal to ask on. */
 export class NotInteractiveError extends MirrorError {
   constructor() {
     super('Not a terminal: pass --yes to apply, or --dry-run to preview.', {
@@ -128,39 +128,39 @@ export class NotInteractiveError extends MirrorError {
   }
 }
 
-const enter = '\x1b[?1049h\x1b[?25l'
-const leave = '\x1b[?25h\x1b[?1049l'
-/** What ends a program that has no handler of its own. With SIGHUP the terminal is gone, and nothing is left to restore. */
-const endings = ['SIGTERM', 'SIGQUIT'] as const
+const enterScreen = '\x1b[?1049h\x1b[?25l'
+const leaveScreen = '\x1b[?25h\x1b[?1049l'
+/** Signals that end the program and leave its terminal open. After SIGHUP there is no terminal to restore. */
+const endSignals = ['SIGTERM', 'SIGQUIT'] as const
 
-/** A screen of the terminal's for frames, which take each other's place; what was there before comes back with `close`. */
+/** The alternate screen of a terminal, for frames that replace each other; `close` restores the earlier content. */
 interface Screen {
   show(text: string): void
   close(): void
 }
 
-/** Opens one. It is closed on every way out of the program that it can know of, and left while the program is suspended. */
+/** Opens the alternate screen. It closes at exit and on a signal that ends the program, and is left while the program is suspended. */
 export function openScreen(terminal: NodeJS.WriteStream): Screen {
   let isOpen = true
   const close = () => {
     if (!isOpen) return
     isOpen = false
     process.off('exit', close).off('SIGTSTP', suspend).off('SIGCONT', resume)
-    for (const signal of endings) process.off(signal, end)
-    terminal.write(leave)
+    for (const signal of endSignals) process.off(signal, end)
+    terminal.write(leaveScreen)
   }
   const end = (signal: NodeJS.Signals) => {
     close()
     process.kill(process.pid, signal)
   }
   const suspend = () => {
-    terminal.write(leave)
+    terminal.write(leaveScreen)
     process.kill(process.pid, 'SIGSTOP')
   }
-  const resume = () => void terminal.write(enter)
+  const resume = () => void terminal.write(enterScreen)
   process.on('exit', close).on('SIGTSTP', suspend).on('SIGCONT', resume)
-  for (const signal of endings) process.on(signal, end)
-  terminal.write(enter)
+  for (const signal of endSignals) process.on(signal, end)
+  terminal.write(enterScreen)
   return {
     show: (text) => void terminal.write(renderFrame(text, terminal.columns || 80, terminal.rows || 24)),
     close,
@@ -168,8 +168,8 @@ export function openScreen(terminal: NodeJS.WriteStream): Screen {
 }
 
 /**
- * What puts a text in place of the one that a terminal shows, without clearing it in between: nothing flickers, and nothing goes to
- * the scrollback. Of a text that is higher than the terminal the top is shown.
+ * The escape codes and text that replace the text on a terminal without clearing it first: nothing flickers, and nothing goes to
+ * the scrollback. Only the top of a text that is higher than the terminal is shown.
  */
 export function renderFrame(text: string, columns: number, rows: number): string {
   const shown: string[] = []
@@ -178,7 +178,7 @@ export function renderFrame(text: string, columns: number, rows: number): string
     const { length } = stripVTControlCharacters(line)
     used += Math.max(1, Math.ceil(length / columns))
     if (used > rows) break
-    // Behind a full row the cursor still stands on its last character.
+    // After a full row the cursor still stands on its last character.
     shown.push(length > 0 && length % columns === 0 ? line : `${line}\x1b[K`)
   }
   return `\x1b[H${shown.join('\r\n')}${used < rows ? '\r\n\x1b[J' : ''}`
@@ -198,7 +198,7 @@ export function columnsOf(stream: { isTTY?: boolean; columns?: number | undefine
   return stream.isTTY === true && stream.columns !== undefined && stream.columns > 0 ? stream.columns : undefined
 }
 
-/** Puts words into lines of at most so many columns; lines after the first are indented. Without a limit it is one line. */
+/** Wraps words into lines of at most `columns`; lines after the first are indented. Without a limit it is one line. */
 export function wrapWords(words: readonly Token[], columns: number | undefined, indent: number): string {
   const width = columns === undefined ? Infinity : Math.max(columns, indent + 10)
   const lines: string[] = []
@@ -206,7 +206,7 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
   let used = 0
   const shown = words.filter(({ text }) => text !== '')
   for (const { text, color = plain } of shown) {
-    // On a line of its own it would have no more room than behind what is not longer than the indent.
+    // A new line gives no more room when this one is not longer than the indent.
     if (used >= Math.max(1, indent) && used + 1 + text.trimEnd().length > width) {
       lines.push(line)
       line = ''
@@ -217,10 +217,10 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
     if (!isFirst) line += ' '
     else if (lines.length > 0) line = ' '.repeat(indent)
     used = isFirst ? line.length : used + 1
-    // A word that no line can take is cut.
+    // Cut a word that is longer than a line.
     while (used + rest.trimEnd().length > width) {
       const fits = rest.slice(0, width - used + 1)
-      // One with spaces in it between two of its words.
+      // Cut between two words where the text has spaces.
       const space = fits.trim().includes(' ') ? fits.lastIndexOf(' ') : -1
       const end = space > 0 ? space : width - used
       lines.push(line + color(rest.slice(0, end)))
@@ -236,8 +236,8 @@ export function wrapWords(words: readonly Token[], columns: number | undefined, 
 }
 
 /**
- * Lines of at most `width` characters that begin with `indent`, those after the first with `hanging`. Words stay whole, one that
- * is longer than a line too; a number stays with its unit, and a no-break space joins what else has to stay on one line.
+ * Wraps a text into lines of at most `width` characters. They begin with `indent`, those after the first with `hanging`. Words stay
+ * whole, also one that is longer than a line; a number stays with its unit, and a no-break space joins two words.
  */
 export function wrapText(text: string, width: number, indent = '', hanging = indent): string[] {
   const lines: string[] = []
@@ -256,9 +256,9 @@ export function wrapText(text: string, width: number, indent = '', hanging = ind
 }
 
 /**
- * Wraps the lines of a text that are too long for a terminal; further lines are indented by two more. A command stays on one
- * line, so that it can be copied: what a line begins with in lower case or with a variable, or what follows a colon. A note
- * `   (in parentheses)` after it is prose. Without a limit the text stays as it is.
+ * Wraps the lines of a text that are too long for a terminal; continuation lines are indented by two more. A command stays on one
+ * line, so that it can be copied: it begins a line, in lower case or with a variable, or follows a colon. A note `   (in
+ * parentheses)` after it is prose. Without a limit the text stays as it is.
  */
 export function fitText(text: string, columns: number | undefined): string {
   if (columns === undefined) return text
@@ -273,7 +273,7 @@ export function fitText(text: string, columns: number | undefined): string {
   return text.split('\n').map(fit).join('\n')
 }
 
-// `mirror: …` and `cache.maxSize: …` begin a message.
+// Skip `mirror: …` and `cache.maxSize: …`, which begin a message.
 const commandStart =
   /^(?!\S+: |mirror (?:is|\())(?=[a-z-]|\w+=)|(?<=: +)(?=(?:sudo|env|docker|mirror|df|npx) |[A-Z_]+=\S)/
 
@@ -283,14 +283,14 @@ export function splitWords(text: string): string[] {
   return together.split(' ').filter((part) => part !== '')
 }
 
-/** Cuts the middle out of a text that is too long: both ends of an image's name matter, and the last one more. */
-export function shortenMiddle(text: string, most: number): string {
-  if (text.length <= most) return text
-  const end = Math.ceil(((most - 1) * 2) / 3)
-  return `${text.slice(0, Math.max(0, most - 1 - end))}…${text.slice(text.length - end)}`
+/** Cuts the middle out of a text that is too long. Both ends of an image's name matter, the last one more. */
+export function shortenMiddle(text: string, maxLength: number): string {
+  if (text.length <= maxLength) return text
+  const end = Math.ceil(((maxLength - 1) * 2) / 3)
+  return `${text.slice(0, Math.max(0, maxLength - 1 - end))}…${text.slice(text.length - end)}`
 }
 
-/** The name with the first digits of its digest, which tell it from others. */
+/** Shortens the digest of a name to its first 12 digits. */
 export function shortDigest(name: string): string {
   return name.replace(/@(sha\d+):([0-9a-f]{12})[0-9a-f]+/, '@$1:$2…')
 }

@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest'
-import { readCommandLine } from '../../../src/cli/help.ts'
+import { parseCommandLine } from '../../../src/cli/help.ts'
 import { MirrorError } from '../../../src/lib/errors.ts'
 
 const names = {
   commands: ['cache:ls', 'cache:rm', 'configure', 'down', 'registry:gc', 'registry:ls', 'status', 'up'],
   topics: ['cache', 'registry'],
 }
-const read = (line: string) => readCommandLine(line === '' ? [] : line.split(' '), names)
+const read = (line: string) => parseCommandLine(line === '' ? [] : line.split(' '), names)
 
 function refusalOf(line: string): { message: string; hints: string[] } {
   try {
