@@ -96,7 +96,7 @@ describe('mirror up', () => {
     const told = await mirror('status')
     expect(told.stdout).toBe('')
     expect(told.stderr).toMatch(
-      /^mirror is not running: it died, nobody stopped it \(pid \d+, started at .*; last sign of life at .* ago\)\.\n {2}See why: +mirror logs\n {2}Start it: +mirror up\n$/,
+      /^mirror is not running: it died and was not stopped \(pid \d+, started at .*; last sign of life at .* ago\)\.\n {2}See why: +mirror logs\n {2}Start it: +mirror up\n$/,
     )
     const { running, died } = JSON.parse((await mirror('status', '--json')).stdout)
     expect(running).toBe(false)

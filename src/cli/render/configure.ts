@@ -10,10 +10,10 @@ import { renderTable } from './table.ts'
 
 export { columnsOf } from '../terminal.ts'
 
-/** As few files that are alike are listed one by one. */
+/** Up to so many similar files are listed one by one. */
 const fewAlike = 2
 
-/** What was found, and what is left to do; a line each. */
+/** Renders the notes and the steps that are left, a line each. */
 export function renderNotes(
   { why, warning, plan }: Pick<PreparedClient, 'why' | 'warning' | 'plan'>,
   colors: Colors,
@@ -26,7 +26,7 @@ export function renderNotes(
   ].join('\n')
 }
 
-/** Whether a client was seen, and if not why that may be. */
+/** Renders the result of a check; of a failed one with its likely causes. */
 export function renderCheck(
   client: string,
   { seen, asked, failed, saw, reasons, image }: CheckResult,
@@ -52,7 +52,7 @@ export function renderCheck(
   ].join('\n')
 }
 
-/** `asked`: the client that was asked for; undefined for all. Where the table is wider than `columns`, a paragraph for each. */
+/** Renders the configured clients as a table, or as paragraphs where the table is wider than `columns`. `asked`: the named client. */
 export function renderConfigured(
   clients: readonly ListedClient[],
   asked: string | undefined,
@@ -64,7 +64,7 @@ export function renderConfigured(
     withoutAlike(files).map(({ path, state }, at) => [
       ...(at === 0 ? [client, title, mirror, since.slice(0, 16).replace('T', ' ')] : ['', '', '', '']),
       path,
-      // The last column: colours there move nothing.
+      // Colour only the last column: escape codes would shift the others.
       state === 'as written' ? state : colors.yellow(state),
     ]),
   )
@@ -82,7 +82,7 @@ export function renderConfigured(
   const lines = moved.map(({ who, of, from, to, mend }) => {
     const what = of === 'cache' ? 'the mirror' : "the mirror's registry"
     const where = to === null ? 'which this client cannot reach now' : `which is at ${to} now`
-    return colors.yellow(`${who}: ${from} is no address of ${what}, ${where}. To mend it: ${mend}`)
+    return colors.yellow(`${who}: ${from} is no address of ${what}, ${where}. To fix it: ${mend}`)
   })
   return [list, ...(lines.length === 0 ? [] : ['', ...lines])].join('\n')
 }
@@ -100,7 +100,7 @@ function paragraphOf({ client, title, mirror, since, files }: ListedClient, colo
   ].join('\n')
 }
 
-/** Many files in folders of one folder, all in one state, as one. */
+/** Joins many files of the same state in subfolders of one folder into one line. */
 function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
   const alike = new Map<string, { path: string; state: FileState }[]>()
   for (const file of files) {
@@ -116,7 +116,7 @@ function withoutAlike(files: ListedClient['files']): ListedClient['files'] {
   })
 }
 
-/** Who still points at a mirror that has ended, what becomes of their pulls, and the commands that take them back. */
+/** Renders the clients that still point at a stopped mirror, the effect on their pulls, and the commands that undo it. */
 export function renderPointing(clients: readonly ConfiguredClient[], undo: readonly string[]): string {
   const free = clients.filter(({ fallback }) => fallback)
   const bound = clients.filter(({ fallback }) => !fallback)
@@ -141,14 +141,14 @@ function sentence(text: string): string {
 
 const contextLines = 3
 
-/** As few that are alike are shown one by one. */
+/** Up to so many similar parts of a diff are all shown. */
 const fewDiffsAlike = 2
-/** Of those that are not. */
+/** Names of similar parts that are listed. */
 const namesShown = 3
 
 /**
- * What becomes of each file, as a unified diff with its paths. Of many files, or tables of one file, that differ in nothing but
- * a registry's name, one is shown and the others are named. `whole`: all are shown.
+ * Renders the changes as unified diffs with paths. Of many files, or tables of one file, that differ only in a registry's name,
+ * one is shown and the others are named. `whole`: all are shown.
  */
 export async function renderDiff(
   changes: readonly FileChange[],
@@ -182,7 +182,7 @@ export async function renderDiff(
   }
 }
 
-/** The same for files that may be told of as one. */
+/** Renders a group of similar files. */
 function likenessOf({ path, before, after }: FileChange): string {
   const text = before === undefined ? after : after === undefined ? before : undefined
   const folder = basename(dirname(path))
@@ -206,12 +206,12 @@ function summaryOf(what: string, names: readonly string[]): string {
 /** A table of TOML as lines of a diff, from its head to the next one. */
 interface Table {
   readonly lines: readonly string[]
-  /** Of the registry that it is about. */
+  /** The registry of the table. */
   readonly name: string | undefined
   readonly likeness: string
 }
 
-/** The lines of a diff, without the tables that come or go and repeat the one before them. */
+/** The lines of a diff without added or removed tables that repeat the one before them. */
 function withoutRepeats(lines: readonly string[]): string[] {
   const shown: string[] = []
   let alike: Table[] = []
@@ -234,7 +234,7 @@ function withoutRepeats(lines: readonly string[]): string[] {
   return shown
 }
 
-/** Cut before each head of a table that comes or goes, and where such lines end. */
+/** Splits a diff before each head of an added or removed table, and after its last line. */
 function piecesOf(lines: readonly string[]): string[][] {
   const pieces: string[][] = []
   for (const [at, line] of lines.entries()) {
@@ -258,7 +258,7 @@ function isBlank(line: string): boolean {
 }
 
 function paintLine(line: string, colors: Colors): string {
-  // A carriage return at a line's end would spoil the picture.
+  // Drop a carriage return, which would garble the terminal.
   const shown = line.replaceAll('\r', '␍')
   if (line.startsWith('+++') || line.startsWith('---')) return colors.bold(shown)
   if (line.startsWith('@@')) return colors.dim(shown)

@@ -6,22 +6,22 @@ import { type Colorizer, fitText, type Colors, shortDigest, shortenMiddle, type 
 
 interface LogRendererOptions {
   readonly colors: Colors
-  /** The columns of the terminal; undefined elsewhere: then nothing is cut or wrapped. */
+  /** Columns of the terminal; undefined for no limit. */
   readonly columns: () => number | undefined
-  /** Wall clock ms: lines of another day come below its date. */
+  /** Wall clock, ms. Lines of another day are shown below its date. */
   readonly now: number
 }
 
 type Fields = Record<string, unknown>
 
-/** As wide as the clock and the space after it. */
+/** Columns of the clock and the space after it. */
 const indent = 9
-/** A name that is cut keeps at least so much; the agent goes before that. */
-const shortestName = 24
+/** Characters that a cut name keeps; the agent is dropped first. */
+const minNameLength = 24
 
 /**
  * Renders lines of the log for people: one line a request (`19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms
- * docker/20.10`), a line for each pull and push, and everything else as it was said. A line that is no JSON stays.
+ * docker/20.10`), a line for each pull and push, and any other message with its fields. A line that is not JSON stays as it is.
  */
 export function createLogRenderer({ colors, columns, now }: LogRendererOptions): (line: string) => string {
   let day = dayOf(new Date(now))
@@ -55,8 +55,8 @@ function renderRequest(
   colors: Colors,
   columns: number | undefined,
 ): string {
-  const [word, color] = wordOf(fields, method, status, colors)
-  const { name, kind } = whatOf(fields)
+  const [word, color] = sourceWord(fields, method, status, colors)
+  const { name, kind } = contentOf(fields)
   const agent = agentName(fields['agent'])
   const rest = [
     ...kind,
@@ -67,7 +67,7 @@ function renderRequest(
   ]
   const before = [clock, word, clean(method)]
   const failure = failureOf(fields, status, word)
-  // A failure is wrapped, as its reason must be readable; everything else is one line of the terminal.
+  // Wrap a failure, so that its reason is readable; cut anything else to one line.
   if (failure !== undefined || columns === undefined) {
     const words: Token[] = [
       { text: clock, color: colors.dim },
@@ -80,18 +80,18 @@ function renderRequest(
   }
   const others = [...before, ...rest].join(' ').length + 1
   const room = columns - others - (agent === undefined ? 0 : agent.length + 1)
-  const keepsAgent = agent !== undefined && room >= Math.min(name.length, shortestName)
+  const keepsAgent = agent !== undefined && room >= Math.min(name.length, minNameLength)
   const shown = shortenMiddle(name, Math.max(8, keepsAgent ? room : columns - others))
   return [colors.dim(clock), color(word), clean(method), shown, ...rest, ...(keepsAgent ? [colors.dim(agent)] : [])]
     .filter((text) => text !== '')
     .join(' ')
 }
 
-/** Where an answer came from: the words of `Cache-Status`; the status of a failure. */
-function wordOf(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
+/** The source of a response, from `Cache-Status`; the status of a failure. */
+function sourceWord(fields: Fields, method: string, status: number, colors: Colors): [string, Colorizer] {
   if (status === 499) return ['LEFT', colors.yellow]
   if (status >= 500) return [String(status), colors.red]
-  // A client asks by HEAD whether something is there, above all before it pushes.
+  // Clients use HEAD to find out whether content exists, mostly before a push.
   if (status === 404 && method === 'HEAD') return ['ABSENT', colors.dim]
   if (status >= 400) return [String(status), colors.yellow]
   if (fields['probe'] === true) return ['CHECK', colors.dim]
@@ -110,8 +110,8 @@ const outcomes: Record<string, readonly [string, keyof Colors]> = {
   own: ['LOCAL', 'green'],
 }
 
-/** What was asked for; of a line that an older version wrote, its path. */
-function whatOf({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
+/** The requested content; the path in a line of an older version. */
+function contentOf({ kind, repository, reference, url }: Fields): { name: string; kind: string[] } {
   const name = typeof repository === 'string' ? clean(repository) : undefined
   const about = typeof reference === 'string' ? clean(reference) : ''
   if (kind === 'catalog') return { name: 'catalog', kind: [] }
@@ -137,7 +137,7 @@ function failureOf({ error }: Fields, status: number, word: string): string | un
   return status >= 400 && word !== 'ABSENT' && typeof error === 'string' ? clean(error) : undefined
 }
 
-/** A pull or a push, summed up. */
+/** Renders the summary of a pull or a push. */
 function renderTransfer(
   fields: Fields,
   kind: 'pull' | 'push',
@@ -176,7 +176,7 @@ function renderTransfer(
   )
 }
 
-/** Anything else: `12:03:04 info  the mirror is up  pid=7`. */
+/** Renders any other message: `12:03:04 info  the mirror is up  pid=7`. */
 function renderMessage(fields: Fields, clock: string, colors: Colors, columns: number | undefined): string {
   const { level, time: _time, msg, ...others } = fields
   const word = typeof level === 'string' ? clean(level) : ''
@@ -187,17 +187,17 @@ function renderMessage(fields: Fields, clock: string, colors: Colors, columns: n
     { text: clock, color: colors.dim },
     { text: word === '' ? '' : word.padEnd(5), color },
     ...wordsOf(clean(fieldText(msg))),
-    // A second space sets the fields apart.
+    // Set the fields apart by a second space.
     ...short.map(([name, value], at) => ({ text: `${at === 0 ? ' ' : ''}${name}=${value}`, color: colors.dim })),
   ]
-  // A stack keeps its lines.
+  // Keep the lines of a stack.
   const long = pairs.flatMap(([name, value]) => (value.includes('\n') ? [`${name}=${value}`] : []))
   return [wrapWords(words, columns, indent), ...long.map((text) => colors.dim(text.replaceAll(/^/gm, '  ')))].join('\n')
 }
 
 const mostListed = 5
 
-/** The fields as texts; those of an object under its name: `endpoints.cache`. */
+/** Flattens the fields into texts; a field of an object gets its name: `endpoints.cache`. */
 function flatten(fields: Fields, prefix = ''): [string, string][] {
   return Object.entries(fields).flatMap(([key, value]): [string, string][] => {
     const name = prefix + clean(key)
@@ -243,20 +243,20 @@ function fieldText(value: unknown): string {
   return clean(typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))
 }
 
-/** A log repeats what strangers sent; a terminal must not take it for commands. Line ends of a stack may stay. */
+/** Removes control characters, because a log repeats what clients sent. The line ends of a stack may stay. */
 function clean(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?')
 }
 
 interface ErrorStyle {
   readonly debug: boolean
-  /** Of the terminal, if it is one. */
+  /** Columns of the terminal; undefined for no limit. */
   readonly columns?: number | undefined
-  /** Writes commands as the user calls them. */
+  /** Names the commands in a text as the user calls them. */
   readonly named?: (text: string) => string
 }
 
-/** What happened and why, then what to do next. The stack only for who debugs the mirror itself. */
+/** Renders an error with its next steps. `debug`: with its stack. */
 export function renderError(error: unknown, colors: Colors, { debug, columns, named = same }: ErrorStyle): string {
   const fit = (text: string) => fitText(named(redact(text)), columns)
   const message = fit(`mirror: ${error instanceof Error ? error.message : String(error)}`)

@@ -24,7 +24,7 @@ import {
 const mostImages = 15
 const noColors = createColors(false)
 
-/** What a running mirror says about itself, for a person. `now`: wall clock ms; `columns`: of the terminal, if it is one. */
+/** Renders the status of a running mirror. `now`: wall clock, ms. `columns`: of the terminal; undefined for no limit. */
 export function renderStatus(report: StatusReport, colors: Colors, now: number, columns?: number): string {
   const { version, pid, runtime, engine, user, uptimeSeconds } = report
   const place = runtime === 'container' ? `container${engine === undefined ? '' : ` on ${engine}`}` : `pid ${pid}`
@@ -53,7 +53,7 @@ function pushed({ repositories, tags, bytes }: StatusReport['registry']): string
   return `${counted(repositories, 'repository', 'repositories')}, ${counted(tags, 'tag', 'tags')}, ${formatBytes(bytes)}`
 }
 
-/** A pull is an image; hits and misses are the manifests and blobs that pulls asked for. */
+/** Renders the counts. A pull is an image; hits and misses are manifests and blobs. */
 function cacheFacts({ cache, storage, since }: StatusReport): Fact[] {
   const { hits, misses } = cache
   const ratio = hits + misses === 0 ? '' : ` (${percent(cache.hitRatio)} from the cache)`
@@ -132,7 +132,7 @@ function imageTable(
   return [more === 0 ? table : `${table}\n${colors.dim(`and ${count(more)} more: mirror cache ls`)}`]
 }
 
-/** Of an ISO date; what never was is older than all that was. */
+/** The time of an ISO date, ms; an absent date sorts before all others. */
 function timeOf(date: string | undefined): number {
   return date === undefined ? 0 : Date.parse(date)
 }
@@ -141,7 +141,7 @@ function percent(ratio: number): string {
   return `${Math.round(ratio * 100)} %`
 }
 
-/** What is cached, one image a line. `now`: wall clock ms. */
+/** Renders the cached images, one a line. `now`: wall clock, ms. */
 export function renderImages(images: readonly ImageReport[], colors: Colors, now: number, columns?: number): string {
   return renderTable(
     [
@@ -165,11 +165,11 @@ export function renderImages(images: readonly ImageReport[], colors: Colors, now
 
 function ago(time: string | undefined, now: number): string {
   if (time === undefined) return '–'
-  // A clock that was set back makes no future.
+  // Show no negative age after the clock was set back.
   return `${renderAge(Math.max(0, now - Date.parse(time)))} ago`
 }
 
-/** What was pushed, one image a line. `now`: wall clock ms. */
+/** Renders the pushed images, one a line. `now`: wall clock, ms. */
 export function renderPushedImages(
   images: readonly PushedImageReport[],
   colors: Colors,
@@ -182,7 +182,7 @@ export function renderPushedImages(
       shortDigest(name),
       digest.slice(0, digest.indexOf(':') + 13),
       formatBytes(bytes),
-      // A clock that was set back makes no future.
+      // Show no negative age after the clock was set back.
       `${renderAge(Math.max(0, now - Date.parse(pushedAt)))} ago`,
     ]),
     colors,
@@ -190,7 +190,7 @@ export function renderPushedImages(
   )
 }
 
-/** Says what was removed, or would be. */
+/** Renders a removal, or a preview of one. */
 export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: boolean): string {
   if (images.length === 0 && blobs === 0) return 'Nothing to remove.'
   const freed = `${images.length} ${images.length === 1 ? 'image' : 'images'}, ${blobs} ${blobs === 1 ? 'blob' : 'blobs'}, ${formatBytes(bytes)}`
@@ -199,7 +199,7 @@ export function renderRemoval({ images, blobs, bytes }: RemovalReport, dryRun: b
 
 const mostNamed = 5
 
-/** What the mirror waits for and what has failed, each with what to do next. */
+/** Renders what the mirror waits for and what has failed, each with the next step. */
 function renderTroubles(report: StatusReport, colors: Colors, columns: number | undefined): string[] {
   const { errors, staleServed, digestMismatches } = report.cache
   const rows = [
@@ -223,7 +223,7 @@ function renderTroubles(report: StatusReport, colors: Colors, columns: number | 
   return rows.length === 0 ? [] : [renderFacts(rows, colors, columns)]
 }
 
-/** Rows under one name. */
+/** Puts rows under one name. */
 function named(name: string, texts: readonly string[], color: Colorizer): Fact[] {
   return texts.map((text, at): Fact => [at === 0 ? name : '', text, color])
 }
@@ -256,7 +256,7 @@ function waiting({ networks, upstreams }: StatusReport): string[] {
   ]
 }
 
-/** Most failures name their upstream themselves. */
+/** Names the upstream of a failure, unless the message does. */
 function upstreamTrouble(host: string, why: string): string {
   return why.startsWith(`${host} `) ? `upstream ${why}` : `upstream ${host}: ${why}`
 }
@@ -266,7 +266,7 @@ function networkStep(name: string, reason: string): string {
   return name === 'kind' ? 'kind create cluster' : `docker network create ${name}`
 }
 
-/** Pushed repositories whose record is damaged. */
+/** Describes pushed repositories whose record is damaged. */
 export function damagedRepositories(damaged: readonly DamagedRepositoryReport[]): string[] {
   return damaged.map(({ repository, path, original, reason, served }) => {
     const name = repository === undefined ? 'a pushed repository' : `the pushed repository ${repository}`
@@ -303,19 +303,19 @@ function failures({ runtime, networks, upstreams, storage, troubles = [] }: Stat
 
 function troubleStep(reason: string, runtime: StatusReport['runtime']): string {
   if (!reason.includes('the password file')) return 'mirror logs'
-  // A container has a copy.
+  // A container holds a copy of the file.
   return runtime === 'container'
     ? 'correct the file that "registry.auth.htpasswd" in mirror.yaml names, then: mirror up'
     : 'correct the file; the change takes effect at once'
 }
 
-/** What to do about a failure: more open files where they are what is missing. */
+/** The next step after a failure: more open files where the limit was the cause. */
 function stepFor(reason: string, otherwise: string): string {
   const isFiles = /\b(EMFILE|ENFILE|files open)\b/.test(reason)
   return isFiles ? 'allow it more open files (ulimit -n), then: mirror down && mirror up' : otherwise
 }
 
-/** What clients asked for and did not get, because the configuration does not name it. */
+/** Renders the registries that clients requested and the configuration does not name. */
 function refusals({ refusedHosts, refusedRegistries }: StatusReport): string[] {
   const texts: string[] = []
   const registries = Object.keys(refusedRegistries)
@@ -342,18 +342,18 @@ function namesWithCounts(counts: Readonly<Record<string, number>>): string {
   return names.join(', ') + (all.length > mostNamed ? ` and ${all.length - mostNamed} more` : '')
 }
 
-/** Without a full stop at the end: more follows. */
+/** Removes the full stop at the end, because more text follows. */
 function sentence(text: string): string {
   return printable(text, 300).replace(/\.+$/, '')
 }
 
-/** By their numbers: `1.10.0` is newer than `1.9.0`. */
+/** Compares versions by their numbers: `1.10.0` is newer than `1.9.0`. */
 function compareVersions(a: string, b: string): number {
   const [left, right] = [a, b].map((version) => version.split(/[.+-]/, 3).map((part) => Number.parseInt(part, 10) || 0))
   for (const at of [0, 1, 2]) {
     const difference = (left?.[at] ?? 0) - (right?.[at] ?? 0)
     if (difference !== 0) return difference
   }
-  // A pre-release comes before its release.
+  // A pre-release is older than its release.
   return Number(b.includes('-')) - Number(a.includes('-'))
 }

@@ -4,16 +4,16 @@ import { type Colorizer, type Colors, shortenMiddle, splitWords, wrapWords } fro
 
 export interface Column {
   readonly title: string
-  /** Numbers stand under each other by their ends. */
+  /** Aligns numbers at their last digit. */
   readonly align?: 'right'
-  /** Its cells may lose their middle, where a terminal is too narrow. */
+  /** Lets cells lose their middle in a terminal that is too narrow. */
   readonly shrinks?: true
 }
 
 const gap = 2
-const narrowest = 16
+const minShrunkWidth = 16
 
-/** Columns under their titles, two spaces apart, without trailing blanks. */
+/** Renders columns under their titles, two spaces apart, without trailing blanks. */
 export function renderTable(
   columns: readonly Column[],
   rows: readonly (readonly string[])[],
@@ -23,7 +23,7 @@ export function renderTable(
   const natural = columns.map(({ title }, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)))
   const tooMuch = Math.max(0, natural.reduce((sum, each) => sum + each + gap, -gap) - width)
   const widths = columns.map(({ shrinks }, at) =>
-    shrinks ? Math.min(natural[at]!, Math.max(narrowest, natural[at]! - tooMuch)) : natural[at]!,
+    shrinks ? Math.min(natural[at]!, Math.max(minShrunkWidth, natural[at]! - tooMuch)) : natural[at]!,
   )
   const line = (cells: readonly string[]) =>
     columns
@@ -36,18 +36,18 @@ export function renderTable(
   return [colors.dim(line(columns.map(({ title }) => title))), ...rows.map(line)].join('\n')
 }
 
-/** `0 s`, `12 s`, `3 min`: how long something has been, to a person, who does not count in milliseconds. */
+/** Renders an age in its largest unit: `0 s`, `12 s`, `3 min`. */
 export function renderAge(ms: number): string {
   return ms < 60_000 ? `${Math.floor(ms / 1000)} s` : formatDuration(ms)
 }
 
-/** As wide as the names of the facts, with what is before and after. */
+/** Columns of a fact's name, with the blanks around it. */
 const indent = 12
 
-/** A name and what there is to say. */
+/** A name and its text. */
 export type Fact = readonly [string, string, Colorizer?]
 
-/** Renders names and texts below each other; a text that a terminal is too narrow for goes on below itself. */
+/** Renders names and texts below each other; a long text is wrapped below itself. */
 export function renderFacts(rows: readonly Fact[], colors: Colors, columns: number | undefined): string {
   return rows
     .map(([name, value, color = colors.dim]) => {
@@ -58,7 +58,7 @@ export function renderFacts(rows: readonly Fact[], colors: Colors, columns: numb
     .join('\n')
 }
 
-// By hand, for loading a locale's rules takes longer than all the rest of the status.
+// Intl would load a locale, which takes longer than the rest of the status.
 export function count(value: number): string {
   return String(value).replaceAll(/\B(?=(\d{3})+$)/g, ',')
 }
@@ -67,12 +67,12 @@ export function counted(amount: number, one: string, several: string): string {
   return `${count(amount)} ${amount === 1 ? one : several}`
 }
 
-/** A Host header is whatever a stranger sent, and so is what an upstream says. */
-export function printable(text: string, most = 100): string {
-  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, most)
+/** Makes a text of a client or an upstream safe for a terminal: printable ASCII, at most `maxLength` characters. */
+export function printable(text: string, maxLength = 100): string {
+  return text.replaceAll(/[^\x20-\x7e]/g, '?').slice(0, maxLength)
 }
 
-/** What containers of Docker networks may do in the registry; nothing where no network reaches it. */
+/** Describes the rights of Docker networks' containers in the registry; empty where no network reaches it. */
 export function registryRights(
   { networks, registry }: Pick<StatusReport['endpoints'], 'networks' | 'registry'>,
   rights: 'read' | 'write' | undefined,

@@ -10,28 +10,28 @@ import { formatBytes, formatDuration } from '../../lib/units.ts'
 import { type Colorizer, type Colors, type Token, wrapWords } from '../terminal.ts'
 import { registryRights, renderAge } from './table.ts'
 
-/** What `up` has done: that the mirror is up, and where. */
+/** Renders the result of `up`: the state of the mirror and its addresses. */
 export function renderUp(
   { outcome, changed, pid, container, engine, version, endpoints, registryNetworks, dropped, moved }: UpReport,
   colors: Colors,
 ): string {
   const up = `mirror ${version} is up`
-  const afar = engine === undefined ? '' : ` on ${engine}`
-  const where = container === undefined ? `(pid ${pid})` : `(container ${container}${afar})`
-  const said = {
+  const remote = engine === undefined ? '' : ` on ${engine}`
+  const where = container === undefined ? `(pid ${pid})` : `(container ${container}${remote})`
+  const titles = {
     started: `${up} ${where}`,
     replaced: `${up} ${where}, restarted (${reason(changed)})`,
-    connected: `${up} ${where}, as before, with other networks: ${changed.join(', ')}`,
+    connected: `${up} ${where}, as before, networks changed: ${changed.join(', ')}`,
     'already-up': `mirror ${version} is already running ${where}; configuration unchanged`,
   }
-  const lines = [`${colors.green('●')} ${colors.bold(said[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
+  const lines = [`${colors.green('●')} ${colors.bold(titles[outcome])}`, ...endpointLines(endpoints, registryNetworks)]
   if (engine !== undefined)
     lines.push('  These are addresses of that machine, and of containers on it; docker uses them there.')
   const notes = [...droppedLines(dropped, 'no longer'), ...moved.map(movedLine)]
   return [...lines, ...notes.map((line) => colors.yellow(`  ${line}`))].join('\n')
 }
 
-/** What `up` would do. */
+/** Renders the preview of `up`. */
 export function renderUpPlan({ action, changed, running, config, dropped }: UpPlan): string {
   const addresses = config.cache.listen.map(({ host, port }) => `${host.includes(':') ? `[${host}]` : host}:${port}`)
   if (action === 'nothing')
@@ -41,7 +41,7 @@ export function renderUpPlan({ action, changed, running, config, dropped }: UpPl
   return [replaces, ...droppedLines(dropped, 'then no longer')].join('\n')
 }
 
-/** What `up --runtime container` would do. */
+/** Renders the preview of `up --runtime container`. */
 export function renderContainerPlan(plan: ContainerUpPlan): string {
   const { action, changed, connect, disconnect, preparation, engine } = plan
   const drops = droppedLines(plan.dropped, 'then no longer').map((line) => `\n${line}`)
@@ -57,17 +57,17 @@ export function renderContainerPlan(plan: ContainerUpPlan): string {
   return [`Would have the container ${steps.join(', ')}, without a restart.`, ...drops].join('')
 }
 
-/** What there is to know of clients when a mirror has come up. */
+/** The clients of this machine when a mirror has started. */
 export interface ClientsNow {
-  /** How many are configured, on this machine; undefined where that cannot be read. */
+  /** Number of configured clients; undefined where the records cannot be read. */
   readonly configured: number | undefined
-  /** Those whose program is here. */
+  /** Clients whose program is installed; only looked for when none is configured. */
   readonly here: readonly ClientName[]
-  /** Those that were told another address. */
+  /** Clients that are configured with another address. */
   readonly stale: readonly MendedClient[]
 }
 
-/** Who points elsewhere, a line each. */
+/** Renders the clients with another address, a line each. */
 export function renderStale(stale: readonly MendedClient[], colors: Colors): string {
   return stale
     .map((client) => (client.rewritten ? staleLine(client) : colors.yellow(staleLine(client))))
@@ -78,13 +78,13 @@ export function renderStale(stale: readonly MendedClient[], colors: Colors): str
 function staleLine({ record: { client, title }, of, from, to, why, mend, rewritten }: MendedClient): string {
   const who = `${client}, ${title}`
   if (rewritten) return `${who}: pointed at ${from}; its files say ${to} now.`
-  if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To mend it: ${mend}`
+  if (why !== undefined) return `${who}: points at ${from}, and cannot reach the mirror now. ${why} To fix it: ${mend}`
   const what = of === 'cache' ? 'mirror' : 'registry'
   const where = to === undefined ? 'there is no registry now' : `the ${what} is at ${to} now`
-  return `${who}: points at ${from}, and ${where}. To mend it: ${mend}`
+  return `${who}: points at ${from}, and ${where}. To fix it: ${mend}`
 }
 
-/** The one thing that makes sense next; undefined where that has been said, or there is nothing. */
+/** The most useful next step; undefined when it was printed already, or there is none. */
 export function nextStep(
   { outcome, container, endpoints }: Pick<UpReport, 'outcome' | 'container' | 'endpoints'>,
   { configured, here, stale }: ClientsNow,
@@ -119,12 +119,12 @@ function endpointLines(endpoints: Endpoints, rights: UpReport['registryNetworks'
 
 function movedLine({ of, from: address, on, to }: MovedAddress): string {
   const from = on === undefined ? address : `${address} of ${on}`
-  const now = to === undefined ? 'nobody answers there now' : `it is ${to} now`
+  const now = to === undefined ? 'nothing answers there now' : `it is ${to} now`
   const who = of === 'cache' || of === 'registry' ? `The ${of} was at ${from}` : `Network ${of} had it at ${from}`
   return `${who}; ${now}.`
 }
 
-/** What is taken away, and how to keep it. */
+/** Renders what the mirror no longer has, and how to keep it. */
 function droppedLines({ networks, credentials }: DroppedParts, adverb: 'no longer' | 'then no longer'): string[] {
   return [
     ...(networks.length === 0
@@ -149,7 +149,7 @@ function reason(changed: readonly string[]): string {
   return `changed: ${changed.join(', ')}`
 }
 
-/** Says that no mirror runs; of one that nobody stopped, what became of it. `now`: wall clock ms. */
+/** Renders that no mirror runs, and how an earlier one ended that was not stopped. `now`: wall clock, ms. */
 export function renderDown(died: DeadMirror | undefined, now: number): string {
   if (died === undefined) return 'mirror is not running. Start it with: mirror up'
   const steps = [
@@ -172,7 +172,7 @@ function deathOf({ reason, pid, container, startedAt, lastSeen, exitCode }: Dead
   const last = lastSeen === undefined ? '' : `; last sign of life${when}`
   switch (reason) {
     case 'died':
-      return `it died, nobody stopped it (pid ${pid}, started at ${localTime(startedAt)}${last})`
+      return `it died and was not stopped (pid ${pid}, started at ${localTime(startedAt)}${last})`
     case 'reboot':
       return `the machine was restarted (pid ${pid}, started at ${localTime(startedAt)}${last})`
     case 'out-of-memory':
@@ -194,16 +194,16 @@ function localTime(iso: string): string {
   return `${[date.getFullYear(), ...two].join('-')} ${date.toTimeString().slice(0, 8)}`
 }
 
-const widestBar = 30
-const narrowestBar = 8
-/** Columns before the bar, where lines that are broken go on. */
+const maxBarWidth = 30
+const minBarWidth = 8
+/** Columns before the bar; continuation lines begin there. */
 const margin = 16
-/** Columns after the bar, with the longest that is said of a pull. */
+/** Columns of the longest text after the bar. */
 const afterBar = 52
-/** Milliseconds that fill the bar: about what the first pull takes. */
+/** Milliseconds that fill the bar, about the time of the first pull. */
 const fullBar = 2000
 
-/** What the demo's reader sees as each step ends, in so many columns; without a limit each is one line. */
+/** Renders a finished step of the demo. `columns`: of the terminal; undefined for no limit. */
 export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number): string {
   if (step.kind === 'set-up') {
     const line = (name: string, what: string, about: string) =>
@@ -224,7 +224,7 @@ export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number)
   const { pull } = step
   const time = formatDuration(pull.milliseconds).padStart(7)
   const color = step.which === 'first' ? colors.yellow : colors.green
-  const barWidth = Math.max(narrowestBar, Math.min(widestBar, (columns ?? Infinity) - margin - afterBar))
+  const barWidth = Math.max(minBarWidth, Math.min(maxBarWidth, (columns ?? Infinity) - margin - afterBar))
   return wrapWords(
     [
       { text: `  ${title.padEnd(13)}` },
@@ -237,7 +237,7 @@ export function renderDemoStep(step: DemoStep, colors: Colors, columns?: number)
   )
 }
 
-/** The numbers that matter, and what to do with one's own clients. */
+/** Renders the comparison at the end of the demo, and the commands for real clients. */
 export function renderDemoEnd({ first, second }: DemoStory, colors: Colors, columns?: number): string {
   const faster = Math.round(first.milliseconds / second.milliseconds)
   const saved = formatBytes(first.upstreamBytes - second.upstreamBytes)

@@ -150,7 +150,7 @@ describe('what a user reads of it', () => {
   test('is what happened, how to see why, and how to start it', () => {
     expect(renderDown(died, now)).toBe(
       [
-        'mirror is not running: it died, nobody stopped it (pid 42, started at 2026-11-21 19:01:40; last sign of life at 2026-11-21 19:02:40, 2 min ago).',
+        'mirror is not running: it died and was not stopped (pid 42, started at 2026-11-21 19:01:40; last sign of life at 2026-11-21 19:02:40, 2 min ago).',
         '  See why:   mirror logs',
         '  Start it:  mirror up',
       ].join('\n'),

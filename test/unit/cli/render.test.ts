@@ -418,7 +418,7 @@ test('a mirror on another machine says whose its addresses are', () => {
   const text = renderUp({ ...up, engine }, plain)
   expect(text).toContain('(container mirror on ssh://me@there)')
   expect(text).toContain('addresses of that machine')
-  expect(text).toContain('The cache was at http://127.0.0.1:5055 of tcp://10.1.2.3:2376; nobody answers there now')
+  expect(text).toContain('The cache was at http://127.0.0.1:5055 of tcp://10.1.2.3:2376; nothing answers there now')
   expect(renderUp(up, plain)).not.toContain('that machine')
   const status = renderStatus({ ...report, runtime: 'container', engine }, plain, now)
   expect(status).toContain('(container on ssh://me@there)')
