@@ -35,38 +35,37 @@ export default class Down extends BaseCommand {
     const surroundings = this.ownSurroundings()
     const paths = mirrorPaths(surroundings)
     const { systemClock } = await import('../lib/time.ts')
-    if (flags['dry-run']) return this.foretell(paths, flags)
-    if (flags.volumes && !(await this.mayDrop(flags))) return this.info('Nothing was done.')
+    if (flags['dry-run']) return this.preview(paths, flags)
+    if (flags.volumes && !(await this.confirmVolumeRemoval(flags))) return this.info('Nothing was done.')
     const { stopAnyMirror } = await import('../daemon/stop.ts')
     const { findMirrorHere } = await import('../admin/find-mirror.ts')
-    const of = (await findMirrorHere(surroundings))?.user
-    // Under sudo it is root's mirror that is meant; what a user's files say ends no process of root's.
-    const stopped = of ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
-    const volumeRemoved = flags.volumes ? await this.dropVolume(surroundings) : undefined
+    const owner = (await findMirrorHere(surroundings))?.user
+    // Root's own mirror is meant under sudo. The state files of a user must not make root end a process.
+    const stopped = owner ? undefined : await stopAnyMirror({ paths, clock: systemClock, surroundings })
+    const volumeRemoved = flags.volumes ? await this.removeVolume(surroundings) : undefined
     const autostartRemoved = flags['no-autostart'] ? await this.removeAutostart() : undefined
 
-    const pointing = await this.pointing(surroundings)
+    const pointing = await this.configuredClients(surroundings)
     if (flags.json) {
       const clients = pointing.map(({ client, place, fallback }) => ({ client, place, fallback }))
       return this.printJson({ stopped: stopped !== undefined, ...stopped, autostartRemoved, volumeRemoved, clients })
     }
-    this.print(fitText(endOf(stopped, volumeRemoved === true), columnsOf(process.stdout)))
-    if (of) this.info(`The mirror of ${of.name} is running. Stop it without sudo: mirror down`)
+    this.print(fitText(describeStop(stopped, volumeRemoved === true), columnsOf(process.stdout)))
+    if (owner) this.info(`The mirror of ${owner.name} is running. Stop it without sudo: mirror down`)
     if (stopped !== undefined && pointing.length > 0) {
       const { renderPointing } = await import('../cli/render/configure.ts')
       this.info(renderPointing(pointing, await this.undoCommands(surroundings, pointing)))
     }
-    if (autostartRemoved) this.print('It does not come back after a reboot any more.')
+    if (autostartRemoved) this.print('It no longer starts after a reboot.')
   }
 
-  private async pointing(surroundings: Surroundings): Promise<KnownRecord[]> {
-    const { findRecordFolders } = await import('../clients/records.ts')
-    const { openConfiguredClients } = await import('../clients/records.ts')
+  private async configuredClients(surroundings: Surroundings): Promise<KnownRecord[]> {
+    const { findRecordFolders, openConfiguredClients } = await import('../clients/records.ts')
     const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
     return records.filter(({ root }) => root === undefined)
   }
 
-  /** What root has configured only root can undo. */
+  /** The commands that undo the clients' configuration. Only root can undo its own. */
   private async undoCommands(surroundings: Surroundings, pointing: readonly KnownRecord[]): Promise<string[]> {
     const { rootCommand } = await import('../admin/sudo.ts')
     const isRoots = pointing.filter(({ lockedByRoot }) => lockedByRoot)
@@ -76,7 +75,7 @@ export default class Down extends BaseCommand {
     ]
   }
 
-  private async foretell(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {
+  private async preview(paths: MirrorPaths, { json, volumes }: { json: boolean; volumes: boolean }): Promise<void> {
     const { findRunning } = await import('../admin/state.ts')
     const running = await findRunning(paths.stateFile)
     const { pid, container } = running ?? {}
@@ -89,24 +88,23 @@ export default class Down extends BaseCommand {
         dryRun: true,
       })
     const where = container ? `container ${container.name}` : `pid ${pid}`
-    this.print(running === undefined ? 'Nothing: no mirror runs.' : `Would stop the mirror (${where}).`)
-    if (volumes) this.print('Would drop the volume with what was cached and pushed.')
+    this.print(running === undefined ? 'Nothing to do: no mirror is running.' : `Would stop the mirror (${where}).`)
+    if (volumes) this.print('Would delete the volume with cached content and pushed images.')
   }
 
-  private async mayDrop(flags: { yes: boolean }): Promise<boolean> {
-    const { confirm: agree } = await import('../cli/terminal.ts')
-    const { createPrompt } = await import('../cli/terminal.ts')
+  private async confirmVolumeRemoval(flags: { yes: boolean }): Promise<boolean> {
+    const { confirm, createPrompt } = await import('../cli/terminal.ts')
     const prompt = createPrompt(process.stdin, process.stdout)
-    return agree({ prompt }, flags, 'Drop everything the container has cached, and the images that were pushed to it?')
+    return confirm({ prompt }, flags, "Delete the container's volume, with all cached content and pushed images?")
   }
 
-  private async dropVolume(surroundings: Surroundings): Promise<boolean> {
+  private async removeVolume(surroundings: Surroundings): Promise<boolean> {
     const { openEngine } = await import('../docker/dockerode-engine.ts')
     const { removeVolume } = await import('../daemon/container/stop.ts')
-    const { removeVolumeMarker: forgetResting, volumeMarkerEngine: restingEngine } = await import('../admin/state.ts')
+    const { removeVolumeMarker, volumeMarkerEngine } = await import('../admin/state.ts')
     const { stateDir } = mirrorPaths(surroundings)
-    const removed = await removeVolume(await openEngine(surroundings, await restingEngine(stateDir)), stateDir)
-    await forgetResting(stateDir)
+    const removed = await removeVolume(await openEngine(surroundings, await volumeMarkerEngine(stateDir)), stateDir)
+    await removeVolumeMarker(stateDir)
     return removed
   }
 
@@ -116,13 +114,14 @@ export default class Down extends BaseCommand {
   }
 }
 
-function endOf(stopped: StoppedMirror | undefined, dropped: boolean): string {
-  if (stopped === undefined) return dropped ? 'No mirror was running. Its data is dropped.' : 'No mirror was running.'
+function describeStop(stopped: StoppedMirror | undefined, volumeRemoved: boolean): string {
+  if (stopped === undefined)
+    return volumeRemoved ? 'No mirror was running. Deleted its volume.' : 'No mirror was running.'
   const { pid, container, volume, dataDir, killed } = stopped
   if (container !== undefined) {
     const place = volume === undefined ? 'where it is' : `in the volume ${volume}`
-    return `The container ${container} is gone. ${dropped ? 'The volume is dropped.' : `Its data stays ${place}.`}`
+    return `Removed the container ${container}. ${volumeRemoved ? 'Deleted its volume.' : `Its data stays ${place}.`}`
   }
-  const end = killed ? `The mirror (pid ${pid}) did not end in time and was killed.` : `Stopped mirror (pid ${pid}).`
+  const end = killed ? `The mirror (pid ${pid}) did not stop in time and was killed.` : `Stopped mirror (pid ${pid}).`
   return dataDir === undefined ? end : `${end} Its data stays in ${dataDir}`
 }

@@ -66,11 +66,11 @@ export default class Init extends BaseCommand {
     const text = await renderConfig({ choices, configFile, template, homedir: surroundings.homedir })
     if (flags['dry-run']) {
       process.stdout.write(text)
-      return this.info(`Would be written to ${configFile}`)
+      return this.info(`Would write ${configFile}`)
     }
     await writeConfig(configFile, text, { force: flags.force })
     this.print(configFile)
-    this.info('Written. It takes effect with: mirror up')
+    this.info('Apply it with: mirror up')
   }
 
   private async writeTemplate(
@@ -111,14 +111,14 @@ export default class Init extends BaseCommand {
       }))
     const cachePort =
       flags['cache-port'] ??
-      (await prompt?.ask('Which port shall it be on?', {
+      (await prompt?.ask('Which port for the cache?', {
         default: '5055',
         problem: (answer) =>
           /^\d{1,5}$/.test(answer) && Number(answer) <= 65_535 ? undefined : 'A port is a number from 0 to 65535',
       }))
     const upstreams =
       flags.upstream?.join(',') ??
-      (await prompt?.ask('Registries besides the public ones (host names, separated by commas)?', { default: '' }))
+      (await prompt?.ask('Additional registries (host names, separated by commas)?', { default: '' }))
     return {
       cachePort: Number(cachePort ?? 5055),
       maxSize: maxSize ?? '20GiB',

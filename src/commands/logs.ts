@@ -13,19 +13,19 @@ import type { Surroundings } from '../lib/process.ts'
 export default class Logs extends BaseCommand {
   static override summary = 'Show the log, with a summary of each pull and push'
   static override description = [
-    'A line says where an answer came from, what was asked for, its size, how long it took, and who asked:',
+    'A line shows the source of the response, the requested content, its size, the time and the client:',
     '19:01:40 HIT GET docker.io/library/redis blob 12.6 MiB 79 ms docker/20.10.24',
     '',
-    'HIT: from the cache; (checked): the upstream confirmed the tag first',
+    'HIT: from the cache; (checked): the upstream has confirmed the tag',
     'STALE: from the cache, because the upstream did not answer',
-    'MISS: fetched from the upstream; JOINED: shared a fetch that was running',
-    'PASSED: answered by the upstream, nothing was kept',
-    'LOCAL, OK: read from, or written to, the registry for pushed images',
-    'ABSENT: asked for by HEAD and not there, as before each push',
-    'CHECK: a test image of `mirror configure --check`; it is not counted',
-    'PULL, PUSH: all requests of one pull or push, summed up',
+    'MISS: fetched from the upstream; JOINED: joined a fetch in progress',
+    'PASSED: answered by the upstream, not cached',
+    'LOCAL, OK: read from or written to the registry for pushed images',
+    'ABSENT: a HEAD request for missing content, as before each push',
+    'CHECK: the test image of `mirror configure --check`; not counted',
+    'PULL, PUSH: the summary of one pull or push',
     '',
-    'Times are local; lines of another day than today come below its date. The text is the same on a terminal and in a pipe; --json prints the JSON lines of the log.',
+    'Times are local; lines of another day are below its date. The text is the same on a terminal and in a pipe; --json prints the log as it is, in JSON.',
   ].join('\n')
   static override examples = [
     '<%= config.bin %> <%= command.id %> -f',
@@ -53,7 +53,7 @@ export default class Logs extends BaseCommand {
     const surroundings = this.surroundings()
     const { logFile } = mirrorPaths(surroundings)
     const here = await findMirrorHere(surroundings)
-    if (here?.user) throw readByTheirOwn(here.user.name)
+    if (here?.user) throw otherUsersLog(here.user.name)
     if (here === undefined) refuseOthersPlaces(surroundings)
     const running = here?.running
     const render = flags.json
@@ -94,26 +94,26 @@ export default class Logs extends BaseCommand {
     }
   }
 
-  /** The container of a mirror that has died: the engine keeps what it said. */
+  /** The container of a mirror that has died; the engine keeps its log. */
   private async endedContainer(surroundings: Surroundings): Promise<ContainerPlace | undefined> {
     const paths = mirrorPaths(surroundings)
     const { readState } = await import('../admin/state.ts')
     const container = (await readState(paths.stateFile))?.container
     if (container === undefined) return undefined
-    const { findDeadMirror: findDead } = await import('../admin/find-mirror.ts')
-    return (await findDead(paths, surroundings))?.hasLog ? container : undefined
+    const { findDeadMirror } = await import('../admin/find-mirror.ts')
+    return (await findDeadMirror(paths, surroundings))?.hasLog ? container : undefined
   }
 }
 
-/** Where another user's log lies, that user says: root opens no file for them. */
-function readByTheirOwn(user: string): MirrorError {
-  return new MirrorError(`Root runs no mirror; the one of ${user} is running, and its log is ${user}'s to read.`, {
+/** The error for the log of another user: root opens no file that a user names. */
+function otherUsersLog(user: string): MirrorError {
+  return new MirrorError(`Root runs no mirror. The mirror of ${user} is running, and only ${user} can read its log.`, {
     exit: exitCode.notRunning,
     hints: [`mirror logs   (without sudo, as ${user})`],
   })
 }
 
-/** The line as it is; what a crash wrote between them becomes JSON too, so that programs can read all of it. */
+/** Returns a line of JSON as it is, and puts any other text, of a crash, into JSON. */
 function asJson(line: string): string {
   return parseObject(line) === undefined ? JSON.stringify({ msg: line }) : line
 }

@@ -27,7 +27,7 @@ export default class Status extends BaseCommand {
   override async run(): Promise<void> {
     const { flags } = await this.parse(Status)
     if (flags.watch) return this.watch(flags.json)
-    const text = await this.look(flags.json)
+    const text = await this.readStatus(flags.json)
     if (text !== undefined) {
       this.print(text)
       return this.refreshCredentials()
@@ -39,21 +39,21 @@ export default class Status extends BaseCommand {
   }
 
   private async findDead(): Promise<DeadMirror | undefined> {
-    const { findDeadMirror: findDead } = await import('../admin/find-mirror.ts')
+    const { findDeadMirror } = await import('../admin/find-mirror.ts')
     const surroundings = this.surroundings()
-    return findDead(mirrorPaths(surroundings), surroundings)
+    return findDeadMirror(mirrorPaths(surroundings), surroundings)
   }
 
-  private async look(asJson: boolean): Promise<string | undefined> {
+  private async readStatus(asJson: boolean): Promise<string | undefined> {
     const report = await mirrorStatus(this.surroundings())
     if (report === undefined) return undefined
     const { version } = this.config
-    const told = report.version === version ? report : { ...report, cliVersion: version }
-    if (asJson) return JSON.stringify(told, null, 2)
-    return renderStatus(told, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout))
+    const shown = report.version === version ? report : { ...report, cliVersion: version }
+    if (asJson) return JSON.stringify(shown, null, 2)
+    return renderStatus(shown, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout))
   }
 
-  /** On a terminal in its place; elsewhere one after the other, JSON as one object a line. */
+  /** Redraws the status on a terminal; elsewhere prints one after the other, JSON as one object a line. */
   private async watch(asJson: boolean): Promise<void> {
     this.endWhenUnread()
     if (asJson || !process.stdout.isTTY)
@@ -71,8 +71,8 @@ export default class Status extends BaseCommand {
     const { systemClock } = await import('../lib/time.ts')
     const { MirrorError } = await import('../lib/errors.ts')
     while (!this.interrupted.aborted) {
-      const text = await this.look(asJson).catch((error: unknown) => {
-        // One that is just ending, or busy, may answer the next time.
+      const text = await this.readStatus(asJson).catch((error: unknown) => {
+        // A mirror that is ending or busy may answer the next time.
         if (error instanceof MirrorError && !asJson) return error.message
         throw error
       })

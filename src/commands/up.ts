@@ -76,7 +76,7 @@ export default class Up extends BaseCommand {
     const { lastRuntime } = await import('../admin/state.ts')
     const release = this.cleanUpWhenInterrupted()
     if ((flags.runtime ?? (await lastRuntime(mirrorPaths(surroundings)))) === 'container')
-      return this.inContainer(surroundings, flags)
+      return this.upInContainer(surroundings, flags)
     const plan = await planUp({ surroundings, version })
     const autostart = flags.autostart ? await this.autostart(surroundings, plan) : undefined
 
@@ -97,19 +97,18 @@ export default class Up extends BaseCommand {
     )
     const notes = (await autostart?.install()) ?? []
     if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
-    const clients = await this.clientsNow(surroundings)
+    const clients = await this.findClients(surroundings)
     if (flags.json)
-      return this.printJson({ ...report, clients: clients.stale.map(reportOf), autostart: autostart?.file })
-    this.tellStale(clients)
-    if (autostart) this.print(`It comes back after a reboot: ${autostart.file}`)
+      return this.printJson({ ...report, clients: clients.stale.map(toClientReport), autostart: autostart?.file })
+    this.reportStale(clients)
+    if (autostart) this.print(`It starts again after a reboot: ${autostart.file}`)
     for (const note of notes) this.info(`  ${note}`)
-    this.sayNext(report, clients)
+    this.suggestNext(report, clients)
   }
 
-  /** Who is configured; those who point elsewhere are mended where nobody has to be asked. */
-  private async clientsNow(surroundings: Surroundings): Promise<ClientsNow> {
-    const { openConfiguredClients } = await import('../clients/records.ts')
-    const { findRecordFolders } = await import('../clients/records.ts')
+  /** Finds the configured clients, and rewrites the files of those with another address where that needs no consent. */
+  private async findClients(surroundings: Surroundings): Promise<ClientsNow> {
+    const { findRecordFolders, openConfiguredClients } = await import('../clients/records.ts')
     try {
       const records = await openConfiguredClients(await findRecordFolders(surroundings)).list()
       const configured = records.filter(({ root, undone }) => root === undefined && undone !== true).length
@@ -121,22 +120,22 @@ export default class Up extends BaseCommand {
       return { configured, here: [], stale: await mendStaleClients(surroundings, systemClock) }
     } catch (error) {
       if (!(error instanceof MirrorError)) throw error
-      // The mirror is up all the same.
-      this.info(`Clients were not looked at: ${error.message}`)
+      // The mirror itself is up.
+      this.info(`Could not check the configured clients: ${error.message}`)
       return { configured: undefined, here: [], stale: [] }
     }
   }
 
-  private tellStale({ stale }: ClientsNow): void {
+  private reportStale({ stale }: ClientsNow): void {
     if (stale.length > 0) this.report(renderStale(stale, this.colorsFor(process.stdout)))
   }
 
-  private sayNext(report: UpReport, clients: ClientsNow): void {
+  private suggestNext(report: UpReport, clients: ClientsNow): void {
     const next = nextStep(report, clients)
     if (next !== undefined) this.info(fitText(`\n${next}`, columnsOf(process.stderr)))
   }
 
-  private async inContainer(
+  private async upInContainer(
     surroundings: Surroundings,
     flags: {
       runtime?: string | undefined
@@ -148,12 +147,12 @@ export default class Up extends BaseCommand {
     },
   ): Promise<void> {
     if (flags.foreground)
-      throw new MirrorError('--foreground means this very process, and --runtime container another one.', {
+      throw new MirrorError('--foreground runs in this process, so it does not go with --runtime container.', {
         exit: exitCode.usage,
         hints: ['mirror up --runtime container && mirror logs -f', 'mirror up --runtime process --foreground'],
       })
     const { containerUp, planContainerUp } = await import('../daemon/container/up.ts')
-    const { withCommandLock: inTurn } = await import('../daemon/container/stop.ts')
+    const { withCommandLock } = await import('../daemon/container/lock.ts')
     const { systemClock } = await import('../lib/time.ts')
     const input = {
       surroundings,
@@ -161,7 +160,7 @@ export default class Up extends BaseCommand {
       root: this.config.root,
       published: publishedImage(this.config.pjson),
       credentials: flags.credentials?.flatMap((hosts) => hosts.split(',')),
-      // Not said again, it is what the mirror was the last time.
+      // Without the flag the mirror runs where it ran the last time.
       remembered: flags.runtime === undefined,
       dryRun: flags['dry-run'],
       clock: systemClock,
@@ -175,13 +174,13 @@ export default class Up extends BaseCommand {
       return this.print(renderContainerPlan(plan))
     }
     const { stateDir } = mirrorPaths(surroundings)
-    const report = await inTurn({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
+    const report = await withCommandLock({ ...input, stateDir }, async () => containerUp(await planContainerUp(input)))
     if (!flags.json) this.report(renderUp(report, this.colorsFor(process.stdout)))
-    const clients = await this.clientsNow(surroundings)
-    if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(reportOf) })
-    this.tellStale(clients)
-    if (flags.autostart) this.info('Docker starts it again whenever Docker itself is started.')
-    this.sayNext(report, clients)
+    const clients = await this.findClients(surroundings)
+    if (flags.json) return this.printJson({ ...report, clients: clients.stale.map(toClientReport) })
+    this.reportStale(clients)
+    if (flags.autostart) this.info('Docker starts it again whenever Docker itself starts.')
+    this.suggestNext(report, clients)
   }
 
   private async autostart(surroundings: Surroundings, plan: UpPlan) {
@@ -197,14 +196,14 @@ export default class Up extends BaseCommand {
     }
   }
 
-  /** The server in this very process. */
+  /** Runs the server in this process. */
   private async serve(
     { action, running, paths, dropped }: UpPlan,
     surroundings: Surroundings,
     release: () => void,
   ): Promise<void> {
     if (action === 'nothing') return this.print(`mirror is already running (pid ${running!.pid}), in the background.`)
-    const { prepareRollback: wayBack } = await import('../daemon/stop.ts')
+    const { prepareRollback } = await import('../daemon/stop.ts')
     const [{ serveInPlace }, { serveMirror }] = await Promise.all([
       import('../daemon/up.ts'),
       import('../daemon/serve.ts'),
@@ -218,7 +217,7 @@ export default class Up extends BaseCommand {
     })
     await serveInPlace({
       serve: serveMirror,
-      back: action === 'replace' ? await wayBack(running!, request) : undefined,
+      back: action === 'replace' ? await prepareRollback(running!, request) : undefined,
       signal: this.interrupted,
       onServing: release,
       surroundings,
@@ -236,25 +235,25 @@ export default class Up extends BaseCommand {
           moved: [],
         } satisfies UpReport
         this.report(renderUp(report, this.colorsFor(process.stdout)))
-        // It serves meanwhile: its networks are found a moment later.
-        void this.clientsNow(surroundings).then((clients) => this.tellStale(clients))
+        // Do not wait: the server finds its networks a moment later.
+        void this.findClients(surroundings).then((clients) => this.reportStale(clients))
       },
     })
     this.exit()
   }
 }
 
-/** The image that this version was published with says so in package.json; a clone has none. */
+/** The image with which this version was published, from package.json; undefined in a clone. */
 function publishedImage(manifest: object): string | undefined {
   return 'image' in manifest && typeof manifest.image === 'string' ? manifest.image : undefined
 }
 
-/** What would be taken away, for `--json`; nothing where it is nothing. */
+/** The dropped parts for `--json`; left out when there are none. */
 function droppedOf({ dropped }: Pick<UpPlan, 'dropped'>): Partial<Pick<UpPlan, 'dropped'>> {
   return dropped.networks.length + dropped.credentials.length > 0 ? { dropped } : {}
 }
 
-/** A client that was told another address, for `--json`. */
-function reportOf({ record: { client, place, title }, of, from, to, mend, rewritten }: MendedClient) {
+/** A client with another address, for `--json`. */
+function toClientReport({ record: { client, place, title }, of, from, to, mend, rewritten }: MendedClient) {
   return { client, place, title, of, from, to: to ?? null, rewritten, ...(!rewritten && { mend }) }
 }

@@ -154,7 +154,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       const answers = [
         ['How large', '5GiB\r'],
         ['Which port', '\r'],
-        ['Registries besides', '\r'],
+        ['Additional registries', '\r'],
       ] as const
       const { exit, text } = await mirror(columns, ['init'], { answers, env: { MIRROR_HOME: own } })
       expect(exit, text).toBe(0)
@@ -197,7 +197,7 @@ describe.skipIf(missing !== undefined)('the packed program in a terminal', () =>
       const verify = await mirror(columns, ['cache', 'verify'], { env })
       expect(verify.exit, verify.text).toBe(0)
       expect(verify.text).toMatch(/[█░]{24} \d+ %/)
-      expect(verify.text).toContain('all as they should be')
+      expect(verify.text).toContain('all intact')
     })
   })
 

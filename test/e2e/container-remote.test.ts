@@ -133,5 +133,5 @@ test.skipIf(missing !== undefined)('an engine behind ssh has one as well, by the
   await expect(elsewhere(command.home, stranger, 'status')).rejects.toThrow(
     new RegExp(`exit code 4\n(.|\n)*in a container on ${ssh.host}(.|\n)*Permission denied`),
   )
-  expect(await command.mirror('down', '--volumes', '--yes')).toContain('The volume is dropped')
+  expect(await command.mirror('down', '--volumes', '--yes')).toContain('Deleted its volume')
 })

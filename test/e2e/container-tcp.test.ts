@@ -17,6 +17,6 @@ describe.skipIf(missing !== undefined).each([
     expect(await command.up('--runtime', 'container')).toMatchObject({ outcome: 'started', container: 'mirror' })
     expect(await command.status()).toMatchObject({ running: true, runtime: 'container' })
     expect(await command.mirror('logs')).toContain('the mirror is up')
-    expect(await command.mirror('down', '--volumes', '--yes')).toContain('The volume is dropped')
+    expect(await command.mirror('down', '--volumes', '--yes')).toContain('Deleted its volume')
   })
 })

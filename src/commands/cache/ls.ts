@@ -19,7 +19,7 @@ export default class CacheLs extends BaseCommand {
     try {
       const images = await cache.list()
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return this.info('Nothing is cached yet.')
+      if (images.length === 0) return this.info('No images are cached yet.')
       const { renderImages } = await import('../../cli/render/status.ts')
       this.print(renderImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {

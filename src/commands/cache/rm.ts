@@ -22,19 +22,19 @@ export default class CacheRm extends BaseCommand {
     const { openCacheAccess } = await import('../../admin/access.ts')
     const cache = await openCacheAccess(this.surroundings())
     try {
-      const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
+      const { notFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...cache.naming, images: await cache.list() }
       const removal = await removeByName(argv as string[], naming, (names) =>
         cache.remove({ names, dryRun: flags['dry-run'] }),
       )
       const { missing, notes, ...report } = removal
       if (flags.json) this.printJson(report)
-      // That there is nothing of this name says the error.
+      // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
         this.print(renderRemoval(report, flags['dry-run']))
       for (const note of notes) this.info(note)
       if (missing.length > 0)
-        throw notThere('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
+        throw notFoundError('Not cached', missing, naming.images, { rm: 'mirror cache rm', ls: 'mirror cache ls' })
     } finally {
       await cache.close()
     }

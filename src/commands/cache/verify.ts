@@ -31,11 +31,11 @@ export default class CacheVerify extends BaseCommand {
       bar.end()
       await cache.close()
     }
-    if (last?.done !== true) throw new Error('The mirror ended before everything was checked.')
+    if (last?.done !== true) throw new Error('The mirror stopped before all blobs were checked.')
     const { checked, checkedBytes, damaged } = last
     if (flags.json) this.printJson({ checked, checkedBytes, damaged })
     else {
-      const found = damaged.length === 0 ? 'all as they should be' : `${damaged.length} damaged`
+      const found = damaged.length === 0 ? 'all intact' : `${damaged.length} damaged`
       this.print(`${checked} blobs checked, ${formatBytes(checkedBytes)}: ${found}`)
       for (const digest of damaged) this.print(`  ${digest}${flags['dry-run'] ? '' : ' (moved aside)'}`)
     }

@@ -16,18 +16,20 @@ export default class CredentialsRefresh extends BaseCommand {
 
   override async run(): Promise<void> {
     const { flags } = await this.parse(CredentialsRefresh)
-    const registries = flags['dry-run'] ? await this.handedOver() : await this.refresh()
+    const registries = flags['dry-run'] ? await this.exportedRegistries() : await this.refresh()
     if (registries === undefined)
-      throw new MirrorError('No mirror runs in a container, and a process needs no credentials handed over.', {
+      throw new MirrorError('No mirror is running in a container; a process needs no credentials re-sent.', {
         exit: exitCode.notRunning,
         hints: ['mirror up --runtime container --credentials HOST'],
       })
     if (flags.json) return this.printJson({ registries, dryRun: flags['dry-run'] })
-    if (registries.length === 0) return this.print('The container was given no credentials.')
-    this.print(`${flags['dry-run'] ? 'Would be handed over' : 'Handed over'}: ${registries.join(', ')}`)
+    if (registries.length === 0) return this.print('The container has no credentials.')
+    this.print(
+      `${flags['dry-run'] ? 'Would re-send the credentials of' : 'Re-sent the credentials of'} ${registries.join(', ')}`,
+    )
   }
 
-  private async handedOver(): Promise<string[] | undefined> {
+  private async exportedRegistries(): Promise<string[] | undefined> {
     const { findRunning } = await import('../../admin/state.ts')
     return (await findRunning(mirrorPaths(this.surroundings()).stateFile))?.container?.credentials
   }

@@ -24,7 +24,7 @@ export default class RegistryLs extends BaseCommand {
         for (const text of damagedRepositories(damaged)) this.info(`Damaged: ${text}`)
       }
       if (flags.json) return this.printJson(images)
-      if (images.length === 0) return damaged.length === 0 ? this.info('Nothing was pushed yet.') : undefined
+      if (images.length === 0) return damaged.length === 0 ? this.info('No images were pushed yet.') : undefined
       const { renderPushedImages } = await import('../../cli/render/status.ts')
       this.print(renderPushedImages(images, this.colorsFor(process.stdout), Date.now(), columnsOf(process.stdout)))
     } finally {

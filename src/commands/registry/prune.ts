@@ -38,7 +38,8 @@ export default class RegistryPrune extends BaseCommand {
     const registry = await openRegistryAccess(this.surroundings())
     try {
       const { keep, 'dry-run': dryRun } = flags
-      const only = args.repository === undefined ? {} : { repository: await this.nameOf(args.repository, registry) }
+      const only =
+        args.repository === undefined ? {} : { repository: await this.repositoryName(args.repository, registry) }
       const removal = await registry.prune({ olderThan: flags['older-than'], keep, ...only, dryRun })
       if (flags.json) this.printJson(removal)
       else this.print(renderRemoval(removal, dryRun))
@@ -52,8 +53,8 @@ export default class RegistryPrune extends BaseCommand {
     }
   }
 
-  /** The repository that is meant, which may be written with the registry's address. */
-  private async nameOf(given: string, { naming }: RegistryAccess): Promise<string> {
+  /** The name of a repository that may be typed with the registry's address. */
+  private async repositoryName(given: string, { naming }: RegistryAccess): Promise<string> {
     const { readUserNames } = await import('../../admin/names.ts')
     return readUserNames([given], { ...naming, images: [] })[0]!.name
   }

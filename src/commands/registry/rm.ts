@@ -23,18 +23,18 @@ export default class RegistryRm extends BaseCommand {
     const { openRegistryAccess } = await import('../../admin/access.ts')
     const registry = await openRegistryAccess(this.surroundings())
     try {
-      const { notFoundError: notThere, removeByName } = await import('../../admin/names.ts')
+      const { notFoundError, removeByName } = await import('../../admin/names.ts')
       const naming = { ...registry.naming, images: await registry.list() }
       const removal = await removeByName(argv as string[], naming, (names) =>
         registry.remove({ names, dryRun: flags['dry-run'] }),
       )
       const { missing, notes: _notes, ...report } = removal
       if (flags.json) this.printJson(report)
-      // That there is nothing of this name says the error.
+      // The error below reports the names that were not found.
       else if (missing.length === 0 || report.images.length + report.blobs > 0)
         this.print(renderRemoval(report, flags['dry-run']))
       if (missing.length > 0)
-        throw notThere('Not in the registry', missing, naming.images, {
+        throw notFoundError('Not in the registry', missing, naming.images, {
           rm: 'mirror registry rm',
           ls: 'mirror registry ls',
         })
