@@ -217,7 +217,7 @@ export default class Up extends BaseCommand {
     })
     await serveInPlace({
       serve: serveMirror,
-      back: action === 'replace' ? await prepareRollback(running!, request) : undefined,
+      rollback: action === 'replace' ? await prepareRollback(running!, request) : undefined,
       signal: this.interrupted,
       onServing: release,
       surroundings,

@@ -10,15 +10,15 @@ import { type RunCommand, runCommand, type Surroundings } from '../lib/process.t
 import { proxyVariables } from '../upstream/proxy.ts'
 import { serveArguments } from './spawn.ts'
 
-/** Makes a mirror come back after a reboot. */
+/** Starts a mirror after each reboot. */
 interface Autostart {
-  /** The file that does it. */
+  /** The file of the unit or agent. */
   readonly file: string
-  /** Throws a MirrorError (exit 4) when this machine has nothing that could. */
+  /** Throws a MirrorError (exit 4) when this machine cannot do it. */
   check(): Promise<void>
-  /** What the user has yet to do for it, one step a line. */
+  /** Returns the steps that are left to the user, one a line. */
   install(spec: AutostartSpec): Promise<string[]>
-  /** Whether there was anything to remove. */
+  /** Returns whether there was anything to remove. */
   remove(): Promise<boolean>
 }
 
@@ -33,11 +33,11 @@ interface AutostartOptions {
 
 const timeoutMs = 15_000
 
-/** The way of this platform: a systemd user unit, or a launchd agent. */
+/** Creates the autostart of a platform: a systemd user unit or a launchd agent. Throws a MirrorError (exit 4) on any other. */
 export function createAutostart(options: AutostartOptions): Autostart {
   if (options.platform === 'linux') return systemd(options)
   if (options.platform === 'darwin') return launchd(options)
-  throw new MirrorError('Starting with the machine is supported on Linux (systemd) and macOS (launchd) only.', {
+  throw new MirrorError('--autostart is supported on Linux (systemd) and macOS (launchd) only.', {
     exit: exitCode.missing,
     hints: ['mirror up   (after each start of the machine)'],
   })
@@ -70,11 +70,11 @@ function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Aut
       const session = await systemctl('show-environment')
       if (session?.exitCode === 0) return
       const why = session === undefined ? 'systemctl is not installed' : 'there is no systemd user session here'
-      throw new MirrorError(`The mirror cannot be started with the machine: ${why}.`, {
+      throw new MirrorError(`--autostart is not possible: ${why}.`, {
         exit: exitCode.missing,
         hints: [
-          'mirror up   (without --autostart: until the machine is switched off)',
-          'mirror serve   (what any other supervisor would run)',
+          'mirror up   (without --autostart, until the next reboot)',
+          'mirror serve   (for any other supervisor)',
         ],
       })
     },
@@ -83,13 +83,13 @@ function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Aut
       await writeFileAtomic(file, renderSystemdUnit(template, spec))
       await mustSucceed('daemon-reload')
       await mustSucceed('enable', unit)
-      // Without lingering a user's units wait for the first login.
+      // Without lingering the units of a user start only at the first login.
       const lingers = await runCommand('loginctl', ['enable-linger'], { timeoutMs })
       return lingers?.exitCode === 0 ? [] : ['sudo loginctl enable-linger "$USER"   (to start before you log in)']
     },
     async remove() {
       if (!(await exists(file))) return false
-      // Without a session there is nothing to tell; the file is what counts.
+      // Without a session systemctl fails; removing the files is enough.
       const disabled = await systemctl('disable', unit)
       await rm(posix.join(posix.dirname(file), 'default.target.wants', unit), { force: true })
       await rm(file, { force: true })
@@ -99,7 +99,7 @@ function systemd({ env, homedir, templates, runCommand }: AutostartOptions): Aut
   }
 }
 
-/** Agents in this folder are started at login; nothing has to be told to launchd before. */
+/** launchd starts the agents in this folder at login; no command is needed. */
 function launchd({ homedir, templates }: AutostartOptions): Autostart {
   const name = 'dev-mirror.plist'
   const file = posix.join(homedir, 'Library/LaunchAgents', name)
@@ -129,7 +129,7 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** What is to be started with the machine or the user's session. */
+/** The command that starts with the machine or the user's session. */
 interface AutostartSpec {
   /** The program and its arguments; the program absolute. */
   command: readonly string[]
@@ -176,15 +176,15 @@ function xml(text: string): string {
   return text.replaceAll(/[&<>"]/g, (character) => xmlEntities[character]!)
 }
 
-/** The way this machine starts things. Throws a MirrorError (exit 4) on a platform that has none. */
+/** The autostart of this machine. Throws a MirrorError (exit 4) on a platform without one. */
 export function autostartOf({ platform, env, homedir }: Surroundings): Autostart {
   const templates = join(packageRoot(), 'templates')
   return createAutostart({ platform, env, homedir, templates, runCommand })
 }
 
 /**
- * What is to be started: the server with the settings of this very moment. `secrets`: with what of them is not for everybody's
- * eyes; not for a file that is printed.
+ * The command that starts the server with the current settings. `secrets`: whether secret variables are included; not for a file
+ * that is printed.
  */
 export function autostartSpec(
   program: string,
@@ -193,7 +193,7 @@ export function autostartSpec(
   { secrets }: { readonly secrets: boolean },
 ): AutostartSpec {
   const { env, cwd } = surroundings
-  const places = {
+  const locations = {
     ...(env['MIRROR_HOME'] && { MIRROR_HOME: paths.stateDir.replace(/[/\\]state$/, '') }),
     ...(paths.configFileNamed && { MIRROR_CONFIG: paths.configFile }),
     ...(env['MIRROR_DATA'] && { MIRROR_DATA: paths.dataDir }),
@@ -202,12 +202,12 @@ export function autostartSpec(
   const kept = Object.entries(inherited.kept).filter(([name]) => secrets || !inherited.secrets.includes(name))
   return {
     command: [process.execPath, ...serveArguments(program)],
-    env: { ...Object.fromEntries(kept), ...places },
+    env: { ...Object.fromEntries(kept), ...locations },
     logFile: paths.logFile,
   }
 }
 
-/** What the user has to know about a start without their shell. `file`: what starts the mirror. */
+/** Warnings about variables that a start without the user's shell does not have. `file`: the unit or agent. */
 export function autostartWarnings(config: Config, { env, cwd }: Surroundings, file: string): string[] {
   const { secrets, dropped } = inheritedVariables(env, cwd)
   const passwords = Object.entries(config.upstreams).flatMap(([host, { credentials }]) =>

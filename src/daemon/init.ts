@@ -11,28 +11,28 @@ import { autostartSpec, renderLaunchAgent, renderSystemdUnit } from './autostart
 import { containerPorts } from './container/desired.ts'
 import { localImage } from './container/image.ts'
 
-/** What a user chooses for a new mirror.yaml; everything else is its default. */
+/** The choices for a new mirror.yaml; all other keys have their default. */
 export interface ConfigChoices {
   cachePort: number
   /** `20GiB` */
   maxSize: string
-  /** Registries besides the well-known ones; `docker.io=https://harbor.corp/hub` for one that a company's cache keeps below a path. */
+  /** Additional registries; `docker.io=https://harbor.corp/hub` for one behind a company cache, with a path. */
   upstreams: readonly string[]
 }
 
 interface InitRequest {
   choices: ConfigChoices
-  /** Absolute. */
+  /** Absolute path. */
   configFile: string
-  /** mirror.yaml of the package's templates. */
+  /** Path of the template of mirror.yaml. */
   template: string
   homedir: string
 }
 
-/** A commented mirror.yaml. Throws a MirrorError (exit 2) when a choice is none. */
+/** Renders a commented mirror.yaml. Throws a MirrorError (exit 2) for an invalid choice. */
 export async function renderConfig({ choices, configFile, template, homedir }: InitRequest): Promise<string> {
   const { cachePort, maxSize, upstreams } = choices
-  // JSON is YAML, and escapes whatever was typed.
+  // JSON is YAML, and escapes user input.
   const text = (await readFile(template, 'utf8'))
     .replace("'@LISTEN@'", () => JSON.stringify([`127.0.0.1:${cachePort}`]))
     .replace("'@MAX_SIZE@'", () => maxSize.replaceAll(/[^\w.]/g, '?'))
@@ -41,12 +41,12 @@ export async function renderConfig({ choices, configFile, template, homedir }: I
   const parsed = parseConfig({ text, path: configFile, label: 'mirror.yaml', homedir })
   if ('config' in parsed) return text
   throw new MirrorError(
-    `These choices make no configuration:\n${parsed.problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
+    `These choices are not a valid configuration:\n${parsed.problems.map((problem) => `  ${formatProblem(problem)}`).join('\n')}`,
     { exit: exitCode.usage, hints: ['mirror init --help'] },
   )
 }
 
-/** `host`, or `host=url`, whose path becomes the prefix. What cannot be read is left for the parser to say so. */
+/** Renders `host` or `host=url`; the path of the URL becomes the prefix. The parser of the configuration reports invalid input. */
 function renderUpstream(text: string): string {
   const [host = '', ...rest] = text.split('=')
   const written = rest.join('=').trim()
@@ -55,26 +55,26 @@ function renderUpstream(text: string): string {
     const url = written.includes('://') ? written : `https://${written}`
     const { origin, pathname } = URL.canParse(url) ? new URL(url) : { origin: url, pathname: '/' }
     const prefix = pathname.replaceAll(/^\/+|\/+$/g, '').replace(/^v2\/+/, '')
-    // A user name in the URL is refused by the parser, not dropped in silence.
+    // Keep a user name in the URL, which the parser refuses.
     value['url'] = url.includes('@') ? url : origin
     if (prefix !== '') value['prefix'] = prefix
   }
   return `${JSON.stringify(host.trim())}: ${JSON.stringify(value).replaceAll(/(?<=[{,]"[a-z]+":)/g, ' ')}`
 }
 
-/** Writes it. A file that is there already is replaced only when that is asked for. */
+/** Writes a file. `force`: replaces an existing one. Throws a MirrorError (exit 2) for an existing file without it. */
 export async function writeConfig(configFile: string, text: string, { force }: { force: boolean }): Promise<void> {
   if (force) return writeFileAtomic(configFile, text)
   await makeFolder(dirname(configFile))
   try {
     await writeFile(configFile, text, { flag: 'wx', mode: 0o600 })
   } catch (error) {
-    if (errnoOf(error) === 'EEXIST') throw alreadyThere(configFile)
+    if (errnoOf(error) === 'EEXIST') throw existingFileError(configFile)
     throw error
   }
 }
 
-/** Throws a MirrorError (exit 2) when there is a file already: best before a user is asked anything. */
+/** Throws a MirrorError (exit 2) for an existing file, before the user is asked anything. */
 export async function refuseExisting(configFile: string): Promise<void> {
   try {
     await access(configFile)
@@ -82,11 +82,11 @@ export async function refuseExisting(configFile: string): Promise<void> {
     if (errnoOf(error) === 'ENOENT') return
     throw error
   }
-  throw alreadyThere(configFile)
+  throw existingFileError(configFile)
 }
 
-function alreadyThere(configFile: string): MirrorError {
-  return new MirrorError(`${configFile} is there already, and was left as it is.`, {
+function existingFileError(configFile: string): MirrorError {
+  return new MirrorError(`${configFile} already exists and was not changed.`, {
     exit: exitCode.usage,
     hints: ['mirror init --dry-run   (prints a new one)', 'mirror init --force   (replaces it)'],
   })
@@ -101,11 +101,11 @@ interface TemplateRequest {
   readonly program: string
   /** The folder of the package's templates. */
   readonly templates: string
-  /** For the templates that run an image. */
+  /** The image of the templates that run one. */
   readonly image: string | undefined
 }
 
-/** A file that runs the mirror, or stands in front of it, with the ports and sizes of the configuration. */
+/** Renders a file that runs the mirror, or a proxy in front of it, with the ports and sizes of the configuration. */
 export async function renderTemplate(request: TemplateRequest): Promise<string> {
   const { name, surroundings, program } = request
   const paths = mirrorPaths(surroundings)
@@ -125,7 +125,7 @@ export async function renderTemplate(request: TemplateRequest): Promise<string> 
       return fill(await read(files[name]), {
         IMAGE: checkedImage(request.image ?? localImage),
         MAX_SIZE: `${maxSize}B`,
-        // Pushed images, and what is under way, need room beside the cache.
+        // Pushed images and downloads need room besides the cache.
         STORAGE: String(maxSize === 0 ? 100 * 1024 ** 3 : Math.ceil(maxSize * 1.25)),
         CACHE_PORT: String(ports.cache.inside),
         REGISTRY_PORT: String(ports.registry?.inside ?? 5001),

@@ -3,44 +3,45 @@ import { memoryLimit } from '../lib/body-memory.ts'
 import { errnoOf, exitCode, MirrorError } from '../lib/errors.ts'
 import { every, type OnFailure } from '../lib/time.ts'
 
-/** How the file descriptors that the system grants are shared out. Their sum stays below the limit. */
+/** The shares of the file descriptors. Their sum stays below the limit on open files. */
 interface DescriptorPlan {
   /** Connections to the cache and the registry, on all their addresses. Each may have one file open. */
   readonly clients: number
   /** Connections to the admin listener, so that `mirror status` works while clients use up all of theirs. */
   readonly admin: number
-  /** Connections beyond those that wait for their request, or for their client to read its 503. */
+  /** Further connections, which are refused: they wait for a request, or for the client to read its 503. */
   readonly refusals: number
-  /** Uploads under way: each holds a file open between its requests. */
+  /** Uploads in progress: each holds a file open between its requests. */
   readonly uploads: number
-  /** Blobs that are being fetched: each holds a file open. */
+  /** Blobs in download: each holds a file open. */
   readonly fills: number
   /** Requests to upstreams: each holds a connection. */
   readonly requests: number
-  /** Threads that hash: each holds a few descriptors. */
+  /** Hashing threads: each holds a few descriptors. */
   readonly hashThreads: number
 }
 
 /**
- * The least limit to start with. It leaves room for what the process itself needs, three clients, two fetches and one upload.
+ * Smallest limit on open files with which the server starts: it covers the process itself, three clients, two downloads and one
+ * upload.
  */
-const leastLimit = 56
-const recommended = 1024
-/** Where the system does not tell, or grants any number. */
-const assumedLimit = 8192
-/** Descriptors that are open when the server is up: standard streams, event loops and threads, listeners, koffi. */
+const minOpenFiles = 56
+const recommendedOpenFiles = 1024
+/** Limit where the system reports none. */
+const assumedOpenFiles = 8192
+/** Descriptors of a running server: standard streams, event loops and threads, listeners, koffi. */
 const ownDescriptors = 20
-const perHashThread = 5
-/** Memory of a connection with a request that waits, whose head is as large as it may be, bytes. */
+const descriptorsPerHashThread = 5
+/** Memory of a connection with a waiting request that has the largest head, bytes. */
 const connectionBytes = 32 * 1024
-/** The part of the memory that connections may take in all. */
+/** The share of the memory for all connections. */
 const connectionsShare = 1 / 4
-/** For a moment at a time: a journal, a folder that is synced, statistics, a name that is resolved, a credential helper. */
-const passingDescriptors = 8
+/** Descriptors in short use: a journal, a synced folder, statistics, a DNS lookup, a credential helper. */
+const transientDescriptors = 8
 
 /**
- * The limit on open files of this process; undefined where the system does not tell. Node itself has raised the soft limit to
- * the hard one at its start: https://github.com/nodejs/node/blob/v20.19.0/src/node.cc#L560 (PlatformInit).
+ * Returns the limit on open files of this process; undefined where the system reports none. Node raises the soft limit to the
+ * hard one at its start: https://github.com/nodejs/node/blob/v20.19.0/src/node.cc#L560 (PlatformInit).
  */
 function descriptorLimit(): number | undefined {
   try {
@@ -52,36 +53,36 @@ function descriptorLimit(): number | undefined {
   }
 }
 
-/** Where there is no /proc, and when not a single file can be opened: Node's report knows, but takes longer. */
+/** Reads the limit from Node's report, which is slower but needs neither /proc nor a free descriptor. */
 function reportedLimit(): number | undefined {
   const report = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }
   const soft = report.userLimits?.open_files?.soft
   return typeof soft === 'number' ? soft : undefined
 }
 
-/** Throws a MirrorError for a limit that no server can work with. bin/run.js says the same where this file cannot be loaded. */
+/** Throws a MirrorError (usage) for a limit that is too low. bin/run.js prints the same where this file cannot be loaded. */
 export function checkDescriptorLimit(limit: number | undefined = descriptorLimit()): void {
-  if (limit === undefined || limit >= leastLimit) return
+  if (limit === undefined || limit >= minOpenFiles) return
   throw new MirrorError(
-    `The limit on open files is ${limit}, and the mirror needs at least ${leastLimit} for its own files, its clients and its upstreams.`,
+    `The limit on open files is ${limit}, and the mirror needs at least ${minOpenFiles} for its own files, its clients and its upstreams.`,
     {
       exit: exitCode.usage,
       hints: [
-        `ulimit -n ${recommended}   (in a new shell)`,
-        `LimitNOFILE=${recommended}   (in a systemd unit)`,
-        `docker run --ulimit nofile=${recommended} …`,
+        `ulimit -n ${recommendedOpenFiles}   (in a new shell)`,
+        `LimitNOFILE=${recommendedOpenFiles}   (in a systemd unit)`,
+        `docker run --ulimit nofile=${recommendedOpenFiles} …`,
       ],
     },
   )
 }
 
 /**
- * Shares out the descriptors of this process. Throws a MirrorError when there are too few. `listening`: addresses that the
- * server listens on, further ones on the gateways of networks among them. `memory`: bytes that the process may have; a system that
- * grants a million descriptors may grant little memory.
+ * Shares out the descriptors of this process. Throws a MirrorError when there are too few. `listening`: listeners, with those on
+ * the gateways of networks. `memory`: bytes that the process may have, because a system with a million descriptors may have little
+ * memory.
  */
 export function planDescriptors({
-  limit = descriptorLimit() ?? assumedLimit,
+  limit = descriptorLimit() ?? assumedOpenFiles,
   inUse = descriptorsInUse(limit),
   listening = 3,
   memory = memoryLimit(),
@@ -89,10 +90,10 @@ export function planDescriptors({
   checkDescriptorLimit(limit)
   const isNarrow = limit < 256
   const hashThreads = isNarrow ? 1 : 4
-  // A program that embeds a mirror, or a shell that hands on its files, has more open than a server by itself.
-  const own = Math.max(ownDescriptors, inUse ?? 0) + hashThreads * perHashThread + listening
-  const spare = Math.max(0, limit - own - passingDescriptors)
-  const share = (part: number, least: number, most: number) => Math.min(most, Math.max(least, Math.floor(spare / part)))
+  // An embedding program, or a shell that leaves its files open, holds more descriptors than the server itself.
+  const own = Math.max(ownDescriptors, inUse ?? 0) + hashThreads * descriptorsPerHashThread + listening
+  const spare = Math.max(0, limit - own - transientDescriptors)
+  const share = (part: number, min: number, max: number) => Math.min(max, Math.max(min, Math.floor(spare / part)))
   const rest = {
     admin: share(64, 2, 32),
     refusals: share(32, 2, 64),
@@ -105,10 +106,10 @@ export function planDescriptors({
   return { ...rest, clients: Math.max(3, Math.floor(clients)), hashThreads }
 }
 
-/** Descriptors that are open now and count against the limit; undefined where the system does not tell. */
+/** Counts the open descriptors; undefined where the system does not tell. */
 function descriptorsInUse(limit: number): number | undefined {
   try {
-    // One of them is the folder itself.
+    // One of them is the open folder itself.
     return readdirSync('/proc/self/fd').filter((name) => Number(name) < limit).length - 1
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
@@ -116,39 +117,39 @@ function descriptorsInUse(limit: number): number | undefined {
   }
 }
 
-/** What the process holds when it has little to do, roughly. */
-const restingBytes = 128 * 1024 * 1024
-/** Less is not worth a look at every free page. */
-const worthwhileBytes = 16 * 1024 * 1024
-const everyMilliseconds = 2000
+/** Approximate memory of the idle process, bytes. */
+const idleBytes = 128 * 1024 * 1024
+/** Freed bytes that are worth a scan of all free pages. */
+const minTrimBytes = 16 * 1024 * 1024
+const trimIntervalMs = 2000
 
 interface SpareMemoryOptions {
-  /** Gives the system back what was freed. */
+  /** Returns freed memory to the system. */
   readonly trim: () => Promise<void>
-  /** What the process holds, bytes. */
+  /** Memory of the process, bytes. */
   readonly held?: () => number
   readonly everyMs?: number
-  /** Takes what a look throws: without a descriptor left nobody can say what the process holds. */
+  /** Takes an error: reading the memory fails when no descriptor is left. */
   readonly onFailure: OnFailure
 }
 
 /**
- * Gives memory back that a rush has taken: the C library keeps what was freed between what was not, several hundred MB after
- * a while, and on its own never lets go of it. Returns how to stop.
+ * Returns memory to the system after a burst of requests. The C library keeps freed memory between blocks in use, several hundred MB
+ * after a while, and never returns it by itself. Returns a function that stops this.
  */
 export function spareMemory(options: SpareMemoryOptions): () => void {
-  const { trim, held = () => process.memoryUsage.rss(), everyMs = everyMilliseconds, onFailure } = options
-  /** From where on a look is worth it. */
-  let limit = restingBytes + worthwhileBytes
-  const look = async () => {
+  const { trim, held = () => process.memoryUsage.rss(), everyMs = trimIntervalMs, onFailure } = options
+  /** Bytes from which a trim is worth it. */
+  let limit = idleBytes + minTrimBytes
+  const poll = async () => {
     const before = held()
-    limit = Math.min(limit, Math.max(restingBytes, before) + worthwhileBytes)
+    limit = Math.min(limit, Math.max(idleBytes, before) + minTrimBytes)
     if (before < limit) return
     await trim()
     const after = held()
-    // What has become free since, or is only seen to be, is found by the next look; what is needed is left alone.
-    const gave = before - after >= worthwhileBytes / 2
-    limit = Math.max(restingBytes, gave ? after - worthwhileBytes : after) + worthwhileBytes
+    // The next poll finds memory that is freed later. Memory in use raises the limit, so that it is not scanned again.
+    const gave = before - after >= minTrimBytes / 2
+    limit = Math.max(idleBytes, gave ? after - minTrimBytes : after) + minTrimBytes
   }
-  return every(everyMs, look, onFailure)
+  return every(everyMs, poll, onFailure)
 }

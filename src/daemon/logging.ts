@@ -7,15 +7,15 @@ import { loadLibc } from '../server/send/libc.ts'
 
 interface LoggerOptions {
   level: 'debug' | 'info' | 'warn' | 'error'
-  /** Takes each JSON line; stderr when there is none. */
+  /** Takes each JSON line; default: stderr. */
   write?: ((line: string) => void) | undefined
-  /** The file that stderr is, whose size is to be limited; undefined where stderr is something else. */
+  /** The file behind stderr, whose size is limited; undefined where stderr is no log file. */
   file?: string | undefined
 }
 
 const stderr = 2
 
-/** A logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. What looks like a secret is struck out. */
+/** Creates a logger of JSON lines: `level`, `time` (ISO 8601), the fields, `msg`. Redacts secrets. */
 export async function createLogger({ level, write, file }: LoggerOptions): Promise<Logger> {
   const { pino } = (await import('pino')).default
   const options = {
@@ -35,24 +35,24 @@ export async function createLogger({ level, write, file }: LoggerOptions): Promi
 
 async function sinkOf(file: string | undefined): Promise<LogSink> {
   if (file === undefined) return descriptorSink(stderr)
-  const kernel = await loadLibc(process)
+  const libc = await loadLibc(process)
   try {
-    return new LogFile(file, { redirect: kernel?.duplicate, shared: stderr })
+    return new LogFile(file, { redirect: libc?.duplicate, shared: stderr })
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     return descriptorSink(stderr)
   }
 }
 
-/** Characters of one value, and of all values and names of one line: what clients and upstreams say may be long. */
-const longestText = 4096
-const longestRecord = 16 * 1024
+/** Characters of one value, and of all names and values of one line, because texts of clients and upstreams may be long. */
+const maxTextLength = 4096
+const maxRecordLength = 16 * 1024
 
 interface Budget {
   left: number
 }
 
-function redacted(fields: LogFields, budget: Budget = { left: longestRecord }): LogFields {
+function redacted(fields: LogFields, budget: Budget = { left: maxRecordLength }): LogFields {
   const safe: LogFields = {}
   for (const key of Object.keys(fields)) {
     budget.left -= key.length + 1
@@ -80,14 +80,14 @@ function redactedItems(values: readonly unknown[], budget: Budget): unknown[] {
 }
 
 function shortened(text: string, budget: Budget): string {
-  const most = Math.max(0, Math.min(longestText, budget.left))
-  budget.left -= Math.min(most, text.length)
-  return text.length <= most ? text : `${text.slice(0, most)}… (${text.length - most} more)`
+  const maxLength = Math.max(0, Math.min(maxTextLength, budget.left))
+  budget.left -= Math.min(maxLength, text.length)
+  return text.length <= maxLength ? text : `${text.slice(0, maxLength)}… (${text.length - maxLength} more)`
 }
 
-/** Where the lines of a log go. */
+/** The target of a log's lines. */
 interface LogSink {
-  /** Writes what it can of `bytes` from a position on, and returns how many bytes; throws the system's error. */
+  /** Writes `bytes` from a position on, maybe not all, and returns the number of bytes written. Throws the system's error. */
   write(bytes: Uint8Array, from: number): number
 }
 
@@ -97,41 +97,41 @@ interface LogWriter {
 }
 
 /** Characters that may wait for a slow reader; the oldest lines beyond that are dropped. */
-const mostWaiting = 1024 * 1024
+const maxWaitingLength = 1024 * 1024
 /** Characters of a line; the logger's own are shorter. */
-const longestWrittenLine = 64 * 1024
+const maxLineLength = 64 * 1024
 /** Characters that are written in one go. */
 const batchLength = 64 * 1024
 const retryMs = 10
-/** How long the last lines wait for a slow reader when the process ends. */
-const lastMs = 1000
+/** Time that the last lines wait for a slow reader when the process ends. */
+const exitFlushMs = 1000
 
-/** A descriptor as it is. */
+/** A sink that writes to a descriptor. */
 function descriptorSink(descriptor: number): LogSink {
-  // Node makes a pipe non-blocking when it opens it: a reader that stands still must not stop this process.
+  // Node makes a pipe non-blocking when it opens the stream: a stalled reader must not block this process.
   if (descriptor === 2) void process.stderr
   return { write: (bytes, from) => writeSync(descriptor, bytes, from) }
 }
 
-/** What is being written. */
+/** Lines that are written in one go. */
 interface Batch {
   readonly bytes: Uint8Array
-  /** Lines of the log in it, after `extra` others. */
+  /** Number of log lines in it, after `extra` others. */
   readonly lines: number
-  /** The end of a line that was cut, and the line that reports lost ones. */
+  /** Number of other lines at its start: the end of a cut line, and the report of lost lines. */
   readonly extra: number
-  /** It begins with the end of a line that was cut. */
+  /** Whether it begins with the end of a cut line. */
   readonly endsCutLine: boolean
-  /** How many lost lines it reports. */
+  /** Number of lost lines that it reports. */
   readonly lost: number
-  /** Bytes that were written. */
+  /** Number of bytes written. */
   at: number
 }
 
 /**
- * Writes lines, those of one turn of the event loop in one go: with thousands of requests a second, a system call for each line
- * is most of what it costs. Synchronous all the same: the last words before an end are the ones that matter. Lines that cannot
- * be written, or wait for too long, are lost and counted; a later line says how many. It never throws.
+ * Creates a writer that writes the lines of one turn of the event loop in one go: with thousands of requests a second, a system call
+ * for each line is most of the cost. It is synchronous, because the last lines before an end matter most. Lines that cannot be
+ * written, or wait too long, are dropped and counted; a later line reports the count. It never throws.
  */
 export function createLogWriter(target: LogSink | number): LogWriter {
   const sink = typeof target === 'number' ? descriptorSink(target) : target
@@ -142,7 +142,7 @@ export function createLogWriter(target: LogSink | number): LogWriter {
   let reason = ''
   let isScheduled = false
   let isBlocked = false
-  /** The last write has left a line without its end. */
+  /** Whether the last write left a line without its end. */
   let isCut = false
 
   const lose = (count: number, why: string) => {
@@ -166,7 +166,7 @@ export function createLogWriter(target: LogSink | number): LogWriter {
     return next
   }
 
-  /** The rest of the batch, and all that waits behind it, is lost. */
+  /** Drops the rest of the batch and all waiting lines. */
   const giveUp = ({ bytes, at, extra, ...cut }: Batch, why: string) => {
     const written = newlinesIn(bytes.subarray(0, at))
     lose(cut.lines - Math.max(0, written - extra), why)
@@ -197,7 +197,7 @@ export function createLogWriter(target: LogSink | number): LogWriter {
   }
 
   process.once('exit', () => {
-    for (const end = performance.now() + lastMs; ;) {
+    for (const end = performance.now() + exitFlushMs; ;) {
       flush()
       if (!isBlocked || performance.now() > end) return
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, retryMs)
@@ -206,11 +206,11 @@ export function createLogWriter(target: LogSink | number): LogWriter {
 
   return {
     write(line) {
-      const text = line.length > longestWrittenLine ? `${line.slice(0, longestWrittenLine)}…\n` : line
+      const text = line.length > maxLineLength ? `${line.slice(0, maxLineLength)}…\n` : line
       lines.push(text)
       waiting += text.length
-      if (waiting > mostWaiting && !isBlocked) flush()
-      while (waiting > mostWaiting) {
+      if (waiting > maxWaitingLength && !isBlocked) flush()
+      while (waiting > maxWaitingLength) {
         waiting -= lines.shift()!.length
         lose(1, 'EAGAIN')
       }
@@ -229,19 +229,19 @@ function newlinesIn(bytes: Uint8Array): number {
   return found
 }
 
-/** As the logger's own lines are. */
+/** The report of lost lines, in the form of the logger. */
 function lossLine(lost: number, reason: string): string {
   const fields = { level: 'warn', time: new Date().toISOString(), lost, reason }
   return `${JSON.stringify({ ...fields, msg: 'lines of the log were lost' })}\n`
 }
 
 /**
- * Keeps a log that programs append to below a size: what is beyond goes to `<file>.1`. The file is emptied, not replaced, for
- * a running mirror holds it open.
+ * Rotates a log that is larger than `maxBytes`: copies it to `<file>.1` and truncates it. The file is not replaced, because a
+ * running mirror holds it open.
  */
-export async function limitLog(file: string, mostBytes = 16 * 1024 * 1024): Promise<void> {
+export async function limitLog(file: string, maxBytes = 16 * 1024 * 1024): Promise<void> {
   try {
-    if ((await stat(file)).size <= mostBytes) return
+    if ((await stat(file)).size <= maxBytes) return
     await copyFile(file, `${file}.1`)
     await truncate(file)
   } catch (error) {
@@ -250,49 +250,49 @@ export async function limitLog(file: string, mostBytes = 16 * 1024 * 1024): Prom
 }
 
 interface LogFileOptions {
-  /** The file holds at most so much, and `<file>.1`, which is older, as much again. */
-  readonly mostBytes?: number
+  /** Largest size of the file, bytes; the older `<file>.1` may be as large. */
+  readonly maxBytes?: number
   /**
-   * Makes the descriptor `to` mean what `from` means, as dup2 does. What others write to stderr follows the log then. Without it
-   * the log is copied and emptied, so that stderr stays the same file.
+   * Makes the descriptor `to` refer to the file of `from`, as dup2 does, so that other output to stderr follows the log. Without it
+   * the log is copied and truncated, so that stderr stays the same file.
    */
   readonly redirect?: ((from: number, to: number) => boolean) | undefined
-  /** The descriptor that others write to, and that is this file: stderr. */
+  /** Another descriptor of this file, to which other code writes: stderr. */
   readonly shared?: number | undefined
 }
 
 const megabyte = 1024 * 1024
 
 /**
- * A log that is limited at every write: what does not fit begins a new file, and the full one becomes `<file>.1` in place of
- * the one before. Throws the system's error when it cannot be opened.
+ * A log file that is rotated before a write that does not fit: the full file becomes `<file>.1` and replaces the earlier one. The
+ * constructor throws the system's error.
  */
 export class LogFile implements LogSink {
   readonly #path: string
-  readonly #mostBytes: number
+  readonly #maxBytes: number
   readonly #redirect: LogFileOptions['redirect']
   readonly #shared: number | undefined
   #descriptor: number
-  /** Open only to be closed when the log is put aside: no other descriptor may be left then. */
+  /** Reserved descriptors, closed for a rotation: no other one may be free then. */
   readonly #spare: number[] = []
 
-  constructor(path: string, { mostBytes = 16 * megabyte, redirect, shared }: LogFileOptions = {}) {
+  constructor(path: string, { maxBytes = 16 * megabyte, redirect, shared }: LogFileOptions = {}) {
     this.#path = path
-    this.#mostBytes = mostBytes
+    this.#maxBytes = maxBytes
     this.#redirect = redirect
     this.#shared = shared
     this.#descriptor = openSync(path, 'a', 0o600)
     this.#reserve()
   }
 
-  /** Returns how many bytes were written; throws the system's error. */
+  /** Returns the number of bytes written. Throws the system's error. */
   write(bytes: Uint8Array, from: number): number {
-    // The log may have been removed by hand; what is written to it then is seen by nobody.
+    // The log may have been removed by hand; nothing can read what is written to it then.
     const isRemoved = fstatSync(this.#descriptor).nlink === 0 && !this.#reopen()
     const { size } = fstatSync(this.#descriptor)
-    if (size > 0 && size + bytes.length - from > this.#mostBytes) {
+    if (size > 0 && size + bytes.length - from > this.#maxBytes) {
       if (isRemoved) ftruncateSync(this.#descriptor)
-      else this.#putAside()
+      else this.#rotate()
     }
     return writeSync(this.#descriptor, bytes, from)
   }
@@ -302,10 +302,10 @@ export class LogFile implements LogSink {
     closeSync(this.#descriptor)
   }
 
-  /** Goes on in the file that is at the path now, which somebody may have put there, or in a new one. */
+  /** Switches to the file that is at the path now, or to a new one. */
   #reopen(): boolean {
     try {
-      this.#take(openSync(this.#path, 'a', 0o600))
+      this.#switchTo(openSync(this.#path, 'a', 0o600))
       return true
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
@@ -313,7 +313,7 @@ export class LogFile implements LogSink {
     }
   }
 
-  #putAside(): void {
+  #rotate(): void {
     this.#releaseSpare()
     if (this.#redirect === undefined) this.#copy()
     else this.#rename()
@@ -324,7 +324,7 @@ export class LogFile implements LogSink {
     for (const descriptor of this.#spare.splice(0)) closeSync(descriptor)
   }
 
-  /** As many as it takes to put the log aside: a new file has one descriptor, a copy has two. */
+  /** Reserves the descriptors of a rotation: one for a new file, two for a copy. */
   #reserve(): void {
     const wanted = this.#redirect === undefined ? 2 : 1
     try {
@@ -337,22 +337,22 @@ export class LogFile implements LogSink {
   #rename(): void {
     try {
       renameSync(this.#path, `${this.#path}.1`)
-      this.#take(openSync(this.#path, 'ax', 0o600))
+      this.#switchTo(openSync(this.#path, 'ax', 0o600))
     } catch (error) {
       if (errnoOf(error) === undefined) throw error
       this.#restore()
     }
   }
 
-  /** Goes on in another file. */
-  #take(descriptor: number): void {
+  /** Switches to another file. */
+  #switchTo(descriptor: number): void {
     const before = this.#descriptor
     this.#descriptor = descriptor
     if (this.#shared !== undefined) this.#redirect?.(descriptor, this.#shared)
     closeSync(before)
   }
 
-  /** No new file is to be had: the limit holds all the same. */
+  /** Keeps the limit where no new file can be opened. */
   #restore(): void {
     try {
       renameSync(`${this.#path}.1`, this.#path)
@@ -365,7 +365,7 @@ export class LogFile implements LogSink {
   #copy(): void {
     const older = `${this.#path}.1`
     try {
-      // Its space may be all there is.
+      // The disk may have no space but that of the older file.
       rmSync(older, { force: true })
       copyFileSync(this.#path, older)
     } catch (error) {

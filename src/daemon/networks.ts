@@ -8,40 +8,40 @@ import { later, logFailure } from '../lib/time.ts'
 import { type Listener, ListenError } from '../server/listen.ts'
 
 interface NetworkListenersOptions {
-  readonly docker: Pick<DockerEngine, 'ping' | 'networks'>
-  /** Names of the networks whose containers shall reach us. */
+  readonly docker: Docker
+  /** Names of the networks whose containers reach the mirror. */
   readonly networks: readonly string[]
-  /** The user has named them: an engine that does not answer is worth a word. */
+  /** Whether the user has named them, so that an engine that does not answer is reported. */
   readonly isAskedFor: boolean
-  /** Listens on a gateway address; undefined when something that listens on all addresses does already. Throws ListenError. */
+  /** Listens on a gateway address; undefined when the mirror listens on all addresses already. Throws ListenError. */
   readonly open: (address: string) => Promise<Listener | undefined>
-  /** The URL that reaches us at an address. */
+  /** The mirror's URL at an address. */
   readonly urlOf: (address: string) => string
-  /** Hears of every change: the URL to use on each network that has one. */
+  /** Called on every change with the URL on each network that has one. */
   readonly onChange: (endpoints: Record<string, string>) => void
   readonly logger: Logger
 }
 
 export interface NetworkListeners {
-  /** How it is with each network, by name; none where no engine has answered so far and nobody has asked for a network. */
+  /** The state of each network, by name; empty when no engine has answered so far and no network was asked for. */
   report(): Record<string, NetworkReport>
   close(graceMilliseconds: number): Promise<void>
 }
 
-/** How soon an address that is not there yet, or a port that is taken, is tried again. */
+/** Time until an absent address or a taken port is tried again. */
 const retryMs = 2000
 
 /**
- * Listens on the gateway address of each network as soon as the network exists, and no longer than that. Containers cannot
- * reach the host's loopback; the gateway of their own network they can.
+ * Listens on the gateway address of each network while the network exists. Containers cannot reach the host's loopback, but they
+ * reach the gateway of their own network.
  */
 export function startNetworkListeners(options: NetworkListenersOptions): NetworkListeners {
   const { docker, networks, logger } = options
   const stop = new AbortController()
   /** By address. */
   const open = new Map<string, { readonly network: string; readonly listener: Listener | undefined }>()
-  const complained = new Set<string>()
-  /** By network: why nobody listens there, as of the last look. */
+  const warned = new Set<string>()
+  /** By network: why the mirror did not listen there at the last check. */
   let troubles = new Map<string, NetworkReport>(
     networks.map((network) => [network, { state: 'waiting', reason: engineProblem }]),
   )
@@ -49,11 +49,11 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   let stopRetry: (() => void) | undefined
   let work: Promise<void> = Promise.resolve()
 
-  /** One look after the other, so that two never open the same address. */
-  const look = () => {
+  /** Checks one after the other, so that two never open the same address. */
+  const check = () => {
     work = work.then(reconcile).catch((error: unknown) => {
       logger.error({ error: describeFailure(error) }, 'looking at the networks failed')
-      lookLater()
+      checkLater()
     })
   }
 
@@ -62,10 +62,10 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     if (stop.signal.aborted) return
     const wanted = new Map<string, string>()
     const absent: string[] = []
-    let isUnsaid = false
+    let isUnknown = false
     for (const network of networks) {
-      const gateways = await docker.networks.gateways(network)
-      isUnsaid ||= gateways === undefined
+      const gateways = await docker.networkGateways(network)
+      isUnknown ||= gateways === undefined
       for (const address of gateways ?? []) wanted.set(address, network)
       if (gateways === undefined || gateways.length === 0) absent.push(network)
     }
@@ -80,31 +80,31 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
       logger.info({ network, address }, 'the network is gone')
     }
     for (const [address, network] of wanted) if (!open.has(address)) await tryOpen(address, network)
-    // No event tells that an engine which failed for a moment answers again.
-    if (isUnsaid && isEngineKnown) lookLater()
+    // No event reports that an engine answers again.
+    if (isUnknown && isEngineKnown) checkLater()
     options.onChange(endpoints())
   }
 
   async function tryOpen(address: string, network: string): Promise<void> {
     try {
       open.set(address, { network, listener: await options.open(address) })
-      complained.delete(address)
+      warned.delete(address)
       logger.info({ network, url: options.urlOf(address) }, 'containers of this network reach the mirror here')
     } catch (error) {
       if (!(error instanceof ListenError)) throw error
-      // Not (yet) an address of this machine: the network is just being made, or its engine lives in a VM.
-      if (error.errno !== 'EADDRNOTAVAIL' && !complained.has(address))
+      // The address is not on this machine (yet): the network is being created, or its engine runs in a VM.
+      if (error.errno !== 'EADDRNOTAVAIL' && !warned.has(address))
         logger.warn({ network, reason: error.message }, 'cannot listen for the containers of this network')
-      complained.add(address)
+      warned.add(address)
       troubles.set(network, { state: error.errno === 'EADDRNOTAVAIL' ? 'waiting' : 'failed', reason: error.message })
-      lookLater()
+      checkLater()
     }
   }
 
-  function lookLater(): void {
+  function checkLater(): void {
     stopRetry?.()
     if (stop.signal.aborted) return
-    stopRetry = later(retryMs, look, logFailure(logger, 'looking at the networks failed'))
+    stopRetry = later(retryMs, check, logFailure(logger, 'looking at the networks failed'))
   }
 
   function endpoints(): Record<string, string> {
@@ -113,8 +113,8 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
     return urls
   }
 
-  const watching = docker.networks
-    .watch(look, stop.signal)
+  const watching = docker
+    .watchNetworks(check, stop.signal)
     .catch((error: unknown) => logger.error({ error: describeFailure(error) }, 'the networks are no longer watched'))
   return {
     report() {
@@ -138,13 +138,13 @@ export function startNetworkListeners(options: NetworkListenersOptions): Network
   }
 }
 
-/** Who listens on the addresses of the configuration, and how to listen on another one. */
+/** The listeners of the configuration, and a function to listen on another address. */
 export interface ListenerOpener {
   readonly listeners: readonly Listener[]
   readonly open: (address: string, port: number) => Promise<Listener>
 }
 
-/** Everything that listens, on one more address with the same ports; undefined when all of it does already. */
+/** Opens all listeners on one more address, with the same ports; undefined when all listen there already. */
 export async function openOnAddress(
   address: string,
   openers: readonly ListenerOpener[],
@@ -167,9 +167,9 @@ export async function openOnAddress(
 }
 
 /**
- * What containers of Docker networks may do in the registry. At an address that `registry.listen` names they may write, whatever
- * `registry.networks` says, and with all addresses there, too; but a mirror that is in a container itself has all addresses, and
- * tells its host from other containers.
+ * The rights of Docker networks' containers in the registry. At an address in `registry.listen` they may write, whatever
+ * `registry.networks` says; all addresses there include theirs. A mirror in a container listens on all addresses and tells its host
+ * from other containers.
  */
 export function networkRights(
   setting: Config['registry']['networks'],

@@ -5,9 +5,9 @@ import type { Clock } from '../lib/time.ts'
 
 interface LogsRequest {
   logFile: string
-  /** How many of the last lines to begin with. */
+  /** Number of last lines to begin with. */
   lines: number
-  /** Goes on with what comes, until the signal aborts. */
+  /** Whether to go on with new lines until the signal aborts. */
   follow: boolean
   signal: AbortSignal
   clock: Clock
@@ -16,24 +16,24 @@ interface LogsRequest {
 }
 
 const blockBytes = 64 * 1024
-const lookMs = 250
+const pollMs = 250
 
-/** Reads the end of the log, and what comes after it. Throws ENOENT when there is none. */
+/** Reads the end of the log, then new lines. Throws ENOENT when there is no log. */
 export async function readLogs({ logFile, lines, follow, signal, clock, write }: LogsRequest): Promise<void> {
   let file = await open(logFile, 'r')
   try {
     const start = await startOfLast(file, lines)
     let { position } = start
     const reader = new LineReader(write)
-    // Most of it may have been put aside a moment ago.
+    // Most of the lines may be in the rotated file.
     if (start.missing > 0) await readPrevious(logFile, file, start.missing, reader)
     for (;;) {
       position = await reader.read(file, position)
       if (!follow || signal.aborted) break
-      await clock.sleep(lookMs, signal).catch(() => {})
+      await clock.sleep(pollMs, signal).catch(() => {})
       const next = await openNext(logFile, file)
       if (next !== undefined) {
-        // Nobody writes to the file before any more.
+        // The rotated file gets no more lines.
         await reader.read(file, position)
         reader.end()
         await readBetween(logFile, file, next, reader)
@@ -41,7 +41,7 @@ export async function readLogs({ logFile, lines, follow, signal, clock, write }:
         file = next
         position = 0
       } else if ((await file.stat()).size < position) {
-        // The log was copied and emptied: what came since the last look lies in the copy.
+        // The log was copied and truncated: lines since the last poll are in the copy.
         await readRest(logFile, position, reader)
         position = 0
       }
@@ -52,7 +52,7 @@ export async function readLogs({ logFile, lines, follow, signal, clock, write }:
   }
 }
 
-/** The file that has taken the place of the log; undefined while that is the one that is open. */
+/** Opens the file that has replaced the log; undefined while the open one is current. */
 async function openNext(logFile: string, file: FileHandle): Promise<FileHandle | undefined> {
   const next = await openIfThere(logFile)
   if (next === undefined || !(await isSame(next, file))) return next
@@ -60,7 +60,7 @@ async function openNext(logFile: string, file: FileHandle): Promise<FileHandle |
   return undefined
 }
 
-/** The log may have been put aside more than once since the last look: the file in between is read whole. */
+/** Reads all of a file in between, when the log was rotated more than once since the last poll. */
 async function readBetween(logFile: string, before: FileHandle, next: FileHandle, reader: LineReader): Promise<void> {
   await withPrevious(logFile, async (between) => {
     if ((await isSame(between, before)) || (await isSame(between, next))) return
@@ -74,7 +74,7 @@ async function isSame(one: FileHandle, other: FileHandle): Promise<boolean> {
   return a.ino === b.ino && a.dev === b.dev
 }
 
-/** Gathers lines from blocks. */
+/** Joins blocks into lines. */
 class LineReader {
   readonly #write: (line: string) => void
   readonly #buffer = Buffer.alloc(blockBytes)
@@ -85,7 +85,7 @@ class LineReader {
     this.#write = write
   }
 
-  /** Reads to the end of the file as it is now; returns where that is. */
+  /** Reads to the current end of the file, and returns that position. */
   async read(file: FileHandle, from: number): Promise<number> {
     for (let position = from; ;) {
       const { bytesRead } = await file.read(this.#buffer, 0, blockBytes, position)
@@ -103,7 +103,7 @@ class LineReader {
   }
 }
 
-/** The last lines of the log that was put aside before this one; nothing when there is none. */
+/** Reads the last lines of the rotated log, if there is one. */
 async function readPrevious(logFile: string, current: FileHandle, lines: number, reader: LineReader): Promise<void> {
   await withPrevious(logFile, async (file) => {
     if (await isSame(file, current)) return
@@ -112,7 +112,7 @@ async function readPrevious(logFile: string, current: FileHandle, lines: number,
   })
 }
 
-/** What the log that was put aside holds beyond a position. */
+/** Reads the rotated log from a position on. */
 async function readRest(logFile: string, from: number, reader: LineReader): Promise<void> {
   await withPrevious(logFile, async (file) => void (await reader.read(file, from)))
 }
@@ -136,10 +136,10 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
   }
 }
 
-/** Where the last `lines` lines begin, and how many the file lacks. */
+/** The position of the last `lines` lines, and the number of lines that the file lacks. */
 async function startOfLast(file: FileHandle, lines: number): Promise<{ position: number; missing: number }> {
   let end = (await file.stat()).size
-  // The line end at the very end begins no line.
+  // Do not count the line end at the end of the file.
   let found = -1
   const buffer = Buffer.alloc(blockBytes)
   while (end > 0) {

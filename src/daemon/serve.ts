@@ -18,15 +18,15 @@ import { startMirror } from './start.ts'
 export interface ServeRequest {
   surroundings: Surroundings
   version: string
-  /** Takes each line of the log; stderr when there is none. */
+  /** Takes each line of the log; default: stderr. */
   writeLog?: (line: string) => void
-  /** Hears that the mirror answers. */
+  /** Called when the mirror answers. */
   onReady?: (endpoints: Endpoints) => void
 }
 
 /**
- * Serves in this process until a signal, or a request to the admin listener, tells it to end; then drains. Whoever started
- * this process and waits on its channel hears that it is ready, or why not.
+ * Serves in this process until a signal or a request to the admin listener ends it, then drains. Reports over the channel to the
+ * parent process that it is ready, or why it is not.
  */
 export async function serveMirror(request: ServeRequest): Promise<void> {
   const paths = mirrorPaths(request.surroundings)
@@ -75,12 +75,12 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
         }),
       })
       await kept.written
-      const stopLooking = handoff && removePredecessorExports(handoff, logger)
+      const stopCleanup = handoff && removePredecessorExports(handoff, logger)
       await removeVolumeMarker(paths.stateDir)
       await reportReady(process, mirror.endpoints)
       request.onReady?.(mirror.endpoints)
       logger.info({ reason: await ending.begun }, 'the mirror is ending')
-      stopLooking?.()
+      stopCleanup?.()
       await mirror.close()
       await kept.remove()
     } catch (error) {
@@ -97,10 +97,10 @@ export async function serveMirror(request: ServeRequest): Promise<void> {
   }
 }
 
-/** The wish that this process end: the first one drains, a second one waits no longer. */
+/** The end of this process: the first request to end drains, a second signal ends at once. */
 class Ending {
-  readonly #wish = deferred<string>()
-  readonly begun = this.#wish.promise
+  readonly #reason = deferred<string>()
+  readonly begun = this.#reason.promise
   #hasBegun = false
   readonly #onSignal = (signal: NodeJS.Signals) => {
     if (this.#hasBegun) process.exit(130)
@@ -113,7 +113,7 @@ class Ending {
 
   begin(reason: string): void {
     this.#hasBegun = true
-    this.#wish.resolve(reason)
+    this.#reason.resolve(reason)
   }
 
   dispose(): void {
@@ -121,9 +121,9 @@ class Ending {
   }
 }
 
-/** Another process holds the store by now, and whatever this one wrote would be written over its head. */
+/** Ends the process when another one has taken the store, because both would write to it. */
 function endAtOnce(logger: Logger): never {
-  logger.error({}, 'another mirror has taken the store while this one stood still; it ends')
+  logger.error({}, 'another mirror has taken the store while this one was suspended; this one ends')
   process.exit(exitCode.failed)
 }
 
@@ -131,7 +131,7 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
   const running = await findReachable(paths.stateFile)
   if (running === undefined || running.pid === process.pid) return
   const where = running.container ? `in the container ${running.container.name}` : `pid ${running.pid}`
-  throw new MirrorError(`A mirror is running already (${where}), with its state in ${paths.stateDir}.`, {
+  throw new MirrorError(`A mirror is already running (${where}), with its state in ${paths.stateDir}.`, {
     hints: [
       'mirror status',
       'mirror down',
@@ -140,11 +140,11 @@ async function refuseSecond(paths: MirrorPaths): Promise<void> {
   })
 }
 
-/** Whether what we write to stderr ends up in this file. */
+/** Whether stderr of this process is this file. */
 async function isStderr(file: string): Promise<boolean> {
   try {
-    const [ours, theirs] = [fstatSync(2), await stat(file)]
-    return ours.dev === theirs.dev && ours.ino === theirs.ino
+    const [own, other] = [fstatSync(2), await stat(file)]
+    return own.dev === other.dev && own.ino === other.ino
   } catch (error) {
     if (errnoOf(error) === undefined) throw error
     return false
@@ -153,15 +153,15 @@ async function isStderr(file: string): Promise<boolean> {
 
 interface SurviveOptions {
   readonly logger: Logger
-  /** Ends the process; what was logged is written at its end. */
+  /** Ends the process; the log is flushed at its end. */
   readonly exit?: (code: number) => void
 }
 
 /**
- * What the server does with failures that nothing has caught (docs/decisions/0015). A rejection that nobody handles is the end
- * of one task: it is logged with its stack and counted, and the server goes on. So is a system error that is thrown out of a
- * callback: a missing descriptor says nothing against the program's state. Any other exception may have left half-changed state
- * behind: it is logged, and the process ends with exit code 1. Returns how to stop.
+ * Handles failures that nothing has caught (docs/decisions/0015). An unhandled rejection ends one task: it is logged with its stack
+ * and counted, and the server goes on. The same holds for a system error from a callback, because a missing descriptor does not
+ * damage the program's state. Any other exception may have left half-changed state: it is logged, and the process ends with exit
+ * code 1. Returns a function that stops this.
  */
 export function surviveFailures(
   source: Pick<NodeJS.Process, 'on' | 'off'>,

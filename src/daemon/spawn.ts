@@ -8,19 +8,19 @@ import { makeFolder } from '../lib/fs.ts'
 import { limitLog } from './logging.ts'
 
 interface DetachedOptions {
-  /** The program and its arguments, for this very Node. */
+  /** The program and its arguments; Node is that of this process. */
   args: string[]
   env: NodeJS.ProcessEnv
-  /** Its stdout and stderr are appended here. */
+  /** The file to which stdout and stderr are appended. */
   logFile: string
   timeoutMs: number
-  /** Ends the start, and the process with it. */
+  /** Aborts the start and kills the process. */
   signal: AbortSignal
 }
 
 /**
- * Starts a mirror that outlives this process, and returns when it answers. Throws the child's own MirrorError when it says why
- * it cannot; one with the end of its log when it dies without a word.
+ * Starts a mirror that outlives this process, and returns when it answers. Throws the MirrorError that the child reports; a
+ * MirrorError with the end of its log when it dies without a report.
  */
 export async function startDetached(options: DetachedOptions): Promise<StartedMirror> {
   const log = await open(options.logFile, 'a', 0o600)
@@ -32,7 +32,7 @@ export async function startDetached(options: DetachedOptions): Promise<StartedMi
       env: options.env,
       stdio: ['ignore', log.fd, log.fd, 'ipc'],
     })
-    const outcome = await readinessOf(child, options)
+    const outcome = await waitForReadiness(child, options)
     if (outcome.type === 'ready') {
       child.disconnect()
       child.unref()
@@ -40,7 +40,7 @@ export async function startDetached(options: DetachedOptions): Promise<StartedMi
     }
     if (outcome.type === 'failed') throw new MirrorError(outcome.message, { hints: outcome.hints, exit: outcome.exit })
     throw new MirrorError(`The mirror could not be started: ${outcome.reason}.`, {
-      hints: [...(await endOf(options.logFile, size)), `The whole log: ${options.logFile}`],
+      hints: [...(await lastLogLines(options.logFile, size)), `The whole log: ${options.logFile}`],
       exit: outcome.type === 'interrupted' ? exitCode.interrupted : exitCode.failed,
     })
   } finally {
@@ -50,13 +50,13 @@ export async function startDetached(options: DetachedOptions): Promise<StartedMi
 
 type Outcome = ReadinessMessage | { type: 'died' | 'interrupted'; reason: string }
 
-function readinessOf(child: ChildProcess, { timeoutMs, signal }: DetachedOptions): Promise<Outcome> {
+function waitForReadiness(child: ChildProcess, { timeoutMs, signal }: DetachedOptions): Promise<Outcome> {
   return new Promise((resolve) => {
     const settle = (outcome: Outcome) => {
       clearTimeout(timer)
       signal.removeEventListener('abort', onAbort)
       child.removeAllListeners()
-      // A child that is being killed may still fail to be: nobody is interested any more.
+      // Ignore errors of a child that is being killed.
       child.on('error', () => {})
       if (outcome.type !== 'ready') {
         if (child.connected) child.disconnect()
@@ -85,8 +85,8 @@ function readinessOf(child: ChildProcess, { timeoutMs, signal }: DetachedOptions
   })
 }
 
-/** The last lines that a log got since it had `from` bytes. */
-async function endOf(logFile: string, from: number): Promise<string[]> {
+/** The last five lines that were appended to a log of `from` bytes. */
+async function lastLogLines(logFile: string, from: number): Promise<string[]> {
   const bytes = await readFile(logFile)
   return bytes
     .subarray(from)
@@ -97,22 +97,22 @@ async function endOf(logFile: string, from: number): Promise<string[]> {
     .filter((line) => line !== '')
 }
 
-/** What a detached mirror tells the command that started it, once, over the channel between them. */
+/** The only message that a detached mirror sends to the command that started it. */
 type ReadinessMessage =
   | { type: 'ready'; endpoints: Endpoints }
   | { type: 'failed'; message: string; hints: string[]; exit: ExitCode }
 
-/** The half of `process` that talks to whoever started it. */
+/** The part of `process` that sends messages to the parent process. */
 type ParentChannel = Pick<NodeJS.Process, 'send' | 'connected'>
 
 export function reportReady(parent: ParentChannel, endpoints: Endpoints): Promise<void> {
-  return tell(parent, { type: 'ready', endpoints })
+  return send(parent, { type: 'ready', endpoints })
 }
 
-/** Says why there will be no mirror. What is no MirrorError is left to the log, where its stack is. */
+/** Reports why the mirror cannot start. Any other error than a MirrorError is only logged, with its stack. */
 export async function reportFailure(parent: ParentChannel, error: unknown): Promise<void> {
   if (!(error instanceof MirrorError)) return
-  await tell(parent, { type: 'failed', message: error.message, hints: error.hints, exit: error.exit })
+  await send(parent, { type: 'failed', message: error.message, hints: error.hints, exit: error.exit })
 }
 
 export function isReadinessMessage(value: unknown): value is ReadinessMessage {
@@ -120,8 +120,8 @@ export function isReadinessMessage(value: unknown): value is ReadinessMessage {
   return type === 'ready' || type === 'failed'
 }
 
-/** A parent that has gone away meanwhile needs no answer. */
-function tell(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
+/** Sends a message, unless the parent has left. */
+function send(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
   return new Promise((resolve) => {
     if (!parent.connected || parent.send === undefined) resolve()
     else parent.send(message, undefined, undefined, () => resolve())
@@ -129,8 +129,8 @@ function tell(parent: ParentChannel, message: ReadinessMessage): Promise<void> {
 }
 
 /**
- * What Node is given to run the server. Half of the usual space for new objects: it is soon full of what a request has left,
- * and with all of it the process would be a tenth larger for nothing.
+ * The arguments of Node for the server process. Halves V8's young generation: it fills with garbage of requests either way, and the
+ * whole of it would make the process a tenth larger.
  */
 export function serveArguments(program: string): string[] {
   return ['--max-semi-space-size=8', program, 'serve']
@@ -144,10 +144,10 @@ interface ProcessRequest {
   readonly signal: AbortSignal
 }
 
-/** An answer that has not come by then will not come. */
-const readyWithinMs = 60_000
+/** Time for the server to report that it is ready. */
+const readyTimeoutMs = 60_000
 
-/** Starts the server as a process of its own, and returns when it answers. Throws a MirrorError when it does not. */
+/** Starts the server as a detached process, and returns when it answers. Throws a MirrorError when it does not. */
 export async function startProcess({ program, paths, env, signal }: ProcessRequest): Promise<StartedMirror> {
   await makeFolder(paths.stateDir)
   refuseOthersState(paths.stateDir)
@@ -156,7 +156,7 @@ export async function startProcess({ program, paths, env, signal }: ProcessReque
     args: serveArguments(program),
     env: { ...env },
     logFile: paths.logFile,
-    timeoutMs: readyWithinMs,
+    timeoutMs: readyTimeoutMs,
     signal,
   })
 }

@@ -16,18 +16,18 @@ import { trustedCertificates } from '../upstream/transport.ts'
 
 type FindHolder = (port: number) => Promise<PortHolder | undefined>
 
-/** The same failure with what the user needs to mend it: who holds the port and which flag moves it, which folder is closed. */
+/** Adds to a failed start what the user needs to fix it: the process that holds the port and the flag that moves it, or the folder. */
 export async function explainStartFailure(
   error: unknown,
   config: Config,
   find: FindHolder = (port) => findPortHolder(port, { platform: process.platform, runCommand }),
 ): Promise<unknown> {
   if (error instanceof ListenError)
-    return error.errno === 'EADDRINUSE' ? busyPort(error, config, find) : misplaced(error, config)
+    return error.errno === 'EADDRINUSE' ? busyPort(error, config, find) : unusableAddress(error, config)
   if (error instanceof MirrorError) return error
   const failure = describeFileFailure(error)
   if (failure === undefined) return error
-  // Those of the stores say so themselves: these lie in the state folder.
+  // Stores report their own files, so this file is in the state folder.
   return new MirrorError(
     tellFileFailure(error, failure) ?? `The mirror cannot use its files: ${(error as Error).message}.`,
     {
@@ -39,7 +39,7 @@ export async function explainStartFailure(
 
 async function busyPort(error: ListenError, config: Config, find: FindHolder): Promise<MirrorError> {
   const holder = await find(error.port)
-  const { who, stop } = wordsFor(holder, error.port)
+  const { who, stop } = describeHolder(holder, error.port)
   const { name, key } = listenerOf(error, config)
   const other = error.port + 1000 <= 65_535 ? error.port + 1000 : error.port - 1000
   return new MirrorError(`Port ${error.port} (${name}) is already in use by ${who}.`, {
@@ -48,7 +48,7 @@ async function busyPort(error: ListenError, config: Config, find: FindHolder): P
   })
 }
 
-function wordsFor(holder: PortHolder | undefined, port: number): { who: string; stop: string[] } {
+function describeHolder(holder: PortHolder | undefined, port: number): { who: string; stop: string[] } {
   if (holder === undefined) return { who: 'another program', stop: whichProgram(port) }
   const { pid, command, mirror } = holder
   if (mirror === undefined) return { who: `${command} (pid ${pid})`, stop: [`Stop ${command} (pid ${pid})`] }
@@ -62,14 +62,14 @@ function wordsFor(holder: PortHolder | undefined, port: number): { who: string; 
   return { who: `another mirror (pid ${pid}, ${home})`, stop: [`${home} mirror down   (stops that mirror)`] }
 }
 
-/** Root sees the programs of all users. */
+/** The command that shows the program on a port; root sees the programs of all users. */
 function whichProgram(port: number): string[] {
   if (process.platform === 'win32') return [`netstat -ano | findstr :${port}   (shows which program it is)`]
-  const asked = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
-  return [`sudo ${asked}   (shows which program it is)`]
+  const command = process.platform === 'linux' ? `ss -ltnp 'sport = :${port}'` : `lsof -nP -iTCP:${port} -sTCP:LISTEN`
+  return [`sudo ${command}   (shows which program it is)`]
 }
 
-function misplaced(error: ListenError, config: Config): MirrorError {
+function unusableAddress(error: ListenError, config: Config): MirrorError {
   const { name, key } = listenerOf(error, config)
   const hint =
     error.errno === 'EACCES'
@@ -78,23 +78,23 @@ function misplaced(error: ListenError, config: Config): MirrorError {
   return new MirrorError(error.message, { hints: [hint], cause: error })
 }
 
-/** Whose address it is. */
+/** The listener that has an address. */
 function listenerOf({ host, port }: ListenError, config: Config): { name: string; key: string } {
   const names = ['cache', 'registry', 'admin'] as const
   const name = names.find((name) => config[name].listen.some((at) => at.host === host && at.port === port)) ?? 'cache'
   return { name, key: `${name}.listen` }
 }
 
-/** Who listens on a TCP port. */
+/** The process that listens on a TCP port. */
 interface PortHolder {
   pid: number
   /** `nginx`, or a script's name after its interpreter: `node server.js`. */
   command: string
-  /** Undefined for what is no mirror, and where the platform does not tell. */
+  /** Undefined for any other program, and where the platform does not tell. */
   mirror?: OtherMirror
 }
 
-/** Which mirror a process serves: that of a MIRROR_HOME, or of the usual places; unknown where its variables may not be read. */
+/** The mirror of a process: of a MIRROR_HOME, or of the usual folders; unknown where its variables cannot be read. */
 type OtherMirror = { readonly home: string } | 'usual' | 'unknown'
 
 interface PortHolderOptions {
@@ -102,7 +102,7 @@ interface PortHolderOptions {
   runCommand: RunCommand
 }
 
-/** The process that listens on the port, as far as this user may see; undefined when that is not told. */
+/** Finds the process that listens on a port; undefined where this user cannot see it. */
 export async function findPortHolder(port: number, options: PortHolderOptions): Promise<PortHolder | undefined> {
   if (options.platform === 'linux') return findInProc(port)
   if (options.platform === 'darwin') return askLsof(port, options.runCommand)
@@ -139,7 +139,7 @@ async function listeningInodes(table: string, port: number): Promise<string[]> {
   })
 }
 
-/** Recognizes `node … bin/run.js serve` of a package with our name. */
+/** Recognizes `node … bin/run.js serve` of a package with this name. */
 async function mirrorOf(pid: string): Promise<OtherMirror | undefined> {
   const [, ...args] = ((await ifVisible(readFile(`/proc/${pid}/cmdline`, 'utf8'))) ?? '').split('\0')
   const at = args.findIndex((argument) => argument !== '' && !argument.startsWith('-'))
@@ -182,8 +182,8 @@ async function askLsof(port: number, runCommand: RunCommand): Promise<PortHolder
 }
 
 /**
- * Reads what the configuration names and the server reads when it starts, before a running mirror is stopped for it. Throws a
- * MirrorError (exit 2) for the first file or proxy variable that cannot be used.
+ * Checks the files and proxy variables that the server reads at its start, before a running mirror is stopped for it. Throws a
+ * MirrorError (exit 2) for the first that cannot be used.
  */
 export async function checkNamedFiles(
   { tls, upstreams, registry }: Config,
@@ -201,7 +201,7 @@ export async function checkNamedFiles(
   }
 }
 
-/** Throws a MirrorError (exit 2) for files that are no certificate and its key. */
+/** Reads the certificate and key of `tls`. Throws a MirrorError (exit 2) when they do not belong together or cannot be read. */
 export function readTls(tls: Config['tls']): { cert: string; key: string } | undefined {
   if (!tls) return undefined
   try {
@@ -219,7 +219,7 @@ export function readTls(tls: Config['tls']): { cert: string; key: string } | und
   }
 }
 
-/** PEM text of the upstreams' own authorities, by host. Throws a MirrorError for a file that cannot be used. */
+/** Reads the CA certificates of the upstreams: PEM text by host. Throws a MirrorError for a file that cannot be used. */
 export function readAuthorities(upstreams: Config['upstreams']): Map<string, string | undefined> {
   return new Map(Object.entries(upstreams).map(([host, { ca }]) => [host, ca && readAuthority(host, ca)]))
 }

@@ -43,28 +43,28 @@ export interface StoppedMirror {
   pid?: number
   /** The name of its container. */
   container?: string
-  /** The volume with that container's data; undefined when that is a folder, or nobody knows any more. */
+  /** The volume with the container's data; undefined for a folder, or when it is unknown. */
   volume?: string | undefined
-  /** The folder with the data of a process; undefined where nobody has noted it. */
+  /** The data folder of a process; undefined when it was not recorded. */
   dataDir?: string | undefined
-  /** It did not end by itself. */
+  /** Whether it did not end in time and was killed. */
   killed: boolean
 }
 
-/** Pulls in flight get 30 s; what takes longer hangs. */
-const patienceMs = 40_000
-const lookMs = 50
+/** Time to end: pulls in flight get 30 s. */
+const stopTimeoutMs = 40_000
+const pollMs = 50
 
-/** Ends the running mirror and waits for it to be gone; undefined when there was none. */
+/** Stops the running mirror and waits until it has ended; undefined when there was none. */
 async function stopMirror({ paths, clock, surroundings }: StopRequest): Promise<StoppedMirror | undefined> {
   const running = await findRunning(paths.stateFile)
   if (running === undefined) return undefined
   if (running.container) return stopRecordedContainer(running.container, paths, surroundings)
-  await askToEnd(running, paths, surroundings.platform)
-  const killed = !(await isGone(running, clock, patienceMs))
+  await requestStop(running, paths, surroundings.platform)
+  const killed = !(await hasEnded(running, clock, stopTimeoutMs))
   if (killed) {
     signal(running.pid, 'SIGKILL')
-    await isGone(running, clock, 5000)
+    await hasEnded(running, clock, 5000)
   }
   await removeState(paths.stateFile, running.pid)
   return { pid: running.pid, dataDir: running.served?.dataDir, killed }
@@ -82,18 +82,18 @@ async function stopRecordedContainer(
   return { container: name, volume, killed: false }
 }
 
-async function askToEnd({ pid, endpoints }: ProcessMirrorState, paths: MirrorPaths, platform: string): Promise<void> {
+async function requestStop({ pid, endpoints }: MirrorState, paths: MirrorPaths, platform: string): Promise<void> {
   const [url] = endpoints.admin
   // Windows has no signals: a process that gets one is ended at once.
   if (platform !== 'win32' || url === undefined) return signal(pid, 'SIGTERM')
   await createAdminClient({ url, tokenFile: paths.tokenFile, timeoutMs: 5000 }).stop()
 }
 
-async function isGone({ pid, processIdentity }: ProcessMirrorState, clock: Clock, withinMs: number): Promise<boolean> {
+async function hasEnded({ pid, processIdentity }: MirrorState, clock: Clock, withinMs: number): Promise<boolean> {
   const end = clock.monotonic() + withinMs
   while (await isSameProcess(pid, processIdentity)) {
     if (clock.monotonic() > end) return false
-    await clock.sleep(lookMs)
+    await clock.sleep(pollMs)
   }
   return true
 }
@@ -109,42 +109,41 @@ function signal(pid: number, name: NodeJS.Signals): void {
 }
 
 /**
- * Ends the running mirror; where nothing has noted that one runs, a container of ours all the same: one that was stopped by
- * hand, or whose note was lost. Undefined when there was none. Throws a MirrorError (exit 4) when one was noted and its engine
- * cannot be asked.
+ * Stops the running mirror. Without a record of one it removes this user's container, which was stopped by hand or whose record was
+ * lost. Undefined when there was none. Throws a MirrorError (exit 4) when a container is recorded and its engine does not answer.
  */
 export async function stopAnyMirror(request: StopRequest): Promise<StoppedMirror | undefined> {
   const stopped = await stopMirror(request)
   if (stopped !== undefined) return stopped
   const { paths, surroundings } = request
   const state = await readState(paths.stateFile)
-  // Of one that died: its user knows now that it runs no more.
+  // Remove the record of a mirror that died, because the user knows now that it does not run.
   if (state !== undefined && state.container === undefined) await removeState(paths.stateFile, state.pid)
-  const noted = state?.container
-  let engine: DockerEngine
+  const recorded = state?.container
+  let engine: ContainerEngine
   try {
-    engine = await openEngine(surroundings, noted?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
+    engine = await openEngine(surroundings, recorded?.engine ?? (await volumeMarkerEngine(paths.stateDir)))
   } catch (error) {
-    // It comes back with its engine.
-    if (noted !== undefined) throw whereItRan(error)
-    // Where no engine is there is no container.
+    // The container starts again with its engine.
+    if (recorded !== undefined) throw whereItRan(error)
+    // Without an engine there is no container.
     if (error instanceof MirrorError) return undefined
     throw error
   }
   const found = await Promise.all([containerName, replacedName].map((name) => engine.containers.find(name)))
-  const ours = found.filter((container) => container && ownerOf(container) === paths.stateDir)
-  for (const container of ours) await removeContainer(engine, container!.id)
-  if (noted !== undefined) await removeState(paths.stateFile, undefined)
-  return ours.length === 0 ? undefined : { container: containerName, volume: noted?.volume, killed: false }
+  const own = found.filter((container) => container && ownerOf(container) === paths.stateDir)
+  for (const container of own) await removeContainer(engine, container!.id)
+  if (recorded !== undefined) await removeState(paths.stateFile, 0)
+  return own.length === 0 ? undefined : { container: containerName, volume: recorded?.volume, killed: false }
 }
 
-/** How to have the mirror again that runs now, should its successor not start. */
+/** Brings back the mirror that runs now if its successor does not start. */
 export interface Rollback {
-  /** Ends it, for only one of them can have the store and the ports. */
+  /** Stops it, because only one of the two can hold the store and the ports. */
   stop(): Promise<void>
-  /** It runs again, as it was. Throws a MirrorError, or a DockerError, when it does not. */
+  /** Starts it again, as it was. Throws a MirrorError or a DockerError when it does not start. */
   restore(): Promise<void>
-  /** Its successor is up: what is left of it goes. */
+  /** Removes the rest of it once its successor runs. */
   commit(): Promise<void>
 }
 
@@ -169,7 +168,7 @@ export async function prepareRollback(running: MirrorState, request: RollbackReq
   }
 }
 
-/** With its own configuration, whatever mirror.yaml, the flags and the variables say by now. */
+/** Starts the mirror with the configuration that it had, whatever mirror.yaml, flags and variables contain now. */
 async function restartWithConfig({ config, dataDir }: ServedConfig, request: RollbackRequest): Promise<void> {
   const before = join(request.paths.stateDir, 'before.yaml')
   const settings = new Set(settingVariables())
@@ -183,39 +182,39 @@ async function restartWithConfig({ config, dataDir }: ServedConfig, request: Rol
 }
 
 async function start({ program, paths }: RollbackRequest, env: Surroundings['env']): Promise<void> {
-  // What has interrupted its successor does not interrupt this.
+  // An interruption of the successor must not interrupt this start.
   await startProcess({ program, paths, env, signal: new AbortController().signal })
 }
 
 /**
- * Ends a mirror and has its successor start; where that fails, or somebody interrupts, goes back to the one before, and the
- * error says so. Without a way back nothing ran before.
+ * Stops a mirror and starts its successor. When that fails or is interrupted, it restores the earlier mirror, and the error says so.
+ * `rollback` is undefined when no mirror ran before.
  */
 export async function replaceWithRollback<T>(
-  back: Rollback | undefined,
+  rollback: Rollback | undefined,
   signal: AbortSignal,
   start: () => Promise<T>,
 ): Promise<T> {
-  await back?.stop()
+  await rollback?.stop()
   let started: T
   try {
     signal.throwIfAborted()
     started = await start()
   } catch (error) {
-    throw back ? describeRollback(error, { refusal: await catchDockerError(back.restore()), signal }) : error
+    throw rollback ? describeRollback(error, { refusal: await catchDockerError(rollback.restore()), signal }) : error
   }
-  // Should something of it stay, the next `mirror down` finds it.
-  if (back) await catchDockerError(back.commit())
+  // `mirror down` finds what this leaves behind.
+  if (rollback) await catchDockerError(rollback.commit())
   return started
 }
 
-/** Back to a mirror in a container: it is only stopped until its successor is up. */
+/** The rollback to a mirror in a container, which is only stopped until its successor runs. */
 async function containerRollback(
   before: MirrorState,
-  { id, engine: noted }: ContainerPlace,
+  { id, engine: recorded }: ContainerPlace,
   { paths, surroundings, clock }: RollbackRequest,
 ): Promise<Rollback> {
-  const engine = await openEngine(surroundings, noted)
+  const engine = await openEngine(surroundings, recorded)
   const ports = (await engine.containers.find(id))?.ports ?? []
   return {
     stop: () => stopContainer(engine, id),

@@ -16,7 +16,7 @@ import { explainStartFailure } from './start-errors.ts'
 import { prepareRollback, replaceWithRollback, type Rollback } from './stop.ts'
 
 interface UpRequest {
-  /** With the flags in its `env`, as the variables they stand for. */
+  /** Its `env` holds the flags as variables. */
   surroundings: Surroundings
   version: string
   /** bin/run.js */
@@ -25,15 +25,15 @@ interface UpRequest {
   signal: AbortSignal
 }
 
-/** What `up` has to do, and with what. */
+/** The steps of `up`, and the data for them. */
 export interface UpPlan {
   action: 'start' | 'replace' | 'nothing'
-  /** What the running one has, and the one that is wanted has not. */
+  /** Parts of the running mirror that the configured one does not have. */
   dropped: DroppedParts
-  /** Why it is to be replaced: `runtime`, `version`, `unreachable`, or parts of the configuration. */
+  /** Reasons to replace it: `runtime`, `version`, `unreachable`, or parts of the configuration. */
   changed: string[]
   running: MirrorState | undefined
-  /** Where the running one answers now. */
+  /** Addresses of the running mirror; undefined when it does not answer. */
   endpoints: Endpoints | undefined
   paths: MirrorPaths
   config: Config
@@ -47,25 +47,25 @@ export interface UpReport {
   pid?: number
   /** The name of its container. */
   container?: string
-  /** `ssh://me@there`: the Docker engine of another machine that it is on; its addresses are that machine's. */
+  /** `ssh://me@there`: its Docker engine on another machine; the addresses are that machine's. */
   engine?: string
   version: string
   endpoints: Endpoints
-  /** What containers of Docker networks may do in the registry. */
+  /** Rights of Docker networks' containers in the registry. */
   registryNetworks?: 'read' | 'write'
-  /** What it has no longer. */
+  /** Parts that it no longer has. */
   dropped: DroppedParts
-  /** Where clients that were told of the one before reach nobody now. */
+  /** Addresses of the earlier mirror that nothing answers at now. */
   moved: MovedAddress[]
 }
 
-/** So often, and so many times, another mirror that is starting is looked for. */
-const lookEveryMs = 100
-const looksForOther = 10
+/** Interval and number of polls for another mirror that is starting. */
+const pollMs = 100
+const maxPolls = 10
 
 /**
- * Compares what is configured with what runs. Throws a MirrorError (exit 2) for a bad configuration, a file of it that a mirror
- * could not start with, or a limit on open files that is too low, and touches nothing.
+ * Compares the configuration with the running mirror and changes nothing. Throws a MirrorError (exit 2) for a bad configuration, an
+ * unusable file in it, or a limit on open files that is too low.
  */
 export async function planUp(request: Pick<UpRequest, 'surroundings' | 'version'>): Promise<UpPlan> {
   const plan = await compare(request)
@@ -91,15 +91,15 @@ async function compare({ surroundings, version }: Pick<UpRequest, 'surroundings'
   const changed = changedParts(running.configHashes, configHashes(config, paths.dataDir))
   if (running.version !== version) changed.unshift('version')
   if (changed.length > 0) return { ...plan, action: 'replace', changed }
-  const endpoints = await answering(running, paths)
+  const endpoints = await reachableEndpoints(running, paths)
   return endpoints === undefined
     ? { ...plan, action: 'replace', changed: ['unreachable'] }
     : { ...plan, action: 'nothing', endpoints }
 }
 
 /**
- * Has the configured mirror running in the background: starts it, replaces one that differs, or leaves it be. Throws a
- * MirrorError when it does not start; then the one before runs again.
+ * Makes the configured mirror run in the background: starts it, replaces one that differs, or does nothing. Throws a MirrorError
+ * when it does not start; then the earlier mirror runs again.
  */
 export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpReport> {
   const { paths, clock } = { ...plan, ...request }
@@ -115,14 +115,14 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
       dropped: nothingDropped,
       moved: [],
     }
-  const back = plan.action === 'replace' ? await prepareRollback(plan.running!, { ...request, paths }) : undefined
-  const started = await replaceWithRollback(back, signal, async () => {
+  const rollback = plan.action === 'replace' ? await prepareRollback(plan.running!, { ...request, paths }) : undefined
+  const started = await replaceWithRollback(rollback, signal, async () => {
     try {
       return await startProcess({ program, paths, env: surroundings.env, signal })
     } catch (error) {
-      // Another `up` may have been quicker; then there is a mirror, and it may be the one that was wanted.
-      const again = error instanceof MirrorError && !signal.aborted ? await planOnceUp(request, clock) : undefined
-      if (again) return again
+      // Another `up` may have been quicker, and its mirror may be the configured one.
+      const newPlan = error instanceof MirrorError && !signal.aborted ? await planAfterOther(request, clock) : undefined
+      if (newPlan) return newPlan
       throw await explainStartFailure(error, plan.config)
     }
   })
@@ -136,7 +136,7 @@ export async function upMirror(request: UpRequest, plan: UpPlan): Promise<UpRepo
     endpoints,
     registryNetworks: rightsIn(plan, endpoints, surroundings),
     dropped: plan.dropped,
-    moved: movedAddresses(toldBefore(plan.running), endpoints, {
+    moved: movedAddresses(earlierEndpoints(plan.running), endpoints, {
       before: plan.running && remoteEngine(plan.running),
     }),
   }
@@ -146,22 +146,22 @@ function rightsIn({ config }: UpPlan, endpoints: Endpoints, { env }: Surrounding
   return networkRights(config.registry.networks, endpoints, isInContainer(env))
 }
 
-/** A process finds its networks only after it is up, and at the same addresses as the process before. */
-function toldBefore(running: MirrorState | undefined): Endpoints | undefined {
+/** The addresses to compare with. Leaves out a process's networks: its successor finds them later, at the same addresses. */
+function earlierEndpoints(running: MirrorState | undefined): Endpoints | undefined {
   return running && (running.container ? running.endpoints : { ...running.endpoints, networks: {} })
 }
 
-/** It has the store and the ports a moment before it says that it is up. */
-async function planOnceUp(request: UpRequest, clock: Clock): Promise<UpPlan | undefined> {
-  for (let look = 0; look < looksForOther; look++) {
-    if (look > 0) await clock.sleep(lookEveryMs)
+/** Waits for another mirror, which holds the store and the ports a moment before it is ready. */
+async function planAfterOther(request: UpRequest, clock: Clock): Promise<UpPlan | undefined> {
+  for (let poll = 0; poll < maxPolls; poll++) {
+    if (poll > 0) await clock.sleep(pollMs)
     const plan = await planUp(request)
     if (plan.action === 'nothing') return plan
   }
   return undefined
 }
 
-async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
+async function reachableEndpoints(running: MirrorState, paths: MirrorPaths): Promise<Endpoints | undefined> {
   try {
     return (await adminClientOf(running, paths).status()).endpoints
   } catch (error) {
@@ -170,29 +170,33 @@ async function answering(running: MirrorState, paths: MirrorPaths): Promise<Endp
   }
 }
 
-/** An address that clients may have been told, and what it is now; undefined when nobody answers there any more. */
+/** An address that clients may be configured with, and the new one; undefined when nothing answers there any more. */
 export interface MovedAddress {
   /** `cache`, `registry`, or a network's name. */
   readonly of: string
   readonly from: string
-  /** Whose address that is, where it is another machine's: the engine of that mirror. */
+  /** The engine of that mirror, where the address is another machine's. */
   readonly on?: string
   readonly to: string | undefined
 }
 
-/** The addresses of a mirror that its successor does not have: clients that were told have to be configured again. */
+/** The addresses of a mirror that its successor does not have; clients with them have to be configured again. */
 export function movedAddresses(
   before: Endpoints | undefined,
   now: Endpoints,
   machines: { readonly before?: string | undefined; readonly now?: string | undefined } = {},
 ): MovedAddress[] {
   if (before === undefined) return []
-  // Whoever was told is on the machine that it has left.
+  // All clients are on the machine that the mirror has left.
   if (machines.before !== machines.now) return allOf(before, machines.before)
   const networks = Object.entries(before.networks).flatMap(([network, url]) =>
     url === now.networks[network] ? [] : [{ of: network, from: url, to: now.networks[network] }],
   )
-  return [...gone('cache', before.cache, now.cache), ...gone('registry', before.registry, now.registry), ...networks]
+  return [
+    ...missing('cache', before.cache, now.cache),
+    ...missing('registry', before.registry, now.registry),
+    ...networks,
+  ]
 }
 
 function allOf({ cache, registry, networks }: Endpoints, on: string | undefined): MovedAddress[] {
@@ -201,52 +205,52 @@ function allOf({ cache, registry, networks }: Endpoints, on: string | undefined)
   return [...cache.map(left('cache')), ...registry.map(left('registry')), ...inNetworks]
 }
 
-function gone(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
+function missing(of: string, from: readonly string[], to: readonly string[]): MovedAddress[] {
   return from.filter((url) => !to.includes(url)).map((url) => ({ of, from: url, to: to[0] }))
 }
 
-/** What a mirror that ran before had, by a flag or an older configuration, and the one that is wanted now has not. */
+/** Parts of an earlier mirror, from a flag or an older configuration, that the configured one does not have. */
 export interface DroppedParts {
-  /** Docker networks whose containers reach it no longer. */
+  /** Docker networks whose containers no longer reach it. */
   readonly networks: readonly string[]
-  /** Registries whose credentials are no longer handed to its container. */
+  /** Registries whose credentials its container no longer has. */
   readonly credentials: readonly string[]
 }
 
 export const nothingDropped: DroppedParts = { networks: [], credentials: [] }
 
-/** The networks, by their real names, that the running mirror serves or looks for, without those that are wanted now. */
+/** The networks, by their real names, that the running mirror serves or waits for, without the configured ones. */
 export function droppedNetworks(running: MirrorState | undefined, wanted: readonly string[]): string[] {
   if (running === undefined) return []
   const configured = running.served?.config['networks']
-  const looked = Array.isArray(configured) ? configured.filter((name) => typeof name === 'string') : []
-  // Where a name stands for another one, only the addresses know.
-  const served = new Set([...Object.keys(running.endpoints.networks), ...looked.filter((name) => name !== 'kind')])
+  const awaited = Array.isArray(configured) ? configured.filter((name) => typeof name === 'string') : []
+  // Only the addresses know the real name where a name stands for another one.
+  const served = new Set([...Object.keys(running.endpoints.networks), ...awaited.filter((name) => name !== 'kind')])
   return [...served].filter((name) => !wanted.includes(name))
 }
 
 interface ServeInPlaceRequest extends ServeRequest {
-  /** `serveMirror`: the caller loads the server, because other commands never need it. */
+  /** `serveMirror`; the caller loads the server, because other commands do not need it. */
   serve: (request: ServeRequest) => Promise<void>
-  /** Undefined where no mirror runs. */
-  back: Rollback | undefined
-  /** Ends the attempt until the server hears signals itself. */
+  /** Undefined when no mirror runs. */
+  rollback: Rollback | undefined
+  /** Aborts the start, until the server handles signals itself. */
   signal: AbortSignal
-  /** Hears that it does. */
+  /** Called when the server handles signals itself. */
   onServing: () => void
 }
 
-/** Serves in this process as `serveMirror` does, in place of a mirror that runs, which comes back when this one cannot start. */
+/** Serves in this process as `serveMirror` does. It replaces a running mirror, which is restored when this one cannot start. */
 export async function serveInPlace(request: ServeInPlaceRequest): Promise<void> {
-  const { back, signal, onServing } = request
-  const serving = await replaceWithRollback(back, signal, () => {
+  const { rollback, signal, onServing } = request
+  const serving = await replaceWithRollback(rollback, signal, () => {
     onServing()
     return untilReady(request)
   })
   await serving.ended
 }
 
-/** In an object: the promise itself would be waited for. */
+/** Resolves when the server is ready. The object keeps `ended` from being awaited, too. */
 function untilReady(request: ServeInPlaceRequest): Promise<{ ended: Promise<void> }> {
   return new Promise((resolve, reject) => {
     const ended = request.serve({

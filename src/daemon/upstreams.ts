@@ -15,34 +15,34 @@ import { proxyWarnings, readProxies } from '../upstream/proxy.ts'
 import { createOfflineUpstream, createRouting, type Upstream } from '../upstream/upstream.ts'
 import { readAuthorities } from './start-errors.ts'
 
-/** Every upstream that may be asked, made when it is first asked. */
+/** All upstreams; each is made on its first request. */
 export interface UpstreamDirectory {
   route(repository: Repository): { readonly upstream: Upstream; readonly name: string } | undefined
-  /** Those that were asked since the start. */
+  /** Iterates over the upstreams that were used since the start. */
   all(): Iterable<Upstream>
   close(): Promise<void>
 }
 
 interface UpstreamDirectoryOptions {
   readonly config: Config
-  /** Served as if every registry had them. */
+  /** Test images that every registry seems to hold. */
   readonly probeImages: ProbeImages
   readonly env: Readonly<Record<string, string | undefined>>
   readonly identify: Identify
-  /** What upstreams see as the client. */
+  /** User-Agent of requests to upstreams. */
   readonly userAgent: string
-  /** Requests under way, of all upstreams together. */
+  /** Limits the requests in flight, of all upstreams together. */
   readonly requests: Slots
   readonly clock: Clock
   readonly logger: Logger
-  /** Hears of fetches that fail because of this process. */
+  /** Records fetches that fail because of this process. */
   readonly ownTroubles: OwnTroubles
 }
 
-/** With fewer requests at a time, a connection is closed after each: idle ones would hold descriptors that others need. */
-const leastToKeepAlive = 64
+/** Requests in flight below which connections are closed after use, because idle ones hold descriptors that others need. */
+const minRequestsForKeepAlive = 64
 
-/** Reads the certificate files at once, so that a bad one stops the start and not a pull. Throws MirrorError. */
+/** Creates the directory. Reads the certificate files at once, so that a bad one fails the start, not a pull. Throws MirrorError. */
 export function createUpstreamDirectory({
   config,
   probeImages,
@@ -71,8 +71,7 @@ export function createUpstreamDirectory({
   const upstreams = new Map<string, { upstream: Upstream; http: HttpUpstream }>()
 
   for (const [host, { url }] of Object.entries(config.upstreams)) {
-    if (url.startsWith('http://'))
-      logger.warn({ upstream: host, url }, 'this upstream is asked over plain http: anyone on the way can read along')
+    if (url.startsWith('http://')) logger.warn({ upstream: host, url }, 'upstream uses plain HTTP (unencrypted)')
   }
 
   function open(host: string): Upstream {
@@ -93,7 +92,7 @@ export function createUpstreamDirectory({
       dockerConfig,
       userAgent,
       requests,
-      keepAlive: requests.limit >= leastToKeepAlive,
+      keepAlive: requests.limit >= minRequestsForKeepAlive,
       clock,
       random: Math.random,
       logger,
@@ -113,8 +112,8 @@ export function createUpstreamDirectory({
         const host = repository.registry ?? config.defaultUpstream
         return { upstream: createProbeUpstream(host, probeImage), name: probeImage.repository }
       }
-      const place = route(repository)
-      return place && { upstream: open(place.host), name: place.name }
+      const target = route(repository)
+      return target && { upstream: open(target.host), name: target.name }
     },
     *all() {
       for (const { upstream } of upstreams.values()) yield upstream

@@ -127,7 +127,10 @@ describe.skipIf(missing !== undefined)('an ordinary user in group docker, with s
       ['cache', 'prune', '--json'],
     ])
       expect(await root(...args), args.join(' ')).toMatchObject({ exit: 0 })
-    expect(await root('logs')).toMatchObject({ exit: 3, stderr: expect.stringContaining("only alice can read its log") })
+    expect(await root('logs')).toMatchObject({
+      exit: 3,
+      stderr: expect.stringContaining('only alice can read its log'),
+    })
     expect(await root('down')).toMatchObject({ exit: 0, stderr: expect.stringContaining('of alice') })
     // A home folder that is theirs is none for a mirror of root's.
     for (const args of ['up', 'serve', 'init --yes']) {

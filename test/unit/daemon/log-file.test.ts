@@ -61,10 +61,10 @@ function softLimit(): bigint {
 }
 
 /** A log whose file a descriptor of others is, too, as stderr is. */
-async function openLog(mostBytes: number | undefined, redirect: ((from: number, to: number) => boolean) | undefined) {
+async function openLog(maxBytes: number | undefined, redirect: ((from: number, to: number) => boolean) | undefined) {
   const path = join(await temporaryFolder(), 'mirror.log')
   const shared = openSync(path, 'a', 0o600)
-  const file = new LogFile(path, { ...(mostBytes !== undefined && { mostBytes }), redirect, shared })
+  const file = new LogFile(path, { ...(maxBytes !== undefined && { maxBytes }), redirect, shared })
   onTestFinished(() => {
     file.close()
     closeSync(shared)
