@@ -10,12 +10,12 @@ import { findOwnContainer, removeVolume } from '../../../../src/daemon/container
 import type { ContainerSpec } from '../../../../src/docker/engine.ts'
 import { MirrorError } from '../../../../src/lib/errors.ts'
 import { systemClock } from '../../../../src/lib/time.ts'
-import { engineWithImage, orderFor, owner, wishFor } from '../../../support/container-wish.ts'
+import { engineWithImage, orderFor, owner, desiredContainer } from '../../../support/desired-container.ts'
 import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, wish: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
-  const plan = planContainer(wish, await findOwnContainer(docker, owner))
-  return applyContainerPlan(docker, plan, orderFor(wish, difference))
+async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+  const plan = planContainer(desired, await findOwnContainer(docker, owner))
+  return applyContainerPlan(docker, plan, orderFor(desired, difference))
 }
 
 const other = (name: string, port: number): ContainerSpec => ({
@@ -47,7 +47,7 @@ describe('the container', () => {
   test('is made, given its files before it starts, put on its networks, and waited for', async () => {
     const docker = engineWithImage()
     await docker.networks.create({ name: 'kind', ipv6Subnet: undefined, options: {} })
-    const container = await up(docker, wishFor({ networks: ['kind'] }))
+    const container = await up(docker, desiredContainer({ networks: ['kind'] }))
     expect(container.running).toBe(true)
     expect(docker.done).toEqual(['network kind IPv4', 'create mirror', 'connect kind', 'start mirror'])
     expect(docker.container('mirror')!.unpacked).toMatchObject([{ folder: '/data' }])
@@ -55,11 +55,11 @@ describe('the container', () => {
 
   test('is left alone when it is as wished, and replaced when it is not', async () => {
     const docker = engineWithImage()
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     docker.done.length = 0
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     expect(docker.done).toEqual([])
-    await up(docker, wishFor({ memory: 1024 }))
+    await up(docker, desiredContainer({ memory: 1024 }))
     expect(docker.done).toEqual([
       'stop mirror',
       'rename mirror mirror-before',
@@ -75,25 +75,25 @@ describe('the container', () => {
     ['is interrupted', 'interrupt'],
   ])('that was stopped is stopped again when its start %s: what ran in its stead needs the ports', async (_, end) => {
     const docker = engineWithImage()
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     await docker.containers.stop('mirror', 0)
     const interrupt = new AbortController()
     if (end !== 'interrupt') docker.outcome = end
     docker.refuse = (what) => void (what === 'start mirror' && end === 'interrupt' && interrupt.abort())
     let now = 0
     const clock = { ...systemClock, monotonic: () => (now += 10_000), sleep: () => Promise.resolve() }
-    await expect(up(docker, wishFor(), { signal: interrupt.signal, clock })).rejects.toThrow()
+    await expect(up(docker, desiredContainer(), { signal: interrupt.signal, clock })).rejects.toThrow()
     expect(docker.done.at(-1)).toBe('stop mirror')
     expect(docker.container('mirror')!.state).toMatchObject({ running: false, restarting: false })
   })
 
   test('that is just starting is given its files when it answers, for it would read them half replaced', async () => {
     const docker = engineWithImage()
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     const { server, unpacked } = docker.container('mirror')!
     const { port } = server!.address() as AddressInfo
     await new Promise((resolve) => server!.close(resolve))
-    const again = up(docker, wishFor())
+    const again = up(docker, desiredContainer())
     await new Promise((resolve) => setTimeout(resolve, 200))
     expect(unpacked).toHaveLength(1)
     server!.listen(port, '127.0.0.1')
@@ -106,42 +106,42 @@ describe('the container', () => {
     await docker.containers.create(other('mirror', 80))
     expect((await refusal(findOwnContainer(docker, owner))).message).toContain('that is not ours')
     await docker.containers.remove('mirror')
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     expect((await refusal(findOwnContainer(docker, '/home/you/state'))).message).toContain(owner)
   })
 
   test('whose name somebody else has taken since the plan was made leaves that one alone', async () => {
     const docker = engineWithImage()
-    await up(docker, wishFor())
-    const wish = wishFor({ memory: 1024 })
-    const plan = planContainer(wish, await findOwnContainer(docker, owner))
+    await up(docker, desiredContainer())
+    const desired = desiredContainer({ memory: 1024 })
+    const plan = planContainer(desired, await findOwnContainer(docker, owner))
     await docker.containers.remove('mirror')
     const theirs = await docker.containers.create(other('mirror', 80))
-    expect((await refusal(applyContainerPlan(docker, plan, orderFor(wish)))).message).toContain('that is not ours')
+    expect((await refusal(applyContainerPlan(docker, plan, orderFor(desired)))).message).toContain('that is not ours')
     expect(docker.container(theirs)).toBeDefined()
   })
 
   test('leaves a volume alone that it has not made', async () => {
     const docker = engineWithImage()
-    await up(docker, wishFor())
+    await up(docker, desiredContainer())
     await docker.containers.remove('mirror')
     expect(await docker.volumes.find('mirror-data')).toEqual({ labels: { 'dev-mirror.owner': owner } })
-    const stranger = wishFor({ owner: '/home/you/state' })
+    const stranger = desiredContainer({ owner: '/home/you/state' })
     expect((await refusal(refuseForeignVolume(docker, stranger))).message).toContain(owner)
     expect((await refusal(removeVolume(docker, '/home/you/state'))).message).toContain(owner)
-    await refuseForeignVolume(docker, wishFor())
+    await refuseForeignVolume(docker, desiredContainer())
     expect(await removeVolume(docker, owner)).toBe(true)
     expect(await removeVolume(docker, owner)).toBe(false)
 
     await docker.volumes.create('mirror-data', {})
-    await refuseForeignVolume(docker, wishFor())
+    await refuseForeignVolume(docker, desiredContainer())
     expect((await refusal(removeVolume(docker, owner))).hints[0]).toContain('docker volume rm mirror-data')
   })
 
   test('names the container that has its port', async () => {
     const docker = engineWithImage()
     await docker.containers.start(await docker.containers.create(other('web', 5055)))
-    const { message, hints } = await refusal(refuseTakenPorts(docker, wishFor().ports))
+    const { message, hints } = await refusal(refuseTakenPorts(docker, desiredContainer().ports))
     expect(message).toBe('Port 5055 (cache) is already in use by the container web.')
     expect(hints[0]).toBe('mirror up --runtime container --cache-port 6055')
   })
@@ -152,10 +152,10 @@ describe('the container', () => {
     await docker.containers.start(id)
     for (const address of ['192.168.1.2', '::', '127.0.0.2']) {
       docker.addresses.set(id, address)
-      await refuseTakenPorts(docker, wishFor().ports)
+      await refuseTakenPorts(docker, desiredContainer().ports)
     }
     docker.addresses.set(id, '0.0.0.0')
-    expect((await refusal(refuseTakenPorts(docker, wishFor().ports))).message).toContain('the container web')
+    expect((await refusal(refuseTakenPorts(docker, desiredContainer().ports))).message).toContain('the container web')
   })
 
   test('that ends at once says why, with its exit code, and is removed', async () => {
@@ -164,19 +164,19 @@ describe('the container', () => {
       code: 2,
       lines: ['{"level":"info"}', 'mirror: The store is too new.', '', 'Next:', '  Update mirror'],
     }
-    const error = await refusal(up(docker, wishFor()))
+    const error = await refusal(up(docker, desiredContainer()))
     expect(error).toMatchObject({ message: 'The store is too new.', exit: 2, hints: ['Update mirror'] })
     expect(docker.container('mirror')).toBeUndefined()
     expect(await docker.volumes.find('mirror-data'), 'it holds nothing').toBeUndefined()
     await docker.volumes.create('mirror-data', {})
-    await refusal(up(docker, wishFor()))
+    await refusal(up(docker, desiredContainer()))
     expect(await docker.volumes.find('mirror-data')).toBeDefined()
   })
 
   test('that ends without a word shows the end of its log', async () => {
     const docker = engineWithImage()
     docker.outcome = { code: 139, lines: ['Segmentation fault'] }
-    const error = await refusal(up(docker, wishFor()))
+    const error = await refusal(up(docker, desiredContainer()))
     expect(error.message).toContain('exit code 139')
     expect(error.hints).toEqual(['Segmentation fault'])
   })

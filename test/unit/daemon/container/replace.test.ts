@@ -5,16 +5,16 @@ import { findOwnContainer } from '../../../../src/daemon/container/stop.ts'
 import type { ContainerState } from '../../../../src/docker/engine.ts'
 import { MirrorError } from '../../../../src/lib/errors.ts'
 import { type Clock, systemClock } from '../../../../src/lib/time.ts'
-import { engineWithImage, orderFor, owner, wishFor } from '../../../support/container-wish.ts'
+import { engineWithImage, orderFor, owner, desiredContainer } from '../../../support/desired-container.ts'
 import type { FakeEngine, Outcome } from '../../../support/fake-engine.ts'
 
-async function up(docker: FakeEngine, wish: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
-  const plan = planContainer(wish, await findOwnContainer(docker, owner))
-  return applyContainerPlan(docker, plan, orderFor(wish, difference))
+async function up(docker: FakeEngine, desired: DesiredContainer, difference: Partial<ContainerOrder> = {}) {
+  const plan = planContainer(desired, await findOwnContainer(docker, owner))
+  return applyContainerPlan(docker, plan, orderFor(desired, difference))
 }
 
-const older = wishFor({ networks: ['kind'] })
-const newer = wishFor({ networks: ['kind'], memory: 1024 })
+const older = desiredContainer({ networks: ['kind'] })
+const newer = desiredContainer({ networks: ['kind'], memory: 1024 })
 
 /** An engine with the older container on the network kind. */
 async function setEngine() {

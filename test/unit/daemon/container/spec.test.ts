@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { containerSpec, planContainer, type DesiredContainer } from '../../../../src/daemon/container/spec.ts'
 import type { ContainerState } from '../../../../src/docker/engine.ts'
 
-const wish: DesiredContainer = {
+const desired: DesiredContainer = {
   version: '1.0.0',
   owner: '/home/me/state',
   image: { id: 'sha256:a', hasEntrypoint: false },
@@ -22,8 +22,8 @@ const wish: DesiredContainer = {
   engine: { logDriver: 'json-file' },
 }
 
-/** The container that the wish made. */
-function actual(made: DesiredContainer = wish): ContainerState {
+/** The container that the desired made. */
+function actual(made: DesiredContainer = desired): ContainerState {
   const { labels, user } = containerSpec(made, 'instance')
   const times = { startedAt: '', running: true, restarting: false, exitCode: 0 }
   return {
@@ -40,28 +40,28 @@ function actual(made: DesiredContainer = wish): ContainerState {
 
 describe('a container that is wished for', () => {
   test('is made when there is none, kept when it is as wished, started when it has stopped', () => {
-    expect(planContainer(wish, undefined)).toEqual({ action: 'create' })
-    expect(planContainer(wish, actual())).toEqual({ action: 'keep', connect: [], disconnect: [] })
-    expect(planContainer(wish, { ...actual(), running: false })).toMatchObject({ action: 'start' })
+    expect(planContainer(desired, undefined)).toEqual({ action: 'create' })
+    expect(planContainer(desired, actual())).toEqual({ action: 'keep', connect: [], disconnect: [] })
+    expect(planContainer(desired, { ...actual(), running: false })).toMatchObject({ action: 'start' })
   })
 
   test.each<[string, Partial<DesiredContainer>]>([
     ['version', { version: '1.0.1' }],
     ['image', { image: { id: 'sha256:b', hasEntrypoint: false } }],
     ['cache', { configHashes: { cache: 'other', registry: '2' } }],
-    ['ports', { ports: { ...wish.ports, registry: undefined } }],
+    ['ports', { ports: { ...desired.ports, registry: undefined } }],
     ['data', { data: { folder: '/data' } }],
     ['user', { user: '0:0' }],
     ['memory', { memory: 1024 }],
     ['environment', { env: {} }],
     ['files', { files: 'g' }],
   ])('is replaced when its %s differs', (part, difference) => {
-    expect(planContainer({ ...wish, ...difference }, actual())).toEqual({ action: 'replace', changed: [part] })
+    expect(planContainer({ ...desired, ...difference }, actual())).toEqual({ action: 'replace', changed: [part] })
   })
 
   test('is replaced when somebody has tampered with its labels', () => {
     const { labels, ...rest } = actual()
-    const plan = planContainer(wish, { ...rest, labels: { ...labels, 'dev-mirror.settings': '{' } })
+    const plan = planContainer(desired, { ...rest, labels: { ...labels, 'dev-mirror.settings': '{' } })
     expect(plan.action).toBe('replace')
   })
 
@@ -69,11 +69,11 @@ describe('a container that is wished for', () => {
     const { labels, ...rest } = actual()
     const { names: _, ...settings } = JSON.parse(labels['dev-mirror.settings']!) as Record<string, string>
     const older = { ...rest, labels: { ...labels, 'dev-mirror.settings': JSON.stringify(settings) } }
-    expect(planContainer(wish, older)).toEqual({ action: 'replace', changed: ['names'] })
+    expect(planContainer(desired, older)).toEqual({ action: 'replace', changed: ['names'] })
   })
 
   test('joins and leaves networks as it is, and stays on the one it was made on', () => {
-    expect(planContainer({ ...wish, networks: ['compose'] }, actual())).toEqual({
+    expect(planContainer({ ...desired, networks: ['compose'] }, actual())).toEqual({
       action: 'keep',
       connect: ['compose'],
       disconnect: ['kind'],
@@ -81,13 +81,13 @@ describe('a container that is wished for', () => {
   })
 
   test('has options for the log of the drivers that know them, and no other', () => {
-    expect(containerSpec(wish, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
-    expect(containerSpec({ ...wish, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
+    expect(containerSpec(desired, 'i').logOptions).toEqual({ 'max-size': '16m', 'max-file': '2' })
+    expect(containerSpec({ ...desired, engine: { logDriver: 'journald' } }, 'i').logOptions).toEqual({})
   })
 
   test('runs the program of an image that has no entrypoint of its own', () => {
-    expect(containerSpec(wish, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
-    const image = { ...wish.image, hasEntrypoint: true }
-    expect(containerSpec({ ...wish, image }, 'i').entrypoint).toBeUndefined()
+    expect(containerSpec(desired, 'i').entrypoint).toEqual(['/usr/local/bin/node', '/mirror/bin/run.js'])
+    const image = { ...desired.image, hasEntrypoint: true }
+    expect(containerSpec({ ...desired, image }, 'i').entrypoint).toBeUndefined()
   })
 })

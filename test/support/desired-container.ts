@@ -5,7 +5,7 @@ import { createFakeEngine, type FakeEngine } from './fake-engine.ts'
 /** Whose containers they are. */
 export const owner = '/home/me/state'
 
-export function wishFor(difference: Partial<DesiredContainer> = {}): DesiredContainer {
+export function desiredContainer(difference: Partial<DesiredContainer> = {}): DesiredContainer {
   return {
     version: '1.0.0',
     owner,
